@@ -1,0 +1,30 @@
+"""NormFace and Ring loss for face verification, in functional JAX.
+
+The losses, the normalisation and the theory need nothing but jax. Names are resolved on first use,
+so that a command line can be parsed, and an experiment checked, before jax is loaded.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperface import losses, theory
+    from hyperface.normalize import cosine_similarity, l2_norm, l2_normalize
+
+__version__ = "0.1.0"
+
+__all__ = ["cosine_similarity", "l2_norm", "l2_normalize", "losses", "theory"]
+
+_MODULES = ("losses", "theory")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hyperface' has no attribute {name!r}")
+    if name in _MODULES:
+        return importlib.import_module(f"hyperface.{name}")
+    return getattr(importlib.import_module("hyperface.normalize"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,41 @@
+"""Argument checks shared by the losses; each says what was expected and what was found."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
+    """A real floating-point [rows, columns] array in at least float32."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"expected floating-point {name}, found dtype {x.dtype}")
+    if x.ndim != 2:
+        raise ValueError(f"expected {name} [{axes}], found shape {x.shape}")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def scalar(name: str, x: ArrayLike, dtype) -> jax.Array:
+    """A scalar of the given dtype; integers are accepted."""
+    x = jnp.asarray(x)
+    if x.ndim != 0:
+        raise ValueError(f"expected scalar {name}, found shape {x.shape}")
+    return x.astype(dtype)
+
+
+def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
+    """Integer labels [batch]; known values outside the class range are refused at once."""
+    labels = labels if isinstance(labels, jax.Array) else jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"expected integer labels, found dtype {labels.dtype}")
+    if labels.shape != (batch,):
+        raise ValueError(f"expected labels [{batch}], one a feature, found shape {labels.shape}")
+    if not isinstance(labels, jax.core.Tracer):
+        values = np.asarray(labels)
+        wrong = values[(values < 0) | (values >= num_classes)]
+        if wrong.size:
+            raise ValueError(
+                f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
+            )
+    return labels

@@ -1,0 +1,63 @@
+"""Ring loss: soft feature normalisation to a learned radius."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.normalize import l2_norm
+
+
+def ring(features: ArrayLike, radius: ArrayLike) -> jax.Array:
+    """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
+
+        L = 1/2 (||f|| - R)^2
+
+    Gradients (Ring loss, Eq. 5 and 6, for one example and lambda = 1):
+
+        dL/dR = -(||f|| - R),   dL/df = (1 - R / ||f||) f
+
+    The paper's loss is lambda times the batch mean of this; several released codes leave out the
+    1/2, so that their weight 0.01 is lambda = 0.02. The norm has NormFace's 1e-12 inside the root:
+    at the zero vector it is 1e-6, the gradient to the feature is zero and the one to R is R - 1e-6.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      radius: R, a scalar in units of the feature norm. Start it at the first batch's mean norm.
+
+    Returns:
+      [batch] loss in squared norm units, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: features are not floating point.
+      ValueError: features are not a matrix, or radius is not a scalar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(ring(jnp.array([[3.0, 4.0], [0.0, 1.0]]), 2.0))
+      [4.5 0.5]
+
+    References:
+      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 2.2.
+    """
+    features = _checks.float_matrix("features", features, "batch, dim")
+    return _ring(features, _checks.scalar("radius", radius, features.dtype))
+
+
+@jax.custom_vjp
+def _ring(features: jax.Array, radius: jax.Array) -> jax.Array:
+    return _ring_fwd(features, radius)[0]
+
+
+def _ring_fwd(features, radius):
+    norm = l2_norm(features)
+    return 0.5 * (norm - radius) ** 2, (features, norm, radius)
+
+
+def _ring_bwd(residuals, cotangent):
+    features, norm, radius = residuals
+    to_features = (cotangent * (1.0 - radius / norm))[:, None] * features
+    return to_features, -jnp.sum(cotangent * (norm - radius))
+
+
+_ring.defvjp(_ring_fwd, _ring_bwd)

@@ -1,0 +1,188 @@
+"""The L2 normalisation layer of NormFace: Eq. 3 forward, Eq. 4 backward.
+
+Half-precision inputs are summed in float32; float64 stays float64. Both functions carry
+hand-written reverse-mode rules: reverse mode may be nested (`grad` of `grad`), but JAX refuses
+`jax.jvp` of them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = 1e-12) -> jax.Array:
+    """Scales vectors to unit length: NormFace, Eq. 3.
+
+        x~ = x / ||x||,   ||x|| = sqrt(sum_i x_i^2 + eps)
+
+    Gradient (NormFace, Eq. 4), which is exact with the eps inside the root:
+
+        dL/dx = (dL/dx~ - x~ <dL/dx~, x~>) / ||x||
+
+    It is the projection of dL/dx~ onto the tangent space of the sphere at x~, divided by the norm,
+    so it is orthogonal to x, and a gradient step can only lengthen x.
+
+    At the zero vector the output is zero and the gradient is dL/dx~ / sqrt(eps): finite, and a
+    million times the incoming one with the default eps. Components beyond 1e19 overflow float32's
+    square and come out as zero.
+
+    Args:
+      x: [..., dim, ...] real floating-point array.
+      axis: the axis whose vectors are normalised.
+      eps: positive number inside the root, in squared units of x.
+
+    Returns:
+      Array of x's shape and dtype. bfloat16 and float16 are computed in float32 and rounded once.
+
+    Raises:
+      TypeError: x is not real floating point.
+      ValueError: x is a scalar, or axis is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(l2_normalize(jnp.array([3.0, 4.0])))
+      [0.6 0.8]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.2.
+    """
+    x = _checked(x, axis)
+    rows = jnp.moveaxis(_at_least_float32(x), axis, -1)
+    unit = _l2_normalize(rows, jnp.asarray(eps, rows.dtype))
+    return jnp.moveaxis(unit, -1, axis).astype(x.dtype)
+
+
+def l2_norm(
+    x: ArrayLike, axis: int = -1, *, eps: float = 1e-12, keepdims: bool = False
+) -> jax.Array:
+    """Euclidean norm with the eps inside the root: NormFace, Eq. 3.
+
+        ||x|| = sqrt(sum_i x_i^2 + eps),   gradient x / ||x||
+
+    At the zero vector the norm is sqrt(eps) and the gradient is zero, where the gradient of
+    `jnp.linalg.norm` is NaN.
+
+    Args:
+      x: [..., dim, ...] real floating-point array.
+      axis: the axis that is summed.
+      eps: positive number inside the root, in squared units of x.
+      keepdims: keep the summed axis with size one.
+
+    Returns:
+      x's shape without `axis`, in x's dtype but never below float32: a norm rounded to bfloat16
+      would keep three digits.
+
+    Raises:
+      TypeError: x is not real floating point.
+      ValueError: x is a scalar, or axis is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(l2_norm(jnp.array([[3.0, 4.0], [0.0, 2.0]])))
+      [5. 2.]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.2.
+    """
+    x = _checked(x, axis)
+    rows = jnp.moveaxis(_at_least_float32(x), axis, -1)
+    norm = _l2_norm(rows, jnp.asarray(eps, rows.dtype))
+    return jnp.expand_dims(norm, axis) if keepdims else norm
+
+
+def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
+    """Cosine between every feature and every agent: NormFace, Eq. 5.
+
+        d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
+
+    The products are float32 at the highest precision even where the device would round them.
+
+    Args:
+      features: [batch, dim] real floating-point array.
+      agents: [classes, dim] real floating-point array.
+
+    Returns:
+      [batch, classes] cosines in [-1, 1] (up to rounding), at least float32.
+
+    Raises:
+      TypeError: an argument is not real floating point.
+      ValueError: an argument is not a matrix, or the last dimensions differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(cosine_similarity(jnp.array([[2.0, 0.0]]), jnp.array([[5.0, 0.0], [0.0, 1.0]])))
+      [[1. 0.]]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.3.
+    """
+    return inner_products(
+        l2_normalize(_at_least_float32(_checked(features, -1))),
+        l2_normalize(_at_least_float32(_checked(agents, -1))),
+    )
+
+
+def inner_products(features: jax.Array, agents: jax.Array) -> jax.Array:
+    """<f_i, W_j> for [batch, dim] and [classes, dim], accumulated in at least float32."""
+    if features.ndim != 2 or agents.ndim != 2 or features.shape[1] != agents.shape[1]:
+        raise ValueError(
+            "expected features [batch, dim] and agents [classes, dim] of one dim, "
+            f"found {features.shape} and {agents.shape}"
+        )
+    return jnp.matmul(
+        _at_least_float32(features),
+        _at_least_float32(agents).T,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+@jax.custom_vjp
+def _l2_normalize(x: jax.Array, eps: jax.Array) -> jax.Array:
+    return _l2_normalize_fwd(x, eps)[0]
+
+
+def _l2_normalize_fwd(x, eps):
+    inverse_norm = jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + eps)
+    unit = x * inverse_norm
+    return unit, (unit, inverse_norm)
+
+
+def _l2_normalize_bwd(residuals, cotangent):
+    unit, inverse_norm = residuals
+    radial = jnp.sum(cotangent * unit, axis=-1, keepdims=True)
+    return (cotangent - unit * radial) * inverse_norm, -0.5 * jnp.sum(radial * inverse_norm**2)
+
+
+_l2_normalize.defvjp(_l2_normalize_fwd, _l2_normalize_bwd)
+
+
+@jax.custom_vjp
+def _l2_norm(x: jax.Array, eps: jax.Array) -> jax.Array:
+    return _l2_norm_fwd(x, eps)[0]
+
+
+def _l2_norm_fwd(x, eps):
+    norm = jnp.sqrt(jnp.sum(x * x, axis=-1) + eps)
+    return norm, (x, norm)
+
+
+def _l2_norm_bwd(residuals, cotangent):
+    x, norm = residuals
+    per_norm = cotangent / norm
+    return per_norm[..., None] * x, 0.5 * jnp.sum(per_norm)
+
+
+_l2_norm.defvjp(_l2_norm_fwd, _l2_norm_bwd)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _checked(x: ArrayLike, axis: int) -> jax.Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"expected real floating-point vectors, found dtype {x.dtype}")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"expected an axis of shape {x.shape}, found axis {axis}")
+    return x
