@@ -6,6 +6,6 @@ is jitted, averaged or weighted: the caller does that.
 """
 
 from hyperface.losses._ring import ring
-from hyperface.losses._softmax import softmax
+from hyperface.losses._softmax import Normalize, softmax
 
-__all__ = ["ring", "softmax"]
+__all__ = ["Normalize", "ring", "softmax"]

@@ -59,8 +59,8 @@ def softmax(
       >>> import jax.numpy as jnp
       >>> features = jnp.array([[2.0, 0.0]])
       >>> agents = jnp.array([[3.0, 0.0], [0.0, 1.0]])
-      >>> print(softmax(features, agents, jnp.array([0]), scale=10.0))
-      [4.539889e-05]
+      >>> print(softmax(features, agents, jnp.array([0]), scale=2.0))
+      [0.126928]
 
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.

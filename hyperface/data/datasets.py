@@ -1,0 +1,75 @@
+"""Prepared data sets by name, below one data folder."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from hyperface.errors import InputError, unknown_name
+
+
+def data_directory(given: Path | None = None) -> Path:
+    """The data folder: the one given, else HYPERFACE_DATA_DIR, else one in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given or os.environ.get("HYPERFACE_DATA_DIR") or cache / "hyperface")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a prepared data set, read at random."""
+
+    dataset: str
+    name: str
+    records: Sequence[dict[str, Any]]
+    """Encoded: "image" bytes, "label" int, and for faces "name" bytes."""
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps, to notice that the data changed under a run."""
+        return {
+            "dataset": self.dataset,
+            "split": self.name,
+            "examples": len(self.records),
+            "classes": self.num_classes,
+            "image_shape": list(self.image_shape),
+        }
+
+
+def find(name: str, data_dir: Path) -> Path | None:
+    """The folder of the newest whole version of a data set; None where there is none."""
+    versions = sorted((data_dir / name).glob("*/dataset_info.json"))
+    whole = [v.parent for v in versions if not v.parent.name.startswith("incomplete")]
+    return whole[-1] if whole else None
+
+
+def open_split(name: str, split: str, data_dir: Path) -> Split:
+    """Opens a split for reading; image bytes stay encoded.
+
+    Raises:
+      InputError: the data set is not prepared, has no such split, or the split is empty.
+    """
+    folder = find(name, data_dir)
+    if folder is None:
+        state = "an empty folder" if (data_dir / name).is_dir() else "nothing"
+        raise InputError(
+            f"expected the prepared data set {name!r} in {data_dir}, found {state}. Prepare it "
+            "with python -m launch.prepare (see its --help), or point HYPERFACE_DATA_DIR at it."
+        )
+    builder = tfds.builder_from_directory(folder)
+    if split not in builder.info.splits:
+        raise unknown_name(f"split of {name}", split, builder.info.splits)
+    if not builder.info.splits[split].num_examples:
+        raise InputError(f"expected images in split {split!r} of {name}, found none in {folder}.")
+    features = builder.info.features
+    people = (builder.info.metadata or {}).get("people", {})
+    return Split(
+        dataset=f"{name}/{folder.name}",
+        name=split,
+        records=builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}),
+        num_classes=people.get(split, features["label"].num_classes),
+        image_shape=features["image"].shape,
+    )

@@ -1,0 +1,59 @@
+"""Encoded images: checked once when a data set is prepared, decoded when it is read."""
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 25_000_000
+"""A larger header is refused before a pixel is decoded."""
+
+
+def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
+    """Image bytes that decode to [height, width, channels] uint8, and that shape.
+
+    JPEG and PNG of the right mode are kept byte for byte; anything else is stored as PNG.
+
+    Args:
+      data: an encoded image of any format that pillow reads.
+      channels: 1 for grey, 3 for RGB.
+
+    Raises:
+      ValueError: the bytes are empty, not an image, truncated or too large.
+    """
+    mode = {1: "L", 3: "RGB"}[channels]
+    image = _decoded(data)
+    shape = (image.height, image.width, channels)
+    if image.format in ("JPEG", "PNG") and image.mode == mode and not image.getexif():
+        return data, shape
+    return encode_png(np.asarray(image.convert(mode)).reshape(shape)), shape
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """[height, width, 1 or 3] uint8 as PNG, without loss."""
+    out = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def decode(data: bytes) -> np.ndarray:
+    """[height, width, 1 or 3] uint8 of bytes that `conform` has passed."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _decoded(data: bytes) -> Image.Image:
+    if not data:
+        raise ValueError("expected an image, found an empty file")
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(
+                f"expected at most {MAX_PIXELS} pixels, found {image.width} x {image.height}"
+            )
+        image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"expected an image, found bytes starting {data[:8]!r}") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected a whole image, found: {error}") from None
+    return image

@@ -1,0 +1,1 @@
+"""Training: experiment, optimiser, state, step, its mapping onto devices, checkpoints, loop."""

@@ -1,0 +1,233 @@
+"""What a run is: frozen dataclasses, checked before jax is loaded.
+
+An experiment file under `launch/experiments/` makes one `Experiment`; every field can be changed
+from the command line by its dotted name.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hyperface.errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which prepared data set, and how it is fed."""
+
+    name: str = "orl_faces"
+    """Folder of the prepared data set below the data directory."""
+    train_split: str = "train"
+    test_split: str = "test"
+    batch_size: int = 64
+    """Images a step over all devices."""
+    mirror: bool = True
+    """Flip training images left to right at random."""
+    shift: int = 0
+    """Largest random shift of training images, in pixels each way; the edge is repeated."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The backbone."""
+
+    name: str = "sphereface-mini"
+    feature_dim: int = 128
+
+
+@dataclass(frozen=True)
+class SoftmaxTerm:
+    """Softmax loss (NormFace, Eq. 1 and 6)."""
+
+    weight: float = 1.0
+    """Factor of this term; 0 leaves it out."""
+    normalize: Literal["both", "features", "agents", "none"] = "both"
+    scale: float | Literal["learned"] = "learned"
+    """s on the similarities: a number, or learned."""
+    initial_bound: float = 0.1
+    """A learned scale starts where Proposition 2's bound is this many nats."""
+    min_scale: float = 0.01
+    """Floor of a learned scale."""
+    decay_scale: bool = False
+    """Let weight decay act on a learned scale, as in the released code."""
+    bias: bool = False
+    """One bias a class; against Proposition 1 when anything is normalised."""
+    allow_normalized_bias: bool = False
+    dropout: float = 0.0
+    """Share of feature elements dropped before this loss."""
+
+
+@dataclass(frozen=True)
+class RingTerm:
+    """Ring loss (Ring loss, Eq. 4)."""
+
+    weight: float = 0.0
+    """The paper's lambda; 0 leaves it out."""
+    initial_radius: float | None = None
+    """R at the start; None takes the first batch's mean feature norm."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The objective: a weighted sum of terms."""
+
+    softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
+    ring: RingTerm = field(default_factory=RingTerm)
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every term that takes part."""
+        terms = {"softmax": self.softmax.weight, "ring": self.ring.weight}
+        return {name: weight for name, weight in terms.items() if weight}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Stochastic gradient descent with momentum and a step schedule."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    """Coupled L2 on kernels, agents and PReLU slopes; never on biases or the radius."""
+    boundaries: tuple[int, ...] = ()
+    """Steps after which the learning rate is multiplied by `factor`."""
+    factor: float = 0.1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the trained network is scored on the test split."""
+
+    protocol: Literal["verification", "classification"] = "verification"
+    """All image pairs of the test people, or the class of each test image."""
+    mirror: Literal["none", "sum", "concat"] = "sum"
+    """How features of an image and of its mirror are merged."""
+    batch_size: int = 100
+    folds: int = 10
+    """Folds of the pairs; the threshold for each is chosen on all others."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run and its evaluation."""
+
+    name: str
+    steps: int
+    """Optimiser steps."""
+    seed: int = 0
+    """Sets the initial parameters, the order of the data, augmentation and dropout."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 100
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    compare: tuple[str, ...] = ()
+    """Experiments whose loss is trained too, all else equal, to stand beside this one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested dictionaries, lists and numbers, ready for JSON."""
+        return _listed(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Experiment":
+        """The inverse of `to_dict`.
+
+        Raises:
+          InputError: a field is missing, or is not one of this version's.
+        """
+        try:
+            return _from_dict(cls, values)
+        except TypeError as error:
+            raise InputError(f"this is not an experiment of this version: {error}") from None
+
+
+def check(experiment: Experiment) -> Experiment:
+    """Refuses values that are out of range or cannot go together.
+
+    Returns:
+      The experiment itself.
+
+    Raises:
+      InputError: naming the field, what was expected and what was found.
+    """
+    e = experiment
+    for name, found, least in (
+        ("steps", e.steps, 1),
+        ("log-every", e.log_every, 1),
+        ("checkpoint-every", e.checkpoint_every, 1),
+        ("data.batch-size", e.data.batch_size, 1),
+        ("data.shift", e.data.shift, 0),
+        ("model.feature-dim", e.model.feature_dim, 1),
+        ("loss.softmax.weight", e.loss.softmax.weight, 0),
+        ("loss.ring.weight", e.loss.ring.weight, 0),
+        ("optimizer.learning-rate", e.optimizer.learning_rate, 0),
+        ("optimizer.weight-decay", e.optimizer.weight_decay, 0),
+        ("evaluation.batch-size", e.evaluation.batch_size, 1),
+        ("evaluation.folds", e.evaluation.folds, 2),
+    ):
+        _expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
+    o, softmax = e.optimizer, e.loss.softmax
+    _expect(0 <= o.momentum < 1, "optimizer.momentum", "in [0, 1)", o.momentum)
+    _expect(
+        list(o.boundaries) == sorted(set(o.boundaries)),
+        "optimizer.boundaries",
+        "steps in rising order",
+        o.boundaries,
+    )
+    _expect(0 <= softmax.dropout < 1, "loss.softmax.dropout", "in [0, 1)", softmax.dropout)
+    _expect(
+        softmax.initial_bound > 0, "loss.softmax.initial-bound", "above 0", softmax.initial_bound
+    )
+    _expect(softmax.min_scale > 0, "loss.softmax.min-scale", "above 0", softmax.min_scale)
+    if softmax.scale != "learned":
+        _expect(
+            math.isfinite(softmax.scale) and softmax.scale > 0,
+            "loss.softmax.scale",
+            'a number above 0, or "learned"',
+            softmax.scale,
+        )
+    elif softmax.normalize in ("agents", "none"):
+        raise InputError(
+            'loss.softmax.scale: "learned" needs normalised features (loss.softmax.normalize both '
+            f"or features), found {softmax.normalize!r}: un-normalised features have a scale of "
+            "their own. Give a number, for example 1."
+        )
+    if softmax.bias and softmax.normalize != "none" and not softmax.allow_normalized_bias:
+        raise InputError(
+            f"loss.softmax.bias: expected False with normalize={softmax.normalize!r} (NormFace, "
+            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to insist."
+        )
+    if e.checkpoint_every % e.log_every:
+        raise InputError(
+            f"checkpoint-every: expected a multiple of log-every ({e.log_every}), found "
+            f"{e.checkpoint_every}: a resumed run continues the log from its checkpoint."
+        )
+    if not e.loss.weights():
+        raise InputError("loss: expected at least one term with a weight above 0, found none.")
+    return experiment
+
+
+def _expect(condition: bool, name: str, expected: str, found: Any) -> None:
+    if not condition:
+        raise InputError(f"{name}: expected {expected}, found {found}.")
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_dict(cls: type, values: dict[str, Any]) -> Any:
+    made = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            kinds = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+            if name not in kinds:
+                raise TypeError(f"unknown field {name!r} of {cls.__name__}")
+            value = _from_dict(kinds[name], value)
+        made[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**made)

@@ -1,0 +1,83 @@
+"""The mapping of the step onto devices; the only module that names them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from hyperface.errors import InputError
+from hyperface.train.state import TrainState
+from hyperface.train.step import Metrics, train_step
+
+T = TypeVar("T")
+
+AXIS = "batch"
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+    """Refuses a batch that cannot be split evenly.
+
+    Raises:
+      InputError: naming both numbers and the nearest sizes that fit.
+    """
+    if batch_size % num_devices:
+        below = batch_size // num_devices * num_devices
+        fits = f"{below} or {below + num_devices}" if below else f"{num_devices}"
+        raise InputError(
+            f"data.batch-size: expected a multiple of the {num_devices} devices, found "
+            f"{batch_size}. Take {fits}."
+        )
+
+
+def replicate(tree: T, devices: Sequence[jax.Device] | None = None) -> T:
+    """Places a state on every device as `data_parallel_step` returns it, so that the step compiles
+    once."""
+    mesh = jax.make_mesh(
+        (len(devices or jax.local_devices()),),
+        (AXIS,),
+        axis_types=(AxisType.Auto,),
+        devices=list(devices or jax.local_devices()),
+    )
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def data_parallel_step(
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
+    """`train_step` over the batch's first axis on all local devices, by `jax.pmap`.
+
+    The state stays un-stacked: it goes in and comes out as one replicated value, and its buffers
+    are donated.
+
+    Args:
+      devices: the devices to use; all local ones by default.
+
+    Returns:
+      (state, host batch) -> (state, metrics). The batch is split evenly in order.
+    """
+    devices = list(devices or jax.local_devices())
+    mapped = jax.pmap(
+        partial(train_step, axis_name=AXIS),
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        devices=devices,
+        donate_argnums=(0,),
+    )
+
+    def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+        check_batch_size(len(batch["labels"]), len(devices))
+        return mapped(
+            state,
+            {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()},
+        )
+
+    return step
+
+
+def num_devices() -> int:
+    """How many devices `data_parallel_step` uses by default."""
+    return jax.local_device_count()
