@@ -41,7 +41,7 @@ class SoftmaxHead(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, keys: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the loss [batch] in nats, and the scale in use.
+        """Returns the loss [batch] in nats, and the scale in use with Proposition 2's bound at it.
 
         Args:
           features: [batch, dim], un-normalised.
@@ -67,7 +67,10 @@ class SoftmaxHead(nn.Module):
             bias=bias,
             allow_normalized_bias=self.allow_normalized_bias,
         )
-        return loss, {"scale": scale}
+        scalars = {"scale": scale}
+        if self.normalize == "both":
+            scalars["softmax_bound"] = theory.softmax_lower_bound(self.num_classes, scale)
+        return loss, scalars
 
     def _scale(self) -> jax.Array:
         if self.scale != "learned":

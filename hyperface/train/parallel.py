@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -11,8 +10,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from hyperface.errors import InputError
 from hyperface.train.state import TrainState
 from hyperface.train.step import Metrics, train_step
-
-T = TypeVar("T")
 
 AXIS = "batch"
 
@@ -32,16 +29,14 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         )
 
 
-def replicate(tree: T, devices: Sequence[jax.Device] | None = None) -> T:
-    """Places a state on every device as `data_parallel_step` returns it, so that the step compiles
-    once."""
-    mesh = jax.make_mesh(
-        (len(devices or jax.local_devices()),),
-        (AXIS,),
-        axis_types=(AxisType.Auto,),
-        devices=list(devices or jax.local_devices()),
-    )
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+    """The sharding of the state that `data_parallel_step` returns: whole on every device.
+
+    A state that starts with it lets the step compile once.
+    """
+    devices = list(devices or jax.local_devices())
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def data_parallel_step(

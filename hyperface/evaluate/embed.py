@@ -1,0 +1,67 @@
+"""Features of a whole split, with the mirror image merged in."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface.normalize import l2_norm
+
+Mirror = Literal["none", "sum", "concat"]
+
+
+class Embeddings(NamedTuple):
+    """Features of examples in stored order."""
+
+    features: np.ndarray
+    """[examples, dim] float32, mirror merged, un-normalised."""
+    norms: np.ndarray
+    """[examples] norm of the feature of the image itself."""
+    labels: np.ndarray
+    """[examples] int32."""
+
+
+def embedder(
+    apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
+) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """A jitted (parameters, images) -> (merged features, norms of the images' own features).
+
+    Args:
+      apply: (parameters, images [batch, height, width, channels]) -> features [batch, dim].
+      mirror: "none"; "sum" of the features of image and mirror image (NormFace, 5.1); or "concat",
+        [batch, 2 dim].
+    """
+
+    def embed(params, images):
+        features = apply(params, images)
+        norms = l2_norm(features)
+        if mirror == "none":
+            return features, norms
+        mirrored = apply(params, images[:, :, ::-1])
+        if mirror == "sum":
+            return features + mirrored, norms
+        return jnp.concatenate([features, mirrored], axis=1), norms
+
+    return jax.jit(embed)
+
+
+def embed_split(
+    embed: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
+    params: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+) -> Embeddings:
+    """Runs an `embedder` over padded batches and drops the padding.
+
+    Args:
+      embed: the jitted function; every batch has one shape, so it compiles once.
+      params: its parameters.
+      batches: dicts of "images", "labels" and "mask", as `evaluation_batches` makes them.
+    """
+    parts = []
+    for batch in batches:
+        features, norms = jax.device_get(embed(params, batch["images"]))
+        real = batch["mask"] > 0
+        parts.append((features[real], norms[real], batch["labels"][real]))
+    return Embeddings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

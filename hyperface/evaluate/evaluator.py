@@ -1,0 +1,78 @@
+"""A trained network, or raw pixels, scored on an experiment's test split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hyperface.data.datasets import Split, open_split
+from hyperface.data.pipeline import evaluation_batches
+from hyperface.evaluate.classification import nearest_agent_accuracy
+from hyperface.evaluate.embed import Embeddings, embed_split, embedder
+from hyperface.evaluate.verification import Verification, verify
+from hyperface.train.experiment import Evaluation, Experiment
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method scores on a test split."""
+
+    embeddings: Embeddings
+    verification: Verification | None = None
+    accuracy: float | None = None
+    """Classification accuracy, where that is the protocol."""
+
+    def figures(self) -> dict[str, float]:
+        """The figures of a results table, by name, as shares in [0, 1]."""
+        if self.verification is None:
+            return {"accuracy": self.accuracy}
+        folds = self.verification.folds
+        rates = {f"tar_at_far_{far}": tar for far, tar in self.verification.tar_at_far.items()}
+        return {"accuracy": folds.mean, "accuracy_standard_error": folds.standard_error, **rates}
+
+
+def evaluate_network(experiment: Experiment, network: Any, params: Any, data_dir: Path) -> Result:
+    """Scores parameters by the experiment's protocol on its test split.
+
+    Args:
+      experiment: says which split, protocol and mirror merge.
+      network: a linen module with a method `embed`.
+      params: its parameters.
+      data_dir: where the prepared data set is.
+    """
+    evaluation = experiment.evaluation
+    split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    embed = embedder(
+        lambda params, images: network.apply({"params": params}, images, method="embed"),
+        evaluation.mirror,
+    )
+    embeddings = embed_split(embed, jax.device_get(params), _batches(split, evaluation))
+    if evaluation.protocol == "verification":
+        return _verified(embeddings, evaluation)
+    head = jax.device_get(params["head"]["softmax"])
+    accuracy = nearest_agent_accuracy(
+        embeddings.features,
+        head["agents"],
+        embeddings.labels,
+        bias=head.get("bias"),
+        normalize_agents=experiment.loss.softmax.normalize in ("both", "agents"),
+    )
+    return Result(embeddings, accuracy=accuracy)
+
+
+def evaluate_pixels(experiment: Experiment, data_dir: Path) -> Result:
+    """Verification by the cosine of the images themselves: what any network has to beat."""
+    split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
+    embeddings = embed_split(embed, None, _batches(split, experiment.evaluation))
+    return _verified(embeddings, experiment.evaluation)
+
+
+def _verified(embeddings: Embeddings, evaluation: Evaluation) -> Result:
+    verification = verify(embeddings.features, embeddings.labels, folds=evaluation.folds)
+    return Result(embeddings, verification=verification)
+
+
+def _batches(split: Split, evaluation: Evaluation):
+    return evaluation_batches(split, batch_size=evaluation.batch_size)

@@ -1,0 +1,150 @@
+"""Face verification over pairs: cosine scores, k-fold accuracy, TAR at FAR."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.evaluate.roc import Roc, roc, tar_at_far
+
+
+class Pairs(NamedTuple):
+    """Image pairs by index."""
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+    """[pairs] bool, True where both images show one person."""
+
+
+class FoldAccuracy(NamedTuple):
+    """Accuracy on each fold at the threshold chosen on the others."""
+
+    accuracy: np.ndarray
+    """[folds]."""
+    thresholds: np.ndarray
+    """[folds]; a pair is called the same when its score is at least this."""
+
+    @property
+    def mean(self) -> float:
+        """The figure that is reported."""
+        return float(self.accuracy.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, from the spread over folds (LFW's convention)."""
+        return float(self.accuracy.std(ddof=1) / np.sqrt(self.accuracy.size))
+
+
+class Verification(NamedTuple):
+    """How well scores tell same from different pairs."""
+
+    folds: FoldAccuracy
+    tar_at_far: dict[float, float]
+    curve: Roc
+    scores: np.ndarray
+    pairs: Pairs
+
+
+def verify(features: np.ndarray, labels: np.ndarray, *, folds: int = 10) -> Verification:
+    """Scores every pair of images by the cosine of their features.
+
+    Args:
+      features: [images, dim], of any length; each is normalised here.
+      labels: [images] person of each image.
+      folds: how many folds the pairs are dealt into.
+
+    Raises:
+      ValueError: a feature is zero or not finite, or there are fewer pairs of a kind than folds.
+    """
+    pairs = all_pairs(labels)
+    scores = cosine_scores(features, pairs)
+    return Verification(
+        folds=fold_accuracy(scores, pairs.same, deal_folds(pairs.same, folds)),
+        tar_at_far={far: tar_at_far(scores, pairs.same, far) for far in (0.01, 0.001)},
+        curve=roc(scores, pairs.same),
+        scores=scores,
+        pairs=pairs,
+    )
+
+
+def all_pairs(labels: np.ndarray) -> Pairs:
+    """Every unordered pair of different images, n (n - 1) / 2 of them."""
+    labels = np.asarray(labels)
+    first, second = np.triu_indices(labels.size, k=1)
+    return Pairs(first, second, labels[first] == labels[second])
+
+
+def cosine_scores(features: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Cosine of each pair's features, in float64.
+
+    Raises:
+      ValueError: a feature is zero or not finite: it has no direction.
+    """
+    features = np.asarray(features, np.float64)
+    norms = np.linalg.norm(features, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if bad.size:
+        raise ValueError(
+            f"expected finite features above zero, found norm {norms[bad[0]]} at row {bad[0]} "
+            f"({bad.size} rows in all)"
+        )
+    unit = features / norms[:, None]
+    return np.einsum("pd,pd->p", unit[pairs.first], unit[pairs.second])
+
+
+def deal_folds(same: np.ndarray, folds: int) -> np.ndarray:
+    """A fold id for each pair: pairs of each kind are dealt out in turn, so all folds are alike.
+
+    Raises:
+      ValueError: there are fewer pairs of a kind than folds.
+    """
+    same = np.asarray(same, bool)
+    if min(same.sum(), (~same).sum()) < folds:
+        raise ValueError(
+            f"expected at least {folds} pairs of each kind for {folds} folds, found {same.sum()} "
+            f"same and {(~same).sum()} different"
+        )
+    fold = np.empty(same.size, np.int64)
+    for kind in (same, ~same):
+        fold[kind] = np.arange(kind.sum()) % folds
+    return fold
+
+
+def fold_accuracy(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> FoldAccuracy:
+    """k-fold verification accuracy, the threshold for each fold chosen on all others.
+
+    Same and different pairs weigh equally, as in LFW's balanced lists: accuracy is the mean of the
+    share of same pairs accepted and of different pairs refused, and a guess scores one half.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool.
+      fold: [pairs] fold id, as `deal_folds` makes them.
+    """
+    ids = np.unique(fold)
+    thresholds = np.array([best_threshold(scores[fold != i], same[fold != i]) for i in ids])
+    accuracy = np.array(
+        [
+            0.5
+            * (
+                np.mean(scores[(fold == i) & same] >= threshold)
+                + np.mean(scores[(fold == i) & ~same] < threshold)
+            )
+            for i, threshold in zip(ids, thresholds, strict=True)
+        ]
+    )
+    return FoldAccuracy(accuracy, thresholds)
+
+
+def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    """The threshold of the highest balanced accuracy: midway between two neighbouring scores.
+
+    Every distinct cut is tried. Of several equally good ones the mean is taken.
+    """
+    curve = roc(scores, same)
+    # Leave out accepting nothing and everything, whose thresholds lie beyond the scores.
+    accuracy = 0.5 * (curve.tar[1:-1] + 1.0 - curve.far[1:-1])
+    if not accuracy.size:
+        return float(curve.thresholds[-1])
+    midway = 0.5 * (curve.thresholds[1:-1] + curve.thresholds[2:])
+    return float(np.mean(midway[accuracy == accuracy.max()]))

@@ -1,0 +1,1 @@
+"""Tables and figures of measured results; draws on NumPy and matplotlib only."""

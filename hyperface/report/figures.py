@@ -1,0 +1,140 @@
+"""The figures of a run. Each function returns a matplotlib figure; `save` writes them as PNG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperface.evaluate.roc import Roc
+
+Curve = Sequence[Mapping[str, float]]
+"""Lines of a run's `metrics.jsonl`."""
+
+_STYLE = ({"color": "#0b6e99"}, {"color": "#d1495b"}, {"color": "#5b8c5a"}, {"color": "#8d6a9f"})
+_RAW = {"color": "#8a8a8a", "linestyle": "--"}
+
+
+def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
+    """Training loss against step, with Proposition 2's bound at the scale of that step."""
+    figure, (losses, scales) = _axes(1, 2, width=9.5)
+    for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
+        steps = _column(lines, "step")
+        losses.plot(steps, _column(lines, "softmax"), label=f"{name}: softmax loss", **style)
+        if "softmax_bound" in lines[0]:
+            bound = _column(lines, "softmax_bound")
+            losses.plot(steps, bound, label=f"{name}: lower bound", **style | {"linestyle": ":"})
+            scales.plot(steps, _column(lines, "scale"), label=f"{name}: scale s", **style)
+        if "radius" in lines[0]:
+            style = style | {"linestyle": "-."}
+            scales.plot(steps, _column(lines, "radius"), label=f"{name}: radius R", **style)
+    losses.set(yscale="log", xlabel="step", ylabel="loss (nats)", title="Loss and Proposition 2")
+    scales.set(xlabel="step", title="Learned scale s and radius R")
+    losses.legend(fontsize=8)
+    if scales.has_data():
+        scales.legend(fontsize=8)
+    return figure
+
+
+def roc_curves(curves: Mapping[str, Roc]) -> Figure:
+    """True against false accept rate, the latter on a logarithmic axis."""
+    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    lowest = min(np.min(curve.far[curve.far > 0]) for curve in curves.values())
+    for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
+        far = np.maximum(curve.far, lowest / 2)
+        axes.plot(far, curve.tar, drawstyle="steps-post", label=name, **style)
+    axes.set(
+        xscale="log",
+        xlim=(lowest, 1),
+        ylim=(0, 1.02),
+        xlabel="false accept rate",
+        ylabel="true accept rate",
+        title="ROC, people never seen in training",
+    )
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def similarity_histograms(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Cosines of same and of different pairs, one panel a method.
+
+    Args:
+      scored: name -> (scores [pairs], same [pairs]).
+    """
+    figure, panels = _axes(1, len(scored), width=3.4 * len(scored))
+    bins = np.linspace(-1, 1, 61)
+    for axes, (name, (scores, same)) in zip(panels, scored.items(), strict=True):
+        axes.hist(scores[~same], bins, density=True, alpha=0.6, color="#d1495b", label="different")
+        axes.hist(scores[same], bins, density=True, alpha=0.6, color="#0b6e99", label="same")
+        axes.set(title=name, xlabel="cosine", yticks=[])
+    panels[0].set_ylabel("density of pairs")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) -> Figure:
+    """Mean feature norm in training, and the spread of norms over test images.
+
+    Args:
+      curves: lines of `metrics.jsonl` by method.
+      norms: [images] feature norm of each test image, by method.
+    """
+    figure, (training, test) = _axes(1, 2, width=9.5)
+    for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
+        training.plot(_column(lines, "step"), _column(lines, "feature_norm"), label=name, **style)
+        relative = norms[name] / norms[name].mean()
+        label = f"{name}: std/mean {relative.std():.3f}"
+        test.hist(relative, 25, histtype="step", linewidth=1.6, label=label, **style)
+    training.set(xlabel="step", ylabel="mean ||f||", title="Feature norm in training")
+    test.set(xlabel="||f|| / mean ||f||", ylabel="images", title="Feature norms of test images")
+    training.legend(fontsize=8)
+    test.legend(fontsize=8)
+    return figure
+
+
+def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Two-dimensional features as points, one colour a class: the papers' MNIST figures.
+
+    Args:
+      features: [examples, 2].
+      labels: [examples].
+      title: what is shown.
+    """
+    figure, (axes,) = _axes(1, 1, width=5.2, height=5.0)
+    for label in np.unique(labels):
+        points = features[labels == label]
+        axes.scatter(*points.T, s=2, color=f"C{label % 10}", label=str(label), linewidths=0)
+    axes.set(title=title, aspect="equal")
+    axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
+    axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
+    axes.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
+    """Writes `NAME.png` for each figure and returns the paths by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        figure.savefig(paths[name], dpi=130)
+    return paths
+
+
+def _axes(rows: int, columns: int, *, width: float, height: float = 3.6):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, panels
+
+
+def _styles(named: Mapping[str, object]) -> list[dict[str, str]]:
+    """Raw pixels grey and dashed, the others in a fixed order of colours."""
+    colours = iter(_STYLE * len(named))
+    return [_RAW if name.startswith("raw pixels") else next(colours) for name in named]
+
+
+def _column(lines: Curve, name: str) -> np.ndarray:
+    return np.array([line[name] for line in lines])

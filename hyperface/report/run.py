@@ -1,0 +1,131 @@
+"""The report of one run: its tables, its figures and the HTML page that holds both."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperface.evaluate.evaluator import Result
+from hyperface.report import figures
+from hyperface.report.html import write_report
+from hyperface.report.tables import Table, percent
+
+Lines = list[dict[str, float]]
+
+
+class Trained(NamedTuple):
+    """One trained method of the report."""
+
+    result: Result
+    metrics: Lines
+
+
+def results_table(results: Mapping[str, Result]) -> Table:
+    """Measured figures by method."""
+    verified = [r.verification for r in results.values() if r.verification is not None]
+    if not verified:
+        rows = [(name, percent(result.accuracy)) for name, result in results.items()]
+        return Table("Classification of the test split", ("method", "accuracy"), rows)
+    pairs = verified[0].pairs
+    rows = [
+        (
+            name,
+            percent(result.verification.folds.mean, result.verification.folds.standard_error),
+            *(percent(tar) for tar in result.verification.tar_at_far.values()),
+        )
+        for name, result in results.items()
+    ]
+    rates = [f"TAR at FAR {100 * far:g} %" for far in verified[0].tar_at_far]
+    return Table(
+        "Verification of people never seen in training",
+        ("method", "accuracy", *rates),
+        rows,
+        f"{pairs.same.sum()} same and {(~pairs.same).sum()} different pairs, "
+        f"{verified[0].folds.accuracy.size} folds; accuracy weighs both kinds equally, ± is the "
+        "standard error over folds.",
+    )
+
+
+def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
+    """Final training loss beside Proposition 2's bound for the class count and final scale."""
+    rows = []
+    for name, (_, lines) in trained.items():
+        last = lines[-1]
+        bound = f"{last['softmax_bound']:.4f}" if "softmax_bound" in last else "0 (no bound)"
+        rows.append((name, f"{last['softmax']:.4f}", f"{last['scale']:.3f}", bound))
+    return Table(
+        "Training loss and its lower bound",
+        ("method", "softmax loss (nats)", "scale s", "Proposition 2"),
+        rows,
+        f"{num_classes} classes. The loss is the mean of the last logged steps, on augmented "
+        "images; the bound is log(1 + (n - 1) exp(-n s / (n - 1))), and needs both sides "
+        "normalised.",
+    )
+
+
+def write_run_report(
+    folder: Path,
+    *,
+    name: str,
+    summary: str,
+    trained: Mapping[str, Trained],
+    baselines: Mapping[str, Result],
+    num_classes: int,
+    settings: Mapping[str, Any],
+) -> list[Table]:
+    """Writes `figures/*.png`, `results.json` and `report.html` and returns the tables.
+
+    Args:
+      folder: the run's folder.
+      name: the experiment.
+      summary: a sentence about data and protocol.
+      trained: methods with a training curve, the experiment itself first.
+      baselines: methods without one, shown before them.
+      num_classes: of the training split.
+      settings: experiment and versions, kept with the figures.
+    """
+    results = {**baselines, **{method: t.result for method, t in trained.items()}}
+    tables = [results_table(results), bound_table(trained, num_classes)]
+    drawn = _draw(trained, results)
+    paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
+    record = {
+        "experiment": name,
+        "results": {method: result.figures() for method, result in results.items()},
+        "training": {method: t.metrics[-1] for method, t in trained.items()},
+        "settings": settings,
+    }
+    partial = folder / "results.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(folder / "results.json")
+    write_report(
+        folder / "report.html",
+        title=f"hyperface: {name}",
+        summary=summary,
+        tables=tables,
+        pictures={caption: paths[key] for key, (caption, _) in drawn.items()},
+        settings=json.dumps(settings, indent=2),
+    )
+    return tables
+
+
+def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]):
+    """Captions and figures by file name."""
+    curves = {method: t.metrics for method, t in trained.items()}
+    norms = {method: t.result.embeddings.norms for method, t in trained.items()}
+    drawn = {
+        "loss": ("Training loss, bound and scale", figures.loss_with_bound(curves)),
+        "norms": ("Feature norms", figures.feature_norms(curves, norms)),
+    }
+    verified = {m: r.verification for m, r in results.items() if r.verification is not None}
+    if verified:
+        scored = {m: (v.scores, v.pairs.same) for m, v in verified.items()}
+        drawn["roc"] = ("ROC", figures.roc_curves({m: v.curve for m, v in verified.items()}))
+        drawn["similarities"] = ("Similarities", figures.similarity_histograms(scored))
+    for method, t in trained.items():
+        features, _, labels = t.result.embeddings
+        if features.shape[1] == 2:
+            figure = figures.feature_plane(features, np.asarray(labels), f"{method}: test features")
+            drawn[f"features-{method}"] = (f"Features of {method}", figure)
+    return drawn

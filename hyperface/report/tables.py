@@ -1,0 +1,51 @@
+"""Tables of measured figures: plain rows in, text or HTML out."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """A titled table of strings."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def percent(value: float, spread: float | None = None) -> str:
+    """0.9912 -> '99.12 %', with '± 0.21' where a spread is given."""
+    shown = f"{100 * value:.2f}"
+    return f"{shown} %" if spread is None else f"{shown} ± {100 * spread:.2f} %"
+
+
+def as_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    lines = [list(table.header), *map(list, table.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    shown = [
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
+        for line in lines
+    ]
+    rule = "-" * len(shown[0])
+    return "\n".join([table.title, rule, shown[0], rule, *shown[1:], *filter(None, [table.note])])
+
+
+def as_html(table: Table) -> str:
+    """An HTML table with its title and note."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in table.rows)
+    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<h2>{escape(table.title)}</h2><table><thead>{row(table.header, 'th')}</thead>"
+        f"<tbody>{body}</tbody></table>{note}"
+    )

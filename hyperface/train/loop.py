@@ -1,0 +1,190 @@
+"""The training loop: data, step, metrics and checkpoints, in an order that resuming repeats."""
+
+import json
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from hyperface.data.datasets import Split, open_split
+from hyperface.data.pipeline import training_batches
+from hyperface.errors import InputError
+from hyperface.train import parallel
+from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.experiment import Experiment
+from hyperface.train.metrics import MetricsLog, check_finite
+from hyperface.train.optim import learning_rate
+from hyperface.train.progress import TrainingProgress
+from hyperface.train.state import TrainState, abstract_state, create_state
+
+RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def train(
+    experiment: Experiment,
+    data_dir: Path,
+    workdir: Path,
+    *,
+    fresh: bool = False,
+    console: Console | None = None,
+) -> TrainState:
+    """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
+
+    A run that is killed and started again ends with the same numbers, bit for bit, as one that was
+    not.
+
+    Args:
+      experiment: a checked experiment.
+      data_dir: where the prepared data set is.
+      workdir: the run's folder: `config.json`, `environment.json`, `metrics.jsonl`,
+        `tensorboard/` and `checkpoints/`.
+      fresh: delete what `workdir` holds of an earlier run first.
+      console: where progress goes.
+
+    Returns:
+      The state after the last step, replicated over the local devices.
+
+    Raises:
+      InputError: the data, the batch size or the folder does not fit; nothing was compiled.
+      DivergenceError: a metric became NaN or infinite.
+    """
+    console = console or Console()
+    split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
+    parallel.check_batch_size(experiment.data.batch_size, parallel.num_devices())
+    abstract = abstract_state(experiment, split.num_classes, split.image_shape)
+    meta = {"experiment": experiment.to_dict(), "data": split.facts()}
+    if fresh and workdir.exists():
+        shutil.rmtree(workdir)
+    _claim(workdir, meta)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        first_step = checkpoints.latest() or 0
+        if first_step:
+            console.print(f"{workdir} holds step {first_step} of {experiment.steps}: going on.")
+            state = checkpoints.restore(first_step, abstract, parallel.replicated())
+        else:
+            state = jax.device_put(_initial_state(experiment, split), parallel.replicated())
+        return _run(experiment, split, workdir, state, first_step, checkpoints, meta, console)
+
+
+def _run(
+    experiment: Experiment,
+    split: Split,
+    workdir: Path,
+    state: TrainState,
+    first_step: int,
+    checkpoints: Checkpoints,
+    meta: dict[str, Any],
+    console: Console,
+) -> TrainState:
+    # The order of a step, which a resumed run repeats exactly:
+    #   1. batch k is made from the seed and k alone;
+    #   2. the step runs on the devices;
+    #   3. meanwhile the metrics of step k-1 arrive, are checked and logged;
+    #   4. at a checkpoint, first the metrics of step k itself are checked and the log is put on
+    #      disk, then the state is saved: a checkpoint never holds a diverged state, and never
+    #      stands before its log.
+    # Waiting for step k-1 also keeps at most two steps in flight.
+    if first_step >= experiment.steps:
+        return state
+    step_fn = parallel.data_parallel_step()
+    batches = _batches(experiment, split, first_step)
+    rate = learning_rate(experiment.optimizer)
+    log = MetricsLog(workdir, first_step, experiment.log_every)
+    pending = None
+
+    with TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress:
+
+        def finish(step: int, metrics: dict[str, jax.Array]) -> None:
+            values = {name: float(value) for name, value in metrics.items()}
+            check_finite(step, values)
+            progress.update(step, values)
+            log.add(step, values, learning_rate=float(rate(step - 1)))
+
+        try:
+            for step in range(first_step + 1, experiment.steps + 1):
+                state, metrics = step_fn(state, next(batches))
+                if pending:
+                    finish(*pending)
+                pending = (step, metrics)
+                if step % experiment.checkpoint_every == 0 or step == experiment.steps:
+                    finish(*pending)
+                    pending = None
+                    log.flush()
+                    checkpoints.save(step, state, meta)
+        finally:
+            log.close()
+    return state
+
+
+def _initial_state(experiment: Experiment, split: Split) -> TrainState:
+    batch = next(_batches(experiment, split, 0))
+    return create_state(
+        experiment, split.num_classes, jnp.asarray(batch["images"]), jnp.asarray(batch["labels"])
+    )
+
+
+def _batches(experiment: Experiment, split: Split, start_step: int):
+    return training_batches(
+        split,
+        batch_size=experiment.data.batch_size,
+        seed=experiment.seed,
+        mirror=experiment.data.mirror,
+        shift=experiment.data.shift,
+        start_step=start_step,
+    )
+
+
+def _claim(workdir: Path, meta: dict[str, Any]) -> None:
+    """Makes the run's folder, or checks that the one there is of this run."""
+    config = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if config.exists():
+            _check_same_run(json.loads(config.read_text()), meta, workdir)
+        else:
+            _write_json(config, meta)
+        _write_json(workdir / "environment.json", _environment())
+    except OSError as error:
+        raise InputError(f"expected a writable run folder {workdir}, found: {error}.") from error
+
+
+def _check_same_run(found: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:
+    found, wanted = _flat(found), _flat(wanted)
+    differing = [
+        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds another run: {'; '.join(differing)}. Take another --workdir, or "
+            "pass --fresh to delete that run."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
+        flat |= inner or {f"{prefix}{name}": value}
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [str(device) for device in jax.devices()],
+        "versions": {name: version(name) for name in RECORDED_VERSIONS},
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

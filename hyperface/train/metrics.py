@@ -1,0 +1,87 @@
+"""Metrics of a run: checked, averaged between log lines, written as JSON lines and TensorBoard."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class DivergenceError(RuntimeError):
+    """A metric became NaN or infinite."""
+
+
+def check_finite(step: int, metrics: dict[str, float]) -> None:
+    """Refuses metrics that are not finite.
+
+    Args:
+      step: optimiser steps done, for the message.
+      metrics: by name; "gradient_norm" and "loss", which follow from the others, are blamed last.
+
+    Raises:
+      DivergenceError: naming the step and the first term that is not finite.
+    """
+    effects = ("gradient_norm", "loss")
+    order = [name for name in metrics if name not in effects] + list(effects)
+    bad = next((name for name in order if not math.isfinite(metrics[name])), None)
+    if bad is not None:
+        raise DivergenceError(
+            f"step {step}: expected finite metrics, found {bad} = {metrics[bad]}. The last "
+            "checkpoint is from before it. Lower the learning rate or the term's weight."
+        )
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events of one run, continued where a checkpoint stands.
+
+    Each line holds the means since the line before. Lines after the checkpoint that a run resumes
+    from are dropped, so that an interrupted run leaves the same file as an unbroken one.
+    """
+
+    def __init__(self, folder: Path, first_step: int, every: int):
+        self._path = folder / "metrics.jsonl"
+        self._every = every
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(self._path)
+        self._lines = self._path.open("a")
+        self._events = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
+        )
+
+    def add(self, step: int, metrics: dict[str, float], **settings: float) -> None:
+        """Adds one step's metrics; writes a line every `every` steps, with the settings then."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+        if step % self._every:
+            return
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        self._lines.write(json.dumps({"step": step, **means, **settings}) + "\n")
+        for name, value in (means | settings).items():
+            self._events.add_scalar(name, value, step)
+        self._sums, self._steps = {}, 0
+
+    def flush(self) -> None:
+        """Puts every line written so far on disk, as a checkpoint needs."""
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self.flush()
+        self._lines.close()
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,1 @@
+"""Commands: `python -m launch.train`, `launch.evaluate`, `launch.prepare`; each has --help."""

@@ -1,0 +1,75 @@
+"""Scores a run's checkpoint by the protocol it was trained for.
+
+    python -m launch.evaluate runs/orl-normface
+
+The figures are those of the run's report, and are also written to `evaluation.json`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from hyperface.errors import InputError
+from hyperface.train.experiment import Experiment, check
+from launch import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Options of the command."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run, as launch.train made it."""
+    step: int | None = None
+    """Which checkpoint; the newest by default."""
+    mirror: Literal["none", "sum", "concat"] | None = None
+    """How features of image and mirror image are merged; the experiment's way by default."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and scores."""
+    options = tyro.cli(Evaluate, args=args, prog="python -m launch.evaluate", description=__doc__)
+    folder = options.run / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(f"expected the folder of a run with checkpoints, found none at {folder}.")
+    from rich.console import Console
+
+    from hyperface.data.datasets import data_directory
+    from hyperface.evaluate.evaluator import evaluate_network
+    from hyperface.report.run import results_table
+    from hyperface.report.tables import as_text
+    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.state import abstract_state
+
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.latest() if options.step is None else options.step
+        meta = checkpoints.meta(step)
+        experiment = _chosen(Experiment.from_dict(meta["experiment"]), options)
+        data = meta["data"]
+        like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
+        state = checkpoints.restore(step, like)
+    result = evaluate_network(
+        experiment, state.network, state.params, data_directory(options.data_dir)
+    )
+    record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
+    (options.run / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+    console = Console()
+    table = results_table({f"{experiment.name}, step {step}": result})
+    console.print(as_text(table), highlight=False, soft_wrap=True)
+
+
+def _chosen(experiment: Experiment, options: Evaluate) -> Experiment:
+    if options.mirror is None:
+        return experiment
+    evaluation = dataclasses.replace(experiment.evaluation, mirror=options.mirror)
+    return check(dataclasses.replace(experiment, evaluation=evaluation))
+
+
+if __name__ == "__main__":
+    cli.run(main)

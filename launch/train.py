@@ -1,0 +1,123 @@
+"""Trains an experiment, scores it, and writes its report.
+
+    python -m launch.train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
+
+Without a name the default experiment runs. Every field of the experiment is an option. A run that
+was killed goes on when the same command is given again. `--list` shows the experiments.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hyperface.errors import InputError
+from hyperface.train.experiment import Experiment, check
+from launch import cli, experiments
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Options of the command."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """Folder of the run; runs/NAME by default."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    fresh: bool = False
+    """Delete what the folder holds of an earlier run, instead of going on with it."""
+    list: bool = False
+    """Show the experiments and stop."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and runs."""
+    name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
+    name = name or experiments.DEFAULT
+    chosen = experiments.load(name)
+    options = cli.parse(
+        Train(experiment=chosen),
+        args,
+        prog=f"python -m launch.train {name}",
+        description=f"{__doc__}\n{name}: {experiments.run_card(name)}",
+    )
+    if options.list:
+        _list_experiments()
+        return
+    check(options.experiment)
+    run(options)
+
+
+def run(options: Train) -> None:
+    """Trains the experiment and those it is compared with, then writes the report."""
+    from rich.console import Console
+
+    from hyperface.data.datasets import data_directory, open_split
+    from hyperface.evaluate.evaluator import evaluate_network, evaluate_pixels
+    from hyperface.report.run import Trained, write_run_report
+    from hyperface.report.tables import as_text
+    from hyperface.train.loop import train
+    from hyperface.train.metrics import DivergenceError, read_metrics
+    from launch.prepare import prepare_missing
+
+    experiment = options.experiment
+    console = Console()
+    data_dir = data_directory(options.data_dir)
+    workdir = options.workdir or Path("runs") / experiment.name
+    prepare_missing(experiment.data.name, data_dir, console)
+    trained = {}
+    for part in (experiment, *map(_like(experiment), experiment.compare)):
+        folder = workdir if part is experiment else workdir / "compare" / part.name
+        try:
+            state = train(part, data_dir, folder, fresh=options.fresh, console=console)
+        except DivergenceError as error:
+            console.print(f"{part.name} diverged: {error}", style="red")
+            sys.exit(cli.EXIT_DIVERGED)
+        result = evaluate_network(part, state.network, state.params, data_dir)
+        trained[part.name] = Trained(result, read_metrics(folder / "metrics.jsonl"))
+
+    verifying = experiment.evaluation.protocol == "verification"
+    split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
+    tables = write_run_report(
+        workdir,
+        name=experiment.name,
+        summary=f"{experiment.steps} steps of {experiment.data.batch_size} images on "
+        f"{split.dataset}, {split.num_classes} classes; scored on the split "
+        f"{experiment.data.test_split!r}.",
+        trained=trained,
+        baselines={"raw pixels": evaluate_pixels(experiment, data_dir)} if verifying else {},
+        num_classes=split.num_classes,
+        settings={"experiment": experiment.to_dict()},
+    )
+    for table in tables:
+        console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True)
+    console.print(f"\nReport: {workdir / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Score the checkpoint again: python -m launch.evaluate {workdir}", soft_wrap=True
+    )
+
+
+def _like(experiment: Experiment):
+    """Another experiment's loss on this one's data, network, optimiser and steps."""
+
+    def make(name: str) -> Experiment:
+        other = experiments.load(name)
+        if name == experiment.name:
+            raise InputError(f"compare: expected other experiments, found {name!r} itself.")
+        return check(dataclasses.replace(experiment, name=name, loss=other.loss, compare=()))
+
+    return make
+
+
+def _list_experiments() -> None:
+    for name in experiments.names():
+        default = " (default)" if name == experiments.DEFAULT else ""
+        print(f"{name + default:28} {experiments.run_card(name).splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
