@@ -79,7 +79,7 @@ def softmax(
     similarities = inner_products(features, agents)
     logits = similarities * _checks.scalar("scale", scale, similarities.dtype)
     if bias is not None:
-        logits = logits + _checked_bias(bias, num_classes, normalize, allow_normalized_bias)
+        logits += _checked_bias(bias, num_classes, normalize, allow_normalized_bias)
     return _cross_entropy(logits, labels)
 
 
@@ -109,4 +109,4 @@ def _checked_bias(
     bias = jnp.asarray(bias)
     if bias.shape != (num_classes,):
         raise ValueError(f"expected bias [{num_classes}], one a class, found shape {bias.shape}")
-    return bias
+    return bias[None, :]

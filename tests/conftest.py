@@ -1,0 +1,94 @@
+"""Strict numerics, eight CPU devices, and small data sets for every test."""
+
+import os
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _own_data_dir(tmp_path_factory, monkeypatch):
+    """No test writes to the user's data folder by leaving out a path."""
+    monkeypatch.setenv("HYPERFACE_DATA_DIR", str(tmp_path_factory.getbasetemp() / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, for tests that read it; they skip where there is none."""
+    folder = os.environ.get("HYPERFACE_DATA_DIR")
+    if not folder:
+        pytest.skip("HYPERFACE_DATA_DIR is unset: no real data")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def write_people(
+    root: Path, people: int, images: int, shape: tuple[int, ...] = (16, 14, 3)
+) -> Path:
+    """A folder of identities: a random pattern a person, a little noise an image."""
+    rng = np.random.default_rng(7)
+    for person in range(people):
+        folder = root / f"person{person}"
+        folder.mkdir(parents=True)
+        pattern = rng.integers(30, 225, shape)
+        for image in range(images):
+            pixels = np.clip(pattern + rng.normal(0, 12, shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{image}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A data folder with the data set face_folder/tiny: 6 people to train, 4 to test, 8 images."""
+    from hyperface.data import builders
+
+    root = write_people(tmp_path_factory.mktemp("people"), people=10, images=8)
+    data_dir = tmp_path_factory.mktemp("tiny")
+    config = builders.FaceFolderConfig(name="tiny", root=root, held_out=4)
+    builders.prepare(
+        builders.FaceFolder(config=config, data_dir=data_dir, file_format="array_record")
+    )
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment():
+    """A run of seconds on `tiny_data`, with every term on."""
+    from hyperface.train.experiment import (
+        Data,
+        Evaluation,
+        Experiment,
+        Loss,
+        Model,
+        Optimizer,
+        RingTerm,
+        SoftmaxTerm,
+        check,
+    )
+
+    return check(
+        Experiment(
+            name="tiny",
+            steps=12,
+            log_every=2,
+            checkpoint_every=4,
+            data=Data(name="face_folder/tiny", batch_size=16, shift=1),
+            model=Model(name="sphereface-mini", feature_dim=16),
+            loss=Loss(softmax=SoftmaxTerm(dropout=0.1), ring=RingTerm(weight=0.01)),
+            optimizer=Optimizer(learning_rate=0.02, boundaries=(6,)),
+            evaluation=Evaluation(batch_size=10, folds=4),
+        )
+    )

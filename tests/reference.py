@@ -1,0 +1,73 @@
+"""The papers' formulas, written down plainly: the truth that the library is compared with.
+
+The jax functions are for autodiff; the NumPy ones are the papers' printed gradients.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def l2_norm(x, eps=1e-12):
+    """NormFace, 3.2."""
+    return jnp.sqrt(jnp.sum(x**2, axis=-1) + eps)
+
+
+def l2_normalize(x, eps=1e-12):
+    """NormFace, Eq. 3."""
+    return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + eps)
+
+
+def softmax(features, agents, labels, normalize="both", scale=1.0, bias=None):
+    """NormFace, Eq. 1 and 6."""
+    if normalize in ("both", "features"):
+        features = l2_normalize(features)
+    if normalize in ("both", "agents"):
+        agents = l2_normalize(agents)
+    logits = scale * features @ agents.T
+    if bias is not None:
+        logits = logits + jnp.broadcast_to(bias, logits.shape)
+    return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
+
+
+def ring(features, radius):
+    """Ring loss, Eq. 4 for one example and lambda = 1."""
+    return 0.5 * (l2_norm(features) - radius) ** 2
+
+
+def l2_normalize_gradient(x, cotangent, eps=1e-12):
+    """NormFace, Eq. 4, in NumPy: (g - x~ <g, x~>) / ||x||."""
+    norm = np.sqrt(np.sum(x**2, axis=-1, keepdims=True) + eps)
+    unit = x / norm
+    return (cotangent - unit * np.sum(cotangent * unit, axis=-1, keepdims=True)) / norm
+
+
+def ring_gradients(features, radius, cotangent):
+    """Ring loss, Eq. 5 and 6, in NumPy, for a cotangent an example."""
+    norm = np.sqrt(np.sum(features**2, axis=-1) + 1e-12)
+    to_features = (cotangent * (1 - radius / norm))[:, None] * features
+    return to_features, -np.sum(cotangent * (norm - radius))
+
+
+def softmax_gradients(features, agents, labels, scale):
+    """Gradients of the sum of Eq. 6 over the batch, in float64 NumPy, without cancellation.
+
+    The target's 1 - p is summed from the other classes.
+    """
+    norm = np.linalg.norm(features, axis=1, keepdims=True)
+    agent_norm = np.linalg.norm(agents, axis=1, keepdims=True)
+    unit, unit_agents = features / norm, agents / agent_norm
+    logits = scale * unit @ unit_agents.T
+    rows = np.arange(len(labels))
+    weights = np.exp(logits - logits[rows, labels][:, None])
+    weights[rows, labels] = 0.0
+    others = weights.sum(axis=1)
+    slope = weights / (1 + others)[:, None]
+    slope[rows, labels] = -others / (1 + others)
+    slope *= scale
+    to_unit, to_unit_agents = slope @ unit_agents, slope.T @ unit
+
+    def tangent(gradient, unit, norm):
+        return (gradient - unit * np.sum(gradient * unit, axis=1, keepdims=True)) / norm
+
+    return tangent(to_unit, unit, norm), tangent(to_unit_agents, unit_agents, agent_norm)

@@ -1,0 +1,88 @@
+"""Experiments: every shipped one builds, and impossible ones are refused by name."""
+
+import dataclasses
+import json
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from hyperface.errors import InputError
+from hyperface.train.experiment import (
+    Data,
+    Experiment,
+    Loss,
+    Optimizer,
+    RingTerm,
+    SoftmaxTerm,
+    check,
+)
+from hyperface.train.state import abstract_state
+from hyperface.train.step import train_step
+from launch import experiments
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_experiment_builds_and_traces(name):
+    experiment = experiments.load(name)
+    assert experiment.name == name
+    assert all(other in experiments.names() for other in experiment.compare)
+    image = (28, 28, 1) if experiment.data.name == "mnist" else (112, 92, 1)
+    state = abstract_state(experiment, 10, image)
+    size = experiment.data.batch_size
+    batch = {
+        "images": jax.ShapeDtypeStruct((size, *image), jnp.float32),
+        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((size,), jnp.float32),
+    }
+    after, metrics = jax.eval_shape(train_step, state, batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_run_card_says_what_it_is(name):
+    card = experiments.run_card(name)
+    for part in ("Source:", "Command:", "Data:", "Time:", "Published:", "Measured:"):
+        assert part in card, f"{name} lacks {part}"
+    assert f"python -m launch.train {name}" in card or name == experiments.DEFAULT
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_json_round_trip(name):
+    experiment = experiments.load(name)
+    assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
+
+
+def test_from_dict_refuses_other_fields():
+    values = Experiment("x", 1).to_dict()
+    with pytest.raises(InputError, match="not an experiment of this version"):
+        Experiment.from_dict(values | {"colour": 1})
+    with pytest.raises(InputError, match="not an experiment of this version"):
+        Experiment.from_dict(values | {"data": {"nme": "orl"}})
+
+
+GOOD = Experiment("x", steps=20, log_every=5, checkpoint_every=10)
+IMPOSSIBLE = [
+    ({"steps": 0}, "steps: expected at least 1, found 0"),
+    ({"checkpoint_every": 7}, "multiple of log-every (5), found 7"),
+    ({"data": Data(batch_size=0)}, "data.batch-size: expected at least 1"),
+    ({"optimizer": Optimizer(momentum=1.0)}, "optimizer.momentum: expected in [0, 1), found 1.0"),
+    ({"optimizer": Optimizer(learning_rate=float("nan"))}, "optimizer.learning-rate"),
+    ({"optimizer": Optimizer(boundaries=(9, 3))}, "steps in rising order, found (9, 3)"),
+    ({"loss": Loss(softmax=SoftmaxTerm(scale=-1.0))}, 'a number above 0, or "learned"'),
+    ({"loss": Loss(softmax=SoftmaxTerm(normalize="none"))}, "needs normalised features"),
+    ({"loss": Loss(softmax=SoftmaxTerm(bias=True))}, "Proposition 1"),
+    ({"loss": Loss(softmax=SoftmaxTerm(dropout=1.0))}, "loss.softmax.dropout"),
+    ({"loss": Loss(softmax=SoftmaxTerm(weight=0.0))}, "at least one term"),
+    ({"loss": Loss(ring=RingTerm(weight=-1.0))}, "loss.ring.weight: expected at least 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), IMPOSSIBLE)
+def test_impossible_settings_are_refused(change, message):
+    assert check(GOOD) is GOOD
+    with pytest.raises(InputError, match=re.escape(message)):
+        check(dataclasses.replace(GOOD, **change))

@@ -1,0 +1,199 @@
+"""Runs: interrupted equals uninterrupted, a diverged one stops, a foreign folder is refused."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperface.errors import InputError
+from hyperface.train import loop, parallel
+from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.experiment import Model, Optimizer
+from hyperface.train.metrics import DivergenceError, MetricsLog, check_finite, read_metrics
+from hyperface.train.progress import TrainingProgress
+from hyperface.train.state import abstract_state
+
+
+def quiet():
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_experiment, tiny_data, tmp_path_factory):
+    """An unbroken run: its folder and final state."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, loop.train(tiny_experiment, tiny_data, folder, console=quiet())
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [3, 6, 9])
+def test_an_interrupted_run_equals_an_unbroken_one(
+    killed_at, finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    unbroken, expected = finished
+    real, calls = parallel.data_parallel_step, iter(range(1000))
+
+    def dying_step():
+        step = real()
+
+        def run(state, batch):
+            if next(calls) == killed_at:
+                raise Killed
+            return step(state, batch)
+
+        return run
+
+    monkeypatch.setattr(parallel, "data_parallel_step", dying_step)
+    with pytest.raises(Killed):
+        loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    chex.assert_trees_all_equal(found.params, expected.params)
+    chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
+    np.testing.assert_array_equal(jax.random.key_data(found.key), jax.random.key_data(expected.key))
+    assert (tmp_path / "metrics.jsonl").read_text() == (unbroken / "metrics.jsonl").read_text()
+
+
+def test_a_run_leaves_what_it_promises(finished, tiny_experiment):
+    folder, state = finished
+    assert int(state.step) == 12
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    names = {"loss", "softmax", "ring", "scale", "radius", "feature_norm", "softmax_bound"}
+    assert names | {"gradient_norm", "learning_rate", "examples"} <= set(lines[0])
+    assert [line["learning_rate"] for line in lines][::5] == pytest.approx([0.02, 0.002])
+    assert json.loads((folder / "config.json").read_text())["experiment"]["name"] == "tiny"
+    assert "jax" in json.loads((folder / "environment.json").read_text())["versions"]
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_is_not_trained_again(finished, tiny_experiment, tiny_data, monkeypatch):
+    folder, expected = finished
+    monkeypatch.setattr(parallel, "data_parallel_step", None)
+    found = loop.train(tiny_experiment, tiny_data, folder, console=quiet())
+    chex.assert_trees_all_equal(found.params, expected.params)
+
+
+def test_a_folder_of_another_run_is_refused_with_the_difference(
+    finished, tiny_experiment, tiny_data
+):
+    other = dataclasses.replace(tiny_experiment, seed=5)
+    with pytest.raises(InputError, match=r"experiment.seed was 0, is now 5.*--fresh"):
+        loop.train(other, tiny_data, finished[0], console=quiet())
+
+
+def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    short = dataclasses.replace(tiny_experiment, steps=4)
+    state = loop.train(short, tiny_data, folder, fresh=True, console=quiet())
+    assert int(state.step) == 4
+    assert len(read_metrics(folder / "metrics.jsonl")) == 2
+
+
+def test_divergence_stops_before_it_is_saved(tiny_experiment, tiny_data, tmp_path):
+    wild = dataclasses.replace(
+        tiny_experiment, optimizer=Optimizer(learning_rate=1e12), checkpoint_every=2
+    )
+    with pytest.raises(DivergenceError, match=r"step \d+: expected finite metrics, found \w+ = "):
+        loop.train(wild, tiny_data, tmp_path, console=quiet())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        step = checkpoints.latest()
+        if step is not None:
+            state = checkpoints.restore(step, abstract_state(wild, 6, (16, 14, 3)))
+            chex.assert_tree_all_finite(state.params)
+
+
+def test_an_uneven_batch_is_refused_before_anything_is_written(
+    tiny_experiment, tiny_data, tmp_path
+):
+    data = dataclasses.replace(tiny_experiment.data, batch_size=12)
+    uneven = dataclasses.replace(tiny_experiment, data=data)
+    with pytest.raises(InputError, match="multiple of the 8 devices, found 12"):
+        loop.train(uneven, tiny_data, tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_said(tiny_experiment, tiny_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a writable run folder"):
+        loop.train(tiny_experiment, tiny_data, tmp_path / "file/run", console=quiet())
+
+
+# ----------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(finished, tiny_experiment):
+    other = dataclasses.replace(tiny_experiment, model=Model(feature_dim=8))
+    with (
+        Checkpoints(finished[0] / "checkpoints") as checkpoints,
+        pytest.raises(
+            InputError,
+            match=r"of another model: .*params/backbone/feature/bias expected float32\[8\], found "
+            r"float32\[16\]",
+        ),
+    ):
+        checkpoints.restore(12, abstract_state(other, 6, (16, 14, 3)))
+
+
+def test_a_dtype_is_compared_too(finished, tiny_experiment):
+    like = abstract_state(tiny_experiment, 6, (16, 14, 3))
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float16), like.params)
+    with (
+        Checkpoints(finished[0] / "checkpoints") as checkpoints,
+        pytest.raises(InputError, match=r"expected float16.*found float32"),
+    ):
+        checkpoints.restore(12, like.replace(params=half))
+
+
+def test_only_whole_checkpoints_count(finished, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(finished[0] / "checkpoints", folder)
+    (folder / "99").mkdir()  # What a crash of the file system may leave.
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest() == 12
+        assert checkpoints.meta(12)["data"]["classes"] == 6
+
+
+# --------------------------------------------------------------------------- metrics and progress
+
+
+def test_the_first_cause_is_named():
+    values = {"feature_norm": 1.0, "gradient_norm": np.nan, "loss": np.nan, "softmax": np.inf}
+    with pytest.raises(
+        DivergenceError, match="step 7: expected finite metrics, found softmax = inf"
+    ):
+        check_finite(7, values)
+
+
+def test_the_log_drops_what_came_after_the_checkpoint(tmp_path):
+    log = MetricsLog(tmp_path, 0, every=1)
+    for step in range(1, 6):
+        log.add(step, {"loss": float(step)})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 6, "lo')  # Cut short by a kill.
+    log = MetricsLog(tmp_path, 3, every=1)
+    log.add(4, {"loss": 40.0})
+    log.close()
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 40]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_what_a_trainer_watches(terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=150)
+    metrics = {"loss": 1.25, "scale": 7.5, "feature_norm": 3.0, "examples": 64.0}
+    with TrainingProgress("demo", 0, 3, console) as progress:
+        for step in (1, 2, 3):
+            progress.update(step, metrics)
+    for part in ("demo", "3/3", "loss 1.25", "scale 7.50", "norm 3.00", "images/s"):
+        assert part in out.getvalue()

@@ -1,0 +1,88 @@
+"""The Grain pipeline: order, augmentation, padding; the step is the whole data position."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hyperface.data import datasets, images, pipeline
+from hyperface.errors import InputError
+
+
+@pytest.fixture
+def split(tiny_data):
+    return datasets.open_split("face_folder/tiny", "train", tiny_data)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def test_a_resumed_pipeline_continues_exactly(split):
+    options = {"batch_size": 10, "seed": 3, "shift": 2}
+    whole = take(pipeline.training_batches(split, **options), 12)
+    resumed = take(pipeline.training_batches(split, **options, start_step=7), 5)
+    for expected, found in zip(whole[7:], resumed, strict=True):
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_every_epoch_has_each_image_once_in_another_order(split):
+    plain = {"batch_size": 12, "seed": 0, "mirror": False}
+    batches = take(pipeline.training_batches(split, **plain), 8)
+    epochs = [np.concatenate([b["images"] for b in batches[i : i + 4]]) for i in (0, 4)]
+    counts = [Counter(image.tobytes() for image in epoch) for epoch in epochs]
+    assert counts[0] == counts[1]
+    assert set(counts[0].values()) == {1}
+    assert not np.array_equal(*epochs)
+
+
+def test_another_seed_is_another_order(split):
+    first, second = (
+        next(pipeline.training_batches(split, batch_size=12, seed=seed)) for seed in (0, 1)
+    )
+    assert not np.array_equal(first["labels"], second["labels"])
+
+
+def test_pixels_are_mapped_as_the_papers_do(split):
+    batches = pipeline.evaluation_batches(split, batch_size=48)
+    (batch,) = batches
+    expected = (images.decode(split.records[0]["image"]).astype(np.float32) - 127.5) / 128
+    np.testing.assert_array_equal(batch["images"][0], expected)
+    assert batch["images"].dtype == np.float32
+    assert batch["labels"].dtype == np.int32
+
+
+def test_mirror_flips_half_of_the_images_left_to_right(split):
+    originals = {images.decode(r["image"]).tobytes() for r in split.records}
+    batches = take(pipeline.training_batches(split, batch_size=48, seed=0), 4)
+    flipped = 0
+    for image in np.concatenate([b["images"] for b in batches]):
+        pixels = np.round(image * 128 + 127.5).astype(np.uint8)
+        if pixels.tobytes() not in originals:
+            assert np.ascontiguousarray(pixels[:, ::-1]).tobytes() in originals
+            flipped += 1
+    assert 60 < flipped < 132
+
+
+def test_shift_moves_and_repeats_the_edge():
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    moved = pipeline._shifted(pixels, 1, -1)
+    np.testing.assert_array_equal(moved[..., 0], [[1, 2, 3, 3], [1, 2, 3, 3], [5, 6, 7, 7]])
+
+
+def test_evaluation_pads_the_last_batch_and_loses_nothing(split):
+    batches = list(pipeline.evaluation_batches(split, batch_size=20))
+    assert [b["images"].shape[0] for b in batches] == [20, 20, 20]
+    assert [b["mask"].sum() for b in batches] == [20, 20, 8]
+    labels = np.concatenate([b["labels"][b["mask"] > 0] for b in batches])
+    np.testing.assert_array_equal(labels, [int(r["label"]) for r in split.records])
+
+
+def test_a_label_beyond_the_classes_is_refused(split):
+    narrow = datasets.Split(
+        split.dataset, "train", split.records, num_classes=2, image_shape=split.image_shape
+    )
+    with pytest.raises(InputError, match=r"labels of face_folder/tiny/1.0.0 .* in \[0, 2\)"):
+        list(pipeline.evaluation_batches(narrow, batch_size=8))

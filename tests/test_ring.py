@@ -1,0 +1,84 @@
+"""Ring loss against its printed equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.test_util import check_grads
+
+from hyperface.losses import ring
+
+
+@pytest.mark.parametrize("norm", [1e-6, 1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("radius", [0.5, 20.0])
+def test_value_and_gradients_equal_autodiff_and_the_paper(norm, radius, rng):
+    with jax.enable_x64(True):
+        features = norm * rng.standard_normal((5, 7))
+        cotangent = rng.standard_normal(5)
+        arguments = (jnp.asarray(features), jnp.asarray(radius))
+        value, pull = jax.vjp(ring, *arguments)
+        expected, expected_pull = jax.vjp(reference.ring, *arguments)
+        found = pull(jnp.asarray(cotangent))
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_array_equal(value, ring(*arguments))
+        printed = reference.ring_gradients(features, radius, cotangent)
+        for mine, autodiff, paper in zip(
+            found, expected_pull(jnp.asarray(cotangent)), printed, strict=True
+        ):
+            assert mine.dtype == jnp.float64
+            np.testing.assert_allclose(mine, autodiff, rtol=1e-8, atol=1e-12)
+            np.testing.assert_allclose(mine, paper, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (4, 2)])
+def test_gradients_equal_finite_differences_in_float64(shape, rng):
+    with jax.enable_x64(True):
+        arguments = (jnp.asarray(rng.standard_normal(shape)), jnp.asarray(1.7))
+        check_grads(ring, arguments, order=2, modes=["rev"], rtol=1e-6)
+
+
+def test_zero_vector_as_documented():
+    features, radius = jnp.zeros((1, 3)), jnp.float32(2.0)
+    to_features, to_radius = jax.grad(lambda f, r: jnp.sum(ring(f, r)), argnums=(0, 1))(
+        features, radius
+    )
+    np.testing.assert_array_equal(to_features, 0.0)
+    np.testing.assert_allclose(to_radius, 2.0 - 1e-6, rtol=1e-6)
+
+
+def test_half_precision_features_give_float32(rng):
+    features = jnp.asarray(100 * rng.standard_normal((3, 400)), jnp.float16)
+    loss = ring(features, 1000.0)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(
+        loss, reference.ring(features.astype(jnp.float32), 1000.0), rtol=1e-6
+    )
+
+
+def test_descent_brings_norms_to_the_learned_radius(rng):
+    """With lambda alone all features end at one norm, the radius at the mean norm."""
+    features, radius = jnp.asarray(rng.standard_normal((6, 4)), jnp.float32), jnp.float32(3.0)
+    gradient = jax.jit(jax.grad(lambda f, r: jnp.sum(ring(f, r)), argnums=(0, 1)))
+    for _ in range(200):
+        step_features, step_radius = gradient(features, radius)
+        features, radius = features - 0.1 * step_features, radius - 0.1 * step_radius / 6
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), radius, rtol=1e-4)
+
+
+def test_transformations_agree(rng):
+    features = jnp.asarray(rng.standard_normal((8, 5)), jnp.float32)
+    expected = jax.grad(lambda f: jnp.sum(ring(f, 2.0)))(features)
+    rows = jax.vmap(jax.grad(lambda f: jnp.sum(ring(f[None], 2.0))))(features)
+    devices = jax.pmap(jax.grad(lambda f: jnp.sum(ring(f, 2.0))))(features[:, None])[:, 0]
+    for found in (rows, devices):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_misuse_says_what_was_expected():
+    with pytest.raises(ValueError, match=r"scalar radius, found shape \(1,\)"):
+        ring(jnp.ones((2, 3)), jnp.ones(1))
+    with pytest.raises(ValueError, match=r"features \[batch, dim\], found shape \(3,\)"):
+        ring(jnp.ones(3), 1.0)
+    with pytest.raises(TypeError, match="floating-point features"):
+        ring(jnp.ones((2, 3), int), 1.0)
