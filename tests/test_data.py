@@ -71,6 +71,7 @@ def test_a_huge_header_is_refused_before_decoding():
         header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
         check = struct.pack(">I", zlib.crc32(header))
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check
+        png += struct.pack(">I", 9) + b"IDAT" + bytes(9)
         with pytest.raises(ValueError, match=message):
             images.conform(png, channels=1)
 

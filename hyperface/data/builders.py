@@ -6,8 +6,11 @@ beside it and renames.
 
 import abc
 import dataclasses
+import io
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +28,11 @@ def prepare(builder: tfds.core.DatasetBuilder) -> Path:
     Raises:
       InputError: the source cannot be used, or the data folder cannot be written.
     """
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     try:
-        with tempfile.TemporaryDirectory() as downloads:
+        # TFDS announces sizes that it does not know; its progress bars go to stderr.
+        with tempfile.TemporaryDirectory() as downloads, redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
         raise InputError(

@@ -142,9 +142,13 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     Every distinct cut is tried. Of several equally good ones the mean is taken.
     """
     curve = roc(scores, same)
-    # Leave out accepting nothing and everything, whose thresholds lie beyond the scores.
-    accuracy = 0.5 * (curve.tar[1:-1] + 1.0 - curve.far[1:-1])
-    if not accuracy.size:
+    num_same, num_different = int(np.sum(same)), int(np.sum(~np.asarray(same, bool)))
+    # Whole numbers, so that equally good cuts are equal. The first and the last point, accepting
+    # nothing and everything, are left out: their thresholds lie beyond the scores.
+    accepted_same = np.rint(curve.tar[1:-1] * num_same).astype(np.int64)
+    accepted_different = np.rint(curve.far[1:-1] * num_different).astype(np.int64)
+    gain = accepted_same * num_different - accepted_different * num_same
+    if not gain.size:
         return float(curve.thresholds[-1])
     midway = 0.5 * (curve.thresholds[1:-1] + curve.thresholds[2:])
-    return float(np.mean(midway[accuracy == accuracy.max()]))
+    return float(np.mean(midway[gain == gain.max()]))

@@ -1,0 +1,164 @@
+"""The commands end to end: train, kill, go on, evaluate; and every mistake is one line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import write_people
+
+from hyperface.errors import InputError
+from launch import evaluate, experiments, prepare, train
+
+SMALL = [
+    "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
+    "--data.name", "face_folder/tiny", "--data.batch-size", "16", "--model.feature-dim", "8",
+    "--optimizer.learning-rate", "0.02", "--evaluation.folds", "4",
+]  # fmt: skip
+
+
+def command(module, *args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{module}", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data, tmp_path_factory):
+    """A small run of the default experiment by its command."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    train.main([*SMALL, "--data-dir", str(tiny_data), "--workdir", str(folder)])
+    return folder
+
+
+def test_training_ends_with_a_report(run):
+    results = json.loads((run / "results.json").read_text())
+    methods = list(results["results"])
+    assert methods[0] == "raw pixels"
+    assert {"orl-normface", "orl-softmax"} <= set(methods)
+    for figures in results["results"].values():
+        assert set(figures) == {
+            "accuracy",
+            "accuracy_standard_error",
+            "tar_at_far_0.01",
+            "tar_at_far_0.001",
+        }
+    assert results["training"]["orl-normface"]["softmax_bound"] > 0
+    names = {path.stem for path in (run / "figures").glob("*.png")}
+    assert names == {"loss", "norms", "roc", "similarities"}
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+    assert "Proposition 2" in page
+
+
+def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys):
+    evaluate.main([str(run), "--data-dir", str(tiny_data)])
+    found = json.loads((run / "evaluation.json").read_text())
+    results = json.loads((run / "results.json").read_text())
+    assert found["figures"] == results["results"]["orl-normface"]
+    assert "orl-normface, step 6" in capsys.readouterr().out
+
+
+def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
+    evaluate.main([str(run), "--data-dir", str(tiny_data), "--mirror", "none", "--step", "4"])
+    found = json.loads((run / "evaluation.json").read_text())
+    assert (found["step"], found["mirror"]) == (4, "none")
+
+
+def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, tmp_path):
+    """SIGKILL as soon as a checkpoint stands, then the same command again."""
+    folder = tmp_path / "run"
+    arguments = [*SMALL, "--data-dir", str(tiny_data), "--workdir", str(folder)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.train", *arguments],
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        until = time.monotonic() + 240
+        while not list((folder / "checkpoints").glob("[0-9]/commit_success.txt")):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < until, "no checkpoint appeared"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    train.main(arguments)
+    for name in ("results.json", "metrics.jsonl"):
+        assert (folder / name).read_text() == (run / name).read_text()
+
+
+def test_a_folder_is_prepared_by_command(tmp_path, capsys):
+    root = write_people(tmp_path / "faces", people=3, images=2)
+    data_dir = tmp_path / "data"
+    prepare.main(
+        ["folder", "--source", str(root), "--name", "mine", "--held-out", "1",
+         "--data-dir", str(data_dir)]
+    )  # fmt: skip
+    assert "4 train, 2 test images" in capsys.readouterr().out
+    assert (data_dir / "face_folder/mine/1.0.0/dataset_info.json").exists()
+
+
+def test_the_list_names_every_experiment(capsys):
+    train.main(["--list"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in experiments.names())
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "prepare"])
+def test_help_is_quick_and_useful(module):
+    began = time.monotonic()
+    shown = command(module, "--help")
+    assert shown.returncode == 0
+    assert f"python -m launch.{module}" in shown.stdout
+    assert "--data-dir" in shown.stdout
+    assert time.monotonic() - began < 5.0  # Loading jax alone takes most of two seconds.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["orl-normfce"], "Did you mean 'orl-normface'?"),
+        (["--optimizer.learning-rat", "1"], "--optimizer.learning-rate"),
+        (["--steps", "many"], "invalid"),
+        (["--loss.softmax.normalize", "none"], "needs normalised features"),
+        (["--checkpoint-every", "7"], "multiple of log-every"),
+        (["--data.name", "face_folder/none", "--data-dir", "{tmp}"], "found nothing"),
+    ],
+)
+def test_mistakes_are_one_message_with_status_2(arguments, message, tmp_path):
+    arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    failed = command("train", *arguments, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert message in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluating_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="folder of a run with checkpoints, found none"):
+        evaluate.main([str(tmp_path)])
+
+
+def test_comparing_with_itself_is_refused(tiny_data, tmp_path):
+    with pytest.raises(InputError, match="found 'orl-normface' itself"):
+        train.main(
+            [*SMALL, "--compare", "orl-normface", "--data-dir", str(tiny_data),
+             "--workdir", str(tmp_path / "run")]
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_incomplete_folder_command_is_refused():
+    with pytest.raises(InputError, match="--source DIR and --name NAME"):
+        prepare.main(["folder"])

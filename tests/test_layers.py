@@ -1,0 +1,135 @@
+"""The layers point one way, read from the code's own imports; public names are documented."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hyperface
+
+ROOT = Path(hyperface.__file__).parent
+HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "tyro", "rich"}
+
+# What each part may import of hyperface, and of the heavy packages.
+MAY_IMPORT = {
+    "errors": (set(), set()),
+    "normalize": (set(), set()),
+    "theory": (set(), set()),
+    "losses": ({"losses", "normalize"}, set()),
+    "heads": ({"losses", "normalize", "theory"}, {"flax"}),
+    "models": ({"models", "errors"}, {"flax"}),
+    "data": ({"data", "errors"}, {"tensorflow_datasets", "grain"}),
+    "train.experiment": ({"errors"}, set()),
+    "train.metrics": (set(), set()),
+    "train.progress": (set(), {"rich"}),
+    "train.optim": ({"train.experiment"}, {"optax"}),
+    "train.state": (
+        {"models", "heads", "train.experiment", "train.optim"},
+        {"flax", "optax"},
+    ),
+    "train.step": ({"normalize", "train.state"}, {"optax"}),
+    "train.parallel": ({"errors", "train.state", "train.step"}, set()),
+    "train.checkpoint": ({"errors", "train.state"}, {"flax", "orbax"}),
+    "train.loop": ({"data", "errors", "train"}, {"rich"}),
+    "evaluate": ({"evaluate", "data", "normalize", "train.experiment"}, set()),
+    "report": ({"report", "evaluate"}, {"matplotlib"}),
+}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__")
+        if name.rstrip(".") not in ("", "train"):
+            yield name.rstrip("."), path
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(name, parts):
+    fitting = [part for part in parts if name == part or name.startswith(part + ".")]
+    return max(fitting, key=len, default=None)
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_imports_stay_within_the_layer(name, path):
+    part = part_of(name, MAY_IMPORT)
+    assert part, f"{name} has no layer: add it to MAY_IMPORT"
+    ours, heavy = MAY_IMPORT[part]
+    for target in imported(path):
+        top = target.split(".")[0]
+        assert top != "launch", f"{name} imports launch"
+        if top == "hyperface":
+            inner = target.removeprefix("hyperface.")
+            assert part_of(inner, ours), f"{name} imports {target}"
+        elif top in HEAVY:
+            assert top in heavy, f"{name} imports {target}"
+
+
+def test_only_parallel_names_devices():
+    for name, path in modules():
+        if name not in ("train.parallel", "train.loop"):
+            text = path.read_text()
+            for word in ("pmap(", "shard_map(", "make_mesh", "local_devices", "NamedSharding("):
+                assert word not in text, f"{name} has {word}"
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_importing_the_package_or_its_losses_loads_no_framework():
+    for module in ("hyperface", "hyperface.losses, hyperface.theory"):
+        code = f"import {module}, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
+        assert run_python(code).stdout.strip() == "[]"
+
+
+def test_options_are_parsed_before_jax_is_loaded():
+    code = "import launch.train, launch.evaluate, launch.prepare, sys; print('jax' in sys.modules)"
+    assert run_python(code).stdout.strip() == "False"
+
+
+def public_objects():
+    for info in pkgutil.walk_packages(hyperface.__path__, "hyperface."):
+        module = importlib.import_module(info.name)
+        yield info.name, module
+        for name, thing in vars(module).items():
+            ours = getattr(thing, "__module__", None) == info.name
+            if ours and not name.startswith("_") and callable(thing):
+                yield f"{info.name}.{name}", thing
+
+
+@pytest.mark.parametrize(("name", "thing"), list(public_objects()))
+def test_public_names_are_documented(name, thing):
+    doc = inspect.getdoc(thing)
+    assert doc, f"{name} has no docstring"
+    assert not doc.startswith(f"{name.split('.')[-1]}("), f"{name} has a generated docstring"
+
+
+@pytest.mark.parametrize("name", ["l2_normalize", "l2_norm", "cosine_similarity"])
+def test_the_package_offers_its_names(name):
+    assert callable(getattr(hyperface, name))
+    assert name in dir(hyperface)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'softmax'"):
+        _ = hyperface.softmax
+
+
+@pytest.mark.parametrize("name", ["softmax", "ring"])
+def test_losses_are_documented_in_full(name):
+    doc = getattr(hyperface.losses, name).__doc__
+    for part in ("Args:", "Returns:", "Raises:", "Example:", "References:", "Eq."):
+        assert part in doc
