@@ -7,8 +7,9 @@ from hyperface.train.experiment import Data, Experiment, Optimizer
 
 EXPERIMENT = Experiment(
     name="orl-normface",
-    steps=400,
-    data=Data(name="orl_faces", batch_size=64, shift=4),
-    optimizer=Optimizer(learning_rate=0.1, boundaries=(250, 350)),
-    compare=("orl-softmax",),
+    steps=200,
+    checkpoint_every=50,
+    data=Data(name="orl_faces", batch_size=64, shift=8),
+    optimizer=Optimizer(learning_rate=0.02, boundaries=(120, 170)),
+    compare=("orl-softmax", "orl-ring"),
 )

@@ -15,4 +15,5 @@ EXPERIMENT = dataclasses.replace(
         softmax=SoftmaxTerm(normalize="none", scale=1.0),
         ring=RingTerm(weight=0.01),
     ),
+    compare=("orl-softmax",),
 )
