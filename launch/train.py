@@ -7,6 +7,7 @@ was killed goes on when the same command is given again. `--list` shows the expe
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +92,10 @@ def run(options: Train) -> None:
         trained=trained,
         baselines={"raw pixels": evaluate_pixels(experiment, data_dir)} if verifying else {},
         num_classes=split.num_classes,
-        settings={"experiment": experiment.to_dict()},
+        settings={
+            "experiment": experiment.to_dict(),
+            "environment": json.loads((workdir / "environment.json").read_text()),
+        },
     )
     for table in tables:
         console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True)

@@ -81,11 +81,12 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
       norms: [images] feature norm of each test image, by method.
     """
     figure, (training, test) = _axes(1, 2, width=9.5)
+    bins = int(np.clip(min(map(len, norms.values())) // 8, 10, 60))
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
         training.plot(_column(lines, "step"), _column(lines, "feature_norm"), label=name, **style)
         relative = norms[name] / norms[name].mean()
         label = f"{name}: std/mean {relative.std():.3f}"
-        test.hist(relative, 25, histtype="step", linewidth=1.6, label=label, **style)
+        test.hist(relative, bins, histtype="step", linewidth=1.6, label=label, **style)
     training.set(xlabel="step", ylabel="mean ||f||", title="Feature norm in training")
     test.set(xlabel="||f|| / mean ||f||", ylabel="images", title="Feature norms of test images")
     training.legend(fontsize=8)
