@@ -1,5 +1,6 @@
 """What the commands share: options parsed before jax is loaded, one line for a user's mistake."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -28,6 +29,8 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
         command(sys.argv[1:])
     except InputError as error:
         sys.exit(_say(f"error: {error}", EXIT_INPUT))
+    except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(_say("interrupted; the same command goes on from the last checkpoint.", 130))
 

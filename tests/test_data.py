@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from conftest import write_people
 from PIL import Image
 
@@ -187,6 +188,17 @@ def test_a_data_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "data").write_text("a file where a folder should be")
     with pytest.raises(InputError, match="expected a writable data folder"):
         builders.prepare(folder_builder(root, tmp_path / "data"))
+
+
+def test_a_failed_download_says_what_to_do_without_internet(tmp_path):
+    class Offline:
+        name, data_dir = "mnist", tmp_path
+
+        def download_and_prepare(self, **options):
+            raise requests.ConnectionError("no such host")
+
+    with pytest.raises(InputError, match=r"could not download mnist: no such host.*--source DIR"):
+        builders.prepare(Offline())
 
 
 def test_orl_lists_the_two_files_that_cannot_be_restored(tmp_path):

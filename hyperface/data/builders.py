@@ -35,6 +35,11 @@ def prepare(builder: tfds.core.DatasetBuilder) -> Path:
         with tempfile.TemporaryDirectory() as downloads, redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
+        if error.errno is None:  # Of the network, not of the file system.
+            raise InputError(
+                f"could not download {builder.name}: {error}. Where there is no internet, give a "
+                "folder that holds its files by --source DIR."
+            ) from error
         raise InputError(
             f"expected a writable data folder at {builder.data_dir}, found: {error}. "
             "Set HYPERFACE_DATA_DIR or pass --data-dir."

@@ -17,12 +17,15 @@ class LeNet(nn.Module):
       kernel_size: 5 (Ring loss) or 3 (NormFace); padding keeps the size.
       last_pool: window of the last pool, 2 or 3; the stride is 2 always.
       feature_bias: whether the feature layer has a bias.
+      feature_init_std: standard deviation of the feature layer's first weights; None is xavier. At
+        xavier's size features start short, and Eq. 4 divides their gradient by that length.
     """
 
     feature_dim: int = 2
     kernel_size: int = 5
     last_pool: int = 2
     feature_bias: bool = True
+    feature_init_std: float | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -34,7 +37,9 @@ class LeNet(nn.Module):
                 x = PReLU(name=f"prelu{stage}{place}")(x)
             x = nn.max_pool(x, (window, window), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
+        std = self.feature_init_std
+        init = xavier if std is None else nn.initializers.normal(std)
         feature = nn.Dense(
-            self.feature_dim, use_bias=self.feature_bias, kernel_init=xavier, name="feature"
+            self.feature_dim, use_bias=self.feature_bias, kernel_init=init, name="feature"
         )
         return feature(x)

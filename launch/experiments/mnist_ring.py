@@ -1,7 +1,14 @@
 """Ring loss' MNIST toy: two-dimensional features of a deeper LeNet, softmax with Ring loss.
 
-Source: Ring loss, Figures 1, 4 and 5. The paper does not state solver, batch size or lambda; these
-are the learning rate, momentum, decay and batch size of the code released under its name.
+Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver, batch size or lambda;
+  net, learning rate, momentum and decay are those of the code released under its name, whose
+  weight 0.01 is lambda = 0.02.
+Command: python -m launch.train mnist-ring
+Data: MNIST, by python -m launch.prepare mnist [--source DIR].
+Time: 15 minutes on two CPU cores for each of mnist-ring and mnist-softmax (2.3 steps a second).
+Published: 99.34 % (Ring loss, Figure 1).
+Measured: 93.76 % after 400 steps (--steps 400 --checkpoint-every 100 --optimizer.boundaries); not
+  run to its end yet.
 """
 
 from hyperface.train.experiment import (
@@ -20,7 +27,7 @@ EXPERIMENT = Experiment(
     steps=2000,
     log_every=20,
     checkpoint_every=500,
-    data=Data(name="mnist", batch_size=300, mirror=False),
+    data=Data(name="mnist", batch_size=128, mirror=False),
     model=Model(name="lenet", feature_dim=2),
     loss=Loss(
         softmax=SoftmaxTerm(normalize="none", scale=1.0),

@@ -1,6 +1,11 @@
 """The MNIST toy with plain softmax: radial features whose length differs from class to class.
 
 Source: NormFace, Figure 2, and Ring loss, Figures 1a and 4.
+Command: python -m launch.train mnist-softmax
+Data: MNIST, by python -m launch.prepare mnist [--source DIR].
+Time: 15 minutes on two CPU cores (2.3 steps a second).
+Published: 98.97 % (Ring loss, Figure 1).
+Measured: 92.91 % after 400 steps (with mnist-ring's options); not run to its end yet.
 """
 
 import dataclasses

