@@ -101,32 +101,30 @@ class RingHead(nn.Module):
     def __call__(self, features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the loss [batch] in squared norm units (lambda = 1), and R."""
 
-        def start(key: jax.Array) -> jax.Array:
+        def first_radius(key: jax.Array) -> jax.Array:
             if self.initial_radius is None:
                 return jnp.mean(l2_norm(features))
             return jnp.float32(self.initial_radius)
 
-        radius = self.param("radius", start)
+        radius = self.param("radius", first_radius)
         return losses.ring(features, radius), {"radius": radius}
 
 
 class Heads(nn.Module):
-    """The terms of a training objective over one feature; a term that is None is left out."""
+    """The terms of a training objective over one feature; without a ring head it is left out."""
 
-    softmax: SoftmaxHead | None = None
+    softmax: SoftmaxHead
     ring: RingHead | None = None
 
     def __call__(
         self, features: jax.Array, labels: jax.Array, keys: jax.Array | None = None
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Returns each term's unweighted loss [batch], and the scalars to watch, by name."""
-        terms, scalars = {}, {}
-        if self.softmax is not None:
-            terms["softmax"], seen = self.softmax(features, labels, keys)
-            scalars |= seen
+        loss, scalars = self.softmax(features, labels, keys)
+        terms = {"softmax": loss}
         if self.ring is not None:
             terms["ring"], seen = self.ring(features)
-            scalars |= seen
+            scalars = scalars | seen
         return terms, scalars
 
 

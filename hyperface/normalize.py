@@ -47,7 +47,7 @@ def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = 1e-12) -> jax.Arr
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.2.
     """
     x = _checked(x, axis)
-    rows = jnp.moveaxis(_at_least_float32(x), axis, -1)
+    rows = jnp.moveaxis(at_least_float32(x), axis, -1)
     unit = _l2_normalize(rows, jnp.asarray(eps, rows.dtype))
     return jnp.moveaxis(unit, -1, axis).astype(x.dtype)
 
@@ -85,7 +85,7 @@ def l2_norm(
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.2.
     """
     x = _checked(x, axis)
-    rows = jnp.moveaxis(_at_least_float32(x), axis, -1)
+    rows = jnp.moveaxis(at_least_float32(x), axis, -1)
     norm = _l2_norm(rows, jnp.asarray(eps, rows.dtype))
     return jnp.expand_dims(norm, axis) if keepdims else norm
 
@@ -117,8 +117,8 @@ def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.3.
     """
     return inner_products(
-        l2_normalize(_at_least_float32(_checked(features, -1))),
-        l2_normalize(_at_least_float32(_checked(agents, -1))),
+        l2_normalize(at_least_float32(_checked(features, -1))),
+        l2_normalize(at_least_float32(_checked(agents, -1))),
     )
 
 
@@ -130,8 +130,8 @@ def inner_products(features: jax.Array, agents: jax.Array) -> jax.Array:
             f"found {features.shape} and {agents.shape}"
         )
     return jnp.matmul(
-        _at_least_float32(features),
-        _at_least_float32(agents).T,
+        at_least_float32(features),
+        at_least_float32(agents).T,
         precision=jax.lax.Precision.HIGHEST,
     )
 
@@ -175,8 +175,9 @@ def _l2_norm_bwd(residuals, cotangent):
 _l2_norm.defvjp(_l2_norm_fwd, _l2_norm_bwd)
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """float64 as it is, any shorter floating-point array in float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _checked(x: ArrayLike, axis: int) -> jax.Array:

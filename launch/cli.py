@@ -32,7 +32,7 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command goes on from the last checkpoint.", 130))
+        sys.exit(_say("interrupted; the same command goes on from what is done.", 130))
 
 
 def _say(message: str, status: int) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 import tyro
 
 from hyperface.errors import InputError
+from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli
 
@@ -45,20 +46,25 @@ def main(args: Sequence[str]) -> None:
     from hyperface.report.run import results_table
     from hyperface.report.tables import as_text
     from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.parallel import replicated
     from hyperface.train.state import abstract_state
 
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest() if options.step is None else options.step
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        step = options.step if options.step is not None else max(steps, default=None)
+        if step not in steps:
+            found = ", ".join(map(str, steps)) or "none"
+            raise InputError(f"expected a whole checkpoint in {folder}, found steps: {found}.")
         meta = checkpoints.meta(step)
         experiment = _chosen(Experiment.from_dict(meta["experiment"]), options)
         data = meta["data"]
         like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
-        state = checkpoints.restore(step, like)
+        state = checkpoints.restore(step, like, replicated())
     result = evaluate_network(
         experiment, state.network, state.params, data_directory(options.data_dir)
     )
     record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
-    (options.run / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+    replace_text(options.run / "evaluation.json", json.dumps(record, indent=2) + "\n")
     console = Console()
     table = results_table({f"{experiment.name}, step {step}": result})
     console.print(as_text(table), highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ python -m launch.prepare mnist [--source DIR]                    IDX files, or b
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -41,11 +42,29 @@ class Prepare:
 def main(args: Sequence[str]) -> None:
     """Parses the options and builds the data set."""
     options = tyro.cli(Prepare, args=args, prog="python -m launch.prepare", description=__doc__)
-    if options.kind == "folder" and not (options.source and options.name):
-        raise InputError("folder: expected --source DIR and --name NAME, found one missing.")
+    _check(options)
     from rich.console import Console
 
     prepare(options, Console())
+
+
+def _check(options: Prepare) -> None:
+    if options.kind == "folder":
+        if not (options.source and options.name):
+            raise InputError("folder: expected --source DIR and --name NAME, found one missing.")
+        if not re.fullmatch(r"\w[\w.-]*", options.name):
+            raise InputError(
+                f"--name: expected letters, digits, '_', '-' or '.', found {options.name!r}."
+            )
+        return
+    unused = [
+        field.name.replace("_", "-")
+        for field in dataclasses.fields(Prepare)
+        if field.name not in ("kind", "data_dir", *(["source"] * (options.kind == "mnist")))
+        and getattr(options, field.name) != field.default
+    ]
+    if unused:
+        raise InputError(f"{options.kind}: expected no --{unused[0]}, which is for other sources.")
 
 
 def prepare(options: Prepare, console) -> None:
@@ -87,11 +106,7 @@ def _builder(options: Prepare, data_dir: Path):
             skip_unreadable=options.skip_unreadable,
         )
         return builders.FaceFolder(config=config, **where)
-    if options.source:
-        return builders.Mnist(root=options.source, **where)
-    import tensorflow_datasets as tfds
-
-    return tfds.builder("mnist", **where)
+    return builders.Mnist(root=options.source, **where)
 
 
 if __name__ == "__main__":

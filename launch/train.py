@@ -58,7 +58,11 @@ def run(options: Train) -> None:
     from rich.console import Console
 
     from hyperface.data.datasets import data_directory, open_split
-    from hyperface.evaluate.evaluator import evaluate_network, evaluate_pixels
+    from hyperface.evaluate.evaluator import (
+        check_scorable,
+        evaluate_network,
+        evaluate_pixels,
+    )
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
     from hyperface.train.loop import train
@@ -70,6 +74,7 @@ def run(options: Train) -> None:
     data_dir = data_directory(options.data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
     prepare_missing(experiment.data.name, data_dir, console)
+    check_scorable(experiment, data_dir)
     trained = {}
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name

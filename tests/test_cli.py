@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_people
 
@@ -109,6 +111,59 @@ def test_a_folder_is_prepared_by_command(tmp_path, capsys):
     assert (data_dir / "face_folder/mine/1.0.0/dataset_info.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["folder"], "--source DIR and --name NAME"),
+        (["folder", "--source", "x", "--name", "../../out"], "expected letters"),
+        (["orl", "--held-out", "5"], "orl: expected no --held-out"),
+    ],
+)
+def test_wrong_prepare_options_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        prepare.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--evaluation.folds", "500"], "at least 500 pairs of each kind"),
+        (["--data.test-split", "validation"], "unknown split"),
+    ],
+)
+def test_what_could_not_be_scored_is_refused_before_training(
+    arguments, message, tiny_data, tmp_path
+):
+    run = tmp_path / "run"
+    common = ["--data-dir", str(tiny_data), "--workdir", str(run)]
+    with pytest.raises(InputError, match=message):
+        train.main([*SMALL, *arguments, *common])
+    assert not run.exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(run):
+    with pytest.raises(InputError, match="found steps: 4, 6"):
+        evaluate.main([str(run), "--step", "5"])
+
+
+def test_a_run_on_eight_devices_is_scored_on_one(run, tiny_data):
+    """Figures may differ by rounding between device counts, not by more."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    scored = command("evaluate", run, "--data-dir", tiny_data, env=environment)
+    assert scored.returncode == 0, scored.stderr
+    found = json.loads((run / "evaluation.json").read_text())["figures"]
+    expected = json.loads((run / "results.json").read_text())["results"]["orl-normface"]
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_the_readmes_example_runs():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    shown = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert np.isfinite(float(shown.stdout))
+
+
 def test_the_list_names_every_experiment(capsys):
     train.main(["--list"])
     shown = capsys.readouterr().out
@@ -116,13 +171,11 @@ def test_the_list_names_every_experiment(capsys):
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate", "prepare"])
-def test_help_is_quick_and_useful(module):
-    began = time.monotonic()
+def test_help_is_useful(module):
     shown = command(module, "--help")
     assert shown.returncode == 0
     assert f"python -m launch.{module}" in shown.stdout
     assert "--data-dir" in shown.stdout
-    assert time.monotonic() - began < 5.0  # Loading jax alone takes most of two seconds.
 
 
 @pytest.mark.parametrize(
@@ -157,8 +210,3 @@ def test_comparing_with_itself_is_refused(tiny_data, tmp_path):
              "--workdir", str(tmp_path / "run")]
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
-
-
-def test_an_incomplete_folder_command_is_refused():
-    with pytest.raises(InputError, match="--source DIR and --name NAME"):
-        prepare.main(["folder"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 from conftest import write_people
-from PIL import Image
+from PIL import ExifTags, Image
 
 from hyperface.data import builders, datasets, images, sources
 from hyperface.errors import InputError
@@ -42,6 +42,23 @@ def test_jpeg_and_png_are_kept_byte_for_byte(grey):
     for kind in ("PNG", "JPEG"):
         data = encoded(grey, kind)
         assert images.conform(data, channels=1) == (data, (9, 7, 1))
+
+
+def test_a_photograph_is_turned_upright_and_harmless_exif_is_kept(grey):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "camera"
+    data = encoded(grey, "JPEG", exif=exif)
+    assert images.conform(data, channels=1)[0] == data
+    exif[ExifTags.Base.Orientation] = 6  # The camera was held on its side.
+    data, shape = images.conform(encoded(grey, "PNG", exif=exif), channels=1)
+    assert shape == (7, 9, 1)
+    np.testing.assert_array_equal(images.decode(data)[..., 0], np.rot90(grey, -1))
+
+
+def test_sixteen_bits_are_refused():
+    deep = encoded(np.full((4, 4), 3000, np.uint16))
+    with pytest.raises(ValueError, match="8 bits a channel, found mode I"):
+        images.conform(deep, channels=1)
 
 
 def test_other_formats_and_modes_become_png_of_the_wanted_mode(grey):
@@ -151,7 +168,9 @@ def test_people_are_counted_by_split(tiny_data):
         "examples": 48,
         "classes": 6,
         "image_shape": [16, 14, 3],
+        "source": train.source,
     }
+    assert train.source
     assert datasets.open_split("face_folder/tiny", "test", tiny_data).num_classes == 4
 
 
@@ -177,6 +196,24 @@ def test_an_image_of_another_size_is_named(tmp_path):
         builders.prepare(folder_builder(root, tmp_path / "data"))
 
 
+def test_another_source_under_the_same_name_is_refused(tmp_path):
+    first = write_people(tmp_path / "first", people=3, images=2)
+    other = write_people(tmp_path / "other", people=3, images=3)
+    builders.prepare(folder_builder(first, tmp_path / "data"))
+    builders.prepare(folder_builder(first, tmp_path / "data"))  # The same again is fine.
+    for root, options in ((other, {}), (first, {"held_out": 1})):
+        with pytest.raises(InputError, match="made from other files or options"):
+            builders.prepare(folder_builder(root, tmp_path / "data", **options))
+
+
+def test_a_missing_record_file_is_named(tmp_path):
+    root = write_people(tmp_path / "faces", people=2, images=2)
+    folder = builders.prepare(folder_builder(root, tmp_path / "data"))
+    next(folder.glob("*.array_record*")).unlink()
+    with pytest.raises(InputError, match=r"array_record.* missing \(1 in all\)"):
+        datasets.open_split("face_folder/people", "train", tmp_path / "data")
+
+
 def test_holding_out_everybody_is_refused(tmp_path):
     root = write_people(tmp_path / "faces", people=2, images=1)
     with pytest.raises(InputError, match="fewer people held out than the 2 found, found 2"):
@@ -190,15 +227,44 @@ def test_a_data_folder_that_cannot_be_written_is_said(tmp_path):
         builders.prepare(folder_builder(root, tmp_path / "data"))
 
 
-def test_a_failed_download_says_what_to_do_without_internet(tmp_path):
-    class Offline:
-        name, data_dir = "mnist", tmp_path
+def test_a_failed_download_says_what_to_do_without_internet(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise requests.ConnectionError("no such host")
 
-        def download_and_prepare(self, **options):
-            raise requests.ConnectionError("no such host")
-
+    monkeypatch.setattr(requests, "head", refuse)
+    builder = builders.Mnist(data_dir=tmp_path, file_format="array_record")
     with pytest.raises(InputError, match=r"could not download mnist: no such host.*--source DIR"):
-        builders.prepare(Offline())
+        builders.prepare(builder)
+
+
+def test_mnist_is_downloaded_where_there_is_internet(tmp_path, rng, monkeypatch):
+    root = write_mnist(tmp_path / "idx", rng)
+    asked = []
+
+    def download(self, urls):
+        asked.extend(urls.values())
+        packed = {}
+        for name in urls:
+            packed[name] = tmp_path / f"downloaded-{name}"  # Names need not end in .gz.
+            packed[name].write_bytes(gzip.compress((root / name).read_bytes()))
+        return packed
+
+    monkeypatch.setattr(requests, "head", lambda url, timeout: requests_answer())
+    monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", download)
+    builders.prepare(builders.Mnist(data_dir=tmp_path / "data", file_format="array_record"))
+    assert len(datasets.open_split("mnist", "train", tmp_path / "data").records) == 20
+    assert sorted(url.rsplit("/", 1)[1] for url in asked) == [
+        "t10k-images-idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte.gz",
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte.gz",
+    ]
+
+
+def requests_answer():
+    answer = requests.Response()
+    answer.status_code = 200
+    return answer
 
 
 def test_orl_lists_the_two_files_that_cannot_be_restored(tmp_path):

@@ -73,12 +73,12 @@ def test_best_threshold_by_hand():
 
 
 def test_fold_accuracy_takes_the_threshold_from_the_other_folds():
-    scores = np.array([0.9, 0.1, 0.6, 0.4])
-    same = np.array([True, False, False, True])
+    scores = np.array([0.9, 0.8, 0.4, 0.3])
+    same = np.array([True, False, True, False])
     found = fold_accuracy(scores, same, np.array([0, 0, 1, 1]))
-    # Fold 0 is judged by fold 1, which is the wrong way round at best 1/2, and fold 1 by 0.5.
-    np.testing.assert_allclose(found.thresholds[1], 0.5)
-    np.testing.assert_allclose(found.accuracy[1], 0.0)
+    # Each fold's own cut would be perfect; the other fold's accepts or refuses everything.
+    np.testing.assert_allclose(found.thresholds, [0.35, 0.85])
+    np.testing.assert_allclose(found.accuracy, [0.5, 0.5])
 
 
 def test_folds_hold_both_kinds_evenly():
@@ -172,6 +172,8 @@ def test_nearest_agent_by_product_and_by_cosine():
     agents = np.array([[1.0, 0.0], [0.0, 5.0]])
     labels = np.array([0, 1])
     assert nearest_agent_accuracy(features, agents, labels) == 0.5
-    assert nearest_agent_accuracy(features, agents, labels, normalize_agents=True) == 1.0
+    assert nearest_agent_accuracy(features, agents, labels, normalize="agents") == 1.0
     bias = np.array([10.0, 0.0])
     assert nearest_agent_accuracy(features, agents, labels, bias=bias) == 0.5
+    unbiased = {"normalize": "both", "scale": 100.0, "bias": bias}
+    assert nearest_agent_accuracy(features, agents, labels, **unbiased) == 1.0

@@ -12,6 +12,7 @@ import pytest
 from hyperface.errors import InputError
 from hyperface.train.experiment import (
     Data,
+    Evaluation,
     Experiment,
     Loss,
     Optimizer,
@@ -76,7 +77,13 @@ IMPOSSIBLE = [
     ({"loss": Loss(softmax=SoftmaxTerm(normalize="none"))}, "needs normalised features"),
     ({"loss": Loss(softmax=SoftmaxTerm(bias=True))}, "Proposition 1"),
     ({"loss": Loss(softmax=SoftmaxTerm(dropout=1.0))}, "loss.softmax.dropout"),
-    ({"loss": Loss(softmax=SoftmaxTerm(weight=0.0))}, "at least one term"),
+    ({"loss": Loss(softmax=SoftmaxTerm(weight=0.0))}, "loss.softmax.weight: expected a finite"),
+    ({"loss": Loss(ring=RingTerm(initial_radius=0.0))}, "loss.ring.initial-radius"),
+    ({"seed": -1}, "seed: expected at least 0, found -1"),
+    (
+        {"evaluation": Evaluation(protocol="classification", mirror="concat")},
+        "none or sum with the classification protocol",
+    ),
     ({"loss": Loss(ring=RingTerm(weight=-1.0))}, "loss.ring.weight: expected at least 0"),
 ]
 

@@ -108,7 +108,8 @@ def test_divergence_stops_before_it_is_saved(tiny_experiment, tiny_data, tmp_pat
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         step = checkpoints.latest()
         if step is not None:
-            state = checkpoints.restore(step, abstract_state(wild, 6, (16, 14, 3)))
+            like = abstract_state(wild, 6, (16, 14, 3))
+            state = checkpoints.restore(step, like, parallel.replicated())
             chex.assert_tree_all_finite(state.params)
 
 
@@ -141,7 +142,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(finished, tiny_experim
             r"float32\[16\]",
         ),
     ):
-        checkpoints.restore(12, abstract_state(other, 6, (16, 14, 3)))
+        checkpoints.restore(12, abstract_state(other, 6, (16, 14, 3)), parallel.replicated())
 
 
 def test_a_dtype_is_compared_too(finished, tiny_experiment):
@@ -151,16 +152,57 @@ def test_a_dtype_is_compared_too(finished, tiny_experiment):
         Checkpoints(finished[0] / "checkpoints") as checkpoints,
         pytest.raises(InputError, match=r"expected float16.*found float32"),
     ):
-        checkpoints.restore(12, like.replace(params=half))
+        checkpoints.restore(12, like.replace(params=half), parallel.replicated())
 
 
-def test_only_whole_checkpoints_count(finished, tmp_path):
+def test_a_broken_step_neither_counts_nor_stops_saving(finished, tmp_path):
+    unbroken, state = finished
     folder = tmp_path / "checkpoints"
-    shutil.copytree(finished[0] / "checkpoints", folder)
+    shutil.copytree(unbroken / "checkpoints", folder)
     (folder / "99").mkdir()  # What a crash of the file system may leave.
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, read_only=True) as checkpoints:
         assert checkpoints.latest() == 12
+    assert (folder / "99").exists()
+    with Checkpoints(folder) as checkpoints:
         assert checkpoints.meta(12)["data"]["classes"] == 6
+        checkpoints.save(13, state, {})
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest() == 13
+
+
+def test_a_reader_does_not_disturb_a_save(finished, tmp_path):
+    _, state = finished
+    with Checkpoints(tmp_path) as writer:
+        writer.save(1, state, {"run": 1})
+        with Checkpoints(tmp_path, read_only=True) as reader:
+            assert reader.latest() in (None, 1)
+    with Checkpoints(tmp_path, read_only=True) as reader:
+        assert reader.meta(1) == {"run": 1}
+
+
+def test_fresh_deletes_a_run_and_nothing_else(tiny_experiment, tiny_data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for fresh, message in ((True, "Nothing was deleted"), (False, "found other files")):
+        with pytest.raises(InputError, match=message):
+            loop.train(tiny_experiment, tiny_data, tmp_path, fresh=fresh, console=quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_overflowing_update_is_not_saved(tiny_experiment, tiny_data, tmp_path):
+    """The metrics of the first step are finite; the parameters after it are not."""
+    wild = dataclasses.replace(
+        tiny_experiment, optimizer=Optimizer(learning_rate=1e38), log_every=1, checkpoint_every=1
+    )
+    with pytest.raises(DivergenceError, match=r"step 1: .*parameter_norm"):
+        loop.train(wild, tiny_data, tmp_path, console=quiet())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest() is None
+
+
+def test_the_last_step_is_logged_even_off_the_interval(tiny_experiment, tiny_data, tmp_path):
+    odd = dataclasses.replace(tiny_experiment, steps=3)
+    loop.train(odd, tiny_data, tmp_path, console=quiet())
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2, 3]
 
 
 # --------------------------------------------------------------------------- metrics and progress
@@ -177,12 +219,14 @@ def test_the_first_cause_is_named():
 def test_the_log_drops_what_came_after_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path, 0, every=1)
     for step in range(1, 6):
-        log.add(step, {"loss": float(step)})
+        assert log.add(step, {"loss": float(step)})
+        log.write(step)
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 6, "lo')  # Cut short by a kill.
     log = MetricsLog(tmp_path, 3, every=1)
     log.add(4, {"loss": 40.0})
+    log.write(4)
     log.close()
     assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 40]
 
@@ -190,10 +234,12 @@ def test_the_log_drops_what_came_after_the_checkpoint(tmp_path):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_shows_what_a_trainer_watches(terminal):
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=150)
-    metrics = {"loss": 1.25, "scale": 7.5, "feature_norm": 3.0, "examples": 64.0}
+    console = Console(file=out, force_terminal=terminal, width=80)
+    metrics = {"loss": 1.25, "scale": 7.5, "radius": 2.0, "feature_norm": 3.0, "examples": 64.0}
     with TrainingProgress("demo", 0, 3, console) as progress:
         for step in (1, 2, 3):
             progress.update(step, metrics)
-    for part in ("demo", "3/3", "loss 1.25", "scale 7.50", "norm 3.00", "images/s"):
+    for part in ("demo", "3/3", "loss 1.25", "scale 7.50", "R 2.00", "norm 3.00", "images/s"):
         assert part in out.getvalue()
+    if terminal:
+        assert "0:00:00" in out.getvalue()

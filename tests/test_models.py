@@ -19,14 +19,15 @@ def count(params):
 
 
 # Kernels, biases and slopes by hand: LeNet's convolutions at kernel k hold
-# k^2 (1*32 + 32*32 + 32*64 + 64*64 + 64*128 + 128*128) weights and 448 biases and slopes each.
+# k^2 (1*32 + 32*32 + 32*64 + 64*64 + 64*128 + 128*128) weights and 448
+# biases; slopes are one a channel, or one a layer.
 LENET_KERNELS = 32 + 1024 + 2048 + 4096 + 8192 + 16384
 
 
 @pytest.mark.parametrize(
     ("name", "image", "dim", "parameters"),
     [
-        ("lenet", (28, 28, 1), 2, 25 * LENET_KERNELS + 2 * 448 + 1152 * 2),
+        ("lenet", (28, 28, 1), 2, 25 * LENET_KERNELS + 448 + 6 + 1152 * 2),
         ("lenet-normface", (28, 28, 1), 3, 9 * LENET_KERNELS + 2 * 448 + 1152 * 3 + 3),
     ],
 )

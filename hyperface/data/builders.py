@@ -6,6 +6,7 @@ beside it and renames.
 
 import abc
 import dataclasses
+import hashlib
 import io
 import sys
 import tempfile
@@ -14,19 +15,22 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import requests
 import tensorflow_datasets as tfds
 
 from hyperface.data import images, sources
 from hyperface.errors import InputError
 
 Example = tuple[str, dict]
+IDX_KINDS = ("images-idx3", "labels-idx1")
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> Path:
     """Builds the data set unless it is there, and returns its folder.
 
     Raises:
-      InputError: the source cannot be used, or the data folder cannot be written.
+      InputError: the source cannot be used, the data folder cannot be written, or it holds a data
+        set of this name from another source.
     """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -34,17 +38,29 @@ def prepare(builder: tfds.core.DatasetBuilder) -> Path:
         # TFDS announces sizes that it does not know; its progress bars go to stderr.
         with tempfile.TemporaryDirectory() as downloads, redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=downloads)
-    except OSError as error:
-        if error.errno is None:  # Of the network, not of the file system.
-            raise InputError(
-                f"could not download {builder.name}: {error}. Where there is no internet, give a "
-                "folder that holds its files by --source DIR."
-            ) from error
+    except requests.RequestException as error:
         raise InputError(
-            f"expected a writable data folder at {builder.data_dir}, found: {error}. "
-            "Set HYPERFACE_DATA_DIR or pass --data-dir."
+            f"could not download {builder.name}: {error}. Where there is no internet, give a "
+            "folder that holds its files by --source DIR."
         ) from error
+    except OSError as error:
+        # Another process may have finished the same data set meanwhile: then it is there.
+        if not (Path(builder.data_dir) / "dataset_info.json").exists():
+            raise InputError(
+                f"expected a writable data folder at {builder.data_dir}, found: {error}. "
+                "Set HYPERFACE_DATA_DIR or pass --data-dir."
+            ) from error
+    _check_same_source(builder)
     return Path(builder.data_dir)
+
+
+def _check_same_source(builder: tfds.core.DatasetBuilder) -> None:
+    stored = tfds.builder_from_directory(builder.data_dir).info.metadata or {}
+    if stored.get("source") != getattr(builder, "source", stored.get("source")):
+        raise InputError(
+            f"expected the data set of this source in {builder.data_dir}, found one made from "
+            "other files or options. Take another --name, or delete that folder first."
+        )
 
 
 def rejected(builder: tfds.core.DatasetBuilder) -> list[str]:
@@ -56,7 +72,6 @@ class _Faces(tfds.core.GeneratorBasedBuilder, abc.ABC):
     """Faces by identity, split by person: labels count the people of each split from zero."""
 
     VERSION = tfds.core.Version("1.0.0")
-    HELD_OUT = 0
 
     @abc.abstractmethod
     def _identities(self) -> dict[str, list[Path]]:
@@ -66,8 +81,15 @@ class _Faces(tfds.core.GeneratorBasedBuilder, abc.ABC):
         """An encoded image; ValueError where there is none."""
         return face.data
 
-    def _described(self, description: str, shape: tuple[int, int, int], held_out: int):
-        people = list(self._identities())
+    def _described(
+        self,
+        description: str,
+        shape: tuple[int, int, int],
+        held_out: int,
+        skip_unreadable: bool = True,
+    ) -> tfds.core.DatasetInfo:
+        identities = self._identities()
+        people = list(identities)
         if not 0 <= held_out < len(people):
             raise InputError(
                 f"expected fewer people held out than the {len(people)} found, found {held_out}."
@@ -75,6 +97,7 @@ class _Faces(tfds.core.GeneratorBasedBuilder, abc.ABC):
         trained = len(people) - held_out
         self._people = {"train": people[:trained], "test": people[trained:]}
         counts = {split: len(part) for split, part in self._people.items() if part}
+        self.source = _fingerprint(identities, shape, held_out, skip_unreadable)
         return tfds.core.DatasetInfo(
             builder=self,
             description=description,
@@ -85,7 +108,7 @@ class _Faces(tfds.core.GeneratorBasedBuilder, abc.ABC):
                     "name": tfds.features.Text(),
                 }
             ),
-            metadata=tfds.core.MetadataDict(people=counts, rejected=[]),
+            metadata=tfds.core.MetadataDict(people=counts, rejected=[], source=self.source),
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[Example]]:
@@ -107,6 +130,15 @@ class _Faces(tfds.core.GeneratorBasedBuilder, abc.ABC):
                 self.info.metadata["rejected"].append(f"{face.name}: {error}")
                 continue
             yield face.name, {"image": data, "label": labels[face.identity], "name": face.name}
+
+
+def _fingerprint(identities: dict[str, list[Path]], *options: object) -> str:
+    """Of the files' names and sizes and the options: equal for an equal data set."""
+    digest = hashlib.sha256(repr(options).encode())
+    for identity, files in identities.items():
+        for path in files:
+            digest.update(f"{identity}/{path.name}:{path.stat().st_size};".encode())
+    return digest.hexdigest()[:16]
 
 
 class OrlFaces(_Faces):
@@ -143,7 +175,12 @@ class FaceFolder(_Faces):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        return self._described(f"Faces of {config.name}.", self._first_shape(), config.held_out)
+        return self._described(
+            f"Faces of {config.name}.",
+            self._first_shape(),
+            config.held_out,
+            config.skip_unreadable,
+        )
 
     def _identities(self) -> dict[str, list[Path]]:
         return self._files
@@ -169,11 +206,17 @@ class FaceFolder(_Faces):
 
 
 class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """MNIST from its four IDX files, as the stock TFDS data set of this name lays it out."""
+    """MNIST from its four IDX files, laid out as the stock TFDS data set of this name.
+
+    That one reads its files through TensorFlow; this one takes them from a folder, or downloads
+    them where `root` is None.
+    """
 
     VERSION = tfds.core.Version("3.0.1")
+    URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
+    FILES = tuple(f"{p}-{kind}-ubyte" for p in ("train", "t10k") for kind in IDX_KINDS)
 
-    def __init__(self, *, root: Path, **kwargs):
+    def __init__(self, *, root: Path | None = None, **kwargs):
         self._root = root
         super().__init__(**kwargs)
 
@@ -190,20 +233,24 @@ class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[Example]]:
-        del dl_manager  # Nothing is downloaded.
+        if self._root is None:
+            # Asked first, since the downloader retries for minutes before it gives up.
+            requests.head(f"{self.URL}/{self.FILES[0]}.gz", timeout=20).raise_for_status()
+            files = dl_manager.download({name: f"{self.URL}/{name}.gz" for name in self.FILES})
+        else:
+            files = {name: self._root / name for name in self.FILES}
         return {
-            "train": self._generate_examples("train"),
-            "test": self._generate_examples("t10k"),
+            split: self._generate_examples(*(Path(files[f"{p}-{k}-ubyte"]) for k in IDX_KINDS))
+            for split, p in (("train", "train"), ("test", "t10k"))
         }
 
-    def _generate_examples(self, part: str) -> Iterator[Example]:
-        digits = sources.read_idx(self._root / f"{part}-images-idx3-ubyte")
-        labels = sources.read_idx(self._root / f"{part}-labels-idx1-ubyte")
+    def _generate_examples(self, images_file: Path, labels_file: Path) -> Iterator[Example]:
+        digits, labels = sources.read_idx(images_file), sources.read_idx(labels_file)
         if digits.shape != (len(labels), 28, 28) or np.any(labels > 9):
             raise InputError(
-                f"expected one 28 x 28 image a label below 10 in {self._root}, found images "
-                f"{digits.shape} and labels {labels.shape} up to {labels.max()}."
+                f"expected one 28 x 28 image a label below 10, found images {digits.shape} in "
+                f"{images_file} and labels {labels.shape} up to {labels.max()} in {labels_file}."
             )
         for place, (digit, label) in enumerate(zip(digits, labels, strict=True)):
             png = images.encode_png(digit[..., None])
-            yield f"{part}-{place:05}", {"image": png, "label": int(label)}
+            yield f"{place:05}", {"image": png, "label": int(label)}

@@ -27,6 +27,8 @@ class Split:
     """Encoded: "image" bytes, "label" int, and for faces "name" bytes."""
     num_classes: int
     image_shape: tuple[int, int, int]
+    source: str | None = None
+    """Fingerprint of the files it was made from, where the builder keeps one."""
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps, to notice that the data changed under a run."""
@@ -36,14 +38,18 @@ class Split:
             "examples": len(self.records),
             "classes": self.num_classes,
             "image_shape": list(self.image_shape),
+            "source": self.source,
         }
 
 
 def find(name: str, data_dir: Path) -> Path | None:
     """The folder of the newest whole version of a data set; None where there is none."""
-    versions = sorted((data_dir / name).glob("*/dataset_info.json"))
-    whole = [v.parent for v in versions if not v.parent.name.startswith("incomplete")]
-    return whole[-1] if whole else None
+    versions = {
+        info.parent: tuple(map(int, info.parent.name.split(".")))
+        for info in (data_dir / name).glob("*.*.*/dataset_info.json")
+        if info.parent.name.replace(".", "").isdigit()
+    }
+    return max(versions, key=versions.get, default=None)
 
 
 def open_split(name: str, split: str, data_dir: Path) -> Split:
@@ -64,12 +70,19 @@ def open_split(name: str, split: str, data_dir: Path) -> Split:
         raise unknown_name(f"split of {name}", split, builder.info.splits)
     if not builder.info.splits[split].num_examples:
         raise InputError(f"expected images in split {split!r} of {name}, found none in {folder}.")
+    missing = [f for f in builder.info.splits[split].filepaths if not Path(f).is_file()]
+    if missing:
+        raise InputError(
+            f"expected every file of {name}, found {missing[0]} missing ({len(missing)} in all): "
+            "delete the data set's folder and prepare it again."
+        )
     features = builder.info.features
-    people = (builder.info.metadata or {}).get("people", {})
+    metadata = builder.info.metadata or {}
     return Split(
         dataset=f"{name}/{folder.name}",
         name=split,
         records=builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}),
-        num_classes=people.get(split, features["label"].num_classes),
+        num_classes=metadata.get("people", {}).get(split, features["label"].num_classes),
         image_shape=features["image"].shape,
+        source=metadata.get("source"),
     )

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 25_000_000
 """A larger header is refused before a pixel is decoded."""
@@ -12,20 +12,24 @@ MAX_PIXELS = 25_000_000
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
     """Image bytes that decode to [height, width, channels] uint8, and that shape.
 
-    JPEG and PNG of the right mode are kept byte for byte; anything else is stored as PNG.
+    JPEG and PNG of the right mode and upright are kept byte for byte; anything else is turned
+    upright, as its EXIF orientation says, and stored as PNG.
 
     Args:
       data: an encoded image of any format that pillow reads.
       channels: 1 for grey, 3 for RGB.
 
     Raises:
-      ValueError: the bytes are empty, not an image, truncated or too large.
+      ValueError: the bytes are empty, not an image, truncated, too large, or of more than 8 bits a
+        channel.
     """
     mode = {1: "L", 3: "RGB"}[channels]
     image = _decoded(data)
+    upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
+    if image.format in ("JPEG", "PNG") and image.mode == mode and upright:
+        return data, (image.height, image.width, channels)
+    image = ImageOps.exif_transpose(image)
     shape = (image.height, image.width, channels)
-    if image.format in ("JPEG", "PNG") and image.mode == mode and not image.getexif():
-        return data, shape
     return encode_png(np.asarray(image.convert(mode)).reshape(shape)), shape
 
 
@@ -51,6 +55,8 @@ def _decoded(data: bytes) -> Image.Image:
             raise ValueError(
                 f"expected at most {MAX_PIXELS} pixels, found {image.width} x {image.height}"
             )
+        if image.mode[0] in "IF":
+            raise ValueError(f"expected 8 bits a channel, found mode {image.mode}")
         image.load()
     except UnidentifiedImageError:
         raise ValueError(f"expected an image, found bytes starting {data[:8]!r}") from None

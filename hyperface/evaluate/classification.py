@@ -2,28 +2,34 @@
 
 import numpy as np
 
+from hyperface.losses import Normalize
+
 
 def nearest_agent_accuracy(
     features: np.ndarray,
     agents: np.ndarray,
     labels: np.ndarray,
     *,
+    normalize: Normalize = "none",
+    scale: float = 1.0,
     bias: np.ndarray | None = None,
-    normalize_agents: bool = False,
 ) -> float:
-    """Share of examples whose class has the highest similarity: NormFace, Eq. 2.
+    """Share of examples whose class has the highest logit: NormFace, Eq. 2.
 
-    Normalising features would change nothing here, since all similarities of an example are scaled
-    alike (but see `bias`).
+    The logits are those of `losses.softmax` with the same options. Without a bias, only whether the
+    agents are normalised makes a difference.
 
     Args:
       features: [examples, dim].
       agents: [classes, dim].
       labels: [examples].
-      bias: [classes] added to the inner products, or None.
-      normalize_agents: compare by cosine.
+      normalize: which side is brought to unit length.
+      scale: factor on the similarities.
+      bias: [classes] added to the logits, or None.
     """
-    if normalize_agents:
+    if normalize in ("both", "features"):
+        features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    if normalize in ("both", "agents"):
         agents = agents / np.linalg.norm(agents, axis=1, keepdims=True)
-    similarities = features @ agents.T + (0.0 if bias is None else bias)
-    return float(np.mean(np.argmax(similarities, axis=1) == labels))
+    logits = scale * (features @ agents.T) + (0.0 if bias is None else bias)
+    return float(np.mean(np.argmax(logits, axis=1) == labels))

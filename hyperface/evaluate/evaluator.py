@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import evaluation_batches
+from hyperface.errors import InputError
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.evaluate.embed import Embeddings, embed_split, embedder
-from hyperface.evaluate.verification import Verification, verify
+from hyperface.evaluate.verification import Verification, all_pairs, deal_folds, verify
 from hyperface.train.experiment import Evaluation, Experiment
 
 
@@ -47,18 +49,38 @@ def evaluate_network(experiment: Experiment, network: Any, params: Any, data_dir
         lambda params, images: network.apply({"params": params}, images, method="embed"),
         evaluation.mirror,
     )
-    embeddings = embed_split(embed, jax.device_get(params), _batches(split, evaluation))
+    params = jax.device_put(jax.device_get(params))  # From all devices of a run to one.
+    embeddings = embed_split(embed, params, _batches(split, evaluation))
     if evaluation.protocol == "verification":
         return _verified(embeddings, evaluation)
-    head = jax.device_get(params["head"]["softmax"])
+    head, softmax = jax.device_get(params["head"]["softmax"]), experiment.loss.softmax
+    learned = softmax.scale == "learned"
     accuracy = nearest_agent_accuracy(
         embeddings.features,
         head["agents"],
         embeddings.labels,
+        normalize=softmax.normalize,
+        scale=max(head["scale"], softmax.min_scale) if learned else softmax.scale,
         bias=head.get("bias"),
-        normalize_agents=experiment.loss.softmax.normalize in ("both", "agents"),
     )
     return Result(embeddings, accuracy=accuracy)
+
+
+def check_scorable(experiment: Experiment, data_dir: Path) -> None:
+    """Refuses, before a run, a test split that its protocol could not score after it.
+
+    Raises:
+      InputError: there is no such split, or it has too few pairs for the folds.
+    """
+    split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    if experiment.evaluation.protocol == "verification":
+        labels = np.array([int(record["label"]) for record in split.records])
+        try:
+            deal_folds(all_pairs(labels).same, experiment.evaluation.folds)
+        except ValueError as error:
+            raise InputError(
+                f"evaluation.folds on {split.dataset} ({split.name}): {error}."
+            ) from None
 
 
 def evaluate_pixels(experiment: Experiment, data_dir: Path) -> Result:

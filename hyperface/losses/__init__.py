@@ -6,6 +6,7 @@ is jitted, averaged or weighted: the caller does that.
 """
 
 from hyperface.losses._ring import ring
-from hyperface.losses._softmax import Normalize, softmax
+from hyperface.losses._softmax import Softmax, softmax
+from hyperface.losses.classwise import Normalize, joint
 
-__all__ = ["Normalize", "ring", "softmax"]
+__all__ = ["Normalize", "Softmax", "joint", "ring", "softmax"]

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from hyperface.normalize import at_least_float32
+
 
 def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
     """A real floating-point [rows, columns] array in at least float32."""
@@ -13,19 +15,19 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
         raise TypeError(f"expected floating-point {name}, found dtype {x.dtype}")
     if x.ndim != 2:
         raise ValueError(f"expected {name} [{axes}], found shape {x.shape}")
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return at_least_float32(x)
 
 
-def scalar(name: str, x: ArrayLike, dtype) -> jax.Array:
-    """A scalar of the given dtype; integers are accepted."""
+def scalar(name: str, x: ArrayLike) -> jax.Array:
+    """A scalar in at least float32; integers are accepted."""
     x = jnp.asarray(x)
     if x.ndim != 0:
         raise ValueError(f"expected scalar {name}, found shape {x.shape}")
-    return x.astype(dtype)
+    return at_least_float32(x)
 
 
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
-    """Integer labels [batch]; known values outside the class range are refused at once."""
+    """int32 labels [batch]; known values outside the class range are refused at once."""
     labels = labels if isinstance(labels, jax.Array) else jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"expected integer labels, found dtype {labels.dtype}")
@@ -38,4 +40,4 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
             raise ValueError(
                 f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
             )
-    return labels
+    return labels.astype(jnp.int32)  # A shorter type could not hold every class id.

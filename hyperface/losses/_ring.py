@@ -41,7 +41,7 @@ def ring(features: ArrayLike, radius: ArrayLike) -> jax.Array:
       Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 2.2.
     """
     features = _checks.float_matrix("features", features, "batch, dim")
-    return _ring(features, _checks.scalar("radius", radius, features.dtype))
+    return _ring(features, _checks.scalar("radius", radius).astype(features.dtype))
 
 
 @jax.custom_vjp

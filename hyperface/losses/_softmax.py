@@ -1,15 +1,40 @@
 """Softmax loss with NormFace's four normalisation modes."""
 
-from typing import Literal, get_args
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.normalize import inner_products, l2_normalize
+from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
+from hyperface.losses.classwise import Normalize, Precision, Target, joint
 
-Normalize = Literal["both", "features", "agents", "none"]
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Softmax:
+    """The term of `softmax`, for `joint`: hyper-parameters as there."""
+
+    scale: ArrayLike = 1.0
+    normalize: Normalize = field(default="both", metadata={"static": True})
+    bounded: bool = field(default=False, metadata={"static": True})
+    """|scale x similarity| is known to stay below 70."""
+
+    single_sweep = False
+
+    @property
+    def fold(self) -> LogSumExp:
+        """log of the other classes' sum of exponentials."""
+        return LogSumExp(self.bounded)
+
+    def numbers(self, target: Target) -> jax.Array:
+        """The scale."""
+        return self.scale * jnp.ones_like(target.similarity)
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """softplus(log Z_others - target logit)."""
+        return jax.nn.softplus(value - self.scale * target.similarity)
 
 
 def softmax(
@@ -21,6 +46,9 @@ def softmax(
     scale: ArrayLike = 1.0,
     bias: ArrayLike | None = None,
     allow_normalized_bias: bool = False,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
 ) -> jax.Array:
     """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
 
@@ -44,6 +72,7 @@ def softmax(
       bias: [classes] added to the logits. Refused when anything is normalised unless
         `allow_normalized_bias`, for the reason Proposition 1 gives.
       allow_normalized_bias: accept a bias beside normalisation.
+      block_size, axis_name, precision: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. An example whose
@@ -66,39 +95,7 @@ def softmax(
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.
       Ranjan et al., L2-constrained Softmax Loss for Discriminative Face Verification, 2017.
     """
-    features = _checks.float_matrix("features", features, "batch, dim")
-    agents = _checks.float_matrix("agents", agents, "classes, dim")
-    batch, num_classes = features.shape[0], agents.shape[0]
-    labels = _checks.class_labels(labels, batch, num_classes)
-    if normalize not in get_args(Normalize):
-        raise ValueError(f"expected normalize in {get_args(Normalize)}, found {normalize!r}")
-    if normalize in ("both", "features"):
-        features = l2_normalize(features)
-    if normalize in ("both", "agents"):
-        agents = l2_normalize(agents)
-    similarities = inner_products(features, agents)
-    logits = similarities * _checks.scalar("scale", scale, similarities.dtype)
-    if bias is not None:
-        logits += _checked_bias(bias, num_classes, normalize, allow_normalized_bias)
-    return _cross_entropy(logits, labels)
-
-
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    classes = jnp.arange(logits.shape[1], dtype=labels.dtype)
-    is_target = labels[:, None] == classes[None, :]
-    target = jnp.sum(jnp.where(is_target, logits, 0.0), axis=1)
-    target = jnp.where(jnp.any(is_target, axis=1), target, jnp.nan)
-    # A finite floor instead of -inf: with one class nothing else is left in the sum, and the
-    # gradient of logsumexp over -inf alone is NaN.
-    floor = jnp.finfo(logits.dtype).min / 4
-    others = jax.nn.logsumexp(jnp.where(is_target, floor, logits), axis=1)
-    return jax.nn.softplus(others - target)
-
-
-def _checked_bias(
-    bias: ArrayLike, num_classes: int, normalize: Normalize, allow_normalized_bias: bool
-) -> jax.Array:
-    if normalize != "none" and not allow_normalized_bias:
+    if bias is not None and normalize != "none" and not allow_normalized_bias:
         raise ValueError(
             f'expected bias=None with normalize="{normalize}", found a bias: NormFace\'s '
             "Proposition 1 (the winning class only gains when features grow, so that their length "
@@ -106,7 +103,17 @@ def _checked_bias(
             "apart by bias alone, their features gather at zero, and normalisation scatters them "
             "over the sphere. Drop the bias, or pass allow_normalized_bias=True."
         )
-    bias = jnp.asarray(bias)
-    if bias.shape != (num_classes,):
-        raise ValueError(f"expected bias [{num_classes}], one a class, found shape {bias.shape}")
-    return bias[None, :]
+    known = isinstance(scale, int | float)
+    bounded = known and abs(scale) <= BOUNDED_SCALE and normalize == "both" and bias is None
+    term = Softmax(scale if known else _checks.scalar("scale", scale), normalize, bounded)
+    (loss,) = joint(
+        (term,),
+        features,
+        agents,
+        labels,
+        bias=None if bias is None else jnp.asarray(bias) / scale,
+        block_size=block_size,
+        axis_name=axis_name,
+        precision=precision,
+    )
+    return loss

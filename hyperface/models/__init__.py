@@ -15,8 +15,8 @@ from hyperface.models.sphereface import SphereFace
 __all__ = ["MODELS", "LeNet", "SphereFace", "create"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    # Ring loss' MNIST toy: 5x5 kernels, a feature without bias.
-    "lenet": partial(LeNet, kernel_size=5, feature_bias=False),
+    # Ring loss' MNIST toy: 5x5 kernels, one slope a PReLU, a feature without bias.
+    "lenet": partial(LeNet, kernel_size=5, shared_slopes=True, feature_bias=False),
     # NormFace's MNIST toy: 3x3 kernels, overlapping last pool. Its file asks for a gaussian with
     # `value: 0.01`, a field that Caffe ignores: the standard deviation is 1.
     "lenet-normface": partial(LeNet, kernel_size=3, last_pool=3, feature_init_std=1.0),

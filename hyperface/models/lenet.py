@@ -16,6 +16,7 @@ class LeNet(nn.Module):
       feature_dim: 2 to plot on a plane, 3 in NormFace's toy.
       kernel_size: 5 (Ring loss) or 3 (NormFace); padding keeps the size.
       last_pool: window of the last pool, 2 or 3; the stride is 2 always.
+      shared_slopes: one PReLU slope a layer instead of one a channel.
       feature_bias: whether the feature layer has a bias.
       feature_init_std: standard deviation of the feature layer's first weights; None is xavier. At
         xavier's size features start short, and Eq. 4 divides their gradient by that length.
@@ -24,6 +25,7 @@ class LeNet(nn.Module):
     feature_dim: int = 2
     kernel_size: int = 5
     last_pool: int = 2
+    shared_slopes: bool = False
     feature_bias: bool = True
     feature_init_std: float | None = None
 
@@ -34,7 +36,7 @@ class LeNet(nn.Module):
             for place in ("a", "b"):
                 name = f"conv{stage}{place}"
                 x = nn.Conv(width, (self.kernel_size,) * 2, kernel_init=xavier, name=name)(x)
-                x = PReLU(name=f"prelu{stage}{place}")(x)
+                x = PReLU(self.shared_slopes, name=f"prelu{stage}{place}")(x)
             x = nn.max_pool(x, (window, window), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
         std = self.feature_init_std

@@ -50,7 +50,7 @@ def roc_curves(curves: Mapping[str, Roc]) -> Figure:
         ylim=(0, 1.02),
         xlabel="false accept rate",
         ylabel="true accept rate",
-        title="ROC, people never seen in training",
+        title="ROC of the test pairs",
     )
     axes.legend(loc="lower right", fontsize=8)
     return figure

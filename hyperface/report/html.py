@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from hyperface.files import replace_text
 from hyperface.report.tables import Table, as_html
 
 _STYLE = """
@@ -50,6 +51,4 @@ def write_report(
         f"<details><summary>Settings and versions</summary><pre>{escape(settings)}</pre></details>"
         "</body></html>\n"
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, page)

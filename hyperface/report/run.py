@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperface.evaluate.evaluator import Result
+from hyperface.files import replace_text
 from hyperface.report import figures
 from hyperface.report.html import write_report
 from hyperface.report.tables import Table, percent
@@ -39,7 +40,7 @@ def results_table(results: Mapping[str, Result]) -> Table:
     ]
     rates = [f"TAR at FAR {100 * far:g} %" for far in verified[0].tar_at_far]
     return Table(
-        "Verification of people never seen in training",
+        "Verification of the test people",
         ("method", "accuracy", *rates),
         rows,
         f"{pairs.same.sum()} same and {(~pairs.same).sum()} different pairs, "
@@ -96,9 +97,7 @@ def write_run_report(
         "training": {method: t.metrics[-1] for method, t in trained.items()},
         "settings": settings,
     }
-    partial = folder / "results.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(folder / "results.json")
+    replace_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
     write_report(
         folder / "report.html",
         title=f"hyperface: {name}",

@@ -19,14 +19,23 @@ class Checkpoints:
     Each holds "state" (parameters, optimiser, scale, radius, random key, step) and "meta" (the
     experiment and the data it was made with). Saving is asynchronous and atomic: a killed save
     leaves the previous checkpoint as the newest.
+
+    Args:
+      folder: the checkpoints' own folder.
+      read_only: for a reader beside a running trainer: nothing in the folder is touched.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, read_only: bool = False):
         self._folder = folder.absolute()
+        if not read_only:
+            self._set_broken_steps_aside()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP, cleanup_tmp_directories=True, create=True
+                max_to_keep=None if read_only else KEEP,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -40,23 +49,24 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self._manager.close()
 
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, rising."""
+        return sorted(s for s in self._manager.all_steps() if _is_whole(self._folder / str(s)))
+
     def latest(self) -> int | None:
         """The newest whole checkpoint's step; None where there is none."""
-        whole = [
-            step
-            for step in self._manager.all_steps()
-            if all((self._folder / str(step) / item).is_dir() for item in ("state", "meta"))
-        ]
-        return max(whole, default=None)
+        return max(self.steps(), default=None)
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Saves after `step` optimiser steps; returns once the state is copied off the devices."""
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_saved(state)), meta=ocp.args.JsonSave(meta)
             ),
         )
+        if not saved:
+            raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
 
     def meta(self, step: int) -> dict[str, Any]:
         """What the checkpoint says it is."""
@@ -64,15 +74,13 @@ class Checkpoints:
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
 
-    def restore(
-        self, step: int, like: TrainState, sharding: jax.sharding.Sharding | None = None
-    ) -> TrainState:
+    def restore(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
         """The state saved at `step`.
 
         Args:
           step: one of this folder's.
           like: a state, or its shapes, of the run that continues; its static parts are kept.
-          sharding: where the arrays go; the default device by default.
+          sharding: where the arrays go; the checkpoint may come from other devices.
 
         Raises:
           InputError: names, shapes or dtypes differ: the checkpoint is of another model. Orbax
@@ -92,6 +100,16 @@ class Checkpoints:
             opt_state=serialization.from_state_dict(like.opt_state, saved["opt_state"]),
             key=jax.random.wrap_key_data(saved["key"]),
         )
+
+    def _set_broken_steps_aside(self) -> None:
+        """Renames step folders without content, which would pass for the newest checkpoint."""
+        for path in self._folder.glob("[0-9]*"):
+            if path.name.isdigit() and not _is_whole(path):
+                path.rename(path.with_name(f"broken-{path.name}"))
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / item).is_dir() for item in ("state", "meta"))
 
 
 def _saved(state: TrainState) -> dict[str, Any]:

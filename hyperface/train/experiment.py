@@ -41,7 +41,7 @@ class SoftmaxTerm:
     """Softmax loss (NormFace, Eq. 1 and 6)."""
 
     weight: float = 1.0
-    """Factor of this term; 0 leaves it out."""
+    """Factor of this term, above 0."""
     normalize: Literal["both", "features", "agents", "none"] = "both"
     scale: float | Literal["learned"] = "learned"
     """s on the similarities: a number, or learned."""
@@ -156,15 +156,16 @@ def check(experiment: Experiment) -> Experiment:
     e = experiment
     for name, found, least in (
         ("steps", e.steps, 1),
+        ("seed", e.seed, 0),
         ("log-every", e.log_every, 1),
         ("checkpoint-every", e.checkpoint_every, 1),
         ("data.batch-size", e.data.batch_size, 1),
         ("data.shift", e.data.shift, 0),
         ("model.feature-dim", e.model.feature_dim, 1),
-        ("loss.softmax.weight", e.loss.softmax.weight, 0),
         ("loss.ring.weight", e.loss.ring.weight, 0),
         ("optimizer.learning-rate", e.optimizer.learning_rate, 0),
         ("optimizer.weight-decay", e.optimizer.weight_decay, 0),
+        ("optimizer.factor", e.optimizer.factor, 0),
         ("evaluation.batch-size", e.evaluation.batch_size, 1),
         ("evaluation.folds", e.evaluation.folds, 2),
     ):
@@ -178,10 +179,14 @@ def check(experiment: Experiment) -> Experiment:
         o.boundaries,
     )
     _expect(0 <= softmax.dropout < 1, "loss.softmax.dropout", "in [0, 1)", softmax.dropout)
-    _expect(
-        softmax.initial_bound > 0, "loss.softmax.initial-bound", "above 0", softmax.initial_bound
-    )
-    _expect(softmax.min_scale > 0, "loss.softmax.min-scale", "above 0", softmax.min_scale)
+    for name, found in (
+        ("loss.softmax.weight", softmax.weight),
+        ("loss.softmax.initial-bound", softmax.initial_bound),
+        ("loss.softmax.min-scale", softmax.min_scale),
+        ("loss.ring.initial-radius", e.loss.ring.initial_radius),
+    ):
+        if found is not None:
+            _expect(0 < found < math.inf, name, "a finite number above 0", found)
     if softmax.scale != "learned":
         _expect(
             math.isfinite(softmax.scale) and softmax.scale > 0,
@@ -205,8 +210,11 @@ def check(experiment: Experiment) -> Experiment:
             f"checkpoint-every: expected a multiple of log-every ({e.log_every}), found "
             f"{e.checkpoint_every}: a resumed run continues the log from its checkpoint."
         )
-    if not e.loss.weights():
-        raise InputError("loss: expected at least one term with a weight above 0, found none.")
+    if e.evaluation.protocol == "classification" and e.evaluation.mirror == "concat":
+        raise InputError(
+            "evaluation.mirror: expected none or sum with the classification protocol, found "
+            "concat, whose features are longer than the agents."
+        )
     return experiment
 
 

@@ -3,17 +3,18 @@
 import json
 import platform
 import shutil
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from hyperface.data.datasets import Split, open_split
-from hyperface.data.pipeline import training_batches
+from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
+from hyperface.files import replace_text
 from hyperface.train import parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Experiment
@@ -22,6 +23,19 @@ from hyperface.train.optim import learning_rate
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState, abstract_state, create_state
 
+RUN_FILES = (
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "results.json",
+    "evaluation.json",
+    "report.html",
+    "figures",
+    "tensorboard",
+    "checkpoints",
+    "compare",
+)
+"""Everything that a run leaves in its folder."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -35,15 +49,15 @@ def train(
 ) -> TrainState:
     """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
 
-    A run that is killed and started again ends with the same numbers, bit for bit, as one that was
-    not.
+    A run that is killed and started again, on the same machine with as many devices, ends with the
+    same numbers, bit for bit, as one that was not.
 
     Args:
       experiment: a checked experiment.
       data_dir: where the prepared data set is.
       workdir: the run's folder: `config.json`, `environment.json`, `metrics.jsonl`,
         `tensorboard/` and `checkpoints/`.
-      fresh: delete what `workdir` holds of an earlier run first.
+      fresh: delete what `workdir` holds of an earlier run, and only that, first.
       console: where progress goes.
 
     Returns:
@@ -55,11 +69,13 @@ def train(
     """
     console = console or Console()
     split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
-    parallel.check_batch_size(experiment.data.batch_size, parallel.num_devices())
+    if split.num_classes < 2:
+        raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
+    parallel.check_devices(experiment.data.batch_size)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
-    if fresh and workdir.exists():
-        shutil.rmtree(workdir)
+    if fresh:
+        _clear(workdir)
     _claim(workdir, meta)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         first_step = checkpoints.latest() or 0
@@ -67,7 +83,9 @@ def train(
             console.print(f"{workdir} holds step {first_step} of {experiment.steps}: going on.")
             state = checkpoints.restore(first_step, abstract, parallel.replicated())
         else:
-            state = jax.device_put(_initial_state(experiment, split), parallel.replicated())
+            batch = next(_batches(experiment, split, 0))
+            state = create_state(experiment, split.num_classes, batch["images"], batch["labels"])
+            state = jax.device_put(state, parallel.replicated())
         return _run(experiment, split, workdir, state, first_step, checkpoints, meta, console)
 
 
@@ -85,9 +103,9 @@ def _run(
     #   1. batch k is made from the seed and k alone;
     #   2. the step runs on the devices;
     #   3. meanwhile the metrics of step k-1 arrive, are checked and logged;
-    #   4. at a checkpoint, first the metrics of step k itself are checked and the log is put on
-    #      disk, then the state is saved: a checkpoint never holds a diverged state, and never
-    #      stands before its log.
+    #   4. at a checkpoint, first the metrics of step k itself are checked, with the length of the
+    #      parameters after it, and the log is put on disk; then the state is saved: a checkpoint
+    #      never holds a diverged state, and never stands before its log.
     # Waiting for step k-1 also keeps at most two steps in flight.
     if first_step >= experiment.steps:
         return state
@@ -103,7 +121,8 @@ def _run(
             values = {name: float(value) for name, value in metrics.items()}
             check_finite(step, values)
             progress.update(step, values)
-            log.add(step, values, learning_rate=float(rate(step - 1)))
+            if log.add(step, values, last=step == experiment.steps):
+                log.write(step, learning_rate=float(rate(step - 1)))
 
         try:
             for step in range(first_step + 1, experiment.steps + 1):
@@ -121,14 +140,7 @@ def _run(
     return state
 
 
-def _initial_state(experiment: Experiment, split: Split) -> TrainState:
-    batch = next(_batches(experiment, split, 0))
-    return create_state(
-        experiment, split.num_classes, jnp.asarray(batch["images"]), jnp.asarray(batch["labels"])
-    )
-
-
-def _batches(experiment: Experiment, split: Split, start_step: int):
+def _batches(experiment: Experiment, split: Split, start_step: int) -> Iterator[Batch]:
     return training_batches(
         split,
         batch_size=experiment.data.batch_size,
@@ -139,6 +151,23 @@ def _batches(experiment: Experiment, split: Split, start_step: int):
     )
 
 
+def _clear(workdir: Path) -> None:
+    """Deletes an earlier run's files; refuses a folder that is none of ours."""
+    if not workdir.exists() or not any(workdir.iterdir()):
+        return
+    if not (workdir / "config.json").exists():
+        raise InputError(
+            f"--fresh: expected the folder of an earlier run, found {workdir} without a "
+            "config.json. Nothing was deleted; take another --workdir."
+        )
+    for name in RUN_FILES:
+        path = workdir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _claim(workdir: Path, meta: dict[str, Any]) -> None:
     """Makes the run's folder, or checks that the one there is of this run."""
     config = workdir / "config.json"
@@ -146,9 +175,15 @@ def _claim(workdir: Path, meta: dict[str, Any]) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if config.exists():
             _check_same_run(json.loads(config.read_text()), meta, workdir)
+        elif any(workdir.iterdir()):
+            raise InputError(
+                f"expected an empty folder or that of an earlier run, found other files in "
+                f"{workdir}. Take another --workdir."
+            )
         else:
-            _write_json(config, meta)
-        _write_json(workdir / "environment.json", _environment())
+            replace_text(config, json.dumps(meta, indent=2) + "\n")
+        environment = json.dumps(_environment(), indent=2) + "\n"
+        replace_text(workdir / "environment.json", environment)
     except OSError as error:
         raise InputError(f"expected a writable run folder {workdir}, found: {error}.") from error
 
@@ -179,12 +214,6 @@ def _environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "devices": [str(device) for device in jax.devices()],
+        "devices": parallel.describe_devices(),
         "versions": {name: version(name) for name in RECORDED_VERSIONS},
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from hyperface.files import replace_text
+
 
 class DivergenceError(RuntimeError):
     """A metric became NaN or infinite."""
@@ -17,13 +19,14 @@ def check_finite(step: int, metrics: dict[str, float]) -> None:
 
     Args:
       step: optimiser steps done, for the message.
-      metrics: by name; "gradient_norm" and "loss", which follow from the others, are blamed last.
+      metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
+        are blamed last.
 
     Raises:
       DivergenceError: naming the step and the first term that is not finite.
     """
-    effects = ("gradient_norm", "loss")
-    order = [name for name in metrics if name not in effects] + list(effects)
+    consequences = [name for name in ("gradient_norm", "loss", "parameter_norm") if name in metrics]
+    order = [name for name in metrics if name not in consequences] + consequences
     bad = next((name for name in order if not math.isfinite(metrics[name])), None)
     if bad is not None:
         raise DivergenceError(
@@ -45,21 +48,21 @@ class MetricsLog:
         self._sums: dict[str, float] = {}
         self._steps = 0
         kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self._path)
+        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = self._path.open("a")
         self._events = SummaryWriter(
             str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
         )
 
-    def add(self, step: int, metrics: dict[str, float], **settings: float) -> None:
-        """Adds one step's metrics; writes a line every `every` steps, with the settings then."""
+    def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
+        """Adds one step's metrics; says whether a line is due, as after the last step it is."""
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
-        if step % self._every:
-            return
+        return last or step % self._every == 0
+
+    def write(self, step: int, **settings: float) -> None:
+        """Writes a line: the means since the line before, and the settings at this step."""
         means = {name: total / self._steps for name, total in self._sums.items()}
         self._lines.write(json.dumps({"step": step, **means, **settings}) + "\n")
         for name, value in (means | settings).items():

@@ -38,5 +38,5 @@ def decay_mask(params: Any, *, decay_scale: bool) -> Any:
     Agents are decayed even when normalised: Eq. 4's gradient is orthogonal to them, so every step
     lengthens them, and decay is what holds their length (NormFace, 3.2).
     """
-    kept = {"bias", "radius"} | (set() if decay_scale else {"scale"})
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in kept, params)
+    undecayed = {"bias", "radius"} | (set() if decay_scale else {"scale"})
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in undecayed, params)

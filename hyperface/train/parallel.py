@@ -14,6 +14,20 @@ from hyperface.train.step import Metrics, train_step
 AXIS = "batch"
 
 
+def check_devices(batch_size: int) -> None:
+    """Refuses a batch that the local devices cannot split evenly, and several processes.
+
+    Raises:
+      InputError: naming both numbers and the nearest sizes that fit.
+    """
+    if jax.process_count() > 1:
+        raise InputError(
+            f"expected one process, found {jax.process_count()}: this step is mapped over the "
+            "devices of one host."
+        )
+    check_batch_size(batch_size, jax.local_device_count())
+
+
 def check_batch_size(batch_size: int, num_devices: int) -> None:
     """Refuses a batch that cannot be split evenly.
 
@@ -73,6 +87,6 @@ def data_parallel_step(
     return step
 
 
-def num_devices() -> int:
-    """How many devices `data_parallel_step` uses by default."""
-    return jax.local_device_count()
+def describe_devices() -> list[str]:
+    """The devices that `data_parallel_step` uses by default, in words."""
+    return [str(device) for device in jax.local_devices()]

@@ -1,9 +1,11 @@
 """Progress of a run: a live bar on a terminal, a line every few seconds elsewhere."""
 
 import time
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -19,14 +21,14 @@ class TrainingProgress:
         self._timed_from: tuple[int, float] | None = None
         self._bar = None
         if self._console.is_terminal:
-            self._bar = Progress(
+            self._bar = _Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.completed}/{task.total} {task.fields[seen]}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed}/{task.total}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 console=self._console,
             )
-            self._task = self._bar.add_task(name, total=steps, completed=first_step, seen="")
+            self._task = self._bar.add_task(name, total=steps, completed=first_step)
 
     def __enter__(self) -> "TrainingProgress":
         if self._bar:
@@ -46,13 +48,24 @@ class TrainingProgress:
         rate = (step - since) / (now - began) if step > since else 0.0
         seen = _seen(metrics, rate)
         if self._bar:
-            self._bar.update(self._task, completed=step, seen=seen)
+            self._bar.seen = seen
+            self._bar.update(self._task, completed=step)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._steps:
             self._last_line = now
             left = f"{(self._steps - step) / rate:.0f} s left" if rate else ""
             self._console.print(
                 f"{self._name} {step}/{self._steps} {seen} {left}", highlight=False, soft_wrap=True
             )
+
+
+class _Bar(Progress):
+    """The bar, and under it a line of what is seen, so that both fit a narrow terminal."""
+
+    seen = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.seen)
 
 
 def _seen(metrics: dict[str, float], steps_per_second: float) -> str:

@@ -113,8 +113,6 @@ def _make_heads(loss: Loss, num_classes: int) -> Heads:
             use_bias=softmax.bias,
             allow_normalized_bias=softmax.allow_normalized_bias,
             dropout_rate=softmax.dropout,
-        )
-        if softmax.weight
-        else None,
+        ),
         ring=RingHead(initial_radius=ring.initial_radius) if ring.weight else None,
     )

@@ -27,32 +27,35 @@ def train_step(
 
     Returns:
       The state after the step, and metrics of the whole batch before it: "loss" and each term
-      (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and "examples".
+      (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and "examples";
+      and "parameter_norm" after it, which shows whether the new state is finite.
     """
-    images, labels, mask = batch["images"], batch["labels"], batch["mask"]
+    images, mask = batch["images"], batch["mask"]
+    real = mask > 0
+    labels = jnp.where(real, batch["labels"], 0)
     keys = _example_keys(state, mask.shape[0], axis_name)
 
     def loss_sum(params):
         features, terms, scalars = state.network.apply({"params": params}, images, labels, keys)
-        sums = {name: jnp.sum(mask * loss) for name, loss in terms.items()}
+        sums = {name: jnp.sum(jnp.where(real, loss, 0.0)) for name, loss in terms.items()}
         total = sum(weight * sums[name] for name, weight in state.weights)
-        sums = {"loss": total, **sums, "feature_norm": jnp.sum(mask * l2_norm(features))}
+        norms = jnp.sum(jnp.where(real, l2_norm(features), 0.0))
+        sums = {"loss": total, **sums, "feature_norm": norms}
         return total, (sums, scalars)
 
     grads, (sums, scalars) = jax.grad(loss_sum, has_aux=True)(state.params)
     grads, sums, count = _sum_over_devices((grads, sums, jnp.sum(mask)), axis_name)
-    grads = jax.tree.map(lambda g: g / count, grads)
+    divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
+    grads = jax.tree.map(lambda g: g / divisor, grads)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
-    metrics = {name: total / count for name, total in sums.items()}
-    metrics |= scalars | {"gradient_norm": optax.tree.norm(grads), "examples": count}
-    return (
-        state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        ),
-        metrics,
-    )
+    params = optax.apply_updates(state.params, updates)
+    metrics = {name: total / divisor for name, total in sums.items()} | scalars
+    metrics |= {
+        "gradient_norm": optax.tree.norm(grads),
+        "parameter_norm": optax.tree.norm(params),
+        "examples": count,
+    }
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def _example_keys(state: TrainState, batch: int, axis_name: str | None) -> jax.Array:
