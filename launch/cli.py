@@ -35,6 +35,13 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
         sys.exit(_say("interrupted; the same command goes on from what is done.", 130))
 
 
+def quiet_libraries() -> None:
+    """Keeps libraries' remarks on their own settings off the terminal; errors still show."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
 def _say(message: str, status: int) -> int:
     print(message, file=sys.stderr)
     return status

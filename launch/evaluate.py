@@ -49,6 +49,7 @@ def main(args: Sequence[str]) -> None:
     from hyperface.train.parallel import replicated
     from hyperface.train.state import abstract_state
 
+    cli.quiet_libraries()
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         step = options.step if options.step is not None else max(steps, default=None)

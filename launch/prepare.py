@@ -45,6 +45,7 @@ def main(args: Sequence[str]) -> None:
     _check(options)
     from rich.console import Console
 
+    cli.quiet_libraries()
     prepare(options, Console())
 
 

@@ -69,6 +69,7 @@ def run(options: Train) -> None:
     from hyperface.train.metrics import DivergenceError, read_metrics
     from launch.prepare import prepare_missing
 
+    cli.quiet_libraries()
     experiment = options.experiment
     console = Console()
     data_dir = data_directory(options.data_dir)

@@ -35,6 +35,40 @@ def ring(features, radius):
     return 0.5 * (l2_norm(features) - radius) ** 2
 
 
+def squared_distances(features, agents):
+    """[batch, classes] squared distance on the unit sphere."""
+    return 2 - 2 * l2_normalize(features) @ l2_normalize(agents).T
+
+
+def c_contrastive(features, agents, labels, margin=1.0):
+    """NormFace, Eq. 10, summed over the wrong classes."""
+    d = squared_distances(features, agents)
+    own = labels[:, None] == jnp.arange(len(agents))[None]
+    return jnp.sum(jnp.where(own, d, jnp.maximum(0.0, margin - d)), axis=1)
+
+
+def c_triplet(features, agents, labels, margin=0.8, negatives="all", always_pull=False):
+    """NormFace, Eq. 11."""
+    d = squared_distances(features, agents)
+    own = labels[:, None] == jnp.arange(len(agents))[None]
+    d_own = jnp.sum(jnp.where(own, d, 0.0), axis=1)
+    violations = jnp.where(own, 0.0, jnp.maximum(0.0, margin + d_own[:, None] - d))
+    reduce = jnp.sum if negatives == "all" else jnp.max
+    return reduce(violations, axis=1) + (d_own if always_pull else 0.0)
+
+
+def contrastive(a, b, same, margin=1.0):
+    """NormFace, Eq. 7."""
+    d = jnp.sum((l2_normalize(a) - l2_normalize(b)) ** 2, axis=1)
+    return jnp.where(same, d, jnp.maximum(0.0, margin - d))
+
+
+def triplet(a, p, n, margin=0.8):
+    """NormFace, Eq. 8."""
+    a, p, n = l2_normalize(a), l2_normalize(p), l2_normalize(n)
+    return jnp.maximum(0.0, margin + jnp.sum((a - p) ** 2, 1) - jnp.sum((a - n) ** 2, 1))
+
+
 def l2_normalize_gradient(x, cotangent, eps=1e-12):
     """NormFace, Eq. 4, in NumPy: (g - x~ <g, x~>) / ||x||."""
     norm = np.sqrt(np.sum(x**2, axis=-1, keepdims=True) + eps)

@@ -3,10 +3,31 @@
 Shapes: `features` [batch, dim] are the backbone's un-normalised output, `agents` [classes, dim] the
 class weights, `labels` [batch] integer class ids. Hyper-parameters are keyword-only. Nothing here
 is jitted, averaged or weighted: the caller does that.
+
+The class-wise losses share one engine (`classwise`): with `block_size` no [batch, classes] array
+exists at any time, with `axis_name` the agents are split by rows over devices, and `joint` makes
+several of them in one pass.
 """
 
+from hyperface.losses._center import center, updated_centers
+from hyperface.losses._contrastive import CContrastive, c_contrastive, contrastive
 from hyperface.losses._ring import ring
 from hyperface.losses._softmax import Softmax, softmax
+from hyperface.losses._triplet import CTriplet, c_triplet, triplet
 from hyperface.losses.classwise import Normalize, joint
 
-__all__ = ["Normalize", "Softmax", "joint", "ring", "softmax"]
+__all__ = [
+    "CContrastive",
+    "CTriplet",
+    "Normalize",
+    "Softmax",
+    "c_contrastive",
+    "c_triplet",
+    "center",
+    "contrastive",
+    "joint",
+    "ring",
+    "softmax",
+    "triplet",
+    "updated_centers",
+]

@@ -41,3 +41,10 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
                 f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
             )
     return labels.astype(jnp.int32)  # A shorter type could not hold every class id.
+
+
+def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
+    """A scalar; a known one outside [least, most] is refused at once."""
+    if isinstance(x, int | float) and not least <= x <= most:
+        raise ValueError(f"expected {name} in [{least:g}, {most:g}], found {x}")
+    return x if isinstance(x, int | float) else scalar(name, x)

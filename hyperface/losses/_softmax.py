@@ -21,8 +21,6 @@ class Softmax:
     bounded: bool = field(default=False, metadata={"static": True})
     """|scale x similarity| is known to stay below 70."""
 
-    single_sweep = False
-
     @property
     def fold(self) -> LogSumExp:
         """log of the other classes' sum of exponentials."""

@@ -80,9 +80,6 @@ class Term(Protocol):
 
     normalize: Normalize
     fold: Fold
-    single_sweep: bool
-    """Whether the fold's slope needs no summary and `loss` is linear in the value, so that value
-    and gradient can be made in one sweep (`weighted_sum`)."""
 
     def numbers(self, target: Target) -> Numbers:
         """What the fold is given for each example."""

@@ -1,0 +1,94 @@
+"""Center loss with its own update of the centers."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+
+
+def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
+
+        L = 1/2 ||f - c_y||^2
+
+    The centers are not learned from this loss: they move by `updated_centers`, and no gradient
+    reaches them. The gradient to the feature is f - c_y.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      centers: [classes, dim].
+      labels: [batch] integer class ids.
+
+    Returns:
+      [batch] loss in squared norm units, float32 (float64 for float64 inputs). NaN under jit where
+      a label is out of range.
+
+    Raises:
+      TypeError: features or centers are not floating point, or labels are not integers.
+      ValueError: shapes disagree, or a known label is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(center(jnp.array([[3.0, 4.0]]), jnp.zeros((2, 2)), jnp.array([1])))
+      [12.5]
+
+    References:
+      Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
+    """
+    features, centers, labels = _checked(features, centers, labels)
+    own = jax.lax.stop_gradient(centers.at[labels].get(mode="fill", fill_value=jnp.nan))
+    return 0.5 * jnp.sum((features - own) ** 2, axis=1)
+
+
+def updated_centers(
+    centers: ArrayLike, features: ArrayLike, labels: ArrayLike, *, rate: ArrayLike = 0.5
+) -> jax.Array:
+    """The centers after one batch (Wen et al., Eq. 4).
+
+        c_j <- c_j - alpha sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
+
+    The one beside the count keeps a class with a single example from jumping onto it.
+
+    Args:
+      centers: [classes, dim], floating point.
+      features: [batch, dim].
+      labels: [batch] integer class ids.
+      rate: alpha in [0, 1]; the paper's is 0.5.
+
+    Returns:
+      [classes, dim] centers, of their dtype but at least float32; unchanged where a class has no
+      example. No gradient flows through.
+
+    Raises:
+      TypeError: centers or features are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, or a known rate is outside [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(updated_centers(jnp.zeros((2, 1)), jnp.array([[4.0]]), jnp.array([1])))
+      [[0.]
+       [1.]]
+
+    References:
+      Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
+    """
+    rate = _checks.number("rate", rate, 0.0, 1.0)
+    features, centers, labels = _checked(features, centers, labels)
+    apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
+    sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
+    counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
+    return jax.lax.stop_gradient(centers - rate * sums / (1.0 + counts)[:, None])
+
+
+def _checked(features, centers, labels):
+    features = _checks.float_matrix("features", features, "batch, dim")
+    centers = _checks.float_matrix("centers", centers, "classes, dim")
+    if features.shape[1] != centers.shape[1]:
+        raise ValueError(
+            "expected features [batch, dim] and centers [classes, dim] of one dim, found "
+            f"{features.shape} and {centers.shape}"
+        )
+    labels = _checks.class_labels(labels, features.shape[0], centers.shape[0])
+    # A negative index would read from the end.
+    return features, centers, jnp.where(labels < 0, centers.shape[0], labels)

@@ -1,0 +1,131 @@
+"""Contrastive losses: on pairs, and NormFace's classification version over agents."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.losses._folds import HingeSum
+from hyperface.losses.classwise import Normalize, Precision, Target, joint
+from hyperface.normalize import l2_normalize
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CContrastive:
+    """The term of `c_contrastive`, for `joint`."""
+
+    margin: ArrayLike = 1.0
+
+    normalize: ClassVar[Normalize] = "both"
+    fold: ClassVar[HingeSum] = HingeSum()
+
+    def numbers(self, target: Target) -> jax.Array:
+        """The cosine above which a wrong class is within the margin: ||f~ - W~_j||^2 < m."""
+        return (1.0 - 0.5 * self.margin) * jnp.ones_like(target.similarity)
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """The pull to the own agent, and twice the folded cosines: squared distances."""
+        return 2.0 * (1.0 - target.similarity) + 2.0 * value
+
+
+def c_contrastive(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
+) -> jax.Array:
+    """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
+
+        L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
+
+    The sum is over all wrong classes, as in the released code, and the batch mean is left to the
+    caller. With margin 0 only the own class pulls, and agents converge to the class means.
+
+    Args:
+      features: [batch, dim], floating point; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      margin: m, on the squared distance of unit vectors, 0 to 4. The paper recommends 1.
+      block_size, axis_name, precision: as in `joint`.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN
+      under jit where a label is out of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, or a known margin is outside
+        [0, 4].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+      >>> print(c_contrastive(jnp.array([[3.0, 0.0]]), agents, jnp.array([0])).round(3))
+      [0.2]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+    """
+    term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
+    (loss,) = joint(
+        (term,),
+        features,
+        agents,
+        labels,
+        block_size=block_size,
+        axis_name=axis_name,
+        precision=precision,
+    )
+    return loss
+
+
+def contrastive(
+    features_a: ArrayLike, features_b: ArrayLike, same: ArrayLike, *, margin: ArrayLike = 1.0
+) -> jax.Array:
+    """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
+
+        L = ||f~_a - f~_b||^2 where the pair is of one class, max(0, m - ||f~_a - f~_b||^2) else
+
+    Args:
+      features_a: [pairs, dim], floating point.
+      features_b: [pairs, dim].
+      same: [pairs] bool, True where both are of one class.
+      margin: m, on the squared distance, 0 to 4.
+
+    Returns:
+      [pairs] loss in squared distance on the unit sphere, at least float32.
+
+    Raises:
+      TypeError: features are not floating point, or same is not bool.
+      ValueError: shapes disagree, or a known margin is outside [0, 4].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([[2.0, 0.0]] * 2), jnp.array([[0.6, 0.8]] * 2)
+      >>> print(contrastive(a, b, jnp.array([True, False])).round(3))
+      [0.8 0.2]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+    """
+    margin = _checks.number("margin", margin, 0.0, 4.0)
+    a = _checks.float_matrix("features_a", features_a, "pairs, dim")
+    b = _checks.float_matrix("features_b", features_b, "pairs, dim")
+    same = jnp.asarray(same)
+    if same.dtype != jnp.bool_:
+        raise TypeError(f"expected same of dtype bool, found {same.dtype}")
+    if a.shape != b.shape or same.shape != a.shape[:1]:
+        raise ValueError(
+            "expected features_a and features_b [pairs, dim] and same [pairs], found "
+            f"{a.shape}, {b.shape} and {same.shape}"
+        )
+    distance = jnp.sum((l2_normalize(a) - l2_normalize(b)) ** 2, axis=1)
+    return jnp.where(same, distance, jnp.maximum(0.0, margin - distance))

@@ -1,0 +1,146 @@
+"""Triplet losses: on triplets, and NormFace's classification version over agents."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.losses._folds import HingeSum, Maximum
+from hyperface.losses.classwise import Normalize, Precision, Target, joint
+from hyperface.normalize import l2_normalize
+
+Negatives = Literal["all", "hardest"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CTriplet:
+    """The term of `c_triplet`, for `joint`: hyper-parameters as there."""
+
+    margin: ArrayLike = 0.8
+    negatives: Negatives = field(default="all", metadata={"static": True})
+    always_pull: bool = field(default=False, metadata={"static": True})
+
+    normalize: ClassVar[Normalize] = "both"
+
+    @property
+    def fold(self) -> HingeSum | Maximum:
+        """The sum of the violations, or the closest wrong class."""
+        return HingeSum() if self.negatives == "all" else Maximum()
+
+    def numbers(self, target: Target) -> jax.Array | None:
+        """The cosine above which a wrong class violates: d_j < m + d_y."""
+        return target.similarity - 0.5 * self.margin if self.negatives == "all" else None
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """Twice the cosines' violation: squared distances; and the own distance if it pulls."""
+        if self.negatives == "hardest":
+            value = jnp.maximum(0.0, value - (target.similarity - 0.5 * self.margin))
+        pull = 2.0 * (1.0 - target.similarity) if self.always_pull else 0.0
+        return 2.0 * value + pull
+
+
+def c_triplet(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 0.8,
+    negatives: Negatives = "all",
+    always_pull: bool = False,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
+) -> jax.Array:
+    """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
+
+        L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
+
+    Args:
+      features: [batch, dim], floating point; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      margin: m, on the difference of squared distances, 0 to 4. The paper recommends 0.8.
+      negatives: "all" sums over every wrong class; "hardest" takes only the closest one, as in the
+        released code.
+      always_pull: add ||f~ - W~_y||^2 whether or not anything violates: the paper's "C-triplet +
+        center".
+      block_size, axis_name, precision: as in `joint`.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN
+      under jit where a label is out of range. With one class nothing can violate.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, `negatives` is unknown, or a known
+        margin is outside [0, 4].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+      >>> print(c_triplet(jnp.array([[3.0, 0.0]]), agents, jnp.array([1])).round(3))
+      [1.6]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+    """
+    if negatives not in get_args(Negatives):
+        raise ValueError(f"expected negatives in {get_args(Negatives)}, found {negatives!r}")
+    term = CTriplet(_checks.number("margin", margin, 0.0, 4.0), negatives, always_pull)
+    (loss,) = joint(
+        (term,),
+        features,
+        agents,
+        labels,
+        block_size=block_size,
+        axis_name=axis_name,
+        precision=precision,
+    )
+    return loss
+
+
+def triplet(
+    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, *, margin: ArrayLike = 0.8
+) -> jax.Array:
+    """Triplet loss on normalised features: NormFace, Eq. 8.
+
+        L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
+
+    Args:
+      anchors: [triplets, dim], floating point.
+      positives: [triplets, dim], of the anchors' classes.
+      negatives: [triplets, dim], of other classes.
+      margin: m, on the difference of squared distances, 0 to 4.
+
+    Returns:
+      [triplets] loss in squared distance on the unit sphere, at least float32.
+
+    Raises:
+      TypeError: an argument is not floating point.
+      ValueError: shapes disagree, or a known margin is outside [0, 4].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, p, n = jnp.array([[1.0, 0.0]]), jnp.array([[2.0, 0.0]]), jnp.array([[0.6, 0.8]])
+      >>> print(triplet(a, p, n, margin=1.0).round(3))
+      [0.2]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+    """
+    margin = _checks.number("margin", margin, 0.0, 4.0)
+    a = _checks.float_matrix("anchors", anchors, "triplets, dim")
+    p = _checks.float_matrix("positives", positives, "triplets, dim")
+    n = _checks.float_matrix("negatives", negatives, "triplets, dim")
+    if not a.shape == p.shape == n.shape:
+        raise ValueError(
+            "expected anchors, positives and negatives of one shape [triplets, dim], found "
+            f"{a.shape}, {p.shape} and {n.shape}"
+        )
+    a, p, n = l2_normalize(a), l2_normalize(p), l2_normalize(n)
+    to_positive, to_negative = jnp.sum((a - p) ** 2, axis=1), jnp.sum((a - n) ** 2, axis=1)
+    return jnp.maximum(0.0, margin + to_positive - to_negative)

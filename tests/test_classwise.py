@@ -1,0 +1,294 @@
+"""The engine: every term, block size, number of shards and dtype against the plain formulas."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.sharding import AxisType, PartitionSpec
+from jax.test_util import check_grads
+
+from hyperface import losses
+
+BATCH, CLASSES, DIM = 6, 24, 5
+
+# name -> (ours, plain), each (features, agents, labels, **engine options) -> [batch].
+TERMS = {
+    "softmax": (partial(losses.softmax, scale=9.0), partial(reference.softmax, scale=9.0)),
+    "softmax at 200": (
+        partial(losses.softmax, scale=200.0),
+        partial(reference.softmax, scale=200.0),
+    ),
+    "softmax, agents": (
+        partial(losses.softmax, normalize="agents"),
+        partial(reference.softmax, normalize="agents"),
+    ),
+    "softmax, none": (
+        partial(losses.softmax, normalize="none"),
+        partial(reference.softmax, normalize="none"),
+    ),
+    "c_contrastive": (losses.c_contrastive, reference.c_contrastive),
+    "c_contrastive, m = 3": (
+        partial(losses.c_contrastive, margin=3.0),
+        partial(reference.c_contrastive, margin=3.0),
+    ),
+    "c_triplet": (losses.c_triplet, reference.c_triplet),
+    "c_triplet, hardest, pull": (
+        partial(losses.c_triplet, negatives="hardest", always_pull=True),
+        partial(reference.c_triplet, negatives="hardest", always_pull=True),
+    ),
+}
+# Relative to the largest gradient. float64 shows the rule; float32 its rounding, which the largest
+# scale of 200 multiplies; bfloat16 that of the operands, three digits.
+TOLERANCES = {"float64": 1e-12, "float32": 3e-5, "mixed": 3e-2, "bf16": 3e-2}
+
+
+def problem(seed=0, dtype=np.float64, classes=CLASSES):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((BATCH, DIM)).astype(dtype)
+    agents = (3 * rng.standard_normal((classes, DIM))).astype(dtype)
+    labels = rng.integers(0, classes, BATCH).astype(np.int32)
+    return features, agents, labels, rng.standard_normal(BATCH).astype(dtype)
+
+
+def value_and_gradients(loss, features, agents, labels, cotangent):
+    value, pull = jax.vjp(lambda f, w: loss(f, w, labels), features, agents)
+    return value, *pull(cotangent)
+
+
+def assert_close(found, expected, tolerance):
+    for mine, truth in zip(found, expected, strict=True):
+        truth = np.asarray(truth, np.float64)
+        assert mine.shape == truth.shape
+        np.testing.assert_allclose(mine, truth, rtol=0, atol=tolerance * max(1, abs(truth).max()))
+
+
+@pytest.mark.parametrize("block_size", [None, 1, 7, 24, 100])
+@pytest.mark.parametrize("name", TERMS)
+def test_every_block_size_gives_the_formula(name, block_size):
+    ours, plain = TERMS[name]
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(x) for x in problem()]
+        expected = value_and_gradients(plain, *arguments)
+        found = value_and_gradients(partial(ours, block_size=block_size), *arguments)
+        assert all(x.dtype == jnp.float64 for x in found)
+        assert_close(found, expected, TOLERANCES["float64"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "bf16"])
+@pytest.mark.parametrize("name", ["softmax", "c_contrastive, m = 3"])
+def test_every_precision_stays_within_its_tolerance(name, precision):
+    ours, plain = TERMS[name]
+    with jax.enable_x64(True):
+        expected = value_and_gradients(plain, *(jnp.asarray(x) for x in problem()))
+    arguments = problem(dtype=np.float32)
+    loss = partial(ours, block_size=7, precision=precision)
+    found = value_and_gradients(loss, *map(jnp.asarray, arguments))
+    assert all(x.dtype == jnp.float32 for x in found)
+    assert_close(found, expected, TOLERANCES[precision])
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.parametrize("name", TERMS)
+def test_sharded_agents_equal_whole_ones(name, block_size, shards):
+    ours, plain = TERMS[name]
+    features, agents, labels, cotangent = problem(dtype=np.float32)
+    mesh = jax.make_mesh(
+        (shards,), ("classes",), axis_types=(AxisType.Auto,), devices=jax.devices()[:shards]
+    )
+    everywhere, rows = PartitionSpec(), PartitionSpec("classes")
+
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, rows, everywhere, everywhere),
+        out_specs=(PartitionSpec("classes"), PartitionSpec("classes"), rows),
+        check_vma=False,
+    )
+    def sharded(features, agents, labels, cotangent):
+        loss = partial(ours, block_size=block_size, axis_name="classes")
+        value, to_features, to_agents = value_and_gradients(
+            loss, features, agents, labels, cotangent
+        )
+        return value[None], to_features[None], to_agents
+
+    value, to_features, to_agents = jax.jit(sharded)(features, agents, labels, cotangent)
+    with jax.enable_x64(True):
+        expected = value_and_gradients(plain, *(jnp.asarray(x) for x in problem()))
+    for device in range(shards):  # Every device must have the same loss and the whole gradient.
+        found = (value[device], to_features[device], to_agents)
+        assert_close(found, expected, TOLERANCES["float32"])
+
+
+def test_agents_may_be_sharded_under_pmap():
+    features, agents, labels, cotangent = problem(dtype=np.float32)
+    loss = partial(losses.softmax, scale=9.0, axis_name="classes")
+    value, to_features, to_agents = jax.pmap(
+        partial(value_and_gradients, loss), axis_name="classes", in_axes=(None, 0, None, None)
+    )(features, agents.reshape(8, 3, DIM), labels, cotangent)
+    expected = value_and_gradients(
+        partial(losses.softmax, scale=9.0), *map(jnp.asarray, (features, agents, labels, cotangent))
+    )
+    found = (value[3], to_features[5], to_agents.reshape(CLASSES, DIM))
+    assert_close(found, expected, TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_gradients_equal_finite_differences_in_float64(name):
+    ours, _ = TERMS[name]
+    with jax.enable_x64(True):
+        features, agents, labels, _ = problem(seed=1)
+        check_grads(
+            lambda f, w: ours(f, w, labels, block_size=7),
+            (jnp.asarray(features), jnp.asarray(agents)),
+            order=1,
+            modes=["rev"],
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_hyper_parameters_are_differentiable(block_size):
+    with jax.enable_x64(True):
+        features, agents, labels, cotangent = (jnp.asarray(x) for x in problem())
+        bias = jnp.linspace(-1.0, 1.0, CLASSES)
+        cases = (
+            (
+                lambda s, b, e: losses.softmax(
+                    features, agents, labels, scale=s, bias=b, allow_normalized_bias=True, **e
+                ),
+                lambda s, b: reference.softmax(features, agents, labels, "both", s, b),
+                (jnp.asarray(4.0), bias),
+            ),
+            (
+                lambda m, _, e: losses.c_contrastive(features, agents, labels, margin=m, **e),
+                lambda m, _: reference.c_contrastive(features, agents, labels, m),
+                (jnp.asarray(1.3), bias),
+            ),
+            (
+                lambda m, _, e: losses.c_triplet(features, agents, labels, margin=m, **e),
+                lambda m, _: reference.c_triplet(features, agents, labels, m),
+                (jnp.asarray(1.1), bias),
+            ),
+        )
+        for ours, plain, arguments in cases:
+            engine = {"block_size": block_size}
+            found = jax.vjp(partial(ours, e=engine), *arguments)[1](cotangent)
+            expected = jax.vjp(plain, *arguments)[1](cotangent)
+            assert_close(found, expected, 1e-11)
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_joint_equals_the_losses_one_by_one(block_size):
+    terms = (losses.Softmax(9.0), losses.CContrastive(1.5), losses.CTriplet(0.8, "hardest"))
+    with jax.enable_x64(True):
+        features, agents, labels, cotangent = (jnp.asarray(x) for x in problem())
+
+        def together(f, w):
+            found = losses.joint(terms, f, w, labels, block_size=block_size)
+            return sum(k * loss for k, loss in zip((1.0, 0.1, 2.0), found, strict=True))
+
+        def apart(f, w):
+            return (
+                reference.softmax(f, w, labels, scale=9.0)
+                + 0.1 * reference.c_contrastive(f, w, labels, 1.5)
+                + 2.0 * reference.c_triplet(f, w, labels, 0.8, "hardest")
+            )
+
+        found, pull = jax.vjp(together, features, agents)
+        expected, expected_pull = jax.vjp(apart, features, agents)
+        assert_close((found, *pull(cotangent)), (expected, *expected_pull(cotangent)), 1e-12)
+
+
+def test_transformations_agree():
+    features, agents, labels, cotangent = problem(dtype=np.float32)
+
+    def gradient(features, labels, cotangent):
+        loss = partial(losses.c_triplet, block_size=7)
+        return value_and_gradients(loss, features, agents, labels, cotangent)[1]
+
+    expected = gradient(features, labels, cotangent)
+    rows = jax.vmap(lambda f, y, g: gradient(f[None], y[None], g[None])[0])
+    remat = jax.checkpoint(lambda f: losses.c_triplet(f, agents, labels, block_size=7))
+    for found in (
+        jax.jit(gradient)(features, labels, cotangent),
+        rows(features, labels, cotangent),
+        jax.vjp(remat, features)[1](cotangent)[0],
+        jax.grad(lambda f: jnp.sum(cotangent * jax.vmap(
+            lambda row, y: losses.c_triplet(row[None], agents, y[None], block_size=7)[0]
+        )(f, labels)))(features),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("classes", [1, 2])
+def test_one_and_two_classes(name, classes):
+    ours, plain = TERMS[name]
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(x) for x in problem(classes=classes)]
+        expected = value_and_gradients(plain, *arguments)
+        assert_close(value_and_gradients(ours, *arguments), expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_hard_points_stay_finite(name):
+    ours, _ = TERMS[name]
+    agents = jnp.eye(4)
+    features = jnp.concatenate(
+        [jnp.zeros((1, 4)), agents[:1], -agents[:1], 1e4 * agents[:1], 1e-6 * agents[:1]]
+    )
+    labels = jnp.zeros(5, jnp.int32)
+    found = value_and_gradients(partial(ours, block_size=3), features, agents, labels, jnp.ones(5))
+    assert all(np.all(np.isfinite(x)) for x in found)
+
+
+def test_a_label_out_of_range_is_nan_on_every_shard():
+    features, agents, labels, _ = problem(dtype=np.float32)
+    labels = np.where(np.arange(BATCH) == 2, CLASSES, labels).astype(np.int32)
+    loss = partial(losses.c_contrastive, axis_name="classes")
+    found = jax.pmap(loss, axis_name="classes", in_axes=(None, 0, None))(
+        features, agents.reshape(8, 3, DIM), labels
+    )
+    np.testing.assert_array_equal(np.isnan(found), np.tile(np.arange(BATCH) == 2, (8, 1)))
+
+
+def test_short_label_types_hold_every_class():
+    """300 classes do not fit eight bits: the comparison must not wrap."""
+    features, agents, labels, _ = problem(dtype=np.float32, classes=300)
+    labels = (labels % 256).astype(np.uint8)
+    found = losses.softmax(features, agents, labels, scale=5.0)
+    expected = losses.softmax(features, agents, labels.astype(np.int32), scale=5.0)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("classes", [50_000, 200_000])
+def test_memory_does_not_grow_with_the_classes(classes):
+    """Value and both gradients of 256 features: at most 48 MiB beside inputs and outputs."""
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((256, 512), "f4"), ((classes, 512), "f4"), ((256,), "i4"))
+    ]
+    for loss in (partial(losses.softmax, scale=30.0), losses.c_contrastive):
+        mean = jax.value_and_grad(lambda f, w, y, g=loss: jnp.mean(g(f, w, y)), argnums=(0, 1))
+        memory = jax.jit(mean).lower(*shapes).compile().memory_analysis()
+        assert memory.temp_size_in_bytes <= 48 * 2**20
+
+
+def test_misuse_says_what_was_expected():
+    features, agents, labels, _ = problem(dtype=np.float32)
+    with pytest.raises(ValueError, match="one normalisation mode, found"):
+        losses.joint(
+            (losses.Softmax(normalize="none"), losses.CContrastive()), features, agents, labels
+        )
+    with pytest.raises(ValueError, match="block of at least one class, found 0"):
+        losses.softmax(features, agents, labels, block_size=0)
+    with pytest.raises(ValueError, match=r"precision in .*found 'fp8'"):
+        losses.softmax(features, agents, labels, precision="fp8")
+    with pytest.raises(ValueError, match=r"margin in \[0, 4\], found 5"):
+        losses.c_contrastive(features, agents, labels, margin=5)
+    with pytest.raises(ValueError, match=r"negatives in .*found 'some'"):
+        losses.c_triplet(features, agents, labels, negatives="some")
