@@ -57,6 +57,46 @@ def c_triplet(features, agents, labels, margin=0.8, negatives="all", always_pull
     return reduce(violations, axis=1) + (d_own if always_pull else 0.0)
 
 
+def psi(cosine, margin):
+    """SphereFace's piecewise cos(m theta), by arccos."""
+    theta = jnp.arccos(cosine)
+    k = jnp.floor(margin * theta / jnp.pi)
+    return (-1.0) ** k * jnp.cos(margin * theta) - 2 * k
+
+
+def replaced_target(logits, labels, target):
+    """Cross-entropy of logits whose target is another."""
+    own = labels[:, None] == jnp.arange(logits.shape[1])[None]
+    logits = jnp.where(own, target[:, None], logits)
+    return jax.nn.logsumexp(logits, axis=1) - target
+
+
+def a_softmax(features, agents, labels, margin=4, blend=0.0):
+    """SphereFace, Eq. 7, with the released code's blend."""
+    logits = features @ l2_normalize(agents).T
+    own = logits[jnp.arange(len(labels)), labels]
+    length = l2_norm(features)
+    target = (blend * own + length * psi(own / length, margin)) / (1 + blend)
+    return replaced_target(logits, labels, target)
+
+
+def l_softmax(features, agents, labels, margin=4, blend=0.0):
+    """Large-margin softmax, Eq. 4."""
+    logits = features @ agents.T
+    own = logits[jnp.arange(len(labels)), labels]
+    length = l2_norm(features) * l2_norm(agents)[labels]
+    target = (blend * own + length * psi(own / length, margin)) / (1 + blend)
+    return replaced_target(logits, labels, target)
+
+
+def margin_softmax(features, agents, labels, scale, m1=1.0, m2=0.0, m3=0.0):
+    """ArcFace, Eq. 4."""
+    cosines = l2_normalize(features) @ l2_normalize(agents).T
+    own = cosines[jnp.arange(len(labels)), labels]
+    target = scale * (jnp.cos(m1 * jnp.arccos(own) + m2) - m3)
+    return replaced_target(scale * cosines, labels, target)
+
+
 def contrastive(a, b, same, margin=1.0):
     """NormFace, Eq. 7."""
     d = jnp.sum((l2_normalize(a) - l2_normalize(b)) ** 2, axis=1)

@@ -15,31 +15,62 @@ from hyperface import losses
 BATCH, CLASSES, DIM = 6, 24, 5
 
 # name -> (ours, plain), each (features, agents, labels, **engine options) -> [batch].
-TERMS = {
-    "softmax": (partial(losses.softmax, scale=9.0), partial(reference.softmax, scale=9.0)),
-    "softmax at 200": (
-        partial(losses.softmax, scale=200.0),
-        partial(reference.softmax, scale=200.0),
-    ),
-    "softmax, agents": (
-        partial(losses.softmax, normalize="agents"),
-        partial(reference.softmax, normalize="agents"),
-    ),
-    "softmax, none": (
-        partial(losses.softmax, normalize="none"),
-        partial(reference.softmax, normalize="none"),
-    ),
-    "c_contrastive": (losses.c_contrastive, reference.c_contrastive),
-    "c_contrastive, m = 3": (
-        partial(losses.c_contrastive, margin=3.0),
-        partial(reference.c_contrastive, margin=3.0),
-    ),
-    "c_triplet": (losses.c_triplet, reference.c_triplet),
-    "c_triplet, hardest, pull": (
-        partial(losses.c_triplet, negatives="hardest", always_pull=True),
-        partial(reference.c_triplet, negatives="hardest", always_pull=True),
-    ),
-}
+TERMS = (
+    {
+        "softmax": (partial(losses.softmax, scale=9.0), partial(reference.softmax, scale=9.0)),
+        "softmax at 200": (
+            partial(losses.softmax, scale=200.0),
+            partial(reference.softmax, scale=200.0),
+        ),
+        "softmax, agents": (
+            partial(losses.softmax, normalize="agents"),
+            partial(reference.softmax, normalize="agents"),
+        ),
+        "softmax, none": (
+            partial(losses.softmax, normalize="none"),
+            partial(reference.softmax, normalize="none"),
+        ),
+        "c_contrastive": (losses.c_contrastive, reference.c_contrastive),
+        "c_contrastive, m = 3": (
+            partial(losses.c_contrastive, margin=3.0),
+            partial(reference.c_contrastive, margin=3.0),
+        ),
+        "c_triplet": (losses.c_triplet, reference.c_triplet),
+        "c_triplet, hardest, pull": (
+            partial(losses.c_triplet, negatives="hardest", always_pull=True),
+            partial(reference.c_triplet, negatives="hardest", always_pull=True),
+        ),
+    }
+    | {
+        f"a_softmax, m = {m}": (
+            partial(losses.a_softmax, margin=m, blend=blend),
+            partial(reference.a_softmax, margin=m, blend=blend),
+        )
+        for m, blend in ((1, 0.0), (2, 0.5), (3, 0.0), (4, 5.0))
+    }
+    | {
+        "l_softmax": (losses.l_softmax, reference.l_softmax),
+        "arcface": (
+            partial(losses.margin_softmax, scale=64.0, angular_margin=0.5),
+            partial(reference.margin_softmax, scale=64.0, m2=0.5),
+        ),
+        "cosface": (
+            partial(losses.margin_softmax, scale=64.0, cosine_margin=0.35),
+            partial(reference.margin_softmax, scale=64.0, m3=0.35),
+        ),
+        "combined": (
+            partial(
+                losses.margin_softmax,
+                scale=30.0,
+                angular_multiplier=1.2,
+                angular_margin=0.3,
+                cosine_margin=0.2,
+            ),
+            partial(reference.margin_softmax, scale=30.0, m1=1.2, m2=0.3, m3=0.2),
+        ),
+    }
+)
+MAIN_TERMS = [name for name in TERMS if name not in {f"a_softmax, m = {m}" for m in (1, 2, 3)}]
 # Relative to the largest gradient. float64 shows the rule; float32 its rounding, which the largest
 # scale of 200 multiplies; bfloat16 that of the operands, three digits.
 TOLERANCES = {"float64": 1e-12, "float32": 3e-5, "mixed": 3e-2, "bf16": 3e-2}
@@ -53,6 +84,7 @@ def problem(seed=0, dtype=np.float64, classes=CLASSES):
     return features, agents, labels, rng.standard_normal(BATCH).astype(dtype)
 
 
+@partial(jax.jit, static_argnums=0)
 def value_and_gradients(loss, features, agents, labels, cotangent):
     value, pull = jax.vjp(lambda f, w: loss(f, w, labels), features, agents)
     return value, *pull(cotangent)
@@ -90,9 +122,10 @@ def test_every_precision_stays_within_its_tolerance(name, precision):
     assert_close(found, expected, TOLERANCES[precision])
 
 
-@pytest.mark.parametrize("shards", [1, 2, 8])
-@pytest.mark.parametrize("block_size", [None, 2])
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize(
+    ("shards", "block_size"), [(1, None), (2, None), (2, 5), (8, None), (8, 2)]
+)
+@pytest.mark.parametrize("name", MAIN_TERMS)
 def test_sharded_agents_equal_whole_ones(name, block_size, shards):
     ours, plain = TERMS[name]
     features, agents, labels, cotangent = problem(dtype=np.float32)
@@ -290,5 +323,11 @@ def test_misuse_says_what_was_expected():
         losses.softmax(features, agents, labels, precision="fp8")
     with pytest.raises(ValueError, match=r"margin in \[0, 4\], found 5"):
         losses.c_contrastive(features, agents, labels, margin=5)
+    with pytest.raises(ValueError, match="margin 1, 2, 3 or 4, found 5"):
+        losses.a_softmax(features, agents, labels, margin=5)
+    with pytest.raises(ValueError, match=r"blend in \[0, inf\], found -1"):
+        losses.l_softmax(features, agents, labels, blend=-1)
+    with pytest.raises(ValueError, match=r"angular_multiplier in \[1, inf\], found 0.5"):
+        losses.margin_softmax(features, agents, labels, scale=64.0, angular_multiplier=0.5)
     with pytest.raises(ValueError, match=r"negatives in .*found 'some'"):
         losses.c_triplet(features, agents, labels, negatives="some")

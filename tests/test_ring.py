@@ -47,6 +47,21 @@ def test_zero_vector_as_documented():
     np.testing.assert_allclose(to_radius, 2.0 - 1e-6, rtol=1e-6)
 
 
+def test_released_forms_by_hand():
+    """Norms 5 and 1 with R = 2: differences 3 and -1; the mean norm is 3."""
+    features = jnp.array([[3.0, 4.0], [0.0, 1.0]])
+    for form, expected, slope in (
+        ("released-l2", [9.0, 1.0], 6.0),
+        ("released-l1", [5.0, 1.0], 2.0),  # Beyond 1: 2 x 3 - 1; within: its square.
+        ("released-auto", [3.0, 1.0 / 3.0], 2.0),
+    ):
+        np.testing.assert_allclose(ring(features, 2.0, form=form), expected, rtol=1e-6)
+        gradient = jax.grad(lambda f, form=form: ring(f, 2.0, form=form)[0])(features)
+        np.testing.assert_allclose(gradient[0], slope * features[0] / 5.0, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"form in .*found 'l2'"):
+        ring(features, 2.0, form="l2")
+
+
 def test_half_precision_features_give_float32(rng):
     features = jnp.asarray(100 * rng.standard_normal((3, 400)), jnp.float16)
     loss = ring(features, 1000.0)

@@ -70,6 +70,29 @@ def test_the_simplex_meets_the_bound(classes):
     np.testing.assert_allclose(loss, theory.softmax_lower_bound(classes, 6.0), rtol=2e-5)
 
 
+def test_proposition_3_bounds_the_distortion_of_every_other_feature(rng):
+    labels = rng.integers(0, 4, 60)
+    features, agents = rng.standard_normal((60, 5)), rng.standard_normal((4, 5))
+    found = theory.agent_distortion(features.astype("f4"), agents.astype("f4"), labels, 4)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    unit_agents = agents / np.linalg.norm(agents, axis=1, keepdims=True)
+    for c in range(4):
+        own = unit[labels == c]
+        bound = np.mean(np.sum((own - unit_agents[c]) ** 2, axis=1))
+        np.testing.assert_allclose(found[c], bound, rtol=1e-5)
+        for other in unit:
+            apart = np.linalg.norm(other - own, axis=1) - np.linalg.norm(other - unit_agents[c])
+            assert np.mean(apart**2) <= bound + 1e-12
+    with pytest.raises(ValueError, match="expected 5 agents, found 4"):
+        theory.agent_distortion(features.astype("f4"), agents.astype("f4"), labels, 5)
+
+
+def test_angular_margin_is_the_papers():
+    """Figure 2b: equal norms leave theta_2 itself; a long other feature leaves nothing."""
+    np.testing.assert_allclose(theory.angular_margin(1.0, 0.1), np.arccos(0.1), rtol=1e-6)
+    np.testing.assert_allclose(theory.angular_margin([10.0, 20.0], 0.1), 0.0, atol=1e-3)
+
+
 def test_bad_class_counts_are_refused():
     with pytest.raises(ValueError, match="at least 2 classes, found 1"):
         theory.scale_for_bound(1, 0.1)

@@ -11,6 +11,14 @@ several of them in one pass.
 
 from hyperface.losses._center import center, updated_centers
 from hyperface.losses._contrastive import CContrastive, c_contrastive, contrastive
+from hyperface.losses._margin import (
+    MarginSoftmax,
+    MultipliedAngle,
+    a_softmax,
+    annealed_blend,
+    l_softmax,
+    margin_softmax,
+)
 from hyperface.losses._ring import ring
 from hyperface.losses._softmax import Softmax, softmax
 from hyperface.losses._triplet import CTriplet, c_triplet, triplet
@@ -19,13 +27,19 @@ from hyperface.losses.classwise import Normalize, joint
 __all__ = [
     "CContrastive",
     "CTriplet",
+    "MarginSoftmax",
+    "MultipliedAngle",
     "Normalize",
     "Softmax",
+    "a_softmax",
+    "annealed_blend",
     "c_contrastive",
     "c_triplet",
     "center",
     "contrastive",
     "joint",
+    "l_softmax",
+    "margin_softmax",
     "ring",
     "softmax",
     "triplet",

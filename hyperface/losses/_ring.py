@@ -1,5 +1,7 @@
 """Ring loss: soft feature normalisation to a learned radius."""
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,8 +9,10 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.normalize import l2_norm
 
+Form = Literal["paper", "released-l2", "released-l1", "released-auto"]
 
-def ring(features: ArrayLike, radius: ArrayLike) -> jax.Array:
+
+def ring(features: ArrayLike, radius: ArrayLike, *, form: Form = "paper") -> jax.Array:
     """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
 
         L = 1/2 (||f|| - R)^2
@@ -17,20 +21,25 @@ def ring(features: ArrayLike, radius: ArrayLike) -> jax.Array:
 
         dL/dR = -(||f|| - R),   dL/df = (1 - R / ||f||) f
 
-    The paper's loss is lambda times the batch mean of this; several released codes leave out the
-    1/2, so that their weight 0.01 is lambda = 0.02. The norm has NormFace's 1e-12 inside the root:
-    at the zero vector it is 1e-6, the gradient to the feature is zero and the one to R is R - 1e-6.
+    The paper's loss is lambda times the batch mean of this. The norm has NormFace's 1e-12 inside
+    the root: at the zero vector it is 1e-6, the gradient to the feature is zero and the one to R is
+    R - 1e-6.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       radius: R, a scalar in units of the feature norm. Start it at the first batch's mean norm.
+      form: "paper", or what the code released under its name computes:
+        "released-l2": (||f|| - R)^2, without the 1/2, so that its weight 0.01 is lambda = 0.02;
+        "released-l1": twice the smooth L1 distance, h^2 where |h| < 1 and 2 |h| - 1 beyond;
+        "released-auto": (||f|| - R)^2 over the batch's mean norm, which is at least 0.5 and held
+        constant in the gradient.
 
     Returns:
       [batch] loss in squared norm units, float32 (float64 for float64 inputs).
 
     Raises:
       TypeError: features are not floating point.
-      ValueError: features are not a matrix, or radius is not a scalar.
+      ValueError: features are not a matrix, radius is not a scalar, or form is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -41,7 +50,19 @@ def ring(features: ArrayLike, radius: ArrayLike) -> jax.Array:
       Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 2.2.
     """
     features = _checks.float_matrix("features", features, "batch, dim")
-    return _ring(features, _checks.scalar("radius", radius).astype(features.dtype))
+    radius = _checks.scalar("radius", radius).astype(features.dtype)
+    if form not in get_args(Form):
+        raise ValueError(f"expected form in {get_args(Form)}, found {form!r}")
+    squared = 2.0 * _ring(features, radius)
+    if form == "paper":
+        return 0.5 * squared
+    if form == "released-l2":
+        return squared
+    norm = l2_norm(features)
+    if form == "released-auto":
+        return squared / jax.lax.stop_gradient(jnp.maximum(jnp.mean(norm), 0.5))
+    apart = jnp.abs(norm - radius)
+    return jnp.where(apart < 1.0, squared, 2.0 * apart - 1.0)
 
 
 @jax.custom_vjp

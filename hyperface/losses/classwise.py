@@ -71,6 +71,8 @@ class Target(NamedTuple):
 
     similarity: jax.Array
     """[batch] similarity to the example's own class."""
+    agent_norm: jax.Array
+    """[batch] length of the own class's agent."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 
@@ -240,11 +242,11 @@ _joint.defvjp(_joint_fwd, _joint_bwd)
 
 
 def _numbers(terms, own, norms):
-    return [term.numbers(Target(own, norms)) for term in terms]
+    return [term.numbers(Target(*own, norms)) for term in terms]
 
 
 def _finish(terms, own, norms, values):
-    target = Target(own, norms)
+    target = Target(*own, norms)
     return tuple(term.loss(target, value) for term, value in zip(terms, values, strict=True))
 
 
@@ -293,22 +295,25 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes):
 
 
 def _own_class(layout, x, agents, bias, labels):
-    """[batch] similarity of each example to its own class; NaN for a label out of range."""
+    """[batch] similarity of each example to its own class, and that agent's length.
+
+    NaN for a label out of range.
+    """
     local, mine, in_range = _local(layout, agents.shape[0], labels)
     rows, inverse = _unit_rows(layout, agents[local])
     similarity = jnp.sum(x * rows, axis=1) * (1.0 if inverse is None else inverse)
     if bias is not None:
         similarity += bias[local]
-    similarity = jnp.where(mine, similarity, 0.0)
+    own = jax.tree.map(lambda v: jnp.where(mine, v, 0.0), (similarity, l2_norm(rows)))
     if layout.axis_name is not None:
-        similarity = jax.lax.psum(similarity, layout.axis_name)
-    return jnp.where(in_range, similarity, jnp.nan)
+        own = jax.lax.psum(own, layout.axis_name)
+    return jax.tree.map(lambda v: jnp.where(in_range, v, jnp.nan), own)
 
 
 def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
     local, mine, _ = _local(layout, agents.shape[0], labels)
     rows, inverse = _unit_rows(layout, agents[local])
-    slope = jnp.where(mine, to_own, 0.0)[:, None]
+    slope, to_norm = (jnp.where(mine, cotangent, 0.0)[:, None] for cotangent in to_own)
     if inverse is None:
         to_rows, part_of_x = slope * x, slope * rows
     else:
@@ -318,6 +323,7 @@ def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
         part_of_x = slope * unit
     if layout.axis_name is not None:
         part_of_x = jax.lax.psum(part_of_x, layout.axis_name)
+    to_rows += to_norm * rows / l2_norm(rows, keepdims=True)
     to_agents = to_agents.at[local].add(to_rows)
     if to_bias is not None:
         to_bias = to_bias.at[local].add(slope[:, 0])

@@ -7,7 +7,7 @@ Command: python -m launch.train mnist-ring
 Data: MNIST, by python -m launch.prepare mnist [--source DIR].
 Time: 15 minutes on two CPU cores for each of mnist-ring and mnist-softmax (2.3 steps a second).
 Published: 99.34 % (Ring loss, Figure 1).
-Measured: 93.76 % after 400 steps (--steps 400 --checkpoint-every 100 --optimizer.boundaries); not
+Measured: 93.66 % after 400 steps (--steps 400 --checkpoint-every 100 --optimizer.boundaries); not
   run to its end yet.
 """
 

@@ -1,0 +1,299 @@
+"""Softmax losses with a margin at the target: A-Softmax, L-Softmax, ArcFace and CosFace."""
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
+from hyperface.losses.classwise import Normalize, Precision, Target, joint
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MultipliedAngle:
+    """The term of `a_softmax` (normalize="agents") and `l_softmax` ("none"), for `joint`."""
+
+    blend: ArrayLike = 0.0
+    margin: int = field(default=4, metadata={"static": True})
+    normalize: Normalize = field(default="agents", metadata={"static": True})
+
+    @property
+    def fold(self) -> LogSumExp:
+        """log of the other classes' sum of exponentials."""
+        return LogSumExp()
+
+    def numbers(self, target: Target) -> jax.Array:
+        """The scale, one: features have their own length."""
+        return jnp.ones_like(target.similarity)
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """softplus(log Z_others - target logit), the logit blended with that without a margin."""
+        length = target.feature_norm
+        if self.normalize == "none":
+            length = length * target.agent_norm
+        with_margin = length * multiplied_cosine(target.similarity / length, self.margin)
+        logit = (self.blend * target.similarity + with_margin) / (1.0 + self.blend)
+        return jax.nn.softplus(value - logit)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MarginSoftmax:
+    """The term of `margin_softmax`, for `joint`: hyper-parameters as there."""
+
+    scale: ArrayLike
+    angular_multiplier: float = field(default=1.0, metadata={"static": True})
+    angular_margin: float = field(default=0.0, metadata={"static": True})
+    cosine_margin: ArrayLike = 0.0
+    bounded: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def normalize(self) -> Normalize:
+        """Both sides: the margin is one of angles."""
+        return "both"
+
+    @property
+    def fold(self) -> LogSumExp:
+        """log of the other classes' sum of exponentials."""
+        return LogSumExp(self.bounded)
+
+    def numbers(self, target: Target) -> jax.Array:
+        """The scale."""
+        return self.scale * jnp.ones_like(target.similarity)
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
+        cosine = target.similarity
+        if (self.angular_multiplier, self.angular_margin) != (1.0, 0.0):
+            # arccos has no slope at +-1, where the tangent gradient vanishes anyway.
+            edge = 1.0 - 4.0 * float(jnp.finfo(cosine.dtype).eps)
+            angle = jnp.arccos(jnp.clip(cosine, -edge, edge))
+            cosine = jnp.cos(self.angular_multiplier * angle + self.angular_margin)
+        return jax.nn.softplus(value - self.scale * (cosine - self.cosine_margin))
+
+
+def multiplied_cosine(cosine: jax.Array, margin: int) -> jax.Array:
+    """SphereFace's psi: cos(m theta) made to fall over the whole of [0, pi].
+
+        psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
+
+    Computed from the cosine by Chebyshev's polynomial, without arccos, whose slope is infinite at
+    cosine 1 and -1.
+
+    Args:
+      cosine: any shape, in [-1, 1].
+      margin: m, a whole number from 1 to 4.
+
+    Returns:
+      psi, of cosine's shape, from 1 down to 1 - 2 m.
+    """
+    polynomials = (
+        lambda c: c,
+        lambda c: 2 * c**2 - 1,
+        lambda c: (4 * c**2 - 3) * c,
+        lambda c: 8 * (c**2 - 1) * c**2 + 1,
+    )
+    piece = sum(
+        (cosine < math.cos(j * math.pi / margin)).astype(cosine.dtype) for j in range(1, margin)
+    )
+    sign = 1.0 - 2.0 * (piece % 2.0)
+    return sign * polynomials[margin - 1](cosine) - 2.0 * piece
+
+
+def annealed_blend(
+    step: ArrayLike,
+    *,
+    start: float = 1000.0,
+    gamma: float = 0.12,
+    power: float = 1.0,
+    floor: float = 5.0,
+) -> jax.Array:
+    """SphereFace's annealing of `blend`, as a function of the step.
+
+        lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
+
+    A resumed run that passes its step goes on where it was; the released codes keep a counter of
+    their own, and start again at 1000.
+
+    Args:
+      step: optimiser steps done, 0 at the first batch.
+      start, gamma, power, floor: the released training file's numbers by default.
+
+    Returns:
+      lambda, of step's shape.
+
+    Example:
+      >>> print(f"{annealed_blend(0):.3f} {annealed_blend(500):.4f}")  # as the released log shows
+      892.857 16.3613
+    """
+    i = jnp.asarray(step, jnp.result_type(float)) + 1.0
+    return jnp.maximum(floor, start * (1.0 + gamma * i) ** -power)
+
+
+def a_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: int = 4,
+    blend: ArrayLike = 0.0,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
+) -> jax.Array:
+    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
+
+        L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
+
+    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda). The
+    gradient is the exact one of this formula.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      margin: m, 1 to 4; 1 is softmax with normalised agents.
+      blend: lambda, at least 0; see `annealed_blend`.
+      block_size, axis_name, precision: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, or margin is not 1 to 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(a_softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0])).round(4))
+      [0.1269]
+
+    References:
+      Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017.
+    """
+    term = MultipliedAngle(_checks.number("blend", blend, 0.0, math.inf), _checked(margin))
+    engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
+    return joint((term,), features, agents, labels, **engine)[0]
+
+
+def l_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: int = 4,
+    blend: ArrayLike = 0.0,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
+) -> jax.Array:
+    """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
+
+        L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
+
+    with the target blended as in `a_softmax`.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      margin: m, 1 to 4; 1 is plain softmax.
+      blend: lambda, at least 0; see `annealed_blend`.
+      block_size, axis_name, precision: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, or margin is not 1 to 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(l_softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0])).round(4))
+      [0.1269]
+
+    References:
+      Liu et al., Large-Margin Softmax Loss for Convolutional Neural Networks, ICML 2016.
+    """
+    blend = _checks.number("blend", blend, 0.0, math.inf)
+    term = MultipliedAngle(blend, _checked(margin), normalize="none")
+    engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
+    return joint((term,), features, agents, labels, **engine)[0]
+
+
+def margin_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    scale: ArrayLike,
+    angular_multiplier: float = 1.0,
+    angular_margin: float = 0.0,
+    cosine_margin: ArrayLike = 0.0,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
+) -> jax.Array:
+    """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
+
+        target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
+
+    ArcFace is m2 = 0.5, CosFace m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds pi the
+    printed cosine rises again, and so does this.
+
+    Args:
+      features: [batch, dim], floating point; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      scale: s, a scalar factor on the cosines; may be learned.
+      angular_multiplier: m1, at least 1.
+      angular_margin: m2 in radians, 0 to pi.
+      cosine_margin: m3, 0 to 2.
+      block_size, axis_name, precision: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range. At cosine 1 and -1 an angular margin's gradient is zero.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, or a margin is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> loss = margin_softmax(
+      ...     jnp.array([[2.0, 0.0]]), agents, jnp.array([0]), scale=2.0, cosine_margin=0.5
+      ... )
+      >>> print(loss.round(2))
+      [0.31]
+
+    References:
+      Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
+      Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
+    """
+    known = isinstance(scale, int | float)
+    term = MarginSoftmax(
+        scale if known else _checks.scalar("scale", scale),
+        float(_checks.number("angular_multiplier", angular_multiplier, 1.0, math.inf)),
+        float(_checks.number("angular_margin", angular_margin, 0.0, math.pi)),
+        _checks.number("cosine_margin", cosine_margin, 0.0, 2.0),
+        bounded=known and abs(scale) <= BOUNDED_SCALE,
+    )
+    engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
+    return joint((term,), features, agents, labels, **engine)[0]
+
+
+def _checked(margin: int) -> int:
+    if margin not in (1, 2, 3, 4):
+        raise ValueError(f"expected margin 1, 2, 3 or 4, found {margin}")
+    return margin
