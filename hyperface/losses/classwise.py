@@ -252,7 +252,6 @@ def _finish(terms, own, norms, values):
 
 def _backward_sweep(layout, x, agents, bias, labels, slopes):
     """Gradients to x, agents, bias and numbers from the classes that are not the target."""
-    transposed = _cast(layout, x.T, forward=False)
 
     def block_gradients(carry, start, first):
         block, parts = _similarities(layout, x, agents, bias, labels, start, first, forward=False)
@@ -260,8 +259,12 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes):
         slope, to_numbers = slopes(block)
         scaled = slope if inverse is None else slope * inverse[None, :]
         to_x = _matmul(layout, scaled, rows, forward=False)
-        # x^T G in this order is a plain matmul of row-major operands, fast for bf16 on the CPU too.
-        to_rows = _matmul(layout, transposed, scaled, forward=False).T
+        flipped = _cast(layout, scaled, forward=False).T
+        if layout.precision == "bf16":
+            # The barrier keeps the transpose out of the matmul, which is then one of row-major
+            # operands: XLA's CPU backend has no other for bf16.
+            flipped = jax.lax.optimization_barrier(flipped)
+        to_rows = _matmul(layout, flipped, x, forward=False)
         if inverse is not None:
             # Eq. 4's projection: <dL/dW~_j, W~_j> is the column sum of slope times cosine.
             radial = jnp.sum(slope * cosines, axis=0) * inverse**2

@@ -1,0 +1,107 @@
+"""Value and both gradients of class-wise losses, against the plain formula under the same compiler.
+
+    python benchmarks/classwise.py --classes 10000 100000
+
+Rows are ratios of medians within one run: candidates take turns, so that a drift of the machine
+meets all of them. "floor" is the time of the six matmuls' worth of products alone, measured in the
+same run. "temporary" is the compiled program's memory beside inputs and outputs.
+"""
+
+import argparse
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface import losses
+from hyperface.normalize import l2_normalize
+
+SCALE = 30.0
+
+
+def plain_softmax(features, agents, labels):
+    """Eq. 6 as one would write it: all logits, logsumexp minus target."""
+    logits = SCALE * l2_normalize(features) @ l2_normalize(agents).T
+    target = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - target
+
+
+def plain_c_contrastive(features, agents, labels):
+    """Eq. 10 as one would write it: all distances and a mask."""
+    distance = 2 - 2 * l2_normalize(features) @ l2_normalize(agents).T
+    own = labels[:, None] == jnp.arange(agents.shape[0])[None, :]
+    return jnp.sum(jnp.where(own, distance, jnp.maximum(0.0, 1.0 - distance)), axis=1)
+
+
+CANDIDATES = {
+    "plain softmax": plain_softmax,
+    "softmax": partial(losses.softmax, scale=SCALE),
+    "softmax, mixed": partial(losses.softmax, scale=SCALE, precision="mixed"),
+    "softmax, bf16": partial(losses.softmax, scale=SCALE, precision="bf16"),
+    "plain c_contrastive": plain_c_contrastive,
+    "c_contrastive": losses.c_contrastive,
+}
+
+
+def compiled(loss, features, agents, labels):
+    """(program, its temporary bytes) of the mean's value and gradients."""
+    mean = jax.value_and_grad(lambda f, w, y: jnp.mean(loss(f, w, y)), argnums=(0, 1))
+    program = jax.jit(mean).lower(features, agents, labels).compile()
+    return program, program.memory_analysis().temp_size_in_bytes
+
+
+def floor(features, agents):
+    """The products that any exact method needs: logits, and both gradients from a slope."""
+
+    def products(f, w):
+        slope = f @ w.T
+        return slope @ w, slope.T @ f
+
+    return jax.jit(products).lower(features, agents).compile()
+
+
+def measure(batch: int, dim: int, classes: int, rounds: int) -> None:
+    """Prints one table."""
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.standard_normal((batch, dim)), jnp.float32)
+    agents = jnp.asarray(rng.standard_normal((classes, dim)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, classes, batch), jnp.int32)
+    programs = {n: compiled(loss, features, agents, labels) for n, loss in CANDIDATES.items()}
+    calls = {n: partial(p, features, agents, labels) for n, (p, _) in programs.items()}
+    calls["floor"] = partial(floor(features, agents), features, agents)
+    times = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            jax.block_until_ready(call())
+            if round_:  # The first round warms up.
+                times[name].append(time.perf_counter() - began)
+    median = {name: float(np.median(seconds)) for name, seconds in times.items()}
+    print(f"\n{classes} classes, batch {batch}, dim {dim}, {rounds} rounds")
+    print(f"{'':22}{'ms':>9}{'x plain':>9}{'x floor':>9}{'temporary MiB':>15}")
+    for name, seconds in median.items():
+        base = median["plain c_contrastive" if "contrastive" in name else "plain softmax"]
+        memory = programs[name][1] / 2**20 if name in programs else float("nan")
+        print(
+            f"{name:22}{1e3 * seconds:9.1f}{seconds / base:9.2f}"
+            f"{seconds / median['floor']:9.2f}{memory:15.1f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
+    for classes in options.classes:
+        measure(options.batch, options.dim, classes, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
