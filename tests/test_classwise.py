@@ -250,6 +250,62 @@ def test_joint_equals_the_losses_one_by_one(block_size):
         assert_close((found, *pull(cotangent)), (expected, *expected_pull(cotangent)), 1e-12)
 
 
+HINGES = (losses.CContrastive(1.5), losses.CTriplet(0.8), losses.CTriplet(0.8, always_pull=True))
+
+
+@pytest.mark.parametrize("terms", [*((term,) for term in HINGES), HINGES, (losses.Softmax(9.0),)])
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_the_sum_inside_equals_the_sum_outside(terms, block_size):
+    """Value and every gradient, of features, agents, hyper-parameters and weights."""
+    with jax.enable_x64(True):
+        features, agents, labels, _ = (jnp.asarray(x) for x in problem())
+        rng = np.random.default_rng(2)
+        weights = tuple(jnp.asarray(rng.standard_normal(BATCH)) for _ in terms)
+
+        def inside(terms, f, w, weights):
+            return 3.0 * losses.weighted_sum(terms, f, w, labels, weights, block_size=block_size)
+
+        def outside(terms, f, w, weights):
+            found = losses.joint(terms, f, w, labels)
+            return 3.0 * sum(jnp.sum(k * loss) for k, loss in zip(weights, found, strict=True))
+
+        terms = jax.tree.map(jnp.asarray, terms)
+        arguments = (terms, features, agents, weights)
+        found = jax.value_and_grad(inside, argnums=(0, 1, 2, 3))(*arguments)
+        expected = jax.value_and_grad(outside, argnums=(0, 1, 2, 3))(*arguments)
+        assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-12)
+        np.testing.assert_allclose(inside(*arguments), expected[0], rtol=1e-12)
+
+
+def test_the_sum_inside_is_sharded_too():
+    features, agents, labels, weights = problem(dtype=np.float32)
+    terms = (losses.CContrastive(1.5),)
+
+    def gradients(features, agents, labels, weights, axis_name=None):
+        def total(f, w):
+            return losses.weighted_sum(terms, f, w, labels, (weights,), axis_name=axis_name)
+
+        value, (to_features, to_agents) = jax.value_and_grad(total, argnums=(0, 1))(
+            features, agents
+        )
+        return value, to_features, to_agents
+
+    value, to_features, to_agents = jax.pmap(
+        partial(gradients, axis_name="classes"), axis_name="classes", in_axes=(None, 0, None, None)
+    )(features, agents.reshape(8, 3, DIM), labels, weights)
+    found = (value[2], to_features[6], to_agents.reshape(CLASSES, DIM))
+    expected = gradients(*map(jnp.asarray, (features, agents, labels, weights)))
+    assert_close(found, expected, TOLERANCES["float32"])
+
+
+def test_weights_must_fit():
+    features, agents, labels, weights = problem(dtype=np.float32)
+    with pytest.raises(
+        ValueError, match=r"weights \[6\] for each of 1 terms, found shapes \[\(5,\)\]"
+    ):
+        losses.weighted_sum((losses.CContrastive(),), features, agents, labels, (weights[:5],))
+
+
 def test_transformations_agree():
     features, agents, labels, cotangent = problem(dtype=np.float32)
 

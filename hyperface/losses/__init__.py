@@ -22,7 +22,7 @@ from hyperface.losses._margin import (
 from hyperface.losses._ring import ring
 from hyperface.losses._softmax import Softmax, softmax
 from hyperface.losses._triplet import CTriplet, c_triplet, triplet
-from hyperface.losses.classwise import Normalize, joint
+from hyperface.losses.classwise import Normalize, joint, weighted_sum
 
 __all__ = [
     "CContrastive",
@@ -44,4 +44,5 @@ __all__ = [
     "softmax",
     "triplet",
     "updated_centers",
+    "weighted_sum",
 ]

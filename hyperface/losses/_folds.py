@@ -1,6 +1,7 @@
 """The three folds that the papers' losses are made of."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ class LogSumExp:
     """
 
     bounded: bool = False
+
+    additive: ClassVar[bool] = False
 
     def block(self, block: Block, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(maximum, sum of exponentials relative to it)."""
@@ -57,6 +60,8 @@ class LogSumExp:
 class HingeSum:
     """sum_j max(0, z_j - c); `numbers` is c [batch]."""
 
+    additive: ClassVar[bool] = True
+
     def block(self, block: Block, numbers: jax.Array) -> jax.Array:
         """The sum over the block."""
         above = block.similarities - numbers[:, None]
@@ -80,6 +85,8 @@ class HingeSum:
 @dataclass(frozen=True)
 class Maximum:
     """max_j z_j, the first of equal ones; takes no numbers."""
+
+    additive: ClassVar[bool] = False
 
     def block(self, block: Block, numbers: None) -> tuple[jax.Array, jax.Array]:
         """(maximum, its class)."""

@@ -53,6 +53,11 @@ class Block(NamedTuple):
 class Fold(Protocol):
     """A reduction over the classes that are not the target; static and hashable."""
 
+    additive: bool
+    """Summaries merge by adding, and the slope needs none: `weighted_sum` then makes value and
+    gradients in one sweep, for terms that are linear in the value, and leaves out the matmuls of
+    blocks whose slope is zero throughout."""
+
     def block(self, block: Block, numbers: Numbers) -> Numbers:
         """Summary of one block."""
 
@@ -136,6 +141,49 @@ def joint(
     return _joint(layout, tuple(terms), x, norms, agents, bias, labels)
 
 
+def weighted_sum(
+    terms: Sequence[Term],
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    weights: Sequence[ArrayLike],
+    *,
+    bias: ArrayLike | None = None,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "float32",
+) -> jax.Array:
+    """sum over terms t and examples i of weights[t][i] loss_t[i]: `joint` with the sum inside.
+
+    When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all negatives) get
+    value and gradients in one sweep instead of two: the gradient of an agent mixes the examples, so
+    it can only be made at once where their weights are known. Blocks of classes without an active
+    hinge skip the gradients' matmuls. Other terms are swept twice, as by `joint`.
+
+    Args:
+      terms, features, agents, labels, bias, block_size, axis_name, precision: as in `joint`.
+      weights: for each term an array [batch], for example mask / count; differentiable too.
+
+    Returns:
+      The sum, a scalar, at least float32.
+
+    Raises:
+      TypeError, ValueError: as `joint`; or weights that are not one [batch] array a term.
+    """
+    prepared = _prepare(terms, features, agents, labels, bias, block_size, axis_name, precision)
+    layout, x, norms, agents, bias, labels = prepared
+    weights = tuple(jnp.asarray(w, x.dtype) for w in weights)
+    if [w.shape for w in weights] != [labels.shape] * len(terms):
+        raise ValueError(
+            f"expected weights [{labels.shape[0]}] for each of {len(terms)} terms, found shapes "
+            f"{[w.shape for w in weights]}"
+        )
+    arguments = (layout, tuple(terms), x, norms, agents, bias, labels)
+    if all(term.fold.additive for term in terms):
+        return _single(*arguments, weights)
+    return _total(_joint(*arguments), weights)
+
+
 def _prepare(terms, features, agents, labels, bias, block_size, axis_name, precision):
     features = _checks.float_matrix("features", features, "batch, dim")
     agents = _checks.float_matrix("agents", agents, "classes, dim")
@@ -216,13 +264,7 @@ def _joint_bwd(layout, residuals, cotangents):
     numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
 
     def slopes(block):
-        found = [f.slope(block, n, s) for f, n, s in zip(folds, numbers, summaries, strict=True)]
-        slope = sum(g[:, None] * s for g, (s, _) in zip(to_values, found, strict=True))
-        to_numbers = [
-            jax.tree.map(lambda d, g=g: g * d, numbers)
-            for g, (_, numbers) in zip(to_values, found, strict=True)
-        ]
-        return slope, to_numbers
+        return _slopes(folds, numbers, summaries, to_values, block)
 
     gradients = _backward_sweep(layout, x, agents, bias, labels, slopes)
     to_x, to_agents, to_bias, to_numbers = gradients
@@ -241,6 +283,65 @@ def _joint_bwd(layout, residuals, cotangents):
 _joint.defvjp(_joint_fwd, _joint_bwd)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _single(layout, terms, x, norms, agents, bias, labels, weights):
+    return _total(_joint_fwd(layout, terms, x, norms, agents, bias, labels)[0], weights)
+
+
+def _single_fwd(layout, terms, x, norms, agents, bias, labels, weights):
+    own = _own_class(layout, x, agents, bias, labels)
+    numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
+    # The losses are linear in the values, so their slope is the same at any value.
+    to_values = jax.vjp(_finish, terms, own, norms, [jnp.zeros_like(norms)] * len(terms))[1](
+        weights
+    )[3]
+    folds = [term.fold for term in terms]
+
+    def slopes(block):
+        slope, to_numbers = _slopes(folds, numbers, [None] * len(folds), to_values, block)
+        summaries = [f.block(block, n) for f, n in zip(folds, numbers, strict=True)]
+        return slope, (to_numbers, summaries)
+
+    to_x, to_agents, to_bias, (to_numbers, summaries) = _backward_sweep(
+        layout, x, agents, bias, labels, slopes, sparse=True
+    )
+    if layout.axis_name is not None:
+        to_x, to_numbers, summaries = jax.lax.psum((to_x, to_numbers, summaries), layout.axis_name)
+    values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
+    losses, pull_loss = jax.vjp(_finish, terms, own, norms, values)
+    to_terms, to_own, to_norms, _ = pull_loss(weights)
+    to_terms, to_own, to_norms = jax.tree.map(
+        jnp.add, (to_terms, to_own, to_norms), pull_numbers(to_numbers)
+    )
+    to_x, to_agents, to_bias = _own_class_bwd(
+        layout, x, agents, labels, to_own, to_x, to_agents, to_bias
+    )
+    return _total(losses, weights), (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
+
+
+def _single_bwd(layout, gradients, cotangent):
+    del layout
+    return jax.tree.map(lambda gradient: cotangent * gradient, gradients)
+
+
+_single.defvjp(_single_fwd, _single_bwd)
+
+
+def _total(losses, weights):
+    return sum(jnp.sum(w * loss) for w, loss in zip(weights, losses, strict=True))
+
+
+def _slopes(folds, numbers, summaries, to_values, block):
+    """d / d similarities of the weighted values, and d / d numbers, of one block."""
+    found = [f.slope(block, n, s) for f, n, s in zip(folds, numbers, summaries, strict=True)]
+    slope = sum(g[:, None] * s for g, (s, _) in zip(to_values, found, strict=True))
+    to_numbers = [
+        jax.tree.map(lambda d, g=g: g * d, to_number)
+        for g, (_, to_number) in zip(to_values, found, strict=True)
+    ]
+    return slope, to_numbers
+
+
 def _numbers(terms, own, norms):
     return [term.numbers(Target(*own, norms)) for term in terms]
 
@@ -250,13 +351,11 @@ def _finish(terms, own, norms, values):
     return tuple(term.loss(target, value) for term, value in zip(terms, values, strict=True))
 
 
-def _backward_sweep(layout, x, agents, bias, labels, slopes):
-    """Gradients to x, agents, bias and numbers from the classes that are not the target."""
+def _backward_sweep(layout, x, agents, bias, labels, slopes, *, sparse=False):
+    """Gradients to x, agents and bias from the classes that are not the target, and what `slopes`
+    gives beside the slope, added up over the blocks."""
 
-    def block_gradients(carry, start, first):
-        block, parts = _similarities(layout, x, agents, bias, labels, start, first, forward=False)
-        rows, inverse, cosines = parts
-        slope, to_numbers = slopes(block)
+    def products(slope, rows, inverse, cosines):
         scaled = slope if inverse is None else slope * inverse[None, :]
         to_x = _matmul(layout, scaled, rows, forward=False)
         flipped = _cast(layout, scaled, forward=False).T
@@ -269,17 +368,32 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes):
             # Eq. 4's projection: <dL/dW~_j, W~_j> is the column sum of slope times cosine.
             radial = jnp.sum(slope * cosines, axis=0) * inverse**2
             to_rows -= radial[:, None] * rows
+        return to_x, to_rows
+
+    def block_gradients(carry, start, first):
+        block, parts = _similarities(layout, x, agents, bias, labels, start, first, forward=False)
+        slope, more = slopes(block)
+        if sparse:
+            to_x, to_rows = jax.lax.cond(
+                jnp.any(slope != 0),
+                products,
+                lambda slope, rows, inverse, cosines: (jnp.zeros_like(x), jnp.zeros_like(rows)),
+                slope,
+                *parts,
+            )
+        else:
+            to_x, to_rows = products(slope, *parts)
         to_bias = None if bias is None else jnp.sum(slope, axis=0)
         if carry is None:
-            return to_x, to_rows, to_bias, to_numbers
-        sum_x, all_rows, all_bias, sum_numbers = carry
+            return to_x, to_rows, to_bias, more
+        sum_x, all_rows, all_bias, sum_more = carry
         return (
             sum_x + to_x,
             jax.lax.dynamic_update_slice_in_dim(all_rows, to_rows, start, 0),
             None
             if bias is None
             else jax.lax.dynamic_update_slice_in_dim(all_bias, to_bias, start, 0),
-            jax.tree.map(jnp.add, sum_numbers, to_numbers),
+            jax.tree.map(jnp.add, sum_more, more),
         )
 
     if layout.block_size == agents.shape[0]:
