@@ -3,8 +3,9 @@
     python benchmarks/classwise.py --classes 10000 100000
 
 "ratio" is to the plain formula of the same loss, and for two terms to softmax alone, from medians
-within one run: candidates take turns, so that a drift of the machine meets all of them. "floor" is the time of the six matmuls' worth of products alone, measured in the
-same run. "temporary" is the compiled program's memory beside inputs and outputs.
+within one run: candidates take turns, so that a drift of the machine meets all of them. "floor" is
+the time of the three matmuls alone that an exact method needs, measured in the same run.
+"temporary" is the compiled program's memory beside inputs and outputs.
 """
 
 import argparse

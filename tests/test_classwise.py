@@ -1,6 +1,8 @@
 """The engine: every term, block size, number of shards and dtype against the plain formulas."""
 
+import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -379,6 +381,19 @@ def test_memory_does_not_grow_with_the_classes(classes):
         mean = jax.value_and_grad(lambda f, w, y, g=loss: jnp.mean(g(f, w, y)), argnums=(0, 1))
         memory = jax.jit(mean).lower(*shapes).compile().memory_analysis()
         assert memory.temp_size_in_bytes <= 48 * 2**20
+
+
+def test_the_guides_own_loss_works_on_blocks():
+    """CONTRIBUTING's example, run as it stands, against its formula."""
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    made = {"__name__": "guide"}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), made)
+    distance = reference.squared_distances(jnp.ones((4, 8)), jnp.eye(100, 8))
+    own = jnp.arange(4)[:, None] == jnp.arange(100)[None]
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, -distance), axis=1)
+    expected = jnp.sum(jnp.where(own, distance, 0.0), axis=1) + others
+    np.testing.assert_allclose(made["loss"], expected, rtol=1e-5)
 
 
 def test_misuse_says_what_was_expected():

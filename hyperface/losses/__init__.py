@@ -11,6 +11,7 @@ several of them in one pass.
 
 from hyperface.losses._center import center, updated_centers
 from hyperface.losses._contrastive import CContrastive, c_contrastive, contrastive
+from hyperface.losses._folds import HingeSum, LogSumExp, Maximum
 from hyperface.losses._margin import (
     MarginSoftmax,
     MultipliedAngle,
@@ -27,7 +28,10 @@ from hyperface.losses.classwise import Normalize, joint, weighted_sum
 __all__ = [
     "CContrastive",
     "CTriplet",
+    "HingeSum",
+    "LogSumExp",
     "MarginSoftmax",
+    "Maximum",
     "MultipliedAngle",
     "Normalize",
     "Softmax",
