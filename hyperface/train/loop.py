@@ -80,7 +80,8 @@ def train(
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         first_step = checkpoints.latest() or 0
         if first_step:
-            console.print(f"{workdir} holds step {first_step} of {experiment.steps}: going on.")
+            rest = "nothing left to train" if first_step >= experiment.steps else "going on"
+            console.print(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
             state = checkpoints.restore(first_step, abstract, parallel.replicated())
         else:
             batch = next(_batches(experiment, split, 0))
