@@ -108,11 +108,14 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_no_dtype_is_promoted_silently(rng):
     x = jnp.asarray(rng.standard_normal((3, 4)), jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
-        l2_normalize(x)
-        l2_norm(x)
-        cosine_similarity(x, x.astype(jnp.float32))
-        losses.softmax(x, x, jnp.arange(3), scale=jnp.float32(4.0))
-        losses.ring(x, jnp.float32(1.0))
+        assert l2_normalize(x).dtype == jnp.bfloat16
+        found = [
+            l2_norm(x),
+            cosine_similarity(x, x.astype(jnp.float32)),
+            losses.softmax(x, x, jnp.arange(3), scale=jnp.float32(4.0)),
+            losses.ring(x, jnp.float32(1.0)),
+        ]
+    assert {array.dtype for array in found} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
