@@ -116,22 +116,15 @@ def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.3.
     """
-    return inner_products(
-        l2_normalize(at_least_float32(_checked(features, -1))),
-        l2_normalize(at_least_float32(_checked(agents, -1))),
-    )
-
-
-def inner_products(features: jax.Array, agents: jax.Array) -> jax.Array:
-    """<f_i, W_j> for [batch, dim] and [classes, dim], accumulated in at least float32."""
+    features, agents = _checked(features, -1), _checked(agents, -1)
     if features.ndim != 2 or agents.ndim != 2 or features.shape[1] != agents.shape[1]:
         raise ValueError(
             "expected features [batch, dim] and agents [classes, dim] of one dim, "
             f"found {features.shape} and {agents.shape}"
         )
     return jnp.matmul(
-        at_least_float32(features),
-        at_least_float32(agents).T,
+        l2_normalize(at_least_float32(features)),
+        l2_normalize(at_least_float32(agents)).T,
         precision=jax.lax.Precision.HIGHEST,
     )
 

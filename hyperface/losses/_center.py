@@ -84,11 +84,7 @@ def updated_centers(
 def _checked(features, centers, labels):
     features = _checks.float_matrix("features", features, "batch, dim")
     centers = _checks.float_matrix("centers", centers, "classes, dim")
-    if features.shape[1] != centers.shape[1]:
-        raise ValueError(
-            "expected features [batch, dim] and centers [classes, dim] of one dim, found "
-            f"{features.shape} and {centers.shape}"
-        )
+    _checks.same_dim("centers", features, centers)
     labels = _checks.class_labels(labels, features.shape[0], centers.shape[0])
     # A negative index would read from the end.
     return features, centers, jnp.where(labels < 0, centers.shape[0], labels)

@@ -18,6 +18,15 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
     return at_least_float32(x)
 
 
+def same_dim(name: str, features: jax.Array, rows: jax.Array) -> None:
+    """Features [batch, dim] and rows [classes, dim] of one dim."""
+    if features.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"expected features [batch, dim] and {name} [classes, dim] of one dim, "
+            f"found {features.shape} and {rows.shape}"
+        )
+
+
 def scalar(name: str, x: ArrayLike) -> jax.Array:
     """A scalar in at least float32; integers are accepted."""
     x = jnp.asarray(x)

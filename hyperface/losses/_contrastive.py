@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import HingeSum
-from hyperface.losses.classwise import Normalize, Precision, Target, joint
+from hyperface.losses.classwise import Normalize, Precision, Target, single
 from hyperface.normalize import l2_normalize
 
 
@@ -75,8 +75,8 @@ def c_contrastive(
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
     term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
-    (loss,) = joint(
-        (term,),
+    return single(
+        term,
         features,
         agents,
         labels,
@@ -84,7 +84,6 @@ def c_contrastive(
         axis_name=axis_name,
         precision=precision,
     )
-    return loss
 
 
 def contrastive(

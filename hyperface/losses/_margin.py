@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
-from hyperface.losses.classwise import Normalize, Precision, Target, joint
+from hyperface.losses._softmax import ScaledLogits
+from hyperface.losses.classwise import Normalize, Precision, Target, single
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +43,7 @@ class MultipliedAngle:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MarginSoftmax:
+class MarginSoftmax(ScaledLogits):
     """The term of `margin_softmax`, for `joint`: hyper-parameters as there."""
 
     scale: ArrayLike
@@ -55,15 +56,6 @@ class MarginSoftmax:
     def normalize(self) -> Normalize:
         """Both sides: the margin is one of angles."""
         return "both"
-
-    @property
-    def fold(self) -> LogSumExp:
-        """log of the other classes' sum of exponentials."""
-        return LogSumExp(self.bounded)
-
-    def numbers(self, target: Target) -> jax.Array:
-        """The scale."""
-        return self.scale * jnp.ones_like(target.similarity)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
@@ -179,7 +171,7 @@ def a_softmax(
     """
     term = MultipliedAngle(_checks.number("blend", blend, 0.0, math.inf), _checked(margin))
     engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
-    return joint((term,), features, agents, labels, **engine)[0]
+    return single(term, features, agents, labels, **engine)
 
 
 def l_softmax(
@@ -227,7 +219,7 @@ def l_softmax(
     blend = _checks.number("blend", blend, 0.0, math.inf)
     term = MultipliedAngle(blend, _checked(margin), normalize="none")
     engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
-    return joint((term,), features, agents, labels, **engine)[0]
+    return single(term, features, agents, labels, **engine)
 
 
 def margin_softmax(
@@ -290,7 +282,7 @@ def margin_softmax(
         bounded=known and abs(scale) <= BOUNDED_SCALE,
     )
     engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
-    return joint((term,), features, agents, labels, **engine)[0]
+    return single(term, features, agents, labels, **engine)
 
 
 def _checked(margin: int) -> int:

@@ -8,18 +8,14 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
-from hyperface.losses.classwise import Normalize, Precision, Target, joint
+from hyperface.losses.classwise import Normalize, Precision, Target, single
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Softmax:
-    """The term of `softmax`, for `joint`: hyper-parameters as there."""
+class ScaledLogits:
+    """What softmax terms share whose other classes are scaled similarities."""
 
-    scale: ArrayLike = 1.0
-    normalize: Normalize = field(default="both", metadata={"static": True})
-    bounded: bool = field(default=False, metadata={"static": True})
-    """|scale x similarity| is known to stay below 70."""
+    scale: ArrayLike
+    bounded: bool
 
     @property
     def fold(self) -> LogSumExp:
@@ -29,6 +25,17 @@ class Softmax:
     def numbers(self, target: Target) -> jax.Array:
         """The scale."""
         return self.scale * jnp.ones_like(target.similarity)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Softmax(ScaledLogits):
+    """The term of `softmax`, for `joint`: hyper-parameters as there."""
+
+    scale: ArrayLike = 1.0
+    normalize: Normalize = field(default="both", metadata={"static": True})
+    bounded: bool = field(default=False, metadata={"static": True})
+    """|scale x similarity| is known to stay below 70."""
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - target logit)."""
@@ -104,8 +111,8 @@ def softmax(
     known = isinstance(scale, int | float)
     bounded = known and abs(scale) <= BOUNDED_SCALE and normalize == "both" and bias is None
     term = Softmax(scale if known else _checks.scalar("scale", scale), normalize, bounded)
-    (loss,) = joint(
-        (term,),
+    return single(
+        term,
         features,
         agents,
         labels,
@@ -114,4 +121,3 @@ def softmax(
         axis_name=axis_name,
         precision=precision,
     )
-    return loss

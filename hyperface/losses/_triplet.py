@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import HingeSum, Maximum
-from hyperface.losses.classwise import Normalize, Precision, Target, joint
+from hyperface.losses.classwise import Normalize, Precision, Target, single
 from hyperface.normalize import l2_normalize
 
 Negatives = Literal["all", "hardest"]
@@ -91,8 +91,8 @@ def c_triplet(
     if negatives not in get_args(Negatives):
         raise ValueError(f"expected negatives in {get_args(Negatives)}, found {negatives!r}")
     term = CTriplet(_checks.number("margin", margin, 0.0, 4.0), negatives, always_pull)
-    (loss,) = joint(
-        (term,),
+    return single(
+        term,
         features,
         agents,
         labels,
@@ -100,7 +100,6 @@ def c_triplet(
         axis_name=axis_name,
         precision=precision,
     )
-    return loss
 
 
 def triplet(

@@ -17,7 +17,7 @@ gradient.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +113,13 @@ def joint(
     return joint_losses(layout, tuple(terms), x, norms, agents, bias, labels)
 
 
+def single(
+    term: Term, features: ArrayLike, agents: ArrayLike, labels: ArrayLike, **engine: Any
+) -> jax.Array:
+    """The loss [batch] of one term; `engine` holds the keywords of `joint`."""
+    return joint((term,), features, agents, labels, **engine)[0]
+
+
 def weighted_sum(
     terms: Sequence[Term],
     features: ArrayLike,
@@ -159,11 +166,7 @@ def weighted_sum(
 def _prepare(terms, features, agents, labels, bias, block_size, axis_name, precision):
     features = _checks.float_matrix("features", features, "batch, dim")
     agents = _checks.float_matrix("agents", agents, "classes, dim")
-    if features.shape[1] != agents.shape[1]:
-        raise ValueError(
-            "expected features [batch, dim] and agents [classes, dim] of one dim, "
-            f"found {features.shape} and {agents.shape}"
-        )
+    _checks.same_dim("agents", features, agents)
     classes = agents.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
     labels = _checks.class_labels(labels, features.shape[0], classes)
     modes = {term.normalize for term in terms}

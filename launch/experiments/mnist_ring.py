@@ -5,7 +5,8 @@ Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver, bat
   weight 0.01 is lambda = 0.02.
 Command: python -m launch.train mnist-ring
 Data: MNIST, by python -m launch.prepare mnist [--source DIR].
-Time: 15 minutes on two CPU cores for each of mnist-ring and mnist-softmax (2.3 steps a second).
+Time: about 15 minutes on two CPU cores for each of mnist-ring and mnist-softmax, estimated from 400
+  steps at 2.3 a second.
 Published: 99.34 % (Ring loss, Figure 1).
 Measured: 93.66 % after 400 steps (--steps 400 --checkpoint-every 100 --optimizer.boundaries); not
   run to its end yet.
