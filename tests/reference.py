@@ -47,6 +47,24 @@ def c_contrastive(features, agents, labels, margin=1.0):
     return jnp.sum(jnp.where(own, d, jnp.maximum(0.0, margin - d)), axis=1)
 
 
+def forced(agents):
+    """Rows overwritten by their normalised values before the loss sees them."""
+    return jax.lax.stop_gradient(l2_normalize(agents)) + agents - jax.lax.stop_gradient(agents)
+
+
+def forced_softmax(features, agents, labels, scale=1.0):
+    """NormFace's released softmax: inner products with forced rows."""
+    return softmax(features, forced(agents), labels, "features", scale)
+
+
+def forced_c_contrastive(features, agents, labels, margin=1.0):
+    """NormFace's released C-contrastive: squared distances to forced rows."""
+    agents = forced(agents)
+    d = 1 + jnp.sum(agents**2, axis=1)[None] - 2 * l2_normalize(features) @ agents.T
+    own = labels[:, None] == jnp.arange(len(agents))[None]
+    return jnp.sum(jnp.where(own, d, jnp.maximum(0.0, margin - d)), axis=1)
+
+
 def c_triplet(features, agents, labels, margin=0.8, negatives="all", always_pull=False):
     """NormFace, Eq. 11."""
     d = squared_distances(features, agents)

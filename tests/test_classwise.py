@@ -72,6 +72,17 @@ TERMS = (
         ),
     }
 )
+# The released gradients that are true ones, of rows that count as unit vectors already.
+TERMS |= {
+    "softmax, released": (
+        partial(losses.softmax, scale=9.0, gradient="caffe"),
+        partial(reference.forced_softmax, scale=9.0),
+    ),
+    "c_contrastive, released": (
+        partial(losses.c_contrastive, margin=3.0, gradient="caffe"),
+        partial(reference.forced_c_contrastive, margin=3.0),
+    ),
+}
 MAIN_TERMS = [name for name in TERMS if name not in {f"a_softmax, m = {m}" for m in (1, 2, 3)}]
 # Relative to the largest gradient. float64 shows the rule; float32 its rounding, which the largest
 # scale of 200 multiplies; bfloat16 that of the operands, three digits.
@@ -109,6 +120,16 @@ def test_every_block_size_gives_the_formula(name, block_size):
         found = value_and_gradients(partial(ours, block_size=block_size), *arguments)
         assert all(x.dtype == jnp.float64 for x in found)
         assert_close(found, expected, TOLERANCES["float64"])
+
+
+@pytest.mark.parametrize("name", MAIN_TERMS)
+def test_kept_similarities_give_the_formula(name):
+    ours, plain = TERMS[name]
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(x) for x in problem()]
+        expected = value_and_gradients(plain, *arguments)
+        loss = partial(ours, block_size=7, memory_budget=2**20)
+        assert_close(value_and_gradients(loss, *arguments), expected, TOLERANCES["float64"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed", "bf16"])
@@ -185,7 +206,7 @@ def test_agents_may_be_sharded_under_pmap():
     assert_close(found, expected, TOLERANCES["float32"])
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", [name for name in TERMS if "released" not in name])
 def test_gradients_equal_finite_differences_in_float64(name):
     ours, _ = TERMS[name]
     with jax.enable_x64(True):
@@ -383,6 +404,22 @@ def test_memory_does_not_grow_with_the_classes(classes):
         assert memory.temp_size_in_bytes <= 48 * 2**20
 
 
+def test_only_a_budget_keeps_the_similarities():
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((256, 64), "f4"), ((200_000, 64), "f4"), ((256,), "i4"))
+    ]
+
+    def temporary(budget):
+        loss = partial(losses.softmax, scale=30.0, memory_budget=budget)
+        mean = jax.value_and_grad(lambda f, w, y: jnp.mean(loss(f, w, y)), argnums=(0, 1))
+        return jax.jit(mean).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    similarities, margin = 4 * 256 * 200_000, 48 * 2**20
+    assert temporary(similarities - 1) < margin
+    assert similarities <= temporary(similarities) < similarities + margin
+
+
 def test_the_guides_own_loss_works_on_blocks():
     """CONTRIBUTING's example, run as it stands, against its formula."""
     guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -404,6 +441,10 @@ def test_misuse_says_what_was_expected():
         )
     with pytest.raises(ValueError, match="block of at least one class, found 0"):
         losses.softmax(features, agents, labels, block_size=0)
+    with pytest.raises(ValueError, match="budget of at least 0 bytes, found -1"):
+        losses.softmax(features, agents, labels, memory_budget=-1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'blocks'"):
+        losses.softmax(features, agents, labels, blocks=3)
     with pytest.raises(ValueError, match=r"precision in .*found 'fp8'"):
         losses.softmax(features, agents, labels, precision="fp8")
     with pytest.raises(ValueError, match=r"margin in \[0, 4\], found 5"):

@@ -152,9 +152,12 @@ def test_an_unknown_name_is_an_attribute_error():
 
 LOSSES = [
     "a_softmax",
+    "batch_contrastive",
+    "batch_triplet",
     "c_contrastive",
     "c_triplet",
     "center",
+    "center_direction",
     "contrastive",
     "l_softmax",
     "margin_softmax",

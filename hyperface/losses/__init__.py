@@ -9,7 +9,7 @@ exists at any time, with `axis_name` the agents are split by rows over devices, 
 several of them in one pass.
 """
 
-from hyperface.losses._center import center, updated_centers
+from hyperface.losses._center import center, center_direction, updated_centers
 from hyperface.losses._contrastive import CContrastive, c_contrastive, contrastive
 from hyperface.losses._folds import HingeSum, LogSumExp, Maximum
 from hyperface.losses._margin import (
@@ -20,31 +20,41 @@ from hyperface.losses._margin import (
     l_softmax,
     margin_softmax,
 )
+from hyperface.losses._mining import Mining, batch_contrastive, batch_triplet
 from hyperface.losses._ring import ring
+from hyperface.losses._sampling import Sample, sample_classes
 from hyperface.losses._softmax import Softmax, softmax
 from hyperface.losses._triplet import CTriplet, c_triplet, triplet
-from hyperface.losses.classwise import Normalize, joint, weighted_sum
+from hyperface.losses.classwise import Engine, Gradient, Normalize, joint, weighted_sum
 
 __all__ = [
     "CContrastive",
     "CTriplet",
+    "Engine",
+    "Gradient",
     "HingeSum",
     "LogSumExp",
     "MarginSoftmax",
     "Maximum",
+    "Mining",
     "MultipliedAngle",
     "Normalize",
+    "Sample",
     "Softmax",
     "a_softmax",
     "annealed_blend",
+    "batch_contrastive",
+    "batch_triplet",
     "c_contrastive",
     "c_triplet",
     "center",
+    "center_direction",
     "contrastive",
     "joint",
     "l_softmax",
     "margin_softmax",
     "ring",
+    "sample_classes",
     "softmax",
     "triplet",
     "updated_centers",

@@ -12,8 +12,8 @@ def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Ar
 
         L = 1/2 ||f - c_y||^2
 
-    The centers are not learned from this loss: they move by `updated_centers`, and no gradient
-    reaches them. The gradient to the feature is f - c_y.
+    No gradient reaches the centers: they move by `updated_centers`, or an optimiser moves them
+    along `center_direction`. The gradient to the feature is f - c_y.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -41,19 +41,52 @@ def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Ar
     return 0.5 * jnp.sum((features - own) ** 2, axis=1)
 
 
-def updated_centers(
-    centers: ArrayLike, features: ArrayLike, labels: ArrayLike, *, rate: ArrayLike = 0.5
-) -> jax.Array:
-    """The centers after one batch (Wen et al., Eq. 4).
+def center_direction(centers: ArrayLike, features: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """What centers descend along after one batch (Wen et al., Eq. 4).
 
-        c_j <- c_j - alpha sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
+        delta c_j = sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
 
-    The one beside the count keeps a class with a single example from jumping onto it.
+    The one beside the count keeps a class with a single example from jumping onto it. The paper
+    takes alpha of it off the centers (`updated_centers`); the released Caffe code gives it to the
+    optimiser as the centers' gradient, whatever the loss' weight, where learning rate and momentum
+    take alpha's place.
 
     Args:
       centers: [classes, dim], floating point.
-      features: [batch, dim].
+      features: [batch, dim], floating point.
       labels: [batch] integer class ids.
+
+    Returns:
+      [classes, dim] of the centers' dtype but at least float32; zero where a class has no example.
+      No gradient flows through.
+
+    Raises:
+      TypeError: features or centers are not floating point, or labels are not integers.
+      ValueError: shapes disagree, or a known label is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(center_direction(jnp.zeros((2, 1)), jnp.array([[4.0]]), jnp.array([1])))
+      [[ 0.]
+       [-2.]]
+
+    References:
+      Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
+    """
+    features, centers, labels = _checked(features, centers, labels)
+    apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
+    sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
+    counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
+    return jax.lax.stop_gradient(sums / (1.0 + counts)[:, None])
+
+
+def updated_centers(
+    centers: ArrayLike, features: ArrayLike, labels: ArrayLike, *, rate: ArrayLike = 0.5
+) -> jax.Array:
+    """The centers after one batch: c_j - alpha delta c_j (Wen et al., Eq. 4 and Algorithm 1).
+
+    Args:
+      centers, features, labels: as in `center_direction`.
       rate: alpha in [0, 1]; the paper's is 0.5.
 
     Returns:
@@ -61,8 +94,7 @@ def updated_centers(
       example. No gradient flows through.
 
     Raises:
-      TypeError: centers or features are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or a known rate is outside [0, 1].
+      TypeError, ValueError: as `center_direction`; or a known rate is outside [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,11 +106,8 @@ def updated_centers(
       Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
     """
     rate = _checks.number("rate", rate, 0.0, 1.0)
-    features, centers, labels = _checked(features, centers, labels)
-    apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
-    sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
-    counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
-    return jax.lax.stop_gradient(centers - rate * sums / (1.0 + counts)[:, None])
+    direction = center_direction(centers, features, labels)
+    return jax.lax.stop_gradient(jnp.asarray(centers, direction.dtype) - rate * direction)
 
 
 def _checked(features, centers, labels):

@@ -1,5 +1,7 @@
 """Argument checks shared by the losses; each says what was expected and what was found."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,13 +37,17 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
     return at_least_float32(x)
 
 
+def integers(name: str, x: ArrayLike) -> jax.Array:
+    """An array of integers."""
+    x = x if isinstance(x, jax.Array) else jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"expected integer {name}, found dtype {x.dtype}")
+    return x
+
+
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
     """int32 labels [batch]; known values outside the class range are refused at once."""
-    labels = labels if isinstance(labels, jax.Array) else jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"expected integer labels, found dtype {labels.dtype}")
-    if labels.shape != (batch,):
-        raise ValueError(f"expected labels [{batch}], one a feature, found shape {labels.shape}")
+    labels = one_each("labels", integers("labels", labels), batch, "a feature")
     if not isinstance(labels, jax.core.Tracer):
         values = np.asarray(labels)
         wrong = values[(values < 0) | (values >= num_classes)]
@@ -50,6 +56,27 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
                 f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
             )
     return labels.astype(jnp.int32)  # A shorter type could not hold every class id.
+
+
+def one_of(name: str, found: str, known: Sequence[str]) -> None:
+    """A word of a closed list."""
+    if found not in known:
+        raise ValueError(f"expected {name} in {tuple(known)}, found {found!r}")
+
+
+def one_each(name: str, x: jax.Array, count: int, of: str) -> jax.Array:
+    """An array [count]."""
+    if x.shape != (count,):
+        raise ValueError(f"expected {name} [{count}], one {of}, found shape {x.shape}")
+    return x
+
+
+def flags(name: str, x: ArrayLike, count: int, of: str) -> jax.Array:
+    """A bool array [count]."""
+    x = jnp.asarray(x)
+    if x.dtype != jnp.bool_:
+        raise TypeError(f"expected {name} of dtype bool, found {x.dtype}")
+    return one_each(name, x, count, of)
 
 
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:

@@ -1,7 +1,7 @@
 """Contrastive losses: on pairs, and NormFace's classification version over agents."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import HingeSum
-from hyperface.losses.classwise import Normalize, Precision, Target, single
+from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
 from hyperface.normalize import l2_normalize
 
 
@@ -38,9 +38,8 @@ def c_contrastive(
     labels: ArrayLike,
     *,
     margin: ArrayLike = 1.0,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    gradient: Gradient = "exact",
+    **engine: Unpack[Engine],
 ) -> jax.Array:
     """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
 
@@ -54,7 +53,10 @@ def c_contrastive(
       agents: [classes, dim], one row a class.
       labels: [batch] integer class ids.
       margin: m, on the squared distance of unit vectors, 0 to 4. The paper recommends 1.
-      block_size, axis_name, precision: as in `joint`.
+      gradient: "exact", or "caffe": agents get the gradient of the squared distance, not projected,
+        for a caller who overwrites their rows by the normalised ones after each step, as the
+        released code does. (Its cap of 4 on the own distance never binds on unit vectors.)
+      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN
@@ -63,7 +65,7 @@ def c_contrastive(
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
       ValueError: shapes disagree, a known label is out of range, or a known margin is outside
-        [0, 4].
+        [0, 4], or `gradient` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,16 +76,9 @@ def c_contrastive(
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
+    engine |= agent_rule(gradient, "distance")
     term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
-    return single(
-        term,
-        features,
-        agents,
-        labels,
-        block_size=block_size,
-        axis_name=axis_name,
-        precision=precision,
-    )
+    return single(term, features, agents, labels, **engine)
 
 
 def contrastive(
@@ -118,13 +113,10 @@ def contrastive(
     margin = _checks.number("margin", margin, 0.0, 4.0)
     a = _checks.float_matrix("features_a", features_a, "pairs, dim")
     b = _checks.float_matrix("features_b", features_b, "pairs, dim")
-    same = jnp.asarray(same)
-    if same.dtype != jnp.bool_:
-        raise TypeError(f"expected same of dtype bool, found {same.dtype}")
-    if a.shape != b.shape or same.shape != a.shape[:1]:
+    if a.shape != b.shape:
         raise ValueError(
-            "expected features_a and features_b [pairs, dim] and same [pairs], found "
-            f"{a.shape}, {b.shape} and {same.shape}"
+            f"expected features_a and features_b of one shape, found {a.shape} and {b.shape}"
         )
+    same = _checks.flags("same", same, a.shape[0], "a pair")
     distance = jnp.sum((l2_normalize(a) - l2_normalize(b)) ** 2, axis=1)
     return jnp.where(same, distance, jnp.maximum(0.0, margin - distance))

@@ -14,6 +14,9 @@ import numpy as np
 from hyperface.normalize import l2_norm
 
 Precision = Literal["float32", "mixed", "bf16"]
+AgentGradient = Literal["tangent", "inner-product", "distance"]
+"""Through the agents' normalisation (Eq. 4), or that of an inner product or a squared distance with
+rows that count as unit vectors already."""
 Numbers = Any
 """A pytree of [batch] arrays."""
 
@@ -36,6 +39,9 @@ class Target(NamedTuple):
 
     similarity: jax.Array
     """[batch] similarity to the example's own class."""
+    agent_similarity: jax.Array
+    """[batch] The same number, whose gradient reaches the own class's agent alone: for released
+    gradients that differ between the two sides."""
     agent_norm: jax.Array
     """[batch] length of the own class's agent."""
     feature_norm: jax.Array
@@ -46,41 +52,56 @@ class Layout(NamedTuple):
     """How a problem is cut: static."""
 
     normalize_agents: bool
+    agent_gradient: AgentGradient
+    num_rows: int
+    """Classes on this device."""
     block_size: int
     axis_name: str | None
     precision: Precision
+    keep: bool
+    """The forward sweep keeps the similarities, and the backward one does not make them again."""
+
+
+class Classes(NamedTuple):
+    """What is not differentiated."""
+
+    labels: jax.Array
+    """[batch] global class ids."""
+    present: jax.Array | None
+    """[classes on this device] bool: those that take part beside the targets; None for all."""
 
 
 # ---------------------------------------------------------------------------------- two sweeps
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def joint_losses(layout, terms, x, norms, agents, bias, labels):
-    """Losses [batch] of each term; the backward pass recomputes the similarities."""
-    return _losses_fwd(layout, terms, x, norms, agents, bias, labels)[0]
+def joint_losses(layout, terms, x, norms, agents, bias, classes):
+    """Losses [batch] of each term; the backward pass recomputes the similarities unless kept."""
+    return _losses_fwd(layout._replace(keep=False), terms, x, norms, agents, bias, classes)[0]
 
 
-def _losses_fwd(layout, terms, x, norms, agents, bias, labels):
-    own = _own_class(layout, x, agents, bias, labels)
+def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
+    own = _own_class(layout, x, agents, bias, classes.labels)
     numbers = _numbers(terms, own, norms)
     folds = [term.fold for term in terms]
 
     def fold_block(summaries, start, first):
-        block, _ = _similarities(layout, x, agents, bias, labels, start, first, forward=True)
+        cosines, _ = _cosines(layout, x, agents, start, forward=True)
+        block = _block(layout, cosines, bias, classes, start, first)
         found = [f.block(block, n) for f, n in zip(folds, numbers, strict=True)]
-        if summaries is None:
-            return found
-        return [f.merge(a, b) for f, a, b in zip(folds, summaries, found, strict=True)]
+        if summaries is not None:
+            found = [f.merge(a, b) for f, a, b in zip(folds, summaries, found, strict=True)]
+        return found, cosines if layout.keep else None
 
-    summaries = _sweep(layout, agents.shape[0], fold_block)
+    summaries, kept = _sweep(layout, fold_block)
     summaries = [_merge_devices(layout, f, s) for f, s in zip(folds, summaries, strict=True)]
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     losses = _finish(terms, own, norms, values)
-    return losses, (terms, x, norms, agents, bias, labels, own, summaries)
+    return losses, (terms, x, norms, agents, bias, classes, own, summaries, kept)
 
 
 def _losses_bwd(layout, residuals, cotangents):
-    terms, x, norms, agents, bias, labels, own, summaries = residuals
+    terms, x, norms, agents, bias, classes, own, summaries, kept = residuals
     folds = [term.fold for term in terms]
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     _, pull_loss = jax.vjp(_finish, terms, own, norms, values)
@@ -90,7 +111,7 @@ def _losses_bwd(layout, residuals, cotangents):
     def slopes(block):
         return _slopes(folds, numbers, summaries, to_values, block)
 
-    gradients = _backward_sweep(layout, x, agents, bias, labels, slopes)
+    gradients = _backward_sweep(layout, x, agents, bias, classes, slopes, kept=kept)
     to_x, to_agents, to_bias, to_numbers = gradients
     if layout.axis_name is not None:
         to_x, to_numbers = jax.lax.psum((to_x, to_numbers), layout.axis_name)
@@ -99,7 +120,7 @@ def _losses_bwd(layout, residuals, cotangents):
         jnp.add, (to_terms, to_own, to_norms), (more_to_terms, more_to_own, more_to_norms)
     )
     to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, labels, to_own, to_x, to_agents, to_bias
+        layout, x, agents, classes.labels, to_own, to_x, to_agents, to_bias
     )
     return to_terms, to_x, to_norms, to_agents, to_bias, None
 
@@ -108,14 +129,15 @@ joint_losses.defvjp(_losses_fwd, _losses_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def summed_losses(layout, terms, x, norms, agents, bias, labels, weights):
-    """Their weighted sum, for additive folds; differentiation makes all gradients in the one sweep
-    that makes the value."""
-    return total(_losses_fwd(layout, terms, x, norms, agents, bias, labels)[0], weights)
+def summed_losses(layout, terms, x, norms, agents, bias, classes, weights):
+    """Their weighted sum and the losses, for additive folds; differentiation makes all gradients of
+    the sum in the one sweep that makes its value."""
+    losses = joint_losses(layout, terms, x, norms, agents, bias, classes)
+    return total(losses, weights), losses
 
 
-def _sum_fwd(layout, terms, x, norms, agents, bias, labels, weights):
-    own = _own_class(layout, x, agents, bias, labels)
+def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
+    own = _own_class(layout, x, agents, bias, classes.labels)
     numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
     # The losses are linear in the values, so their slope is the same at any value.
     to_values = jax.vjp(_finish, terms, own, norms, [jnp.zeros_like(norms)] * len(terms))[1](
@@ -129,7 +151,7 @@ def _sum_fwd(layout, terms, x, norms, agents, bias, labels, weights):
         return slope, (to_numbers, summaries)
 
     to_x, to_agents, to_bias, (to_numbers, summaries) = _backward_sweep(
-        layout, x, agents, bias, labels, slopes, sparse=True
+        layout, x, agents, bias, classes, slopes, sparse=True
     )
     if layout.axis_name is not None:
         to_x, to_numbers, summaries = jax.lax.psum((to_x, to_numbers, summaries), layout.axis_name)
@@ -140,14 +162,16 @@ def _sum_fwd(layout, terms, x, norms, agents, bias, labels, weights):
         jnp.add, (to_terms, to_own, to_norms), pull_numbers(to_numbers)
     )
     to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, labels, to_own, to_x, to_agents, to_bias
+        layout, x, agents, classes.labels, to_own, to_x, to_agents, to_bias
     )
-    return total(losses, weights), (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
+    gradients = (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
+    return (total(losses, weights), losses), gradients
 
 
-def _sum_bwd(layout, gradients, cotangent):
+def _sum_bwd(layout, gradients, cotangents):
     del layout
-    return jax.tree.map(lambda gradient: cotangent * gradient, gradients)
+    to_total, _ = cotangents  # The front stops what would reach the losses.
+    return jax.tree.map(lambda gradient: to_total * gradient, gradients)
 
 
 summed_losses.defvjp(_sum_fwd, _sum_bwd)
@@ -178,7 +202,7 @@ def _finish(terms, own, norms, values):
     return tuple(term.loss(target, value) for term, value in zip(terms, values, strict=True))
 
 
-def _backward_sweep(layout, x, agents, bias, labels, slopes, *, sparse=False):
+def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, sparse=False):
     """Gradients to x, agents and bias from the classes that are not the target, and what `slopes`
     gives beside the slope, added up over the blocks."""
 
@@ -191,15 +215,24 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes, *, sparse=False):
             # operands: XLA's CPU backend has no other for bf16.
             flipped = jax.lax.optimization_barrier(flipped)
         to_rows = _matmul(layout, flipped, x, forward=False)
-        if inverse is not None:
+        if inverse is None:
+            return to_x, to_rows
+        if layout.agent_gradient == "tangent":
             # Eq. 4's projection: <dL/dW~_j, W~_j> is the column sum of slope times cosine.
             radial = jnp.sum(slope * cosines, axis=0) * inverse**2
-            to_rows -= radial[:, None] * rows
+            return to_x, to_rows - radial[:, None] * rows
+        to_rows /= inverse[:, None]
+        if layout.agent_gradient == "distance":
+            # d ||f~ - W||^2 / dW = -2 (f~ - W), and slope is of the cosine, -1/2 of the distance.
+            to_rows -= (jnp.sum(slope, axis=0) * inverse)[:, None] * rows
         return to_x, to_rows
 
-    def block_gradients(carry, start, first):
-        block, parts = _similarities(layout, x, agents, bias, labels, start, first, forward=False)
-        slope, more = slopes(block)
+    def block_gradients(carry, start, first, cosines=None):
+        if cosines is None:
+            cosines, parts = _cosines(layout, x, agents, start, forward=False)
+        else:
+            parts = _unit_rows(layout, _slice(agents, start, layout))
+        slope, more = slopes(_block(layout, cosines, bias, classes, start, first))
         if sparse:
             to_x, to_rows = jax.lax.cond(
                 jnp.any(slope != 0),
@@ -207,9 +240,10 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes, *, sparse=False):
                 lambda slope, rows, inverse, cosines: (jnp.zeros_like(x), jnp.zeros_like(rows)),
                 slope,
                 *parts,
+                cosines,
             )
         else:
-            to_x, to_rows = products(slope, *parts)
+            to_x, to_rows = products(slope, *parts, cosines)
         to_bias = None if bias is None else jnp.sum(slope, axis=0)
         if carry is None:
             return to_x, to_rows, to_bias, more
@@ -223,8 +257,8 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes, *, sparse=False):
             jax.tree.map(jnp.add, sum_more, more),
         )
 
-    if layout.block_size == agents.shape[0]:
-        return block_gradients(None, 0, 0)
+    if layout.block_size == layout.num_rows:
+        return block_gradients(None, 0, 0, kept and kept[0])
     shapes = jax.eval_shape(lambda: block_gradients(None, 0, 0)[3])
     empty = (
         jnp.zeros_like(x),
@@ -232,18 +266,15 @@ def _backward_sweep(layout, x, agents, bias, labels, slopes, *, sparse=False):
         None if bias is None else jnp.zeros_like(bias),
         jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
     )
-    return _scan(layout, agents.shape[0], block_gradients, empty)
+    return _scan(layout, block_gradients, empty, kept)
 
 
 # ----------------------------------------------------------------------------------- own class
 
 
 def _own_class(layout, x, agents, bias, labels):
-    """[batch] similarity of each example to its own class, and that agent's length.
-
-    NaN for a label out of range.
-    """
-    local, mine, in_range = _local(layout, agents.shape[0], labels)
+    """The first three of `Target`; NaN for a label out of range."""
+    local, mine, in_range = _local(layout, labels)
     rows, inverse = _unit_rows(layout, agents[local])
     similarity = jnp.sum(x * rows, axis=1) * (1.0 if inverse is None else inverse)
     if bias is not None:
@@ -251,39 +282,42 @@ def _own_class(layout, x, agents, bias, labels):
     own = jax.tree.map(lambda v: jnp.where(mine, v, 0.0), (similarity, l2_norm(rows)))
     if layout.axis_name is not None:
         own = jax.lax.psum(own, layout.axis_name)
-    return jax.tree.map(lambda v: jnp.where(in_range, v, jnp.nan), own)
+    similarity, norm = (jnp.where(in_range, v, jnp.nan) for v in own)
+    return similarity, similarity, norm
 
 
 def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
-    local, mine, _ = _local(layout, agents.shape[0], labels)
+    local, mine, _ = _local(layout, labels)
     rows, inverse = _unit_rows(layout, agents[local])
-    slope, to_norm = (jnp.where(mine, cotangent, 0.0)[:, None] for cotangent in to_own)
-    if inverse is None:
-        to_rows, part_of_x = slope * x, slope * rows
+    slope, agent_slope, to_norm = (jnp.where(mine, g, 0.0)[:, None] for g in to_own)
+    agent_slope += slope
+    unit = rows if inverse is None else rows * inverse[:, None]
+    part_of_x = slope * unit
+    if inverse is None or layout.agent_gradient == "inner-product":
+        to_rows = agent_slope * x
+    elif layout.agent_gradient == "distance":
+        to_rows = agent_slope * (x - unit)
     else:
-        unit = rows * inverse[:, None]
         cosine = jnp.sum(x * unit, axis=1, keepdims=True)
-        to_rows = slope * (x - cosine * unit) * inverse[:, None]
-        part_of_x = slope * unit
+        to_rows = agent_slope * (x - cosine * unit) * inverse[:, None]
     if layout.axis_name is not None:
         part_of_x = jax.lax.psum(part_of_x, layout.axis_name)
     to_rows += to_norm * rows / l2_norm(rows, keepdims=True)
     to_agents = to_agents.at[local].add(to_rows)
     if to_bias is not None:
-        to_bias = to_bias.at[local].add(slope[:, 0])
+        to_bias = to_bias.at[local].add(agent_slope[:, 0])
     return to_x + part_of_x, to_agents, to_bias
 
 
-def _local(layout, classes, labels):
+def _local(layout, labels):
     """Row of each label on this device, whether it is here, and whether it exists at all."""
-    if layout.axis_name is None:
-        first, total = 0, classes
-    else:
-        first = jax.lax.axis_index(layout.axis_name) * classes
-        total = jax.lax.axis_size(layout.axis_name) * classes
+    first, total = 0, layout.num_rows
+    if layout.axis_name is not None:
+        first = jax.lax.axis_index(layout.axis_name) * layout.num_rows
+        total = jax.lax.axis_size(layout.axis_name) * layout.num_rows
     local = labels - first
-    mine = (local >= 0) & (local < classes)
-    return jnp.clip(local, 0, classes - 1), mine, (labels >= 0) & (labels < total)
+    mine = (local >= 0) & (local < layout.num_rows)
+    return jnp.clip(local, 0, layout.num_rows - 1), mine, (labels >= 0) & (labels < total)
 
 
 def _unit_rows(layout, rows):
@@ -295,21 +329,29 @@ def _unit_rows(layout, rows):
 # -------------------------------------------------------------------------------------- blocks
 
 
-def _similarities(layout, x, agents, bias, labels, start, first, *, forward):
-    """The block that begins at row `start` and counts classes from row `first` on."""
+def _cosines(layout, x, agents, start, *, forward):
+    """Similarities without bias to the block that begins at row `start`; its rows and 1 / norm."""
     rows, inverse = _unit_rows(layout, _slice(agents, start, layout))
-    similarities = _matmul(layout, x, rows.T, forward=forward)
+    cosines = _matmul(layout, x, rows.T, forward=forward)
     if inverse is not None:
-        similarities *= inverse[None, :]
-    cosines = similarities
+        cosines *= inverse[None, :]
+    return cosines, (rows, inverse)
+
+
+def _block(layout, cosines, bias, classes, start, first):
+    """The block as a fold sees it, which counts classes from row `first` on."""
+    similarities = cosines
     if bias is not None:
         similarities += _slice(bias, start, layout)[None, :]
-    local = start + jnp.arange(layout.block_size, dtype=labels.dtype)
-    classes = local
+    local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
+    ids = local
     if layout.axis_name is not None:
-        classes = local + jax.lax.axis_index(layout.axis_name) * agents.shape[0]
-    counted = (classes[None, :] != labels[:, None]) & (local >= first)[None, :]
-    return Block(similarities, counted, classes), (rows, inverse, cosines)
+        ids += jax.lax.axis_index(layout.axis_name) * layout.num_rows
+    taking_part = local >= first
+    if classes.present is not None:
+        taking_part &= _slice(classes.present, start, layout)
+    counted = (ids[None, :] != classes.labels[:, None]) & taking_part[None, :]
+    return Block(similarities, counted, ids)
 
 
 def _slice(array, start, layout):
@@ -332,20 +374,25 @@ def _places(classes: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     return starts[order], firsts[order]
 
 
-def _sweep(layout, classes, fold_block):
-    """Summaries over all classes of this device."""
-    starts, firsts = _places(classes, layout.block_size)
-    summaries = fold_block(None, starts[0], firsts[0])
+def _sweep(layout, fold_block):
+    """Summaries over all classes of this device, and what each block keeps."""
+    starts, firsts = _places(layout.num_rows, layout.block_size)
+    summaries, kept = fold_block(None, starts[0], firsts[0])
     if starts.size == 1:
-        return summaries
-    return jax.lax.scan(
-        lambda carry, place: (fold_block(carry, *place), None), summaries, (starts[1:], firsts[1:])
-    )[0]
+        return summaries, (kept, None) if layout.keep else None
+    summaries, more = jax.lax.scan(
+        lambda carry, place: fold_block(carry, *place), summaries, (starts[1:], firsts[1:])
+    )
+    return summaries, (kept, more) if layout.keep else None
 
 
-def _scan(layout, classes, step, carry):
-    places = _places(classes, layout.block_size)
-    return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, places)[0]
+def _scan(layout, step, carry, kept):
+    starts, firsts = _places(layout.num_rows, layout.block_size)
+    xs = (starts, firsts)
+    if kept:
+        carry = step(carry, starts[0], firsts[0], kept[0])
+        xs = (starts[1:], firsts[1:], kept[1])
+    return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, xs)[0]
 
 
 def _merge_devices(layout, fold, summary):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,15 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
 from hyperface.losses._softmax import ScaledLogits
-from hyperface.losses.classwise import Normalize, Precision, Target, single
+from hyperface.losses.classwise import (
+    Engine,
+    Gradient,
+    Normalize,
+    Target,
+    agent_rule,
+    single,
+    slope_only,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -21,6 +30,7 @@ class MultipliedAngle:
     blend: ArrayLike = 0.0
     margin: int = field(default=4, metadata={"static": True})
     normalize: Normalize = field(default="agents", metadata={"static": True})
+    gradient: Gradient = field(default="exact", metadata={"static": True})
 
     @property
     def fold(self) -> LogSumExp:
@@ -38,7 +48,32 @@ class MultipliedAngle:
             length = length * target.agent_norm
         with_margin = length * multiplied_cosine(target.similarity / length, self.margin)
         logit = (self.blend * target.similarity + with_margin) / (1.0 + self.blend)
+        if self.gradient == "caffe":
+            logit = jax.lax.stop_gradient(logit) + self._released_slope(target)
         return jax.nn.softplus(value - logit)
+
+    def _released_slope(self, target: Target) -> jax.Array:
+        """Zero, with the released gradient of the target's logit.
+
+        The true gradient of |f| psi(theta) to f is a W~ + b f. The released code divides a and b by
+        sqrt(a^2 + b^2), and gives the agent f itself, as an inner product would.
+        """
+        length = target.feature_norm
+        cosine = jax.lax.stop_gradient(target.similarity / length)
+        psi, slope = jax.jvp(
+            lambda c: multiplied_cosine(c, self.margin), (cosine,), (jnp.ones_like(cosine),)
+        )
+        to_agent, to_feature = slope, jax.lax.stop_gradient((psi - cosine * slope) / length)
+        if self.margin > 1:
+            size = jnp.sqrt(to_agent**2 + to_feature**2)
+            to_agent, to_feature = to_agent / size, to_feature / size
+        along_agent = (self.blend + to_agent) / (1.0 + self.blend)
+        along_feature = to_feature * jax.lax.stop_gradient(length) / (1.0 + self.blend)
+        return (
+            along_agent * slope_only(target.similarity)
+            + along_feature * slope_only(length)
+            + (1.0 - along_agent) * slope_only(target.agent_similarity)
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -133,16 +168,14 @@ def a_softmax(
     *,
     margin: int = 4,
     blend: ArrayLike = 0.0,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    gradient: Gradient = "exact",
+    **engine: Unpack[Engine],
 ) -> jax.Array:
     """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
 
-    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda). The
-    gradient is the exact one of this formula.
+    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -150,7 +183,11 @@ def a_softmax(
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
       blend: lambda, at least 0; see `annealed_blend`.
-      block_size, axis_name, precision: as in `joint`.
+      gradient: "exact", or the released code's "caffe": in the target logit's gradient to the
+        feature, a W~ + b f, the margin's a and b are divided by sqrt(a^2 + b^2); and agents get the
+        gradient of the plain inner product at every margin, not projected, for a caller who
+        overwrites their rows by the normalised ones after each step.
+      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -158,7 +195,8 @@ def a_softmax(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or margin is not 1 to 4.
+      ValueError: shapes disagree, a known label is out of range, margin is not 1 to 4, or
+        `gradient` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,8 +207,9 @@ def a_softmax(
     References:
       Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017.
     """
-    term = MultipliedAngle(_checks.number("blend", blend, 0.0, math.inf), _checked(margin))
-    engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
+    engine |= agent_rule(gradient, "inner-product")
+    blend = _checks.number("blend", blend, 0.0, math.inf)
+    term = MultipliedAngle(blend, _checked(margin), gradient=gradient)
     return single(term, features, agents, labels, **engine)
 
 
@@ -181,9 +220,7 @@ def l_softmax(
     *,
     margin: int = 4,
     blend: ArrayLike = 0.0,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    **engine: Unpack[Engine],
 ) -> jax.Array:
     """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
 
@@ -197,7 +234,7 @@ def l_softmax(
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
       blend: lambda, at least 0; see `annealed_blend`.
-      block_size, axis_name, precision: as in `joint`.
+      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -218,7 +255,6 @@ def l_softmax(
     """
     blend = _checks.number("blend", blend, 0.0, math.inf)
     term = MultipliedAngle(blend, _checked(margin), normalize="none")
-    engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
     return single(term, features, agents, labels, **engine)
 
 
@@ -231,9 +267,7 @@ def margin_softmax(
     angular_multiplier: float = 1.0,
     angular_margin: float = 0.0,
     cosine_margin: ArrayLike = 0.0,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    **engine: Unpack[Engine],
 ) -> jax.Array:
     """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
 
@@ -250,7 +284,7 @@ def margin_softmax(
       angular_multiplier: m1, at least 1.
       angular_margin: m2 in radians, 0 to pi.
       cosine_margin: m3, 0 to 2.
-      block_size, axis_name, precision: as in `joint`.
+      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -281,7 +315,6 @@ def margin_softmax(
         _checks.number("cosine_margin", cosine_margin, 0.0, 2.0),
         bounded=known and abs(scale) <= BOUNDED_SCALE,
     )
-    engine = {"block_size": block_size, "axis_name": axis_name, "precision": precision}
     return single(term, features, agents, labels, **engine)
 
 

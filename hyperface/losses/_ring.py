@@ -51,8 +51,7 @@ def ring(features: ArrayLike, radius: ArrayLike, *, form: Form = "paper") -> jax
     """
     features = _checks.float_matrix("features", features, "batch, dim")
     radius = _checks.scalar("radius", radius).astype(features.dtype)
-    if form not in get_args(Form):
-        raise ValueError(f"expected form in {get_args(Form)}, found {form!r}")
+    _checks.one_of("form", form, get_args(Form))
     squared = 2.0 * _ring(features, radius)
     if form == "paper":
         return 0.5 * squared

@@ -1,6 +1,7 @@
 """Softmax loss with NormFace's four normalisation modes."""
 
 from dataclasses import dataclass, field
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
-from hyperface.losses.classwise import Normalize, Precision, Target, single
+from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
 
 
 class ScaledLogits:
@@ -51,9 +52,8 @@ def softmax(
     scale: ArrayLike = 1.0,
     bias: ArrayLike | None = None,
     allow_normalized_bias: bool = False,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    gradient: Gradient = "exact",
+    **engine: Unpack[Engine],
 ) -> jax.Array:
     """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
 
@@ -77,7 +77,10 @@ def softmax(
       bias: [classes] added to the logits. Refused when anything is normalised unless
         `allow_normalized_bias`, for the reason Proposition 1 gives.
       allow_normalized_bias: accept a bias beside normalisation.
-      block_size, axis_name, precision: as in `joint`.
+      gradient: "exact", or "caffe": normalised agents get the gradient of the inner product, not
+        projected, for a caller who overwrites their rows by the normalised ones after each step, as
+        the released code does ("force normalization").
+      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. An example whose
@@ -86,8 +89,8 @@ def softmax(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, `normalize` is unknown, or a bias
-        meets normalisation.
+      ValueError: shapes disagree, a known label is out of range, `normalize` or `gradient` is
+        unknown, or a bias meets normalisation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,6 +111,7 @@ def softmax(
             "apart by bias alone, their features gather at zero, and normalisation scatters them "
             "over the sphere. Drop the bias, or pass allow_normalized_bias=True."
         )
+    engine |= agent_rule(gradient, "inner-product")
     known = isinstance(scale, int | float)
     bounded = known and abs(scale) <= BOUNDED_SCALE and normalize == "both" and bias is None
     term = Softmax(scale if known else _checks.scalar("scale", scale), normalize, bounded)
@@ -117,7 +121,5 @@ def softmax(
         agents,
         labels,
         bias=None if bias is None else jnp.asarray(bias) / scale,
-        block_size=block_size,
-        axis_name=axis_name,
-        precision=precision,
+        **engine,
     )

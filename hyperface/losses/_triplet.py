@@ -1,7 +1,7 @@
 """Triplet losses: on triplets, and NormFace's classification version over agents."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,15 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._folds import HingeSum, Maximum
-from hyperface.losses.classwise import Normalize, Precision, Target, single
+from hyperface.losses.classwise import (
+    Engine,
+    Gradient,
+    Normalize,
+    Target,
+    agent_rule,
+    single,
+    slope_only,
+)
 from hyperface.normalize import l2_normalize
 
 Negatives = Literal["all", "hardest"]
@@ -23,6 +31,7 @@ class CTriplet:
     margin: ArrayLike = 0.8
     negatives: Negatives = field(default="all", metadata={"static": True})
     always_pull: bool = field(default=False, metadata={"static": True})
+    gradient: Gradient = field(default="exact", metadata={"static": True})
 
     normalize: ClassVar[Normalize] = "both"
 
@@ -33,14 +42,22 @@ class CTriplet:
 
     def numbers(self, target: Target) -> jax.Array | None:
         """The cosine above which a wrong class violates: d_j < m + d_y."""
-        return target.similarity - 0.5 * self.margin if self.negatives == "all" else None
+        return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Twice the cosines' violation: squared distances; and the own distance if it pulls."""
         if self.negatives == "hardest":
-            value = jnp.maximum(0.0, value - (target.similarity - 0.5 * self.margin))
-        pull = 2.0 * (1.0 - target.similarity) if self.always_pull else 0.0
-        return 2.0 * value + pull
+            value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))
+        distance = 2.0 * (1.0 - target.similarity)
+        if self.gradient == "caffe":
+            pulls = self.always_pull | (value > 0)
+            return 2.0 * value + jnp.where(pulls, slope_only(distance), 0.0)
+        return 2.0 * value + (distance if self.always_pull else 0.0)
+
+    def _own(self, target: Target) -> jax.Array:
+        """The own cosine in the violation; the released code gives it no gradient there."""
+        own = target.similarity
+        return jax.lax.stop_gradient(own) if self.gradient == "caffe" else own
 
 
 def c_triplet(
@@ -51,9 +68,8 @@ def c_triplet(
     margin: ArrayLike = 0.8,
     negatives: Negatives = "all",
     always_pull: bool = False,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    gradient: Gradient = "exact",
+    **engine: Unpack[Engine],
 ) -> jax.Array:
     """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
 
@@ -68,7 +84,11 @@ def c_triplet(
         released code.
       always_pull: add ||f~ - W~_y||^2 whether or not anything violates: the paper's "C-triplet +
         center".
-      block_size, axis_name, precision: as in `joint`.
+      gradient: "exact", or the released code's "caffe": the own distance has slope 1 once (always
+        with `always_pull`, else where anything violates), however many classes violate; the value
+        leaves the pull out; and agents get the gradient of the squared distance, not projected, for
+        a caller who overwrites their rows by the normalised ones after each step.
+      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN
@@ -76,8 +96,8 @@ def c_triplet(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, `negatives` is unknown, or a known
-        margin is outside [0, 4].
+      ValueError: shapes disagree, a known label is out of range, `negatives` or `gradient` is
+        unknown, or a known margin is outside [0, 4].
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,18 +108,11 @@ def c_triplet(
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
-    if negatives not in get_args(Negatives):
-        raise ValueError(f"expected negatives in {get_args(Negatives)}, found {negatives!r}")
-    term = CTriplet(_checks.number("margin", margin, 0.0, 4.0), negatives, always_pull)
-    return single(
-        term,
-        features,
-        agents,
-        labels,
-        block_size=block_size,
-        axis_name=axis_name,
-        precision=precision,
-    )
+    _checks.one_of("negatives", negatives, get_args(Negatives))
+    engine |= agent_rule(gradient, "distance")
+    margin = _checks.number("margin", margin, 0.0, 4.0)
+    term = CTriplet(margin, negatives, always_pull, gradient)
+    return single(term, features, agents, labels, **engine)
 
 
 def triplet(

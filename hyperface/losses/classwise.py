@@ -17,7 +17,7 @@ gradient.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,9 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._engine import (
+    AgentGradient,
     Block,
+    Classes,
     Layout,
     Numbers,
     Precision,
@@ -37,6 +39,8 @@ from hyperface.losses._engine import (
 from hyperface.normalize import l2_norm, l2_normalize
 
 Normalize = Literal["both", "features", "agents", "none"]
+Gradient = Literal["exact", "caffe"]
+"""That of the printed equation, or what the released Caffe code computes in its place."""
 ONE_BLOCK_BYTES = 16 * 2**20
 """Similarities up to this size are one block: below it a scan costs more than it saves."""
 BLOCK_BYTES = 4 * 2**20
@@ -76,6 +80,41 @@ class Term(Protocol):
         """The loss [batch] from the target and the folded value."""
 
 
+class Engine(TypedDict, total=False):
+    """Keywords of every class-wise loss."""
+
+    block_size: int | None
+    """Classes a block; None lets the engine choose. At least `classes` is one block."""
+    axis_name: str | None
+    """Mapped axis over which the agents are split by rows. Features and labels are the same on
+    every device, and so are the losses; each device gets the whole gradient of the features and its
+    own rows of the agents' gradient."""
+    precision: Precision
+    """Of the matmuls' operands; sums, agents and gradients are float32. "mixed" rounds in the
+    forward sweep only."""
+    memory_budget: int
+    """Bytes that similarities may take between the sweeps. Where [batch, classes] of them fit, the
+    backward sweep does not make them again; under "mixed" it always does."""
+    present: ArrayLike | None
+    """[classes] bool, split like the agents: which classes take part beside the targets, which
+    always do. The others get no gradient."""
+    agent_gradient: AgentGradient
+    """Whether the agents' gradient goes through their normalisation (Eq. 4, the default), or is
+    that of the inner product or squared distance with rows of unit length, as in released codes
+    that overwrite the rows by their normalised values instead."""
+
+
+def agent_rule(gradient: Gradient, released: AgentGradient) -> Engine:
+    """The engine's keyword for a loss' `gradient`: what the released code takes under "caffe"."""
+    _checks.one_of("gradient", gradient, get_args(Gradient))
+    return {"agent_gradient": "tangent" if gradient == "exact" else released}
+
+
+def slope_only(x: jax.Array) -> jax.Array:
+    """Zero, with x's gradient: for released gradients that are none of a value."""
+    return x - jax.lax.stop_gradient(x)
+
+
 def joint(
     terms: Sequence[Term],
     features: ArrayLike,
@@ -83,9 +122,7 @@ def joint(
     labels: ArrayLike,
     *,
     bias: ArrayLike | None = None,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
+    **engine: Unpack[Engine],
 ) -> tuple[jax.Array, ...]:
     """Several class-wise losses in one pass over one agent matrix.
 
@@ -95,29 +132,39 @@ def joint(
       agents: [classes, dim]; with `axis_name` the rows that this device holds, in order of device.
       labels: [batch] global class ids.
       bias: [classes] added to the similarities, split like the agents.
-      block_size: classes a block; None lets the engine choose. At least `classes` is one block.
-      axis_name: mapped axis over which the agents are split by rows. Features and labels are the
-        same on every device, and so are the losses; each device gets the whole gradient of the
-        features and its own rows of the agents' gradient.
-      precision: of the matmuls' operands; sums, agents and gradients are float32. "mixed" rounds in
-        the forward sweep only.
+      engine: `block_size`, `axis_name`, `precision`, `memory_budget`, `present` and
+        `agent_gradient`, as `Engine` says.
 
     Returns:
       The losses [batch] of each term, in order.
 
     Raises:
-      TypeError, ValueError: as the losses say; or terms of several modes, a block size below one.
+      TypeError, ValueError: as the losses say; or terms of several modes, a block size below one,
+        a negative budget, `present` that is not a bool a class.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from hyperface.losses import CContrastive, Softmax
+      >>> features, labels = jnp.array([[3.0, 0.0]]), jnp.array([0])
+      >>> both = joint([Softmax(2.0), CContrastive(3.0)], features, jnp.eye(2), labels)
+      >>> print(*(loss.round(4) for loss in both))
+      [0.1269] [1.]
     """
-    prepared = _prepare(terms, features, agents, labels, bias, block_size, axis_name, precision)
-    layout, x, norms, agents, bias, labels = prepared
-    return joint_losses(layout, tuple(terms), x, norms, agents, bias, labels)
+    layout, *arrays = _prepare(terms, features, agents, labels, bias, **engine)
+    return joint_losses(layout, tuple(terms), *arrays)
 
 
 def single(
-    term: Term, features: ArrayLike, agents: ArrayLike, labels: ArrayLike, **engine: Any
+    term: Term,
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    **engine: Unpack[Engine],
 ) -> jax.Array:
-    """The loss [batch] of one term; `engine` holds the keywords of `joint`."""
-    return joint((term,), features, agents, labels, **engine)[0]
+    """The loss [batch] of one term; keywords as `joint`'s."""
+    return joint((term,), features, agents, labels, bias=bias, **engine)[0]
 
 
 def weighted_sum(
@@ -128,10 +175,9 @@ def weighted_sum(
     weights: Sequence[ArrayLike],
     *,
     bias: ArrayLike | None = None,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    precision: Precision = "float32",
-) -> jax.Array:
+    with_losses: bool = False,
+    **engine: Unpack[Engine],
+) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
     """sum over terms t and examples i of weights[t][i] loss_t[i]: `joint` with the sum inside.
 
     When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all negatives) get
@@ -140,59 +186,93 @@ def weighted_sum(
     hinge skip the gradients' matmuls. Other terms are swept twice, as by `joint`.
 
     Args:
-      terms, features, agents, labels, bias, block_size, axis_name, precision: as in `joint`.
+      terms, features, agents, labels, bias, engine: as in `joint`.
       weights: for each term an array [batch], for example mask / count; differentiable too.
+      with_losses: also return the losses, to be looked at: no gradient flows through them.
 
     Returns:
-      The sum, a scalar, at least float32.
+      The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
 
     Raises:
       TypeError, ValueError: as `joint`; or weights that are not one [batch] array a term.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from hyperface.losses import CContrastive
+      >>> agents, labels = jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.array([0])
+      >>> weights = (jnp.array([0.5]),)
+      >>> features = jnp.array([[3.0, 0.0]])
+      >>> print(weighted_sum([CContrastive()], features, agents, labels, weights).round(3))
+      0.1
     """
-    prepared = _prepare(terms, features, agents, labels, bias, block_size, axis_name, precision)
-    layout, x, norms, agents, bias, labels = prepared
+    layout, *arrays = _prepare(terms, features, agents, labels, bias, **engine)
+    x, labels = arrays[0], arrays[-1].labels
     weights = tuple(jnp.asarray(w, x.dtype) for w in weights)
     if [w.shape for w in weights] != [labels.shape] * len(terms):
         raise ValueError(
             f"expected weights [{labels.shape[0]}] for each of {len(terms)} terms, found shapes "
             f"{[w.shape for w in weights]}"
         )
-    arguments = (layout, tuple(terms), x, norms, agents, bias, labels)
     if all(term.fold.additive for term in terms):
-        return summed_losses(*arguments, weights)
-    return total(joint_losses(*arguments), weights)
+        value, found = summed_losses(layout, tuple(terms), *arrays, weights)
+    else:
+        found = joint_losses(layout, tuple(terms), *arrays)
+        value = total(found, weights)
+    return (value, jax.lax.stop_gradient(found)) if with_losses else value
 
 
-def _prepare(terms, features, agents, labels, bias, block_size, axis_name, precision):
+def _prepare(
+    terms,
+    features,
+    agents,
+    labels,
+    bias,
+    *,
+    block_size=None,
+    axis_name=None,
+    precision="float32",
+    memory_budget=0,
+    present=None,
+    agent_gradient="tangent",
+):
     features = _checks.float_matrix("features", features, "batch, dim")
     agents = _checks.float_matrix("agents", agents, "classes, dim")
     _checks.same_dim("agents", features, agents)
-    classes = agents.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
-    labels = _checks.class_labels(labels, features.shape[0], classes)
+    batch, rows = features.shape[0], agents.shape[0]
+    classes = rows * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    labels = _checks.class_labels(labels, batch, classes)
     modes = {term.normalize for term in terms}
     if len(modes) != 1:
         raise ValueError(f"expected terms of one normalisation mode, found {sorted(modes)}")
     (mode,) = modes
-    if mode not in get_args(Normalize):
-        raise ValueError(f"expected normalize in {get_args(Normalize)}, found {mode!r}")
-    if precision not in get_args(Precision):
-        raise ValueError(f"expected precision in {get_args(Precision)}, found {precision!r}")
+    for name, found, known in (
+        ("normalize", mode, Normalize),
+        ("precision", precision, Precision),
+        ("agent_gradient", agent_gradient, AgentGradient),
+    ):
+        _checks.one_of(name, found, get_args(known))
     if block_size is not None and block_size < 1:
         raise ValueError(f"expected a block of at least one class, found {block_size}")
+    if memory_budget < 0:
+        raise ValueError(f"expected a memory budget of at least 0 bytes, found {memory_budget}")
     if bias is not None:
-        bias = jnp.asarray(bias, features.dtype)
-        if bias.shape != (agents.shape[0],):
-            raise ValueError(
-                f"expected bias [{agents.shape[0]}], one a class, found shape {bias.shape}"
-            )
+        bias = _checks.one_each("bias", jnp.asarray(bias, features.dtype), rows, "a class")
+    if present is not None:
+        present = _checks.flags("present", present, rows, "a class")
+    block = _block_size(block_size, batch, rows)
+    free = ONE_BLOCK_BYTES if block == rows else 0
+    fits = features.dtype.itemsize * batch * rows <= max(memory_budget, free)
     layout = Layout(
         normalize_agents=mode in ("both", "agents"),
-        block_size=_block_size(block_size, *features.shape[:1], *agents.shape[:1]),
+        agent_gradient=agent_gradient,
+        num_rows=rows,
+        block_size=block,
         axis_name=axis_name,
         precision=precision,
+        keep=fits and precision != "mixed",
     )
     x = l2_normalize(features) if mode in ("both", "features") else features
-    return layout, x, l2_norm(features), agents, bias, labels
+    return layout, x, l2_norm(features), agents, bias, Classes(labels, present)
 
 
 def _block_size(asked: int | None, batch: int, classes: int) -> int:

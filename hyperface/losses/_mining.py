@@ -1,0 +1,160 @@
+"""Pair and triplet losses over what a batch holds: all pairs and triplets, or the hardest.
+
+These are the baselines that NormFace's agents replace: the number of pairs and triplets grows with
+the square and the cube of the images, and few of them still violate after a while.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.normalize import l2_normalize
+
+Mining = Literal["all", "violating", "hardest"]
+
+TRIPLET_BYTES = 16 * 2**20
+"""Hinges of this many bytes are held at once: all triplets of a few anchors."""
+
+
+def batch_contrastive(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    mining: Mining = "all",
+    counted: ArrayLike | None = None,
+) -> jax.Array:
+    """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
+
+        L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
+
+    with d the squared distance on the unit sphere. The two means weigh the few same pairs as much
+    as the many different ones.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      labels: [batch] integer class ids.
+      margin: m, on the squared distance, 0 to 4.
+      mining: "all" pairs; "violating", whose second mean is over different pairs within the margin
+        only; "hardest", the farthest same and the nearest different example.
+      counted: [batch] bool, False for padding, which is in no pair; None counts all.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, at least float32. A mean over nothing is
+      zero.
+
+    Raises:
+      TypeError: features are not floating point, labels not integers, or counted is not bool.
+      ValueError: shapes disagree, `mining` is unknown, or a known margin is outside [0, 4].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> features = jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+      >>> print(batch_contrastive(features, jnp.array([0, 0, 1]), margin=3.0))
+      [2.  3.  0.5]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+      Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006.
+    """
+    margin = _checks.number("margin", margin, 0.0, 4.0)
+    _checks.one_of("mining", mining, get_args(Mining))
+    distance, same, different = _pairs(features, labels, counted)
+    hinge = jnp.maximum(0.0, margin - distance)
+    if mining == "hardest":
+        return _largest(distance, same) + _largest(hinge, different)
+    if mining == "violating":
+        different &= hinge > 0
+    return _mean(distance, same) + _mean(hinge, different)
+
+
+def batch_triplet(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 0.8,
+    mining: Mining = "all",
+    counted: ArrayLike | None = None,
+) -> jax.Array:
+    """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
+
+        L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
+
+    with d the squared distance on the unit sphere. All triplets of a batch are never held at once:
+    anchors are taken a few at a time.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      labels: [batch] integer class ids.
+      margin: m, on the difference of squared distances, 0 to 4.
+      mining: "all" triplets (batch-all); "violating", the mean over those above zero only;
+        "hardest", the one of the farthest same and the nearest different example (batch-hard).
+      counted: [batch] bool, False for padding, which is in no triplet; None counts all.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, at least float32; zero for an anchor
+      without a triplet.
+
+    Raises:
+      TypeError: features are not floating point, labels not integers, or counted is not bool.
+      ValueError: shapes disagree, `mining` is unknown, or a known margin is outside [0, 4].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> features = jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+      >>> print(batch_triplet(features, jnp.array([0, 0, 1]), margin=3.0))
+      [1. 3. 0.]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+      Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017.
+    """
+    margin = _checks.number("margin", margin, 0.0, 4.0)
+    _checks.one_of("mining", mining, get_args(Mining))
+    distance, same, different = _pairs(features, labels, counted)
+    if mining == "hardest":
+        farthest, nearest = _largest(distance, same), -_largest(-distance, different)
+        found = jnp.any(same, axis=1) & jnp.any(different, axis=1)
+        return jnp.where(found, jnp.maximum(0.0, margin + farthest - nearest), 0.0)
+
+    @jax.checkpoint
+    def of_anchor(row):
+        distance, same, different = row
+        hinge = jnp.maximum(0.0, margin + distance[:, None] - distance[None, :])
+        triplets = same[:, None] & different[None, :]
+        if mining == "violating":
+            triplets &= hinge > 0
+        return _mean(hinge, triplets, axis=None)
+
+    size = distance.dtype.itemsize * distance.size
+    together = max(1, min(distance.shape[0], TRIPLET_BYTES // max(size, 1)))
+    return jax.lax.map(of_anchor, (distance, same, different), batch_size=together)
+
+
+def _pairs(features, labels, counted):
+    """Squared distances [batch, batch], which pairs are of one class, and which of two."""
+    features = _checks.float_matrix("features", features, "batch, dim")
+    batch = features.shape[0]
+    labels = _checks.one_each("labels", _checks.integers("labels", labels), batch, "a feature")
+    unit = l2_normalize(features)
+    distance = 2.0 - 2.0 * jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
+    of_one_class = labels[:, None] == labels[None, :]
+    valid = ~jnp.eye(batch, dtype=bool)
+    if counted is not None:
+        counted = _checks.flags("counted", counted, batch, "a feature")
+        valid &= counted[:, None] & counted[None, :]
+    return distance, valid & of_one_class, valid & ~of_one_class
+
+
+def _mean(x, chosen, axis=1):
+    count = jnp.sum(chosen, axis=axis)
+    return jnp.sum(jnp.where(chosen, x, 0.0), axis=axis) / jnp.maximum(count, 1)
+
+
+def _largest(x, chosen):
+    """The largest chosen value of each row; zero where none is."""
+    largest = jnp.max(jnp.where(chosen, x, -jnp.inf), axis=1)
+    return jnp.where(jnp.any(chosen, axis=1), largest, 0.0)

@@ -1,0 +1,106 @@
+"""Which classes take part in a step of a sampled head (Partial FC)."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+
+
+class Sample(NamedTuple):
+    """A step's classes. `size` is the drawn classes and one place an example for its own class."""
+
+    rows: jax.Array
+    """[size] int32 rows of this device's agents. Those present are distinct."""
+    present: jax.Array
+    """[size] bool, False at a place that would repeat a class or belongs to another device."""
+    labels: jax.Array
+    """[batch] int32: where each example's own class is among all devices' places."""
+
+
+def sample_classes(
+    key: jax.Array,
+    labels: ArrayLike,
+    num_classes: int,
+    *,
+    rate: float,
+    axis_name: str | None = None,
+) -> Sample:
+    """Draws the classes of a sampled head: Partial FC (An et al. 2021 and 2022).
+
+    The classes of the batch are always kept; of all classes a share is drawn, the same number at
+    every step. Losses and gradients are then those of a problem that has only these classes, and
+    cost as much; agents that were not drawn get no gradient and need not be read.
+
+    The draw is stratified: the class ids, turned by a random offset, are cut into equal runs, and
+    one class is taken from each. Every class is drawn with probability `rate`, without a sort of
+    all classes.
+
+    Args:
+      key: a random key, the same on every device.
+      labels: [batch] integer class ids, global, the same on every device.
+      num_classes: agents on this device.
+      rate: share of the classes drawn at random, above 0 and up to 1.
+      axis_name: the mapped axis over which the agents are split by rows.
+
+    Returns:
+      A `Sample`. `agents[sample.rows]`, `sample.labels` and `present=sample.present` go into any
+      class-wise loss, with the same `axis_name`.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: labels are no vector, a known one is out of range, or rate is not in (0, 1].
+
+    Example:
+      >>> import jax
+      >>> from hyperface import losses
+      >>> agents, labels = jax.random.normal(jax.random.key(0), (1000, 8)), jax.numpy.array([7, 7])
+      >>> sample = losses.sample_classes(jax.random.key(1), labels, 1000, rate=0.1)
+      >>> print(sample.rows.shape, sample.rows[sample.labels])
+      (102,) [7 7]
+      >>> features = agents[labels]
+      >>> loss = losses.softmax(
+      ...     features, agents[sample.rows], sample.labels, scale=9.0, present=sample.present
+      ... )
+
+    References:
+      An et al., Partial FC: Training 10 Million Identities on a Single Machine, ICCVW 2021.
+    """
+    if not 0.0 < rate <= 1.0:
+        raise ValueError(f"expected a rate above 0 and up to 1, found {rate}")
+    shards = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    labels = jnp.asarray(labels)
+    labels = _checks.class_labels(labels, labels.size, shards * num_classes)
+    drawn = _drawn(
+        jax.random.fold_in(key, shard), num_classes, max(1, math.ceil(rate * num_classes))
+    )
+
+    batch = labels.size
+    place = jnp.arange(batch, dtype=jnp.int32)
+    # Examples of one class share the place of the first of them.
+    first = jnp.argmax(labels[:, None] == labels[None, :], axis=1).astype(jnp.int32)
+    local = labels - shard * num_classes
+    here = (local >= 0) & (local < num_classes)
+    own = jnp.where(here, local, 0)
+    ordered = jnp.sort(jnp.where(here, local, num_classes))
+    nearest = ordered[jnp.minimum(jnp.searchsorted(ordered, drawn), batch - 1)]
+    rows = jnp.concatenate([drawn, own])
+    present = jnp.concatenate([nearest != drawn, here & (first == place)])
+    # An unknown label stays out of range, so that its loss is NaN as everywhere.
+    known = (labels >= 0) & (labels < shards * num_classes)
+    places = labels // num_classes * rows.size + drawn.size + first
+    return Sample(rows, present, jnp.where(known, places, -1))
+
+
+def _drawn(key: jax.Array, classes: int, count: int) -> jax.Array:
+    """`count` distinct classes in no order, each class with the same probability."""
+    offset_key, key = jax.random.split(key)
+    edges = (np.arange(count + 1) * classes // count).astype(np.int32)
+    inside = jax.random.randint(key, (count,), 0, np.diff(edges), jnp.int32)
+    offset = jax.random.randint(offset_key, (), 0, classes, jnp.int32)
+    return (edges[:-1] + inside + offset) % classes
