@@ -2,10 +2,21 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used: the message says what was expected and found."""
+
+
+def expect(condition: Any, name: str, expected: str, found: Any) -> None:
+    """Refuses a setting unless the condition holds.
+
+    Raises:
+      InputError: naming the setting, what was expected and what was found.
+    """
+    if not condition:
+        raise InputError(f"{name}: expected {expected}, found {found}.")
 
 
 def unknown_name(kind: str, found: str, known: Iterable[str]) -> InputError:

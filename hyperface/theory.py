@@ -139,6 +139,46 @@ def agent_distortion(
     return sums / jnp.zeros(num_classes).at[labels].add(1.0)
 
 
+def updated_distortion(
+    average: ArrayLike,
+    distances: ArrayLike,
+    labels: ArrayLike,
+    *,
+    decay: float = 0.9,
+    counted: ArrayLike | None = None,
+) -> jax.Array:
+    """A moving average per class of Proposition 3's bound, over the batches that hold the class.
+
+    Args:
+      average: [classes] so far; NaN for a class never seen.
+      distances: [batch] squared distance between a normalised feature and its own agent.
+      labels: [batch] integer class ids.
+      decay: share of the average that stays when a class is seen again.
+      counted: [batch] bool, False for padding; None counts all.
+
+    Returns:
+      [classes] the averages; unchanged where a class has no example. No gradient flows through.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> average = jnp.array([0.5, jnp.nan])
+      >>> print(updated_distortion(average, jnp.array([1.0, 0.25]), jnp.array([0, 1])))
+      [0.55 0.25]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4, 8.3.
+    """
+    average, labels = jnp.asarray(average), jnp.asarray(labels)
+    counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
+    place = jnp.where(counted, labels, average.shape[0])
+    zeros = jnp.zeros_like(average)
+    sums = zeros.at[place].add(jnp.where(counted, distances, 0.0), mode="drop")
+    counts = zeros.at[place].add(1.0, mode="drop")
+    mean = sums / jnp.maximum(counts, 1.0)
+    blended = jnp.where(jnp.isnan(average), mean, decay * average + (1.0 - decay) * mean)
+    return jax.lax.stop_gradient(jnp.where(counts > 0, blended, average))
+
+
 def angular_margin(norm_ratio: ArrayLike, cos_other: ArrayLike) -> jax.Array:
     """The largest angle at which a feature still wins against another: Ring loss, Figure 2b.
 

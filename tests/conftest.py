@@ -76,17 +76,8 @@ def tiny_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_experiment():
     """A run of seconds on `tiny_data`, with every term on."""
-    from hyperface.train.experiment import (
-        Data,
-        Evaluation,
-        Experiment,
-        Loss,
-        Model,
-        Optimizer,
-        RingTerm,
-        SoftmaxTerm,
-        check,
-    )
+    from hyperface.objective import Loss, RingTerm, SoftmaxTerm
+    from hyperface.train.experiment import Data, Evaluation, Experiment, Model, Optimizer, check
 
     return check(
         Experiment(

@@ -10,16 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from hyperface.errors import InputError
-from hyperface.train.experiment import (
-    Data,
-    Evaluation,
-    Experiment,
-    Loss,
-    Optimizer,
-    RingTerm,
-    SoftmaxTerm,
-    check,
-)
+from hyperface.objective import CTripletTerm, Loss, MultipliedAngleTerm, RingTerm, SoftmaxTerm
+from hyperface.train.experiment import Data, Evaluation, Experiment, Optimizer, check
 from hyperface.train.state import abstract_state
 from hyperface.train.step import train_step
 from launch import experiments
@@ -77,14 +69,55 @@ IMPOSSIBLE = [
     ({"loss": Loss(softmax=SoftmaxTerm(normalize="none"))}, "needs normalised features"),
     ({"loss": Loss(softmax=SoftmaxTerm(bias=True))}, "Proposition 1"),
     ({"loss": Loss(softmax=SoftmaxTerm(dropout=1.0))}, "loss.softmax.dropout"),
-    ({"loss": Loss(softmax=SoftmaxTerm(weight=0.0))}, "loss.softmax.weight: expected a finite"),
+    ({"loss": Loss(softmax=SoftmaxTerm(weight=0.0))}, "loss: expected a term with a weight"),
+    (
+        {"loss": Loss(softmax=SoftmaxTerm(weight=float("inf")))},
+        "loss.softmax.weight: expected a finite",
+    ),
+    (
+        {"loss": Loss(c_triplet=CTripletTerm(weight=1.0, margin=5.0))},
+        "loss.c-triplet.margin: expected 0 to 4, found 5.0",
+    ),
+    (
+        {"loss": Loss(a_softmax=MultipliedAngleTerm(margin=5))},
+        "loss.a-softmax.margin: expected 1 to 4, found 5",
+    ),
+    ({"loss": Loss(sample_rate=0.0)}, "loss.sample-rate: expected above 0 and up to 1"),
+    ({"loss": Loss(memory_budget=-1)}, "loss.memory-budget: expected at least 0, found -1"),
+    (
+        {"loss": Loss(softmax=SoftmaxTerm(normalize="features", gradient="caffe"))},
+        '"caffe" needs normalised agents',
+    ),
+    (
+        {"loss": Loss(l_softmax=MultipliedAngleTerm(gradient="caffe"))},
+        "no released code of this loss",
+    ),
+    (
+        {"loss": Loss(a_softmax=MultipliedAngleTerm(weight=1.0), share_agents=True)},
+        "terms that normalise alike",
+    ),
+    (
+        {"loss": Loss(softmax=SoftmaxTerm(dropout=0.5), share_agents=True)},
+        "loss.softmax.dropout 0, which",
+    ),
+    (
+        {"loss": Loss(softmax=SoftmaxTerm(gradient="caffe"), share_agents=True)},
+        "have a matrix for each term",
+    ),
+    (
+        {
+            "loss": Loss(softmax=SoftmaxTerm(weight=0.0), ring=RingTerm(weight=1.0)),
+            "evaluation": Evaluation(protocol="classification"),
+        },
+        "expected verification with a loss that has no agents",
+    ),
     ({"loss": Loss(ring=RingTerm(initial_radius=0.0))}, "loss.ring.initial-radius"),
     ({"seed": -1}, "seed: expected at least 0, found -1"),
     (
         {"evaluation": Evaluation(protocol="classification", mirror="concat")},
         "none or sum with the classification protocol",
     ),
-    ({"loss": Loss(ring=RingTerm(weight=-1.0))}, "loss.ring.weight: expected at least 0"),
+    ({"loss": Loss(ring=RingTerm(weight=-1.0))}, "loss.ring.weight: expected a finite"),
 ]
 
 

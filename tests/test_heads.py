@@ -1,36 +1,56 @@
-"""Heads: where scale and radius start, the floor, and dropout that ignores the device count."""
+"""Heads: where scale and radius start, the floor, dropout, and that each term is its loss."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperface import theory
-from hyperface.heads import Heads, RingHead, SoftmaxHead
+from hyperface import losses, theory
+from hyperface.heads import AgentHead, CenterHead, Context, Heads, RingHead
+from hyperface.objective import (
+    BatchContrastiveTerm,
+    BatchTripletTerm,
+    CContrastiveTerm,
+    CenterTerm,
+    CTripletTerm,
+    Loss,
+    MarginTerm,
+    MultipliedAngleTerm,
+    RingTerm,
+    SoftmaxTerm,
+)
+
+LABELS = np.arange(6) % 5
 
 
 @pytest.fixture
 def batch(rng):
-    return jnp.asarray(rng.standard_normal((6, 4)), jnp.float32), jnp.arange(6) % 5
+    return jnp.asarray(rng.standard_normal((6, 4)), jnp.float32), jnp.asarray(LABELS)
+
+
+def softmax_head(**options):
+    return AgentHead(5, (("softmax", SoftmaxTerm(**options)),))
 
 
 def test_the_learned_scale_starts_where_the_bound_is_small(batch):
-    head = SoftmaxHead(num_classes=5, initial_bound=0.05)
+    head = softmax_head(initial_bound=0.05)
     params = head.init(jax.random.key(0), *batch)["params"]
-    _, scalars = head.apply({"params": params}, *batch)
+    scalars = head.apply({"params": params}, *batch).scalars
     np.testing.assert_allclose(theory.softmax_lower_bound(5, params["scale"]), 0.05, rtol=1e-5)
     np.testing.assert_allclose(scalars["softmax_bound"], 0.05, rtol=1e-5)
 
 
 def test_the_learned_scale_never_acts_below_its_floor_and_can_climb_back(batch):
-    head = SoftmaxHead(num_classes=5, min_scale=0.5)
+    head = softmax_head(min_scale=0.5)
     params = head.init(jax.random.key(0), *batch)["params"]
     params["agents"] = jnp.eye(5, 4)
     aligned = (params["agents"][:4], jnp.arange(4))
 
     def loss(scale):
-        values, scalars = head.apply({"params": params | {"scale": scale}}, *aligned)
-        return jnp.sum(values), scalars["scale"]
+        made = head.apply({"params": params | {"scale": scale}}, *aligned)
+        return made.total, made.scalars["scale"]
 
     (_, used), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.float32(-3.0))
     assert used == 0.5
@@ -38,13 +58,13 @@ def test_the_learned_scale_never_acts_below_its_floor_and_can_climb_back(batch):
 
 
 def test_a_fixed_scale_is_no_parameter(batch):
-    params = SoftmaxHead(num_classes=5, scale=20.0).init(jax.random.key(0), *batch)["params"]
+    params = softmax_head(scale=20.0).init(jax.random.key(0), *batch)["params"]
     assert set(params) == {"agents"}
 
 
 def test_agents_start_on_the_sphere_only_where_their_length_does_not_matter(batch):
     def norms(normalize):
-        head = SoftmaxHead(num_classes=5, normalize=normalize, scale=1.0)
+        head = softmax_head(normalize=normalize, scale=1.0)
         agents = head.init(jax.random.key(0), *batch)["params"]["agents"]
         return np.linalg.norm(agents, axis=1), np.abs(agents).max()
 
@@ -57,24 +77,129 @@ def test_the_radius_starts_at_the_first_batchs_mean_norm(batch):
     params = RingHead().init(jax.random.key(0), batch[0])["params"]
     expected = np.linalg.norm(batch[0], axis=1).mean()
     np.testing.assert_allclose(params["radius"], expected, rtol=1e-6)
-    assert RingHead(initial_radius=3.0).init(jax.random.key(0), batch[0])["params"]["radius"] == 3
-
-
-def test_heads_name_their_terms(batch):
-    heads = Heads(softmax=SoftmaxHead(num_classes=5), ring=RingHead())
-    variables = heads.init(jax.random.key(0), *batch)
-    terms, scalars = heads.apply(variables, *batch)
-    assert {name: loss.shape for name, loss in terms.items()} == {"softmax": (6,), "ring": (6,)}
-    assert set(scalars) == {"scale", "softmax_bound", "radius"}
-    assert set(variables["params"]) == {"softmax", "ring"}
+    fixed = RingHead(RingTerm(weight=1.0, initial_radius=3.0))
+    assert fixed.init(jax.random.key(0), batch[0])["params"]["radius"] == 3
 
 
 def test_dropout_follows_the_keys_alone(batch):
-    head = SoftmaxHead(num_classes=5, dropout_rate=0.5)
+    head = softmax_head(dropout=0.5)
     variables = head.init(jax.random.key(0), *batch)
     keys = jax.random.split(jax.random.key(1), 6)
-    whole, _ = head.apply(variables, *batch, keys)
-    part, _ = head.apply(variables, batch[0][3:], batch[1][3:], keys[3:])
-    np.testing.assert_allclose(whole[3:], part, rtol=1e-5)
-    plain, _ = head.apply(variables, *batch)
-    assert not np.allclose(whole, plain)
+    whole = head.apply(variables, *batch, Context(keys=keys)).terms["softmax"]
+    part = head.apply(variables, batch[0][3:], batch[1][3:], Context(keys=keys[3:]))
+    np.testing.assert_allclose(whole[3:], part.terms["softmax"], rtol=1e-5)
+    assert not np.allclose(whole, head.apply(variables, *batch).terms["softmax"])
+
+
+# name -> (options, the loss of features, the head's parameters and labels at step 3).
+TERMS = {
+    "softmax": (
+        SoftmaxTerm(scale=3.0, bias=True, allow_normalized_bias=True),
+        lambda f, p, y: losses.softmax(
+            f, p["agents"], y, scale=3.0, bias=p["bias"], allow_normalized_bias=True
+        ),
+    ),
+    "c_contrastive": (
+        CContrastiveTerm(margin=2.0),
+        lambda f, p, y: losses.c_contrastive(f, p["agents"], y, margin=2.0),
+    ),
+    "c_triplet": (
+        CTripletTerm(negatives="hardest", always_pull=True),
+        lambda f, p, y: losses.c_triplet(f, p["agents"], y, negatives="hardest", always_pull=True),
+    ),
+    "a_softmax": (
+        MultipliedAngleTerm(margin=3),
+        lambda f, p, y: losses.a_softmax(
+            f, p["agents"], y, margin=3, blend=losses.annealed_blend(3)
+        ),
+    ),
+    "l_softmax": (
+        MultipliedAngleTerm(margin=2, start=0.0, floor=0.0),
+        lambda f, p, y: losses.l_softmax(f, p["agents"], y, margin=2),
+    ),
+    "margin_softmax": (
+        MarginTerm(scale=8.0, angular_margin=0.5),
+        lambda f, p, y: losses.margin_softmax(f, p["agents"], y, scale=8.0, angular_margin=0.5),
+    ),
+    "center": (CenterTerm(), lambda f, p, y: losses.center(f, p["centers"], y)),
+    "contrastive": (
+        BatchContrastiveTerm(mining="hardest"),
+        lambda f, p, y: losses.batch_contrastive(f, y, mining="hardest"),
+    ),
+    "triplet": (
+        BatchTripletTerm(mining="violating"),
+        lambda f, p, y: losses.batch_triplet(f, y, mining="violating"),
+    ),
+    "ring": (
+        RingTerm(form="released-l2"),
+        lambda f, p, y: losses.ring(f, p["radius"], form="released-l2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_term_is_its_loss_weighted_over_the_counted_examples(batch, name):
+    options, loss = TERMS[name]
+    terms = {"softmax": SoftmaxTerm(weight=0.0), name: replace(options, weight=0.7)}
+    heads = Heads(5, Loss(**terms))
+    variables = heads.init(jax.random.key(0), *batch)
+    made = heads.apply(variables, *batch, Context(step=3))
+    assert set(made.terms) == {name}
+    parameters = variables.get("params", {}).get(name, {})
+    expected = loss(*batch[:1], parameters, batch[1])
+    np.testing.assert_allclose(made.terms[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(made.total, 0.7 * jnp.sum(expected), rtol=1e-5)
+    if name not in ("contrastive", "triplet"):  # whose examples depend on each other
+        some = heads.apply(variables, *batch, Context(step=3, counted=jnp.arange(6) < 4))
+        np.testing.assert_allclose(some.total, 0.7 * jnp.sum(expected[:4]), rtol=1e-5)
+
+
+def test_shared_agents_give_every_term_from_one_matrix(batch):
+    loss = Loss(
+        softmax=SoftmaxTerm(scale=3.0),
+        c_contrastive=CContrastiveTerm(weight=0.1),
+        margin_softmax=MarginTerm(weight=0.5, scale=8.0, cosine_margin=0.3),
+        share_agents=True,
+    )
+    heads = Heads(5, loss)
+    variables = heads.init(jax.random.key(0), *batch)
+    assert set(variables["params"]) == {"shared"}
+    made = heads.apply(variables, *batch)
+    agents = variables["params"]["shared"]["agents"]
+    expected = {
+        "softmax": losses.softmax(batch[0], agents, batch[1], scale=3.0),
+        "c_contrastive": losses.c_contrastive(batch[0], agents, batch[1]),
+        "margin_softmax": losses.margin_softmax(
+            batch[0], agents, batch[1], scale=8.0, cosine_margin=0.3
+        ),
+    }
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), made.terms, expected)
+    apart = replace(loss, share_agents=False)
+    params = Heads(5, apart).init(jax.random.key(0), *batch)["params"]
+    assert set(params) == {"softmax", "c_contrastive", "margin_softmax"}
+
+
+def test_agent_distances_are_those_of_proposition_3(batch):
+    head = softmax_head()
+    variables = head.init(jax.random.key(0), *batch)
+    made = head.apply(variables, *batch)
+    found = theory.updated_distortion(jnp.full(5, jnp.nan), made.agent_distances, batch[1])
+    agents = variables["params"]["agents"]
+    np.testing.assert_allclose(
+        found, theory.agent_distortion(*batch[:1], agents, batch[1], 5), rtol=1e-5
+    )
+
+
+def test_the_centers_gradient_is_their_direction_whatever_the_weight(batch):
+    head = CenterHead(5, CenterTerm(weight=0.01))
+    context = Context(counted=jnp.arange(6) != 4)
+    variables = head.init(jax.random.key(0), *batch, context)
+
+    def total(variables):
+        return head.apply(variables, *batch, context).total
+
+    found = jax.grad(total)(variables)["params"]["centers"] / 5  # as the step does, by examples
+    centers, (features, labels) = variables["params"]["centers"], batch
+    kept = np.arange(6) != 4
+    expected = losses.center_direction(centers, features[kept], labels[kept])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import chex
@@ -10,10 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
+from hyperface import losses, models
 from hyperface.errors import InputError
+from hyperface.objective import (
+    BatchTripletTerm,
+    CContrastiveTerm,
+    CenterTerm,
+    CTripletTerm,
+    Loss,
+    RingTerm,
+    SoftmaxTerm,
+)
 from hyperface.train import parallel
-from hyperface.train.experiment import Experiment, Loss, Model, Optimizer, RingTerm, SoftmaxTerm
+from hyperface.train.experiment import Experiment, Model, Optimizer
 from hyperface.train.optim import decay_mask, learning_rate, make_optimizer
 from hyperface.train.state import create_state
 from hyperface.train.step import train_step
@@ -34,6 +46,21 @@ def batch(rng):
         "labels": (np.arange(16) % 5).astype(np.int32),
         "mask": np.ones(16, np.float32),
     }
+
+
+class Linear(nn.Module):
+    """The least backbone, which compiles at once."""
+
+    feature_dim: int
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.feature_dim)(images.reshape(images.shape[0], -1))
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    monkeypatch.setattr(models, "create", lambda name, feature_dim: Linear(feature_dim))
 
 
 @contextmanager
@@ -67,6 +94,90 @@ def test_eight_devices_equal_one_even_with_uneven_masks_and_dropout(batch):
     assert seen[0]["examples"] == 13
 
 
+def test_terms_that_look_at_the_whole_batch_do_so_on_eight_devices(linear, batch):
+    """Mined triplets, centers, sampled classes, the distortion: two devices equal one."""
+    batch["mask"][[0, 1, 9]] = 0
+    loss = Loss(
+        softmax=SoftmaxTerm(scale=5.0),
+        c_triplet=CTripletTerm(weight=0.2, gradient="caffe"),
+        center=CenterTerm(weight=0.01),
+        triplet=BatchTripletTerm(weight=0.5),
+        sample_rate=0.4,
+    )
+    ended = []
+    for devices in (jax.local_devices()[:1], jax.local_devices()[:2]):
+        state = jax.device_put(
+            fresh(batch, replace(EXPERIMENT, loss=loss)), parallel.replicated(devices)
+        )
+        step = parallel.data_parallel_step(devices)
+        for _ in range(2):
+            state, metrics = step(state, batch)
+        ended.append((state.params, state.opt_state, state.distortion, metrics))
+    chex.assert_trees_all_close(*ended, rtol=1e-3, atol=1e-5)
+
+
+def test_a_sampled_step_touches_the_rows_drawn_and_no_others(linear, batch):
+    """With decay and momentum, which would move every row."""
+    loss = Loss(softmax=SoftmaxTerm(scale=5.0), sample_rate=0.1)
+    experiment = replace(EXPERIMENT, loss=loss)
+    state = create_state(experiment, 50, batch["images"], batch["labels"])
+    state = state.replace(opt_state=jax.tree.map(lambda x: x + 0.5, state.opt_state))
+    after, _ = jax.jit(train_step)(state, batch)
+
+    def moved(tree_before, tree_after):
+        before, after = (
+            np.asarray(t["head"]["softmax"]["agents"]) for t in (tree_before, tree_after)
+        )
+        return set(np.flatnonzero(np.any(before != after, axis=1)))
+
+    rows = moved(state.params, after.params)
+    assert set(range(5)) <= rows  # the batch's own classes
+    assert 5 <= len(rows) <= 10  # and at most 5 drawn
+    traces = [optax.tree.get(s.opt_state, "trace") for s in (state, after)]
+    assert moved(*traces) == rows
+
+
+def test_a_sampled_step_at_rate_one_moves_as_the_full_one(linear, batch):
+    """Drawn in another order, all classes give the same step."""
+    full = Loss(softmax=SoftmaxTerm(scale=5.0))
+    almost = replace(full, sample_rate=0.999)  # of 5 classes all are drawn
+    ended = []
+    for loss in (full, almost):
+        state = fresh(batch, replace(EXPERIMENT, loss=loss))
+        ended.append(jax.jit(train_step)(state, batch)[0].params)
+    chex.assert_trees_all_close(*ended, rtol=1e-4, atol=1e-6)
+
+
+def test_forced_agents_stay_on_the_sphere(linear, batch):
+    for gradient, on_sphere in (("caffe", True), ("exact", False)):
+        loss = Loss(softmax=SoftmaxTerm(scale=5.0, gradient=gradient))
+        after, _ = jax.jit(train_step)(fresh(batch, replace(EXPERIMENT, loss=loss)), batch)
+        norms = np.linalg.norm(after.params["head"]["softmax"]["agents"], axis=1)
+        assert np.allclose(norms, 1.0, atol=1e-6) == on_sphere
+
+
+@pytest.mark.parametrize("rule", ["paper", "caffe"])
+def test_centers_move_by_their_rule(linear, batch, rule):
+    """The paper's alpha, or Caffe's learning rate (first step: no momentum yet)."""
+    loss = Loss(center=CenterTerm(weight=0.01, rule=rule))
+    state = fresh(batch, replace(EXPERIMENT, loss=loss))
+    features = state.network.apply({"params": state.params}, batch["images"], method="embed")
+    centers = state.params["head"]["center"]["centers"]
+    direction = losses.center_direction(centers, features, batch["labels"])
+    after, _ = jax.jit(train_step)(state, batch)
+    expected = centers - (0.5 if rule == "paper" else 0.01) * direction
+    found = after.params["head"]["center"]["centers"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_distortion_is_averaged_per_class_over_steps(linear, batch):
+    batch["labels"] = np.int32(np.arange(16) % 3)  # classes 3 and 4 are never seen
+    state, metrics = jax.jit(train_step)(fresh(batch), batch)
+    assert np.array_equal(np.isnan(state.distortion), [False] * 3 + [True] * 2)
+    np.testing.assert_allclose(metrics["distortion"], np.nanmean(state.distortion), rtol=1e-6)
+    assert 0.5 < metrics["distortion"] < 3.5  # random vectors are about 2 apart
+
+
 def test_every_device_ends_with_the_same_state(batch):
     """out_axes=None would hide a difference: look at each device's own result."""
     mapped = jax.pmap(partial(train_step, axis_name="batch"), axis_name="batch", in_axes=(None, 0))
@@ -76,7 +187,7 @@ def test_every_device_ends_with_the_same_state(batch):
         np.testing.assert_array_equal(leaf, np.broadcast_to(np.asarray(leaf)[:1], leaf.shape))
 
 
-def test_masked_examples_do_not_count(batch):
+def test_masked_examples_do_not_count(linear, batch):
     state = fresh(batch)
     batch["mask"][10:] = 0
     padded, _ = jax.jit(train_step)(state, batch)
@@ -84,7 +195,7 @@ def test_masked_examples_do_not_count(batch):
     chex.assert_trees_all_close(padded.params, cut.params, rtol=1e-4, atol=1e-6)
 
 
-def test_padding_may_hold_anything(batch):
+def test_padding_may_hold_anything(linear, batch):
     state = fresh(batch)
     expected, _ = jax.jit(train_step)(state, {**batch, "mask": np.float32(np.arange(16) < 10)})
     batch["labels"][10:], batch["mask"][10:] = -1, 0
@@ -96,9 +207,9 @@ def test_padding_may_hold_anything(batch):
     assert metrics["examples"] == 0
 
 
-def test_the_radius_starts_at_the_mean_norm_of_the_batch_given(batch):
+def test_the_radius_starts_at_the_mean_norm_of_the_batch_given(linear, batch):
     state = fresh(batch)
-    features, _, _ = state.network.apply({"params": state.params}, batch["images"], batch["labels"])
+    features, _ = state.network.apply({"params": state.params}, batch["images"], batch["labels"])
     expected = np.linalg.norm(features, axis=1).mean()
     np.testing.assert_allclose(state.params["head"]["ring"]["radius"], expected, rtol=1e-5)
 
@@ -113,16 +224,22 @@ def test_decay_of_the_scale_reaches_the_optimiser(batch):
         assert updates["scale"] == (-2.0 if decayed else 0.0)
 
 
-def test_the_gradient_is_that_of_the_weighted_mean_loss(batch):
-    state = fresh(batch)
+def test_the_gradient_is_that_of_the_weighted_mean_loss(linear, batch):
+    loss = Loss(
+        softmax=SoftmaxTerm(scale=5.0),
+        c_contrastive=CContrastiveTerm(weight=0.3),
+        ring=RingTerm(weight=0.1),
+    )
+    state = fresh(batch, replace(EXPERIMENT, loss=loss))
 
     def mean_loss(params):
-        key = jax.random.fold_in(state.key, 0)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(16))
-        _, terms, _ = state.network.apply(
-            {"params": params}, batch["images"], batch["labels"], keys
+        images, labels, head = batch["images"], batch["labels"], params["head"]
+        features = state.network.apply({"params": params}, images, method="embed")
+        return jnp.mean(
+            losses.softmax(features, head["softmax"]["agents"], labels, scale=5.0)
+            + 0.3 * losses.c_contrastive(features, head["c_contrastive"]["agents"], labels)
+            + 0.1 * losses.ring(features, head["ring"]["radius"])
         )
-        return jnp.mean(terms["softmax"] + 0.1 * terms["ring"])
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     after, metrics = jax.jit(train_step)(state, batch)

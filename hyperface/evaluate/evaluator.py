@@ -13,6 +13,7 @@ from hyperface.errors import InputError
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.evaluate.embed import Embeddings, embed_split, embedder
 from hyperface.evaluate.verification import Verification, all_pairs, deal_folds, verify
+from hyperface.objective import normalization
 from hyperface.train.experiment import Evaluation, Experiment
 
 
@@ -53,14 +54,18 @@ def evaluate_network(experiment: Experiment, network: Any, params: Any, data_dir
     embeddings = embed_split(embed, params, _batches(split, evaluation))
     if evaluation.protocol == "verification":
         return _verified(embeddings, evaluation)
-    head, softmax = jax.device_get(params["head"]["softmax"]), experiment.loss.softmax
-    learned = softmax.scale == "learned"
+    # Which class wins depends on the scale only where a bias is added.
+    head_name, terms = next(iter(experiment.loss.agent_heads().items()))
+    head, (named, *_) = jax.device_get(params["head"][head_name]), terms.items()
+    learned = "scale" in head
     accuracy = nearest_agent_accuracy(
         embeddings.features,
         head["agents"],
         embeddings.labels,
-        normalize=softmax.normalize,
-        scale=max(head["scale"], softmax.min_scale) if learned else softmax.scale,
+        normalize=normalization(*named),
+        scale=max(head["scale"], named[1].min_scale)
+        if learned
+        else getattr(named[1], "scale", 1.0),
         bias=head.get("bias"),
     )
     return Result(embeddings, accuracy=accuracy)

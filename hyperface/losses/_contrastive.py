@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
+from hyperface.losses._engine import AgentGradient
 from hyperface.losses._folds import HingeSum
 from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
 from hyperface.normalize import l2_normalize
@@ -22,6 +23,7 @@ class CContrastive:
 
     normalize: ClassVar[Normalize] = "both"
     fold: ClassVar[HingeSum] = HingeSum()
+    released_gradient: ClassVar[AgentGradient] = "distance"
 
     def numbers(self, target: Target) -> jax.Array:
         """The cosine above which a wrong class is within the margin: ||f~ - W~_j||^2 < m."""
@@ -76,9 +78,8 @@ def c_contrastive(
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
-    engine |= agent_rule(gradient, "distance")
     term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
-    return single(term, features, agents, labels, **engine)
+    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
 
 
 def contrastive(

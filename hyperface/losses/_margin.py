@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
-from hyperface.losses._softmax import ScaledLogits
+from hyperface.losses._engine import AgentGradient
+from hyperface.losses._folds import LogSumExp
+from hyperface.losses._softmax import ScaledLogits, known_bound
 from hyperface.losses.classwise import (
     Engine,
     Gradient,
@@ -31,6 +32,8 @@ class MultipliedAngle:
     margin: int = field(default=4, metadata={"static": True})
     normalize: Normalize = field(default="agents", metadata={"static": True})
     gradient: Gradient = field(default="exact", metadata={"static": True})
+
+    released_gradient: ClassVar[AgentGradient] = "inner-product"
 
     @property
     def fold(self) -> LogSumExp:
@@ -86,6 +89,11 @@ class MarginSoftmax(ScaledLogits):
     angular_margin: float = field(default=0.0, metadata={"static": True})
     cosine_margin: ArrayLike = 0.0
     bounded: bool = field(default=False, metadata={"static": True})
+
+    @classmethod
+    def of(cls, scale: ArrayLike, *margins: ArrayLike) -> "MarginSoftmax":
+        """The term of (m1, m2, m3), `bounded` where the scale is a known number."""
+        return cls(scale, *margins, bounded=known_bound(scale))
 
     @property
     def normalize(self) -> Normalize:
@@ -207,10 +215,9 @@ def a_softmax(
     References:
       Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017.
     """
-    engine |= agent_rule(gradient, "inner-product")
     blend = _checks.number("blend", blend, 0.0, math.inf)
     term = MultipliedAngle(blend, _checked(margin), gradient=gradient)
-    return single(term, features, agents, labels, **engine)
+    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
 
 
 def l_softmax(
@@ -307,13 +314,13 @@ def margin_softmax(
       Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
       Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
     """
-    known = isinstance(scale, int | float)
-    term = MarginSoftmax(
-        scale if known else _checks.scalar("scale", scale),
+    if not isinstance(scale, int | float):
+        scale = _checks.scalar("scale", scale)
+    term = MarginSoftmax.of(
+        scale,
         float(_checks.number("angular_multiplier", angular_multiplier, 1.0, math.inf)),
         float(_checks.number("angular_margin", angular_margin, 0.0, math.pi)),
         _checks.number("cosine_margin", cosine_margin, 0.0, 2.0),
-        bounded=known and abs(scale) <= BOUNDED_SCALE,
     )
     return single(term, features, agents, labels, **engine)
 

@@ -1,15 +1,21 @@
 """Softmax loss with NormFace's four normalisation modes."""
 
 from dataclasses import dataclass, field
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
+from hyperface.losses._engine import AgentGradient
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
 from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
+
+
+def known_bound(scale: ArrayLike) -> bool:
+    """Whether a cosine times the scale is known, while tracing, to stay below 70."""
+    return isinstance(scale, int | float) and abs(scale) <= BOUNDED_SCALE
 
 
 class ScaledLogits:
@@ -37,6 +43,14 @@ class Softmax(ScaledLogits):
     normalize: Normalize = field(default="both", metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
     """|scale x similarity| is known to stay below 70."""
+
+    released_gradient: ClassVar[AgentGradient] = "inner-product"
+
+    @classmethod
+    def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
+        """The term, `bounded` where the scale is a known number and no bias is added."""
+        bounded = normalize == "both" and not biased and known_bound(scale)
+        return cls(scale, normalize, bounded)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - target logit)."""
@@ -111,15 +125,10 @@ def softmax(
             "apart by bias alone, their features gather at zero, and normalisation scatters them "
             "over the sphere. Drop the bias, or pass allow_normalized_bias=True."
         )
-    engine |= agent_rule(gradient, "inner-product")
-    known = isinstance(scale, int | float)
-    bounded = known and abs(scale) <= BOUNDED_SCALE and normalize == "both" and bias is None
-    term = Softmax(scale if known else _checks.scalar("scale", scale), normalize, bounded)
-    return single(
-        term,
-        features,
-        agents,
-        labels,
-        bias=None if bias is None else jnp.asarray(bias) / scale,
-        **engine,
-    )
+    if not isinstance(scale, int | float):
+        scale = _checks.scalar("scale", scale)
+    term = Softmax.of(scale, normalize, biased=bias is not None)
+    engine |= agent_rule(gradient, term)
+    if bias is not None:
+        bias = jnp.asarray(bias) / scale
+    return single(term, features, agents, labels, bias=bias, **engine)

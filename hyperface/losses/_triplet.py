@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
+from hyperface.losses._engine import AgentGradient
 from hyperface.losses._folds import HingeSum, Maximum
 from hyperface.losses.classwise import (
     Engine,
@@ -34,6 +35,7 @@ class CTriplet:
     gradient: Gradient = field(default="exact", metadata={"static": True})
 
     normalize: ClassVar[Normalize] = "both"
+    released_gradient: ClassVar[AgentGradient] = "distance"
 
     @property
     def fold(self) -> HingeSum | Maximum:
@@ -109,10 +111,9 @@ def c_triplet(
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
     _checks.one_of("negatives", negatives, get_args(Negatives))
-    engine |= agent_rule(gradient, "distance")
     margin = _checks.number("margin", margin, 0.0, 4.0)
     term = CTriplet(margin, negatives, always_pull, gradient)
-    return single(term, features, agents, labels, **engine)
+    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
 
 
 def triplet(

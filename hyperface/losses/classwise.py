@@ -104,10 +104,10 @@ class Engine(TypedDict, total=False):
     that overwrite the rows by their normalised values instead."""
 
 
-def agent_rule(gradient: Gradient, released: AgentGradient) -> Engine:
-    """The engine's keyword for a loss' `gradient`: what the released code takes under "caffe"."""
+def agent_rule(gradient: Gradient, term: Term) -> Engine:
+    """The engine's keyword for a loss' `gradient`: what its released code does under "caffe"."""
     _checks.one_of("gradient", gradient, get_args(Gradient))
-    return {"agent_gradient": "tangent" if gradient == "exact" else released}
+    return {"agent_gradient": "tangent" if gradient == "exact" else term.released_gradient}
 
 
 def slope_only(x: jax.Array) -> jax.Array:

@@ -17,11 +17,16 @@ _RAW = {"color": "#8a8a8a", "linestyle": "--"}
 
 
 def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
-    """Training loss against step, with Proposition 2's bound at the scale of that step."""
+    """Training loss against step, with Proposition 2's bound at the scale of that step.
+
+    Of a method with a softmax term that term alone, else its whole loss.
+    """
     figure, (losses, scales) = _axes(1, 2, width=9.5)
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
         steps = _column(lines, "step")
-        losses.plot(steps, _column(lines, "softmax"), label=f"{name}: softmax loss", **style)
+        shown = "softmax" if "softmax" in lines[0] else "loss"
+        label = f"{name}: {'softmax loss' if shown == 'softmax' else 'loss'}"
+        losses.plot(steps, _column(lines, shown), label=label, **style)
         if "softmax_bound" in lines[0]:
             bound = _column(lines, "softmax_bound")
             losses.plot(steps, bound, label=f"{name}: lower bound", **style | {"linestyle": ":"})
@@ -29,7 +34,7 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
         if "radius" in lines[0]:
             style = style | {"linestyle": "-."}
             scales.plot(steps, _column(lines, "radius"), label=f"{name}: radius R", **style)
-    losses.set(yscale="log", xlabel="step", ylabel="loss (nats)", title="Loss and Proposition 2")
+    losses.set(yscale="log", xlabel="step", ylabel="loss", title="Loss and Proposition 2")
     scales.set(xlabel="step", title="Learned scale s and radius R")
     losses.legend(fontsize=8)
     if scales.has_data():
@@ -91,6 +96,18 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
     test.set(xlabel="||f|| / mean ||f||", ylabel="images", title="Feature norms of test images")
     training.legend(fontsize=8)
     test.legend(fontsize=8)
+    return figure
+
+
+def distortion(curves: Mapping[str, Curve]) -> Figure:
+    """Proposition 3's bound in training, a moving average over the classes."""
+    figure, (axes,) = _axes(1, 1, width=5.2)
+    for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
+        axes.plot(_column(lines, "step"), _column(lines, "distortion"), label=name, **style)
+    axes.axhspan(0.5, 0.6, color="#cccccc", alpha=0.5, zorder=0, label="usual, says the paper")
+    axes.set(xlabel="step", ylabel="squared distance to the own agent", ylim=(0, None))
+    axes.set_title("Proposition 3")
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -50,19 +50,20 @@ def results_table(results: Mapping[str, Result]) -> Table:
 
 
 def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
-    """Final training loss beside Proposition 2's bound for the class count and final scale."""
-    rows = []
-    for name, (_, lines) in trained.items():
-        last = lines[-1]
-        bound = f"{last['softmax_bound']:.4f}" if "softmax_bound" in last else "0 (no bound)"
-        rows.append((name, f"{last['softmax']:.4f}", f"{last['scale']:.3f}", bound))
+    """Final training loss and what the propositions say of it."""
+    columns = (("loss", 4), ("softmax", 4), ("scale", 3), ("softmax_bound", 4), ("distortion", 3))
+    rows = [
+        (name, *(f"{lines[-1][c]:.{digits}f}" if c in lines[-1] else "" for c, digits in columns))
+        for name, (_, lines) in trained.items()
+    ]
     return Table(
         "Training loss and its lower bound",
-        ("method", "softmax loss (nats)", "scale s", "Proposition 2"),
+        ("method", "loss", "softmax (nats)", "scale s", "Proposition 2", "Proposition 3"),
         rows,
-        f"{num_classes} classes. The loss is the mean of the last logged steps, on augmented "
-        "images; the bound is log(1 + (n - 1) exp(-n s / (n - 1))), and needs both sides "
-        "normalised.",
+        f"{num_classes} classes. Losses are means of the last logged steps, on augmented images. "
+        "Proposition 2 bounds the softmax loss with both sides normalised from below, by "
+        "log(1 + (n - 1) exp(-n s / (n - 1))); Proposition 3 is the mean squared distance to the "
+        "own agent.",
     )
 
 
@@ -117,6 +118,9 @@ def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]):
         "loss": ("Training loss, bound and scale", figures.loss_with_bound(curves)),
         "norms": ("Feature norms", figures.feature_norms(curves, norms)),
     }
+    with_agents = {method: c for method, c in curves.items() if "distortion" in c[0]}
+    if with_agents:
+        drawn["distortion"] = ("Distance to the agents", figures.distortion(with_agents))
     verified = {m: r.verification for m, r in results.items() if r.verification is not None}
     if verified:
         scored = {m: (v.scores, v.pairs.same) for m, v in verified.items()}

@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hyperface.errors import InputError
+from hyperface import objective
+from hyperface.errors import InputError, expect
+from hyperface.objective import Loss
 
 
 @dataclass(frozen=True)
@@ -34,51 +36,6 @@ class Model:
 
     name: str = "sphereface-mini"
     feature_dim: int = 128
-
-
-@dataclass(frozen=True)
-class SoftmaxTerm:
-    """Softmax loss (NormFace, Eq. 1 and 6)."""
-
-    weight: float = 1.0
-    """Factor of this term, above 0."""
-    normalize: Literal["both", "features", "agents", "none"] = "both"
-    scale: float | Literal["learned"] = "learned"
-    """s on the similarities: a number, or learned."""
-    initial_bound: float = 0.1
-    """A learned scale starts where Proposition 2's bound is this many nats."""
-    min_scale: float = 0.01
-    """Floor of a learned scale."""
-    decay_scale: bool = False
-    """Let weight decay act on a learned scale, as in the released code."""
-    bias: bool = False
-    """One bias a class; against Proposition 1 when anything is normalised."""
-    allow_normalized_bias: bool = False
-    dropout: float = 0.0
-    """Share of feature elements dropped before this loss."""
-
-
-@dataclass(frozen=True)
-class RingTerm:
-    """Ring loss (Ring loss, Eq. 4)."""
-
-    weight: float = 0.0
-    """The paper's lambda; 0 leaves it out."""
-    initial_radius: float | None = None
-    """R at the start; None takes the first batch's mean feature norm."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The objective: a weighted sum of terms."""
-
-    softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
-    ring: RingTerm = field(default_factory=RingTerm)
-
-    def weights(self) -> dict[str, float]:
-        """Weight of every term that takes part."""
-        terms = {"softmax": self.softmax.weight, "ring": self.ring.weight}
-        return {name: weight for name, weight in terms.items() if weight}
 
 
 @dataclass(frozen=True)
@@ -162,49 +119,18 @@ def check(experiment: Experiment) -> Experiment:
         ("data.batch-size", e.data.batch_size, 1),
         ("data.shift", e.data.shift, 0),
         ("model.feature-dim", e.model.feature_dim, 1),
-        ("loss.ring.weight", e.loss.ring.weight, 0),
         ("optimizer.learning-rate", e.optimizer.learning_rate, 0),
         ("optimizer.weight-decay", e.optimizer.weight_decay, 0),
         ("optimizer.factor", e.optimizer.factor, 0),
         ("evaluation.batch-size", e.evaluation.batch_size, 1),
         ("evaluation.folds", e.evaluation.folds, 2),
     ):
-        _expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
-    o, softmax = e.optimizer, e.loss.softmax
-    _expect(0 <= o.momentum < 1, "optimizer.momentum", "in [0, 1)", o.momentum)
-    _expect(
-        list(o.boundaries) == sorted(set(o.boundaries)),
-        "optimizer.boundaries",
-        "steps in rising order",
-        o.boundaries,
-    )
-    _expect(0 <= softmax.dropout < 1, "loss.softmax.dropout", "in [0, 1)", softmax.dropout)
-    for name, found in (
-        ("loss.softmax.weight", softmax.weight),
-        ("loss.softmax.initial-bound", softmax.initial_bound),
-        ("loss.softmax.min-scale", softmax.min_scale),
-        ("loss.ring.initial-radius", e.loss.ring.initial_radius),
-    ):
-        if found is not None:
-            _expect(0 < found < math.inf, name, "a finite number above 0", found)
-    if softmax.scale != "learned":
-        _expect(
-            math.isfinite(softmax.scale) and softmax.scale > 0,
-            "loss.softmax.scale",
-            'a number above 0, or "learned"',
-            softmax.scale,
-        )
-    elif softmax.normalize in ("agents", "none"):
-        raise InputError(
-            'loss.softmax.scale: "learned" needs normalised features (loss.softmax.normalize both '
-            f"or features), found {softmax.normalize!r}: un-normalised features have a scale of "
-            "their own. Give a number, for example 1."
-        )
-    if softmax.bias and softmax.normalize != "none" and not softmax.allow_normalized_bias:
-        raise InputError(
-            f"loss.softmax.bias: expected False with normalize={softmax.normalize!r} (NormFace, "
-            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to insist."
-        )
+        expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
+    o = e.optimizer
+    expect(0 <= o.momentum < 1, "optimizer.momentum", "in [0, 1)", o.momentum)
+    in_order = list(o.boundaries) == sorted(set(o.boundaries))
+    expect(in_order, "optimizer.boundaries", "steps in rising order", o.boundaries)
+    objective.check(e.loss)
     if e.checkpoint_every % e.log_every:
         raise InputError(
             f"checkpoint-every: expected a multiple of log-every ({e.log_every}), found "
@@ -215,12 +141,12 @@ def check(experiment: Experiment) -> Experiment:
             "evaluation.mirror: expected none or sum with the classification protocol, found "
             "concat, whose features are longer than the agents."
         )
+    if e.evaluation.protocol == "classification" and not e.loss.agent_heads():
+        raise InputError(
+            "evaluation.protocol: expected verification with a loss that has no agents, found "
+            "classification."
+        )
     return experiment
-
-
-def _expect(condition: bool, name: str, expected: str, found: Any) -> None:
-    if not condition:
-        raise InputError(f"{name}: expected {expected}, found {found}.")
 
 
 def _listed(value: Any) -> Any:

@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Shows step, loss, scale, feature norm, images a second and time left."""
+    """Shows step, loss, what the heads learn, Proposition 3, images a second and time left."""
 
     def __init__(self, name: str, first_step: int, steps: int, console: Console | None = None):
         self._console = console or Console()
@@ -74,7 +74,10 @@ def _seen(metrics: dict[str, float], steps_per_second: float) -> str:
         for name, title, digits in (
             ("loss", "loss", 4),
             ("scale", "scale", 2),
+            ("a_softmax_blend", "lambda", 1),
+            ("l_softmax_blend", "lambda", 1),
             ("radius", "R", 2),
+            ("distortion", "Prop. 3", 2),
             ("feature_norm", "norm", 2),
         )
         if name in metrics

@@ -9,8 +9,8 @@ from flax import linen as nn
 from flax import struct
 
 from hyperface import models
-from hyperface.heads import Heads, RingHead, SoftmaxHead
-from hyperface.train.experiment import Experiment, Loss
+from hyperface.heads import Context, Heads, Objective
+from hyperface.train.experiment import Experiment
 from hyperface.train.optim import make_optimizer
 
 
@@ -21,11 +21,11 @@ class EmbeddingNetwork(nn.Module):
     head: Heads
 
     def __call__(
-        self, images: jax.Array, labels: jax.Array, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
-        """Features [batch, dim], loss terms by name [batch], and the heads' scalars by name."""
+        self, images: jax.Array, labels: jax.Array, context: Context | None = None
+    ) -> tuple[jax.Array, Objective]:
+        """Features [batch, dim], and what the heads make of them."""
         features = self.backbone(images)
-        return features, *self.head(features, labels, keys)
+        return features, self.head(features, labels, context)
 
     def embed(self, images: jax.Array) -> jax.Array:
         """Un-normalised features [batch, dim]."""
@@ -33,15 +33,16 @@ class EmbeddingNetwork(nn.Module):
 
 
 class TrainState(struct.PyTreeNode):
-    """Parameters, optimiser state, random key and step. The data position is the step."""
+    """Everything a run carries on. The data position is the step."""
 
     step: jax.Array
     params: Any
     opt_state: Any
     key: jax.Array
+    distortion: jax.Array
+    """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
-    weights: tuple[tuple[str, float], ...] = struct.field(pytree_node=False)
 
 
 def create_state(
@@ -71,9 +72,9 @@ def create_state(
         params=params,
         opt_state=opt_state,
         key=key,
+        distortion=jnp.full(num_classes, jnp.nan),
         network=network,
         optimizer=optimizer,
-        weights=tuple(experiment.loss.weights().items()),
     )
 
 
@@ -97,22 +98,5 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
     """
     return EmbeddingNetwork(
         backbone=models.create(experiment.model.name, experiment.model.feature_dim),
-        head=_make_heads(experiment.loss, num_classes),
-    )
-
-
-def _make_heads(loss: Loss, num_classes: int) -> Heads:
-    softmax, ring = loss.softmax, loss.ring
-    return Heads(
-        softmax=SoftmaxHead(
-            num_classes=num_classes,
-            normalize=softmax.normalize,
-            scale=softmax.scale,
-            initial_bound=softmax.initial_bound,
-            min_scale=softmax.min_scale,
-            use_bias=softmax.bias,
-            allow_normalized_bias=softmax.allow_normalized_bias,
-            dropout_rate=softmax.dropout,
-        ),
-        ring=RingHead(initial_radius=ring.initial_radius) if ring.weight else None,
+        head=Heads(num_classes, experiment.loss),
     )

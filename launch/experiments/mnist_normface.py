@@ -12,7 +12,8 @@ Measured: 98.66 %.
 
 import dataclasses
 
-from hyperface.train.experiment import Data, Loss, Model, Optimizer, SoftmaxTerm
+from hyperface.objective import Loss, SoftmaxTerm
+from hyperface.train.experiment import Data, Model, Optimizer
 from launch.experiments import mnist_ring
 
 EXPERIMENT = dataclasses.replace(

@@ -12,16 +12,8 @@ Measured: 93.66 % after 400 steps (--steps 400 --checkpoint-every 100 --optimize
   run to its end yet.
 """
 
-from hyperface.train.experiment import (
-    Data,
-    Evaluation,
-    Experiment,
-    Loss,
-    Model,
-    Optimizer,
-    RingTerm,
-    SoftmaxTerm,
-)
+from hyperface.objective import Loss, RingTerm, SoftmaxTerm
+from hyperface.train.experiment import Data, Evaluation, Experiment, Model, Optimizer
 
 EXPERIMENT = Experiment(
     name="mnist-ring",

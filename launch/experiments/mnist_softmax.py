@@ -10,7 +10,7 @@ Measured: 93.04 % after 400 steps (with mnist-ring's options); not run to its en
 
 import dataclasses
 
-from hyperface.train.experiment import Loss, SoftmaxTerm
+from hyperface.objective import Loss, SoftmaxTerm
 from launch.experiments import mnist_ring
 
 EXPERIMENT = dataclasses.replace(

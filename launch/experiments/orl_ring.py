@@ -10,7 +10,7 @@ Measured: accuracy 86.86 %, TAR 61.33 % at FAR 1 % and 52.67 % at 0.1 %.
 
 import dataclasses
 
-from hyperface.train.experiment import Loss, RingTerm, SoftmaxTerm
+from hyperface.objective import Loss, RingTerm, SoftmaxTerm
 from launch.experiments import orl_normface
 
 EXPERIMENT = dataclasses.replace(

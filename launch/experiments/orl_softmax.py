@@ -10,7 +10,7 @@ Measured: accuracy 85.30 %, TAR 62.44 % at FAR 1 % and 49.56 % at 0.1 %.
 
 import dataclasses
 
-from hyperface.train.experiment import Loss, SoftmaxTerm
+from hyperface.objective import Loss, SoftmaxTerm
 from launch.experiments import orl_normface
 
 EXPERIMENT = dataclasses.replace(

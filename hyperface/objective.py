@@ -1,0 +1,294 @@
+"""What is minimised: a weighted sum of terms, as plain data that is read and checked without jax.
+
+`heads.Heads` makes it of a network's features, and an experiment holds one. A term of weight 0 is
+left out.
+"""
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hyperface.errors import InputError, expect
+
+Gradient = Literal["exact", "caffe"]
+Mining = Literal["all", "violating", "hardest"]
+
+
+@dataclass(frozen=True)
+class SoftmaxTerm:
+    """Softmax loss (NormFace, Eq. 1 and 6)."""
+
+    weight: float = 1.0
+    normalize: Literal["both", "features", "agents", "none"] = "both"
+    scale: float | Literal["learned"] = "learned"
+    """s on the similarities: a number, or learned."""
+    initial_bound: float = 0.1
+    """A learned scale starts where Proposition 2's bound is this many nats."""
+    min_scale: float = 0.01
+    """Floor of a learned scale."""
+    decay_scale: bool = False
+    """Let weight decay act on a learned scale, as in the released code."""
+    bias: bool = False
+    """One bias a class; against Proposition 1 when anything is normalised."""
+    allow_normalized_bias: bool = False
+    dropout: float = 0.0
+    """Share of feature elements dropped before this loss."""
+    gradient: Gradient = "exact"
+    """"caffe" keeps the agents' rows at unit length after each step, as the released code does."""
+
+
+@dataclass(frozen=True)
+class CContrastiveTerm:
+    """C-contrastive loss (NormFace, Eq. 10)."""
+
+    weight: float = 0.0
+    margin: float = 1.0
+    """m on the squared distance, 0 to 4."""
+    gradient: Gradient = "exact"
+
+
+@dataclass(frozen=True)
+class CTripletTerm:
+    """C-triplet loss (NormFace, Eq. 11)."""
+
+    weight: float = 0.0
+    margin: float = 0.8
+    """m on the difference of squared distances, 0 to 4."""
+    negatives: Literal["all", "hardest"] = "all"
+    always_pull: bool = False
+    """Pull to the own agent whether or not anything violates: the paper's "+ center"."""
+    gradient: Gradient = "exact"
+
+
+@dataclass(frozen=True)
+class MultipliedAngleTerm:
+    """A-Softmax (SphereFace), or large-margin softmax where agents keep their length."""
+
+    weight: float = 0.0
+    margin: int = 4
+    """m of cos(m theta), 1 to 4."""
+    start: float = 1000.0
+    """lambda, the share of the logit without margin, is max(floor, start / (1 + gamma i)) at step
+    i, counted from 1."""
+    gamma: float = 0.12
+    floor: float = 5.0
+    gradient: Gradient = "exact"
+
+
+@dataclass(frozen=True)
+class MarginTerm:
+    """ArcFace, CosFace and their mix: s (cos(m1 theta + m2) - m3)."""
+
+    weight: float = 0.0
+    scale: float = 64.0
+    angular_multiplier: float = 1.0
+    """m1, at least 1."""
+    angular_margin: float = 0.0
+    """m2 in radians."""
+    cosine_margin: float = 0.0
+    """m3."""
+
+
+@dataclass(frozen=True)
+class CenterTerm:
+    """Center loss (Wen et al. 2016)."""
+
+    weight: float = 0.0
+    rule: Literal["paper", "caffe"] = "paper"
+    """How centers move: by alpha = `rate`, or through the optimiser as in the released code."""
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class BatchContrastiveTerm:
+    """Contrastive loss on the pairs of a batch (NormFace, Eq. 7)."""
+
+    weight: float = 0.0
+    margin: float = 1.0
+    mining: Mining = "all"
+
+
+@dataclass(frozen=True)
+class BatchTripletTerm:
+    """Triplet loss on the triplets of a batch (NormFace, Eq. 8)."""
+
+    weight: float = 0.0
+    margin: float = 0.8
+    mining: Mining = "all"
+
+
+@dataclass(frozen=True)
+class RingTerm:
+    """Ring loss (Ring loss, Eq. 4)."""
+
+    weight: float = 0.0
+    """The paper's lambda."""
+    initial_radius: float | None = None
+    """R at the start; None takes the first batch's mean feature norm."""
+    form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper"
+    """The paper's, or a variant of the code released under its name."""
+
+
+ClasswiseTerm = SoftmaxTerm | CContrastiveTerm | CTripletTerm | MultipliedAngleTerm | MarginTerm
+Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The objective: a weighted sum of terms, and how those over classes are computed."""
+
+    softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
+    c_contrastive: CContrastiveTerm = field(default_factory=CContrastiveTerm)
+    c_triplet: CTripletTerm = field(default_factory=CTripletTerm)
+    a_softmax: MultipliedAngleTerm = field(default_factory=MultipliedAngleTerm)
+    l_softmax: MultipliedAngleTerm = field(default_factory=MultipliedAngleTerm)
+    margin_softmax: MarginTerm = field(default_factory=MarginTerm)
+    center: CenterTerm = field(default_factory=CenterTerm)
+    contrastive: BatchContrastiveTerm = field(default_factory=BatchContrastiveTerm)
+    triplet: BatchTripletTerm = field(default_factory=BatchTripletTerm)
+    ring: RingTerm = field(default_factory=RingTerm)
+    share_agents: bool = False
+    """One agent matrix for all terms over classes, in one pass; the released joint loss has one
+    each."""
+    sample_rate: float = 1.0
+    """Share of the classes drawn at each step beside the batch's own (Partial FC); 1 takes all."""
+    precision: Literal["float32", "mixed", "bf16"] = "float32"
+    """Of the matmuls' operands with the agents."""
+    memory_budget: int = 0
+    """MiB that similarities may take, so that they need not be computed twice."""
+
+    def terms(self) -> dict[str, Term]:
+        """The terms that take part, by name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: term for name, term in values.items() if getattr(term, "weight", 0)}
+
+    def agent_heads(self) -> dict[str, dict[str, ClasswiseTerm]]:
+        """The terms over classes, by the name of the head that owns their agents."""
+        over_classes = {n: t for n, t in self.terms().items() if isinstance(t, ClasswiseTerm)}
+        if self.share_agents and over_classes:
+            return {"shared": over_classes}
+        return {name: {name: term} for name, term in over_classes.items()}
+
+    def forced(self) -> tuple[str, ...]:
+        """Heads whose agents are brought back to unit length after each step."""
+        return tuple(
+            head
+            for head, terms in self.agent_heads().items()
+            if any(getattr(term, "gradient", "exact") == "caffe" for term in terms.values())
+        )
+
+
+def normalization(name: str, term: ClasswiseTerm) -> Literal["both", "features", "agents", "none"]:
+    """Which sides of a class-wise term are brought to unit length."""
+    if isinstance(term, SoftmaxTerm):
+        return term.normalize
+    return {"a_softmax": "agents", "l_softmax": "none"}.get(name, "both")
+
+
+# Field of a term -> least and greatest value; an open range leaves out its ends.
+_RANGES = {
+    "c-contrastive.margin": (0, 4),
+    "c-triplet.margin": (0, 4),
+    "contrastive.margin": (0, 4),
+    "triplet.margin": (0, 4),
+    "a-softmax.margin": (1, 4),
+    "l-softmax.margin": (1, 4),
+    "margin-softmax.angular-multiplier": (1, math.inf),
+    "margin-softmax.angular-margin": (0, math.pi),
+    "margin-softmax.cosine-margin": (0, 2),
+    "center.rate": (0, 1),
+    "memory-budget": (0, math.inf),
+    **{
+        f"{name}-softmax.{schedule}": (0, math.inf)
+        for name in ("a", "l")
+        for schedule in ("start", "gamma", "floor")
+    },
+}
+_ABOVE_ZERO = (
+    "softmax.initial-bound",
+    "softmax.min-scale",
+    "margin-softmax.scale",
+    "ring.initial-radius",
+)
+
+
+def check(loss: Loss) -> None:
+    """Refuses values that are out of range or cannot go together.
+
+    Raises:
+      InputError: naming the field, what was expected and what was found.
+    """
+    for f in dataclasses.fields(loss):
+        weight = getattr(getattr(loss, f.name), "weight", 0.0)
+        name = f"loss.{f.name.replace('_', '-')}.weight"
+        expect(0 <= weight < math.inf, name, "a finite number of at least 0", weight)
+    terms = loss.terms()
+    expect(terms, "loss", "a term with a weight above 0", "none")
+    for name, (least, most) in _RANGES.items():
+        found = _field(loss, name)
+        expected = f"at least {least}" if most == math.inf else f"{least} to {most:g}"
+        expect(least <= found <= most and math.isfinite(found), f"loss.{name}", expected, found)
+    for name in _ABOVE_ZERO:
+        found = _field(loss, name)
+        if found is not None:
+            expect(0 < found < math.inf, f"loss.{name}", "a finite number above 0", found)
+    expect(0 < loss.sample_rate <= 1, "loss.sample-rate", "above 0 and up to 1", loss.sample_rate)
+    if "softmax" in terms:
+        _check_softmax(loss.softmax)
+    if loss.l_softmax.gradient != "exact":
+        raise InputError(
+            'loss.l-softmax.gradient: expected "exact", found "caffe": no released code of this '
+            "loss is reproduced here."
+        )
+    if loss.share_agents:
+        _check_shared(loss)
+
+
+def _field(loss: Loss, name: str) -> Any:
+    return functools.reduce(getattr, name.replace("-", "_").split("."), loss)
+
+
+def _check_softmax(softmax: SoftmaxTerm) -> None:
+    expect(0 <= softmax.dropout < 1, "loss.softmax.dropout", "in [0, 1)", softmax.dropout)
+    if softmax.scale != "learned":
+        fits = math.isfinite(softmax.scale) and softmax.scale > 0
+        expect(fits, "loss.softmax.scale", 'a number above 0, or "learned"', softmax.scale)
+    elif softmax.normalize in ("agents", "none"):
+        raise InputError(
+            'loss.softmax.scale: "learned" needs normalised features (loss.softmax.normalize both '
+            f"or features), found {softmax.normalize!r}: un-normalised features have a scale of "
+            "their own. Give a number, for example 1."
+        )
+    if softmax.bias and softmax.normalize != "none" and not softmax.allow_normalized_bias:
+        raise InputError(
+            f"loss.softmax.bias: expected False with normalize={softmax.normalize!r} (NormFace, "
+            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to insist."
+        )
+    if softmax.gradient == "caffe" and softmax.normalize in ("features", "none"):
+        raise InputError(
+            'loss.softmax.gradient: "caffe" needs normalised agents (loss.softmax.normalize both '
+            f"or agents), found {softmax.normalize!r}."
+        )
+
+
+def _check_shared(loss: Loss) -> None:
+    shared = loss.agent_heads().get("shared", {})
+    modes = {name: normalization(name, term) for name, term in shared.items()}
+    if len(set(modes.values())) > 1:
+        raise InputError(
+            f"loss.share-agents: expected terms that normalise alike, found {modes}. Leave it out, "
+            "or leave one of them out."
+        )
+    if loss.softmax.bias or loss.softmax.dropout:
+        raise InputError(
+            "loss.share-agents: expected loss.softmax.bias False and loss.softmax.dropout 0, which "
+            "are of one term alone, found "
+            f"{loss.softmax.bias} and {loss.softmax.dropout}."
+        )
+    if loss.forced():
+        raise InputError(
+            'loss.share-agents: expected gradient "exact" of every term, found "caffe": the '
+            "released codes have a matrix for each term."
+        )

@@ -1,0 +1,66 @@
+"""The rows of agents and of their momentum that a step of a sampled head reads and writes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hyperface import losses
+from hyperface.objective import Loss
+
+PER_CLASS = ("agents", "bias")
+
+
+def draw(
+    loss: Loss, key: jax.Array, labels: jax.Array, num_classes: int, axis_name: str | None
+) -> losses.Sample | None:
+    """The classes of a step, the same on every device; None where all take part.
+
+    Args:
+      loss: says the rate.
+      key: the same on every device.
+      labels: [batch] class ids of this device's part of the batch.
+      num_classes: rows of the agents.
+      axis_name: the mapped axis that the batch is spread over.
+
+    Returns:
+      A sample whose labels are those of this device's examples.
+    """
+    if loss.sample_rate == 1:
+        return None
+    if axis_name is None:
+        return losses.sample_classes(key, labels, num_classes, rate=loss.sample_rate)
+    everyones = jax.lax.all_gather(labels, axis_name, tiled=True)
+    sample = losses.sample_classes(key, everyones, num_classes, rate=loss.sample_rate)
+    first = jax.lax.axis_index(axis_name) * labels.size
+    return sample._replace(labels=jax.lax.dynamic_slice_in_dim(sample.labels, first, labels.size))
+
+
+def take(tree: Any, loss: Loss, sample: losses.Sample) -> Any:
+    """Parameters or optimiser state with only the sampled rows of what has one row a class."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf[sample.rows] if _per_class(path, loss) else leaf, tree
+    )
+
+
+def put(tree: Any, part: Any, loss: Loss, sample: losses.Sample) -> Any:
+    """The tree with what `take` took replaced; other rows are not touched."""
+
+    def replaced(path, leaf, new):
+        if not _per_class(path, loss):
+            return new
+        # Places without a class would write old values over a neighbour's new ones.
+        rows = jnp.where(sample.present, sample.rows, leaf.shape[0])
+        return leaf.at[rows].set(new, mode="drop", unique_indices=False)
+
+    return jax.tree_util.tree_map_with_path(replaced, tree, part)
+
+
+def _per_class(path: tuple[Any, ...], loss: Loss) -> bool:
+    names = [getattr(entry, "key", None) for entry in path[-3:]]
+    return (
+        len(names) == 3
+        and names[0] == "head"
+        and names[1] in loss.agent_heads()
+        and names[2] in PER_CLASS
+    )

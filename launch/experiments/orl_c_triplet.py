@@ -1,0 +1,24 @@
+"""C-triplet with its pull on the ORL faces, as released: the hardest wrong class, forced agents.
+
+Source: NormFace, Eq. 11, "C-triplet + center", m = 0.8; gradient="caffe".
+Command: python -m launch.train orl-c-triplet
+Data: the AT&T/ORL faces, as for orl-normface.
+Time: TODO
+Published: none on this data (LFW 99.13 %, Table 2).
+Measured: TODO
+"""
+
+import dataclasses
+
+from hyperface.objective import CTripletTerm, Loss, SoftmaxTerm
+from launch.experiments import orl_normface
+
+EXPERIMENT = dataclasses.replace(
+    orl_normface.EXPERIMENT,
+    name="orl-c-triplet",
+    loss=Loss(
+        softmax=SoftmaxTerm(weight=0.0),
+        c_triplet=CTripletTerm(weight=1.0, negatives="hardest", always_pull=True, gradient="caffe"),
+    ),
+    compare=(),
+)

@@ -1,0 +1,23 @@
+"""Triplet loss on mined triplets of ORL faces: the baseline that NormFace's agents replace.
+
+Source: NormFace, Eq. 8, m = 0.8, on all violating triplets of a batch.
+Command: python -m launch.train orl-triplet
+Data: the AT&T/ORL faces, as for orl-normface.
+Time: TODO
+Published: none on this data.
+Measured: TODO
+"""
+
+import dataclasses
+
+from hyperface.objective import BatchTripletTerm, Loss, SoftmaxTerm
+from launch.experiments import orl_normface
+
+EXPERIMENT = dataclasses.replace(
+    orl_normface.EXPERIMENT,
+    name="orl-triplet",
+    loss=Loss(
+        softmax=SoftmaxTerm(weight=0.0), triplet=BatchTripletTerm(weight=1.0, mining="violating")
+    ),
+    compare=(),
+)
