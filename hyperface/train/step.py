@@ -92,10 +92,11 @@ def train_step(
 
 def _forced(loss: Loss, params: Any) -> Any:
     """Parameters with the rows of agents whose gradient asks for it back at unit length."""
-    head = dict(params["head"])
     for name in loss.forced():
-        head[name] = head[name] | {"agents": l2_normalize(head[name]["agents"])}
-    return params | {"head": head}
+        agents = l2_normalize(params["head"][name]["agents"])
+        head = params["head"] | {name: params["head"][name] | {"agents": agents}}
+        params = params | {"head": head}
+    return params
 
 
 def _distortion(

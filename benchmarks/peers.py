@@ -1,0 +1,213 @@
+"""Value and both gradients of normalised softmax, beside Torch and what is built on it.
+
+    pip install -e '.[peers]'
+    python benchmarks/peers.py --classes 10000 100000
+
+Each measurement is a process of its own, so that no library's memory or threads disturb another's,
+and the candidates take turns, so that a drift of the machine meets all of them. "ratio" is to this
+library's float32 in the same run; "peak" is the memory a process needs beside features, agents and
+labels, the agents' gradient included. Half of Torch's time on large arrays is page faults under
+glibc's default allocator: `--malloc both` measures with one that keeps freed memory too.
+
+"as PartialFC" does in Torch what insightface's PartialFC v2 does at sample rate 1 in one process:
+normalised rows, clamped cosines, softmax in place, a dense one-hot in the backward pass.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+SCALE = 30.0
+MALLOC = {
+    "default": {},
+    "kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"},
+}
+
+
+def arrays(batch: int, dim: int, classes: int):
+    """Features, agents and labels, the same for every candidate."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((batch, dim), np.float32)
+    agents = rng.standard_normal((classes, dim), np.float32)
+    return features, agents, rng.integers(0, classes, batch)
+
+
+def jax_call(precision: str | None, features, agents, labels) -> Callable[[], tuple]:
+    """The engine, or with no precision the plain formula."""
+    import jax
+    import jax.numpy as jnp
+    from classwise import plain_softmax
+
+    from hyperface import losses
+
+    def mean(f, w):
+        if precision is None:
+            return jnp.mean(plain_softmax(f, w, labels, SCALE))
+        return jnp.mean(losses.softmax(f, w, labels, scale=SCALE, precision=precision))
+
+    step = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))
+    arguments = (jax.device_put(features), jax.device_put(agents))
+
+    def call():
+        value, gradients = jax.block_until_ready(step(*arguments))
+        return value, *gradients
+
+    return call
+
+
+def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
+    """A Torch candidate."""
+    import torch
+    from torch.nn import functional
+
+    f = torch.tensor(features, requires_grad=True)
+    y = torch.tensor(labels)
+    w = torch.nn.Parameter(torch.tensor(agents))
+
+    def plain(f, w):
+        logits = SCALE * functional.linear(functional.normalize(f), functional.normalize(w))
+        return functional.cross_entropy(logits, y)
+
+    if name == "torch eager":
+        loss = plain
+    elif name == "torch.compile":
+        loss = torch.compile(plain)
+    elif name == "pytorch-metric-learning":
+        from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
+
+        module = NormalizedSoftmaxLoss(agents.shape[0], agents.shape[1], temperature=1 / SCALE)
+        w = module.W  # [dim, classes]
+        w.data = torch.tensor(agents.T.copy())
+
+        def loss(f, w):
+            return module(f, y)
+    else:
+        loss = _partial_fc(y)
+
+    def call():
+        f.grad = w.grad = None
+        value = loss(f, w)
+        value.backward()
+        return value.detach(), f.grad, w.grad
+
+    return call
+
+
+def _partial_fc(labels):
+    import torch
+    from torch.nn import functional
+
+    class Softmax(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, logits):
+            logits -= logits.max(dim=1, keepdim=True).values
+            logits.exp_()
+            logits.div_(logits.sum(dim=1, keepdim=True))
+            ctx.save_for_backward(logits)
+            return logits.gather(1, labels[:, None]).clamp_min(1e-30).log().mean().neg()
+
+        @staticmethod
+        def backward(ctx, grad):
+            (probabilities,) = ctx.saved_tensors
+            one_hot = torch.zeros_like(probabilities)
+            one_hot.scatter_(1, labels[:, None], 1)
+            return (probabilities - one_hot).div_(len(labels)) * grad
+
+    def loss(f, w):
+        cosines = functional.linear(functional.normalize(f), functional.normalize(w))
+        return Softmax.apply(cosines.clamp(-1, 1) * SCALE)
+
+    return loss
+
+
+CANDIDATES: dict[str, Callable] = {
+    "hyperface float32": lambda *a: jax_call("float32", *a),
+    "hyperface mixed": lambda *a: jax_call("mixed", *a),
+    "hyperface bf16": lambda *a: jax_call("bf16", *a),
+    "plain JAX": lambda *a: jax_call(None, *a),
+    "torch eager": lambda *a: torch_call("torch eager", *a),
+    "torch.compile": lambda *a: torch_call("torch.compile", *a),
+    "pytorch-metric-learning": lambda *a: torch_call("pytorch-metric-learning", *a),
+    "as PartialFC": lambda *a: torch_call("as PartialFC", *a),
+}
+
+
+def worker(name: str, batch: int, dim: int, classes: int, calls: int) -> None:
+    """Measures one candidate in this process and prints what it found as JSON."""
+    call = CANDIDATES[name](*arrays(batch, dim, classes))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    value, to_features, _ = call()
+    seconds = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    found = {
+        "loss": float(value),
+        "gradient": float(np.linalg.norm(np.asarray(to_features))),
+        "seconds": seconds,
+        "peak": peak / 1024,
+    }
+    print(json.dumps(found))
+
+
+def measure(options: argparse.Namespace, classes: int, malloc: str) -> None:
+    """Prints one table."""
+    found: dict[str, list[dict]] = {name: [] for name in CANDIDATES}
+    for _ in range(options.rounds):
+        for name in CANDIDATES:
+            sizes = [str(n) for n in (options.batch, options.dim, classes, options.calls)]
+            done = subprocess.run(
+                [sys.executable, __file__, "--worker", name, *sizes],
+                env=os.environ | MALLOC[malloc],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr}")
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    first = found["plain JAX"][0]
+    print(f"\n{classes} classes, batch {options.batch}, dim {options.dim}, malloc {malloc}")
+    print(f"{'':26}{'ms':>9}{'ratio':>8}{'peak MiB':>10}")
+    medians = {
+        name: float(np.median([s for run in runs for s in run["seconds"]]))
+        for name, runs in found.items()
+    }
+    for name, runs in found.items():
+        # All must have computed the same thing.
+        tolerance = 2e-2 if "bf16" in name or "mixed" in name else 1e-3
+        for key in ("loss", "gradient"):
+            assert abs(runs[0][key] / first[key] - 1) < tolerance, (name, key, runs[0], first)
+        ratio = medians[name] / medians["hyperface float32"]
+        peak = min(run["peak"] for run in runs)
+        print(f"{name:26}{1e3 * medians[name]:9.1f}{ratio:8.2f}{peak:10.0f}", flush=True)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        name, *sizes = sys.argv[2:]
+        worker(name, *map(int, sizes))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--calls", type=int, default=4)
+    parser.add_argument("--malloc", choices=[*MALLOC, "both"], default="both")
+    options = parser.parse_args()
+    for classes in options.classes:
+        for malloc in MALLOC if options.malloc == "both" else [options.malloc]:
+            measure(options, classes, malloc)
+
+
+if __name__ == "__main__":
+    main()
