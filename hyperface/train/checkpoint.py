@@ -16,7 +16,7 @@ KEEP = 2
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; use as a context manager.
 
-    Each holds "state" (parameters, optimiser, scale, radius, random key, step) and "meta" (the
+    Each holds "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
     experiment and the data it was made with). Saving is asynchronous and atomic: a killed save
     leaves the previous checkpoint as the newest.
 
@@ -99,6 +99,7 @@ class Checkpoints:
             params=saved["params"],
             opt_state=serialization.from_state_dict(like.opt_state, saved["opt_state"]),
             key=jax.random.wrap_key_data(saved["key"]),
+            distortion=saved["distortion"],
         )
 
     def _set_broken_steps_aside(self) -> None:
@@ -121,6 +122,7 @@ def _saved(state: TrainState) -> dict[str, Any]:
         "key": jax.eval_shape(jax.random.key_data, state.key)
         if isinstance(state.key, jax.ShapeDtypeStruct)
         else jax.random.key_data(state.key),
+        "distortion": state.distortion,
     }
 
 

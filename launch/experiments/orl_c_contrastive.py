@@ -3,9 +3,9 @@
 Source: NormFace, Eq. 10, m = 1. Network, sizes and solver are those of orl-normface.
 Command: python -m launch.train orl-c-contrastive
 Data: the AT&T/ORL faces, as for orl-normface.
-Time: TODO
+Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.15 % against 99.16 % of the normalised softmax, Table 2).
-Measured: TODO
+Measured: accuracy 85.78 %, TAR 58.22 % at FAR 1 % and 41.78 % at 0.1 %.
 """
 
 import dataclasses

@@ -5,9 +5,9 @@ Source: NormFace, Eq. 11, "C-triplet + center", m = 0.8, the hardest class only 
   the network's, and end at accuracy 82.14 % without it.
 Command: python -m launch.train orl-c-triplet
 Data: the AT&T/ORL faces, as for orl-normface.
-Time: TODO
+Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.13 %, Table 2).
-Measured: TODO
+Measured: accuracy 86.69 %, TAR 67.56 % at FAR 1 % and 57.33 % at 0.1 %.
 """
 
 import dataclasses

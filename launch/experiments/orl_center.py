@@ -4,9 +4,9 @@ Source: NormFace, Table 2, and Ring loss, Table 1 ("softmax + center loss"); wei
   paper's alpha 0.5.
 Command: python -m launch.train orl-center
 Data: the AT&T/ORL faces, as for orl-normface.
-Time: TODO
+Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.03 %, NormFace, Table 2).
-Measured: TODO
+Measured: accuracy 84.53 %, TAR 64.00 % at FAR 1 % and 58.22 % at 0.1 %.
 """
 
 import dataclasses

@@ -3,9 +3,9 @@
 Source: NormFace, Table 2; weights 1 and 0.01 and one agent matrix each, as released.
 Command: python -m launch.train orl-joint
 Data: the AT&T/ORL faces, as for orl-normface.
-Time: TODO
+Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.19 %, Table 2).
-Measured: TODO
+Measured: accuracy 88.02 %, TAR 62.89 % at FAR 1 % and 48.44 % at 0.1 %.
 """
 
 import dataclasses

@@ -3,9 +3,9 @@
 Source: Ring loss, Table 1, lambda 0.01; A-Softmax m = 4 with the released annealing to 5.
 Command: python -m launch.train orl-sphereface
 Data: the AT&T/ORL faces, as for orl-normface.
-Time: TODO
+Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.43 %, Table 1).
-Measured: TODO
+Measured: accuracy 89.08 %, TAR 59.56 % at FAR 1 % and 43.56 % at 0.1 %.
 """
 
 import dataclasses
