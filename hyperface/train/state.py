@@ -41,14 +41,27 @@ class TrainState(struct.PyTreeNode):
     key: jax.Array
     distortion: jax.Array
     """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
+    average: Any
+    """Moving average of the parameters; None where the optimiser keeps none."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    decay: float = struct.field(pytree_node=False)
+    """Of the moving average."""
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters to score: the average where there is one."""
+        return self.params if self.average is None else self.average
 
 
 def create_state(
-    experiment: Experiment, num_classes: int, images: jax.Array, labels: jax.Array
+    experiment: Experiment,
+    num_classes: int,
+    images: jax.Array,
+    labels: jax.Array,
+    backbone: Any = None,
 ) -> TrainState:
-    """A fresh state, the same for the same seed and first batch.
+    """A fresh state, the same for the same seed, first batch and backbone.
 
     Args:
       experiment: the run.
@@ -56,25 +69,33 @@ def create_state(
       images: [batch, height, width, channels], the first batch: Ring loss' R starts at its mean
         feature norm.
       labels: [batch] class ids.
+      backbone: parameters to start the backbone from, where a net is fine-tuned; the heads, and R
+        with them, start from its features.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
 
     @jax.jit
-    def initialise(images, labels):
+    def initialise(images, labels, backbone):
         init_key, key = jax.random.split(jax.random.key(experiment.seed))
         params = network.init(init_key, images, labels)["params"]
+        if backbone is not None:
+            features = network.backbone.apply({"params": backbone}, images)
+            head = network.head.init(init_key, features, labels).get("params", {})
+            params = {**params, "backbone": backbone} | ({"head": head} if head else {})
         return params, optimizer.init(params), key
 
-    params, opt_state, key = initialise(images, labels)
+    params, opt_state, key = initialise(images, labels, backbone)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=opt_state,
         key=key,
         distortion=jnp.full(num_classes, jnp.nan),
+        average=jax.tree.map(jnp.copy, params) if experiment.optimizer.average else None,
         network=network,
         optimizer=optimizer,
+        decay=experiment.optimizer.average,
     )
 
 
