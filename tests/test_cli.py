@@ -145,7 +145,7 @@ def test_what_could_not_be_scored_is_refused_before_training(
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(run):
-    with pytest.raises(InputError, match="found steps: 4, 6"):
+    with pytest.raises(InputError, match="found steps: 3, 4, 6"):
         evaluate.main([str(run), "--step", "5"])
 
 

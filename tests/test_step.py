@@ -132,7 +132,9 @@ def test_a_sampled_step_touches_the_rows_drawn_and_no_others(linear, batch):
     rows = moved(state.params, after.params)
     assert set(range(5)) <= rows  # the batch's own classes
     assert 5 <= len(rows) <= 10  # and at most 5 drawn
-    traces = [optax.tree.get(s.opt_state, "trace") for s in (state, after)]
+    traces = [
+        optax.tree.get(s.opt_state.inner_states["head.agents"], "trace") for s in (state, after)
+    ]
     assert moved(*traces) == rows
 
 

@@ -12,6 +12,7 @@ from hyperface.train.experiment import Group, Groups, Optimizer
 
 OF_HEADS = ("agents", "scale", "radius", "centers")
 BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}
+OF_PARTS = {"backbone": (*BY_NAME.values(), "norms"), "head": (*OF_HEADS, "biases")}
 
 
 class GroupSummary(NamedTuple):
@@ -33,9 +34,9 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
     """
     frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
     chains = {
-        _label(part, name): _sgd(optimizer, getattr(optimizer.groups, name), first_step)
-        for part, first_step in frozen_until.items()
-        for name in Groups.names()
+        _label(part, name): _sgd(optimizer, getattr(optimizer.groups, name), frozen_until[part])
+        for part, names in OF_PARTS.items()
+        for name in names
     }
     if loss.center.weight and loss.center.rule == "paper":
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
