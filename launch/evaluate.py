@@ -62,7 +62,7 @@ def main(args: Sequence[str]) -> None:
         like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
         state = checkpoints.restore(step, like, replicated())
     result = evaluate_network(
-        experiment, state.network, state.params, data_directory(options.data_dir)
+        experiment, state.network, state.variables, data_directory(options.data_dir)
     )
     record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
     replace_text(options.run / "evaluation.json", json.dumps(record, indent=2) + "\n")

@@ -24,11 +24,15 @@ class EmbeddingNetwork(nn.Module):
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
         """Features [batch, dim], and what the heads make of them."""
-        features = self.backbone(images)
+        settings = {}
+        if getattr(self.backbone, "batch_norm", False):
+            context = context or Context()
+            settings = {"train": True, "counted": context.counted, "axis_name": context.axis_name}
+        features = self.backbone(images, **settings)
         return features, self.head(features, labels, context)
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Un-normalised features [batch, dim]."""
+        """Un-normalised features [batch, dim]; batch norm uses its moving averages."""
         return self.backbone(images)
 
 
@@ -37,12 +41,19 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array
     params: Any
+    batch_stats: Any
+    """Moving averages of batch norm; empty for a network without it."""
     opt_state: Any
     key: jax.Array
     distortion: jax.Array
     """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is applied to images with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(
@@ -63,13 +74,15 @@ def create_state(
     @jax.jit
     def initialise(images, labels):
         init_key, key = jax.random.split(jax.random.key(experiment.seed))
-        params = network.init(init_key, images, labels)["params"]
-        return params, optimizer.init(params), key
+        variables = network.init(init_key, images, labels)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return params, batch_stats, optimizer.init(params), key
 
-    params, opt_state, key = initialise(images, labels)
+    params, batch_stats, opt_state, key = initialise(images, labels)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        batch_stats=batch_stats,
         opt_state=opt_state,
         key=key,
         distortion=jnp.full(num_classes, jnp.nan),
@@ -96,7 +109,8 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
     Raises:
       InputError: the model's name is unknown.
     """
+    model = experiment.model
     return EmbeddingNetwork(
-        backbone=models.create(experiment.model.name, experiment.model.feature_dim),
+        backbone=models.create(model.name, model.feature_dim, dtype=model.dtype, remat=model.remat),
         head=Heads(num_classes, experiment.loss),
     )
