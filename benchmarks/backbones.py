@@ -5,7 +5,7 @@
 
 "forward" is one feature an image; "train" its value and the gradient of every parameter, batch norm
 by the batch. Each measurement is a process of its own and the candidates take turns, so that a
-drift of the machine meets all of them. "ratio" is train time to Torch's in the same run; "temp" is
+drift of the machine meets all of them. "ratio" is train time to that of Torch in float32; "temp" is
 what XLA says the train program needs beside its arguments and results; "peak" is by how much a
 process grows while it trains. "plain XLA" is without `hyperface.compiler`'s options. A Torch net
 must have as many parameters as ours, or the run stops.
@@ -53,9 +53,10 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
         return jnp.mean((found[0] if model.batch_norm else found) ** 2)
 
     forward = jax.jit(model.apply, compiler_options=options)
-    step = jax.jit(jax.value_and_grad(loss), compiler_options=options)
     params = variables["params"]
-    temp = step.lower(params, images).compile().memory_analysis().temp_size_in_bytes
+    step = jax.jit(jax.value_and_grad(loss), compiler_options=options)
+    step = step.lower(params, images).compile()
+    temp = step.memory_analysis().temp_size_in_bytes
     return (
         lambda: jax.block_until_ready(forward(variables, images)),
         lambda: jax.block_until_ready(step(params, images)),
@@ -72,6 +73,8 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     entry = models.MODELS[name]
     net = _torch_net(name, channels=entry.image_shape[2])
     images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        net.eval()(images[:1])  # Makes the parameters of the feature layer.
     if "channels last" in candidate:
         net = net.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
@@ -80,9 +83,6 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     def features():
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             return net(images)
-
-    with torch.no_grad():
-        features()  # Makes the parameters of the feature layer.
 
     def forward():
         net.eval()
@@ -231,15 +231,15 @@ def measure(options: argparse.Namespace, name: str) -> None:
     def median(candidate: str, what: str) -> float:
         return float(np.median([s for run in found[candidate] for s in run[what]]))
 
-    print(f"\n{name}, batch {options.batch}, {parameters.pop():,} parameters")
-    print(f"{'':31}{'forward':>9}{'train':>8}  images/s{'ratio':>7}{'temp':>8}{'peak MiB':>10}")
+    print(f"\n{name}, {parameters.pop():,} parameters, batch {options.batch}: images a second, MiB")
+    print(f"{'':31}{'forward':>9}{'train':>8}{'ratio':>7}{'temp':>8}{'peak':>8}")
     for candidate, runs in found.items():
         rates = [options.batch / median(candidate, what) for what in ("forward", "train")]
         ratio = median(candidate, "train") / median("torch float32", "train")
         temp = f"{runs[0]['temp']:8.0f}" if "temp" in runs[0] else f"{'-':>8}"
         peak = min(run["peak"] for run in runs)
         print(
-            f"{candidate:31}{rates[0]:9.1f}{rates[1]:8.1f}{'':10}{ratio:7.2f}{temp}{peak:10.0f}",
+            f"{candidate:31}{rates[0]:9.1f}{rates[1]:8.1f}{ratio:7.2f}{temp}{peak:8.0f}",
             flush=True,
         )
 
