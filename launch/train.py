@@ -3,7 +3,8 @@
     python -m launch.train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
 
 Without a name the default experiment runs. Every field of the experiment is an option. A run that
-was killed goes on when the same command is given again. `--list` shows the experiments.
+was killed goes on when the same command is given again. `--list` shows the experiments and
+`--list-models` the backbones.
 """
 
 import dataclasses
@@ -33,6 +34,8 @@ class Train:
     """Delete what the folder holds of an earlier run, instead of going on with it."""
     list: bool = False
     """Show the experiments and stop."""
+    list_models: bool = False
+    """Show the backbones, their size and their cost, and stop."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -48,6 +51,9 @@ def main(args: Sequence[str]) -> None:
     )
     if options.list:
         _list_experiments()
+        return
+    if options.list_models:
+        _list_models()
         return
     check(options.experiment)
     run(options)
@@ -134,6 +140,19 @@ def _list_experiments() -> None:
     for name in experiments.names():
         default = " (default)" if name == experiments.DEFAULT else ""
         print(f"{name + default:28} {experiments.run_card(name).splitlines()[0]}")
+
+
+def _list_models() -> None:
+    from hyperface import models
+
+    print(f"{'model':24}{'input':>13}{'features':>10}{'parameters':>13}{'GFLOP':>8}  source")
+    for name in models.MODELS:
+        found = models.describe(name)
+        print(
+            f"{name:24}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
+            f"{found.parameters:13,}{found.gflops:8.2f}  {found.source}"
+        )
+    print("GFLOP: for the feature of one image, a multiply-add counted as 2.")
 
 
 if __name__ == "__main__":

@@ -185,6 +185,17 @@ def test_a_broken_step_neither_counts_nor_stops_saving(finished, tmp_path):
         assert checkpoints.latest() == 13
 
 
+def test_moving_averages_of_batch_norm_are_saved(finished, tmp_path):
+    _, state = finished
+    state = state.replace(batch_stats={"norm": {"mean": np.arange(3, dtype=np.float32)}})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(12, state, {})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        found = checkpoints.restore(12, like, parallel.replicated())
+    chex.assert_trees_all_equal(found.variables, state.variables)
+
+
 def test_a_reader_does_not_disturb_a_save(finished, tmp_path):
     _, state = finished
     with Checkpoints(tmp_path) as writer:

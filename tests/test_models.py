@@ -1,17 +1,29 @@
-"""Backbones: shapes, parameter counts worked out by hand, and starting scales."""
+"""Backbones: shapes, parameter counts worked out by hand, starting scales, precision, memory."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from hyperface import models
 from hyperface.errors import InputError
-from hyperface.models.layers import PReLU, xavier
+from hyperface.models.iresnet import BatchNorm
+from hyperface.models.layers import PReLU, max_pool, xavier
+from hyperface.models.lightcnn import max_feature_map
+
+FACE, SQUARE, GREY = (112, 96, 3), (112, 112, 3), (28, 28, 1)
 
 
 def initialise(model, shape):
-    return model.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+
+
+def abstract(model, shape, batch=1):
+    """Shapes of the variables and of a batch of images, with nothing computed."""
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return variables, images
 
 
 def count(params):
@@ -24,32 +36,185 @@ def count(params):
 LENET_KERNELS = 32 + 1024 + 2048 + 4096 + 8192 + 16384
 
 
-@pytest.mark.parametrize(
-    ("name", "image", "dim", "parameters"),
-    [
-        ("lenet", (28, 28, 1), 2, 25 * LENET_KERNELS + 448 + 6 + 1152 * 2),
-        ("lenet-normface", (28, 28, 1), 3, 9 * LENET_KERNELS + 2 * 448 + 1152 * 3 + 3),
-    ],
-)
-def test_lenets(name, image, dim, parameters):
-    model = models.create(name, dim)
-    params = initialise(model, image)
-    assert count(params) == parameters
-    assert model.apply({"params": params}, jnp.zeros((2, *image))).shape == (2, dim)
+def iresnet_parameters(blocks):
+    """Its layers one by one; a BN holds two numbers a channel, the last one a single one."""
+    total, inputs = 27 * 64 + 2 * 64 + 64, 64
+    for width, number in zip((64, 128, 256, 512), blocks, strict=True):
+        total += inputs * width + 2 * width  # the shortcut of the first block
+        for _ in range(number):
+            total += 2 * inputs + 9 * inputs * width + 2 * width + width
+            total += 9 * width * width + 2 * width
+            inputs = width
+    return total + 2 * 512 + 7 * 7 * 512 * 512 + 512 + 512
+
+
+# Where a released residual net gives its blocks biases that are frozen at zero, the published count
+# holds them and ours does not: two for each block and channel.
+COUNTS = {
+    "lenet": (GREY, 2, 25 * LENET_KERNELS + 448 + 6 + 1152 * 2),
+    "lenet-normface": (GREY, 3, 9 * LENET_KERNELS + 2 * 448 + 1152 * 3 + 3),
+    "lenet-caffe": (GREY, 2, 25 * LENET_KERNELS + 2 * 448 + 1152 * 2 + 2 + 2),
+    "wen28": (FACE, 512, 27_543_072 - 6_272),
+    "lightcnn-9": ((128, 128, 1), 256, 5_480_864),
+    "sphereface-20": (FACE, 512, 22_670_656 - 2 * (64 + 2 * 128 + 4 * 256 + 512)),
+    # From sphereface-20's own: 8 blocks more.
+    "sphereface-36": (
+        FACE,
+        512,
+        22_670_656
+        - 2 * (64 + 2 * 128 + 4 * 256 + 512)
+        + sum(n * (18 * c * c + 2 * c) for n, c in ((1, 64), (2, 128), (4, 256), (1, 512))),
+    ),
+    "sphereface-64": (FACE, 512, 48_200_512 - 2 * (3 * 64 + 8 * 128 + 16 * 256 + 3 * 512)),
+    "sphereface-64-released": (
+        FACE,
+        512,
+        47_905_088 - 2 * (3 * 64 + 7 * 128 + 16 * 256 + 3 * 512),
+    ),
+    "sphereface-mini": ((112, 92, 1), 128, 288_176),
+    "iresnet-18": (SQUARE, 512, iresnet_parameters((2, 2, 2, 2))),
+    "iresnet-50": (SQUARE, 512, iresnet_parameters((3, 4, 14, 3))),
+    "iresnet-100": (SQUARE, 512, iresnet_parameters((3, 13, 30, 3))),
+}
+
+
+def test_the_table_of_counts_is_whole():
+    assert COUNTS.keys() == models.MODELS.keys()
+    # insightface's own, less the scale of the last BN, which it freezes at one.
+    assert iresnet_parameters((3, 13, 30, 3)) == 65_156_160 - 512
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters_and_features(name):
+    shape, dim, parameters = COUNTS[name]
+    assert models.MODELS[name][1:3] == (shape, dim)
+    for dtype in ("float32", "bfloat16"):
+        model = models.create(name, dtype=dtype)
+        variables, images = abstract(model, shape, batch=2)
+        assert count(variables["params"]) == parameters
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+        features = jax.eval_shape(model.apply, variables, images)
+        assert (features.shape, features.dtype) == ((2, dim), np.float32)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_rematerialised_nets_have_the_same_variables(name):
+    shape, _, _ = COUNTS[name]
+    plain, again = (abstract(models.create(name, remat=r), shape)[0] for r in (False, True))
+    assert plain == again
+
+
+def test_a_description_is_computed_from_the_network():
+    found = models.describe("sphereface-20")
+    assert found.parameters == COUNTS["sphereface-20"][2]
+    # By hand, with padding counted: 2 * 9 * inputs * outputs * places, and the feature layer.
+    stages = ((64, 56 * 48, 1, 3), (128, 28 * 24, 2, 64), (256, 14 * 12, 4, 128), (512, 42, 1, 256))
+    by_hand = sum(18 * p * w * (i + 2 * n * w) for w, p, n, i in stages) + 2 * 21504 * 512
+    assert 0.85 * by_hand < 1e9 * found.gflops < by_hand
+
+
+# Sides of the maps that the named convolutions make, and the numbers that reach the feature layer.
+TRACES = {
+    "wen28": (
+        {"1a": (110, 94), "1b": (108, 92), "2": (52, 44), "3": (24, 20), "4": (10, 8)},
+        5 * 4 * 512,
+    ),
+    "sphereface-20": ({"1": (56, 48), "2": (28, 24), "3": (14, 12), "4": (7, 6)}, 7 * 6 * 512),
+    "lightcnn-9": ({"1": (128, 128), "2": (64, 64), "3": (32, 32), "4": (16, 16)}, 8 * 8 * 128),
+    "iresnet-18": ({"1": (112, 112)}, 7 * 7 * 512),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_maps_have_the_papers_sizes(name):
+    sides, last = TRACES[name]
+    model = models.create(name)
+    variables, images = abstract(model, COUNTS[name][0])
+
+    def outputs(variables, images):
+        state = model.apply(variables, images, capture_intermediates=True, mutable="intermediates")
+        return state[1]["intermediates"]
+
+    maps = jax.eval_shape(outputs, variables, images)
+    found = {place: maps[f"conv{place}"]["__call__"][0].shape[1:3] for place in sides}
+    assert found == sides
+    assert variables["params"]["feature"]["kernel"].shape[0] == last
 
 
 def test_the_residual_nets_convolutions_halve_the_image():
     model = models.SphereFace(widths=(8, 16), blocks=(0, 1), feature_dim=5)
-    params = initialise(model, (12, 10, 3))
+    variables, images = abstract(model, (12, 10, 3), batch=2)
     stem = 9 * 3 * 8 + 8 + 8
     stage = 9 * 8 * 16 + 16 + 16 + 2 * (9 * 16 * 16 + 16)
-    assert count(params) == stem + stage + 3 * 3 * 16 * 5 + 5
-    assert model.apply({"params": params}, jnp.zeros((2, 12, 10, 3))).shape == (2, 5)
+    assert count(variables) == stem + stage + 3 * 3 * 16 * 5 + 5
+    assert jax.eval_shape(model.apply, variables, images).shape == (2, 5)
 
 
-def test_fresh_blocks_are_nearly_the_identity():
+# Small relatives of every net, which compute in no time.
+SMALL = {
+    "lenet": (models.LeNet(feature_prelu=True), (12, 12, 1)),
+    "wen": (models.Wen(stem=4, widths=(4, 8), blocks=(1, 1), feature_dim=5), (20, 18, 3)),
+    "lightcnn": (models.LightCNN(feature_dim=5), (16, 16, 1)),
+    "sphereface": (models.SphereFace(widths=(4, 8), blocks=(1, 1), feature_dim=5), (12, 10, 3)),
+    "iresnet": (models.IResNet(widths=(4, 8), blocks=(1, 1), feature_dim=5), (12, 10, 3)),
+}
+
+
+def gradients(model, variables, images):
+    settings = {"train": True, "mutable": ["batch_stats"]} if model.batch_norm else {}
+
+    def loss(params):
+        features = model.apply(variables | {"params": params}, images, **settings)
+        return jnp.sum(jnp.sin(features[0] if model.batch_norm else features))
+
+    return jax.grad(loss)(variables["params"])
+
+
+@pytest.mark.parametrize("name", ["wen", "iresnet"])  # the other nets' blocks are Wen's
+def test_rematerialised_blocks_give_the_same_gradients(name, rng):
+    model, shape = SMALL[name]
+    images = rng.standard_normal((3, *shape)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+
+    def both(variables, images):
+        return [gradients(m, variables, images) for m in (model, model.clone(remat=True))]
+
+    assert "remat" in str(jax.make_jaxpr(both)(variables, images))
+    plain, again = jax.jit(both)(variables, images)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_is_close_to_float32(name, rng):
+    model, shape = SMALL[name]
+    images = rng.standard_normal((4, *shape)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    full, half = (
+        np.asarray(jax.jit(m.apply)(variables, images))
+        for m in (model, model.clone(dtype=jnp.bfloat16))
+    )
+    assert half.dtype == np.float32
+    apart = np.linalg.norm(full - half, axis=1) / np.linalg.norm(full, axis=1)
+    assert np.all((apart > 0) & (apart < 0.03)), apart
+
+
+def test_starting_scales():
+    """Blocks nearly the identity, Caffe's xavier elsewhere, and each paper's own exceptions."""
     params = initialise(models.create("sphereface-mini", 16), (112, 92, 1))
     np.testing.assert_allclose(np.std(params["block2_1"]["Conv_0"]["kernel"]), 0.01, rtol=0.05)
+    model, shape = SMALL["wen"]
+    params = initialise(model, shape)
+    assert not params["conv2"]["bias"].any()
+    assert np.abs(params["conv2"]["kernel"]).max() <= np.sqrt(3 / (9 * 4))
+    np.testing.assert_allclose(np.std(params["block2_1"]["Conv_1"]["kernel"]), 0.01, rtol=0.1)
+    model, shape = SMALL["lightcnn"]
+    params = initialise(model, shape)
+    assert all(np.all(layer["bias"] == np.float32(0.1)) for layer in params.values())
+    model, shape = SMALL["iresnet"]
+    params = initialise(model, shape)
+    np.testing.assert_allclose(np.std(params["block2_1"]["conv1"]["kernel"]), 0.1, rtol=0.15)
+    assert "scale" not in params["norm_feature"]
 
 
 def test_xavier_is_caffes():
@@ -62,6 +227,115 @@ def test_prelu_has_a_slope_a_channel():
     slopes = {"params": {"slope": jnp.array([0.25, 0.5])}}
     np.testing.assert_allclose(PReLU().apply(slopes, x), [[-1.0, 2.0], [1.0, -4.0]])
     assert initialise(PReLU(shared=True), (4, 3))["slope"].shape == (1,)
+
+
+def test_max_feature_map_takes_the_larger_half():
+    np.testing.assert_array_equal(max_feature_map(jnp.array([[1.0, 5.0, 3.0, 4.0]])), [[3.0, 5.0]])
+
+
+@pytest.mark.parametrize("side", [5, 6, 7, 8])
+@pytest.mark.parametrize("window", [2, 3])
+def test_pools_round_as_asked(rng, side, window):
+    x = rng.standard_normal((2, side, side + 2, 3)).astype(np.float32)
+    for up, places in ((False, (side - window) // 2 + 1), (True, -(-(side - window) // 2) + 1)):
+        expected = [
+            [x[:, i : i + window, j : j + window].max((1, 2)) for j in range(0, 2 * places + 1, 2)]
+            for i in range(0, 2 * places - 1, 2)
+        ]
+        found = max_pool(jnp.asarray(x), window, round_up=up)
+        np.testing.assert_array_equal(found, np.array(expected).transpose(2, 0, 1, 3))
+
+
+def test_pools_by_reshape_have_the_gradient_of_pools(rng):
+    x = jnp.asarray(rng.standard_normal((2, 6, 4, 3)), jnp.float32)
+    weights = rng.standard_normal((2, 3, 2, 3)).astype(np.float32)
+    found = jax.grad(lambda x: jnp.sum(weights * max_pool(x)))(x)
+    plain = jax.grad(lambda x: jnp.sum(weights * nn.max_pool(x, (2, 2), strides=(2, 2))))(x)
+    np.testing.assert_array_equal(found, plain)
+
+
+def batch_norm(x, counted, *, axis_name=None, train=True):
+    model = BatchNorm()
+    variables = {
+        "params": {"scale": jnp.array([2.0, 0.5]), "bias": jnp.array([1.0, -1.0])},
+        "batch_stats": {"mean": jnp.array([1.0, 2.0]), "variance": jnp.array([4.0, 9.0])},
+    }
+    settings = {"train": train, "counted": counted, "axis_name": axis_name}
+    return model.apply(variables, x, **settings, mutable=["batch_stats"])
+
+
+def test_batch_norm_by_hand(rng):
+    x = rng.standard_normal((4, 3, 5, 2)) * [3.0, 0.1] + [50.0, -2.0]
+    counted = np.array([True, True, False, True])
+    found, state = batch_norm(x.astype(np.float32), counted)
+    real = x[counted].reshape(-1, 2)
+    mean, variance = real.mean(0), real.var(0)
+    expected = (x - mean) / np.sqrt(variance + 1e-5) * [2.0, 0.5] + [1.0, -1.0]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    averages = state["batch_stats"]
+    np.testing.assert_allclose(averages["mean"], 0.9 * np.array([1, 2]) + 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        averages["variance"], 0.9 * np.array([4, 9]) + 0.1 * variance, rtol=1e-5
+    )
+    found, state = batch_norm(x.astype(np.float32), None, train=False)
+    expected = (x - [1, 2]) / np.sqrt(np.array([4, 9]) + 1e-5) * [2.0, 0.5] + [1.0, -1.0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(state["batch_stats"]["mean"], [1.0, 2.0])
+
+
+def test_batch_norm_of_padding_alone_learns_nothing(rng):
+    x = rng.standard_normal((4, 2)).astype(np.float32)
+    found, state = batch_norm(x, np.zeros(4, bool))
+    assert np.all(np.isfinite(found))
+    np.testing.assert_array_equal(state["batch_stats"]["mean"], [1.0, 2.0])
+
+
+def test_batch_norm_is_one_over_eight_devices(rng):
+    """Values, averages and gradients, though the first device holds nothing but padding."""
+    x = rng.standard_normal((16, 3, 2)).astype(np.float32)
+    counted = np.arange(16) % 5 != 1
+    counted[:2] = False
+    weights = rng.standard_normal(x.shape).astype(np.float32)
+
+    def step(x, counted, weights, axis_name=None):
+        def loss(x):
+            found, state = batch_norm(x, counted, axis_name=axis_name)
+            mask = counted.reshape(-1, 1, 1)
+            return jnp.sum(jnp.where(mask, weights * found, 0.0)), (found, state)
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    gradient, (found, state) = jax.jit(step)(x, counted, weights)
+    mapped = jax.pmap(lambda *a: step(*a, axis_name="batch"), axis_name="batch")
+    split = [a.reshape(8, 2, *a.shape[1:]) for a in (x, counted, weights)]
+    gradients, (parts, states) = mapped(*split)
+    np.testing.assert_allclose(np.reshape(parts, x.shape), found, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.reshape(gradients, x.shape), gradient, rtol=1e-4, atol=1e-5)
+    for one, all_eight in zip(jax.tree.leaves(state), jax.tree.leaves(states), strict=True):
+        np.testing.assert_allclose(all_eight, np.broadcast_to(one, (8, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 3, 112, 96), np.float32), r"found shape \(2, 3, 112, 96\). Move the chan"),
+        (np.zeros((112, 96, 3), np.float32), r"expected \[batch, height, width, channels\]"),
+        (np.zeros((2, 12, 10, 3), np.uint8), "expected floats in .*, found uint8"),
+        (np.zeros((2, 12, 10, 1), np.float32), "expected 3 channels, .* found 1"),
+        (np.zeros((2, 16, 10, 3), np.float32), "has 9 places, .* found images of 16 x 10, with 4"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_before_compiling(images, message):
+    model, shape = SMALL["sphereface"]
+    variables, _ = abstract(model, shape)
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(model.apply, variables, images)
+
+
+@pytest.mark.parametrize("name", ["wen28", "lenet"])
+def test_images_that_vanish_are_refused(name):
+    with pytest.raises(InputError, match="of images of 1 x 1 the last map is empty"):
+        abstract(models.create(name), (1, 1, 1))
 
 
 def test_an_unknown_model_names_the_nearest():

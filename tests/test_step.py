@@ -26,7 +26,7 @@ from hyperface.objective import (
 )
 from hyperface.train import parallel
 from hyperface.train.experiment import Experiment, Model, Optimizer
-from hyperface.train.state import create_state
+from hyperface.train.state import create_state, make_network
 from hyperface.train.step import train_step
 
 EXPERIMENT = Experiment(
@@ -59,7 +59,7 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def linear(monkeypatch):
-    monkeypatch.setattr(models, "create", lambda name, feature_dim: Linear(feature_dim))
+    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: Linear(feature_dim))
 
 
 @contextmanager
@@ -91,6 +91,35 @@ def test_eight_devices_equal_one_even_with_uneven_masks_and_dropout(batch):
     chex.assert_trees_all_close(states[0].params, states[1].params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(*seen, rtol=1e-5)
     assert seen[0]["examples"] == 13
+
+
+@pytest.fixture
+def batch_normed(monkeypatch):
+    net = partial(models.IResNet, widths=(4,), blocks=(1,))
+    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: net(feature_dim))
+
+
+def test_batch_norm_trains_alike_on_one_device_and_eight(batch_normed, batch):
+    """Parameters, moving averages and the features that those make in evaluation."""
+    batch["mask"][[0, 1, 9]] = 0
+    states, features = [], []
+    for devices in (jax.local_devices()[:1], jax.local_devices()):
+        state = jax.device_put(fresh(batch), parallel.replicated(devices))
+        before = jax.device_get(state.batch_stats)
+        step = parallel.data_parallel_step(devices)
+        for _ in range(2):
+            state, _ = step(state, batch)
+        states.append((state.params, state.batch_stats))
+        variables = jax.device_get(state.variables)
+        features.append(state.network.apply(variables, batch["images"], method="embed"))
+    chex.assert_trees_all_close(*states, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(*features, rtol=1e-3, atol=1e-4)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(states[0][1]), strict=True):
+        assert not np.allclose(old, new)
+
+
+def test_only_batch_norm_has_averages(batch):
+    assert jax.eval_shape(fresh, batch).batch_stats == {}
 
 
 def test_terms_that_look_at_the_whole_batch_do_so_on_eight_devices(linear, batch):
@@ -182,15 +211,15 @@ def test_the_average_of_the_parameters_follows_them(linear, batch):
         return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
 
     expected = mixed(0.15, mixed(0.1, first.params, second.params), third.params)
-    chex.assert_trees_all_close(third.evaluated, expected, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(third.evaluated["params"], expected, rtol=1e-5, atol=1e-7)
     assert fresh(batch).evaluated is not None
 
 
 def test_a_given_backbone_is_where_the_heads_start(linear, batch):
     before = fresh(batch)
-    backbone = jax.tree.map(lambda x: 3.0 * x, before.params["backbone"])
+    backbone = {"params": jax.tree.map(lambda x: 3.0 * x, before.params["backbone"])}
     after = create_state(EXPERIMENT, 5, batch["images"], batch["labels"], backbone)
-    chex.assert_trees_all_equal(after.params["backbone"], backbone)
+    chex.assert_trees_all_equal(after.params["backbone"], backbone["params"])
     radii = [state.params["head"]["ring"]["radius"] for state in (before, after)]
     np.testing.assert_allclose(radii[1], 3.0 * radii[0], rtol=1e-5)
     chex.assert_trees_all_equal_shapes(after.opt_state, before.opt_state)
@@ -283,6 +312,21 @@ def test_the_same_seed_gives_the_same_state_and_another_does_not(batch):
     assert not np.allclose(
         first.params["head"]["softmax"]["agents"], other.params["head"]["softmax"]["agents"]
     )
+
+
+def test_pixels_that_nobody_scaled_are_noticed_once(linear, batch):
+    batch["images"] = np.abs(batch["images"]) * 100
+    step = parallel.data_parallel_step(jax.local_devices()[:1])
+    state = fresh(batch)
+    with pytest.warns(UserWarning, match=r"expected floats in \[-1, 1\], found float32 from 0"):
+        state, _ = step(state, batch)
+    step(state, batch)  # A second warning would be an error.
+
+
+def test_the_model_is_made_as_the_experiment_says():
+    model = Model("sphereface-20", 64, dtype="bfloat16", remat=True)
+    backbone = make_network(replace(EXPERIMENT, model=model), 5).backbone
+    assert (backbone.feature_dim, backbone.dtype, backbone.remat) == (64, "bfloat16", True)
 
 
 def test_an_uneven_batch_is_refused():

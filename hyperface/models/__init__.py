@@ -1,36 +1,148 @@
 """Backbones: images [batch, height, width, channels] in [-1, 1] to features [batch, dim].
 
-`create` makes one by name; the table is `MODELS`.
+`create` makes one by name and `describe` says what it is; the table is `MODELS`.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from hyperface.errors import unknown_name
+from hyperface.models.iresnet import IResNet
+from hyperface.models.layers import Backbone
 from hyperface.models.lenet import LeNet
+from hyperface.models.lightcnn import LightCNN
 from hyperface.models.sphereface import SphereFace
+from hyperface.models.wen import Wen
 
-__all__ = ["MODELS", "LeNet", "SphereFace", "create"]
+__all__ = [
+    "MODELS",
+    "Backbone",
+    "Description",
+    "Entry",
+    "IResNet",
+    "LeNet",
+    "LightCNN",
+    "SphereFace",
+    "Wen",
+    "create",
+    "describe",
+]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    # Ring loss' MNIST toy: 5x5 kernels, one slope a PReLU, a feature without bias.
-    "lenet": partial(LeNet, kernel_size=5, shared_slopes=True, feature_bias=False),
-    # NormFace's MNIST toy: 3x3 kernels, overlapping last pool. Its file asks for a gaussian with
-    # `value: 0.01`, a field that Caffe ignores: the standard deviation is 1.
-    "lenet-normface": partial(LeNet, kernel_size=3, last_pool=3, feature_init_std=1.0),
+
+class Entry(NamedTuple):
+    """A named backbone, at the sizes of its paper."""
+
+    make: Callable[..., nn.Module]
+    image_shape: tuple[int, int, int]
+    """(height, width, channels); any other size that is large enough can be trained too."""
+    feature_dim: int
+    source: str
+
+
+class Description(NamedTuple):
+    """What a backbone is at the sizes of its paper."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    feature_dim: int
+    parameters: int
+    gflops: float
+    """10^9 floating-point operations for one feature: a multiply-add is 2, padding is none."""
+    source: str
+
+
+_MNIST, _FACE, _SQUARE = (28, 28, 1), (112, 96, 3), (112, 112, 3)
+_SPHEREFACE = "Liu et al. 2017, SphereFace"
+_IRESNET = "Duta et al. 2020, as insightface arranges it"
+
+MODELS: dict[str, Entry] = {
+    # 5x5 kernels, one slope a PReLU, a feature without bias.
+    "lenet": Entry(
+        partial(LeNet, kernel_size=5, shared_slopes=True, feature_bias=False),
+        _MNIST,
+        2,
+        "Zheng et al. 2018, Ring loss, MNIST toy",
+    ),
+    # 3x3 kernels, overlapping last pool. Its file asks for a gaussian with `value: 0.01`, a field
+    # that Caffe ignores: the standard deviation is 1.
+    "lenet-normface": Entry(
+        partial(LeNet, kernel_size=3, last_pool=3, feature_init_std=1.0),
+        _MNIST,
+        3,
+        "Wang et al. 2017, NormFace, MNIST toy",
+    ),
+    "lenet-caffe": Entry(
+        partial(LeNet, kernel_size=5, last_pool=3, feature_prelu=True),
+        _MNIST,
+        2,
+        "Wen et al. 2016, center loss, MNIST toy",
+    ),
+    "wen28": Entry(Wen, _FACE, 512, "Wen et al. 2016, center loss; NormFace's ResNet"),
+    "lightcnn-9": Entry(LightCNN, (128, 128, 1), 256, "Wu et al. 2015, light CNN; NormFace's Wu"),
     # SphereFace's kind of net at a size for small data and two CPU cores.
-    "sphereface-mini": partial(SphereFace, widths=(16, 32, 64, 64, 64), blocks=(0, 1, 1, 0, 0)),
+    "sphereface-mini": Entry(
+        partial(SphereFace, widths=(16, 32, 64, 64, 64), blocks=(0, 1, 1, 0, 0)),
+        (112, 92, 1),
+        128,
+        "this library, for small data",
+    ),
+    "sphereface-20": Entry(SphereFace, _FACE, 512, _SPHEREFACE),
+    "sphereface-36": Entry(partial(SphereFace, blocks=(2, 4, 8, 2)), _FACE, 512, _SPHEREFACE),
+    "sphereface-64": Entry(
+        partial(SphereFace, blocks=(3, 8, 16, 3)), _FACE, 512, f"{_SPHEREFACE}; Ring loss' Res64"
+    ),
+    # The released file has 7 blocks in its second stage, and so 62 convolutions.
+    "sphereface-64-released": Entry(
+        partial(SphereFace, blocks=(3, 7, 16, 3)), _FACE, 512, f"{_SPHEREFACE}, released file"
+    ),
+    "iresnet-18": Entry(partial(IResNet, blocks=(2, 2, 2, 2)), _SQUARE, 512, _IRESNET),
+    "iresnet-50": Entry(partial(IResNet, blocks=(3, 4, 14, 3)), _SQUARE, 512, _IRESNET),
+    "iresnet-100": Entry(partial(IResNet, blocks=(3, 13, 30, 3)), _SQUARE, 512, _IRESNET),
 }
 
 
-def create(name: str, feature_dim: int) -> nn.Module:
-    """The backbone of that name with features [batch, feature_dim].
+def create(
+    name: str,
+    feature_dim: int | None = None,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
+) -> nn.Module:
+    """The backbone of that name, for images of any size.
+
+    Args:
+      name: one of `MODELS`.
+      feature_dim: size of the feature; the paper's by default.
+      dtype: of the computation; parameters and features are float32.
+      remat: compute the insides of blocks again in the backward pass instead of keeping them.
 
     Raises:
       InputError: no such name; the message has the nearest one.
     """
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
-    return MODELS[name](feature_dim=feature_dim)
+    entry = MODELS[name]
+    return entry.make(feature_dim=feature_dim or entry.feature_dim, dtype=dtype, remat=remat)
+
+
+def describe(name: str) -> Description:
+    """What the backbone of that name is at its paper's sizes; nothing is computed or compiled.
+
+    Raises:
+      InputError: no such name; the message has the nearest one.
+    """
+    model = create(name)
+    entry = MODELS[name]
+    images = jax.ShapeDtypeStruct((1, *entry.image_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    cost = jax.jit(model.apply).lower(variables, images).cost_analysis()
+    return Description(
+        name, entry.image_shape, entry.feature_dim, parameters, cost["flops"] / 1e9, entry.source
+    )

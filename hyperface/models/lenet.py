@@ -1,12 +1,13 @@
 """The deeper LeNet of both papers' MNIST toys."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from hyperface.models.layers import PReLU, xavier
+from hyperface.models.layers import Backbone, PReLU, max_pool, xavier
 
 
-class LeNet(nn.Module):
+class LeNet(Backbone):
     """Three pairs of convolutions of 32, 64 and 128 channels with PReLU, each pair pooled by two.
 
     28 x 28 images end as 3 x 3 x 128 = 1,152 numbers, from which one linear layer makes the
@@ -14,12 +15,13 @@ class LeNet(nn.Module):
 
     Attributes:
       feature_dim: 2 to plot on a plane, 3 in NormFace's toy.
-      kernel_size: 5 (Ring loss) or 3 (NormFace); padding keeps the size.
+      kernel_size: 5 (Ring loss, center loss) or 3 (NormFace); padding keeps the size.
       last_pool: window of the last pool, 2 or 3; the stride is 2 always.
       shared_slopes: one PReLU slope a layer instead of one a channel.
       feature_bias: whether the feature layer has a bias.
       feature_init_std: standard deviation of the feature layer's first weights; None is xavier. At
         xavier's size features start short, and Eq. 4 divides their gradient by that length.
+      feature_prelu: whether a PReLU follows the feature layer.
     """
 
     feature_dim: int = 2
@@ -28,20 +30,36 @@ class LeNet(nn.Module):
     shared_slopes: bool = False
     feature_bias: bool = True
     feature_init_std: float | None = None
+    feature_prelu: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = images
+        """Features [batch, feature_dim] float32."""
+        x = self.first(images, "conv1a")
         for stage, (width, window) in enumerate([(32, 2), (64, 2), (128, self.last_pool)], 1):
-            for place in ("a", "b"):
-                name = f"conv{stage}{place}"
-                x = nn.Conv(width, (self.kernel_size,) * 2, kernel_init=xavier, name=name)(x)
-                x = PReLU(self.shared_slopes, name=f"prelu{stage}{place}")(x)
-            x = nn.max_pool(x, (window, window), strides=(2, 2))
-        x = x.reshape(x.shape[0], -1)
+
+            def pair(self: LeNet, x: jax.Array, stage=stage, width=width) -> jax.Array:
+                for place in ("a", "b"):
+                    conv = nn.Conv(
+                        width,
+                        (self.kernel_size,) * 2,
+                        kernel_init=xavier,
+                        dtype=self.dtype,
+                        name=f"conv{stage}{place}",
+                    )
+                    x = PReLU(self.shared_slopes, name=f"prelu{stage}{place}")(conv(x))
+                return x
+
+            x = max_pool(self.block(pair, x), window)
         std = self.feature_init_std
-        init = xavier if std is None else nn.initializers.normal(std)
         feature = nn.Dense(
-            self.feature_dim, use_bias=self.feature_bias, kernel_init=init, name="feature"
+            self.feature_dim,
+            use_bias=self.feature_bias,
+            kernel_init=xavier if std is None else nn.initializers.normal(std),
+            dtype=self.dtype,
+            name="feature",
         )
-        return feature(x)
+        x = feature(self.flat(x, images, "feature"))
+        if self.feature_prelu:
+            x = PReLU(self.shared_slopes, name="prelu_feature")(x)
+        return x.astype(jnp.float32)

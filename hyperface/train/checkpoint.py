@@ -100,6 +100,7 @@ class Checkpoints:
         return like.replace(
             step=saved["step"],
             params=saved["params"],
+            batch_stats=saved["batch_stats"],
             opt_state=serialization.from_state_dict(like.opt_state, saved["opt_state"]),
             key=jax.random.wrap_key_data(saved["key"]),
             distortion=saved["distortion"],
@@ -126,6 +127,7 @@ def _saved(state: TrainState) -> dict[str, Any]:
     return {
         "step": state.step,
         "params": state.params,
+        "batch_stats": state.batch_stats,
         "opt_state": serialization.to_state_dict(state.opt_state),
         "key": jax.eval_shape(jax.random.key_data, state.key)
         if isinstance(state.key, jax.ShapeDtypeStruct)

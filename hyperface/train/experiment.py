@@ -36,6 +36,10 @@ class Model:
 
     name: str = "sphereface-mini"
     feature_dim: int = 128
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's computation; parameters, features and losses are float32."""
+    remat: bool = False
+    """Compute the insides of blocks again in the backward pass: less memory, more time."""
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,15 @@ class EmbeddingNetwork(nn.Module):
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
         """Features [batch, dim], and what the heads make of them."""
-        features = self.backbone(images)
+        settings = {}
+        if getattr(self.backbone, "batch_norm", False):
+            context = context or Context()
+            settings = {"train": True, "counted": context.counted, "axis_name": context.axis_name}
+        features = self.backbone(images, **settings)
         return features, self.head(features, labels, context)
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Un-normalised features [batch, dim]."""
+        """Un-normalised features [batch, dim]; batch norm uses its moving averages."""
         return self.backbone(images)
 
 
@@ -37,6 +41,8 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array
     params: Any
+    batch_stats: Any
+    """Moving averages of batch norm; empty for a network without it."""
     opt_state: Any
     key: jax.Array
     distortion: jax.Array
@@ -49,9 +55,14 @@ class TrainState(struct.PyTreeNode):
     """Of the moving average."""
 
     @property
-    def evaluated(self) -> Any:
-        """The parameters to score: the average where there is one."""
-        return self.params if self.average is None else self.average
+    def variables(self) -> dict[str, Any]:
+        """What the network is trained with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """What the network is scored with: the average of the parameters where there is one."""
+        return self.variables if self.average is None else self.variables | {"params": self.average}
 
 
 def create_state(
@@ -69,8 +80,8 @@ def create_state(
       images: [batch, height, width, channels], the first batch: Ring loss' R starts at its mean
         feature norm.
       labels: [batch] class ids.
-      backbone: parameters to start the backbone from, where a net is fine-tuned; the heads, and R
-        with them, start from its features.
+      backbone: "params", and "batch_stats" where it has them, to start the backbone from, where a
+        net is fine-tuned; the heads, and R with them, start from its features.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
@@ -78,17 +89,20 @@ def create_state(
     @jax.jit
     def initialise(images, labels, backbone):
         init_key, key = jax.random.split(jax.random.key(experiment.seed))
-        params = network.init(init_key, images, labels)["params"]
+        variables = network.init(init_key, images, labels)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
         if backbone is not None:
-            features = network.backbone.apply({"params": backbone}, images)
-            head = network.head.init(init_key, features, labels).get("params", {})
-            params = {**params, "backbone": backbone} | ({"head": head} if head else {})
-        return params, optimizer.init(params), key
+            features = network.backbone.apply(backbone, images)
+            head = network.head.init(init_key, features, labels)
+            params = params | {"backbone": backbone["params"]} | _named("head", head.get("params"))
+            batch_stats = _named("backbone", backbone.get("batch_stats"))
+        return params, batch_stats, optimizer.init(params), key
 
-    params, opt_state, key = initialise(images, labels, backbone)
+    params, batch_stats, opt_state, key = initialise(images, labels, backbone)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        batch_stats=batch_stats,
         opt_state=opt_state,
         key=key,
         distortion=jnp.full(num_classes, jnp.nan),
@@ -97,6 +111,10 @@ def create_state(
         optimizer=optimizer,
         decay=experiment.optimizer.average,
     )
+
+
+def _named(name: str, tree: Any) -> dict[str, Any]:
+    return {name: tree} if tree else {}
 
 
 def abstract_state(
@@ -117,7 +135,8 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
     Raises:
       InputError: the model's name is unknown.
     """
+    model = experiment.model
     return EmbeddingNetwork(
-        backbone=models.create(experiment.model.name, experiment.model.feature_dim),
+        backbone=models.create(model.name, model.feature_dim, dtype=model.dtype, remat=model.remat),
         head=Heads(num_classes, experiment.loss),
     )

@@ -58,10 +58,14 @@ def train_step(
         params, opt_state = sampled.take(whole, loss, sample)
 
     def loss_sum(params):
-        features, made = state.network.apply({"params": params}, images, labels, context)
-        return made.total, (features, made)
+        (features, made), updated = state.network.apply(
+            state.variables | {"params": params}, images, labels, context, mutable=["batch_stats"]
+        )
+        return made.total, (features, made, updated.get("batch_stats", {}))
 
-    (total, (features, made)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
+    (total, (features, made, batch_stats)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
+        params
+    )
     looked_at = {**made.terms, "feature_norm": l2_norm(features)}
     sums = {name: jnp.sum(jnp.where(counted, x, 0.0)) for name, x in looked_at.items()}
     sums["loss"] = total
@@ -87,6 +91,7 @@ def train_step(
     state = state.replace(
         step=state.step + 1,
         params=params,
+        batch_stats=batch_stats,
         opt_state=opt_state,
         distortion=distortion,
         average=_averaged(state, params),
