@@ -71,8 +71,10 @@ def run(options: Train) -> None:
     )
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
+    from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.loop import train
     from hyperface.train.metrics import DivergenceError, read_metrics
+    from launch.evaluate import restored
     from launch.prepare import prepare_missing
 
     cli.quiet_libraries()
@@ -90,8 +92,13 @@ def run(options: Train) -> None:
         except DivergenceError as error:
             console.print(f"{part.name} diverged: {error}", style="red")
             sys.exit(cli.EXIT_DIVERGED)
-        result = evaluate_network(part, state.network, state.variables, data_dir)
-        trained[part.name] = Trained(result, read_metrics(folder / "metrics.jsonl"))
+        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+            earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
+        snapshots = [
+            evaluate_network(part, shot.network, shot.evaluated, data_dir)
+            for shot in (*earlier, state)
+        ]
+        trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
 
     verifying = experiment.evaluation.protocol == "verification"
     split = open_split(experiment.data.name, experiment.data.train_split, data_dir)

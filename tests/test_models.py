@@ -80,7 +80,7 @@ COUNTS = {
 
 def test_the_table_of_counts_is_whole():
     assert COUNTS.keys() == models.MODELS.keys()
-    # insightface's own, less the gain of the last BN, which it freezes at one.
+    # insightface's own, less the scale of the last BN, which it freezes at one.
     assert iresnet_parameters((3, 13, 30, 3)) == 65_156_160 - 512
 
 
@@ -214,7 +214,7 @@ def test_starting_scales():
     model, shape = SMALL["iresnet"]
     params = initialise(model, shape)
     np.testing.assert_allclose(np.std(params["block2_1"]["conv1"]["kernel"]), 0.1, rtol=0.15)
-    assert "gain" not in params["norm_feature"]
+    assert "scale" not in params["norm_feature"]
 
 
 def test_xavier_is_caffes():
@@ -257,7 +257,7 @@ def test_pools_by_reshape_have_the_gradient_of_pools(rng):
 def batch_norm(x, counted, *, axis_name=None, train=True):
     model = BatchNorm()
     variables = {
-        "params": {"gain": jnp.array([2.0, 0.5]), "bias": jnp.array([1.0, -1.0])},
+        "params": {"scale": jnp.array([2.0, 0.5]), "bias": jnp.array([1.0, -1.0])},
         "batch_stats": {"mean": jnp.array([1.0, 2.0]), "variance": jnp.array([4.0, 9.0])},
     }
     settings = {"train": train, "counted": counted, "axis_name": axis_name}

@@ -26,7 +26,6 @@ from hyperface.objective import (
 )
 from hyperface.train import parallel
 from hyperface.train.experiment import Experiment, Model, Optimizer
-from hyperface.train.optim import decay_mask, learning_rate, make_optimizer
 from hyperface.train.state import create_state, make_network
 from hyperface.train.step import train_step
 
@@ -162,7 +161,9 @@ def test_a_sampled_step_touches_the_rows_drawn_and_no_others(linear, batch):
     rows = moved(state.params, after.params)
     assert set(range(5)) <= rows  # the batch's own classes
     assert 5 <= len(rows) <= 10  # and at most 5 drawn
-    traces = [optax.tree.get(s.opt_state, "trace") for s in (state, after)]
+    traces = [
+        optax.tree.get(s.opt_state.inner_states["head.agents"], "trace") for s in (state, after)
+    ]
     assert moved(*traces) == rows
 
 
@@ -197,6 +198,32 @@ def test_centers_move_by_their_rule(linear, batch, rule):
     expected = centers - (0.5 if rule == "paper" else 0.01) * direction
     found = after.params["head"]["center"]["centers"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_of_the_parameters_follows_them(linear, batch):
+    """Decay (1 + t) / (10 + t) while that is below the one asked for."""
+    optimizer = Optimizer(learning_rate=0.1, average=0.15)
+    first = fresh(batch, replace(EXPERIMENT, optimizer=optimizer))
+    second, _ = jax.jit(train_step)(first, batch)
+    third, _ = jax.jit(train_step)(second, batch)
+
+    def mixed(decay, old, new):
+        return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+
+    expected = mixed(0.15, mixed(0.1, first.params, second.params), third.params)
+    chex.assert_trees_all_close(third.evaluated["params"], expected, rtol=1e-5, atol=1e-7)
+    state = fresh(batch)
+    assert state.evaluated == state.variables
+
+
+def test_a_given_backbone_is_where_the_heads_start(linear, batch):
+    before = fresh(batch)
+    backbone = jax.tree.map(lambda x: 3.0 * x, before.params["backbone"])
+    after = create_state(EXPERIMENT, 5, batch["images"], batch["labels"], backbone)
+    chex.assert_trees_all_equal(after.params["backbone"], backbone)
+    radii = [state.params["head"]["ring"]["radius"] for state in (before, after)]
+    np.testing.assert_allclose(radii[1], 3.0 * radii[0], rtol=1e-5)
+    chex.assert_trees_all_equal_shapes(after.opt_state, before.opt_state)
 
 
 def test_the_distortion_is_averaged_per_class_over_steps(linear, batch):
@@ -241,16 +268,6 @@ def test_the_radius_starts_at_the_mean_norm_of_the_batch_given(linear, batch):
     features, _ = state.network.apply({"params": state.params}, batch["images"], batch["labels"])
     expected = np.linalg.norm(features, axis=1).mean()
     np.testing.assert_allclose(state.params["head"]["ring"]["radius"], expected, rtol=1e-5)
-
-
-def test_decay_of_the_scale_reaches_the_optimiser(batch):
-    """With a gradient of zero only decay moves the scale."""
-    for decayed in (False, True):
-        loss = Loss(softmax=SoftmaxTerm(decay_scale=decayed))
-        optimizer = make_optimizer(Optimizer(learning_rate=1.0, weight_decay=0.5), loss)
-        params = {"scale": jnp.float32(4.0)}
-        updates, _ = optimizer.update({"scale": 0.0}, optimizer.init(params), params)
-        assert updates["scale"] == (-2.0 if decayed else 0.0)
 
 
 def test_the_gradient_is_that_of_the_weighted_mean_loss(linear, batch):
@@ -318,34 +335,3 @@ def test_an_uneven_batch_is_refused():
         parallel.check_batch_size(60, 8)
     with pytest.raises(InputError, match="Take 8"):
         parallel.check_batch_size(3, 8)
-
-
-def test_decay_leaves_out_biases_radius_and_scale(batch):
-    params = fresh(batch).params
-    mask = decay_mask(params, decay_scale=False)
-    assert mask["head"] == {
-        "softmax": {"agents": True, "scale": False},
-        "ring": {"radius": False},
-    }
-    assert mask["backbone"]["conv1"] == {"kernel": True, "bias": False}
-    assert mask["backbone"]["prelu1"] == {"slope": True}
-    assert decay_mask(params, decay_scale=True)["head"]["softmax"]["scale"]
-
-
-def test_decay_is_added_before_momentum():
-    """Two steps by hand: v = mu v + g + wd w, w = w - lr v."""
-    optimizer = make_optimizer(Optimizer(learning_rate=0.1, momentum=0.5, weight_decay=0.2), Loss())
-    params = {"kernel": jnp.float32(1.0), "bias": jnp.float32(1.0)}
-    state = optimizer.init(params)
-    for _ in range(2):
-        updates, state = optimizer.update({"kernel": 1.0, "bias": 1.0}, state, params)
-        params = optax.apply_updates(params, updates)
-    # kernel: v = 1.2, w = 0.88; v = 0.6 + 1 + 0.176 = 1.776, w = 0.7024.
-    np.testing.assert_allclose(params["kernel"], 0.7024, rtol=1e-6)
-    # bias: v = 1, w = 0.9; v = 1.5, w = 0.75.
-    np.testing.assert_allclose(params["bias"], 0.75, rtol=1e-6)
-
-
-def test_learning_rate_falls_at_each_boundary():
-    rate = learning_rate(Optimizer(learning_rate=0.1, boundaries=(10, 20), factor=0.1))
-    np.testing.assert_allclose([rate(9), rate(10), rate(20)], [0.1, 0.01, 0.001], rtol=1e-5)

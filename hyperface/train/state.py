@@ -24,12 +24,16 @@ class EmbeddingNetwork(nn.Module):
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
         """Features [batch, dim], and what the heads make of them."""
+        features = self.training_features(images, context)
+        return features, self.head(features, labels, context)
+
+    def training_features(self, images: jax.Array, context: Context | None = None) -> jax.Array:
+        """Un-normalised features [batch, dim]; batch norm uses the batch, and learns from it."""
         settings = {}
         if getattr(self.backbone, "batch_norm", False):
             context = context or Context()
             settings = {"train": True, "counted": context.counted, "axis_name": context.axis_name}
-        features = self.backbone(images, **settings)
-        return features, self.head(features, labels, context)
+        return self.backbone(images, **settings)
 
     def embed(self, images: jax.Array) -> jax.Array:
         """Un-normalised features [batch, dim]; batch norm uses its moving averages."""
@@ -47,19 +51,32 @@ class TrainState(struct.PyTreeNode):
     key: jax.Array
     distortion: jax.Array
     """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
+    average: Any
+    """Moving average of the parameters; None where the optimiser keeps none."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    decay: float = struct.field(pytree_node=False)
+    """Of the moving average."""
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is applied to images with."""
+        """What the network is trained with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """What it is scored with: the average of the parameters where there is one."""
+        return self.variables | ({} if self.average is None else {"params": self.average})
 
 
 def create_state(
-    experiment: Experiment, num_classes: int, images: jax.Array, labels: jax.Array
+    experiment: Experiment,
+    num_classes: int,
+    images: jax.Array,
+    labels: jax.Array,
+    backbone: Any = None,
 ) -> TrainState:
-    """A fresh state, the same for the same seed and first batch.
+    """A fresh state, the same for the same seed, first batch and backbone.
 
     Args:
       experiment: the run.
@@ -67,18 +84,27 @@ def create_state(
       images: [batch, height, width, channels], the first batch: Ring loss' R starts at its mean
         feature norm.
       labels: [batch] class ids.
+      backbone: parameters to start the backbone from, where a net is fine-tuned; the heads, and R
+        with them, start from its features.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
 
     @jax.jit
-    def initialise(images, labels):
+    def initialise(images, labels, backbone):
         init_key, key = jax.random.split(jax.random.key(experiment.seed))
         variables = network.init(init_key, images, labels)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        if backbone is not None:
+            variables = variables | {"params": {**params, "backbone": backbone}}
+            features, _ = network.apply(
+                variables, images, method="training_features", mutable=["batch_stats"]
+            )
+            head = network.head.init(init_key, features, labels).get("params", {})
+            params = {**params, "backbone": backbone} | ({"head": head} if head else {})
         return params, batch_stats, optimizer.init(params), key
 
-    params, batch_stats, opt_state, key = initialise(images, labels)
+    params, batch_stats, opt_state, key = initialise(images, labels, backbone)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -86,8 +112,10 @@ def create_state(
         opt_state=opt_state,
         key=key,
         distortion=jnp.full(num_classes, jnp.nan),
+        average=jax.tree.map(jnp.copy, params) if experiment.optimizer.average else None,
         network=network,
         optimizer=optimizer,
+        decay=experiment.optimizer.average,
     )
 
 

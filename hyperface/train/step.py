@@ -94,6 +94,7 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
         distortion=distortion,
+        average=_averaged(state, params),
     )
     return state, metrics
 
@@ -105,6 +106,15 @@ def _forced(loss: Loss, params: Any) -> Any:
         head = params["head"] | {name: params["head"][name] | {"agents": agents}}
         params = params | {"head": head}
     return params
+
+
+def _averaged(state: TrainState, params: Any) -> Any:
+    """The moving average of the parameters after this step."""
+    if state.average is None:
+        return None
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(state.decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, state.average, 1.0 - decay)
 
 
 def _distortion(
