@@ -24,16 +24,12 @@ class EmbeddingNetwork(nn.Module):
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
         """Features [batch, dim], and what the heads make of them."""
-        features = self.training_features(images, context)
-        return features, self.head(features, labels, context)
-
-    def training_features(self, images: jax.Array, context: Context | None = None) -> jax.Array:
-        """Un-normalised features [batch, dim]; batch norm uses the batch, and learns from it."""
         settings = {}
         if getattr(self.backbone, "batch_norm", False):
             context = context or Context()
             settings = {"train": True, "counted": context.counted, "axis_name": context.axis_name}
-        return self.backbone(images, **settings)
+        features = self.backbone(images, **settings)
+        return features, self.head(features, labels, context)
 
     def embed(self, images: jax.Array) -> jax.Array:
         """Un-normalised features [batch, dim]; batch norm uses its moving averages."""
