@@ -73,7 +73,7 @@ def _backbone(state: Path) -> dict[str, np.ndarray]:
         item = {
             name: {"backbone": jax.tree.map(lambda _: 0, stored[name]["backbone"])}
             for name in COLLECTIONS
-            if "backbone" in stored.get(name, {})
+            if "backbone" in (stored.get(name) or {})
         }
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         found = checkpointer.restore(
