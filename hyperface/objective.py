@@ -28,8 +28,6 @@ class SoftmaxTerm:
     """A learned scale starts where Proposition 2's bound is this many nats."""
     min_scale: float = 0.01
     """Floor of a learned scale."""
-    decay_scale: bool = False
-    """Let weight decay act on a learned scale, as in the released code."""
     bias: bool = False
     """One bias a class; against Proposition 1 when anything is normalised."""
     allow_normalized_bias: bool = False

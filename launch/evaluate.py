@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -17,6 +17,10 @@ from hyperface.errors import InputError
 from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +50,6 @@ def main(args: Sequence[str]) -> None:
     from hyperface.report.run import results_table
     from hyperface.report.tables import as_text
     from hyperface.train.checkpoint import Checkpoints
-    from hyperface.train.parallel import replicated
-    from hyperface.train.state import abstract_state
 
     cli.quiet_libraries()
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -56,19 +58,27 @@ def main(args: Sequence[str]) -> None:
         if step not in steps:
             found = ", ".join(map(str, steps)) or "none"
             raise InputError(f"expected a whole checkpoint in {folder}, found steps: {found}.")
-        meta = checkpoints.meta(step)
-        experiment = _chosen(Experiment.from_dict(meta["experiment"]), options)
-        data = meta["data"]
-        like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
-        state = checkpoints.restore(step, like, replicated())
+        experiment, state = restored(checkpoints, step)
+    experiment = _chosen(experiment, options)
     result = evaluate_network(
-        experiment, state.network, state.params, data_directory(options.data_dir)
+        experiment, state.network, state.evaluated, data_directory(options.data_dir)
     )
     record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
     replace_text(options.run / "evaluation.json", json.dumps(record, indent=2) + "\n")
     console = Console()
     table = results_table({f"{experiment.name}, step {step}": result})
     console.print(as_text(table), highlight=False, soft_wrap=True)
+
+
+def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:
+    """What a checkpoint says it is of, and its state."""
+    from hyperface.train.parallel import replicated
+    from hyperface.train.state import abstract_state
+
+    meta = checkpoints.meta(step)
+    experiment, data = Experiment.from_dict(meta["experiment"]), meta["data"]
+    like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
+    return experiment, checkpoints.restore(step, like, replicated())
 
 
 def _chosen(experiment: Experiment, options: Evaluate) -> Experiment:

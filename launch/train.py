@@ -3,7 +3,8 @@
     python -m launch.train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
 
 Without a name the default experiment runs. Every field of the experiment is an option. A run that
-was killed goes on when the same command is given again. `--list` shows the experiments.
+was killed goes on when the same command is given again. `--list` shows the experiments and
+`--list-models` the backbones.
 """
 
 import dataclasses
@@ -33,6 +34,8 @@ class Train:
     """Delete what the folder holds of an earlier run, instead of going on with it."""
     list: bool = False
     """Show the experiments and stop."""
+    list_models: bool = False
+    """Show the backbones, their size and their cost, and stop."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -48,6 +51,9 @@ def main(args: Sequence[str]) -> None:
     )
     if options.list:
         _list_experiments()
+        return
+    if options.list_models:
+        _list_models()
         return
     check(options.experiment)
     run(options)
@@ -65,8 +71,10 @@ def run(options: Train) -> None:
     )
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
+    from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.loop import train
     from hyperface.train.metrics import DivergenceError, read_metrics
+    from launch.evaluate import restored
     from launch.prepare import prepare_missing
 
     cli.quiet_libraries()
@@ -84,8 +92,13 @@ def run(options: Train) -> None:
         except DivergenceError as error:
             console.print(f"{part.name} diverged: {error}", style="red")
             sys.exit(cli.EXIT_DIVERGED)
-        result = evaluate_network(part, state.network, state.params, data_dir)
-        trained[part.name] = Trained(result, read_metrics(folder / "metrics.jsonl"))
+        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+            earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
+        snapshots = [
+            evaluate_network(part, shot.network, shot.evaluated, data_dir)
+            for shot in (*earlier, state)
+        ]
+        trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
 
     verifying = experiment.evaluation.protocol == "verification"
     split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
@@ -127,6 +140,19 @@ def _list_experiments() -> None:
     for name in experiments.names():
         default = " (default)" if name == experiments.DEFAULT else ""
         print(f"{name + default:28} {experiments.run_card(name).splitlines()[0]}")
+
+
+def _list_models() -> None:
+    from hyperface import models
+
+    print(f"{'model':24}{'input':>13}{'features':>10}{'parameters':>13}{'GFLOP':>8}  source")
+    for name in models.MODELS:
+        found = models.describe(name)
+        print(
+            f"{name:24}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
+            f"{found.parameters:13,}{found.gflops:8.2f}  {found.source}"
+        )
+    print("GFLOP: for the feature of one image, a multiply-add counted as 2.")
 
 
 if __name__ == "__main__":

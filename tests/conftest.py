@@ -75,8 +75,15 @@ def tiny_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_experiment():
-    """A run of seconds on `tiny_data`, with every term on."""
-    from hyperface.objective import Loss, RingTerm, SoftmaxTerm
+    """A run of seconds on `tiny_data`, with a term of every kind and all that a state holds."""
+    from hyperface.objective import (
+        BatchTripletTerm,
+        CContrastiveTerm,
+        CenterTerm,
+        Loss,
+        RingTerm,
+        SoftmaxTerm,
+    )
     from hyperface.train.experiment import Data, Evaluation, Experiment, Model, Optimizer, check
 
     return check(
@@ -87,8 +94,14 @@ def tiny_experiment():
             checkpoint_every=4,
             data=Data(name="face_folder/tiny", batch_size=16, shift=1),
             model=Model(name="sphereface-mini", feature_dim=16),
-            loss=Loss(softmax=SoftmaxTerm(dropout=0.1), ring=RingTerm(weight=0.01)),
-            optimizer=Optimizer(learning_rate=0.02, boundaries=(6,)),
-            evaluation=Evaluation(batch_size=10, folds=4),
+            loss=Loss(
+                softmax=SoftmaxTerm(dropout=0.1),
+                c_contrastive=CContrastiveTerm(weight=0.01),
+                center=CenterTerm(weight=0.001),
+                triplet=BatchTripletTerm(weight=0.01),
+                ring=RingTerm(weight=0.01),
+            ),
+            optimizer=Optimizer(learning_rate=0.02, boundaries=(6,), average=0.9),
+            evaluation=Evaluation(batch_size=10, folds=4, snapshots=3, snapshot_every=4),
         )
     )

@@ -20,6 +20,7 @@ SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
     "--data.name", "face_folder/tiny", "--data.batch-size", "16", "--model.feature-dim", "8",
     "--optimizer.learning-rate", "0.02", "--evaluation.folds", "4",
+    "--evaluation.snapshots", "2", "--evaluation.snapshot-every", "3",
 ]  # fmt: skip
 
 
@@ -55,9 +56,11 @@ def test_training_ends_with_a_report(run):
         }
     assert results["training"]["orl-normface"]["softmax_bound"] > 0
     names = {path.stem for path in (run / "figures").glob("*.png")}
-    assert names == {"loss", "norms", "roc", "similarities"}
+    assert names == {"loss", "norms", "distortion", "roc", "similarities"}
+    assert [len(shots) for shots in results["snapshots"].values()] == [2, 2, 2]
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
+    assert "Mean of the last 2 snapshots" in page
     assert not re.search(r"(src|href)=.(?!data:)", page)
     assert "Proposition 2" in page
 
@@ -142,7 +145,7 @@ def test_what_could_not_be_scored_is_refused_before_training(
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(run):
-    with pytest.raises(InputError, match="found steps: 4, 6"):
+    with pytest.raises(InputError, match="found steps: 3, 4, 6"):
         evaluate.main([str(run), "--step", "5"])
 
 

@@ -11,7 +11,15 @@ import pytest
 
 from hyperface.errors import InputError
 from hyperface.objective import CTripletTerm, Loss, MultipliedAngleTerm, RingTerm, SoftmaxTerm
-from hyperface.train.experiment import Data, Evaluation, Experiment, Optimizer, check
+from hyperface.train.experiment import (
+    Data,
+    Evaluation,
+    Experiment,
+    Group,
+    Groups,
+    Optimizer,
+    check,
+)
 from hyperface.train.state import abstract_state
 from hyperface.train.step import train_step
 from launch import experiments
@@ -112,6 +120,18 @@ IMPOSSIBLE = [
         "expected verification with a loss that has no agents",
     ),
     ({"loss": Loss(ring=RingTerm(initial_radius=0.0))}, "loss.ring.initial-radius"),
+    ({"optimizer": Optimizer(clip=0.0)}, "optimizer.clip: expected a finite number above 0"),
+    ({"optimizer": Optimizer(average=1.0)}, "optimizer.average: expected in [0, 1), found 1.0"),
+    (
+        {"optimizer": Optimizer(groups=Groups(agents=Group(rate=-1.0)))},
+        "optimizer.groups.agents.rate: expected a finite number of at least 0, found -1.0",
+    ),
+    (
+        {"loss": Loss(sample_rate=0.5), "optimizer": Optimizer(accumulate=2)},
+        "loss.sample-rate: expected 1 with optimizer.accumulate",
+    ),
+    ({"evaluation": Evaluation(snapshots=3, snapshot_every=10)}, "found [0, 10, 20]"),
+    ({"evaluation": Evaluation(snapshots=2, snapshot_every=7)}, "found [13, 20]"),
     ({"seed": -1}, "seed: expected at least 0, found -1"),
     (
         {"evaluation": Evaluation(protocol="classification", mirror="concat")},

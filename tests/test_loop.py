@@ -58,6 +58,8 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
     chex.assert_trees_all_equal(found.params, expected.params)
     chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
+    chex.assert_trees_all_equal(found.average, expected.average)
+    np.testing.assert_array_equal(found.distortion, expected.distortion)
     np.testing.assert_array_equal(jax.random.key_data(found.key), jax.random.key_data(expected.key))
     assert (tmp_path / "metrics.jsonl").read_text() == (unbroken / "metrics.jsonl").read_text()
 
@@ -68,11 +70,17 @@ def test_a_run_leaves_what_it_promises(finished, tiny_experiment):
     lines = read_metrics(folder / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     names = {"loss", "softmax", "ring", "scale", "radius", "feature_norm", "softmax_bound"}
+    names |= {"c_contrastive", "center", "triplet", "distortion"}
     assert names | {"gradient_norm", "learning_rate", "examples"} <= set(lines[0])
     assert [line["learning_rate"] for line in lines][::5] == pytest.approx([0.02, 0.002])
     assert json.loads((folder / "config.json").read_text())["experiment"]["name"] == "tiny"
     assert "jax" in json.loads((folder / "environment.json").read_text())["versions"]
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_snapshots_stay_beside_the_newest_checkpoints(finished):
+    with Checkpoints(finished[0] / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [4, 8, 12]
 
 
 def test_a_finished_run_is_not_trained_again(finished, tiny_experiment, tiny_data, monkeypatch):
@@ -93,15 +101,22 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
 def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
-    short = dataclasses.replace(tiny_experiment, steps=4)
-    state = loop.train(short, tiny_data, folder, fresh=True, console=quiet())
+    one = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
+    short = dataclasses.replace(tiny_experiment, steps=4, evaluation=one)
+    console = quiet()
+    state = loop.train(short, tiny_data, folder, fresh=True, console=console)
     assert int(state.step) == 4
     assert len(read_metrics(folder / "metrics.jsonl")) == 2
+    # 6 classes of 16 features for each of two terms.
+    groups = "agents 192 (1 x rate, 1 x decay); scale 1 (1 x rate, 0 x decay)"
+    assert groups in console.file.getvalue()
 
 
 def test_divergence_stops_before_it_is_saved(tiny_experiment, tiny_data, tmp_path):
     wild = dataclasses.replace(
-        tiny_experiment, optimizer=Optimizer(learning_rate=1e12), checkpoint_every=2
+        tiny_experiment,
+        optimizer=Optimizer(learning_rate=1e12, average=0.9),
+        checkpoint_every=2,
     )
     with pytest.raises(DivergenceError, match=r"step \d+: expected finite metrics, found \w+ = "):
         loop.train(wild, tiny_data, tmp_path, console=quiet())
@@ -168,6 +183,17 @@ def test_a_broken_step_neither_counts_nor_stops_saving(finished, tmp_path):
         checkpoints.save(13, state, {})
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest() == 13
+
+
+def test_moving_averages_of_batch_norm_are_saved(finished, tmp_path):
+    _, state = finished
+    state = state.replace(batch_stats={"norm": {"mean": np.arange(3, dtype=np.float32)}})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(12, state, {})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        found = checkpoints.restore(12, like, parallel.replicated())
+    chex.assert_trees_all_equal(found.variables, state.variables)
 
 
 def test_a_reader_does_not_disturb_a_save(finished, tmp_path):

@@ -16,11 +16,11 @@ FACE, SQUARE, GREY = (112, 96, 3), (112, 112, 3), (28, 28, 1)
 
 
 def initialise(model, shape):
-    return model.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
 
 
 def abstract(model, shape, batch=1):
-    """The variables' shapes and the function's outputs, with nothing computed."""
+    """Shapes of the variables and of a batch of images, with nothing computed."""
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return variables, images
@@ -80,7 +80,7 @@ COUNTS = {
 
 def test_the_table_of_counts_is_whole():
     assert COUNTS.keys() == models.MODELS.keys()
-    # insightface's own, less the gain of the last BN, which it freezes at one.
+    # insightface's own, less the scale of the last BN, which it freezes at one.
     assert iresnet_parameters((3, 13, 30, 3)) == 65_156_160 - 512
 
 
@@ -143,11 +143,11 @@ def test_maps_have_the_papers_sizes(name):
 
 def test_the_residual_nets_convolutions_halve_the_image():
     model = models.SphereFace(widths=(8, 16), blocks=(0, 1), feature_dim=5)
-    params = initialise(model, (12, 10, 3))
+    variables, images = abstract(model, (12, 10, 3), batch=2)
     stem = 9 * 3 * 8 + 8 + 8
     stage = 9 * 8 * 16 + 16 + 16 + 2 * (9 * 16 * 16 + 16)
-    assert count(params) == stem + stage + 3 * 3 * 16 * 5 + 5
-    assert model.apply({"params": params}, jnp.zeros((2, 12, 10, 3))).shape == (2, 5)
+    assert count(variables) == stem + stage + 3 * 3 * 16 * 5 + 5
+    assert jax.eval_shape(model.apply, variables, images).shape == (2, 5)
 
 
 # Small relatives of every net, which compute in no time.
@@ -156,7 +156,7 @@ SMALL = {
     "wen": (models.Wen(stem=4, widths=(4, 8), blocks=(1, 1), feature_dim=5), (20, 18, 3)),
     "lightcnn": (models.LightCNN(feature_dim=5), (16, 16, 1)),
     "sphereface": (models.SphereFace(widths=(4, 8), blocks=(1, 1), feature_dim=5), (12, 10, 3)),
-    "iresnet": (models.IResNet(widths=(4, 8), blocks=(1, 2), feature_dim=5), (12, 10, 3)),
+    "iresnet": (models.IResNet(widths=(4, 8), blocks=(1, 1), feature_dim=5), (12, 10, 3)),
 }
 
 
@@ -170,7 +170,7 @@ def gradients(model, variables, images):
     return jax.grad(loss)(variables["params"])
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["wen", "iresnet"])  # the other nets' blocks are Wen's
 def test_rematerialised_blocks_give_the_same_gradients(name, rng):
     model, shape = SMALL[name]
     images = rng.standard_normal((3, *shape)).astype(np.float32)
@@ -214,7 +214,7 @@ def test_starting_scales():
     model, shape = SMALL["iresnet"]
     params = initialise(model, shape)
     np.testing.assert_allclose(np.std(params["block2_1"]["conv1"]["kernel"]), 0.1, rtol=0.15)
-    assert "gain" not in params["norm_feature"]
+    assert "scale" not in params["norm_feature"]
 
 
 def test_xavier_is_caffes():
@@ -257,7 +257,7 @@ def test_pools_by_reshape_have_the_gradient_of_pools(rng):
 def batch_norm(x, counted, *, axis_name=None, train=True):
     model = BatchNorm()
     variables = {
-        "params": {"gain": jnp.array([2.0, 0.5]), "bias": jnp.array([1.0, -1.0])},
+        "params": {"scale": jnp.array([2.0, 0.5]), "bias": jnp.array([1.0, -1.0])},
         "batch_stats": {"mean": jnp.array([1.0, 2.0]), "variance": jnp.array([4.0, 9.0])},
     }
     settings = {"train": train, "counted": counted, "axis_name": axis_name}

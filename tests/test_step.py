@@ -26,8 +26,7 @@ from hyperface.objective import (
 )
 from hyperface.train import parallel
 from hyperface.train.experiment import Experiment, Model, Optimizer
-from hyperface.train.optim import decay_mask, learning_rate, make_optimizer
-from hyperface.train.state import create_state
+from hyperface.train.state import create_state, make_network
 from hyperface.train.step import train_step
 
 EXPERIMENT = Experiment(
@@ -60,7 +59,7 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def linear(monkeypatch):
-    monkeypatch.setattr(models, "create", lambda name, feature_dim: Linear(feature_dim))
+    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: Linear(feature_dim))
 
 
 @contextmanager
@@ -92,6 +91,35 @@ def test_eight_devices_equal_one_even_with_uneven_masks_and_dropout(batch):
     chex.assert_trees_all_close(states[0].params, states[1].params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(*seen, rtol=1e-5)
     assert seen[0]["examples"] == 13
+
+
+@pytest.fixture
+def batch_normed(monkeypatch):
+    net = partial(models.IResNet, widths=(4,), blocks=(1,))
+    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: net(feature_dim))
+
+
+def test_batch_norm_trains_alike_on_one_device_and_eight(batch_normed, batch):
+    """Parameters, moving averages and the features that those make in evaluation."""
+    batch["mask"][[0, 1, 9]] = 0
+    states, features = [], []
+    for devices in (jax.local_devices()[:1], jax.local_devices()):
+        state = jax.device_put(fresh(batch), parallel.replicated(devices))
+        before = jax.device_get(state.batch_stats)
+        step = parallel.data_parallel_step(devices)
+        for _ in range(2):
+            state, _ = step(state, batch)
+        states.append((state.params, state.batch_stats))
+        variables = jax.device_get(state.variables)
+        features.append(state.network.apply(variables, batch["images"], method="embed"))
+    chex.assert_trees_all_close(*states, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(*features, rtol=1e-3, atol=1e-4)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(states[0][1]), strict=True):
+        assert not np.allclose(old, new)
+
+
+def test_only_batch_norm_has_averages(batch):
+    assert jax.eval_shape(fresh, batch).batch_stats == {}
 
 
 def test_terms_that_look_at_the_whole_batch_do_so_on_eight_devices(linear, batch):
@@ -133,7 +161,9 @@ def test_a_sampled_step_touches_the_rows_drawn_and_no_others(linear, batch):
     rows = moved(state.params, after.params)
     assert set(range(5)) <= rows  # the batch's own classes
     assert 5 <= len(rows) <= 10  # and at most 5 drawn
-    traces = [optax.tree.get(s.opt_state, "trace") for s in (state, after)]
+    traces = [
+        optax.tree.get(s.opt_state.inner_states["head.agents"], "trace") for s in (state, after)
+    ]
     assert moved(*traces) == rows
 
 
@@ -168,6 +198,32 @@ def test_centers_move_by_their_rule(linear, batch, rule):
     expected = centers - (0.5 if rule == "paper" else 0.01) * direction
     found = after.params["head"]["center"]["centers"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_of_the_parameters_follows_them(linear, batch):
+    """Decay (1 + t) / (10 + t) while that is below the one asked for."""
+    optimizer = Optimizer(learning_rate=0.1, average=0.15)
+    first = fresh(batch, replace(EXPERIMENT, optimizer=optimizer))
+    second, _ = jax.jit(train_step)(first, batch)
+    third, _ = jax.jit(train_step)(second, batch)
+
+    def mixed(decay, old, new):
+        return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+
+    expected = mixed(0.15, mixed(0.1, first.params, second.params), third.params)
+    chex.assert_trees_all_close(third.evaluated["params"], expected, rtol=1e-5, atol=1e-7)
+    state = fresh(batch)
+    assert state.evaluated == state.variables
+
+
+def test_a_given_backbone_is_where_the_heads_start(linear, batch):
+    before = fresh(batch)
+    backbone = jax.tree.map(lambda x: 3.0 * x, before.params["backbone"])
+    after = create_state(EXPERIMENT, 5, batch["images"], batch["labels"], backbone)
+    chex.assert_trees_all_equal(after.params["backbone"], backbone)
+    radii = [state.params["head"]["ring"]["radius"] for state in (before, after)]
+    np.testing.assert_allclose(radii[1], 3.0 * radii[0], rtol=1e-5)
+    chex.assert_trees_all_equal_shapes(after.opt_state, before.opt_state)
 
 
 def test_the_distortion_is_averaged_per_class_over_steps(linear, batch):
@@ -212,16 +268,6 @@ def test_the_radius_starts_at_the_mean_norm_of_the_batch_given(linear, batch):
     features, _ = state.network.apply({"params": state.params}, batch["images"], batch["labels"])
     expected = np.linalg.norm(features, axis=1).mean()
     np.testing.assert_allclose(state.params["head"]["ring"]["radius"], expected, rtol=1e-5)
-
-
-def test_decay_of_the_scale_reaches_the_optimiser(batch):
-    """With a gradient of zero only decay moves the scale."""
-    for decayed in (False, True):
-        loss = Loss(softmax=SoftmaxTerm(decay_scale=decayed))
-        optimizer = make_optimizer(Optimizer(learning_rate=1.0, weight_decay=0.5), loss)
-        params = {"scale": jnp.float32(4.0)}
-        updates, _ = optimizer.update({"scale": 0.0}, optimizer.init(params), params)
-        assert updates["scale"] == (-2.0 if decayed else 0.0)
 
 
 def test_the_gradient_is_that_of_the_weighted_mean_loss(linear, batch):
@@ -269,39 +315,23 @@ def test_the_same_seed_gives_the_same_state_and_another_does_not(batch):
     )
 
 
+def test_pixels_that_nobody_scaled_are_noticed_once(linear, batch):
+    batch["images"] = np.abs(batch["images"]) * 100
+    step = parallel.data_parallel_step(jax.local_devices()[:1])
+    state = fresh(batch)
+    with pytest.warns(UserWarning, match=r"expected floats in \[-1, 1\], found float32 from 0"):
+        state, _ = step(state, batch)
+    step(state, batch)  # A second warning would be an error.
+
+
+def test_the_model_is_made_as_the_experiment_says():
+    model = Model("sphereface-20", 64, dtype="bfloat16", remat=True)
+    backbone = make_network(replace(EXPERIMENT, model=model), 5).backbone
+    assert (backbone.feature_dim, backbone.dtype, backbone.remat) == (64, "bfloat16", True)
+
+
 def test_an_uneven_batch_is_refused():
     with pytest.raises(InputError, match=r"multiple of the 8 devices, found 60. Take 56 or 64"):
         parallel.check_batch_size(60, 8)
     with pytest.raises(InputError, match="Take 8"):
         parallel.check_batch_size(3, 8)
-
-
-def test_decay_leaves_out_biases_radius_and_scale(batch):
-    params = fresh(batch).params
-    mask = decay_mask(params, decay_scale=False)
-    assert mask["head"] == {
-        "softmax": {"agents": True, "scale": False},
-        "ring": {"radius": False},
-    }
-    assert mask["backbone"]["conv1"] == {"kernel": True, "bias": False}
-    assert mask["backbone"]["prelu1"] == {"slope": True}
-    assert decay_mask(params, decay_scale=True)["head"]["softmax"]["scale"]
-
-
-def test_decay_is_added_before_momentum():
-    """Two steps by hand: v = mu v + g + wd w, w = w - lr v."""
-    optimizer = make_optimizer(Optimizer(learning_rate=0.1, momentum=0.5, weight_decay=0.2), Loss())
-    params = {"kernel": jnp.float32(1.0), "bias": jnp.float32(1.0)}
-    state = optimizer.init(params)
-    for _ in range(2):
-        updates, state = optimizer.update({"kernel": 1.0, "bias": 1.0}, state, params)
-        params = optax.apply_updates(params, updates)
-    # kernel: v = 1.2, w = 0.88; v = 0.6 + 1 + 0.176 = 1.776, w = 0.7024.
-    np.testing.assert_allclose(params["kernel"], 0.7024, rtol=1e-6)
-    # bias: v = 1, w = 0.9; v = 1.5, w = 0.75.
-    np.testing.assert_allclose(params["bias"], 0.75, rtol=1e-6)
-
-
-def test_learning_rate_falls_at_each_boundary():
-    rate = learning_rate(Optimizer(learning_rate=0.1, boundaries=(10, 20), factor=0.1))
-    np.testing.assert_allclose([rate(9), rate(10), rate(20)], [0.1, 0.01, 0.001], rtol=1e-5)

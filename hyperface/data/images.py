@@ -1,10 +1,13 @@
 """Encoded images: checked once when a data set is prepared, decoded when it is read."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+MAX_VALUE = 16.0
+"""No usual scaling of pixels, to [-1, 1] or to mean 0 and deviation 1, makes larger values."""
 MAX_PIXELS = 25_000_000
 """A larger header is refused before a pixel is decoded."""
 
@@ -44,6 +47,21 @@ def decode(data: bytes) -> np.ndarray:
     """[height, width, 1 or 3] uint8 of bytes that `conform` has passed."""
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def warn_of_range(images: np.ndarray) -> None:
+    """Warns where a batch for a network looks like pixels that nobody has scaled.
+
+    Args:
+      images: [batch, height, width, channels] on the host.
+    """
+    low, high = float(images.min()), float(images.max())
+    if images.dtype == np.uint8 or max(-low, high) > MAX_VALUE:
+        warnings.warn(
+            f"images: expected floats in [-1, 1], found {images.dtype} from {low:g} to {high:g}. "
+            "Take (pixels - 127.5) / 128.",
+            stacklevel=3,
+        )
 
 
 def _decoded(data: bytes) -> Image.Image:

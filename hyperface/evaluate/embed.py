@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hyperface import compiler
+from hyperface.data.images import warn_of_range
 from hyperface.normalize import l2_norm
 
 Mirror = Literal["none", "sum", "concat"]
@@ -44,7 +46,7 @@ def embedder(
             return features + mirrored, norms
         return jnp.concatenate([features, mirrored], axis=1), norms
 
-    return jax.jit(embed)
+    return jax.jit(embed, compiler_options=compiler.options())
 
 
 def embed_split(
@@ -61,6 +63,8 @@ def embed_split(
     """
     parts = []
     for batch in batches:
+        if not parts:
+            warn_of_range(batch["images"])
         features, norms = jax.device_get(embed(params, batch["images"]))
         real = batch["mask"] > 0
         parts.append((features[real], norms[real], batch["labels"][real]))

@@ -35,28 +35,30 @@ class Result:
         return {"accuracy": folds.mean, "accuracy_standard_error": folds.standard_error, **rates}
 
 
-def evaluate_network(experiment: Experiment, network: Any, params: Any, data_dir: Path) -> Result:
-    """Scores parameters by the experiment's protocol on its test split.
+def evaluate_network(
+    experiment: Experiment, network: Any, variables: Any, data_dir: Path
+) -> Result:
+    """Scores a network by the experiment's protocol on its test split.
 
     Args:
       experiment: says which split, protocol and mirror merge.
       network: a linen module with a method `embed`.
-      params: its parameters.
+      variables: its "params", and "batch_stats" where it has them.
       data_dir: where the prepared data set is.
     """
     evaluation = experiment.evaluation
     split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
     embed = embedder(
-        lambda params, images: network.apply({"params": params}, images, method="embed"),
+        lambda variables, images: network.apply(variables, images, method="embed"),
         evaluation.mirror,
     )
-    params = jax.device_put(jax.device_get(params))  # From all devices of a run to one.
-    embeddings = embed_split(embed, params, _batches(split, evaluation))
+    variables = jax.device_put(jax.device_get(variables))  # From all devices of a run to one.
+    embeddings = embed_split(embed, variables, _batches(split, evaluation))
     if evaluation.protocol == "verification":
         return _verified(embeddings, evaluation)
     # Which class wins depends on the scale only where a bias is added.
     head_name, terms = next(iter(experiment.loss.agent_heads().items()))
-    head, (named, *_) = jax.device_get(params["head"][head_name]), terms.items()
+    head, (named, *_) = jax.device_get(variables["params"]["head"][head_name]), terms.items()
     learned = "scale" in head
     accuracy = nearest_agent_accuracy(
         embeddings.features,

@@ -21,11 +21,11 @@ class BatchNorm(nn.Module):
     examples: sums and counts are added over the devices and divided once. Statistics are float32.
 
     Attributes:
-      gain: whether a learned factor multiplies the result.
+      scaled: whether a learned factor multiplies the result.
       dtype: of the result.
     """
 
-    gain: bool = True
+    scaled: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -58,8 +58,8 @@ class BatchNorm(nn.Module):
                     # A batch of nothing but padding says nothing.
                     average.value = jnp.where(count > 0, moved, average.value)
         factor = jax.lax.rsqrt(spread + EPSILON)
-        if self.gain:
-            factor = factor * self.param("gain", nn.initializers.ones, (channels,))
+        if self.scaled:
+            factor = factor * self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         x = (x.astype(jnp.float32) - center.reshape(row)) * factor.reshape(row)
         return (x + bias.reshape(row)).astype(self.dtype)
@@ -90,7 +90,7 @@ class IResNet(Backbone):
     """Four stages of blocks BN, conv, BN, PReLU, conv, BN, the first of each with stride 2.
 
     A shortcut is 1 x 1 with BN where the shape changes. After the last block follow BN, the linear
-    feature layer, and BN without a gain. 112 x 112 images end as 7 x 7 x 512 numbers. Convolutions
+    feature layer, and BN without a scale. 112 x 112 images end as 7 x 7 x 512 numbers. Convolutions
     start at standard deviation 0.1.
 
     Attributes:
@@ -143,7 +143,7 @@ class IResNet(Backbone):
         x = self.flat(norm("norm2", x), images, "feature")
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         feature = nn.Dense(self.feature_dim, kernel_init=uniform, dtype=self.dtype, name="feature")
-        return norm("norm_feature", feature(x), gain=False, dtype=jnp.float32)
+        return norm("norm_feature", feature(x), scaled=False, dtype=jnp.float32)
 
 
 class _Block(nn.Module):

@@ -19,8 +19,14 @@ Lines = list[dict[str, float]]
 class Trained(NamedTuple):
     """One trained method of the report."""
 
-    result: Result
+    snapshots: list[Result]
+    """Of some checkpoints, the last step's at the end."""
     metrics: Lines
+
+    @property
+    def result(self) -> Result:
+        """At the last step."""
+        return self.snapshots[-1]
 
 
 def results_table(results: Mapping[str, Result]) -> Table:
@@ -67,6 +73,23 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
     )
 
 
+def snapshot_table(trained: Mapping[str, Trained]) -> Table:
+    """Mean and spread of the figures over the last checkpoints."""
+    names = [name for name in next(iter(trained.values())).result.figures() if "error" not in name]
+    rows = []
+    for method, (snapshots, _) in trained.items():
+        found = np.array([[s.figures()[name] for name in names] for s in snapshots])
+        spread = found.std(axis=0, ddof=1)
+        rows.append((method, *map(percent, found.mean(axis=0), spread)))
+    count = len(next(iter(trained.values())).snapshots)
+    return Table(
+        f"Mean of the last {count} snapshots",
+        ("method", *(name.replace("_", " ") for name in names)),
+        rows,
+        "± is the standard deviation over snapshots.",
+    )
+
+
 def write_run_report(
     folder: Path,
     *,
@@ -90,11 +113,16 @@ def write_run_report(
     """
     results = {**baselines, **{method: t.result for method, t in trained.items()}}
     tables = [results_table(results), bound_table(trained, num_classes)]
+    if all(len(t.snapshots) > 1 for t in trained.values()):
+        tables.insert(1, snapshot_table(trained))
     drawn = _draw(trained, results)
     paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
     record = {
         "experiment": name,
         "results": {method: result.figures() for method, result in results.items()},
+        "snapshots": {
+            method: [shot.figures() for shot in t.snapshots] for method, t in trained.items()
+        },
         "training": {method: t.metrics[-1] for method, t in trained.items()},
         "settings": settings,
     }

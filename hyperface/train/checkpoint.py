@@ -1,11 +1,13 @@
 """Orbax checkpoints of a whole run: everything that the next step depends on, and what it is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from flax import serialization
+from orbax.checkpoint import checkpoint_managers as policies
 
 from hyperface.errors import InputError
 from hyperface.train.state import TrainState
@@ -23,16 +25,17 @@ class Checkpoints:
     Args:
       folder: the checkpoints' own folder.
       read_only: for a reader beside a running trainer: nothing in the folder is touched.
+      keep: steps whose checkpoints stay; of others only the newest two do.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False):
+    def __init__(self, folder: Path, *, read_only: bool = False, keep: Sequence[int] = ()):
         self._folder = folder.absolute()
         if not read_only:
             self._set_broken_steps_aside()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else KEEP,
+                preservation_policy=None if read_only else _preserving(keep),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
@@ -97,9 +100,11 @@ class Checkpoints:
         return like.replace(
             step=saved["step"],
             params=saved["params"],
+            batch_stats=saved["batch_stats"],
             opt_state=serialization.from_state_dict(like.opt_state, saved["opt_state"]),
             key=jax.random.wrap_key_data(saved["key"]),
             distortion=saved["distortion"],
+            average=saved.get("average"),
         )
 
     def _set_broken_steps_aside(self) -> None:
@@ -107,6 +112,10 @@ class Checkpoints:
         for path in self._folder.glob("[0-9]*"):
             if path.name.isdigit() and not _is_whole(path):
                 path.rename(path.with_name(f"broken-{path.name}"))
+
+
+def _preserving(steps: Sequence[int]) -> policies.PreservationPolicy:
+    return policies.AnyPreservationPolicy([policies.LatestN(KEEP), policies.CustomSteps(steps)])
 
 
 def _is_whole(folder: Path) -> bool:
@@ -118,12 +127,13 @@ def _saved(state: TrainState) -> dict[str, Any]:
     return {
         "step": state.step,
         "params": state.params,
+        "batch_stats": state.batch_stats,
         "opt_state": serialization.to_state_dict(state.opt_state),
         "key": jax.eval_shape(jax.random.key_data, state.key)
         if isinstance(state.key, jax.ShapeDtypeStruct)
         else jax.random.key_data(state.key),
         "distortion": state.distortion,
-    }
+    } | ({} if state.average is None else {"average": state.average})
 
 
 def _check_same(wanted: Any, found: Any, where: Path) -> None:

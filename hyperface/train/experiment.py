@@ -7,7 +7,7 @@ from the command line by its dotted name.
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from hyperface import objective
 from hyperface.errors import InputError, expect
@@ -36,6 +36,47 @@ class Model:
 
     name: str = "sphereface-mini"
     feature_dim: int = 128
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's computation; parameters, features and losses are float32."""
+    remat: bool = False
+    """Compute the insides of blocks again in the backward pass: less memory, more time."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """How one group of parameters departs from the optimiser's rule."""
+
+    rate: float = 1.0
+    """Factor of the learning rate; 0 freezes."""
+    decay: float = 1.0
+    """Factor of the weight decay."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of parameters.
+
+    Agents are decayed even when normalised: Eq. 4's gradient is orthogonal to them, so every step
+    lengthens them, and decay is what holds their length (NormFace, 3.2).
+    """
+
+    kernels: Group = Group()
+    biases: Group = Group(decay=0.0)
+    slopes: Group = Group()
+    """Of PReLU."""
+    norms: Group = Group(decay=0.0)
+    """Scale and bias of batch normalisation."""
+    agents: Group = Group()
+    scale: Group = Group(decay=0.0)
+    """The softmax's learned s; the released code decays it."""
+    radius: Group = Group(decay=0.0)
+    centers: Group = Group(decay=0.0)
+    """Under Caffe's rule; the paper's has a rate of its own."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The groups' names, in order."""
+        return tuple(f.name for f in dataclasses.fields(cls))
 
 
 @dataclass(frozen=True)
@@ -44,11 +85,25 @@ class Optimizer:
 
     learning_rate: float = 0.1
     momentum: float = 0.9
+    rate_in_velocity: bool = False
+    """Caffe's momentum: the learning rate multiplies the gradient before the velocity gathers it,
+    so that a lower rate does not shorten the velocity at once."""
     weight_decay: float = 5e-4
-    """Coupled L2 on kernels, agents and PReLU slopes; never on biases or the radius."""
+    """Coupled L2, added to the gradient before momentum."""
+    clip: float | None = None
+    """Longest gradient over all parameters; a longer one is brought to this length."""
     boundaries: tuple[int, ...] = ()
     """Steps after which the learning rate is multiplied by `factor`."""
     factor: float = 0.1
+    freeze_backbone: int = 0
+    """Steps at the start in which only the heads learn."""
+    accumulate: int = 1
+    """Batches whose mean gradient makes one update, for batch sizes that do not fit. Steps count
+    batches."""
+    average: float = 0.0
+    """Decay of a moving average of the parameters, which is evaluated in their place; 0 for none.
+    It is (1 + t) / (10 + t) at step t where that is less."""
+    groups: Groups = Groups()
 
 
 @dataclass(frozen=True)
@@ -62,6 +117,11 @@ class Evaluation:
     batch_size: int = 100
     folds: int = 10
     """Folds of the pairs; the threshold for each is chosen on all others."""
+    snapshots: int = 1
+    """Checkpoints scored, the last step's and those before it; the report has their mean and
+    spread, as NormFace's tables do."""
+    snapshot_every: int = 1000
+    """Steps between them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +143,11 @@ class Experiment:
     evaluation: Evaluation = field(default_factory=Evaluation)
     compare: tuple[str, ...] = ()
     """Experiments whose loss is trained too, all else equal, to stand beside this one."""
+
+    def snapshot_steps(self) -> list[int]:
+        """The steps whose checkpoints are scored, rising."""
+        e = self.evaluation
+        return [self.steps - i * e.snapshot_every for i in reversed(range(e.snapshots))]
 
     def to_dict(self) -> dict[str, Any]:
         """As nested dictionaries, lists and numbers, ready for JSON."""
@@ -122,19 +187,43 @@ def check(experiment: Experiment) -> Experiment:
         ("optimizer.learning-rate", e.optimizer.learning_rate, 0),
         ("optimizer.weight-decay", e.optimizer.weight_decay, 0),
         ("optimizer.factor", e.optimizer.factor, 0),
+        ("optimizer.freeze-backbone", e.optimizer.freeze_backbone, 0),
+        ("optimizer.accumulate", e.optimizer.accumulate, 1),
         ("evaluation.batch-size", e.evaluation.batch_size, 1),
         ("evaluation.folds", e.evaluation.folds, 2),
+        ("evaluation.snapshots", e.evaluation.snapshots, 1),
+        ("evaluation.snapshot-every", e.evaluation.snapshot_every, 1),
     ):
         expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
     o = e.optimizer
     expect(0 <= o.momentum < 1, "optimizer.momentum", "in [0, 1)", o.momentum)
+    expect(0 <= o.average < 1, "optimizer.average", "in [0, 1)", o.average)
+    clip = o.clip is None or 0 < o.clip < math.inf
+    expect(clip, "optimizer.clip", "a finite number above 0", o.clip)
+    for group in Groups.names():
+        rule = getattr(o.groups, group)
+        for name in ("rate", "decay"):
+            found = getattr(rule, name)
+            fits = 0 <= found < math.inf
+            expect(fits, f"optimizer.groups.{group}.{name}", "a finite number of at least 0", found)
     in_order = list(o.boundaries) == sorted(set(o.boundaries))
     expect(in_order, "optimizer.boundaries", "steps in rising order", o.boundaries)
     objective.check(e.loss)
+    if e.loss.sample_rate < 1 and (o.accumulate > 1 or o.average):
+        raise InputError(
+            "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "
+            f"need every row of the agents at every step, found {e.loss.sample_rate}."
+        )
     if e.checkpoint_every % e.log_every:
         raise InputError(
             f"checkpoint-every: expected a multiple of log-every ({e.log_every}), found "
             f"{e.checkpoint_every}: a resumed run continues the log from its checkpoint."
+        )
+    steps = e.snapshot_steps()
+    if steps[0] < 1 or (len(steps) > 1 and any(step % e.log_every for step in steps)):
+        raise InputError(
+            f"evaluation.snapshots: expected steps from 1 to {e.steps} that are multiples of "
+            f"log-every ({e.log_every}), found {steps}."
         )
     if e.evaluation.protocol == "classification" and e.evaluation.mirror == "concat":
         raise InputError(
@@ -156,11 +245,10 @@ def _listed(value: Any) -> Any:
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:
-    made = {}
+    kinds, made = get_type_hints(cls), {}
     for name, value in values.items():
         if isinstance(value, dict):
-            kinds = {f.name: f.default_factory for f in dataclasses.fields(cls)}
-            if name not in kinds:
+            if not dataclasses.is_dataclass(kinds.get(name)):
                 raise TypeError(f"unknown field {name!r} of {cls.__name__}")
             value = _from_dict(kinds[name], value)
         made[name] = tuple(value) if isinstance(value, list) else value

@@ -19,7 +19,7 @@ from hyperface.train import parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Experiment
 from hyperface.train.metrics import MetricsLog, check_finite
-from hyperface.train.optim import learning_rate
+from hyperface.train.optim import group_summaries, learning_rate
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState, abstract_state, create_state
 
@@ -77,7 +77,8 @@ def train(
     if fresh:
         _clear(workdir)
     _claim(workdir, meta)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    snapshots = experiment.snapshot_steps()
+    with Checkpoints(workdir / "checkpoints", keep=snapshots) as checkpoints:
         first_step = checkpoints.latest() or 0
         if first_step:
             rest = "nothing left to train" if first_step >= experiment.steps else "going on"
@@ -110,9 +111,11 @@ def _run(
     # Waiting for step k-1 also keeps at most two steps in flight.
     if first_step >= experiment.steps:
         return state
+    _print_groups(experiment, state, console)
     step_fn = parallel.data_parallel_step()
     batches = _batches(experiment, split, first_step)
     rate = learning_rate(experiment.optimizer)
+    always_saved = set(experiment.snapshot_steps())
     log = MetricsLog(workdir, first_step, experiment.log_every)
     pending = None
 
@@ -131,7 +134,7 @@ def _run(
                 if pending:
                     finish(*pending)
                 pending = (step, metrics)
-                if step % experiment.checkpoint_every == 0 or step == experiment.steps:
+                if step % experiment.checkpoint_every == 0 or step in always_saved:
                     finish(*pending)
                     pending = None
                     log.flush()
@@ -139,6 +142,15 @@ def _run(
         finally:
             log.close()
     return state
+
+
+def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
+    """How each group of parameters is optimised, so that a wrong multiplier is seen at once."""
+    parts = [
+        f"{name} {count:,} ({rule.rate:g} x rate, {rule.decay:g} x decay)"
+        for name, count, rule in group_summaries(state.params, experiment.optimizer)
+    ]
+    console.print(f"{experiment.name} learns {'; '.join(parts)}", highlight=False, soft_wrap=True)
 
 
 def _batches(experiment: Experiment, split: Split, start_step: int) -> Iterator[Batch]:

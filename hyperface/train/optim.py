@@ -1,36 +1,70 @@
-"""The optimiser: SGD with momentum, coupled weight decay by parameter group, step schedule."""
+"""The optimiser: SGD with momentum, rules by group of parameters, a step schedule."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from hyperface.objective import Loss
-from hyperface.train.experiment import Optimizer
+from hyperface.train.experiment import Group, Groups, Optimizer
+
+OF_HEADS = ("agents", "scale", "radius", "centers")
+BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}
+OF_PARTS = {"backbone": (*BY_NAME.values(), "norms"), "head": (*OF_HEADS, "biases")}
+
+
+class GroupSummary(NamedTuple):
+    """One line of what a run prints at its start."""
+
+    name: str
+    parameters: int
+    rule: Group
 
 
 def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransformation:
     """SGD as both papers train: decay is added to the gradient before momentum.
 
-    The learning rate multiplies the velocity (optax's and PyTorch's form). Centers under the
-    paper's rule move by its alpha of their direction instead, with neither schedule nor momentum.
+    Each group of parameters has multipliers of its own (`Groups`). Centers under the paper's rule
+    move by its alpha of their direction instead, with neither schedule nor momentum.
 
     Returns:
       A gradient transformation over the parameters of `state.EmbeddingNetwork`.
     """
-    network = optax.chain(
-        optax.add_decayed_weights(
-            optimizer.weight_decay,
-            mask=lambda params: decay_mask(params, decay_scale=loss.softmax.decay_scale),
-        ),
-        optax.sgd(learning_rate(optimizer), momentum=optimizer.momentum),
-    )
-    if not loss.center.weight or loss.center.rule == "caffe":
-        return network
-    return optax.partition(
-        {"network": network, "centers": optax.sgd(loss.center.rate)},
-        lambda params: _by_name(params, lambda name: "centers" if name == "centers" else "network"),
+    frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
+    chains = {
+        _label(part, name): _sgd(optimizer, getattr(optimizer.groups, name), frozen_until[part])
+        for part, names in OF_PARTS.items()
+        for name in names
+    }
+    if loss.center.weight and loss.center.rule == "paper":
+        chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
+    steps = optax.partition(chains, parameter_groups)
+    if optimizer.clip is not None:
+        steps = optax.chain(optax.clip_by_global_norm(optimizer.clip), steps)
+    if optimizer.accumulate > 1:
+        steps = optax.MultiSteps(steps, optimizer.accumulate).gradient_transformation()
+    return steps
+
+
+def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientTransformation:
+    """The rule of one group, whose parameters stay as they are before `first_step`."""
+
+    def rate(update: jax.Array) -> jax.Array:
+        # Updates are counted, not the batches that they were gathered from.
+        return group.rate * learning_rate(optimizer)(update * optimizer.accumulate)
+
+    def open_gate(update: jax.Array) -> jax.Array:
+        return jnp.where(update * optimizer.accumulate >= first_step, 1.0, 0.0)
+
+    descend, momentum = optax.scale_by_learning_rate(rate), optax.trace(optimizer.momentum)
+    gate = [optax.scale_by_schedule(open_gate)] if first_step else []
+    inside = optimizer.rate_in_velocity
+    return optax.chain(
+        optax.add_decayed_weights(group.decay * optimizer.weight_decay),
+        *gate,
+        *((descend, momentum) if inside else (momentum, descend)),
     )
 
 
@@ -41,16 +75,48 @@ def learning_rate(optimizer: Optimizer) -> optax.Schedule:
     )
 
 
-def decay_mask(params: Any, *, decay_scale: bool) -> Any:
-    """Which parameters are decayed: all but biases, centers, radius and, unless asked, the scale.
+def parameter_groups(params: Mapping[str, Any]) -> Any:
+    """The tree of "part.group" labels of an `EmbeddingNetwork`'s parameters.
 
-    Agents are decayed even when normalised: Eq. 4's gradient is orthogonal to them, so every step
-    lengthens them, and decay is what holds their length (NormFace, 3.2).
+    Part is "backbone" or "head", group a field of `Groups`.
+
+    Raises:
+      ValueError: a parameter's name is of no group.
     """
-    undecayed = {"bias", "centers", "radius"} | (set() if decay_scale else {"scale"})
-    return _by_name(params, lambda name: name not in undecayed)
+
+    def walk(node: Mapping[str, Any], part: str) -> dict[str, Any]:
+        norm = part == "backbone" and "scale" in node  # BatchNorm's scale and bias
+        return {
+            name: walk(child, part)
+            if isinstance(child, Mapping)
+            else _label(part, "norms" if norm else _group(name, part))
+            for name, child in node.items()
+        }
+
+    return {part: walk(node, part) for part, node in params.items()}
 
 
-def _by_name(params: Any, rule: Callable[[str], Any]) -> Any:
-    """A tree of what the rule says of each parameter's own name."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: rule(path[-1].key), params)
+def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[GroupSummary]:
+    """The groups that a network has, with their sizes and rules, in order of `Groups`."""
+    sizes: dict[str, int] = {}
+    labels = jax.tree.leaves(parameter_groups(params))
+    for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
+        name = label.split(".")[1]
+        sizes[name] = sizes.get(name, 0) + leaf.size
+    return [
+        GroupSummary(name, sizes[name], getattr(optimizer.groups, name))
+        for name in Groups.names()
+        if name in sizes
+    ]
+
+
+def _group(name: str, part: str) -> str:
+    if part == "head" and name in OF_HEADS:
+        return name
+    if name not in BY_NAME:
+        raise ValueError(f"expected a parameter named {sorted(BY_NAME)}, found {name!r}")
+    return BY_NAME[name]
+
+
+def _label(part: str, group: str) -> str:
+    return f"{part}.{group}"

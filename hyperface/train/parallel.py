@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from hyperface import compiler
+from hyperface.data.images import warn_of_range
 from hyperface.errors import InputError
 from hyperface.train.state import TrainState
 from hyperface.train.step import Metrics, train_step
@@ -77,14 +80,27 @@ def data_parallel_step(
         donate_argnums=(0,),
     )
 
+    options = compiler.options(devices[0].platform)
+    compiled: dict[Any, Callable] = {}
+
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         check_batch_size(len(batch["labels"]), len(devices))
-        return mapped(
-            state,
-            {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()},
-        )
+        if not compiled:
+            warn_of_range(batch["images"])
+        split = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
+        key = _signature((state, split))
+        if key not in compiled:
+            # pmap takes no compiler options itself; what it lowers to does.
+            compiled[key] = mapped.lower(state, split).compile(options) if options else mapped
+        return compiled[key](state, split)
 
     return step
+
+
+def _signature(arguments: Any) -> tuple[Any, ...]:
+    """What a compiled step is good for: structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def describe_devices() -> list[str]:

@@ -24,11 +24,19 @@ class EmbeddingNetwork(nn.Module):
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
         """Features [batch, dim], and what the heads make of them."""
-        features = self.backbone(images)
+        features = self.training_features(images, context)
         return features, self.head(features, labels, context)
 
+    def training_features(self, images: jax.Array, context: Context | None = None) -> jax.Array:
+        """Un-normalised features [batch, dim]; batch norm uses the batch, and learns from it."""
+        settings = {}
+        if getattr(self.backbone, "batch_norm", False):
+            context = context or Context()
+            settings = {"train": True, "counted": context.counted, "axis_name": context.axis_name}
+        return self.backbone(images, **settings)
+
     def embed(self, images: jax.Array) -> jax.Array:
-        """Un-normalised features [batch, dim]."""
+        """Un-normalised features [batch, dim]; batch norm uses its moving averages."""
         return self.backbone(images)
 
 
@@ -37,18 +45,38 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array
     params: Any
+    batch_stats: Any
+    """Moving averages of batch norm; empty for a network without it."""
     opt_state: Any
     key: jax.Array
     distortion: jax.Array
     """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
+    average: Any
+    """Moving average of the parameters; None where the optimiser keeps none."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    decay: float = struct.field(pytree_node=False)
+    """Of the moving average."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is trained with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """What it is scored with: the average of the parameters where there is one."""
+        return self.variables | ({} if self.average is None else {"params": self.average})
 
 
 def create_state(
-    experiment: Experiment, num_classes: int, images: jax.Array, labels: jax.Array
+    experiment: Experiment,
+    num_classes: int,
+    images: jax.Array,
+    labels: jax.Array,
+    backbone: Any = None,
 ) -> TrainState:
-    """A fresh state, the same for the same seed and first batch.
+    """A fresh state, the same for the same seed, first batch and backbone.
 
     Args:
       experiment: the run.
@@ -56,25 +84,38 @@ def create_state(
       images: [batch, height, width, channels], the first batch: Ring loss' R starts at its mean
         feature norm.
       labels: [batch] class ids.
+      backbone: parameters to start the backbone from, where a net is fine-tuned; the heads, and R
+        with them, start from its features.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
 
     @jax.jit
-    def initialise(images, labels):
+    def initialise(images, labels, backbone):
         init_key, key = jax.random.split(jax.random.key(experiment.seed))
-        params = network.init(init_key, images, labels)["params"]
-        return params, optimizer.init(params), key
+        variables = network.init(init_key, images, labels)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        if backbone is not None:
+            variables = variables | {"params": {**params, "backbone": backbone}}
+            features, _ = network.apply(
+                variables, images, method="training_features", mutable=["batch_stats"]
+            )
+            head = network.head.init(init_key, features, labels).get("params", {})
+            params = {**params, "backbone": backbone} | ({"head": head} if head else {})
+        return params, batch_stats, optimizer.init(params), key
 
-    params, opt_state, key = initialise(images, labels)
+    params, batch_stats, opt_state, key = initialise(images, labels, backbone)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        batch_stats=batch_stats,
         opt_state=opt_state,
         key=key,
         distortion=jnp.full(num_classes, jnp.nan),
+        average=jax.tree.map(jnp.copy, params) if experiment.optimizer.average else None,
         network=network,
         optimizer=optimizer,
+        decay=experiment.optimizer.average,
     )
 
 
@@ -96,7 +137,8 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
     Raises:
       InputError: the model's name is unknown.
     """
+    model = experiment.model
     return EmbeddingNetwork(
-        backbone=models.create(experiment.model.name, experiment.model.feature_dim),
+        backbone=models.create(model.name, model.feature_dim, dtype=model.dtype, remat=model.remat),
         head=Heads(num_classes, experiment.loss),
     )

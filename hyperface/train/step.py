@@ -58,10 +58,14 @@ def train_step(
         params, opt_state = sampled.take(whole, loss, sample)
 
     def loss_sum(params):
-        features, made = state.network.apply({"params": params}, images, labels, context)
-        return made.total, (features, made)
+        (features, made), updated = state.network.apply(
+            state.variables | {"params": params}, images, labels, context, mutable=["batch_stats"]
+        )
+        return made.total, (features, made, updated.get("batch_stats", {}))
 
-    (total, (features, made)), grads = jax.value_and_grad(loss_sum, has_aux=True)(params)
+    (total, (features, made, batch_stats)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
+        params
+    )
     looked_at = {**made.terms, "feature_norm": l2_norm(features)}
     sums = {name: jnp.sum(jnp.where(counted, x, 0.0)) for name, x in looked_at.items()}
     sums["loss"] = total
@@ -85,7 +89,12 @@ def train_step(
     if sample is not None:
         params, opt_state = sampled.put(whole, (params, opt_state), loss, sample)
     state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, distortion=distortion
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        distortion=distortion,
+        average=_averaged(state, params),
     )
     return state, metrics
 
@@ -97,6 +106,15 @@ def _forced(loss: Loss, params: Any) -> Any:
         head = params["head"] | {name: params["head"][name] | {"agents": agents}}
         params = params | {"head": head}
     return params
+
+
+def _averaged(state: TrainState, params: Any) -> Any:
+    """The moving average of the parameters after this step."""
+    if state.average is None:
+        return None
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(state.decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, state.average, 1.0 - decay)
 
 
 def _distortion(

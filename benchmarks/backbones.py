@@ -1,0 +1,267 @@
+"""Every backbone at its paper's image size, beside the same layers in Torch.
+
+    pip install -e '.[peers]'
+    python benchmarks/backbones.py --models sphereface-20 lightcnn-9
+
+"forward" is one feature an image; "train" its value and the gradient of every parameter, batch norm
+by the batch. Each measurement is a process of its own and the candidates take turns, so that a
+drift of the machine meets all of them. "ratio" is train time to that of Torch in float32; "temp" is
+what XLA says the train program needs beside its arguments and results; "peak" is by how much a
+process grows while it trains. "plain XLA" is without `hyperface.compiler`'s options. A Torch net
+must have as many parameters as ours, or the run stops.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+MODELS = [
+    "lenet",
+    "wen28",
+    "lightcnn-9",
+    "sphereface-20",
+    "sphereface-64",
+    "iresnet-18",
+    "iresnet-50",
+    "iresnet-100",
+]
+
+
+def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable, dict]:
+    """The forward call, the train call, and what is known of them."""
+    import jax
+    import jax.numpy as jnp
+
+    from hyperface import compiler, models
+
+    dtype = "bfloat16" if "bfloat16" in candidate else "float32"
+    model = models.create(name, dtype=dtype, remat="remat" in candidate)
+    images = jax.device_put(_images(batch, models.MODELS[name].image_shape))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    options = None if "plain XLA" in candidate else compiler.options()
+
+    def loss(params, images):
+        settings = {"train": True, "mutable": ["batch_stats"]} if model.batch_norm else {}
+        found = model.apply(variables | {"params": params}, images, **settings)
+        return jnp.mean((found[0] if model.batch_norm else found) ** 2)
+
+    forward = jax.jit(model.apply, compiler_options=options)
+    params = variables["params"]
+    step = jax.jit(jax.value_and_grad(loss), compiler_options=options)
+    step = step.lower(params, images).compile()
+    temp = step.memory_analysis().temp_size_in_bytes
+    return (
+        lambda: jax.block_until_ready(forward(variables, images)),
+        lambda: jax.block_until_ready(step(params, images)),
+        {"temp": temp / 2**20, "parameters": sum(leaf.size for leaf in jax.tree.leaves(params))},
+    )
+
+
+def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable, dict]:
+    """The same of a net of the same layers in Torch."""
+    import torch
+
+    from hyperface import models
+
+    entry = models.MODELS[name]
+    net = _torch_net(name, channels=entry.image_shape[2])
+    images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        net.eval()(images[:1])  # Makes the parameters of the feature layer.
+    if "channels last" in candidate:
+        net = net.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    bfloat16 = "bfloat16" in candidate
+
+    def features():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return net(images)
+
+    def forward():
+        net.eval()
+        with torch.no_grad():
+            return features()
+
+    def train():
+        net.train()
+        net.zero_grad(set_to_none=True)
+        loss = features().float().square().mean()
+        loss.backward()
+        return loss
+
+    counted = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    return forward, train, {"parameters": counted}
+
+
+def _torch_net(name: str, channels: int):
+    import torch
+    from torch import nn
+
+    class Sum(nn.Module):
+        def __init__(self, branch, shortcut=None):
+            super().__init__()
+            self.branch, self.shortcut = branch, shortcut
+
+        def forward(self, x):
+            return self.branch(x) + (x if self.shortcut is None else self.shortcut(x))
+
+    class MaxFeatureMap(nn.Module):
+        def forward(self, x):
+            return torch.maximum(*x.chunk(2, dim=1))
+
+    def residual(width):
+        conv = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
+        return Sum(nn.Sequential(conv[0], nn.PReLU(width), conv[1], nn.PReLU(width)))
+
+    def improved(inputs, width, stride):
+        branch = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+            nn.Conv2d(width, width, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        if stride == 1:
+            return Sum(branch)
+        shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False)
+        return Sum(branch, nn.Sequential(shortcut, nn.BatchNorm2d(width)))
+
+    widths, layers, family = (64, 128, 256, 512), [], name.split("-")[0]
+    if family == "lenet":
+        for width in (32, 64, 128):
+            for _ in range(2):
+                layers += [nn.Conv2d(channels, width, 5, padding=2), nn.PReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(2, bias=False))
+    if family == "lightcnn":
+        sizes = [(5, 48), (1, 48), (3, 96), (1, 96), (3, 192), (1, 192), (3, 128), (1, 128)]
+        for place, (kernel, width) in enumerate([*sizes, (3, 128)]):
+            conv = nn.Conv2d(channels, 2 * width, kernel, padding=kernel // 2)
+            layers += [conv, MaxFeatureMap()]
+            layers += [nn.MaxPool2d(2)] if place in (0, 2, 4, 8) else []
+            channels = width
+        return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(512), MaxFeatureMap())
+    if family == "iresnet":
+        number = {"18": (2, 2, 2, 2), "50": (3, 4, 14, 3), "100": (3, 13, 30, 3)}
+        layers = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)]
+        layers.append(nn.PReLU(64))
+        channels = 64
+        for width, blocks in zip(widths, number[name.split("-")[1]], strict=True):
+            for block in range(blocks):
+                layers.append(improved(channels, width, 1 if block else 2))
+                channels = width
+        last = nn.BatchNorm1d(512)
+        last.weight.requires_grad = False
+        return nn.Sequential(*layers, nn.BatchNorm2d(512), nn.Flatten(), nn.LazyLinear(512), last)
+    wen = family == "wen28"
+    blocks = (1, 2, 5, 3) if wen else {"20": (1, 2, 4, 1), "64": (3, 8, 16, 3)}[name.split("-")[1]]
+    if wen:
+        layers, channels = [nn.Conv2d(channels, 32, 3), nn.PReLU(32)], 32
+    for width, number in zip(widths, blocks, strict=True):
+        stride, padding = (1, 0) if wen else (2, 1)
+        layers += [nn.Conv2d(channels, width, 3, stride, padding), nn.PReLU(width)]
+        layers += [nn.MaxPool2d(2, ceil_mode=True)] if wen else []
+        layers += [residual(width) for _ in range(number)]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(512))
+
+
+def _images(batch: int, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (batch, *shape)).astype(np.float32)
+
+
+CANDIDATES: dict[str, Callable] = {
+    "hyperface float32": jax_calls,
+    "torch float32": torch_calls,
+    "torch float32, channels last": torch_calls,
+    "hyperface float32, plain XLA": jax_calls,
+    "hyperface float32, remat": jax_calls,
+    "hyperface bfloat16": jax_calls,
+    "torch bfloat16, channels last": torch_calls,
+}
+
+
+def worker(candidate: str, name: str, batch: int, calls: int) -> None:
+    """Measures one candidate in this process and prints what it found as JSON."""
+    forward, train, found = CANDIDATES[candidate](name, batch, candidate)
+
+    def seconds(call):
+        call()
+        taken = []
+        for _ in range(calls):
+            began = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - began)
+        return taken
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found["train"] = seconds(train)
+    found["peak"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    found["forward"] = seconds(forward)
+    print(json.dumps(found))
+
+
+def measure(options: argparse.Namespace, name: str) -> None:
+    """Prints one table."""
+    found: dict[str, list[dict]] = {candidate: [] for candidate in options.candidates}
+    for _ in range(options.rounds):
+        for candidate in found:
+            arguments = [candidate, name, str(options.batch), str(options.calls)]
+            done = subprocess.run(
+                [sys.executable, __file__, "--worker", *arguments],
+                env=os.environ,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                sys.exit(f"{candidate} failed:\n{done.stderr}")
+            found[candidate].append(json.loads(done.stdout.splitlines()[-1]))
+    parameters = {runs[0]["parameters"] for runs in found.values()}
+    assert len(parameters) == 1, f"{name}: the nets differ, with {parameters} parameters"
+
+    def median(candidate: str, what: str) -> float:
+        return float(np.median([s for run in found[candidate] for s in run[what]]))
+
+    print(f"\n{name}, {parameters.pop():,} parameters, batch {options.batch}: images a second, MiB")
+    print(f"{'':31}{'forward':>9}{'train':>8}{'ratio':>7}{'temp':>8}{'peak':>8}")
+    for candidate, runs in found.items():
+        rates = [options.batch / median(candidate, what) for what in ("forward", "train")]
+        ratio = median(candidate, "train") / median("torch float32", "train")
+        temp = f"{runs[0]['temp']:8.0f}" if "temp" in runs[0] else f"{'-':>8}"
+        peak = min(run["peak"] for run in runs)
+        print(
+            f"{candidate:31}{rates[0]:9.1f}{rates[1]:8.1f}{ratio:7.2f}{temp}{peak:8.0f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Parses the options and measures."""
+    if sys.argv[1:2] == ["--worker"]:
+        candidate, name, *sizes = sys.argv[2:]
+        worker(candidate, name, *map(int, sizes))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES], default=[*CANDIDATES])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--calls", type=int, default=3)
+    options = parser.parse_args()
+    if "torch float32" not in options.candidates:
+        parser.error("--candidates: expected torch float32 among them, which ratios are to")
+    for name in options.models:
+        measure(options, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""C-contrastive loss fine-tuned from a softmax baseline on real faces.
+
+Source: NormFace, Eq. 10, m = 1, and 5.1.
+Command: python -m launch.train faces-c-contrastive --init-from runs/faces-softmax
+Data: as for faces-softmax.
+Time: TODO
+Published: none on this data.
+Measured: TODO
+"""
+
+import dataclasses
+
+from hyperface.objective import CContrastiveTerm, Loss, SoftmaxTerm
+from launch.experiments import faces_softmax
+
+BASELINE = faces_softmax.EXPERIMENT
+
+EXPERIMENT = dataclasses.replace(
+    BASELINE,
+    name="faces-c-contrastive",
+    steps=1000,
+    checkpoint_every=200,
+    loss=Loss(softmax=SoftmaxTerm(weight=0.0), c_contrastive=CContrastiveTerm(weight=1.0)),
+    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(500,)),
+    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=100),
+)

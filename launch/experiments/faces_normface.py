@@ -1,0 +1,26 @@
+"""Normalised softmax fine-tuned from a softmax baseline on real faces.
+
+Source: NormFace, Eq. 6 and 5.1: fine-tuning at a small learning rate, the mean of five snapshots.
+Command: python -m launch.train faces-normface --init-from runs/faces-softmax
+Data: as for faces-softmax.
+Time: TODO
+Published: none on this data.
+Measured: TODO
+"""
+
+import dataclasses
+
+from hyperface.objective import Loss
+from launch.experiments import faces_softmax
+
+BASELINE = faces_softmax.EXPERIMENT
+
+EXPERIMENT = dataclasses.replace(
+    BASELINE,
+    name="faces-normface",
+    steps=1000,
+    checkpoint_every=200,
+    loss=Loss(),
+    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(500,)),
+    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=100),
+)

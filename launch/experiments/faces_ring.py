@@ -1,0 +1,26 @@
+"""Softmax with Ring loss fine-tuned from a softmax baseline on real faces.
+
+Source: Ring loss, Eq. 4, lambda 0.01, on plain softmax.
+Command: python -m launch.train faces-ring --init-from runs/faces-softmax
+Data: as for faces-softmax.
+Time: TODO
+Published: none on this data.
+Measured: TODO
+"""
+
+import dataclasses
+
+from hyperface.objective import Loss, RingTerm, SoftmaxTerm
+from launch.experiments import faces_softmax
+
+BASELINE = faces_softmax.EXPERIMENT
+
+EXPERIMENT = dataclasses.replace(
+    BASELINE,
+    name="faces-ring",
+    steps=1000,
+    checkpoint_every=200,
+    loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0), ring=RingTerm(weight=0.01)),
+    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(500,)),
+    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=100),
+)
