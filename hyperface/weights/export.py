@@ -8,6 +8,7 @@ the function from images to features that another program would.
 import logging
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from flax import traverse_util
 
 from hyperface import models
 from hyperface.errors import InputError
-from hyperface.evaluate.embed import Mirror, embedder
+from hyperface.evaluate.embed import Mirror, merged
 from hyperface.normalize import l2_normalize
 from hyperface.weights.files import FORMAT
 from hyperface.weights.load import load_backbone
@@ -41,13 +42,13 @@ def make_embedder(
     """
     network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
-    merged = embedder(network.apply, mirror)
+    merge = merged(network.apply, mirror)
 
     def embed(images: jax.Array) -> jax.Array:
-        features, _ = merged(variables, images)
+        features, _ = merge(variables, images)
         return l2_normalize(features) if normalize else features
 
-    return embed
+    return jax.jit(embed)
 
 
 def export_safetensors(saved: SavedBackbone) -> bytes:
@@ -120,7 +121,7 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
             )
         except Exception as error:  # It fails in its own ways where it has no rule for a layer.
             raise InputError(
-                f"onnx: expected a network that jax2onnx {jax2onnx.__version__} converts, found "
+                f"onnx: expected a network that jax2onnx {version('jax2onnx')} converts, found "
                 f"that it does not ({str(error)[:200]}). Take stablehlo."
             ) from error
     return model.SerializeToString()

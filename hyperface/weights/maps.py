@@ -141,7 +141,7 @@ def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
                 entries += _norm(f"{theirs}.downsample.1", f"{ours}/norm_shortcut")
     entries += _norm("bn2", "norm2")
     entries += _dense("fc", "feature", flat=True)
-    entries += _norm("features", "norm_feature", gain=False)
+    entries += _norm("features", "norm_feature", scaled=False)
     pixels = Pixels(127.5, 127.5, "rgb")
     yield NameMap("insightface, PyTorch", tuple(entries), pixels, r".*\.num_batches_tracked")
 
@@ -202,8 +202,8 @@ def _prelu(theirs: str, ours: str) -> list[Entry]:
     return _vector(theirs, "weight", ours, "slope")
 
 
-def _norm(theirs: str, ours: str, *, gain: bool = True) -> list[Entry]:
-    weight = Entry(f"{theirs}.weight", f"params/{ours}/gain", "vector" if gain else "one")
+def _norm(theirs: str, ours: str, *, scaled: bool = True) -> list[Entry]:
+    weight = Entry(f"{theirs}.weight", f"params/{ours}/scale", "vector" if scaled else "one")
     return [
         weight,
         *_vector(theirs, "bias", ours, "bias"),
