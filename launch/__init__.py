@@ -1,1 +1,1 @@
-"""Commands: `python -m launch.train`, `launch.evaluate`, `launch.prepare`; each has --help."""
+"""Commands: `python -m launch.prepare`, `.train`, `.evaluate`, `.export`; each has --help."""

@@ -59,6 +59,13 @@ MAY_IMPORT = {
         },
         set(),
     ),
+    "weights": ({"weights", "models", "errors"}, {"flax"}),
+    "weights.caffe": (set(), set()),
+    "weights.runs": ({"errors"}, {"flax", "orbax"}),
+    "weights.export": (
+        {"weights", "models", "errors", "normalize", "evaluate.embed"},
+        {"flax"},
+    ),
     "report": ({"report", "evaluate", "files"}, {"matplotlib"}),
 }
 
@@ -125,6 +132,8 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
         ("train", ["--list-models", "--steps", "many"]),
         ("train", ["--steps", "many"]),
         ("evaluate", ["--help"]),
+        ("export", ["--help"]),
+        ("export", ["run", "--out", "out", "--step", "many"]),
         ("prepare", ["--help"]),
     ],
 )

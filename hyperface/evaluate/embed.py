@@ -28,7 +28,14 @@ class Embeddings(NamedTuple):
 def embedder(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
-    """A jitted (parameters, images) -> (merged features, norms of the images' own features).
+    """`merged`, jitted with this library's compiler options."""
+    return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
+
+
+def merged(
+    apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
+) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """A function (parameters, images) -> (merged features, norms of the images' own features).
 
     Args:
       apply: (parameters, images [batch, height, width, channels]) -> features [batch, dim].
@@ -46,7 +53,7 @@ def embedder(
             return features + mirrored, norms
         return jnp.concatenate([features, mirrored], axis=1), norms
 
-    return jax.jit(embed, compiler_options=compiler.options())
+    return embed
 
 
 def embed_split(

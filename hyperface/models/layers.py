@@ -152,4 +152,4 @@ def max_pool(x: jax.Array, window: int = 2, *, round_up: bool = False) -> jax.Ar
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         return x.max(axis=(2, 4))
     over = [(0, -(side - window) % 2 if round_up else 0) for side in (height, width)]
-    return nn.max_pool(x, (window, window), strides=(2, 2), padding=over)
+    return nn.max_pool(x, window_shape=(window, window), strides=(2, 2), padding=over)

@@ -1,0 +1,10 @@
+"""Weights in and out: released files and earlier runs into a backbone, a trained one out of a run.
+
+`load_backbone` fills a fresh backbone. `read` opens a file as it is. `export` writes an embedder.
+"""
+
+from hyperface.weights.files import read
+from hyperface.weights.load import Report, load_backbone
+from hyperface.weights.runs import read_run
+
+__all__ = ["Report", "load_backbone", "read", "read_run"]

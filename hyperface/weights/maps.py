@@ -1,0 +1,225 @@
+"""Which array of a released file is which parameter of ours: lists that can be read.
+
+A map is an ordered list of entries (name in the file, path of ours, kind). The kind says how the
+array changes: released nets keep channels before rows and columns, ours after them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from flax import linen as nn
+
+from hyperface import models
+
+Kind = Literal["same", "vector", "conv", "first conv", "dense", "flat dense", "zero", "one"]
+"""same: as it is. vector: one number a channel. conv: OIHW to HWIO; the first conv also meets the
+pixels. dense: [out, in] to [in, out]; the flat one reads a flattened map, whose order turns from
+channel, row, column to row, column, channel. zero, one: no parameter of ours; all its numbers must
+be that, or it must be absent.
+"""
+
+Channels = Literal["rgb", "bgr", "grey"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array: its name in the file, and where it goes."""
+
+    source: str
+    target: str
+    """Path in our variables, "params/conv1/kernel"; for zero and one, where it would have gone."""
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a net was trained on: pixels 0 to 255 by (pixel - center) / spread, in some order."""
+
+    center: float = 127.5
+    spread: float = 128.0
+    channels: Channels = "rgb"
+
+    def __str__(self) -> str:
+        return f"(pixel - {self.center:g}) / {self.spread:g}, {self.channels}"
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """How the files of one origin name and lay out one network."""
+
+    layout: str
+    """Whose names these are, for messages."""
+    entries: tuple[Entry, ...]
+    pixels: Pixels = Pixels()
+    ignored: str = r"(?!)"
+    """Regular expression of names that are expected and of no use, the classifier's."""
+
+
+# This library's own pixels; Wen's and SphereFace's are the same in the order of OpenCV.
+OURS = Pixels()
+_CAFFE = Pixels(channels="bgr")
+
+
+def name_maps(model_name: str) -> list[NameMap]:
+    """The known maps of a model; none if only this library's own files fit it.
+
+    Raises:
+      InputError: no such model.
+    """
+    model = models.create(model_name)
+    return list(_MAPS.get(type(model), lambda model: ())(model))
+
+
+def own_map(paths: list[str], layout: str) -> NameMap:
+    """Names and arrays as they are: a run's checkpoint, or a file that `export` wrote."""
+    return NameMap(layout, tuple(Entry(path, path, "same") for path in paths))
+
+
+def _sphereface(model: models.SphereFace) -> Iterator[NameMap]:
+    """Released names count the convolutions of a stage: the strided one, then two a block."""
+    entries = []
+    for stage, blocks in enumerate(model.blocks, 1):
+        entries += _conv(f"conv{stage}_1", f"conv{stage}", first=stage == 1)
+        entries += _prelu(f"relu{stage}_1", f"prelu{stage}")
+        for block in range(1, blocks + 1):
+            theirs = [f"{stage}_{2 * block + place}" for place in (0, 1)]
+            entries += _residual_block(theirs, f"block{stage}_{block}")
+    entries += _dense("fc5", "feature", flat=True)
+    layout = "SphereFace, Caffe or a PyTorch port of the same names"
+    yield NameMap(layout, tuple(entries), _CAFFE, ignored=r"fc6.*")
+
+
+def _wen(model: models.Wen) -> Iterator[NameMap]:
+    """Released names count stages from the stem, and the convolutions of a stage's blocks."""
+    entries = [*_conv("conv1a", "conv1a", first=True), *_prelu("relu1a", "prelu1a")]
+    for stage, blocks in enumerate(model.blocks, 1):
+        place = "1b" if stage == 1 else str(stage)
+        entries += _conv(f"conv{place}", f"conv{place}")
+        entries += _prelu(f"relu{place}", f"prelu{place}")
+        for block in range(1, blocks + 1):
+            theirs = [f"{stage + 1}_{2 * block - 1 + place}" for place in (0, 1)]
+            entries += _residual_block(theirs, f"block{stage}_{block}")
+    entries += _dense("fc5", "feature", flat=True)
+    ignored = r"(fc[678]|center_loss|id_weight).*"
+    yield NameMap("caffe-face, Caffe", tuple(entries), _CAFFE, ignored)
+
+
+def _lightcnn(model: models.LightCNN) -> Iterator[NameMap]:
+    groups = {2: 2, 3: 4, 4: 6, 5: 7}
+    torch = {"conv1": "features.0.filter", "feature": "fc1.filter"}
+    for stage, place in groups.items():
+        torch[f"conv{stage}a"] = f"features.{place}.conv_a.filter"
+        torch[f"conv{stage}"] = f"features.{place}.conv.filter"
+    caffe = {name: name for name in torch} | {"feature": "fc1"}
+    for layout, names in (("LightCNN, PyTorch", torch), ("LightenedCNN-B, Caffe", caffe)):
+        entries = []
+        for ours, theirs in names.items():
+            if ours == "feature":
+                entries += _dense(theirs, ours, flat=True)
+            else:
+                entries += _conv(theirs, ours, first=ours == "conv1")
+        yield NameMap(layout, tuple(entries), Pixels(0, 255, "grey"), ignored=r"fc2\..*")
+
+
+def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
+    entries = [
+        *_conv("conv1", "conv1", first=True, bias=False),
+        *_norm("bn1", "norm1"),
+        *_prelu("prelu", "prelu1"),
+    ]
+    for stage, blocks in enumerate(model.blocks, 1):
+        for block in range(blocks):
+            theirs, ours = f"layer{stage}.{block}", f"block{stage}_{block + 1}"
+            for index in (1, 2, 3):
+                entries += _norm(f"{theirs}.bn{index}", f"{ours}/norm{index}")
+            for index in (1, 2):
+                entries += _conv(f"{theirs}.conv{index}", f"{ours}/conv{index}", bias=False)
+            entries += _prelu(f"{theirs}.prelu", f"{ours}/prelu")
+            if block == 0:
+                entries += _conv(f"{theirs}.downsample.0", f"{ours}/shortcut", bias=False)
+                entries += _norm(f"{theirs}.downsample.1", f"{ours}/norm_shortcut")
+    entries += _norm("bn2", "norm2")
+    entries += _dense("fc", "feature", flat=True)
+    entries += _norm("features", "norm_feature", scaled=False)
+    pixels = Pixels(127.5, 127.5, "rgb")
+    yield NameMap("insightface, PyTorch", tuple(entries), pixels, r".*\.num_batches_tracked")
+
+
+def _lenet(model: models.LeNet) -> Iterator[NameMap]:
+    caffe = NameMap(
+        "NormFace's or caffe-face's MNIST net, Caffe",
+        _lenet_entries(model, "conv{0}{2}", "prelu{0}{2}", "ip1"),
+        Pixels(128 if model.kernel_size == 3 else 127.5, 128, "grey"),
+        ignored=r"(ip2|id_weight|center_loss).*",
+    )
+    torch = NameMap(
+        "Ring loss' MNIST net, PyTorch",
+        _lenet_entries(model, "conv{0}_{1}", "prelu{0}_{1}", "fc1"),
+        Pixels(0.1307 * 255, 0.3081 * 255, "grey"),
+        ignored=r"(softmax|ringloss)\..*",
+    )
+    yield from (caffe, torch)
+
+
+def _lenet_entries(model: models.LeNet, conv: str, prelu: str, dense: str) -> tuple[Entry, ...]:
+    entries = []
+    for stage in (1, 2, 3):
+        for place, letter, plus in ((1, "a", ""), (2, "b", "+")):
+            theirs, first = (stage, place, plus), (stage, place) == (1, 1)
+            entries += _conv(conv.format(*theirs), f"conv{stage}{letter}", first=first)
+            entries += _prelu(prelu.format(*theirs), f"prelu{stage}{letter}")
+    entries += _dense(dense, "feature", flat=True, bias=model.feature_bias)
+    if model.feature_prelu:
+        entries += _prelu(f"prelu{dense}", "prelu_feature")
+    return tuple(entries)
+
+
+def _conv(theirs: str, ours: str, *, first: bool = False, bias: bool = True) -> list[Entry]:
+    kind = "first conv" if first else "conv"
+    kernel = Entry(f"{theirs}.weight", f"params/{ours}/kernel", kind)
+    return [kernel, *_vector(theirs, "bias", ours, "bias")] if bias else [kernel]
+
+
+def _dense(theirs: str, ours: str, *, flat: bool = False, bias: bool = True) -> list[Entry]:
+    kind = "flat dense" if flat else "dense"
+    kernel = Entry(f"{theirs}.weight", f"params/{ours}/kernel", kind)
+    return [kernel, *_vector(theirs, "bias", ours, "bias")] if bias else [kernel]
+
+
+def _residual_block(theirs: list[str], ours: str) -> list[Entry]:
+    """Released residual convolutions have biases that were frozen at zero; ours have none."""
+    entries = []
+    for index, place in enumerate(theirs):
+        conv = f"{ours}/Conv_{index}"
+        entries += _conv(f"conv{place}", conv, bias=False)
+        entries += [Entry(f"conv{place}.bias", f"params/{conv}/bias", "zero")]
+        entries += _prelu(f"relu{place}", f"{ours}/PReLU_{index}")
+    return entries
+
+
+def _prelu(theirs: str, ours: str) -> list[Entry]:
+    return _vector(theirs, "weight", ours, "slope")
+
+
+def _norm(theirs: str, ours: str, *, scaled: bool = True) -> list[Entry]:
+    weight = Entry(f"{theirs}.weight", f"params/{ours}/scale", "vector" if scaled else "one")
+    return [
+        weight,
+        *_vector(theirs, "bias", ours, "bias"),
+        Entry(f"{theirs}.running_mean", f"batch_stats/{ours}/mean", "vector"),
+        Entry(f"{theirs}.running_var", f"batch_stats/{ours}/variance", "vector"),
+    ]
+
+
+def _vector(theirs: str, their_name: str, ours: str, our_name: str) -> list[Entry]:
+    return [Entry(f"{theirs}.{their_name}", f"params/{ours}/{our_name}", "vector")]
+
+
+_MAPS: dict[type[nn.Module], Callable[..., Iterator[NameMap]]] = {
+    models.SphereFace: _sphereface,
+    models.Wen: _wen,
+    models.LightCNN: _lightcnn,
+    models.IResNet: _iresnet,
+    models.LeNet: _lenet,
+}

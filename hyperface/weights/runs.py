@@ -1,0 +1,83 @@
+"""The backbone out of a run's checkpoint, and nothing else of it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from hyperface.errors import InputError
+
+COLLECTIONS = ("params", "batch_stats")
+
+
+class SavedBackbone(NamedTuple):
+    """A trained backbone, and what its run says of it."""
+
+    arrays: dict[str, np.ndarray]
+    """By path, "params/conv1/kernel"."""
+    experiment: dict[str, Any]
+    """The run's experiment, as `Experiment.to_dict` made it."""
+    image_shape: tuple[int, int, int]
+    step: int
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+        return self.experiment["model"]["name"]
+
+
+def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
+    """The backbone of a run; the heads and the optimiser stay on disk.
+
+    Args:
+      folder: a run, as launch.train made it, finished or not; nothing in it is touched.
+      step: which checkpoint; the newest whole one by default.
+
+    Raises:
+      InputError: there is no such checkpoint, or it cannot be read.
+    """
+    checkpoints = Path(folder).absolute() / "checkpoints"
+    steps = sorted(
+        int(path.name)
+        for path in checkpoints.glob("[0-9]*")
+        if path.name.isdigit() and all((path / item).is_dir() for item in ("state", "meta"))
+    )
+    if not steps or step not in (None, *steps):
+        wanted = "a checkpoint" if step is None else f"the checkpoint {step}"
+        found = ", ".join(map(str, steps)) or "none"
+        raise InputError(f"{folder}: expected a run with {wanted}, found steps: {found}.")
+    chosen = steps[-1] if step is None else step
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(checkpoints / str(chosen) / "meta")
+        return SavedBackbone(
+            arrays=_backbone(checkpoints / str(chosen) / "state"),
+            experiment=meta["experiment"],
+            image_shape=tuple(meta["data"]["image_shape"]),
+            step=chosen,
+        )
+    except Exception as error:  # A damaged checkpoint fails in Orbax, tensorstore or json.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{checkpoints / str(chosen)}: expected a whole checkpoint, found a damaged one "
+            f"({reason[:200]}). Take another step of the run."
+        ) from error
+
+
+def _backbone(state: Path) -> dict[str, np.ndarray]:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(state).item_metadata.tree
+        item = {
+            name: {"backbone": jax.tree.map(lambda _: 0, stored[name]["backbone"])}
+            for name in COLLECTIONS
+            if "backbone" in (stored.get(name) or {})
+        }
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        found = checkpointer.restore(
+            state, args=ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
+        )
+    trees = {name: tree["backbone"] for name, tree in found.items()}
+    return traverse_util.flatten_dict(trees, sep="/")

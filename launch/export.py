@@ -1,0 +1,112 @@
+"""Writes a run's embedder as files that other programs can use, and checks each.
+
+    python -m launch.export runs/orl-normface --out exported
+    python -m launch.export RUN --out FOLDER --format safetensors,stablehlo,onnx --mirror sum
+
+Images in, features out. `embedder.safetensors` holds the backbone's weights, without what follows
+it; `embedder.stablehlo` is a program that JAX runs without this library; `embedder.onnx` needs
+jax2onnx and onnxruntime. Each is opened again and must give the features of the run.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from hyperface.errors import InputError, unknown_name
+from hyperface.files import replace_bytes, replace_text
+from launch import cli
+
+FORMATS = ("safetensors", "stablehlo", "onnx")
+
+TOLERANCE = 1e-4
+"""Largest difference of a feature that passes, beside the largest feature."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Options of the command."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run, as launch.train made it."""
+    out: Path
+    """Folder for the files."""
+    format: str = "safetensors,stablehlo"
+    """Which of safetensors, stablehlo and onnx, separated by commas."""
+    step: int | None = None
+    """Which checkpoint; the newest by default."""
+    mirror: Literal["none", "sum", "concat"] | None = None
+    """How features of image and mirror image are merged; the experiment's way by default."""
+    normalize: bool = True
+    """Scale features to unit length at the end."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and exports."""
+    options = tyro.cli(Export, args=args, prog="python -m launch.export", description=__doc__)
+    formats = tuple(name.strip() for name in options.format.split(","))
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out: expected a folder, found the file {options.out}.")
+    from rich.console import Console
+
+    from hyperface.weights import export, read_run
+
+    cli.quiet_libraries()
+    saved = read_run(options.run, options.step)
+    settings = {
+        "mirror": options.mirror or saved.experiment["evaluation"]["mirror"],
+        "normalize": options.normalize,
+    }
+    embed = export.make_embedder(saved, **settings)
+    contents = {name: _content(name, embed, saved) for name in formats}
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "model": saved.model,
+        "step": saved.step,
+        "input": ["batch", *saved.image_shape],
+        "pixels": "(pixel - 127.5) / 128",
+        **settings,
+        "files": {},
+    }
+    for name, content in contents.items():
+        path = options.out / f"embedder.{name}"
+        replace_bytes(path, content)
+        difference = export.largest_difference(
+            embed, _opened(name, path, saved, settings), saved.image_shape
+        )
+        line = f"{path}: {len(content) / 1e6:.1f} MB, largest difference {difference:.1e}"
+        Console().print(line, highlight=False, soft_wrap=True)
+        if not difference <= TOLERANCE:
+            path.unlink()
+            raise InputError(
+                f"{path}: expected a difference up to {TOLERANCE:g}, found {difference:g}: removed."
+            )
+        record["files"][path.name] = {"largest_difference": difference}
+    replace_text(options.out / "embedder.json", json.dumps(record, indent=2) + "\n")
+
+
+def _content(name: str, embed, saved) -> bytes:
+    from hyperface.weights import export
+
+    if name == "safetensors":
+        return export.export_safetensors(saved)
+    make = export.export_stablehlo if name == "stablehlo" else export.export_onnx
+    return make(embed, saved.image_shape)
+
+
+def _opened(name: str, path: Path, saved, settings):
+    from hyperface.weights import export
+
+    if name == "safetensors":
+        return export.open_safetensors(path, saved, **settings)
+    return (export.open_stablehlo if name == "stablehlo" else export.open_onnx)(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)

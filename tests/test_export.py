@@ -1,0 +1,171 @@
+"""An exported embedder gives the run's features, also where this library is not installed."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperface import weights
+from hyperface.errors import InputError
+from hyperface.evaluate.embed import embedder
+from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.state import abstract_state
+from hyperface.weights.maps import Pixels
+from launch import export
+
+SHAPE = (16, 14, 3)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_experiment, tmp_path_factory):
+    """The folder of a run that nobody trained: all numbers are random."""
+    rng = np.random.default_rng(3)
+
+    def drawn(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
+
+    state = jax.tree.map(drawn, abstract_state(tiny_experiment, 6, SHAPE))
+    meta = {
+        "experiment": tiny_experiment.to_dict(),
+        "data": {"classes": 6, "image_shape": list(SHAPE)},
+    }
+    folder = tmp_path_factory.mktemp("export") / "run"
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(4, state, meta)
+        checkpoints.save(8, state, meta)
+    return folder, state
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """What the command makes by default."""
+    folder = tmp_path_factory.mktemp("exported")
+    export.main([str(run[0]), "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def images(rng):
+    return jnp.asarray((rng.integers(0, 256, (5, *SHAPE)) - 127.5) / 128, jnp.float32)
+
+
+def embed(state, images, mirror):
+    def apply(params, images):
+        return state.network.apply({"params": params}, images, method="embed")
+
+    return embedder(apply, mirror)(state.params, images)[0]
+
+
+def test_only_the_backbone_is_read(run):
+    folder, state = run
+    saved = weights.read_run(folder)
+    assert (saved.model, saved.step, saved.image_shape) == ("sphereface-mini", 8, SHAPE)
+    assert weights.read_run(folder, 4).step == 4
+    assert all(name.startswith("params/") and "head" not in name for name in saved.arrays)
+    assert len(saved.arrays) == len(jax.tree.leaves(state.params["backbone"]))
+
+
+def test_a_run_fills_a_fresh_backbone(run):
+    folder, state = run
+    like = jax.tree.map(jnp.zeros_like, state.params["backbone"])
+    params, report = weights.load_backbone(folder, "sphereface-mini", like)
+    jax.tree.map(np.testing.assert_array_equal, params, state.params["backbone"])
+    assert "a run of this library" in str(report)
+    with pytest.raises(InputError, match="expected weights of 'wen28', found 'sphereface-mini'"):
+        weights.load_backbone(folder, "wen28", like)
+
+
+def test_checkpoints_that_are_not_there_or_damaged_are_refused(run, tmp_path):
+    folder, _ = run
+    with pytest.raises(InputError, match="expected a run with the checkpoint 5, found steps: 4, 8"):
+        weights.read_run(folder, 5)
+    for item in ("state", "meta"):
+        (tmp_path / "checkpoints" / "3" / item).mkdir(parents=True)
+    with pytest.raises(InputError, match="expected a whole checkpoint, found a damaged one"):
+        weights.read_run(tmp_path)
+
+
+def test_the_command_checks_what_it_writes(run, tmp_path, capsys):
+    arguments = ["--format", "safetensors", "--mirror", "none", "--no-normalize"]
+    export.main([str(run[0]), "--out", str(tmp_path), *arguments])
+    assert re.search(r"embedder.safetensors: \d.*, largest difference 0", capsys.readouterr().out)
+    record = json.loads((tmp_path / "embedder.json").read_text())
+    assert record["input"] == ["batch", *SHAPE]
+    assert (record["mirror"], record["normalize"]) == ("none", False)
+
+
+def test_an_export_fills_a_fresh_backbone(run, exported):
+    backbone = run[1].params["backbone"]
+    path, like = exported / "embedder.safetensors", jax.tree.map(jnp.zeros_like, backbone)
+    params, report = weights.load_backbone(path, "sphereface-mini", like)
+    jax.tree.map(np.testing.assert_array_equal, params, backbone)
+    assert report.layout == "an export of this library"
+    with pytest.raises(InputError, match="expected weights of 'lenet', found 'sphereface-mini'"):
+        weights.load_backbone(path, "lenet", like)
+    with pytest.raises(InputError, match=r"expected pixels \(pixel - 127\.5\) / 128, rgb, as"):
+        weights.load_backbone(path, "sphereface-mini", like, pixels=Pixels(0, 255, "grey"))
+
+
+def test_the_program_runs_without_this_library(run, exported, tmp_path, images):
+    """In a bare interpreter, whose only imports are jax and numpy; any batch size."""
+    np.save(tmp_path / "images.npy", np.asarray(images))
+    code = f"""if True:
+        import sys
+        import numpy as np
+        from jax import export
+        data = open({str(exported / "embedder.stablehlo")!r}, "rb").read()
+        images = np.load({str(tmp_path / "images.npy")!r})
+        program = export.deserialize(bytearray(data))
+        features = np.asarray(program.call(images))
+        assert np.allclose(program.call(images[:2]), features[:2], atol=1e-5)
+        np.save({str(tmp_path / "features.npy")!r}, features)
+        assert not {{"hyperface", "flax", "orbax"}} & set(sys.modules)
+        """
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)
+    expected = np.array(embed(run[1], images, "sum"))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.load(tmp_path / "features.npy"), expected, atol=1e-5)
+
+
+def test_onnx_gives_the_same_features(run, tmp_path, images):
+    pytest.importorskip("jax2onnx", reason="jax2onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    folder, state = run
+    export.main([str(folder), "--out", str(tmp_path), "--format", "onnx", "--mirror", "concat"])
+    session = onnxruntime.InferenceSession(tmp_path / "embedder.onnx")
+    (found,) = session.run(["features"], {"images": np.asarray(images)})
+    expected = np.array(embed(state, images, "concat"))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "stablehl"], "unknown format 'stablehl'. Did you mean 'stablehlo'"),
+        (["--step", "7"], "the checkpoint 7, found steps: 4, 8"),
+    ],
+)
+def test_wrong_options_write_nothing(run, arguments, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export.main([str(run[0]), "--out", str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_file_does_not_stay(run, tmp_path, monkeypatch):
+    from hyperface.weights import export as writers
+
+    monkeypatch.setattr(writers, "export_stablehlo", lambda embed, image_shape: b"not this")
+    monkeypatch.setattr(
+        writers, "open_stablehlo", lambda path: lambda images: jnp.zeros((len(images), 16))
+    )
+    with pytest.raises(InputError, match=r"expected a difference up to 0\.0001, found"):
+        export.main([str(run[0]), "--out", str(tmp_path), "--format", "stablehlo"])
+    assert list(tmp_path.iterdir()) == []
