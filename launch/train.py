@@ -30,6 +30,9 @@ class Train:
     """Folder of the run; runs/NAME by default."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    init_from: Path | None = None
+    """Backbone to fine-tune: an earlier run's folder, or a .safetensors, .pth or .caffemodel file
+    of the experiment's model."""
     fresh: bool = False
     """Delete what the folder holds of an earlier run, instead of going on with it."""
     list: bool = False
@@ -84,11 +87,12 @@ def run(options: Train) -> None:
     workdir = options.workdir or Path("runs") / experiment.name
     prepare_missing(experiment.data.name, data_dir, console)
     check_scorable(experiment, data_dir)
+    start = options.init_from and _start(options.init_from, experiment, data_dir, console)
     trained = {}
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name
         try:
-            state = train(part, data_dir, folder, fresh=options.fresh, console=console)
+            state = train(part, data_dir, folder, start=start, fresh=options.fresh, console=console)
         except DivergenceError as error:
             console.print(f"{part.name} diverged: {error}", style="red")
             sys.exit(cli.EXIT_DIVERGED)
@@ -100,7 +104,12 @@ def run(options: Train) -> None:
         ]
         trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
 
-    verifying = experiment.evaluation.protocol == "verification"
+    baselines = {}
+    if experiment.evaluation.protocol == "verification":
+        baselines["raw pixels"] = evaluate_pixels(experiment, data_dir)
+        if start is not None:
+            before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
+            baselines["before"] = evaluate_network(experiment, state.network, before, data_dir)
     split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
     tables = write_run_report(
         workdir,
@@ -109,7 +118,7 @@ def run(options: Train) -> None:
         f"{split.dataset}, {split.num_classes} classes; scored on the split "
         f"{experiment.data.test_split!r}.",
         trained=trained,
-        baselines={"raw pixels": evaluate_pixels(experiment, data_dir)} if verifying else {},
+        baselines=baselines,
         num_classes=split.num_classes,
         settings={
             "experiment": experiment.to_dict(),
@@ -122,6 +131,21 @@ def run(options: Train) -> None:
     console.print(
         f"Score the checkpoint again: python -m launch.evaluate {workdir}", soft_wrap=True
     )
+
+
+def _start(path: Path, experiment: Experiment, data_dir: Path, console):
+    """The backbone of a file or run, checked against the experiment's; says what was loaded."""
+    from hyperface.data.datasets import open_split
+    from hyperface.train.loop import Start
+    from hyperface.train.state import abstract_state
+    from hyperface.weights import load_backbone
+
+    split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
+    like = abstract_state(experiment, split.num_classes, split.image_shape).variables
+    wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
+    backbone, report = load_backbone(path, experiment.model.name, wanted)
+    console.print(str(report), highlight=False, soft_wrap=True)
+    return Start(str(path), backbone)
 
 
 def _like(experiment: Experiment):

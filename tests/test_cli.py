@@ -65,6 +65,25 @@ def test_training_ends_with_a_report(run):
     assert "Proposition 2" in page
 
 
+def test_a_run_starts_from_another_runs_backbone(run, tiny_data, tmp_path, capsys):
+    options = ["orl-ring", *SMALL, "--compare", "--data-dir", str(tiny_data)]
+    tuned = ["--init-from", str(run), "--optimizer.freeze-backbone", "6"]
+    folder = ["--workdir", str(tmp_path / "tuned")]
+    train.main([*options, *tuned, *folder])
+    assert "a run of this library" in capsys.readouterr().out
+    results = json.loads((tmp_path / "tuned/results.json").read_text())["results"]
+    # Frozen for all of its steps, the backbone scores as it did before, and as the run's last step.
+    assert results["before"] == results["orl-ring"]
+    first = json.loads((run / "results.json").read_text())["results"]["orl-normface"]
+    assert results["before"] == first
+    with pytest.raises(InputError, match=r"init_from was .*is now None"):
+        train.main([*options, "--optimizer.freeze-backbone", "6", *folder])
+    other = ["--model.feature-dim", "9", "--workdir", str(tmp_path / "other")]
+    with pytest.raises(InputError, match="model 'sphereface-mini'"):
+        train.main([*options, "--init-from", str(run), *other])
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys):
     evaluate.main([str(run), "--data-dir", str(tiny_data)])
     found = json.loads((run / "evaluation.json").read_text())

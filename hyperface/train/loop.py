@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -39,11 +39,21 @@ RUN_FILES = (
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+class Start(NamedTuple):
+    """Where a fine-tuned run starts."""
+
+    origin: str
+    """The file or run, as the user named it: the run folder is this run's only with it."""
+    backbone: dict[str, Any]
+    """"params", and "batch_stats" where the backbone has them."""
+
+
 def train(
     experiment: Experiment,
     data_dir: Path,
     workdir: Path,
     *,
+    start: Start | None = None,
     fresh: bool = False,
     console: Console | None = None,
 ) -> TrainState:
@@ -57,6 +67,7 @@ def train(
       data_dir: where the prepared data set is.
       workdir: the run's folder: `config.json`, `environment.json`, `metrics.jsonl`,
         `tensorboard/` and `checkpoints/`.
+      start: the backbone to fine-tune; None starts from random parameters.
       fresh: delete what `workdir` holds of an earlier run, and only that, first.
       console: where progress goes.
 
@@ -74,6 +85,8 @@ def train(
     parallel.check_devices(experiment.data.batch_size)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
+    if start is not None:
+        meta["init_from"] = start.origin
     if fresh:
         _clear(workdir)
     _claim(workdir, meta)
@@ -86,7 +99,13 @@ def train(
             state = checkpoints.restore(first_step, abstract, parallel.replicated())
         else:
             batch = next(_batches(experiment, split, 0))
-            state = create_state(experiment, split.num_classes, batch["images"], batch["labels"])
+            state = create_state(
+                experiment,
+                split.num_classes,
+                batch["images"],
+                batch["labels"],
+                start and start.backbone,
+            )
             state = jax.device_put(state, parallel.replicated())
         return _run(experiment, split, workdir, state, first_step, checkpoints, meta, console)
 
