@@ -18,9 +18,9 @@ BASELINE = faces_softmax.EXPERIMENT
 EXPERIMENT = dataclasses.replace(
     BASELINE,
     name="faces-normface",
-    steps=1000,
+    steps=600,
     checkpoint_every=200,
     loss=Loss(),
-    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(500,)),
-    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=100),
+    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(300,)),
+    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=40),
 )

@@ -18,9 +18,9 @@ BASELINE = faces_softmax.EXPERIMENT
 EXPERIMENT = dataclasses.replace(
     BASELINE,
     name="faces-ring",
-    steps=1000,
+    steps=600,
     checkpoint_every=200,
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0), ring=RingTerm(weight=0.01)),
-    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(500,)),
-    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=100),
+    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(300,)),
+    evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=40),
 )

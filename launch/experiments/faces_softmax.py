@@ -15,12 +15,12 @@ from hyperface.train.experiment import Data, Evaluation, Experiment, Model, Opti
 
 EXPERIMENT = Experiment(
     name="faces-softmax",
-    steps=3000,
+    steps=2000,
     log_every=20,
     checkpoint_every=500,
     data=Data(name="face_folder/faces", batch_size=64, shift=4),
     model=Model(name="sphereface-mini", feature_dim=128),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0)),
-    optimizer=Optimizer(learning_rate=0.02, boundaries=(2000, 2700)),
+    optimizer=Optimizer(learning_rate=0.02, boundaries=(1400, 1800)),
     evaluation=Evaluation(batch_size=200),
 )

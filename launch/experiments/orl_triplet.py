@@ -3,9 +3,9 @@
 Source: NormFace, Eq. 8, m = 0.8, on all violating triplets of a batch.
 Command: python -m launch.train orl-triplet
 Data: the AT&T/ORL faces, as for orl-normface.
-Time: TODO
+Time: 1 minute on two CPU cores.
 Published: none on this data.
-Measured: TODO
+Measured: accuracy 89.86 %, TAR 62.00 % at FAR 1 % and 44.22 % at 0.1 %.
 """
 
 import dataclasses
