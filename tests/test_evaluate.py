@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
+from hyperface.evaluate import verification
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.evaluate.embed import embed_split, embedder
 from hyperface.evaluate.roc import roc, tar_at_far
@@ -96,6 +97,18 @@ def test_all_pairs_of_four_images():
         (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3),
     ]  # fmt: skip
     np.testing.assert_array_equal(pairs.same, [True, False, False, False, False, True])
+
+
+def test_scores_of_few_pairs_and_of_all_are_the_cosines(rng, monkeypatch):
+    """All by one product, few in blocks that never hold every pair's features."""
+    monkeypatch.setattr(verification, "BLOCK_BYTES", 3 * 5 * 8)
+    features = rng.standard_normal((20, 5))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    every = all_pairs(np.zeros(20))
+    few = verification.Pairs(*(column[:40] for column in every))
+    for pairs in (every, few):
+        expected = [unit[i] @ unit[j] for i, j in zip(pairs.first, pairs.second, strict=True)]
+        np.testing.assert_allclose(cosine_scores(features, pairs), expected, rtol=1e-12)
 
 
 def test_perfect_features_score_one_and_random_ones_a_half(rng):

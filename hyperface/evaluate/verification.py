@@ -7,6 +7,10 @@ import numpy as np
 from hyperface.evaluate.roc import Roc, roc, tar_at_far
 
 
+BLOCK_BYTES = 64 * 2**20
+"""Features of this many bytes are gathered at once."""
+
+
 class Pairs(NamedTuple):
     """Image pairs by index."""
 
@@ -89,7 +93,15 @@ def cosine_scores(features: np.ndarray, pairs: Pairs) -> np.ndarray:
             f"({bad.size} rows in all)"
         )
     unit = features / norms[:, None]
-    return np.einsum("pd,pd->p", unit[pairs.first], unit[pairs.second])
+    first, second = pairs.first, pairs.second
+    if 4 * first.size >= unit.shape[0] ** 2:  # As good as all pairs: one product has them.
+        return (unit @ unit.T)[first, second]
+    scores = np.empty(first.size)
+    together = max(1, BLOCK_BYTES // (unit.itemsize * unit.shape[1]))
+    for start in range(0, first.size, together):
+        part = slice(start, start + together)
+        scores[part] = np.einsum("pd,pd->p", unit[first[part]], unit[second[part]])
+    return scores
 
 
 def deal_folds(same: np.ndarray, folds: int) -> np.ndarray:
