@@ -6,7 +6,6 @@ import numpy as np
 
 from hyperface.evaluate.roc import Roc, roc, tar_at_far
 
-
 BLOCK_BYTES = 64 * 2**20
 """Features of this many bytes are gathered at once."""
 
