@@ -21,6 +21,7 @@ EXPERIMENT = dataclasses.replace(
     steps=600,
     checkpoint_every=200,
     loss=Loss(softmax=SoftmaxTerm(weight=0.0), c_contrastive=CContrastiveTerm(weight=1.0)),
-    optimizer=dataclasses.replace(BASELINE.optimizer, boundaries=(300,)),
+    # Fresh heads at a large rate would undo the backbone: they learn alone first.
+    optimizer=dataclasses.replace(BASELINE.optimizer, freeze_backbone=200, boundaries=(200,)),
     evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=5, snapshot_every=40),
 )
