@@ -3,9 +3,10 @@
 Source: NormFace, Eq. 10, m = 1, and 5.1.
 Command: python -m launch.train faces-c-contrastive --init-from runs/faces-softmax
 Data: as for faces-softmax.
-Time: TODO
+Time: 2 minutes on two CPU cores.
 Published: none on this data.
-Measured: TODO
+Measured: accuracy 79.21 ± 0.02 % over the five snapshots (TAR 24.89 % at FAR 1 %, 10.56 % at
+  0.1 %), 78.80 % before. With `--optimizer.freeze-backbone 0 --optimizer.boundaries 300`: 74.07 %.
 """
 
 import dataclasses

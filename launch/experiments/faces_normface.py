@@ -3,9 +3,10 @@
 Source: NormFace, Eq. 6 and 5.1: fine-tuning at a small learning rate, the mean of five snapshots.
 Command: python -m launch.train faces-normface --init-from runs/faces-softmax
 Data: as for faces-softmax.
-Time: TODO
+Time: 2 minutes on two CPU cores.
 Published: none on this data.
-Measured: TODO
+Measured: accuracy 77.70 ± 0.22 % over the five snapshots (TAR 23.12 % at FAR 1 %, 9.77 % at
+  0.1 %), 78.80 % before. With `--optimizer.freeze-backbone 0 --optimizer.boundaries 300`: 78.63 %.
 """
 
 import dataclasses

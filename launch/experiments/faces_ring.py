@@ -3,9 +3,10 @@
 Source: Ring loss, Eq. 4, lambda 0.01, on plain softmax.
 Command: python -m launch.train faces-ring --init-from runs/faces-softmax
 Data: as for faces-softmax.
-Time: TODO
+Time: 2 minutes on two CPU cores.
 Published: none on this data.
-Measured: TODO
+Measured: accuracy 78.22 ± 0.09 % over the five snapshots (TAR 23.79 % at FAR 1 %, 9.56 % at
+  0.1 %), 78.80 % before. With `--optimizer.freeze-backbone 0 --optimizer.boundaries 300`: 76.63 %.
 """
 
 import dataclasses

@@ -5,9 +5,10 @@ Command: python -m launch.train faces-softmax
 Data: any folder with one folder a person of aligned 112 x 96 faces, the last 60 people held out, by
   python -m launch.prepare folder --source DIR --name faces --held-out 60. Measured on 10,813 images
   of 623 people: 299 of CelebA and the 324 of CFP whose name is not in LFW, 60 of whom are the test.
-Time: TODO
+Time: 5 minutes on two CPU cores.
 Published: none on this data.
-Measured: TODO
+Measured: accuracy 78.80 ± 0.21 %, TAR 25.46 % at FAR 1 % and 10.88 % at 0.1 %. Raw pixels:
+  61.29 ± 0.26 %, 4.49 % and 1.01 %.
 """
 
 from hyperface.objective import Loss, SoftmaxTerm
