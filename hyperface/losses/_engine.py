@@ -5,71 +5,23 @@ into summaries; the backward one makes the similarities again and turns slopes i
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from hyperface.losses._blocks import (
+    Target,
+    block_of,
+    cast,
+    cosines_of,
+    folded,
+    matmul,
+    merged,
+    rows_of,
+    swept,
+    unit_rows,
+)
 from hyperface.normalize import l2_norm
-
-Precision = Literal["float32", "mixed", "bf16"]
-AgentGradient = Literal["tangent", "inner-product", "distance"]
-"""Through the agents' normalisation (Eq. 4), or that of an inner product or a squared distance with
-rows that count as unit vectors already."""
-Numbers = Any
-"""A pytree of [batch] arrays."""
-
-AGENT_EPS = 1e-12
-
-
-class Block(NamedTuple):
-    """Similarities of a block of classes, as a fold sees them."""
-
-    similarities: jax.Array
-    """[batch, block] <W~_j, f~>, or whatever the normalisation mode makes of it, plus the bias."""
-    counted: jax.Array
-    """[batch, block] bool, False at the target and at classes that another block counts."""
-    classes: jax.Array
-    """[block] global class ids."""
-
-
-class Target(NamedTuple):
-    """What a term may know of an example beside the other classes."""
-
-    similarity: jax.Array
-    """[batch] similarity to the example's own class."""
-    agent_similarity: jax.Array
-    """[batch] The same number, whose gradient reaches the own class's agent alone: for released
-    gradients that differ between the two sides."""
-    agent_norm: jax.Array
-    """[batch] length of the own class's agent."""
-    feature_norm: jax.Array
-    """[batch] length of the un-normalised feature."""
-
-
-class Layout(NamedTuple):
-    """How a problem is cut: static."""
-
-    normalize_agents: bool
-    agent_gradient: AgentGradient
-    num_rows: int
-    """Classes on this device."""
-    block_size: int
-    axis_name: str | None
-    precision: Precision
-    keep: bool
-    """The forward sweep keeps the similarities, and the backward one does not make them again."""
-
-
-class Classes(NamedTuple):
-    """What is not differentiated."""
-
-    labels: jax.Array
-    """[batch] global class ids."""
-    present: jax.Array | None
-    """[classes on this device] bool: those that take part beside the targets; None for all."""
-
 
 # ---------------------------------------------------------------------------------- two sweeps
 
@@ -86,15 +38,15 @@ def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
     folds = [term.fold for term in terms]
 
     def fold_block(summaries, start, first):
-        cosines, _ = _cosines(layout, x, agents, start, forward=True)
-        block = _block(layout, cosines, bias, classes, start, first)
+        cosines, _ = cosines_of(layout, x, agents, start, forward=True)
+        block = block_of(layout, cosines, bias, classes, start, first)
         found = [f.block(block, n) for f, n in zip(folds, numbers, strict=True)]
         if summaries is not None:
             found = [f.merge(a, b) for f, a, b in zip(folds, summaries, found, strict=True)]
         return found, cosines if layout.keep else None
 
-    summaries, kept = _sweep(layout, fold_block)
-    summaries = [_merge_devices(layout, f, s) for f, s in zip(folds, summaries, strict=True)]
+    summaries, kept = folded(layout, fold_block)
+    summaries = [merged(layout, f, s) for f, s in zip(folds, summaries, strict=True)]
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     losses = _finish(terms, own, norms, values)
     return losses, (terms, x, norms, agents, bias, classes, own, summaries, kept)
@@ -208,13 +160,13 @@ def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, spar
 
     def products(slope, rows, inverse, cosines):
         scaled = slope if inverse is None else slope * inverse[None, :]
-        to_x = _matmul(layout, scaled, rows, forward=False)
-        flipped = _cast(layout, scaled, forward=False).T
+        to_x = matmul(layout, scaled, rows, forward=False)
+        flipped = cast(layout, scaled, forward=False).T
         if layout.precision == "bf16":
             # The barrier keeps the transpose out of the matmul, which is then one of row-major
             # operands: XLA's CPU backend has no other for bf16.
             flipped = jax.lax.optimization_barrier(flipped)
-        to_rows = _matmul(layout, flipped, x, forward=False)
+        to_rows = matmul(layout, flipped, x, forward=False)
         if inverse is None:
             return to_x, to_rows
         if layout.agent_gradient == "tangent":
@@ -229,10 +181,10 @@ def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, spar
 
     def block_gradients(carry, start, first, cosines=None):
         if cosines is None:
-            cosines, parts = _cosines(layout, x, agents, start, forward=False)
+            cosines, parts = cosines_of(layout, x, agents, start, forward=False)
         else:
-            parts = _unit_rows(layout, _slice(agents, start, layout))
-        slope, more = slopes(_block(layout, cosines, bias, classes, start, first))
+            parts = unit_rows(layout, rows_of(agents, start, layout))
+        slope, more = slopes(block_of(layout, cosines, bias, classes, start, first))
         if sparse:
             to_x, to_rows = jax.lax.cond(
                 jnp.any(slope != 0),
@@ -266,7 +218,7 @@ def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, spar
         None if bias is None else jnp.zeros_like(bias),
         jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
     )
-    return _scan(layout, block_gradients, empty, kept)
+    return swept(layout, block_gradients, empty, kept)
 
 
 # ----------------------------------------------------------------------------------- own class
@@ -275,7 +227,7 @@ def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, spar
 def _own_class(layout, x, agents, bias, labels):
     """The first three of `Target`; NaN for a label out of range."""
     local, mine, in_range = _local(layout, labels)
-    rows, inverse = _unit_rows(layout, agents[local])
+    rows, inverse = unit_rows(layout, agents[local])
     similarity = jnp.sum(x * rows, axis=1) * (1.0 if inverse is None else inverse)
     if bias is not None:
         similarity += bias[local]
@@ -288,7 +240,7 @@ def _own_class(layout, x, agents, bias, labels):
 
 def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
     local, mine, _ = _local(layout, labels)
-    rows, inverse = _unit_rows(layout, agents[local])
+    rows, inverse = unit_rows(layout, agents[local])
     slope, agent_slope, to_norm = (jnp.where(mine, g, 0.0)[:, None] for g in to_own)
     agent_slope += slope
     unit = rows if inverse is None else rows * inverse[:, None]
@@ -318,104 +270,3 @@ def _local(layout, labels):
     local = labels - first
     mine = (local >= 0) & (local < layout.num_rows)
     return jnp.clip(local, 0, layout.num_rows - 1), mine, (labels >= 0) & (labels < total)
-
-
-def _unit_rows(layout, rows):
-    if not layout.normalize_agents:
-        return rows, None
-    return rows, jax.lax.rsqrt(jnp.sum(rows * rows, axis=1) + AGENT_EPS)
-
-
-# -------------------------------------------------------------------------------------- blocks
-
-
-def _cosines(layout, x, agents, start, *, forward):
-    """Similarities without bias to the block that begins at row `start`; its rows and 1 / norm."""
-    rows, inverse = _unit_rows(layout, _slice(agents, start, layout))
-    cosines = _matmul(layout, x, rows.T, forward=forward)
-    if inverse is not None:
-        cosines *= inverse[None, :]
-    return cosines, (rows, inverse)
-
-
-def _block(layout, cosines, bias, classes, start, first):
-    """The block as a fold sees it, which counts classes from row `first` on."""
-    similarities = cosines
-    if bias is not None:
-        similarities += _slice(bias, start, layout)[None, :]
-    local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
-    ids = local
-    if layout.axis_name is not None:
-        ids += jax.lax.axis_index(layout.axis_name) * layout.num_rows
-    taking_part = local >= first
-    if classes.present is not None:
-        taking_part &= _slice(classes.present, start, layout)
-    counted = (ids[None, :] != classes.labels[:, None]) & taking_part[None, :]
-    return Block(similarities, counted, ids)
-
-
-def _slice(array, start, layout):
-    if layout.block_size == array.shape[0]:
-        return array
-    return jax.lax.dynamic_slice_in_dim(array, start, layout.block_size, 0)
-
-
-def _places(classes: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each block starts, and its first row that counts.
-
-    A last block that would run over the end is moved back; the rows it shares with the one before
-    count there. It goes first, so that in the gradient the other block's rows replace its zeros.
-    No row is ever padded or copied.
-    """
-    starts = np.arange(0, classes, block_size, dtype=np.int32)
-    firsts = starts.copy()
-    starts[-1] = classes - block_size
-    order = np.roll(np.arange(starts.size), 1)
-    return starts[order], firsts[order]
-
-
-def _sweep(layout, fold_block):
-    """Summaries over all classes of this device, and what each block keeps."""
-    starts, firsts = _places(layout.num_rows, layout.block_size)
-    summaries, kept = fold_block(None, starts[0], firsts[0])
-    if starts.size == 1:
-        return summaries, (kept, None) if layout.keep else None
-    summaries, more = jax.lax.scan(
-        lambda carry, place: fold_block(carry, *place), summaries, (starts[1:], firsts[1:])
-    )
-    return summaries, (kept, more) if layout.keep else None
-
-
-def _scan(layout, step, carry, kept):
-    starts, firsts = _places(layout.num_rows, layout.block_size)
-    xs = (starts, firsts)
-    if kept:
-        carry = step(carry, starts[0], firsts[0], kept[0])
-        xs = (starts[1:], firsts[1:], kept[1])
-    return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, xs)[0]
-
-
-def _merge_devices(layout, fold, summary):
-    if layout.axis_name is None:
-        return summary
-    gathered = jax.lax.all_gather(summary, layout.axis_name)
-    merged = jax.tree.map(lambda s: s[0], gathered)
-    for device in range(1, jax.lax.axis_size(layout.axis_name)):
-        merged = fold.merge(merged, jax.tree.map(lambda s, d=device: s[d], gathered))
-    return merged
-
-
-def _cast(layout, x, *, forward):
-    """Rounds a matmul's operand where the precision says so."""
-    rounds = layout.precision == "bf16" or (forward and layout.precision == "mixed")
-    return x.astype(jnp.bfloat16) if rounds else x
-
-
-def _matmul(layout, a, b, *, forward):
-    dtype = a.dtype if a.dtype == jnp.float64 else jnp.float32
-    return jnp.matmul(
-        _cast(layout, a, forward=forward),
-        _cast(layout, b, forward=forward),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=dtype,
-    )

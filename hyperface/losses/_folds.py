@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from hyperface.losses._engine import Block
+from hyperface.losses._blocks import Block
 
 BOUNDED_SCALE = 70.0
 """exp of a scaled cosine up to here, summed over a million classes, stays within float32."""

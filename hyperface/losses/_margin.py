@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._engine import AgentGradient
+from hyperface.losses._blocks import AgentGradient
 from hyperface.losses._folds import LogSumExp
 from hyperface.losses._softmax import ScaledLogits, known_bound
 from hyperface.losses.classwise import (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._engine import AgentGradient
+from hyperface.losses._blocks import AgentGradient
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
 from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._engine import (
+from hyperface.losses._blocks import (
     AgentGradient,
     Block,
     Classes,
@@ -32,10 +32,8 @@ from hyperface.losses._engine import (
     Numbers,
     Precision,
     Target,
-    joint_losses,
-    summed_losses,
-    total,
 )
+from hyperface.losses._engine import joint_losses, summed_losses, total
 from hyperface.normalize import l2_norm, l2_normalize
 
 Normalize = Literal["both", "features", "agents", "none"]
