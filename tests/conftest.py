@@ -61,15 +61,14 @@ def write_people(
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data folder with the data set face_folder/tiny: 6 people to train, 4 to test, 8 images."""
-    from hyperface.data import builders
+    """A data folder with the data set tiny: 6 people to train, 4 to test, 8 images of each."""
+    from hyperface.data import store
+    from hyperface.data.planning import Options
+    from hyperface.data.sources.trees import folder
 
     root = write_people(tmp_path_factory.mktemp("people"), people=10, images=8)
     data_dir = tmp_path_factory.mktemp("tiny")
-    config = builders.FaceFolderConfig(name="tiny", root=root, held_out=4)
-    builders.prepare(
-        builders.FaceFolder(config=config, data_dir=data_dir, file_format="array_record")
-    )
+    store.prepare(folder(root), data_dir / "tiny", Options(held_out=4))
     return data_dir
 
 
@@ -92,7 +91,7 @@ def tiny_experiment():
             steps=12,
             log_every=2,
             checkpoint_every=4,
-            data=Data(name="face_folder/tiny", batch_size=16, shift=1),
+            data=Data(name="tiny", batch_size=16, shift=1),
             model=Model(name="sphereface-mini", feature_dim=16),
             loss=Loss(
                 softmax=SoftmaxTerm(dropout=0.1),

@@ -18,7 +18,7 @@ from launch import evaluate, experiments, prepare, train
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
-    "--data.name", "face_folder/tiny", "--data.batch-size", "16", "--model.feature-dim", "8",
+    "--data.name", "tiny", "--data.batch-size", "16", "--model.feature-dim", "8",
     "--optimizer.learning-rate", "0.02", "--evaluation.folds", "4",
     "--evaluation.snapshots", "2", "--evaluation.snapshot-every", "3",
 ]  # fmt: skip
@@ -124,21 +124,33 @@ def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, t
 
 def test_a_folder_is_prepared_by_command(tmp_path, capsys):
     root = write_people(tmp_path / "faces", people=3, images=2)
+    (root / "person0/9.png").write_bytes(b"nothing")
     data_dir = tmp_path / "data"
-    prepare.main(
-        ["folder", "--source", str(root), "--name", "mine", "--held-out", "1",
-         "--data-dir", str(data_dir)]
-    )  # fmt: skip
-    assert "4 train, 2 test images" in capsys.readouterr().out
-    assert (data_dir / "face_folder/mine/1.0.0/dataset_info.json").exists()
+    arguments = [str(root), "--out", "mine", "--held-out", "1", "--data-dir", str(data_dir)]
+    prepare.main(arguments)
+    shown = capsys.readouterr().out
+    assert "(train): 4 images of 2 identities, 16 x 14 x 3" in shown
+    assert "(test): 2 images of 1 identities" in shown
+    assert "person0/9.png: expected an image, found bytes starting b'nothing'" in shown
+    assert (data_dir / "mine/1.0.0/dataset_info.json").exists()
+    prepare.main([str(root), "--out", "all", "--held-out", "all", "--data-dir", str(data_dir)])
+    assert "(test): 6 images of 3 identities" in capsys.readouterr().out
+    (tmp_path / "people.txt").write_text("person1\n")
+    options = ["--test-people", str(tmp_path / "people.txt"), "--data-dir", str(data_dir)]
+    prepare.main([str(root), "--out", "named", *options])
+    assert '"test": [\n   "person1"' in (data_dir / "named/1.0.0/manifest.json").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["folder"], "--source DIR and --name NAME"),
-        (["folder", "--source", "x", "--name", "../../out"], "expected letters"),
-        (["orl", "--held-out", "5"], "orl: expected no --held-out"),
+        (["x"], "--out: expected a name of letters"),
+        (["x", "--out", "../../out"], "expected a name of letters"),
+        (["nowhere", "--out", "x"], "found nothing at nowhere"),
+        (["orl", "--root", "5"], "orl: expected no option of a path"),
+        ([".", "--out", "x", "--kind", "foldr"], "Did you mean 'folder'?"),
+        ([".", "--out", "x", "--kind", "folder", "--image", "y"], "no option --image"),
+        (["orl", "--keep", "none.txt"], "expected a file of names at none.txt"),
     ],
 )
 def test_wrong_prepare_options_are_refused(arguments, message):
@@ -208,7 +220,7 @@ def test_help_is_useful(module):
         (["--steps", "many"], "invalid"),
         (["--loss.softmax.normalize", "none"], "needs normalised features"),
         (["--checkpoint-every", "7"], "multiple of log-every"),
-        (["--data.name", "face_folder/none", "--data-dir", "{tmp}"], "found nothing"),
+        (["--data.name", "none", "--data-dir", "{tmp}"], "found nothing"),
     ],
 )
 def test_mistakes_are_one_message_with_status_2(arguments, message, tmp_path):

@@ -12,7 +12,7 @@ from hyperface.errors import InputError
 
 @pytest.fixture
 def split(tiny_data):
-    return datasets.open_split("face_folder/tiny", "train", tiny_data)
+    return datasets.open_split("tiny", "train", tiny_data)
 
 
 def take(batches, count):
@@ -84,5 +84,5 @@ def test_a_label_beyond_the_classes_is_refused(split):
     narrow = datasets.Split(
         split.dataset, "train", split.records, num_classes=2, image_shape=split.image_shape
     )
-    with pytest.raises(InputError, match=r"labels of face_folder/tiny/1.0.0 .* in \[0, 2\)"):
+    with pytest.raises(InputError, match=r"labels of tiny/1.0.0 .* in \[0, 2\)"):
         list(pipeline.evaluation_batches(narrow, batch_size=8))

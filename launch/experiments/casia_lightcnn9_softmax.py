@@ -6,7 +6,7 @@ Source: the released LightenedCNN-B files and their author's answers: 128 x 128 
   decay.
 Command: python -m launch.train casia-lightcnn9-softmax
 Data: CASIA-WebFace without the people of LFW, aligned to 128 x 128, one folder a person, by
-  python -m launch.prepare folder --source DIR --name casia128 --channels 1 --held-out 300.
+  python -m launch.prepare SOURCE --out casia128 --channels 1 --held-out 300.
 Time: not known.
 Published: LFW 98.13 % (NormFace, Table 4).
 Measured: not run: the data is not at hand.
@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(
     steps=2_000_000,
     log_every=100,
     checkpoint_every=10_000,
-    data=Data(name="face_folder/casia128", batch_size=32),
+    data=Data(name="casia128", batch_size=32),
     model=Model(name="lightcnn-9", feature_dim=256),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0, bias=True, dropout=0.75)),
     optimizer=Optimizer(

@@ -5,7 +5,7 @@ Source: the released caffe-face files: 112 x 96 images, batch 256, learning rate
   decay, a bias a class. Center loss at weight 0.008 makes Wen's own model of it.
 Command: python -m launch.train casia-wen28-softmax
 Data: CASIA-WebFace without the people of LFW, aligned to 112 x 96, one folder a person, by
-  python -m launch.prepare folder --source DIR --name casia --held-out 300.
+  python -m launch.prepare SOURCE --out casia --held-out 300.
 Time: not known: days of one accelerator's work are months of a CPU's.
 Published: LFW 98.28 % (NormFace, Table 2).
 Measured: not run: the data is not at hand.
@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
     steps=28_000,
     log_every=100,
     checkpoint_every=1_000,
-    data=Data(name="face_folder/casia", batch_size=256),
+    data=Data(name="casia", batch_size=256),
     model=Model(name="wen28", feature_dim=512),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0, bias=True)),
     optimizer=Optimizer(

@@ -3,7 +3,7 @@
 Source: plain softmax, NormFace, Eq. 1; network, sizes and solver are chosen for two CPU cores.
 Command: python -m launch.train faces-softmax
 Data: any folder with one folder a person of aligned 112 x 96 faces, the last 60 people held out, by
-  python -m launch.prepare folder --source DIR --name faces --held-out 60. Measured on 10,813 images
+  python -m launch.prepare SOURCE --out faces --held-out 60. Measured on 10,813 images
   of 623 people: 299 of CelebA and the 324 of CFP whose name is not in LFW, 60 of whom are the test.
 Time: 5 minutes on two CPU cores.
 Published: none on this data.
@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
     steps=2000,
     log_every=20,
     checkpoint_every=500,
-    data=Data(name="face_folder/faces", batch_size=64, shift=4),
+    data=Data(name="faces", batch_size=64, shift=4),
     model=Model(name="sphereface-mini", feature_dim=128),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0)),
     optimizer=Optimizer(learning_rate=0.02, boundaries=(1400, 1800)),

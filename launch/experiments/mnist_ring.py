@@ -4,7 +4,7 @@ Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver, bat
   net, learning rate, momentum and decay are those of the code released under its name, whose
   weight 0.01 is lambda = 0.02.
 Command: python -m launch.train mnist-ring
-Data: MNIST, by python -m launch.prepare mnist [--source DIR].
+Data: MNIST, by python -m launch.prepare mnist, or of a folder with its files, --out mnist.
 Time: about 15 minutes on two CPU cores for each of mnist-ring and mnist-softmax, estimated from 400
   steps at 2.3 a second.
 Published: 99.34 % (Ring loss, Figure 1).

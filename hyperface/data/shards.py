@@ -1,0 +1,161 @@
+"""Images, checked and written: one ArrayRecord file of a planned shard."""
+
+import collections
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from hyperface.data import images
+from hyperface.data.planning import Options, Shard
+from hyperface.data.sources import Reject, Source
+from hyperface.errors import InputError
+
+SIZE_VOTERS = 64
+"""Images that decide, by majority, which size all must have."""
+
+Shape = tuple[int, int, int]
+
+
+def write(
+    source: Source,
+    shard: Shard,
+    options: Options,
+    shape: Shape,
+    folder: Path,
+    report: Callable[[int], None],
+) -> dict[str, Any]:
+    """Writes one file and returns its journal, which goes into JSON.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    encoder = features(shape, people=int(shard.labels.max(initial=0)) + 1)
+    path = folder / shard.file
+    counts, rejected = collections.Counter(), []
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        checked = _checked(source, shard.indices, options, shape)
+        for done, (index, label) in enumerate(zip(shard.indices, shard.labels, strict=True), 1):
+            data, reason = next(checked)
+            name = source.names[int(index)]
+            if reason is None:
+                example = {"image": data, "label": int(label), "name": name}
+                writer.write(encoder.serialize_example(encoder.encode_example(example)))
+                counts[int(label)] += 1
+            else:
+                rejected.append((name, reason))
+            if done % 100 == 0:
+                report(done)
+        writer.close()
+    except RuntimeError as error:  # How ArrayRecord says that the disk is full.
+        raise OSError(str(error)) from error
+    return {
+        "images": counts.total(),
+        "labels": counts,
+        "rejected": rejected,
+        "shape": shape,
+        "sha256": _settled(path, counts.total()),
+    }
+
+
+def _settled(path: Path, images: int) -> str:
+    """SHA-256 of a file that is on the disk and holds that many records."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())  # Or a journal could outlive its shard in a power cut.
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    reader = array_record_module.ArrayRecordReader(str(path))
+    found = reader.num_records()
+    reader.close()
+    if found != images:
+        raise OSError(f"{path} holds {found} of {images} records")
+    return digest
+
+
+def _checked(
+    source: Source, indices: np.ndarray, options: Options, shape: Shape
+) -> Iterator[tuple[bytes, str | None]]:
+    """(image to store, None) or (b"", reason) of each, in order.
+
+    The source is read by one thread, since archives have one position; images are checked by many.
+    """
+
+    def check(index: int, data: bytes) -> tuple[bytes, str | None]:
+        try:
+            return _conformed(data, index, source, options, shape), None
+        except ValueError as error:
+            return b"", str(error)
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: collections.deque[Future] = collections.deque()
+        for index in map(int, indices):
+            try:
+                waiting.append(pool.submit(check, index, source.read(index)))
+            except (ValueError, OSError) as error:
+                waiting.append(Future())
+                waiting[-1].set_result((b"", str(error)))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _conformed(
+    data: bytes, index: int, source: Source, options: Options, shape: Shape | None
+) -> bytes:
+    """Bytes to store; ValueError where the image cannot be used."""
+    found = images.conform(data, channels=options.channels or source.channels)
+    if options.align is not None:
+        pixels = options.align(source.names[index], images.decode(found[0]))
+        found = images.encode_png(pixels), pixels.shape
+    if shape is not None and found[1] != shape:
+        raise ValueError(f"expected an image of {shape}, as most are, found {found[1]}")
+    return found[0]
+
+
+def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
+    """[height, width, channels] of most of the first readable images.
+
+    Raises:
+      InputError: no image is readable.
+    """
+    votes, rejected = collections.Counter(), []
+    for index in (int(index) for shard in plan for index in shard.indices):
+        try:
+            data = _conformed(source.read(index), index, source, options, None)
+            votes[images.decode(data).shape] += 1
+        except (ValueError, OSError) as error:
+            rejected.append(Reject(source.names[index], str(error)))
+        if votes.total() == SIZE_VOTERS:
+            break
+    if not votes:
+        raise refused(rejected, "none that is readable")
+    return votes.most_common(1)[0][0]
+
+
+def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
+    """What a record holds: encoded image, label, name."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=people),
+            "name": tfds.features.Text(),
+        }
+    )
+
+
+def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
+    """The error of a source whose images cannot be used; `what` says more than their number."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
+    return InputError(
+        f"expected readable images of one size, found {what or f'{len(rejected)} that are not'}: "
+        f"{shown}{'; ...' if len(rejected) > 5 else ''}. Mend or remove them"
+        f"{'' if what else ', or leave out --strict to have them listed'}. No data set was made."
+    )

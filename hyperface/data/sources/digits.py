@@ -1,0 +1,96 @@
+"""MNIST from its four IDX files, out of a folder or downloaded."""
+
+import gzip
+import math
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import requests
+
+from hyperface.data.images import encode_png
+from hyperface.data.sources.source import Source, by_identity
+from hyperface.errors import InputError
+
+URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
+PARTS = {"train": "train", "test": "t10k"}
+
+
+def digits(root: Path) -> Source:
+    """MNIST's 60,000 + 10,000 digits; the ten classes are the identities.
+
+    Args:
+      root: holds `train-images-idx3-ubyte` and its three companions, plain or .gz.
+
+    Raises:
+      InputError: a file is missing or damaged, or images and labels do not fit.
+    """
+    pixels, labels, splits = [], [], []
+    for split, part in PARTS.items():
+        images = read_idx(root / f"{part}-images-idx3-ubyte")
+        classes = read_idx(root / f"{part}-labels-idx1-ubyte")
+        if images.shape != (len(classes), 28, 28) or np.any(classes > 9):
+            raise InputError(
+                f"expected one 28 x 28 image a label below 10, found {part} images "
+                f"{images.shape} and labels {classes.shape} up to {classes.max(initial=0)}."
+            )
+        pixels.append(images)
+        labels.append(classes)
+        splits += [split] * len(classes)
+    pixels, labels = np.concatenate(pixels), np.concatenate(labels)
+    return by_identity(
+        "digits",
+        [(str(label), f"{label}/{place:05}", 0) for place, label in enumerate(labels)],
+        lambda index: encode_png(pixels[index, ..., None]),
+        splits=np.array(splits),
+        channels=1,
+    )
+
+
+def downloaded_digits() -> Source:
+    """MNIST from where TFDS has it from, 11 MB.
+
+    Raises:
+      InputError: it cannot be reached.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for part in PARTS.values():
+                for kind in ("images-idx3", "labels-idx1"):
+                    name = f"{part}-{kind}-ubyte.gz"
+                    answer = requests.get(f"{URL}/{name}", timeout=20)
+                    answer.raise_for_status()
+                    (Path(folder) / name).write_bytes(answer.content)
+        except requests.RequestException as error:
+            raise InputError(
+                f"could not download MNIST: {error}. Where there is no internet, give the folder "
+                "that holds its four files instead."
+            ) from None
+        return digits(Path(folder))
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of an IDX file of unsigned bytes, plain or gzipped.
+
+    Raises:
+      InputError: the file is missing, is not IDX, or has another length than it announces.
+    """
+    packed = path.with_name(path.name + ".gz")
+    try:
+        data = (packed if packed.exists() else path).read_bytes()
+    except OSError:
+        raise InputError(f"expected {path} or {packed.name} beside it, found neither.") from None
+    try:
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"expected a whole gzip file, found {packed}: {error}.") from None
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
+        raise InputError(f"expected an IDX file of bytes, found {path} starting {data[:4]!r}.")
+    axes = data[3]
+    shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+    if values.size != math.prod(shape):
+        raise InputError(f"expected {shape} bytes in {path}, found {values.size}.")
+    return values.reshape(shape)

@@ -1,0 +1,72 @@
+"""Image list files: `path label` a line, as the papers' Caffe code used, and MXNet's .lst."""
+
+from pathlib import Path
+
+from hyperface.data.sources.source import Reject, Source, by_identity, check_size
+from hyperface.errors import InputError
+
+
+def listed(path: Path, *, root: Path | None = None) -> Source:
+    """Images named in a list file.
+
+    A line is `path label` (the path may hold spaces), or tab-separated `index label path` (im2rec)
+    or `aligned path label ...` (insightface). The label is the identity.
+
+    Args:
+      path: the list, UTF-8.
+      root: what the paths are below; the list's own folder by default.
+
+    Raises:
+      InputError: the list cannot be read, a line is not one of these, or none is there.
+    """
+    root = path.parent if root is None else root
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"expected an image list at {path}, found: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8, found another encoding: {error}.") from None
+    members, rejected, seen = [], [], {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        parsed = _parsed(line)
+        if parsed is None:
+            raise InputError(f"{path}:{number}: expected 'path label', found {line[:80]!r}.")
+        name, identity = parsed
+        if name in seen:
+            rejected.append(Reject(name, f"in line {number} again, first in line {seen[name]}"))
+            continue
+        seen[name] = number
+        file = root / name
+        members.append((identity, name, file.stat().st_size if file.is_file() else -1))
+
+    def read(index: int) -> bytes:
+        check_size(members[index][2])
+        try:
+            return (root / members[index][1]).read_bytes()
+        except OSError as error:
+            raise ValueError(f"expected a readable file, found: {error.strerror}") from None
+
+    return by_identity("list", members, read, rejected)
+
+
+def _parsed(line: str) -> tuple[str, str] | None:
+    """(path, label) of a line."""
+    columns = line.rstrip("\n").split("\t")
+    if len(columns) >= 3:
+        index_label_path = _number(columns[0]) is not None and _number(columns[1]) is not None
+        name, label = (columns[2], columns[1]) if index_label_path else (columns[1], columns[2])
+        value = _number(label)
+        if value is None or value != int(value) or not name:
+            return None
+        return name, str(int(value))
+    name, _, label = line.strip().replace("\t", " ").rpartition(" ")
+    return (name.strip(), label) if name.strip() else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,212 @@
+"""MXNet RecordIO, as face sets are often passed on: train.rec, with train.idx and property.
+
+A record is two little-endian words, the magic number and 3 bits of part and 29 of length, then the
+data, padded to four bytes. Data that holds the magic number at a multiple of four is cut there into
+parts, and the number is left out. An image's data is a header (flag, label, id, id2), as many
+float32 labels as the flag says, and the encoded image.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from hyperface.data.sources.source import Reject, Source, check_size, fingerprint
+from hyperface.errors import InputError
+
+MAGIC = 0xCED7230A
+_MAGIC = struct.pack("<I", MAGIC)
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_HEADER = struct.Struct("<IfQQ")
+
+
+_Parts = list[tuple[int, int]]
+"""(start of the data, length) of each part of a record."""
+
+
+def recordio(path: Path) -> Source:
+    """Images of a .rec file; identities are its labels.
+
+    The file is walked from header to header, so that no index is needed; an index beside it gives
+    the keys, which name the images, and must fit. A damaged stretch is listed and skipped.
+
+    Args:
+      path: the .rec file; .idx and `property` beside it are used where they are.
+
+    Raises:
+      InputError: there is no such file, it has no images, or index or property contradict it.
+    """
+    rejected: list[Reject] = []
+    try:
+        with path.open("rb") as file:
+            offsets, labels, keys = _listed(file, path.with_suffix(".idx"), rejected)
+    except OSError as error:
+        raise InputError(f"expected a .rec file at {path}, found: {error.strerror}.") from None
+    if not labels:
+        raise InputError(f"expected images in {path}, found none.")
+    identities, people = np.unique(np.array(labels), return_inverse=True)
+    _check_property(path.with_name("property"), identities)
+
+    def read(index: int) -> bytes:
+        with path.open("rb") as file:
+            parts, _ = _record(file, offsets[index])
+            check_size(sum(length for _, length in parts))
+            return _image(_data(file, parts))
+
+    return Source(
+        kind="recordio",
+        identities=[str(label) for label in identities],
+        people=people.astype(np.int32),
+        names=_Names(labels, keys),
+        read=read,
+        fingerprint=fingerprint(zip(offsets, labels, strict=True)),
+        rejected=rejected,
+    )
+
+
+def _listed(file: BinaryIO, index_file: Path, rejected: list[Reject]) -> tuple[array, array, array]:
+    """Offsets, labels and keys of all images."""
+    index = _index(index_file)
+    offsets, labels, keys = array("q"), array("q"), array("q")
+    for place, (offset, parts) in enumerate(_records(file, rejected)):
+        key = place if index is None else index.pop(offset, None)
+        if key is None:
+            raise InputError(
+                f"{index_file}: expected every record, found none at byte {offset}: the index is "
+                "of another file."
+            )
+        try:
+            label = _label(file, parts)
+        except ValueError as error:
+            rejected.append(Reject(f"record {key}", str(error)))
+            continue
+        if label is not None:
+            offsets.append(offset)
+            labels.append(label)
+            keys.append(key)
+    for offset, key in (index or {}).items():
+        rejected.append(Reject(f"record {key}", f"not at byte {offset}, where the index has it"))
+    return offsets, labels, keys
+
+
+class _Names(Sequence[str]):
+    """label/key of every image, made when asked for: a large file has millions."""
+
+    def __init__(self, labels: array, keys: array):
+        self._labels, self._keys = labels, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> str:
+        return f"{self._labels[index]}/{self._keys[index]}"
+
+
+def _records(file: BinaryIO, rejected: list[Reject]) -> Iterator[tuple[int, _Parts]]:
+    """Offset and parts of every whole record; stretches that are none are listed."""
+    size = file.seek(0, 2)
+    offset = 0
+    while offset < size:
+        parts, after = _record(file, offset, size)
+        if parts:
+            yield offset, parts
+        else:
+            after = _next_magic(file, offset + 4)
+            rejected.append(Reject(f"bytes {offset} to {after}", "not a whole record"))
+        offset = after
+
+
+def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Parts, int]:
+    """The parts of the record that starts at offset, none unless it is whole, and its end."""
+    size = file.seek(0, 2) if size is None else size
+    parts: _Parts = []
+    while True:
+        file.seek(offset)
+        header = file.read(8)
+        if len(header) < 8 or header[:4] != _MAGIC:
+            return [], offset
+        word = struct.unpack("<I", header[4:])[0]
+        part, length = word >> 29, word & (1 << 29) - 1
+        if part not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+            return [], offset
+        parts.append((offset + 8, length))
+        offset += 8 + -(-length // 4) * 4
+        if parts[-1][0] + length > size:
+            return [], offset
+        if part in (_WHOLE, _LAST):
+            return parts, offset
+
+
+def _next_magic(file: BinaryIO, start: int) -> int:
+    """The next multiple of four at or after start that holds a magic number, or the end."""
+    file.seek(start)
+    while block := file.read(1 << 20):
+        words = np.frombuffer(block[: len(block) // 4 * 4], "<u4")
+        hits = np.flatnonzero(words == MAGIC)
+        if hits.size:
+            return start + 4 * int(hits[0])
+        start += len(block)
+    return start
+
+
+def _data(file: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
+    pieces = []
+    for start, length in parts:
+        file.seek(start)
+        pieces.append(file.read(length))
+    return _MAGIC.join(pieces)
+
+
+def _label(file: BinaryIO, parts: _Parts) -> int | None:
+    """The label of an image's record; None for one that only lists the records of an identity."""
+    start, length = parts[0]
+    file.seek(start)
+    head = file.read(min(length, _HEADER.size + 4))
+    if len(head) < _HEADER.size:
+        raise ValueError(f"expected a header of {_HEADER.size} bytes, found {len(head)}")
+    flag, label, _, _ = _HEADER.unpack(head[: _HEADER.size])
+    total = sum(size for _, size in parts) + 4 * (len(parts) - 1)
+    if total < _HEADER.size + 4 * flag:
+        raise ValueError(f"expected {flag} labels, found a record of {total} bytes")
+    if total == _HEADER.size + 4 * flag:
+        if flag:
+            return None
+        raise ValueError("expected an image, found an empty one")
+    if flag:
+        label = struct.unpack("<f", head[_HEADER.size :])[0]
+    if not (label >= 0 and label == int(label)):
+        raise ValueError(f"expected a whole number from 0 as label, found {label}")
+    return int(label)
+
+
+def _image(data: bytes) -> bytes:
+    flag = _HEADER.unpack(data[: _HEADER.size])[0]
+    return data[_HEADER.size + 4 * flag :]
+
+
+def _index(path: Path) -> dict[int, int] | None:
+    """Keys by offset from an index file; None where there is none."""
+    if not path.exists():
+        return None
+    keys = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        columns = line.split(b"\t")
+        if len(columns) != 2 or not all(column.strip().isdigit() for column in columns):
+            raise InputError(f"{path}:{number}: expected 'key<tab>byte', found {line[:40]!r}.")
+        keys[int(columns[1])] = int(columns[0])
+    return keys
+
+
+def _check_property(path: Path, labels: np.ndarray) -> None:
+    """The first number of `property` is the number of classes."""
+    if not path.exists():
+        return
+    first = path.read_bytes().split(b",")[0].strip()
+    if not first.isdigit() or int(first) <= labels.max():
+        raise InputError(
+            f"{path}: expected the number of classes, above the largest label {labels.max()}, "
+            f"found {first[:20]!r}."
+        )

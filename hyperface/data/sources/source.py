@@ -1,0 +1,112 @@
+"""What every kind of source gives: encoded images by identity, in a fixed order."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+MAX_BYTES = 50_000_000
+"""A larger file is not a face image, and is not read."""
+
+
+class Reject(NamedTuple):
+    """Something that looks like an image of the source and cannot be used."""
+
+    name: str
+    reason: str
+
+
+class Pairs(NamedTuple):
+    """Image pairs that a source brings with it, by index of its images."""
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+    """[pairs] bool."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Encoded images by identity, in a fixed order, read one at a time."""
+
+    kind: str
+    identities: Sequence[str]
+    """In the order of the labels."""
+    people: np.ndarray
+    """[images] int32, each an index into `identities`."""
+    names: Sequence[str]
+    """[images] unique; for faces mostly the path below the root."""
+    read: Callable[[int], bytes]
+    """Bytes of the image of that index. Cheapest in rising order. ValueError says why not."""
+    fingerprint: str
+    """Equal for equal sources: of the names and sizes of all images."""
+    rejected: Sequence[Reject] = ()
+    """Found while listing; what proves unreadable comes later."""
+    splits: np.ndarray | None = None
+    """[images] name of the split of each, where the source has its own; labels are then shared by
+    all splits. Where it has none, people are split."""
+    pairs: Pairs | None = None
+    held_out: int = 0
+    """People at the end who form the test split, unless the user says otherwise."""
+    channels: Literal[1, 3] = 3
+    """Of the stored images, unless the user says otherwise."""
+
+
+def by_identity(
+    kind: str,
+    members: Iterable[tuple[str, str, int]],
+    read: Callable[[int], bytes],
+    rejected: Sequence[Reject] = (),
+    *,
+    key: Callable[[str], Any] | None = None,
+    **fields: Any,
+) -> Source:
+    """A source of (identity, name, size in bytes), with sorted identities.
+
+    Identities that are all whole numbers are sorted as numbers, unless `key` says otherwise. Other
+    fields of the source are passed on.
+
+    Raises:
+      InputError: there are no images.
+    """
+    members = list(members)
+    if not members:
+        reasons = f", all {len(rejected)} rejected, first {rejected[0]}" if rejected else ""
+        raise InputError(f"expected images in the {kind} source, found none{reasons}.")
+    found = {identity for identity, _, _ in members}
+    if key is None and all(name.isdecimal() for name in found):
+
+        def key(name: str) -> tuple[int, str]:
+            return int(name), name
+
+    identities = sorted(found, key=key)
+    order = {identity: place for place, identity in enumerate(identities)}
+    return Source(
+        kind=kind,
+        identities=identities,
+        people=np.array([order[identity] for identity, _, _ in members], np.int32),
+        names=[name for _, name, _ in members],
+        read=read,
+        fingerprint=fingerprint(f"{i}/{name}:{size}" for i, name, size in members),
+        rejected=tuple(rejected),
+        **fields,
+    )
+
+
+def fingerprint(parts: Iterable[object]) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over the parts' text."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part};".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def check_size(size: int) -> None:
+    """ValueError for a file that is too large to be a face image."""
+    if size > MAX_BYTES:
+        raise ValueError(f"expected at most {MAX_BYTES:,} bytes, found {size:,}")

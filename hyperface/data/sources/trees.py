@@ -1,0 +1,233 @@
+"""One folder an identity: on disk, or in a zip or tar archive that is read in place.
+
+LFW's layout, ImageFolder's, and CFP's with folders below the identity. A single folder around all
+identities, as most archives have, is stripped. Nothing is ever extracted.
+"""
+
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from hyperface.data.sources.source import IMAGE_SUFFIXES, Reject, Source, by_identity, check_size
+from hyperface.errors import InputError
+
+CUT = (EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError)
+"""What reading a truncated or damaged archive raises."""
+
+
+class Member(NamedTuple):
+    """A file of the tree."""
+
+    name: str
+    """Path below the root, with slashes; one at the end of a folder that cannot be used."""
+    size: int
+    read: Callable[[], bytes]
+    problem: str | None = None
+    """Why it cannot be used, where that is known without reading it."""
+
+
+def folder(root: Path, *, follow_links: bool = False, distinct_case: bool = False) -> Source:
+    """Images below a folder.
+
+    Args:
+      root: one folder a person.
+      follow_links: also read what links point to outside of root.
+      distinct_case: two identities whose names differ in case only are two people.
+
+    Raises:
+      InputError: root is not a folder, holds no image below an identity's folder, or holds
+        identities that differ in case only.
+    """
+    if not root.is_dir():
+        raise InputError(f"expected a folder with one folder a person, found none at {root}.")
+    return _tree("folder", _walk(root, follow_links), root, distinct_case)
+
+
+def zipped(path: Path, *, distinct_case: bool = False) -> Source:
+    """Images in a zip archive.
+
+    Raises:
+      InputError: as `folder`, or the archive is damaged.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, *CUT) as error:
+        raise InputError(f"expected a whole zip archive at {path}, found: {error}.") from None
+    members = (
+        Member(info.filename, info.file_size, lambda info=info: _unzipped(archive, info))
+        for info in archive.infolist()
+        if not info.is_dir()
+    )
+    return _tree("zip", members, path, distinct_case)
+
+
+def tarred(path: Path, *, distinct_case: bool = False) -> Source:
+    """Images in a tar archive, plain or compressed.
+
+    A compressed one is listed in a first pass and read in a second.
+
+    Raises:
+      InputError: as `folder`, or the archive is damaged.
+    """
+    try:
+        archive = _Tar.open(path)
+        members = list(_tar_members(archive, path))
+    except CUT as error:
+        raise InputError(f"expected a whole tar archive at {path}, found: {error}.") from None
+    return _tree("tar", members, path, distinct_case)
+
+
+def _tree(kind: str, members: Iterable[Member], root: Path, distinct_case: bool) -> Source:
+    rejected: list[Reject] = []
+    kept: dict[str, Member] = {}
+    for member in members:
+        path = PurePosixPath(member.name)
+        image = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
+        if not (image or member.name.endswith("/")):
+            continue
+        problem = member.problem or _name_problem(member.name)
+        if problem is None and member.name in kept:
+            problem = "the archive holds this name twice"
+        if problem is None:
+            kept[member.name] = member
+        else:
+            shown = member.name.encode(errors="backslashreplace").decode()
+            rejected.append(Reject(shown, problem))
+    names = _stripped(list(kept))
+    below = {name: short for name, short in names.items() if "/" in short}
+    rejected += [Reject(name, "not below an identity's folder") for name in names.keys() - below]
+    if not below:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected[:3])
+        raise InputError(
+            f"expected folders of images below {root}, one a person "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}), found none. {reasons}".rstrip()
+        )
+    files = [kept[name] for name in below]
+    found = [(s.split("/")[0], s, f.size) for s, f in zip(below.values(), files, strict=True)]
+    if not distinct_case:
+        _check_case({identity for identity, _, _ in found})
+
+    def read(index: int) -> bytes:
+        check_size(files[index].size)
+        return files[index].read()
+
+    return by_identity(kind, found, read, sorted(rejected))
+
+
+def _stripped(names: list[str]) -> dict[str, str]:
+    """Names without the one folder that is around all identities, where there is one.
+
+    A single folder with images, or with a single folder, is an identity itself.
+    """
+    parts = [name.split("/") for name in names]
+    around = {p[0] for p in parts}
+    if len(around) == 1 and all(len(p) > 2 for p in parts) and len({p[1] for p in parts}) > 1:
+        return {name: "/".join(p[1:]) for name, p in zip(names, parts, strict=True)}
+    return {name: name for name in names}
+
+
+def _name_problem(name: str) -> str | None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+        return "its name leads out of the archive"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    return None
+
+
+def _check_case(identities: set[str]) -> None:
+    folded: dict[str, str] = {}
+    for identity in sorted(identities):
+        other = folded.setdefault(identity.casefold(), identity)
+        if other != identity:
+            raise InputError(
+                f"expected identities that differ in more than case, found {other!r} and "
+                f"{identity!r}: merge them, or pass --distinct-case if they are two people."
+            )
+
+
+def _walk(root: Path, follow_links: bool) -> Iterator[Member]:
+    inside = root.resolve()
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
+        folders.sort()
+        here = Path(parent)
+        # A link to a folder above itself would never end.
+        for name in [f for f in folders if (here / f).is_symlink()]:
+            target = (here / name).resolve()
+            loops = target in (here.resolve(), *here.resolve().parents)
+            if loops or not (follow_links or target.is_relative_to(inside)):
+                folders.remove(name)
+                shown = (here / name).relative_to(root).as_posix()
+                reason = "a link to its own parent" if loops else _OUTSIDE
+                yield Member(f"{shown}/", 0, bytes, reason)
+        for name in sorted(files):
+            yield _file(here / name, root, inside, follow_links)
+    for error in closed:
+        raise InputError(f"expected readable folders below {root}, found: {error}.")
+
+
+_OUTSIDE = "a link out of the folder; pass --follow-links to read it"
+
+
+def _file(path: Path, root: Path, inside: Path, follow_links: bool) -> Member:
+    name = path.relative_to(root).as_posix()
+
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"expected a readable file, found: {error.strerror}") from None
+
+    if path.is_symlink() and not (follow_links or path.resolve().is_relative_to(inside)):
+        return Member(name, 0, read, _OUTSIDE)
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Member(name, 0, read, f"expected a readable file, found: {error.strerror}")
+    problem = None if stat.S_ISREG(status.st_mode) else "not a regular file"
+    return Member(name, status.st_size, read, problem)
+
+
+def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *CUT) as error:
+        raise ValueError(f"expected a whole member of the archive, found: {error}") from None
+
+
+class _Tar(tarfile.TarFile):
+    """Is read from as long as its source lives, and closes itself then, as ZipFile does."""
+
+    def __del__(self):
+        self.close()
+
+
+def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
+    for info in archive:
+
+        def read(info=info) -> bytes:
+            try:
+                return archive.extractfile(info).read()
+            except CUT as error:
+                raise ValueError(f"expected a whole member, found: {error}") from None
+
+        if info.isfile():
+            yield Member(info.name, info.size, read)
+        elif not info.isdir():
+            yield Member(info.name, 0, read, "a link or a device: it holds no image")
+    # tarfile takes a damaged header, or a cut between two members, for the end.
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise InputError(
+            f"expected a whole tar archive at {path}, found no end, or a damaged header, at byte "
+            f"{archive.offset}."
+        )

@@ -1,0 +1,210 @@
+"""Writes a source as a TFDS data set of ArrayRecord shards, without TensorFlow.
+
+The images are planned into shards first. Shards are written one by one into a folder that no reader
+takes for a data set, each with a journal of what went in; a killed `prepare` goes on after its last
+whole shard. At the end the folder gets its metadata and, in one step, its name.
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from hyperface.data import shards
+from hyperface.data.datasets import find
+from hyperface.data.manifest import Manifest
+from hyperface.data.planning import Options, Shard, fingerprint, planned
+from hyperface.data.sources import Reject, Source
+from hyperface.errors import InputError
+from hyperface.files import replace_text
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+_FILES = "{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+def prepare(
+    source: Source,
+    folder: Path,
+    options: Options = Options(),  # noqa: B008  Frozen.
+    *,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a data set, unless it is there already.
+
+    Args:
+      source: the images.
+      folder: the data set's, whose last part is its name; the version is a folder in it.
+      options: what becomes of the images.
+      replace: make it anew, and take the place of the one that is there once the new one is whole.
+      progress: called now and then, from this thread.
+
+    Returns:
+      The folder of the version.
+
+    Raises:
+      InputError: the folder holds a data set of other files or options, or cannot be written, or is
+        in use; the options do not fit the source; no image of a split is readable, or one was
+        rejected and `strict` is on.
+    """
+    plan, people = planned(source, options)
+    key = fingerprint(source, options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            old = find(folder.name, folder.parent)
+            if old is not None and not replace:
+                if Manifest.source_of(old) == key:
+                    return old
+                raise InputError(
+                    f"expected the data set of this source in {old}, found one made from other "
+                    "files or options. Take another --out, or pass --replace."
+                )
+            work = _work_folder(folder, key)
+            records = _write(source, plan, options, work, progress)
+            manifest = _summed(source, plan, people, records, key)
+            _add_metadata(manifest, plan, records, work, folder.name)
+            _add_pairs(source, work)
+            whole = folder / _next_version(old)
+            work.rename(whole)
+            if old is not None:
+                shutil.rmtree(old)
+            return whole
+    except OSError as error:
+        raise InputError(
+            f"expected room and permission to write in {folder}, found: {error}. Mend that, or "
+            "choose another place by HYPERFACE_DATA_DIR or --data-dir; the same command goes on "
+            "from what is done."
+        ) from error
+
+
+def _write(
+    source: Source, plan: list[Shard], options: Options, work: Path, progress: Progress | None
+) -> list[dict]:
+    """Writes the shards that are missing, and returns the journals of all."""
+    rejected = list(source.rejected)
+    total = sum(shard.indices.size for shard in plan)
+    records, done, shape = [], 0, None
+    for shard in plan:
+        if options.strict and rejected:
+            raise shards.refused(rejected)
+
+        def report(more: int, done: int = done) -> None:
+            if progress is not None:
+                progress(done + more, total)
+
+        journal = work / f"{shard.file}.json"
+        if not journal.exists():
+            shape = shape or shards.majority_shape(source, plan, options)
+            record = shards.write(source, shard, options, shape, work, report)
+            replace_text(journal, json.dumps(record))
+        records.append(json.loads(journal.read_text("utf-8")))
+        shape = tuple(records[-1]["shape"])
+        rejected += [Reject(*reject) for reject in records[-1]["rejected"]]
+        done += shard.indices.size
+        report(0, done)
+    if options.strict and rejected:
+        raise shards.refused(rejected)
+    return records
+
+
+def _summed(
+    source: Source, plan: list[Shard], people: dict[str, list[str]], records: list[dict], key: str
+) -> Manifest:
+    """The manifest, from the journals."""
+    manifest = Manifest(
+        source=key,
+        kind=source.kind,
+        image_shape=tuple(records[0]["shape"]),
+        images=dict.fromkeys(people, 0),
+        people=people,
+        images_per_identity={split: [0] * len(names) for split, names in people.items()},
+        sha256={shard.file: record["sha256"] for shard, record in zip(plan, records, strict=True)},
+        rejected=[*source.rejected],
+    )
+    for shard, record in zip(plan, records, strict=True):
+        manifest.images[shard.split] += record["images"]
+        manifest.rejected.extend(Reject(*reject) for reject in record["rejected"])
+        for label, count in record["labels"].items():
+            manifest.images_per_identity[shard.split][int(label)] += count
+    for split, count in manifest.images.items():
+        if not count:
+            raise shards.refused(manifest.rejected, f"none in the split {split!r}")
+    return manifest
+
+
+def _add_metadata(
+    manifest: Manifest, plan: list[Shard], records: list[dict], work: Path, name: str
+) -> None:
+    """Writes TFDS's metadata and ours, and takes the journals away."""
+    journals = list(zip(plan, records, strict=True))
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[record["images"] for shard, record in journals if shard.split == split],
+            num_bytes=sum(path.stat().st_size for path in work.glob(f"{split}.array_record*")),
+            filename_template=tfds.core.ShardedFileTemplate(
+                data_dir=work,
+                dataset_name=name,
+                split=split,
+                filetype_suffix="array_record",
+                template=_FILES,
+            ),
+        )
+        for split in manifest.people
+    ]
+    replace_text(work / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+    for shard in plan:
+        (work / f"{shard.file}.json").unlink()
+    counts = {split: len(names) for split, names in manifest.people.items()}
+    tfds.folder_dataset.write_metadata(
+        data_dir=work,
+        features=shards.features(manifest.image_shape, max(counts.values())),
+        split_infos=splits,
+        version="1.0.0",
+        filename_template=_FILES,
+        check_data=False,
+        description=f"Images of a {manifest.kind} source.",
+        metadata=tfds.core.MetadataDict(people=counts, source=manifest.source),
+    )
+
+
+def _add_pairs(source: Source, work: Path) -> None:
+    """The pairs that a verification file brings, by name, as `pairs.csv`."""
+    if source.pairs is not None:
+        lines = [
+            f"{source.names[a]},{source.names[b]},{int(same)}\n"
+            for a, b, same in zip(*source.pairs, strict=True)
+        ]
+        replace_text(work / "pairs.csv", "first,second,same\n" + "".join(lines))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second `prepare` of the same name out; the system frees it when a process dies."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder} is being prepared by another process.") from None
+        yield
+
+
+def _work_folder(folder: Path, key: str) -> Path:
+    """The folder of this source's unfinished data set; those of other sources are removed."""
+    work = folder / f"unfinished-{key}"
+    for other in folder.glob("unfinished-*"):
+        if other != work:
+            shutil.rmtree(other)
+    work.mkdir(exist_ok=True)
+    return work
+
+
+def _next_version(old: Path | None) -> str:
+    return "1.0.0" if old is None else f"1.0.{int(old.name.split('.')[2]) + 1}"

@@ -1,0 +1,81 @@
+"""Encoded images: kept byte for byte where they can be, refused with the reason where not."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from hyperface.data import images
+
+
+def encoded(pixels, kind="PNG", **options):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind, **options)
+    return out.getvalue()
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+
+
+@pytest.fixture
+def grey(rng):
+    return rng.integers(0, 256, (9, 7), dtype=np.uint8)
+
+
+def test_jpeg_and_png_are_kept_byte_for_byte(grey):
+    for kind in ("PNG", "JPEG"):
+        data = encoded(grey, kind)
+        assert images.conform(data, channels=1) == (data, (9, 7, 1))
+
+
+def test_a_photograph_is_turned_upright_and_harmless_exif_is_kept(grey):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "camera"
+    data = encoded(grey, "JPEG", exif=exif)
+    assert images.conform(data, channels=1)[0] == data
+    exif[ExifTags.Base.Orientation] = 6  # The camera was held on its side.
+    data, shape = images.conform(encoded(grey, "PNG", exif=exif), channels=1)
+    assert shape == (7, 9, 1)
+    np.testing.assert_array_equal(images.decode(data)[..., 0], np.rot90(grey, -1))
+
+
+def test_sixteen_bits_are_refused():
+    deep = encoded(np.full((4, 4), 3000, np.uint16))
+    with pytest.raises(ValueError, match="8 bits a channel, found mode I"):
+        images.conform(deep, channels=1)
+
+
+def test_other_formats_and_modes_become_png_of_the_wanted_mode(grey):
+    data, shape = images.conform(encoded(grey, "BMP"), channels=1)
+    assert shape == (9, 7, 1)
+    np.testing.assert_array_equal(images.decode(data)[..., 0], grey)
+    data, shape = images.conform(encoded(grey), channels=3)
+    assert shape == (9, 7, 3)
+    np.testing.assert_array_equal(images.decode(data), np.stack([grey] * 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "found an empty file"),
+        (b"not an image at all", "found bytes starting b'not an i'"),
+        (encoded(NOISE)[:800], "a whole image"),
+        (encoded(NOISE, "JPEG")[:800], "a whole image"),
+    ],
+)
+def test_broken_images_say_why(data, message):
+    with pytest.raises(ValueError, match=message):
+        images.conform(data, channels=1)
+
+
+def test_a_huge_header_is_refused_before_decoding():
+    for side, message in ((6_000, "at most 25000000 pixels, found 6000 x 6000"), (50_000, "limit")):
+        header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        check = struct.pack(">I", zlib.crc32(header))
+        png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check
+        png += struct.pack(">I", 9) + b"IDAT" + bytes(9)
+        with pytest.raises(ValueError, match=message):
+            images.conform(png, channels=1)
