@@ -65,7 +65,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
             own &= source.splits == split
         indices = np.flatnonzero(own)
         people[split] = [source.identities[i] for i in ids]
-        count = -(-indices.size // SHARD_IMAGES)
+        count = max(1, -(-indices.size // SHARD_IMAGES))
         for number, part in enumerate(np.array_split(indices, count)):
             file = f"{split}.array_record-{number:05}-of-{count:05}"
             plan.append(Shard(split, file, part, label_of[source.people[part]]))
@@ -102,6 +102,7 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def fingerprint(source: Source, options: Options) -> str:
+    """Equal for an equal data set: of the source and of what becomes of its images."""
     chosen = asdict(options) | {
         "align": options.align and repr(options.align),
         "keep": None if options.keep is None else sorted(options.keep),

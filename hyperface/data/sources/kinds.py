@@ -55,9 +55,8 @@ def open_source(source: str, data_dir: Path, *, kind: str | None = None, **optio
     options = {name: value for name, value in options.items() if value not in (None, False)}
     if source in ("orl", "mnist") or source.startswith("tfds:"):
         if kind or options:
-            raise InputError(
-                f"{source}: expected no options of a path, found {[*options] or kind}."
-            )
+            found = next(iter(options), "kind").replace("_", "-")
+            raise InputError(f"{source}: expected no option of a path, found --{found}.")
         if source.startswith("tfds:"):
             return tfds_dataset(source.removeprefix("tfds:"), data_dir)
         return orl() if source == "orl" else downloaded_digits()

