@@ -35,6 +35,8 @@ class Train:
     of the experiment's model."""
     fresh: bool = False
     """Delete what the folder holds of an earlier run, instead of going on with it."""
+    workers: int = 0
+    """Processes that read and decode images; 0 uses threads. The run is the same for any number."""
     list: bool = False
     """Show the experiments and stop."""
     list_models: bool = False
@@ -92,7 +94,15 @@ def run(options: Train) -> None:
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name
         try:
-            state = train(part, data_dir, folder, start=start, fresh=options.fresh, console=console)
+            state = train(
+                part,
+                data_dir,
+                folder,
+                start=start,
+                fresh=options.fresh,
+                workers=options.workers,
+                console=console,
+            )
         except DivergenceError as error:
             console.print(f"{part.name} diverged: {error}", style="red")
             sys.exit(cli.EXIT_DIVERGED)
@@ -110,7 +120,8 @@ def run(options: Train) -> None:
         if start is not None:
             before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
             baselines["before"] = evaluate_network(experiment, state.network, before, data_dir)
-    split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
+    data = experiment.data
+    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     tables = write_run_report(
         workdir,
         name=experiment.name,
@@ -140,7 +151,8 @@ def _start(path: Path, experiment: Experiment, data_dir: Path, console):
     from hyperface.train.state import abstract_state
     from hyperface.weights import load_backbone
 
-    split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
+    data = experiment.data
+    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     like = abstract_state(experiment, split.num_classes, split.image_shape).variables
     wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
     backbone, report = load_backbone(path, experiment.model.name, wanted)

@@ -86,3 +86,58 @@ def test_a_label_beyond_the_classes_is_refused(split):
     )
     with pytest.raises(InputError, match=r"labels of tiny/1.0.0 .* in \[0, 2\)"):
         list(pipeline.evaluation_batches(narrow, batch_size=8))
+
+
+def test_processes_and_workers_share_the_same_images(split):
+    """What one process reads in a step is what two or four read together, in the same order."""
+    options = {"batch_size": 8, "seed": 3, "shift": 1}
+    whole = take(pipeline.training_batches(split, **options), 9)
+    for processes in (2, 4):
+        shares = [
+            take(
+                pipeline.training_batches(
+                    split, **options, process=p, processes=processes, start_step=4
+                ),
+                5,
+            )
+            for p in range(processes)
+        ]
+        for step in range(5):
+            images = np.concatenate([share[step]["images"] for share in shares])
+            np.testing.assert_array_equal(images, whole[4 + step]["images"])
+    with pytest.raises(InputError, match="a multiple of the 3 processes, found 8"):
+        pipeline.training_batches(split, **options, processes=3)
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(split):
+    options = {"batch_size": 8, "seed": 3, "shift": 1, "start_step": 2}
+    whole = take(pipeline.training_batches(split, **options), 4)
+    batches = pipeline.training_batches(split, **options, workers=2)
+    for expected, found in zip(whole, take(batches, 4), strict=True):
+        np.testing.assert_array_equal(found["images"], expected["images"])
+    batches.close()
+
+
+def test_crops_are_random_in_training_and_central_in_evaluation(tiny_data):
+    whole = datasets.open_split("tiny", "train", tiny_data)
+    split = datasets.open_split("tiny", "train", tiny_data, crop=(12, 9))
+    assert split.image_shape == (12, 9, 3)
+    assert split.facts()["image_shape"] == [12, 9, 3]
+    pixels = next(pipeline.evaluation_batches(whole, batch_size=48))["images"]
+    central = next(pipeline.evaluation_batches(split, batch_size=48))["images"]
+    np.testing.assert_array_equal(central, pixels[:, 2:14, 2:11])
+    corners = set()
+    for batch in take(pipeline.training_batches(split, batch_size=48, seed=0, mirror=False), 3):
+        for image in batch["images"]:
+            found = [
+                (top, left)
+                for top in range(5)
+                for left in range(6)
+                if np.any(np.all(pixels[:, top : top + 12, left : left + 9] == image, (1, 2, 3)))
+            ]
+            assert found
+            corners.add(found[0])
+    assert len(corners) > 25  # Of 30, in 144 draws.
+    with pytest.raises(InputError, match="at most the 16 x 14 of tiny, found 12 x 15"):
+        datasets.open_split("tiny", "train", tiny_data, crop=(12, 15))

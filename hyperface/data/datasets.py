@@ -27,8 +27,11 @@ class Split:
     """Encoded: "image" bytes, "label" int, and for faces "name" bytes."""
     num_classes: int
     image_shape: tuple[int, int, int]
+    """Of the images that are fed: cropped, where `crop` says so."""
     source: str | None = None
-    """Fingerprint of the files it was made from, where the builder keeps one."""
+    """Fingerprint of the files it was made from, where the data set has one."""
+    crop: tuple[int, int] | None = None
+    """Height and width cut out of the stored image."""
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps, to notice that the data changed under a run."""
@@ -52,11 +55,20 @@ def find(name: str, data_dir: Path) -> Path | None:
     return max(versions, key=versions.get, default=None)
 
 
-def open_split(name: str, split: str, data_dir: Path) -> Split:
+def open_split(
+    name: str, split: str, data_dir: Path, *, crop: tuple[int, int] | None = None
+) -> Split:
     """Opens a split for reading; image bytes stay encoded.
 
+    Args:
+      name: of the prepared data set.
+      split: of its splits.
+      data_dir: the data folder.
+      crop: height and width to be cut out of the stored images; None feeds them whole.
+
     Raises:
-      InputError: the data set is not prepared, has no such split, or the split is empty.
+      InputError: the data set is not prepared, has no such split, the split is empty, or its images
+        are smaller than the crop.
     """
     folder = find(name, data_dir)
     if folder is None:
@@ -78,11 +90,18 @@ def open_split(name: str, split: str, data_dir: Path) -> Split:
         )
     features = builder.info.features
     metadata = builder.info.metadata or {}
+    height, width, channels = features["image"].shape
+    if crop is not None and not (crop[0] <= height and crop[1] <= width):
+        raise InputError(
+            f"data.crop: expected at most the {height} x {width} of {name}, found "
+            f"{crop[0]} x {crop[1]}."
+        )
     return Split(
         dataset=f"{name}/{folder.name}",
         name=split,
         records=builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}),
         num_classes=metadata.get("people", {}).get(split, features["label"].num_classes),
-        image_shape=features["image"].shape,
+        image_shape=(*(crop or (height, width)), channels),
         source=metadata.get("source"),
+        crop=crop,
     )

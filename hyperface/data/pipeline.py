@@ -4,10 +4,12 @@ A batch is a dict of "images" [batch, height, width, channels] float32 in [-1, 1
 int32 and "mask" [batch] float32, 1 for an example and 0 for padding.
 """
 
+import os
 from collections.abc import Iterator
 
 import grain
 import numpy as np
+from absl import flags
 
 from hyperface.data.datasets import Split
 from hyperface.data.images import decode
@@ -24,22 +26,41 @@ def training_batches(
     mirror: bool = True,
     shift: int = 0,
     start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """Endless full batches, reshuffled every epoch; batch k is the same however k was reached.
 
-    The step number is the whole position: nothing else needs saving to continue.
+    The step number is the whole position: nothing else needs saving to continue. The images of step
+    k are the same for any number of processes, each of which reads its share, and of workers.
 
     Args:
       split: the records; labels must lie in [0, split.num_classes).
-      batch_size: images a batch; batches run across the end of an epoch.
+      batch_size: images of a step, over all processes; batches run across the end of an epoch.
       seed: sets order and augmentation.
       mirror: flip left to right with probability one half.
       shift: largest random shift in pixels each way, repeating the edge.
       start_step: the first batch to deliver.
+      process: which share to deliver, of
+      processes: hosts that train together.
+      workers: processes that read and decode; 0 uses threads, which leave nothing behind when a
+        run is killed.
+
+    Raises:
+      InputError: the batch cannot be shared equally.
     """
+    if batch_size % processes:
+        raise InputError(
+            f"data.batch-size: expected a multiple of the {processes} processes, found "
+            f"{batch_size}."
+        )
 
     def load(record: dict, rng: np.random.Generator) -> Batch:
         pixels = decode(record["image"])
+        if split.crop:
+            spare = np.subtract(pixels.shape[:2], split.crop)
+            pixels = _cut(pixels, rng.integers(0, spare + 1), split.crop)
         if mirror and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if shift:
@@ -47,15 +68,28 @@ def training_batches(
         return _example(pixels, record, split)
 
     dataset = grain.MapDataset.source(split.records).seed(seed).shuffle().repeat()
-    dataset = dataset.random_map(load).batch(batch_size, drop_remainder=True)
-    return iter(dataset[start_step:].to_iter_dataset(_READ_OPTIONS))
+    share = batch_size // processes
+    dataset = dataset.random_map(load).batch(share, drop_remainder=True)
+    dataset = dataset[process::processes][start_step:].to_iter_dataset(_READ_OPTIONS)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks for flags that only an absl program parses.
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
 
 
 def evaluation_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
-    """Every example once, in stored order; the last batch is padded and masked."""
+    """Every example once, in stored order; the last batch is padded and masked.
+
+    Where the split has a crop, the middle of the image is cut out.
+    """
 
     def load(record: dict) -> Batch:
-        return _example(decode(record["image"]), record, split)
+        pixels = decode(record["image"])
+        if split.crop:
+            spare = np.subtract(pixels.shape[:2], split.crop)
+            pixels = _cut(pixels, spare // 2, split.crop)
+        return _example(pixels, record, split)
 
     dataset = grain.MapDataset.source(split.records).map(load).batch(batch_size)
     for batch in dataset.to_iter_dataset(_READ_OPTIONS):
@@ -74,7 +108,7 @@ def pad_batch(batch: Batch, size: int) -> Batch:
 
 
 # Threads, not processes: they leave nothing behind when a run is killed.
-_READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+_READ_OPTIONS = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=8)
 
 
 def _example(pixels: np.ndarray, record: dict, split: Split) -> Batch:
@@ -89,6 +123,11 @@ def _example(pixels: np.ndarray, record: dict, split: Split) -> Batch:
         "labels": np.int32(label),
         "mask": np.float32(1.0),
     }
+
+
+def _cut(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    top, left = corner
+    return pixels[top : top + size[0], left : left + size[1]]
 
 
 def _shifted(pixels: np.ndarray, down: int, right: int) -> np.ndarray:

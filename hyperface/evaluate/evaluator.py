@@ -47,7 +47,8 @@ def evaluate_network(
       data_dir: where the prepared data set is.
     """
     evaluation = experiment.evaluation
-    split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    data = experiment.data
+    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     embed = embedder(
         lambda variables, images: network.apply(variables, images, method="embed"),
         evaluation.mirror,
@@ -79,7 +80,8 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
     Raises:
       InputError: there is no such split, or it has too few pairs for the folds.
     """
-    split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    data = experiment.data
+    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     if experiment.evaluation.protocol == "verification":
         labels = np.array([int(record["label"]) for record in split.records])
         try:
@@ -92,7 +94,8 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
 
 def evaluate_pixels(experiment: Experiment, data_dir: Path) -> Result:
     """Verification by the cosine of the images themselves: what any network has to beat."""
-    split = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    data = experiment.data
+    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings = embed_split(embed, None, _batches(split, experiment.evaluation))
     return _verified(embeddings, experiment.evaluation)

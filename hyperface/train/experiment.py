@@ -28,6 +28,9 @@ class Data:
     """Flip training images left to right at random."""
     shift: int = 0
     """Largest random shift of training images, in pixels each way; the edge is repeated."""
+    crop: tuple[int, int] | None = None
+    """Height and width cut out of the stored images: anywhere in training, the middle in
+    evaluation; None feeds them whole."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,8 @@ def check(experiment: Experiment) -> Experiment:
         ("evaluation.snapshot-every", e.evaluation.snapshot_every, 1),
     ):
         expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
+    crop = e.data.crop is None or min(e.data.crop) > 0
+    expect(crop, "data.crop", "height and width above 0", e.data.crop)
     o = e.optimizer
     expect(0 <= o.momentum < 1, "optimizer.momentum", "in [0, 1)", o.momentum)
     expect(0 <= o.average < 1, "optimizer.average", "in [0, 1)", o.average)

@@ -55,6 +55,7 @@ def train(
     *,
     start: Start | None = None,
     fresh: bool = False,
+    workers: int = 0,
     console: Console | None = None,
 ) -> TrainState:
     """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
@@ -69,6 +70,7 @@ def train(
         `tensorboard/` and `checkpoints/`.
       start: the backbone to fine-tune; None starts from random parameters.
       fresh: delete what `workdir` holds of an earlier run, and only that, first.
+      workers: processes that read images; 0 reads in threads. The run is the same for any number.
       console: where progress goes.
 
     Returns:
@@ -79,7 +81,8 @@ def train(
       DivergenceError: a metric became NaN or infinite.
     """
     console = console or Console()
-    split = open_split(experiment.data.name, experiment.data.train_split, data_dir)
+    data = experiment.data
+    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     if split.num_classes < 2:
         raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
     parallel.check_devices(experiment.data.batch_size)
@@ -107,7 +110,9 @@ def train(
                 start and start.backbone,
             )
             state = jax.device_put(state, parallel.replicated())
-        return _run(experiment, split, workdir, state, first_step, checkpoints, meta, console)
+        return _run(
+            experiment, split, workdir, state, first_step, checkpoints, meta, console, workers
+        )
 
 
 def _run(
@@ -119,6 +124,7 @@ def _run(
     checkpoints: Checkpoints,
     meta: dict[str, Any],
     console: Console,
+    workers: int,
 ) -> TrainState:
     # The order of a step, which a resumed run repeats exactly:
     #   1. batch k is made from the seed and k alone;
@@ -132,7 +138,7 @@ def _run(
         return state
     _print_groups(experiment, state, console)
     step_fn = parallel.data_parallel_step()
-    batches = _batches(experiment, split, first_step)
+    batches = _batches(experiment, split, first_step, workers)
     rate = learning_rate(experiment.optimizer)
     always_saved = set(experiment.snapshot_steps())
     log = MetricsLog(workdir, first_step, experiment.log_every)
@@ -172,7 +178,9 @@ def _print_groups(experiment: Experiment, state: TrainState, console: Console) -
     console.print(f"{experiment.name} learns {'; '.join(parts)}", highlight=False, soft_wrap=True)
 
 
-def _batches(experiment: Experiment, split: Split, start_step: int) -> Iterator[Batch]:
+def _batches(
+    experiment: Experiment, split: Split, start_step: int, workers: int = 0
+) -> Iterator[Batch]:
     return training_batches(
         split,
         batch_size=experiment.data.batch_size,
@@ -180,6 +188,7 @@ def _batches(experiment: Experiment, split: Split, start_step: int) -> Iterator[
         mirror=experiment.data.mirror,
         shift=experiment.data.shift,
         start_step=start_step,
+        workers=workers,
     )
 
 

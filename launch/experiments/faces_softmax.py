@@ -16,12 +16,12 @@ from hyperface.train.experiment import Data, Evaluation, Experiment, Model, Opti
 
 EXPERIMENT = Experiment(
     name="faces-softmax",
-    steps=2000,
+    steps=6000,
     log_every=20,
-    checkpoint_every=500,
+    checkpoint_every=1000,
     data=Data(name="faces", batch_size=64, shift=4),
     model=Model(name="sphereface-mini", feature_dim=128),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0)),
-    optimizer=Optimizer(learning_rate=0.02, boundaries=(1400, 1800)),
+    optimizer=Optimizer(learning_rate=0.02, boundaries=(4000, 5400)),
     evaluation=Evaluation(batch_size=200),
 )
