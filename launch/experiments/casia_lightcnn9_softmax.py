@@ -5,8 +5,9 @@ Source: the released LightenedCNN-B files and their author's answers: 128 x 128 
   gradients clipped at 150, dropout 0.75 before the classifier; biases at twice the rate without
   decay.
 Command: python -m launch.train casia-lightcnn9-softmax
-Data: CASIA-WebFace without the people of LFW, aligned to 128 x 128, one folder a person, by
-  python -m launch.prepare SOURCE --out casia128 --channels 1 --held-out 300.
+Data: CASIA-WebFace without the people of LFW, aligned to 144 x 144 by eyes and mouth, by
+  python -m launch.prepare SOURCE --out casia144 --channels 1 --held-out 300; crops of 128 x 128
+  are cut at random in training, the middle in evaluation.
 Time: not known.
 Published: LFW 98.13 % (NormFace, Table 4).
 Measured: not run: the data is not at hand.
@@ -20,7 +21,7 @@ EXPERIMENT = Experiment(
     steps=2_000_000,
     log_every=100,
     checkpoint_every=10_000,
-    data=Data(name="casia128", batch_size=32),
+    data=Data(name="casia144", batch_size=32, crop=(128, 128)),
     model=Model(name="lightcnn-9", feature_dim=256),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0, bias=True, dropout=0.75)),
     optimizer=Optimizer(
