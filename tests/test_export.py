@@ -60,7 +60,8 @@ def embed(state, images, mirror):
     def apply(params, images):
         return state.network.apply({"params": params}, images, method="embed")
 
-    return embedder(apply, mirror)(state.params, images)[0]
+    # What the run is scored with: this one keeps an average.
+    return embedder(apply, mirror)(state.evaluated["params"], images)[0]
 
 
 def test_only_the_backbone_is_read(run):
@@ -69,14 +70,14 @@ def test_only_the_backbone_is_read(run):
     assert (saved.model, saved.step, saved.image_shape) == ("sphereface-mini", 8, SHAPE)
     assert weights.read_run(folder, 4).step == 4
     assert all(name.startswith("params/") and "head" not in name for name in saved.arrays)
-    assert len(saved.arrays) == len(jax.tree.leaves(state.params["backbone"]))
+    assert len(saved.arrays) == len(jax.tree.leaves(state.average["backbone"]))
 
 
 def test_a_run_fills_a_fresh_backbone(run):
     folder, state = run
-    like = jax.tree.map(jnp.zeros_like, state.params["backbone"])
+    like = jax.tree.map(jnp.zeros_like, state.average["backbone"])
     params, report = weights.load_backbone(folder, "sphereface-mini", like)
-    jax.tree.map(np.testing.assert_array_equal, params, state.params["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, params, state.average["backbone"])
     assert "a run of this library" in str(report)
     with pytest.raises(InputError, match="expected weights of 'wen28', found 'sphereface-mini'"):
         weights.load_backbone(folder, "wen28", like)

@@ -10,14 +10,13 @@ from flax import traverse_util
 
 from hyperface.errors import InputError
 
-COLLECTIONS = ("params", "batch_stats")
-
 
 class SavedBackbone(NamedTuple):
     """A trained backbone, and what its run says of it."""
 
     arrays: dict[str, np.ndarray]
-    """By path, "params/conv1/kernel"."""
+    """By path, "params/conv1/kernel"; what the run is scored with: the moving average of the
+    parameters, where it kept one."""
     experiment: dict[str, Any]
     """The run's experiment, as `Experiment.to_dict` made it."""
     image_shape: tuple[int, int, int]
@@ -70,14 +69,18 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
 def _backbone(state: Path) -> dict[str, np.ndarray]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(state).item_metadata.tree
-        item = {
-            name: {"backbone": jax.tree.map(lambda _: 0, stored[name]["backbone"])}
-            for name in COLLECTIONS
-            if "backbone" in (stored.get(name) or {})
+        held = {
+            name: tree["backbone"]
+            for name in ("params", "average", "batch_stats")
+            if "backbone" in (tree := stored.get(name) or {})
         }
+        if "average" in held:
+            del held["params"]
+        item = {name: {"backbone": jax.tree.map(lambda _: 0, tree)} for name, tree in held.items()}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         found = checkpointer.restore(
             state, args=ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
         )
-    trees = {name: tree["backbone"] for name, tree in found.items()}
+    named = {"average": "params"}
+    trees = {named.get(name, name): tree["backbone"] for name, tree in found.items()}
     return traverse_util.flatten_dict(trees, sep="/")
