@@ -103,7 +103,7 @@ def test_the_command_checks_what_it_writes(run, tmp_path, capsys):
 
 
 def test_an_export_fills_a_fresh_backbone(run, exported):
-    backbone = run[1].params["backbone"]
+    backbone = run[1].average["backbone"]
     path, like = exported / "embedder.safetensors", jax.tree.map(jnp.zeros_like, backbone)
     params, report = weights.load_backbone(path, "sphereface-mini", like)
     jax.tree.map(np.testing.assert_array_equal, params, backbone)
