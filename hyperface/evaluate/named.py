@@ -1,0 +1,123 @@
+"""Features with the names of their images, from this library or any other."""
+
+import difflib
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+
+
+class NamedFeatures(NamedTuple):
+    """One feature an image."""
+
+    names: Sequence[str]
+    """[images] unique."""
+    features: np.ndarray
+    """[images, dim] of any length."""
+    steps: tuple[str, ...] = ()
+    """How they were made, a sentence each."""
+
+    def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
+        """Indices of images by name.
+
+        Args:
+          wanted: names of images, repeats allowed.
+          source: what names them, for the message.
+
+        Raises:
+          InputError: an image is not there; the message has the nearest name that is.
+        """
+        places = {name: place for place, name in enumerate(self.names)}
+        missing = sorted(set(wanted) - places.keys())
+        if missing:
+            near = difflib.get_close_matches(missing[0], self.names[:20_000], n=1, cutoff=0.6)
+            hint = f"; the nearest name there is {near[0]!r}" if near else ""
+            raise InputError(
+                f"expected a feature of every image of {source}, found none of {missing[0]!r} "
+                f"({len(missing)} of {len(set(wanted))} images are missing){hint}."
+            )
+        return np.array([places[name] for name in wanted], np.int64)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of SHA-256 over names and features."""
+        total = hashlib.sha256("\n".join(self.names).encode())
+        total.update(np.ascontiguousarray(self.features).data)
+        return total.hexdigest()[:16]
+
+
+def check(named: NamedFeatures, origin: str) -> NamedFeatures:
+    """Refuses features that no protocol could score, or only into nonsense.
+
+    Args:
+      named: the features.
+      origin: what they come from, for the message.
+
+    Returns:
+      The same, as floats of at least 32 bits.
+
+    Raises:
+      InputError: names and features differ in number, a name is there twice, a feature is zero or
+        not finite, or all features are equal.
+    """
+    names, features = list(named.names), np.asarray(named.features)
+    if features.ndim != 2 or len(names) != len(features) or not names:
+        raise InputError(
+            f"{origin}: expected [images, dim] features and a name each, found features "
+            f"{features.shape} and {len(names)} names."
+        )
+    if not np.issubdtype(features.dtype, np.floating):
+        raise InputError(f"{origin}: expected floats, found {features.dtype}.")
+    features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
+    if len(set(names)) != len(names):
+        seen: set[str] = set()
+        double = next(name for name in names if name in seen or seen.add(name))
+        raise InputError(f"{origin}: expected every name once, found {double!r} again.")
+    norms = np.linalg.norm(features, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if bad.size:
+        raise InputError(
+            f"{origin}: expected finite features above zero, found norm {norms[bad[0]]} of "
+            f"{names[bad[0]]!r} ({bad.size} images in all)."
+        )
+    if len(names) > 1 and np.all(features == features[0]):
+        raise InputError(f"{origin}: expected features that differ, found {len(names)} equal ones.")
+    return named._replace(names=names, features=features)
+
+
+def read_features(path: Path) -> NamedFeatures:
+    """Features that any program has written.
+
+    Args:
+      path: an .npz with `features` [images, dim] and `names` [images], or an .npy of features with
+        a text file of names, one a line, of the same name ending in .txt.
+
+    Raises:
+      InputError: the file is not one of these, or its features cannot be scored.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            absent = {"features", "names"} - set(loaded.files)
+            if absent:
+                raise InputError(
+                    f"{path}: expected arrays 'features' and 'names', found "
+                    f"{', '.join(loaded.files) or 'none'}."
+                )
+            features, names = loaded["features"], [str(name) for name in loaded["names"]]
+        else:
+            listed = path.with_suffix(".txt")
+            features, names = loaded, listed.read_text("utf-8").splitlines()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: expected features as .npz with names, or .npy with names in a .txt beside "
+            f"it, found: {error}."
+        ) from None
+    steps = (f"features of {len(names):,} images read from {path.name}, {features.shape[-1]} dims",)
+    return check(NamedFeatures(names, features, steps), str(path))
