@@ -1,0 +1,21 @@
+"""Readers of the field's protocol files: which images are compared, in which folds.
+
+Every reader checks every line. What is wrong ends in one `InputError` with file, line, what was
+expected and what was found. Windows line ends and blank lines at the end are accepted; other blank
+lines, control characters, byte-order marks and text that is not UTF-8 are not.
+"""
+
+from hyperface.data.protocols._cfp import cfp
+from hyperface.data.protocols._lfw import lfw_pairs, lfw_people
+from hyperface.data.protocols._pairlist import PairList
+from hyperface.data.protocols._pairs import read_pairs
+from hyperface.data.protocols._ytf import ytf_splits
+
+__all__ = [
+    "PairList",
+    "cfp",
+    "lfw_pairs",
+    "lfw_people",
+    "read_pairs",
+    "ytf_splits",
+]
