@@ -5,6 +5,8 @@ expected and what was found. Windows line ends and blank lines at the end are ac
 lines, control characters, byte-order marks and text that is not UTF-8 are not.
 """
 
+from hyperface.data.protocols._agedb import agedb
+from hyperface.data.protocols._blufr import Blufr, Trial, blufr
 from hyperface.data.protocols._cfp import cfp
 from hyperface.data.protocols._lfw import lfw_pairs, lfw_people
 from hyperface.data.protocols._pairlist import PairList
@@ -12,7 +14,11 @@ from hyperface.data.protocols._pairs import read_pairs
 from hyperface.data.protocols._ytf import ytf_splits
 
 __all__ = [
+    "Blufr",
     "PairList",
+    "Trial",
+    "agedb",
+    "blufr",
     "cfp",
     "lfw_pairs",
     "lfw_people",
