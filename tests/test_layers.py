@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "heads": ({"losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
     "data": ({"data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
+    "data.protocols": ({"data.protocols", "errors", "files"}, set()),
     "train.experiment": ({"errors", "objective"}, set()),
     "train.metrics": ({"files"}, set()),
     "train.progress": (set(), {"rich"}),

@@ -1,0 +1,145 @@
+"""Text files in lines, so that every fault has its file and line."""
+
+import codecs
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperface.errors import InputError
+
+LARGEST = 10**9 - 1
+"""No number in a protocol file is larger: folds, images and templates are counted in millions."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_BLANKS = re.compile(r"[ \t]+")
+
+
+class Line(NamedTuple):
+    """One line of a file, without the blanks around it."""
+
+    file: str
+    number: int
+    """From 1."""
+    text: str
+
+    def fault(self, expected: str, found: str | None = None) -> InputError:
+        """The error that names this line; it shows the line where `found` is left out."""
+        found = shown(self.text) if found is None else found
+        return InputError(f"{self.file}:{self.number}: expected {expected}, found {found}.")
+
+    def fields(self, separator: str | None = None) -> list[str]:
+        """The parts between separators, without blanks around them; None separates at blanks."""
+        if separator is None:
+            return _BLANKS.split(self.text)
+        return [field.strip(" \t") for field in self.text.split(separator)]
+
+    def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
+        """A whole number in [least, most], in plain digits."""
+        plain = token.isascii() and token.isdigit() and len(token) <= len(str(LARGEST))
+        if not plain or not least <= int(token) <= most:
+            limits = f"{least} to {most}" if most < LARGEST else f"{least} or more"
+            raise self.fault(f"{what}, {limits}", shown(token))
+        return int(token)
+
+    def decimal(self, token: str, what: str) -> float:
+        """A finite decimal number."""
+        if not _DECIMAL.fullmatch(token) or not math.isfinite(float(token)):
+            raise self.fault(what, shown(token))
+        return float(token)
+
+    def image(self, name: str) -> str:
+        """The name of an image: a path below the data set's folder, with / between folders."""
+        parts = name.split("/")
+        if {"", ".", ".."} & set(parts) or "\\" in name or name[1:2] == ":":
+            raise self.fault("an image's path below the data set's folder", shown(name))
+        return name
+
+
+def shown(text: str) -> str:
+    """The text in quotes, cut short where it is long."""
+    return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file.
+
+    Raises:
+      InputError: it is missing, a folder or unreadable.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "nothing"
+        raise InputError(f"{path}: expected a file, found {kind}.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found: {error}.") from error
+
+
+def read_lines(path: Path | str) -> list[Line]:
+    """The lines of a text file, as `split_lines`.
+
+    Raises:
+      InputError: as `read_bytes` and `split_lines`.
+    """
+    return split_lines(read_bytes(path), str(path))
+
+
+def decoded(data: bytes, file: str, start: int = 1) -> str:
+    """The text of UTF-8 data.
+
+    Raises:
+      InputError: naming the line that is not UTF-8, or if a byte-order mark comes first.
+    """
+    if data.startswith(codecs.BOM_UTF8):
+        raise Line(file, start, "").fault("text without a byte-order mark", "one")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = Line(file, start + data.count(b"\n", 0, error.start), "")
+        raise line.fault("UTF-8 text", f"the byte 0x{data[error.start]:02x}") from None
+
+
+def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
+    """The lines of UTF-8 text; Windows line ends and blank lines at the end are accepted.
+
+    Args:
+      data: the text, or a part of it that starts with a line.
+      file: its name in errors.
+      start: the number of the first line.
+
+    Raises:
+      InputError: naming the line, where the text is empty, has a blank line between others, a
+        control character or a byte-order mark, or is not UTF-8.
+    """
+    texts = decoded(data, file, start).replace("\r\n", "\n").rstrip(" \t\n").split("\n")
+    lines = [Line(file, number, text.strip(" \t")) for number, text in enumerate(texts, start)]
+    if texts == [""]:
+        raise lines[0].fault("lines of text", "an empty file")
+    for line in lines:
+        if not line.text:
+            raise line.fault("no blank line before the last line", "one")
+        if control := _CONTROL.search(line.text):
+            raise line.fault("text", f"the control character {control[0]!r}")
+    return lines
+
+
+def after(lines: Sequence[Line]) -> Line:
+    """The place after the last line, for what is missing there."""
+    return lines[-1]._replace(number=lines[-1].number + 1, text="")
+
+
+def expect_count(lines: Sequence[Line], skip: int, count: int, what: str) -> None:
+    """Refuses a file that has not `count` lines after the first `skip`.
+
+    Raises:
+      InputError: naming the first line too many, or the place of the first that is missing.
+    """
+    found = len(lines) - skip
+    if found > count:
+        raise lines[skip + count].fault(f"the end of the file after {count} {what}")
+    if found < count:
+        raise after(lines).fault(f"{count} {what}", f"the end of the file after {found}")

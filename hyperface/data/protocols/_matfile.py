@@ -1,0 +1,154 @@
+"""MATLAB 5 .mat files, where every length is compared with the bytes that are there.
+
+`scipy.io.loadmat` reads the same files faster, but believes the lengths and types inside them: one
+changed byte can crash the process, which no `except` catches.
+"""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperface.data.protocols._lines import read_bytes
+from hyperface.errors import InputError
+
+LARGEST_VARIABLE = 64 * 2**20
+"""Bytes of a variable once unpacked; BLUFR's largest has 1 MiB."""
+
+_HEADER = 128
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+_NUMBERS = {
+    1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
+}  # fmt: skip
+_TEXTS = {2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+_DEEPEST = 8
+"""Cells and structs inside each other; AgeDB has four."""
+
+
+def read_mat(path: Path | str) -> dict[str, Any]:
+    """The variables of a MATLAB 5 file by name.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Numbers as an array of the shape and type that they are stored with, a row of characters as
+      str, cells as an array of objects, a struct as a dict, and several as an array of dicts.
+
+    Raises:
+      InputError: the file is not one, or is damaged.
+    """
+    data = read_bytes(path)
+    try:
+        return _variables(data)
+    except (ValueError, OverflowError, zlib.error) as error:
+        reason = str(error)
+    raise InputError(f"{path}: expected a whole MATLAB 5 .mat file, found {reason}.")
+
+
+def _variables(data: bytes) -> dict[str, Any]:
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:_HEADER])
+    if order is None or not data.startswith(b"MATLAB 5.0"):
+        raise ValueError(f"one that starts with {data[:10]!r}")
+    variables, rest = {}, memoryview(data)[_HEADER:]
+    while rest:
+        kind, content, rest = _element(rest, order)
+        if kind == _COMPRESSED:
+            kind, content, _ = _element(_unpacked(content), order)
+        if kind != _MATRIX:
+            raise ValueError(f"an element of type {kind} where a variable starts")
+        name, value = _array(content, order, 0)
+        variables[name] = value
+    return variables
+
+
+def _unpacked(data: memoryview) -> memoryview:
+    stream = zlib.decompressobj()
+    unpacked = stream.decompress(data, LARGEST_VARIABLE)
+    if not stream.eof:
+        raise ValueError(f"a variable that is cut short or above {LARGEST_VARIABLE} bytes")
+    return memoryview(unpacked)
+
+
+def _element(data: memoryview, order: str) -> tuple[int, memoryview, memoryview]:
+    """The type and content of the first element, and what follows it."""
+    if len(data) < 8:
+        raise ValueError(f"{len(data)} bytes where 8 start an element")
+    kind, size = struct.unpack(order + "2I", data[:8])
+    if kind >> 16:  # Up to four bytes stand in the tag itself.
+        kind, size, start, end = kind & 0xFFFF, kind >> 16, 4, 8
+    else:
+        start = 8
+        end = start + size + (-size % 8 if kind != _COMPRESSED else 0)
+    if start + size > min(end, len(data)):
+        raise ValueError(f"an element of {size} bytes where {len(data) - start} are left")
+    return kind, data[start : start + size], data[end:]
+
+
+def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
+    """The name and value of a matrix element."""
+    if not data:
+        return "", np.empty((0, 0))
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} cells inside each other")
+    _, flags, rest = _element(data, order)
+    _, sizes, rest = _element(rest, order)
+    _, name, rest = _element(rest, order)
+    if len(flags) != 8 or len(sizes) < 8:
+        raise ValueError("a matrix without its class or size")
+    kind = struct.unpack(order + "2I", flags)[0]
+    shape = tuple(np.frombuffer(sizes, order + "i4").tolist())
+    if kind & 0x0800 or min(shape) < 0:
+        raise ValueError(f"complex numbers or the shape {shape}")
+    value = _value(rest, order, kind & 0xFF, shape, depth)
+    return str(name, "ascii"), value
+
+
+def _value(data: memoryview, order: str, kind: int, shape: tuple[int, ...], depth: int) -> Any:
+    count = 1
+    for size in shape:
+        count *= size
+    if kind == _CELL:
+        return _cells(data, order, count, depth).reshape(shape, order="F")
+    if kind == _STRUCT:
+        return _structs(data, order, count, shape, depth)
+    stored, content, _ = _element(data, order)
+    if kind == _CHAR and stored in _TEXTS:
+        codec = _TEXTS[stored] + {"<": "-le", ">": "-be"}[order] * (stored in (4, 17, 18))
+        text = str(content, codec)
+        if len(shape) != 2 or shape[0] > 1 or len(text) != count:
+            raise ValueError(f"characters of shape {shape} where a row of {len(text)} is stored")
+        return text
+    if kind < 6 or stored not in _NUMBERS:
+        raise ValueError(f"an array of class {kind} stored as type {stored}")
+    return np.frombuffer(content, order + _NUMBERS[stored]).reshape(shape, order="F")
+
+
+def _cells(data: memoryview, order: str, count: int, depth: int) -> np.ndarray:
+    if count > len(data) // 8:
+        raise ValueError(f"{count} cells in {len(data)} bytes")
+    cells = np.empty(count, object)
+    for index in range(count):
+        kind, content, data = _element(data, order)
+        if kind != _MATRIX:
+            raise ValueError(f"an element of type {kind} in a cell")
+        cells[index] = _array(content, order, depth + 1)[1]
+    return cells
+
+
+def _structs(data: memoryview, order: str, count: int, shape: tuple[int, ...], depth: int) -> Any:
+    _, length, data = _element(data, order)
+    _, names, data = _element(data, order)
+    width = int.from_bytes(length, "little" if order == "<" else "big")
+    if not width or not names or len(names) % width:
+        raise ValueError(f"field names of {len(names)} bytes in steps of {width}")
+    fields = [
+        str(names[at : at + width], "ascii").split("\0")[0] for at in range(0, len(names), width)
+    ]
+    values = _cells(data, order, count * len(fields), depth).reshape(count, len(fields))
+    structs = np.empty(count, object)
+    structs[:] = [dict(zip(fields, row, strict=True)) for row in values]
+    return structs[0] if count == 1 else structs.reshape(shape, order="F")
