@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "losses": ({"losses", "normalize"}, set()),
     "heads": ({"losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
-    "data": ({"data", "errors"}, {"tensorflow_datasets", "grain"}),
+    "data": ({"data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
     "train.experiment": ({"errors", "objective"}, set()),
     "train.metrics": ({"files"}, set()),
     "train.progress": (set(), {"rich"}),

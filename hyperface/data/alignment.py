@@ -83,7 +83,7 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
     (m, t), _, rank, _ = np.linalg.lstsq(design, target)
     if rank < 2:
         raise ValueError(f"expected at least two different points, found {source.tolist()}")
-    return np.array([[m.real, -m.imag, t.real], [m.imag, m.real, t.imag]])
+    return _matrix(m, t)
 
 
 def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
@@ -111,7 +111,7 @@ def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
         raise ValueError(f"expected two eyes above the mouth, found {np.asarray(points).tolist()}")
     m = EYES_ABOVE_MOUTH / height * level
     t = complex(size // 2, EYE_ROW[size]) - m * eyes
-    return np.array([[m.real, -m.imag, t.real], [m.imag, m.real, t.imag]])
+    return _matrix(m, t)
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -139,6 +139,11 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
         for c in range(pixels.shape[2])
     ]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def _matrix(m: complex, t: complex) -> np.ndarray:
+    """z -> m z + t as a matrix."""
+    return np.array([[m.real, -m.imag, t.real], [m.imag, m.real, t.imag]])
 
 
 def _needed(
