@@ -247,6 +247,19 @@ def test_every_pair_is_reported_at_the_lowest_threshold_most_similar_first():
     assert len(similar_people(train, np.array([5, 6]), test, np.array([0, 1]), 0.6)) == 2
 
 
+def test_people_of_the_same_name_are_reported_however_different(rng, monkeypatch):
+    monkeypatch.setattr("hyperface.data.overlap.BLOCK", 3)
+    features, labels = people(rng, [4] * 8, dim=32)
+    train, test = labels < 6, labels >= 5
+    both = features[train], labels[train] * 10, features[test], labels[test] * 10
+    named = [(0, 60), (40, 70), (50, 50)]
+    found = similar_people(*both, 0.9, named)
+    pairs = [(pair.train_person, pair.test_person) for pair in found]
+    assert pairs[0] == (50, 50)  # By its features too, and reported once.
+    assert sorted(pairs) == named
+    assert found[0].similarity > 0.9 > found[1].similarity >= found[2].similarity
+
+
 @pytest.mark.parametrize("threshold", [1.5, np.nan])
 def test_a_threshold_that_is_no_cosine_is_refused(threshold):
     with pytest.raises(ValueError, match="expected a cosine"):

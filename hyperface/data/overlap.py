@@ -49,6 +49,7 @@ def similar_people(
     test_features: np.ndarray,
     test_labels: np.ndarray,
     threshold: float,
+    named: Iterable[tuple[int, int]] = (),
 ) -> list[SimilarPeople]:
     """Pairs of people, one of each set, whose mean features are similar, most similar first.
 
@@ -61,6 +62,7 @@ def similar_people(
       test_features: [images, dim].
       test_labels: [images].
       threshold: cosine, in [-1, 1]; pairs at least this similar are reported.
+      named: pairs of labels that are reported in any case, such as those of `same_names`.
 
     Raises:
       ValueError: a feature is zero or not finite, or the threshold is no cosine.
@@ -68,10 +70,15 @@ def similar_people(
     if not -1 <= threshold <= 1:
         raise ValueError(f"expected a cosine in [-1, 1] as threshold, found {threshold}")
     train, test = _People(train_features, train_labels), _People(test_features, test_labels)
+    known = np.array([*named], np.int64).reshape(-1, 2)
+    rows, columns = np.searchsorted(train.ids, known[:, 0]), np.searchsorted(test.ids, known[:, 1])
     found = []
     for start in range(0, len(train.ids), BLOCK):
         cosines = train.means[start : start + BLOCK] @ test.means.T
-        for row, column in np.argwhere(cosines >= threshold):
+        reported = cosines >= threshold
+        here = (start <= rows) & (rows < start + BLOCK)
+        reported[rows[here] - start, columns[here]] = True
+        for row, column in np.argwhere(reported):
             images = _closest(train, start + row, test, column)
             people = int(train.ids[start + row]), int(test.ids[column])
             found.append(SimilarPeople(*people, float(cosines[row, column]), *images))
