@@ -67,7 +67,10 @@ MAY_IMPORT = {
         {"weights", "models", "errors", "normalize", "evaluate.embed"},
         {"flax"},
     ),
-    "report": ({"report", "evaluate", "files"}, {"matplotlib"}),
+    "report": (
+        {"report", "evaluate", "files", "data.cleaning", "data.overlap"},
+        {"matplotlib"},
+    ),
 }
 
 
@@ -133,6 +136,8 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
         ("train", ["--list-models", "--steps", "many"]),
         ("train", ["--steps", "many"]),
         ("evaluate", ["--help"]),
+        ("clean", ["--help"]),
+        ("clean", ["faces", "--run", "r", "--out", "o", "--similarity", "high"]),
         ("export", ["--help"]),
         ("export", ["run", "--out", "out", "--step", "many"]),
         ("prepare", ["--help"]),

@@ -1,1 +1,1 @@
-"""Tables and figures of measured results; draws on NumPy and matplotlib only."""
+"""Tables, figures and image sheets; draws on NumPy, matplotlib and pillow only."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hyperface.evaluate.roc import Roc
 
@@ -130,6 +131,56 @@ def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figur
     return figure
 
 
+def images_per_identity(counts: np.ndarray) -> Figure:
+    """How many identities have how many images; both axes logarithmic where counts range far.
+
+    Args:
+      counts: [identities] images of each, at least 1.
+    """
+    figure, (axes,) = _axes(1, 1, width=5.2)
+    edges = np.arange(counts.min(), counts.max() + 2)
+    if edges.size > 60:
+        edges = np.unique(np.geomspace(edges[0], edges[-1], 40).astype(int))
+        axes.set(xscale="log", yscale="log")
+    axes.hist(counts, edges - 0.5, color="#0b6e99", edgecolor="white", linewidth=0.4)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "linear":
+            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="images of an identity", ylabel="identities")
+    axes.set_title(
+        f"{counts.size:,} identities, {counts.sum():,} images, median {np.median(counts):g}"
+    )
+    return figure
+
+
+def distance_histogram(
+    class_distances: np.ndarray, image_distances: np.ndarray, thresholds: tuple[float, float]
+) -> Figure:
+    """Squared distances to the class means, with the thresholds of a cleaning.
+
+    Args:
+      class_distances: [classes] mean over each; NaN for a class without images.
+      image_distances: [images].
+      thresholds: of classes and of images; what lies above is dropped, infinity drops nothing.
+    """
+    figure, panels = _axes(1, 2, width=9.5)
+    drawn = ("classes", class_distances[~np.isnan(class_distances)]), ("images", image_distances)
+    for axes, (name, values), threshold in zip(panels, drawn, thresholds, strict=True):
+        axes.hist(values, bins=60, color="#0b6e99")
+        if np.isfinite(threshold):
+            above = np.sum(values > threshold)
+            label = f"above {threshold:.3g}: {above:,} of {values.size:,}"
+            axes.axvline(threshold, color="#d1495b", linestyle="--", label=label)
+            axes.legend(fontsize=8)
+        axes.set(ylabel=name, title=f"{values.size:,} {name}")
+        if values.size:
+            axes.set(yscale="log", ylim=(0.7, None))
+    panels[0].set_xlabel("mean squared distance to the class mean")
+    panels[1].set_xlabel("squared distance to the class mean")
+    return figure
+
+
 def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
     """Writes `NAME.png` for each figure and returns the paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +196,7 @@ def _axes(rows: int, columns: int, *, width: float, height: float = 3.6):
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
     return figure, panels
 
 

@@ -1,0 +1,92 @@
+"""Five landmarks an image: the CSV file that lists them, and what no face can have.
+
+Points are (x, y) in pixels in the order left eye, right eye, nose, left and right corner of the
+mouth; left is left in the image.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hyperface.errors import InputError
+
+COLUMNS = ("lex", "ley", "rex", "rey", "nx", "ny", "lmx", "lmy", "rmx", "rmy")
+OUTSIDE = 0.25
+"""How far outside a point may lie, in sides of the image: faces are cut off at its edges."""
+
+
+def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
+    """Refuses landmarks that no face in the image can have.
+
+    Args:
+      points: [5, 2].
+      shape: (height, width) of the image.
+
+    Raises:
+      ValueError: a point is not finite or far outside; eyes and mouth coincide; left and right are
+        swapped.
+    """
+    points = np.asarray(points, np.float64)
+    if points.shape != (5, 2) or not np.isfinite(points).all():
+        raise ValueError(f"expected five finite points (x, y), found {points.tolist()}")
+    right = points[1] - points[0]
+    down = points[3:].mean(axis=0) - points[:2].mean(axis=0)
+    if np.hypot(*down) < 1.0:
+        raise ValueError(
+            f"expected eyes and mouth at least a pixel apart, found {np.hypot(*down):.2g} pixels"
+        )
+    if right[0] * down[1] <= right[1] * down[0]:
+        raise ValueError(
+            "expected the left eye on the left of an upright face, found the left eye at "
+            f"{tuple(points[0].tolist())} and the right eye at {tuple(points[1].tolist())}"
+        )
+    sides = np.array(shape[::-1])
+    far = (points < -OUTSIDE * sides) | (points > (1 + OUTSIDE) * sides)
+    if far.any():
+        x, y = points[far.any(axis=1)][0]
+        raise ValueError(
+            f"expected points in the image of {shape[1]} x {shape[0]} pixels, found ({x:g}, {y:g})"
+        )
+
+
+def read_landmarks(path: Path) -> dict[str, np.ndarray]:
+    """Landmarks [5, 2] by image name, from a CSV file.
+
+    The first line names the columns: file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy; others are
+    ignored. A failed detection may stand as nan: `align` refuses that image alone.
+
+    Raises:
+      InputError: naming the line: the file is not such a CSV, or names an image twice.
+    """
+    landmarks: dict[str, np.ndarray] = {}
+    for line, row in _rows(path):
+        name, numbers = row["file"], [row[column] for column in COLUMNS]
+        if None in row or not name or None in numbers:
+            raise InputError(f"{path}:{line}: expected a value for each column, found {row}.")
+        if name in landmarks:
+            raise InputError(f"{path}:{line}: expected each image once, found {name!r} again.")
+        try:
+            landmarks[name] = np.array(numbers, np.float64).reshape(5, 2)
+        except ValueError:
+            raise InputError(f"{path}:{line}: expected ten numbers, found {numbers}.") from None
+    if not landmarks:
+        raise InputError(f"{path}: expected a line for each image, found none.")
+    return landmarks
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict]]:
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            missing = [name for name in ("file", *COLUMNS) if name not in (rows.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{path}:1: expected the columns file,{','.join(COLUMNS)}, found none named "
+                    f"{', '.join(missing)}."
+                )
+            for row in rows:
+                yield rows.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"expected a CSV file of landmarks at {path}, found: {error}.") from error

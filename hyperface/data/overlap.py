@@ -1,0 +1,112 @@
+"""People of an evaluation set found in a training set, by name and by features."""
+
+import unicodedata
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.data.cleaning import unit
+
+BLOCK = 4096
+"""People of the training set whose similarities are held at once."""
+
+
+class SimilarPeople(NamedTuple):
+    """A person of each set with similar features, and their most similar images."""
+
+    train_person: int
+    test_person: int
+    similarity: float
+    """Cosine of the two people's mean features."""
+    train_image: int
+    test_image: int
+
+
+def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of people whose names are equal but for case, accents, and what stands between words.
+
+    A name without a letter is a number: in two data sets it stands for two people, and is left out.
+
+    Example:
+      >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])
+      [('Beyoncé_Knowles', 'beyonce knowles')]
+    """
+    named: dict[str, list[str]] = {}
+    for name in sorted(set(test_people)):
+        named.setdefault(_plain(name), []).append(name)
+    return [
+        (name, other)
+        for name in sorted(set(train_people))
+        if any(map(str.isalpha, name))
+        for other in named.get(_plain(name), [])
+    ]
+
+
+def similar_people(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    threshold: float,
+    named: Iterable[tuple[int, int]] = (),
+) -> list[SimilarPeople]:
+    """Pairs of people, one of each set, whose mean features are similar, most similar first.
+
+    A person's feature is the mean of the images' features at length 1. Similarities are computed
+    for a block of people at a time.
+
+    Args:
+      train_features: [images, dim], of any length; may be a memory map.
+      train_labels: [images] person of each.
+      test_features: [images, dim].
+      test_labels: [images].
+      threshold: cosine, in [-1, 1]; pairs at least this similar are reported.
+      named: pairs of labels that are reported in any case, such as those of `same_names`.
+
+    Raises:
+      ValueError: a feature is zero or not finite, or the threshold is no cosine.
+    """
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"expected a cosine in [-1, 1] as threshold, found {threshold}")
+    train, test = _People(train_features, train_labels), _People(test_features, test_labels)
+    known = np.array([*named], np.int64).reshape(-1, 2)
+    rows, columns = np.searchsorted(train.ids, known[:, 0]), np.searchsorted(test.ids, known[:, 1])
+    found = []
+    for start in range(0, len(train.ids), BLOCK):
+        cosines = train.means[start : start + BLOCK] @ test.means.T
+        reported = cosines >= threshold
+        here = (start <= rows) & (rows < start + BLOCK)
+        reported[rows[here] - start, columns[here]] = True
+        for row, column in np.argwhere(reported):
+            images = _closest(train, start + row, test, column)
+            people = int(train.ids[start + row]), int(test.ids[column])
+            found.append(SimilarPeople(*people, float(cosines[row, column]), *images))
+    return sorted(found, key=lambda pair: (-pair.similarity, pair.train_person, pair.test_person))
+
+
+class _People:
+    """Images of a set by person."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray):
+        self.features = features
+        order = np.argsort(labels, kind="stable")
+        self.ids, starts = np.unique(np.asarray(labels)[order], return_index=True)
+        self.rows = np.split(order, starts[1:])
+        self.means = unit(np.array([self.of(person).mean(axis=0) for person in range(len(starts))]))
+
+    def of(self, person: int) -> np.ndarray:
+        """[images of the person, dim] unit features."""
+        return unit(self.features[self.rows[person]])
+
+
+def _closest(train: _People, one: int, test: _People, other: int) -> tuple[int, int]:
+    cosines = train.of(one) @ test.of(other).T
+    row, column = np.unravel_index(np.argmax(cosines), cosines.shape)
+    return int(train.rows[one][row]), int(test.rows[other][column])
+
+
+def _plain(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    kept = (c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
+    return " ".join("".join(kept).split())
