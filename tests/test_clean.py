@@ -11,11 +11,11 @@ from conftest import write_people
 from PIL import Image
 from rich.console import Console
 
-from hyperface.data import builders
+from hyperface.data import store
 from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import Split
+from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
-from hyperface.evaluate.embed import Embeddings
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.state import abstract_state
 from launch import clean, embedding
@@ -24,15 +24,13 @@ SHAPE = (16, 14, 3)
 
 
 def prepared(root, name, data_dir):
-    config = builders.FaceFolderConfig(name=name, root=root)
-    builders.prepare(
-        builders.FaceFolder(config=config, data_dir=data_dir, file_format="array_record")
-    )
+    # A source sorts its people: they are numbered in the order of their names.
+    store.prepare(folder(root), data_dir / name)
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """face_folder/messy has a person of noise and a wrong image, /known shares three people."""
+    """messy has a person of noise and a wrong image, /known shares three people."""
     folder = tmp_path_factory.mktemp("clean")
     messy, known = write_people(folder / "messy", people=6, images=8), folder / "known"
     shutil.copytree(messy / "person0", known / "PERSON0")
@@ -71,7 +69,7 @@ def run(tiny_experiment, tmp_path_factory):
 
 def cleaned(data_dir, run, out, *options):
     common = ["--run", str(run), "--out", str(out), "--data-dir", str(data_dir)]
-    clean.main(["face_folder/messy", *common, *map(str, options)])
+    clean.main(["messy", *common, *map(str, options)])
     with (out / "dropped.csv").open(newline="") as file:
         dropped = {row["name"]: row for row in csv.DictReader(file)}
     return set(read_keep_list(out / "keep.txt")), dropped
@@ -102,7 +100,7 @@ def test_the_planted_person_and_image_are_left_out(data_dir, run, tmp_path, caps
 
 def test_people_in_both_sets_are_left_out_and_nobody_else(data_dir, run, tmp_path):
     out = tmp_path / "out"
-    both = ["--overlap-with", "face_folder/known", "--overlap-split", "train"]
+    both = ["--overlap-with", "known", "--overlap-split", "train"]
     keep, dropped = cleaned(data_dir, run, out, *both, "--similarity", 0.9995)
     with (out / "overlap.csv").open(newline="") as file:
         pairs = list(csv.DictReader(file))
@@ -131,10 +129,10 @@ def test_people_in_both_sets_are_left_out_and_nobody_else(data_dir, run, tmp_pat
         (["--class-threshold", "1", "--class-quantile", "0.5"], "--class-quantile beside it"),
         (["--image-quantile", "50"], r"a share in \(0, 1\], found 50.0"),
         (["--image-threshold", "-1"], "--image-threshold: expected at least 0, found -1.0"),
-        (["--overlap-with", "face_folder/known"], "--similarity together, found only one"),
+        (["--overlap-with", "known"], "--similarity together, found only one"),
         (["--overlap-with", "a", "--similarity", "2"], r"a cosine in \[-1, 1\], found 2.0"),
-        (["--split", "tset"], "unknown split of face_folder/messy 'tset'"),
-        (["--run", "nowhere"], "folder of a run with checkpoints, found none at nowhere"),
+        (["--split", "tset"], "unknown split of messy 'tset'"),
+        (["--run", "nowhere"], "run's folder, an exported embedder or 'pixels', found nowhere"),
         (["--out", __file__], "--out: expected a folder, found the file"),
     ],
 )
@@ -157,9 +155,7 @@ def test_images_of_another_size_are_refused(run, tmp_path):
     root = write_people(tmp_path / "large", people=2, images=2, shape=(20, 14, 3))
     prepared(root, "large", tmp_path)
     with pytest.raises(InputError, match=r"large.* images of \(16, 14, 3\).*found \(20, 14, 3\)"):
-        clean.main(
-            ["face_folder/large", "--run", str(run), "--out", "o", "--data-dir", str(tmp_path)]
-        )
+        clean.main(["large", "--run", str(run), "--out", "o", "--data-dir", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -170,8 +166,12 @@ def test_images_of_another_size_are_refused(run, tmp_path):
         ({"name": b"a/1"}, 0.0, "has the run diverged"),
     ],
 )
-def test_what_cannot_be_embedded_is_refused(tmp_path, record, norm, message):
+def test_what_cannot_be_embedded_is_refused(tmp_path, monkeypatch, record, norm, message):
     split = Split("faces", "train", [record], 1, SHAPE)
-    part = Embeddings(np.full((1, 4), norm), np.array([norm]), np.zeros(1, np.int32))
+    batch = {"images": np.zeros((1, *SHAPE)), "labels": np.zeros(1, np.int32), "mask": np.ones(1)}
+    monkeypatch.setattr(embedding, "evaluation_batches", lambda split, batch_size: iter([batch]))
+    network = embedding.Network(
+        lambda images: (np.full((1, 4), norm), np.array([norm])), SHAPE, None, ()
+    )
     with pytest.raises(InputError, match=message):
-        embedding.embed_into(tmp_path / "features", split, lambda _: iter([part]), Console())
+        embedding.embed_into(tmp_path / "features", split, network, Console())

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_people
+from PIL import Image
 
 from hyperface.errors import InputError
 from launch import evaluate, experiments, prepare, train
@@ -139,6 +140,32 @@ def test_a_folder_is_prepared_by_command(tmp_path, capsys):
     options = ["--test-people", str(tmp_path / "people.txt"), "--data-dir", str(data_dir)]
     prepare.main([str(root), "--out", "named", *options])
     assert '"test": [\n   "person1"' in (data_dir / "named/1.0.0/manifest.json").read_text()
+
+
+def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys):
+    root = write_people(tmp_path / "photos", people=2, images=2, shape=(150, 130, 3))
+    points = "35,60,75,60,55,80,40,105,72,105"
+    lines = [f"person{p}/{i}.png,{points}\n" for p in range(2) for i in range(2)]
+    (tmp_path / "points.csv").write_text(
+        "file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy\n" + "".join(lines[1:])
+    )
+    data = ["--data-dir", str(tmp_path / "data")]
+    given = ["--landmarks", str(tmp_path / "points.csv")]
+    prepare.main([str(root), "--out", "mine", *given, "--size", "112x96", *data])
+    shown = capsys.readouterr().out
+    assert "(train): 3 images of 2 identities, 112 x 96 x 3" in shown
+    assert "person0/0.png: no landmarks in points.csv" in shown
+    prepare.main([str(root), "--out", "grey", *given, "--size", "144x144", *data])
+    assert "144 x 144 x 1" in capsys.readouterr().out
+    prepare.main(["mine", "--inspect", *data])
+    assert "3 images of 2 identities" in capsys.readouterr().out
+    with Image.open(tmp_path / "data/mine/1.0.0/train-faces.png") as sheet:
+        assert sheet.width > 3 * 96
+    assert (tmp_path / "data/mine/1.0.0/train-images-per-identity.png").exists()
+    with pytest.raises(InputError, match="--landmarks and --size together"):
+        prepare.main([str(root), "--out", "x", *given, *data])
+    with pytest.raises(InputError, match="expected a prepared data set 'x'"):
+        prepare.main(["x", "--inspect", *data])
 
 
 @pytest.mark.parametrize(

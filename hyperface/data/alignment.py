@@ -4,10 +4,14 @@ Points are (x, y) in pixels, the centre of the top left pixel being (0, 0), in t
 right eye, nose, left and right corner of the mouth; left is left in the image.
 """
 
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
-from hyperface.data.landmarks import check_landmarks
+from hyperface.data.landmarks import check_landmarks, read_landmarks
 
 TEMPLATE_112x96 = np.array(
     [
@@ -27,6 +31,29 @@ EYES_ABOVE_MOUTH = 48.0
 """Height between the midpoints of eyes and mouth in Wu's images, in pixels."""
 EYE_ROW = {144: 48.0, 128: 40.0}
 """Row of the eyes' midpoint in Wu's square images, by their size."""
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Aligns the images of a source by a file of landmarks; an image without any is refused."""
+
+    path: Path
+    """CSV, as `read_landmarks` takes it."""
+    size: tuple[int, int]
+    landmarks: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
+    digest: str = field(init=False)
+    """Of the file: equal digests align alike."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "landmarks", read_landmarks(self.path))
+        found = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+        object.__setattr__(self, "digest", found)
+
+    def __call__(self, name: str, pixels: np.ndarray) -> np.ndarray:
+        """The aligned face; ValueError says why there is none."""
+        if name not in self.landmarks:
+            raise ValueError(f"no landmarks in {self.path.name}")
+        return align(pixels, self.landmarks[name], self.size)
 
 
 def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 96)) -> np.ndarray:

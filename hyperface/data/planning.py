@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ from hyperface.errors import InputError
 SHARD_IMAGES = 20_000
 
 Align = Callable[[str, np.ndarray], np.ndarray]
-"""(name, pixels) -> aligned pixels; ValueError says why an image cannot be aligned."""
+"""(name, pixels) -> aligned pixels; ValueError says why an image cannot be aligned. Its repr tells
+how it aligns."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,11 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 def fingerprint(source: Source, options: Options) -> str:
     """Equal for an equal data set: of the source and of what becomes of its images."""
-    chosen = asdict(options) | {
-        "align": options.align and repr(options.align),
-        "keep": None if options.keep is None else sorted(options.keep),
+    chosen = {
+        "held_out": options.held_out,
         "test_people": sorted(options.test_people),
-        "strict": None,
+        "keep": None if options.keep is None else sorted(options.keep),
+        "channels": options.channels,
+        "align": repr(options.align),
     }
     return hashlib.sha256(f"{source.fingerprint};{chosen}".encode()).hexdigest()[:16]
