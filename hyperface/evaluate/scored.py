@@ -1,0 +1,91 @@
+"""What any protocol gives: figures, the steps behind them, curves, and the pairs it got most wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperface.evaluate.roc import Roc
+
+HARDEST = 20
+"""Pairs of each kind that are kept to be shown."""
+
+
+class Figure(NamedTuple):
+    """A share in [0, 1]."""
+
+    value: float
+    spread: float | None = None
+    """Over what `Scored.spread` says."""
+
+
+class HardPair(NamedTuple):
+    """Two images that were taken for the wrong thing, or nearly."""
+
+    first: str
+    second: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The outcome of one protocol."""
+
+    protocol: str
+    figures: dict[str, Figure]
+    steps: tuple[str, ...]
+    """What was done to come to them, a sentence each."""
+    spread: str = ""
+    """What the figures' spread is, of those that have one."""
+    curves: dict[str, Roc] = field(default_factory=dict)
+    scores: tuple[np.ndarray, np.ndarray] | None = None
+    """Scores and whether same, for a histogram."""
+    ranks: np.ndarray | None = None
+    """[max_rank] cumulative match characteristic."""
+    false_accepts: Sequence[HardPair] = ()
+    """Different people with the highest scores."""
+    false_rejects: Sequence[HardPair] = ()
+    """Same people with the lowest scores."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """By fold, trial or split; goes into JSON."""
+
+    def record(self) -> dict[str, Any]:
+        """All of it that goes into a JSON file."""
+        return {
+            "figures": {name: figure.value for name, figure in self.figures.items()},
+            "spreads": {n: f.spread for n, f in self.figures.items() if f.spread is not None},
+            "spread": self.spread,
+            "steps": list(self.steps),
+            "details": self.details,
+        }
+
+
+def hardest(
+    scores: np.ndarray, first: Sequence[str], second: Sequence[str], same: np.ndarray
+) -> tuple[list[HardPair], list[HardPair]]:
+    """The different pairs with the highest and the same pairs with the lowest scores.
+
+    Args:
+      scores: [pairs]; pairs without a finite one are left out.
+      first: [pairs] names.
+      second: [pairs] names.
+      same: [pairs] bool.
+
+    Example:
+      >>> hardest(np.array([0.9, 0.2]), ["a", "b"], ["c", "d"], np.array([False, True]))[0]
+      [HardPair(first='a', second='c', score=0.9)]
+    """
+    found = []
+    for kind, sign in ((~same, -1.0), (same, 1.0)):
+        places = np.flatnonzero(kind & np.isfinite(scores))
+        worst = places[np.argsort(sign * scores[places], kind="stable")[:HARDEST]]
+        found.append([HardPair(first[i], second[i], float(scores[i])) for i in worst])
+    return found[0], found[1]
+
+
+def chance_warning(accuracy: float) -> tuple[str, ...]:
+    """A step that warns of an accuracy that a guess has, which names in a wrong order give."""
+    if abs(accuracy - 0.5) > 0.02:
+        return ()
+    return ("WARNING: this is the accuracy of a guess; are the names those of the features?",)
