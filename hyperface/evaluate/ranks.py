@@ -107,4 +107,4 @@ def dir_at_far(
     detected = np.float64(searches.mate_scores[:, None] >= np.ravel(thresholds))
     identified = np.float64(np.ravel(rank)[:, None] >= searches.ranks)
     rates = identified @ detected / searches.ranks.size
-    return rates.reshape(*np.shape(rank), *np.shape(far))[()]
+    return rates.reshape(np.shape(rank) + np.shape(far))[()]

@@ -28,7 +28,7 @@ class Tail:
     """The highest of all scores seen, exactly.
 
     Args:
-      size: how many are kept, 4 bytes each for float32 and at most twice as many at a time.
+      size: how many are kept; beside a block, twice as many are held.
       dtype: type of the scores.
 
     Example:
@@ -53,7 +53,7 @@ class Tail:
         high = scores[scores > self.cut]
         self._kept.append(high)
         self._held += high.size
-        if self._held >= self.size + max(self.size, CHUNK):
+        if self._held >= 2 * self.size:
             self._shrink()
 
     def merge(self, other: "Tail") -> None:
