@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hyperface.evaluate import blufr as module
-from hyperface.evaluate.blufr import VERIFICATION_FARS, blufr, verification_stream
+from hyperface.evaluate import streaming
+from hyperface.evaluate.blufr import VERIFICATION_FARS, blufr
 from hyperface.evaluate.cosine import unit_features
+from hyperface.evaluate.streaming import stream_all_pairs
 
 
 def trial(test, gallery, probe):
@@ -117,7 +118,9 @@ def brute_force(features, labels, one, far, rank, rule):
 
 @pytest.mark.parametrize("rule", ["blufr", "strict"])
 def test_trials_equal_brute_force(rng, monkeypatch, rule):
-    monkeypatch.setattr(module, "TILE", 32)  # Tiles with and without same pairs, and ragged ones.
+    monkeypatch.setattr(
+        streaming, "TILE", 32
+    )  # Tiles with and without same pairs, and ragged ones.
     features, labels = people(rng)
     trials = [deal(rng, labels, held_out=10), deal(rng, labels, held_out=30)]
     fars = [0.0, 0.001, 0.02, 0.3]
@@ -140,8 +143,8 @@ def test_every_pair_is_scored_once(rng, monkeypatch):
     first, second = np.triu_indices(labels.size, k=1)
     scores, same = np.sum(unit[first] * unit[second], axis=1), labels[first] == labels[second]
     for tile in (7, 64, 512):
-        monkeypatch.setattr(module, "TILE", tile)
-        stream = verification_stream(unit, labels, exact_far=1.0)
+        monkeypatch.setattr(streaming, "TILE", tile)
+        stream = stream_all_pairs(unit, labels, exact_far=1.0)
         np.testing.assert_allclose(np.sort(stream.genuine()), np.sort(scores[same]), rtol=1e-12)
         np.testing.assert_allclose(
             stream.tail.scores(), np.sort(scores[~same])[::-1], rtol=0, atol=1e-12

@@ -173,7 +173,7 @@ def test_the_bound_holds_and_is_tight(rng, dtype):
         block = np.float32(scale * np.abs(rng.standard_normal((GROUP, 96))) ** 3)
         block[:40] = scale * unit[:40]  # Cosines of one, where all errors may add up.
         probes = Probes(unit, dtype)
-        scored = probes.score(block)
+        scored = probes.score(block, GROUP)
         first, second = np.indices((50, GROUP)).reshape(2, -1)
         exact = exact_cosines(unit, block, first, second).reshape(50, GROUP)
         bound = probes.bound(scored)
@@ -243,7 +243,7 @@ def test_misuse_of_megaface_says_what_was_expected(rng):
         megaface(probes, labels[:39], distractors)
     with pytest.raises(ValueError, match="two probes of one person, found 40 people, one each"):
         megaface(probes, np.arange(40), distractors)
-    with pytest.raises(ValueError, match=r"\[distractors, 32\], found \(100, 31\)"):
+    with pytest.raises(ValueError, match=r"\[images, 32\], found \(100, 31\)"):
         megaface(probes, labels, distractors[:, :31])
     with pytest.raises(ValueError, match=r"expected distractors, found none kept of 0"):
         megaface(probes, labels, [])

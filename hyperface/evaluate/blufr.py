@@ -10,13 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.evaluate.cosine import one_ahead, product, unit_features
+from hyperface.evaluate.cosine import product, unit_features
 from hyperface.evaluate.ranks import OpenSet, dir_at_far, open_set
-from hyperface.evaluate.streaming import ScoreStream
+from hyperface.evaluate.streaming import stream_all_pairs
 from hyperface.evaluate.threshold import Rule, supported
-
-TILE = 512
-"""Images by images that are scored at once."""
 
 
 def _decades(lowest: int) -> tuple[float, ...]:
@@ -133,7 +130,7 @@ def blufr(
         _check_trial(trial, len(unit), number)
     columns = []
     for number, trial in enumerate(trials):
-        stream = verification_stream(unit[trial.test], labels[trial.test], exact_far=exact_far)
+        stream = stream_all_pairs(unit[trial.test], labels[trial.test], exact_far=exact_far)
         searches = _search(unit, labels, trial)
         columns.append(
             (
@@ -151,36 +148,6 @@ def blufr(
     rates, dirs, *rest = (np.array(column) for column in zip(*columns, strict=True))
     lists = (np.array(verification_fars), np.array(identification_fars), np.array(ranks))
     return Blufr(rates, dirs, *lists, *rest)
-
-
-def verification_stream(
-    unit: np.ndarray, labels: np.ndarray, *, exact_far: float = 0.01
-) -> ScoreStream:
-    """Scores of every pair of different images, a tile of the product at a time.
-
-    Args:
-      unit: [images, dim] unit features; the scores have their type.
-      labels: [images].
-      exact_far: up to here rates are exact.
-    """
-    order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
-    labels, images = labels[order], len(unit)
-    padded = np.zeros((-(-images // TILE) * TILE, unit.shape[1]), unit.dtype)
-    padded[:images] = unit[order]
-    stream = ScoreStream(tail=int(exact_far * images * (images - 1) / 2) + 1, dtype=unit.dtype)
-    starts = range(0, images, TILE)
-    tiles = ((i, j) for i in starts for j in starts if i <= j)
-    products = ((i, j, product(padded[i : i + TILE], padded[j : j + TILE])) for i, j in tiles)
-    for i, j, scores in one_ahead(products):
-        scores = np.asarray(scores)[: images - i, : images - j]
-        rows, columns = labels[i : i + TILE, None], labels[None, j : j + TILE]
-        if rows[-1] < columns[0, 0]:
-            stream.add(impostors=scores)
-            continue
-        same, pairs = rows == columns, np.tri(*scores.shape, k=-1, dtype=bool)
-        pairs = pairs if i == j else np.ones_like(pairs)
-        stream.add(genuine=scores[same & pairs], impostors=scores[~same & pairs])
-    return stream
 
 
 def _search(unit: np.ndarray, labels: np.ndarray, trial: Trial) -> OpenSet:

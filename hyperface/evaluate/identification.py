@@ -4,7 +4,7 @@ I. Kemelmacher-Shlizerman, S. M. Seitz, D. Miller, E. Brossard. The MegaFace Ben
 Faces for Recognition at Scale. CVPR 2016.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hyperface.evaluate.cosine import one_ahead, unit_features
+from hyperface.evaluate.gallery import Gallery, checked_mask
 from hyperface.evaluate.ranks import cmc
 from hyperface.evaluate.search import GROUP, MateRanks, Probes, Scored, exact_cosines
-from hyperface.evaluate.streaming import Tail
+from hyperface.evaluate.tail import Tail
 from hyperface.evaluate.threshold import (
     Rule,
     accepted_share,
@@ -73,7 +74,7 @@ def megaface(
 
     Scores are cosines in float64, rounded to float32; most are never computed, because products in
     low precision prove them too low to matter (`search`). The distractors are read once, in blocks,
-    on jax's default device; beside a block some 100 MiB are held for 3,530 probes. The cost grows
+    on jax's default device; beside a block some 350 MiB are held for 3,530 probes. The cost grows
     with `max_rank` where mates score low, and with the highest FAR.
 
     Args:
@@ -94,35 +95,21 @@ def megaface(
         not fit, no two probes of one person, no distractors.
     """
     probes, labels = np.asarray(probes), np.asarray(labels)
-    _check_mask(keep_probes, len(probes), "probes")
-    kept = np.arange(len(probes)) if keep_probes is None else np.flatnonzero(keep_probes)
     if labels.shape != probes.shape[:1]:
         raise ValueError(f"expected {len(probes)} labels, one a probe, found {labels.shape}")
-    probes, labels = probes[kept], labels[kept]
-    unit = unit_features(probes)
-    of_probe, of_mate = _same_pairs(labels)
-    mate_scores = exact_cosines(probes, probes, of_probe, of_mate)
-    blocks = [distractors] if getattr(distractors, "ndim", None) == 2 else distractors
-    total = _count(blocks, keep_distractors, unit.shape[1])
+    kept = np.flatnonzero(checked_mask(keep_probes, len(probes), "probes"))
+    probes, unit = probes[kept], unit_features(probes[kept])
+    gallery = Gallery(distractors, unit.shape[1], keep_distractors)
+    first, second = _same_pairs(labels[kept])
+    genuine = exact_cosines(probes, probes, first, second)
+    of_probe, of_mate = np.concatenate([first, second]), np.concatenate([second, first])
 
-    num_impostors = len(probes) * total
-    ranks = MateRanks(of_probe, mate_scores, len(probes), max_rank)
+    num_impostors = kept.size * gallery.size
+    ranks = MateRanks(of_probe, np.tile(genuine, 2), kept.size, max_rank)
     tail = Tail(int(np.max(allowed_impostors(fars, num_impostors, rule))) + 1)
-    search = Probes(unit, dtype)
-    rows = block_size or max(GROUP, BLOCK_BYTES // (4 * len(probes) * GROUP) * GROUP)
-    rows = min(rows, -(-total // GROUP) * GROUP)
-    done = 0
-    read = _read(blocks, keep_distractors, rows)
-    for where, block, scored in one_ahead((w, b, search.score(_padded(b, rows))) for w, b in read):
-        _check_norms(np.asarray(scored.norms)[: len(block)], where)
-        enough = np.minimum(ranks.wanted, _tail_floor(tail, search, scored, len(block)))
-        found = search.candidates(scored, enough, len(block))
-        scores = exact_cosines(probes, block, found.probes, found.rows)
-        ranks.add(found.probes, scores)
-        tail.add(scores)
-        done += len(block)
-        if progress:
-            progress(done, total)
+    rows = block_size or max(GROUP, BLOCK_BYTES // (4 * kept.size * GROUP) * GROUP)
+    rows = min(rows, -(-gallery.size // GROUP) * GROUP)
+    _search_all(probes, Probes(unit, dtype), gallery, rows, ranks, tail, progress)
 
     found = ranks.ranks()
     thresholds = impostor_threshold(tail.scores(), fars, rule=rule, num_impostors=num_impostors)
@@ -132,83 +119,57 @@ def megaface(
         probes=kept[of_probe],
         mates=kept[of_mate],
         fars=np.asarray(fars),
-        true_accept_rates=accepted_share(mate_scores, thresholds),
+        true_accept_rates=accepted_share(genuine, thresholds),
         thresholds=thresholds,
         supported=supported(fars, num_impostors),
-        num_probes=len(probes),
-        num_distractors=total,
+        num_probes=kept.size,
+        num_distractors=gallery.size,
     )
+
+
+def _search_all(
+    features: np.ndarray,
+    probes: Probes,
+    gallery: Gallery,
+    rows: int,
+    ranks: MateRanks,
+    tail: Tail,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Takes every score that may matter to the ranks or to the tail."""
+    done = 0
+    started = ((block, probes.score(block.features, rows)) for block in gallery.blocks(rows))
+    for block, scored in one_ahead(started):
+        size = len(block.features)
+        block.check_norms(np.asarray(scored.norms)[:size])
+        enough = np.minimum(ranks.wanted, _tail_floor(tail, probes, scored, size))
+        found = probes.candidates(scored, enough, size)
+        scores = exact_cosines(features, block.features, found.probes, found.rows)
+        ranks.add(found.probes, scores)
+        tail.add(scores)
+        done += size
+        if progress:
+            progress(done, gallery.size)
 
 
 def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(labels, kind="stable")
     people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    grids = [np.meshgrid(person, person, indexing="ij") for person in people]
-    first, second = (np.concatenate([grid[side].ravel() for grid in grids]) for side in (0, 1))
-    if not np.any(first != second):
+    corners = [np.triu_indices(person.size, k=1) for person in people]
+    first, second = (
+        np.concatenate([person[at[side]] for person, at in zip(people, corners, strict=True)])
+        for side in (0, 1)
+    )
+    if not first.size:
         raise ValueError(f"expected two probes of one person, found {len(people)} people, one each")
-    return first[first != second], second[first != second]
+    return first, second
 
 
-def _tail_floor(tail: Tail, search: Probes, scored: Scored, rows: int) -> float:
-    """Pairs below it are not among the highest, whatever is still to come."""
+def _tail_floor(tail: Tail, probes: Probes, scored: Scored, rows: int) -> float:
+    """Scores below it are not among the highest, whatever is still to come."""
     scores = np.asarray(scored.scores)[:, :rows]
     if np.isfinite(tail.cut) or scores.size < tail.size:
         return tail.cut
     # As many pairs as the tail keeps score at least this in low precision.
     least = np.partition(scores, scores.size - tail.size, axis=None)[scores.size - tail.size]
-    return least - search.bound(scored).max()
-
-
-def _read(
-    blocks: Sequence[np.ndarray], keep: np.ndarray | None, rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(Their rows among all distractors, features) of those that are kept."""
-    offset = 0
-    for part in blocks:
-        for start in range(0, len(part), rows):
-            block = np.asarray(part[start : start + rows], np.float32)
-            where = np.arange(offset + start, offset + start + len(block))
-            if keep is not None:
-                block, where = block[keep[where]], where[keep[where]]
-            if len(block):
-                yield where, block
-        offset += len(part)
-
-
-def _padded(block: np.ndarray, rows: int) -> np.ndarray:
-    if len(block) == rows:
-        return block
-    padded = np.zeros((rows, block.shape[1]), block.dtype)
-    padded[: len(block)] = block
-    return padded
-
-
-def _count(blocks: Sequence[np.ndarray], keep: np.ndarray | None, dim: int) -> int:
-    shapes = [block.shape for block in blocks]
-    wrong = [shape for shape in shapes if len(shape) != 2 or shape[1] != dim]
-    if wrong:
-        raise ValueError(f"expected distractors of shape [distractors, {dim}], found {wrong[0]}")
-    total = sum(shape[0] for shape in shapes)
-    _check_mask(keep, total, "distractors")
-    kept = total if keep is None else int(np.sum(keep))
-    if not kept:
-        raise ValueError(f"expected distractors, found none kept of {total}")
-    return kept
-
-
-def _check_mask(keep: np.ndarray | None, size: int, name: str) -> None:
-    if keep is not None and (np.shape(keep) != (size,) or np.asarray(keep).dtype != bool):
-        raise ValueError(
-            f"expected keep_{name} to be {size} bools, found {np.asarray(keep).dtype}"
-            f"{np.shape(keep)}"
-        )
-
-
-def _check_norms(norms: np.ndarray, where: np.ndarray) -> None:
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-    if bad.size:
-        raise ValueError(
-            f"expected finite features above zero, found norm {norms[bad[0]]} at distractor "
-            f"{where[bad[0]]}"
-        )
+    return least - probes.bound(scored).max()

@@ -56,8 +56,15 @@ class Probes:
         self._rounding = 4.0 * (unit.shape[1] + 8) * 2.0**-24
         self._lost = lost
 
-    def score(self, block: np.ndarray) -> Scored:
-        """Starts scoring a block: [rows, dim] float32, rows a multiple of GROUP."""
+    def score(self, block: np.ndarray, rows: int) -> Scored:
+        """Starts scoring a block.
+
+        Args:
+          block: [rows at most, dim] float32 features of any length.
+          rows: a multiple of GROUP; always the same, since another one compiles again.
+        """
+        if len(block) < rows:
+            block = np.concatenate([block, np.zeros((rows - len(block), block.shape[1]), "f4")])
         return _score(self._low, block)
 
     def bound(self, scored: Scored) -> np.ndarray:
@@ -145,6 +152,8 @@ class MateRanks:
         self._counts = np.zeros(scores.size, np.int64)
         self._pending: list[np.ndarray] = []
         self._max_rank = max_rank
+        self.wanted = np.full(num_probes, np.inf, np.float32)
+        """[probes] lowest score that still matters; inf where none does."""
         self._update()
 
     def add(self, probes: np.ndarray, scores: np.ndarray) -> None:
@@ -172,10 +181,7 @@ class MateRanks:
         # Pairs beyond the last rank are the lowest of their probe.
         passed = np.concatenate([[0], np.cumsum(self._counts >= self._max_rank)])
         lowest = begin + passed[end] - passed[begin]
-        self.wanted = np.full(begin.size, np.inf, np.float32)
-        """[probes] lowest score that still matters; inf where none does."""
-        some = lowest < end
-        self.wanted[some] = self._scores[lowest[some]]
+        self.wanted[:] = np.append(self._scores, np.inf)[np.where(lowest < end, lowest, -1)]
 
 
 def _keys(probes: np.ndarray, scores: np.ndarray) -> np.ndarray:

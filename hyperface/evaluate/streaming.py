@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.evaluate.cosine import one_ahead, product
 from hyperface.evaluate.roc import Roc
+from hyperface.evaluate.tail import Tail
 from hyperface.evaluate.threshold import (
     Rule,
     accepted_share,
@@ -20,59 +22,10 @@ RESOLUTION = 2.0 / BINS
 """Width of a bin, in cosine."""
 CHUNK = 2**18
 """Scores binned at once: they stay in the cache."""
+TILE = 512
+"""Images by images that `stream_all_pairs` scores at once."""
 SLACK = 1e-5
 """How far beyond [-1, 1] rounding may take a cosine."""
-
-
-class Tail:
-    """The highest of all scores seen, exactly.
-
-    Args:
-      size: how many are kept; beside a block, twice as many are held.
-      dtype: type of the scores.
-
-    Example:
-      >>> tail = Tail(2)
-      >>> tail.add(np.array([0.1, 0.4, 0.3], np.float32))
-      >>> tail.add(np.array([0.2, 0.9], np.float32))
-      >>> tail.scores()
-      array([0.9, 0.4], dtype=float32)
-    """
-
-    def __init__(self, size: int, dtype: np.dtype | type = np.float32) -> None:
-        if size < 1:
-            raise ValueError(f"expected a tail of at least 1 score, found {size}")
-        self.size = size
-        self.cut = np.array(-np.inf, dtype)[()]
-        """Scores at or below it no longer count."""
-        self._kept = [np.empty(0, dtype)]
-        self._held = 0
-
-    def add(self, scores: np.ndarray) -> None:
-        """Takes in [scores], of the tail's type."""
-        high = scores[scores > self.cut]
-        self._kept.append(high)
-        self._held += high.size
-        if self._held >= 2 * self.size:
-            self._shrink()
-
-    def merge(self, other: "Tail") -> None:
-        """Takes in what another tail of the same size has seen."""
-        if other.size != self.size:
-            raise ValueError(f"expected a tail of size {self.size}, found {other.size}")
-        self.add(np.concatenate(other._kept))
-
-    def scores(self) -> np.ndarray:
-        """The highest, falling; all that were seen where they are fewer than the size."""
-        self._shrink()
-        return np.sort(self._kept[0])[::-1]
-
-    def _shrink(self) -> None:
-        kept = np.concatenate(self._kept)
-        if kept.size >= self.size:
-            kept = np.partition(kept, kept.size - self.size)[kept.size - self.size :]
-            self.cut = kept.min()
-        self._kept, self._held = [kept], kept.size
 
 
 class ScoreStream:
@@ -201,6 +154,36 @@ class ScoreStream:
                     "cosines need unit features"
                 )
             yield chunk
+
+
+def stream_all_pairs(
+    unit: np.ndarray, labels: np.ndarray, *, exact_far: float = 0.01
+) -> ScoreStream:
+    """Scores of every pair of different images, a tile of the product at a time.
+
+    Args:
+      unit: [images, dim] unit features; the scores have their type.
+      labels: [images].
+      exact_far: up to here rates are exact.
+    """
+    order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
+    labels, images = labels[order], len(unit)
+    padded = np.zeros((-(-images // TILE) * TILE, unit.shape[1]), unit.dtype)
+    padded[:images] = unit[order]
+    stream = ScoreStream(tail=int(exact_far * images * (images - 1) / 2) + 1, dtype=unit.dtype)
+    starts = range(0, images, TILE)
+    tiles = ((i, j) for i in starts for j in starts if i <= j)
+    products = ((i, j, product(padded[i : i + TILE], padded[j : j + TILE])) for i, j in tiles)
+    for i, j, scores in one_ahead(products):
+        scores = np.asarray(scores)[: images - i, : images - j]
+        rows, columns = labels[i : i + TILE, None], labels[None, j : j + TILE]
+        if rows[-1, 0] < columns[0, 0]:
+            stream.add(impostors=scores)
+        else:
+            same = rows == columns
+            once = np.tri(*scores.shape, k=-1, dtype=bool) if i == j else True
+            stream.add(genuine=scores[same & once], impostors=scores[~same & once])
+    return stream
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
