@@ -10,6 +10,7 @@ from hyperface.evaluate.identification import megaface
 from hyperface.evaluate.ranks import OpenSet, cmc, dir_at_far, open_set
 from hyperface.evaluate.roc import true_accept_rate
 from hyperface.evaluate.search import GROUP, MateRanks, Probes, exact_cosines
+from hyperface.evaluate.threshold import impostor_threshold
 
 # Three probes in a gallery of A, A and B; C has no mate.
 MATRIX = np.array([[0.5, 0.7, 0.6], [0.4, 0.8, 0.8], [0.3, 0.2, 0.1]], np.float32)
@@ -120,6 +121,18 @@ def test_blocks_files_and_order_do_not_matter(rng, tmp_path):
         assert figures(megaface(probes, labels, same, fars=FARS, block_size=128)) == whole
 
 
+def test_rates_that_reach_below_the_padding_of_a_block(rng):
+    probes, labels, distractors = faces(rng, distractors=70)
+    _, genuine, impostors = brute_force(probes, labels, distractors, 1)
+    fars = [0.5, 0.9, 0.99, 1.0]
+    for size in (64, 128):
+        found = megaface(probes, labels, distractors, fars=fars, block_size=size)
+        np.testing.assert_array_equal(
+            found.true_accept_rates, true_accept_rate(genuine, impostors, fars)
+        )
+        np.testing.assert_array_equal(found.thresholds, impostor_threshold(impostors, fars))
+
+
 def test_masks_leave_images_out(rng):
     probes, labels, distractors = faces(rng)
     keep_probes, keep_distractors = rng.random(40) < 0.7, rng.random(1500) < 0.5
@@ -207,10 +220,10 @@ def test_perfect_and_chance_features(rng):
 
 
 def test_mate_ranks_by_hand():
-    # Probe 0 has mates at 0.5 and -0.0, probe 1 none, probe 2 one at -0.25.
-    ranks = MateRanks(np.array([2, 0, 0]), np.float32([-0.25, 0.5, -0.0]), 3, max_rank=2)
-    np.testing.assert_array_equal(ranks.wanted, np.float32([0.0, np.inf, -0.25]))
-    ranks.add(np.array([0, 0, 1, 2]), np.float32([0.0, -0.1, 0.9, -0.25]))
+    # Probe 0 has mates at 0.5 and 0.1, probe 1 none, probe 2 one at 0.0.
+    ranks = MateRanks(np.array([2, 0, 0]), np.float32([0.0, 0.5, 0.1]), 3, max_rank=2)
+    np.testing.assert_array_equal(ranks.wanted, np.float32([0.1, np.inf, 0.0]))
+    ranks.add(np.array([0, 0, 1, 2]), np.float32([0.1, -0.1, 0.9, -0.0]))
     np.testing.assert_array_equal(ranks.ranks(), [2, 1, 2])
     ranks.add(np.array([0, 2, 2]), np.float32([0.7, -0.3, 0.1]))
     np.testing.assert_array_equal(ranks.ranks(), [3, 2, 3])

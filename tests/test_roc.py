@@ -228,8 +228,8 @@ def test_a_stream_beyond_its_tail_is_within_a_bin(rng):
     genuine = rng.normal(0.3, 0.2, 500).clip(-1, 1).astype(np.float32)
     impostors = rng.normal(0, 0.2, 9000).clip(-1, 1).astype(np.float32)
     stream = streamed(genuine, impostors, tail=10)
-    fars = np.linspace(0.01, 0.999, 300)
-    assert stream.exact_far < fars[0]
+    fars = np.append(np.linspace(0.01, 0.999, 300), 10 / 9000)
+    assert stream.exact_far < fars.min()
     for rule, lowest, highest in (("strict", 0, RESOLUTION), ("blufr", -RESOLUTION, 0)):
         away = stream.threshold(fars, rule=rule) - impostor_threshold(impostors, fars, rule=rule)
         assert away.min() >= lowest - 1e-7
@@ -273,6 +273,11 @@ def test_a_stream_holds_twice_its_tail_at_most(rng):
         tail.add(block)
         assert tail._held <= 2 * tail.size
     np.testing.assert_array_equal(tail.scores(), scores[:-51:-1])
+    by_hand = Tail(2)
+    by_hand.add(np.float32([0.1, 0.4, 0.3, 0.2]))
+    assert by_hand.cut == np.float32(0.3)
+    by_hand.add(np.float32([0.3, 0.3001]))
+    np.testing.assert_array_equal(by_hand.scores(), np.float32([0.4, 0.3001]))
 
 
 def test_misuse_of_a_stream_says_what_was_expected():
