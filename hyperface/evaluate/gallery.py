@@ -1,0 +1,81 @@
+"""A gallery too large to hold, read once in blocks."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Block(NamedTuple):
+    """Some of a gallery's images."""
+
+    features: np.ndarray
+    """[rows, dim] float32."""
+    where: np.ndarray
+    """[rows] their places in the whole gallery."""
+
+    def check_norms(self, norms: np.ndarray) -> None:
+        """Refuses features that are zero or not finite, from their lengths."""
+        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+        if bad.size:
+            raise ValueError(
+                f"expected finite features above zero, found norm {norms[bad[0]]} at distractor "
+                f"{self.where[bad[0]]}"
+            )
+
+
+class Gallery:
+    """Features in one array, in a memory-mapped one, or in a sequence of such.
+
+    Args:
+      features: [images, dim] or a sequence of such arrays.
+      dim: that they must have.
+      keep: [images] bool over all of them, False for those that are left out; None keeps all.
+
+    Raises:
+      ValueError: a block has another shape, the mask does not fit, or no image is left.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray | Sequence[np.ndarray],
+        dim: int,
+        keep: np.ndarray | None = None,
+    ) -> None:
+        self._parts = [features] if getattr(features, "ndim", None) == 2 else features
+        shapes = [part.shape for part in self._parts]
+        wrong = [shape for shape in shapes if len(shape) != 2 or shape[1] != dim]
+        if wrong:
+            raise ValueError(f"expected distractors of shape [images, {dim}], found {wrong[0]}")
+        total = sum(shape[0] for shape in shapes)
+        self._keep = checked_mask(keep, total, "distractors")
+        self.size = int(self._keep.sum())
+        """Images that are kept."""
+        if not self.size:
+            raise ValueError(f"expected distractors, found none kept of {total}")
+
+    def blocks(self, rows: int) -> Iterator[Block]:
+        """All that is kept, in blocks of at most `rows`."""
+        offset = 0
+        for part in self._parts:
+            for start in range(0, len(part), rows):
+                features = np.asarray(part[start : start + rows], np.float32)
+                kept = self._keep[offset + start : offset + start + len(features)]
+                where = offset + start + np.flatnonzero(kept)
+                if where.size:
+                    yield Block(features if kept.all() else features[kept], where)
+            offset += len(part)
+
+
+def checked_mask(keep: np.ndarray | None, size: int, name: str) -> np.ndarray:
+    """[size] bools, all True for None.
+
+    Raises:
+      ValueError: the mask has another shape or type.
+    """
+    if keep is None:
+        return np.ones(size, bool)
+    keep = np.asarray(keep)
+    if keep.shape != (size,) or keep.dtype != bool:
+        raise ValueError(f"expected keep_{name} to be {size} bools, found {keep.dtype}{keep.shape}")
+    return keep

@@ -1,0 +1,54 @@
+"""The highest of any number of scores, which the thresholds at low FARs need."""
+
+import numpy as np
+
+
+class Tail:
+    """The highest of all scores seen, exactly.
+
+    Args:
+      size: how many are kept; beside a block, twice as many are held.
+      dtype: type of the scores.
+
+    Example:
+      >>> tail = Tail(2)
+      >>> tail.add(np.array([0.1, 0.4, 0.3], np.float32))
+      >>> tail.add(np.array([0.2, 0.9], np.float32))
+      >>> tail.scores()
+      array([0.9, 0.4], dtype=float32)
+    """
+
+    def __init__(self, size: int, dtype: np.dtype | type = np.float32) -> None:
+        if size < 1:
+            raise ValueError(f"expected a tail of at least 1 score, found {size}")
+        self.size = size
+        self.cut = np.array(-np.inf, dtype)[()]
+        """Scores at or below it no longer count."""
+        self._kept = [np.empty(0, dtype)]
+        self._held = 0
+
+    def add(self, scores: np.ndarray) -> None:
+        """Takes in [scores], of the tail's type."""
+        high = scores[scores > self.cut]
+        self._kept.append(high)
+        self._held += high.size
+        if self._held >= 2 * self.size:
+            self._shrink()
+
+    def merge(self, other: "Tail") -> None:
+        """Takes in what another tail of the same size has seen."""
+        if other.size != self.size:
+            raise ValueError(f"expected a tail of size {self.size}, found {other.size}")
+        self.add(np.concatenate(other._kept))
+
+    def scores(self) -> np.ndarray:
+        """The highest, falling; all that were seen where they are fewer than the size."""
+        self._shrink()
+        return np.sort(self._kept[0])[::-1]
+
+    def _shrink(self) -> None:
+        kept = np.concatenate(self._kept)
+        if kept.size >= self.size:
+            kept = np.partition(kept, kept.size - self.size)[kept.size - self.size :]
+            self.cut = kept.min()
+        self._kept, self._held = [kept], kept.size

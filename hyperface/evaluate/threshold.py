@@ -1,0 +1,129 @@
+"""The one rule by which a false accept rate becomes a threshold.
+
+Everywhere in this package a pair is accepted when its score is at least the threshold.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Rule = Literal["strict", "blufr"]
+"""How a false accept rate becomes a threshold: see `impostor_threshold`."""
+
+
+def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
+    """The scores as one row of floats, of the type that they have.
+
+    Raises:
+      ValueError: they are not one row, there is none, or one is not finite.
+    """
+    scores = np.asarray(scores)
+    scores = scores.astype(np.result_type(scores, np.float16), copy=False)
+    if scores.ndim != 1 or not scores.size:
+        raise ValueError(f"expected [pairs] {name} scores, found {scores.shape}")
+    # The two extremes tell without an array of bools; NaN is both of them.
+    if not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
+        raise ValueError(
+            f"expected finite scores, found {np.sum(~np.isfinite(scores))} {name} scores that "
+            "are not"
+        )
+    return scores
+
+
+def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict") -> np.ndarray:
+    """How many of N impostor pairs a false accept rate allows: floor(far N), or round(far N).
+
+    Args:
+      far: in [0, 1], one or an array.
+      num_impostors: N.
+      rule: "strict" rounds down, "blufr" to the nearest, halves up.
+
+    Raises:
+      ValueError: a rate is outside [0, 1], or the rule is unknown.
+    """
+    far = np.asarray(far, np.float64)
+    if not np.all((far >= 0.0) & (far <= 1.0)):
+        raise ValueError(f"expected far in [0, 1], found {far}")
+    if rule not in get_args(Rule):
+        raise ValueError(f"expected rule to be one of {get_args(Rule)}, found {rule!r}")
+    # 1e-12 keeps a rate such as 3/N, one rounding below, at three.
+    exact = far * num_impostors * (1 + 1e-12)
+    return np.floor(exact if rule == "strict" else exact + 0.5).astype(np.int64)
+
+
+def impostor_threshold(
+    impostors: np.ndarray,
+    far: ArrayLike,
+    *,
+    rule: Rule = "strict",
+    num_impostors: int | None = None,
+) -> np.ndarray:
+    """The threshold at a false accept rate, the one rule that everything here uses.
+
+    Of N impostor scores k = `allowed_impostors` may be accepted.
+
+    "strict": the threshold stands just above the (k + 1)-th highest, so that this one and all tied
+    with it are refused. The measured FAR is never above the one asked for.
+
+    "blufr", the rule of BLUFR's released code: the threshold is the k-th highest itself, with all
+    that are tied with it. At k = 0 it stands just above the highest: the released midpoint between
+    that one and the lowest genuine score above it accepts the same pairs.
+
+    Both accept every pair at k = N.
+
+    Args:
+      impostors: [N] scores, or at least the k + 1 highest of them.
+      far: in [0, 1], one or an array.
+      rule: as above.
+      num_impostors: N, where `impostors` are only the highest.
+
+    Returns:
+      One threshold a rate, in the scores' type. A pair is accepted when its score is at least this.
+
+    Raises:
+      ValueError: no score or one that is not finite, a rate outside [0, 1], or too few of the
+        highest scores.
+
+    Example:
+      >>> impostors = np.array([0.8, 0.4, 0.4, 0.1])
+      >>> int(sum(impostors >= impostor_threshold(impostors, 0.5)))
+      1
+      >>> int(sum(impostors >= impostor_threshold(impostors, 0.5, rule="blufr")))
+      3
+    """
+    impostors = checked_scores(impostors, "impostor")
+    total = impostors.size if num_impostors is None else num_impostors
+    if impostors.size > total:
+        raise ValueError(f"expected at most {total} impostor scores, found {impostors.size}")
+    allowed = allowed_impostors(far, total, rule)
+    above = (allowed == 0) | (rule == "strict")
+    place = np.where(allowed >= total, 0, np.where(above, allowed, allowed - 1))
+    if place.max(initial=0) >= impostors.size:
+        raise ValueError(
+            f"expected the {place.max() + 1} highest of {total} impostor scores for FAR "
+            f"{np.max(far):g}, found {impostors.size}"
+        )
+    position = impostors.size - 1 - place
+    if position.size == 1:  # One place is found faster than all.
+        at_place = np.partition(impostors, position.item())[position]
+    else:
+        at_place = np.sort(impostors)[position]
+    lowest = np.where(above, np.nextafter(at_place, np.array(np.inf, impostors.dtype)), at_place)
+    return np.where(allowed >= total, np.array(-np.inf, impostors.dtype), lowest)[()]
+
+
+def accepted_share(scores: np.ndarray, thresholds: ArrayLike) -> np.ndarray:
+    """Share of the scores at or above each threshold, of the thresholds' shape."""
+    ranked = np.sort(scores)
+    return (ranked.size - np.searchsorted(ranked, thresholds, side="left")) / ranked.size
+
+
+def smallest_far(num_impostors: int) -> float:
+    """The lowest false accept rate above zero that N impostor pairs can show: 1/N."""
+    return 1.0 / num_impostors
+
+
+def supported(far: ArrayLike, num_impostors: int) -> np.ndarray:
+    """Whether a rate is at least `smallest_far`; below it, rates are those at no false accept."""
+    return allowed_impostors(far, num_impostors) >= 1
