@@ -145,8 +145,21 @@ def _mirror_step(mirror: Mirror) -> str:
     return said.get(mirror, f"features of image and mirror image merged by {mirror}")
 
 
-def embed_into(path: Path, split: Split, network: Network, console: Console) -> Embedded:
+def embed_into(
+    path: Path,
+    split: Split,
+    network: Network,
+    console: Console,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Embedded:
     """Embeds a split and keeps the features in a file.
+
+    Args:
+      path: of the file.
+      split: the images.
+      network: what embeds them.
+      console: where progress goes.
+      change: of every image before that, as `evaluation_batches` takes it.
 
     Raises:
       InputError: the images have no names, or a feature is zero or not finite.
@@ -157,7 +170,7 @@ def embed_into(path: Path, split: Split, network: Network, console: Console) -> 
     labels, features, done = np.empty(len(names), np.int32), None, 0
     title = f"embedding {split.dataset} ({split.name})"
     with cli.progress(console, title, "images") as advance:
-        for batch in evaluation_batches(split, batch_size=BATCH):
+        for batch in evaluation_batches(split, batch_size=BATCH, change=change):
             part: Embeddings = embed_split(lambda _, images: network.apply(images), None, [batch])
             if not (np.isfinite(part.norms).all() and part.norms.all()):
                 raise InputError(

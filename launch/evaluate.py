@@ -1,8 +1,15 @@
-"""Scores a run's checkpoint by the protocol it was trained for.
+"""Scores a run's checkpoint, an exported network, or features that any program made.
 
-    python -m launch.evaluate runs/orl-normface
+    python -m launch.evaluate runs/orl-normface                      by the run's own protocol
+    python -m launch.evaluate runs/casia --protocol lfw,blufr        by published protocols
+    python -m launch.evaluate exported/ --protocol cfp-fp            a network of launch.export
+    python -m launch.evaluate features.npz --protocol lfw            `features` and their `names`
+    python -m launch.evaluate pixels --protocol lfw --pca 0.995      eigenfaces
+    python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
-The figures are those of the run's report, and are also written to `evaluation.json`.
+Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, agedb, calfw, cplfw, pairs (any list), ijba,
+ijbb, ijbc. Every step that was taken is printed, and kept with all figures in evaluation.json;
+evaluation.html has the curves and the hardest pairs.
 """
 
 import dataclasses
@@ -27,12 +34,37 @@ if TYPE_CHECKING:  # jax is loaded after the options are parsed.
 class Evaluate:
     """Options of the command."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of a run, as launch.train made it."""
-    step: int | None = None
-    """Which checkpoint; the newest by default."""
-    mirror: Literal["none", "sum", "concat"] | None = None
+    source: tyro.conf.Positional[Path]
+    """Folder of a run or of an export, "pixels", or a features file (.npz, or .npy with names in
+    .txt)."""
+    protocol: str = ""
+    """Published protocols, separated by commas; the run's own by default."""
+    step: tuple[int, ...] = ()
+    """Which checkpoints; the newest by default. Of several, mean and spread are reported."""
+    mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
+    steps: Literal["normface", "normface-released", "sphereface-released", "plain"] = "normface"
+    """Steps of pair lists. normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy.
+    normface-released: the same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine.
+    plain: nothing fitted but the threshold."""
+    pca: float | None = None
+    """Share of variance (below 1) or dimensions that PCA keeps, instead; 0 for no PCA."""
+    rule: Literal["blufr", "strict"] = "blufr"
+    """How BLUFR's false accept rates become thresholds: as its code has it, or never above."""
+    gammas: int | None = None
+    """K of Ring loss' fusion of templates: 8 for ijba by default, mean features for ijbb, ijbc."""
+    resolution: tuple[float, ...] = ()
+    """Area factors by which images are made smaller, and up again (Ring loss, Exp. 6)."""
+    dataset: str | None = None
+    """Prepared data set of the images, instead of the protocol's usual one."""
+    split: str = "test"
+    """Split of it."""
+    pairs: Path | None = None
+    """The list of the protocol "pairs"; by default pairs.csv of the data set."""
+    protocol_dir: Path | None = None
+    """Folder of protocol files; `protocols` in the data folder by default."""
+    out: Path | None = None
+    """Folder for the results; `evaluation` in the run's folder, or here, by default."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
 
@@ -40,9 +72,23 @@ class Evaluate:
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and scores."""
     options = tyro.cli(Evaluate, args=args, prog="python -m launch.evaluate", description=__doc__)
-    folder = options.run / "checkpoints"
+    if options.protocol:
+        from launch.protocols import evaluate
+
+        cli.quiet_libraries()
+        evaluate(options)
+    else:
+        own_protocol(options)
+
+
+def own_protocol(options: Evaluate) -> None:
+    """Scores a run by the protocol it was trained for; the figures are those of its report."""
+    folder = options.source / "checkpoints"
     if not folder.is_dir():
-        raise InputError(f"expected the folder of a run with checkpoints, found none at {folder}.")
+        raise InputError(
+            f"expected the folder of a run with checkpoints, found none at {folder}. Other sources "
+            "need --protocol."
+        )
     from rich.console import Console
 
     from hyperface.data.datasets import data_directory
@@ -52,9 +98,11 @@ def main(args: Sequence[str]) -> None:
     from hyperface.train.checkpoint import Checkpoints
 
     cli.quiet_libraries()
+    if len(options.step) > 1:
+        raise InputError("--step: expected one step without --protocol, found several.")
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
-        step = options.step if options.step is not None else max(steps, default=None)
+        step = options.step[0] if options.step else max(steps, default=None)
         if step not in steps:
             found = ", ".join(map(str, steps)) or "none"
             raise InputError(f"expected a whole checkpoint in {folder}, found steps: {found}.")
@@ -64,7 +112,7 @@ def main(args: Sequence[str]) -> None:
         experiment, state.network, state.evaluated, data_directory(options.data_dir)
     )
     record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
-    replace_text(options.run / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    replace_text(options.source / "evaluation.json", json.dumps(record, indent=2) + "\n")
     console = Console()
     table = results_table({f"{experiment.name}, step {step}": result})
     console.print(as_text(table), highlight=False, soft_wrap=True)

@@ -169,7 +169,7 @@ def test_images_of_another_size_are_refused(run, tmp_path):
 def test_what_cannot_be_embedded_is_refused(tmp_path, monkeypatch, record, norm, message):
     split = Split("faces", "train", [record], 1, SHAPE)
     batch = {"images": np.zeros((1, *SHAPE)), "labels": np.zeros(1, np.int32), "mask": np.ones(1)}
-    monkeypatch.setattr(embedding, "evaluation_batches", lambda split, batch_size: iter([batch]))
+    monkeypatch.setattr(embedding, "evaluation_batches", lambda split, **options: iter([batch]))
     network = embedding.Network(
         lambda images: (np.full((1, 4), norm), np.array([norm])), SHAPE, None, ()
     )

@@ -5,7 +5,7 @@ int32 and "mask" [batch] float32, 1 for an example and 0 for padding.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -78,14 +78,27 @@ def training_batches(
     return iter(dataset)
 
 
-def evaluation_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[Batch]:
     """Every example once, in stored order; the last batch is padded and masked.
 
     Where the split has a crop, the middle of the image is cut out.
+
+    Args:
+      split: the records.
+      batch_size: rows of a batch.
+      change: of a stored image [height, width, channels] uint8 to what is fed in its place, such as
+        one of low resolution.
     """
 
     def load(record: dict) -> Batch:
         pixels = decode(record["image"])
+        if change is not None:
+            pixels = change(pixels)
         if split.crop:
             spare = np.subtract(pixels.shape[:2], split.crop)
             pixels = _cut(pixels, spare // 2, split.crop)

@@ -1,7 +1,7 @@
-"""What any protocol gives: figures, the steps behind them, curves, and the pairs it got most wrong."""
+"""What any protocol gives: figures, the steps behind them, curves, and its worst mistakes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +82,29 @@ def hardest(
         worst = places[np.argsort(sign * scores[places], kind="stable")[:HARDEST]]
         found.append([HardPair(first[i], second[i], float(scores[i])) for i in worst])
     return found[0], found[1]
+
+
+def over_snapshots(scored: Sequence[Scored]) -> Scored:
+    """Mean figures of one protocol over several snapshots, with their spread; the last one's rest.
+
+    Raises:
+      ValueError: fewer than two, or of several protocols.
+    """
+    names = {found.protocol for found in scored}
+    if len(scored) < 2 or len(names) > 1:
+        raise ValueError(
+            f"expected at least two snapshots of one protocol, found {len(scored)} of {len(names)}"
+        )
+    values = {
+        name: np.array([found.figures[name].value for found in scored])
+        for name in scored[-1].figures
+    }
+    return replace(
+        scored[-1],
+        figures={n: Figure(float(v.mean()), float(v.std(ddof=1))) for n, v in values.items()},
+        spread=f"standard deviation over {len(scored)} snapshots",
+        details=scored[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},
+    )
 
 
 def chance_warning(accuracy: float) -> tuple[str, ...]:

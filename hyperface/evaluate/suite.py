@@ -1,7 +1,7 @@
 """The published protocols by name: from named features and protocol files to figures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +56,10 @@ class Entry(NamedTuple):
 
 
 def score(
-    name: str, named: NamedFeatures, folder: Path, settings: Settings = Settings()  # noqa: B008
+    name: str,
+    named: NamedFeatures,
+    folder: Path,
+    settings: Settings = Settings(),
 ) -> Scored:
     """Scores features by a protocol of `SUITE`.
 
@@ -162,13 +165,11 @@ def _cfp(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Setti
     figures["accuracy"] = scored.figures["accuracy"]._replace(
         spread=float(np.std(scored.details["fold accuracies"], ddof=1))
     )
-    return Scored(
-        **{
-            **vars(scored),
-            "figures": {"accuracy": figures.pop("accuracy"), **figures},
-            "spread": OVER_SPLITS,
-            "steps": (*scored.steps, "EER, AUC and TAR of each split by itself, then averaged"),
-        }
+    return replace(
+        scored,
+        figures={"accuracy": figures.pop("accuracy"), **figures},
+        spread=OVER_SPLITS,
+        steps=(*scored.steps, "EER, AUC and TAR of each split by itself, then averaged"),
     )
 
 
@@ -306,9 +307,7 @@ def _ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Sett
 def _ijbc(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
     """IJB-B and IJB-C have one list; the field's figure is of mean features."""
     pairs = protocols.ijb_pairs(paths[1])
-    return score_templates(
-        name, named, [(protocols.ijb_faces(paths[0]), pairs)], settings.gammas
-    )
+    return score_templates(name, named, [(protocols.ijb_faces(paths[0]), pairs)], settings.gammas)
 
 
 SUITE: Mapping[str, Entry] = {

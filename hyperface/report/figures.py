@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hyperface.evaluate.roc import Roc
+from hyperface.evaluate.roc import Roc, det
 
 Curve = Sequence[Mapping[str, float]]
 """Lines of a run's `metrics.jsonl`."""
@@ -62,18 +62,51 @@ def roc_curves(curves: Mapping[str, Roc]) -> Figure:
     return figure
 
 
+def det_curves(curves: Mapping[str, Roc]) -> Figure:
+    """False reject against false accept rate, both on logarithmic axes."""
+    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
+        errors = det(curve)
+        shown = (errors.far > 0) & (errors.frr > 0)
+        axes.plot(errors.far[shown], errors.frr[shown], label=name, **style)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="false accept rate",
+        ylabel="false reject rate",
+        title="DET of the test pairs",
+    )
+    axes.legend(loc="lower left", fontsize=8)
+    return figure
+
+
+def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
+    """Share of searches whose mate is among the best, against their number.
+
+    Args:
+      ranked: [max_rank] cumulative match characteristic, by name.
+    """
+    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    for style, (name, shares) in zip(_styles(ranked), ranked.items(), strict=True):
+        axes.plot(np.arange(1, shares.size + 1), shares, label=name, **style)
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="rank", ylabel="share of searches", title="CMC")
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
 def similarity_histograms(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Cosines of same and of different pairs, one panel a method.
+    """Similarities of same and of different pairs, one panel a method.
 
     Args:
       scored: name -> (scores [pairs], same [pairs]).
     """
     figure, panels = _axes(1, len(scored), width=3.4 * len(scored))
-    bins = np.linspace(-1, 1, 61)
     for axes, (name, (scores, same)) in zip(panels, scored.items(), strict=True):
+        # Cosines lie in [-1, 1], distances and sums of cosines elsewhere.
+        bins = np.linspace(min(-1.0, scores.min()), max(1.0, scores.max()), 61)
         axes.hist(scores[~same], bins, density=True, alpha=0.6, color="#d1495b", label="different")
         axes.hist(scores[same], bins, density=True, alpha=0.6, color="#0b6e99", label="same")
-        axes.set(title=name, xlabel="cosine", yticks=[])
+        axes.set(title=name, xlabel="similarity", yticks=[])
     panels[0].set_ylabel("density of pairs")
     panels[0].legend(fontsize=8)
     return figure

@@ -1,0 +1,112 @@
+"""The report of an evaluation: tables and figures of every protocol, and the hardest pairs."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperface.evaluate.scored import HardPair, Scored
+from hyperface.files import replace_bytes, replace_text
+from hyperface.report import figures
+from hyperface.report.html import write_report
+from hyperface.report.sheets import pair_sheet
+from hyperface.report.tables import Table, percent
+
+Pixels = Callable[[str], np.ndarray]
+"""Name of an image -> [height, width, 1 or 3] uint8."""
+
+
+def protocol_table(title: str, scored: Scored) -> Table:
+    """Figures of one protocol, a row each, and the steps behind them."""
+    rows = [(name, percent(f.value, f.spread)) for name, f in scored.figures.items()]
+    spread = any(figure.spread is not None for figure in scored.figures.values())
+    steps = [*scored.steps, *([f"± is the {scored.spread}"] if spread and scored.spread else [])]
+    return Table(title, ("figure", "measured"), rows, ".\n".join(steps) + ".")
+
+
+def write_evaluation(
+    folder: Path,
+    *,
+    source: str,
+    scored: Mapping[str, Scored],
+    titles: Mapping[str, str],
+    pixels: Mapping[str, Pixels],
+    settings: Mapping[str, Any],
+) -> list[Table]:
+    """Writes `evaluation.json`, `evaluation.html` and their figures, and returns the tables.
+
+    Args:
+      folder: for the files.
+      source: what was evaluated.
+      scored: by protocol.
+      titles: of the protocols.
+      pixels: by protocol, where its images are at hand.
+      settings: goes into the JSON file as it is, beside the figures.
+    """
+    tables = [protocol_table(titles[name], found) for name, found in scored.items()]
+    drawn = _draw(scored)
+    paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
+    pictures = {caption: paths[key] for key, (caption, _) in drawn.items()}
+    for name, found in scored.items():
+        if name in pixels:
+            pictures |= _sheets(folder / "figures", name, titles[name], found, pixels[name])
+    record = {
+        "source": source,
+        "protocols": {name: found.record() for name, found in scored.items()},
+        "settings": settings,
+    }
+    replace_text(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    write_report(
+        folder / "evaluation.html",
+        title=f"hyperface: {source}",
+        summary=f"{source}, scored by {', '.join(titles[name] for name in scored)}.",
+        tables=tables,
+        pictures=pictures,
+        settings=json.dumps(settings, indent=2),
+    )
+    return tables
+
+
+def _draw(scored: Mapping[str, Scored]):
+    """Captions and figures by file name."""
+    drawn = {}
+    curves = {
+        label if label == name else f"{name}: {label}": curve
+        for name, found in scored.items()
+        for label, curve in found.curves.items()
+    }
+    if curves:
+        drawn["roc"] = ("ROC", figures.roc_curves(curves))
+        drawn["det"] = ("DET", figures.det_curves(curves))
+    histograms = {name: found.scores for name, found in scored.items() if found.scores is not None}
+    if histograms:
+        drawn["similarities"] = ("Similarities", figures.similarity_histograms(histograms))
+    ranked = {name: found.ranks for name, found in scored.items() if found.ranks is not None}
+    if ranked:
+        drawn["cmc"] = ("Cumulative match characteristic", figures.cmc_curves(ranked))
+    return drawn
+
+
+def _sheets(folder: Path, name: str, title: str, scored: Scored, pixels: Pixels) -> dict[str, Path]:
+    """The hardest pairs as pictures, by caption."""
+    written = {}
+    for kind, pairs in (
+        ("different people taken for one", scored.false_accepts),
+        ("one person taken for two", scored.false_rejects),
+    ):
+        if pairs:
+            path = folder / f"{name}-{kind.split()[0]}.png"
+            replace_bytes(path, _sheet(pairs, pixels))
+            written[f"{title}: {kind}, worst first"] = path
+    return written
+
+
+def _sheet(pairs: Sequence[HardPair], pixels: Pixels) -> bytes:
+    images = [(pixels(pair.first), pixels(pair.second)) for pair in pairs]
+    captions = [f"{pair.score:.3f}\n{pair.first}\n{pair.second}" for pair in pairs]
+    data = io.BytesIO()
+    pair_sheet(images, captions, columns=4).save(data, "PNG")
+    return data.getvalue()

@@ -1,0 +1,204 @@
+"""The evaluation by published protocols: images or features in, figures and a report out."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from hyperface.data.datasets import data_directory, find
+from hyperface.data.protocols import read_pairs
+from hyperface.data.resolution import degrade
+from hyperface.errors import InputError, unknown_name
+from hyperface.evaluate import suite
+from hyperface.evaluate.named import NamedFeatures, check, read_features
+from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.evaluate.scored import Scored, over_snapshots
+from hyperface.report.cleaning import NamedImages
+from hyperface.report.evaluation import Pixels, write_evaluation
+from hyperface.report.tables import as_text
+from launch import cli
+from launch.embedding import embed_into, open_network
+from launch.evaluate import Evaluate
+
+VERSIONS = ("hyperface", "jax", "numpy", "scikit-learn", "pillow")
+PAIRS = "pairs"
+FULL = 1.0
+"""The area factor that leaves images as they are."""
+
+
+class _Work(NamedTuple):
+    """One protocol to run."""
+
+    name: str
+    """With the resolution, where there are several."""
+    protocol: str
+    dataset: str
+    factor: float
+
+
+def evaluate(options: Evaluate) -> None:
+    """Scores by every protocol asked for, prints the tables and writes the report."""
+    protocols = [name.strip() for name in options.protocol.split(",") if name.strip()]
+    for name in protocols:
+        if name != PAIRS and name not in suite.SUITE:
+            raise unknown_name("protocol", name, [*suite.SUITE, PAIRS])
+    console, data_dir = Console(), data_directory(options.data_dir)
+    out = options.out or _default_out(options.source)
+    out.mkdir(parents=True, exist_ok=True)
+    work = [
+        _Work(name if factor == FULL else f"{name}, area / {factor:g}", name, dataset, factor)
+        for name in protocols
+        for factor in options.resolution or (FULL,)
+        for dataset in [_dataset(name, options)]
+    ]
+    with tempfile.TemporaryDirectory(dir=out, prefix="features-") as scratch:
+        features = _Features(options, data_dir, Path(scratch), console)
+        shots: list[dict[str, Scored]] = []
+        for step in options.step or (None,):
+            shots.append({})
+            for one in work:
+                named = features.of(one.dataset, step, one.factor)
+                shots[-1][one.name] = _scored(one, named, options, data_dir, console)
+        scored = shots[0]
+        if len(shots) > 1:
+            scored = {n: over_snapshots([shot[n] for shot in shots]) for n in shots[0]}
+        tables = write_evaluation(
+            out,
+            source=str(options.source),
+            scored=scored,
+            titles={one.name: _title(one) for one in work},
+            pixels={one.name: p for one in work if (p := features.pixels(one.dataset))},
+            settings={
+                "options": {n: str(v) for n, v in vars(options).items() if v not in (None, ())},
+                "data": features.digests,
+                "versions": {name: version(name) for name in VERSIONS},
+            },
+        )
+    for table in tables:
+        console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"\nReport: {out / 'evaluation.html'}", highlight=False, soft_wrap=True)
+
+
+class _Features:
+    """Features by data set, checkpoint and resolution, each made once."""
+
+    def __init__(self, options: Evaluate, data_dir: Path, scratch: Path, console: Console):
+        self._options, self._data_dir = options, data_dir
+        self._scratch, self._console = scratch, console
+        self._images: dict[str, NamedImages] = {}
+        self._made: dict[tuple, NamedFeatures] = {}
+        self._read = None
+        self.digests: dict[str, str] = {}
+        """Of names and features, by what they are of."""
+        if options.source.suffix in (".npz", ".npy"):
+            if options.step or options.mirror or options.resolution:
+                raise InputError(
+                    f"{options.source}: expected no --step, --mirror or --resolution, which need "
+                    "the network."
+                )
+            self._read = read_features(options.source)
+            self.digests[options.source.name] = self._read.digest()
+
+    def of(self, dataset: str, step: int | None, factor: float) -> NamedFeatures:
+        """Those of a data set's images."""
+        if self._read is not None:
+            return self._read
+        key = dataset, step, factor
+        if key not in self._made:
+            self._made[key] = self._embedded(dataset, step, factor)
+            label = f"{dataset}, step {step or 'newest'}, area / {factor:g}"
+            self.digests[label] = self._made[key].digest()
+        return self._made[key]
+
+    def _embedded(self, dataset: str, step: int | None, factor: float) -> NamedFeatures:
+        options = self._options
+        network = open_network(options.source, step, options.mirror)
+        split = network.open_split(dataset, options.split, self._data_dir)
+        change = None if factor == FULL else partial(degrade, factor=factor)
+        path = self._scratch / str(len(self._made))
+        found = embed_into(path, split, network, self._console, change)
+        self._images[dataset] = found.images
+        made = () if factor == FULL else (f"images made {factor:g} times smaller in area, bicubic",)
+        steps = (f"{len(found.features):,} images of {split.dataset}", *made, *network.steps)
+        return check(NamedFeatures(found.images.names, found.features, steps), split.dataset)
+
+    def pixels(self, dataset: str) -> Pixels | None:
+        """Images by name, where they are at hand."""
+        images = self._images.get(dataset)
+        if images is None:
+            return None
+        places = {name: place for place, name in enumerate(images.names)}
+        return lambda name: images.pixels(places[name])
+
+
+def _scored(
+    one: _Work, named: NamedFeatures, options: Evaluate, data_dir: Path, console: Console
+) -> Scored:
+    with cli.progress(console, f"scoring {one.name}", "parts") as advance:
+        settings = _settings(options, advance)
+        if one.protocol == PAIRS:
+            pairs = read_pairs(_pair_list(options, data_dir), folds=10, repeats=True)
+            try:
+                return suite.score_pairs(one.name, named, pairs, settings)
+            except InputError:
+                raise
+            except ValueError as error:
+                raise InputError(f"{PAIRS}: {error}.") from error
+        folder = options.protocol_dir or data_dir / "protocols"
+        found = suite.score(one.protocol, named, folder, settings)
+    curves = {one.name if n == one.protocol else n: c for n, c in found.curves.items()}
+    return replace(found, protocol=one.name, curves=curves)
+
+
+def _settings(options: Evaluate, advance: Callable[[int, int], None]) -> suite.Settings:
+    pairs: PairProtocol = PROTOCOLS[options.steps]
+    if options.pca is not None:
+        if options.pca < 0 or (options.pca > 1 and options.pca != int(options.pca)):
+            raise InputError(
+                f"--pca: expected a share of variance below 1, a number of dimensions, or 0 for "
+                f"none, found {options.pca}."
+            )
+        kept = options.pca if options.pca < 1 else int(options.pca)
+        pairs = replace(pairs, pca=kept or None)
+    return suite.Settings(pairs=pairs, rule=options.rule, gammas=options.gammas, progress=advance)
+
+
+def _dataset(protocol: str, options: Evaluate) -> str:
+    if options.dataset is not None:
+        return options.dataset
+    if protocol == PAIRS:
+        if options.source.suffix not in (".npz", ".npy"):
+            raise InputError("pairs: expected --dataset, whose images the list compares.")
+        return ""
+    return suite.SUITE[protocol].dataset
+
+
+def _pair_list(options: Evaluate, data_dir: Path) -> Path:
+    if options.pairs is not None:
+        return options.pairs
+    folder = options.dataset and find(options.dataset, data_dir)
+    if not folder or not (folder / "pairs.csv").exists():
+        raise InputError(
+            "pairs: expected --pairs FILE, or a --dataset that a verification file was made into, "
+            "found neither."
+        )
+    return folder / "pairs.csv"
+
+
+def _title(one: _Work) -> str:
+    if one.protocol == PAIRS:
+        return f"Pairs of {one.dataset}" if one.dataset else "Pairs"
+    title = suite.SUITE[one.protocol].title
+    return title if one.factor == FULL else f"{title}, area / {one.factor:g}"
+
+
+def _default_out(source: Path) -> Path:
+    if source.is_dir():
+        return source / "evaluation"
+    return Path("evaluation") / source.stem
