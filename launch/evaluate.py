@@ -45,8 +45,8 @@ class Evaluate:
     """How features of image and mirror image are merged; the experiment's way by default."""
     steps: Literal["normface", "normface-released", "sphereface-released", "plain"] = "normface"
     """Steps of pair lists. normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy.
-    normface-released: the same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine.
-    plain: nothing fitted but the threshold."""
+    normface-released: the same, Euclidean, linear SVM. sphereface-released: mean subtracted,
+    cosine. plain: nothing fitted but the threshold."""
     pca: float | None = None
     """Share of variance (below 1) or dimensions that PCA keeps, instead; 0 for no PCA."""
     rule: Literal["blufr", "strict"] = "blufr"

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from rich.console import Console
 
 from hyperface.data.datasets import data_directory, find
@@ -17,7 +17,6 @@ from hyperface.data.resolution import degrade
 from hyperface.errors import InputError, unknown_name
 from hyperface.evaluate import suite
 from hyperface.evaluate.named import NamedFeatures, check, read_features
-from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.scored import Scored, over_snapshots
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, write_evaluation
