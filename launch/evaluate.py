@@ -31,7 +31,7 @@ class Evaluate:
     """Folder of a run, as launch.train made it."""
     step: int | None = None
     """Which checkpoint; the newest by default."""
-    mirror: Literal["none", "sum", "concat"] | None = None
+    mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
