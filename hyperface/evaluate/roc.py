@@ -76,6 +76,49 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float) -> float:
     return float(np.mean(scores[same] > different[allowed]))
 
 
+def eer(scores: np.ndarray, same: np.ndarray) -> float:
+    """The equal error rate: where the false accept rate meets the false reject rate.
+
+    Between the two neighbouring points of the ROC where their order changes, both are straight
+    lines, and the rate is where these cross.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool.
+
+    Raises:
+      ValueError: as `roc`.
+
+    Example:
+      >>> eer(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
+      0.5
+    """
+    curve = roc(scores, same)
+    excess = curve.far + curve.tar - 1.0  # False accepts less false rejects: rises from -1 to 1.
+    after = int(np.argmax(excess >= 0.0))
+    before = after - 1
+    share = -excess[before] / (excess[after] - excess[before])
+    return float(curve.far[before] + share * (curve.far[after] - curve.far[before]))
+
+
+def auc(scores: np.ndarray, same: np.ndarray) -> float:
+    """Area under the ROC: how often a same pair scores above a different one, ties for a half.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool.
+
+    Raises:
+      ValueError: as `roc`.
+
+    Example:
+      >>> auc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
+      0.75
+    """
+    curve = roc(scores, same)
+    return float(np.trapezoid(curve.tar, curve.far))
+
+
 def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, same = np.asarray(scores), np.asarray(same, bool)
     if scores.ndim != 1 or scores.shape != same.shape:
