@@ -38,7 +38,7 @@ class Export:
     """Which of safetensors, stablehlo and onnx, separated by commas."""
     step: int | None = None
     """Which checkpoint; the newest by default."""
-    mirror: Literal["none", "sum", "concat"] | None = None
+    mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
     normalize: bool = True
     """Scale features to unit length at the end."""

@@ -161,6 +161,7 @@ def test_mirror_merges(rng):
     for mirror, expected in (
         ("none", plain),
         ("sum", plain + mirrored),
+        ("max", jnp.maximum(plain, mirrored)),
         ("concat", jnp.concatenate([plain, mirrored], axis=1)),
     ):
         features, norms = embedder(apply, mirror)(weights, images)

@@ -135,7 +135,7 @@ IMPOSSIBLE = [
     ({"seed": -1}, "seed: expected at least 0, found -1"),
     (
         {"evaluation": Evaluation(protocol="classification", mirror="concat")},
-        "none or sum with the classification protocol",
+        "none, sum or max with the classification protocol",
     ),
     ({"loss": Loss(ring=RingTerm(weight=-1.0))}, "loss.ring.weight: expected a finite"),
 ]

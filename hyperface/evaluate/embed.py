@@ -11,7 +11,7 @@ from hyperface import compiler
 from hyperface.data.images import warn_of_range
 from hyperface.normalize import l2_norm
 
-Mirror = Literal["none", "sum", "concat"]
+Mirror = Literal["none", "sum", "max", "concat"]
 
 
 class Embeddings(NamedTuple):
@@ -39,7 +39,8 @@ def merged(
 
     Args:
       apply: (parameters, images [batch, height, width, channels]) -> features [batch, dim].
-      mirror: "none"; "sum" of the features of image and mirror image (NormFace, 5.1); or "concat",
+      mirror: "none"; "sum" of the features of image and mirror image (NormFace, 5.1); "max", the
+        larger of both, element by element, as in NormFace's released network; or "concat",
         [batch, 2 dim].
     """
 
@@ -51,6 +52,8 @@ def merged(
         mirrored = apply(params, images[:, :, ::-1])
         if mirror == "sum":
             return features + mirrored, norms
+        if mirror == "max":
+            return jnp.maximum(features, mirrored), norms
         return jnp.concatenate([features, mirrored], axis=1), norms
 
     return embed

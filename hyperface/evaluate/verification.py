@@ -1,5 +1,6 @@
 """Face verification over pairs: cosine scores, k-fold accuracy, TAR at FAR."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,9 @@ class FoldAccuracy(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, from the spread over folds (LFW's convention)."""
+        """Of the mean, from the spread over folds (LFW's convention); nan with one fold."""
+        if self.accuracy.size < 2:
+            return float("nan")
         return float(self.accuracy.std(ddof=1) / np.sqrt(self.accuracy.size))
 
 
@@ -132,19 +135,32 @@ def fold_accuracy(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Fol
       same: [pairs] bool.
       fold: [pairs] fold id, as `deal_folds` makes them.
     """
-    ids = np.unique(fold)
-    thresholds = np.array([best_threshold(scores[fold != i], same[fold != i]) for i in ids])
-    accuracy = np.array(
-        [
-            0.5
-            * (
-                np.mean(scores[(fold == i) & same] >= threshold)
-                + np.mean(scores[(fold == i) & ~same] < threshold)
-            )
-            for i, threshold in zip(ids, thresholds, strict=True)
-        ]
-    )
+    held_out = [held_out_accuracy(scores, same, fold == i) for i in np.unique(fold)]
+    accuracy, thresholds = np.array(held_out).T
     return FoldAccuracy(accuracy, thresholds)
+
+
+def held_out_accuracy(
+    scores: np.ndarray,
+    same: np.ndarray,
+    test: np.ndarray,
+    rule: Callable[[np.ndarray, np.ndarray], float] | None = None,
+) -> tuple[float, float]:
+    """Balanced accuracy on the pairs of `test`, and the threshold, chosen on all others.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool.
+      test: [pairs] bool, True for the held-out pairs.
+      rule: (scores, same) -> threshold; `best_threshold` by default.
+    """
+    threshold = (rule or best_threshold)(scores[~test], same[~test])
+    return balanced_accuracy(scores[test], same[test], threshold), threshold
+
+
+def balanced_accuracy(scores: np.ndarray, same: np.ndarray, threshold: float) -> float:
+    """Mean of the share of same pairs at or above a threshold and of different pairs below it."""
+    return float(0.5 * (np.mean(scores[same] >= threshold) + np.mean(scores[~same] < threshold)))
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:

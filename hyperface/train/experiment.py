@@ -115,7 +115,7 @@ class Evaluation:
 
     protocol: Literal["verification", "classification"] = "verification"
     """All image pairs of the test people, or the class of each test image."""
-    mirror: Literal["none", "sum", "concat"] = "sum"
+    mirror: Literal["none", "sum", "max", "concat"] = "sum"
     """How features of an image and of its mirror are merged."""
     batch_size: int = 100
     folds: int = 10
@@ -232,7 +232,7 @@ def check(experiment: Experiment) -> Experiment:
         )
     if e.evaluation.protocol == "classification" and e.evaluation.mirror == "concat":
         raise InputError(
-            "evaluation.mirror: expected none or sum with the classification protocol, found "
+            "evaluation.mirror: expected none, sum or max with the classification protocol, found "
             "concat, whose features are longer than the agents."
         )
     if e.evaluation.protocol == "classification" and not e.loss.agent_heads():

@@ -1,0 +1,123 @@
+"""What scoring refuses: features that say nothing, and lists that do not fit them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
+    """Features [rows, dim] as float32 or float64; `unit` says in messages what a row is.
+
+    Raises:
+      ValueError: not two axes, a row is zero or not finite, or all rows are equal.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
+        raise ValueError(
+            f"expected features [{unit}, dim] of real numbers, found {features.dtype} "
+            f"{features.shape}"
+        )
+    if features.dtype not in (np.float32, np.float64):
+        features = features.astype(np.float32)
+    checked_norms(features)
+    if len(features) > 1 and np.array_equal(features.min(axis=0), features.max(axis=0)):
+        raise ValueError(f"expected features that differ, found {len(features)} equal rows")
+    return features
+
+
+def checked_norms(features: np.ndarray) -> np.ndarray:
+    """[rows, 1], the lengths of rows that all have a direction.
+
+    Raises:
+      ValueError: a row is zero or not finite.
+    """
+    norms = np.sqrt(np.einsum("nd,nd->n", features, features))
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if bad.size:
+        raise ValueError(
+            f"expected finite features above zero, found norm {norms[bad[0]]} at row {bad[0]} "
+            f"({bad.size} rows in all)"
+        )
+    return norms[:, None]
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length; ValueError where a row has no direction."""
+    return features / checked_norms(features)
+
+
+def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
+    """One-dimensional arrays of one length, by name.
+
+    Raises:
+      ValueError: lengths differ, one is empty, or one does not hold whole numbers or bools.
+    """
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    (first, *others) = shapes.values()
+    if len(first) != 1 or not first[0] or any(shape != first for shape in others):
+        raise ValueError(f"expected columns of one length, found shapes {shapes}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iub":
+            raise ValueError(f"expected whole numbers in {name}, found {array.dtype}")
+    return list(arrays.values())
+
+
+def checked_same(same: np.ndarray) -> np.ndarray:
+    """`same` as bool; ValueError where it holds more than 0 and 1."""
+    if np.any((same != 0) & (same != 1)):
+        raise ValueError(f"expected same to be 0 or 1, found {np.unique(same)[:5].tolist()}")
+    return same.astype(bool)
+
+
+def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
+    """Refuses row numbers outside [0, rows)."""
+    bad = np.flatnonzero((index < 0) | (index >= rows))
+    if bad.size:
+        raise ValueError(
+            f"expected {name} from 0 to {rows - 1}, found {index[bad[0]]} at pair {bad[0]} "
+            f"({bad.size} pairs in all)"
+        )
+
+
+def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
+    """Where each of `wanted` stands in the rising `ids`; ValueError where one is not there."""
+    found = np.searchsorted(ids, wanted)
+    missing = np.flatnonzero(ids[np.minimum(found, ids.size - 1)] != wanted)
+    if missing.size:
+        raise ValueError(
+            f"expected every {name} to have features, found none for {wanted[missing[0]]} "
+            f"({np.unique(wanted[missing]).size} without)"
+        )
+    return found
+
+
+def checked_folds(
+    same: np.ndarray, fold: np.ndarray, tested: Sequence[int] | None = None
+) -> np.ndarray:
+    """The fold ids that are tested, rising; by default all.
+
+    Raises:
+      ValueError: fewer than two folds, a tested one that is not there, or a tested fold or the rest
+        without pairs of both kinds.
+    """
+    ids = np.unique(fold)
+    if ids.size < 2:
+        raise ValueError(f"expected at least 2 folds, found {ids.size}")
+    chosen = ids if tested is None else np.unique(np.asarray(tested))
+    missing = np.setdiff1d(chosen, ids)
+    if missing.size or not chosen.size:
+        raise ValueError(f"expected tested folds among {ids.tolist()}, found {chosen.tolist()}")
+    for i in chosen:
+        for where, part in ((f"fold {i}", fold == i), (f"the folds other than {i}", fold != i)):
+            check_both_kinds(same[part], where)
+    return chosen
+
+
+def check_both_kinds(same: np.ndarray, where: str) -> None:
+    """Refuses pairs that are all same or all different."""
+    if same.all() or not same.any():
+        raise ValueError(
+            f"expected same and different pairs in {where}, found {np.sum(same)} same of "
+            f"{same.size} pairs"
+        )

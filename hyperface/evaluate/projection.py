@@ -1,0 +1,125 @@
+"""Mean removal and PCA, fitted on all folds of a pair list but one, for each fold in turn."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+LARGEST_PCA = 4096
+"""Images or dimensions, whichever are fewer, up to which PCA is fitted per fold."""
+
+
+class Projection(NamedTuple):
+    """A feature x becomes (x - mean) basis."""
+
+    mean: np.ndarray
+    """[dim]."""
+    basis: np.ndarray | None
+    """[dim, kept dim] with orthonormal columns, or None to keep all."""
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Features [images, dim] to [images, kept dim], in the features' own precision."""
+        centered = features - self.mean.astype(features.dtype)
+        return centered if self.basis is None else centered @ self.basis.astype(features.dtype)
+
+
+class Moments(NamedTuple):
+    """What a projection is fitted from, about a common middle."""
+
+    count: float
+    total: np.ndarray
+    """[dim] sum of the features."""
+    scatter: np.ndarray | float
+    """[dim, dim] sum of their outer products; zero where no PCA is fitted."""
+
+
+class FoldMoments(NamedTuple):
+    """Moments of each fold and of all, from which those of all other folds follow."""
+
+    middle: np.ndarray
+    """[dim], subtracted before: moments about it lose no digits when subtracted."""
+    whole: Moments
+    folds: dict[int, Moments]
+
+    def projection(self, held_out: int, pca: float | int | None) -> Projection:
+        """The projection fitted on all folds but one.
+
+        Args:
+          held_out: fold id.
+          pca: share of the variance to keep, number of dimensions, or None to remove the mean only.
+        """
+        own = self.folds[held_out]
+        count, total, scatter = (a - b for a, b in zip(self.whole, own, strict=True))
+        mean = total / count
+        if pca is None:
+            return Projection(mean + self.middle, None)
+        basis = _leading(scatter / count - np.outer(mean, mean), pca)
+        return Projection(mean + self.middle, basis)
+
+
+def fold_moments(
+    features: np.ndarray, rows: np.ndarray, fold: np.ndarray, *, scatter: bool
+) -> FoldMoments:
+    """Sums each row once, where a fit a fold would sum it once for each other fold.
+
+    Args:
+      features: [images, dim]; the moments are float64.
+      rows: [uses] row numbers into features; one that is named twice counts twice.
+      fold: [uses] fold id of each use.
+      scatter: whether PCA will be fitted.
+    """
+    features = np.asarray(features, np.float64)
+    middle = features.mean(axis=0)
+    centered = features - middle
+    folds = {i: _moments(centered, rows[fold == i], scatter) for i in np.unique(fold)}
+    whole = Moments(*(sum(parts) for parts in zip(*folds.values(), strict=True)))
+    return FoldMoments(middle, whole, folds)
+
+
+def spanned(features: np.ndarray) -> np.ndarray:
+    """Features in coordinates of their own span: [images, at most images], same inner products.
+
+    For more dimensions than images, as raw pixels have.
+    """
+    if features.shape[1] <= features.shape[0]:
+        return features
+    return np.linalg.qr(np.asarray(features, np.float64).T, mode="r").T
+
+
+def check_pca(pca: float | int | None, images: int, dim: int) -> None:
+    """Refuses a PCA that is not one, or too large.
+
+    Raises:
+      ValueError: pca is neither a share in (0, 1) nor a whole number from 1 to what there is, or
+        both images and dim exceed LARGEST_PCA.
+    """
+    if pca is None:
+        return
+    most = min(images, dim)
+    whole = isinstance(pca, int | np.integer) and not isinstance(pca, bool)
+    if not (1 <= pca <= most if whole else 0.0 < pca < 1.0):
+        raise ValueError(
+            f"expected pca to be a share of variance in (0, 1) or 1 to {most} dimensions, "
+            f"found {pca}"
+        )
+    if most > LARGEST_PCA:
+        raise ValueError(
+            f"expected at most {LARGEST_PCA} dimensions or images for PCA per fold, found {dim} "
+            f"dimensions of {images} images: reduce them first, or leave PCA out"
+        )
+
+
+def _moments(features: np.ndarray, rows: np.ndarray, scatter: bool) -> Moments:
+    used, counts = np.unique(rows, return_counts=True)
+    roots = np.sqrt(counts.astype(np.float64))
+    part = features[used] * roots[:, None]
+    return Moments(float(rows.size), roots @ part, part.T @ part if scatter else 0.0)
+
+
+def _leading(covariance: np.ndarray, pca: float | int) -> np.ndarray:
+    """The eigenvectors that are kept, as columns; a share is exceeded, as in scikit-learn."""
+    values, vectors = np.linalg.eigh(covariance)
+    kept = pca
+    if pca < 1:
+        share = np.cumsum(np.maximum(values[::-1], 0.0))
+        kept = np.searchsorted(share, pca * share[-1], side="right") + 1
+    return vectors[:, -min(int(kept), values.size) :]

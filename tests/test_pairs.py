@@ -1,0 +1,348 @@
+"""Pair lists in folds: worked by hand, against scikit-learn's PCA a fold, and on LFW's own list."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from sklearn.svm import SVC
+
+from hyperface.evaluate import projection
+from hyperface.evaluate.pairs import (
+    PROTOCOLS,
+    PairProtocol,
+    average_snapshots,
+    verify_pairs,
+)
+from hyperface.evaluate.roc import eer, roc
+from hyperface.evaluate.splits import pair_rates
+from hyperface.evaluate.svm import svm_threshold
+from hyperface.evaluate.verification import balanced_accuracy
+
+
+def random_list(rng, images=60, dim=12, pairs=120, folds=4, signal=2.0):
+    """(features, first, second, same, fold): ten people; images recur in pairs and folds."""
+    person = np.arange(images) % 10
+    features = rng.standard_normal((images, dim)) + 3.0
+    features += signal * rng.standard_normal((10, dim))[person]
+    same = np.arange(pairs) % 2 == 0
+    first = rng.integers(0, images, pairs)
+    step = np.where(same, 10, 7) * rng.integers(1, 4, pairs)
+    return features, first, (first + step) % images, same, np.arange(pairs) * folds // pairs
+
+
+def brute(features, first, second, same, fold, project):
+    """Scores of each pair in its own test fold, with `project` fitted on the others' images."""
+    scores = np.empty(same.size)
+    for i in np.unique(fold):
+        rest = fold != i
+        fitted = project(np.concatenate([features[first[rest]], features[second[rest]]]))
+        a, b = fitted(features[first]), fitted(features[second])
+        cosines = np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        scores[~rest] = cosines[~rest]
+    return scores
+
+
+def test_six_pairs_by_hand():
+    """Angles 10, 20, 55 degrees between same, 60, 50, 40 between different images."""
+    angles = np.deg2rad([0, 10, 60, 0, 20, 50, 0, 55, 40])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.arange(1, 10)[:, None]
+    first, second = np.array([0, 0, 3, 3, 6, 6]), np.array([1, 2, 4, 5, 7, 8])
+    same, fold = np.array([1, 0, 1, 0, 1, 0]), np.array([0, 0, 1, 1, 2, 2])
+    result = verify_pairs(features, first, second, same, fold)
+    cos = np.cos(np.deg2rad(np.arange(90)))
+    np.testing.assert_allclose(result.scores, cos[[10, 60, 20, 50, 55, 40]])
+    # Without the first fold the best cut lies between 20 and 40 degrees, without the second both
+    # between 10 and 40 and between 55 and 60, without the third between 20 and 50.
+    expected = [
+        (cos[20] + cos[40]) / 2,
+        (cos[10] + cos[40] + cos[55] + cos[60]) / 4,
+        (cos[20] + cos[50]) / 2,
+    ]
+    np.testing.assert_allclose(result.folds.thresholds, expected)
+    np.testing.assert_allclose(result.folds.accuracy, [1.0, 1.0, 0.5])
+    assert result.folds.mean == pytest.approx(5 / 6)
+    assert result.folds.standard_error == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("pca", [0.9, 0.995, 5, np.int64(12)])
+def test_pca_is_that_of_scikit_learn_fitted_on_the_other_folds(rng, pca):
+    data = random_list(rng)
+    fitted = []
+
+    def project(images):
+        fitted.append(PCA(pca, svd_solver="full").fit(images))
+        return fitted[-1].transform
+
+    expected = brute(*data, project)
+    result = verify_pairs(*data, PairProtocol(pca=pca))
+    np.testing.assert_allclose(result.scores, expected, atol=1e-12)
+    np.testing.assert_array_equal(result.dims, [machine.n_components_ for machine in fitted])
+    single = verify_pairs(data[0].astype(np.float32), *data[1:], PairProtocol(pca=pca))
+    np.testing.assert_allclose(single.scores, expected, atol=2e-5)
+
+
+def test_more_dimensions_than_images_change_nothing_in_pca(rng):
+    features, *pairs = random_list(rng, images=40, dim=200)
+    result = verify_pairs(features, *pairs, PairProtocol(pca=0.99))
+    expected = brute(features, *pairs, lambda images: PCA(0.99).fit(images).transform)
+    np.testing.assert_allclose(result.scores, expected, atol=1e-10)
+
+
+def test_only_the_mean_of_the_other_folds_is_subtracted(rng):
+    data = random_list(rng)
+    result = verify_pairs(*data, PROTOCOLS["sphereface-released"])
+    expected = brute(*data, lambda images: lambda rows: rows - images.mean(axis=0))
+    np.testing.assert_allclose(result.scores, expected, atol=1e-12)
+
+
+def test_nothing_is_fitted_on_the_fold_that_is_tested(rng):
+    """Other features there change no threshold: its images are in no other fold."""
+    features, _, _, same, _ = random_list(rng, images=240)
+    first, second, fold = np.arange(120), np.arange(120, 240), np.arange(120) // 30
+    data, other = (first, second, same, fold), features.copy()
+    of_fold = np.concatenate([first[fold == 2], second[fold == 2]])
+    other[of_fold] = rng.standard_normal((of_fold.size, 12))
+    for name, protocol in PROTOCOLS.items():
+        before, after = (verify_pairs(x, *data, protocol) for x in (features, other))
+        np.testing.assert_allclose(
+            before.folds.thresholds[2], after.folds.thresholds[2], err_msg=name
+        )
+        assert not np.allclose(before.folds.thresholds, after.folds.thresholds)
+
+
+def test_euclidean_with_the_svm_is_the_released_rule(rng):
+    features, first, second, same, fold = random_list(rng)
+    result = verify_pairs(features, first, second, same, fold, PROTOCOLS["normface-released"])
+    pca = PCA(0.995, svd_solver="full")
+    accuracy = []
+    for i in range(4):
+        rest = fold != i
+        pca.fit(np.concatenate([features[first[rest]], features[second[rest]]]))
+        unit = pca.transform(features)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        distance = np.linalg.norm(unit[first] - unit[second], axis=1)[:, None]
+        np.testing.assert_allclose(result.scores[~rest], -distance[~rest, 0], atol=1e-7)
+        machine = SVC(kernel="linear", shrinking=False).fit(distance[rest], same[rest])
+        right = machine.predict(distance[~rest]) == same[~rest]
+        accuracy.append((right[same[~rest]].mean() + right[~same[~rest]].mean()) / 2)
+    np.testing.assert_allclose(result.folds.accuracy, accuracy)
+
+
+def test_a_pair_at_the_threshold_is_called_the_same():
+    assert balanced_accuracy(np.array([0.5, 0.4]), np.array([True, False]), 0.5) == 1.0
+    assert balanced_accuracy(np.array([0.5, 0.5]), np.array([True, False]), 0.5) == 0.5
+
+
+def test_an_svm_where_same_pairs_score_lower_accepts_everything():
+    assert svm_threshold(np.array([0.0, 1.0]), np.array([True, False])) == -np.inf
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_random_features_score_a_half_and_perfect_ones_one(rng, name):
+    same, fold = np.arange(2000) % 2 == 0, np.arange(2000) // 200
+    first, second = np.arange(2000), np.arange(2000, 4000)
+    chance = verify_pairs(
+        rng.standard_normal((4000, 8)), first, second, same, fold, PROTOCOLS[name]
+    )
+    assert chance.folds.mean == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 2000))
+    people = rng.standard_normal((50, 8))
+    person = rng.integers(0, 50, 2000)
+    perfect = people[np.concatenate([person, (person + ~same) % 50])]
+    result = verify_pairs(perfect, first, second, same, fold, PROTOCOLS[name])
+    assert (result.folds.mean, result.folds.standard_error) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_order_of_images_pairs_and_sides_changes_nothing(rng, name):
+    features, first, second, same, fold = random_list(rng)
+    images, pairs = rng.permutation(60), rng.permutation(120)
+    place = np.argsort(images)
+    turned = rng.random(120) < 0.5
+    one, other = np.where(turned, (second, first), (first, second))
+    before = verify_pairs(features, first, second, same, fold, PROTOCOLS[name])
+    after = verify_pairs(
+        features[images],
+        place[one][pairs],
+        place[other][pairs],
+        same[pairs],
+        fold[pairs],
+        PROTOCOLS[name],
+    )
+    np.testing.assert_allclose(after.scores, before.scores[pairs], atol=1e-12)
+    np.testing.assert_array_equal(after.folds.accuracy, before.folds.accuracy)
+
+
+def test_view_1_tests_one_of_two_lists(rng):
+    features, first, second, same, _ = random_list(rng)
+    fold = (np.arange(120) >= 80).astype(int)
+    result = verify_pairs(features, first, second, same, fold, tested=[1])
+    both = verify_pairs(features, first, second, same, fold)
+    assert result.folds.mean == both.folds.accuracy[1]
+    assert np.isnan(result.folds.standard_error)
+    np.testing.assert_array_equal(np.isnan(result.scores), fold == 0)
+    assert "in 2 folds, 1 of them tested" in result.steps[0]
+
+
+def test_every_step_is_told_with_its_numbers(rng):
+    data = random_list(rng)
+    steps = verify_pairs(*data, PROTOCOLS["normface-released"]).steps
+    for words in (
+        "120 pairs (60 same) of 59 images in 4 folds, 4 of them tested",
+        "mean of the 180 images of the other folds' pairs (duplicates kept)",
+        "PCA fitted on the same images, keeping 99.5 % of the variance: 12 of 12 dimensions",
+        "unit length, similarity is the negative Euclidean distance",
+        "linear SVM, C = 1",
+        "ddof 1",
+    ):
+        assert sum(words in step for step in steps) == 1
+    assert "keeping a fixed number: 5 of 12" in verify_pairs(*data, PairProtocol(pca=5)).steps[2]
+    plain = verify_pairs(*data)
+    assert plain.steps[1] == "no mean subtracted, no PCA"
+    assert plain.protocol == PROTOCOLS["plain"]
+
+
+def test_snapshots_are_averaged_with_their_spread(rng):
+    data = random_list(rng)
+    noisy = [data[0] + 2 * rng.standard_normal(data[0].shape) for _ in range(3)]
+    results = [verify_pairs(features, *data[1:]) for features in noisy]
+    found = average_snapshots(results)
+    means = [result.folds.mean for result in results]
+    assert found == (pytest.approx(np.mean(means)), pytest.approx(np.std(means, ddof=1)), (*means,))
+    other = verify_pairs(*data, PairProtocol(pca=3))
+    with pytest.raises(ValueError, match="one protocol on one list, found 2 of 2 kinds"):
+        average_snapshots([results[0], other])
+    with pytest.raises(ValueError, match="at least 2 snapshots"):
+        average_snapshots(results[:1])
+
+
+def changed(data, **changes):
+    names = ("features", "first", "second", "same", "fold")
+    return dict(zip(names, data, strict=True)) | changes
+
+
+def test_what_cannot_be_scored_is_refused(rng):
+    data = features, first, second, same, fold = random_list(rng)
+    zero, nan, infinite = features.copy(), features.copy(), features.copy()
+    zero[3], nan[5, 1], infinite[7, 0] = 0, np.nan, np.inf
+    one_kind = np.where(fold == 2, True, same)
+    only_one = np.where(fold == 1, same, False)
+    for changes, message in (
+        ({"features": zero}, r"norm 0\.0 at row 3 \(1 rows in all\)"),
+        ({"features": nan}, r"norm nan at row 5"),
+        ({"features": infinite}, r"norm inf at row 7"),
+        ({"features": np.ones((60, 4))}, "features that differ, found 60 equal rows"),
+        ({"features": features[0]}, r"features \[images, dim\] of real numbers, found float64"),
+        ({"first": first[:-1]}, "columns of one length"),
+        ({"second": np.where(second == second[7], 60, second)}, "second from 0 to 59, found 60"),
+        ({"first": first - 100}, "first from 0 to 59"),
+        ({"first": first.astype(float)}, "whole numbers in first, found float64"),
+        ({"same": 2 * same}, "same to be 0 or 1"),
+        ({"same": one_kind}, "same and different pairs in fold 2, found 30 same of 30"),
+        ({"same": only_one}, "same and different pairs in fold 0, found 0 same of 30"),
+        ({"same": same & (fold == 0), "tested": [0]}, "in the folds other than 0, found 0 same"),
+        ({"fold": np.zeros(120, int)}, "at least 2 folds, found 1"),
+        ({"tested": [4]}, r"tested folds among \[0, 1, 2, 3\], found \[4\]"),
+        ({"protocol": PairProtocol(pca=13)}, r"in \(0, 1\) or 1 to 12 dimensions, found 13"),
+        ({"protocol": PairProtocol(pca=1.0)}, "1 to 12 dimensions, found 1.0"),
+        ({"protocol": PairProtocol(pca=0)}, "1 to 12 dimensions, found 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            verify_pairs(**changed(data, **changes))
+    with pytest.raises(ValueError, match="similarity to be one of cosine, euclidean, found dot"):
+        PairProtocol(similarity="dot")
+    with pytest.raises(ValueError, match="threshold to be one of accuracy, svm, found best"):
+        PairProtocol(threshold="best")
+
+
+def test_a_pca_too_large_is_refused_before_it_starts(rng, monkeypatch):
+    monkeypatch.setattr(projection, "LARGEST_PCA", 11)
+    data = random_list(rng)
+    with pytest.raises(ValueError, match="at most 11 dimensions or images for PCA per fold"):
+        verify_pairs(*data, PairProtocol(pca=0.9))
+    verify_pairs(data[0][:, :11], *data[1:], PairProtocol(pca=0.9))
+    verify_pairs(*data)  # Without PCA any size will do.
+
+
+def test_rates_of_each_split_and_their_spread(rng):
+    scores, same = rng.standard_normal(600), np.arange(600) % 2 == 0
+    scores, split = scores + same, np.arange(600) // 200
+    rates = pair_rates(scores, same, split, fars=(0.1, 0.001))
+    for i in range(3):
+        part = split == i
+        assert rates.eer[i] == eer(roc(scores[part], same[part]))
+        assert rates.auc[i] == pytest.approx(roc_auc_score(same[part], scores[part]))
+        eleventh = np.sort(scores[part & ~same])[-11]
+        assert rates.tar[i, 0] == np.mean(scores[part & same] > eleventh)
+    np.testing.assert_array_equal(rates.allowed, [[10, 0]] * 3)
+    assert rates.unsupported() == [0.001]
+    spread = rates.spread()
+    assert spread["tar_at_far_0.1"] == (np.mean(rates.tar[:, 0]), np.std(rates.tar[:, 0], ddof=1))
+    assert list(spread) == ["eer", "auc", "tar_at_far_0.1", "tar_at_far_0.001"]
+    pooled = pair_rates(scores, same, np.zeros(600, int))
+    assert np.isnan(pooled.spread()["auc"].deviation)
+
+
+def test_rates_of_wrong_lists_are_refused():
+    same, split = np.array([1, 0, 1, 1]), np.array([1, 1, 2, 2])
+    with pytest.raises(ValueError, match="same and different pairs in split 2, found 2 same"):
+        pair_rates(np.arange(4.0), same, split)
+    with pytest.raises(ValueError, match=r"a score for each of 4 pairs, found \(3,\)"):
+        pair_rates(np.arange(3.0), same, split)
+
+
+@pytest.fixture(scope="module")
+def lfw(real_data):
+    """LFW's 6,000 pairs with features of a published FaceNet."""
+    file = np.load(real_data / "features/lfw_pairs_facenet_casia_512d.npz", allow_pickle=False)
+    row = {name: i for i, name in enumerate(file["names"])}
+    lines = (real_data / "protocols/lfw/pairs.txt").read_text().splitlines()[1:]
+    words = [line.split() for line in lines]
+    sides = [(w[:2], (w[0], w[2])) if len(w) == 3 else (w[:2], w[2:]) for w in words]
+    first, second = (
+        np.array([row[f"{name}/{name}_{int(number):04d}.jpg"] for name, number in side])
+        for side in zip(*sides, strict=True)
+    )
+    same = np.array([len(w) == 3 for w in words])
+    return file["features"], first, second, same, np.arange(6000) // 600
+
+
+def test_lfw_with_published_features(lfw):
+    """An independent script: 97.42 ± 0.27 by cosine and 97.47 ± 0.27 by distance.
+
+    It differs in the choice among equally good thresholds only, which moves single pairs: the
+    lowest of them for the cosine, steps of 0.01 of the squared distance. Both are done here.
+    """
+    result = verify_pairs(*lfw)
+    assert round(100 * result.folds.mean, 2) == 97.40
+    assert round(100 * result.folds.standard_error, 2) == 0.27
+    *_, same, fold = lfw
+
+    def rule_accuracy(scores, cuts):
+        found = []
+        for i in range(10):
+            test = fold == i
+            accepted = scores[:, None] >= cuts
+            right = np.mean(accepted[~test] == same[~test, None], axis=0)
+            cut = cuts[np.flatnonzero(right == right.max())[0]]
+            found.append(np.mean((scores[test] >= cut) == same[test]))
+        return np.mean(found), np.std(found, ddof=1) / np.sqrt(10)
+
+    lowest = rule_accuracy(result.scores, np.sort(result.scores)[2000:4000])
+    assert np.round(100 * np.array(lowest), 2).tolist() == [97.42, 0.27]
+    grid = rule_accuracy(2 * result.scores - 2, -np.arange(0, 4, 0.01)[::-1])
+    assert np.round(100 * np.array(grid), 2).tolist() == [97.47, 0.27]
+
+
+def test_lfw_with_pca_equals_scikit_learn(lfw):
+    features, *pairs = lfw
+    features = features.astype(np.float64)
+    result = verify_pairs(features, *pairs, PROTOCOLS["normface"])
+    assert np.round([100 * result.folds.mean, 100 * result.folds.standard_error], 2).tolist() == [
+        97.58,
+        0.24,
+    ]
+    first_folds = [column[pairs[3] < 3] for column in pairs]
+    few = verify_pairs(features, *first_folds, PROTOCOLS["normface"])
+    pca = PCA(0.995, svd_solver="covariance_eigh")
+    expected = brute(features, *first_folds, lambda images: pca.fit(images).transform)
+    np.testing.assert_allclose(few.scores, expected, atol=1e-8)
