@@ -8,7 +8,7 @@
     python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
 Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, agedb, calfw, cplfw, pairs (any list), ijba,
-ijbb, ijbc. Every step that was taken is printed, and kept with all figures in evaluation.json;
+ijbb, ijbc, megaface. Every step that was taken is printed, and kept with all figures in evaluation.json;
 evaluation.html has the curves and the hardest pairs.
 """
 
@@ -61,6 +61,10 @@ class Evaluate:
     """Split of it."""
     pairs: Path | None = None
     """The list of the protocol "pairs"; by default pairs.csv of the data set."""
+    distractors: str | None = None
+    """Of the protocol "megaface": a prepared data set, or a features file (.npy, without names)."""
+    noises: tuple[Path, ...] = ()
+    """Lists of images, one name a line, that "megaface" leaves out of probes and distractors."""
     protocol_dir: Path | None = None
     """Folder of protocol files; `protocols` in the data folder by default."""
     out: Path | None = None

@@ -159,7 +159,11 @@ def inspect(options: Prepare, console) -> None:
         data = io.BytesIO()
         sheet.save(data, "PNG")
         replace_bytes(folder / f"{split}-faces.png", data.getvalue())
-        drawn = {f"{split}-images-per-identity": figures.images_per_identity(np.array(counts))}
+        drawn = {
+            f"{split}-images-per-identity": figures.images_per_identity(
+                np.array([c for c in counts if c])
+            )
+        }
         written = figures.save(drawn, folder)
         for path in (folder / f"{split}-faces.png", *written.values()):
             console.print(str(path), highlight=False, soft_wrap=True)

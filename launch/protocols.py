@@ -12,7 +12,7 @@ from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from rich.console import Console
 
 from hyperface.data.datasets import data_directory, find
-from hyperface.data.protocols import read_pairs
+from hyperface.data.protocols import megaface_noises, read_pairs
 from hyperface.data.resolution import degrade
 from hyperface.errors import InputError, unknown_name
 from hyperface.evaluate import suite
@@ -26,7 +26,9 @@ from launch.embedding import embed_into, open_network
 from launch.evaluate import Evaluate
 
 VERSIONS = ("hyperface", "jax", "numpy", "scikit-learn", "pillow")
-PAIRS = "pairs"
+PAIRS, MEGAFACE = "pairs", "megaface"
+OTHERS = {PAIRS: "", MEGAFACE: "facescrub"}
+"""Protocols beside the suite, and the data sets of their images."""
 FULL = 1.0
 """The area factor that leaves images as they are."""
 
@@ -45,8 +47,8 @@ def evaluate(options: Evaluate) -> None:
     """Scores by every protocol asked for, prints the tables and writes the report."""
     protocols = [name.strip() for name in options.protocol.split(",") if name.strip()]
     for name in protocols:
-        if name != PAIRS and name not in suite.SUITE:
-            raise unknown_name("protocol", name, [*suite.SUITE, PAIRS])
+        if name not in (*suite.SUITE, *OTHERS):
+            raise unknown_name("protocol", name, [*suite.SUITE, *OTHERS])
     console, data_dir = Console(), data_directory(options.data_dir)
     out = options.out or _default_out(options.source)
     out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,12 @@ def evaluate(options: Evaluate) -> None:
             shots.append({})
             for one in work:
                 named = features.of(one.dataset, step, one.factor)
-                shots[-1][one.name] = _scored(one, named, options, data_dir, console)
+                if one.protocol == MEGAFACE:
+                    distractors = features.distractors(step, one.factor)
+                    found = _megaface(named, distractors, options, console)
+                else:
+                    found = _scored(one, named, options, data_dir, console)
+                shots[-1][one.name] = found
         scored = shots[0]
         if len(shots) > 1:
             scored = {n: over_snapshots([shot[n] for shot in shots]) for n in shots[0]}
@@ -127,6 +134,24 @@ class _Features:
         steps = (f"{len(found.features):,} images of {split.dataset}", *made, *network.steps)
         return check(NamedFeatures(found.images.names, found.features, steps), split.dataset)
 
+    def distractors(self, step: int | None, factor: float) -> tuple[np.ndarray, list[str] | None]:
+        """Features of the distractors, and their names where they have any."""
+        given = self._options.distractors
+        if given is None:
+            raise InputError(
+                "megaface: expected --distractors, a data set or a features file, found none."
+            )
+        if not given.endswith((".npy", ".npz")):
+            named = self.of(given, step, factor)
+            return named.features, list(named.names)
+        if given.endswith(".npz"):
+            named = read_features(Path(given))
+            return named.features, list(named.names)
+        try:
+            return np.load(given, mmap_mode="r", allow_pickle=False), None
+        except (OSError, ValueError) as error:
+            raise InputError(f"--distractors: expected an .npy file, found: {error}.") from None
+
     def pixels(self, dataset: str) -> Pixels | None:
         """Images by name, where they are at hand."""
         images = self._images.get(dataset)
@@ -155,6 +180,30 @@ def _scored(
     return replace(found, protocol=one.name, curves=curves)
 
 
+def _megaface(
+    probes: NamedFeatures,
+    distractors: tuple[np.ndarray, list[str] | None],
+    options: Evaluate,
+    console: Console,
+) -> Scored:
+    features, names = distractors
+    noise = frozenset().union(*map(megaface_noises, options.noises))
+    with cli.progress(console, "searching", "distractors") as advance:
+        try:
+            return suite.score_megaface(
+                probes,
+                features,
+                keep_probes=np.array([name not in noise for name in probes.names]),
+                keep_distractors=None
+                if names is None
+                else np.array([n not in noise for n in names]),
+                noises=[path.name for path in options.noises],
+                progress=advance,
+            )
+        except ValueError as error:
+            raise InputError(f"{MEGAFACE}: {error}.") from error
+
+
 def _settings(options: Evaluate, advance: Callable[[int, int], None]) -> suite.Settings:
     pairs: PairProtocol = PROTOCOLS[options.steps]
     if options.pca is not None:
@@ -171,10 +220,10 @@ def _settings(options: Evaluate, advance: Callable[[int, int], None]) -> suite.S
 def _dataset(protocol: str, options: Evaluate) -> str:
     if options.dataset is not None:
         return options.dataset
-    if protocol == PAIRS:
-        if options.source.suffix not in (".npz", ".npy"):
-            raise InputError("pairs: expected --dataset, whose images the list compares.")
-        return ""
+    if protocol == PAIRS and options.source.suffix not in (".npz", ".npy"):
+        raise InputError("pairs: expected --dataset, whose images the list compares.")
+    if protocol in OTHERS:
+        return OTHERS[protocol]
     return suite.SUITE[protocol].dataset
 
 
@@ -192,8 +241,11 @@ def _pair_list(options: Evaluate, data_dir: Path) -> Path:
 
 def _title(one: _Work) -> str:
     if one.protocol == PAIRS:
-        return f"Pairs of {one.dataset}" if one.dataset else "Pairs"
-    title = suite.SUITE[one.protocol].title
+        title = f"Pairs of {one.dataset}" if one.dataset else "Pairs"
+    elif one.protocol == MEGAFACE:
+        title = "MegaFace"
+    else:
+        title = suite.SUITE[one.protocol].title
     return title if one.factor == FULL else f"{title}, area / {one.factor:g}"
 
 

@@ -11,6 +11,7 @@ from hyperface.data import protocols
 from hyperface.data.protocols import PairList
 from hyperface.errors import InputError
 from hyperface.evaluate.blufr import blufr
+from hyperface.evaluate.identification import megaface
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.pairs import verify_pairs
@@ -117,7 +118,7 @@ def score_pairs(
     scores, same = found.scores[use], pairs.same[use]
     rates = pair_rates(scores, same, np.zeros(same.size, np.int64), PAIR_FARS)
     figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
-    figures |= {name: Figure(rate.mean) for name, rate in rates.spread().items()}
+    figures |= {_shown(name): Figure(rate.mean) for name, rate in rates.spread().items()}
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     return Scored(
         protocol=name,
@@ -161,13 +162,13 @@ def _cfp(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Setti
     pairs = protocols.cfp(paths[0])[name.removeprefix("cfp-").upper()]
     scored = score_pairs(name, named, pairs, settings)
     rates = pair_rates(scored.scores[0], pairs.same, pairs.fold, (0.001,))
-    figures = {n: Figure(rate.mean, rate.deviation) for n, rate in rates.spread().items()}
-    figures["accuracy"] = scored.figures["accuracy"]._replace(
+    rates = {_shown(n): Figure(rate.mean, rate.deviation) for n, rate in rates.spread().items()}
+    accuracy = scored.figures["accuracy"]._replace(
         spread=float(np.std(scored.details["fold accuracies"], ddof=1))
     )
     return replace(
         scored,
-        figures={"accuracy": figures.pop("accuracy"), **figures},
+        figures={"accuracy": accuracy, **rates},
         spread=OVER_SPLITS,
         steps=(*scored.steps, "EER, AUC and TAR of each split by itself, then averaged"),
     )
@@ -294,6 +295,54 @@ def score_templates(
     )
 
 
+def score_megaface(
+    probes: NamedFeatures,
+    distractors: np.ndarray,
+    *,
+    keep_probes: np.ndarray | None = None,
+    keep_distractors: np.ndarray | None = None,
+    noises: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Scored:
+    """MegaFace: rank-1 of probes among distractors, and TAR at FAR 1e-6.
+
+    Args:
+      probes: images of people, named person/file.
+      distractors: [distractors, dim], a memory-mapped array for one.
+      keep_probes: [probes] bool, False for noise.
+      keep_distractors: [distractors] bool.
+      noises: what the noise lists are called, to be reported.
+      progress: called with the distractors done and all distractors.
+    """
+    people = [name.partition("/")[0] for name in probes.names]
+    found = megaface(
+        probes.features,
+        np.unique(people, return_inverse=True)[1],
+        distractors,
+        keep_probes=keep_probes,
+        keep_distractors=keep_distractors,
+        progress=progress,
+    )
+    rate = "TAR at FAR 1e-6" if found.supported[0] else "TAR at no false accept"
+    return Scored(
+        protocol="megaface",
+        figures={
+            "rank-1": Figure(float(found.cmc[0])),
+            "rank-10": Figure(float(found.cmc[9])),
+            rate: Figure(float(found.true_accept_rates[0])),
+        },
+        steps=(
+            *probes.steps,
+            f"{found.num_probes:,} probes of {np.unique(people).size:,} people, "
+            f"{found.num_distractors:,} distractors, {found.ranks.size:,} searches, each for one "
+            "mate among the distractors; ties count against it",
+            f"noise lists applied: {', '.join(noises) or 'none'}",
+            "features scaled to unit length, similarity is the cosine",
+        ),
+        ranks=found.cmc,
+    )
+
+
 def _ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
     splits = []
     for number in range(1, 11):
@@ -336,8 +385,13 @@ SUITE: Mapping[str, Entry] = {
         _ijbc,
     ),
 }
-"""By name. Protocols of several figures that need other data than these are functions of their own:
-`hyperface.evaluate.identification.megaface`."""
+"""By name. `score_pairs` takes any list of pairs, `score_megaface` two sets of images."""
+
+
+def _shown(name: str) -> str:
+    """A rate's name as tables print it."""
+    far = name.removeprefix("tar_at_far_")
+    return name.upper() if far == name else f"TAR at FAR {100 * float(far):g} %"
 
 
 def _known(value: float) -> float | None:

@@ -24,7 +24,7 @@ def protocol_table(title: str, scored: Scored) -> Table:
     rows = [(name, percent(f.value, f.spread)) for name, f in scored.figures.items()]
     spread = any(figure.spread is not None for figure in scored.figures.values())
     steps = [*scored.steps, *([f"± is the {scored.spread}"] if spread and scored.spread else [])]
-    return Table(title, ("figure", "measured"), rows, ".\n".join(steps) + ".")
+    return Table(title, ("figure", "measured"), rows, "\n".join(f"- {step}" for step in steps))
 
 
 def write_evaluation(

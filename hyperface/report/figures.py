@@ -1,6 +1,7 @@
 """The figures of a run. Each function returns a matplotlib figure; `save` writes them as PNG."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hyperface.evaluate.roc import Roc, det
 Curve = Sequence[Mapping[str, float]]
 """Lines of a run's `metrics.jsonl`."""
 
-_STYLE = ({"color": "#0b6e99"}, {"color": "#d1495b"}, {"color": "#5b8c5a"}, {"color": "#8d6a9f"})
+_COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
 _RAW = {"color": "#8a8a8a", "linestyle": "--"}
 
 
@@ -46,13 +47,12 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
 def roc_curves(curves: Mapping[str, Roc]) -> Figure:
     """True against false accept rate, the latter on a logarithmic axis."""
     figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
-    lowest = min(np.min(curve.far[curve.far > 0]) for curve in curves.values())
     for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
-        far = np.maximum(curve.far, lowest / 2)
-        axes.plot(far, curve.tar, drawstyle="steps-post", label=name, **style)
+        shown = curve.far > 0  # Each from its own lowest rate on: below, it measures nothing.
+        axes.plot(curve.far[shown], curve.tar[shown], drawstyle="steps-post", label=name, **style)
     axes.set(
         xscale="log",
-        xlim=(lowest, 1),
+        xlim=(None, 1),
         ylim=(0, 1.02),
         xlabel="false accept rate",
         ylabel="true accept rate",
@@ -235,8 +235,8 @@ def _axes(rows: int, columns: int, *, width: float, height: float = 3.6):
 
 def _styles(named: Mapping[str, object]) -> list[dict[str, str]]:
     """Raw pixels grey and dashed, the others in a fixed order of colours."""
-    colours = iter(_STYLE * len(named))
-    return [_RAW if name.startswith("raw pixels") else next(colours) for name in named]
+    colours = cycle(_COLOURS)
+    return [_RAW if name.startswith("raw pixels") else {"color": next(colours)} for name in named]
 
 
 def _column(lines: Curve, name: str) -> np.ndarray:
