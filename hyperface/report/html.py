@@ -15,7 +15,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { padding: .3rem .9rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 thead tr { border-bottom: 2px solid #888; } tbody tr { border-bottom: 1px solid #ddd; }
-.note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; } img { max-width: 100%; }
+.note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; }
+img { max-width: 100%; }
 details pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .85rem; }
 """
 
