@@ -145,7 +145,7 @@ def lfw_trials(trials: int, rounds: int) -> None:
     rng = np.random.default_rng(0)
     labels, made = lfw_like_trials(trials, rng)
     people = rng.standard_normal((labels.max() + 1, DIM))
-    features = (0.9 * people[labels] + rng.standard_normal((labels.size, DIM))).astype(np.float32)
+    features = (0.4 * people[labels] + rng.standard_normal((labels.size, DIM))).astype(np.float32)
 
     def plain(ranked_with_labels):
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -162,9 +162,11 @@ def lfw_trials(trials: int, rounds: int) -> None:
     print(f"verification at FAR 0.1 % {ours.verification().mean:.4f}, ", end="")
     print(f"DIR at FAR 1 % {ours.identification().mean:.4f}")
     for name in ("argsort", "sort"):
-        away = np.abs(found[name][0] - ours.verification_rates).max()
-        away_dir = np.abs(found[name][1] - ours.identification_rates).max()
-        print(f"largest difference to {name}: verification {away:.1e}, DIR {away_dir:.1e}")
+        away = np.abs(found[name][0] - ours.verification_rates).max(axis=0)
+        low = away[ours.verification_fars <= ours.exact_fars.min()].max()
+        dirs = np.abs(found[name][1] - ours.identification_rates).max()
+        print(f"largest difference to {name}: verification {low:.1e} up to the exact FAR, ", end="")
+        print(f"{away.max():.1e} above, DIR {dirs:.1e}")
 
 
 def million(probes: int, distractors: int, rounds: int) -> None:

@@ -86,7 +86,8 @@ def megaface(
       keep_probes: [probes] bool, False for those of a noise list; None keeps all.
       keep_distractors: [distractors] bool, over all blocks.
       rule: that of `impostor_threshold`.
-      dtype: of the products; figures are the same, speed is not.
+      dtype: of the products; figures are the same. jnp.float32 may be faster on a processor
+        without bfloat16 units.
       block_size: distractors a block, a multiple of 64; None lets the library choose.
       progress: called with distractors done and all distractors.
 

@@ -65,7 +65,8 @@ def true_accept_rate(
 ) -> np.ndarray:
     """True accept rates at false accept rates, from the scores of both kinds apart.
 
-    float32 scores stay float32, so that 87 million of them take 350 MB more.
+    float32 scores stay float32, so that 87 million of them take 350 MB more. Where they do not fit,
+    `streaming.ScoreStream` takes them in blocks.
 
     Args:
       genuine: [same pairs] scores.
