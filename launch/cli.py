@@ -71,7 +71,7 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
             nonlocal last
             now = time.monotonic()
             speed = done / max(now - began, 1e-9)
-            rate = f"{speed:,.0f} {unit}/s"
+            rate = f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s"
             bar.update(task, completed=done, total=total, rate=rate)
             if not console.is_terminal and now - last > SECONDS_BETWEEN_LINES:
                 last = now

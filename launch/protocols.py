@@ -1,14 +1,14 @@
 """The evaluation by published protocols: images or features in, figures and a report out."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+import numpy as np
 from rich.console import Console
 
 from hyperface.data.datasets import data_directory, find
@@ -17,7 +17,8 @@ from hyperface.data.resolution import degrade
 from hyperface.errors import InputError, unknown_name
 from hyperface.evaluate import suite
 from hyperface.evaluate.named import NamedFeatures, check, read_features
-from hyperface.evaluate.scored import Scored, over_snapshots
+from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.evaluate.scored import Figure, Scored, over_snapshots
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, write_evaluation
 from hyperface.report.tables import as_text
@@ -49,11 +50,12 @@ def evaluate(options: Evaluate) -> None:
     for name in protocols:
         if name not in (*suite.SUITE, *OTHERS):
             raise unknown_name("protocol", name, [*suite.SUITE, *OTHERS])
+    settings = _settings(options)
     console, data_dir = Console(), data_directory(options.data_dir)
     out = options.out or _default_out(options.source)
     out.mkdir(parents=True, exist_ok=True)
     work = [
-        _Work(name if factor == FULL else f"{name}, area / {factor:g}", name, dataset, factor)
+        _Work(name if factor == FULL else f"{name}-area{factor:g}", name, dataset, factor)
         for name in protocols
         for factor in options.resolution or (FULL,)
         for dataset in [_dataset(name, options)]
@@ -69,7 +71,7 @@ def evaluate(options: Evaluate) -> None:
                     distractors = features.distractors(step, one.factor)
                     found = _megaface(named, distractors, options, console)
                 else:
-                    found = _scored(one, named, options, data_dir, console)
+                    found = _scored(one, named, options, settings, data_dir, console)
                 shots[-1][one.name] = found
         scored = shots[0]
         if len(shots) > 1:
@@ -80,6 +82,7 @@ def evaluate(options: Evaluate) -> None:
             scored=scored,
             titles={one.name: _title(one) for one in work},
             pixels={one.name: p for one in work if (p := features.pixels(one.dataset))},
+            sweeps=_sweeps(work, scored),
             settings={
                 "options": {n: str(v) for n, v in vars(options).items() if v not in (None, ())},
                 "data": features.digests,
@@ -162,10 +165,15 @@ class _Features:
 
 
 def _scored(
-    one: _Work, named: NamedFeatures, options: Evaluate, data_dir: Path, console: Console
+    one: _Work,
+    named: NamedFeatures,
+    options: Evaluate,
+    settings: suite.Settings,
+    data_dir: Path,
+    console: Console,
 ) -> Scored:
     with cli.progress(console, f"scoring {one.name}", "parts") as advance:
-        settings = _settings(options, advance)
+        settings = replace(settings, progress=advance)
         if one.protocol == PAIRS:
             pairs = read_pairs(_pair_list(options, data_dir), folds=10, repeats=True)
             try:
@@ -178,6 +186,15 @@ def _scored(
         found = suite.score(one.protocol, named, folder, settings)
     curves = {one.name if n == one.protocol else n: c for n, c in found.curves.items()}
     return replace(found, protocol=one.name, curves=curves)
+
+
+def _sweeps(work: list[_Work], scored: Mapping[str, Scored]) -> dict[str, dict[float, Figure]]:
+    """The first figure of each protocol by area factor, where there are several."""
+    sweeps: dict[str, dict[float, Figure]] = {}
+    for one in work:
+        name, figure = next(iter(scored[one.name].figures.items()))
+        sweeps.setdefault(f"{one.protocol}: {name}", {})[one.factor] = figure
+    return {label: values for label, values in sweeps.items() if len(values) > 1}
 
 
 def _megaface(
@@ -204,7 +221,7 @@ def _megaface(
             raise InputError(f"{MEGAFACE}: {error}.") from error
 
 
-def _settings(options: Evaluate, advance: Callable[[int, int], None]) -> suite.Settings:
+def _settings(options: Evaluate) -> suite.Settings:
     pairs: PairProtocol = PROTOCOLS[options.steps]
     if options.pca is not None:
         if options.pca < 0 or (options.pca > 1 and options.pca != int(options.pca)):
@@ -214,7 +231,7 @@ def _settings(options: Evaluate, advance: Callable[[int, int], None]) -> suite.S
             )
         kept = options.pca if options.pca < 1 else int(options.pca)
         pairs = replace(pairs, pca=kept or None)
-    return suite.Settings(pairs=pairs, rule=options.rule, gammas=options.gammas, progress=advance)
+    return suite.Settings(pairs=pairs, rule=options.rule, gammas=options.gammas)
 
 
 def _dataset(protocol: str, options: Evaluate) -> str:

@@ -104,3 +104,31 @@ def tiny_experiment():
             evaluation=Evaluation(batch_size=10, folds=4, snapshots=3, snapshot_every=4),
         )
     )
+
+
+@pytest.fixture(scope="session")
+def random_run(tiny_experiment, tmp_path_factory):
+    """The folder and state of a run of `tiny_experiment` that nobody trained: random numbers."""
+    import jax.numpy as jnp
+
+    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.state import abstract_state
+
+    shape = (16, 14, 3)
+    rng = np.random.default_rng(3)
+
+    def drawn(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
+
+    state = jax.tree.map(drawn, abstract_state(tiny_experiment, 6, shape))
+    meta = {
+        "experiment": tiny_experiment.to_dict(),
+        "data": {"classes": 6, "image_shape": list(shape)},
+    }
+    folder = tmp_path_factory.mktemp("random") / "run"
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(4, state, meta)
+        checkpoints.save(8, state, meta)
+    return folder, state

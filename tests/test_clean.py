@@ -3,8 +3,6 @@
 import csv
 import shutil
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import write_people
@@ -16,8 +14,6 @@ from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import Split
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.state import abstract_state
 from launch import clean, embedding
 
 SHAPE = (16, 14, 3)
@@ -47,24 +43,8 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_experiment, tmp_path_factory):
-    """The folder of a run that nobody trained: all numbers are random."""
-    rng = np.random.default_rng(3)
-
-    def drawn(leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.key(0)
-        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
-
-    state = jax.tree.map(drawn, abstract_state(tiny_experiment, 6, SHAPE))
-    meta = {
-        "experiment": tiny_experiment.to_dict(),
-        "data": {"classes": 6, "image_shape": list(SHAPE)},
-    }
-    folder = tmp_path_factory.mktemp("clean") / "run"
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(0, state, meta)
-    return folder
+def run(random_run):
+    return random_run[0]
 
 
 def cleaned(data_dir, run, out, *options):

@@ -13,8 +13,6 @@ import pytest
 from hyperface import weights
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import embedder
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.state import abstract_state
 from hyperface.weights.maps import Pixels
 from launch import export
 
@@ -22,32 +20,10 @@ SHAPE = (16, 14, 3)
 
 
 @pytest.fixture(scope="module")
-def run(tiny_experiment, tmp_path_factory):
-    """The folder of a run that nobody trained: all numbers are random."""
-    rng = np.random.default_rng(3)
-
-    def drawn(leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.key(0)
-        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
-
-    state = jax.tree.map(drawn, abstract_state(tiny_experiment, 6, SHAPE))
-    meta = {
-        "experiment": tiny_experiment.to_dict(),
-        "data": {"classes": 6, "image_shape": list(SHAPE)},
-    }
-    folder = tmp_path_factory.mktemp("export") / "run"
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(4, state, meta)
-        checkpoints.save(8, state, meta)
-    return folder, state
-
-
-@pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
+def exported(random_run, tmp_path_factory):
     """What the command makes by default."""
     folder = tmp_path_factory.mktemp("exported")
-    export.main([str(run[0]), "--out", str(folder)])
+    export.main([str(random_run[0]), "--out", str(folder)])
     return folder
 
 
@@ -64,8 +40,8 @@ def embed(state, images, mirror):
     return embedder(apply, mirror)(state.evaluated["params"], images)[0]
 
 
-def test_only_the_backbone_is_read(run):
-    folder, state = run
+def test_only_the_backbone_is_read(random_run):
+    folder, state = random_run
     saved = weights.read_run(folder)
     assert (saved.model, saved.step, saved.image_shape) == ("sphereface-mini", 8, SHAPE)
     assert weights.read_run(folder, 4).step == 4
@@ -73,8 +49,8 @@ def test_only_the_backbone_is_read(run):
     assert len(saved.arrays) == len(jax.tree.leaves(state.average["backbone"]))
 
 
-def test_a_run_fills_a_fresh_backbone(run):
-    folder, state = run
+def test_a_run_fills_a_fresh_backbone(random_run):
+    folder, state = random_run
     like = jax.tree.map(jnp.zeros_like, state.average["backbone"])
     params, report = weights.load_backbone(folder, "sphereface-mini", like)
     jax.tree.map(np.testing.assert_array_equal, params, state.average["backbone"])
@@ -83,8 +59,8 @@ def test_a_run_fills_a_fresh_backbone(run):
         weights.load_backbone(folder, "wen28", like)
 
 
-def test_checkpoints_that_are_not_there_or_damaged_are_refused(run, tmp_path):
-    folder, _ = run
+def test_checkpoints_that_are_not_there_or_damaged_are_refused(random_run, tmp_path):
+    folder, _ = random_run
     with pytest.raises(InputError, match="expected a run with the checkpoint 5, found steps: 4, 8"):
         weights.read_run(folder, 5)
     for item in ("state", "meta"):
@@ -93,17 +69,17 @@ def test_checkpoints_that_are_not_there_or_damaged_are_refused(run, tmp_path):
         weights.read_run(tmp_path)
 
 
-def test_the_command_checks_what_it_writes(run, tmp_path, capsys):
+def test_the_command_checks_what_it_writes(random_run, tmp_path, capsys):
     arguments = ["--format", "safetensors", "--mirror", "none", "--no-normalize"]
-    export.main([str(run[0]), "--out", str(tmp_path), *arguments])
+    export.main([str(random_run[0]), "--out", str(tmp_path), *arguments])
     assert re.search(r"embedder.safetensors: \d.*, largest difference 0", capsys.readouterr().out)
     record = json.loads((tmp_path / "embedder.json").read_text())
     assert record["input"] == ["batch", *SHAPE]
     assert (record["mirror"], record["normalize"]) == ("none", False)
 
 
-def test_an_export_fills_a_fresh_backbone(run, exported):
-    backbone = run[1].average["backbone"]
+def test_an_export_fills_a_fresh_backbone(random_run, exported):
+    backbone = random_run[1].average["backbone"]
     path, like = exported / "embedder.safetensors", jax.tree.map(jnp.zeros_like, backbone)
     params, report = weights.load_backbone(path, "sphereface-mini", like)
     jax.tree.map(np.testing.assert_array_equal, params, backbone)
@@ -114,7 +90,7 @@ def test_an_export_fills_a_fresh_backbone(run, exported):
         weights.load_backbone(path, "sphereface-mini", like, pixels=Pixels(0, 255, "grey"))
 
 
-def test_the_program_runs_without_this_library(run, exported, tmp_path, images):
+def test_the_program_runs_without_this_library(random_run, exported, tmp_path, images):
     """In a bare interpreter, whose only imports are jax and numpy; any batch size."""
     np.save(tmp_path / "images.npy", np.asarray(images))
     code = f"""if True:
@@ -130,15 +106,15 @@ def test_the_program_runs_without_this_library(run, exported, tmp_path, images):
         assert not {{"hyperface", "flax", "orbax"}} & set(sys.modules)
         """
     subprocess.run([sys.executable, "-I", "-c", code], check=True)
-    expected = np.array(embed(run[1], images, "sum"))
+    expected = np.array(embed(random_run[1], images, "sum"))
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(np.load(tmp_path / "features.npy"), expected, atol=1e-5)
 
 
-def test_onnx_gives_the_same_features(run, tmp_path, images):
+def test_onnx_gives_the_same_features(random_run, tmp_path, images):
     pytest.importorskip("jax2onnx", reason="jax2onnx is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    folder, state = run
+    folder, state = random_run
     export.main([str(folder), "--out", str(tmp_path), "--format", "onnx", "--mirror", "concat"])
     session = onnxruntime.InferenceSession(tmp_path / "embedder.onnx")
     (found,) = session.run(["features"], {"images": np.asarray(images)})
@@ -154,13 +130,13 @@ def test_onnx_gives_the_same_features(run, tmp_path, images):
         (["--step", "7"], "the checkpoint 7, found steps: 4, 8"),
     ],
 )
-def test_wrong_options_write_nothing(run, arguments, message, tmp_path):
+def test_wrong_options_write_nothing(random_run, arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        export.main([str(run[0]), "--out", str(tmp_path / "out"), *arguments])
+        export.main([str(random_run[0]), "--out", str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_file_does_not_stay(run, tmp_path, monkeypatch):
+def test_a_wrong_file_does_not_stay(random_run, tmp_path, monkeypatch):
     from hyperface.weights import export as writers
 
     monkeypatch.setattr(writers, "export_stablehlo", lambda embed, image_shape: b"not this")
@@ -168,5 +144,5 @@ def test_a_wrong_file_does_not_stay(run, tmp_path, monkeypatch):
         writers, "open_stablehlo", lambda path: lambda images: jnp.zeros((len(images), 16))
     )
     with pytest.raises(InputError, match=r"expected a difference up to 0\.0001, found"):
-        export.main([str(run[0]), "--out", str(tmp_path), "--format", "stablehlo"])
+        export.main([str(random_run[0]), "--out", str(tmp_path), "--format", "stablehlo"])
     assert list(tmp_path.iterdir()) == []

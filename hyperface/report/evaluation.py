@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperface.evaluate.scored import HardPair, Scored
+from hyperface.evaluate.scored import Figure, HardPair, Scored
 from hyperface.files import replace_bytes, replace_text
 from hyperface.report import figures
 from hyperface.report.html import write_report
@@ -34,6 +34,7 @@ def write_evaluation(
     scored: Mapping[str, Scored],
     titles: Mapping[str, str],
     pixels: Mapping[str, Pixels],
+    sweeps: Mapping[str, Mapping[float, Figure]],
     settings: Mapping[str, Any],
 ) -> list[Table]:
     """Writes `evaluation.json`, `evaluation.html` and their figures, and returns the tables.
@@ -44,10 +45,13 @@ def write_evaluation(
       scored: by protocol.
       titles: of the protocols.
       pixels: by protocol, where its images are at hand.
+      sweeps: a figure by area factor, for each label, where images were made smaller.
       settings: goes into the JSON file as it is, beside the figures.
     """
     tables = [protocol_table(titles[name], found) for name, found in scored.items()]
     drawn = _draw(scored)
+    if sweeps:
+        drawn["resolution"] = ("Low resolution", figures.resolution_curves(sweeps))
     paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
     pictures = {caption: paths[key] for key, (caption, _) in drawn.items()}
     for name, found in scored.items():

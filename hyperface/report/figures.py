@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hyperface.evaluate.roc import Roc, det
+from hyperface.evaluate.scored import Figure as Score
 
 Curve = Sequence[Mapping[str, float]]
 """Lines of a run's `metrics.jsonl`."""
@@ -63,20 +64,38 @@ def roc_curves(curves: Mapping[str, Roc]) -> Figure:
 
 
 def det_curves(curves: Mapping[str, Roc]) -> Figure:
-    """False reject against false accept rate, both on logarithmic axes."""
+    """False reject against false accept rate, both on logarithmic axes.
+
+    A curve without a point at which both are above zero is left out.
+    """
     figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
     for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
         errors = det(curve)
         shown = (errors.far > 0) & (errors.frr > 0)
-        axes.plot(errors.far[shown], errors.frr[shown], label=name, **style)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="false accept rate",
-        ylabel="false reject rate",
-        title="DET of the test pairs",
-    )
-    axes.legend(loc="lower left", fontsize=8)
+        if shown.any():
+            axes.plot(errors.far[shown], errors.frr[shown], label=name, **style)
+    axes.set(xlabel="false accept rate", ylabel="false reject rate", title="DET of the test pairs")
+    if axes.has_data():
+        axes.set(xscale="log", yscale="log")
+        axes.legend(loc="lower left", fontsize=8)
+    return figure
+
+
+def resolution_curves(sweeps: Mapping[str, Mapping[float, Score]]) -> Figure:
+    """A figure against the area factor by which images were made smaller: Ring loss, Fig. 8.
+
+    Args:
+      sweeps: label -> area factor -> the figure, with its spread where it has one.
+    """
+    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    for style, (name, values) in zip(_styles(sweeps), sweeps.items(), strict=True):
+        factors = sorted(values)
+        shares = [values[factor].value for factor in factors]
+        spread = [values[factor].spread or 0.0 for factor in factors]
+        axes.errorbar(factors, shares, spread, marker="o", capsize=3, label=name, **style)
+        axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
+    axes.set(xlabel="area factor of downsampling", ylabel="share", title="Low resolution")
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -1,0 +1,162 @@
+"""The evaluation command: a run, an export, pixels or foreign features, scored alike."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperface.data.datasets import open_split
+from hyperface.data.pipeline import evaluation_batches
+from hyperface.errors import InputError
+from launch import evaluate, export
+
+
+@pytest.fixture(scope="module")
+def listed(tiny_data, tmp_path_factory):
+    """A list of pairs of the test split of `tiny_data`: forty of each kind in four folds."""
+    rng = np.random.default_rng(5)
+    lines = ["first,second,same,fold"]
+    for number in range(80):
+        one = 6 + number % 4
+        other = one if number < 40 else 6 + (one - 5) % 4
+        i, j = rng.permutation(8)[:2]
+        lines.append(f"person{one}/{i}.png,person{other}/{j}.png,{int(number < 40)},{number % 4}")
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    unique = dict.fromkeys(lines)
+    path.write_text("\n".join(unique) + "\n")
+    return path
+
+
+@pytest.fixture
+def score(tiny_data, listed, tmp_path):
+    """Runs the command on the list and returns the record of one protocol."""
+
+    def run(source, *options, out="out", name="pairs"):
+        common = ["--protocol", "pairs", "--pairs", str(listed), "--dataset", "tiny"]
+        folders = ["--data-dir", str(tiny_data), "--out", str(tmp_path / out)]
+        evaluate.main([str(source), *common, *folders, *map(str, options)])
+        return json.loads((tmp_path / out / "evaluation.json").read_text())["protocols"][name]
+
+    return run
+
+
+def features_of(state, data_dir):
+    """Names and features, sum of image and mirror image, computed apart."""
+    split = open_split("tiny", "test", data_dir)
+    (batch,) = evaluation_batches(split, batch_size=32)
+
+    @jax.jit
+    def embed(images):
+        return state.network.apply(state.evaluated, images, method="embed")
+
+    features = embed(batch["images"]) + embed(batch["images"][:, :, ::-1])
+    return [record["name"].decode() for record in split.records], np.asarray(features)
+
+
+def test_a_run_its_export_and_its_features_score_alike(
+    random_run, tiny_data, score, tmp_path, capsys
+):
+    folder, state = random_run
+    of_run = score(folder, "--steps", "plain")
+    shown = capsys.readouterr().out
+    assert "Pairs of tiny" in shown
+    assert "network sphereface-mini of run at step 8, images of 16 x 14 x 3" in shown
+    assert "features of image and mirror image merged by sum" in shown
+
+    export.main([str(folder), "--out", str(tmp_path / "exported")])
+    of_export = score(tmp_path / "exported", "--steps", "plain", out="b")
+    names, features = features_of(state, tiny_data)
+    np.savez(tmp_path / "features.npz", names=names, features=features)
+    of_features = score(tmp_path / "features.npz", "--steps", "plain", out="c")
+    for other in (of_export, of_features):
+        assert other["figures"] == pytest.approx(of_run["figures"], abs=1e-6)
+        assert other["details"]["fold accuracies"] == of_run["details"]["fold accuracies"]
+    assert of_export["steps"][1].startswith("exported sphereface-mini of step 8")
+
+    for name in ("evaluation.html", "figures/roc.png", "figures/det.png"):
+        assert (tmp_path / "out" / name).exists()
+    with Image.open(tmp_path / "out/figures/pairs-different.png") as sheet:
+        assert sheet.width > 400
+    assert not (tmp_path / "c/figures/pairs-different.png").exists()  # No images at hand.
+    record = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert record["settings"]["versions"]["jax"] == jax.__version__
+    assert list(record["settings"]["data"]) == ["tiny, step newest, area / 1"]
+    assert "src='data:image/png;base64," in (tmp_path / "out/evaluation.html").read_text()
+    assert not list((tmp_path / "out").glob("features-*"))
+
+
+def test_pixels_pca_and_mirror(score):
+    plain = score("pixels", "--steps", "plain")
+    assert plain["figures"]["accuracy"] > 0.9  # Patterns with little noise.
+    fitted = score("pixels", "--pca", "0.9", "--mirror", "max")
+    assert "keeping 90 % of the variance" in " ".join(fitted["steps"])
+    assert "merged by max" in " ".join(fitted["steps"])
+    none = score("pixels", "--pca", "0")
+    assert none["figures"] == plain["figures"]
+    fixed = score("pixels", "--pca", "3")
+    assert fixed["details"]["dimensions"] == [3] * 4
+
+
+def test_several_checkpoints_are_averaged(random_run, score):
+    record = score(random_run[0], "--step", 4, 8)
+    assert record["spread"] == "standard deviation over 2 snapshots"
+    assert record["spreads"]["accuracy"] == 0.0  # Both hold the same numbers.
+    assert len(record["details"]["snapshots"]["accuracy"]) == 2
+
+
+def test_low_resolution_is_a_protocol_each(score, tmp_path):
+    whole = score("pixels", "--resolution", 1, 4, 16, "--steps", "plain")
+    protocols = json.loads((tmp_path / "out/evaluation.json").read_text())["protocols"]
+    assert list(protocols) == ["pairs", "pairs-area4", "pairs-area16"]
+    assert "made 16 times smaller in area" in " ".join(protocols["pairs-area16"]["steps"])
+    digests = json.loads((tmp_path / "out/evaluation.json").read_text())["settings"]["data"]
+    assert len(set(digests.values())) == 3
+    assert (tmp_path / "out/figures/resolution.png").exists()
+    assert whole["figures"]["accuracy"] >= protocols["pairs-area16"]["figures"]["accuracy"]
+
+
+def test_megaface_by_command(tiny_data, tmp_path, rng, capsys):
+    np.save(tmp_path / "d.npy", rng.standard_normal((50, 16 * 14 * 3)).astype(np.float32))
+    (tmp_path / "noise.txt").write_text("person6/0.png\n")
+    evaluate.main(
+        ["pixels", "--protocol", "megaface", "--dataset", "tiny", "--data-dir", str(tiny_data),
+         "--distractors", str(tmp_path / "d.npy"), "--noises", str(tmp_path / "noise.txt"),
+         "--out", str(tmp_path / "out")]
+    )  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "31 probes of 4 people, 50 distractors" in shown
+    assert "noise lists applied: noise.txt" in shown
+    record = json.loads((tmp_path / "out/evaluation.json").read_text())["protocols"]["megaface"]
+    assert record["figures"]["rank-1"] == 1.0
+    assert (tmp_path / "out/figures/cmc.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("pixels", ["--protocol", "lwf"], r"unknown protocol 'lwf'.*Did you mean 'lfw'"),
+        ("pixels", ["--protocol", "lfw", "--dataset", "tiny"], r"the protocol's file at .*pairs.t"),
+        ("pixels", ["--protocol", "lfw"], "expected the prepared data set 'lfw'"),
+        ("pixels", ["--protocol", "pairs"], "pairs: expected --dataset, whose images"),
+        ("pixels", ["--protocol", "pairs", "--dataset", "tiny"], "pairs: expected --pairs FILE"),
+        ("pixels", ["--protocol", "megaface", "--dataset", "tiny"], "expected --distractors"),
+        ("pixels", ["--step", "3"], "Other sources need --protocol"),
+        ("nowhere", ["--protocol", "lfw"], "an exported embedder or 'pixels', found nowhere"),
+        ("{tmp}/f.npz", ["--protocol", "pairs", "--step", "3"], "expected no --step"),
+        ("{tmp}/f.npz", ["--protocol", "pairs", "--pairs", "{list}"], "found none of 'person6/"),
+        ("pixels", ["--protocol", "lfw", "--pca", "1.5"], "--pca: expected a share of variance"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_clear_error(
+    tiny_data, listed, tmp_path, rng, source, options, message
+):
+    np.savez(tmp_path / "f.npz", names=["a/1", "a/2"], features=rng.standard_normal((2, 4)))
+    places = {"{tmp}": str(tmp_path), "{list}": str(listed)}
+    for old, new in places.items():
+        source = source.replace(old, new)
+        options = [option.replace(old, new) for option in options]
+    folders = ["--data-dir", str(tiny_data), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=message):
+        evaluate.main([source, *options, *folders])

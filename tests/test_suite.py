@@ -1,0 +1,279 @@
+"""Protocols by name: features with names in, the right figures out, or one clear error."""
+
+import numpy as np
+import pytest
+
+from hyperface.data.protocols import Blufr, PairList, TemplatePairs, Templates, Trial
+from hyperface.errors import InputError
+from hyperface.evaluate import suite
+from hyperface.evaluate.blufr import blufr
+from hyperface.evaluate.named import NamedFeatures, check, read_features
+from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.evaluate.scored import Figure, Scored, hardest, over_snapshots
+
+PLAIN = suite.Settings(pairs=PROTOCOLS["plain"])
+PEOPLE, IMAGES = 8, 6
+
+
+@pytest.fixture
+def named(rng):
+    """Eight people as directions, with a little noise an image, of any length, in any order."""
+    names = [f"p{person}/{image}.png" for person in range(PEOPLE) for image in range(IMAGES)]
+    directions = np.repeat(rng.standard_normal((PEOPLE, 16)), IMAGES, axis=0)
+    features = directions + 0.05 * rng.standard_normal(directions.shape)
+    features *= rng.uniform(0.1, 10, (len(names), 1))
+    order = rng.permutation(len(names))
+    return NamedFeatures([names[i] for i in order], features[order], ("made up",))
+
+
+@pytest.fixture
+def pairs(rng):
+    """Forty pairs of each kind in four folds."""
+    first, second, same, fold = [], [], [], []
+    for number in range(80):
+        one = rng.integers(PEOPLE)
+        other = one if number % 2 else (one + rng.integers(1, PEOPLE)) % PEOPLE
+        i, j = rng.permutation(IMAGES)[:2]
+        first.append(f"p{one}/{i}.png")
+        second.append(f"p{other}/{j}.png")
+        same.append(one == other)
+        fold.append(number // 20)
+    return PairList(first, second, np.array(same), np.array(fold))
+
+
+# ------------------------------------------------------------------------------- named features
+
+
+def test_features_are_read_with_their_names(tmp_path, named):
+    np.savez(tmp_path / "a.npz", features=named.features.astype(np.float16), names=named.names)
+    np.save(tmp_path / "b.npy", named.features)
+    (tmp_path / "b.txt").write_text("\n".join(named.names) + "\n")
+    for path, dtype in ((tmp_path / "a.npz", np.float32), (tmp_path / "b.npy", np.float64)):
+        found = read_features(path)
+        assert list(found.names) == named.names
+        assert found.features.dtype == dtype
+        np.testing.assert_allclose(found.features, named.features, rtol=1e-3, atol=1e-3)
+    assert "48 images read from a.npz, 16 dims" in read_features(tmp_path / "a.npz").steps[0]
+
+
+def test_files_that_are_no_features_are_refused(tmp_path, named):
+    np.savez(tmp_path / "a.npz", x=named.features)
+    np.save(tmp_path / "b.npy", named.features)
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    (tmp_path / "d.npz").write_bytes(b"PK no")
+    for name, message in {
+        "a.npz": "arrays 'features' and 'names', found x",
+        "b.npy": "names in a .txt beside it, found: .*b.txt",
+        "c.npy": "found: .*allow_pickle",
+        "d.npz": "expected features as .npz",
+        "e.npy": "expected features as .npz",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read_features(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n, f: (n[:-1], f), r"found features \(48, 16\) and 47 names"),
+        (lambda n, f: (n, f[:, 0]), r"expected \[images, dim\] features"),
+        (lambda n, f: (n, (100 * f).astype(int)), "expected floats, found int64"),
+        (lambda n, f: ([*n[:-1], n[0]], f), "expected every name once, found 'p"),
+        (lambda n, f: (n, np.where(np.arange(48)[:, None] == 5, np.nan, f)), "norm nan of 'p"),
+        (lambda n, f: (n, np.where(np.arange(48)[:, None] < 2, 0, f)), "norm 0.0 of .*2 images"),
+        (lambda n, f: (n, np.ones_like(f)), "features that differ, found 48 equal ones"),
+    ],
+)
+def test_features_that_cannot_be_scored_are_refused(named, change, message):
+    names, features = change(list(named.names), named.features)
+    with pytest.raises(InputError, match=f"here: .*{message}|here: {message}"):
+        check(NamedFeatures(names, features), "here")
+
+
+def test_a_missing_image_is_named_with_the_nearest(named):
+    with pytest.raises(InputError, match=r"none of 'p3/7.png' \(1 of 2 images .*nearest .*'p3/"):
+        named.rows(["p3/1.png", "p3/7.png"], "the list")
+    rows = named.rows(["p3/1.png", "p0/0.png", "p3/1.png"], "the list")
+    assert [named.names[row] for row in rows] == ["p3/1.png", "p0/0.png", "p3/1.png"]
+
+
+def test_the_digest_is_of_names_and_features(named):
+    same = NamedFeatures(list(named.names), named.features.copy())
+    assert same.digest() == named.digest()
+    for other in (
+        named._replace(names=named.names[::-1]),
+        named._replace(features=named.features * 2),
+    ):
+        assert other.digest() != named.digest()
+
+
+# -------------------------------------------------------------------------------------- pair lists
+
+
+def test_good_features_score_perfectly_whatever_their_order_and_length(named, pairs):
+    scored = suite.score_pairs("mine", named, pairs, PLAIN)
+    shown = {name: figure.value for name, figure in scored.figures.items()}
+    assert shown == {
+        "accuracy": 1.0, "EER": 0.0, "AUC": 1.0, "TAR at FAR 1 %": 1.0, "TAR at FAR 0.1 %": 1.0
+    }  # fmt: skip
+    assert scored.steps[0] == "made up"
+    assert scored.details["fold accuracies"] == [1.0] * 4
+    assert not any("WARNING" in step for step in scored.steps)
+
+
+def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
+    swapped = named._replace(names=[named.names[i] for i in rng.permutation(48)])
+    accuracy = suite.score_pairs("mine", swapped, pairs, PLAIN).figures["accuracy"].value
+    assert abs(accuracy - 0.5) < 0.2
+    assert "WARNING" in suite.chance_warning(0.51)[0]
+    assert suite.chance_warning(0.6) == ()
+
+
+def test_the_hardest_pairs_are_the_worst_mistakes(named, pairs):
+    scored = suite.score_pairs("mine", named, pairs, PLAIN)
+    rows = {name: i for i, name in enumerate(named.names)}
+    unit = named.features / np.linalg.norm(named.features, axis=1, keepdims=True)
+    cosines = {
+        (a, b): unit[rows[a]] @ unit[rows[b]]
+        for a, b, same in zip(pairs.first, pairs.second, pairs.same, strict=True)
+        if not same
+    }
+    worst = max(cosines, key=cosines.get)
+    assert (scored.false_accepts[0].first, scored.false_accepts[0].second) == worst
+    assert scored.false_accepts[0].score == pytest.approx(cosines[worst])
+    scores = [pair.score for pair in scored.false_rejects]
+    assert scores == sorted(scores)
+    assert len(scores) == 20
+    accepts, rejects = hardest(np.array([0.5, np.nan]), "ab", "cd", np.array([False, False]))
+    assert len(accepts) == 1
+    assert not rejects
+
+
+def test_lfw_by_name(named, tmp_path, monkeypatch, pairs):
+    (tmp_path / "lfw").mkdir()
+    (tmp_path / "lfw/pairs.txt").touch()
+    monkeypatch.setattr("hyperface.data.protocols.lfw_pairs", lambda path: pairs)
+    assert suite.score("lfw", named, tmp_path, PLAIN).figures["accuracy"].value == 1.0
+    for name in ("pairsDevTrain.txt", "pairsDevTest.txt"):
+        (tmp_path / "lfw" / name).touch()
+    view = suite.score("lfw-view1", named, tmp_path, PLAIN)
+    assert view.figures["accuracy"] == Figure(1.0, None)  # One tested fold has no spread.
+    assert view.scores[1].size == 80
+    with pytest.raises(InputError, match=r"cfp_protocol.zip, found none.*--protocol-dir"):
+        suite.score("cfp-ff", named, tmp_path, PLAIN)
+    few = named._replace(names=named.names[:40], features=named.features[:40])
+    with pytest.raises(InputError, match=r"every image of lfw, found none of 'p"):
+        suite.score("lfw", few, tmp_path, PLAIN)
+    settings = suite.Settings(pairs=PairProtocol(pca=4000))
+    with pytest.raises(InputError, match="lfw: expected"):
+        suite.score("lfw", named, tmp_path, settings)
+
+
+def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
+    (tmp_path / "cfp_protocol.zip").touch()
+    noisy = named._replace(
+        features=named.features + 3 * np.random.default_rng(2).standard_normal(named.features.shape)
+    )
+    monkeypatch.setattr("hyperface.data.protocols.cfp", lambda path: {"FF": pairs, "FP": pairs})
+    scored = suite.score("cfp-fp", noisy, tmp_path, PLAIN)
+    folds = scored.details["fold accuracies"]
+    assert scored.figures["accuracy"].value == pytest.approx(np.mean(folds))
+    assert scored.figures["accuracy"].spread == pytest.approx(np.std(folds, ddof=1))
+    assert scored.spread == "standard deviation over splits"
+    assert 0 < scored.figures["EER"].value < 0.5
+
+
+def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
+    (tmp_path / "blufr_lfw_config.mat").touch()
+    people = np.array([int(name[1]) for name in named.names])
+    trials = []
+    for _ in range(3):
+        chosen = np.flatnonzero(np.isin(people, rng.permutation(PEOPLE)[:6]))
+        known = np.unique(people[chosen])[:3]
+        gallery = np.array([np.flatnonzero(people == person)[0] for person in known])
+        trials.append(Trial(np.array([], int), chosen, gallery, np.setdiff1d(chosen, gallery)))
+    config = Blufr(list(named.names), people, trials, *[np.array([], int)] * 2)
+    monkeypatch.setattr("hyperface.data.protocols.blufr", lambda path: config)
+    noisy = named._replace(features=named.features + rng.standard_normal(named.features.shape) * 2)
+    scored = suite.score("blufr", noisy, tmp_path, PLAIN)
+    expected = blufr(noisy.features, people, trials)
+    rates = expected.verification(0.001).trials
+    assert scored.figures["VR at FAR 0.1 %"] == Figure(rates.mean(), np.std(rates, ddof=1))
+    reported = scored.figures["VR at FAR 0.1 %, mean - deviation"].value
+    assert reported == pytest.approx(rates.mean() - np.std(rates, ddof=1))
+
+
+def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
+    (tmp_path / "ytf").mkdir()
+    (tmp_path / "ytf/splits.txt").touch()
+    names, features, directions = [], [], rng.standard_normal((6, 8))
+    for person in range(6):
+        for video in range(2):
+            for frame in range(int(rng.integers(2, 5))):
+                names.append(f"p{person}/{video}/{frame}.jpg")
+                features.append(directions[person] + 0.1 * rng.standard_normal(8))
+    first, second, same, fold = [], [], [], []
+    for number in range(24):
+        one = number % 6
+        other = one if number % 4 < 2 else (one + 1) % 6
+        first.append(f"p{one}/0")
+        second.append(f"p{other}/1")
+        same.append(one == other)
+        fold.append(number // 12)
+    pairs = PairList(first, second, np.array(same), np.array(fold))
+    monkeypatch.setattr("hyperface.data.protocols.ytf_splits", lambda path: pairs)
+    named = NamedFeatures(names, np.array(features))
+    scored = suite.score("ytf", named, tmp_path, PLAIN)
+    assert {name: f.value for name, f in scored.figures.items()} == dict.fromkeys(
+        ("accuracy, mean", "accuracy, max", "accuracy, histogram"), 1.0
+    )
+    keep = [i for i, name in enumerate(names) if not name.startswith("p3/1")]
+    few = NamedFeatures([names[i] for i in keep], np.array(features)[keep])
+    with pytest.raises(InputError, match=r"found none of 'p3/1' \(1 videos are missing\)"):
+        suite.score("ytf", few, tmp_path, PLAIN)
+
+
+def test_templates_report_supported_rates_only(named):
+    people = np.array([int(name[1]) for name in named.names])
+    template = people * 2 + np.arange(48) % 2
+    templates = Templates(template, people, np.arange(48), list(named.names))
+    ids = np.unique(template)
+    first, second = (ids[i] for i in np.triu_indices(ids.size, 1))
+    pairs = TemplatePairs(first, second, first // 2 == second // 2)
+    scored = suite.score_templates("ijba", named, [(templates, pairs)] * 2, 8)
+    # 112 different pairs.
+    assert scored.figures == dict.fromkeys(("TAR at FAR 0.01", "TAR at FAR 0.1"), Figure(1.0, 0.0))
+    with pytest.raises(InputError, match="known to be the same or not"):
+        suite.score_templates("x", named, [(templates, pairs._replace(same=None))], None)
+
+
+def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
+    distractors = rng.standard_normal((200, 16))
+    scored = suite.score_megaface(named, distractors)
+    assert scored.figures["rank-1"].value == 1.0
+    assert scored.ranks[0] == 1.0
+    assert "noise lists applied: none" in scored.steps
+    mates = named.features[:1] * 3  # A distractor that is a probe's own person.
+    with_mate = np.concatenate([distractors, mates])
+    assert suite.score_megaface(named, with_mate).figures["rank-1"].value < 1.0
+    keep = np.arange(201) < 200
+    cleaned = suite.score_megaface(named, with_mate, keep_distractors=keep, noises=["mine.txt"])
+    assert cleaned.figures["rank-1"].value == 1.0
+    assert "noise lists applied: mine.txt" in cleaned.steps
+
+
+def test_snapshots_are_averaged_with_their_spread():
+    shots = [Scored("lfw", {"accuracy": Figure(value, 0.1)}, ()) for value in (0.5, 0.7)]
+    found = over_snapshots(shots)
+    assert found.figures["accuracy"] == pytest.approx((0.6, np.std([0.5, 0.7], ddof=1)))
+    assert found.record()["details"]["snapshots"] == {"accuracy": [0.5, 0.7]}
+    with pytest.raises(ValueError, match="at least two snapshots of one protocol, found 1 of 1"):
+        over_snapshots(shots[:1])
+
+
+def test_published_features_on_lfw(real_data):
+    """`tests/test_pairs.py` compares the same figure with an independent script."""
+    features = read_features(real_data / "features/lfw_pairs_facenet_casia_512d.npz")
+    scored = suite.score("lfw", features, real_data / "protocols", PLAIN)
+    accuracy = scored.figures["accuracy"]
+    assert (round(100 * accuracy.value, 2), round(100 * accuracy.spread, 2)) == (97.40, 0.27)
