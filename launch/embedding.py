@@ -18,6 +18,7 @@ from hyperface.errors import InputError, expect
 from hyperface.evaluate.embed import Embeddings, Mirror, embed_split, embedder
 from hyperface.normalize import l2_norm
 from hyperface.report.cleaning import NamedImages
+from hyperface.train import parallel
 from hyperface.weights import read_run
 from hyperface.weights.export import open_stablehlo
 from launch import cli
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 BLOCK = 8192
 """Features that are read at once."""
-BATCH = 200
-"""Images that are embedded at once."""
+BATCH = 256
+"""Images that are embedded at once, split over the devices."""
 
 
 class Network(NamedTuple):
@@ -104,14 +105,20 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     mirror = mirror or evaluation["mirror"]
     network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
     apply = embedder(network.apply, mirror)
-    variables = jax.device_put(traverse_util.unflatten_dict(saved.arrays, sep="/"))
+    variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
+    variables = jax.device_put(variables, parallel.replicated())
     steps = (
         f"network {saved.model} of {path.name} at step {saved.step}, images of "
         f"{' x '.join(map(str, saved.image_shape))}, (pixel - 127.5) / 128",
         _mirror_step(mirror),
     )
     crop = data.get("crop") and tuple(data["crop"])
-    return Network(lambda images: apply(variables, images), saved.image_shape, crop, steps)
+    return Network(
+        lambda images: apply(variables, parallel.split_rows(images)),
+        saved.image_shape,
+        crop,
+        steps,
+    )
 
 
 def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:

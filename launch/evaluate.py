@@ -53,6 +53,8 @@ class Evaluate:
     """How BLUFR's false accept rates become thresholds: as its code has it, or never above."""
     gammas: int | None = None
     """K of Ring loss' fusion of templates: 8 for ijba by default, mean features for ijbb, ijbc."""
+    bootstrap: int = 0
+    """Resamples of people, for 95 % intervals of a pair list's rates; a thousand are usual."""
     resolution: tuple[float, ...] = ()
     """Area factors by which images are made smaller, and up again (Ring loss, Exp. 6)."""
     dataset: str | None = None

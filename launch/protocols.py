@@ -22,6 +22,7 @@ from hyperface.evaluate.scored import Figure, Scored, over_snapshots
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, write_evaluation
 from hyperface.report.tables import as_text
+from hyperface.train import parallel
 from launch import cli
 from launch.embedding import embed_into, open_network
 from launch.evaluate import Evaluate
@@ -215,6 +216,7 @@ def _megaface(
                 if names is None
                 else np.array([n not in noise for n in names]),
                 noises=[path.name for path in options.noises],
+                place=parallel.split_rows,
                 progress=advance,
             )
         except ValueError as error:
@@ -231,7 +233,9 @@ def _settings(options: Evaluate) -> suite.Settings:
             )
         kept = options.pca if options.pca < 1 else int(options.pca)
         pairs = replace(pairs, pca=kept or None)
-    return suite.Settings(pairs=pairs, rule=options.rule, gammas=options.gammas)
+    return suite.Settings(
+        pairs=pairs, rule=options.rule, gammas=options.gammas, draws=options.bootstrap
+    )
 
 
 def _dataset(protocol: str, options: Evaluate) -> str:

@@ -11,6 +11,7 @@ from hyperface.evaluate.ranks import OpenSet, cmc, dir_at_far, open_set
 from hyperface.evaluate.roc import true_accept_rate
 from hyperface.evaluate.search import GROUP, MateRanks, Probes, exact_cosines
 from hyperface.evaluate.threshold import impostor_threshold
+from hyperface.train.parallel import split_rows
 
 # Three probes in a gallery of A, A and B; C has no mate.
 MATRIX = np.array([[0.5, 0.7, 0.6], [0.4, 0.8, 0.8], [0.3, 0.2, 0.1]], np.float32)
@@ -264,3 +265,17 @@ def test_misuse_of_megaface_says_what_was_expected(rng):
         megaface(probes, labels, distractors, keep_probes=np.ones(39, bool))
     with pytest.raises(ValueError, match=r"keep_distractors to be 100 bools, found int64\(100,\)"):
         megaface(probes, labels, distractors, keep_distractors=np.arange(100))
+
+
+def test_blocks_split_over_devices_give_the_same(rng):
+    """On 8 simulated devices: figures do not depend on where a block is scored."""
+    probes, labels = rng.standard_normal((24, 16)), np.repeat(np.arange(8), 3)
+    distractors = rng.standard_normal((700, 16))
+    one = megaface(probes, labels, distractors, fars=(1e-3,), max_rank=50, block_size=128)
+    eight = megaface(
+        probes, labels, distractors, fars=(1e-3,), max_rank=50, block_size=128, place=split_rows
+    )
+    assert len(split_rows(np.zeros((16, 2))).sharding.device_set) == 8
+    assert len(split_rows(np.zeros((15, 2))).sharding.device_set) == 1
+    np.testing.assert_array_equal(one.ranks, eight.ranks)
+    np.testing.assert_array_equal(one.thresholds, eight.thresholds)

@@ -121,6 +121,15 @@ def test_good_features_score_perfectly_whatever_their_order_and_length(named, pa
     assert not any("WARNING" in step for step in scored.steps)
 
 
+def test_intervals_are_over_people(named, pairs):
+    noisy = named._replace(features=named.features[::-1] * 0.5 + named.features)
+    scored = suite.score_pairs("mine", noisy, pairs, suite.Settings(PROTOCOLS["plain"], draws=200))
+    for rate, (low, high) in scored.details["95 % over people"].items():
+        assert 0 <= low <= scored.figures[rate].value <= high <= 1
+        assert high - low > 0.1  # Eight people say little.
+    assert "95 % of 200 resamples of people have TAR at FAR 1 % from" in " ".join(scored.steps)
+
+
 def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
     swapped = named._replace(names=[named.names[i] for i in rng.permutation(48)])
     accuracy = suite.score_pairs("mine", swapped, pairs, PLAIN).figures["accuracy"].value

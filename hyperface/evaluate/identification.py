@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from hyperface.evaluate.cosine import one_ahead, unit_features
 from hyperface.evaluate.gallery import Gallery, checked_mask
 from hyperface.evaluate.ranks import cmc
-from hyperface.evaluate.search import GROUP, MateRanks, Probes, Scored, exact_cosines
+from hyperface.evaluate.search import GROUP, MateRanks, Place, Probes, Scored, exact_cosines
 from hyperface.evaluate.tail import Tail
 from hyperface.evaluate.threshold import (
     Rule,
@@ -64,6 +64,7 @@ def megaface(
     rule: Rule = "strict",
     dtype: jnp.dtype | type = jnp.bfloat16,
     block_size: int | None = None,
+    place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> MegaFace:
     """Searches every probe once for each of its mates, put alone among the distractors.
@@ -73,8 +74,8 @@ def megaface(
     same pairs as genuine and all scores of probes against distractors as impostors.
 
     Scores are cosines in float64, rounded to float32; most are never computed, because products in
-    low precision prove them too low to matter (`search`). The distractors are read once, in blocks,
-    on jax's default device; beside a block some 350 MiB are held for 3,530 probes. The cost grows
+    low precision prove them too low to matter (`search`). The distractors are read once, in blocks;
+    beside a block some 350 MiB are held for 3,530 probes. The cost grows
     with `max_rank` where mates score low, and with the highest FAR.
 
     Args:
@@ -89,6 +90,8 @@ def megaface(
       dtype: of the products; figures are the same. jnp.float32 may be faster on a processor
         without bfloat16 units.
       block_size: distractors a block, a multiple of 64; None lets the library choose.
+      place: puts a block [rows, dim] on jax's default device; another one may split its rows over
+        several.
       progress: called with distractors done and all distractors.
 
     Raises:
@@ -110,7 +113,7 @@ def megaface(
     tail = Tail(int(np.max(allowed_impostors(fars, num_impostors, rule))) + 1)
     rows = block_size or max(GROUP, BLOCK_BYTES // (4 * kept.size * GROUP) * GROUP)
     rows = min(rows, -(-gallery.size // GROUP) * GROUP)
-    _search_all(probes, Probes(unit, dtype), gallery, rows, ranks, tail, progress)
+    _search_all(probes, Probes(unit, dtype, place), gallery, rows, ranks, tail, progress)
 
     found = ranks.ranks()
     thresholds = impostor_threshold(tail.scores(), fars, rule=rule, num_impostors=num_impostors)

@@ -7,6 +7,7 @@ whose score comes within that bound of a threshold are scored again, in float64,
 float32. No result depends on the low precision, on block sizes or on the order of the gallery.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,15 +42,23 @@ class Candidates(NamedTuple):
     rows: np.ndarray
 
 
+Place = Callable[[np.ndarray], jax.Array]
+"""Puts an array on a device, or split over several."""
+
+
 class Probes:
     """Probes to be searched for in a gallery.
 
     Args:
       unit: [probes, dim] float32 unit features.
       dtype: of the products; results are the same, speed is not.
+      place: puts a block where it is scored.
     """
 
-    def __init__(self, unit: np.ndarray, dtype: jnp.dtype | type = jnp.bfloat16) -> None:
+    def __init__(
+        self, unit: np.ndarray, dtype: jnp.dtype | type = jnp.bfloat16, place: Place = jnp.asarray
+    ) -> None:
+        self._place = place
         self._low = jnp.asarray(unit, dtype)
         lost = np.linalg.norm(np.asarray(self._low, np.float64) - unit, axis=1)
         # Norms, quotients and sums of `dim` terms in float32, each within its worst case.
@@ -65,7 +74,7 @@ class Probes:
         """
         if len(block) < rows:
             block = np.concatenate([block, np.zeros((rows - len(block), block.shape[1]), "f4")])
-        return _score(self._low, block)
+        return _score(self._low, self._place(block))
 
     def bound(self, scored: Scored) -> np.ndarray:
         """[probes] how far at most the block's scores are from the cosines."""

@@ -5,18 +5,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from hyperface.data import protocols
 from hyperface.data.protocols import PairList
 from hyperface.errors import InputError
 from hyperface.evaluate.blufr import blufr
+from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
 from hyperface.evaluate.identification import megaface
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.pairs import verify_pairs
 from hyperface.evaluate.roc import Roc, roc
 from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest
+from hyperface.evaluate.search import Place
 from hyperface.evaluate.splits import pair_rates
 from hyperface.evaluate.template_groups import group_templates
 from hyperface.evaluate.templates import FARS, verify_templates
@@ -41,6 +44,8 @@ class Settings:
     """Of the frames of YTF."""
     gammas: int | None = None
     """K of the templates' fusion; None as the protocol has it."""
+    draws: int = 0
+    """Resamples of people, for intervals of a pair list's rates; 0 for none."""
     progress: Callable[[int, int], None] | None = None
     """Called by the long ones with the parts done and all parts."""
 
@@ -119,11 +124,26 @@ def score_pairs(
     rates = pair_rates(scores, same, np.zeros(same.size, np.int64), PAIR_FARS)
     figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
     figures |= {_shown(name): Figure(rate.mean) for name, rate in rates.spread().items()}
+    people = [np.array([name.partition("/")[0] for name in side])[use] for side in pairs[:2]]
+    intervals = {}
+    for far in PAIR_FARS if settings.draws else ():
+        tar = resampled_tar(scores, same, far)
+        low, high, _ = bootstrap_people(tar, *people, draws=settings.draws)
+        intervals[_shown(f"tar_at_far_{far:g}")] = [low, high]
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     return Scored(
         protocol=name,
         figures=figures,
-        steps=(*named.steps, *found.steps, *chance_warning(found.folds.mean)),
+        steps=(
+            *named.steps,
+            *found.steps,
+            *(
+                f"95 % of {settings.draws} resamples of people have {rate} from {100 * low:.2f} to "
+                f"{100 * high:.2f} %"
+                for rate, (low, high) in intervals.items()
+            ),
+            *chance_warning(found.folds.mean),
+        ),
         spread=OVER_FOLDS,
         curves={name: roc(scores, same)},
         scores=(scores, same),
@@ -133,6 +153,7 @@ def score_pairs(
             "fold accuracies": found.folds.accuracy.tolist(),
             "fold thresholds": found.folds.thresholds.tolist(),
             "dimensions": found.dims.tolist(),
+            "95 % over people": intervals,
         },
     )
 
@@ -302,6 +323,7 @@ def score_megaface(
     keep_probes: np.ndarray | None = None,
     keep_distractors: np.ndarray | None = None,
     noises: Sequence[str] = (),
+    place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scored:
     """MegaFace: rank-1 of probes among distractors, and TAR at FAR 1e-6.
@@ -312,6 +334,7 @@ def score_megaface(
       keep_probes: [probes] bool, False for noise.
       keep_distractors: [distractors] bool.
       noises: what the noise lists are called, to be reported.
+      place: puts blocks of distractors on devices, as `megaface` takes it.
       progress: called with the distractors done and all distractors.
     """
     people = [name.partition("/")[0] for name in probes.names]
@@ -321,6 +344,7 @@ def score_megaface(
         distractors,
         keep_probes=keep_probes,
         keep_distractors=keep_distractors,
+        place=place,
         progress=progress,
     )
     rate = "TAR at FAR 1e-6" if found.supported[0] else "TAR at no false accept"

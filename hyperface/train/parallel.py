@@ -51,9 +51,24 @@ def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
 
     A state that starts with it lets the step compile once.
     """
+    return NamedSharding(_mesh(devices), PartitionSpec())
+
+
+def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -> jax.Array:
+    """Puts an array on the local devices, its first axis split over them.
+
+    A jitted function of it then runs on all of them: what evaluation does with images, and with the
+    blocks of a gallery. Where the rows cannot be split evenly, the first device takes all.
+    """
+    mesh = _mesh(devices)
+    if array.shape[0] % mesh.size:
+        return jax.device_put(array, mesh.devices.flat[0])
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
     devices = list(devices or jax.local_devices())
-    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-    return NamedSharding(mesh, PartitionSpec())
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def data_parallel_step(
