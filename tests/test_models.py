@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.test_util import check_grads
 
 from hyperface import models
 from hyperface.errors import InputError
+from hyperface.models import iresnet
 from hyperface.models.iresnet import BatchNorm
 from hyperface.models.layers import PReLU, max_pool, xavier
 from hyperface.models.lightcnn import max_feature_map
@@ -281,6 +283,35 @@ def test_batch_norm_by_hand(rng):
     expected = (x - [1, 2]) / np.sqrt(np.array([4, 9]) + 1e-5) * [2.0, 0.5] + [1.0, -1.0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(state["batch_stats"]["mean"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("counted", [[True] * 6, [True, False, True, True, False, True]])
+def test_batch_norm_gradients_are_those_of_its_formula(rng, counted):
+    """By finite difference in float64, and by autodiff of the plain formula for any cotangent."""
+    with jax.enable_x64(True):
+        x, slope = jnp.asarray(rng.normal(3, 2, (2, 6, 3, 4)))
+        scale, bias = jnp.asarray(rng.normal(1, 0.5, (2, 4)))
+        mask = jnp.asarray(counted)
+
+        def rule(x, scale, bias):
+            center, spread, count = iresnet._statistics(jax.lax.stop_gradient(x), mask, None)
+            statistics = center, jax.lax.rsqrt(spread + iresnet.EPSILON), count
+            return iresnet._normalized(x, scale, bias, statistics, mask, None)
+
+        def plain(x, scale, bias):
+            real = x[np.flatnonzero(counted)].reshape(-1, 4)
+            deviation = jnp.sqrt(real.var(axis=0) + iresnet.EPSILON)
+            unit = (x - real.mean(axis=0).reshape(1, 1, 4)) / deviation.reshape(1, 1, 4)
+            return unit * scale.reshape(1, 1, 4) + bias.reshape(1, 1, 4)
+
+        check_grads(rule, (x, scale, bias), order=1, modes=["rev"])
+        found, pull = jax.vjp(rule, x, scale, bias)
+        expected, plain_pull = jax.vjp(plain, x, scale, bias)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        for ours, theirs in zip(pull(slope), plain_pull(slope), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+    low = jax.vjp(rule, *(a.astype(jnp.bfloat16) for a in (x, scale, bias)))[1]
+    assert low(jnp.ones((6, 3, 4)))[0].dtype == jnp.bfloat16
 
 
 def test_batch_norm_of_padding_alone_learns_nothing(rng):
