@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.evaluate._checks import unit_rows
+
 Item = TypeVar("Item")
 
 
@@ -30,14 +32,7 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> n
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or not features.size:
         raise ValueError(f"expected features of shape [images, dim], found {features.shape}")
-    norms = np.linalg.norm(features, axis=1)
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-    if bad.size:
-        raise ValueError(
-            f"expected finite features above zero, found norm {norms[bad[0]]} at row {bad[0]} "
-            f"({bad.size} rows in all)"
-        )
-    unit = features / norms[:, None]
+    unit = unit_rows(features)
     spread = np.ptp(unit, axis=0).max()
     if len(unit) > 1 and spread < 1e-6:
         raise ValueError(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface.evaluate._checks import unit_rows
 from hyperface.evaluate.roc import Roc, roc, tar_at_far
 
 BLOCK_BYTES = 64 * 2**20
@@ -86,15 +87,7 @@ def cosine_scores(features: np.ndarray, pairs: Pairs) -> np.ndarray:
     Raises:
       ValueError: a feature is zero or not finite: it has no direction.
     """
-    features = np.asarray(features, np.float64)
-    norms = np.linalg.norm(features, axis=1)
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-    if bad.size:
-        raise ValueError(
-            f"expected finite features above zero, found norm {norms[bad[0]]} at row {bad[0]} "
-            f"({bad.size} rows in all)"
-        )
-    unit = features / norms[:, None]
+    unit = unit_rows(np.asarray(features, np.float64))
     first, second = pairs.first, pairs.second
     if 4 * first.size >= unit.shape[0] ** 2:  # As good as all pairs: one product has them.
         return (unit @ unit.T)[first, second]
