@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -25,7 +25,9 @@ from hyperface.report.tables import as_text
 from hyperface.train import parallel
 from launch import cli
 from launch.embedding import embed_into, open_network
-from launch.evaluate import Evaluate
+
+if TYPE_CHECKING:
+    from launch.evaluate import Evaluate
 
 VERSIONS = ("hyperface", "jax", "numpy", "scikit-learn", "pillow")
 PAIRS, MEGAFACE = "pairs", "megaface"
@@ -45,7 +47,7 @@ class _Work(NamedTuple):
     factor: float
 
 
-def evaluate(options: Evaluate) -> None:
+def evaluate(options: "Evaluate") -> None:
     """Scores by every protocol asked for, prints the tables and writes the report."""
     protocols = [name.strip() for name in options.protocol.split(",") if name.strip()]
     for name in protocols:
@@ -98,7 +100,7 @@ def evaluate(options: Evaluate) -> None:
 class _Features:
     """Features by data set, checkpoint and resolution, each made once."""
 
-    def __init__(self, options: Evaluate, data_dir: Path, scratch: Path, console: Console):
+    def __init__(self, options: "Evaluate", data_dir: Path, scratch: Path, console: Console):
         self._options, self._data_dir = options, data_dir
         self._scratch, self._console = scratch, console
         self._images: dict[str, NamedImages] = {}
@@ -168,7 +170,7 @@ class _Features:
 def _scored(
     one: _Work,
     named: NamedFeatures,
-    options: Evaluate,
+    options: "Evaluate",
     settings: suite.Settings,
     data_dir: Path,
     console: Console,
@@ -201,7 +203,7 @@ def _sweeps(work: list[_Work], scored: Mapping[str, Scored]) -> dict[str, dict[f
 def _megaface(
     probes: NamedFeatures,
     distractors: tuple[np.ndarray, list[str] | None],
-    options: Evaluate,
+    options: "Evaluate",
     console: Console,
 ) -> Scored:
     features, names = distractors
@@ -223,7 +225,7 @@ def _megaface(
             raise InputError(f"{MEGAFACE}: {error}.") from error
 
 
-def _settings(options: Evaluate) -> suite.Settings:
+def _settings(options: "Evaluate") -> suite.Settings:
     pairs: PairProtocol = PROTOCOLS[options.steps]
     if options.pca is not None:
         if options.pca < 0 or (options.pca > 1 and options.pca != int(options.pca)):
@@ -238,7 +240,7 @@ def _settings(options: Evaluate) -> suite.Settings:
     )
 
 
-def _dataset(protocol: str, options: Evaluate) -> str:
+def _dataset(protocol: str, options: "Evaluate") -> str:
     if options.dataset is not None:
         return options.dataset
     if protocol == PAIRS and options.source.suffix not in (".npz", ".npy"):
@@ -248,7 +250,7 @@ def _dataset(protocol: str, options: Evaluate) -> str:
     return suite.SUITE[protocol].dataset
 
 
-def _pair_list(options: Evaluate, data_dir: Path) -> Path:
+def _pair_list(options: "Evaluate", data_dir: Path) -> Path:
     if options.pairs is not None:
         return options.pairs
     folder = options.dataset and find(options.dataset, data_dir)

@@ -9,7 +9,7 @@ from hyperface.evaluate import suite
 from hyperface.evaluate.blufr import blufr
 from hyperface.evaluate.named import NamedFeatures, check, read_features
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
-from hyperface.evaluate.scored import Figure, Scored, hardest, over_snapshots
+from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest, over_snapshots
 
 PLAIN = suite.Settings(pairs=PROTOCOLS["plain"])
 PEOPLE, IMAGES = 8, 6
@@ -134,8 +134,8 @@ def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
     swapped = named._replace(names=[named.names[i] for i in rng.permutation(48)])
     accuracy = suite.score_pairs("mine", swapped, pairs, PLAIN).figures["accuracy"].value
     assert abs(accuracy - 0.5) < 0.2
-    assert "WARNING" in suite.chance_warning(0.51)[0]
-    assert suite.chance_warning(0.6) == ()
+    assert "WARNING" in chance_warning(0.51)[0]
+    assert chance_warning(0.6) == ()
 
 
 def test_the_hardest_pairs_are_the_worst_mistakes(named, pairs):

@@ -1,0 +1,98 @@
+"""The published protocols by name: from named features and protocol files to figures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperface.errors import InputError
+from hyperface.evaluate.named import NamedFeatures
+from hyperface.evaluate.scored import Scored
+from hyperface.evaluate.suite import large, lists, sets
+from hyperface.evaluate.suite.large import score_megaface
+from hyperface.evaluate.suite.lists import score_pairs
+from hyperface.evaluate.suite.sets import score_templates
+from hyperface.evaluate.suite.settings import Settings
+
+__all__ = [
+    "SUITE",
+    "Entry",
+    "Settings",
+    "score",
+    "score_megaface",
+    "score_pairs",
+    "score_templates",
+]
+
+
+class Entry(NamedTuple):
+    """A protocol that is known by name."""
+
+    title: str
+    dataset: str
+    """Name of the prepared data set whose images it compares, unless the user says otherwise."""
+    files: tuple[str, ...]
+    """Below the folder of protocol files."""
+    score: Callable[[str, NamedFeatures, Sequence[Path], Settings], Scored]
+
+
+def score(
+    name: str,
+    named: NamedFeatures,
+    folder: Path,
+    settings: Settings = Settings(),  # noqa: B008  Frozen.
+) -> Scored:
+    """Scores features by a protocol of `SUITE`.
+
+    Args:
+      name: of the protocol.
+      named: features of at least the images that it compares.
+      folder: holds the protocol's files.
+      settings: choices within it.
+
+    Raises:
+      InputError: a file is missing or damaged, an image has no feature, or the features cannot be
+        scored so.
+    """
+    entry = SUITE[name]
+    paths = [folder / file for file in entry.files]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{name}: expected the protocol's file at {missing[0]}, found none. Put it there, or "
+            "name the folder of protocol files by --protocol-dir."
+        )
+    try:
+        return entry.score(name, named, paths, settings)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{name}: {error}.") from error
+
+
+SUITE: Mapping[str, Entry] = {
+    "lfw": Entry("LFW, 6,000 pairs", "lfw", ("lfw/pairs.txt",), lists.lfw),
+    "lfw-view1": Entry(
+        "LFW, View 1", "lfw", ("lfw/pairsDevTrain.txt", "lfw/pairsDevTest.txt"), lists.view1
+    ),
+    "blufr": Entry("BLUFR on LFW", "lfw", ("blufr_lfw_config.mat",), large.score_blufr),
+    "cfp-ff": Entry("CFP, frontal and frontal", "cfp", ("cfp_protocol.zip",), lists.cfp),
+    "cfp-fp": Entry("CFP, frontal and profile", "cfp", ("cfp_protocol.zip",), lists.cfp),
+    "ytf": Entry("YTF, 5,000 video pairs", "ytf", ("ytf/splits.txt",), sets.ytf),
+    "agedb": Entry("AgeDB-30", "agedb", ("agedb/agedb_30.txt",), lists.listed),
+    "calfw": Entry("CALFW", "calfw", ("calfw/pairs_CALFW.txt",), lists.listed),
+    "cplfw": Entry("CPLFW", "cplfw", ("cplfw/pairs_CPLFW.txt",), lists.listed),
+    "ijba": Entry("IJB-A, 1:1", "ijba", ("IJB-A_11_sets",), sets.ijba),
+    "ijbb": Entry(
+        "IJB-B, 1:1",
+        "ijbb",
+        ("ijbb/ijbb_face_tid_mid.txt", "ijbb/ijbb_template_pair_label.txt"),
+        sets.ijbc,
+    ),
+    "ijbc": Entry(
+        "IJB-C, 1:1",
+        "ijbc",
+        ("ijbc/ijbc_face_tid_mid.txt", "ijbc/ijbc_template_pair_label.txt"),
+        sets.ijbc,
+    ),
+}
+"""By name. `score_pairs` takes any list of pairs, `score_megaface` two sets of images."""

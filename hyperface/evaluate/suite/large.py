@@ -1,0 +1,107 @@
+"""Millions of comparisons: BLUFR on LFW, and MegaFace."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface.data import protocols
+from hyperface.evaluate.blufr import blufr
+from hyperface.evaluate.identification import megaface
+from hyperface.evaluate.named import NamedFeatures
+from hyperface.evaluate.roc import Roc
+from hyperface.evaluate.scored import Figure, Scored
+from hyperface.evaluate.search import Place
+from hyperface.evaluate.suite.settings import OVER_TRIALS, Settings
+
+
+def score_blufr(
+    name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings
+) -> Scored:
+    config = protocols.blufr(paths[0])
+    features = named.features[named.rows(config.images, name)]
+    found = blufr(
+        features, config.labels, config.trials, rule=settings.rule, progress=settings.progress
+    )
+    verification, identification = found.verification(0.001), found.identification(0.01, 1)
+    fars = found.verification_fars
+    mean = found.verification_rates.mean(axis=0)
+    return Scored(
+        protocol=name,
+        figures={
+            "VR at FAR 0.1 %, mean - deviation": Figure(verification.mean_minus_std),
+            "VR at FAR 0.1 %": Figure(verification.mean, verification.std),
+            "DIR at FAR 1 %, rank 1, mean - deviation": Figure(identification.mean_minus_std),
+            "DIR at FAR 1 %, rank 1": Figure(identification.mean, identification.std),
+        },
+        steps=(
+            *named.steps,
+            f"{len(found.num_genuine)} trials, {found.num_genuine.min():,} to "
+            f"{found.num_genuine.max():,} same and {found.num_impostors.min():,} to "
+            f"{found.num_impostors.max():,} different pairs each; training images are not used",
+            "features scaled to unit length, similarity is the cosine in float32",
+            f"threshold rule {settings.rule!r}; reported is mean minus sample standard deviation",
+        ),
+        spread=OVER_TRIALS,
+        curves={name: Roc(fars, mean, np.full(fars.size, np.nan))},
+        details={
+            "verification FARs": fars.tolist(),
+            "verification rates": found.verification_rates.tolist(),
+            "identification FARs": found.identification_fars.tolist(),
+            "ranks": found.ranks.tolist(),
+            "identification rates": found.identification_rates.tolist(),
+            "FARs with too few pairs": fars[~found.verification_supported.all(axis=0)].tolist(),
+        },
+    )
+
+
+def score_megaface(
+    probes: NamedFeatures,
+    distractors: np.ndarray,
+    *,
+    keep_probes: np.ndarray | None = None,
+    keep_distractors: np.ndarray | None = None,
+    noises: Sequence[str] = (),
+    place: Place = jnp.asarray,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scored:
+    """MegaFace: rank-1 of probes among distractors, and TAR at FAR 1e-6.
+
+    Args:
+      probes: images of people, named person/file.
+      distractors: [distractors, dim], a memory-mapped array for one.
+      keep_probes: [probes] bool, False for noise.
+      keep_distractors: [distractors] bool.
+      noises: what the noise lists are called, to be reported.
+      place: puts blocks of distractors on devices, as `megaface` takes it.
+      progress: called with the distractors done and all distractors.
+    """
+    people = [name.partition("/")[0] for name in probes.names]
+    found = megaface(
+        probes.features,
+        np.unique(people, return_inverse=True)[1],
+        distractors,
+        keep_probes=keep_probes,
+        keep_distractors=keep_distractors,
+        place=place,
+        progress=progress,
+    )
+    rate = "TAR at FAR 1e-6" if found.supported[0] else "TAR at no false accept"
+    return Scored(
+        protocol="megaface",
+        figures={
+            "rank-1": Figure(float(found.cmc[0])),
+            "rank-10": Figure(float(found.cmc[9])),
+            rate: Figure(float(found.true_accept_rates[0])),
+        },
+        steps=(
+            *probes.steps,
+            f"{found.num_probes:,} probes of {np.unique(people).size:,} people, "
+            f"{found.num_distractors:,} distractors, {found.ranks.size:,} searches, each for one "
+            "mate among the distractors; ties count against it",
+            f"noise lists applied: {', '.join(noises) or 'none'}",
+            "features scaled to unit length, similarity is the cosine",
+        ),
+        ranks=found.cmc,
+    )

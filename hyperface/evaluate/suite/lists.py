@@ -1,0 +1,129 @@
+"""Lists of image pairs: LFW and View 1, AgeDB, CALFW, CPLFW, CFP."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hyperface.data import protocols
+from hyperface.data.protocols import PairList
+from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
+from hyperface.evaluate.named import NamedFeatures
+from hyperface.evaluate.pairs import verify_pairs
+from hyperface.evaluate.roc import roc
+from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest
+from hyperface.evaluate.splits import pair_rates
+from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
+
+PAIR_FARS = (0.01, 0.001)
+
+
+def score_pairs(
+    name: str,
+    named: NamedFeatures,
+    pairs: PairList,
+    settings: Settings,
+    *,
+    tested: Sequence[int] | None = None,
+) -> Scored:
+    """Accuracy in folds, EER, AUC and TAR at FAR of a pair list.
+
+    Rates are those of all tested pairs together, each with its score when its fold was held out.
+
+    Args:
+      name: what the list is called.
+      named: the features.
+      pairs: the list.
+      settings: `pairs` is used.
+      tested: folds that are held out; all by default.
+    """
+    first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
+    protocol = settings.pairs
+    found = verify_pairs(
+        named.features, first, second, pairs.same, pairs.fold, protocol, tested=tested
+    )
+    use = np.isfinite(found.scores)
+    scores, same = found.scores[use], pairs.same[use]
+    rates = pair_rates(scores, same, np.zeros(same.size, np.int64), PAIR_FARS)
+    figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
+    figures |= {_shown(name): Figure(rate.mean) for name, rate in rates.spread().items()}
+    people = [np.array([name.partition("/")[0] for name in side])[use] for side in pairs[:2]]
+    intervals = {}
+    for far in PAIR_FARS if settings.draws else ():
+        tar = resampled_tar(scores, same, far)
+        low, high, _ = bootstrap_people(tar, *people, draws=settings.draws)
+        intervals[_shown(f"tar_at_far_{far:g}")] = [low, high]
+    accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
+    return Scored(
+        protocol=name,
+        figures=figures,
+        steps=(
+            *named.steps,
+            *found.steps,
+            *(
+                f"95 % of {settings.draws} resamples of people have {rate} from {100 * low:.2f} to "
+                f"{100 * high:.2f} %"
+                for rate, (low, high) in intervals.items()
+            ),
+            *chance_warning(found.folds.mean),
+        ),
+        spread=OVER_FOLDS,
+        curves={name: roc(scores, same)},
+        scores=(scores, same),
+        false_accepts=accepts,
+        false_rejects=rejects,
+        details={
+            "fold accuracies": found.folds.accuracy.tolist(),
+            "fold thresholds": found.folds.thresholds.tolist(),
+            "dimensions": found.dims.tolist(),
+            "95 % over people": intervals,
+        },
+    )
+
+
+def lfw(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    return score_pairs(name, named, protocols.lfw_pairs(paths[0]), settings)
+
+
+def view1(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """LFW's development view: everything is fitted on one list and tested on the other."""
+    fitted, tested = map(protocols.lfw_pairs, paths)
+    pairs = PairList(
+        fitted.first + tested.first,
+        fitted.second + tested.second,
+        np.concatenate([fitted.same, tested.same]),
+        np.repeat([0, 1], [fitted.same.size, tested.same.size]),
+    )
+    return score_pairs(name, named, pairs, settings, tested=[1])
+
+
+def listed(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    return score_pairs(name, named, protocols.read_pairs(paths[0]), settings)
+
+
+def cfp(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """CFP's figures are means over its ten splits, each by itself."""
+    pairs = protocols.cfp(paths[0])[name.removeprefix("cfp-").upper()]
+    scored = score_pairs(name, named, pairs, settings)
+    rates = pair_rates(scored.scores[0], pairs.same, pairs.fold, (0.001,))
+    rates = {_shown(n): Figure(rate.mean, rate.deviation) for n, rate in rates.spread().items()}
+    accuracy = scored.figures["accuracy"]._replace(
+        spread=float(np.std(scored.details["fold accuracies"], ddof=1))
+    )
+    return replace(
+        scored,
+        figures={"accuracy": accuracy, **rates},
+        spread=OVER_SPLITS,
+        steps=(*scored.steps, "EER, AUC and TAR of each split by itself, then averaged"),
+    )
+
+
+def _shown(name: str) -> str:
+    """A rate's name as tables print it."""
+    far = name.removeprefix("tar_at_far_")
+    return name.upper() if far == name else f"TAR at FAR {100 * float(far):g} %"
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

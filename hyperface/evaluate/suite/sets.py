@@ -1,0 +1,116 @@
+"""Sets of images matched as one: YTF's videos and the templates of IJB."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hyperface.data import protocols
+from hyperface.errors import InputError
+from hyperface.evaluate.named import NamedFeatures
+from hyperface.evaluate.roc import roc
+from hyperface.evaluate.scored import Figure, Scored
+from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
+from hyperface.evaluate.template_groups import group_templates
+from hyperface.evaluate.templates import FARS, verify_templates
+from hyperface.evaluate.threshold import supported
+from hyperface.evaluate.video import verify_videos
+
+
+def ytf(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """Frames are named person/video/frame."""
+    pairs = protocols.ytf_splits(paths[0])
+    videos = ["/".join(image.split("/")[:2]) for image in named.names]
+    ids = {video: place for place, video in enumerate(dict.fromkeys(videos))}
+    missing = sorted({*pairs.first, *pairs.second} - ids.keys())
+    if missing:
+        raise InputError(
+            f"{name}: expected frames of every video, named person/video/frame, found none of "
+            f"{missing[0]!r} ({len(missing)} videos are missing)."
+        )
+    found = verify_videos(
+        named.features,
+        np.array([ids[video] for video in videos]),
+        np.array([ids[video] for video in pairs.first]),
+        np.array([ids[video] for video in pairs.second]),
+        pairs.same,
+        pairs.fold,
+        subtract_mean=settings.subtract_mean,
+        progress=settings.progress,
+    )
+    figures = {
+        f"accuracy, {rule}": Figure(folds.mean, folds.standard_error)
+        for rule, folds in found.folds.items()
+    }
+    return Scored(
+        protocol=name,
+        figures=figures,
+        steps=(*named.steps, *found.steps),
+        spread=OVER_FOLDS,
+        curves={rule: roc(scores, pairs.same) for rule, scores in found.scores.items()},
+        details={
+            f"fold accuracies, {rule}": folds.accuracy.tolist()
+            for rule, folds in found.folds.items()
+        },
+    )
+
+
+def score_templates(
+    name: str,
+    named: NamedFeatures,
+    splits: Sequence[tuple[protocols.Templates, protocols.TemplatePairs]],
+    gammas: int | None,
+) -> Scored:
+    """1:1 verification of templates, rates of each split and their spread.
+
+    Args:
+      name: what the protocol is called.
+      named: the features of images.
+      splits: templates and the pairs compared, one of each a split.
+      gammas: K of the fusion; None compares mean features.
+    """
+    rates, steps, scores, same = [], (), [], []
+    for templates, pairs in splits:
+        if pairs.same is None:
+            raise InputError(f"{name}: expected pairs known to be the same or not, found neither.")
+        features = named.features[named.rows(templates.names, name)]
+        grouped = group_templates(features, templates.template)
+        one_split = np.zeros(pairs.same.size, np.int64)
+        found = verify_templates(
+            grouped, pairs.first, pairs.second, pairs.same, one_split, gammas=gammas
+        )
+        rates.append(found.rates.tar[0])
+        steps = found.steps
+        scores.append(found.scores)
+        same.append(pairs.same)
+    spread = np.std(rates, axis=0, ddof=1) if len(rates) > 1 else [None] * len(FARS)
+    fewest = min(int(np.sum(~kind)) for kind in same)
+    figures = {
+        f"TAR at FAR {far:g}": Figure(float(mean), None if part is None else float(part))
+        for far, mean, part in zip(FARS, np.mean(rates, axis=0), spread, strict=True)
+        if supported(far, fewest)
+    }
+    return Scored(
+        protocol=name,
+        figures=figures,
+        steps=(*named.steps, *steps, f"{len(splits)} splits"),
+        spread=OVER_SPLITS,
+        curves={name: roc(np.concatenate(scores), np.concatenate(same))},
+        details={"TAR by split": np.array(rates).tolist(), "FARs": list(FARS)},
+    )
+
+
+def ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    splits = []
+    for number in range(1, 11):
+        folder = paths[0] / f"split{number}"
+        templates = protocols.ijb_templates(folder / f"verify_metadata_{number}.csv")
+        pairs = protocols.ijb_pairs(folder / f"verify_comparisons_{number}.csv", templates)
+        splits.append((templates, pairs))
+    return score_templates(name, named, splits, settings.gammas or 8)
+
+
+def ijbc(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """IJB-B and IJB-C have one list; the field's figure is of mean features."""
+    pairs = protocols.ijb_pairs(paths[1])
+    return score_templates(name, named, [(protocols.ijb_faces(paths[0]), pairs)], settings.gammas)

@@ -1,0 +1,30 @@
+"""Choices within the published protocols."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.evaluate.threshold import Rule
+
+OVER_FOLDS = "standard error over folds"
+OVER_TRIALS = "standard deviation over trials"
+OVER_SPLITS = "standard deviation over splits"
+"""What the figures' spread is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices within the protocols."""
+
+    pairs: PairProtocol = field(default_factory=lambda: PROTOCOLS["normface"])
+    """Steps of pair lists."""
+    rule: Rule = "blufr"
+    """BLUFR's threshold rule."""
+    subtract_mean: bool = True
+    """Of the frames of YTF."""
+    gammas: int | None = None
+    """K of the templates' fusion; None as the protocol has it."""
+    draws: int = 0
+    """Resamples of people, for intervals of a pair list's rates; 0 for none."""
+    progress: Callable[[int, int], None] | None = None
+    """Called by the long ones with the parts done and all parts."""
