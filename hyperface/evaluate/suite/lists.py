@@ -83,6 +83,7 @@ def score_pairs(
 
 
 def lfw(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """LFW's 6,000 pairs in ten folds."""
     return score_pairs(name, named, protocols.lfw_pairs(paths[0]), settings)
 
 
@@ -99,6 +100,7 @@ def view1(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Sett
 
 
 def listed(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """Any list that `read_pairs` takes, in ten folds."""
     return score_pairs(name, named, protocols.read_pairs(paths[0]), settings)
 
 

@@ -101,6 +101,7 @@ def score_templates(
 
 
 def ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """IJB-A's ten splits by Ring loss' fusion, K = 8."""
     splits = []
     for number in range(1, 11):
         folder = paths[0] / f"split{number}"
