@@ -4,12 +4,12 @@
     python -m launch.evaluate runs/casia --protocol lfw,blufr        by published protocols
     python -m launch.evaluate exported/ --protocol cfp-fp            a network of launch.export
     python -m launch.evaluate features.npz --protocol lfw            `features` and their `names`
-    python -m launch.evaluate pixels --protocol lfw --pca 0.995      eigenfaces
+    python -m launch.evaluate pixels --protocol lfw --steps plain    what any network has to beat
     python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
 Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, agedb, calfw, cplfw, pairs (any list), ijba,
-ijbb, ijbc, megaface. Every step that was taken is printed, and kept with all figures in
-evaluation.json; evaluation.html has the curves and the hardest pairs.
+ijba-search, ijbb, ijbc, megaface. Every step that was taken is printed, and kept with all figures
+in evaluation.json; evaluation.html has the curves and the hardest pairs.
 """
 
 import dataclasses
@@ -53,6 +53,8 @@ class Evaluate:
     """How BLUFR's false accept rates become thresholds: as its code has it, or never above."""
     gammas: int | None = None
     """K of Ring loss' fusion of templates: 8 for ijba by default, mean features for ijbb, ijbc."""
+    pool_media: bool = False
+    """Average a template's images of one medium, such as a video, first."""
     bootstrap: int = 0
     """Resamples of people, for 95 % intervals of a pair list's rates; a thousand are usual."""
     resolution: tuple[float, ...] = ()

@@ -236,7 +236,11 @@ def _settings(options: "Evaluate") -> suite.Settings:
         kept = options.pca if options.pca < 1 else int(options.pca)
         pairs = replace(pairs, pca=kept or None)
     return suite.Settings(
-        pairs=pairs, rule=options.rule, gammas=options.gammas, draws=options.bootstrap
+        pairs=pairs,
+        rule=options.rule,
+        gammas=options.gammas,
+        draws=options.bootstrap,
+        pool_media=options.pool_media,
     )
 
 

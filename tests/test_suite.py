@@ -256,6 +256,27 @@ def test_templates_report_supported_rates_only(named):
         suite.score_templates("x", named, [(templates, pairs._replace(same=None))], None)
 
 
+def test_templates_are_searched_in_a_gallery(named):
+    """Six people enrolled, two images a template; probes of all eight."""
+    people = np.array([int(name[1]) for name in named.names])
+    image = np.array([int(name[3]) for name in named.names])
+
+    def templates(use, first):
+        ids = first + people[use]
+        names = [named.names[i] for i in np.flatnonzero(use)]
+        return Templates(ids, people[use], np.arange(use.sum()), names)
+
+    gallery = templates((image < 2) & (people < 6), 100)
+    probes = templates(image >= 4, 200)
+    for gammas, pool in ((8, False), (None, True)):
+        scored = suite.score_search(
+            "ijba-search", named, [(gallery, probes)] * 2, gammas, pool_media=pool
+        )
+        assert scored.figures["rank-1"] == Figure(1.0, 0.0)
+        assert scored.figures["DIR at FAR 10 %, rank 1"] == Figure(1.0, 0.0)
+    assert scored.ranks.shape == (50,)
+
+
 def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     distractors = rng.standard_normal((200, 16))
     scored = suite.score_megaface(named, distractors)

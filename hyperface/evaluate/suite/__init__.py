@@ -10,7 +10,7 @@ from hyperface.evaluate.scored import Scored
 from hyperface.evaluate.suite import large, lists, sets
 from hyperface.evaluate.suite.large import score_megaface
 from hyperface.evaluate.suite.lists import score_pairs
-from hyperface.evaluate.suite.sets import score_templates
+from hyperface.evaluate.suite.sets import score_search, score_templates
 from hyperface.evaluate.suite.settings import Settings
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "score",
     "score_megaface",
     "score_pairs",
+    "score_search",
     "score_templates",
 ]
 
@@ -82,6 +83,7 @@ SUITE: Mapping[str, Entry] = {
     "calfw": Entry("CALFW", "calfw", ("calfw/pairs_CALFW.txt",), lists.listed),
     "cplfw": Entry("CPLFW", "cplfw", ("cplfw/pairs_CPLFW.txt",), lists.listed),
     "ijba": Entry("IJB-A, 1:1", "ijba", ("IJB-A_11_sets",), sets.ijba),
+    "ijba-search": Entry("IJB-A, 1:N", "ijba", ("IJB-A_1N_sets",), sets.ijba_search),
     "ijbb": Entry(
         "IJB-B, 1:1",
         "ijbb",

@@ -8,13 +8,18 @@ import numpy as np
 from hyperface.data import protocols
 from hyperface.errors import InputError
 from hyperface.evaluate.named import NamedFeatures
+from hyperface.evaluate.ranks import cmc, dir_at_far, open_set
 from hyperface.evaluate.roc import roc
 from hyperface.evaluate.scored import Figure, Scored
 from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
+from hyperface.evaluate.template_groups import Templates as GroupedTemplates
 from hyperface.evaluate.template_groups import group_templates
-from hyperface.evaluate.templates import FARS, verify_templates
+from hyperface.evaluate.templates import FARS, score_matrix, verify_templates
 from hyperface.evaluate.threshold import supported
 from hyperface.evaluate.video import verify_videos
+
+SEARCH_FARS = (0.01, 0.1)
+SEARCH_RANKS = 50
 
 
 def ytf(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
@@ -60,6 +65,8 @@ def score_templates(
     named: NamedFeatures,
     splits: Sequence[tuple[protocols.Templates, protocols.TemplatePairs]],
     gammas: int | None,
+    *,
+    pool_media: bool = False,
 ) -> Scored:
     """1:1 verification of templates, rates of each split and their spread.
 
@@ -68,13 +75,13 @@ def score_templates(
       named: the features of images.
       splits: templates and the pairs compared, one of each a split.
       gammas: K of the fusion; None compares mean features.
+      pool_media: whether images of one medium count as one.
     """
     rates, steps, scores, same = [], (), [], []
     for templates, pairs in splits:
         if pairs.same is None:
             raise InputError(f"{name}: expected pairs known to be the same or not, found neither.")
-        features = named.features[named.rows(templates.names, name)]
-        grouped = group_templates(features, templates.template)
+        grouped = _grouped(name, named, templates, pool_media)
         one_split = np.zeros(pairs.same.size, np.int64)
         found = verify_templates(
             grouped, pairs.first, pairs.second, pairs.same, one_split, gammas=gammas
@@ -100,6 +107,67 @@ def score_templates(
     )
 
 
+def _grouped(
+    name: str, named: NamedFeatures, templates: protocols.Templates, pool_media: bool
+) -> GroupedTemplates:
+    features = named.features[named.rows(templates.names, name)]
+    return group_templates(features, templates.template, templates.media if pool_media else None)
+
+
+def score_search(
+    name: str,
+    named: NamedFeatures,
+    splits: Sequence[tuple[protocols.Templates, protocols.Templates]],
+    gammas: int | None,
+    *,
+    pool_media: bool = False,
+) -> Scored:
+    """1:N search of templates: ranks, and DIR at FAR 1 and 10 %, of each split and their spread.
+
+    Args:
+      name: what the protocol is called.
+      named: the features of images.
+      splits: gallery and probe templates, with people, one of each a split.
+      gammas: K of the fusion; None compares mean features.
+      pool_media: whether images of one medium count as one.
+    """
+    ranks, rates, steps = [], [], ()
+    for gallery, probes in splits:
+        together = protocols.Templates(
+            *(np.concatenate(column) for column in zip(gallery[:3], probes[:3], strict=True)),
+            names=gallery.names + probes.names,
+        )
+        grouped = _grouped(name, named, together, pool_media)
+        person = dict(zip(together.template.tolist(), together.subject.tolist(), strict=True))
+        sides = [np.unique(side.template) for side in (probes, gallery)]
+        scores = score_matrix(grouped, *sides, gammas=gammas)
+        people = [[person[template] for template in side.tolist()] for side in sides]
+        searches = open_set(scores, people[1], people[0])
+        ranks.append(cmc(searches.ranks, SEARCH_RANKS))
+        rates.append(dir_at_far(searches, SEARCH_FARS))
+        steps = grouped.steps
+    figures = {
+        **{f"rank-{rank}": np.array(ranks)[:, rank - 1] for rank in (1, 5, 10)},
+        **{
+            f"DIR at FAR {100 * far:g} %, rank 1": np.array(rates)[:, place]
+            for place, far in enumerate(SEARCH_FARS)
+        },
+    }
+    fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
+    return Scored(
+        protocol=name,
+        figures={n: Figure(float(v.mean()), _deviation(v)) for n, v in figures.items()},
+        steps=(*named.steps, *steps, f"score is the {fused}; ties count against the mate"),
+        spread=OVER_SPLITS,
+        ranks=np.mean(ranks, axis=0),
+        details={name: values.tolist() for name, values in figures.items()},
+    )
+
+
+def _deviation(values: np.ndarray) -> float | None:
+    return float(np.std(values, ddof=1)) if values.size > 1 else None
+
+
 def ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
     """IJB-A's ten splits by Ring loss' fusion, K = 8."""
     splits = []
@@ -108,10 +176,26 @@ def ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Setti
         templates = protocols.ijb_templates(folder / f"verify_metadata_{number}.csv")
         pairs = protocols.ijb_pairs(folder / f"verify_comparisons_{number}.csv", templates)
         splits.append((templates, pairs))
-    return score_templates(name, named, splits, settings.gammas or 8)
+    return score_templates(
+        name, named, splits, settings.gammas or 8, pool_media=settings.pool_media
+    )
+
+
+def ijba_search(
+    name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings
+) -> Scored:
+    """IJB-A's 1:N search: open-set, ten splits, by Ring loss' fusion, K = 8."""
+    splits = []
+    for number in range(1, 11):
+        folder = paths[0] / f"split{number}"
+        gallery = protocols.ijb_templates(folder / f"search_gallery_{number}.csv")
+        probes = protocols.ijb_templates(folder / f"search_probe_{number}.csv")
+        splits.append((gallery, probes))
+    return score_search(name, named, splits, settings.gammas or 8, pool_media=settings.pool_media)
 
 
 def ijbc(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
     """IJB-B and IJB-C have one list; the field's figure is of mean features."""
     pairs = protocols.ijb_pairs(paths[1])
-    return score_templates(name, named, [(protocols.ijb_faces(paths[0]), pairs)], settings.gammas)
+    splits = [(protocols.ijb_faces(paths[0]), pairs)]
+    return score_templates(name, named, splits, settings.gammas, pool_media=settings.pool_media)

@@ -24,6 +24,8 @@ class Settings:
     """Of the frames of YTF."""
     gammas: int | None = None
     """K of the templates' fusion; None as the protocol has it."""
+    pool_media: bool = False
+    """Whether a template's images of one medium, such as a video, count as one."""
     draws: int = 0
     """Resamples of people, for intervals of a pair list's rates; 0 for none."""
     progress: Callable[[int, int], None] | None = None
