@@ -1,17 +1,19 @@
 """Files that are either the old one or the whole new one."""
 
+import os
 from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
     """Writes beside the file and renames, so that a kill leaves nothing half-written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """As `replace_text`, for bytes."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # Or a power cut could leave the new name without its contents.
     partial.replace(path)

@@ -86,6 +86,8 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
       InputError: there is no such thing.
     """
     if str(path) == "pixels":
+        if step is not None:
+            raise InputError("pixels: expected no --step, which is of a run.")
         flat = embedder(lambda _, images: images.reshape(images.shape[0], -1), mirror or "none")
         return Network(
             lambda images: flat(None, images),
@@ -125,6 +127,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     try:
         record = json.loads((path.parent / "embedder.json").read_text("utf-8"))
         shape, merge = tuple(record["input"][1:]), record["mirror"]
+        crop = record["crop"] and tuple(record["crop"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"expected embedder.json beside {path}, as launch.export writes it, found: {error}."
@@ -144,7 +147,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         features = embed(images)
         return features, l2_norm(features)
 
-    return Network(apply, shape, None, steps)
+    return Network(apply, shape, crop, steps)
 
 
 def _mirror_step(mirror: Mirror) -> str:

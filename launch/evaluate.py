@@ -97,6 +97,12 @@ def own_protocol(options: Evaluate) -> None:
             f"expected the folder of a run with checkpoints, found none at {folder}. Other sources "
             "need --protocol."
         )
+    used = {"source", "step", "mirror", "data_dir"}
+    for field in dataclasses.fields(options):
+        if field.name not in used and getattr(options, field.name) != field.default:
+            raise InputError(
+                f"--{field.name.replace('_', '-')}: expected --protocol with it, found none."
+            )
     from rich.console import Console
 
     from hyperface.data.datasets import data_directory

@@ -71,6 +71,7 @@ def main(args: Sequence[str]) -> None:
         "step": saved.step,
         "input": ["batch", *saved.image_shape],
         "pixels": "(pixel - 127.5) / 128",
+        "crop": saved.experiment["data"].get("crop"),
         **settings,
         "files": {},
     }

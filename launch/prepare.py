@@ -145,6 +145,10 @@ def inspect(options: Prepare, console) -> None:
     folder = datasets.find(options.source, data_dir)
     if folder is None:
         raise InputError(f"expected a prepared data set {options.source!r} in {data_dir}.")
+    if Manifest.source_of(folder) is None:
+        raise InputError(
+            f"expected a data set that this command made in {folder}, found no manifest.json."
+        )
     manifest = Manifest.read(folder)
     _say(console, folder, manifest)
     rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 """The evaluation by published protocols: images or features in, figures and a report out."""
 
+import hashlib
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from hyperface.data.datasets import data_directory, find
+from hyperface.data.datasets import data_directory, find, open_split
 from hyperface.data.protocols import megaface_noises, read_pairs
 from hyperface.data.resolution import degrade
 from hyperface.errors import InputError, unknown_name
@@ -53,10 +55,16 @@ def evaluate(options: "Evaluate") -> None:
     for name in protocols:
         if name not in (*suite.SUITE, *OTHERS):
             raise unknown_name("protocol", name, [*suite.SUITE, *OTHERS])
+    if not protocols:
+        raise InputError("--protocol: expected names of protocols, found none.")
     settings = _settings(options)
     console, data_dir = Console(), data_directory(options.data_dir)
+    _check_present(protocols, options, data_dir)
     out = options.out or _default_out(options.source)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: expected a folder that can be written, found: {error}.") from None
     work = [
         _Work(name if factor == FULL else f"{name}-area{factor:g}", name, dataset, factor)
         for name in protocols
@@ -95,6 +103,22 @@ def evaluate(options: "Evaluate") -> None:
     for table in tables:
         console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"\nReport: {out / 'evaluation.html'}", highlight=False, soft_wrap=True)
+
+
+def _check_present(protocols: list[str], options: "Evaluate", data_dir: Path) -> None:
+    """Refuses a missing file or data set before an image is embedded."""
+    folder = options.protocol_dir or data_dir / "protocols"
+    for name in protocols:
+        if name in suite.SUITE:
+            suite.files(name, folder)
+        elif name == PAIRS:
+            _pair_list(options, data_dir)
+        elif options.distractors is None:
+            raise InputError(
+                "megaface: expected --distractors, a data set or a features file, found none."
+            )
+        if options.source.suffix not in (".npz", ".npy"):
+            open_split(_dataset(name, options), options.split, data_dir)
 
 
 class _Features:
@@ -143,20 +167,23 @@ class _Features:
     def distractors(self, step: int | None, factor: float) -> tuple[np.ndarray, list[str] | None]:
         """Features of the distractors, and their names where they have any."""
         given = self._options.distractors
-        if given is None:
-            raise InputError(
-                "megaface: expected --distractors, a data set or a features file, found none."
-            )
         if not given.endswith((".npy", ".npz")):
+            if self._read is not None:
+                raise InputError(
+                    f"--distractors: expected a features file beside the one of the probes, found "
+                    f"{given!r}: a data set needs a network."
+                )
             named = self.of(given, step, factor)
             return named.features, list(named.names)
         if given.endswith(".npz"):
             named = read_features(Path(given))
             return named.features, list(named.names)
         try:
-            return np.load(given, mmap_mode="r", allow_pickle=False), None
+            features = np.load(given, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(f"--distractors: expected an .npy file, found: {error}.") from None
+        self.digests[Path(given).name] = hashlib.sha256(Path(given).read_bytes()).hexdigest()[:16]
+        return features, None
 
     def pixels(self, dataset: str) -> Pixels | None:
         """Images by name, where they are at hand."""
@@ -213,10 +240,8 @@ def _megaface(
             return suite.score_megaface(
                 probes,
                 features,
-                keep_probes=np.array([name not in noise for name in probes.names]),
-                keep_distractors=None
-                if names is None
-                else np.array([n not in noise for n in names]),
+                distractor_names=names,
+                noise=noise,
                 noises=[path.name for path in options.noises],
                 place=parallel.split_rows,
                 progress=advance,
@@ -227,8 +252,14 @@ def _megaface(
 
 def _settings(options: "Evaluate") -> suite.Settings:
     pairs: PairProtocol = PROTOCOLS[options.steps]
+    for factor in options.resolution:
+        if not (math.isfinite(factor) and factor >= 1):
+            raise InputError(f"--resolution: expected area factors from 1, found {factor}.")
+    if options.gammas is not None and options.gammas < 1:
+        raise InputError(f"--gammas: expected at least 1, found {options.gammas}.")
     if options.pca is not None:
-        if options.pca < 0 or (options.pca > 1 and options.pca != int(options.pca)):
+        whole = math.isfinite(options.pca) and options.pca == int(options.pca)
+        if not (0 <= options.pca < 1 or (whole and options.pca > 0)):
             raise InputError(
                 f"--pca: expected a share of variance below 1, a number of dimensions, or 0 for "
                 f"none, found {options.pca}."

@@ -127,10 +127,14 @@ def test_megaface_by_command(tiny_data, tmp_path, rng, capsys):
     )  # fmt: skip
     shown = capsys.readouterr().out
     assert "31 probes of 4 people, 50 distractors" in shown
-    assert "noise lists applied: noise.txt" in shown
+    assert "noise lists: noise.txt" in shown
+    assert "1 probes left out" in shown
     record = json.loads((tmp_path / "out/evaluation.json").read_text())["protocols"]["megaface"]
     assert record["figures"]["rank-1"] == 1.0
     assert (tmp_path / "out/figures/cmc.png").exists()
+
+
+LISTED = ["--protocol", "pairs", "--pairs", "{list}", "--dataset", "tiny"]
 
 
 @pytest.mark.parametrize(
@@ -138,13 +142,24 @@ def test_megaface_by_command(tiny_data, tmp_path, rng, capsys):
     [
         ("pixels", ["--protocol", "lwf"], r"unknown protocol 'lwf'.*Did you mean 'lfw'"),
         ("pixels", ["--protocol", "lfw", "--dataset", "tiny"], r"the protocol's file at .*pairs.t"),
-        ("pixels", ["--protocol", "lfw"], "expected the prepared data set 'lfw'"),
-        ("pixels", ["--protocol", "pairs"], "pairs: expected --dataset, whose images"),
+        ("pixels", ["--protocol", "lfw"], r"the protocol's file at .*pairs.t"),
+        (
+            "pixels",
+            ["--protocol", "pairs", "--pairs", "{list}"],
+            "pairs: expected --dataset, whose",
+        ),
         ("pixels", ["--protocol", "pairs", "--dataset", "tiny"], "pairs: expected --pairs FILE"),
         ("pixels", ["--protocol", "megaface", "--dataset", "tiny"], "expected --distractors"),
+        ("pixels", [], "Other sources need --protocol"),
         ("pixels", ["--step", "3"], "Other sources need --protocol"),
-        ("nowhere", ["--protocol", "lfw"], "an exported embedder or 'pixels', found nowhere"),
-        ("{tmp}/f.npz", ["--protocol", "pairs", "--step", "3"], "expected no --step"),
+        ("pixels", ["--protocol", ","], "expected names of protocols, found none"),
+        ("pixels", [*LISTED, "--step", "3"], "pixels: expected no --step"),
+        ("pixels", [*LISTED, "--resolution", "0"], "area factors from 1, found 0"),
+        ("pixels", [*LISTED, "--pca", "nan"], "--pca: expected a share of variance"),
+        ("pixels", [*LISTED, "--gammas", "0"], "--gammas: expected at least 1, found 0"),
+        ("{tmp}/f.npz", ["--protocol", "megaface", "--distractors", "x"], "a data set needs a net"),
+        ("nowhere", LISTED, "an exported embedder or 'pixels', found nowhere"),
+        ("{tmp}/f.npz", [*LISTED, "--step", "3"], "expected no --step"),
         ("{tmp}/f.npz", ["--protocol", "pairs", "--pairs", "{list}"], "found none of 'person6/"),
         ("pixels", ["--protocol", "lfw", "--pca", "1.5"], "--pca: expected a share of variance"),
     ],
@@ -160,3 +175,8 @@ def test_what_cannot_be_scored_is_one_clear_error(
     folders = ["--data-dir", str(tiny_data), "--out", str(tmp_path / "out")]
     with pytest.raises(InputError, match=message):
         evaluate.main([source, *options, *folders])
+
+
+def test_options_of_protocols_need_one(random_run):
+    with pytest.raises(InputError, match="--bootstrap: expected --protocol with it, found none"):
+        evaluate.main([str(random_run[0]), "--bootstrap", "9"])

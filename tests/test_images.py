@@ -79,3 +79,16 @@ def test_a_huge_header_is_refused_before_decoding():
         png += struct.pack(">I", 9) + b"IDAT" + bytes(9)
         with pytest.raises(ValueError, match=message):
             images.conform(png, channels=1)
+
+
+def test_a_damaged_exif_block_is_said_like_any_other_damage(grey):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = encoded(grey, "PNG", exif=exif)
+    place = data.index(b"eXIf")
+    length = struct.unpack(">I", data[place - 4 : place])[0]
+    body = b"XX" + data[place + 6 : place + 4 + length]
+    check = struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    broken = data[: place + 4] + body + check + data[place + 8 + length :]
+    with pytest.raises(ValueError, match="expected readable EXIF data"):
+        images.conform(broken, channels=1)

@@ -10,7 +10,6 @@ from hyperface.evaluate import projection
 from hyperface.evaluate.pairs import (
     PROTOCOLS,
     PairProtocol,
-    average_snapshots,
     verify_pairs,
 )
 from hyperface.evaluate.roc import eer, roc
@@ -199,20 +198,6 @@ def test_every_step_is_told_with_its_numbers(rng):
     plain = verify_pairs(*data)
     assert plain.steps[1] == "no mean subtracted, no PCA"
     assert plain.protocol == PROTOCOLS["plain"]
-
-
-def test_snapshots_are_averaged_with_their_spread(rng):
-    data = random_list(rng)
-    noisy = [data[0] + 2 * rng.standard_normal(data[0].shape) for _ in range(3)]
-    results = [verify_pairs(features, *data[1:]) for features in noisy]
-    found = average_snapshots(results)
-    means = [result.folds.mean for result in results]
-    assert found == (pytest.approx(np.mean(means)), pytest.approx(np.std(means, ddof=1)), (*means,))
-    other = verify_pairs(*data, PairProtocol(pca=3))
-    with pytest.raises(ValueError, match="one protocol on one list, found 2 of 2 kinds"):
-        average_snapshots([results[0], other])
-    with pytest.raises(ValueError, match="at least 2 snapshots"):
-        average_snapshots(results[:1])
 
 
 def changed(data, **changes):

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperface.data.sources import open_source
-from hyperface.data.sources.digits import downloaded_digits, read_idx
+from hyperface.data.sources.digits import digits, downloaded_digits, read_idx
 from hyperface.data.sources.lists import listed
 from hyperface.data.sources.orl import restore_newlines
 from hyperface.data.sources.recordio import MAGIC, recordio
@@ -89,6 +89,22 @@ def test_trees_come_back_as_they_went_in(tmp_path_factory, drawn):
         assert not source.rejected
 
 
+def test_a_stray_image_beside_the_people_is_listed(tmp_path):
+    files = {f"lfw/{person}/1.jpg": b"x" for person in "ABC"} | {"lfw/sample.jpg": b"y"}
+    source = zipped(write_zip(tmp_path / "a.zip", files))
+    assert list(source.identities) == ["A", "B", "C"]
+    assert source.rejected == (("lfw/sample.jpg", "not below an identity's folder"),)
+
+
+def test_links_that_lead_to_each_other_end(tmp_path):
+    write_folder(tmp_path, {"a/1.png": b"1", "b/1.png": b"2"})
+    (tmp_path / "a/l").symlink_to(tmp_path / "b")
+    (tmp_path / "b/l").symlink_to(tmp_path / "a")
+    source = folder(tmp_path)
+    assert set(source.names) <= {"a/1.png", "b/1.png", "a/l/1.png"}
+    assert {"a/1.png", "b/1.png"} <= set(source.names) | {"a/1.png"}
+
+
 def test_numbered_people_are_sorted_as_numbers(tmp_path):
     files = {f"{person}/a.png": b"x" for person in ("10", "9", "2")}
     assert list(folder(write_folder(tmp_path, files)).identities) == ["2", "9", "10"]
@@ -120,7 +136,7 @@ def test_links_out_of_a_folder_are_listed_and_inside_it_followed(tmp_path):
     reasons = {r.name: r.reason for r in source.rejected}
     assert reasons.keys() == {"a/out.png", "b/", "c/up/", "a/gone.png"}
     assert "--follow-links" in reasons["a/out.png"]
-    assert "its own parent" in reasons["c/up/"]
+    assert "read already" in reasons["c/up/"]
     assert sorted(folder(root, follow_links=True).names) == [
         "a/1.png", "a/link.png", "a/out.png", "b/1.png"
     ]  # fmt: skip
@@ -271,6 +287,8 @@ def test_lists_of_paths_and_labels(tmp_path):
         (b"", "expected images in the list source, found none"),
         (b"a.png 1\nb.png\n", r"list.txt:2: expected 'path label', found 'b.png'"),
         (b"0\tx\ty\n", "list.txt:1: expected 'path label'"),
+        (b"0\tinf\tx.png\n", "list.txt:1: expected 'path label'"),
+        (b"1\tx.png\tnan\n", "list.txt:1: expected 'path label'"),
         (b"caf\xe9.png 1\n", "expected UTF-8"),
     ],
 )
@@ -391,6 +409,18 @@ def test_recordio_with_flipped_bits_lists_the_stretch(tmp_path, rng):
     )  # fmt: skip
 
 
+def test_a_length_that_swallows_the_next_record_is_refused_when_read(tmp_path):
+    records = [image_record(float(i), bytes([i]) * 8) for i in range(1, 4)]
+    data = bytearray(b"".join(records))
+    second = len(records[0])
+    data[second + 4 : second + 8] = struct.pack("<I", len(records[1]) - 8 + len(records[2]))
+    (tmp_path / "a.rec").write_bytes(data)
+    source = recordio(tmp_path / "a.rec")
+    assert source.read(0) == b"\1" * 8
+    with pytest.raises(ValueError, match="found the start of another inside it"):
+        source.read(1)
+
+
 def test_recordio_beside_files_that_contradict_it(tmp_path):
     path = write_rec(tmp_path / "a.rec", [image_record(3.0, b"x"), image_record(0.0, b"y")])
     path.with_name("property").write_text("3,112,112")
@@ -411,6 +441,8 @@ def test_recordio_beside_files_that_contradict_it(tmp_path):
         (record(b"short"), "expected a header of 24 bytes, found 5"),
         (image_record(float("nan"), b"x"), "as label, found nan"),
         (image_record(1.5, b"x"), "as label, found 1.5"),
+        (image_record(float("inf"), b"x"), "as label, found inf"),
+        (image_record(3e38, b"x"), "as label, found 3"),
         (image_record(0.0, b""), "found an empty one"),
         (record(struct.pack("<IfQQ", 9, 0, 0, 0)), "expected 9 labels"),
     ],
@@ -528,6 +560,45 @@ def test_bad_parquet_is_one_clear_error(tmp_path):
             parquet(path)
 
 
+def test_labels_that_name_nobody_are_refused(tmp_path):
+    names = {"info": {"features": {"label": {"names": ["ann", "bob"]}}}}
+    for labels, message in (
+        ([0, -1], "a label in every row, found none in 1"),
+        ([0, 2], "labels from 0 to 1, whose names the file has, found 2 in row 1"),
+        (["x", "y"], "found 'x' in row 0"),
+    ):
+        path = write_parquet(tmp_path / "a.parquet", [b"a", b"b"], names, labels=labels)
+        with pytest.raises(InputError, match=message):
+            parquet(path)
+
+
+def test_the_fingerprint_changes_with_the_content(tmp_path, rng):
+    """What is prepared again is known by it."""
+
+    def of(make):
+        return [make(value).fingerprint for value in (0, 0, 1)]
+
+    def parquet_of(value):
+        return parquet(write_parquet(tmp_path / "a.parquet", [b"a" * (9 + value)], labels=[0]))
+
+    def bin_of(value):
+        return verification(write_bin(tmp_path / "a.bin", [b"a", b"b"], [bool(value)]))
+
+    def digits_of(value):
+        root = tmp_path / "idx"
+        return digits(write_mnist(root, np.random.default_rng(value)))
+
+    def rec_of(value):
+        return recordio(write_rec(tmp_path / "a.rec", [image_record(float(value), b"x")]))
+
+    def zip_of(value):
+        return zipped(write_zip(tmp_path / "a.zip", {"a/1.png": b"x" * (1 + value)}))
+
+    for make in (parquet_of, bin_of, digits_of, rec_of, zip_of):
+        first, again, other = of(make)
+        assert first == again != other
+
+
 def test_a_tfds_data_set_keeps_its_splits(tiny_data):
     source = tfds_dataset("tiny", tiny_data)
     assert len(source.names) == 80
@@ -543,10 +614,10 @@ def test_a_tfds_data_set_keeps_its_splits(tiny_data):
 def write_mnist(root, rng, count=20):
     root.mkdir(exist_ok=True)
     for part in ("train", "t10k"):
-        digits = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = (np.arange(count) % 10).astype(np.uint8)
         header = b"\0\0\x08\x03" + struct.pack(">3I", count, 28, 28)
-        (root / f"{part}-images-idx3-ubyte").write_bytes(header + digits.tobytes())
+        (root / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         header = b"\0\0\x08\x01" + struct.pack(">I", count)
         (root / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     return root

@@ -198,6 +198,40 @@ def test_a_full_disk_is_said_and_the_next_try_goes_on(people, tmp_path):
     assert len(records(tmp_path)) == 12
 
 
+def test_a_data_set_of_another_program_is_never_replaced(people, tmp_path):
+    whole = store.prepare(folder(people), tmp_path / "people")
+    (whole / "manifest.json").unlink()
+    for replace in (False, True):
+        with pytest.raises(InputError, match="or one that this command made"):
+            store.prepare(folder(people), tmp_path / "people", replace=replace)
+    assert (whole / "dataset_info.json").exists()
+
+
+def test_a_journal_cut_by_a_power_failure_is_written_again(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 3)
+    source = folder(people)
+    stop = dataclasses.replace(source, read=lambda i: source.read(i) if i < 9 else 1 / 0)
+    monkeypatch.setattr(shards, "SIZE_VOTERS", 1)
+    with pytest.raises(ZeroDivisionError):
+        store.prepare(stop, tmp_path / "people")
+    journals = sorted((tmp_path / "people").glob("unfinished-*/*.json"))
+    journals[0].write_text("")
+    store.prepare(source, tmp_path / "people")
+    assert len(records(tmp_path)) == 12
+
+
+def test_the_size_is_that_of_most_images_wherever_they_stand(tmp_path):
+    root = write_people(tmp_path / "faces", people=1, images=70, shape=(5, 5, 3))
+    for person in range(1, 4):
+        for image in range(70):
+            path = root / f"person{person}/{image}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (6, 8)).save(path)
+    manifest = Manifest.read(store.prepare(folder(root), tmp_path / "people"))
+    assert manifest.image_shape == (8, 6, 3)
+    assert len(manifest.rejected) == 70
+
+
 def test_two_at_once_are_kept_apart(people, tmp_path):
     (tmp_path / "people").mkdir()
     with (tmp_path / "people/.lock").open("w") as file:
@@ -274,6 +308,12 @@ def test_the_pairs_of_a_verification_file_are_stored(people, tmp_path):
         "first,second,same", "000000,000001,1", "000002,000003,0"
     ]  # fmt: skip
     assert datasets.open_split("pairs", "test", tmp_path).num_classes == 1
+    with pytest.raises(InputError, match="has pairs, not people"):
+        store.prepare(source, tmp_path / "other", Options(held_out=1))
+    broken = verification(write_bin(tmp_path / "b.bin", [*data[:3], b"x"], [True, False]))
+    whole = store.prepare(broken, tmp_path / "fewer")
+    assert (whole / "pairs.csv").read_text().splitlines()[1:] == ["000000,000001,1"]
+    assert [r.name for r in Manifest.read(whole).rejected] == ["000003", "000002,000003"]
 
 
 def test_digits_have_the_same_classes_in_both_splits(tmp_path, rng):

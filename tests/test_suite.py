@@ -113,8 +113,10 @@ def test_the_digest_is_of_names_and_features(named):
 def test_good_features_score_perfectly_whatever_their_order_and_length(named, pairs):
     scored = suite.score_pairs("mine", named, pairs, PLAIN)
     shown = {name: figure.value for name, figure in scored.figures.items()}
+    few = " (too few pairs: at no false accept)"  # Forty different pairs support no FAR of 1 %.
     assert shown == {
-        "accuracy": 1.0, "EER": 0.0, "AUC": 1.0, "TAR at FAR 1 %": 1.0, "TAR at FAR 0.1 %": 1.0
+        "accuracy": 1.0, "EER": 0.0, "AUC": 1.0,
+        f"TAR at FAR 1 %{few}": 1.0, f"TAR at FAR 0.1 %{few}": 1.0,
     }  # fmt: skip
     assert scored.steps[0] == "made up"
     assert scored.details["fold accuracies"] == [1.0] * 4
@@ -127,7 +129,12 @@ def test_intervals_are_over_people(named, pairs):
     for rate, (low, high) in scored.details["95 % over people"].items():
         assert 0 <= low <= scored.figures[rate].value <= high <= 1
         assert high - low > 0.1  # Eight people say little.
-    assert "95 % of 200 resamples of people have TAR at FAR 1 % from" in " ".join(scored.steps)
+    assert "95 % of 200 resamples of people have TAR at FAR 1 %" in " ".join(scored.steps)
+    flat = noisy._replace(names=[name.replace("/", "_") for name in noisy.names])
+    renamed = [[name.replace("/", "_") for name in side] for side in pairs[:2]]
+    settings = suite.Settings(PROTOCOLS["plain"], draws=200)
+    with pytest.raises(InputError, match="expected names person/file for intervals over people"):
+        suite.score_pairs("mine", flat, PairList(*renamed, *pairs[2:]), settings)
 
 
 def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
@@ -273,8 +280,12 @@ def test_templates_are_searched_in_a_gallery(named):
             "ijba-search", named, [(gallery, probes)] * 2, gammas, pool_media=pool
         )
         assert scored.figures["rank-1"] == Figure(1.0, 0.0)
-        assert scored.figures["DIR at FAR 10 %, rank 1"] == Figure(1.0, 0.0)
+        # Two templates of people who are not enrolled support neither FAR.
+        assert not any("DIR" in name for name in scored.figures)
     assert scored.ranks.shape == (50,)
+    shared = probes._replace(names=[gallery.names[0]] * len(probes.names))
+    with pytest.raises(InputError, match="expected one person an image, found two of"):
+        suite.score_search("ijba-search", named, [(gallery, shared)], 8)
 
 
 def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
@@ -282,14 +293,17 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     scored = suite.score_megaface(named, distractors)
     assert scored.figures["rank-1"].value == 1.0
     assert scored.ranks[0] == 1.0
-    assert "noise lists applied: none" in scored.steps
+    assert "noise lists: none" in scored.steps
     mates = named.features[:1] * 3  # A distractor that is a probe's own person.
     with_mate = np.concatenate([distractors, mates])
     assert suite.score_megaface(named, with_mate).figures["rank-1"].value < 1.0
-    keep = np.arange(201) < 200
-    cleaned = suite.score_megaface(named, with_mate, keep_distractors=keep, noises=["mine.txt"])
-    assert cleaned.figures["rank-1"].value == 1.0
-    assert "noise lists applied: mine.txt" in cleaned.steps
+    given = {"distractor_names": [f"d/{i}.jpg" for i in range(201)], "noises": ["mine.txt"]}
+    for noise in ({"d/200.jpg"}, {"200.jpg"}):  # FaceScrub's lists have file names alone.
+        cleaned = suite.score_megaface(named, with_mate, noise=noise, **given)
+        assert cleaned.figures["rank-1"].value == 1.0
+        assert "0 probes left out, 1 distractors left out" in cleaned.steps
+    nameless = suite.score_megaface(named, distractors, noise={named.names[0]})
+    assert "1 probes left out, distractors have no names and are all taken" in nameless.steps
 
 
 def test_snapshots_are_averaged_with_their_spread():

@@ -1,6 +1,7 @@
 """Encoded images: checked once when a data set is prepared, decoded when it is read."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -23,15 +24,18 @@ def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
       channels: 1 for grey, 3 for RGB.
 
     Raises:
-      ValueError: the bytes are empty, not an image, truncated, too large, or of more than 8 bits a
-        channel.
+      ValueError: the bytes are empty, not an image, truncated, too large, with a damaged EXIF
+        block, or grey of more than 8 bits.
     """
     mode = {1: "L", 3: "RGB"}[channels]
     image = _decoded(data)
-    upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
-    if image.format in ("JPEG", "PNG") and image.mode == mode and upright:
-        return data, (image.height, image.width, channels)
-    image = ImageOps.exif_transpose(image)
+    try:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
+        if image.format in ("JPEG", "PNG") and image.mode == mode and upright:
+            return data, (image.height, image.width, channels)
+        image = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, KeyError, TypeError, struct.error) as error:
+        raise ValueError(f"expected readable EXIF data, found: {error}") from None
     shape = (image.height, image.width, channels)
     return encode_png(np.asarray(image.convert(mode)).reshape(shape)), shape
 
@@ -78,6 +82,6 @@ def _decoded(data: bytes) -> Image.Image:
         image.load()
     except UnidentifiedImageError:
         raise ValueError(f"expected an image, found bytes starting {data[:8]!r}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a whole image, found: {error}") from None
     return image

@@ -79,6 +79,8 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
         if options.held_out or options.test_people:
             raise InputError(f"a {source.kind} source has its own splits: nobody is held out.")
         return {str(split): present for split in dict.fromkeys(source.splits)}
+    if source.pairs is not None and (options.held_out or options.test_people):
+        raise InputError("a verification source has pairs, not people: nobody is held out.")
     if options.test_people:
         wanted = set(options.test_people)
         unknown = sorted(wanted - set(source.identities))

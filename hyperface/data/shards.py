@@ -121,19 +121,22 @@ def _conformed(
 
 
 def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
-    """[height, width, channels] of most of the first readable images.
+    """[height, width, channels] of most readable images of a sample that is spread over all.
 
     Raises:
       InputError: no image is readable.
     """
     votes, rejected = collections.Counter(), []
-    for index in (int(index) for shard in plan for index in shard.indices):
+    indices = np.concatenate([shard.indices for shard in plan])
+    sample = indices[np.linspace(0, indices.size - 1, SIZE_VOTERS).astype(int)]
+    # Where none of these can be read, any other one that can will do.
+    for index in map(int, dict.fromkeys([*sample, *indices])):
         try:
             data = _conformed(source.read(index), index, source, options, None)
             votes[images.decode(data).shape] += 1
         except (ValueError, OSError) as error:
             rejected.append(Reject(source.names[index], str(error)))
-        if votes.total() == SIZE_VOTERS:
+        if votes.total() + len(rejected) >= min(SIZE_VOTERS, indices.size) and votes:
             break
     if not votes:
         raise refused(rejected, "none that is readable")
@@ -154,8 +157,11 @@ def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
 def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
     """The error of a source whose images cannot be used; `what` says more than their number."""
     shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
+    listed = (
+        f": {shown}{'; ...' if len(rejected) > 5 else ''}. Mend or remove them" if shown else ""
+    )
     return InputError(
-        f"expected readable images of one size, found {what or f'{len(rejected)} that are not'}: "
-        f"{shown}{'; ...' if len(rejected) > 5 else ''}. Mend or remove them"
-        f"{'' if what else ', or leave out --strict to have them listed'}. No data set was made."
+        f"expected readable images of one size, found {what or f'{len(rejected)} that are not'}"
+        f"{listed}{'' if what else ', or leave out --strict to have them listed'}. No data set was "
+        "made."
     )

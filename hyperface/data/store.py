@@ -59,6 +59,11 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             old = find(folder.name, folder.parent)
+            if old is not None and Manifest.source_of(old) is None:
+                raise InputError(
+                    f"expected no data set, or one that this command made, in {old}, found another "
+                    "one. Take another --out."
+                )
             if old is not None and not replace:
                 if Manifest.source_of(old) == key:
                     return old
@@ -69,8 +74,8 @@ def prepare(
             work = _work_folder(folder, key)
             records = _write(source, plan, options, work, progress)
             manifest = _summed(source, plan, people, records, key)
+            _add_pairs(source, manifest, work)
             _add_metadata(manifest, plan, records, work, folder.name)
-            _add_pairs(source, work)
             whole = folder / _next_version(old)
             work.rename(whole)
             if old is not None:
@@ -100,11 +105,11 @@ def _write(
                 progress(done + more, total)
 
         journal = work / f"{shard.file}.json"
-        if not journal.exists():
+        if _journal(journal) is None:
             shape = shape or shards.majority_shape(source, plan, options)
             record = shards.write(source, shard, options, shape, work, report)
             replace_text(journal, json.dumps(record))
-        records.append(json.loads(journal.read_text("utf-8")))
+        records.append(_journal(journal))
         shape = tuple(records[-1]["shape"])
         rejected += [Reject(*reject) for reject in records[-1]["rejected"]]
         done += shard.indices.size
@@ -112,6 +117,14 @@ def _write(
     if options.strict and rejected:
         raise shards.refused(rejected)
     return records
+
+
+def _journal(path: Path) -> dict | None:
+    """What is known of a shard; None where it has to be written, again perhaps."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _summed(
@@ -175,14 +188,23 @@ def _add_metadata(
     )
 
 
-def _add_pairs(source: Source, work: Path) -> None:
-    """The pairs that a verification file brings, by name, as `pairs.csv`."""
-    if source.pairs is not None:
-        lines = [
-            f"{source.names[a]},{source.names[b]},{int(same)}\n"
-            for a, b, same in zip(*source.pairs, strict=True)
-        ]
-        replace_text(work / "pairs.csv", "first,second,same\n" + "".join(lines))
+def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
+    """The pairs that a verification file brings, by name, as `pairs.csv`.
+
+    Those of an image that was rejected are rejected too.
+    """
+    if source.pairs is None:
+        return
+    gone = {name for name, _ in manifest.rejected}
+    lines = ["first,second,same\n"]
+    for a, b, same in zip(*source.pairs, strict=True):
+        first, second = source.names[a], source.names[b]
+        if gone & {first, second}:
+            reason = "a pair without one of its images"
+            manifest.rejected.append(Reject(f"{first},{second}", reason))
+        else:
+            lines.append(f"{first},{second},{int(same)}\n")
+    replace_text(work / "pairs.csv", "".join(lines))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from hyperface.evaluate.cosine import one_ahead, unit_features
 from hyperface.evaluate.gallery import Gallery, checked_mask
 from hyperface.evaluate.ranks import cmc
-from hyperface.evaluate.search import GROUP, MateRanks, Place, Probes, Scored, exact_cosines
+from hyperface.evaluate.search import GROUP, MateRanks, Place, Probes, ScoredBlock, exact_cosines
 from hyperface.evaluate.tail import Tail
 from hyperface.evaluate.threshold import (
     Rule,
@@ -169,7 +169,7 @@ def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def _tail_floor(tail: Tail, probes: Probes, scored: Scored, rows: int) -> float:
+def _tail_floor(tail: Tail, probes: Probes, scored: ScoredBlock, rows: int) -> float:
     """Scores below it are not among the highest, whatever is still to come."""
     scores = np.asarray(scored.scores)[:, :rows]
     if np.isfinite(tail.cut) or scores.size < tail.size:

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -101,23 +100,25 @@ def read_features(path: Path) -> NamedFeatures:
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
+        if isinstance(loaded, np.lib.npyio.NpzFile):
             absent = {"features", "names"} - set(loaded.files)
             if absent:
                 raise InputError(
                     f"{path}: expected arrays 'features' and 'names', found "
                     f"{', '.join(loaded.files) or 'none'}."
                 )
-            features, names = loaded["features"], [str(name) for name in loaded["names"]]
+            features, names = loaded["features"], np.atleast_1d(loaded["names"])
+            names = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
         else:
             listed = path.with_suffix(".txt")
             features, names = loaded, listed.read_text("utf-8").splitlines()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # A damaged archive fails in zipfile, zlib or NumPy's own parser.
         raise InputError(
             f"{path}: expected features as .npz with names, or .npy with names in a .txt beside "
             f"it, found: {error}."
         ) from None
-    steps = (f"features of {len(names):,} images read from {path.name}, {features.shape[-1]} dims",)
-    return check(NamedFeatures(names, features, steps), str(path))
+    found = check(NamedFeatures(names, features), str(path))
+    said = f"features of {len(names):,} images read from {path.name}"
+    return found._replace(steps=(f"{said}, {found.features.shape[1]} dims",))

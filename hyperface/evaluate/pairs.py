@@ -106,33 +106,6 @@ def verify_pairs(
     return PairResult(accuracy, scores, np.array(dims), protocol, steps)
 
 
-class Snapshots(NamedTuple):
-    """A figure over several snapshots of one training run."""
-
-    mean: float
-    deviation: float
-    """Standard deviation over the snapshots (ddof 1)."""
-    accuracies: tuple[float, ...]
-
-
-def average_snapshots(results: Sequence[PairResult]) -> Snapshots:
-    """Mean accuracy over snapshots with its spread, as in NormFace's Tables 2 and 4.
-
-    Raises:
-      ValueError: fewer than two results, or they differ in protocol or list.
-    """
-    kinds = {
-        (result.protocol, result.scores.size, result.folds.accuracy.size) for result in results
-    }
-    if len(results) < 2 or len(kinds) > 1:
-        raise ValueError(
-            "expected at least 2 snapshots scored by one protocol on one list, found "
-            f"{len(results)} of {len(kinds)} kinds"
-        )
-    accuracies = tuple(result.folds.mean for result in results)
-    return Snapshots(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)), accuracies)
-
-
 def _fold_scores(
     features: np.ndarray,
     pairs: Pairs,

@@ -52,13 +52,24 @@ class Scored:
 
     def record(self) -> dict[str, Any]:
         """All of it that goes into a JSON file."""
-        return {
-            "figures": {name: figure.value for name, figure in self.figures.items()},
-            "spreads": {n: f.spread for n, f in self.figures.items() if f.spread is not None},
-            "spread": self.spread,
-            "steps": list(self.steps),
-            "details": self.details,
-        }
+        return _finite(
+            {
+                "figures": {name: figure.value for name, figure in self.figures.items()},
+                "spreads": {n: f.spread for n, f in self.figures.items() if f.spread is not None},
+                "spread": self.spread,
+                "steps": list(self.steps),
+                "details": self.details,
+            }
+        )
+
+
+def _finite(value: Any) -> Any:
+    """With None for every number that JSON has no word for, such as a threshold of infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def hardest(

@@ -22,7 +22,7 @@ PENDING = 2**16
 """Scores that `MateRanks` gathers before it counts them."""
 
 
-class Scored(NamedTuple):
+class ScoredBlock(NamedTuple):
     """One block in low precision."""
 
     scores: jax.Array
@@ -65,7 +65,7 @@ class Probes:
         self._rounding = 4.0 * (unit.shape[1] + 8) * 2.0**-24
         self._lost = lost
 
-    def score(self, block: np.ndarray, rows: int) -> Scored:
+    def score(self, block: np.ndarray, rows: int) -> ScoredBlock:
         """Starts scoring a block.
 
         Args:
@@ -76,12 +76,12 @@ class Probes:
             block = np.concatenate([block, np.zeros((rows - len(block), block.shape[1]), "f4")])
         return _score(self._low, self._place(block))
 
-    def bound(self, scored: Scored) -> np.ndarray:
+    def bound(self, scored: ScoredBlock) -> np.ndarray:
         """[probes] how far at most the block's scores are from the cosines."""
         error = 1.001 * float(scored.error)
         return self._lost * (1.0 + error) + error + self._rounding
 
-    def candidates(self, scored: Scored, thresholds: np.ndarray, rows: int) -> Candidates:
+    def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
         """Pairs of which it is not proven that their cosine is below the probe's threshold.
 
         Args:
@@ -100,7 +100,7 @@ class Probes:
 
 
 @jax.jit
-def _score(probes: jax.Array, block: jax.Array) -> Scored:
+def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
     norms = jnp.sqrt(jnp.sum(jnp.square(block), axis=1))
     unit = block / jnp.where(norms > 0, norms, 1.0)[:, None]
     low = unit.astype(probes.dtype)
@@ -113,7 +113,7 @@ def _score(probes: jax.Array, block: jax.Array) -> Scored:
         preferred_element_type=jnp.float32,
     )
     highest = jnp.max(scores.reshape(scores.shape[0], -1, GROUP), axis=2)
-    return Scored(scores, highest, norms, error)
+    return ScoredBlock(scores, highest, norms, error)
 
 
 def exact_cosines(

@@ -99,7 +99,8 @@ def _normalized(x, scale, bias, statistics, counted, axis_name):
     """(x - mean) / deviation * scale + bias, in float32 at least, with the statistics of x itself.
 
     The rule has the gradient through mean and deviation in it: one sweep for its two sums and one
-    for the result, with nothing kept but x.
+    for the result, with nothing kept but x. First derivatives only: to the second, the statistics
+    would be constants.
     """
     mean, inverse, _ = statistics
     row = (1,) * (x.ndim - 1) + mean.shape

@@ -62,7 +62,7 @@ def write_evaluation(
         "protocols": {name: found.record() for name, found in scored.items()},
         "settings": settings,
     }
-    replace_text(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    replace_text(folder / "evaluation.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
     write_report(
         folder / "evaluation.html",
         title=f"hyperface: {source}",

@@ -58,12 +58,11 @@ def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -
     """Puts an array on the local devices, its first axis split over them.
 
     A jitted function of it then runs on all of them: what evaluation does with images, and with the
-    blocks of a gallery. Where the rows cannot be split evenly, the first device takes all.
+    blocks of a gallery. Where the rows cannot be split evenly, every device takes all.
     """
     mesh = _mesh(devices)
-    if array.shape[0] % mesh.size:
-        return jax.device_put(array, mesh.devices.flat[0])
-    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(AXIS)))
+    split = PartitionSpec() if array.shape[0] % mesh.size else PartitionSpec(AXIS)
+    return jax.device_put(array, NamedSharding(mesh, split))
 
 
 def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:

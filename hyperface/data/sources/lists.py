@@ -1,5 +1,6 @@
 """Image list files: `path label` a line, as the papers' Caffe code used, and MXNet's .lst."""
 
+import math
 from pathlib import Path
 
 from hyperface.data.sources.source import Reject, Source, by_identity, check_size
@@ -58,7 +59,7 @@ def _parsed(line: str) -> tuple[str, str] | None:
         index_label_path = _number(columns[0]) is not None and _number(columns[1]) is not None
         name, label = (columns[2], columns[1]) if index_label_path else (columns[1], columns[2])
         value = _number(label)
-        if value is None or value != int(value) or not name:
+        if value is None or not value.is_integer() or not name:
             return None
         return name, str(int(value))
     name, _, label = line.strip().replace("\t", " ").rpartition(" ")
@@ -67,6 +68,7 @@ def _parsed(line: str) -> tuple[str, str] | None:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

@@ -31,7 +31,8 @@ def recordio(path: Path) -> Source:
     """Images of a .rec file; identities are its labels.
 
     The file is walked from header to header, so that no index is needed; an index beside it gives
-    the keys, which name the images, and must fit. A damaged stretch is listed and skipped.
+    the keys, which name the images, and must fit. A damaged stretch is listed and skipped; a record
+    whose length swallows its neighbours is refused when it is read.
 
     Args:
       path: the .rec file; .idx and `property` beside it are used where they are.
@@ -62,7 +63,7 @@ def recordio(path: Path) -> Source:
         people=people.astype(np.int32),
         names=_Names(labels, keys),
         read=read,
-        fingerprint=fingerprint(zip(offsets, labels, strict=True)),
+        fingerprint=fingerprint(zip(offsets, labels, keys, strict=True)),
         rejected=rejected,
     )
 
@@ -157,6 +158,9 @@ def _data(file: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
     for start, length in parts:
         file.seek(start)
         pieces.append(file.read(length))
+        # A writer cuts its data at every such word: here a damaged length has swallowed a record.
+        if np.any(np.frombuffer(pieces[-1], "<u4", length // 4) == MAGIC):
+            raise ValueError("expected one record, found the start of another inside it")
     return _MAGIC.join(pieces)
 
 
@@ -177,7 +181,7 @@ def _label(file: BinaryIO, parts: _Parts) -> int | None:
         raise ValueError("expected an image, found an empty one")
     if flag:
         label = struct.unpack("<f", head[_HEADER.size :])[0]
-    if not (label >= 0 and label == int(label)):
+    if not (0 <= label < 2**31 and label == int(label)):
         raise ValueError(f"expected a whole number from 0 as label, found {label}")
     return int(label)
 

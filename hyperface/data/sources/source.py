@@ -59,14 +59,14 @@ class Source:
 
 def by_identity(
     kind: str,
-    members: Iterable[tuple[str, str, int]],
+    members: Iterable[tuple[str, str, object]],
     read: Callable[[int], bytes],
     rejected: Sequence[Reject] = (),
     *,
     key: Callable[[str], Any] | None = None,
     **fields: Any,
 ) -> Source:
-    """A source of (identity, name, size in bytes), with sorted identities.
+    """A source of (identity, name, what tells its content: its size), with sorted identities.
 
     Identities that are all whole numbers are sorted as numbers, unless `key` says otherwise. Other
     fields of the source are passed on.

@@ -43,12 +43,16 @@ def parquet(path: Path, *, image: str = "image", label: str = "label") -> Source
             )
         names = _class_names(file.schema_arrow.metadata, label)
         for group in range(file.num_row_groups):
-            labels = file.read_row_group(group, columns=[label]).column(0).to_pylist()
+            try:
+                labels = file.read_row_group(group, columns=[label]).column(0).to_pylist()
+            except (OSError, pyarrow.ArrowException) as error:
+                raise InputError(f"{one}: expected readable labels, found: {error}.") from None
+            # Other images nearly always take another number of bytes.
+            size = file.metadata.row_group(group).total_byte_size
             for row, found in enumerate(labels):
-                if found is None:
-                    raise InputError(f"{one}: expected a label in every row, found none in {row}.")
-                identity = names[found] if names else str(found)
-                members.append((identity, f"{identity}/{one.stem}-{group}-{row}", 0))
+                identity = _identity(one, row, found, names)
+                name = f"{identity}/{one.stem}-{group}-{row}"
+                members.append((identity, name, f"{size}/{image}"))
                 places.append((number, group, row))
     held: dict[tuple[int, int], Sequence[Any]] = {}
 
@@ -96,10 +100,11 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
         split: builder.as_data_source(split, decoders=decoders) for split in builder.info.splits
     }
     members, places, splits = [], [], []
+    sizes = {split: info.num_bytes for split, info in builder.info.splits.items()}
     for split, records in sources.items():
         for index in range(len(records)):
             identity = features["label"].int2str(int(records[index]["label"]))
-            members.append((identity, f"{identity}/{split}-{index}", 0))
+            members.append((identity, f"{identity}/{split}-{index}", sizes[split]))
             places.append((split, index))
             splits.append(split)
 
@@ -111,6 +116,19 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
 
     own = np.array(splits) if len(sources) > 1 else None
     return by_identity("tfds", members, read, splits=own)
+
+
+def _identity(path: Path, row: int, label: Any, names: list[str] | None) -> str:
+    if label is None or label == -1:  # -1 is Hugging Face's word for none.
+        raise InputError(f"{path}: expected a label in every row, found none in {row}.")
+    if names is None:
+        return str(label)
+    if not isinstance(label, int) or not 0 <= label < len(names):
+        raise InputError(
+            f"{path}: expected labels from 0 to {len(names) - 1}, whose names the file has, found "
+            f"{label!r} in row {row}."
+        )
+    return str(names[label])
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:

@@ -6,6 +6,7 @@ identities, as most archives have, is stripped. Nothing is ever extracted.
 
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -123,18 +124,19 @@ def _tree(kind: str, members: Iterable[Member], root: Path, distinct_case: bool)
 def _stripped(names: list[str]) -> dict[str, str]:
     """Names without the one folder that is around all identities, where there is one.
 
-    A single folder with images, or with a single folder, is an identity itself.
+    It is one where several folders with images lie in it. A single folder with images, or with a
+    single folder, is an identity itself.
     """
     parts = [name.split("/") for name in names]
-    around = {p[0] for p in parts}
-    if len(around) == 1 and all(len(p) > 2 for p in parts) and len({p[1] for p in parts}) > 1:
+    inner = {p[1] for p in parts if len(p) > 2}
+    if len({p[0] for p in parts}) == 1 and len(inner) > 1:
         return {name: "/".join(p[1:]) for name, p in zip(names, parts, strict=True)}
     return {name: name for name in names}
 
 
 def _name_problem(name: str) -> str | None:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or "\\" in name or re.match("[A-Za-z]:/", name):
         return "its name leads out of the archive"
     try:
         name.encode()
@@ -157,17 +159,19 @@ def _check_case(identities: set[str]) -> None:
 def _walk(root: Path, follow_links: bool) -> Iterator[Member]:
     inside = root.resolve()
     closed: list[OSError] = []
+    walked: set[Path] = set()
     for parent, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
         folders.sort()
         here = Path(parent)
-        # A link to a folder above itself would never end.
+        walked.add(here.resolve())
+        # A link back to a folder that was read, its own parent perhaps, would never end.
         for name in [f for f in folders if (here / f).is_symlink()]:
             target = (here / name).resolve()
-            loops = target in (here.resolve(), *here.resolve().parents)
-            if loops or not (follow_links or target.is_relative_to(inside)):
+            again = target in walked
+            if again or not (follow_links or target.is_relative_to(inside)):
                 folders.remove(name)
                 shown = (here / name).relative_to(root).as_posix()
-                reason = "a link to its own parent" if loops else _OUTSIDE
+                reason = "a link to a folder that was read already" if again else _OUTSIDE
                 yield Member(f"{shown}/", 0, bytes, reason)
         for name in sorted(files):
             yield _file(here / name, root, inside, follow_links)

@@ -42,7 +42,7 @@ def verification(path: Path) -> Source:
         people=np.zeros(len(images), np.int32),
         names=[f"{index:06}" for index in range(len(images))],
         read=read,
-        fingerprint=fingerprint(images),
+        fingerprint=fingerprint([*images, *same]),
         pairs=Pairs(first, first + 1, same),
     )
 

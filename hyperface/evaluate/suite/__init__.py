@@ -17,6 +17,7 @@ __all__ = [
     "SUITE",
     "Entry",
     "Settings",
+    "files",
     "score",
     "score_megaface",
     "score_pairs",
@@ -34,6 +35,18 @@ class Entry(NamedTuple):
     files: tuple[str, ...]
     """Below the folder of protocol files."""
     score: Callable[[str, NamedFeatures, Sequence[Path], Settings], Scored]
+
+
+def files(name: str, folder: Path) -> list[Path]:
+    """A protocol's files; InputError where one is missing."""
+    paths = [folder / file for file in SUITE[name].files]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{name}: expected the protocol's file at {missing[0]}, found none. Put it there, or "
+            "name the folder of protocol files by --protocol-dir."
+        )
+    return paths
 
 
 def score(
@@ -54,16 +67,9 @@ def score(
       InputError: a file is missing or damaged, an image has no feature, or the features cannot be
         scored so.
     """
-    entry = SUITE[name]
-    paths = [folder / file for file in entry.files]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise InputError(
-            f"{name}: expected the protocol's file at {missing[0]}, found none. Put it there, or "
-            "name the folder of protocol files by --protocol-dir."
-        )
+    paths = files(name, folder)
     try:
-        return entry.score(name, named, paths, settings)
+        return SUITE[name].score(name, named, paths, settings)
     except InputError:
         raise
     except ValueError as error:

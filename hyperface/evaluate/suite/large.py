@@ -1,6 +1,6 @@
 """Millions of comparisons: BLUFR on LFW, and MegaFace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -61,8 +61,8 @@ def score_megaface(
     probes: NamedFeatures,
     distractors: np.ndarray,
     *,
-    keep_probes: np.ndarray | None = None,
-    keep_distractors: np.ndarray | None = None,
+    distractor_names: Sequence[str] | None = None,
+    noise: Collection[str] = (),
     noises: Sequence[str] = (),
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
@@ -72,12 +72,14 @@ def score_megaface(
     Args:
       probes: images of people, named person/file.
       distractors: [distractors, dim], a memory-mapped array for one.
-      keep_probes: [probes] bool, False for noise.
-      keep_distractors: [distractors] bool.
-      noises: what the noise lists are called, to be reported.
+      distractor_names: of the distractors, where they have any.
+      noise: names of images that are left out of both: whole ones, or the part after the last "/".
+      noises: what the lists of them are called, to be reported.
       place: puts blocks of distractors on devices, as `megaface` takes it.
       progress: called with the distractors done and all distractors.
     """
+    keep_probes = _kept(probes.names, noise)
+    keep_distractors = None if distractor_names is None else _kept(distractor_names, noise)
     people = [name.partition("/")[0] for name in probes.names]
     found = megaface(
         probes.features,
@@ -101,8 +103,19 @@ def score_megaface(
             f"{found.num_probes:,} probes of {np.unique(people).size:,} people, "
             f"{found.num_distractors:,} distractors, {found.ranks.size:,} searches, each for one "
             "mate among the distractors; ties count against it",
-            f"noise lists applied: {', '.join(noises) or 'none'}",
+            f"noise lists: {', '.join(noises) or 'none'}",
+            f"{np.sum(~keep_probes):,} probes left out, "
+            + (
+                "distractors have no names and are all taken"
+                if keep_distractors is None
+                else f"{np.sum(~keep_distractors):,} distractors left out"
+            ),
             "features scaled to unit length, similarity is the cosine",
         ),
         ranks=found.cmc,
     )
+
+
+def _kept(names: Sequence[str], noise: Collection[str]) -> np.ndarray:
+    noise = frozenset(noise)
+    return np.array([name not in noise and name.rpartition("/")[2] not in noise for name in names])

@@ -8,12 +8,13 @@ import numpy as np
 
 from hyperface.data import protocols
 from hyperface.data.protocols import PairList
+from hyperface.errors import InputError
 from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pairs import verify_pairs
 from hyperface.evaluate.roc import roc
 from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest
-from hyperface.evaluate.splits import pair_rates
+from hyperface.evaluate.splits import PairRates, pair_rates
 from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
 
 PAIR_FARS = (0.01, 0.001)
@@ -47,13 +48,19 @@ def score_pairs(
     scores, same = found.scores[use], pairs.same[use]
     rates = pair_rates(scores, same, np.zeros(same.size, np.int64), PAIR_FARS)
     figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
-    figures |= {_shown(name): Figure(rate.mean) for name, rate in rates.spread().items()}
+    marked = _marked(rates)
+    figures |= {marked[name]: Figure(rate.mean) for name, rate in rates.spread().items()}
+    if settings.draws and not all("/" in name for name in (*pairs.first, *pairs.second)):
+        raise InputError(
+            f"{name}: expected names person/file for intervals over people, found others. Leave "
+            "--bootstrap out."
+        )
     people = [np.array([name.partition("/")[0] for name in side])[use] for side in pairs[:2]]
     intervals = {}
     for far in PAIR_FARS if settings.draws else ():
         tar = resampled_tar(scores, same, far)
         low, high, _ = bootstrap_people(tar, *people, draws=settings.draws)
-        intervals[_shown(f"tar_at_far_{far:g}")] = [low, high]
+        intervals[marked[f"tar_at_far_{far:g}"]] = [low, high]
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     return Scored(
         protocol=name,
@@ -106,10 +113,13 @@ def listed(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Set
 
 def cfp(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
     """CFP's figures are means over its ten splits, each by itself."""
+    if settings.draws:
+        raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
     pairs = protocols.cfp(paths[0])[name.removeprefix("cfp-").upper()]
     scored = score_pairs(name, named, pairs, settings)
     rates = pair_rates(scored.scores[0], pairs.same, pairs.fold, (0.001,))
-    rates = {_shown(n): Figure(rate.mean, rate.deviation) for n, rate in rates.spread().items()}
+    marked = _marked(rates)
+    rates = {marked[n]: Figure(rate.mean, rate.deviation) for n, rate in rates.spread().items()}
     accuracy = scored.figures["accuracy"]._replace(
         spread=float(np.std(scored.details["fold accuracies"], ddof=1))
     )
@@ -121,10 +131,13 @@ def cfp(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settin
     )
 
 
-def _shown(name: str) -> str:
-    """A rate's name as tables print it."""
-    far = name.removeprefix("tar_at_far_")
-    return name.upper() if far == name else f"TAR at FAR {100 * float(far):g} %"
+def _marked(rates: PairRates) -> dict[str, str]:
+    """Names of the rates as tables print them; what has too few pairs says so."""
+    names = {"eer": "EER", "auc": "AUC"}
+    for far in rates.fars:
+        few = " (too few pairs: at no false accept)" if far in rates.unsupported() else ""
+        names[f"tar_at_far_{far:g}"] = f"TAR at FAR {100 * far:g} %{few}"
+    return names
 
 
 def _known(value: float) -> float | None:

@@ -77,8 +77,8 @@ def score_templates(
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
     """
-    rates, steps, scores, same = [], (), [], []
-    for templates, pairs in splits:
+    rates, steps, scores, same = [], [], [], []
+    for number, (templates, pairs) in enumerate(splits, 1):
         if pairs.same is None:
             raise InputError(f"{name}: expected pairs known to be the same or not, found neither.")
         grouped = _grouped(name, named, templates, pool_media)
@@ -87,7 +87,7 @@ def score_templates(
             grouped, pairs.first, pairs.second, pairs.same, one_split, gammas=gammas
         )
         rates.append(found.rates.tar[0])
-        steps = found.steps
+        steps += [f"split {number}: {step}" for step in found.steps]
         scores.append(found.scores)
         same.append(pairs.same)
     spread = np.std(rates, axis=0, ddof=1) if len(rates) > 1 else [None] * len(FARS)
@@ -100,7 +100,7 @@ def score_templates(
     return Scored(
         protocol=name,
         figures=figures,
-        steps=(*named.steps, *steps, f"{len(splits)} splits"),
+        steps=(*named.steps, *steps),
         spread=OVER_SPLITS,
         curves={name: roc(np.concatenate(scores), np.concatenate(same))},
         details={"TAR by split": np.array(rates).tolist(), "FARs": list(FARS)},
@@ -110,6 +110,14 @@ def score_templates(
 def _grouped(
     name: str, named: NamedFeatures, templates: protocols.Templates, pool_media: bool
 ) -> GroupedTemplates:
+    if templates.subject is not None:
+        people: dict[str, int] = {}
+        for image, person in zip(templates.names, templates.subject.tolist(), strict=True):
+            if people.setdefault(image, person) != person:
+                raise InputError(
+                    f"{name}: expected one person an image, found two of {image!r}: features are "
+                    "found by name, so each face needs a name of its own, here and in the CSV."
+                )
     features = named.features[named.rows(templates.names, name)]
     return group_templates(features, templates.template, templates.media if pool_media else None)
 
@@ -131,8 +139,8 @@ def score_search(
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
     """
-    ranks, rates, steps = [], [], ()
-    for gallery, probes in splits:
+    ranks, rates, steps, fewest = [], [], [], []
+    for number, (gallery, probes) in enumerate(splits, 1):
         together = protocols.Templates(
             *(np.concatenate(column) for column in zip(gallery[:3], probes[:3], strict=True)),
             names=gallery.names + probes.names,
@@ -145,12 +153,14 @@ def score_search(
         searches = open_set(scores, people[1], people[0])
         ranks.append(cmc(searches.ranks, SEARCH_RANKS))
         rates.append(dir_at_far(searches, SEARCH_FARS))
-        steps = grouped.steps
+        fewest.append(searches.impostor_scores.size)
+        steps += [f"split {number}: {step}" for step in grouped.steps]
     figures = {
         **{f"rank-{rank}": np.array(ranks)[:, rank - 1] for rank in (1, 5, 10)},
         **{
             f"DIR at FAR {100 * far:g} %, rank 1": np.array(rates)[:, place]
             for place, far in enumerate(SEARCH_FARS)
+            if supported(far, min(fewest))
         },
     }
     fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
@@ -176,9 +186,8 @@ def ijba(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Setti
         templates = protocols.ijb_templates(folder / f"verify_metadata_{number}.csv")
         pairs = protocols.ijb_pairs(folder / f"verify_comparisons_{number}.csv", templates)
         splits.append((templates, pairs))
-    return score_templates(
-        name, named, splits, settings.gammas or 8, pool_media=settings.pool_media
-    )
+    gammas = 8 if settings.gammas is None else settings.gammas
+    return score_templates(name, named, splits, gammas, pool_media=settings.pool_media)
 
 
 def ijba_search(
@@ -191,11 +200,12 @@ def ijba_search(
         gallery = protocols.ijb_templates(folder / f"search_gallery_{number}.csv")
         probes = protocols.ijb_templates(folder / f"search_probe_{number}.csv")
         splits.append((gallery, probes))
-    return score_search(name, named, splits, settings.gammas or 8, pool_media=settings.pool_media)
+    gammas = 8 if settings.gammas is None else settings.gammas
+    return score_search(name, named, splits, gammas, pool_media=settings.pool_media)
 
 
 def ijbc(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
-    """IJB-B and IJB-C have one list; the field's figure is of mean features."""
+    """IJB-B and IJB-C have one list; mean features by default."""
     pairs = protocols.ijb_pairs(paths[1])
     splits = [(protocols.ijb_faces(paths[0]), pairs)]
     return score_templates(name, named, splits, settings.gammas, pool_media=settings.pool_media)
