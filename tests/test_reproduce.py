@@ -294,16 +294,16 @@ def tiny_mnist(tmp_path_factory):
 
 
 def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, monkeypatch):
-    options = ["--data-dir", str(tiny_mnist), "--out", str(tmp_path), "--quick", "--steps", "5"]
+    options = ["--data-dir", str(tiny_mnist), "--out", str(tmp_path), "--quick", "--steps", "2"]
     reproduce.main(["ringloss", *options, "--only", "figure-1"])
     (item,) = papers.items("ringloss", ("figure-1",))
     outcome = read_result(tmp_path / "ringloss/figure-1")
     found = {entry.row: entry for entry in outcome.entries}
     assert 0 <= found["test accuracy, softmax"].values[0] <= 100
-    assert outcome.scale.startswith("5 of 2,000 steps, 1 seed")
+    assert outcome.scale.startswith("2 of 2,000 steps, 1 seed")
     text = (tmp_path / "ringloss/report.html").read_text()
     assert "<td>98.97 %</td>" in text
-    assert "5 of 2,000 steps" in text
+    assert "2 of 2,000 steps" in text
     from launch.papers import digits
 
     monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.

@@ -112,7 +112,7 @@ def _write_features(experiment: Experiment, state, folder: Path, context: Contex
         # Stored by class: a stride takes of all.
         places = np.linspace(0, len(split.records) - 1, count).astype(int)
         some = dataclasses.replace(split, records=[split.records[int(i)] for i in places])
-        batches = evaluation_batches(some, batch_size=experiment.evaluation.batch_size)
+        batches = evaluation_batches(some, batch_size=min(count, experiment.evaluation.batch_size))
         found = embed_split(embed, variables, batches)
         stored |= {name: found.features, f"{name}_labels": found.labels}
     partial = folder / "partial.npz"
@@ -153,7 +153,7 @@ def similarities(context: Context):
         better = [after > before for before, after in pairs]
         entries.append(Entry.claim(f"{name}: normalisation helps on MNIST", better))
     reason = "faces need CASIA-WebFace, and launch.evaluate compares features at unit length only"
-    missing = {name: reason for name in ("Inner-Product", "Euclidean")}
+    missing = dict.fromkeys(("Inner-Product", "Euclidean"), reason)
     scale = (
         f"{_scale(context, 'mnist-softmax')}; all pairs of {COMPARED:,} test digits, best threshold"
         ", both kinds of pairs weigh equally"

@@ -77,7 +77,7 @@ def normalization(context: Context):
     steps = np.arange(free.size)
     figures = {
         "Left: steps along the gradient leave the circle": _tangent(),
-        "Norm of agents in training, with and without weight decay": drawings.curves(
+        "Norm of agents in training": drawings.curves(
             {"no decay": (steps, free), "weight decay 0.005": (steps, decayed)},
             title="Norm growth",
             xlabel="step",

@@ -144,15 +144,19 @@ def mesh(context: Context):
     before = np.linalg.norm(start, axis=1)
     size, steps = 0.1, 20
     entries, panels, norms = [], {}, {}
-    for weight in (0, 1, 10):
 
-        def loss(points, weight=weight):
+    @jax.jit
+    def moved(points, weight):
+        def loss(points):
             softmax = losses.softmax(points, weights, target, normalize="agents")
             return jnp.sum(softmax + weight * losses.ring(points, 1.0))
 
-        points = jnp.asarray(start)
+        return points - size * jax.grad(loss)(points)
+
+    for weight in (0, 1, 10):
+        points = start
         for _ in range(steps):
-            points = points - size * jax.grad(loss)(points)
+            points = moved(points, float(weight))
         reached = np.asarray(points)
         norms[weight] = np.linalg.norm(reached, axis=1)
         to_target = np.degrees(np.arccos(np.clip(reached[:, 1] / norms[weight], -1, 1)))
