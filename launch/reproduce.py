@@ -97,13 +97,14 @@ def run(options: Reproduce) -> None:
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
     printed = papers.published()[options.paper]
+    summary = page.summary(shown, shortened=options.quick or options.steps is not None)
     write_sections(
         report,
         title=papers.TITLES[options.paper],
-        summary=page.summary(shown),
+        summary=summary,
         sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
     )
-    console.print(f"{page.summary(shown)}\nReport: {report}", highlight=False, soft_wrap=True)
+    console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":

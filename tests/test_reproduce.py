@@ -1,6 +1,5 @@
 """The papers item by item: nothing left out, exact figures, a report with both, honest reasons."""
 
-import dataclasses
 import io
 import json
 import re
@@ -13,7 +12,7 @@ from rich.console import Console
 from hyperface.errors import InputError
 from hyperface.train.experiment import check
 from launch import cli, experiments, papers, reproduce
-from launch.papers import page, runs
+from launch.papers import digits, page, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
 
@@ -261,8 +260,14 @@ def test_missing_rows_come_with_commands_and_their_start(tmp_path):
         "python -m launch.train casia-lightcnn9-normface --loss.softmax.weight 0 "
         "--loss.c-contrastive.weight 1 "
         f"--init-from {tmp_path}/wu-softmax --workdir {tmp_path}/wu-c-contrastive",
-        f"python -m launch.evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain",
+        f"python -m launch.evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain "
+        "--step 6000 7000 8000 9000 10000",
     ]
+    lines = runs.commands(printed, {"softmax, not normalised"}, tmp_path).splitlines()
+    assert lines[-1] == (
+        f"python -m launch.evaluate {tmp_path}/wu-softmax --protocol lfw --steps plain "
+        f"--mirror none --out {tmp_path}/wu-softmax/evaluation-no-mirror"
+    )
 
 
 def test_unknown_names_are_refused():
@@ -274,12 +279,84 @@ def test_unknown_names_are_refused():
         reproduce.main(["ringloss", "--seeds", "0"])
 
 
+def made_up(experiment, label, context):
+    """A run nobody trained: a class a direction, Ring loss at one norm, else norms by class."""
+    turn = 2 * np.pi * np.arange(10) / 10
+    agents = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    labels = np.tile(np.arange(10), 20)
+    norms = np.full(200, 2.0) if label == "ring" else 1.0 + labels
+    # The digit 8 is wide where its norms are low.
+    wide = np.where(labels == 8, np.linspace(1.0, 0.0, 200) * (-1.0) ** np.arange(200), 0.0)
+    norms = norms + np.where(labels == 8, np.linspace(0.0, 0.1, 200), 0.0)
+    angles = turn[labels] + 0.3 * wide * (1 if label != "ring" else 0)
+    features = norms[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    bias = np.where(np.arange(10) == 3, 0.5, 0.0) if "bias" in label else None
+    loss = {"no-scale": 1.4, "learned": 0.3}.get(label.removeprefix("convergence-"), 0.5)
+    line = {"softmax": loss, "softmax_bound": 1.3769 if loss == 1.4 else 0.1, "scale": 1.0}
+    metrics = [{"step": step, "distortion": 0.4 + experiment.seed, **line} for step in (1, 2)]
+    both = {"train": features, "test": features}
+    return digits.Trained(metrics, agents, bias, both, dict.fromkeys(both, labels))
+
+
+@pytest.mark.parametrize(
+    ("paper", "name"),
+    [
+        (paper, item.name)
+        for paper, items in papers.PAPERS.items()
+        for item in items
+        if (item.measure or "").startswith("digits.")
+    ],
+)
+def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(digits, "_run", made_up)
+    (item,) = papers.items(paper, (name,))
+    outcome, figures = papers.measurement(item)(context(tmp_path, quick=True, seeds=2))
+    assert ("figure" in item.gives) == bool(figures)
+    assert "60 of 2,000 steps, 2 seeds" in outcome.scale
+    assert {len(entry.values) for entry in outcome.entries} == {2}
+    found = {entry.row: entry.values[0] for entry in outcome.entries if not entry.column}
+    expected = {
+        "figure-1": {"test accuracy, softmax + Ring loss": 100, "Ring loss makes norms alike": 1},
+        "figure-2": {"test accuracy, cosine": 100},
+        "figure-3": {"test accuracy, no bias, as trained": 100},
+        "figure-4": {"test: low norms vary more in angle": 1},
+        "figure-5": {"Ring loss reduces the variance of class norms": 1},
+        "convergence": {
+            "no scale: loss at the end": 1.4,
+            "without a scale the loss is stuck just above the bound": 1,
+            "a learned scale goes below it": 1,
+        },
+        "scales": {f"test accuracy, scale {scale}": 100 for scale in digits.SCALES},
+        "proposition-3-training": {"mean squared distance to the own agent, end of training": 0.4},
+        "table-1": {"Euclidean: normalisation helps on MNIST": 1},
+    }[name]
+    for row, value in expected.items():
+        assert found[row] == pytest.approx(value), row
+    for row in papers.published()[paper].get(name, {"rows": []})["rows"]:
+        known = row["row"] in outcome.missing or row["row"] in {e.row for e in outcome.entries}
+        assert known, row["row"]
+
+
+def test_norm_ratios_are_of_class_means():
+    run = made_up(experiments.load("mnist-softmax"), "softmax", None)
+    expected = (1.0 + np.arange(10)) / 5.5
+    np.testing.assert_allclose(run.class_norms(), expected, rtol=0.01)
+
+
+def test_experiments_are_shortened_without_their_schedule(tmp_path):
+    whole = digits._experiment("mnist-ring", context(tmp_path))
+    assert (whole.steps, whole.compare, whole.optimizer.boundaries) == (2000, (), (1000, 1750))
+    quick = digits._experiment("mnist-softmax", context(tmp_path, quick=True), bias=True)
+    assert (quick.steps, quick.optimizer.boundaries, quick.loss.softmax.bias) == (60, (), True)
+    assert check(quick)
+
+
 @pytest.fixture(scope="module")
 def tiny_mnist(tmp_path_factory):
     """A data folder whose `mnist` has forty digits of noise in each split."""
     from hyperface.data import store
     from hyperface.data.planning import Options
-    from hyperface.data.sources.digits import digits
+    from hyperface.data.sources import digits as source
 
     folder, data_dir = tmp_path_factory.mktemp("idx"), tmp_path_factory.mktemp("mnist")
     rng = np.random.default_rng(0)
@@ -289,14 +366,14 @@ def tiny_mnist(tmp_path_factory):
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
             (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
-    store.prepare(digits(folder), data_dir / "mnist", Options())
+    store.prepare(source.digits(folder), data_dir / "mnist", Options())
     return data_dir
 
 
+@pytest.mark.slow
 def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, monkeypatch):
     options = ["--data-dir", str(tiny_mnist), "--out", str(tmp_path), "--quick", "--steps", "2"]
     reproduce.main(["ringloss", *options, "--only", "figure-1"])
-    (item,) = papers.items("ringloss", ("figure-1",))
     outcome = read_result(tmp_path / "ringloss/figure-1")
     found = {entry.row: entry for entry in outcome.entries}
     assert 0 <= found["test accuracy, softmax"].values[0] <= 100
@@ -304,13 +381,9 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     text = (tmp_path / "ringloss/report.html").read_text()
     assert "<td>98.97 %</td>" in text
     assert "2 of 2,000 steps" in text
-    from launch.papers import digits
-
     monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.
     reproduce.main(["ringloss", *options, "--only", "figure-5", "figure-4"])
     reproduce.main(["normface", *options, "--only", "figure-2", "table-1"])
     entries = read_result(tmp_path / "ringloss/figure-5").entries
     ratios = [e.values[0] for e in entries if e.column == "norm ratio" and "Ring" not in e.row]
     assert np.mean(ratios) == pytest.approx(1, abs=1e-4)  # As many images of each class.
-    assert dataclasses.asdict(outcome)["pictures"]
-    assert item.gives == ("table", "figure")

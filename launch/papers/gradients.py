@@ -35,7 +35,7 @@ def normalization(context: Context):
     """Eq. 3 and 4 and Figure 4: the gradient lies in the tangent plane, and the norm grows."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x, slope = rng.normal(size=(2, 100, 8))
+        x, slope = rng.normal(size=(2, 20, 8))
 
         @jax.jit
         def loss(x):

@@ -95,8 +95,13 @@ def _with_unit(value: str, unit: str) -> str:
     return f"{value} {unit}".strip() if value and unit != HOLDS else value
 
 
-def summary(shown: Sequence[Shown]) -> str:
-    """How much of a paper was measured, and which of its statements did not hold."""
+def summary(shown: Sequence[Shown], *, shortened: bool = False) -> str:
+    """How much of a paper was measured, and which of its statements did not hold.
+
+    Args:
+      shown: its items.
+      shortened: whether training runs were, so that their figures mean little.
+    """
     measured = [one for one in shown if one.outcome and one.outcome.entries]
     failed = [
         f"{one.item.name}: {entry.row} ({shown_entry(entry)})"
@@ -105,6 +110,8 @@ def summary(shown: Sequence[Shown]) -> str:
         if entry.unit == HOLDS and sum(entry.values) < len(entry.values)
     ]
     text = f"{len(measured)} of {len(shown)} items have measured figures."
+    if shortened:
+        text += "\nTraining was cut short: its figures show that all works, not what it scores."
     if failed:
         text += "\nStatements that did not hold here: " + "; ".join(failed) + "."
     return text

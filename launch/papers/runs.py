@@ -43,9 +43,11 @@ def commands(printed: Mapping[str, Any], rows: set[str], runs: Path) -> str:
             continue
         lines |= dict.fromkeys(_training(run, runs))
         if printed["evaluate"]:
-            folder = row.get("evaluation")
-            options = f" --mirror none --out {runs / run / folder}" if folder else ""
-            lines[f"python -m launch.evaluate {runs / run} {printed['evaluate']}{options}"] = None
+            folder, tuned = row.get("evaluation"), "start" in published()["methods"][run]
+            options = [printed["evaluate"]]
+            options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
+            options += [f"--mirror none --out {runs / run / folder}"] if folder else []
+            lines[f"python -m launch.evaluate {runs / run} {' '.join(options)}"] = None
     return "\n".join(lines)
 
 
