@@ -85,7 +85,8 @@ def normalization(context: Context):
         ),
     }
     scale = (
-        "100 random vectors of 8 dimensions in float64; 10 agents in 2,000 steps of SGD, batch 32"
+        f"{len(x)} random vectors of {x.shape[1]} dimensions in float64; 10 agents in "
+        f"{free.size:,} steps of SGD, batch 32"
     )
     return Outcome(entries, scale), figures
 
