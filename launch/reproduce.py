@@ -37,7 +37,8 @@ class Reproduce:
     list: bool = False
     """Show the items and stop."""
     out: Path | None = None
-    """Folder for results, runs and reports; reproduction, or reproduction-quick, by default."""
+    """Folder for results, runs and reports; reproduction by default, reproduction-quick with --quick
+    or --steps."""
     quick: bool = False
     """Train for few steps and look at few images: shows that all works, not what it scores."""
     steps: int | None = None
@@ -77,8 +78,9 @@ def run(options: Reproduce) -> None:
 
     cli.quiet_libraries()
     console = Console()
+    shortened = options.quick or options.steps is not None
     context = Context(
-        out=options.out or Path("reproduction-quick" if options.quick else "reproduction"),
+        out=options.out or Path("reproduction-quick" if shortened else "reproduction"),
         data_dir=data_directory(options.data_dir),
         console=console,
         quick=options.quick,
@@ -97,7 +99,7 @@ def run(options: Reproduce) -> None:
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
     printed = papers.published()[options.paper]
-    summary = page.summary(shown, shortened=options.quick or options.steps is not None)
+    summary = page.summary(shown, shortened=shortened)
     write_sections(
         report,
         title=papers.TITLES[options.paper],

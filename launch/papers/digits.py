@@ -263,7 +263,7 @@ def scales(context: Context):
 
 def distortion(context: Context):
     """Proposition 3's bound as training shows it."""
-    runs = _runs(_experiment("mnist-normface", context), "normface", context)
+    runs = _runs(_experiment("mnist-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]
     entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]
     drawn = figures.distortion({"mnist-normface": runs[0].metrics})
