@@ -37,8 +37,8 @@ class Reproduce:
     list: bool = False
     """Show the items and stop."""
     out: Path | None = None
-    """Folder for results, runs and reports; reproduction by default, reproduction-quick with --quick
-    or --steps."""
+    """Folder for results, runs and reports; reproduction by default, reproduction-quick with
+    --quick or --steps."""
     quick: bool = False
     """Train for few steps and look at few images: shows that all works, not what it scores."""
     steps: int | None = None
