@@ -141,6 +141,9 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
         ("export", ["--help"]),
         ("export", ["run", "--out", "out", "--step", "many"]),
         ("prepare", ["--help"]),
+        ("reproduce", ["--help"]),
+        ("reproduce", ["normface", "--list"]),
+        ("reproduce", ["normface", "--steps", "many"]),
     ],
 )
 def test_options_are_parsed_before_jax_is_loaded(module, arguments):

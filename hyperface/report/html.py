@@ -4,9 +4,10 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from hyperface.files import replace_text
-from hyperface.report.tables import Table, as_html
+from hyperface.report.tables import Table, as_html, rows_as_html
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
@@ -17,7 +18,8 @@ th:first-child, td:first-child { text-align: left; }
 thead tr { border-bottom: 2px solid #888; } tbody tr { border-bottom: 1px solid #ddd; }
 .note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; }
 img { max-width: 100%; }
-details pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .85rem; }
+pre { background: #f5f5f5; padding: 1rem; font-size: .85rem; white-space: pre-wrap; }
+figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
 """
 
 
@@ -41,15 +43,50 @@ def write_report(
       settings: the experiment and versions as JSON, shown folded.
     """
     images = "".join(
-        f"<h2>{escape(caption)}</h2><img alt='{escape(caption)}' src='data:image/png;base64,"
-        f"{base64.b64encode(picture.read_bytes()).decode()}'>"
+        f"<h2>{escape(caption)}</h2>{_image(caption, picture)}"
         for caption, picture in pictures.items()
     )
-    page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1><p>{escape(summary)}</p>"
-        f"{''.join(map(as_html, tables))}{images}"
+    body = (
+        f"<p>{escape(summary)}</p>{''.join(map(as_html, tables))}{images}"
         f"<details><summary>Settings and versions</summary><pre>{escape(settings)}</pre></details>"
-        "</body></html>\n"
     )
-    replace_text(path, page)
+    _write(path, title, body)
+
+
+class Section(NamedTuple):
+    """One item of a paper: its title, text, table and pictures together."""
+
+    table: Table
+    """Its title heads the section, its note stands below the title."""
+    pictures: Mapping[str, Path] = {}
+    """Caption -> PNG file."""
+    command: str = ""
+    """Shown under it."""
+
+
+def write_sections(path: Path, *, title: str, summary: str, sections: Sequence[Section]) -> None:
+    """Writes a page of sections in order, replacing an older one in one step."""
+    body = "".join(
+        f"<h2>{escape(table.title)}</h2><p class='note'>{escape(table.note)}</p>"
+        f"{rows_as_html(table)}"
+        + "".join(
+            f"<figure>{_image(caption, picture)}<figcaption>{escape(caption)}</figcaption></figure>"
+            for caption, picture in pictures.items()
+        )
+        + (f"<pre>{escape(command)}</pre>" if command else "")
+        for table, pictures, command in sections
+    )
+    _write(path, title, f"<p class='note'>{escape(summary)}</p>{body}")
+
+
+def _image(caption: str, picture: Path) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f"<img alt='{escape(caption)}' src='data:image/png;base64,{data}'>"
+
+
+def _write(path: Path, title: str, body: str) -> None:
+    replace_text(
+        path,
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n",
+    )

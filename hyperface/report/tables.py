@@ -39,13 +39,17 @@ def as_text(table: Table) -> str:
 
 def as_html(table: Table) -> str:
     """An HTML table with its title and note."""
+    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
+    return f"<h2>{escape(table.title)}</h2>{rows_as_html(table)}{note}"
+
+
+def rows_as_html(table: Table) -> str:
+    """The HTML table alone; nothing where there is no row."""
+    if not table.rows:
+        return ""
 
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in table.rows)
-    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
-    return (
-        f"<h2>{escape(table.title)}</h2><table><thead>{row(table.header, 'th')}</thead>"
-        f"<tbody>{body}</tbody></table>{note}"
-    )
+    return f"<table><thead>{row(table.header, 'th')}</thead><tbody>{body}</tbody></table>"

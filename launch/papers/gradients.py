@@ -1,0 +1,211 @@
+"""The papers' equations: gradients against formula and finite differences, losses against plain."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface import losses
+from hyperface.normalize import l2_normalize
+from hyperface.report import drawings
+from launch.papers.item import Context, Entry, Outcome
+
+STEP = 1e-6
+"""Of central differences, in float64."""
+
+
+def _apart(found, expected) -> float:
+    """Greatest difference, relative to the greatest expected value."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+
+def _differences(function: Callable, x: np.ndarray) -> np.ndarray:
+    """Central differences of a scalar function of an array."""
+    slopes = np.zeros(x.shape)
+    for place in np.ndindex(x.shape):
+        moved = np.zeros(x.shape)
+        moved[place] = STEP
+        slopes[place] = (function(x + moved) - function(x - moved)) / (2 * STEP)
+    return slopes
+
+
+def normalization(context: Context):
+    """Eq. 3 and 4 and Figure 4: the gradient lies in the tangent plane, and the norm grows."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, slope = rng.normal(size=(2, 20, 8))
+
+        @jax.jit
+        def loss(x):
+            return jnp.sum(l2_normalize(x) * slope)
+
+        found = np.asarray(jax.grad(loss)(x))
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        along = np.sum(slope * unit, axis=1, keepdims=True)
+        formula = (slope - unit * along) / np.linalg.norm(x, axis=1, keepdims=True)
+        cosines = np.sum(found * x, axis=1) / (
+            np.linalg.norm(found, axis=1) * np.linalg.norm(x, axis=1)
+        )
+        rates = np.geomspace(1e-3, 10, 30)
+        moved = np.linalg.norm(x - rates[:, None, None] * found, axis=2)
+        expected = np.sqrt(np.sum(x**2, axis=1) + rates[:, None] ** 2 * np.sum(found**2, axis=1))
+        entries = [
+            Entry.of("Eq. 3, unit length: greatest error", _apart(l2_normalize(x), unit), "", 15),
+            Entry.of("Eq. 4 and the formula: greatest difference", _apart(found, formula), "", 15),
+            Entry.of(
+                "Eq. 4 and finite differences: greatest difference",
+                _apart(found, _differences(loss, x)),
+                "",
+                9,
+            ),
+            Entry.of("greatest |cosine| of x and its gradient", np.max(np.abs(cosines)), "", 15),
+            Entry.claim("x and its gradient are orthogonal", np.max(np.abs(cosines)) < 1e-6),
+            Entry.claim(
+                "the norm grows at every step of any size",
+                np.all(moved > np.linalg.norm(x, axis=1)),
+            ),
+            Entry.of("Pythagoras: greatest error of the new norm", _apart(moved, expected), "", 15),
+        ]
+        free, decayed = _norms(decay=0.0), _norms(decay=5e-3)
+    entries += [
+        Entry.of("mean norm of agents after 2,000 steps, no decay", free[-1]),
+        Entry.of("mean norm of agents after 2,000 steps, weight decay", decayed[-1]),
+        Entry.claim("weight decay keeps the norm from growing", decayed[-1] < free[-1]),
+    ]
+    steps = np.arange(free.size)
+    figures = {
+        "Left: steps along the gradient leave the circle": _tangent(),
+        "Norm of agents in training": drawings.curves(
+            {"no decay": (steps, free), "weight decay 0.005": (steps, decayed)},
+            title="Norm growth",
+            xlabel="step",
+            ylabel="mean norm of the agents",
+        ),
+    }
+    scale = (
+        f"{len(x)} random vectors of {x.shape[1]} dimensions in float64; 10 agents in "
+        f"{free.size:,} steps of SGD, batch 32"
+    )
+    return Outcome(entries, scale), figures
+
+
+def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
+    """Mean norm of ten agents under a cosine softmax of noisy classes, by step."""
+    rng = np.random.default_rng(1)
+    means = rng.normal(size=(10, 8))
+    labels = jnp.asarray(rng.integers(0, 10, 400))
+    features = jnp.asarray(means[labels] + 0.7 * rng.normal(size=(400, 8)))
+    agents = l2_normalize(jnp.asarray(rng.normal(size=(10, 8))))
+
+    def step(agents, some):
+        def loss(agents):
+            return jnp.mean(losses.softmax(features[some], agents, labels[some], scale=4.0))
+
+        agents = agents - rate * (jax.grad(loss)(agents) + decay * agents)
+        return agents, jnp.mean(jnp.linalg.norm(agents, axis=1))
+
+    batches = jnp.asarray(rng.integers(0, 400, (steps, 32)))
+    return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, batches))(agents)[1])
+
+
+def _tangent():
+    """Figure 4, left: a point, its gradient, and where steps of several sizes lead."""
+    point, slope = jnp.array([0.6, 0.8]), jnp.array([1.0, 0.2])
+    gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(point))
+    point = np.asarray(point)
+    reached = np.stack([point + size * gradient for size in (0.25, 0.5, 1.0)])
+    title = "x, and x + a dL/dx for three a"
+    return drawings.planes(
+        {title: [drawings.Points(point[None], "x", 40), drawings.Points(reached, "moved", 25)]},
+        arrows={title: [(np.zeros(2), point), (point, reached[-1])]},
+        circle=1.0,
+    )
+
+
+def reformulations(context: Context):
+    """Eq. 9 to 11: cosine softmax as distances, and the losses over agents in plain NumPy."""
+    rng = np.random.default_rng(0)
+    features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
+    labels = rng.integers(0, 10, 200)
+    unit, heads = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents))
+    squared = np.sum((unit[:, None] - heads[None]) ** 2, axis=2)
+    rows = np.arange(200)
+    own, wrong = squared[rows, labels], np.arange(10) != labels[:, None]
+    scores = np.exp(-4.0 / 2 * squared)
+    plain = {
+        "Eq. 9": -np.log(scores[rows, labels] / scores.sum(axis=1)),
+        "Eq. 10": own + np.sum(np.maximum(0, 1.0 - squared) * wrong, axis=1),
+        "Eq. 11": np.sum(np.maximum(0, 0.8 + own[:, None] - squared) * wrong, axis=1),
+    }
+    found = {
+        "Eq. 9": losses.softmax(features, agents, labels, scale=4.0),
+        "Eq. 10": losses.c_contrastive(features, agents, labels, margin=1.0),
+        "Eq. 11": losses.c_triplet(features, agents, labels, margin=0.8),
+    }
+    titles = {
+        "Eq. 9": "Eq. 9, softmax of cosines and of squared distances",
+        "Eq. 10": "Eq. 10, C-contrastive and the plain formula",
+        "Eq. 11": "Eq. 11, C-triplet and the plain formula",
+    }
+    entries = [
+        Entry.of(f"{title}: greatest difference", _apart(found[name], plain[name]), "", 8)
+        for name, title in titles.items()
+    ]
+    return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
+
+
+def norm_in_softmax(context: Context):
+    """Ring loss, Eq. 1 and 2: features of one direction and different norms, losses that differ."""
+    angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+    agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    norms = np.linspace(0.5, 30, 60)
+    features = norms[:, None] * np.array([[np.cos(0.2), np.sin(0.2)]])
+    found = np.asarray(losses.softmax(features, agents, np.zeros(60, np.int32), normalize="agents"))
+    logits = norms[:, None] * np.cos(0.2 - angles)
+    plain = -logits[:, 0] + np.log(np.sum(np.exp(logits), axis=1))
+    entries = [
+        Entry.of("Eq. 2 and Eq. 1: greatest difference", _apart(found, plain), "", 8),
+        Entry.of("loss at norm 0.5", found[0], "nats", 4),
+        Entry.of("loss at norm 30", found[-1], "nats", 4),
+        Entry.claim("one direction, different norms: the losses differ", np.ptp(found) > 0.1),
+    ]
+    drawn = drawings.curves(
+        {"a feature 0.2 rad from its weight": (norms, found)},
+        title="Softmax loss of one direction",
+        xlabel="feature norm",
+        ylabel="loss (nats)",
+    )
+    scale = "10 weights of unit length in the plane, one direction, 60 norms"
+    return Outcome(entries, scale), {"Loss against norm": drawn}
+
+
+def ring(context: Context):
+    """Ring loss, Eq. 4 to 6: its gradients by formula and by finite differences."""
+    with jax.enable_x64(True):
+        features = np.random.default_rng(0).normal(size=(20, 4))
+        radius, weight = 1.5, 0.01
+
+        @jax.jit
+        def loss(features, radius):
+            return weight * jnp.mean(losses.ring(features, radius))
+
+        norms = np.linalg.norm(features, axis=1)
+        value = weight / (2 * norms.size) * np.sum((norms - radius) ** 2)
+        to_features, to_radius = jax.grad(loss, argnums=(0, 1))(features, radius)
+        eq5 = -weight / norms.size * np.sum(norms - radius)
+        eq6 = weight / norms.size * (1 - radius / norms)[:, None] * features
+        moved_features = _differences(lambda x: loss(x, radius), features)
+        moved_radius = _differences(lambda r: loss(features, r), np.array(radius))
+        entries = [
+            Entry.of(f"{name}: greatest difference", _apart(found, expected), "", digits)
+            for name, found, expected, digits in (
+                ("Eq. 4 and the plain sum", loss(features, radius), value, 15),
+                ("Eq. 5 and autodiff", to_radius, eq5, 15),
+                ("Eq. 5 and finite differences", moved_radius, eq5, 9),
+                ("Eq. 6 and autodiff", to_features, eq6, 15),
+                ("Eq. 6 and finite differences", moved_features, eq6, 9),
+            )
+        ]
+    return Outcome(entries, "20 random features of 4 dimensions, lambda 0.01, float64"), {}

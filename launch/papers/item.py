@@ -1,0 +1,127 @@
+"""One item of a paper: where it stands, what it needs, and what was measured of it."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import hyperface
+from hyperface.files import replace_text
+
+if TYPE_CHECKING:  # Items are listed before matplotlib is loaded.
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+RESULT = "result.json"
+HOLDS = "holds"
+"""The unit of a statement, which holds (1) or does not (0)."""
+
+
+RUNS = "runs"
+
+
+class Item(NamedTuple):
+    """A proposition, equation, figure or table of a paper."""
+
+    name: str
+    place: str
+    """In the paper: "Figure 5", "3.3"."""
+    title: str
+    measure: str | None
+    """Module of this package and function, "propositions.bound"; RUNS where figures of trained runs
+    are read; None where nothing is measured."""
+    needs: tuple[str, ...] = ()
+    """Prepared data sets."""
+    gives: tuple[str, ...] = ("table",)
+    """What it returns: "table", "figure"."""
+    reason: str = ""
+    """Why nothing is measured."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A measured figure: one number, or one a seed."""
+
+    row: str
+    values: tuple[float, ...]
+    column: str = ""
+    unit: str = ""
+    digits: int = 2
+    spread: float | None = None
+    """Of a single number that has one of its own."""
+
+    @classmethod
+    def of(cls, row: str, value: Any, unit: str = "", digits: int = 2, column: str = "") -> "Entry":
+        """An entry of one number, or of a sequence with one a seed."""
+        values = value if isinstance(value, Sequence) else [value]
+        return cls(row, tuple(float(v) for v in values), column, unit, digits)
+
+    @classmethod
+    def claim(cls, row: str, holds: Any) -> "Entry":
+        """A statement of the paper, and whether what was measured bears it out, one a seed."""
+        return cls.of(row, holds, HOLDS)
+
+
+@dataclass
+class Outcome:
+    """What measuring an item gives."""
+
+    entries: list[Entry]
+    scale: str
+    """At which size and with which settings it ran."""
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Caption -> PNG file beside the result."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Row -> why it has no figure."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how items are measured."""
+
+    out: Path
+    data_dir: Path
+    console: "Console"
+    quick: bool = False
+    steps: int | None = None
+    seeds: int = 1
+    runs: Path = Path("runs")
+
+    def key(self, item: Item) -> dict[str, Any]:
+        """What a kept result must agree in to be used again."""
+        size = {"quick": self.quick, "steps": self.steps, "seeds": self.seeds} if item.needs else {}
+        return {"version": hyperface.__version__, **size}
+
+
+def write_result(
+    folder: Path, key: dict[str, Any], outcome: Outcome, figures: dict[str, "Figure"]
+) -> Outcome:
+    """Writes the pictures, then `result.json`, and returns the outcome as it is read back.
+
+    Args:
+      folder: of the item.
+      key: settings that the result depends on.
+      outcome: what was measured.
+      figures: by caption; they become `figure-1.png` and so on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (caption, figure) in enumerate(figures.items(), 1):
+        outcome.pictures[caption] = f"figure-{number}.png"
+        figure.savefig(folder / outcome.pictures[caption], dpi=110)
+    record = {"key": key, **dataclasses.asdict(outcome)}
+    replace_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
+    return outcome
+
+
+def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | None:
+    """The kept result; None where there is none, or it was made with other settings."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    if key is not None and record["key"] != key:
+        return None
+    entries = [Entry(**entry | {"values": tuple(entry["values"])}) for entry in record["entries"]]
+    return Outcome(entries, record["scale"], record["pictures"], record["missing"])

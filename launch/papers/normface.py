@@ -1,0 +1,138 @@
+"""NormFace's items in the paper's order."""
+
+from launch.papers.item import RUNS, Item
+
+_BOTH = ("table", "figure")
+_FACES = ("casia", "lfw")
+
+ITEMS = (
+    Item(
+        "table-1",
+        "Table 1",
+        "Features compared before and after normalisation",
+        "digits.similarities",
+        ("mnist",),
+    ),
+    Item(
+        "figure-1",
+        "Figure 1",
+        "Pipeline of training and testing",
+        None,
+        gives=(),
+        reason="A drawing of the method; nothing is measured in it.",
+    ),
+    Item(
+        "figure-2",
+        "Figure 2",
+        "Two-dimensional MNIST features under softmax without bias",
+        "digits.softmax_plane",
+        ("mnist",),
+        _BOTH,
+    ),
+    Item(
+        "proposition-1",
+        "Proposition 1 (3.1, 8.1)",
+        "A longer feature is a more certain one",
+        "propositions.scaling",
+        gives=_BOTH,
+    ),
+    Item(
+        "figure-3",
+        "Figure 3",
+        "Two-dimensional MNIST features under softmax with a bias",
+        "digits.bias_plane",
+        ("mnist",),
+        _BOTH,
+    ),
+    Item(
+        "figure-4",
+        "Equations 3 and 4, Figure 4 (3.2, 8.4, 8.5)",
+        "The gradient of normalisation lies in the tangent plane",
+        "gradients.normalization",
+        gives=_BOTH,
+    ),
+    Item(
+        "convergence",
+        "Equations 5 and 6 (3.3)",
+        "The convergence failure of the cosine softmax, and the scale",
+        "digits.convergence",
+        ("mnist",),
+        _BOTH,
+    ),
+    Item(
+        "proposition-2",
+        "Proposition 2 (3.3, 8.2)",
+        "Lower bound of the softmax loss after normalisation",
+        "propositions.bound",
+        gives=_BOTH,
+    ),
+    Item(
+        "figure-5",
+        "Figure 5",
+        "The bound as a function of the squared norm",
+        "propositions.bound_curves",
+        gives=_BOTH,
+    ),
+    Item(
+        "scales",
+        "Released code of 3.3, mnist/gallery",
+        "Three-dimensional MNIST features at five scales",
+        "digits.scales",
+        ("mnist",),
+    ),
+    Item(
+        "equations-9-11",
+        "Equations 7 to 11 (4)",
+        "Softmax as distances, C-contrastive and C-triplet loss",
+        "gradients.reformulations",
+    ),
+    Item(
+        "figure-6",
+        "Figure 6",
+        "Agents under C-contrastive loss with m = 0 and m = 1",
+        "toys.agents",
+        gives=_BOTH,
+    ),
+    Item(
+        "figure-7",
+        "Figure 7",
+        "Marginal features that agents miss",
+        "toys.margins",
+        gives=_BOTH,
+    ),
+    Item(
+        "proposition-3",
+        "Proposition 3 (4, 8.3)",
+        "Distortion by an agent, and its bound",
+        "propositions.distortion",
+        gives=_BOTH,
+    ),
+    Item(
+        "proposition-3-training",
+        "Proposition 3 (4)",
+        "The bound on the distortion in training",
+        "digits.distortion",
+        ("mnist",),
+        _BOTH,
+    ),
+    Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
+    Item(
+        "figure-8",
+        "Figure 8",
+        "LFW accuracy against the weight of C-contrastive and center loss",
+        RUNS,
+        _FACES,
+    ),
+    Item("table-3", "Table 3", "LFW, BLUFR protocol", RUNS, ("casia", "casia144", "lfw")),
+    Item("table-4", "Table 4", "LFW, 6,000 pairs, Wu's model", RUNS, ("casia144", "lfw")),
+    Item(
+        "figure-9",
+        "Figure 9",
+        "Histograms of similarities between the frames of two videos",
+        None,
+        ("casia", "ytf"),
+        ("figure",),
+        reason="Needs the videos. The histograms are those behind the HIK-SVM rows of Table 5.",
+    ),
+    Item("table-5", "Table 5", "YTF, Wen's model", RUNS, ("casia", "ytf")),
+)

@@ -1,0 +1,185 @@
+"""Drawings of both papers that need no data: agents on a sphere, margins, the mesh of points."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface import losses, theory
+from hyperface.normalize import l2_normalize
+from hyperface.report import drawings
+from launch.papers.item import Context, Entry, Outcome
+
+
+def _two_classes(apart: float = 0.9, count: int = 300):
+    """Features [images, 3] of two overlapping classes on the sphere, and their labels [images]."""
+    rng = np.random.default_rng(0)
+    centers = np.array([[np.sin(side), 0.0, np.cos(side)] for side in (-apart / 2, apart / 2)])
+    labels = np.repeat([0, 1], count)
+    features = centers[labels] + 0.25 * rng.normal(size=(2 * count, 3))
+    return np.asarray(l2_normalize(features)), labels
+
+
+def _settled(features: np.ndarray, labels: np.ndarray, margin: float) -> np.ndarray:
+    """Agents [2, 3] of unit length after descent of C-contrastive loss on given features."""
+
+    def step(agents, _):
+        def loss(agents):
+            return jnp.mean(losses.c_contrastive(features, agents, labels, margin=margin))
+
+        return l2_normalize(agents - 0.05 * jax.grad(loss)(agents)), None
+
+    start = jnp.array([[-0.2, 0.6, 0.7], [0.2, -0.6, 0.7]])
+    return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, length=3_000))(start)[0])
+
+
+def _degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Angles [rows] between rows of unit length."""
+    return np.degrees(np.arccos(np.clip(np.sum(one * other, axis=-1), -1.0, 1.0)))
+
+
+def agents(context: Context):
+    """NormFace, Figure 6: agents at the class centers with m = 0, away from the boundary at 1."""
+    features, labels = _two_classes()
+    means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    boundary = means[1] - means[0]
+    boundary /= np.linalg.norm(boundary)
+    entries, panels = [], {}
+    from_boundary = 90 - _degrees(means, np.stack([-boundary, boundary]))
+    entries.append(Entry.of("class means to the boundary", from_boundary.mean(), "degrees"))
+    for margin in (0.0, 1.0):
+        found = _settled(features, labels, margin)
+        to_means = _degrees(found, means)
+        to_boundary = 90 - _degrees(found, np.stack([-boundary, boundary]))
+        entries += [
+            Entry.of(f"m = {margin:g}: agents to their class means", to_means.mean(), "degrees"),
+            Entry.of(f"m = {margin:g}: agents to the boundary", to_boundary.mean(), "degrees"),
+        ]
+        if margin == 0.0:
+            entries.append(Entry.claim("m = 0: agents are the class means", to_means.max() < 0.1))
+        else:
+            away = np.all(to_boundary > from_boundary + 0.1)
+            entries.append(Entry.claim("m = 1: agents are shifted away from the boundary", away))
+        panels[f"m = {margin:g}"] = [
+            *(drawings.Points(features[labels == c][:, :2], f"class {c}", 5) for c in (0, 1)),
+            drawings.Points(means[:, :2], "class means", 60, "s"),
+            drawings.Points(found[:, :2], "agents", 130, "*"),
+        ]
+    scale = "two overlapping classes of 300 fixed features on the 3-d sphere, 3,000 steps"
+    return Outcome(entries, scale), {
+        "Two classes, their means and their agents, seen from above": drawings.planes(panels)
+    }
+
+
+def margins(context: Context):
+    """NormFace, Figure 7: features that pairs and triplets push, and that an agent misses."""
+    features, labels = _two_classes(apart=1.2)
+    agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
+    agents = np.asarray(l2_normalize(agents))
+    squared = np.sum((features[:, None] - features[None]) ** 2, axis=2)
+    same = labels[:, None] == labels
+    near_pair = np.where(same, 4.0, squared).min(axis=1)
+    far_pair = np.where(same, squared, 0.0).max(axis=1)
+    to_agents = np.sum((features[:, None] - agents[None]) ** 2, axis=2)
+    rows = np.arange(labels.size)
+    own, wrong = to_agents[rows, labels], to_agents[rows, 1 - labels]
+    pushed = {
+        "contrastive": (lambda m: near_pair < m, lambda m: wrong < m),
+        "triplet": (lambda m: m + far_pair - near_pair > 0, lambda m: m + own - wrong > 0),
+    }
+    entries, panels = [], {}
+    for (name, (by_samples, by_agents)), margin in zip(pushed.items(), (0.5, 0.4), strict=True):
+        samples, missed = by_samples(margin), by_samples(margin) & ~by_agents(margin)
+        larger = 2 * margin
+        shares = [np.mean(by_agents(m)) for m in (margin, larger)]
+        entries += [
+            Entry.of(f"{name}, m = {margin:g}: pushed by samples", 100 * samples.mean(), "%"),
+            Entry.of(f"{name}, m = {margin:g}: pushed by agents", 100 * shares[0], "%"),
+            Entry.of(f"{name}, m = {larger:g}: pushed by agents", 100 * shares[1], "%"),
+            Entry.claim(f"{name}: agents at the same margin miss marginal features", missed.any()),
+            Entry.claim(f"{name}: a larger margin reaches more", shares[1] > shares[0]),
+        ]
+        panels[f"{name}, m = {margin:g}"] = [
+            drawings.Points(features[~samples][:, :2], "not pushed", 5),
+            drawings.Points(features[missed][:, :2], "pushed by samples alone", 8),
+            drawings.Points(features[samples & ~missed][:, :2], "pushed by both", 8),
+            drawings.Points(agents[:, :2], "agents", 130, "*"),
+        ]
+    scale = "two classes of 300 features on the 3-d sphere, agents at the class means"
+    return Outcome(entries, scale), {"Features that are pushed": drawings.planes(panels)}
+
+
+def angular_margin(context: Context):
+    """Ring loss, Figure 2b: the angular classification margin against the norm ratio."""
+    lines, entries = {}, []
+    for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
+        ratios = np.linspace(0.01, 1 / cosine, 300)
+        angles = np.degrees(theory.angular_margin(ratios, cosine))
+        lines[f"delta = {cosine:g}"] = (ratios, angles)
+        at_one = np.degrees(theory.angular_margin(1.0, cosine))
+        entries.append(Entry.of(f"margin at r = 1, delta = {cosine:g}", at_one, "degrees"))
+    first = lines["delta = 0.1"][1]
+    entries += [
+        Entry.of("margin at the least r, delta = 0.1", first[0], "degrees"),
+        Entry.of("margin at r = 1 / delta, delta = 0.1", first[-1], "degrees"),
+        Entry.claim(
+            "the margin shrinks as r grows", all(np.all(np.diff(y) < 0) for _, y in lines.values())
+        ),
+    ]
+    drawn = drawings.curves(
+        lines,
+        title="Angular classification margin",
+        xlabel="r = ||x_2|| / ||x_1||",
+        ylabel="largest theta_1 (degrees)",
+    )
+    return Outcome(entries, "closed form"), {"Margin against the norm ratio": drawn}
+
+
+def mesh(context: Context):
+    """Ring loss, Figure 3: a mesh of points under softmax and Ring loss, R = 1, 20 steps."""
+    side = np.linspace(-1.5, 1.5, 16)
+    start = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
+    weights = jnp.array([[0.0, 1.0], [0.0, -1.0]])
+    target = jnp.zeros(len(start), jnp.int32)
+    before = np.linalg.norm(start, axis=1)
+    size, steps = 0.1, 20
+    entries, panels, norms = [], {}, {}
+
+    @jax.jit
+    def moved(points, weight):
+        def loss(points):
+            softmax = losses.softmax(points, weights, target, normalize="agents")
+            return jnp.sum(softmax + weight * losses.ring(points, 1.0))
+
+        return points - size * jax.grad(loss)(points)
+
+    for weight in (0, 1, 10):
+        points = start
+        for _ in range(steps):
+            points = moved(points, float(weight))
+        reached = np.asarray(points)
+        norms[weight] = np.linalg.norm(reached, axis=1)
+        to_target = np.degrees(np.arccos(np.clip(reached[:, 1] / norms[weight], -1, 1)))
+        entries += [
+            Entry.of(f"lambda = {weight}: mean norm", norms[weight].mean(), "", 3),
+            Entry.of(f"lambda = {weight}: standard deviation of norms", norms[weight].std(), "", 3),
+            Entry.of(f"lambda = {weight}: mean angle to the target", to_target.mean(), "degrees"),
+        ]
+        panels[f"lambda = {weight}"] = [
+            drawings.Points(start, "before", 6),
+            drawings.Points(reached, "after 20 steps", 8),
+        ]
+    entries += [
+        Entry.claim("lambda = 0: norms grow", norms[0].mean() > before.mean()),
+        Entry.claim(
+            "lambda = 1: norms draw together", norms[1].std() < min(before.std(), norms[0].std())
+        ),
+        Entry.claim("lambda = 10: norms are one", np.max(np.abs(norms[10] - 1)) < 0.2),
+    ]
+    scale = (
+        f"256 points, step {size}, {steps} steps; weights (0, 1), the target, and (0, -1). The "
+        "paper states neither step size nor the other classes"
+    )
+    return Outcome(entries, scale), {
+        "The mesh before and after": drawings.planes(panels, circle=1.0)
+    }

@@ -1,0 +1,176 @@
+"""Measures what the papers state, and writes a report with the published figures beside.
+
+    python -m launch.reproduce normface                    all items, in the paper's order
+    python -m launch.reproduce ringloss --quick            the MNIST items in a few steps
+    python -m launch.reproduce normface --only figure-5    some of them
+    python -m launch.reproduce normface --list             what there is
+
+Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
+those. What was measured with the same settings is not measured again, so that a killed command goes
+on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs); where
+there are none, the report has the commands.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from hyperface.errors import expect
+from launch import cli, papers
+from launch.papers.item import RUNS, Context, Item, Outcome
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from launch.papers.page import Shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Options of the command."""
+
+    paper: tyro.conf.Positional[str]
+    """normface or ringloss."""
+    only: tuple[str, ...] = ()
+    """Items to measure; all by default. The report shows the others as they were measured last."""
+    list: bool = False
+    """Show the items and stop."""
+    out: Path | None = None
+    """Folder for results, runs and reports; reproduction by default, reproduction-quick with
+    --quick or --steps."""
+    quick: bool = False
+    """Train for few steps and look at few images: shows that all works, not what it scores."""
+    steps: int | None = None
+    """Steps of every training run, instead of the experiment's own or of --quick's."""
+    seeds: int = 1
+    """Training runs of each experiment; of several, mean and standard deviation are reported."""
+    runs: Path = Path("runs")
+    """Folder of trained runs with evaluation/evaluation.json, for the tables of faces."""
+    fresh: bool = False
+    """Measure again what was measured; trained runs are kept."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and measures."""
+    options = tyro.cli(Reproduce, args=args, prog="python -m launch.reproduce", description=__doc__)
+    chosen = papers.items(options.paper, options.only)
+    if options.list:
+        for item in chosen:
+            needs = f" (needs {', '.join(item.needs)})" if item.needs else ""
+            gives = " and ".join(item.gives) or "nothing to measure"
+            print(f"{item.name:24}{item.place}: {item.title}; {gives}{needs}")
+        return
+    expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
+    expect(options.steps is None or options.steps >= 1, "--steps", "at least 1", options.steps)
+    run(options)
+
+
+def run(options: Reproduce) -> None:
+    """Measures the items that are asked for and writes the report of all."""
+    from rich.console import Console
+
+    from hyperface.data.datasets import data_directory
+    from hyperface.report.html import write_sections
+    from launch.papers import page
+
+    cli.quiet_libraries()
+    console = Console()
+    shortened = options.quick or options.steps is not None
+    context = Context(
+        out=options.out or Path("reproduction-quick" if shortened else "reproduction"),
+        data_dir=data_directory(options.data_dir),
+        console=console,
+        quick=options.quick,
+        steps=options.steps,
+        seeds=options.seeds,
+        runs=options.runs,
+    )
+    wanted = {item.name for item in papers.items(options.paper, options.only)}
+    shown = []
+    for item in papers.items(options.paper):
+        shown.append(_shown(item, options, context, measure=item.name in wanted))
+        if item.name in wanted:
+            outcome = shown[-1].outcome
+            state = f"{len(outcome.entries)} figures" if outcome else "not run"
+            console.print(f"{item.name:24}{state}", highlight=False)
+    report = context.out / options.paper / "report.html"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    printed = papers.published()[options.paper]
+    summary = page.summary(shown, shortened=shortened)
+    write_sections(
+        report,
+        title=papers.TITLES[options.paper],
+        summary=summary,
+        sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
+    )
+    console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
+
+
+def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
+    """The item with its outcome: measured now, kept from before, or none and why."""
+    from hyperface.train.metrics import DivergenceError
+    from launch.papers import runs
+    from launch.papers.item import read_result, write_result
+    from launch.papers.page import Shown
+
+    folder = context.out / options.paper / item.name
+    command = _command(item, options)
+    key = context.key(item)
+    absent = _absent_data(item, context)
+    if item.measure is None:
+        return Shown(item, None, folder, "", " ".join([item.reason, *absent]))
+    if item.measure == RUNS:
+        printed = papers.published()[options.paper][item.name]
+        outcome = write_result(folder, key, runs.read(printed, context), {})
+        lines = runs.commands(printed, set(outcome.missing), context.runs)
+        reason = " ".join([_unread(outcome), *absent]) if lines else ""
+        return Shown(item, outcome if outcome.entries else None, folder, lines, reason)
+    kept = read_result(folder, key if measure else None)
+    if not measure or (kept and not options.fresh):
+        reason = "" if kept else "not asked for."
+        return Shown(item, kept, folder, command, reason)
+    if absent:
+        return Shown(item, None, folder, command, " ".join(absent))
+    context.console.print(f"{item.name}: {item.title}", highlight=False)
+    try:
+        found, figures = papers.measurement(item)(context)
+    except DivergenceError as error:
+        return Shown(item, None, folder, command, f"training diverged: {error}")
+    return Shown(item, write_result(folder, key, found, figures), folder, command)
+
+
+def _command(item: Item, options: Reproduce) -> str:
+    parts = [f"python -m launch.reproduce {options.paper} --only {item.name}"]
+    parts += [f"--out {options.out}"] if options.out else []
+    if item.needs:
+        parts += ["--quick"] if options.quick else []
+        parts += [f"--steps {options.steps}"] if options.steps else []
+        parts += [f"--seeds {options.seeds}"] if options.seeds > 1 else []
+    return " ".join(parts)
+
+
+def _absent_data(item: Item, context: Context) -> list[str]:
+    """A sentence for each data set that the item needs and that is not prepared."""
+    from hyperface.data.datasets import find
+
+    described = papers.published()["data"]
+    sentences = []
+    for name in item.needs:
+        if find(name, context.data_dir) is None:
+            about = described[name]
+            made = f" Made by: {about['prepare']}." if about["prepare"] else ""
+            where = context.data_dir / name
+            sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+    return sentences
+
+
+def _unread(outcome: Outcome) -> str:
+    runs = sorted({reason for reason in outcome.missing.values() if reason != "other work"})
+    return f"{len(runs)} runs or scores are not there, the first: {runs[0]}." if runs else ""
+
+
+if __name__ == "__main__":
+    cli.run(main)

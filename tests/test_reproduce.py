@@ -1,0 +1,389 @@
+"""The papers item by item: nothing left out, exact figures, a report with both, honest reasons."""
+
+import io
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperface.errors import InputError
+from hyperface.train.experiment import check
+from launch import cli, experiments, papers, reproduce
+from launch.papers import digits, page, runs
+from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
+from launch.train import Train
+
+FIGURES = {"normface": 9, "ringloss": 8}
+TABLES = {"normface": 5, "ringloss": 4}
+DATA_FREE = [
+    (paper, item.name)
+    for paper, items in papers.PAPERS.items()
+    for item in items
+    if item.measure not in (None, RUNS) and not item.needs
+]
+
+
+def context(folder, **settings):
+    return Context(folder, folder / "data", Console(file=io.StringIO()), **settings)
+
+
+def measured(paper, name, folder):
+    """Figures of an item by row, and its pictures."""
+    (item,) = papers.items(paper, (name,))
+    outcome, figures = papers.measurement(item)(context(folder))
+    assert set(item.gives) == {"table"} | ({"figure"} if figures else set())
+    return {(entry.row, entry.column): entry for entry in outcome.entries}
+
+
+def value(entries, row):
+    (found,) = entries[row, ""].values
+    return found
+
+
+@pytest.mark.parametrize("paper", papers.PAPERS)
+def test_every_figure_and_table_has_an_item(paper):
+    names = [item.name for item in papers.items(paper)]
+    assert len(names) == len(set(names))
+    wanted = {f"figure-{n}" for n in range(1, FIGURES[paper] + 1)}
+    wanted |= {f"table-{n}" for n in range(1, TABLES[paper] + 1)}
+    assert wanted <= set(names)
+    if paper == "normface":
+        assert {"proposition-1", "proposition-2", "proposition-3"} <= set(names)
+
+
+@pytest.mark.parametrize("paper", papers.PAPERS)
+def test_items_and_published_figures_belong_together(paper):
+    published = papers.published()
+    items = {item.name: item for item in papers.items(paper)}
+    assert set(published[paper]) <= set(items)
+    for item in items.values():
+        assert set(item.needs) <= set(published["data"]), item.name
+        assert (item.measure is None) == bool(item.reason)
+        if item.measure == RUNS:
+            printed = published[paper][item.name]
+            columns = len(printed.get("columns", [""]))
+            for row in printed["rows"]:
+                assert len(row["values"]) == columns, row
+                assert row.get("run", "sm") in published["methods"]
+        elif item.measure:
+            assert callable(papers.measurement(item))
+
+
+# Sums over the columns of the papers' tables, from the tables themselves.
+@pytest.mark.parametrize(
+    ("paper", "name", "sums"),
+    [
+        ("normface", "table-2", [1088.24]),
+        ("normface", "table-3", [650.76, 490.23]),
+        ("normface", "table-4", [492.78]),
+        ("normface", "table-5", [660.48]),
+        ("ringloss", "table-1", [1888.51]),
+        ("ringloss", "table-2", [988.24, 1148.36]),
+        ("ringloss", "table-3", [994.05, 1309.53, 1447.0]),
+        ("ringloss", "table-4", [321.22, 722.89, 1238.29, 1463.76]),
+    ],
+)
+def test_published_tables_are_copied_right(paper, name, sums):
+    rows = papers.published()[paper][name]["rows"]
+    values = np.array([[float(v.split()[0]) if v else 0 for v in row["values"]] for row in rows])
+    np.testing.assert_allclose(values.sum(axis=0), sums, atol=0.005)
+
+
+@pytest.mark.parametrize("name", papers.published()["methods"])
+def test_commands_of_table_rows_are_valid(name):
+    method = papers.published()["methods"][name]
+    experiment, *options = method["train"].split()
+    default = Train(experiment=experiments.load(experiment))
+    parsed = cli.parse(default, options, prog="train", description="").experiment
+    check(parsed)
+    assert method.get("start", name) in papers.published()["methods"]
+    assert not options or parsed != default.experiment or "ring.weight" in method["train"]
+
+
+def test_proposition_2_has_its_exact_values(tmp_path):
+    entries = measured("normface", "proposition-2", tmp_path)
+    exact = {
+        (10575, 1): 8.2663, (10575, 4): 5.2709, (10575, 5): 4.2796, (10575, 10): 0.3918,
+        (10575, 15): 0.0032, (10572, 1): 8.2660, (10572, 4): 5.2706, (10572, 10): 0.3917,
+        (31000, 1): 9.3418, (31000, 10): 0.8783, (31000, 15): 0.0094, (10, 1): 1.3769,
+        (10, 4): 0.1005, (1000, 1): 5.9085, (1000, 10): 0.0439,
+    }  # fmt: skip
+    for (n, s), bound in exact.items():
+        assert value(entries, f"bound, n = {n:,}, l^2 = {s}") == pytest.approx(bound, abs=6e-5)
+    for n, scale in ((10, 4.004), (10572, 11.517), (31000, 12.593), (1_000_000, 16.068)):
+        row = f"l^2 for a bound of 0.1, n = {n:,}"
+        assert value(entries, row) == pytest.approx(scale, abs=6e-4)
+    for n, probability in ((10, 0.4509), (1000, 0.00734)):
+        row = f"largest probability, n = {n:,}, l^2 = 1"
+        assert value(entries, row) == pytest.approx(probability, abs=6e-5)
+    assert value(entries, "loss of a guess, n = 10,575") == pytest.approx(9.2662, abs=6e-5)
+    end = value(entries, "10 classes, l^2 = 1: loss after descent")
+    assert 1.3769 - 6e-5 < end < 1.378
+
+
+@pytest.mark.parametrize(("paper", "name"), DATA_FREE)
+def test_statements_of_the_papers_hold_without_data(paper, name, tmp_path):
+    entries = measured(paper, name, tmp_path)
+    claims = {row: e.values for (row, _), e in entries.items() if e.unit == HOLDS}
+    printed = papers.published()[paper].get(name, {"rows": []})["rows"]
+    assert set(claims) == {row["row"] for row in printed if row.get("unit") == HOLDS}
+    assert set(claims.values()) <= {(1.0,)}
+    for (row, _), entry in entries.items():
+        assert np.all(np.isfinite(entry.values)), row
+        if "greatest difference" in row or "greatest error" in row:
+            assert max(entry.values) < 1e-6, row
+
+
+def test_agents_without_margin_are_class_means(tmp_path):
+    entries = measured("normface", "figure-6", tmp_path)
+    assert value(entries, "m = 0: agents to their class means") < 0.01
+    assert value(entries, "m = 1: agents to their class means") > 5
+
+
+def test_the_angular_margin_is_arccos_of_delta_at_equal_norms(tmp_path):
+    entries = measured("ringloss", "figure-2", tmp_path)
+    assert value(entries, "margin at r = 1, delta = 0.5") == pytest.approx(60, abs=1e-3)
+    assert value(entries, "margin at r = 1, delta = 0.1") == pytest.approx(84.26, abs=0.01)
+
+
+def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
+    options = ["normface", "--out", str(tmp_path), "--data-dir", str(tmp_path / "none")]
+    reproduce.main([*options, "--only", "proposition-2", "table-2", "figure-2"])
+    text = (tmp_path / "normface/report.html").read_text()
+    assert "<td>8.27 nats</td><td>8.2663 nats</td><td>3.3</td>" in text
+    assert "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>" in text
+    assert text.count("data:image/png;base64,") == 1
+    assert not re.search(r"(src|href)=.(?!data:)", text)
+    heads = re.findall(r"<h2>(.*?): ", text)
+    assert heads == [item.place for item in papers.items("normface")]
+    assert "proposition-2           30 figures" in capsys.readouterr().out
+
+
+def test_an_item_without_its_data_says_so(tmp_path):
+    data = tmp_path / "none"
+    options = ["--out", str(tmp_path), "--data-dir", str(data), "--only", "figure-2"]
+    reproduce.main(["normface", *options])
+    text = (tmp_path / "normface/report.html").read_text()
+    assert f"Data set &#x27;mnist&#x27; is not at {data / 'mnist'}: MNIST" in text
+    assert "Made by: python -m launch.prepare mnist." in text
+    assert f"python -m launch.reproduce normface --only figure-2 --out {tmp_path}" in text
+    assert not (tmp_path / "normface/figure-2/result.json").exists()
+    assert "Data set &#x27;casia&#x27;" in text
+    assert "python -m launch.prepare SOURCE --out casia --held-out 300" in text
+
+
+def test_kept_results_are_used_until_settings_change_or_asked_for(tmp_path, monkeypatch):
+    calls = []
+
+    def count(context):
+        calls.append(1)
+        return Outcome([Entry.of("bound", len(calls))], "counted"), {}
+
+    monkeypatch.setattr(papers, "measurement", lambda item: count)
+    options = ["normface", "--out", str(tmp_path), "--only", "figure-5"]
+    reproduce.main(options)
+    reproduce.main(options)
+    assert len(calls) == 1
+    reproduce.main([*options, "--fresh"])
+    assert len(calls) == 2
+    reproduce.main(["normface", "--out", str(tmp_path), "--only", "proposition-1"])
+    assert "<td>2.00</td>" in (tmp_path / "normface/report.html").read_text()
+    path = tmp_path / "normface/figure-5/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": {"version": "0"}}))
+    reproduce.main(options)
+    assert len(calls) == 4
+
+
+def test_results_are_read_back_whole(tmp_path):
+    outcome = Outcome([Entry("a", (1.0, 2.0), "b", "%", 3)], "small", missing={"c": "no data"})
+    write_result(tmp_path, {"seeds": 2}, outcome, {})
+    assert read_result(tmp_path, {"seeds": 2}) == outcome
+    assert read_result(tmp_path, {"seeds": 3}) is None
+    assert read_result(tmp_path / "none") is None
+
+
+def test_measured_figures_show_their_spread_over_seeds():
+    assert page.shown_entry(Entry.of("", [98.0, 99.0], "%")) == "98.50 ± 0.707 %"
+    assert page.shown_entry(Entry("", (98.5,), "", "%", 2, 0.25)) == "98.50 ± 0.250 %"
+    assert page.shown_entry(Entry.of("", 0.00001234, "nats", 4)) == "1.2e-05 nats"
+    assert page.shown_entry(Entry.claim("", [True, False, True])) == "yes in 2 of 3"
+    assert page.shown_entry(Entry.claim("", True)) == "yes"
+    assert page.shown_entry(Entry.claim("", False)) == "no"
+
+
+def test_a_statement_that_fails_is_in_the_summary():
+    (item,) = papers.items("normface", ("proposition-1",))
+    outcome = Outcome([Entry.claim("it holds", False)], "")
+    text = page.summary([page.Shown(item, outcome, None, "")])
+    assert text.endswith("Statements that did not hold here: proposition-1: it holds (no).")
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """A folder of runs in which one was evaluated."""
+    folder = tmp_path / "runs"
+    record = {
+        "protocols": {
+            "lfw": {"figures": {"accuracy": 0.9912}, "spreads": {"accuracy": 0.0003}},
+            "blufr": {"figures": {"VR at FAR 0.1 %, mean - deviation": 0.9577}, "spreads": {}},
+        }
+    }
+    for name, accuracy in (("evaluation", 0.9912), ("evaluation-no-mirror", 0.97)):
+        path = folder / "wu-softmax" / name / "evaluation.json"
+        path.parent.mkdir(parents=True)
+        record["protocols"]["lfw"]["figures"]["accuracy"] = accuracy
+        path.write_text(json.dumps(record))
+    return folder
+
+
+def test_tables_read_the_evaluations_of_runs(evaluated, tmp_path):
+    printed = papers.published()["normface"]["table-4"]
+    outcome = runs.read(printed, context(tmp_path, runs=evaluated))
+    found = {entry.row: entry for entry in outcome.entries}
+    assert found["softmax, not normalised"].values == pytest.approx((97.0,))
+    assert page.shown_entry(found["softmax + mirror, not normalised"]) == "99.12 ± 0.030 %"
+    assert len(found) == 2
+    assert len(outcome.missing) == 3
+    blufr = runs.read(papers.published()["normface"]["table-3"], context(tmp_path, runs=evaluated))
+    (entry,) = blufr.entries
+    assert (entry.row, entry.column) == ("MaxOut, softmax, not normalised", "TPR at FAR 0.1 %")
+
+
+def test_missing_rows_come_with_commands_and_their_start(tmp_path):
+    printed = papers.published()["normface"]["table-4"]
+    lines = runs.commands(printed, {"C-contrastive, normalised"}, tmp_path).splitlines()
+    assert lines == [
+        f"python -m launch.train casia-lightcnn9-softmax --workdir {tmp_path}/wu-softmax",
+        "python -m launch.train casia-lightcnn9-normface --loss.softmax.weight 0 "
+        "--loss.c-contrastive.weight 1 "
+        f"--init-from {tmp_path}/wu-softmax --workdir {tmp_path}/wu-c-contrastive",
+        f"python -m launch.evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain "
+        "--step 6000 7000 8000 9000 10000",
+    ]
+    lines = runs.commands(printed, {"softmax, not normalised"}, tmp_path).splitlines()
+    assert lines[-1] == (
+        f"python -m launch.evaluate {tmp_path}/wu-softmax --protocol lfw --steps plain "
+        f"--mirror none --out {tmp_path}/wu-softmax/evaluation-no-mirror"
+    )
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match=r"unknown paper 'normfaces'.*'normface'"):
+        reproduce.main(["normfaces"])
+    with pytest.raises(InputError, match=r"unknown item of ringloss 'figure-55'.*'figure-5'"):
+        reproduce.main(["ringloss", "--only", "figure-55"])
+    with pytest.raises(InputError, match=r"--seeds: expected at least 1, found 0"):
+        reproduce.main(["ringloss", "--seeds", "0"])
+
+
+def made_up(experiment, label, context):
+    """A run nobody trained: a class a direction, Ring loss at one norm, else norms by class."""
+    turn = 2 * np.pi * np.arange(10) / 10
+    agents = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    labels = np.tile(np.arange(10), 20)
+    norms = np.full(200, 2.0) if label == "ring" else 1.0 + labels
+    # The digit 8 is wide where its norms are low.
+    wide = np.where(labels == 8, np.linspace(1.0, 0.0, 200) * (-1.0) ** np.arange(200), 0.0)
+    norms = norms + np.where(labels == 8, np.linspace(0.0, 0.1, 200), 0.0)
+    angles = turn[labels] + 0.3 * wide * (1 if label != "ring" else 0)
+    features = norms[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    bias = np.where(np.arange(10) == 3, 0.5, 0.0) if "bias" in label else None
+    loss = {"no-scale": 1.4, "learned": 0.3}.get(label.removeprefix("convergence-"), 0.5)
+    line = {"softmax": loss, "softmax_bound": 1.3769 if loss == 1.4 else 0.1, "scale": 1.0}
+    metrics = [{"step": step, "distortion": 0.4 + experiment.seed, **line} for step in (1, 2)]
+    both = {"train": features, "test": features}
+    return digits.Trained(metrics, agents, bias, both, dict.fromkeys(both, labels))
+
+
+@pytest.mark.parametrize(
+    ("paper", "name"),
+    [
+        (paper, item.name)
+        for paper, items in papers.PAPERS.items()
+        for item in items
+        if (item.measure or "").startswith("digits.")
+    ],
+)
+def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(digits, "_run", made_up)
+    (item,) = papers.items(paper, (name,))
+    outcome, figures = papers.measurement(item)(context(tmp_path, quick=True, seeds=2))
+    assert ("figure" in item.gives) == bool(figures)
+    assert "60 of 2,000 steps, 2 seeds" in outcome.scale
+    assert {len(entry.values) for entry in outcome.entries} == {2}
+    found = {entry.row: entry.values[0] for entry in outcome.entries if not entry.column}
+    expected = {
+        "figure-1": {"test accuracy, softmax + Ring loss": 100, "Ring loss makes norms alike": 1},
+        "figure-2": {"test accuracy, cosine": 100},
+        "figure-3": {"test accuracy, no bias, as trained": 100},
+        "figure-4": {"test: low norms vary more in angle": 1},
+        "figure-5": {"Ring loss reduces the variance of class norms": 1},
+        "convergence": {
+            "no scale: loss at the end": 1.4,
+            "without a scale the loss is stuck just above the bound": 1,
+            "a learned scale goes below it": 1,
+        },
+        "scales": {f"test accuracy, scale {scale}": 100 for scale in digits.SCALES},
+        "proposition-3-training": {"mean squared distance to the own agent, end of training": 0.4},
+        "table-1": {"Euclidean: normalisation helps on MNIST": 1},
+    }[name]
+    for row, value in expected.items():
+        assert found[row] == pytest.approx(value), row
+    for row in papers.published()[paper].get(name, {"rows": []})["rows"]:
+        known = row["row"] in outcome.missing or row["row"] in {e.row for e in outcome.entries}
+        assert known, row["row"]
+
+
+def test_norm_ratios_are_of_class_means():
+    run = made_up(experiments.load("mnist-softmax"), "softmax", None)
+    expected = (1.0 + np.arange(10)) / 5.5
+    np.testing.assert_allclose(run.class_norms(), expected, rtol=0.01)
+
+
+def test_experiments_are_shortened_without_their_schedule(tmp_path):
+    whole = digits._experiment("mnist-ring", context(tmp_path))
+    assert (whole.steps, whole.compare, whole.optimizer.boundaries) == (2000, (), (1000, 1750))
+    quick = digits._experiment("mnist-softmax", context(tmp_path, quick=True), bias=True)
+    assert (quick.steps, quick.optimizer.boundaries, quick.loss.softmax.bias) == (60, (), True)
+    assert check(quick)
+
+
+@pytest.fixture(scope="module")
+def tiny_mnist(tmp_path_factory):
+    """A data folder whose `mnist` has forty digits of noise in each split."""
+    from hyperface.data import store
+    from hyperface.data.planning import Options
+    from hyperface.data.sources import digits as source
+
+    folder, data_dir = tmp_path_factory.mktemp("idx"), tmp_path_factory.mktemp("mnist")
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        labels = np.tile(np.arange(10, dtype=np.uint8), 16 if part == "train" else 4)
+        images = rng.integers(0, 255, (labels.size, 28, 28), np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    store.prepare(source.digits(folder), data_dir / "mnist", Options())
+    return data_dir
+
+
+@pytest.mark.slow
+def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, monkeypatch):
+    options = ["--data-dir", str(tiny_mnist), "--out", str(tmp_path), "--quick", "--steps", "2"]
+    reproduce.main(["ringloss", *options, "--only", "figure-1"])
+    outcome = read_result(tmp_path / "ringloss/figure-1")
+    found = {entry.row: entry for entry in outcome.entries}
+    assert 0 <= found["test accuracy, softmax"].values[0] <= 100
+    assert outcome.scale.startswith("2 of 2,000 steps, 1 seed")
+    text = (tmp_path / "ringloss/report.html").read_text()
+    assert "<td>98.97 %</td>" in text
+    assert "2 of 2,000 steps" in text
+    monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.
+    reproduce.main(["ringloss", *options, "--only", "figure-5", "figure-4"])
+    reproduce.main(["normface", *options, "--only", "figure-2", "table-1"])
+    entries = read_result(tmp_path / "ringloss/figure-5").entries
+    ratios = [e.values[0] for e in entries if e.column == "norm ratio" and "Ring" not in e.row]
+    assert np.mean(ratios) == pytest.approx(1, abs=1e-4)  # As many images of each class.
