@@ -87,6 +87,14 @@ def quiet_libraries() -> None:
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
+    shown = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        # TensorStore's, once for each array of a checkpoint that could not be read or written.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _say(message: str, status: int) -> int:

@@ -45,7 +45,8 @@ MAY_IMPORT = {
         {"compiler", "data.images", "errors", "train.state", "train.step"},
         set(),
     ),
-    "train.checkpoint": ({"errors", "train.state"}, {"flax", "orbax"}),
+    "train.checksum": (set(), set()),
+    "train.checkpoint": ({"errors", "train.checksum", "train.state"}, {"flax", "orbax"}),
     "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
     "evaluate": (
         {
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     ),
     "weights": ({"weights", "models", "errors"}, {"flax"}),
     "weights.caffe": (set(), set()),
-    "weights.runs": ({"errors"}, {"flax", "orbax"}),
+    "weights.runs": ({"errors", "train.checksum"}, {"flax", "orbax"}),
     "weights.export": (
         {"weights", "models", "errors", "normalize", "evaluate.embed"},
         {"flax"},

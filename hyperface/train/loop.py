@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,13 +95,15 @@ def train(
         _clear(workdir)
     _claim(workdir, meta)
     snapshots = experiment.snapshot_steps()
-    with Checkpoints(workdir / "checkpoints", keep=snapshots) as checkpoints:
-        first_step = checkpoints.latest() or 0
-        if first_step:
+    say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
+    with Checkpoints(workdir / "checkpoints", keep=snapshots, say=say) as checkpoints:
+        found = checkpoints.restore_newest(abstract, parallel.replicated())
+        if found is not None:
+            first_step, state = found
             rest = "nothing left to train" if first_step >= experiment.steps else "going on"
             console.print(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
-            state = checkpoints.restore(first_step, abstract, parallel.replicated())
         else:
+            first_step = 0
             batch = next(_batches(experiment, split, 0))
             state = create_state(
                 experiment,
