@@ -18,7 +18,7 @@ HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib",
 # What each part may import of hyperface, and of the heavy packages.
 MAY_IMPORT = {
     "errors": (set(), set()),
-    "files": (set(), set()),
+    "files": ({"errors"}, set()),
     "compiler": (set(), set()),
     "normalize": (set(), set()),
     "objective": ({"errors"}, set()),
@@ -45,6 +45,8 @@ MAY_IMPORT = {
         {"compiler", "data.images", "errors", "train.state", "train.step"},
         set(),
     ),
+    "train.interrupt": (set(), set()),
+    "train.folder": ({"errors", "files", "train.parallel"}, set()),
     "train.checksum": (set(), set()),
     "train.checkpoint": ({"errors", "train.checksum", "train.state"}, {"flax", "orbax"}),
     "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),

@@ -101,6 +101,15 @@ class Checkpoints:
         if not saved:
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
 
+    def wait(self) -> None:
+        """Returns once what is being saved is on disk.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        with self._saving():
+            self._manager.wait_until_finished()
+
     def meta(self, step: int) -> dict[str, Any]:
         """What the checkpoint says it is.
 
@@ -190,10 +199,11 @@ class Checkpoints:
         except Exception as error:
             for unfinished in self._unfinished():
                 shutil.rmtree(unfinished, ignore_errors=True)
+            latest = self.latest() or 0
             raise InputError(
                 f"expected room and permission to save in {self._folder}, found: "
-                f"{_reason(error)}. The newest whole checkpoint there is {self.latest()}; mend "
-                "that, and the same command goes on from it."
+                f"{_reason(error)}. The newest whole checkpoint is of step {latest}; mend that, "
+                "and the same command goes on from there."
             ) from error
 
     def _unfinished(self) -> list[Path]:
