@@ -144,6 +144,7 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
         ("export", ["--help"]),
         ("export", ["run", "--out", "out", "--step", "many"]),
         ("prepare", ["--help"]),
+        ("torture", ["--help"]),
     ],
 )
 def test_options_are_parsed_before_jax_is_loaded(module, arguments):

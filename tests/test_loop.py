@@ -268,10 +268,13 @@ def test_rollback_leaves_out_one_update_and_repeats_itself(
     lines = read_metrics(tmp_path / "whole/metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
 
-    def kill(batch):
-        raise Killed
+    calls = iter(range(2))
 
-    monkeypatch.setattr(parallel, "data_parallel_step", Acting(8, kill))
+    def kill_the_second_time(batch):
+        if next(calls):
+            raise Killed
+
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(6, kill_the_second_time))
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "whole", broken)
     for step in (8, 12):
