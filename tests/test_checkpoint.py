@@ -113,6 +113,22 @@ def test_another_model_is_refused_and_not_set_aside(run):
     assert (folder / "checkpoints/8").exists()
 
 
+def test_a_checkpoint_without_checksums_is_refused_and_not_set_aside(run):
+    folder, state = run
+    path = folder / "checkpoints/8/meta/metadata"
+    meta = json.loads(path.read_text())
+    del meta["checksum"], meta["arrays"]
+    path.write_text(json.dumps(meta))
+    with (
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        pytest.raises(InputError, match="with checksums, found one of an earlier version"),
+    ):
+        checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
+    assert (folder / "checkpoints/8").exists()
+    with pytest.raises(InputError, match="saved by an earlier version"):
+        read_run(folder)
+
+
 def test_a_flipped_backbone_is_not_loaded_either(run):
     folder, _ = run
     flip(folder / "checkpoints/8", range(4000, 100_000, 500))

@@ -176,8 +176,14 @@ class Checkpoints:
         with self._reading(step):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args).meta
-            if meta.pop("checksum") != _meta_sum(meta):
+            checksum = meta.pop("checksum", None)
+            if checksum not in (None, _meta_sum(meta)):
                 raise ValueError("meta changed")
+        if checksum is None:  # Not damaged: nothing may set it aside.
+            raise InputError(
+                f"{self._folder / str(step)}: expected a checkpoint with checksums, found one of "
+                "an earlier version. Use it with that version, or pass --fresh to train again."
+            )
         return meta
 
     @contextlib.contextmanager

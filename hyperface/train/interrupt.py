@@ -1,5 +1,6 @@
 """A run that is told to stop: it finishes its step and saves."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def listening() -> Iterator[StopRequest]:
     def asked(number: int, frame: FrameType | None) -> None:
         request.signal = signal.Signals(number).name
         restore()
+        os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
 
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -53,6 +53,8 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             meta = checkpointer.restore(checkpoints / str(chosen) / "meta")
+        if "arrays" not in meta:
+            raise ValueError("saved by an earlier version, without checksums")
         return SavedBackbone(
             arrays=_backbone(checkpoints / str(chosen) / "state", meta["arrays"]),
             experiment=meta["experiment"],
@@ -82,8 +84,8 @@ def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.nda
         found = checkpointer.restore(
             state, args=ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
         )
-    for name, sum_found in checksums(found).items():
-        if sum_found != saved[name]["sum"]:
+    for name, total in checksums(found).items():
+        if total != saved[name]["sum"]:
             raise ValueError(f"{name} changed")
     named = {"average": "params"}
     trees = {named.get(name, name): tree["backbone"] for name, tree in found.items()}
