@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ class Checkpoints:
     ):
         self._folder = folder.absolute()
         self._say = say
-        self._advice = " Take another step of the run." if read_only else ""
+        self._read_only = read_only
         if not read_only:
             self._set_broken_steps_aside()
         self._manager = ocp.CheckpointManager(
@@ -71,7 +72,12 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         with self._saving():
-            self._manager.close()
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+                if not self._read_only:
+                    self._remove_unfinished()
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, rising."""
@@ -192,19 +198,18 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            advice = " Take another step of the run." if self._read_only else ""
             raise CorruptCheckpoint(
                 f"{self._folder / str(step)}: expected a whole checkpoint, found a damaged one "
-                f"({_reason(error)}).{self._advice}"
+                f"({_reason(error)}).{advice}"
             ) from error
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """A full disk fails in Orbax or TensorStore; what it left unfinished would keep it full."""
+        """A full disk fails in Orbax or TensorStore, each in its own way."""
         try:
             yield
         except Exception as error:
-            for unfinished in self._unfinished():
-                shutil.rmtree(unfinished, ignore_errors=True)
             latest = self.latest() or 0
             raise InputError(
                 f"expected room and permission to save in {self._folder}, found: "
@@ -214,6 +219,15 @@ class Checkpoints:
 
     def _unfinished(self) -> list[Path]:
         return sorted(self._folder.glob("*.orbax-checkpoint-tmp*"))
+
+    def _remove_unfinished(self) -> None:
+        """What a failed save leaves would keep the disk full."""
+        for _ in range(20):
+            for path in self._unfinished():
+                shutil.rmtree(path, ignore_errors=True)
+            if not self._unfinished():
+                break
+            time.sleep(0.1)  # Other arrays of that save are still being written.
 
     def _set_broken_steps_aside(self) -> None:
         """Step folders without content would pass for the newest checkpoint."""
