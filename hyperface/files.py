@@ -1,7 +1,16 @@
-"""Files that are either the old one or the whole new one."""
+"""Files that are either the old one or the whole new one, in folders that one process writes."""
 
+import contextlib
+import fcntl
 import os
+import platform
+from collections.abc import Iterator
 from pathlib import Path
+
+from hyperface.errors import InputError
+
+LOCK = ".lock"
+"""Name of the file that `locked` leaves in a folder."""
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -17,3 +26,29 @@ def replace_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())  # Or a power cut could leave the new name without its contents.
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, use: str) -> Iterator[None]:
+    """Keeps a second process out of a folder; the system frees it when the first one dies.
+
+    Args:
+      folder: it is there, and can be written.
+      use: what is done there, "being prepared".
+
+    Raises:
+      InputError: another process has it; the message names that.
+    """
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise InputError(
+                f"{folder} is {use} by {holder}. Wait for it or end it, or take another folder."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield

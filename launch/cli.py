@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 EXIT_INPUT = 2
 EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -29,7 +30,8 @@ def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
 def run(command: Callable[[Sequence[str]], None]) -> None:
     """Runs a command on the program's arguments and ends the program.
 
-    Status 0: done. 2: the input cannot be used. 3: training diverged. 130: interrupted.
+    Status 0: done, or stopped by SIGTERM while training, and saved. 2: the input cannot be used, or
+    nothing can be written. 3: training diverged. 130: interrupted.
     """
     try:
         command(sys.argv[1:])
@@ -38,7 +40,7 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command goes on from what is done.", 130))
+        sys.exit(_say("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED))
 
 
 @contextlib.contextmanager
@@ -83,10 +85,18 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
 
 
 def quiet_libraries() -> None:
-    """Keeps libraries' remarks on their own settings off the terminal; errors still show."""
+    """Keeps libraries' logs off the terminal; their errors come as exceptions, said once."""
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
+    shown = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        # TensorStore's, once for each array of a checkpoint that could not be read or written.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _say(message: str, status: int) -> int:

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -37,6 +37,9 @@ class Train:
     """Delete what the folder holds of an earlier run, instead of going on with it."""
     workers: int = 0
     """Processes that read and decode images; 0 uses threads. The run is the same for any number."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """What a loss that is not finite does. stop: end with status 3. rollback: go back to the last
+    checkpoint and repeat the steps since, without the update of the one that diverged."""
     list: bool = False
     """Show the experiments and stop."""
     list_models: bool = False
@@ -77,6 +80,7 @@ def run(options: Train) -> None:
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
     from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.interrupt import Interrupted
     from hyperface.train.loop import train
     from hyperface.train.metrics import DivergenceError, read_metrics
     from launch.evaluate import restored
@@ -101,11 +105,15 @@ def run(options: Train) -> None:
                 start=start,
                 fresh=options.fresh,
                 workers=options.workers,
+                on_nan=options.on_nan,
                 console=console,
             )
         except DivergenceError as error:
             console.print(f"{part.name} diverged: {error}", style="red")
             sys.exit(cli.EXIT_DIVERGED)
+        except Interrupted as stop:
+            console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
+            sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
         snapshots = [

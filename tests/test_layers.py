@@ -18,7 +18,7 @@ HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib",
 # What each part may import of hyperface, and of the heavy packages.
 MAY_IMPORT = {
     "errors": (set(), set()),
-    "files": (set(), set()),
+    "files": ({"errors"}, set()),
     "compiler": (set(), set()),
     "normalize": (set(), set()),
     "objective": ({"errors"}, set()),
@@ -45,7 +45,10 @@ MAY_IMPORT = {
         {"compiler", "data.images", "errors", "train.state", "train.step"},
         set(),
     ),
-    "train.checkpoint": ({"errors", "train.state"}, {"flax", "orbax"}),
+    "train.interrupt": (set(), set()),
+    "train.folder": ({"errors", "files", "train.parallel"}, set()),
+    "train.checksum": (set(), set()),
+    "train.checkpoint": ({"errors", "train.checksum", "train.state"}, {"flax", "orbax"}),
     "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
     "evaluate": (
         {
@@ -62,7 +65,7 @@ MAY_IMPORT = {
     ),
     "weights": ({"weights", "models", "errors"}, {"flax"}),
     "weights.caffe": (set(), set()),
-    "weights.runs": ({"errors"}, {"flax", "orbax"}),
+    "weights.runs": ({"errors", "train.checksum"}, {"flax", "orbax"}),
     "weights.export": (
         {"weights", "models", "errors", "normalize", "evaluate.embed"},
         {"flax"},
@@ -144,6 +147,7 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
         ("reproduce", ["--help"]),
         ("reproduce", ["normface", "--list"]),
         ("reproduce", ["normface", "--steps", "many"]),
+        ("torture", ["--help"]),
     ],
 )
 def test_options_are_parsed_before_jax_is_loaded(module, arguments):

@@ -1,20 +1,27 @@
 """Runs: interrupted equals uninterrupted, a diverged one stops, a foreign folder is refused."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
+import resource
 import shutil
+import signal
+import time
 
 import chex
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from rich.console import Console
 
 from hyperface.errors import InputError
 from hyperface.train import loop, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Model, Optimizer
+from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.metrics import DivergenceError, MetricsLog, check_finite, read_metrics
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import abstract_state
@@ -62,6 +69,118 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     np.testing.assert_array_equal(found.distortion, expected.distortion)
     np.testing.assert_array_equal(jax.random.key_data(found.key), jax.random.key_data(expected.key))
     assert (tmp_path / "metrics.jsonl").read_text() == (unbroken / "metrics.jsonl").read_text()
+
+
+class Acting:
+    """A `data_parallel_step` that does something before one of its steps."""
+
+    def __init__(self, step, act):
+        self._real, self._step, self._act = parallel.data_parallel_step, step, act
+
+    def __call__(self):
+        step = self._real()
+
+        def run(state, batch):
+            if int(state.step) + 1 == self._step:
+                batch = self._act(batch) or batch
+            return step(state, batch)
+
+        return run
+
+
+@pytest.mark.parametrize(("name", "stopped_at"), [("SIGTERM", 7), ("SIGINT", 3)])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_numbers(
+    name, stopped_at, finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    """Between two log lines too: what the log has summed up is saved."""
+    number, before = signal.Signals[name], [signal.getsignal(s) for s in signal.Signals]
+    ask = Acting(stopped_at, lambda batch: os.kill(os.getpid(), number))
+    monkeypatch.setattr(parallel, "data_parallel_step", ask)
+    with pytest.raises(Interrupted, match=f"{name}: step {stopped_at} is saved. The same command"):
+        loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    assert [signal.getsignal(s) for s in signal.Signals] == before
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() == stopped_at
+    monkeypatch.undo()
+    found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    chex.assert_trees_all_equal(found.params, finished[1].params)
+    assert (tmp_path / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
+
+
+def test_the_second_interrupt_is_immediate():
+    with pytest.raises(KeyboardInterrupt), listening() as request:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.reached(1) == "SIGINT"
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_several_processes_ask_jax_and_install_nothing(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    ask = "reached_preemption_sync_point"
+    monkeypatch.setattr(multihost_utils, ask, lambda step: step == 5)
+    before = signal.getsignal(signal.SIGTERM)
+    with listening() as request:
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert [request.reached(step) for step in (4, 5)] == [None, "SIGTERM"]
+
+
+def test_two_runs_into_one_folder_are_kept_apart(tiny_experiment, tiny_data, tmp_path, monkeypatch):
+    def second(batch):
+        with pytest.raises(InputError, match=r"is being trained in by process \d+ on .* Wait for"):
+            loop.train(tiny_experiment, tiny_data, tmp_path, fresh=True, console=quiet())
+        raise Killed
+
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(1, second))
+    with pytest.raises(Killed):
+        loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+
+
+def test_a_damaged_checkpoint_costs_its_steps_only(finished, tiny_experiment, tiny_data, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    data = max((tmp_path / "run/checkpoints/12/state").glob("**/d/*"), key=os.path.getsize)
+    data.write_bytes(
+        bytes(byte ^ (place % 1009 == 0) for place, byte in enumerate(data.read_bytes()))
+    )
+    console = quiet()
+    found = loop.train(tiny_experiment, tiny_data, tmp_path / "run", console=console)
+    assert "kept as broken-12" in console.file.getvalue()
+    assert "holds step 8 of 12: going on" in console.file.getvalue()
+    chex.assert_trees_all_equal(found.params, finished[1].params)
+    assert int(found.step) == 12
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_ends_the_run_and_loses_nothing(
+    finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(batch):
+        while not (tmp_path / "checkpoints/4").exists():
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(6, fill))
+    try:
+        with pytest.raises(
+            InputError, match=r"room and permission to save .*File too large.* is of step 4; mend"
+        ):
+            loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+    monkeypatch.undo()
+    found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    chex.assert_trees_all_equal(found.params, finished[1].params)
+
+
+def test_a_log_that_cannot_be_written_is_said(tiny_experiment, tiny_data, tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(MetricsLog, "write", full)
+    with pytest.raises(InputError, match=r"No space left on device.*goes on from the last"):
+        loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
 
 
 def test_a_run_leaves_what_it_promises(finished, tiny_experiment):
@@ -126,6 +245,58 @@ def test_divergence_stops_before_it_is_saved(tiny_experiment, tiny_data, tmp_pat
             like = abstract_state(wild, 6, (16, 14, 3))
             state = checkpoints.restore(step, like, parallel.replicated())
             chex.assert_tree_all_finite(state.params)
+
+
+def spoilt(batch):
+    return batch | {"images": np.full_like(batch["images"], np.nan)}
+
+
+def test_rollback_leaves_out_one_update_and_repeats_itself(
+    tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    """Killed after the rollback and started again, the run ends with the same numbers."""
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, spoilt))
+    console = quiet()
+    whole = loop.train(
+        tiny_experiment, tiny_data, tmp_path / "whole", on_nan="rollback", console=console
+    )
+    shown = console.file.getvalue()
+    assert "step 7: expected finite metrics, found" in shown
+    assert "step 7 is made again without its update" in shown
+    assert "holds step 4 of 12" in shown
+    chex.assert_tree_all_finite(whole.params)
+    lines = read_metrics(tmp_path / "whole/metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+
+    calls = iter(range(2))
+
+    def kill_the_second_time(batch):
+        if next(calls):
+            raise Killed
+
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(6, kill_the_second_time))
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", broken)
+    for step in (8, 12):
+        shutil.rmtree(broken / f"checkpoints/{step}")
+    with pytest.raises(Killed):
+        loop.train(tiny_experiment, tiny_data, broken, on_nan="rollback", console=quiet())
+    monkeypatch.undo()
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, spoilt))
+    again = loop.train(tiny_experiment, tiny_data, broken, on_nan="rollback", console=quiet())
+    chex.assert_trees_all_equal(again.params, whole.params)
+    assert (broken / "metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_rollback_gives_up_where_every_batch_diverges(
+    tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+    monkeypatch.setattr(
+        loop, "check_finite", lambda step, values: check_finite(step, {"loss": np.nan})
+    )
+    with pytest.raises(DivergenceError, match="step 3: "):
+        loop.train(tiny_experiment, tiny_data, tmp_path, on_nan="rollback", console=quiet())
 
 
 def test_an_uneven_batch_is_refused_before_anything_is_written(

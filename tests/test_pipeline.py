@@ -1,6 +1,8 @@
 """The Grain pipeline: order, augmentation, padding; the step is the whole data position."""
 
+import dataclasses
 import itertools
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -141,3 +143,30 @@ def test_crops_are_random_in_training_and_central_in_evaluation(tiny_data):
     assert len(corners) > 25  # Of 30, in 144 draws.
     with pytest.raises(InputError, match="at most the 16 x 14 of tiny, found 12 x 15"):
         datasets.open_split("tiny", "train", tiny_data, crop=(12, 15))
+
+
+def test_a_damaged_record_in_the_middle_of_an_epoch_is_named(tiny_data, tmp_path):
+    """The file opens; its records fail when they are read."""
+    shutil.copytree(tiny_data / "tiny", tmp_path / "tiny")
+    (shard,) = tmp_path.glob("tiny/*/*train*array_record*-of-*[0-9]")
+    content = bytearray(shard.read_bytes())
+    for place in range(len(content) // 20, len(content) // 4, 7):
+        content[place] ^= 0xFF
+    shard.write_bytes(content)
+    damaged = datasets.open_split("tiny", "train", tmp_path)
+    with pytest.raises(InputError, match=r"tiny.* \(train\), record \d+: expected a whole record"):
+        take(pipeline.training_batches(damaged, batch_size=8, seed=0), 6)
+
+
+@pytest.mark.parametrize("bad", [b"", b"nothing", None])
+def test_an_image_that_does_not_decode_is_named(bad, split):
+    records = [split.records[place] for place in range(len(split.records))]
+    cut = records[5]["image"][:100] if bad is None else bad
+    records[5] = records[5] | {"image": cut}
+    broken = dataclasses.replace(split, records=records)
+    for batches in (
+        pipeline.training_batches(broken, batch_size=8, seed=0),
+        pipeline.evaluation_batches(broken, batch_size=8),
+    ):
+        with pytest.raises(InputError, match=r"record 5: expected a whole image.*prepare it again"):
+            take(batches, 6)

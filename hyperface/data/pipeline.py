@@ -57,7 +57,7 @@ def training_batches(
         )
 
     def load(record: dict, rng: np.random.Generator) -> Batch:
-        pixels = decode(record["image"])
+        pixels = _decoded(record, split)
         if split.crop:
             spare = np.subtract(pixels.shape[:2], split.crop)
             pixels = _cut(pixels, rng.integers(0, spare + 1), split.crop)
@@ -67,7 +67,7 @@ def training_batches(
             pixels = _shifted(pixels, *rng.integers(-shift, shift + 1, size=2))
         return _example(pixels, record, split)
 
-    dataset = grain.MapDataset.source(split.records).seed(seed).shuffle().repeat()
+    dataset = grain.MapDataset.source(_Records(split)).seed(seed).shuffle().repeat()
     share = batch_size // processes
     dataset = dataset.random_map(load).batch(share, drop_remainder=True)
     dataset = dataset[process::processes][start_step:].to_iter_dataset(_READ_OPTIONS)
@@ -96,7 +96,7 @@ def evaluation_batches(
     """
 
     def load(record: dict) -> Batch:
-        pixels = decode(record["image"])
+        pixels = _decoded(record, split)
         if change is not None:
             pixels = change(pixels)
         if split.crop:
@@ -104,7 +104,7 @@ def evaluation_batches(
             pixels = _cut(pixels, spare // 2, split.crop)
         return _example(pixels, record, split)
 
-    dataset = grain.MapDataset.source(split.records).map(load).batch(batch_size)
+    dataset = grain.MapDataset.source(_Records(split)).map(load).batch(batch_size)
     for batch in dataset.to_iter_dataset(_READ_OPTIONS):
         yield pad_batch(batch, batch_size)
 
@@ -122,6 +122,38 @@ def pad_batch(batch: Batch, size: int) -> Batch:
 
 # Threads, not processes: they leave nothing behind when a run is killed.
 _READ_OPTIONS = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=8)
+
+
+class _Records:
+    """The records of a split; one that cannot be read is named."""
+
+    def __init__(self, split: Split):
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split.records)
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            return self._split.records[index] | {"index": index}
+        except Exception as error:  # Of ArrayRecord, protobuf or TFDS, by what is damaged.
+            raise _unreadable(self._split, index, "record", error) from error
+
+
+def _decoded(record: dict, split: Split) -> np.ndarray:
+    try:
+        return decode(record["image"])
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(split, record["index"], "image", error) from error
+
+
+def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputError:
+    reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    return InputError(
+        f"{split.dataset} ({split.name}), record {index}: expected a whole {what}, found: "
+        f"{reason}. Delete the data set's folder and prepare it again; the run then "
+        "goes on."
+    )
 
 
 def _example(pixels: np.ndarray, record: dict, split: Split) -> Batch:

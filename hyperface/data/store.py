@@ -5,11 +5,9 @@ takes for a data set, each with a journal of what went in; a killed `prepare` go
 whole shard. At the end the folder gets its metadata and, in one step, its name.
 """
 
-import contextlib
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from hyperface.data.manifest import Manifest
 from hyperface.data.planning import Options, Shard, fingerprint, planned
 from hyperface.data.sources import Reject, Source
 from hyperface.errors import InputError
-from hyperface.files import replace_text
+from hyperface.files import locked, replace_text
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -57,7 +55,7 @@ def prepare(
     key = fingerprint(source, options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder, "being prepared"):
             old = find(folder.name, folder.parent)
             if old is not None and Manifest.source_of(old) is None:
                 raise InputError(
@@ -205,17 +203,6 @@ def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
         else:
             lines.append(f"{first},{second},{int(same)}\n")
     replace_text(work / "pairs.csv", "".join(lines))
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second `prepare` of the same name out; the system frees it when a process dies."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder} is being prepared by another process.") from None
-        yield
 
 
 def _work_folder(folder: Path, key: str) -> Path:

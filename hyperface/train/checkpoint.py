@@ -1,6 +1,11 @@
 """Orbax checkpoints of a whole run: everything that the next step depends on, and what it is."""
 
-from collections.abc import Sequence
+import contextlib
+import json
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +15,42 @@ from flax import serialization
 from orbax.checkpoint import checkpoint_managers as policies
 
 from hyperface.errors import InputError
+from hyperface.train.checksum import checksums, named_leaves
 from hyperface.train.state import TrainState
 
 KEEP = 2
+
+
+class CorruptCheckpoint(InputError):
+    """A checkpoint that cannot be read, or whose numbers are not those that were saved."""
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; use as a context manager.
 
     Each holds "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
-    experiment and the data it was made with). Saving is asynchronous and atomic: a killed save
-    leaves the previous checkpoint as the newest.
+    experiment, the data it was made with, and a checksum of every array: Orbax restores flipped
+    bits without a word). Saving is asynchronous and atomic: a killed save leaves the previous
+    checkpoint as the newest.
 
     Args:
       folder: the checkpoints' own folder.
       read_only: for a reader beside a running trainer: nothing in the folder is touched.
       keep: steps whose checkpoints stay; of others only the newest two do.
+      say: is told of each checkpoint that is not used.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False, keep: Sequence[int] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        keep: Sequence[int] = (),
+        say: Callable[[str], None] = lambda line: None,
+    ):
         self._folder = folder.absolute()
+        self._say = say
+        self._read_only = read_only
         if not read_only:
             self._set_broken_steps_aside()
         self._manager = ocp.CheckpointManager(
@@ -50,7 +71,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        with self._saving():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+                if not self._read_only:
+                    self._remove_unfinished()
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, rising."""
@@ -61,21 +88,43 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Saves after `step` optimiser steps; returns once the state is copied off the devices."""
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_saved(state)), meta=ocp.args.JsonSave(meta)
-            ),
-        )
+        """Saves after `step` optimiser steps; returns once the state is copied off the devices.
+
+        Raises:
+          InputError: this save, or the one before it, could not be written. The checkpoints that
+            were whole still are.
+        """
+        arrays = _saved(state)
+        meta = meta | {"arrays": _described(arrays)}
+        with self._saving():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    meta=ocp.args.JsonSave(meta | {"checksum": _meta_sum(meta)}),
+                ),
+            )
         if not saved:
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
 
+    def wait(self) -> None:
+        """Returns once what is being saved is on disk.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        with self._saving():
+            self._manager.wait_until_finished()
+
     def meta(self, step: int) -> dict[str, Any]:
-        """What the checkpoint says it is."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
+        """What the checkpoint says it is.
+
+        Raises:
+          CorruptCheckpoint: it cannot be read, or was changed.
+        """
+        meta = self._read_meta(step)
+        del meta["arrays"]
+        return meta
 
     def restore(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
         """The state saved at `step`.
@@ -88,15 +137,19 @@ class Checkpoints:
         Raises:
           InputError: names, shapes or dtypes differ: the checkpoint is of another model. Orbax
             alone would cast a dtype silently.
+          CorruptCheckpoint: it cannot be read, or an array is not as it was saved.
         """
         wanted = _saved(like)
-        _check_same(wanted, self._manager.item_metadata(step)["state"], self._folder / str(step))
+        arrays = self._read_meta(step)["arrays"]
+        _check_same(wanted, arrays, self._folder / str(step))
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted
         )
-        saved = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        ).state
+        with self._reading(step):
+            saved = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            ).state
+            _check_sums(saved, arrays)
         return like.replace(
             step=saved["step"],
             params=saved["params"],
@@ -107,11 +160,88 @@ class Checkpoints:
             average=saved.get("average"),
         )
 
+    def restore_newest(
+        self, like: TrainState, sharding: jax.sharding.Sharding
+    ) -> tuple[int, TrainState] | None:
+        """The newest checkpoint that is sound, as (step, state); None where there is none.
+
+        Newer ones that are not are set aside, and said; the run makes those steps again.
+
+        Raises:
+          InputError: the newest sound one is of another model.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return step, self.restore(step, like, sharding)
+            except CorruptCheckpoint as error:
+                self._set_aside(self._folder / str(step), str(error))
+                self._manager.reload()
+        return None
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        with self._reading(step):
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=args).meta
+            checksum = meta.pop("checksum", None)
+            if checksum not in (None, _meta_sum(meta)):
+                raise ValueError("meta changed")
+        if checksum is None:  # Not damaged: nothing may set it aside.
+            raise InputError(
+                f"{self._folder / str(step)}: expected a checkpoint with checksums, found one of "
+                "an earlier version. Use it with that version, or pass --fresh to train again."
+            )
+        return meta
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way."""
+        try:
+            yield
+        except Exception as error:
+            advice = " Take another step of the run." if self._read_only else ""
+            raise CorruptCheckpoint(
+                f"{self._folder / str(step)}: expected a whole checkpoint, found a damaged one "
+                f"({_reason(error)}).{advice}"
+            ) from error
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """A full disk fails in Orbax or TensorStore, each in its own way."""
+        try:
+            yield
+        except Exception as error:
+            latest = self.latest() or 0
+            raise InputError(
+                f"expected room and permission to save in {self._folder}, found: "
+                f"{_reason(error)}. The newest whole checkpoint is of step {latest}; mend that, "
+                "and the same command goes on from there."
+            ) from error
+
+    def _unfinished(self) -> list[Path]:
+        return sorted(self._folder.glob("*.orbax-checkpoint-tmp*"))
+
+    def _remove_unfinished(self) -> None:
+        """What a failed save leaves would keep the disk full."""
+        for _ in range(20):
+            for path in self._unfinished():
+                shutil.rmtree(path, ignore_errors=True)
+            if not self._unfinished():
+                break
+            time.sleep(0.1)  # Other arrays of that save are still being written.
+
     def _set_broken_steps_aside(self) -> None:
-        """Renames step folders without content, which would pass for the newest checkpoint."""
+        """Step folders without content would pass for the newest checkpoint."""
+        for path in self._unfinished():
+            self._say(f"{path}: a save that was cut short is ignored.")
         for path in self._folder.glob("[0-9]*"):
             if path.name.isdigit() and not _is_whole(path):
-                path.rename(path.with_name(f"broken-{path.name}"))
+                self._set_aside(path, f"{path}: expected a whole checkpoint, found parts of one.")
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        aside = path.with_name(f"broken-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        self._say(f"{why} It is kept as {aside.name}; the one before it is used.")
 
 
 def _preserving(steps: Sequence[int]) -> policies.PreservationPolicy:
@@ -136,15 +266,16 @@ def _saved(state: TrainState) -> dict[str, Any]:
     } | ({} if state.average is None else {"average": state.average})
 
 
-def _check_same(wanted: Any, found: Any, where: Path) -> None:
-    def leaves(tree):
-        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {
-            "/".join(str(k.key) for k in path): f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in flat
-        }
+def _described(arrays: Any) -> dict[str, dict[str, Any]]:
+    """Kind and checksum of each array, which a restored one must have."""
+    sums = checksums(arrays)
+    leaves = named_leaves(arrays)
+    return {name: {"kind": _kind(leaf), "sum": sums[name]} for name, leaf in leaves.items()}
 
-    wanted, found = leaves(wanted), leaves(found)
+
+def _check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> None:
+    wanted = {name: _kind(leaf) for name, leaf in named_leaves(wanted).items()}
+    found = {name: array["kind"] for name, array in saved.items()}
     if wanted == found:
         return
     differing = [
@@ -156,3 +287,24 @@ def _check_same(wanted: Any, found: Any, where: Path) -> None:
         f"the checkpoint {where} is of another model: {len(differing)} arrays differ: "
         f"{'; '.join(differing[:4])}{'; ...' if len(differing) > 4 else ''}."
     )
+
+
+def _check_sums(restored: Any, saved: dict[str, dict[str, Any]]) -> None:
+    changed = [name for name, found in checksums(restored).items() if found != saved[name]["sum"]]
+    if changed:
+        more = ", ..." if len(changed) > 3 else ""
+        raise ValueError(f"{len(changed)} arrays changed, {', '.join(changed[:3])}{more}")
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _meta_sum(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _reason(error: Exception) -> str:
+    """The end of the first line: TensorStore starts with a page of paths."""
+    first = str(error).strip().partition("\n")[0]
+    return first.rsplit(": ", 1)[-1][:200] or type(error).__name__

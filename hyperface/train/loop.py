@@ -1,12 +1,10 @@
 """The training loop: data, step, metrics and checkpoints, in an order that resuming repeats."""
 
-import json
-import platform
-import shutil
-from collections.abc import Iterator
-from importlib.metadata import version
+import contextlib
+from collections.abc import Iterator, Set
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from rich.console import Console
@@ -14,29 +12,18 @@ from rich.console import Console
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
-from hyperface.files import replace_text
 from hyperface.train import parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Experiment
-from hyperface.train.metrics import MetricsLog, check_finite
+from hyperface.train.folder import claimed
+from hyperface.train.interrupt import Interrupted, listening
+from hyperface.train.metrics import DivergenceError, MetricsLog, check_finite
 from hyperface.train.optim import group_summaries, learning_rate
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState, abstract_state, create_state
 
-RUN_FILES = (
-    "config.json",
-    "environment.json",
-    "metrics.jsonl",
-    "results.json",
-    "evaluation.json",
-    "report.html",
-    "figures",
-    "tensorboard",
-    "checkpoints",
-    "compare",
-)
-"""Everything that a run leaves in its folder."""
-RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+MAX_SKIPPED = 10
+"""Steps that are left out before a run is held to diverge."""
 
 
 class Start(NamedTuple):
@@ -56,6 +43,7 @@ def train(
     start: Start | None = None,
     fresh: bool = False,
     workers: int = 0,
+    on_nan: Literal["stop", "rollback"] = "stop",
     console: Console | None = None,
 ) -> TrainState:
     """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
@@ -71,14 +59,19 @@ def train(
       start: the backbone to fine-tune; None starts from random parameters.
       fresh: delete what `workdir` holds of an earlier run, and only that, first.
       workers: processes that read images; 0 reads in threads. The run is the same for any number.
+      on_nan: what a metric that is not finite does. "stop" raises; "rollback" goes back to the last
+        checkpoint and makes the steps since it again, without the update of the one that diverged.
+        A killed run does the same again, and ends with the same numbers.
       console: where progress goes.
 
     Returns:
       The state after the last step, replicated over the local devices.
 
     Raises:
-      InputError: the data, the batch size or the folder does not fit; nothing was compiled.
-      DivergenceError: a metric became NaN or infinite.
+      InputError: the data, the batch size or the folder does not fit; nothing was compiled. Or a
+        checkpoint could not be written.
+      DivergenceError: a metric became NaN or infinite; with "rollback", at 10 steps of the run.
+      Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
     console = console or Console()
     data = experiment.data
@@ -90,29 +83,51 @@ def train(
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     if start is not None:
         meta["init_from"] = start.origin
-    if fresh:
-        _clear(workdir)
-    _claim(workdir, meta)
     snapshots = experiment.snapshot_steps()
-    with Checkpoints(workdir / "checkpoints", keep=snapshots) as checkpoints:
-        first_step = checkpoints.latest() or 0
-        if first_step:
-            rest = "nothing left to train" if first_step >= experiment.steps else "going on"
-            console.print(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
-            state = checkpoints.restore(first_step, abstract, parallel.replicated())
-        else:
-            batch = next(_batches(experiment, split, 0))
-            state = create_state(
-                experiment,
-                split.num_classes,
-                batch["images"],
-                batch["labels"],
-                start and start.backbone,
-            )
-            state = jax.device_put(state, parallel.replicated())
-        return _run(
-            experiment, split, workdir, state, first_step, checkpoints, meta, console, workers
-        )
+    say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
+    with (
+        claimed(workdir, meta, fresh=fresh),
+        Checkpoints(workdir / "checkpoints", keep=snapshots, say=say) as checkpoints,
+    ):
+        skipped: set[int] = set()
+        while True:
+            found = checkpoints.restore_newest(abstract, parallel.replicated())
+            if found is not None:
+                first_step, state = found
+                rest = "nothing left to train" if first_step >= experiment.steps else "going on"
+                console.print(
+                    f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.",
+                    soft_wrap=True,
+                )
+            else:
+                first_step, state = 0, _fresh_state(experiment, split, start)
+            try:
+                return _run(
+                    experiment,
+                    split,
+                    workdir,
+                    state,
+                    first_step,
+                    skipped,
+                    checkpoints,
+                    meta,
+                    console,
+                    workers,
+                )
+            except DivergenceError as error:
+                if on_nan == "stop" or len(skipped) == MAX_SKIPPED:
+                    raise
+                skipped.add(error.step)
+                say(f"{error} Rolled back: step {error.step} is made again without its update.")
+                checkpoints.wait()
+
+
+def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> TrainState:
+    batch = next(_batches(experiment, split, 0))
+    state = create_state(
+        experiment, split.num_classes, batch["images"], batch["labels"], start and start.backbone
+    )
+    return jax.device_put(state, parallel.replicated())
 
 
 def _run(
@@ -121,6 +136,7 @@ def _run(
     workdir: Path,
     state: TrainState,
     first_step: int,
+    skipped: Set[int],
     checkpoints: Checkpoints,
     meta: dict[str, Any],
     console: Console,
@@ -141,32 +157,62 @@ def _run(
     batches = _batches(experiment, split, first_step, workers)
     rate = learning_rate(experiment.optimizer)
     always_saved = set(experiment.snapshot_steps())
-    log = MetricsLog(workdir, first_step, experiment.log_every)
+    position = checkpoints.meta(first_step)["log"] if first_step else None
+    log = MetricsLog(workdir, first_step, experiment.log_every, position)
     pending = None
 
-    with TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress:
+    with (
+        TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress,
+        listening() as request,
+    ):
 
-        def finish(step: int, metrics: dict[str, jax.Array]) -> None:
-            values = {name: float(value) for name, value in metrics.items()}
-            check_finite(step, values)
-            progress.update(step, values)
-            if log.add(step, values, last=step == experiment.steps):
+        def finish(step: int, metrics: dict[str, jax.Array] | None) -> None:
+            last = step == experiment.steps
+            if metrics is None:
+                due = log.skip(step, last=last)
+            else:
+                values = {name: float(value) for name, value in metrics.items()}
+                check_finite(step, values)
+                progress.update(step, values)
+                due = log.add(step, values, last=last)
+            if due:
                 log.write(step, learning_rate=float(rate(step - 1)))
 
-        try:
+        with _writing(workdir), contextlib.closing(log):
             for step in range(first_step + 1, experiment.steps + 1):
-                state, metrics = step_fn(state, next(batches))
+                batch = next(batches)
+                if step in skipped:
+                    state, metrics = _one_step_on(state), None
+                else:
+                    state, metrics = step_fn(state, batch)
                 if pending:
                     finish(*pending)
                 pending = (step, metrics)
-                if step % experiment.checkpoint_every == 0 or step in always_saved:
+                stopped_by = request.reached(step)
+                if stopped_by or step % experiment.checkpoint_every == 0 or step in always_saved:
                     finish(*pending)
                     pending = None
                     log.flush()
-                    checkpoints.save(step, state, meta)
-        finally:
-            log.close()
+                    checkpoints.save(step, state, meta | {"log": log.position()})
+                if stopped_by:
+                    raise Interrupted(step, stopped_by)
     return state
+
+
+def _one_step_on(state: TrainState) -> TrainState:
+    """The state after a step whose update is left out."""
+    return state.replace(step=jax.device_put(state.step + 1, state.step.sharding))
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"expected room and permission to write in {workdir}, found: {error}. Mend that, and "
+            "the same command goes on from the last checkpoint."
+        ) from error
 
 
 def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
@@ -190,71 +236,3 @@ def _batches(
         start_step=start_step,
         workers=workers,
     )
-
-
-def _clear(workdir: Path) -> None:
-    """Deletes an earlier run's files; refuses a folder that is none of ours."""
-    if not workdir.exists() or not any(workdir.iterdir()):
-        return
-    if not (workdir / "config.json").exists():
-        raise InputError(
-            f"--fresh: expected the folder of an earlier run, found {workdir} without a "
-            "config.json. Nothing was deleted; take another --workdir."
-        )
-    for name in RUN_FILES:
-        path = workdir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _claim(workdir: Path, meta: dict[str, Any]) -> None:
-    """Makes the run's folder, or checks that the one there is of this run."""
-    config = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if config.exists():
-            _check_same_run(json.loads(config.read_text()), meta, workdir)
-        elif any(workdir.iterdir()):
-            raise InputError(
-                f"expected an empty folder or that of an earlier run, found other files in "
-                f"{workdir}. Take another --workdir."
-            )
-        else:
-            replace_text(config, json.dumps(meta, indent=2) + "\n")
-        environment = json.dumps(_environment(), indent=2) + "\n"
-        replace_text(workdir / "environment.json", environment)
-    except OSError as error:
-        raise InputError(f"expected a writable run folder {workdir}, found: {error}.") from error
-
-
-def _check_same_run(found: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:
-    found, wanted = _flat(found), _flat(wanted)
-    differing = [
-        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
-    if differing:
-        raise InputError(
-            f"{workdir} holds another run: {'; '.join(differing)}. Take another --workdir, or "
-            "pass --fresh to delete that run."
-        )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
-        flat |= inner or {f"{prefix}{name}": value}
-    return flat
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": parallel.describe_devices(),
-        "versions": {name: version(name) for name in RECORDED_VERSIONS},
-    }

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -11,7 +12,16 @@ from hyperface.files import replace_text
 
 
 class DivergenceError(RuntimeError):
-    """A metric became NaN or infinite."""
+    """A metric became NaN or infinite.
+
+    Args:
+      step: whose batch it was.
+      message: the step and the metric.
+    """
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
 
 
 def check_finite(step: int, metrics: dict[str, float]) -> None:
@@ -30,8 +40,9 @@ def check_finite(step: int, metrics: dict[str, float]) -> None:
     bad = next((name for name in order if not math.isfinite(metrics[name])), None)
     if bad is not None:
         raise DivergenceError(
+            step,
             f"step {step}: expected finite metrics, found {bad} = {metrics[bad]}. The last "
-            "checkpoint is from before it. Lower the learning rate or the term's weight."
+            "checkpoint is from before it. Lower the learning rate or the term's weight.",
         )
 
 
@@ -40,16 +51,24 @@ class MetricsLog:
 
     Each line holds the means since the line before. Lines after the checkpoint that a run resumes
     from are dropped, so that an interrupted run leaves the same file as an unbroken one.
+
+    Args:
+      folder: the run's.
+      first_step: steps that are done.
+      every: steps between lines.
+      position: what the log held after `first_step`, from its checkpoint.
     """
 
-    def __init__(self, folder: Path, first_step: int, every: int):
+    def __init__(
+        self, folder: Path, first_step: int, every: int, position: dict[str, Any] | None = None
+    ):
         self._path = folder / "metrics.jsonl"
         self._every = every
-        self._sums: dict[str, float] = {}
-        self._steps = 0
+        self._sums: dict[str, float] = dict(position["sums"]) if position else {}
+        self._steps: int = position["steps"] if position else 0
         kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
         replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._lines = self._path.open("a")
+        self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
         self._events = SummaryWriter(
             str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
         )
@@ -68,6 +87,14 @@ class MetricsLog:
         for name, value in (means | settings).items():
             self._events.add_scalar(name, value, step)
         self._sums, self._steps = {}, 0
+
+    def skip(self, step: int, *, last: bool = False) -> bool:
+        """Leaves a step out of the means; says whether a line of other steps is due."""
+        return self._steps > 0 and (last or step % self._every == 0)
+
+    def position(self) -> dict[str, Any]:
+        """What is not written yet: the sums since the last line, and their steps."""
+        return {"sums": dict(self._sums), "steps": self._steps}
 
     def flush(self) -> None:
         """Puts every line written so far on disk, as a checkpoint needs."""

@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from hyperface.errors import InputError
+from hyperface.train.checksum import checksums
 
 
 class SavedBackbone(NamedTuple):
@@ -52,8 +53,10 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             meta = checkpointer.restore(checkpoints / str(chosen) / "meta")
+        if "arrays" not in meta:
+            raise ValueError("saved by an earlier version, without checksums")
         return SavedBackbone(
-            arrays=_backbone(checkpoints / str(chosen) / "state"),
+            arrays=_backbone(checkpoints / str(chosen) / "state", meta["arrays"]),
             experiment=meta["experiment"],
             image_shape=tuple(meta["data"]["image_shape"]),
             step=chosen,
@@ -66,7 +69,7 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
         ) from error
 
 
-def _backbone(state: Path) -> dict[str, np.ndarray]:
+def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(state).item_metadata.tree
         held = {
@@ -81,6 +84,9 @@ def _backbone(state: Path) -> dict[str, np.ndarray]:
         found = checkpointer.restore(
             state, args=ocp.args.PyTreeRestore(item, restore_args, partial_restore=True)
         )
+    for name, total in checksums(found).items():
+        if total != saved[name]["sum"]:
+            raise ValueError(f"{name} changed")
     named = {"average": "params"}
     trees = {named.get(name, name): tree["backbone"] for name, tree in found.items()}
     return traverse_util.flatten_dict(trees, sep="/")

@@ -1,0 +1,123 @@
+"""The folder of a run: made, checked to be of this run, and kept from a second one."""
+
+import contextlib
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hyperface.errors import InputError
+from hyperface.files import LOCK, locked, replace_text
+from hyperface.train import parallel
+
+RUN_FILES = (
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "results.json",
+    "evaluation.json",
+    "report.html",
+    "figures",
+    "tensorboard",
+    "checkpoints",
+    "compare",
+)
+"""Everything that a run leaves in its folder."""
+RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, meta: dict[str, Any], *, fresh: bool = False) -> Iterator[None]:
+    """Makes the run's folder, or checks that the one there is of this run; keeps a second run out.
+
+    Args:
+      workdir: the run's folder.
+      meta: the run's experiment and data, as `config.json` keeps them.
+      fresh: delete what the folder holds of an earlier run, and only that, first.
+
+    Raises:
+      InputError: the folder is another run's, is none of ours, is in use or cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            _refuse_foreign(workdir, fresh)
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workdir, "being trained in"))
+            if fresh:
+                _clear(workdir)
+            _claim(workdir, meta)
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"expected a writable run folder {workdir}, found: {error}. Mend that, or take "
+                "another --workdir."
+            ) from error
+        yield
+
+
+def _refuse_foreign(workdir: Path, fresh: bool) -> None:
+    ours = {LOCK, "config.json.partial"}  # What a run killed at its start leaves.
+    found = {path.name for path in workdir.iterdir()} - ours if workdir.exists() else set()
+    if not found or "config.json" in found:
+        return
+    if fresh:
+        raise InputError(
+            f"--fresh: expected the folder of an earlier run, found {workdir} without a "
+            "config.json. Nothing was deleted; take another --workdir."
+        )
+    raise InputError(
+        f"expected an empty folder or that of an earlier run, found other files in "
+        f"{workdir}. Take another --workdir."
+    )
+
+
+def _clear(workdir: Path) -> None:
+    for name in RUN_FILES:
+        path = workdir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _claim(workdir: Path, meta: dict[str, Any]) -> None:
+    config = workdir / "config.json"
+    if config.exists():
+        _check_same_run(json.loads(config.read_text()), meta, workdir)
+    else:
+        replace_text(config, json.dumps(meta, indent=2) + "\n")
+    environment = json.dumps(_environment(), indent=2) + "\n"
+    replace_text(workdir / "environment.json", environment)
+
+
+def _check_same_run(found: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:
+    found, wanted = _flat(found), _flat(wanted)
+    differing = [
+        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds another run: {'; '.join(differing)}. Take another --workdir, or "
+            "pass --fresh to delete that run."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
+        flat |= inner or {f"{prefix}{name}": value}
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": parallel.describe_devices(),
+        "versions": {name: version(name) for name in RECORDED_VERSIONS},
+    }

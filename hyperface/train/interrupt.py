@@ -1,0 +1,68 @@
+"""A run that is told to stop: it finishes its step and saves."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Interrupted(Exception):
+    """The run stopped at a signal, saved.
+
+    Args:
+      step: the steps that are done and saved.
+      name: of the signal.
+    """
+
+    def __init__(self, step: int, name: str):
+        super().__init__(f"{name}: step {step} is saved. The same command goes on from it.")
+        self.by_user = name == signal.SIGINT.name
+
+
+class StopRequest:
+    """Whether the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def reached(self, step: int) -> str | None:
+        """Name of the signal after which `step`, just done, is to be the last; None to go on.
+
+        On several processes it is the same step on all.
+        """
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            return signal.SIGTERM.name
+        return self.signal
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Turns the first SIGTERM or SIGINT into a request; the second acts as it always did.
+
+    Nothing is installed on several processes, where JAX has a handler of its own, and outside the
+    main thread, which gets no signals.
+    """
+    request = StopRequest()
+    before = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        request.signal = signal.Signals(number).name
+        restore()
+        os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, asked)
+    try:
+        yield request
+    finally:
+        restore()

@@ -1,0 +1,127 @@
+"""Kills a training run at random moments, damages what it leaves, and compares how it ends.
+
+    python -m launch.torture                                    a made-up data set, 50 kills
+    python -m launch.torture mnist-ring --kills 10 -- --steps 400 --checkpoint-every 50
+
+What stands after -- are options of launch.train, the same for every run. The command trains once
+without a break, then again and again with kill -9 at random moments until enough kills are done;
+every run must end with the first one's parameters, bit for bit. Then each fault in turn. Status 1
+says that something did not hold.
+"""
+
+import dataclasses
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperface.errors import InputError
+from launch import cli, experiments
+from launch.faults import FAULTS, Trainer
+
+MADE_UP = [
+    "--data.name", "made-up", "--data.batch-size", "16", "--model.feature-dim", "8",
+    "--steps", "40", "--log-every", "1", "--checkpoint-every", "4", "--compare",
+    "--optimizer.learning-rate", "0.02", "--optimizer.boundaries", "--evaluation.folds", "4",
+    "--evaluation.snapshots", "1",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Torture:
+    """Options of the command."""
+
+    kills: int = 50
+    seed: int = 0
+    """Of the moments."""
+    faults: bool = True
+    """Try the other faults too."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; a made-up one in a temporary folder where no experiment is
+    named."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then runs; ends with status 1 where something did not hold."""
+    args, given = _split(list(args))
+    name = args.pop(0) if args and not args[0].startswith("-") else None
+    options = cli.parse(Torture(), args, prog="python -m launch.torture", description=__doc__)
+    if options.kills < 1:
+        raise InputError(f"--kills: expected at least 1, found {options.kills}.")
+    if name is not None:
+        experiments.load(name)
+    with tempfile.TemporaryDirectory(prefix="hyperface-torture-") as folder:
+        folder = Path(folder)
+        if name is None:
+            data_dir = options.data_dir or _made_up(folder)
+            arguments = [experiments.DEFAULT, *MADE_UP, *given, "--data-dir", str(data_dir)]
+        else:
+            arguments = [name, *given]
+            if options.data_dir:
+                arguments += ["--data-dir", str(options.data_dir)]
+        held = _tortured(Trainer(arguments, folder), options)
+    sys.exit(0 if held else 1)
+
+
+def _tortured(trainer: Trainer, options: Torture) -> bool:
+    seconds = trainer.train_whole()
+    print(f"Unbroken: {seconds:.0f} s, {trainer.steps} steps.", flush=True)
+    rng = random.Random(options.seed)
+    rows, kills, runs = [], 0, 0
+    while kills < options.kills:
+        runs += 1
+        found = trainer.train_killed(f"killed-{runs}", options.kills - kills, rng, seconds)
+        kills += found.kills
+        rows.append(
+            (
+                f"run {runs}, kill -9 x {found.kills}",
+                f"{found.lost} steps lost at most",
+                found.equal,
+            )
+        )
+        print(_row(*rows[-1]), flush=True)
+    if options.faults:
+        for title, fault in FAULTS.items():
+            outcome, held = fault(trainer)
+            rows.append((title, outcome, held))
+            print(_row(*rows[-1]), flush=True)
+    held = sum(row[2] for row in rows)
+    print(f"{kills} kills, {held} of {len(rows)} held.")
+    return held == len(rows)
+
+
+def _row(title: str, outcome: str, held: bool) -> str:
+    return f"{title:34} {'holds' if held else 'FAILS'}  {outcome}"
+
+
+def _split(args: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in args:
+        return args, []
+    place = args.index("--")
+    return args[:place], args[place + 1 :]
+
+
+def _made_up(folder: Path) -> Path:
+    """A data set of random patterns, 10 people with 8 noisy images each."""
+    import numpy as np
+    from PIL import Image
+
+    from hyperface.data import store
+    from hyperface.data.planning import Options
+    from hyperface.data.sources.trees import folder as tree
+
+    rng = np.random.default_rng(0)
+    for person in range(10):
+        place = folder / f"people/{person}"
+        place.mkdir(parents=True)
+        pattern = rng.integers(30, 225, (16, 14, 3))
+        for image in range(8):
+            noisy = np.clip(pattern + rng.normal(0, 12, pattern.shape), 0, 255)
+            Image.fromarray(noisy.astype(np.uint8)).save(place / f"{image}.png")
+    store.prepare(tree(folder / "people"), folder / "data/made-up", Options(held_out=4))
+    return folder / "data"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,160 @@
+"""Checkpoints that were changed, cut short or are of another model are never used silently."""
+
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperface.errors import InputError
+from hyperface.train import parallel
+from hyperface.train.checkpoint import Checkpoints, CorruptCheckpoint
+from hyperface.train.checksum import checksums
+from hyperface.weights.runs import read_run
+
+# TensorStore calls back into an event loop that Orbax closed at the first failed read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def run(random_run, tmp_path):
+    """A run of its own with checkpoints 4 and 8."""
+    folder, state = random_run
+    shutil.copytree(folder, tmp_path / "run")
+    return tmp_path / "run", state
+
+
+def flip(step, places=None):
+    """Flips one bit of the largest file of array data, as a bad disk does."""
+    data = max(step.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    for place in places or [len(content) // 2]:
+        content[place] ^= 0x10
+    data.write_bytes(content)
+
+
+def cut(step):
+    data = max(step.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+
+
+def lose(step):
+    for data in step.glob("state/**/d/*"):
+        data.unlink()
+
+
+def change_meta(step):
+    path = step / "meta/metadata"
+    meta = json.loads(path.read_text())
+    meta["experiment"]["seed"] = 1
+    path.write_text(json.dumps(meta))
+
+
+def empty(step):
+    shutil.rmtree(step / "state")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lose, change_meta, empty])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run):
+    folder, state = run
+    damage(folder / "checkpoints/8")
+    like, said = jax.eval_shape(lambda: state), []
+    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
+        step, found = checkpoints.restore_newest(like, parallel.replicated())
+        assert step == 4
+        chex.assert_trees_all_equal(found.params, state.params)
+        checkpoints.save(8, state, {})
+    assert len(said) == 1
+    assert "checkpoints/8: expected a whole checkpoint, found" in said[0]
+    assert "kept as broken-8; the one before it is used" in said[0]
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+
+
+def test_every_flipped_bit_is_found(run, rng):
+    """Orbax alone restores each of these without a word."""
+    folder, state = run
+    like = jax.eval_shape(lambda: state)
+    size = max(path.stat().st_size for path in folder.glob("checkpoints/8/state/**/d/*"))
+    for place in rng.integers(size // 8, size, 12):
+        flip(folder / "checkpoints/8", [place])
+        with (
+            Checkpoints(folder / "checkpoints", read_only=True) as checkpoints,
+            pytest.raises(CorruptCheckpoint, match=r"damaged one \(.*Take another step"),
+        ):
+            checkpoints.restore(8, like, parallel.replicated())
+        flip(folder / "checkpoints/8", [place])
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        checkpoints.restore(8, like, parallel.replicated())
+
+
+def test_with_no_sound_checkpoint_there_is_none(run):
+    folder, state = run
+    said = []
+    for step in (4, 8):
+        flip(folder / f"checkpoints/{step}")
+    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        assert checkpoints.restore_newest(like, parallel.replicated()) is None
+    assert len(said) == 2
+
+
+def test_another_model_is_refused_and_not_set_aside(run):
+    folder, state = run
+    like = jax.eval_shape(lambda: state.replace(distortion=jnp.zeros(5)))
+    with (
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        pytest.raises(InputError, match=r"distortion expected float32\[5\], found float32\[6\]"),
+    ):
+        checkpoints.restore_newest(like, parallel.replicated())
+    assert (folder / "checkpoints/8").exists()
+
+
+def test_a_checkpoint_without_checksums_is_refused_and_not_set_aside(run):
+    folder, state = run
+    path = folder / "checkpoints/8/meta/metadata"
+    meta = json.loads(path.read_text())
+    del meta["checksum"], meta["arrays"]
+    path.write_text(json.dumps(meta))
+    with (
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        pytest.raises(InputError, match="with checksums, found one of an earlier version"),
+    ):
+        checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
+    assert (folder / "checkpoints/8").exists()
+    with pytest.raises(InputError, match="saved by an earlier version"):
+        read_run(folder)
+
+
+def test_a_flipped_backbone_is_not_loaded_either(run):
+    folder, _ = run
+    flip(folder / "checkpoints/8", range(4000, 100_000, 500))
+    with pytest.raises(InputError, match="found a damaged one"):
+        read_run(folder)
+
+
+# ------------------------------------------------------------------------------------- checksums
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16", "float64", "uint8", "bool"])
+def test_one_changed_element_changes_the_sum(dtype, rng):
+    array = np.asarray(rng.integers(0, 2, (20_000, 3)), jnp.dtype(dtype))
+    changed = array.copy()
+    changed[19_000, 1] = 1 - changed[19_000, 1]
+    assert checksums({"a": array}) != checksums({"a": changed})
+
+
+def test_order_and_place_count():
+    assert checksums({"a": np.arange(4)}) != checksums({"a": np.arange(4)[::-1]})
+    assert checksums({"a": np.float32([0, 1])}) != checksums({"a": np.float32([1, 0])})
+
+
+def test_the_sum_is_the_same_for_any_sharding(rng):
+    array = rng.normal(size=(16_000, 5)).astype(np.float32)
+    replicated = jax.device_put(array, parallel.replicated())
+    rows = parallel.split_rows(array)
+    assert len(rows.sharding.device_set) == 8
+    assert checksums({"a": array}) == checksums({"a": replicated}) == checksums({"a": rows})
