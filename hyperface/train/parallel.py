@@ -5,12 +5,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hyperface import compiler
 from hyperface.data.images import warn_of_range
 from hyperface.errors import InputError
+from hyperface.train.rows import has_class_rows
 from hyperface.train.state import TrainState
 from hyperface.train.step import Metrics, train_step
 
@@ -43,6 +45,19 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         raise InputError(
             f"data.batch-size: expected a multiple of the {num_devices} devices, found "
             f"{batch_size}. Take {fits}."
+        )
+
+
+def check_classes(num_classes: int, num_devices: int) -> None:
+    """Refuses to split fewer classes than there are devices.
+
+    Raises:
+      InputError: naming both numbers.
+    """
+    if num_classes < num_devices:
+        raise InputError(
+            f"shard-agents: expected at least one class for each of the {num_devices} devices, "
+            f"found {num_classes}. Leave it out."
         )
 
 
@@ -110,6 +125,121 @@ def data_parallel_step(
         return compiled[key](state, split)
 
     return step
+
+
+def sharded_step(
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
+    """`train_step` with the batch, and every array that has one row a class, split over devices.
+
+    Each device computes its own rows of similarities for the whole batch: features are gathered,
+    and their gradient comes back by a reduce-scatter. By `jax.shard_map` over a mesh; the state's
+    buffers are donated.
+
+    Args:
+      devices: the devices to use; all by default.
+
+    Returns:
+      (state from `split_classes`, host batch) -> (state, metrics), with `lower` as its attribute.
+      The batch is split evenly in order.
+    """
+    mesh = _mesh(devices)
+    options = compiler.options(mesh.devices.flat[0].platform)
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=options)
+    def mapped(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        specs = _specs(state)
+        return jax.shard_map(
+            partial(train_step, axis_name=AXIS, split_classes=True),
+            mesh=mesh,
+            in_specs=(specs, PartitionSpec(AXIS)),
+            out_specs=(specs, PartitionSpec()),
+            check_vma=False,
+        )(state, batch)
+
+    range_checked = False
+
+    def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+        nonlocal range_checked
+        check_batch_size(len(batch["labels"]), mesh.size)
+        if not range_checked:
+            warn_of_range(batch["images"])
+            range_checked = True
+        return mapped(state, jax.device_put(batch, NamedSharding(mesh, PartitionSpec(AXIS))))
+
+    step.lower = mapped.lower
+    return step
+
+
+def split_classes(
+    make: Callable[..., TrainState],
+    *arguments: Any,
+    devices: Sequence[jax.Device] | None = None,
+) -> TrainState:
+    """A state for `sharded_step`, made where it will be: no device ever holds all agents.
+
+    Where the classes are not a multiple of the devices, rows of zeros, and NaN for the distortion,
+    which count nowhere, fill the last devices.
+
+    Args:
+      make: of a state; jitted.
+      arguments: its arrays.
+      devices: as of `sharded_step`.
+    """
+    mesh = _mesh(devices)
+
+    def made(*arguments: Any) -> TrainState:
+        return _padded(make(*arguments), mesh.size)
+
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), _specs(jax.eval_shape(made, *arguments))
+    )
+    return jax.jit(made, out_shardings=shardings)(*arguments)
+
+
+def whole_classes(state: TrainState) -> TrainState:
+    """The state of `sharded_step` without padding: the same for any number of devices.
+
+    Its arrays stay split, by feature dimension where the classes are no multiple of the devices.
+    """
+    num_classes = state.network.head.num_classes
+    if state.distortion.size == num_classes:
+        return state
+    mesh = state.distortion.sharding.mesh
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        columns = leaf.ndim > 1 and leaf.shape[1] % mesh.size == 0
+        spec = PartitionSpec(None, AXIS) if columns else PartitionSpec()
+        sharding = NamedSharding(mesh, spec)
+        return jax.jit(lambda x: x[:num_classes], out_shardings=sharding)(leaf)
+
+    return _with_rows(state, cut)
+
+
+def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> TrainState:
+    """The state with every array that has one row a class changed."""
+    loss = state.network.head.loss
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: change(leaf) if has_class_rows(path, loss) else leaf, state
+    )
+
+
+def _specs(state: TrainState) -> Any:
+    """How `sharded_step` splits a state: by rows what has one row a class."""
+    loss = state.network.head.loss
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: PartitionSpec(AXIS) if has_class_rows(path, loss) else PartitionSpec(),
+        state,
+    )
+
+
+def _padded(state: TrainState, devices: int) -> TrainState:
+    missing = -state.distortion.size % devices
+    state = _with_rows(
+        state, lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
+    )
+    unseen = state.distortion.at[state.distortion.size - missing :].set(jnp.nan)
+    return state.replace(distortion=unseen)
 
 
 def _signature(arguments: Any) -> tuple[Any, ...]:
