@@ -135,7 +135,7 @@ class AgentHead(nn.Module):
 
         if self.is_initializing():
             return self.param("agents", init, (self.num_classes, dim))
-        # Without the check of the shape: a step may bring only the rows that take part, or are here.
+        # Without the check of the shape: a step brings the rows that take part, or are here.
         return self.get_variable("params", "agents")
 
     def _term(

@@ -201,9 +201,7 @@ def test_a_batch_may_be_split_over_the_same_devices(name, block_size):
     """Each device then has its examples' losses and gradients."""
     ours, plain = TERMS[name]
     rows = PartitionSpec("classes")
-    mesh = jax.make_mesh(
-        (2,), ("classes",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
-    )
+    mesh = jax.make_mesh((2,), ("classes",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     loss = partial(ours, block_size=block_size, axis_name="classes", split_batch=True)
     split = jax.shard_map(
         partial(value_and_gradients, loss),

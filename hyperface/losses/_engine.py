@@ -2,7 +2,7 @@
 
 A sweep goes over blocks of agents, on this device's rows only. The forward one folds similarities
 into summaries; the backward one makes the similarities again and turns slopes into gradients. Where the
-batch is split over the devices, sweeps see the whole of it, and everything else this device's part.
+batch is split over the devices, the sweeps see the whole of it, all else this device's part.
 """
 
 from functools import partial

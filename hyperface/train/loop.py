@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def train(
       console: where progress goes.
 
     Returns:
-      The state after the last step, replicated over the local devices.
+      The state after the last step on the local devices: replicated, or with agents split.
 
     Raises:
       InputError: the data, the batch size or the folder does not fit; nothing was compiled.
@@ -86,6 +87,8 @@ def train(
     if split.num_classes < 2:
         raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
     parallel.check_devices(experiment.data.batch_size)
+    if experiment.shard_agents:
+        parallel.check_classes(split.num_classes)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     if start is not None:
@@ -100,16 +103,16 @@ def train(
             rest = "nothing left to train" if first_step >= experiment.steps else "going on"
             console.print(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
             state = checkpoints.restore(first_step, abstract, parallel.replicated())
+            if experiment.shard_agents:
+                state = parallel.split_classes(lambda state: state, state)
         else:
             batch = next(_batches(experiment, split, 0))
-            state = create_state(
-                experiment,
-                split.num_classes,
-                batch["images"],
-                batch["labels"],
-                start and start.backbone,
-            )
-            state = jax.device_put(state, parallel.replicated())
+            make = partial(create_state, experiment, split.num_classes)
+            arguments = (batch["images"], batch["labels"], start and start.backbone)
+            if experiment.shard_agents:
+                state = parallel.split_classes(make, *arguments)
+            else:
+                state = jax.device_put(make(*arguments), parallel.replicated())
         return _run(
             experiment, split, workdir, state, first_step, checkpoints, meta, console, workers
         )
@@ -137,7 +140,8 @@ def _run(
     if first_step >= experiment.steps:
         return state
     _print_groups(experiment, state, console)
-    step_fn = parallel.data_parallel_step()
+    sharded = experiment.shard_agents
+    step_fn = parallel.sharded_step() if sharded else parallel.data_parallel_step()
     batches = _batches(experiment, split, first_step, workers)
     rate = learning_rate(experiment.optimizer)
     always_saved = set(experiment.snapshot_steps())
@@ -163,10 +167,10 @@ def _run(
                     finish(*pending)
                     pending = None
                     log.flush()
-                    checkpoints.save(step, state, meta)
+                    checkpoints.save(step, parallel.whole_classes(state), meta)
         finally:
             log.close()
-    return state
+    return parallel.whole_classes(state)
 
 
 def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:

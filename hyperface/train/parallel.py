@@ -48,12 +48,13 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         )
 
 
-def check_classes(num_classes: int, num_devices: int) -> None:
+def check_classes(num_classes: int) -> None:
     """Refuses to split fewer classes than there are devices.
 
     Raises:
       InputError: naming both numbers.
     """
+    num_devices = jax.local_device_count()
     if num_classes < num_devices:
         raise InputError(
             f"shard-agents: expected at least one class for each of the {num_devices} devices, "
@@ -186,15 +187,27 @@ def split_classes(
       arguments: its arrays.
       devices: as of `sharded_step`.
     """
-    mesh = _mesh(devices)
-
-    def made(*arguments: Any) -> TrainState:
-        return _padded(make(*arguments), mesh.size)
-
-    shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), _specs(jax.eval_shape(made, *arguments))
+    shapes = split_shapes(jax.eval_shape(make, *arguments), devices)
+    # As leaves: another call of `make` may return another optimiser object.
+    leaves, structure = jax.tree.flatten(shapes)
+    made = jax.jit(
+        lambda *found: jax.tree.leaves(_padded(make(*found), shapes.distortion.size)),
+        out_shardings=[leaf.sharding for leaf in leaves],
     )
-    return jax.jit(made, out_shardings=shardings)(*arguments)
+    return jax.tree.unflatten(structure, made(*arguments))
+
+
+def split_shapes(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
+    """What `split_classes` would make of a state or its shapes: shapes, dtypes and shardings."""
+    mesh = _mesh(devices)
+    rows = -(-state.distortion.size // mesh.size) * mesh.size
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+        ),
+        jax.eval_shape(partial(_padded, rows=rows), state),
+        _specs(state),
+    )
 
 
 def whole_classes(state: TrainState) -> TrainState:
@@ -233,12 +246,12 @@ def _specs(state: TrainState) -> Any:
     )
 
 
-def _padded(state: TrainState, devices: int) -> TrainState:
-    missing = -state.distortion.size % devices
+def _padded(state: TrainState, rows: int) -> TrainState:
+    missing = rows - state.distortion.size
     state = _with_rows(
         state, lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
     )
-    unseen = state.distortion.at[state.distortion.size - missing :].set(jnp.nan)
+    unseen = state.distortion.at[rows - missing :].set(jnp.nan)
     return state.replace(distortion=unseen)
 
 
