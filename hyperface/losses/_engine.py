@@ -1,8 +1,8 @@
 """The engine's two sweeps over the classes, forward and backward; `classwise` is its front.
 
 A sweep goes over blocks of agents, on this device's rows only. The forward one folds similarities
-into summaries; the backward one makes the similarities again and turns slopes into gradients. Where the
-batch is split over the devices, the sweeps see the whole of it, all else this device's part.
+into summaries; the backward one makes the similarities again and turns slopes into gradients. Of a
+batch that is split over the devices the sweeps see the whole, and all else this device's part.
 """
 
 from functools import partial

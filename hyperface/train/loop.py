@@ -19,6 +19,7 @@ from hyperface.files import replace_text
 from hyperface.train import parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Experiment
+from hyperface.train.memory import check_memory, run_sizes
 from hyperface.train.metrics import MetricsLog, check_finite
 from hyperface.train.optim import group_summaries, learning_rate
 from hyperface.train.progress import TrainingProgress
@@ -90,6 +91,13 @@ def train(
     if experiment.shard_agents:
         parallel.check_classes(split.num_classes)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
+    needed = check_memory(
+        run_sizes(abstract, experiment.data.batch_size, split.image_shape),
+        parallel.num_devices(),
+        parallel.device_memory(),
+        shard_agents=experiment.shard_agents,
+    )
+    console.print(f"{experiment.name} needs {needed}", highlight=False, soft_wrap=True)
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     if start is not None:
         meta["init_from"] = start.origin

@@ -1,5 +1,6 @@
 """The mapping of the step onto devices; the only module that names them."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -46,6 +47,19 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
             f"data.batch-size: expected a multiple of the {num_devices} devices, found "
             f"{batch_size}. Take {fits}."
         )
+
+
+def num_devices() -> int:
+    """Devices that take part in a step."""
+    return jax.local_device_count()
+
+
+def device_memory() -> int:
+    """Bytes of one local device; simulated CPU devices share the machine's."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return min(found["bytes_limit"] for found in stats)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
 
 
 def check_classes(num_classes: int) -> None:
