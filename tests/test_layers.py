@@ -50,6 +50,7 @@ MAY_IMPORT = {
         },
         {"optax"},
     ),
+    "train.distributed": ({"errors"}, set()),
     "train.memory": ({"errors", "losses", "train.rows", "train.state"}, set()),
     "train.parallel": (
         {"compiler", "data.images", "errors", "train.rows", "train.state", "train.step"},

@@ -2,6 +2,12 @@
 
 import dataclasses
 import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -10,6 +16,7 @@ from conftest import write_people
 from rich.console import Console
 from test_sharded_step import Linear
 
+import hyperface
 from hyperface import models
 from hyperface.data import store
 from hyperface.data.planning import Options
@@ -18,6 +25,8 @@ from hyperface.errors import InputError
 from hyperface.objective import CenterTerm, Loss, SoftmaxTerm
 from hyperface.train import loop
 from hyperface.train.metrics import read_metrics
+
+script = str(Path(__file__).with_name("one_of_two.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +64,56 @@ def test_a_run_equals_the_replicated_one_and_may_be_interrupted(
     again, metrics_again = train(split, ten_people, tmp_path / "split")
     chex.assert_trees_all_equal(again, found)
     assert metrics_again == metrics
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def train_in_two_processes(experiment, data_dir, workdir):
+    """Of two devices each, which talk over gloo."""
+    port, wanted = str(free_port()), json.dumps(experiment.to_dict())
+    paths = [str(Path(hyperface.__file__).parents[1]), str(Path(__file__).parent)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": os.pathsep.join(paths)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, str(process), port, str(data_dir), str(workdir), wanted],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+    return read_metrics(workdir / "metrics.jsonl"), outputs
+
+
+@pytest.mark.parametrize(
+    "shard_agents", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["split", "whole"]
+)
+def test_two_processes_train_as_one(tiny_experiment, ten_people, tmp_path, shard_agents):
+    """Ten steps with dropout; process 0 alone writes and prints."""
+    once = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
+    loss = Loss(softmax=SoftmaxTerm(dropout=0.1), center=CenterTerm(weight=0.001))
+    run = dataclasses.replace(
+        tiny_experiment,
+        steps=10,
+        log_every=1,
+        checkpoint_every=5,
+        evaluation=once,
+        loss=loss,
+        shard_agents=shard_agents,
+    )
+    _, known = train(run, ten_people, tmp_path / "one")
+    found, outputs = train_in_two_processes(run, ten_people, tmp_path / "two")
+    assert len(found) == 10
+    chex.assert_trees_all_close(found, known, rtol=1e-4, atol=1e-6)
+    assert "needs about" in outputs[0]
+    assert "needs about" not in outputs[1]
 
 
 def test_too_few_classes_are_refused_before_anything_is_made(tiny_experiment, tiny_data, tmp_path):

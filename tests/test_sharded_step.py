@@ -1,6 +1,7 @@
 """The step with agents split over devices: the numbers of one device, an eighth of the memory."""
 
 from dataclasses import replace
+from functools import partial
 
 import chex
 import jax
@@ -66,6 +67,9 @@ def experiment(loss, **options):
     )
 
 
+split = partial(parallel.on_mesh, split_classes=True)
+
+
 def batches(steps, classes=CLASSES):
     """Random patterns with a mask that leaves the first device without an example."""
     rng = np.random.default_rng(0)
@@ -95,8 +99,8 @@ def one_device(run, steps, classes=CLASSES):
 
 
 def assert_split_gives(run, steps, before, expected, known, classes=CLASSES):
-    state = parallel.split_classes(lambda state: state, before)
-    step = parallel.sharded_step()
+    state = split(lambda state: state, before)
+    step = parallel.mesh_step(split_classes=True)
     for batch, truth in zip(batches(steps, classes), known, strict=True):
         state, metrics = step(state, batch)
         chex.assert_trees_all_close(jax.device_get(metrics), truth, rtol=2e-5, atol=2e-6)
@@ -137,8 +141,8 @@ def test_classes_that_do_not_divide_are_padded_with_rows_that_count_nowhere(name
 def test_a_state_made_in_place_is_the_one_that_is_moved():
     run, (batch,) = experiment(LOSSES["center"]), batches(1, 9)
     arguments = (batch["images"], batch["labels"])
-    in_place = parallel.split_classes(creator(run, 9), *arguments)
-    moved = parallel.split_classes(lambda state: state, creator(run, 9)(*arguments))
+    in_place = split(creator(run, 9), *arguments)
+    moved = split(lambda state: state, creator(run, 9)(*arguments))
     assert_same_state(in_place, moved)
     assert in_place.distortion.shape == (16,)
 
@@ -150,9 +154,9 @@ def moved_rows(before, after):
 def test_a_sampled_step_touches_the_rows_drawn_on_each_device():
     run = experiment(Loss(softmax=SoftmaxTerm(scale=5.0), sample_rate=0.1))
     (batch,) = batches(1, 161)  # 21 rows a device, the last with seven of padding
-    state = parallel.split_classes(creator(run, 161), batch["images"], batch["labels"])
+    state = split(creator(run, 161), batch["images"], batch["labels"])
     before = np.array(state.params["head"]["softmax"]["agents"])
-    state, metrics = parallel.sharded_step()(state, batch)
+    state, metrics = parallel.mesh_step(split_classes=True)(state, batch)
     moved = moved_rows(before, state.params["head"]["softmax"]["agents"])
     own = set(batch["labels"][batch["mask"] > 0])
     assert own <= moved
@@ -167,8 +171,8 @@ def test_a_sample_of_all_classes_is_the_full_head():
     (first,) = batches(1)
     ended = []
     for run in (full, almost):
-        state = parallel.split_classes(creator(run), first["images"], first["labels"])
-        step = parallel.sharded_step()
+        state = split(creator(run), first["images"], first["labels"])
+        step = parallel.mesh_step(split_classes=True)
         for batch in batches(3):
             state, _ = step(state, batch)
         ended.append(state)
@@ -184,8 +188,9 @@ def compiled():
         images = jax.ShapeDtypeStruct((1024, 4, 4, 1), np.float32)
         labels = jax.ShapeDtypeStruct((1024,), np.int32)
         state = jax.eval_shape(creator(run, 65536), images, labels)
+        shapes = parallel.shapes_on_mesh(state, split_classes=True)
         batch = {"images": images, "labels": labels, "mask": images.update(shape=(1024,))}
-        return parallel.sharded_step().lower(parallel.split_shapes(state), batch).compile()
+        return parallel.mesh_step(split_classes=True).lower(shapes, batch).compile()
 
 
 def test_no_array_of_the_program_is_batch_by_classes(compiled):

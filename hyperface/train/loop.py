@@ -16,7 +16,7 @@ from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
 from hyperface.files import replace_text
-from hyperface.train import parallel
+from hyperface.train import distributed, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Experiment
 from hyperface.train.memory import check_memory, run_sizes
@@ -76,13 +76,13 @@ def train(
       console: where progress goes.
 
     Returns:
-      The state after the last step on the local devices: replicated, or with agents split.
+      The state after the last step, on the devices of all processes: replicated, or agents split.
 
     Raises:
       InputError: the data, the batch size or the folder does not fit; nothing was compiled.
       DivergenceError: a metric became NaN or infinite.
     """
-    console = console or Console()
+    console = (console or Console()) if distributed.is_writer() else Console(quiet=True)
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     if split.num_classes < 2:
@@ -101,9 +101,13 @@ def train(
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     if start is not None:
         meta["init_from"] = start.origin
-    if fresh:
-        _clear(workdir)
-    _claim(workdir, meta)
+    if distributed.is_writer():
+        if fresh:
+            _clear(workdir)
+        _claim(workdir, meta)
+    distributed.wait_for_all("claimed")
+    local = _is_local(experiment)
+    on_mesh = partial(parallel.on_mesh, split_classes=experiment.shard_agents)
     snapshots = experiment.snapshot_steps()
     with Checkpoints(workdir / "checkpoints", keep=snapshots) as checkpoints:
         first_step = checkpoints.latest() or 0
@@ -111,19 +115,20 @@ def train(
             rest = "nothing left to train" if first_step >= experiment.steps else "going on"
             console.print(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
             state = checkpoints.restore(first_step, abstract, parallel.replicated())
-            if experiment.shard_agents:
-                state = parallel.split_classes(lambda state: state, state)
+            if not local:
+                state = on_mesh(lambda state: state, state)
         else:
             batch = next(_batches(experiment, split, 0))
             make = partial(create_state, experiment, split.num_classes)
             arguments = (batch["images"], batch["labels"], start and start.backbone)
-            if experiment.shard_agents:
-                state = parallel.split_classes(make, *arguments)
-            else:
+            if local:
                 state = jax.device_put(make(*arguments), parallel.replicated())
-        return _run(
+            else:
+                state = on_mesh(make, *arguments)
+        state = _run(
             experiment, split, workdir, state, first_step, checkpoints, meta, console, workers
         )
+        return parallel.whole_classes(state)
 
 
 def _run(
@@ -148,12 +153,16 @@ def _run(
     if first_step >= experiment.steps:
         return state
     _print_groups(experiment, state, console)
-    sharded = experiment.shard_agents
-    step_fn = parallel.sharded_step() if sharded else parallel.data_parallel_step()
-    batches = _batches(experiment, split, first_step, workers)
+    if _is_local(experiment):
+        step_fn = parallel.data_parallel_step()
+    else:
+        step_fn = parallel.mesh_step(split_classes=experiment.shard_agents)
+    batches = _batches(experiment, split, first_step, workers, **distributed.share())
     rate = learning_rate(experiment.optimizer)
     always_saved = set(experiment.snapshot_steps())
-    log = MetricsLog(workdir, first_step, experiment.log_every)
+    log = None
+    if distributed.is_writer():
+        log = MetricsLog(workdir, first_step, experiment.log_every)
     pending = None
 
     with TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress:
@@ -162,7 +171,7 @@ def _run(
             values = {name: float(value) for name, value in metrics.items()}
             check_finite(step, values)
             progress.update(step, values)
-            if log.add(step, values, last=step == experiment.steps):
+            if log and log.add(step, values, last=step == experiment.steps):
                 log.write(step, learning_rate=float(rate(step - 1)))
 
         try:
@@ -174,11 +183,13 @@ def _run(
                 if step % experiment.checkpoint_every == 0 or step in always_saved:
                     finish(*pending)
                     pending = None
-                    log.flush()
+                    if log:
+                        log.flush()
                     checkpoints.save(step, parallel.whole_classes(state), meta)
         finally:
-            log.close()
-    return parallel.whole_classes(state)
+            if log:
+                log.close()
+    return state
 
 
 def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
@@ -191,7 +202,7 @@ def _print_groups(experiment: Experiment, state: TrainState, console: Console) -
 
 
 def _batches(
-    experiment: Experiment, split: Split, start_step: int, workers: int = 0
+    experiment: Experiment, split: Split, start_step: int, workers: int = 0, **share: int
 ) -> Iterator[Batch]:
     return training_batches(
         split,
@@ -201,7 +212,13 @@ def _batches(
         shift=experiment.data.shift,
         start_step=start_step,
         workers=workers,
+        **share,
     )
+
+
+def _is_local(experiment: Experiment) -> bool:
+    """Whether the step is mapped over one host's devices, each with the whole state."""
+    return not (distributed.are_several() or experiment.shard_agents)
 
 
 def _clear(workdir: Path) -> None:

@@ -21,17 +21,12 @@ AXIS = "batch"
 
 
 def check_devices(batch_size: int) -> None:
-    """Refuses a batch that the local devices cannot split evenly, and several processes.
+    """Refuses a batch that the devices of all processes cannot split evenly.
 
     Raises:
       InputError: naming both numbers and the nearest sizes that fit.
     """
-    if jax.process_count() > 1:
-        raise InputError(
-            f"expected one process, found {jax.process_count()}: this step is mapped over the "
-            "devices of one host."
-        )
-    check_batch_size(batch_size, jax.local_device_count())
+    check_batch_size(batch_size, num_devices())
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
@@ -50,8 +45,8 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
 
 
 def num_devices() -> int:
-    """Devices that take part in a step."""
-    return jax.local_device_count()
+    """Devices of all processes: those that take part in a step."""
+    return jax.device_count()
 
 
 def device_memory() -> int:
@@ -68,10 +63,9 @@ def check_classes(num_classes: int) -> None:
     Raises:
       InputError: naming both numbers.
     """
-    num_devices = jax.local_device_count()
-    if num_classes < num_devices:
+    if num_classes < num_devices():
         raise InputError(
-            f"shard-agents: expected at least one class for each of the {num_devices} devices, "
+            f"shard-agents: expected at least one class for each of the {num_devices()} devices, "
             f"found {num_classes}. Leave it out."
         )
 
@@ -90,14 +84,14 @@ def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -
     A jitted function of it then runs on all of them: what evaluation does with images, and with the
     blocks of a gallery. Where the rows cannot be split evenly, the first device takes all.
     """
-    mesh = _mesh(devices)
+    mesh = _mesh(devices or jax.local_devices())
     if array.shape[0] % mesh.size:
         return jax.device_put(array, mesh.devices.flat[0])
     return jax.device_put(array, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
 def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or jax.devices())
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -142,30 +136,31 @@ def data_parallel_step(
     return step
 
 
-def sharded_step(
-    devices: Sequence[jax.Device] | None = None,
+def mesh_step(
+    devices: Sequence[jax.Device] | None = None, *, split_classes: bool
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
-    """`train_step` with the batch, and every array that has one row a class, split over devices.
+    """`train_step` over the devices of all processes, by `jax.shard_map`.
 
-    Each device computes its own rows of similarities for the whole batch: features are gathered,
-    and their gradient comes back by a reduce-scatter. By `jax.shard_map` over a mesh; the state's
-    buffers are donated.
+    With split classes each device computes its own rows of similarities for the whole batch:
+    features are gathered, and their gradient comes back by a reduce-scatter. The state's buffers
+    are donated.
 
     Args:
       devices: the devices to use; all by default.
+      split_classes: whether arrays that have one row a class are split by rows, as `on_mesh` did.
 
     Returns:
-      (state from `split_classes`, host batch) -> (state, metrics), with `lower` as its attribute.
-      The batch is split evenly in order.
+      (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with `lower` as
+      its attribute. The shares are split evenly in order of process and device.
     """
     mesh = _mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)
 
     @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def mapped(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        specs = _specs(state)
+        specs = _specs(state, split_classes)
         return jax.shard_map(
-            partial(train_step, axis_name=AXIS, split_classes=True),
+            partial(train_step, axis_name=AXIS, split_classes=split_classes),
             mesh=mesh,
             in_specs=(specs, PartitionSpec(AXIS)),
             out_specs=(specs, PartitionSpec()),
@@ -176,32 +171,36 @@ def sharded_step(
 
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         nonlocal range_checked
-        check_batch_size(len(batch["labels"]), mesh.size)
+        check_batch_size(len(batch["labels"]), mesh.local_mesh.size)
         if not range_checked:
             warn_of_range(batch["images"])
             range_checked = True
-        return mapped(state, jax.device_put(batch, NamedSharding(mesh, PartitionSpec(AXIS))))
+        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+        whole = partial(jax.make_array_from_process_local_data, sharding)
+        return mapped(state, jax.tree.map(whole, batch))
 
     step.lower = mapped.lower
     return step
 
 
-def split_classes(
+def on_mesh(
     make: Callable[..., TrainState],
     *arguments: Any,
+    split_classes: bool,
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainState:
-    """A state for `sharded_step`, made where it will be: no device ever holds all agents.
+    """A state for `mesh_step`, made where it will be: no device holds all agents that are split.
 
     Where the classes are not a multiple of the devices, rows of zeros, and NaN for the distortion,
     which count nowhere, fill the last devices.
 
     Args:
       make: of a state; jitted.
-      arguments: its arrays.
-      devices: as of `sharded_step`.
+      arguments: its arrays, the same in every process.
+      split_classes, devices: as of `mesh_step`.
     """
-    shapes = split_shapes(jax.eval_shape(make, *arguments), devices)
+    like = jax.eval_shape(make, *arguments)
+    shapes = shapes_on_mesh(like, split_classes=split_classes, devices=devices)
     # As leaves: another call of `make` may return another optimiser object.
     leaves, structure = jax.tree.flatten(shapes)
     made = jax.jit(
@@ -211,21 +210,24 @@ def split_classes(
     return jax.tree.unflatten(structure, made(*arguments))
 
 
-def split_shapes(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
-    """What `split_classes` would make of a state or its shapes: shapes, dtypes and shardings."""
-    mesh = _mesh(devices)
-    rows = -(-state.distortion.size // mesh.size) * mesh.size
+def shapes_on_mesh(
+    state: TrainState, *, split_classes: bool, devices: Sequence[jax.Device] | None = None
+) -> TrainState:
+    """What `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
+    mesh, rows = _mesh(devices), state.distortion.size
+    if split_classes:
+        rows += -rows % mesh.size
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
         ),
         jax.eval_shape(partial(_padded, rows=rows), state),
-        _specs(state),
+        _specs(state, split_classes),
     )
 
 
 def whole_classes(state: TrainState) -> TrainState:
-    """The state of `sharded_step` without padding: the same for any number of devices.
+    """The state without padding: the same for any number of devices.
 
     Its arrays stay split, by feature dimension where the classes are no multiple of the devices.
     """
@@ -251,12 +253,11 @@ def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> T
     )
 
 
-def _specs(state: TrainState) -> Any:
-    """How `sharded_step` splits a state: by rows what has one row a class."""
-    loss = state.network.head.loss
+def _specs(state: TrainState, split_classes: bool) -> Any:
+    """How `mesh_step` splits a state: by rows what has one row a class, or nothing."""
+    loss, rows = state.network.head.loss, PartitionSpec(AXIS if split_classes else None)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: PartitionSpec(AXIS) if has_class_rows(path, loss) else PartitionSpec(),
-        state,
+        lambda path, leaf: rows if has_class_rows(path, loss) else PartitionSpec(), state
     )
 
 
