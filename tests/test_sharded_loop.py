@@ -65,6 +65,11 @@ def test_a_run_equals_the_replicated_one_and_may_be_interrupted(
     chex.assert_trees_all_equal(again, found)
     assert metrics_again == metrics
 
+    (tmp_path / "split" / "checkpoints" / "8").rename(tmp_path / "lost again")
+    replicated, metrics_replicated = train(run, ten_people, tmp_path / "split")
+    chex.assert_trees_all_close(replicated, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(metrics_replicated, known, rtol=1e-4, atol=1e-6)
+
 
 def free_port():
     with socket.socket() as found:
