@@ -40,6 +40,9 @@ class Context(NamedTuple):
     """The classes that take part; heads then hold their rows of the agents only."""
     axis_name: str | None = None
     """Mapped axis that the batch is spread over."""
+    split_classes: bool = False
+    """Heads hold this device's rows of agents and centers, which are split over the same axis. Rows
+    beyond the last class are padding."""
 
     def weights(self, batch: int) -> jax.Array:
         """[batch] float32, 1 for an example and 0 for padding."""
@@ -96,8 +99,12 @@ class AgentHead(nn.Module):
         (mode,) = {normalization(*named) for named in self.terms}
         agents = self._agents(features.shape[-1], unit=mode in ("both", "agents"))
         engine = {"precision": self.precision, "memory_budget": self.memory_budget * 2**20}
+        if context.split_classes:
+            engine |= {"axis_name": context.axis_name, "split_batch": True}
         if context.sample is not None:
             labels, engine["present"] = context.sample.labels, context.sample.present
+        elif context.split_classes:
+            engine |= _padding(agents, self.num_classes, context)
         for name, options in self.terms:
             engine |= classwise.agent_rule(getattr(options, "gradient", "exact"), terms[name])
         weights = context.weights(features.shape[0])
@@ -111,7 +118,8 @@ class AgentHead(nn.Module):
             with_losses=True,
             **engine,
         )
-        apart = l2_normalize(features) - l2_normalize(agents[labels])
+        own = _rows_of(agents, labels, context)
+        apart = l2_normalize(features) - l2_normalize(own)
         return Objective(
             total,
             dict(zip(terms, found, strict=True)),
@@ -127,7 +135,7 @@ class AgentHead(nn.Module):
 
         if self.is_initializing():
             return self.param("agents", init, (self.num_classes, dim))
-        # Without the check of the shape: a sampled step brings only the rows that take part.
+        # Without the check of the shape: a step brings the rows that take part, or are here.
         return self.get_variable("params", "agents")
 
     def _term(
@@ -209,9 +217,13 @@ class CenterHead(nn.Module):
           labels: [batch] class ids.
           context: of the step.
         """
-        centers = self.param("centers", _xavier, (self.num_classes, features.shape[-1]))
+        if self.is_initializing():
+            centers = self.param("centers", _xavier, (self.num_classes, features.shape[-1]))
+        else:
+            centers = self.get_variable("params", "centers")
         weights = context.weights(features.shape[0])
-        loss = losses.center(features, centers, labels)
+        own = _rows_of(centers, labels, context)
+        loss = losses.center(features, own, jnp.arange(labels.size))
         total = self.options.weight * jnp.sum(weights * loss)
 
         # The step divides gradients by the number of examples: this makes them the sum of
@@ -220,7 +232,7 @@ class CenterHead(nn.Module):
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
         pull = weights * jnp.sum(of_all) / (1.0 + count)
-        apart = jax.lax.stop_gradient(features) - centers[labels]
+        apart = jax.lax.stop_gradient(features) - own
         # Zero in value: the total stays the objective.
         total += classwise.slope_only(0.5 * jnp.sum(pull * jnp.sum(apart**2, axis=1)))
         return Objective(total, {"center": loss}, {})
@@ -326,6 +338,32 @@ def _whole_batch(tree: Any, axis_name: str | None) -> Any:
     if axis_name is None:
         return tree
     return jax.lax.all_gather(tree, axis_name, tiled=True)
+
+
+def _padding(matrix: jax.Array, num_classes: int, context: Context) -> dict[str, jax.Array]:
+    """The engine's keyword for which of this device's rows are classes, where not all are."""
+    rows = matrix.shape[0]
+    if rows * jax.lax.axis_size(context.axis_name) == num_classes:
+        return {}
+    first = jax.lax.axis_index(context.axis_name) * rows
+    return {"present": first + jnp.arange(rows) < num_classes}
+
+
+def _rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
+    """The row of each of this device's examples, from whichever device holds it; NaN for a label
+    out of range."""
+    first, devices, everyones = 0, 1, labels
+    if context.split_classes:
+        first = jax.lax.axis_index(context.axis_name) * matrix.shape[0]
+        devices = jax.lax.axis_size(context.axis_name)
+        everyones = _whole_batch(labels, context.axis_name)
+    local = everyones - first
+    here = (local >= 0) & (local < matrix.shape[0])
+    found = jnp.where(here[:, None], matrix[jnp.where(here, local, 0)], 0.0)
+    if context.split_classes:
+        found = jax.lax.psum_scatter(found, context.axis_name, tiled=True)
+    known = (labels >= 0) & (labels < devices * matrix.shape[0])
+    return jnp.where(known[:, None], found, jnp.nan)
 
 
 def _xavier(key: jax.Array, shape: tuple[int, int]) -> jax.Array:

@@ -9,6 +9,7 @@ was killed goes on when the same command is given again. `--list` shows the expe
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,13 @@ class Train:
     on_nan: Literal["stop", "rollback"] = "stop"
     """What a loss that is not finite does. stop: end with status 3. rollback: go back to the last
     checkpoint and repeat the steps since, without the update of the one that diverged."""
+    coordinator: str | None = None
+    """host:port of process 0, where several processes train together; under SLURM, Open MPI and
+    Kubernetes found by itself. See launch/slurm.sbatch, kubernetes.yaml and tpu_pod.sh."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
     list: bool = False
     """Show the experiments and stop."""
     list_models: bool = False
@@ -68,7 +76,20 @@ def main(args: Sequence[str]) -> None:
 
 
 def run(options: Train) -> None:
-    """Trains the experiment and those it is compared with, then writes the report."""
+    """Trains the experiment and those it is compared with, then writes the report.
+
+    Several processes train only: one alone scores their checkpoint, by `launch.evaluate`.
+    """
+    from hyperface.train import distributed
+
+    distributed.initialize(
+        distributed.cluster_of(
+            os.environ,
+            coordinator=options.coordinator,
+            processes=options.processes,
+            process=options.process,
+        )
+    )
     from rich.console import Console
 
     from hyperface.data.datasets import data_directory, open_split
@@ -91,7 +112,9 @@ def run(options: Train) -> None:
     console = Console()
     data_dir = data_directory(options.data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
-    prepare_missing(experiment.data.name, data_dir, console)
+    if distributed.is_writer():
+        prepare_missing(experiment.data.name, data_dir, console)
+    distributed.wait_for_all("prepared")
     check_scorable(experiment, data_dir)
     start = options.init_from and _start(options.init_from, experiment, data_dir, console)
     trained = {}
@@ -114,6 +137,8 @@ def run(options: Train) -> None:
         except Interrupted as stop:
             console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
             sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
+        if distributed.are_several():
+            continue
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
         snapshots = [
@@ -122,6 +147,10 @@ def run(options: Train) -> None:
         ]
         trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
 
+    if distributed.are_several():
+        if distributed.is_writer():
+            console.print(f"Trained. Score it: python -m launch.evaluate {workdir}")
+        return
     baselines = {}
     if experiment.evaluation.protocol == "verification":
         baselines["raw pixels"] = evaluate_pixels(experiment, data_dir)

@@ -193,6 +193,35 @@ def test_sharded_agents_equal_whole_ones(name, block_size, shards):
         assert_close(found, expected, TOLERANCES["float32"])
 
 
+@pytest.mark.parametrize("block_size", [None, 5])
+@pytest.mark.parametrize(
+    "name", ["softmax at 200", "c_triplet, hardest, pull", "a_softmax, m = 4", "l_softmax"]
+)
+def test_a_batch_may_be_split_over_the_same_devices(name, block_size):
+    """Each device then has its examples' losses and gradients."""
+    ours, plain = TERMS[name]
+    rows = PartitionSpec("classes")
+    mesh = jax.make_mesh((2,), ("classes",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    loss = partial(ours, block_size=block_size, axis_name="classes", split_batch=True)
+    split = jax.shard_map(
+        partial(value_and_gradients, loss),
+        mesh=mesh,
+        in_specs=rows,
+        out_specs=rows,
+        check_vma=False,
+    )
+    found = jax.jit(split)(*problem(dtype=np.float32))
+    with jax.enable_x64(True):
+        expected = value_and_gradients(plain, *(jnp.asarray(x) for x in problem()))
+    assert_close(found, expected, TOLERANCES["float32"])
+
+
+def test_a_batch_needs_an_axis_to_be_split_over():
+    features, agents, labels, _ = problem(dtype=np.float32)
+    with pytest.raises(ValueError, match="expected an axis_name to split the batch over"):
+        losses.c_triplet(features, agents, labels, split_batch=True)
+
+
 def test_agents_may_be_sharded_under_pmap():
     features, agents, labels, cotangent = problem(dtype=np.float32)
     loss = partial(losses.softmax, scale=9.0, axis_name="classes")
@@ -318,6 +347,35 @@ def test_the_sum_inside_is_sharded_too():
     )(features, agents.reshape(8, 3, DIM), labels, weights)
     found = (value[2], to_features[6], to_agents.reshape(CLASSES, DIM))
     expected = gradients(*map(jnp.asarray, (features, agents, labels, weights)))
+    assert_close(found, expected, TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("terms", [(losses.CContrastive(1.5),), (losses.Softmax(9.0),)])
+def test_the_sum_inside_of_a_split_batch(terms):
+    """Value and hyper-parameters' gradients are parts, which add up."""
+    features, agents, labels, weights = problem(dtype=np.float32)
+    terms = jax.tree.map(jnp.float32, terms)
+
+    def gradients(features, agents, labels, weights, **engine):
+        def total(terms, f, w):
+            return losses.weighted_sum(terms, f, w, labels, (weights,), **engine)
+
+        value, found = jax.value_and_grad(total, argnums=(0, 1, 2))(terms, features, agents)
+        return value, *jax.tree.leaves(found)
+
+    def parts(*arguments):
+        return gradients(*arguments, axis_name="classes", split_batch=True)
+
+    arguments = (features, agents, labels, weights)
+    split = [x.reshape(2, -1, *x.shape[1:]) for x in arguments]
+    value, to_term, to_features, to_agents = jax.pmap(parts, axis_name="classes")(*split)
+    found = (
+        value.sum(),
+        to_term.sum(),
+        to_features.reshape(BATCH, DIM),
+        to_agents.reshape(CLASSES, DIM),
+    )
+    expected = gradients(*map(jnp.asarray, arguments))
     assert_close(found, expected, TOLERANCES["float32"])
 
 

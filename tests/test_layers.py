@@ -32,23 +32,37 @@ MAY_IMPORT = {
     "train.metrics": ({"files"}, set()),
     "train.progress": (set(), {"rich"}),
     "train.optim": ({"objective", "train.experiment"}, {"optax"}),
-    "train.sampled": ({"losses", "objective"}, set()),
+    "train.rows": ({"objective"}, set()),
+    "train.sampled": ({"losses", "objective", "train.rows"}, set()),
     "train.state": (
         {"models", "heads", "train.experiment", "train.optim"},
         {"flax", "optax"},
     ),
     "train.step": (
-        {"heads", "normalize", "objective", "theory", "train.sampled", "train.state"},
+        {
+            "heads",
+            "normalize",
+            "objective",
+            "theory",
+            "train.rows",
+            "train.sampled",
+            "train.state",
+        },
         {"optax"},
     ),
+    "train.distributed": ({"errors"}, set()),
+    "train.memory": ({"errors", "losses", "train.rows", "train.state"}, set()),
     "train.parallel": (
-        {"compiler", "data.images", "errors", "train.state", "train.step"},
+        {"compiler", "data.images", "errors", "train.rows", "train.state", "train.step"},
         set(),
     ),
     "train.interrupt": (set(), set()),
     "train.folder": ({"errors", "files", "train.parallel"}, set()),
     "train.checksum": (set(), set()),
-    "train.checkpoint": ({"errors", "train.checksum", "train.state"}, {"flax", "orbax"}),
+    "train.checkpoint": (
+        {"errors", "train.checksum", "train.distributed", "train.state"},
+        {"flax", "orbax"},
+    ),
     "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
     "evaluate": (
         {

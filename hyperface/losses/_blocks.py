@@ -50,6 +50,8 @@ class Layout(NamedTuple):
     """Classes on this device."""
     block_size: int
     axis_name: str | None
+    split_batch: bool
+    """Features, labels and losses are this device's part of the batch."""
     precision: Precision
     keep: bool
     """The forward sweep keeps the similarities, and the backward one does not make them again."""
@@ -140,14 +142,39 @@ def swept(layout, step, carry, kept):
 
 
 def merged(layout, fold, summary):
-    """The summary over all devices' classes, from each device's."""
+    """The summary over all devices' classes, from each device's; of a split batch this device's
+    part."""
     if layout.axis_name is None:
         return summary
-    each = jax.lax.all_gather(summary, layout.axis_name)
+    devices = jax.lax.axis_size(layout.axis_name)
+    if layout.split_batch:
+        each = jax.tree.map(
+            lambda s: jax.lax.all_to_all(s, layout.axis_name, 0, 0, tiled=True).reshape(
+                devices, -1, *s.shape[1:]
+            ),
+            summary,
+        )
+    else:
+        each = jax.lax.all_gather(summary, layout.axis_name)
     whole = jax.tree.map(lambda s: s[0], each)
-    for device in range(1, jax.lax.axis_size(layout.axis_name)):
+    for device in range(1, devices):
         whole = fold.merge(whole, jax.tree.map(lambda s, d=device: s[d], each))
     return whole
+
+
+def gathered(layout, tree):
+    """Of the whole batch, from this device's part where it is split."""
+    return jax.lax.all_gather(tree, layout.axis_name, tiled=True) if layout.split_batch else tree
+
+
+def added(layout, tree):
+    """The sum over the devices of what each has for the whole batch; this device's part of it where
+    the batch is split."""
+    if layout.axis_name is None:
+        return tree
+    if layout.split_batch:
+        return jax.lax.psum_scatter(tree, layout.axis_name, tiled=True)
+    return jax.lax.psum(tree, layout.axis_name)
 
 
 def cast(layout, x, *, forward):

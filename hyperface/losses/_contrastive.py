@@ -58,7 +58,7 @@ def c_contrastive(
       gradient: "exact", or "caffe": agents get the gradient of the squared distance, not projected,
         for a caller who overwrites their rows by the normalised ones after each step, as the
         released code does. (Its cap of 4 on the own distance never binds on unit vectors.)
-      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN

@@ -1,7 +1,8 @@
 """The engine's two sweeps over the classes, forward and backward; `classwise` is its front.
 
 A sweep goes over blocks of agents, on this device's rows only. The forward one folds similarities
-into summaries; the backward one makes the similarities again and turns slopes into gradients.
+into summaries; the backward one makes the similarities again and turns slopes into gradients. Of a
+batch that is split over the devices the sweeps see the whole, and all else this device's part.
 """
 
 from functools import partial
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 
 from hyperface.losses._blocks import (
     Target,
+    added,
     block_of,
     cast,
     cosines_of,
     folded,
+    gathered,
     matmul,
     merged,
     rows_of,
@@ -33,13 +36,14 @@ def joint_losses(layout, terms, x, norms, agents, bias, classes):
 
 
 def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
-    own = _own_class(layout, x, agents, bias, classes.labels)
-    numbers = _numbers(terms, own, norms)
+    x, seen = gathered(layout, x), classes._replace(labels=gathered(layout, classes.labels))
+    own = _own_class(layout, x, agents, bias, seen.labels, classes.labels)
+    numbers = gathered(layout, _numbers(terms, own, norms))
     folds = [term.fold for term in terms]
 
     def fold_block(summaries, start, first):
         cosines, _ = cosines_of(layout, x, agents, start, forward=True)
-        block = block_of(layout, cosines, bias, classes, start, first)
+        block = block_of(layout, cosines, bias, seen, start, first)
         found = [f.block(block, n) for f, n in zip(folds, numbers, strict=True)]
         if summaries is not None:
             found = [f.merge(a, b) for f, a, b in zip(folds, summaries, found, strict=True)]
@@ -49,7 +53,7 @@ def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
     summaries = [merged(layout, f, s) for f, s in zip(folds, summaries, strict=True)]
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     losses = _finish(terms, own, norms, values)
-    return losses, (terms, x, norms, agents, bias, classes, own, summaries, kept)
+    return losses, (terms, x, norms, agents, bias, seen, own, summaries, kept)
 
 
 def _losses_bwd(layout, residuals, cotangents):
@@ -59,15 +63,14 @@ def _losses_bwd(layout, residuals, cotangents):
     _, pull_loss = jax.vjp(_finish, terms, own, norms, values)
     to_terms, to_own, to_norms, to_values = pull_loss(cotangents)
     numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
+    seen = gathered(layout, (numbers, summaries, to_values))
 
     def slopes(block):
-        return _slopes(folds, numbers, summaries, to_values, block)
+        return _slopes(folds, *seen, block)
 
     gradients = _backward_sweep(layout, x, agents, bias, classes, slopes, kept=kept)
     to_x, to_agents, to_bias, to_numbers = gradients
-    if layout.axis_name is not None:
-        to_x, to_numbers = jax.lax.psum((to_x, to_numbers), layout.axis_name)
-    more_to_terms, more_to_own, more_to_norms = pull_numbers(to_numbers)
+    more_to_terms, more_to_own, more_to_norms = pull_numbers(added(layout, to_numbers))
     to_terms, to_own, to_norms = jax.tree.map(
         jnp.add, (to_terms, to_own, to_norms), (more_to_terms, more_to_own, more_to_norms)
     )
@@ -89,24 +92,26 @@ def summed_losses(layout, terms, x, norms, agents, bias, classes, weights):
 
 
 def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
-    own = _own_class(layout, x, agents, bias, classes.labels)
+    x, seen = gathered(layout, x), classes._replace(labels=gathered(layout, classes.labels))
+    own = _own_class(layout, x, agents, bias, seen.labels, classes.labels)
     numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
     # The losses are linear in the values, so their slope is the same at any value.
     to_values = jax.vjp(_finish, terms, own, norms, [jnp.zeros_like(norms)] * len(terms))[1](
         weights
     )[3]
     folds = [term.fold for term in terms]
+    everyones = gathered(layout, numbers)
+    weighing = gathered(layout, to_values)
 
     def slopes(block):
-        slope, to_numbers = _slopes(folds, numbers, [None] * len(folds), to_values, block)
-        summaries = [f.block(block, n) for f, n in zip(folds, numbers, strict=True)]
+        slope, to_numbers = _slopes(folds, everyones, [None] * len(folds), weighing, block)
+        summaries = [f.block(block, n) for f, n in zip(folds, everyones, strict=True)]
         return slope, (to_numbers, summaries)
 
     to_x, to_agents, to_bias, (to_numbers, summaries) = _backward_sweep(
-        layout, x, agents, bias, classes, slopes, sparse=True
+        layout, x, agents, bias, seen, slopes, sparse=True
     )
-    if layout.axis_name is not None:
-        to_x, to_numbers, summaries = jax.lax.psum((to_x, to_numbers, summaries), layout.axis_name)
+    to_numbers, summaries = added(layout, (to_numbers, summaries))
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     losses, pull_loss = jax.vjp(_finish, terms, own, norms, values)
     to_terms, to_own, to_norms, _ = pull_loss(weights)
@@ -114,7 +119,7 @@ def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
         jnp.add, (to_terms, to_own, to_norms), pull_numbers(to_numbers)
     )
     to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, classes.labels, to_own, to_x, to_agents, to_bias
+        layout, x, agents, seen.labels, to_own, to_x, to_agents, to_bias
     )
     gradients = (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
     return (total(losses, weights), losses), gradients
@@ -224,21 +229,22 @@ def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, spar
 # ----------------------------------------------------------------------------------- own class
 
 
-def _own_class(layout, x, agents, bias, labels):
-    """The first three of `Target`; NaN for a label out of range."""
-    local, mine, in_range = _local(layout, labels)
+def _own_class(layout, x, agents, bias, labels, labels_here):
+    """The first three of `Target` for `labels_here`; NaN for a label out of range."""
+    local, mine, _ = _local(layout, labels)
     rows, inverse = unit_rows(layout, agents[local])
     similarity = jnp.sum(x * rows, axis=1) * (1.0 if inverse is None else inverse)
     if bias is not None:
         similarity += bias[local]
     own = jax.tree.map(lambda v: jnp.where(mine, v, 0.0), (similarity, l2_norm(rows)))
-    if layout.axis_name is not None:
-        own = jax.lax.psum(own, layout.axis_name)
-    similarity, norm = (jnp.where(in_range, v, jnp.nan) for v in own)
+    _, _, in_range = _local(layout, labels_here)
+    similarity, norm = (jnp.where(in_range, v, jnp.nan) for v in added(layout, own))
     return similarity, similarity, norm
 
 
 def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
+    """The gradients with the own class's, the features' added up over the devices."""
+    to_own = gathered(layout, to_own)
     local, mine, _ = _local(layout, labels)
     rows, inverse = unit_rows(layout, agents[local])
     slope, agent_slope, to_norm = (jnp.where(mine, g, 0.0)[:, None] for g in to_own)
@@ -252,13 +258,11 @@ def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
     else:
         cosine = jnp.sum(x * unit, axis=1, keepdims=True)
         to_rows = agent_slope * (x - cosine * unit) * inverse[:, None]
-    if layout.axis_name is not None:
-        part_of_x = jax.lax.psum(part_of_x, layout.axis_name)
     to_rows += to_norm * rows / l2_norm(rows, keepdims=True)
     to_agents = to_agents.at[local].add(to_rows)
     if to_bias is not None:
         to_bias = to_bias.at[local].add(agent_slope[:, 0])
-    return to_x + part_of_x, to_agents, to_bias
+    return added(layout, to_x + part_of_x), to_agents, to_bias
 
 
 def _local(layout, labels):

@@ -195,7 +195,7 @@ def a_softmax(
         feature, a W~ + b f, the margin's a and b are divided by sqrt(a^2 + b^2); and agents get the
         gradient of the plain inner product at every margin, not projected, for a caller who
         overwrites their rows by the normalised ones after each step.
-      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -241,7 +241,7 @@ def l_softmax(
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
       blend: lambda, at least 0; see `annealed_blend`.
-      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -291,7 +291,7 @@ def margin_softmax(
       angular_multiplier: m1, at least 1.
       angular_margin: m2 in radians, 0 to pi.
       cosine_margin: m3, 0 to 2.
-      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out

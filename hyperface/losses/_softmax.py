@@ -94,7 +94,7 @@ def softmax(
       gradient: "exact", or "caffe": normalised agents get the gradient of the inner product, not
         projected, for a caller who overwrites their rows by the normalised ones after each step, as
         the released code does ("force normalization").
-      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. An example whose

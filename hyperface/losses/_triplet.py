@@ -90,7 +90,7 @@ def c_triplet(
         with `always_pull`, else where anything violates), however many classes violate; the value
         leaves the pull out; and agents get the gradient of the squared distance, not projected, for
         a caller who overwrites their rows by the normalised ones after each step.
-      engine: block_size, axis_name, precision, memory_budget, present: as in `joint`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN

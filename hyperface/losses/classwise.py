@@ -87,6 +87,10 @@ class Engine(TypedDict, total=False):
     """Mapped axis over which the agents are split by rows. Features and labels are the same on
     every device, and so are the losses; each device gets the whole gradient of the features and its
     own rows of the agents' gradient."""
+    split_batch: bool
+    """Features and labels, and so the losses, are this device's part of the batch over the same
+    axis. Features are gathered; their gradient comes back by a reduce-scatter, as that of the sum
+    of all devices' losses, and so do the agents' rows."""
     precision: Precision
     """Of the matmuls' operands; sums, agents and gradients are float32. "mixed" rounds in the
     forward sweep only."""
@@ -130,8 +134,8 @@ def joint(
       agents: [classes, dim]; with `axis_name` the rows that this device holds, in order of device.
       labels: [batch] global class ids.
       bias: [classes] added to the similarities, split like the agents.
-      engine: `block_size`, `axis_name`, `precision`, `memory_budget`, `present` and
-        `agent_gradient`, as `Engine` says.
+      engine: `block_size`, `axis_name`, `split_batch`, `precision`, `memory_budget`, `present`
+        and `agent_gradient`, as `Engine` says.
 
     Returns:
       The losses [batch] of each term, in order.
@@ -228,6 +232,7 @@ def _prepare(
     *,
     block_size=None,
     axis_name=None,
+    split_batch=False,
     precision="float32",
     memory_budget=0,
     present=None,
@@ -236,9 +241,13 @@ def _prepare(
     features = _checks.float_matrix("features", features, "batch, dim")
     agents = _checks.float_matrix("agents", agents, "classes, dim")
     _checks.same_dim("agents", features, agents)
+    if split_batch and axis_name is None:
+        raise ValueError("expected an axis_name to split the batch over, found None")
     batch, rows = features.shape[0], agents.shape[0]
-    classes = rows * (1 if axis_name is None else jax.lax.axis_size(axis_name))
-    labels = _checks.class_labels(labels, batch, classes)
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    labels = _checks.class_labels(labels, batch, rows * devices)
+    if split_batch:
+        batch *= devices
     modes = {term.normalize for term in terms}
     if len(modes) != 1:
         raise ValueError(f"expected terms of one normalisation mode, found {sorted(modes)}")
@@ -266,6 +275,7 @@ def _prepare(
         num_rows=rows,
         block_size=block,
         axis_name=axis_name,
+        split_batch=split_batch,
         precision=precision,
         keep=fits and precision != "mixed",
     )

@@ -15,6 +15,7 @@ from flax import serialization
 from orbax.checkpoint import checkpoint_managers as policies
 
 from hyperface.errors import InputError
+from hyperface.train import distributed
 from hyperface.train.checksum import checksums, named_leaves
 from hyperface.train.state import TrainState
 
@@ -52,7 +53,9 @@ class Checkpoints:
         self._say = say
         self._read_only = read_only
         if not read_only:
-            self._set_broken_steps_aside()
+            if distributed.is_writer():
+                self._set_broken_steps_aside()
+            distributed.wait_for_all("checkpoints")
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -175,6 +178,7 @@ class Checkpoints:
                 return step, self.restore(step, like, sharding)
             except CorruptCheckpoint as error:
                 self._set_aside(self._folder / str(step), str(error))
+                distributed.wait_for_all(f"set aside {step}")
                 self._manager.reload()
         return None
 
@@ -239,8 +243,9 @@ class Checkpoints:
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_name(f"broken-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        if distributed.is_writer():
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
         self._say(f"{why} It is kept as {aside.name}; the one before it is used.")
 
 

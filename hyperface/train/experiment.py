@@ -144,6 +144,9 @@ class Experiment:
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    shard_agents: bool = False
+    """Split agents, centers and their optimiser state by rows over the devices, for class counts
+    that one device cannot hold."""
     compare: tuple[str, ...] = ()
     """Experiments whose loss is trained too, all else equal, to stand beside this one."""
 
@@ -218,6 +221,16 @@ def check(experiment: Experiment) -> Experiment:
         raise InputError(
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "
             f"need every row of the agents at every step, found {e.loss.sample_rate}."
+        )
+    if e.shard_agents and o.clip is not None:
+        raise InputError(
+            "optimizer.clip: expected None with shard-agents, found "
+            f"{o.clip}: no device sees the whole gradient."
+        )
+    if e.shard_agents and not (e.loss.agent_heads() or e.loss.center.weight):
+        raise InputError(
+            "shard-agents: expected False with a loss that has neither agents nor centers, found "
+            "True."
         )
     if e.checkpoint_every % e.log_every:
         raise InputError(

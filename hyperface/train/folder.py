@@ -26,6 +26,8 @@ RUN_FILES = (
     "compare",
 )
 """Everything that a run leaves in its folder."""
+MAY_CHANGE = {"experiment.shard_agents"}
+"""Fields that a run may go on with another value of: the numbers stay."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -96,7 +98,7 @@ def _check_same_run(found: dict[str, Any], wanted: dict[str, Any], workdir: Path
     found, wanted = _flat(found), _flat(wanted)
     differing = [
         f"{name} was {found.get(name)}, is now {wanted.get(name)}"
-        for name in sorted(found.keys() | wanted.keys())
+        for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
         if found.get(name) != wanted.get(name)
     ]
     if differing:

@@ -12,11 +12,12 @@ from rich.console import Console
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
-from hyperface.train import parallel
+from hyperface.train import distributed, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.experiment import Experiment
 from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
+from hyperface.train.memory import check_memory, run_sizes
 from hyperface.train.metrics import DivergenceError, MetricsLog, check_finite
 from hyperface.train.optim import group_summaries, learning_rate
 from hyperface.train.progress import TrainingProgress
@@ -65,7 +66,7 @@ def train(
       console: where progress goes.
 
     Returns:
-      The state after the last step, replicated over the local devices.
+      The state after the last step, on the devices of all processes: replicated, or agents split.
 
     Raises:
       InputError: the data, the batch size or the folder does not fit; nothing was compiled. Or a
@@ -73,20 +74,33 @@ def train(
       DivergenceError: a metric became NaN or infinite; with "rollback", at 10 steps of the run.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
-    console = console or Console()
+    console = (console or Console()) if distributed.is_writer() else Console(quiet=True)
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     if split.num_classes < 2:
         raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
     parallel.check_devices(experiment.data.batch_size)
+    if experiment.shard_agents:
+        parallel.check_classes(split.num_classes)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
+    needed = check_memory(
+        run_sizes(abstract, experiment.data.batch_size, split.image_shape),
+        parallel.num_devices(),
+        parallel.device_memory(),
+        shard_agents=experiment.shard_agents,
+    )
+    console.print(f"{experiment.name} needs {needed}", highlight=False, soft_wrap=True)
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     if start is not None:
         meta["init_from"] = start.origin
+    local = _is_local(experiment)
     snapshots = experiment.snapshot_steps()
     say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
     with (
-        claimed(workdir, meta, fresh=fresh),
+        claimed(workdir, meta, fresh=fresh)
+        if distributed.is_writer()
+        else contextlib.nullcontext(),
+        _after_the_writer(),
         Checkpoints(workdir / "checkpoints", keep=snapshots, say=say) as checkpoints,
     ):
         skipped: set[int] = set()
@@ -99,10 +113,12 @@ def train(
                     f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.",
                     soft_wrap=True,
                 )
+                if not local:
+                    state = _on_mesh(experiment, lambda state: state, state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
             try:
-                return _run(
+                state = _run(
                     experiment,
                     split,
                     workdir,
@@ -114,6 +130,7 @@ def train(
                     console,
                     workers,
                 )
+                return parallel.whole_classes(state)
             except DivergenceError as error:
                 if on_nan == "stop" or len(skipped) == MAX_SKIPPED:
                     raise
@@ -122,12 +139,29 @@ def train(
                 checkpoints.wait()
 
 
+def _is_local(experiment: Experiment) -> bool:
+    """Whether the step is mapped over one host's devices, each with the whole state."""
+    return not (distributed.are_several() or experiment.shard_agents)
+
+
+@contextlib.contextmanager
+def _after_the_writer() -> Iterator[None]:
+    """Entered once the process that writes has made the run's folder."""
+    distributed.wait_for_all("claimed")
+    yield
+
+
+def _on_mesh(experiment: Experiment, make, *arguments) -> TrainState:
+    return parallel.on_mesh(make, *arguments, split_classes=experiment.shard_agents)
+
+
 def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> TrainState:
     batch = next(_batches(experiment, split, 0))
-    state = create_state(
-        experiment, split.num_classes, batch["images"], batch["labels"], start and start.backbone
-    )
-    return jax.device_put(state, parallel.replicated())
+    make = partial(create_state, experiment, split.num_classes)
+    arguments = (batch["images"], batch["labels"], start and start.backbone)
+    if _is_local(experiment):
+        return jax.device_put(make(*arguments), parallel.replicated())
+    return _on_mesh(experiment, make, *arguments)
 
 
 def _run(
@@ -153,12 +187,17 @@ def _run(
     if first_step >= experiment.steps:
         return state
     _print_groups(experiment, state, console)
-    step_fn = parallel.data_parallel_step()
-    batches = _batches(experiment, split, first_step, workers)
+    if _is_local(experiment):
+        step_fn = parallel.data_parallel_step()
+    else:
+        step_fn = parallel.mesh_step(split_classes=experiment.shard_agents)
+    batches = _batches(experiment, split, first_step, workers, **distributed.share())
     rate = learning_rate(experiment.optimizer)
     always_saved = set(experiment.snapshot_steps())
     position = checkpoints.meta(first_step)["log"] if first_step else None
-    log = MetricsLog(workdir, first_step, experiment.log_every, position)
+    log = None
+    if distributed.is_writer():
+        log = MetricsLog(workdir, first_step, experiment.log_every, position)
     pending = None
 
     with (
@@ -167,18 +206,18 @@ def _run(
     ):
 
         def finish(step: int, metrics: dict[str, jax.Array] | None) -> None:
-            last = step == experiment.steps
-            if metrics is None:
-                due = log.skip(step, last=last)
-            else:
+            last, due = step == experiment.steps, False
+            if metrics is not None:
                 values = {name: float(value) for name, value in metrics.items()}
                 check_finite(step, values)
                 progress.update(step, values)
-                due = log.add(step, values, last=last)
+                due = log is not None and log.add(step, values, last=last)
+            elif log is not None:
+                due = log.skip(step, last=last)
             if due:
                 log.write(step, learning_rate=float(rate(step - 1)))
 
-        with _writing(workdir), contextlib.closing(log):
+        with _writing(workdir), contextlib.closing(log) if log else contextlib.nullcontext():
             for step in range(first_step + 1, experiment.steps + 1):
                 batch = next(batches)
                 if step in skipped:
@@ -192,8 +231,11 @@ def _run(
                 if stopped_by or step % experiment.checkpoint_every == 0 or step in always_saved:
                     finish(*pending)
                     pending = None
-                    log.flush()
-                    checkpoints.save(step, state, meta | {"log": log.position()})
+                    if log is not None:
+                        log.flush()
+                        position = log.position()
+                    whole = parallel.whole_classes(state)
+                    checkpoints.save(step, whole, meta | {"log": position})
                 if stopped_by:
                     raise Interrupted(step, stopped_by)
     return state
@@ -225,7 +267,7 @@ def _print_groups(experiment: Experiment, state: TrainState, console: Console) -
 
 
 def _batches(
-    experiment: Experiment, split: Split, start_step: int, workers: int = 0
+    experiment: Experiment, split: Split, start_step: int, workers: int = 0, **share: int
 ) -> Iterator[Batch]:
     return training_batches(
         split,
@@ -235,4 +277,5 @@ def _batches(
         shift=experiment.data.shift,
         start_step=start_step,
         workers=workers,
+        **share,
     )

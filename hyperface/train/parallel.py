@@ -1,16 +1,19 @@
 """The mapping of the step onto devices; the only module that names them."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hyperface import compiler
 from hyperface.data.images import warn_of_range
 from hyperface.errors import InputError
+from hyperface.train.rows import has_class_rows
 from hyperface.train.state import TrainState
 from hyperface.train.step import Metrics, train_step
 
@@ -18,17 +21,12 @@ AXIS = "batch"
 
 
 def check_devices(batch_size: int) -> None:
-    """Refuses a batch that the local devices cannot split evenly, and several processes.
+    """Refuses a batch that the devices of all processes cannot split evenly.
 
     Raises:
       InputError: naming both numbers and the nearest sizes that fit.
     """
-    if jax.process_count() > 1:
-        raise InputError(
-            f"expected one process, found {jax.process_count()}: this step is mapped over the "
-            "devices of one host."
-        )
-    check_batch_size(batch_size, jax.local_device_count())
+    check_batch_size(batch_size, num_devices())
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
@@ -46,6 +44,32 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         )
 
 
+def num_devices() -> int:
+    """Devices of all processes: those that take part in a step."""
+    return jax.device_count()
+
+
+def device_memory() -> int:
+    """Bytes of one local device; simulated CPU devices share the machine's."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return min(found["bytes_limit"] for found in stats)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
+
+
+def check_classes(num_classes: int) -> None:
+    """Refuses to split fewer classes than there are devices.
+
+    Raises:
+      InputError: naming both numbers.
+    """
+    if num_classes < num_devices():
+        raise InputError(
+            f"shard-agents: expected at least one class for each of the {num_devices()} devices, "
+            f"found {num_classes}. Leave it out."
+        )
+
+
 def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
     """The sharding of the state that `data_parallel_step` returns: whole on every device.
 
@@ -60,13 +84,13 @@ def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -
     A jitted function of it then runs on all of them: what evaluation does with images, and with the
     blocks of a gallery. Where the rows cannot be split evenly, every device takes all.
     """
-    mesh = _mesh(devices)
+    mesh = _mesh(devices or jax.local_devices())
     split = PartitionSpec() if array.shape[0] % mesh.size else PartitionSpec(AXIS)
     return jax.device_put(array, NamedSharding(mesh, split))
 
 
 def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or jax.devices())
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -109,6 +133,140 @@ def data_parallel_step(
         return compiled[key](state, split)
 
     return step
+
+
+def mesh_step(
+    devices: Sequence[jax.Device] | None = None, *, split_classes: bool
+) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
+    """`train_step` over the devices of all processes, by `jax.shard_map`.
+
+    With split classes each device computes its own rows of similarities for the whole batch:
+    features are gathered, and their gradient comes back by a reduce-scatter. The state's buffers
+    are donated.
+
+    Args:
+      devices: the devices to use; all by default.
+      split_classes: whether arrays that have one row a class are split by rows, as `on_mesh` did.
+
+    Returns:
+      (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with `lower` as
+      its attribute. The shares are split evenly in order of process and device.
+    """
+    mesh = _mesh(devices)
+    options = compiler.options(mesh.devices.flat[0].platform)
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=options)
+    def mapped(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        specs = _specs(state, split_classes)
+        return jax.shard_map(
+            partial(train_step, axis_name=AXIS, split_classes=split_classes),
+            mesh=mesh,
+            in_specs=(specs, PartitionSpec(AXIS)),
+            out_specs=(specs, PartitionSpec()),
+            check_vma=False,
+        )(state, batch)
+
+    range_checked = False
+
+    def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+        nonlocal range_checked
+        check_batch_size(len(batch["labels"]), mesh.local_mesh.size)
+        if not range_checked:
+            warn_of_range(batch["images"])
+            range_checked = True
+        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+        whole = partial(jax.make_array_from_process_local_data, sharding)
+        return mapped(state, jax.tree.map(whole, batch))
+
+    step.lower = mapped.lower
+    return step
+
+
+def on_mesh(
+    make: Callable[..., TrainState],
+    *arguments: Any,
+    split_classes: bool,
+    devices: Sequence[jax.Device] | None = None,
+) -> TrainState:
+    """A state for `mesh_step`, made where it will be: no device holds all agents that are split.
+
+    Where the classes are not a multiple of the devices, rows of zeros, and NaN for the distortion,
+    which count nowhere, fill the last devices.
+
+    Args:
+      make: of a state; jitted.
+      arguments: its arrays, the same in every process.
+      split_classes, devices: as of `mesh_step`.
+    """
+    like = jax.eval_shape(make, *arguments)
+    shapes = shapes_on_mesh(like, split_classes=split_classes, devices=devices)
+    # As leaves: another call of `make` may return another optimiser object.
+    leaves, structure = jax.tree.flatten(shapes)
+    made = jax.jit(
+        lambda *found: jax.tree.leaves(_padded(make(*found), shapes.distortion.size)),
+        out_shardings=[leaf.sharding for leaf in leaves],
+    )
+    return jax.tree.unflatten(structure, made(*arguments))
+
+
+def shapes_on_mesh(
+    state: TrainState, *, split_classes: bool, devices: Sequence[jax.Device] | None = None
+) -> TrainState:
+    """What `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
+    mesh, rows = _mesh(devices), state.distortion.size
+    if split_classes:
+        rows += -rows % mesh.size
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+        ),
+        jax.eval_shape(partial(_padded, rows=rows), state),
+        _specs(state, split_classes),
+    )
+
+
+def whole_classes(state: TrainState) -> TrainState:
+    """The state without padding: the same for any number of devices.
+
+    Its arrays stay split, by feature dimension where the classes are no multiple of the devices.
+    """
+    num_classes = state.network.head.num_classes
+    if state.distortion.size == num_classes:
+        return state
+    mesh = state.distortion.sharding.mesh
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        columns = leaf.ndim > 1 and leaf.shape[1] % mesh.size == 0
+        spec = PartitionSpec(None, AXIS) if columns else PartitionSpec()
+        sharding = NamedSharding(mesh, spec)
+        return jax.jit(lambda x: x[:num_classes], out_shardings=sharding)(leaf)
+
+    return _with_rows(state, cut)
+
+
+def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> TrainState:
+    """The state with every array that has one row a class changed."""
+    loss = state.network.head.loss
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: change(leaf) if has_class_rows(path, loss) else leaf, state
+    )
+
+
+def _specs(state: TrainState, split_classes: bool) -> Any:
+    """How `mesh_step` splits a state: by rows what has one row a class, or nothing."""
+    loss, rows = state.network.head.loss, PartitionSpec(AXIS if split_classes else None)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: rows if has_class_rows(path, loss) else PartitionSpec(), state
+    )
+
+
+def _padded(state: TrainState, rows: int) -> TrainState:
+    missing = rows - state.distortion.size
+    state = _with_rows(
+        state, lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
+    )
+    unseen = state.distortion.at[rows - missing :].set(jnp.nan)
+    return state.replace(distortion=unseen)
 
 
 def _signature(arguments: Any) -> tuple[Any, ...]:

@@ -7,21 +7,27 @@ import jax.numpy as jnp
 
 from hyperface import losses
 from hyperface.objective import Loss
-
-PER_CLASS = ("agents", "bias")
+from hyperface.train.rows import has_class_rows
 
 
 def draw(
-    loss: Loss, key: jax.Array, labels: jax.Array, num_classes: int, axis_name: str | None
+    loss: Loss,
+    key: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+    axis_name: str | None,
+    rows: int | None = None,
 ) -> losses.Sample | None:
-    """The classes of a step, the same on every device; None where all take part.
+    """The classes of a step; None where all take part.
 
     Args:
       loss: says the rate.
       key: the same on every device.
       labels: [batch] class ids of this device's part of the batch.
-      num_classes: rows of the agents.
+      num_classes: people in the training split.
       axis_name: the mapped axis that the batch is spread over.
+      rows: agents on this device, where they are split over the axis too; the last devices' may
+        be padding. None where every device holds all agents and draws the same.
 
     Returns:
       A sample whose labels are those of this device's examples.
@@ -31,7 +37,14 @@ def draw(
     if axis_name is None:
         return losses.sample_classes(key, labels, num_classes, rate=loss.sample_rate)
     everyones = jax.lax.all_gather(labels, axis_name, tiled=True)
-    sample = losses.sample_classes(key, everyones, num_classes, rate=loss.sample_rate)
+    if rows is None:
+        sample = losses.sample_classes(key, everyones, num_classes, rate=loss.sample_rate)
+    else:
+        sample = losses.sample_classes(
+            key, everyones, rows, rate=loss.sample_rate, axis_name=axis_name
+        )
+        real = jax.lax.axis_index(axis_name) * rows + sample.rows < num_classes
+        sample = sample._replace(present=sample.present & real)
     first = jax.lax.axis_index(axis_name) * labels.size
     return sample._replace(labels=jax.lax.dynamic_slice_in_dim(sample.labels, first, labels.size))
 
@@ -57,10 +70,4 @@ def put(tree: Any, part: Any, loss: Loss, sample: losses.Sample) -> Any:
 
 
 def _per_class(path: tuple[Any, ...], loss: Loss) -> bool:
-    names = [getattr(entry, "key", None) for entry in path[-3:]]
-    return (
-        len(names) == 3
-        and names[0] == "head"
-        and names[1] in loss.agent_heads()
-        and names[2] in PER_CLASS
-    )
+    return has_class_rows(path, loss) and path[-1].key != "centers"

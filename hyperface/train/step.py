@@ -11,6 +11,7 @@ from hyperface.heads import Context, Objective
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.objective import Loss
 from hyperface.train import sampled
+from hyperface.train.rows import has_class_rows
 from hyperface.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -18,7 +19,11 @@ Metrics = dict[str, jax.Array]
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, axis_name: str | None = None
+    state: TrainState,
+    batch: Batch,
+    *,
+    axis_name: str | None = None,
+    split_classes: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Applies one gradient step of the masked mean loss.
 
@@ -29,10 +34,12 @@ def train_step(
     momentum, are read and written.
 
     Args:
-      state: the state before the step, the same on every device.
+      state: the state before the step, the same on every device but for what is split by class.
       batch: "images" [batch, height, width, channels] float32, "labels" [batch], "mask" [batch]
         with 1 for an example and 0 for padding.
       axis_name: the mapped axis that the batch is split over; None on one device.
+      split_classes: every array with one row a class is split over that axis too; rows beyond the
+        last class are padding.
 
     Returns:
       The state after the step, and metrics of the whole batch before it: "loss" and each term
@@ -45,13 +52,15 @@ def train_step(
     counted = mask > 0
     labels = jnp.where(counted, batch["labels"], 0)
     sample_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    sample = sampled.draw(loss, sample_key, labels, num_classes, axis_name)
+    rows = state.distortion.size if split_classes else None
+    sample = sampled.draw(loss, sample_key, labels, num_classes, axis_name, rows)
     context = Context(
         step=state.step,
         counted=counted,
         keys=_example_keys(key, mask.shape[0], axis_name),
         sample=sample,
         axis_name=axis_name,
+        split_classes=split_classes,
     )
     params, opt_state = whole = (state.params, state.opt_state)
     if sample is not None:
@@ -69,23 +78,26 @@ def train_step(
     looked_at = {**made.terms, "feature_norm": l2_norm(features)}
     sums = {name: jnp.sum(jnp.where(counted, x, 0.0)) for name, x in looked_at.items()}
     sums["loss"] = total
-    grads, sums, count = _sum_over_devices((grads, sums, jnp.sum(mask)), axis_name)
+    split_axis = axis_name if split_classes else None
+    grads = _summed_gradients(grads, loss, axis_name, split_axis)
+    sums, count = _sum_over_devices((sums, jnp.sum(mask)), axis_name)
     divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
     grads = jax.tree.map(lambda g: g / divisor, grads)
     updates, opt_state = state.optimizer.update(grads, opt_state, params)
     params = _forced(loss, optax.apply_updates(params, updates))
 
-    distortion = _distortion(state, made, labels, counted, axis_name)
+    distortion = _distortion(state, made, labels, counted, axis_name, split_classes)
     metrics = {name: total / divisor for name, total in sums.items()} | made.scalars
     metrics |= {
-        "gradient_norm": optax.tree.norm(grads),
-        "parameter_norm": optax.tree.norm(params),
+        "gradient_norm": _norm(grads, loss, split_axis),
+        "parameter_norm": _norm(params, loss, split_axis),
         "examples": count,
     }
     if made.agent_distances is not None:
         seen = ~jnp.isnan(distortion)
-        mean = jnp.sum(jnp.where(seen, distortion, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
-        metrics["distortion"] = mean
+        found = (jnp.sum(jnp.where(seen, distortion, 0.0)), jnp.sum(seen))
+        known, classes = _sum_over_devices(found, split_axis)
+        metrics["distortion"] = known / jnp.maximum(classes, 1)
     if sample is not None:
         params, opt_state = sampled.put(whole, (params, opt_state), loss, sample)
     state = state.replace(
@@ -118,7 +130,12 @@ def _averaged(state: TrainState, params: Any) -> Any:
 
 
 def _distortion(
-    state: TrainState, made: Objective, labels, counted, axis_name: str | None
+    state: TrainState,
+    made: Objective,
+    labels,
+    counted,
+    axis_name: str | None,
+    split_classes: bool,
 ) -> jax.Array:
     """The moving average of Proposition 3's bound after this batch."""
     if made.agent_distances is None:
@@ -127,6 +144,9 @@ def _distortion(
     if axis_name is not None:
         seen = jax.lax.all_gather(seen, axis_name, tiled=True)
     distances, labels, counted = seen
+    if split_classes:
+        labels -= jax.lax.axis_index(axis_name) * state.distortion.size
+        counted &= (labels >= 0) & (labels < state.distortion.size)
     return theory.updated_distortion(state.distortion, distances, labels, counted=counted)
 
 
@@ -134,6 +154,27 @@ def _example_keys(key: jax.Array, batch: int, axis_name: str | None) -> jax.Arra
     """One key an example, from its place in the whole batch: the same for any device count."""
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(first + jnp.arange(batch))
+
+
+def _summed_gradients(grads, loss: Loss, axis_name: str | None, split_axis: str | None):
+    """Over the devices; a row that is on one of them alone has all of its gradient there."""
+    if split_axis is None:
+        return _sum_over_devices(grads, axis_name)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, g: g if has_class_rows(path, loss) else jax.lax.psum(g, axis_name), grads
+    )
+
+
+def _norm(tree, loss: Loss, split_axis: str | None) -> jax.Array:
+    """The length of the whole tree, parts of which are on other devices."""
+    if split_axis is None:
+        return optax.tree.norm(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    squares = [(has_class_rows(path, loss), jnp.sum(leaf**2)) for path, leaf in leaves]
+    here = sum(square for split, square in squares if split)
+    return jnp.sqrt(
+        jax.lax.psum(here, split_axis) + sum(square for split, square in squares if not split)
+    )
 
 
 def _sum_over_devices(tree, axis_name: str | None):

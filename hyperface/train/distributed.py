@@ -1,0 +1,164 @@
+"""Which processes train together, read from options or from what launched them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+
+from hyperface.errors import InputError
+
+PORT = 12721
+
+
+class Cluster(NamedTuple):
+    """The processes of a run, and which one this is."""
+
+    coordinator: str
+    """host:port of process 0."""
+    processes: int
+    process: int
+
+
+def cluster_of(
+    environment: Mapping[str, str],
+    *,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> Cluster | None:
+    """The cluster that the options name, else the one that the launcher has set.
+
+    SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes (JobSet) are known by their variables. Under
+    Open MPI HYPERFACE_COORDINATOR, and in a JobSet JOBSET_NAME, REPLICATED_JOB_NAME and
+    HYPERFACE_PROCESSES, must be set beside their own, as `launch/` shows.
+
+    Args:
+      environment: the process's variables.
+      coordinator: host:port of process 0.
+      processes: of the run.
+      process: which one this is.
+
+    Returns:
+      None where the run has one process.
+
+    Raises:
+      InputError: something is missing, no number, or out of range.
+
+    Example:
+      >>> slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4"}
+      >>> cluster_of(slurm | {"SLURM_PROCID": "2"})
+      Cluster(coordinator='n1:12728', processes=4, process=2)
+    """
+    options = (coordinator, processes, process)
+    if any(value is not None for value in options):
+        if None in options:
+            raise InputError(
+                "expected --coordinator, --processes and --process together, found "
+                f"{coordinator}, {processes} and {process}."
+            )
+        return _checked(Cluster(*options))
+    for variable, found in (
+        ("SLURM_PROCID", _slurm),
+        ("OMPI_COMM_WORLD_RANK", _open_mpi),
+        ("JOB_COMPLETION_INDEX", _job_set),
+    ):
+        if variable in environment:
+            return _checked(found(environment))
+    return None
+
+
+def initialize(cluster: Cluster | None) -> None:
+    """Joins the cluster's processes, before anything else of jax is used; nothing for None."""
+    if cluster is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(*cluster)
+
+
+def are_several() -> bool:
+    """Whether other processes take part."""
+    return jax.process_count() > 1
+
+
+def share() -> dict[str, int]:
+    """Which share of each batch this process reads: keywords of `training_batches`."""
+    return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
+def is_writer() -> bool:
+    """Whether this process writes logs and reports: one of all does."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come to the point of this name."""
+    if are_several():
+        multihost_utils.sync_global_devices(name)
+
+
+def _slurm(environment: Mapping[str, str]) -> Cluster:
+    names = environment.get("SLURM_STEP_NODELIST") or _required(environment, "SLURM_JOB_NODELIST")
+    # Jobs that share a node have ports of their own.
+    port = PORT + _number(environment, "SLURM_JOB_ID") % 4096
+    processes = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
+    environment = {**environment, "SLURM_NTASKS": processes or ""}
+    return Cluster(
+        f"{_first_host(names)}:{port}",
+        _number(environment, "SLURM_NTASKS"),
+        _number(environment, "SLURM_PROCID"),
+    )
+
+
+def _first_host(names: str) -> str:
+    """Of SLURM's short form: "gpu[03-05,9],login" begins with gpu03."""
+    head, bracket, rest = names.partition("[")
+    if not bracket or "," in head:
+        return names.split(",")[0]
+    first, _, after = rest.partition("]")
+    return head + first.split(",")[0].split("-")[0] + after.split(",")[0]
+
+
+def _open_mpi(environment: Mapping[str, str]) -> Cluster:
+    return Cluster(
+        _required(environment, "HYPERFACE_COORDINATOR"),
+        _number(environment, "OMPI_COMM_WORLD_SIZE"),
+        _number(environment, "OMPI_COMM_WORLD_RANK"),
+    )
+
+
+def _job_set(environment: Mapping[str, str]) -> Cluster:
+    job_set, job = (_required(environment, n) for n in ("JOBSET_NAME", "REPLICATED_JOB_NAME"))
+    return Cluster(
+        f"{job_set}-{job}-0-0.{job_set}:{PORT}",
+        _number(environment, "HYPERFACE_PROCESSES"),
+        _number(environment, "JOB_COMPLETION_INDEX"),
+    )
+
+
+def _checked(cluster: Cluster) -> Cluster | None:
+    if cluster.processes < 1 or not 0 <= cluster.process < cluster.processes:
+        raise InputError(
+            f"expected a process from 0 to processes - 1, found {cluster.process} of "
+            f"{cluster.processes}."
+        )
+    host, _, port = cluster.coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"expected the coordinator as host:port, found {cluster.coordinator!r}.")
+    return cluster if cluster.processes > 1 else None
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    if not environment.get(name):
+        raise InputError(
+            f"expected {name} in the environment, found none. Set it, or pass --coordinator, "
+            "--processes and --process."
+        )
+    return environment[name]
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    found = _required(environment, name)
+    if not found.isdigit():
+        raise InputError(f"expected a whole number in {name}, found {found!r}.")
+    return int(found)

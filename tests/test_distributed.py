@@ -1,0 +1,132 @@
+"""Who trains together, from options and from the variables that each launcher sets."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import launch
+from hyperface.errors import InputError
+from hyperface.train.distributed import Cluster, cluster_of
+
+LAUNCH = Path(launch.__file__).parent
+SLURM = {
+    "SLURM_JOB_ID": "4099",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_JOB_NODELIST": "gpu[03-05,9]",
+}
+MPI = {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu[03-05,9]", "gpu03"),
+        ("login", "login"),
+        ("a1,b[2-3]", "a1"),
+        ("gpu[7,9]-ib,cpu1", "gpu7-ib"),
+    ],
+)
+def test_slurm(nodes, first):
+    """The port is the job's own: 12721 + 4099 mod 4096."""
+    found = cluster_of(SLURM | {"SLURM_JOB_NODELIST": nodes})
+    assert found == Cluster(f"{first}:12724", 2, 1)
+
+
+def test_the_step_is_asked_before_the_job():
+    step = {"SLURM_STEP_NODELIST": "gpu09", "SLURM_STEP_NUM_TASKS": "4"}
+    assert cluster_of(SLURM | step) == Cluster("gpu09:12724", 4, 1)
+
+
+def test_open_mpi():
+    found = cluster_of(MPI | {"HYPERFACE_COORDINATOR": "head:5000"})
+    assert found == Cluster("head:5000", 3, 2)
+    with pytest.raises(InputError, match="expected HYPERFACE_COORDINATOR in the environment"):
+        cluster_of(MPI)
+
+
+def test_options_come_first_and_together():
+    options = {"coordinator": "10.0.0.1:1234", "processes": 2, "process": 0}
+    assert cluster_of(SLURM, **options) == Cluster("10.0.0.1:1234", 2, 0)
+    with pytest.raises(InputError, match="together, found h:1, None and None"):
+        cluster_of({}, coordinator="h:1")
+    with pytest.raises(InputError, match="from 0 to processes - 1, found 2 of 2"):
+        cluster_of({}, **options | {"process": 2})
+    with pytest.raises(InputError, match="as host:port, found 'head'"):
+        cluster_of({}, **options | {"coordinator": "head"})
+
+
+def test_one_process_needs_no_cluster():
+    assert cluster_of({}) is None
+    assert cluster_of(SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}) is None
+
+
+def test_what_is_no_number_is_named():
+    with pytest.raises(InputError, match="whole number in SLURM_PROCID, found 'one'"):
+        cluster_of(SLURM | {"SLURM_PROCID": "one"})
+
+
+def test_the_job_set_sets_what_is_read():
+    """Its variables are fed to the parser as Kubernetes would fill them in."""
+    job_set = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+    (job,) = job_set["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    annotations = {
+        "metadata.annotations['jobset.sigs.k8s.io/jobset-name']": job_set["metadata"]["name"],
+        "metadata.annotations['jobset.sigs.k8s.io/replicatedjob-name']": job["name"],
+    }
+    environment = {
+        entry["name"]: entry.get("value")
+        or annotations[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+        for entry in container["env"]
+    }
+    assert (spec["completionMode"], spec["completions"]) == ("Indexed", spec["parallelism"])
+    found = cluster_of(environment | {"JOB_COMPLETION_INDEX": "3"})
+    assert found == Cluster("hyperface-workers-0-0.hyperface:12721", spec["completions"], 3)
+
+
+def test_the_slurm_script_runs_one_process_a_node_through_srun(tmp_path):
+    """With an srun that sets what SLURM's does, and a python that shows its arguments."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\nshift\nSLURM_PROCID=1 "$@"\n')
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\necho "$SLURM_PROCID $*"\n')
+    for program in (srun, python):
+        program.chmod(0o755)
+    script = LAUNCH / "slurm.sbatch"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shown = subprocess.run(
+        ["bash", script, "orl-ring", "--seed", "3"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "1 -m launch.train orl-ring --seed 3\n"
+    assert "#SBATCH --ntasks-per-node 1\n" in script.read_text()
+
+
+def test_the_tpu_script_starts_every_host_with_options_that_are_read(tmp_path):
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text('#!/bin/bash\n[[ $4 == describe ]] && echo 10.0.0.9 || echo "${@: -1}"\n')
+    gcloud.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shown = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", "pod", "zone", "2", "orl-ring", "--workdir", "a b"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    commands = sorted(shown.stdout.splitlines())
+    assert len(commands) == 2
+    for host, command in enumerate(commands):
+        assert "launch.train 'orl-ring' '--workdir' 'a b' --coordinator" in command
+        options = dict(re.findall(r"--(coordinator|processes|process) (\S+)", command))
+        options |= {name: int(options[name]) for name in ("processes", "process")}
+        assert cluster_of({}, **options) == Cluster("10.0.0.9:12721", 2, host)

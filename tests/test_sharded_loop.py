@@ -1,0 +1,128 @@
+"""A run with agents split over devices: the replicated run's numbers, also when interrupted."""
+
+import dataclasses
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import pytest
+from conftest import write_people
+from rich.console import Console
+from test_sharded_step import Linear
+
+import hyperface
+from hyperface import models
+from hyperface.data import store
+from hyperface.data.planning import Options
+from hyperface.data.sources.trees import folder
+from hyperface.errors import InputError
+from hyperface.objective import CenterTerm, Loss, SoftmaxTerm
+from hyperface.train import loop
+from hyperface.train.metrics import read_metrics
+
+script = str(Path(__file__).with_name("one_of_two.py"))
+
+
+@pytest.fixture(autouse=True)
+def linear(monkeypatch):
+    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: Linear(feature_dim))
+
+
+@pytest.fixture(scope="module")
+def ten_people(tmp_path_factory):
+    root = write_people(tmp_path_factory.mktemp("ten"), people=14, images=4)
+    data_dir = tmp_path_factory.mktemp("data")
+    store.prepare(folder(root), data_dir / "tiny", Options(held_out=4))
+    return data_dir
+
+
+def train(experiment, data_dir, workdir):
+    state = loop.train(experiment, data_dir, workdir, console=Console(file=io.StringIO()))
+    return jax.device_get((state.params, state.distortion)), read_metrics(workdir / "metrics.jsonl")
+
+
+def test_a_run_equals_the_replicated_one_and_may_be_interrupted(
+    tiny_experiment, ten_people, tmp_path
+):
+    """Ten classes on eight devices: checkpoints hold ten rows, not sixteen."""
+    loss = Loss(softmax=SoftmaxTerm(dropout=0.1), center=CenterTerm(weight=0.001))
+    once = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
+    run = dataclasses.replace(tiny_experiment, loss=loss, steps=8, evaluation=once)
+    split = dataclasses.replace(run, shard_agents=True)
+    expected, known = train(run, ten_people, tmp_path / "replicated")
+    found, metrics = train(split, ten_people, tmp_path / "split")
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(metrics, known, rtol=1e-4, atol=1e-6)
+
+    (tmp_path / "split" / "checkpoints" / "8").rename(tmp_path / "lost")
+    again, metrics_again = train(split, ten_people, tmp_path / "split")
+    chex.assert_trees_all_equal(again, found)
+    assert metrics_again == metrics
+
+    (tmp_path / "split" / "checkpoints" / "8").rename(tmp_path / "lost again")
+    replicated, metrics_replicated = train(run, ten_people, tmp_path / "split")
+    chex.assert_trees_all_close(replicated, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(metrics_replicated, known, rtol=1e-4, atol=1e-6)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def train_in_two_processes(experiment, data_dir, workdir):
+    """Of two devices each, which talk over gloo."""
+    port, wanted = str(free_port()), json.dumps(experiment.to_dict())
+    paths = [str(Path(hyperface.__file__).parents[1]), str(Path(__file__).parent)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": os.pathsep.join(paths)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, str(process), port, str(data_dir), str(workdir), wanted],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+    return read_metrics(workdir / "metrics.jsonl"), outputs
+
+
+@pytest.mark.parametrize(
+    "shard_agents", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["split", "whole"]
+)
+def test_two_processes_train_as_one(tiny_experiment, ten_people, tmp_path, shard_agents):
+    """Ten steps with dropout; process 0 alone writes and prints."""
+    once = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
+    loss = Loss(softmax=SoftmaxTerm(dropout=0.1), center=CenterTerm(weight=0.001))
+    run = dataclasses.replace(
+        tiny_experiment,
+        steps=10,
+        log_every=1,
+        checkpoint_every=5,
+        evaluation=once,
+        loss=loss,
+        shard_agents=shard_agents,
+    )
+    _, known = train(run, ten_people, tmp_path / "one")
+    found, outputs = train_in_two_processes(run, ten_people, tmp_path / "two")
+    assert len(found) == 10
+    chex.assert_trees_all_close(found, known, rtol=1e-4, atol=1e-6)
+    assert "needs about" in outputs[0]
+    assert "needs about" not in outputs[1]
+
+
+def test_too_few_classes_are_refused_before_anything_is_made(tiny_experiment, tiny_data, tmp_path):
+    split = dataclasses.replace(tiny_experiment, shard_agents=True)
+    with pytest.raises(InputError, match="for each of the 8 devices, found 6"):
+        loop.train(split, tiny_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
