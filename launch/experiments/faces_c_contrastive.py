@@ -5,8 +5,8 @@ Command: python -m launch.train faces-c-contrastive --init-from runs/faces-softm
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.
-Measured: accuracy 79.94 ± 0.13 and 80.47 ± 0.11 % over five snapshots, of seeds 0 and 1; TAR 29.45 and 29.39 %
-  at FAR 1 %, 13.53 and 13.59 % at 0.1 %. Before: 80.25, 28.72 and 13.21 %.
+Measured: accuracy 79.94 ± 0.13 and 80.47 ± 0.11 % over five snapshots, seeds 0 and 1;
+  TAR 29.45 and 29.39 % at FAR 1 %, 13.53 and 13.59 % at 0.1 %. Before: 80.25, 28.72 and 13.21 %.
 """
 
 import dataclasses

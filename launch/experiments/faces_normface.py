@@ -5,8 +5,8 @@ Command: python -m launch.train faces-normface --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.
-Measured: accuracy 79.05 ± 0.27 and 78.87 ± 0.20 % over five snapshots, of seeds 0 and 1; TAR 27.53 and 27.34 %
-  at FAR 1 %, 12.07 and 12.07 % at 0.1 %. Before: 80.25, 28.72 and 13.21 %.
+Measured: accuracy 79.05 ± 0.27 and 78.87 ± 0.20 % over five snapshots, seeds 0 and 1;
+  TAR 27.53 and 27.34 % at FAR 1 %, 12.07 and 12.07 % at 0.1 %. Before: 80.25, 28.72 and 13.21 %.
 """
 
 import dataclasses

@@ -5,8 +5,8 @@ Command: python -m launch.train faces-ring --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.
-Measured: accuracy 77.77 ± 0.43 and 77.90 ± 0.61 % over five snapshots, of seeds 0 and 1; TAR 23.31 and 23.64 %
-  at FAR 1 %, 9.45 and 9.65 % at 0.1 %. Before: 80.25, 28.72 and 13.21 %.
+Measured: accuracy 77.77 ± 0.43 and 77.90 ± 0.61 % over five snapshots, seeds 0 and 1;
+  TAR 23.31 and 23.64 % at FAR 1 %, 9.45 and 9.65 % at 0.1 %. Before: 80.25, 28.72 and 13.21 %.
 """
 
 import dataclasses
