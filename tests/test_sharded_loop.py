@@ -97,9 +97,8 @@ def train_in_two_processes(experiment, data_dir, workdir):
     return read_metrics(workdir / "metrics.jsonl"), outputs
 
 
-@pytest.mark.parametrize(
-    "shard_agents", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["split", "whole"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shard_agents", [True, False], ids=["split", "whole"])
 def test_two_processes_train_as_one(tiny_experiment, ten_people, tmp_path, shard_agents):
     """Ten steps with dropout; process 0 alone writes and prints."""
     once = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
