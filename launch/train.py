@@ -101,9 +101,7 @@ def run(options: Train) -> None:
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
     from hyperface.train.checkpoint import Checkpoints
-    from hyperface.train.interrupt import Interrupted
-    from hyperface.train.loop import train
-    from hyperface.train.metrics import DivergenceError, read_metrics
+    from hyperface.train.metrics import read_metrics
     from launch.evaluate import restored
     from launch.prepare import prepare_missing
 
@@ -120,23 +118,7 @@ def run(options: Train) -> None:
     trained = {}
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name
-        try:
-            state = train(
-                part,
-                data_dir,
-                folder,
-                start=start,
-                fresh=options.fresh,
-                workers=options.workers,
-                on_nan=options.on_nan,
-                console=console,
-            )
-        except DivergenceError as error:
-            console.print(f"{part.name} diverged: {error}", style="red")
-            sys.exit(cli.EXIT_DIVERGED)
-        except Interrupted as stop:
-            console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
-            sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
+        state = _trained_state(options, part, folder, data_dir, start, console)
         if distributed.are_several():
             continue
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
@@ -179,6 +161,31 @@ def run(options: Train) -> None:
     console.print(
         f"Score the checkpoint again: python -m launch.evaluate {workdir}", soft_wrap=True
     )
+
+
+def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
+    """The state after the last step; a run that diverges or is stopped ends the program."""
+    from hyperface.train.interrupt import Interrupted
+    from hyperface.train.loop import train
+    from hyperface.train.metrics import DivergenceError
+
+    try:
+        return train(
+            part,
+            data_dir,
+            folder,
+            start=start,
+            fresh=options.fresh,
+            workers=options.workers,
+            on_nan=options.on_nan,
+            console=console,
+        )
+    except DivergenceError as error:
+        console.print(f"{part.name} diverged: {error}", style="red")
+        sys.exit(cli.EXIT_DIVERGED)
+    except Interrupted as stop:
+        console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
+        sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
 
 
 def _start(path: Path, experiment: Experiment, data_dir: Path, console):
