@@ -8,8 +8,8 @@
     python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
 Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, agedb, calfw, cplfw, pairs (any list), ijba,
-ijba-search, ijbb, ijbc, megaface. Every step that was taken is printed, and kept with all figures
-in evaluation.json; evaluation.html has the curves and the hardest pairs.
+ijba-search, cs3, cs3-search, ijbb, ijbc, megaface. Every step that was taken is printed, and kept
+with all figures in evaluation.json; evaluation.html has the curves and the hardest pairs.
 """
 
 import dataclasses
@@ -52,7 +52,8 @@ class Evaluate:
     rule: Literal["blufr", "strict"] = "blufr"
     """How BLUFR's false accept rates become thresholds: as its code has it, or never above."""
     gammas: int | None = None
-    """K of Ring loss' fusion of templates: 8 for ijba by default, mean features for ijbb, ijbc."""
+    """K of Ring loss' fusion of templates: 8 for ijba and 2 for cs3 by default, mean features
+    for ijbb, ijbc."""
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
     bootstrap: int = 0

@@ -272,6 +272,7 @@ def _settings(options: "Evaluate") -> suite.Settings:
         gammas=options.gammas,
         draws=options.bootstrap,
         pool_media=options.pool_media,
+        place=parallel.split_rows,
     )
 
 

@@ -9,6 +9,7 @@ from hyperface.evaluate import streaming
 from hyperface.evaluate.blufr import VERIFICATION_FARS, blufr
 from hyperface.evaluate.cosine import unit_features
 from hyperface.evaluate.streaming import stream_all_pairs
+from hyperface.train.parallel import split_rows
 
 
 def trial(test, gallery, probe):
@@ -149,6 +150,23 @@ def test_every_pair_is_scored_once(rng, monkeypatch):
         np.testing.assert_allclose(
             stream.tail.scores(), np.sort(scores[~same])[::-1], rtol=0, atol=1e-12
         )
+
+
+def test_products_shared_by_devices_give_the_same(rng):
+    """On 8 simulated devices, in float64, where no two scores are close enough for rounding."""
+    features, labels = people(rng)
+    trials = [deal(rng, labels, held_out=10) for _ in range(2)]
+    shared = set()
+
+    def place(rows):
+        placed = split_rows(rows)
+        shared.add(len(placed.sharding.device_set) * (not placed.sharding.is_fully_replicated))
+        return placed
+
+    one = blufr(features, labels, trials, dtype=np.float64)
+    eight = blufr(features, labels, trials, dtype=np.float64, place=place)
+    assert 8 in shared
+    np.testing.assert_equal(eight._asdict(), one._asdict())
 
 
 def test_the_order_of_images_does_not_matter(rng):

@@ -288,6 +288,35 @@ def test_templates_are_searched_in_a_gallery(named):
         suite.score_search("ijba-search", named, [(gallery, shared)], 8)
 
 
+def test_cs3_reads_its_lists_and_fuses_with_two_gammas(named, tmp_path):
+    """One split with the columns of IJB-A; half of each person's images make a template."""
+    header = "TEMPLATE_ID,SUBJECT_ID,FILENAME,SIGHTING_ID"
+    lines = {
+        half: [
+            f"{person}{half},{person},p{person}/{image}.png,{image}"
+            for person in range(PEOPLE)
+            for image in range(3 * half, 3 * half + 3)
+        ]
+        for half in (0, 1)
+    }
+    comparisons = [f"{one}0,{other}1" for one in range(PEOPLE) for other in range(PEOPLE)]
+    texts = {
+        "verify_metadata.csv": [header, *lines[0], *lines[1]],
+        "verify_comparisons.csv": comparisons,
+        "search_gallery.csv": [header, *lines[0]],
+        "search_probe.csv": [header, *lines[1]],
+    }
+    (tmp_path / "cs3").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "cs3" / name).write_text("\n".join(text) + "\n")
+    verified = suite.score("cs3", named, tmp_path, PLAIN)
+    assert verified.figures["TAR at FAR 0.1"] == Figure(1.0, None)
+    assert any("gamma = 1..2 " in step for step in verified.steps)
+    searched = suite.score("cs3-search", named, tmp_path, PLAIN)
+    assert searched.figures["rank-1"] == Figure(1.0, None)
+    assert any("fusion of K = 2" in step for step in searched.steps)
+
+
 def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     distractors = rng.standard_normal((200, 16))
     scored = suite.score_megaface(named, distractors)

@@ -7,10 +7,11 @@ IJCB 2014.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.evaluate.cosine import product, unit_features
+from hyperface.evaluate.cosine import Place, product, unit_features
 from hyperface.evaluate.ranks import OpenSet, dir_at_far, open_set
 from hyperface.evaluate.streaming import stream_all_pairs
 from hyperface.evaluate.threshold import Rule, supported
@@ -91,6 +92,7 @@ def blufr(
     ranks: Sequence[int] = RANKS,
     exact_far: float = 0.01,
     dtype: np.dtype | type = np.float32,
+    place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> Blufr:
     """Scores features by BLUFR, plain cosine.
@@ -111,6 +113,8 @@ def blufr(
       ranks: of the DIR.
       exact_far: up to here verification thresholds are exact, above within a bin of 2^-15.
       dtype: of the scores. float32 rounds a cosine by some 1e-7; float64 takes twice the time.
+      place: puts rows of features on jax's default device; another one may split them over several,
+        which then share the products.
       progress: called with trials done and all trials.
 
     Returns:
@@ -130,8 +134,10 @@ def blufr(
         _check_trial(trial, len(unit), number)
     columns = []
     for number, trial in enumerate(trials):
-        stream = stream_all_pairs(unit[trial.test], labels[trial.test], exact_far=exact_far)
-        searches = _search(unit, labels, trial)
+        stream = stream_all_pairs(
+            unit[trial.test], labels[trial.test], exact_far=exact_far, place=place
+        )
+        searches = _search(unit, labels, trial, place)
         columns.append(
             (
                 stream.true_accept_rate(verification_fars, rule=rule),
@@ -150,9 +156,9 @@ def blufr(
     return Blufr(rates, dirs, *lists, *rest)
 
 
-def _search(unit: np.ndarray, labels: np.ndarray, trial: Trial) -> OpenSet:
+def _search(unit: np.ndarray, labels: np.ndarray, trial: Trial, place: Place) -> OpenSet:
     return open_set(
-        np.asarray(product(unit[trial.probe], unit[trial.gallery])),
+        np.asarray(product(unit[trial.probe], unit[trial.gallery], place)),
         labels[trial.gallery],
         labels[trial.probe],
     )

@@ -1,6 +1,6 @@
 """Features of unit length, their products, and the features that have no direction."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import jax
@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike
 from hyperface.evaluate._checks import unit_rows
 
 Item = TypeVar("Item")
+
+Place = Callable[[np.ndarray], jax.Array]
+"""Puts an array on a device, or split by rows over several."""
 
 
 def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> np.ndarray:
@@ -42,13 +45,14 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> n
     return unit.astype(dtype, copy=False)
 
 
-def product(rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -> jax.Array:
     """Every row's product with every column, jitted: [rows, dim] and [columns, dim], of one type.
 
-    float64 features give float64 products, whatever jax is set to.
+    float64 features give float64 products, whatever jax is set to. `place` puts the rows on jax's
+    default device; another one may split them over several, each of which then makes its share.
     """
     with jax.enable_x64(rows.dtype == np.float64):
-        return _product(rows, columns)
+        return _product(place(rows), columns)
 
 
 @jax.jit

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.evaluate.cosine import one_ahead, unit_features
+from hyperface.evaluate.cosine import Place, one_ahead, unit_features
 from hyperface.evaluate.gallery import Gallery, checked_mask
 from hyperface.evaluate.ranks import cmc
-from hyperface.evaluate.search import GROUP, MateRanks, Place, Probes, ScoredBlock, exact_cosines
+from hyperface.evaluate.search import GROUP, MateRanks, Probes, ScoredBlock, exact_cosines
 from hyperface.evaluate.tail import Tail
 from hyperface.evaluate.threshold import (
     Rule,

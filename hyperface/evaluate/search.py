@@ -7,12 +7,13 @@ whose score comes within that bound of a threshold are scored again, in float64,
 float32. No result depends on the low precision, on block sizes or on the order of the gallery.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from hyperface.evaluate.cosine import Place
 
 GROUP = 64
 """Gallery images whose highest score is looked at first."""
@@ -40,10 +41,6 @@ class Candidates(NamedTuple):
 
     probes: np.ndarray
     rows: np.ndarray
-
-
-Place = Callable[[np.ndarray], jax.Array]
-"""Puts an array on a device, or split over several."""
 
 
 class Probes:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.evaluate.cosine import one_ahead, product
+from hyperface.evaluate.cosine import Place, one_ahead, product
 from hyperface.evaluate.roc import Roc
 from hyperface.evaluate.tail import Tail
 from hyperface.evaluate.threshold import (
@@ -157,7 +158,11 @@ class ScoreStream:
 
 
 def stream_all_pairs(
-    unit: np.ndarray, labels: np.ndarray, *, exact_far: float = 0.01
+    unit: np.ndarray,
+    labels: np.ndarray,
+    *,
+    exact_far: float = 0.01,
+    place: Place = jnp.asarray,
 ) -> ScoreStream:
     """Scores of every pair of different images, a tile of the product at a time.
 
@@ -165,6 +170,7 @@ def stream_all_pairs(
       unit: [images, dim] unit features; the scores have their type.
       labels: [images].
       exact_far: up to here rates are exact.
+      place: puts a tile's rows on jax's default device; another one may split them over several.
     """
     order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
     labels, images = labels[order], len(unit)
@@ -173,7 +179,9 @@ def stream_all_pairs(
     stream = ScoreStream(tail=int(exact_far * images * (images - 1) / 2) + 1, dtype=unit.dtype)
     starts = range(0, images, TILE)
     tiles = ((i, j) for i in starts for j in starts if i <= j)
-    products = ((i, j, product(padded[i : i + TILE], padded[j : j + TILE])) for i, j in tiles)
+    products = (
+        (i, j, product(padded[i : i + TILE], padded[j : j + TILE], place)) for i, j in tiles
+    )
     for i, j, scores in one_ahead(products):
         scores = np.asarray(scores)[: images - i, : images - j]
         rows, columns = labels[i : i + TILE, None], labels[None, j : j + TILE]

@@ -90,6 +90,15 @@ SUITE: Mapping[str, Entry] = {
     "cplfw": Entry("CPLFW", "cplfw", ("cplfw/pairs_CPLFW.txt",), lists.listed),
     "ijba": Entry("IJB-A, 1:1", "ijba", ("IJB-A_11_sets",), sets.ijba),
     "ijba-search": Entry("IJB-A, 1:N", "ijba", ("IJB-A_1N_sets",), sets.ijba_search),
+    "cs3": Entry(
+        "Janus CS3, 1:1", "cs3", ("cs3/verify_metadata.csv", "cs3/verify_comparisons.csv"), sets.cs3
+    ),
+    "cs3-search": Entry(
+        "Janus CS3, 1:N",
+        "cs3",
+        ("cs3/search_gallery.csv", "cs3/search_probe.csv"),
+        sets.cs3_search,
+    ),
     "ijbb": Entry(
         "IJB-B, 1:1",
         "ijbb",

@@ -8,11 +8,11 @@ import numpy as np
 
 from hyperface.data import protocols
 from hyperface.evaluate.blufr import blufr
+from hyperface.evaluate.cosine import Place
 from hyperface.evaluate.identification import megaface
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.roc import Roc
 from hyperface.evaluate.scored import Figure, Scored
-from hyperface.evaluate.search import Place
 from hyperface.evaluate.suite.settings import OVER_TRIALS, Settings
 
 
@@ -23,7 +23,12 @@ def score_blufr(
     config = protocols.blufr(paths[0])
     features = named.features[named.rows(config.images, name)]
     found = blufr(
-        features, config.labels, config.trials, rule=settings.rule, progress=settings.progress
+        features,
+        config.labels,
+        config.trials,
+        rule=settings.rule,
+        place=settings.place,
+        progress=settings.progress,
     )
     verification, identification = found.verification(0.001), found.identification(0.01, 1)
     fars = found.verification_fars

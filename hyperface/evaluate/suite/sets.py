@@ -132,6 +132,8 @@ def score_search(
 ) -> Scored:
     """1:N search of templates: ranks, and DIR at FAR 1 and 10 %, of each split and their spread.
 
+    A FAR that the probes without a mate cannot support is left out.
+
     Args:
       name: what the protocol is called.
       named: the features of images.
@@ -152,8 +154,9 @@ def score_search(
         people = [[person[template] for template in side.tolist()] for side in sides]
         searches = open_set(scores, people[1], people[0])
         ranks.append(cmc(searches.ranks, SEARCH_RANKS))
-        rates.append(dir_at_far(searches, SEARCH_FARS))
         fewest.append(searches.impostor_scores.size)
+        if fewest[-1]:
+            rates.append(dir_at_far(searches, SEARCH_FARS))
         steps += [f"split {number}: {step}" for step in grouped.steps]
     figures = {
         **{f"rank-{rank}": np.array(ranks)[:, rank - 1] for rank in (1, 5, 10)},
@@ -202,6 +205,25 @@ def ijba_search(
         splits.append((gallery, probes))
     gammas = 8 if settings.gammas is None else settings.gammas
     return score_search(name, named, splits, gammas, pool_media=settings.pool_media)
+
+
+def cs3(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
+    """Janus CS3, one split, by Ring loss' fusion, K = 2; lists have the columns of IJB-A's."""
+    templates = protocols.ijb_templates(paths[0])
+    pairs = protocols.ijb_pairs(paths[1], templates)
+    gammas = 2 if settings.gammas is None else settings.gammas
+    return score_templates(
+        name, named, [(templates, pairs)], gammas, pool_media=settings.pool_media
+    )
+
+
+def cs3_search(
+    name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings
+) -> Scored:
+    """Janus CS3's 1:N search: open-set, one gallery, by Ring loss' fusion, K = 2."""
+    gallery, probes = (protocols.ijb_templates(path) for path in paths)
+    gammas = 2 if settings.gammas is None else settings.gammas
+    return score_search(name, named, [(gallery, probes)], gammas, pool_media=settings.pool_media)
 
 
 def ijbc(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:

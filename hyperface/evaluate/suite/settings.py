@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
+
+from hyperface.evaluate.cosine import Place
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.threshold import Rule
 
@@ -28,5 +31,7 @@ class Settings:
     """Whether a template's images of one medium, such as a video, count as one."""
     draws: int = 0
     """Resamples of people, for intervals of a pair list's rates; 0 for none."""
+    place: Place = jnp.asarray
+    """Puts rows of features on one device, or split over several, which then share the products."""
     progress: Callable[[int, int], None] | None = None
     """Called by the long ones with the parts done and all parts."""
