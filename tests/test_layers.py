@@ -52,6 +52,7 @@ MAY_IMPORT = {
     ),
     "train.distributed": ({"errors"}, set()),
     "train.memory": ({"errors", "losses", "train.rows", "train.state"}, set()),
+    "train.traffic": ({"train.memory"}, set()),
     "train.parallel": (
         {"compiler", "data.images", "errors", "train.rows", "train.state", "train.step"},
         set(),
