@@ -262,8 +262,10 @@ class RingHead(nn.Module):
             return jnp.float32(self.options.initial_radius)
 
         radius = self.param("radius", first_radius)
-        loss = losses.ring(features, radius, form=self.options.form)
-        weights = (context or Context()).weights(features.shape[0])
+        context = context or Context()
+        form, axis_name = self.options.form, context.axis_name
+        loss = losses.ring(features, radius, form=form, axis_name=axis_name)
+        weights = context.weights(features.shape[0])
         total = self.options.weight * jnp.sum(weights * loss)
         return Objective(total, {"ring": loss}, {"radius": radius})
 

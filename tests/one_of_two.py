@@ -1,18 +1,17 @@
-"""One of two processes that train together: its number, a port, folders, the experiment as JSON."""
+"""One of two processes that train together: told folders and the experiment as JSON."""
 
 import json
 import sys
 from pathlib import Path
 
+from processes import join
 
-def main(process: str, port: str, data_dir: str, workdir: str, experiment: str) -> None:
-    from hyperface.train import distributed
 
-    cluster = distributed.cluster_of(
-        {}, coordinator=f"127.0.0.1:{port}", processes=2, process=int(process)
-    )
-    distributed.initialize(cluster)
-
+def main(
+    process: str, processes: str, port: str, data_dir: str, workdir: str, experiment: str
+) -> None:
+    """Trains with the least backbone."""
+    join(process, processes, port)
     from test_sharded_step import Linear
 
     from hyperface import models

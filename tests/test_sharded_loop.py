@@ -3,20 +3,15 @@
 import dataclasses
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
 import pytest
 from conftest import write_people
+from processes import in_processes
 from rich.console import Console
 from test_sharded_step import Linear
 
-import hyperface
 from hyperface import models
 from hyperface.data import store
 from hyperface.data.planning import Options
@@ -25,8 +20,6 @@ from hyperface.errors import InputError
 from hyperface.objective import CenterTerm, Loss, SoftmaxTerm
 from hyperface.train import loop
 from hyperface.train.metrics import read_metrics
-
-script = str(Path(__file__).with_name("one_of_two.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,31 +62,14 @@ def test_a_run_equals_the_replicated_one_and_may_be_interrupted(
     replicated, metrics_replicated = train(run, ten_people, tmp_path / "split")
     chex.assert_trees_all_close(replicated, expected, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(metrics_replicated, known, rtol=1e-4, atol=1e-6)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    left = {path.name for path in (tmp_path / "split" / "checkpoints").iterdir()}
+    assert left == {"4", "8"}  # None was held to be damaged.
 
 
 def train_in_two_processes(experiment, data_dir, workdir):
-    """Of two devices each, which talk over gloo."""
-    port, wanted = str(free_port()), json.dumps(experiment.to_dict())
-    paths = [str(Path(hyperface.__file__).parents[1]), str(Path(__file__).parent)]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": os.pathsep.join(paths)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, script, str(process), port, str(data_dir), str(workdir), wanted],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+    """Of two devices each."""
+    told = str(data_dir), str(workdir), json.dumps(experiment.to_dict())
+    outputs = in_processes("one_of_two.py", 2, 2, *told)
     return read_metrics(workdir / "metrics.jsonl"), outputs
 
 

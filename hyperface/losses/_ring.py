@@ -12,7 +12,13 @@ from hyperface.normalize import l2_norm
 Form = Literal["paper", "released-l2", "released-l1", "released-auto"]
 
 
-def ring(features: ArrayLike, radius: ArrayLike, *, form: Form = "paper") -> jax.Array:
+def ring(
+    features: ArrayLike,
+    radius: ArrayLike,
+    *,
+    form: Form = "paper",
+    axis_name: str | None = None,
+) -> jax.Array:
     """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
 
         L = 1/2 (||f|| - R)^2
@@ -33,6 +39,7 @@ def ring(features: ArrayLike, radius: ArrayLike, *, form: Form = "paper") -> jax
         "released-l1": twice the smooth L1 distance, h^2 where |h| < 1 and 2 |h| - 1 beyond;
         "released-auto": (||f|| - R)^2 over the batch's mean norm, which is at least 0.5 and held
         constant in the gradient.
+      axis_name: the mapped axis that the batch is split over evenly, for its mean norm.
 
     Returns:
       [batch] loss in squared norm units, float32 (float64 for float64 inputs).
@@ -59,7 +66,10 @@ def ring(features: ArrayLike, radius: ArrayLike, *, form: Form = "paper") -> jax
         return squared
     norm = l2_norm(features)
     if form == "released-auto":
-        return squared / jax.lax.stop_gradient(jnp.maximum(jnp.mean(norm), 0.5))
+        mean = jax.lax.stop_gradient(jnp.mean(norm))
+        if axis_name is not None:
+            mean = jax.lax.pmean(mean, axis_name)
+        return squared / jnp.maximum(mean, 0.5)
     apart = jnp.abs(norm - radius)
     return jnp.where(apart < 1.0, squared, 2.0 * apart - 1.0)
 

@@ -129,13 +129,17 @@ class Checkpoints:
         del meta["arrays"]
         return meta
 
-    def restore(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    def restore(
+        self, step: int, like: TrainState, sharding: jax.sharding.Sharding | TrainState
+    ) -> TrainState:
         """The state saved at `step`.
 
         Args:
           step: one of this folder's.
           like: a state, or its shapes, of the run that continues; its static parts are kept.
-          sharding: where the arrays go; the checkpoint may come from other devices.
+          sharding: where the arrays go: one for all, or shapes that have theirs, whose rows beyond
+            the checkpoint's become zeros. The checkpoint may come from other devices; each process
+            reads what its own hold.
 
         Raises:
           InputError: names, shapes or dtypes differ: the checkpoint is of another model. Orbax
@@ -145,14 +149,12 @@ class Checkpoints:
         wanted = _saved(like)
         arrays = self._read_meta(step)["arrays"]
         _check_same(wanted, arrays, self._folder / str(step))
-        template = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted
-        )
+        template = _template(wanted, sharding)
         with self._reading(step):
-            saved = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
-            ).state
-            _check_sums(saved, arrays)
+            padding = ocp.args.StandardRestore(template, strict=False)
+            args = ocp.args.Composite(state=padding)
+            saved = self._manager.restore(step, args=args).state
+            _check_sums(saved, wanted, arrays)
         return like.replace(
             step=saved["step"],
             params=saved["params"],
@@ -164,7 +166,7 @@ class Checkpoints:
         )
 
     def restore_newest(
-        self, like: TrainState, sharding: jax.sharding.Sharding
+        self, like: TrainState, sharding: jax.sharding.Sharding | TrainState
     ) -> tuple[int, TrainState] | None:
         """The newest checkpoint that is sound, as (step, state); None where there is none.
 
@@ -264,11 +266,22 @@ def _saved(state: TrainState) -> dict[str, Any]:
         "params": state.params,
         "batch_stats": state.batch_stats,
         "opt_state": serialization.to_state_dict(state.opt_state),
-        "key": jax.eval_shape(jax.random.key_data, state.key)
-        if isinstance(state.key, jax.ShapeDtypeStruct)
-        else jax.random.key_data(state.key),
+        "key": _key_data(state.key),
         "distortion": state.distortion,
     } | ({} if state.average is None else {"average": state.average})
+
+
+def _key_data(key: Any) -> Any:
+    if isinstance(key, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, key).update(sharding=key.sharding)
+    return jax.random.key_data(key)
+
+
+def _template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
+    """What Orbax shall make of the arrays."""
+    if isinstance(sharding, TrainState):
+        return _saved(sharding)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
 
 
 def _described(arrays: Any) -> dict[str, dict[str, Any]]:
@@ -294,8 +307,9 @@ def _check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> N
     )
 
 
-def _check_sums(restored: Any, saved: dict[str, dict[str, Any]]) -> None:
-    changed = [name for name, found in checksums(restored).items() if found != saved[name]["sum"]]
+def _check_sums(restored: Any, wanted: Any, saved: dict[str, dict[str, Any]]) -> None:
+    sums = checksums(restored, like=wanted)
+    changed = [name for name, found in sums.items() if found != saved[name]["sum"]]
     if changed:
         more = ", ..." if len(changed) > 3 else ""
         raise ValueError(f"{len(changed)} arrays changed, {', '.join(changed[:3])}{more}")

@@ -14,14 +14,16 @@ _FACTOR = 0x9E3779B1
 _SECOND_FACTOR = 0x85EBCA77
 
 
-def checksums(tree: Any) -> dict[str, int]:
+def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     """A 32-bit checksum of each array of a tree.
 
     Each word is mixed with its place in the array, one to one, and the results are added up: one
-    changed word always changes the sum, and devices and processes may each add up their rows.
+    changed word always changes the sum, and devices and processes may each add up their part.
 
     Args:
-      tree: nested dictionaries of arrays, whole on each device or split by rows over them.
+      tree: nested dictionaries of arrays, whole on each device or split over them by the first or
+        the second axis.
+      like: the same with arrays or shapes: rows beyond theirs are padding, which does not count.
 
     Returns:
       By path, such as "params/head/scale"; the same on every process.
@@ -31,8 +33,9 @@ def checksums(tree: Any) -> dict[str, int]:
       >>> checksums({"a": {"b": ones}}) == checksums({"a": {"b": others}})
       False
     """
-    leaves = named_leaves(tree)
-    sums = np.array([_own_part(leaf) for leaf in leaves.values()], np.uint32)
+    leaves, like = named_leaves(tree), named_leaves(tree if like is None else like)
+    sums = [_own_part(leaf, like[name].shape) for name, leaf in leaves.items()]
+    sums = np.array(sums, np.uint32)
     if jax.process_count() > 1:
         sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
     return dict(zip(leaves, sums.tolist(), strict=True))
@@ -44,28 +47,50 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
 
 
-def _own_part(array: Any) -> int:
+def _own_part(array: Any, shape: tuple[int, ...]) -> int:
     """The sum of what this process holds the first copy of."""
     if not isinstance(array, jax.Array):
-        return _sum(np.asarray(array), 0)
+        return _sum(np.asarray(array), 0, 0)
     total = 0
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
-            first_row = (shard.index[0].start or 0) if shard.index else 0
-            total += _sum(np.asarray(shard.data), first_row * math.prod(array.shape[1:]))
+            total += _part(np.asarray(shard.data), shard.index, shape)
     return total & 0xFFFFFFFF
 
 
-def _sum(array: np.ndarray, first: int) -> int:
-    """The sum of elements whose places in the whole array start at `first`."""
-    width = min(array.dtype.itemsize, 4)
-    words = np.ascontiguousarray(array).reshape(-1).view(f"uint{8 * width}")
-    first *= array.dtype.itemsize // width
-    places = np.arange(_BLOCK, dtype=np.uint32) * np.uint32(_FACTOR)
+def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -> int:
+    """The sum of the part of an array of this shape that begins where `index` does."""
+    if not shape:
+        return _sum(found, 0, 0)
+    row, width = index[0].start or 0, math.prod(shape[1:])
+    found = found[: max(0, shape[0] - row)]
+    if found.shape[1:] == shape[1:]:
+        return _sum(found, row * width, 0)
+    first = row * width + index[1].start * math.prod(shape[2:])
+    return _sum(found.reshape(len(found), -1), first, width)
+
+
+def _sum(array: np.ndarray, first: int, width: int) -> int:
+    """The sum of elements whose places in the whole array start at `first`.
+
+    Args:
+      array: their rows.
+      first: place of the first.
+      width: from row to row; 0 where each goes on where the one before it ends.
+    """
+    bits = 8 * min(array.dtype.itemsize, 4)
+    words = np.ascontiguousarray(array).reshape(len(array) if width else -1, -1 if width else 1)
+    words = words.view(f"uint{bits}")
+    scale = 8 * array.dtype.itemsize // bits
+    first, width = first * scale, width * scale or words.shape[1]
+    rows = max(1, _BLOCK // words.shape[1])
+    places = np.arange(rows)[:, None] * width + np.arange(words.shape[1])
+    places = places.astype(np.uint32) * np.uint32(_FACTOR)
     total = 0
-    for start in range(0, words.size, _BLOCK):
-        block = words[start : start + _BLOCK]
-        mixed = places[: block.size] + np.uint32((first + start) * _FACTOR & 0xFFFFFFFF)
+    for start in range(0, len(words), rows):
+        block = words[start : start + rows]
+        before = np.uint32((first + start * width) * _FACTOR & 0xFFFFFFFF)
+        mixed = places[: len(block)] + before
         mixed ^= block
         mixed *= np.uint32(_FACTOR)
         mixed ^= mixed >> np.uint32(15)

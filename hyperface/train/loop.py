@@ -93,7 +93,7 @@ def train(
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     if start is not None:
         meta["init_from"] = start.origin
-    local = _is_local(experiment)
+    placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     snapshots = experiment.snapshot_steps()
     say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
     with (
@@ -105,7 +105,7 @@ def train(
     ):
         skipped: set[int] = set()
         while True:
-            found = checkpoints.restore_newest(abstract, parallel.replicated())
+            found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
                 first_step, state = found
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
@@ -113,8 +113,7 @@ def train(
                     f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.",
                     soft_wrap=True,
                 )
-                if not local:
-                    state = _on_mesh(experiment, lambda state: state, state)
+                state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
             try:
@@ -151,17 +150,13 @@ def _after_the_writer() -> Iterator[None]:
     yield
 
 
-def _on_mesh(experiment: Experiment, make, *arguments) -> TrainState:
-    return parallel.on_mesh(make, *arguments, split_classes=experiment.shard_agents)
-
-
 def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> TrainState:
     batch = next(_batches(experiment, split, 0))
     make = partial(create_state, experiment, split.num_classes)
     arguments = (batch["images"], batch["labels"], start and start.backbone)
     if _is_local(experiment):
         return jax.device_put(make(*arguments), parallel.replicated())
-    return _on_mesh(experiment, make, *arguments)
+    return parallel.on_mesh(make, *arguments, split_classes=experiment.shard_agents)
 
 
 def _run(

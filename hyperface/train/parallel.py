@@ -1,5 +1,6 @@
 """The mapping of the step onto devices; the only module that names them."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -236,12 +237,26 @@ def whole_classes(state: TrainState) -> TrainState:
     mesh = state.distortion.sharding.mesh
 
     def cut(leaf: jax.Array) -> jax.Array:
-        columns = leaf.ndim > 1 and leaf.shape[1] % mesh.size == 0
-        spec = PartitionSpec(None, AXIS) if columns else PartitionSpec()
-        sharding = NamedSharding(mesh, spec)
+        sharding = NamedSharding(mesh, PartitionSpec())
+        if leaf.ndim > 1:
+            sharding = _by_columns(mesh, leaf.shape[1])
         return jax.jit(lambda x: x[:num_classes], out_shardings=sharding)(leaf)
 
     return _with_rows(state, cut)
+
+
+def with_padding_unseen(state: TrainState) -> TrainState:
+    """The state with NaN for the distortion of rows beyond the last class, which are no class."""
+    num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
+    unseen = jax.jit(lambda x: x.at[num_classes:].set(jnp.nan), out_shardings=sharding)
+    return state.replace(distortion=unseen(state.distortion))
+
+
+def _by_columns(mesh: jax.sharding.Mesh, columns: int) -> NamedSharding:
+    """A matrix split by columns over as many of the devices as they are a multiple of."""
+    parts = math.gcd(columns, mesh.size)
+    blocks = jax.sharding.Mesh(mesh.devices.reshape(parts, -1), (AXIS, "copies"))
+    return NamedSharding(blocks, PartitionSpec(None, AXIS))
 
 
 def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> TrainState:
@@ -254,7 +269,8 @@ def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> T
 
 def _specs(state: TrainState, split_classes: bool) -> Any:
     """How `mesh_step` splits a state: by rows what has one row a class, or nothing."""
-    loss, rows = state.network.head.loss, PartitionSpec(AXIS if split_classes else None)
+    loss = state.network.head.loss
+    rows = PartitionSpec(AXIS) if split_classes else PartitionSpec()
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: rows if has_class_rows(path, loss) else PartitionSpec(), state
     )

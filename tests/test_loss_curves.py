@@ -1,0 +1,95 @@
+"""Every class-wise loss has one device's curve on many devices and in several processes."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from loss_curves import LOSSES, curve, curves, first_state
+from processes import in_processes
+
+from hyperface import models
+from hyperface.train import parallel
+from hyperface.train.step import train_step
+
+MOST = 2e-6
+"""Of a curve's deviation: what a start one unit in the last place away makes, some times over."""
+
+
+@pytest.fixture(autouse=True)
+def own_model(monkeypatch):
+    """The net that `first_state` puts in place of all is gone after the test."""
+    monkeypatch.setattr(models, "create", models.create)
+
+
+def one_device(name, steps):
+    return curve(jax.jit(train_step), first_state(name), steps)
+
+
+def nudged(name, steps):
+    """One device's curve where half of the parameters start one unit in the last place away."""
+    rng, state = np.random.default_rng(1), first_state(name)
+    params = jax.tree.map(
+        lambda x: np.where(rng.random(x.shape) < 0.5, np.nextafter(x, np.float32(np.inf)), x),
+        state.params,
+    )
+    return curve(jax.jit(train_step), state.replace(params=params), steps)
+
+
+def mapped(name, steps):
+    """The curve of `data_parallel_step`, the loop's own for agents that are not split."""
+    state = jax.device_put(first_state(name), parallel.replicated())
+    return curve(parallel.data_parallel_step(), state, steps)
+
+
+def in_several(names, steps, processes, timeout):
+    """Curves of processes of two devices each, compiled in haste."""
+    hasty = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    told, settings = (str(steps), *names), {"environment": hasty, "timeout": timeout}
+    outputs = in_processes("loss_curves.py", processes, 2, *told, **settings)
+    first, *others = [json.loads(output.splitlines()[-1]) for output in outputs]
+    assert all(other == first for other in others)  # Each knows the loss of the whole batch.
+    return first
+
+
+def deviation(found, known):
+    """The largest difference of two curves, relative to the loss of the step."""
+    assert len(found) == len(known)
+    return np.max(np.abs(np.subtract(found, known)) / np.abs(known))
+
+
+def test_two_processes_have_the_curve_of_one_device():
+    names = ["center", "c-triplet"]
+    for name, found in in_several(names, 10, 2, 120).items():
+        known = one_device(name, 10)
+        assert deviation(found["whole"], known) < MOST
+        assert deviation(found["split"], known) < MOST
+
+
+def test_the_released_ring_loss_takes_the_mean_norm_of_all_devices():
+    found = curves(["ring, released"], 3)["ring, released"]
+    assert deviation(found["whole"], one_device("ring, released", 3)) < MOST
+
+
+@pytest.mark.slow
+def test_fifty_steps_of_every_loss_in_one_two_and_four_processes(capsys):
+    """Prints the largest deviation of each loss, beside what a nudged start makes."""
+    steps, names = 50, list(LOSSES)
+    known = {name: one_device(name, steps) for name in names}
+    found = {"1 process x 8": curves(names, steps)}
+    for processes in (1, 2, 4):
+        found[f"{processes} x 2"] = in_several(names, steps, processes, 1800)
+    worst = {}
+    for name in names:
+        layouts = [
+            (f"{way}, {layout}", curve)
+            for way, by_name in found.items()
+            for layout, curve in by_name[name].items()
+        ]
+        layouts.append(("pmap", mapped(name, steps)))
+        worst[name], where = max((deviation(curve, known[name]), way) for way, curve in layouts)
+        own = deviation(nudged(name, steps), known[name])
+        with capsys.disabled():
+            print(f"\n{name:38} {worst[name]:.1e} ({where:24}) nudged {own:.1e}", end="")
+    assert max(worst.values()) < MOST
