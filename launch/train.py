@@ -13,13 +13,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from hyperface.errors import InputError
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from rich.console import Console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def run(options: Train) -> None:
-    """Trains the experiment and those it is compared with, then writes the report.
+    """Trains and reports; a run that diverges or is stopped ends the program with its status.
 
     Several processes train only: one alone scores their checkpoint, by `launch.evaluate`.
     """
@@ -92,6 +95,25 @@ def run(options: Train) -> None:
     )
     from rich.console import Console
 
+    from hyperface.train.interrupt import Interrupted
+    from hyperface.train.metrics import DivergenceError
+
+    try:
+        train_and_report(options, Console())
+    except DivergenceError:
+        sys.exit(cli.EXIT_DIVERGED)
+    except Interrupted as stop:
+        sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
+
+
+def train_and_report(options: Train, console: "Console") -> None:
+    """Trains the experiment and those it is compared with, then writes the report.
+
+    Raises:
+      InputError: something does not fit.
+      DivergenceError: a loss became NaN or infinite; it was said.
+      Interrupted: a signal came, and the run is saved; it was said.
+    """
     from hyperface.data.datasets import data_directory, open_split
     from hyperface.evaluate.evaluator import (
         check_scorable,
@@ -100,6 +122,7 @@ def run(options: Train) -> None:
     )
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
+    from hyperface.train import distributed
     from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.metrics import read_metrics
     from launch.evaluate import restored
@@ -107,7 +130,6 @@ def run(options: Train) -> None:
 
     cli.quiet_libraries()
     experiment = options.experiment
-    console = Console()
     data_dir = data_directory(options.data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
     if distributed.is_writer():
@@ -164,7 +186,7 @@ def run(options: Train) -> None:
 
 
 def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
-    """The state after the last step; a run that diverges or is stopped ends the program."""
+    """The state after the last step; a run that diverges or is stopped is said."""
     from hyperface.train.interrupt import Interrupted
     from hyperface.train.loop import train
     from hyperface.train.metrics import DivergenceError
@@ -182,10 +204,10 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
         )
     except DivergenceError as error:
         console.print(f"{part.name} diverged: {error}", style="red")
-        sys.exit(cli.EXIT_DIVERGED)
+        raise
     except Interrupted as stop:
         console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
-        sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
+        raise
 
 
 def _start(path: Path, experiment: Experiment, data_dir: Path, console):

@@ -162,6 +162,8 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
         ("reproduce", ["--help"]),
         ("reproduce", ["normface", "--list"]),
         ("reproduce", ["normface", "--steps", "many"]),
+        ("sweep", ["--help"]),
+        ("sweep", ["orl-ring", "loss.ring.weight=0.1,much"]),
         ("torture", ["--help"]),
     ],
 )

@@ -59,6 +59,32 @@ def claimed(workdir: Path, meta: dict[str, Any], *, fresh: bool = False) -> Iter
         yield
 
 
+def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
+    """Refuses a folder whose `config.json` is another run's; one without it is not looked at.
+
+    Args:
+      workdir: the run's folder.
+      meta: as in `claimed`.
+
+    Raises:
+      InputError: naming the fields that differ.
+    """
+    config = workdir / "config.json"
+    if not config.exists():
+        return
+    found, wanted = _flat(json.loads(config.read_text())), _flat(meta)
+    differing = [
+        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
+        for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds another run: {'; '.join(differing)}. Take another --workdir, or "
+            "pass --fresh to delete that run."
+        )
+
+
 def _refuse_foreign(workdir: Path, fresh: bool) -> None:
     ours = {LOCK, "config.json.partial"}  # What a run killed at its start leaves.
     found = {path.name for path in workdir.iterdir()} - ours if workdir.exists() else set()
@@ -86,26 +112,11 @@ def _clear(workdir: Path) -> None:
 
 def _claim(workdir: Path, meta: dict[str, Any]) -> None:
     config = workdir / "config.json"
-    if config.exists():
-        _check_same_run(json.loads(config.read_text()), meta, workdir)
-    else:
+    check_same_run(workdir, meta)
+    if not config.exists():
         replace_text(config, json.dumps(meta, indent=2) + "\n")
     environment = json.dumps(_environment(), indent=2) + "\n"
     replace_text(workdir / "environment.json", environment)
-
-
-def _check_same_run(found: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:
-    found, wanted = _flat(found), _flat(wanted)
-    differing = [
-        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
-        for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
-        if found.get(name) != wanted.get(name)
-    ]
-    if differing:
-        raise InputError(
-            f"{workdir} holds another run: {'; '.join(differing)}. Take another --workdir, or "
-            "pass --fresh to delete that run."
-        )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

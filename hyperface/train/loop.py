@@ -90,9 +90,7 @@ def train(
         shard_agents=experiment.shard_agents,
     )
     console.print(f"{experiment.name} needs {needed}", highlight=False, soft_wrap=True)
-    meta = {"experiment": experiment.to_dict(), "data": split.facts()}
-    if start is not None:
-        meta["init_from"] = start.origin
+    meta = run_meta(experiment, split, start and start.origin)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     snapshots = experiment.snapshot_steps()
     say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
@@ -136,6 +134,18 @@ def train(
                 skipped.add(error.step)
                 say(f"{error} Rolled back: step {error.step} is made again without its update.")
                 checkpoints.wait()
+
+
+def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
+    """What a run's folder and checkpoints say they are of.
+
+    Args:
+      experiment: the run.
+      split: the training images.
+      origin: where the backbone came from, as the user named it.
+    """
+    meta = {"experiment": experiment.to_dict(), "data": split.facts()}
+    return meta if origin is None else meta | {"init_from": origin}
 
 
 def _is_local(experiment: Experiment) -> bool:

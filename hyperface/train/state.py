@@ -87,8 +87,8 @@ def create_state(
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
 
     @jax.jit
-    def initialise(images, labels, backbone):
-        init_key, key = jax.random.split(jax.random.key(experiment.seed))
+    def initialise(seed_key, images, labels, backbone):
+        init_key, key = jax.random.split(seed_key)
         variables = network.init(init_key, images, labels)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         if backbone is not None:
@@ -98,7 +98,9 @@ def create_state(
             batch_stats = _named("backbone", backbone.get("batch_stats"))
         return params, batch_stats, optimizer.init(params), key
 
-    params, batch_stats, opt_state, key = initialise(images, labels, backbone)
+    # The seed comes as an argument, so that runs of other seeds find the program compiled.
+    seed_key = jax.random.key(experiment.seed)
+    params, batch_stats, opt_state, key = initialise(seed_key, images, labels, backbone)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
