@@ -8,7 +8,7 @@
 Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
 those. What was measured with the same settings is not measured again, so that a killed command goes
 on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs); where
-there are none, the report has the commands.
+there are none, the report has the commands. --train makes those of the same losses at small scale.
 """
 
 import dataclasses
@@ -47,6 +47,9 @@ class Reproduce:
     """Training runs of each experiment; of several, mean and standard deviation are reported."""
     runs: Path = Path("runs")
     """Folder of trained runs with evaluation/evaluation.json, for the tables of faces."""
+    train: bool = False
+    """Train and score what the tables lack of runs at small scale, --seeds of each: of seed 0 all,
+    then of the next. What is there is kept."""
     fresh: bool = False
     """Measure again what was measured; trained runs are kept."""
     data_dir: Path | None = None
@@ -94,7 +97,8 @@ def run(options: Reproduce) -> None:
         shown.append(_shown(item, options, context, measure=item.name in wanted))
         if item.name in wanted:
             outcome = shown[-1].outcome
-            state = f"{len(outcome.entries)} figures" if outcome else "not run"
+            measured = outcome and outcome.entries
+            state = f"{len(outcome.entries)} figures" if measured else "not run"
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +116,7 @@ def run(options: Reproduce) -> None:
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """The item with its outcome: measured now, kept from before, or none and why."""
     from hyperface.train.metrics import DivergenceError
-    from launch.papers import runs
+    from launch.papers import methods, runs
     from launch.papers.item import read_result, write_result
     from launch.papers.page import Shown
 
@@ -124,10 +128,13 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         return Shown(item, None, folder, "", " ".join([item.reason, *absent]))
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
+        if options.train and measure:
+            methods.make(methods.small_commands(printed, context), context)
         outcome = write_result(folder, key, runs.read(printed, context), {})
-        lines = runs.commands(printed, set(outcome.missing), context.runs)
+        lines = methods.full_commands(printed, outcome.missing, context.runs)
         reason = " ".join([_unread(outcome), *absent]) if lines else ""
-        return Shown(item, outcome if outcome.entries else None, folder, lines, reason)
+        command = "\n".join([f"{command} --train", *map(str, lines)])
+        return Shown(item, outcome, folder, command, reason)
     kept = read_result(folder, key if measure else None)
     if not measure or (kept and not options.fresh):
         reason = "" if kept else "not asked for."
@@ -145,6 +152,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
 def _command(item: Item, options: Reproduce) -> str:
     parts = [f"python -m launch.reproduce {options.paper} --only {item.name}"]
     parts += [f"--out {options.out}"] if options.out else []
+    parts += [f"--runs {options.runs}"] if item.measure == RUNS else []
     if item.needs:
         parts += ["--quick"] if options.quick else []
         parts += [f"--steps {options.steps}"] if options.steps else []

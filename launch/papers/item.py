@@ -51,6 +51,8 @@ class Entry:
     digits: int = 2
     spread: float | None = None
     """Of a single number that has one of its own."""
+    by: tuple[float, ...] = ()
+    """Of a statement that compares figures: how far it holds, in percent, one a seed."""
 
     @classmethod
     def of(cls, row: str, value: Any, unit: str = "", digits: int = 2, column: str = "") -> "Entry":
@@ -75,6 +77,8 @@ class Outcome:
     """Caption -> PNG file beside the result."""
     missing: dict[str, str] = field(default_factory=dict)
     """Row -> why it has no figure."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Row -> the run behind its figures at small scale."""
 
 
 @dataclass(frozen=True)
@@ -123,5 +127,9 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
     record = json.loads(path.read_text())
     if key is not None and record["key"] != key:
         return None
-    entries = [Entry(**entry | {"values": tuple(entry["values"])}) for entry in record["entries"]]
-    return Outcome(entries, record["scale"], record["pictures"], record["missing"])
+    entries = [
+        Entry(**{n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()})
+        for entry in record["entries"]
+    ]
+    rest = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
+    return Outcome(**rest | {"entries": entries})
