@@ -116,7 +116,7 @@ def run(options: Reproduce) -> None:
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """The item with its outcome: measured now, kept from before, or none and why."""
     from hyperface.train.metrics import DivergenceError
-    from launch.papers import methods, runs
+    from launch.papers import methods, pictures, runs
     from launch.papers.item import read_result, write_result
     from launch.papers.page import Shown
 
@@ -130,9 +130,11 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         printed = papers.published()[options.paper][item.name]
         if options.train and measure:
             methods.make(methods.small_commands(printed, context), context)
-        outcome = write_result(folder, key, runs.read(printed, context), {})
+        drawn = pictures.draw(printed, context)
+        outcome = write_result(folder, key, runs.read(printed, context), drawn)
         lines = methods.full_commands(printed, outcome.missing, context.runs)
-        reason = " ".join([_unread(outcome), *absent]) if lines else ""
+        at_scale = any("run" in row for row in printed["rows"])
+        reason = " ".join([_unread(outcome), *absent]) if lines or not at_scale else ""
         command = "\n".join([f"{command} --train", *map(str, lines)])
         return Shown(item, outcome, folder, command, reason)
     kept = read_result(folder, key if measure else None)

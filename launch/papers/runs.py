@@ -52,9 +52,8 @@ def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str
     for row in printed["rows"]:
         if "small" not in row:
             continue
-        for column, protocol, name in zip(
-            small.columns, small.protocols, small.figures, strict=True
-        ):
+        names = row.get("figures", small.figures)
+        for column, protocol, name in zip(small.columns, small.protocols, names, strict=True):
             of_seeds = {}
             for seed in seeds(runs, row["small"]):
                 run = folder(runs, row["small"], seed)
@@ -117,7 +116,7 @@ def _claims(printed: Mapping[str, Any], small: Mapping[tuple[str, str], Seeds]) 
     for row in printed["rows"]:
         if "above" not in row:
             continue
-        for column in Small.of(printed).columns:
+        for column in row.get("columns", Small.of(printed).columns):
             above, below = (
                 [small.get((r, column), {}) for r in row[k]] for k in ("above", "below")
             )
