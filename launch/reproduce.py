@@ -52,6 +52,9 @@ class Reproduce:
     then of the next. What is there is kept."""
     fresh: bool = False
     """Measure again what was measured; trained runs are kept."""
+    readme: Path | None = None
+    """File in which the paper's tables of figures are replaced; their figures are kept in
+    launch/papers/measured.json."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
 
@@ -68,6 +71,8 @@ def main(args: Sequence[str]) -> None:
         return
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
     expect(options.steps is None or options.steps >= 1, "--steps", "at least 1", options.steps)
+    whole = options.steps is None and not options.quick
+    expect(whole or not options.readme, "--readme", "neither --quick nor --steps", "one of them")
     run(options)
 
 
@@ -77,7 +82,7 @@ def run(options: Reproduce) -> None:
 
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from launch.papers import page
+    from launch.papers import page, readme
 
     cli.quiet_libraries()
     console = Console()
@@ -97,8 +102,8 @@ def run(options: Reproduce) -> None:
         shown.append(_shown(item, options, context, measure=item.name in wanted))
         if item.name in wanted:
             outcome = shown[-1].outcome
-            measured = outcome and outcome.entries
-            state = f"{len(outcome.entries)} figures" if measured else "not run"
+            count = len(outcome.entries) if outcome else 0
+            state = f"{count} figures" if count else "not run"
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +115,9 @@ def run(options: Reproduce) -> None:
         summary=summary,
         sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
     )
+    if options.readme:
+        readme.keep(options.paper, shown)
+        readme.write(options.paper, options.readme)
     console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from hyperface.errors import InputError
 from hyperface.train.experiment import check
 from launch import cli, experiments, papers, reproduce
-from launch.papers import digits, methods, page, runs
+from launch.papers import digits, methods, page, readme, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
 
@@ -336,6 +337,37 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
     assert "<td>20.00 ± 0.000 %</td>" in text  # Table 3's first column, of two.
     assert "table-2: normalisation beats no normalisation (yes in 1 of 2, by 0.25" in text
     assert text.count("alt='Similarities of two videos, softmax") == 2
+
+
+def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "KEPT", tmp_path / "measured.json")
+    file = tmp_path / "README.md"
+    file.write_text("# A\n<!-- measured: normface -->\nold\n<!-- end: normface -->\nB\n")
+    options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+    reproduce.main(["normface", *options, "--only", "table-2", "--readme", str(file)])
+    text = file.read_text()
+    assert text.startswith("# A\n<!-- measured: normface -->\nTable 2: LFW, 6,000 pairs")
+    assert text.endswith("|\n<!-- end: normface -->\nB\n")
+    assert "(`python -m launch.reproduce normface --only table-2 --train --seeds 2`)." in text
+    assert "|  | published | small scale | at small scale |\n|---|---|---|---|\n" in text
+    assert (
+        "\n| softmax, normalised | 99.16 ± 0.025 % | 85.75 ± 1.768 % | faces-normface: 9,6" in text
+    )
+    assert "feature only" not in text  # Nothing was measured of it.
+    assert str(tmp_path) not in (tmp_path / "measured.json").read_text()
+    with pytest.raises(InputError, match=r"--readme: expected <!-- measured: ringloss --> and"):
+        reproduce.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
+    with pytest.raises(InputError, match=r"--readme: expected neither --quick nor --steps"):
+        reproduce.main(["normface", "--quick", "--readme", str(file)])
+
+
+@pytest.mark.parametrize("paper", papers.PAPERS)
+def test_the_readme_has_the_figures_that_were_kept(paper, tmp_path):
+    written = Path(reproduce.__file__).parents[1] / "README.md"
+    copy = tmp_path / "README.md"
+    shutil.copy(written, copy)
+    readme.write(paper, copy)
+    assert copy.read_text() == written.read_text()
 
 
 def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):

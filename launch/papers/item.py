@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -114,7 +114,7 @@ def write_result(
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
         figure.savefig(folder / outcome.pictures[caption], dpi=110)
-    record = {"key": key, **dataclasses.asdict(outcome)}
+    record = {"key": key, **to_record(outcome)}
     replace_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
     return outcome
 
@@ -127,8 +127,18 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
     record = json.loads(path.read_text())
     if key is not None and record["key"] != key:
         return None
+    return from_record(record)
+
+
+def to_record(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON has it."""
+    return dataclasses.asdict(outcome)
+
+
+def from_record(record: Mapping[str, Any]) -> Outcome:
+    """The outcome in a record, which may hold more."""
     entries = [
-        Entry(**{n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()})
+        Entry(**{name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()})
         for entry in record["entries"]
     ]
     rest = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}

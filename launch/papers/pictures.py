@@ -54,7 +54,7 @@ def _scored(run: Path, protocol: str) -> dict[str, Any]:
 def _curve(run: Path, protocol: str) -> Roc | None:
     if protocol == OWN_TEST:
         record = json.loads((run / TRAINED).read_text())
-        rates = record["curves"][record["experiment"]]
+        rates = record.get("curves", {}).get(record["experiment"])
     else:
         rates = _scored(run, protocol).get("curves", {}).get(protocol)
     if rates is None:

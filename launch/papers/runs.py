@@ -40,7 +40,7 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
     small = small_figures(printed, context.runs)
     entries += [_entry(row, column, of_seeds) for (row, column), of_seeds in small.items()]
     entries += _claims(printed, small)
-    scale = f"evaluations below {context.runs}"
+    scale = "what launch.train and launch.evaluate wrote of each run"
     methods = {row["row"]: row["small"] for row in printed["rows"] if "small" in row}
     notes = {row: _about(context.runs, method) for row, method in methods.items()}
     return Outcome(entries, scale, missing=missing, notes=notes)
