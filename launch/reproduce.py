@@ -66,7 +66,7 @@ def main(args: Sequence[str]) -> None:
     if options.list:
         for item in chosen:
             needs = f" (needs {', '.join(item.needs)})" if item.needs else ""
-            gives = " and ".join(item.gives) or "nothing to measure"
+            gives = " and ".join(item.gives)
             print(f"{item.name:24}{item.place}: {item.title}; {gives}{needs}")
         return
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
@@ -101,9 +101,7 @@ def run(options: Reproduce) -> None:
     for item in papers.items(options.paper):
         shown.append(_shown(item, options, context, measure=item.name in wanted))
         if item.name in wanted:
-            outcome = shown[-1].outcome
-            count = len(outcome.entries) if outcome else 0
-            state = f"{count} figures" if count else "not run"
+            state = page.state(shown[-1].outcome)
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +130,6 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     command = _command(item, options)
     key = context.key(item)
     absent = _absent_data(item, context)
-    if item.measure is None:
-        return Shown(item, None, folder, "", " ".join([item.reason, *absent]))
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
         if options.train and measure:

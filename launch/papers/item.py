@@ -29,15 +29,13 @@ class Item(NamedTuple):
     place: str
     """In the paper: "Figure 5", "3.3"."""
     title: str
-    measure: str | None
+    measure: str
     """Module of this package and function, "propositions.bound"; RUNS where figures of trained runs
-    are read; None where nothing is measured."""
+    are read."""
     needs: tuple[str, ...] = ()
     """Prepared data sets."""
     gives: tuple[str, ...] = ("table",)
     """What it returns: "table", "figure"."""
-    reason: str = ""
-    """Why nothing is measured."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ ITEMS = (
         "figure-1",
         "Figure 1",
         "Pipeline of training and testing",
-        None,
-        gives=(),
-        reason="A drawing of the method; nothing is measured in it.",
+        "pipeline.drawing",
+        gives=("figure",),
     ),
     Item(
         "figure-2",

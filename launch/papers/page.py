@@ -110,6 +110,13 @@ def _with_unit(value: str, unit: str) -> str:
     return f"{value} {unit}".strip() if value and unit != HOLDS else value
 
 
+def state(outcome: Outcome | None) -> str:
+    """What there is of an item, in two words."""
+    if outcome and outcome.entries:
+        return f"{len(outcome.entries)} figures"
+    return "drawn" if outcome and outcome.pictures else NOT_RUN
+
+
 def summary(shown: Sequence[Shown], *, shortened: bool = False) -> str:
     """How much of a paper was measured, and which of its statements did not hold.
 
