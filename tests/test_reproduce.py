@@ -335,7 +335,7 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
         "<td>yes in 1 of 2, by 0.25 ± 1.061 %</td>" in text
     )
     assert "<td>20.00 ± 0.000 %</td>" in text  # Table 3's first column, of two.
-    assert "table-2: normalisation beats no normalisation (yes in 1 of 2, by 0.25" in text
+    assert "table-2, small scale: normalisation beats no normalisation (yes in 1 of 2, by" in text
     assert text.count("alt='Similarities of two videos, softmax") == 2
 
 

@@ -126,7 +126,8 @@ def summary(shown: Sequence[Shown], *, shortened: bool = False) -> str:
     """
     measured = [one for one in shown if one.outcome and one.outcome.entries]
     failed = [
-        f"{one.item.name}: {entry.row} ({shown_entry(entry)})"
+        f"{', '.join(filter(None, [one.item.name, entry.column]))}: {entry.row} "
+        f"({shown_entry(entry)})"
         for one in measured
         for entry in one.outcome.entries
         if entry.unit == HOLDS and sum(entry.values) < len(entry.values)
