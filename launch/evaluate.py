@@ -7,9 +7,10 @@
     python -m launch.evaluate pixels --protocol lfw --steps plain    what any network has to beat
     python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
-Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, agedb, calfw, cplfw, pairs (any list), ijba,
-ijba-search, cs3, cs3-search, ijbb, ijbc, megaface. Every step that was taken is printed, and kept
-with all figures in evaluation.json; evaluation.html has the curves and the hardest pairs.
+Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, pairs (any
+list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbc, megaface. Every step that was taken is
+printed, and kept with all figures in evaluation.json; evaluation.html has the curves and the
+hardest pairs.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@
 Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
 those. What was measured with the same settings is not measured again, so that a killed command goes
 on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs); where
-there are none, the report has the commands.
+there are none, the report has the commands. --train makes those of the same losses at small scale.
 """
 
 import dataclasses
@@ -47,8 +47,14 @@ class Reproduce:
     """Training runs of each experiment; of several, mean and standard deviation are reported."""
     runs: Path = Path("runs")
     """Folder of trained runs with evaluation/evaluation.json, for the tables of faces."""
+    train: bool = False
+    """Train and score what the tables lack of runs at small scale, --seeds of each: of seed 0 all,
+    then of the next. What is there is kept."""
     fresh: bool = False
     """Measure again what was measured; trained runs are kept."""
+    readme: Path | None = None
+    """File in which the paper's tables of figures are replaced; their figures are kept in
+    launch/papers/measured.json."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
 
@@ -60,11 +66,13 @@ def main(args: Sequence[str]) -> None:
     if options.list:
         for item in chosen:
             needs = f" (needs {', '.join(item.needs)})" if item.needs else ""
-            gives = " and ".join(item.gives) or "nothing to measure"
+            gives = " and ".join(item.gives)
             print(f"{item.name:24}{item.place}: {item.title}; {gives}{needs}")
         return
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
     expect(options.steps is None or options.steps >= 1, "--steps", "at least 1", options.steps)
+    whole = options.steps is None and not options.quick
+    expect(whole or not options.readme, "--readme", "neither --quick nor --steps", "one of them")
     run(options)
 
 
@@ -74,7 +82,7 @@ def run(options: Reproduce) -> None:
 
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from launch.papers import page
+    from launch.papers import page, readme
 
     cli.quiet_libraries()
     console = Console()
@@ -93,8 +101,7 @@ def run(options: Reproduce) -> None:
     for item in papers.items(options.paper):
         shown.append(_shown(item, options, context, measure=item.name in wanted))
         if item.name in wanted:
-            outcome = shown[-1].outcome
-            state = f"{len(outcome.entries)} figures" if outcome else "not run"
+            state = page.state(shown[-1].outcome)
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -106,13 +113,16 @@ def run(options: Reproduce) -> None:
         summary=summary,
         sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
     )
+    if options.readme:
+        readme.keep(options.paper, shown)
+        readme.write(options.paper, options.readme)
     console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """The item with its outcome: measured now, kept from before, or none and why."""
     from hyperface.train.metrics import DivergenceError
-    from launch.papers import runs
+    from launch.papers import methods, pictures, runs
     from launch.papers.item import read_result, write_result
     from launch.papers.page import Shown
 
@@ -120,14 +130,17 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     command = _command(item, options)
     key = context.key(item)
     absent = _absent_data(item, context)
-    if item.measure is None:
-        return Shown(item, None, folder, "", " ".join([item.reason, *absent]))
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
-        outcome = write_result(folder, key, runs.read(printed, context), {})
-        lines = runs.commands(printed, set(outcome.missing), context.runs)
-        reason = " ".join([_unread(outcome), *absent]) if lines else ""
-        return Shown(item, outcome if outcome.entries else None, folder, lines, reason)
+        if options.train and measure:
+            methods.make(methods.small_commands(printed, context), context)
+        drawn = pictures.draw(printed, context)
+        outcome = write_result(folder, key, runs.read(printed, context), drawn)
+        lines = methods.full_commands(printed, outcome.missing, context.runs)
+        at_scale = any("run" in row for row in printed["rows"])
+        reason = " ".join([_unread(outcome), *absent]) if lines or not at_scale else ""
+        command = "\n".join([f"{command} --train", *map(str, lines)])
+        return Shown(item, outcome, folder, command, reason)
     kept = read_result(folder, key if measure else None)
     if not measure or (kept and not options.fresh):
         reason = "" if kept else "not asked for."
@@ -145,6 +158,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
 def _command(item: Item, options: Reproduce) -> str:
     parts = [f"python -m launch.reproduce {options.paper} --only {item.name}"]
     parts += [f"--out {options.out}"] if options.out else []
+    parts += [f"--runs {options.runs}"] if item.measure == RUNS else []
     if item.needs:
         parts += ["--quick"] if options.quick else []
         parts += [f"--steps {options.steps}"] if options.steps else []

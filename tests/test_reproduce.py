@@ -3,7 +3,10 @@
 import io
 import json
 import re
+import shutil
 import struct
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from rich.console import Console
 from hyperface.errors import InputError
 from hyperface.train.experiment import check
 from launch import cli, experiments, papers, reproduce
-from launch.papers import digits, page, runs
+from launch.papers import digits, methods, page, readme, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
 
@@ -22,7 +25,7 @@ DATA_FREE = [
     (paper, item.name)
     for paper, items in papers.PAPERS.items()
     for item in items
-    if item.measure not in (None, RUNS) and not item.needs
+    if item.measure != RUNS and not item.needs
 ]
 
 
@@ -34,7 +37,8 @@ def measured(paper, name, folder):
     """Figures of an item by row, and its pictures."""
     (item,) = papers.items(paper, (name,))
     outcome, figures = papers.measurement(item)(context(folder))
-    assert set(item.gives) == {"table"} | ({"figure"} if figures else set())
+    found = {"table": outcome.entries, "figure": figures}
+    assert set(item.gives) == {kind for kind, what in found.items() if what}
     return {(entry.row, entry.column): entry for entry in outcome.entries}
 
 
@@ -61,14 +65,15 @@ def test_items_and_published_figures_belong_together(paper):
     assert set(published[paper]) <= set(items)
     for item in items.values():
         assert set(item.needs) <= set(published["data"]), item.name
-        assert (item.measure is None) == bool(item.reason)
         if item.measure == RUNS:
             printed = published[paper][item.name]
             columns = len(printed.get("columns", [""]))
             for row in printed["rows"]:
                 assert len(row["values"]) == columns, row
-                assert row.get("run", "sm") in published["methods"]
-        elif item.measure:
+                assert {row.get("run", "sm"), row.get("small", "sm")} <= set(published["methods"])
+                names = {other["row"] for other in printed["rows"] if "small" in other}
+                assert {*row.get("above", ()), *row.get("below", ())} <= names
+        else:
             assert callable(papers.measurement(item))
 
 
@@ -87,7 +92,7 @@ def test_items_and_published_figures_belong_together(paper):
     ],
 )
 def test_published_tables_are_copied_right(paper, name, sums):
-    rows = papers.published()[paper][name]["rows"]
+    rows = [row for row in papers.published()[paper][name]["rows"] if row.get("unit") != HOLDS]
     values = np.array([[float(v.split()[0]) if v else 0 for v in row["values"]] for row in rows])
     np.testing.assert_allclose(values.sum(axis=0), sums, atol=0.005)
 
@@ -254,8 +259,8 @@ def test_tables_read_the_evaluations_of_runs(evaluated, tmp_path):
 
 def test_missing_rows_come_with_commands_and_their_start(tmp_path):
     printed = papers.published()["normface"]["table-4"]
-    lines = runs.commands(printed, {"C-contrastive, normalised"}, tmp_path).splitlines()
-    assert lines == [
+    wanted = {"C-contrastive, normalised"}
+    assert list(map(str, methods.full_commands(printed, wanted, tmp_path))) == [
         f"python -m launch.train casia-lightcnn9-softmax --workdir {tmp_path}/wu-softmax",
         "python -m launch.train casia-lightcnn9-normface --loss.softmax.weight 0 "
         "--loss.c-contrastive.weight 1 "
@@ -263,11 +268,178 @@ def test_missing_rows_come_with_commands_and_their_start(tmp_path):
         f"python -m launch.evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain "
         "--step 6000 7000 8000 9000 10000",
     ]
-    lines = runs.commands(printed, {"softmax, not normalised"}, tmp_path).splitlines()
-    assert lines[-1] == (
+    wanted = {"softmax, not normalised"}
+    assert str(methods.full_commands(printed, wanted, tmp_path)[-1]) == (
         f"python -m launch.evaluate {tmp_path}/wu-softmax --protocol lfw --steps plain "
         f"--mirror none --out {tmp_path}/wu-softmax/evaluation-no-mirror"
     )
+
+
+def write_small_run(runs_folder, method, seed, accuracy):
+    """What launch.train and launch.evaluate leave of a run at small scale, as far as it is read."""
+    run = methods.folder(runs_folder, method, seed)
+    run.mkdir(parents=True)
+    config = {
+        "experiment": {"steps": 400, "seed": seed},
+        "data": {"examples": 9646, "classes": 541},
+    }
+    rates = {"far": [0.0, 0.01, 1.0], "tar": [0.1, 0.5, 1.0]}
+    shot = {"accuracy": accuracy, "tar_at_far_0.01": 0.2, "tar_at_far_0.001": accuracy / 10}
+    own = {"experiment": "x", "snapshots": {"x": [shot, shot]}, "curves": {"x": rates}}
+    share = {"mean": [0.01] * 100, "deviation": [0.001] * 100}
+    lfw = {"figures": {"accuracy": accuracy}, "spreads": {"accuracy": 0.006}}
+    verified = {"VR at FAR 0.1 %": 0.22, "VR at FAR 0.1 %, mean - deviation": 0.2}
+    scored = {
+        "lfw": lfw,
+        "blufr": {"figures": verified, "spreads": {}, "curves": {"blufr": rates}},
+        "halves": {
+            "figures": {"accuracy, mean": 0.8, "accuracy, histogram": 0.82},
+            "spreads": {},
+            "details": {"histograms": {"same": share, "different": share}},
+        },
+    }
+    areas = {f"lfw-area{factor}": lfw for factor in (4, 16, 25, 36, 64)}
+    for name, protocols in (
+        ("evaluation", scored),
+        ("evaluation-resolution", {"lfw": lfw, **areas}),
+    ):
+        (run / name).mkdir()
+        (run / name / "evaluation.json").write_text(json.dumps({"protocols": protocols}))
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "results.json").write_text(json.dumps(own))
+
+
+@pytest.fixture
+def small_runs(tmp_path):
+    """Two seeds of softmax and of normalised softmax, one of Ring loss."""
+    folder = tmp_path / "runs"
+    for seed, (softmax, normalized) in enumerate([(0.86, 0.87), (0.85, 0.845)]):
+        write_small_run(folder, "faces-softmax-continued", seed, softmax)
+        write_small_run(folder, "faces-normface", seed, normalized)
+    write_small_run(folder, "faces-ring-0.01", 0, 0.88)
+    return folder
+
+
+def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_path):
+    options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+    reproduce.main(["normface", *options, "--only", "table-2", "table-3", "figure-9"])
+    text = (tmp_path / "normface/report.html").read_text()
+    size = "faces-normface: 9,646 images of 541 people, 400 steps, 2 seeds"
+    assert (
+        "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>"
+        f"<td>85.75 ± 1.768 %</td><td>{size}</td>" in text
+    )
+    assert "<td>softmax, feature only</td><td>98.72 %</td><td>not run</td><td>not run</td>" in text
+    assert (
+        "<td>normalisation beats no normalisation</td><td>yes</td><td></td>"
+        "<td>yes in 1 of 2, by 0.25 ± 1.061 %</td>" in text
+    )
+    assert "<td>20.00 ± 0.000 %</td>" in text  # Table 3's first column, of two.
+    assert "table-2, small scale: normalisation beats no normalisation (yes in 1 of 2, by" in text
+    assert text.count("alt='Similarities of two videos, softmax") == 2
+
+
+def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "KEPT", tmp_path / "measured.json")
+    file = tmp_path / "README.md"
+    file.write_text("# A\n<!-- measured: normface -->\nold\n<!-- end: normface -->\nB\n")
+    options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+    reproduce.main(["normface", *options, "--only", "table-2", "--readme", str(file)])
+    text = file.read_text()
+    assert text.startswith("# A\n<!-- measured: normface -->\nTable 2: LFW, 6,000 pairs")
+    assert text.endswith("|\n<!-- end: normface -->\nB\n")
+    assert "(`python -m launch.reproduce normface --only table-2 --train --seeds 2`)." in text
+    assert "|  | published | small scale | at small scale |\n|---|---|---|---|\n" in text
+    assert (
+        "\n| softmax, normalised | 99.16 ± 0.025 % | 85.75 ± 1.768 % | faces-normface: 9,6" in text
+    )
+    assert "feature only" not in text  # Nothing was measured of it.
+    assert str(tmp_path) not in (tmp_path / "measured.json").read_text()
+    with pytest.raises(InputError, match=r"--readme: expected <!-- measured: ringloss --> and"):
+        reproduce.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
+    with pytest.raises(InputError, match=r"--readme: expected neither --quick nor --steps"):
+        reproduce.main(["normface", "--quick", "--readme", str(file)])
+
+
+@pytest.mark.parametrize("paper", papers.PAPERS)
+def test_the_readme_has_the_figures_that_were_kept(paper, tmp_path):
+    written = Path(reproduce.__file__).parents[1] / "README.md"
+    copy = tmp_path / "README.md"
+    shutil.copy(written, copy)
+    readme.write(paper, copy)
+    assert copy.read_text() == written.read_text()
+
+
+def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
+    options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+    names = ["figure-6", "figure-7", "figure-8"]
+    reproduce.main(["ringloss", *options, "--only", *names])
+    outcomes = [read_result(tmp_path / "ringloss" / name) for name in names]
+    assert [list(found.pictures) for found in outcomes] == [["ROC", "DET"]] * 2 + [
+        ["Low resolution"]
+    ]
+    own = {(e.row, e.column): e.values for e in outcomes[0].entries}
+    assert own["SM", "small scale: TAR at FAR 0.1 %"] == pytest.approx((8.6, 8.5))
+    found = {(e.row, e.column): page.shown_entry(e) for e in outcomes[2].entries}
+    assert found["SM + R (0.01)", "area / 64"] == "88.00 ± 0.600 %"  # One seed: its folds'.
+    # Seeds are compared with themselves: of the second seed there is no run with Ring loss.
+    assert found["SM + R (0.01) is above SM", "area / 4"] == "yes, by 2.00 %"
+    assert "64 times smaller, l2-Cons SM (30) is below SM" not in {row for row, _ in found}
+
+
+def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkeypatch):
+    calls = []
+
+    def run(command, check):
+        program, options = command[2], command[3:]
+        calls.append(f"{program} {' '.join(options[:-2])}")
+        assert options[-2:] == ["--data-dir", str(tmp_path / "data")]
+        if "--loss.softmax.normalize" in options and "features" in options:
+            return subprocess.CompletedProcess(command, cli.EXIT_DIVERGED)
+        if program == "launch.train":
+            made = Path(options[options.index("--workdir") + 1]) / "results.json"
+        else:
+            made = Path(options[0]) / "evaluation/evaluation.json"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text("{}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(methods.subprocess, "run", run)
+    rows = papers.published()["normface"]["table-2"]["rows"]
+    printed = {
+        "rows": [
+            row for row in rows if row["row"] in ("softmax, feature only", "softmax, normalised")
+        ]
+    }
+    printed |= {"protocols": ["lfw"], "figures": ["accuracy"]}
+    runs_folder = tmp_path / "runs"
+    made = context(tmp_path, runs=runs_folder, seeds=2, steps=100)
+    methods.make(methods.small_commands(printed, made), made)
+    tune = f"--steps 100 --init-from {runs_folder}/faces-softmax --workdir {runs_folder}"
+    seed1 = tune.replace("--init", "--seed 1 --init")
+    score = "--protocol lfw,blufr,halves"
+    assert calls == [
+        f"launch.train faces-softmax --steps 100 --workdir {runs_folder}/faces-softmax",
+        f"launch.train faces-normface --loss.softmax.normalize features {tune}/faces-feature-only",
+        f"launch.train faces-normface {tune}/faces-normface",
+        f"launch.evaluate {runs_folder}/faces-normface {score}",
+        "launch.train faces-normface --loss.softmax.normalize features "
+        f"{seed1}/faces-feature-only-seed1",
+        f"launch.train faces-normface {seed1}/faces-normface-seed1",
+        f"launch.evaluate {runs_folder}/faces-normface-seed1 {score}",
+    ]
+    assert methods.seeds(runs_folder, "faces-normface") == [0, 1]
+    calls.clear()
+    methods.make(methods.small_commands(printed, made), made)
+    assert len(calls) == 2  # Those that diverged are tried again.
+
+
+def test_a_command_that_fails_ends_the_training_of_runs(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 2)
+    monkeypatch.setattr(methods.subprocess, "run", lambda command, check: failed)
+    options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--train", "--only", "table-2"]
+    with pytest.raises(InputError, match=r"launch.train faces-softmax .* found status 2"):
+        reproduce.main(["normface", *options])
 
 
 def test_unknown_names_are_refused():
@@ -304,7 +476,7 @@ def made_up(experiment, label, context):
         (paper, item.name)
         for paper, items in papers.PAPERS.items()
         for item in items
-        if (item.measure or "").startswith("digits.")
+        if item.measure.startswith("digits.")
     ],
 )
 def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from hyperface.evaluate.blufr import blufr
 from hyperface.evaluate.named import NamedFeatures, check, read_features
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest, over_snapshots
+from hyperface.evaluate.suite import videos
 
 PLAIN = suite.Settings(pairs=PROTOCOLS["plain"])
 PEOPLE, IMAGES = 8, 6
@@ -247,6 +248,42 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     few = NamedFeatures([names[i] for i in keep], np.array(features)[keep])
     with pytest.raises(InputError, match=r"found none of 'p3/1' \(1 videos are missing\)"):
         suite.score("ytf", few, tmp_path, PLAIN)
+
+
+def test_halves_of_peoples_images_stand_for_videos(tmp_path, rng):
+    names, features = [], []
+    for person, direction in enumerate(rng.standard_normal((30, 16))):
+        images = 11 if person < 25 else 9  # The last five have too few.
+        for image in range(images):
+            names.append(f"p{person:02}/{image:02}.jpg")
+            features.append(direction + 0.1 * rng.standard_normal(16))
+    named = NamedFeatures(names, np.array(features))
+    scored = suite.score("halves", named, tmp_path, PLAIN)
+    assert {name: f.value for name, f in scored.figures.items()} == dict.fromkeys(
+        ("accuracy, mean", "accuracy, max", "accuracy, histogram"), 1.0
+    )
+    steps = " ".join(scored.steps)
+    assert "25 people with at least 10 images" in steps
+    assert "50 video pairs (25 same) of 50 videos with 275 frames, 10 folds" in steps
+    same, different = (scored.details["histograms"][kind] for kind in ("same", "different"))
+    assert np.argmax(same["mean"]) > 90
+    assert np.sum(different["mean"]) == pytest.approx(1)
+    few = NamedFeatures(names[: 19 * 11], np.array(features)[: 19 * 11])
+    with pytest.raises(InputError, match=r"halves: expected 20 people .*, found 19"):
+        suite.score("halves", few, tmp_path, PLAIN)
+
+
+def test_pairs_of_halves_keep_to_their_fold():
+    pairs = videos._half_pairs([f"p{i}" for i in range(23)])
+    assert pairs.same.sum() * 2 == pairs.same.size == 46
+    of = [{(f.split("/")[0]) for f in side} for side in pairs[:2]]
+    assert of[0] == of[1] == {f"p{i}" for i in range(23)}
+    seen = {}
+    for first, second, same, fold in zip(*pairs, strict=True):
+        people = {first.split("/")[0], second.split("/")[0]}
+        assert len(people) == (1 if same else 2)
+        for person in people:
+            assert seen.setdefault(person, fold) == fold
 
 
 def test_templates_report_supported_rates_only(named):

@@ -18,6 +18,10 @@ class Roc(NamedTuple):
     thresholds: np.ndarray
     """A pair is accepted when its score is at least this; the first is inf."""
 
+    def rates(self) -> dict[str, list[float]]:
+        """Both rates as lists, ready for JSON."""
+        return {"far": self.far.tolist(), "tar": self.tar.tolist()}
+
 
 class Det(NamedTuple):
     """Detection error trade-off: both error rates, usually drawn on normal deviate axes."""
@@ -58,6 +62,26 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
         tar=np.concatenate([[0.0], accepted_same / hits[-1]]),
         thresholds=np.concatenate([np.full(1, np.inf, ranked.dtype), ranked[last_of_ties]]),
     )
+
+
+def thinned(curve: Roc, points: int = 300) -> Roc:
+    """Some points of a long curve, enough to draw it on a logarithmic FAR axis.
+
+    Args:
+      curve: any.
+      points: about how many are kept; a shorter curve stays as it is.
+
+    Example:
+      >>> long = roc(np.linspace(1, 0, 5000), np.arange(5000) % 2 == 0)
+      >>> thinned(long).far.size, bool(thinned(long).tar[-1] == 1)
+      (198, True)
+    """
+    if curve.far.size <= points:
+        return curve
+    wanted = np.geomspace(curve.far[curve.far > 0][0], 1.0, points)
+    # The last point of a FAR has the highest TAR.
+    kept = np.searchsorted(curve.far, np.append(0.0, wanted), side="right") - 1
+    return Roc(*(column[np.unique(kept)] for column in curve))
 
 
 def true_accept_rate(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperface.evaluate.roc import Roc
+from hyperface.evaluate.roc import Roc, thinned
 
 HARDEST = 20
 """Pairs of each kind that are kept to be shown."""
@@ -58,6 +58,7 @@ class Scored:
                 "spreads": {n: f.spread for n, f in self.figures.items() if f.spread is not None},
                 "spread": self.spread,
                 "steps": list(self.steps),
+                "curves": {name: thinned(curve).rates() for name, curve in self.curves.items()},
                 "details": self.details,
             }
         )

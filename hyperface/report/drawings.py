@@ -51,6 +51,35 @@ def curves(
     return figure
 
 
+def bands(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Curves with a band about each, by label.
+
+    Args:
+      lines: label -> (x [points], y [points], half the height of the band [points]).
+      title: what is shown.
+      xlabel: what runs along.
+      ylabel: what runs up.
+    """
+    figure = curves(
+        {label: line[:2] for label, line in lines.items()},
+        title=title,
+        xlabel=xlabel,
+        ylabel=ylabel,
+    )
+    (axes,) = figure.axes
+    for colour, (x, y, half) in zip(_COLOURS, lines.values(), strict=False):
+        axes.fill_between(
+            x, np.maximum(y - half, 0), y + half, color=colour, alpha=0.2, linewidth=0
+        )
+    return figure
+
+
 def planes(
     panels: Mapping[str, Sequence[Points]],
     *,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperface.evaluate.evaluator import Result
+from hyperface.evaluate.roc import thinned
 from hyperface.files import replace_text
 from hyperface.report import figures
 from hyperface.report.html import write_report
@@ -122,6 +123,11 @@ def write_run_report(
         "results": {method: result.figures() for method, result in results.items()},
         "snapshots": {
             method: [shot.figures() for shot in t.snapshots] for method, t in trained.items()
+        },
+        "curves": {
+            method: thinned(result.verification.curve).rates()
+            for method, result in results.items()
+            if result.verification is not None
         },
         "training": {method: t.metrics[-1] for method, t in trained.items()},
         "settings": settings,

@@ -53,3 +53,17 @@ def rows_as_html(table: Table) -> str:
 
     body = "".join(row(cells, "td") for cells in table.rows)
     return f"<table><thead>{row(table.header, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def as_markdown(table: Table) -> str:
+    """The rows as a Markdown table, without title and note.
+
+    Example:
+      >>> print(as_markdown(Table("", ("", "accuracy"), [("softmax", "98.28 %")])))
+      |  | accuracy |
+      |---|---|
+      | softmax | 98.28 % |
+    """
+    lines = [table.header, *table.rows]
+    shown = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([shown[0], "|---" * len(table.header) + "|", *shown[1:]])

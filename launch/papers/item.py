@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,15 +29,13 @@ class Item(NamedTuple):
     place: str
     """In the paper: "Figure 5", "3.3"."""
     title: str
-    measure: str | None
+    measure: str
     """Module of this package and function, "propositions.bound"; RUNS where figures of trained runs
-    are read; None where nothing is measured."""
+    are read."""
     needs: tuple[str, ...] = ()
     """Prepared data sets."""
     gives: tuple[str, ...] = ("table",)
     """What it returns: "table", "figure"."""
-    reason: str = ""
-    """Why nothing is measured."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class Entry:
     digits: int = 2
     spread: float | None = None
     """Of a single number that has one of its own."""
+    by: tuple[float, ...] = ()
+    """Of a statement that compares figures: how far it holds, in percent, one a seed."""
 
     @classmethod
     def of(cls, row: str, value: Any, unit: str = "", digits: int = 2, column: str = "") -> "Entry":
@@ -75,6 +75,8 @@ class Outcome:
     """Caption -> PNG file beside the result."""
     missing: dict[str, str] = field(default_factory=dict)
     """Row -> why it has no figure."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Row -> the run behind its figures at small scale."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def write_result(
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
         figure.savefig(folder / outcome.pictures[caption], dpi=110)
-    record = {"key": key, **dataclasses.asdict(outcome)}
+    record = {"key": key, **to_record(outcome)}
     replace_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
     return outcome
 
@@ -123,5 +125,19 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
     record = json.loads(path.read_text())
     if key is not None and record["key"] != key:
         return None
-    entries = [Entry(**entry | {"values": tuple(entry["values"])}) for entry in record["entries"]]
-    return Outcome(entries, record["scale"], record["pictures"], record["missing"])
+    return from_record(record)
+
+
+def to_record(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON has it."""
+    return dataclasses.asdict(outcome)
+
+
+def from_record(record: Mapping[str, Any]) -> Outcome:
+    """The outcome in a record, which may hold more."""
+    entries = [
+        Entry(**{name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()})
+        for entry in record["entries"]
+    ]
+    rest = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
+    return Outcome(**rest | {"entries": entries})

@@ -45,23 +45,28 @@ def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
 
 
 def shown_entry(entry: Entry) -> str:
-    """A measured figure: '98.66 ± 0.05 %', 'yes', 'yes in 2 of 3'."""
+    """A measured figure: '98.66 ± 0.050 %', 'yes', 'yes in 2 of 3, by 0.20 ± 0.310 %'."""
     if entry.unit == HOLDS:
         count, seeds = int(sum(entry.values)), len(entry.values)
+        by = f", by {_number(entry.by, entry.digits)} %" if entry.by else ""
         if 0 < count < seeds:
-            return f"yes in {count} of {seeds}"
-        return "yes" if count else "no"
-    value = mean(entry.values)
-    spread = stdev(entry.values) if len(entry.values) > 1 else entry.spread
-    text = f"{value:.1e}" if 0 < abs(value) < SMALL else f"{value:.{min(entry.digits, 6)}f}"
-    text += "" if spread is None else f" ± {spread:.{min(entry.digits, 6) + 1}f}"
-    return f"{text} {entry.unit}".strip()
+            return f"yes in {count} of {seeds}{by}"
+        return f"{'yes' if count else 'no'}{by}"
+    return f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
+
+
+def _number(values: Sequence[float], digits: int, spread: float | None = None) -> str:
+    """The mean with the deviation of several, or the spread of a single one."""
+    value, digits = mean(values), min(digits, 6)
+    spread = stdev(values) if len(values) > 1 else spread
+    text = f"{value:.1e}" if 0 < abs(value) < SMALL else f"{value:.{digits}f}"
+    return text if spread is None else f"{text} ± {spread:.{digits + 1}f}"
 
 
 def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[str], list[list]]:
     """Header and rows: printed rows in their order, then those that were measured beside."""
     rows = {row["row"]: row for row in printed.get("rows", ())}
-    entries = outcome.entries if outcome else []
+    entries, notes = (outcome.entries, outcome.notes) if outcome else ([], {})
     measured = {(entry.row, entry.column): shown_entry(entry) for entry in entries}
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
     published = {
@@ -72,17 +77,27 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
     in_print = [column for column in columns if any(place[1] == column for place in published)]
     header = [""]
     for column in columns:
-        kinds = ("published", "measured") if column in in_print else ("measured",)
-        header += [f"{column} {kind}".strip() for kind in kinds]
-    with_figures = {entry.row for entry in entries}
+        kinds = ("published", "measured") if column in in_print else ("",)
+        header += [f"{column} {kind}".strip() or "measured" for kind in kinds]
     lines = []
     for name in dict.fromkeys([*rows, *(entry.row for entry in entries)]):
         line = [name]
         for column in columns:
-            found = measured.get((name, column), "" if name in with_figures else NOT_RUN)
+            kind = {(name, c) for c in columns if (c in in_print) == (column in in_print)}
+            expected = _is_expected(rows.get(name, {}), column in in_print)
+            empty = NOT_RUN if expected and not kind & measured.keys() else ""
+            found = measured.get((name, column), empty)
             line += [published.get((name, column), ""), found] if column in in_print else [found]
+        line += [notes.get(name, "")] if notes else []
         lines.append([*line, _source(name, rows)] if rows else line)
-    return [*header, *(["source"] if rows else [])], lines
+    return [*header, *(["at small scale"] if notes else []), *(["source"] if rows else [])], lines
+
+
+def _is_expected(row: Mapping[str, Any], at_full_scale: bool) -> bool:
+    """Whether a row without a measured figure lacks one."""
+    if not {"run", "small", "above"} & row.keys():
+        return at_full_scale
+    return ("run" if at_full_scale else "small") in row
 
 
 def _source(name: str, rows: Mapping[str, Any]) -> str:
@@ -95,6 +110,13 @@ def _with_unit(value: str, unit: str) -> str:
     return f"{value} {unit}".strip() if value and unit != HOLDS else value
 
 
+def state(outcome: Outcome | None) -> str:
+    """What there is of an item, in two words."""
+    if outcome and outcome.entries:
+        return f"{len(outcome.entries)} figures"
+    return "drawn" if outcome and outcome.pictures else NOT_RUN
+
+
 def summary(shown: Sequence[Shown], *, shortened: bool = False) -> str:
     """How much of a paper was measured, and which of its statements did not hold.
 
@@ -104,7 +126,8 @@ def summary(shown: Sequence[Shown], *, shortened: bool = False) -> str:
     """
     measured = [one for one in shown if one.outcome and one.outcome.entries]
     failed = [
-        f"{one.item.name}: {entry.row} ({shown_entry(entry)})"
+        f"{', '.join(filter(None, [one.item.name, entry.column]))}: {entry.row} "
+        f"({shown_entry(entry)})"
         for one in measured
         for entry in one.outcome.entries
         if entry.unit == HOLDS and sum(entry.values) < len(entry.values)

@@ -1,69 +1,76 @@
-"""The tables of faces: figures that `launch.evaluate` has written for runs, row by row."""
+"""The tables of faces: figures that launch.train and launch.evaluate wrote for runs, row by row.
+
+A row has its figures of the runs at the paper's scale, where there are any, and beside them those
+of the same loss at small scale, one a seed.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from launch.papers import published
-from launch.papers.item import Context, Entry, Outcome
+from launch.papers.item import HOLDS, Context, Entry, Outcome
+from launch.papers.methods import EVALUATION, SCORED, TRAINED, Small, folder, seeds
+
+OTHER_WORK = "other work"
+OWN_TEST = "test"
+"""The protocol of a run's own results.json: all pairs of the test people of its data set."""
+
+Seeds = dict[int, tuple[float, float | None]]
+"""Seed -> a figure in percent, and a spread of its own."""
 
 
 def read(printed: Mapping[str, Any], context: Context) -> Outcome:
-    """What there is of a table in the evaluations below the folder of runs; nothing is trained.
+    """What there is of a table in the results below the folder of runs; nothing is trained.
 
     Args:
       printed: the table as `published.toml` has it.
       context: says where the runs are.
     """
     entries, missing = [], {}
-    columns = printed.get("columns", [""])
     for row in printed["rows"]:
-        name, run = row["row"], row.get("run")
-        if run is None:
-            missing[name] = "other work"
-            continue
-        protocols, figures = (row.get(key, printed[key]) for key in ("protocols", "figures"))
-        for column, protocol, figure in zip(columns, protocols, figures, strict=True):
-            found = _figure(context.runs / run, row.get("evaluation"), protocol, figure)
-            if found is None:
-                missing[name] = f"no {protocol} in {context.runs / run}"
-            else:
-                value, spread = found
-                entries.append(Entry(name, (value,), column, "%", 2, spread))
-    return Outcome(entries, f"evaluations below {context.runs}", missing=missing)
+        if "run" in row:
+            found, absent = _full(printed, row, context.runs)
+            entries += found
+            missing |= {row["row"]: absent} if absent else {}
+        elif "small" not in row and "above" not in row:
+            missing[row["row"]] = OTHER_WORK
+    small = small_figures(printed, context.runs)
+    entries += [_entry(row, column, of_seeds) for (row, column), of_seeds in small.items()]
+    entries += _claims(printed, small)
+    scale = "what launch.train and launch.evaluate wrote of each run"
+    methods = {row["row"]: row["small"] for row in printed["rows"] if "small" in row}
+    notes = {row: _about(context.runs, method) for row, method in methods.items()}
+    return Outcome(entries, scale, missing=missing, notes=notes)
 
 
-def commands(printed: Mapping[str, Any], rows: set[str], runs: Path) -> str:
-    """The commands that make rows of a table: training, what it starts from, and scoring."""
-    lines: dict[str, None] = {}
+def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str], Seeds]:
+    """The table's figures at small scale: (row, column) -> seed -> figure."""
+    small, found = Small.of(printed), {}
     for row in printed["rows"]:
-        run = row.get("run")
-        if run is None or row["row"] not in rows:
+        if "small" not in row:
             continue
-        lines |= dict.fromkeys(_training(run, runs))
-        if printed["evaluate"]:
-            folder, tuned = row.get("evaluation"), "start" in published()["methods"][run]
-            options = [printed["evaluate"]]
-            options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
-            options += [f"--mirror none --out {runs / run / folder}"] if folder else []
-            lines[f"python -m launch.evaluate {runs / run} {' '.join(options)}"] = None
-    return "\n".join(lines)
+        names = row.get("figures", small.figures)
+        for column, protocol, name in zip(small.columns, small.protocols, names, strict=True):
+            of_seeds = {}
+            for seed in seeds(runs, row["small"]):
+                run = folder(runs, row["small"], seed)
+                value = figure(run, small.evaluation, protocol, name)
+                of_seeds |= {} if value is None else {seed: value}
+            if of_seeds:
+                found[row["row"], column] = of_seeds
+    return found
 
 
-def _training(run: str, runs: Path) -> list[str]:
-    method = published()["methods"][run]
-    start = method.get("start")
-    before = _training(start, runs) if start else []
-    options = f" --init-from {runs / start}" if start else ""
-    return [*before, f"python -m launch.train {method['train']}{options} --workdir {runs / run}"]
-
-
-def _figure(
-    run: Path, folder: str | None, protocol: str, name: str
+def figure(
+    run: Path, evaluation: str, protocol: str, name: str
 ) -> tuple[float, float | None] | None:
     """A figure of a protocol with its spread, in percent; None where there is none."""
-    path = run / (folder or "evaluation") / "evaluation.json"
+    if protocol == OWN_TEST:
+        return _own_figure(run, name)
+    path = run / evaluation / SCORED
     if not path.exists():
         return None
     scored = json.loads(path.read_text())["protocols"].get(protocol)
@@ -71,3 +78,72 @@ def _figure(
         return None
     spread = scored["spreads"].get(name)
     return 100 * scored["figures"][name], None if spread is None else 100 * spread
+
+
+def _own_figure(run: Path, name: str) -> tuple[float, None] | None:
+    """The mean over a run's snapshots of a figure of its own protocol."""
+    path = run / TRAINED
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return 100 * mean(shot[name] for shot in record["snapshots"][record["experiment"]]), None
+
+
+def _full(
+    printed: Mapping[str, Any], row: Mapping[str, Any], runs: Path
+) -> tuple[list[Entry], str]:
+    """A row's figures at the paper's scale, and what is absent of them."""
+    entries, absent = [], ""
+    columns, run = printed.get("columns", [""]), folder(runs, row["run"])
+    protocols, figures = (row.get(key, printed[key]) for key in ("protocols", "figures"))
+    for column, protocol, name in zip(columns, protocols, figures, strict=True):
+        found = figure(run, row.get("evaluation", EVALUATION), protocol, name)
+        if found is None:
+            absent = f"no {protocol} in {run}"
+        else:
+            entries.append(Entry(row["row"], (found[0],), column, "%", 2, found[1]))
+    return entries, absent
+
+
+def _entry(row: str, column: str, of_seeds: Seeds) -> Entry:
+    values, spreads = zip(*of_seeds.values(), strict=True)
+    return Entry(row, values, column, "%", 2, spreads[0] if len(values) == 1 else None)
+
+
+def _claims(printed: Mapping[str, Any], small: Mapping[tuple[str, str], Seeds]) -> list[Entry]:
+    """Whether some rows of a table are above others, seed by seed, and by how much at least."""
+    entries = []
+    for row in printed["rows"]:
+        if "above" not in row:
+            continue
+        for column in row.get("columns", Small.of(printed).columns):
+            above, below = (
+                [small.get((r, column), {}) for r in row[k]] for k in ("above", "below")
+            )
+            margins = _margins(above, below)
+            if margins:
+                held = tuple(float(margin > 0) for margin in margins)
+                entries.append(Entry(row["row"], held, column, HOLDS, by=tuple(margins)))
+    return entries
+
+
+def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
+    """The least of some figures less the greatest of others, one a seed that all of them have."""
+    common = set.intersection(*(set(of_seeds) for of_seeds in (*above, *below)))
+    return [
+        min(of_seeds[seed][0] for of_seeds in above) - max(of_seeds[seed][0] for of_seeds in below)
+        for seed in sorted(common)
+    ]
+
+
+def _about(runs: Path, method: str) -> str:
+    """What the runs of a method at small scale are: options, size and seeds."""
+    train, found = published()["methods"][method]["train"], seeds(runs, method)
+    if not found:
+        return train
+    record = json.loads((folder(runs, method, found[0]) / "config.json").read_text())
+    data, count = record["data"], len(found)
+    return (
+        f"{train}: {data['examples']:,} images of {data['classes']:,} people, "
+        f"{record['experiment']['steps']:,} steps, {count} {'seed' if count == 1 else 'seeds'}"
+    )

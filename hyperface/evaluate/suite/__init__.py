@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hyperface.errors import InputError
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.scored import Scored
-from hyperface.evaluate.suite import large, lists, sets
+from hyperface.evaluate.suite import large, lists, sets, videos
 from hyperface.evaluate.suite.large import score_megaface
 from hyperface.evaluate.suite.lists import score_pairs
 from hyperface.evaluate.suite.sets import score_search, score_templates
@@ -84,7 +84,8 @@ SUITE: Mapping[str, Entry] = {
     "blufr": Entry("BLUFR on LFW", "lfw", ("blufr_lfw_config.mat",), large.score_blufr),
     "cfp-ff": Entry("CFP, frontal and frontal", "cfp", ("cfp_protocol.zip",), lists.cfp),
     "cfp-fp": Entry("CFP, frontal and profile", "cfp", ("cfp_protocol.zip",), lists.cfp),
-    "ytf": Entry("YTF, 5,000 video pairs", "ytf", ("ytf/splits.txt",), sets.ytf),
+    "ytf": Entry("YTF, 5,000 video pairs", "ytf", ("ytf/splits.txt",), videos.ytf),
+    "halves": Entry("Halves of each person's images as two videos", "lfw", (), videos.halves),
     "agedb": Entry("AgeDB-30", "agedb", ("agedb/agedb_30.txt",), lists.listed),
     "calfw": Entry("CALFW", "calfw", ("calfw/pairs_CALFW.txt",), lists.listed),
     "cplfw": Entry("CPLFW", "cplfw", ("cplfw/pairs_CPLFW.txt",), lists.listed),

@@ -1,4 +1,4 @@
-"""Sets of images matched as one: YTF's videos and the templates of IJB."""
+"""Sets of images matched as one: the templates of IJB."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,53 +11,14 @@ from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.ranks import cmc, dir_at_far, open_set
 from hyperface.evaluate.roc import roc
 from hyperface.evaluate.scored import Figure, Scored
-from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
+from hyperface.evaluate.suite.settings import OVER_SPLITS, Settings
 from hyperface.evaluate.template_groups import Templates as GroupedTemplates
 from hyperface.evaluate.template_groups import group_templates
 from hyperface.evaluate.templates import FARS, score_matrix, verify_templates
 from hyperface.evaluate.threshold import supported
-from hyperface.evaluate.video import verify_videos
 
 SEARCH_FARS = (0.01, 0.1)
 SEARCH_RANKS = 50
-
-
-def ytf(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
-    """Frames are named person/video/frame."""
-    pairs = protocols.ytf_splits(paths[0])
-    videos = ["/".join(image.split("/")[:2]) for image in named.names]
-    ids = {video: place for place, video in enumerate(dict.fromkeys(videos))}
-    missing = sorted({*pairs.first, *pairs.second} - ids.keys())
-    if missing:
-        raise InputError(
-            f"{name}: expected frames of every video, named person/video/frame, found none of "
-            f"{missing[0]!r} ({len(missing)} videos are missing)."
-        )
-    found = verify_videos(
-        named.features,
-        np.array([ids[video] for video in videos]),
-        np.array([ids[video] for video in pairs.first]),
-        np.array([ids[video] for video in pairs.second]),
-        pairs.same,
-        pairs.fold,
-        subtract_mean=settings.subtract_mean,
-        progress=settings.progress,
-    )
-    figures = {
-        f"accuracy, {rule}": Figure(folds.mean, folds.standard_error)
-        for rule, folds in found.folds.items()
-    }
-    return Scored(
-        protocol=name,
-        figures=figures,
-        steps=(*named.steps, *found.steps),
-        spread=OVER_FOLDS,
-        curves={rule: roc(scores, pairs.same) for rule, scores in found.scores.items()},
-        details={
-            f"fold accuracies, {rule}": folds.accuracy.tolist()
-            for rule, folds in found.folds.items()
-        },
-    )
 
 
 def score_templates(

@@ -1,0 +1,89 @@
+"""Figures drawn of the results of runs at small scale: curves, low resolution, score histograms."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hyperface.evaluate.roc import Roc
+from hyperface.evaluate.scored import Figure as Score
+from hyperface.report import drawings, figures
+from launch.papers.item import Context
+from launch.papers.methods import EVALUATION, SCORED, TRAINED, Small, folder, seeds
+from launch.papers.runs import OWN_TEST, small_figures
+
+
+def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
+    """The pictures that a table asks for by `draw`, by caption; {} where no run is there.
+
+    `curves` are those of a protocol, of the least seed of each row; `sweep` is every column, with
+    its deviation over seeds; `histograms` are of the videos of a protocol, a row a picture.
+    """
+    wanted, drawn = printed.get("draw", {}), {}
+    if protocol := wanted.get("curves"):
+        curves = {row: c for row, run in _runs(printed, context) if (c := _curve(run, protocol))}
+        if curves:
+            drawn |= {"ROC": figures.roc_curves(curves), "DET": figures.det_curves(curves)}
+    if label := wanted.get("sweep"):
+        sweeps = _sweeps(printed, label, context.runs)
+        drawn |= {"Low resolution": figures.resolution_curves(sweeps)} if sweeps else {}
+    if protocol := wanted.get("histograms"):
+        for row, run in _runs(printed, context):
+            shares = _scored(run, protocol).get("details", {}).get("histograms")
+            drawn |= {f"Similarities of two videos, {row}": _histograms(shares)} if shares else {}
+    return drawn
+
+
+def _runs(printed: Mapping[str, Any], context: Context) -> Iterator[tuple[str, Path]]:
+    """Rows with the folder of their least seed."""
+    for row in printed["rows"]:
+        found = seeds(context.runs, row["small"]) if "small" in row else []
+        if found:
+            yield row["row"], folder(context.runs, row["small"], found[0])
+
+
+def _scored(run: Path, protocol: str) -> dict[str, Any]:
+    path = run / EVALUATION / SCORED
+    return json.loads(path.read_text())["protocols"].get(protocol, {}) if path.exists() else {}
+
+
+def _curve(run: Path, protocol: str) -> Roc | None:
+    if protocol == OWN_TEST:
+        record = json.loads((run / TRAINED).read_text())
+        rates = record.get("curves", {}).get(record["experiment"])
+    else:
+        rates = _scored(run, protocol).get("curves", {}).get(protocol)
+    if rates is None:
+        return None
+    far, tar = np.array(rates["far"]), np.array(rates["tar"])
+    return Roc(far, tar, np.full(far.size, np.nan))
+
+
+def _sweeps(printed: Mapping[str, Any], label: str, runs: Path) -> dict[str, dict[float, Score]]:
+    """Row -> area factor -> share; the columns are the label and a factor."""
+    factors = {name: float(name.removeprefix(label)) for name in Small.of(printed).columns}
+    sweeps: dict[str, dict[float, Score]] = {}
+    for (row, column), of_seeds in small_figures(printed, runs).items():
+        shares = [value / 100 for value, _ in of_seeds.values()]
+        spread = stdev(shares) if len(shares) > 1 else None
+        sweeps.setdefault(row, {})[factors[column]] = Score(mean(shares), spread)
+    return sweeps
+
+
+def _histograms(shares: Mapping[str, Mapping[str, list[float]]]) -> Figure:
+    """Share of the frame similarities of a pair of videos in each bin, with its deviation."""
+    bands = {}
+    for kind, found in shares.items():
+        middle, deviation = np.array(found["mean"]), np.array(found["deviation"])
+        edges = np.linspace(-1, 1, middle.size + 1)
+        bands[f"{kind} person"] = (edges[:-1] + edges[1:]) / 2, middle, deviation
+    return drawings.bands(
+        bands,
+        title="Mean over pairs of videos, and their deviation",
+        xlabel="similarity of two frames",
+        ylabel="share of the pair's frames",
+    )

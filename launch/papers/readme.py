@@ -1,0 +1,100 @@
+"""The figures that README.md shows, kept in `measured.json`, and the README's tables made of them.
+
+Runs and reports stay out of the repository; these few figures of them are committed with the
+README, so that a test can hold one to the other and nobody types a figure.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperface.errors import InputError
+from hyperface.files import replace_text
+from hyperface.report.tables import Table, as_markdown
+from launch.papers import PAPERS, items, published
+from launch.papers.item import RUNS, from_record, to_record
+from launch.papers.page import NOT_RUN, Shown, section
+
+KEPT = Path(__file__).with_name("measured.json")
+SHOWN = {
+    "normface": ("scales", "table-2", "table-5"),
+    "ringloss": ("figure-1", "table-1", "figure-8"),
+}
+"""Items of each paper whose tables the README has."""
+
+
+def keep(paper: str, shown: Sequence[Shown]) -> None:
+    """Puts what was measured of a paper's shown items into `measured.json`."""
+    found = {
+        one.item.name: {
+            "command": _command(paper, one),
+            # Where the runs lie is of no use to others.
+            **to_record(dataclasses.replace(one.outcome, missing={}, pictures={})),
+        }
+        for one in shown
+        if one.item.name in SHOWN[paper] and one.outcome and one.outcome.entries
+    }
+    kept = read() | {paper: found}
+    replace_text(KEPT, json.dumps({name: kept.get(name, {}) for name in PAPERS}, indent=1) + "\n")
+
+
+def _command(paper: str, one: Shown) -> str:
+    """What measures an item, with the default folders."""
+    seeds = max(len(entry.values) for entry in one.outcome.entries)
+    train = " --train" if one.item.measure == RUNS else ""
+    several = f" --seeds {seeds}" if seeds > 1 else ""
+    return f"python -m launch.reproduce {paper} --only {one.item.name}{train}{several}"
+
+
+def read() -> dict[str, Any]:
+    """Paper -> item -> outcome; {} where nothing was kept."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+
+
+def tables(paper: str) -> str:
+    """The README's tables of a paper, as Markdown."""
+    parts = []
+    for name, record in read().get(paper, {}).items():
+        (item,) = items(paper, (name,))
+        one = Shown(item, from_record(record), Path(), record["command"])
+        table = section(one, published()[paper].get(name, {})).table
+        parts.append(f"{table.title} (`{record['command']}`).\n\n{as_markdown(_shortened(table))}")
+    return "\n\n".join(parts)
+
+
+def _shortened(table: Table) -> Table:
+    """Without places in the paper, and without rows and columns in which nothing was measured."""
+    places = [place for place, name in enumerate(table.header) if "published" not in name]
+    texts = {"source", "at small scale"}
+    figures = [place for place in places[1:] if table.header[place] not in texts]
+    empty = {"", NOT_RUN}
+    rows = [row for row in table.rows if {row[place] for place in figures} - empty]
+    columns = [
+        place
+        for place, name in enumerate(table.header)
+        if name != "source" and (place == 0 or {row[place] for row in rows} - empty)
+    ]
+    kept = [[row[place] for place in columns] for row in rows]
+    return table._replace(header=[table.header[place] for place in columns], rows=kept)
+
+
+def write(paper: str, path: Path) -> None:
+    """Writes a paper's tables between its two markers of a file.
+
+    Raises:
+      InputError: the file has no such markers, or cannot be read.
+    """
+    first, last = f"<!-- measured: {paper} -->", f"<!-- end: {paper} -->"
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"--readme: expected a file, found: {error}.") from None
+    between = re.compile(f"({first}\n).*?({last})", re.DOTALL)
+    if not between.search(text):
+        raise InputError(f"--readme: expected {first} and {last} in {path}, found neither or one.")
+    made = tables(paper)
+    block = f"{made}\n" if made else ""
+    replace_text(path, between.sub(lambda found: found[1] + block + found[2], text))
