@@ -96,8 +96,13 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
             options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
             options += ["--mirror none"] if "evaluation" in row else []
             run = folder(runs, row["run"])
-            found[scoring(run, " ".join(options), row.get("evaluation", EVALUATION))] = None
+            found[scoring(run, " ".join(options), evaluation(printed, row))] = None
     return list(found)
+
+
+def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The folder, in that of a run, of a row's figures at the paper's scale."""
+    return row.get("evaluation", printed.get("evaluation", EVALUATION))
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from launch.papers import published
 from launch.papers.item import HOLDS, Context, Entry, Outcome
-from launch.papers.methods import EVALUATION, SCORED, TRAINED, Small, folder, seeds
+from launch.papers.methods import SCORED, TRAINED, Small, evaluation, folder, seeds
 
 OTHER_WORK = "other work"
 OWN_TEST = "test"
@@ -97,7 +97,7 @@ def _full(
     columns, run = printed.get("columns", [""]), folder(runs, row["run"])
     protocols, figures = (row.get(key, printed[key]) for key in ("protocols", "figures"))
     for column, protocol, name in zip(columns, protocols, figures, strict=True):
-        found = figure(run, row.get("evaluation", EVALUATION), protocol, name)
+        found = figure(run, evaluation(printed, row), protocol, name)
         if found is None:
             absent = f"no {protocol} in {run}"
         else:
