@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "objective": ({"errors"}, set()),
     "theory": ({"normalize"}, set()),
     "losses": ({"losses", "normalize"}, set()),
-    "heads": ({"losses", "normalize", "objective", "theory"}, {"flax"}),
+    "heads": ({"heads", "losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
     "data": ({"data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
     "data.protocols": ({"data.protocols", "errors", "files"}, set()),

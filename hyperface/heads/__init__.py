@@ -1,0 +1,63 @@
+"""Linen modules that own what the losses learn, agents, bias, scale, centers and radius, and make
+the objective of a network's features.
+"""
+
+import jax
+from flax import linen as nn
+
+from hyperface.heads.agents import AgentHead
+from hyperface.heads.context import Context, Objective
+from hyperface.heads.others import CenterHead, RingHead, mined
+from hyperface.objective import CenterTerm, ClasswiseTerm, Loss, RingTerm
+
+__all__ = ["AgentHead", "CenterHead", "Context", "Heads", "Objective", "RingHead"]
+
+
+class Heads(nn.Module):
+    """The whole objective over one feature.
+
+    Attributes:
+      num_classes: people in the training split.
+      loss: the terms.
+    """
+
+    num_classes: int
+    loss: Loss = Loss()
+
+    @nn.compact
+    def __call__(
+        self, features: jax.Array, labels: jax.Array, context: Context | None = None
+    ) -> Objective:
+        """The sum of the terms that take part.
+
+        Args:
+          features: [batch, dim], un-normalised.
+          labels: [batch] class ids.
+          context: of the step.
+        """
+        context = context or Context()
+        parts = []
+        for name, terms in self.loss.agent_heads().items():
+            head = AgentHead(
+                self.num_classes,
+                tuple(terms.items()),
+                self.loss.precision,
+                self.loss.memory_budget,
+                name=name,
+            )
+            parts.append(head(features, labels, context))
+        for name, options in self.loss.terms().items():
+            if isinstance(options, CenterTerm):
+                head = CenterHead(self.num_classes, options, name=name)
+                parts.append(head(features, labels, context))
+            elif isinstance(options, RingTerm):
+                parts.append(RingHead(options, name=name)(features, context))
+            elif not isinstance(options, ClasswiseTerm):
+                parts.append(mined(name, options, features, labels, context))
+        distances = [p.agent_distances for p in parts if p.agent_distances is not None]
+        return Objective(
+            sum(part.total for part in parts),
+            {name: loss for part in parts for name, loss in part.terms.items()},
+            {name: value for part in parts for name, value in part.scalars.items()},
+            distances[0] if distances else None,
+        )

@@ -1,0 +1,162 @@
+"""Agents, with bias and scale, and the class-wise terms over them."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from hyperface import losses, theory
+from hyperface.heads.context import Context, Objective, rows_of, xavier
+from hyperface.losses import classwise
+from hyperface.normalize import l2_normalize
+from hyperface.objective import (
+    CContrastiveTerm,
+    ClasswiseTerm,
+    CTripletTerm,
+    MarginTerm,
+    MultipliedAngleTerm,
+    SoftmaxTerm,
+    normalization,
+)
+
+
+class AgentHead(nn.Module):
+    """An agent matrix and the class-wise terms over it, made in one pass.
+
+    A learned scale starts where Proposition 2's bound equals `initial_bound` for this class count,
+    and acts as at least `min_scale`. Below that floor the loss sees the floor, while the parameter
+    still gets the gradient taken there, so it can climb back.
+
+    Attributes:
+      num_classes: rows of the agent matrix.
+      terms: names and options of the terms, which normalise alike.
+      precision, memory_budget: as in `losses.joint`, the latter in MiB.
+    """
+
+    num_classes: int
+    terms: tuple[tuple[str, ClasswiseTerm], ...] = (("softmax", SoftmaxTerm()),)
+    precision: str = "float32"
+    memory_budget: int = 0
+
+    @nn.compact
+    def __call__(
+        self, features: jax.Array, labels: jax.Array, context: Context | None = None
+    ) -> Objective:
+        """The terms' objective; scalars are the scale, Proposition 2's bound at it, and blends.
+
+        Args:
+          features: [batch, dim], un-normalised.
+          labels: [batch] class ids.
+          context: of the step.
+        """
+        context = context or Context()
+        made = {name: self._term(name, options, context) for name, options in self.terms}
+        terms = {name: term for name, (term, _) in made.items()}
+        (mode,) = {normalization(*named) for named in self.terms}
+        agents = self._agents(features.shape[-1], unit=mode in ("both", "agents"))
+        engine = {"precision": self.precision, "memory_budget": self.memory_budget * 2**20}
+        if context.split_classes:
+            engine |= {"axis_name": context.axis_name, "split_batch": True}
+        if context.sample is not None:
+            labels, engine["present"] = context.sample.labels, context.sample.present
+        elif context.split_classes:
+            engine |= _padding(agents, self.num_classes, context)
+        for name, options in self.terms:
+            engine |= classwise.agent_rule(getattr(options, "gradient", "exact"), terms[name])
+        weights = context.weights(features.shape[0])
+        total, found = losses.weighted_sum(
+            list(terms.values()),
+            self._dropped(features, context.keys),
+            agents,
+            labels,
+            [options.weight * weights for _, options in self.terms],
+            bias=self._bias(terms),
+            with_losses=True,
+            **engine,
+        )
+        own = rows_of(agents, labels, context)
+        apart = l2_normalize(features) - l2_normalize(own)
+        return Objective(
+            total,
+            dict(zip(terms, found, strict=True)),
+            {key: value for _, seen in made.values() for key, value in seen.items()},
+            jax.lax.stop_gradient(jnp.sum(apart**2, axis=1)),
+        )
+
+    def _agents(self, dim: int, *, unit: bool) -> jax.Array:
+        """Random unit rows where their length does not matter, Caffe's xavier where it does."""
+
+        def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+            return l2_normalize(jax.random.normal(key, shape)) if unit else xavier(key, shape)
+
+        if self.is_initializing():
+            return self.param("agents", init, (self.num_classes, dim))
+        # Without the check of the shape: a step brings the rows that take part, or are here.
+        return self.get_variable("params", "agents")
+
+    def _term(
+        self, name: str, options: ClasswiseTerm, context: Context
+    ) -> tuple[classwise.Term, dict[str, jax.Array]]:
+        """The engine's term, and what to look at."""
+        match options:
+            case SoftmaxTerm():
+                scale = self._scale(options)
+                seen = {"scale": jnp.float32(scale)}
+                if options.normalize == "both" and context.sample is None:
+                    seen["softmax_bound"] = theory.softmax_lower_bound(self.num_classes, scale)
+                return losses.Softmax.of(scale, options.normalize, biased=options.bias), seen
+            case CContrastiveTerm():
+                return losses.CContrastive(options.margin), {}
+            case CTripletTerm():
+                term = losses.CTriplet(
+                    options.margin, options.negatives, options.always_pull, options.gradient
+                )
+                return term, {}
+            case MultipliedAngleTerm():
+                blend = losses.annealed_blend(
+                    context.step, start=options.start, gamma=options.gamma, floor=options.floor
+                )
+                mode = normalization(name, options)
+                term = losses.MultipliedAngle(blend, options.margin, mode, options.gradient)
+                return term, {f"{name}_blend": blend}
+            case MarginTerm():
+                margins = (
+                    options.angular_multiplier,
+                    options.angular_margin,
+                    options.cosine_margin,
+                )
+                return losses.MarginSoftmax.of(options.scale, *margins), {}
+
+    def _scale(self, options: SoftmaxTerm) -> jax.Array | float:
+        if options.scale != "learned":
+            return float(options.scale)
+        start = theory.scale_for_bound(self.num_classes, options.initial_bound)
+        scale = self.param("scale", lambda key: jnp.maximum(start, options.min_scale))
+        return scale + jax.lax.stop_gradient(jnp.maximum(scale, options.min_scale) - scale)
+
+    def _bias(self, terms: dict[str, classwise.Term]) -> jax.Array | None:
+        options = dict(self.terms).get("softmax")
+        if options is None or not options.bias:
+            return None
+        if self.is_initializing():
+            bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
+        else:
+            bias = self.get_variable("params", "bias")
+        return bias / terms["softmax"].scale
+
+    def _dropped(self, features: jax.Array, keys: jax.Array | None) -> jax.Array:
+        options = dict(self.terms).get("softmax")
+        rate = 0.0 if options is None or keys is None else options.dropout
+        if not rate:
+            return features
+        shape = features.shape[1:]
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(keys)
+        return jnp.where(keep, features / (1.0 - rate), 0.0)
+
+
+def _padding(matrix: jax.Array, num_classes: int, context: Context) -> dict[str, jax.Array]:
+    """The engine's keyword for which of this device's rows are classes, where not all are."""
+    rows = matrix.shape[0]
+    if rows * jax.lax.axis_size(context.axis_name) == num_classes:
+        return {}
+    first = jax.lax.axis_index(context.axis_name) * rows
+    return {"present": first + jnp.arange(rows) < num_classes}

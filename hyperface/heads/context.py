@@ -1,0 +1,77 @@
+"""What a head is told of a step, what it makes, and how it reaches rows on other devices."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from hyperface import losses
+
+
+class Context(NamedTuple):
+    """What a step knows beside features and labels."""
+
+    step: jax.Array | int = 0
+    """Optimiser steps done: annealing is a function of it."""
+    counted: jax.Array | None = None
+    """[batch] bool, False for padding; None counts all."""
+    keys: jax.Array | None = None
+    """[batch] random keys for dropout, one an example, so that what is dropped does not depend on
+    how the batch is spread over devices. None drops nothing."""
+    sample: losses.Sample | None = None
+    """The classes that take part; heads then hold their rows of the agents only."""
+    axis_name: str | None = None
+    """Mapped axis that the batch is spread over."""
+    split_classes: bool = False
+    """Heads hold this device's rows of agents and centers, which are split over the same axis. Rows
+    beyond the last class are padding."""
+
+    def weights(self, batch: int) -> jax.Array:
+        """[batch] float32, 1 for an example and 0 for padding."""
+        if self.counted is None:
+            return jnp.ones(batch, jnp.float32)
+        return self.counted.astype(jnp.float32)
+
+
+class Objective(NamedTuple):
+    """What heads make of a batch."""
+
+    total: jax.Array
+    """The weighted sum of all terms over the counted examples, to be differentiated."""
+    terms: dict[str, jax.Array]
+    """Each term's unweighted loss [batch], to be looked at."""
+    scalars: dict[str, jax.Array]
+    """Scale, radius and the like, to be looked at."""
+    agent_distances: jax.Array | None = None
+    """[batch] squared distance of each normalised feature to its own agent (Proposition 3)."""
+
+
+def whole_batch(tree: Any, axis_name: str | None) -> Any:
+    """Of all devices, one after another."""
+    if axis_name is None:
+        return tree
+    return jax.lax.all_gather(tree, axis_name, tiled=True)
+
+
+def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
+    """The row of each of this device's examples, from whichever device holds it; NaN for a label
+    out of range."""
+    first, devices, everyones = 0, 1, labels
+    if context.split_classes:
+        first = jax.lax.axis_index(context.axis_name) * matrix.shape[0]
+        devices = jax.lax.axis_size(context.axis_name)
+        everyones = whole_batch(labels, context.axis_name)
+    local = everyones - first
+    here = (local >= 0) & (local < matrix.shape[0])
+    found = jnp.where(here[:, None], matrix[jnp.where(here, local, 0)], 0.0)
+    if context.split_classes:
+        found = jax.lax.psum_scatter(found, context.axis_name, tiled=True)
+    known = (labels >= 0) & (labels < devices * matrix.shape[0])
+    return jnp.where(known[:, None], found, jnp.nan)
+
+
+def xavier(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Caffe's initial values of a matrix with one output a row."""
+    # So fan-in is the last axis, which linen calls the out axis.
+    return nn.initializers.variance_scaling(1.0, "fan_out", "uniform")(key, shape)
