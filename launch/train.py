@@ -9,7 +9,6 @@ was killed goes on when the same command is given again. `--list` shows the expe
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,18 +77,9 @@ def main(args: Sequence[str]) -> None:
 def run(options: Train) -> None:
     """Trains the experiment and those it is compared with, then writes the report.
 
-    Several processes train only: one alone scores their checkpoint, by `launch.evaluate`.
+    Of several processes all train and embed; the first one scores and writes.
     """
-    from hyperface.train import distributed
-
-    distributed.initialize(
-        distributed.cluster_of(
-            os.environ,
-            coordinator=options.coordinator,
-            processes=options.processes,
-            process=options.process,
-        )
-    )
+    cli.join(options)
     from rich.console import Console
 
     from hyperface.data.datasets import data_directory, open_split
@@ -100,14 +90,16 @@ def run(options: Train) -> None:
     )
     from hyperface.report.run import Trained, write_run_report
     from hyperface.report.tables import as_text
+    from hyperface.train import distributed
     from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.metrics import read_metrics
+    from hyperface.train.together import AllDevices
     from launch.evaluate import restored
     from launch.prepare import prepare_missing
 
     cli.quiet_libraries()
     experiment = options.experiment
-    console = Console()
+    console, devices = Console(quiet=not distributed.is_writer()), AllDevices()
     data_dir = data_directory(options.data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
     if distributed.is_writer():
@@ -119,26 +111,25 @@ def run(options: Train) -> None:
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name
         state = _trained_state(options, part, folder, data_dir, start, console)
-        if distributed.are_several():
-            continue
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
         snapshots = [
-            evaluate_network(part, shot.network, shot.evaluated, data_dir)
+            evaluate_network(part, shot.network, shot.evaluated, data_dir, devices)
             for shot in (*earlier, state)
         ]
-        trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
-
-    if distributed.are_several():
         if distributed.is_writer():
-            console.print(f"Trained. Score it: python -m launch.evaluate {workdir}")
-        return
+            trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
+
     baselines = {}
     if experiment.evaluation.protocol == "verification":
-        baselines["raw pixels"] = evaluate_pixels(experiment, data_dir)
+        baselines["raw pixels"] = evaluate_pixels(experiment, data_dir, devices)
         if start is not None:
             before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
-            baselines["before"] = evaluate_network(experiment, state.network, before, data_dir)
+            baselines["before"] = evaluate_network(
+                experiment, state.network, before, data_dir, devices
+            )
+    if not distributed.is_writer():
+        return
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     tables = write_run_report(
