@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
@@ -41,6 +41,20 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(_say("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED))
+
+
+def join(options: Any) -> None:
+    """Joins the processes that its coordinator, processes and process, or a launcher, tell of."""
+    from hyperface.train import distributed
+
+    distributed.initialize(
+        distributed.cluster_of(
+            os.environ,
+            coordinator=options.coordinator,
+            processes=options.processes,
+            process=options.process,
+        )
+    )
 
 
 @contextlib.contextmanager

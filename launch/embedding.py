@@ -108,7 +108,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
     apply = embedder(network.apply, mirror)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
-    variables = jax.device_put(variables, parallel.replicated())
+    variables = parallel.put_whole(variables)
     steps = (
         f"network {saved.model} of {path.name} at step {saved.step}, images of "
         f"{' x '.join(map(str, saved.image_shape))}, (pixel - 127.5) / 128",

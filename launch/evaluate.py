@@ -77,11 +77,18 @@ class Evaluate:
     """Folder for the results; `evaluation` in the run's folder, or here, by default."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    coordinator: str | None = None
+    """host:port of process 0, where several processes embed together, as with launch.train."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
 
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and scores."""
     options = tyro.cli(Evaluate, args=args, prog="python -m launch.evaluate", description=__doc__)
+    cli.join(options)
     if options.protocol:
         from launch.protocols import evaluate
 
@@ -99,7 +106,7 @@ def own_protocol(options: Evaluate) -> None:
             f"expected the folder of a run with checkpoints, found none at {folder}. Other sources "
             "need --protocol."
         )
-    used = {"source", "step", "mirror", "data_dir"}
+    used = {"source", "step", "mirror", "data_dir", "coordinator", "processes", "process"}
     for field in dataclasses.fields(options):
         if field.name not in used and getattr(options, field.name) != field.default:
             raise InputError(
@@ -111,7 +118,9 @@ def own_protocol(options: Evaluate) -> None:
     from hyperface.evaluate.evaluator import evaluate_network
     from hyperface.report.run import results_table
     from hyperface.report.tables import as_text
+    from hyperface.train import distributed
     from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.together import AllDevices
 
     cli.quiet_libraries()
     if len(options.step) > 1:
@@ -124,9 +133,10 @@ def own_protocol(options: Evaluate) -> None:
             raise InputError(f"expected a whole checkpoint in {folder}, found steps: {found}.")
         experiment, state = restored(checkpoints, step)
     experiment = _chosen(experiment, options)
-    result = evaluate_network(
-        experiment, state.network, state.evaluated, data_directory(options.data_dir)
-    )
+    data_dir = data_directory(options.data_dir)
+    result = evaluate_network(experiment, state.network, state.evaluated, data_dir, AllDevices())
+    if not distributed.is_writer():
+        return
     record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
     replace_text(options.source / "evaluation.json", json.dumps(record, indent=2) + "\n")
     console = Console()
@@ -136,13 +146,14 @@ def own_protocol(options: Evaluate) -> None:
 
 def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:
     """What a checkpoint says it is of, and its state."""
-    from hyperface.train.parallel import replicated
+    from hyperface.train import parallel
     from hyperface.train.state import abstract_state
 
     meta = checkpoints.meta(step)
     experiment, data = Experiment.from_dict(meta["experiment"]), meta["data"]
     like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
-    return experiment, checkpoints.restore(step, like, replicated())
+    placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
+    return experiment, parallel.whole_classes(checkpoints.restore(step, like, placed))
 
 
 def _chosen(experiment: Experiment, options: Evaluate) -> Experiment:

@@ -9,7 +9,6 @@ was killed goes on when the same command is given again. `--list` shows the expe
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,25 +80,17 @@ def main(args: Sequence[str]) -> None:
 def run(options: Train) -> None:
     """Trains and reports; a run that diverges or is stopped ends the program with its status.
 
-    Several processes train only: one alone scores their checkpoint, by `launch.evaluate`.
+    Of several processes all train and embed; the first one scores and writes.
     """
-    from hyperface.train import distributed
-
-    distributed.initialize(
-        distributed.cluster_of(
-            os.environ,
-            coordinator=options.coordinator,
-            processes=options.processes,
-            process=options.process,
-        )
-    )
+    cli.join(options)
     from rich.console import Console
 
+    from hyperface.train import distributed
     from hyperface.train.interrupt import Interrupted
     from hyperface.train.metrics import DivergenceError
 
     try:
-        train_and_report(options, Console())
+        train_and_report(options, Console(quiet=not distributed.is_writer()))
     except DivergenceError:
         sys.exit(cli.EXIT_DIVERGED)
     except Interrupted as stop:
@@ -125,11 +116,13 @@ def train_and_report(options: Train, console: "Console") -> None:
     from hyperface.train import distributed
     from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.metrics import read_metrics
+    from hyperface.train.together import AllDevices
     from launch.evaluate import restored
     from launch.prepare import prepare_missing
 
     cli.quiet_libraries()
     experiment = options.experiment
+    devices = AllDevices()
     data_dir = data_directory(options.data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
     if distributed.is_writer():
@@ -141,26 +134,25 @@ def train_and_report(options: Train, console: "Console") -> None:
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name
         state = _trained_state(options, part, folder, data_dir, start, console)
-        if distributed.are_several():
-            continue
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
         snapshots = [
-            evaluate_network(part, shot.network, shot.evaluated, data_dir)
+            evaluate_network(part, shot.network, shot.evaluated, data_dir, devices)
             for shot in (*earlier, state)
         ]
-        trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
-
-    if distributed.are_several():
         if distributed.is_writer():
-            console.print(f"Trained. Score it: python -m launch.evaluate {workdir}")
-        return
+            trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
+
     baselines = {}
     if experiment.evaluation.protocol == "verification":
-        baselines["raw pixels"] = evaluate_pixels(experiment, data_dir)
+        baselines["raw pixels"] = evaluate_pixels(experiment, data_dir, devices)
         if start is not None:
             before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
-            baselines["before"] = evaluate_network(experiment, state.network, before, data_dir)
+            baselines["before"] = evaluate_network(
+                experiment, state.network, before, data_dir, devices
+            )
+    if not distributed.is_writer():
+        return
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     tables = write_run_report(

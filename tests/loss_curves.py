@@ -1,7 +1,6 @@
 """Loss curves of every class-wise loss on made-up data; as a program, one process of several."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -129,11 +128,11 @@ def curves(
     return found
 
 
-def main(process: str, processes: str, port: str, steps: str, *names: str) -> None:
+def main() -> None:
     """Prints the curves as JSON on the last line."""
-    join(process, processes, port)
-    print(json.dumps(curves(names, int(steps), int(process), int(processes))))
+    process, processes, (steps, *names) = join()
+    print(json.dumps(curves(names, int(steps), process, processes)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,17 +1,14 @@
 """One of two processes that train together: told folders and the experiment as JSON."""
 
 import json
-import sys
 from pathlib import Path
 
 from processes import join
 
 
-def main(
-    process: str, processes: str, port: str, data_dir: str, workdir: str, experiment: str
-) -> None:
+def main() -> None:
     """Trains with the least backbone."""
-    join(process, processes, port)
+    *_, (data_dir, workdir, experiment) = join()
     from test_sharded_step import Linear
 
     from hyperface import models
@@ -23,4 +20,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

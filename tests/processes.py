@@ -1,10 +1,11 @@
 """Several processes that compute together on the CPU, by gloo."""
 
+import argparse
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -18,28 +19,29 @@ def free_port() -> int:
 
 
 def in_processes(
-    script: str,
+    command: Sequence[str | Path],
     processes: int,
     devices: int,
-    *arguments: str,
+    *,
     environment: Mapping[str, str] = os.environ,
     timeout: float = 120,
 ) -> list[str]:
-    """What each of several processes printed that run a script of this folder together.
+    """What each of several processes printed that run a Python command together.
 
     Args:
-      script: its name; it is told its number, how many there are and a port, for `join`.
+      command: arguments of the interpreter; each process is told besides, as the launchers are,
+        --coordinator, --processes and --process.
       processes: how many.
       devices: of each.
-      arguments: what else each is told.
       environment: of each.
       timeout: in seconds, until all have ended.
     """
-    port, paths = str(free_port()), os.pathsep.join([str(HERE), str(HERE.parent)])
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
+    paths = os.pathsep.join([str(HERE), str(HERE.parent)])
     environment = {**environment, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": paths}
     started = [
         subprocess.Popen(
-            [sys.executable, HERE / script, str(process), str(processes), port, *arguments],
+            [sys.executable, *command, *together, "--process", str(process)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -56,15 +58,18 @@ def in_processes(
     return outputs
 
 
-def join(process: str, processes: str, port: str) -> None:
-    """What such a script does before anything else of jax is used."""
+def join() -> tuple[int, int, list[str]]:
+    """Joins the others, before anything else of jax is used, as a script does that they all run.
+
+    Returns:
+      Which process this is, how many there are, and what the script is told besides.
+    """
     from hyperface.train import distributed
 
-    distributed.initialize(
-        distributed.cluster_of(
-            {},
-            coordinator=f"127.0.0.1:{port}",
-            processes=int(processes),
-            process=int(process),
-        )
-    )
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--coordinator")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    options, told = parser.parse_known_args()
+    distributed.initialize(distributed.cluster_of({}, **vars(options)))
+    return options.process, options.processes, told

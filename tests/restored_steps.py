@@ -1,7 +1,6 @@
 """Steps from a checkpoint that other devices have written; as a program, one process of several."""
 
 import json
-import sys
 from pathlib import Path
 
 from loss_curves import BATCH, batches, first_state
@@ -38,18 +37,17 @@ def go_on(folder: Path, split: bool, devices=None, process: int = 0, processes: 
     return restored, state, losses
 
 
-def main(process: str, processes: str, port: str, folder: str, split: str) -> None:
+def main() -> None:
     """Saves the last step in the same folder and prints the losses."""
-    join(process, processes, port)
+    process, processes, (folder, layout) = join()
     from hyperface.train import parallel
     from hyperface.train.checkpoint import Checkpoints
 
-    numbers = int(process), int(processes)
-    _, state, losses = go_on(Path(folder), split == "split", None, *numbers)
+    _, state, losses = go_on(Path(folder), layout == "split", None, process, processes)
     with Checkpoints(Path(folder)) as checkpoints:
         checkpoints.save(STEPS, parallel.whole_classes(state), {})
     print(json.dumps(losses))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

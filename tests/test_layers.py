@@ -57,6 +57,7 @@ MAY_IMPORT = {
         {"compiler", "data.images", "errors", "train.rows", "train.state", "train.step"},
         set(),
     ),
+    "train.together": ({"evaluate.embed", "train.parallel"}, set()),
     "train.interrupt": (set(), set()),
     "train.folder": ({"errors", "files", "train.parallel"}, set()),
     "train.checksum": (set(), set()),

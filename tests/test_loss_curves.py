@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from loss_curves import LOSSES, curve, curves, first_state
-from processes import in_processes
+from processes import HERE, in_processes
 
 from hyperface import models
 from hyperface.train import parallel
@@ -46,8 +46,8 @@ def mapped(name, steps):
 def in_several(names, steps, processes, timeout):
     """Curves of processes of two devices each, compiled in haste."""
     hasty = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    told, settings = (str(steps), *names), {"environment": hasty, "timeout": timeout}
-    outputs = in_processes("loss_curves.py", processes, 2, *told, **settings)
+    command = [HERE / "loss_curves.py", str(steps), *names]
+    outputs = in_processes(command, processes, 2, environment=hasty, timeout=timeout)
     first, *others = [json.loads(output.splitlines()[-1]) for output in outputs]
     assert all(other == first for other in others)  # Each knows the loss of the whole batch.
     return first

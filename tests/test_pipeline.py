@@ -82,6 +82,23 @@ def test_evaluation_pads_the_last_batch_and_loses_nothing(split):
     np.testing.assert_array_equal(labels, [int(r["label"]) for r in split.records])
 
 
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_processes_share_evaluation_in_stored_order(split, processes):
+    """Batches of ten; with seven processes one or more have nothing but padding."""
+    shares = [
+        list(
+            pipeline.evaluation_batches(split, batch_size=10, process=process, processes=processes)
+        )
+        for process in range(processes)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    (whole,) = pipeline.evaluation_batches(split, batch_size=len(split.records))
+    rounds = [batch for batches in zip(*shares, strict=True) for batch in batches]
+    for name, values in whole.items():
+        found = np.concatenate([batch[name][batch["mask"] > 0] for batch in rounds])
+        np.testing.assert_array_equal(found, values)
+
+
 def test_a_label_beyond_the_classes_is_refused(split):
     narrow = datasets.Split(
         split.dataset, "train", split.records, num_classes=2, image_shape=split.image_shape

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from loss_curves import CLASSES, batches, first_state
-from processes import in_processes
+from processes import HERE, in_processes
 from restored_steps import LOSS, SAVED, STEPS, go_on
 
 from hyperface import models
@@ -71,7 +71,7 @@ def test_two_processes_go_on_and_one_after_them(saved, layout, tmp_path):
     source = {"whole": "split", "split": "whole"}[layout]
     folder, _, losses, end = saved[source]
     shutil.copytree(folder, tmp_path / "run")
-    first, second = in_processes("restored_steps.py", 2, 2, str(tmp_path / "run"), layout)
+    first, second = in_processes([HERE / "restored_steps.py", tmp_path / "run", layout], 2, 2)
     assert first.splitlines()[-1] == second.splitlines()[-1]
     np.testing.assert_allclose(json.loads(first.splitlines()[-1]), losses, rtol=2e-6)
     restored, _, rest = go_on(tmp_path / "run", layout == "split")

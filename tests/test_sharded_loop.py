@@ -8,7 +8,7 @@ import chex
 import jax
 import pytest
 from conftest import write_people
-from processes import in_processes
+from processes import HERE, in_processes
 from rich.console import Console
 from test_sharded_step import Linear
 
@@ -68,8 +68,8 @@ def test_a_run_equals_the_replicated_one_and_may_be_interrupted(
 
 def train_in_two_processes(experiment, data_dir, workdir):
     """Of two devices each."""
-    told = str(data_dir), str(workdir), json.dumps(experiment.to_dict())
-    outputs = in_processes("one_of_two.py", 2, 2, *told)
+    told = data_dir, workdir, json.dumps(experiment.to_dict())
+    outputs = in_processes([HERE / "one_of_two.py", *told], 2, 2)
     return read_metrics(workdir / "metrics.jsonl"), outputs
 
 

@@ -83,16 +83,21 @@ def evaluation_batches(
     *,
     batch_size: int,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> Iterator[Batch]:
     """Every example once, in stored order; the last batch is padded and masked.
 
-    Where the split has a crop, the middle of the image is cut out.
+    Where the split has a crop, the middle of the image is cut out. Each of several processes
+    delivers as many batches, every k-th; the last ones may be nothing but padding.
 
     Args:
       split: the records.
       batch_size: rows of a batch.
       change: of a stored image [height, width, channels] uint8 to what is fed in its place, such as
         one of low resolution.
+      process: which share to deliver, of
+      processes: those that evaluate together.
     """
 
     def load(record: dict) -> Batch:
@@ -105,8 +110,11 @@ def evaluation_batches(
         return _example(pixels, record, split)
 
     dataset = grain.MapDataset.source(_Records(split)).map(load).batch(batch_size)
-    for batch in dataset.to_iter_dataset(_READ_OPTIONS):
+    for batch in dataset[process::processes].to_iter_dataset(_READ_OPTIONS):
         yield pad_batch(batch, batch_size)
+    if len(dataset) % processes and process >= len(dataset) % processes:
+        filler = pad_batch(dataset[0], batch_size)
+        yield filler | {"mask": np.zeros_like(filler["mask"])}
 
 
 def pad_batch(batch: Batch, size: int) -> Batch:

@@ -14,6 +14,38 @@ from hyperface.normalize import l2_norm
 Mirror = Literal["none", "sum", "max", "concat"]
 
 
+class Devices:
+    """What embeds a split together: here one device; `train.together.AllDevices` is all there are.
+
+    Every process calls the same methods in the same order.
+    """
+
+    num_local: int = 1
+    """Devices of this process: a batch is a multiple of them."""
+    process: int = 0
+    """Which one this is, of"""
+    processes: int = 1
+
+    def put(self, tree: Any) -> Any:
+        """Parameters, whole on each device of this process."""
+        return jax.device_put(jax.device_get(tree))
+
+    def split(self, images: np.ndarray) -> jax.Array:
+        """A batch over the devices of this process."""
+        return jnp.asarray(images)
+
+    def gather(self, tree: Any) -> Any:
+        """Arrays of each process, one after the other in the order of processes, on the host."""
+        return jax.device_get(tree)
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays that may be split over all devices, on the host."""
+        return jax.device_get(tree)
+
+
+ONE_DEVICE = Devices()
+
+
 class Embeddings(NamedTuple):
     """Features of examples in stored order."""
 
@@ -63,19 +95,24 @@ def embed_split(
     embed: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
+    devices: Devices = ONE_DEVICE,
 ) -> Embeddings:
     """Runs an `embedder` over padded batches and drops the padding.
+
+    Every process comes to the same features: those that one process would make of all batches.
 
     Args:
       embed: the jitted function; every batch has one shape, so it compiles once.
       params: its parameters.
-      batches: dicts of "images", "labels" and "mask", as `evaluation_batches` makes them.
+      batches: dicts of "images", "labels" and "mask", as `evaluation_batches` makes them; of
+        several processes, each has its share.
+      devices: what runs it.
     """
-    parts = []
+    parts, params = [], devices.put(params)
     for batch in batches:
         if not parts:
             warn_of_range(batch["images"])
-        features, norms = jax.device_get(embed(params, batch["images"]))
-        real = batch["mask"] > 0
-        parts.append((features[real], norms[real], batch["labels"][real]))
+        found = embed(params, devices.split(batch["images"]))
+        *columns, mask = devices.gather((*found, batch["labels"], batch["mask"]))
+        parts.append([column[mask > 0] for column in columns])
     return Embeddings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

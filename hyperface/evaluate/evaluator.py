@@ -1,25 +1,25 @@
 """A trained network, or raw pixels, scored on an experiment's test split."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from hyperface.data.datasets import Split, open_split
+from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate.classification import nearest_agent_accuracy
-from hyperface.evaluate.embed import Embeddings, embed_split, embedder
+from hyperface.evaluate.embed import ONE_DEVICE, Devices, Embeddings, embed_split, embedder
 from hyperface.evaluate.verification import Verification, all_pairs, deal_folds, verify
 from hyperface.objective import normalization
-from hyperface.train.experiment import Evaluation, Experiment
+from hyperface.train.experiment import Experiment
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one method scores on a test split."""
+    """What one method scores on a test split; of several processes, the first alone scores."""
 
     embeddings: Embeddings
     verification: Verification | None = None
@@ -36,7 +36,11 @@ class Result:
 
 
 def evaluate_network(
-    experiment: Experiment, network: Any, variables: Any, data_dir: Path
+    experiment: Experiment,
+    network: Any,
+    variables: Any,
+    data_dir: Path,
+    devices: Devices = ONE_DEVICE,
 ) -> Result:
     """Scores a network by the experiment's protocol on its test split.
 
@@ -45,21 +49,21 @@ def evaluate_network(
       network: a linen module with a method `embed`.
       variables: its "params", and "batch_stats" where it has them.
       data_dir: where the prepared data set is.
+      devices: what embeds it; all processes call this together.
     """
-    evaluation = experiment.evaluation
-    data = experiment.data
-    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     embed = embedder(
         lambda variables, images: network.apply(variables, images, method="embed"),
-        evaluation.mirror,
+        experiment.evaluation.mirror,
     )
-    variables = jax.device_put(jax.device_get(variables))  # From all devices of a run to one.
-    embeddings = embed_split(embed, variables, _batches(split, evaluation))
-    if evaluation.protocol == "verification":
-        return _verified(embeddings, evaluation)
+    backbone = {n: {"backbone": t["backbone"]} for n, t in variables.items() if "backbone" in t}
+    embeddings = _embedded(experiment, embed, backbone, data_dir, devices)
+    if experiment.evaluation.protocol == "verification":
+        return _verified(experiment, embeddings, devices)
     # Which class wins depends on the scale only where a bias is added.
     head_name, terms = next(iter(experiment.loss.agent_heads().items()))
-    head, (named, *_) = jax.device_get(variables["params"]["head"][head_name]), terms.items()
+    head, (named, *_) = devices.whole(variables["params"]["head"][head_name]), terms.items()
+    if devices.process:
+        return Result(embeddings)
     learned = "scale" in head
     accuracy = nearest_agent_accuracy(
         embeddings.features,
@@ -92,19 +96,33 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
             ) from None
 
 
-def evaluate_pixels(experiment: Experiment, data_dir: Path) -> Result:
+def evaluate_pixels(
+    experiment: Experiment, data_dir: Path, devices: Devices = ONE_DEVICE
+) -> Result:
     """Verification by the cosine of the images themselves: what any network has to beat."""
-    data = experiment.data
-    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
-    embeddings = embed_split(embed, None, _batches(split, experiment.evaluation))
-    return _verified(embeddings, experiment.evaluation)
+    embeddings = _embedded(experiment, embed, None, data_dir, devices)
+    return _verified(experiment, embeddings, devices)
 
 
-def _verified(embeddings: Embeddings, evaluation: Evaluation) -> Result:
-    verification = verify(embeddings.features, embeddings.labels, folds=evaluation.folds)
+def _embedded(
+    experiment: Experiment, embed: Callable, params: Any, data_dir: Path, devices: Devices
+) -> Embeddings:
+    """The test split's features."""
+    data, size = experiment.data, experiment.evaluation.batch_size
+    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
+    batches = evaluation_batches(
+        split,
+        batch_size=size + -size % devices.num_local,
+        process=devices.process,
+        processes=devices.processes,
+    )
+    return embed_split(embed, params, batches, devices)
+
+
+def _verified(experiment: Experiment, embeddings: Embeddings, devices: Devices) -> Result:
+    if devices.process:
+        return Result(embeddings)
+    folds = experiment.evaluation.folds
+    verification = verify(embeddings.features, embeddings.labels, folds=folds)
     return Result(embeddings, verification=verification)
-
-
-def _batches(split: Split, evaluation: Evaluation):
-    return evaluation_batches(split, batch_size=evaluation.batch_size)

@@ -90,6 +90,11 @@ def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -
     return jax.device_put(array, NamedSharding(mesh, split))
 
 
+def put_whole(tree: Any) -> Any:
+    """Puts a tree whole on each local device, beside what `split_rows` puts there."""
+    return jax.device_put(tree, replicated(jax.local_devices()))
+
+
 def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
     devices = list(devices or jax.devices())
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
@@ -237,9 +242,8 @@ def whole_classes(state: TrainState) -> TrainState:
     mesh = state.distortion.sharding.mesh
 
     def cut(leaf: jax.Array) -> jax.Array:
-        sharding = NamedSharding(mesh, PartitionSpec())
-        if leaf.ndim > 1:
-            sharding = _by_columns(mesh, leaf.shape[1])
+        whole = NamedSharding(mesh, PartitionSpec())
+        sharding = _by_columns(mesh, leaf.shape[1]) if leaf.ndim > 1 else whole
         return jax.jit(lambda x: x[:num_classes], out_shardings=sharding)(leaf)
 
     return _with_rows(state, cut)
