@@ -15,7 +15,7 @@ from rich.console import Console
 from hyperface.errors import InputError
 from hyperface.train.experiment import check
 from launch import cli, experiments, papers, reproduce
-from launch.papers import digits, methods, page, readme, runs
+from launch.papers import digits, methods, page, pictures, readme, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
 
@@ -397,6 +397,17 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     # Seeds are compared with themselves: of the second seed there is no run with Ring loss.
     assert found["SM + R (0.01) is above SM", "area / 4"] == "yes, by 2.00 %"
     assert "64 times smaller, l2-Cons SM (30) is below SM" not in {row for row, _ in found}
+    printed = papers.published()["ringloss"]["figure-8"]
+    drawn = pictures._sweeps(printed, "area / ", small_runs)
+    assert drawn["SM"][64.0] == pytest.approx((0.855, np.sqrt(0.5) * 0.01))
+
+
+def test_a_statement_holds_where_all_above_are_above_all_below():
+    def of(*values):
+        return {seed: (value, None) for seed, value in enumerate(values)}
+
+    assert runs._margins([of(5, 9), of(4, 8, 7)], [of(3, 7), of(1, 8)]) == [1, 0]
+    assert runs._margins([of(5, 9)], [{}]) == []
 
 
 def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkeypatch):

@@ -141,9 +141,10 @@ def _about(runs: Path, method: str) -> str:
     train, found = published()["methods"][method]["train"], seeds(runs, method)
     if not found:
         return train
-    record = json.loads((folder(runs, method, found[0]) / "config.json").read_text())
-    data, count = record["data"], len(found)
+    configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in found]
+    data, count = configs[0]["data"], len(found)
+    steps = " and ".join(sorted({f"{config['experiment']['steps']:,}" for config in configs}))
     return (
-        f"{train}: {data['examples']:,} images of {data['classes']:,} people, "
-        f"{record['experiment']['steps']:,} steps, {count} {'seed' if count == 1 else 'seeds'}"
+        f"{train}: {data['examples']:,} images of {data['classes']:,} people, {steps} steps, "
+        f"{count} {'seed' if count == 1 else 'seeds'}"
     )
