@@ -224,7 +224,7 @@ def run(rounds: int) -> None:
     from hyperface.train import parallel
     from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.checksum import checksums
-    from hyperface.train.metrics import check_finite
+    from hyperface.train.divergence import check_finite
     from hyperface.train.state import create_state
     from launch.experiments.faces_softmax import EXPERIMENT
 

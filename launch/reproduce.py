@@ -121,7 +121,7 @@ def run(options: Reproduce) -> None:
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """The item with its outcome: measured now, kept from before, or none and why."""
-    from hyperface.train.metrics import DivergenceError
+    from hyperface.train.divergence import DivergenceError
     from launch.papers import methods, pictures, runs
     from launch.papers.item import read_result, write_result
     from launch.papers.page import Shown

@@ -263,8 +263,8 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
 
 def _outcome(one: Planned, console: "Console") -> "SweptRun":
     """Trains one run; what goes wrong in it is its outcome."""
+    from hyperface.train.divergence import DivergenceError
     from hyperface.train.interrupt import Interrupted
-    from hyperface.train.metrics import DivergenceError
     from launch.train import train_and_report
 
     try:

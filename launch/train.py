@@ -40,9 +40,10 @@ class Train:
     """Delete what the folder holds of an earlier run, instead of going on with it."""
     workers: int = 0
     """Processes that read and decode images; 0 uses threads. The run is the same for any number."""
-    on_nan: Literal["stop", "rollback"] = "stop"
-    """What a loss that is not finite does. stop: end with status 3. rollback: go back to the last
-    checkpoint and repeat the steps since, without the update of the one that diverged."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What a loss that is not finite does; that step's update is never made. stop: save the state
+    before it and end with status 3. skip: go on after it. rollback: go back to the last checkpoint
+    and on after that step from there, without the updates in between."""
     coordinator: str | None = None
     """host:port of process 0, where several processes train together; under SLURM, Open MPI and
     Kubernetes found by itself. See launch/slurm.sbatch, kubernetes.yaml and tpu_pod.sh."""
@@ -86,8 +87,8 @@ def run(options: Train) -> None:
     from rich.console import Console
 
     from hyperface.train import distributed
+    from hyperface.train.divergence import DivergenceError
     from hyperface.train.interrupt import Interrupted
-    from hyperface.train.metrics import DivergenceError
 
     try:
         train_and_report(options, Console(quiet=not distributed.is_writer()))
@@ -179,9 +180,9 @@ def train_and_report(options: Train, console: "Console") -> None:
 
 def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
     """The state after the last step; a run that diverges or is stopped is said."""
+    from hyperface.train.divergence import DivergenceError
     from hyperface.train.interrupt import Interrupted
     from hyperface.train.loop import train
-    from hyperface.train.metrics import DivergenceError
 
     try:
         return train(

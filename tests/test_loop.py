@@ -5,10 +5,12 @@ import errno
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import time
+from functools import partial
 
 import chex
 import jax
@@ -18,11 +20,12 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from hyperface.errors import InputError
-from hyperface.train import loop, parallel
+from hyperface.train import divergence, loop, parallel
 from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.divergence import DivergenceError, check_finite
 from hyperface.train.experiment import Model, Optimizer
 from hyperface.train.interrupt import Interrupted, listening
-from hyperface.train.metrics import DivergenceError, MetricsLog, check_finite, read_metrics
+from hyperface.train.metrics import MetricsLog, read_metrics
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import abstract_state
 
@@ -74,8 +77,8 @@ def test_an_interrupted_run_equals_an_unbroken_one(
 class Acting:
     """A `data_parallel_step` that does something before one of its steps."""
 
-    def __init__(self, step, act):
-        self._real, self._step, self._act = parallel.data_parallel_step, step, act
+    def __init__(self, step, act, then=None):
+        self._real, self._step, self._act = then or parallel.data_parallel_step, step, act
 
     def __call__(self):
         step = self._real()
@@ -240,73 +243,119 @@ def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
     assert groups in console.file.getvalue()
 
 
-def test_divergence_stops_before_it_is_saved(tiny_experiment, tiny_data, tmp_path):
-    wild = dataclasses.replace(
-        tiny_experiment,
-        optimizer=Optimizer(learning_rate=1e12, average=0.9),
-        checkpoint_every=2,
-    )
-    with pytest.raises(DivergenceError, match=r"step \d+: expected finite metrics, found \w+ = "):
-        loop.train(wild, tiny_data, tmp_path, console=quiet())
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        step = checkpoints.latest()
-        if step is not None:
-            like = abstract_state(wild, 6, (16, 14, 3))
-            state = checkpoints.restore(step, like, parallel.replicated())
-            chex.assert_tree_all_finite(state.params)
-
-
 def spoilt(batch):
     return batch | {"images": np.full_like(batch["images"], np.nan)}
 
 
-def test_rollback_leaves_out_one_update_and_repeats_itself(
-    tiny_experiment, tiny_data, tmp_path, monkeypatch
+def test_divergence_is_named_and_the_last_good_state_saved(
+    finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
 ):
-    """Killed after the rollback and started again, the run ends with the same numbers."""
+    """Off the checkpoints' interval; with the cause gone, the run goes on to the same numbers."""
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, spoilt))
+    with pytest.raises(DivergenceError) as caught:
+        loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    for part in ("step 7: expected finite metrics, found softmax = nan", "backbone.kernels"):
+        assert part in str(caught.value)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() == 6
+    monkeypatch.undo()
+    found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    chex.assert_trees_all_equal(found.params, finished[1].params)
+    assert (tmp_path / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
+
+
+# Steps that diverge by what they are told, the lines of the log, and what is said.
+PASSED = {
+    "skip": ([2, 4, 6, 8, 10, 12], "step 7: .* Its update is left out"),
+    "rollback": ([2, 4, 8, 10, 12], "step 7: .* Back to step 4; updates left out: 5 to 7"),
+}
+
+
+@pytest.mark.parametrize("on_nan", PASSED)
+def test_what_is_not_finite_is_passed_over_and_a_killed_run_repeats_it(
+    on_nan, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    steps, message = PASSED[on_nan]
+    run = partial(loop.train, tiny_experiment, tiny_data, on_nan=on_nan)
     monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, spoilt))
     console = quiet()
-    whole = loop.train(
-        tiny_experiment, tiny_data, tmp_path / "whole", on_nan="rollback", console=console
-    )
-    shown = console.file.getvalue()
-    assert "step 7: expected finite metrics, found" in shown
-    assert "step 7 is made again without its update" in shown
-    assert "holds step 4 of 12" in shown
+    whole = run(tmp_path / "whole", console=console)
+    assert re.search(message, console.file.getvalue())
     chex.assert_tree_all_finite(whole.params)
-    lines = read_metrics(tmp_path / "whole/metrics.jsonl")
-    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert int(whole.step) == 12
+    assert [line["step"] for line in read_metrics(tmp_path / "whole/metrics.jsonl")] == steps
 
-    calls = iter(range(2))
-
-    def kill_the_second_time(batch):
-        if next(calls):
-            raise Killed
-
-    monkeypatch.setattr(parallel, "data_parallel_step", Acting(6, kill_the_second_time))
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "whole", broken)
     for step in (8, 12):
         shutil.rmtree(broken / f"checkpoints/{step}")
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(8, kill, then=Acting(7, spoilt)))
     with pytest.raises(Killed):
-        loop.train(tiny_experiment, tiny_data, broken, on_nan="rollback", console=quiet())
-    monkeypatch.undo()
+        run(broken, console=quiet())
     monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, spoilt))
-    again = loop.train(tiny_experiment, tiny_data, broken, on_nan="rollback", console=quiet())
+    again = run(broken, console=quiet())
     chex.assert_trees_all_equal(again.params, whole.params)
+    chex.assert_trees_all_equal(again.opt_state, whole.opt_state)
     assert (broken / "metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
-@pytest.mark.slow
-def test_rollback_gives_up_where_every_batch_diverges(
+def kill(batch):
+    raise Killed
+
+
+def test_a_skipped_step_is_the_run_without_its_update(
     tiny_experiment, tiny_data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+    """Batches k+1 and on are those that they were, and no other update is lost."""
+    seen = []
+
+    def recording():
+        step = real()
+
+        def run(state, batch):
+            seen.append((int(state.step) + 1, bool(state.diverged), batch["labels"].tolist()))
+            return step(state, spoilt(batch) if len(seen) == 7 else batch)
+
+        return run
+
+    real = parallel.data_parallel_step
+    monkeypatch.setattr(parallel, "data_parallel_step", recording)
+    loop.train(tiny_experiment, tiny_data, tmp_path / "a", on_nan="skip", console=quiet())
+    # The eighth step was under way, changed nothing, and is made again.
+    assert [step for step, _, _ in seen] == [1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12]
+    assert [diverged for _, diverged, _ in seen] == [False] * 7 + [True] + [False] * 5
+    assert seen[7][2] == seen[8][2]
+
+
+def test_an_update_that_overflowed_is_skipped_from_the_last_checkpoint(
+    tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    """Its metrics were finite until the parameters were not: what was before them is gone."""
+    checked = divergence.check_finite
+
+    def overflowing(step, values, unsound=""):
+        checked(step, values | {"parameter_norm": np.inf} if step == 7 else values, unsound)
+
+    monkeypatch.setattr(divergence, "check_finite", overflowing)
+    console = quiet()
+    found = loop.train(tiny_experiment, tiny_data, tmp_path, on_nan="skip", console=console)
+    assert "Back to step 4; updates left out: 7 to 7" in console.file.getvalue()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert int(found.step) == 12
+
+
+@pytest.mark.parametrize("on_nan", ["skip", "rollback"])
+def test_a_run_that_diverges_again_and_again_is_given_up(
+    on_nan, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(divergence, "MAX_LEFT_OUT", 2)
+    checked = divergence.check_finite
     monkeypatch.setattr(
-        loop, "check_finite", lambda step, values: check_finite(step, {"loss": np.nan})
+        divergence, "check_finite", lambda step, values, _: checked(step, {"loss": np.nan})
     )
     with pytest.raises(DivergenceError, match="step 3: "):
-        loop.train(tiny_experiment, tiny_data, tmp_path, on_nan="rollback", console=quiet())
+        loop.train(tiny_experiment, tiny_data, tmp_path, on_nan=on_nan, console=quiet())
 
 
 def test_an_uneven_batch_is_refused_before_anything_is_written(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint import checkpoint_managers as policies
@@ -163,6 +164,7 @@ class Checkpoints:
             key=jax.random.wrap_key_data(saved["key"]),
             distortion=saved["distortion"],
             average=saved.get("average"),
+            diverged=jax.device_put(np.zeros((), bool), sharding),
         )
 
     def restore_newest(

@@ -1,30 +1,29 @@
 """The training loop: data, step, metrics and checkpoints, in an order that resuming repeats."""
 
 import contextlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
-from hyperface.train import distributed, parallel
+from hyperface.train import distributed, guard, parallel
 from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.divergence import DivergenceError, Divergences, OnNan
 from hyperface.train.experiment import Experiment
 from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.memory import check_memory, run_sizes
-from hyperface.train.metrics import DivergenceError, MetricsLog, check_finite
+from hyperface.train.metrics import MetricsLog
 from hyperface.train.optim import group_summaries, learning_rate
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState, abstract_state, create_state
-
-MAX_SKIPPED = 10
-"""Steps that are left out before a run is held to diverge."""
 
 
 class Start(NamedTuple):
@@ -44,7 +43,7 @@ def train(
     start: Start | None = None,
     fresh: bool = False,
     workers: int = 0,
-    on_nan: Literal["stop", "rollback"] = "stop",
+    on_nan: OnNan = "stop",
     console: Console | None = None,
 ) -> TrainState:
     """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
@@ -60,9 +59,11 @@ def train(
       start: the backbone to fine-tune; None starts from random parameters.
       fresh: delete what `workdir` holds of an earlier run, and only that, first.
       workers: processes that read images; 0 reads in threads. The run is the same for any number.
-      on_nan: what a metric that is not finite does. "stop" raises; "rollback" goes back to the last
-        checkpoint and makes the steps since it again, without the update of the one that diverged.
-        A killed run does the same again, and ends with the same numbers.
+      on_nan: what a metric that is not finite does; in any case that step's update is not made.
+        "stop" saves the state before it and raises; "skip" goes on after it; "rollback" goes back
+        to the last checkpoint and on after it from there, without the updates in between, which
+        may have led to it (as Chowdhery et al., PaLM, 2022, 5.1, did by hand). A killed run does
+        the same again, and ends with the same numbers.
       console: where progress goes.
 
     Returns:
@@ -71,7 +72,8 @@ def train(
     Raises:
       InputError: the data, the batch size or the folder does not fit; nothing was compiled. Or a
         checkpoint could not be written.
-      DivergenceError: a metric became NaN or infinite; with "rollback", at 10 steps of the run.
+      DivergenceError: a metric became NaN or infinite; with "skip" and "rollback", for the 11th
+        time.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
     console = (console or Console()) if distributed.is_writer() else Console(quiet=True)
@@ -101,7 +103,7 @@ def train(
         _after_the_writer(),
         Checkpoints(workdir / "checkpoints", keep=snapshots, say=say) as checkpoints,
     ):
-        skipped: set[int] = set()
+        divergences = Divergences(on_nan, say)
         while True:
             found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
@@ -114,26 +116,20 @@ def train(
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
-            try:
-                state = _run(
-                    experiment,
-                    split,
-                    workdir,
-                    state,
-                    first_step,
-                    skipped,
-                    checkpoints,
-                    meta,
-                    console,
-                    workers,
-                )
+            state = _run(
+                experiment,
+                split,
+                workdir,
+                state,
+                first_step,
+                divergences,
+                checkpoints,
+                meta,
+                console,
+                workers,
+            )
+            if state is not None:
                 return parallel.whole_classes(state)
-            except DivergenceError as error:
-                if on_nan == "stop" or len(skipped) == MAX_SKIPPED:
-                    raise
-                skipped.add(error.step)
-                say(f"{error} Rolled back: step {error.step} is made again without its update.")
-                checkpoints.wait()
 
 
 def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
@@ -175,12 +171,13 @@ def _run(
     workdir: Path,
     state: TrainState,
     first_step: int,
-    skipped: Set[int],
+    divergences: Divergences,
     checkpoints: Checkpoints,
     meta: dict[str, Any],
     console: Console,
     workers: int,
-) -> TrainState:
+) -> TrainState | None:
+    """Trains to the last step; None where the run is to go on from its newest checkpoint."""
     # The order of a step, which a resumed run repeats exactly:
     #   1. batch k is made from the seed and k alone;
     #   2. the step runs on the devices;
@@ -188,7 +185,8 @@ def _run(
     #   4. at a checkpoint, first the metrics of step k itself are checked, with the length of the
     #      parameters after it, and the log is put on disk; then the state is saved: a checkpoint
     #      never holds a diverged state, and never stands before its log.
-    # Waiting for step k-1 also keeps at most two steps in flight.
+    # Waiting for step k-1 also keeps at most two steps in flight. Where step k-1 is not finite,
+    # neither it nor step k changed the state, and step k is made again.
     if first_step >= experiment.steps:
         return state
     _print_groups(experiment, state, console)
@@ -199,7 +197,9 @@ def _run(
     batches = _batches(experiment, split, first_step, workers, **distributed.share())
     rate = learning_rate(experiment.optimizer)
     always_saved = set(experiment.snapshot_steps())
-    position = checkpoints.meta(first_step)["log"] if first_step else None
+    saved = checkpoints.meta(first_step) if first_step else {"log": None}
+    position = saved["log"]
+    divergences.count = max(divergences.count, saved.get("divergences", 0))
     log = None
     if distributed.is_writer():
         log = MetricsLog(workdir, first_step, experiment.log_every, position)
@@ -210,45 +210,67 @@ def _run(
         listening() as request,
     ):
 
-        def finish(step: int, metrics: dict[str, jax.Array] | None) -> None:
-            last, due = step == experiment.steps, False
+        def make(step: int, state: TrainState, batch: Batch):
+            if step in divergences.left_out:
+                return _after(step, state), None
+            return step_fn(state, batch)
+
+        def finish(step: int, metrics: dict[str, jax.Array] | None) -> bool:
+            """Checks and logs a step; False where it diverged, and the run skips it."""
+            last, sound, due = step == experiment.steps, True, False
             if metrics is not None:
-                values = {name: float(value) for name, value in metrics.items()}
-                check_finite(step, values)
+                unsound = guard.unsound_names(int(metrics["unsound"]))
+                values = {name: float(x) for name, x in metrics.items() if name != "unsound"}
+                sound = divergences.passes(step, values, unsound)
+            if metrics is not None and sound:
                 progress.update(step, values)
                 due = log is not None and log.add(step, values, last=last)
             elif log is not None:
                 due = log.skip(step, last=last)
             if due:
                 log.write(step, learning_rate=float(rate(step - 1)))
+            return sound
+
+        def save(step: int, state: TrainState) -> None:
+            nonlocal position
+            if log is not None:
+                log.flush()
+                position = log.position()
+            facts = {"log": position, "divergences": divergences.count}
+            checkpoints.save(step, parallel.whole_classes(state), meta | facts)
 
         with _writing(workdir), contextlib.closing(log) if log else contextlib.nullcontext():
-            for step in range(first_step + 1, experiment.steps + 1):
-                batch = next(batches)
-                if step in skipped:
-                    state, metrics = _one_step_on(state), None
-                else:
-                    state, metrics = step_fn(state, batch)
-                if pending:
-                    finish(*pending)
-                pending = (step, metrics)
-                stopped_by = request.reached(step)
-                if stopped_by or step % experiment.checkpoint_every == 0 or step in always_saved:
-                    finish(*pending)
-                    pending = None
-                    if log is not None:
-                        log.flush()
-                        position = log.position()
-                    whole = parallel.whole_classes(state)
-                    checkpoints.save(step, whole, meta | {"log": position})
-                if stopped_by:
-                    raise Interrupted(step, stopped_by)
+            try:
+                for step in range(first_step + 1, experiment.steps + 1):
+                    batch = next(batches)
+                    state, metrics = make(step, state, batch)
+                    if pending and not finish(*pending):
+                        state, metrics = make(step, _after(step - 1, state), batch)
+                    pending = (step, metrics)
+                    stop = request.reached(step)
+                    if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
+                        if not finish(*pending):
+                            state = _after(step, state)
+                        pending = None
+                        save(step, state)
+                    if stop:
+                        raise Interrupted(step, stop)
+            except DivergenceError as error:
+                checkpoints.wait()
+                newest = checkpoints.latest() or 0
+                if divergences.rolls_back(error, newest):
+                    return None
+                if newest < error.step - 1 and not error.updated:
+                    save(error.step - 1, _after(error.step - 1, state))
+                raise
     return state
 
 
-def _one_step_on(state: TrainState) -> TrainState:
-    """The state after a step whose update is left out."""
-    return state.replace(step=jax.device_put(state.step + 1, state.step.sharding))
+def _after(step: int, state: TrainState) -> TrainState:
+    """The state as that after `step`, whose update is left out."""
+    values = {"step": np.int32(step), "diverged": np.bool_(False)}
+    sharding = state.step.sharding
+    return state.replace(**{name: jax.device_put(x, sharding) for name, x in values.items()})
 
 
 @contextlib.contextmanager
@@ -264,11 +286,8 @@ def _writing(workdir: Path) -> Iterator[None]:
 
 def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
     """How each group of parameters is optimised, so that a wrong multiplier is seen at once."""
-    parts = [
-        f"{name} {count:,} ({rule.rate:g} x rate, {rule.decay:g} x decay)"
-        for name, count, rule in group_summaries(state.params, experiment.optimizer)
-    ]
-    console.print(f"{experiment.name} learns {'; '.join(parts)}", highlight=False, soft_wrap=True)
+    groups = "; ".join(map(str, group_summaries(state.params, experiment.optimizer)))
+    console.print(f"{experiment.name} learns {groups}", highlight=False, soft_wrap=True)
 
 
 def _batches(

@@ -1,7 +1,6 @@
 """Metrics of a run: checked, averaged between log lines, written as JSON lines and TensorBoard."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,41 +8,6 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from hyperface.files import replace_text
-
-
-class DivergenceError(RuntimeError):
-    """A metric became NaN or infinite.
-
-    Args:
-      step: whose batch it was.
-      message: the step and the metric.
-    """
-
-    def __init__(self, step: int, message: str):
-        super().__init__(message)
-        self.step = step
-
-
-def check_finite(step: int, metrics: dict[str, float]) -> None:
-    """Refuses metrics that are not finite.
-
-    Args:
-      step: optimiser steps done, for the message.
-      metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
-        are blamed last.
-
-    Raises:
-      DivergenceError: naming the step and the first term that is not finite.
-    """
-    consequences = [name for name in ("gradient_norm", "loss", "parameter_norm") if name in metrics]
-    order = [name for name in metrics if name not in consequences] + consequences
-    bad = next((name for name in order if not math.isfinite(metrics[name])), None)
-    if bad is not None:
-        raise DivergenceError(
-            step,
-            f"step {step}: expected finite metrics, found {bad} = {metrics[bad]}. The last "
-            "checkpoint is from before it. Lower the learning rate or the term's weight.",
-        )
 
 
 class MetricsLog:

@@ -22,6 +22,10 @@ class GroupSummary(NamedTuple):
     parameters: int
     rule: Group
 
+    def __str__(self) -> str:
+        rule = f"{self.rule.rate:g} x rate, {self.rule.decay:g} x decay"
+        return f"{self.name} {self.parameters:,} ({rule})"
+
 
 def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransformation:
     """SGD as both papers train: decay is added to the gradient before momentum.

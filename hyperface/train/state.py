@@ -49,6 +49,9 @@ class TrainState(struct.PyTreeNode):
     """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
     average: Any
     """Moving average of the parameters; None where the optimiser keeps none."""
+    diverged: jax.Array
+    """Whether an update was left out because it was not finite, as all after it then are. Not
+    saved: never so in a checkpoint."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     decay: float = struct.field(pytree_node=False)
@@ -109,6 +112,7 @@ def create_state(
         key=key,
         distortion=jnp.full(num_classes, jnp.nan),
         average=jax.tree.map(jnp.copy, params) if experiment.optimizer.average else None,
+        diverged=jnp.zeros((), bool),
         network=network,
         optimizer=optimizer,
         decay=experiment.optimizer.average,

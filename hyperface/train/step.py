@@ -10,7 +10,7 @@ from hyperface import theory
 from hyperface.heads import Context, Objective
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.objective import Loss
-from hyperface.train import sampled
+from hyperface.train import guard, sampled
 from hyperface.train.rows import has_class_rows
 from hyperface.train.state import TrainState
 
@@ -33,6 +33,10 @@ def train_step(
     With a sample rate below 1 only the rows of the agents that take part, and those of their
     momentum, are read and written.
 
+    Where a metric of before the update is not finite the state stays as it was but for `diverged`,
+    and so it does in every step from then on, until the caller takes that back: nothing is lost
+    while the metrics are under way.
+
     Args:
       state: the state before the step, the same on every device but for what is split by class.
       batch: "images" [batch, height, width, channels] float32, "labels" [batch], "mask" [batch]
@@ -45,7 +49,8 @@ def train_step(
       The state after the step, and metrics of the whole batch before it: "loss" and each term
       (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and "examples"; and
       after it "parameter_norm" of what took part, which shows whether the new state is finite, and
-      with agents "distortion", the mean over the classes seen so far of Proposition 3's bound.
+      with agents "distortion", the mean over the classes seen so far of Proposition 3's bound. And
+      "unsound": for `guard.unsound_names`.
     """
     images, mask = batch["images"], batch["mask"]
     loss, num_classes = state.network.head.loss, state.network.head.num_classes
@@ -65,6 +70,7 @@ def train_step(
     params, opt_state = whole = (state.params, state.opt_state)
     if sample is not None:
         params, opt_state = sampled.take(whole, loss, sample)
+    before = params, opt_state
 
     def loss_sum(params):
         (features, made), updated = state.network.apply(
@@ -88,27 +94,34 @@ def train_step(
 
     distortion = _distortion(state, made, labels, counted, axis_name, split_classes)
     metrics = {name: total / divisor for name, total in sums.items()} | made.scalars
-    metrics |= {
-        "gradient_norm": _norm(grads, loss, split_axis),
-        "parameter_norm": _norm(params, loss, split_axis),
-        "examples": count,
-    }
+    gradient_norm, unsound_gradients = _norm(grads, loss, split_axis)
+    metrics |= {"gradient_norm": gradient_norm, "examples": count}
     if made.agent_distances is not None:
         seen = ~jnp.isnan(distortion)
         found = (jnp.sum(jnp.where(seen, distortion, 0.0)), jnp.sum(seen))
         known, classes = _sum_over_devices(found, split_axis)
         metrics["distortion"] = known / jnp.maximum(classes, 1)
+    # Not by the new parameters: that would keep them all beside the old ones.
+    finite = jnp.all(jnp.isfinite(jnp.stack([jnp.float32(x) for x in metrics.values()])))
+    sound = finite & ~state.diverged
+    params, opt_state = guard.chosen(sound, (params, opt_state), before)
+    average = _averaged(state, params)
+    metrics["parameter_norm"], unsound_params = _norm(params, loss, split_axis)
     if sample is not None:
         params, opt_state = sampled.put(whole, (params, opt_state), loss, sample)
+    new = (batch_stats, distortion, average)
+    old = (state.batch_stats, state.distortion, state.average)
+    batch_stats, distortion, average = guard.chosen(sound, new, old)
     state = state.replace(
-        step=state.step + 1,
+        step=state.step + sound.astype(jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         distortion=distortion,
-        average=_averaged(state, params),
+        average=average,
+        diverged=~sound,
     )
-    return state, metrics
+    return state, metrics | {"unsound": guard.packed(unsound_gradients, unsound_params)}
 
 
 def _forced(loss: Loss, params: Any) -> Any:
@@ -165,16 +178,16 @@ def _summed_gradients(grads, loss: Loss, axis_name: str | None, split_axis: str 
     )
 
 
-def _norm(tree, loss: Loss, split_axis: str | None) -> jax.Array:
-    """The length of the whole tree, parts of which are on other devices."""
+def _norm(tree, loss: Loss, split_axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """The length of the whole tree, parts of which are on other devices; its unsound groups."""
+    unsound = guard.unsound_groups(tree)
     if split_axis is None:
-        return optax.tree.norm(tree)
+        return optax.tree.norm(tree), unsound
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     squares = [(has_class_rows(path, loss), jnp.sum(leaf**2)) for path, leaf in leaves]
     here = sum(square for split, square in squares if split)
-    return jnp.sqrt(
-        jax.lax.psum(here, split_axis) + sum(square for split, square in squares if not split)
-    )
+    here, unsound = jax.lax.psum((here, unsound), split_axis)
+    return jnp.sqrt(here + sum(square for split, square in squares if not split)), unsound
 
 
 def _sum_over_devices(tree, axis_name: str | None):

@@ -1,0 +1,94 @@
+"""What a run does about a step that is not finite."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+OnNan = Literal["stop", "skip", "rollback"]
+MAX_LEFT_OUT = 10
+"""Times that a run passes over what is not finite, before it is held to diverge."""
+
+
+class DivergenceError(RuntimeError):
+    """A metric became NaN or infinite.
+
+    Args:
+      step: whose batch it was.
+      message: the step, the metric and the groups of parameters.
+      updated: the update itself overflowed, so that the state before it is gone.
+    """
+
+    def __init__(self, step: int, message: str, *, updated: bool = False):
+        super().__init__(message)
+        self.step, self.updated = step, updated
+
+
+class Divergences:
+    """What a run does about steps that are not finite, and how often it did.
+
+    Args:
+      on_nan: "stop", "skip" or "rollback".
+      say: is told of each that is passed over.
+    """
+
+    def __init__(self, on_nan: OnNan, say: Callable[[str], None]):
+        self.count = 0
+        self.left_out: set[int] = set()
+        """Steps before which the run went back: they are passed over, without an update."""
+        self._on_nan, self._say = on_nan, say
+
+    def passes(self, step: int, metrics: dict[str, float], unsound: str) -> bool:
+        """Whether a step is finite; False where it is not, and the run skips it.
+
+        Raises:
+          DivergenceError: it is not, and the run does not skip it.
+        """
+        try:
+            check_finite(step, metrics, unsound)
+        except DivergenceError as error:
+            if error.updated or self._on_nan != "skip" or not self._one_more():
+                raise
+            self._say(f"{error} Its update is left out.")
+            return False
+        return True
+
+    def rolls_back(self, error: DivergenceError, saved: int) -> bool:
+        """Whether the run is to go back to step `saved`, its newest checkpoint, and on from there.
+
+        With "skip" too, where the state before the update is gone: the steps since are made again.
+        """
+        back = self._on_nan == "rollback" or (self._on_nan == "skip" and error.updated)
+        if not back or not self._one_more():
+            return False
+        first = saved + 1 if self._on_nan == "rollback" else error.step
+        self.left_out |= set(range(first, error.step + 1))
+        self._say(f"{error} Back to step {saved}; updates left out: {first} to {error.step}.")
+        return True
+
+    def _one_more(self) -> bool:
+        self.count += 1
+        return self.count <= MAX_LEFT_OUT
+
+
+def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> None:
+    """Refuses metrics that are not finite.
+
+    Args:
+      step: optimiser steps done, for the message.
+      metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
+        are blamed last.
+      unsound: the groups of parameters that are not finite, in words.
+
+    Raises:
+      DivergenceError: naming the step, the first term that is not finite, and the groups.
+    """
+    consequences = [name for name in ("gradient_norm", "loss", "parameter_norm") if name in metrics]
+    order = [name for name in metrics if name not in consequences] + consequences
+    bad = next((name for name in order if not math.isfinite(metrics[name])), None)
+    if bad is not None:
+        where = f" Not finite: {unsound}." if unsound else ""
+        raise DivergenceError(
+            step,
+            f"step {step}: expected finite metrics, found {bad} = {metrics[bad]}.{where}",
+            updated=bad == "parameter_norm",
+        )
