@@ -24,6 +24,13 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_kept_for_one_file():
+    """The compiled programs of all files together would take some gigabytes of each worker."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _own_data_dir(tmp_path_factory, monkeypatch):
     """No test writes to the user's data folder by leaving out a path."""

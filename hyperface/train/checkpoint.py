@@ -164,7 +164,7 @@ class Checkpoints:
             key=jax.random.wrap_key_data(saved["key"]),
             distortion=saved["distortion"],
             average=saved.get("average"),
-            diverged=jax.device_put(np.zeros((), bool), sharding),
+            diverged=jax.device_put(np.zeros((), bool), saved["step"].sharding),
         )
 
     def restore_newest(
