@@ -19,6 +19,7 @@ from hyperface.evaluate.embed import Embeddings, Mirror, embed_split, embedder
 from hyperface.normalize import l2_norm
 from hyperface.report.cleaning import NamedImages
 from hyperface.train import parallel
+from hyperface.train.together import AllDevices
 from hyperface.weights import read_run
 from hyperface.weights.export import open_stablehlo
 from launch import cli
@@ -30,6 +31,13 @@ BLOCK = 8192
 """Features that are read at once."""
 BATCH = 256
 """Images that are embedded at once, split over the devices."""
+
+
+class _Processes(AllDevices):
+    """All processes, of which each has a network that puts images on devices itself."""
+
+    def split(self, images: np.ndarray) -> np.ndarray:
+        return images
 
 
 class Network(NamedTuple):
@@ -162,7 +170,7 @@ def embed_into(
     console: Console,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Embedded:
-    """Embeds a split and keeps the features in a file.
+    """Embeds a split, together with the other processes, and keeps the features in a file.
 
     Args:
       path: of the file.
@@ -178,10 +186,14 @@ def embed_into(
         raise InputError(f"{split.dataset}: expected images with names, found none.")
     names = [record["name"].decode() for record in split.records]
     labels, features, done = np.empty(len(names), np.int32), None, 0
+    devices = _Processes()
+    share = {"process": devices.process, "processes": devices.processes}
     title = f"embedding {split.dataset} ({split.name})"
     with cli.progress(console, title, "images") as advance:
-        for batch in evaluation_batches(split, batch_size=BATCH, change=change):
-            part: Embeddings = embed_split(lambda _, images: network.apply(images), None, [batch])
+        for batch in evaluation_batches(split, batch_size=BATCH, change=change, **share):
+            part: Embeddings = embed_split(
+                lambda _, images: network.apply(images), None, [batch], devices
+            )
             if not (np.isfinite(part.norms).all() and part.norms.all()):
                 raise InputError(
                     f"{split.dataset}: expected finite features above zero, found others: has the "

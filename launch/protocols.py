@@ -24,7 +24,7 @@ from hyperface.evaluate.scored import Figure, Scored, over_snapshots
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, write_evaluation
 from hyperface.report.tables import as_text
-from hyperface.train import parallel
+from hyperface.train import distributed, parallel
 from launch import cli
 from launch.embedding import embed_into, open_network
 
@@ -58,7 +58,8 @@ def evaluate(options: "Evaluate") -> None:
     if not protocols:
         raise InputError("--protocol: expected names of protocols, found none.")
     settings = _settings(options)
-    console, data_dir = Console(), data_directory(options.data_dir)
+    writes = distributed.is_writer()
+    console, data_dir = Console(quiet=not writes), data_directory(options.data_dir)
     _check_present(protocols, options, data_dir)
     out = options.out or _default_out(options.source)
     try:
@@ -71,19 +72,24 @@ def evaluate(options: "Evaluate") -> None:
         for factor in options.resolution or (FULL,)
         for dataset in [_dataset(name, options)]
     ]
-    with tempfile.TemporaryDirectory(dir=out, prefix="features-") as scratch:
+    with tempfile.TemporaryDirectory(dir=out if writes else None, prefix="features-") as scratch:
         features = _Features(options, data_dir, Path(scratch), console)
         shots: list[dict[str, Scored]] = []
         for step in options.step or (None,):
             shots.append({})
             for one in work:
                 named = features.of(one.dataset, step, one.factor)
-                if one.protocol == MEGAFACE:
-                    distractors = features.distractors(step, one.factor)
+                megaface = one.protocol == MEGAFACE
+                distractors = features.distractors(step, one.factor) if megaface else None
+                if not writes:
+                    continue
+                if megaface:
                     found = _megaface(named, distractors, options, console)
                 else:
                     found = _scored(one, named, options, settings, data_dir, console)
                 shots[-1][one.name] = found
+        if not writes:
+            return
         scored = shots[0]
         if len(shots) > 1:
             scored = {n: over_snapshots([shot[n] for shot in shots]) for n in shots[0]}

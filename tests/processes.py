@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def in_processes(
     devices: int,
     *,
     environment: Mapping[str, str] = os.environ,
-    timeout: float = 120,
+    timeout: float = 300,
 ) -> list[str]:
     """What each of several processes printed that run a Python command together.
 
@@ -55,7 +56,7 @@ def in_processes(
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0] * processes, "\n".join(outputs)
-    return outputs
+    return [re.sub(r"\[Gloo\] .*\n", "", output) for output in outputs]
 
 
 def join() -> tuple[int, int, list[str]]:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from processes import in_processes
 
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
@@ -85,6 +86,19 @@ def test_a_run_its_export_and_its_features_score_alike(
     assert list(record["settings"]["data"]) == ["tiny, step newest, area / 1"]
     assert "src='data:image/png;base64," in (tmp_path / "out/evaluation.html").read_text()
     assert not list((tmp_path / "out").glob("features-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_score_a_run_as_one(random_run, score, listed, tiny_data, tmp_path):
+    """Batches of 256 and 32 images: the second process has none of its own, and writes nothing."""
+    folder, _ = random_run
+    command = ["-m", "launch.evaluate", folder, "--protocol", "pairs", "--pairs", listed]
+    command += ["--dataset", "tiny", "--data-dir", tiny_data, "--out", tmp_path / "two"]
+    first, second = in_processes(command, 2, 2)
+    assert "Report: " in first
+    assert second == ""
+    found = json.loads((tmp_path / "two/evaluation.json").read_text())["protocols"]["pairs"]
+    assert found["figures"] == pytest.approx(score(folder)["figures"])
 
 
 def test_pixels_pca_and_mirror(score):

@@ -61,7 +61,7 @@ def deviation(found, known):
 
 def test_two_processes_have_the_curve_of_one_device():
     names = ["center", "c-triplet"]
-    for name, found in in_several(names, 10, 2, 120).items():
+    for name, found in in_several(names, 10, 2, 300).items():
         known = one_device(name, 10)
         assert deviation(found["whole"], known) < MOST
         assert deviation(found["split"], known) < MOST

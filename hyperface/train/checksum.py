@@ -36,8 +36,10 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     leaves, like = named_leaves(tree), named_leaves(tree if like is None else like)
     sums = [_own_part(leaf, like[name].shape) for name, leaf in leaves.items()]
     sums = np.array(sums, np.uint32)
-    if jax.process_count() > 1:
-        sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
+    shared = [isinstance(x, jax.Array) and not x.is_fully_addressable for x in leaves.values()]
+    if any(shared):
+        parts = multihost_utils.process_allgather(sums)
+        sums = np.where(shared, parts.sum(axis=0, dtype=np.uint32), sums)
     return dict(zip(leaves, sums.tolist(), strict=True))
 
 
