@@ -80,7 +80,11 @@ def _histograms(shares: Mapping[str, Mapping[str, list[float]]]) -> Figure:
     for kind, found in shares.items():
         middle, deviation = np.array(found["mean"]), np.array(found["deviation"])
         edges = np.linspace(-1, 1, middle.size + 1)
-        bands[f"{kind} person"] = (edges[:-1] + edges[1:]) / 2, middle, deviation
+        bands[{"same": "one person", "different": "two people"}[kind]] = (
+            (edges[:-1] + edges[1:]) / 2,
+            middle,
+            deviation,
+        )
     return drawings.bands(
         bands,
         title="Mean over pairs of videos, and their deviation",
