@@ -101,4 +101,13 @@ ITEMS = (
         ("figure",),
         reason="launch.evaluate draws the curve of each run of Table 2.",
     ),
+    Item(
+        "robustness",
+        "Exp. 2, 4 and 5, conclusion",
+        "How far lambda and alpha move what is measured",
+        "robustness.ring",
+        ("faces",),
+        _BOTH,
+        runs=("faces-softmax",),
+    ),
 )
