@@ -129,7 +129,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     folder = context.out / options.paper / item.name
     command = _command(item, options)
     key = context.key(item)
-    absent = _absent_data(item, context)
+    absent = _absent(item, context)
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
         if options.train and measure:
@@ -163,11 +163,12 @@ def _command(item: Item, options: Reproduce) -> str:
         parts += ["--quick"] if options.quick else []
         parts += [f"--steps {options.steps}"] if options.steps else []
         parts += [f"--seeds {options.seeds}"] if options.seeds > 1 else []
+    parts += [f"--runs {options.runs}"] if item.runs and options.runs != Path("runs") else []
     return " ".join(parts)
 
 
-def _absent_data(item: Item, context: Context) -> list[str]:
-    """A sentence for each data set that the item needs and that is not prepared."""
+def _absent(item: Item, context: Context) -> list[str]:
+    """A sentence for each data set and each run that the item needs and that is not there."""
     from hyperface.data.datasets import find
 
     described = papers.published()["data"]
@@ -178,6 +179,11 @@ def _absent_data(item: Item, context: Context) -> list[str]:
             made = f" Made by: {about['prepare']}." if about["prepare"] else ""
             where = context.data_dir / name
             sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+    for name in item.runs:
+        run = context.runs / name
+        if not (run / "results.json").exists():
+            made = f"python -m launch.train {name} --workdir {run}"
+            sentences.append(f"Run {name!r} is not at {run}. Made by: {made}.")
     return sentences
 
 

@@ -80,6 +80,42 @@ def bands(
     return figure
 
 
+def scatter_panels(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    *,
+    ylabel: str,
+    marks: Mapping[str, float] | None = None,
+) -> Figure:
+    """Repeated measurements against a quantity over decades, panels side by side on one height.
+
+    Lines are means, bars the sample standard deviation; what is not finite is left out.
+
+    Args:
+      panels: xlabel -> label -> (x [points] above 0, y [points, repetitions]).
+      ylabel: what runs up.
+      marks: label -> height of a dashed horizontal line.
+    """
+    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    for axes, (xlabel, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True).flat,
+        panels.items(),
+        strict=True,
+    ):
+        for place, (label, (x, y)) in enumerate(lines.items()):
+            known = np.isfinite(y).all(axis=1)
+            mean, spread = y[known].mean(axis=1), y[known].std(axis=1, ddof=1)
+            style = {"color": _COLOURS[place % len(_COLOURS)], "marker": "o", "capsize": 3}
+            axes.errorbar(x[known], mean, spread, label=label, **style)
+        for label, height in (marks or {}).items():
+            axes.axhline(height, label=label, color="#8a8a8a", linestyle="--", linewidth=1)
+        axes.set(xlabel=xlabel, xscale="log")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel(ylabel)
+    return figure
+
+
 def planes(
     panels: Mapping[str, Sequence[Points]],
     *,

@@ -1,6 +1,7 @@
 """One item of a paper: where it stands, what it needs, and what was measured of it."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ class Item(NamedTuple):
     """Prepared data sets."""
     gives: tuple[str, ...] = ("table",)
     """What it returns: "table", "figure"."""
+    runs: tuple[str, ...] = ()
+    """Experiments whose trained runs it starts from."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,14 @@ class Context:
     def key(self, item: Item) -> dict[str, Any]:
         """What a kept result must agree in to be used again."""
         size = {"quick": self.quick, "steps": self.steps, "seeds": self.seeds} if item.needs else {}
-        return {"version": hyperface.__version__, **size}
+        runs = {"runs": [digest(self.runs / name) for name in item.runs]} if item.runs else {}
+        return {"version": hyperface.__version__, **size, **runs}
+
+
+def digest(run: Path) -> str:
+    """Of what a run's training logged: another one once it was trained anew; "" before that."""
+    log = run / "metrics.jsonl"
+    return hashlib.sha256(log.read_bytes()).hexdigest()[:12] if log.exists() else ""
 
 
 def write_result(

@@ -122,6 +122,15 @@ ITEMS = (
         RUNS,
         _FACES,
     ),
+    Item(
+        "figure-8-fixed-features",
+        "Figure 8 (5.2), smaller",
+        "Accuracy against the weight of C-contrastive and center loss, heads over fixed features",
+        "robustness.weights",
+        ("faces",),
+        _BOTH,
+        runs=("faces-softmax",),
+    ),
     Item("table-3", "Table 3", "LFW, BLUFR protocol", RUNS, ("casia", "casia144", "lfw")),
     Item("table-4", "Table 4", "LFW, 6,000 pairs, Wu's model", RUNS, ("casia144", "lfw")),
     Item(

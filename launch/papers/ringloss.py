@@ -96,4 +96,13 @@ ITEMS = (
         ("msceleb", "cfp"),
         _BOTH,
     ),
+    Item(
+        "robustness",
+        "Exp. 2, 4 and 5, conclusion",
+        "How far lambda and alpha move what is measured",
+        "robustness.ring",
+        ("faces",),
+        _BOTH,
+        runs=("faces-softmax",),
+    ),
 )

@@ -1,0 +1,98 @@
+"""The items over fixed features: kept features, every setting scored, spread and statements."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperface.data.datasets import open_split
+from hyperface.data.pipeline import evaluation_batches
+from launch import papers, reproduce
+from launch.papers import cached, heads_at_once, robustness
+from launch.papers.item import HOLDS, Context, digest
+
+
+@pytest.fixture
+def context(random_run, tiny_experiment, tiny_data, tmp_path):
+    """Where a run of faces-softmax's name is there, of random numbers on tiny data."""
+    run = tmp_path / "runs" / robustness.RUN
+    shutil.copytree(random_run[0], run)
+    (run / "config.json").write_text(json.dumps({"experiment": tiny_experiment.to_dict()}))
+    (run / "metrics.jsonl").write_text("{}\n")
+    console = Console(file=io.StringIO())
+    return Context(tmp_path / "out", tiny_data, console, quick=True, runs=tmp_path / "runs")
+
+
+def test_features_of_images_and_mirror_images_are_made_once(
+    context, random_run, tiny_data, monkeypatch
+):
+    run = context.runs / robustness.RUN
+    found = cached.features(run, context)
+    assert found["train"].features.shape == (48, 2, 16)
+    state = random_run[1]
+    split = open_split("tiny", "test", tiny_data)
+    (batch,) = evaluation_batches(split, batch_size=32)
+    for side, images in enumerate((batch["images"], batch["images"][:, :, ::-1])):
+        direct = state.network.apply(state.evaluated, images, method="embed")
+        np.testing.assert_allclose(found["test"].features[:, side], direct, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found["test"].labels, batch["labels"])
+    monkeypatch.setattr(cached, "open_network", None)  # Nothing is embedded again.
+    again = cached.features(run, context)
+    np.testing.assert_array_equal(again["test"].features, found["test"].features)
+    (run / "metrics.jsonl").write_text("{1}\n")
+    with pytest.raises(TypeError):
+        cached.features(run, context)
+
+
+def untrained(settings, features, labels, *, seeds, steps, progress):
+    """Heads of random numbers, of which the last setting's diverged."""
+    rng = np.random.default_rng(5)
+    shapes = {"inner": (16, 6), "inner_bias": (1, 6), "slope": (1, 6)}
+    shapes |= {"outer": (6, 4), "outer_bias": (1, 4)}
+    heads = {n: rng.normal(size=(seeds, len(settings), *s)) for n, s in shapes.items()}
+    heads["outer"][:, -1] = np.nan
+    assert steps == robustness.STEPS[True]
+    progress(steps, steps)
+    return heads
+
+
+@pytest.mark.parametrize(
+    ("paper", "name", "settings"),
+    [("ringloss", "robustness", 20), ("normface", "figure-8-fixed-features", 14)],
+)
+def test_every_setting_has_its_figures(paper, name, settings, context, monkeypatch):
+    monkeypatch.setattr(heads_at_once, "train", untrained)
+    (item,) = papers.items(paper, (name,))
+    outcome, figures = papers.measurement(item)(context)
+    scored = [e for e in outcome.entries if e.column == "accuracy" and e.unit == "%"]
+    assert len(scored) == settings - 1
+    assert list(outcome.missing.values()) == [f"{next(iter(outcome.missing))} diverged"]
+    for entry in outcome.entries:
+        assert len(entry.values) == robustness.SEEDS
+        assert np.isfinite(entry.values).all(), entry
+    claims = {entry.row for entry in outcome.entries if entry.unit == HOLDS}
+    assert claims == {row["row"] for row in papers.published()[paper][name]["rows"]}
+    assert list(figures) == ["accuracy", "TAR at FAR 1 %"]
+    assert "not end to end" in outcome.scale
+    assert "6 people; 4 other people" in outcome.scale
+
+
+def test_without_its_run_an_item_says_how_to_make_it(tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--data-dir", str(tmp_path), "--runs", str(tmp_path / "r")]
+    reproduce.main(["ringloss", "--only", "robustness", *options])
+    assert "robustness              not run" in capsys.readouterr().out
+    text = (tmp_path / "ringloss/report.html").read_text()
+    folder = tmp_path / "r/faces-softmax"
+    assert f"Made by: python -m launch.train faces-softmax --workdir {folder}." in text
+    assert f"--only robustness --out {tmp_path} --runs {tmp_path / 'r'}" in text
+
+
+def test_a_result_is_of_its_run(context):
+    (item,) = papers.items("ringloss", ("robustness",))
+    before, run = context.key(item), context.runs / robustness.RUN
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert context.key(item) != before
+    assert digest(context.runs / "none") == ""
