@@ -185,7 +185,12 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
             console=console,
         )
     except DivergenceError as error:
-        console.print(f"{part.name} diverged: {error}", style="red")
+        console.print(
+            f"{part.name} diverged: {error} The newest checkpoint is from before it: start again "
+            "with a lower learning rate or weight of that term, or go on with --on-nan skip.",
+            style="red",
+            soft_wrap=True,
+        )
         sys.exit(cli.EXIT_DIVERGED)
     except Interrupted as stop:
         console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
