@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import platform
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -33,6 +36,7 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     Status 0: done, or stopped by SIGTERM while training, and saved. 2: the input cannot be used, or
     nothing can be written. 3: training diverged. 130: interrupted.
     """
+    keep_compiled()
     try:
         command(sys.argv[1:])
     except InputError as error:
@@ -55,6 +59,28 @@ def join(options: Any) -> None:
             process=options.process,
         )
     )
+
+
+def keep_compiled() -> None:
+    """Has jax keep what it compiles in the user's cache, before jax is loaded.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 keeps
+    nothing. Each kind of processor has a folder of its own, since a program compiled for one may
+    not run on another that shares the cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "hyperface-compiled" / f"{platform.machine()}-{_processor():08x}"
+    with contextlib.suppress(OSError):  # No place to keep it: compiled anew each time.
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
+def _processor() -> int:
+    """A number for what the processor can do."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return zlib.crc32("".join(sorted(features or lines[:1])).encode())
 
 
 @contextlib.contextmanager

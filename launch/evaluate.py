@@ -40,8 +40,9 @@ class Evaluate:
     .txt)."""
     protocol: str = ""
     """Published protocols, separated by commas; the run's own by default."""
-    step: tuple[int, ...] = ()
-    """Which checkpoints; the newest by default. Of several, mean and spread are reported."""
+    step: tuple[int | Literal["best"], ...] = ()
+    """Which checkpoints; the newest by default. Of several, mean and spread are reported. "best" is
+    the one whose steps since the checkpoint before it had the lowest mean training loss."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
     steps: Literal["normface", "normface-released", "sphereface-released", "plain"] = "normface"
@@ -89,6 +90,8 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and scores."""
     options = tyro.cli(Evaluate, args=args, prog="python -m launch.evaluate", description=__doc__)
     cli.join(options)
+    if "best" in options.step:
+        options = _with_best(options)
     if options.protocol:
         from launch.protocols import evaluate
 
@@ -96,6 +99,22 @@ def main(args: Sequence[str]) -> None:
         evaluate(options)
     else:
         own_protocol(options)
+
+
+def _with_best(options: Evaluate) -> Evaluate:
+    """The options with the number of the best step."""
+    from hyperface.train.checkpoint import Checkpoints
+
+    folder = options.source / "checkpoints"
+    best = None
+    if folder.is_dir():
+        cli.quiet_libraries()
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            best = checkpoints.best()
+    if best is None:
+        raise InputError(f"--step best: expected checkpoints with a score in {folder}, found none.")
+    steps = tuple(best if step == "best" else step for step in options.step)
+    return dataclasses.replace(options, step=steps)
 
 
 def own_protocol(options: Evaluate) -> None:

@@ -1,166 +1,15 @@
-"""Runs of launch.train that are killed, stopped or damaged: the parts of launch.torture."""
+"""What befalls a run of launch.train, and how it must end: the table of launch.torture."""
 
-import contextlib
-import json
 import os
-import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from launch import cli
-
-
-class Killed(NamedTuple):
-    """A run that was killed, restarted, and is done."""
-
-    kills: int
-    lost: int
-    """Steps that the worst kill cost."""
-    equal: bool
-    """Whether it ended as the unbroken run did."""
-
-
-class Trainer:
-    """Starts the same training again and again, each run in a folder of its own.
-
-    Args:
-      arguments: of launch.train, without --workdir.
-      root: where the runs' folders go.
-    """
-
-    def __init__(self, arguments: list[str], root: Path):
-        self.arguments = arguments
-        self.root = root
-        self._environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-
-    @property
-    def steps(self) -> int:
-        """Of a whole run."""
-        return json.loads((self.root / "whole/config.json").read_text())["experiment"]["steps"]
-
-    def train_whole(self) -> float:
-        """Trains without a break, twice, and returns the seconds of the second time.
-
-        The first fills the compilation cache, which all runs share.
-        """
-        self.train("first")
-        began = time.monotonic()
-        self.train("whole")
-        return time.monotonic() - began
-
-    def start(self, name: str, *more: str) -> subprocess.Popen:
-        """Starts the command and returns at once."""
-        workdir = str(self.root / name)
-        return subprocess.Popen(
-            [sys.executable, "-m", "launch.train", *self.arguments, *more, "--workdir", workdir],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self._environment,
-        )
-
-    def train(self, name: str, *more: str, status: int = 0) -> str:
-        """Runs the command to its end and returns what it printed.
-
-        Raises:
-          RuntimeError: it ended with another status.
-        """
-        process = self.start(name, *more)
-        return self.ended(process, status)
-
-    def ended(self, process: subprocess.Popen, status: int = 0) -> str:
-        """What a started command printed, once it has ended.
-
-        Raises:
-          RuntimeError: it ended with another status.
-        """
-        shown, _ = process.communicate()
-        if process.returncode != status:
-            raise RuntimeError(f"expected status {status}, found {process.returncode}: {shown}")
-        return shown
-
-    def train_killed(self, name: str, kills: int, rng: random.Random, seconds: float) -> Killed:
-        """Kills a run up to `kills` times, then lets it end.
-
-        Every other kill comes at a random moment of the `seconds` that a whole run takes, which are
-        mostly its start and its scoring; the others at a random step of those that are left.
-        """
-        done = lost = 0
-        while done < kills and self.saved(name) < self.steps:
-            process = self.start(name)
-            if done % 2:
-                seconds_left = rng.uniform(0, seconds)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(seconds_left)
-            else:
-                step = rng.randint(self.saved(name) + 1, self.steps)
-                self.wait_for(process, self._reached(name, step))
-                time.sleep(rng.uniform(0, 0.2))
-            process.kill()
-            process.communicate()
-            if process.returncode != -signal.SIGKILL:
-                break  # It had ended before its moment.
-            done += 1
-            lost = max(lost, self.logged(name) - self.saved(name))
-        self.train(name)
-        return Killed(done, lost, self.equal(name))
-
-    def _reached(self, name: str, step: int) -> Callable[[], bool]:
-        """Whether the log has a step that it did not have from an earlier start."""
-        log = self.root / name / "metrics.jsonl"
-        before = log.stat().st_ino if log.exists() else None
-
-        def reached() -> bool:
-            # A run that starts replaces the file.
-            return log.exists() and log.stat().st_ino != before and self.logged(name) >= step
-
-        return reached
-
-    def saved(self, name: str) -> int:
-        """The newest whole checkpoint's step; 0 where there is none."""
-        steps = (self.root / name / "checkpoints").glob("[0-9]*")
-        return max((int(path.name) for path in steps if path.name.isdigit()), default=0)
-
-    def logged(self, name: str) -> int:
-        """The last step of the log."""
-        path = self.root / name / "metrics.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return json.loads(lines[-1])["step"] if lines else 0
-
-    def wait_for(self, process: subprocess.Popen, ready: Callable[[], bool]) -> None:
-        """Waits until something of a run is there, or the run has ended."""
-        while not ready() and process.poll() is None:
-            time.sleep(0.01)
-
-    def equal(self, name: str) -> bool:
-        """Whether a run's last state and log are the unbroken run's, bit for bit."""
-        import jax
-        import numpy as np
-
-        from hyperface.train.checkpoint import Checkpoints
-        from launch.evaluate import restored
-
-        cli.quiet_libraries()
-        leaves = []
-        for run in ("whole", name):
-            with Checkpoints(self.root / run / "checkpoints", read_only=True) as checkpoints:
-                _, state = restored(checkpoints, self.steps)
-            leaves.append(jax.tree.leaves(state.replace(key=jax.random.key_data(state.key))))
-        logs = [(self.root / run / "metrics.jsonl").read_text() for run in ("whole", name)]
-        same = (
-            np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*leaves, strict=True)
-        )
-        return all(same) and logs[0] == logs[1]
+from launch.restarts import Trainer
 
 
 def _copied(trainer: Trainer, name: str) -> Path:
@@ -240,10 +89,64 @@ def _unwritable(trainer: Trainer) -> tuple[str, bool]:
     return "one message, status 2", "expected a writable run folder" in shown
 
 
+def _worker_killed(trainer: Trainer) -> tuple[str, bool]:
+    process = trainer.start("worker", "--workers", "2")
+    trainer.wait_for(process, lambda: trainer.logged("worker") > 0)
+    for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(int(child), signal.SIGKILL)
+    shown = trainer.ended(process, cli.EXIT_INPUT)
+    held = "ended with code -9" in shown and "Traceback" not in shown
+    trainer.train("worker")
+    return "one message, status 2; it went on", held and trainer.equal("worker")
+
+
+def _unreadable(trainer: Trainer) -> tuple[str, bool]:
+    """A copy of the data set, linked but for the shard that is damaged."""
+    sound, damaged = trainer.dataset, trainer.root / "damaged" / trainer.dataset.name
+    for path in filter(Path.is_file, sound.rglob("*")):
+        (damaged / path.relative_to(sound)).parent.mkdir(parents=True, exist_ok=True)
+        (damaged / path.relative_to(sound)).symlink_to(path)
+    shard = next(damaged.glob("*/*train*.array_record*-of-*[0-9]"))
+    content = bytearray(shard.read_bytes())
+    for place in range(len(content) // 4, len(content) // 2, 7):
+        content[place] ^= 0xFF
+    shard.unlink()
+    shard.write_bytes(content)
+    shown = trainer.train("unreadable", "--data-dir", str(damaged.parent), status=cli.EXIT_INPUT)
+    held = "expected a whole record" in shown and "Traceback" not in shown
+    trainer.train("unreadable")
+    return "record named, status 2; mended, it went on", held and trainer.equal("unreadable")
+
+
+_CLOCK = """
+import itertools, time
+real, calls = time.time, itertools.count()
+time.time = lambda: real() - 86400.0 * (next(calls) % 5)
+"""
+
+
+def _clock(trainer: Trainer) -> tuple[str, bool]:
+    """Back by up to four days from call to call, with files of the future and of 1970."""
+    (trainer.root / "clock").mkdir()
+    (trainer.root / "clock/sitecustomize.py").write_text(_CLOCK)
+    paths = os.pathsep.join([str(trainer.root / "clock"), *filter(None, sys.path)])
+    process = trainer.start("jumped", PYTHONPATH=paths)
+    trainer.wait_for(process, trainer.reached("jumped", trainer.steps // 2))
+    process.kill()
+    process.communicate()
+    for place, path in enumerate((trainer.root / "jumped").rglob("*")):
+        os.utime(path, (place % 2 * 2**32,) * 2)
+    trainer.train("jumped", PYTHONPATH=paths)
+    return "nothing noticed", trainer.equal("jumped")
+
+
 def _diverged(trainer: Trainer) -> tuple[str, bool]:
     more = ["--optimizer.learning-rate", "1e12"]
     shown = trainer.train("diverged", *more, status=cli.EXIT_DIVERGED)
-    return "step and metric named, status 3", "expected finite metrics, found" in shown
+    named = "expected finite metrics, found" in shown and "Not finite: the " in shown
+    return "step, metric and groups named, status 3", named
 
 
 FAULTS: dict[str, Callable[[Trainer], tuple[str, bool]]] = {
@@ -254,6 +157,9 @@ FAULTS: dict[str, Callable[[Trainer], tuple[str, bool]]] = {
     "a second run into the folder": _two_at_once,
     "a full disk": _full,
     "a folder that cannot be written": _unwritable,
+    "a killed process that reads": _worker_killed,
+    "an unreadable record": _unreadable,
+    "a clock that jumps": _clock,
     "a loss that is not finite": _diverged,
 }
 """What befalls a run, by title: the outcome in words, and whether all is as it should be."""

@@ -5,8 +5,9 @@
 
 What stands after -- are options of launch.train, the same for every run. The command trains once
 without a break, then again and again with kill -9 at random moments until enough kills are done;
-every run must end with the first one's parameters, bit for bit. Then each fault in turn. Status 1
-says that something did not hold.
+every run must end with the first one's parameters, bit for bit. Then a run that goes on with
+another number of devices after each kill, which must end with them to float32 rounding; then each
+fault in turn. Status 1 says that something did not hold.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from hyperface.errors import InputError
 from launch import cli, experiments
-from launch.faults import FAULTS, Trainer
+from launch.faults import FAULTS
+from launch.restarts import Trainer
 
 MADE_UP = [
     "--data.name", "made-up", "--data.batch-size", "16", "--model.feature-dim", "8",
@@ -26,6 +28,9 @@ MADE_UP = [
     "--optimizer.learning-rate", "0.02", "--optimizer.boundaries", "--evaluation.folds", "4",
     "--evaluation.snapshots", "1",
 ]  # fmt: skip
+
+ROUNDING = 1e-5
+"""Largest distance of a parameter array, in its lengths, that another order of sums explains."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Torture:
     kills: int = 50
     seed: int = 0
     """Of the moments."""
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    """Simulated devices of a run that is killed on each but the last; all divide the batch."""
     faults: bool = True
     """Try the other faults too."""
     data_dir: Path | None = None
@@ -80,6 +87,12 @@ def _tortured(trainer: Trainer, options: Torture) -> bool:
                 found.equal,
             )
         )
+        print(_row(*rows[-1]), flush=True)
+    if options.devices:
+        distance = trainer.train_on_changing_devices("moved", options.devices)
+        counts = ", ".join(map(str, options.devices))
+        outcome = f"{distance:.1e} of their length away at most"
+        rows.append((f"kill -9, on {counts} devices", outcome, distance <= ROUNDING))
         print(_row(*rows[-1]), flush=True)
     if options.faults:
         for title, fault in FAULTS.items():

@@ -44,6 +44,8 @@ class Train:
     """What a loss that is not finite does; that step's update is never made. stop: save the state
     before it and end with status 3. skip: go on after it. rollback: go back to the last checkpoint
     and on after that step from there, without the updates in between."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step of a profile in the run's folder, for TensorBoard or Perfetto."""
     coordinator: str | None = None
     """host:port of process 0, where several processes train together; under SLURM, Open MPI and
     Kubernetes found by itself. See launch/slurm.sbatch, kubernetes.yaml and tpu_pod.sh."""
@@ -193,10 +195,16 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
             fresh=options.fresh,
             workers=options.workers,
             on_nan=options.on_nan,
+            profile_steps=options.profile_steps,
             console=console,
         )
     except DivergenceError as error:
-        console.print(f"{part.name} diverged: {error}", style="red")
+        console.print(
+            f"{part.name} diverged: {error} The newest checkpoint is from before it: start again "
+            "with a lower learning rate or weight of that term, or go on with --on-nan skip.",
+            style="red",
+            soft_wrap=True,
+        )
         raise
     except Interrupted as stop:
         console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)

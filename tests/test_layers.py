@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "data.protocols": ({"data.protocols", "errors", "files"}, set()),
     "train.experiment": ({"errors", "objective"}, set()),
     "train.metrics": ({"files"}, set()),
+    "train.profile": (set(), set()),
     "train.progress": (set(), {"rich"}),
     "train.optim": ({"objective", "train.experiment"}, {"optax"}),
     "train.rows": ({"objective"}, set()),

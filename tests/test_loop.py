@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from hyperface.errors import InputError
 from hyperface.train import divergence, loop, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.divergence import DivergenceError, check_finite
-from hyperface.train.experiment import Model, Optimizer
+from hyperface.train.experiment import Evaluation, Model, Optimizer
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.metrics import MetricsLog, read_metrics
 from hyperface.train.progress import TrainingProgress
@@ -254,8 +255,9 @@ def test_divergence_is_named_and_the_last_good_state_saved(
     monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, spoilt))
     with pytest.raises(DivergenceError) as caught:
         loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
-    for part in ("step 7: expected finite metrics, found softmax = nan", "backbone.kernels"):
-        assert part in str(caught.value)
+    message = str(caught.value)
+    assert "step 7: expected finite metrics, found c_contrastive = nan, center = nan" in message
+    assert "the gradients of backbone.kernels, backbone.slopes" in message
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest() == 6
     monkeypatch.undo()
@@ -356,6 +358,46 @@ def test_a_run_that_diverges_again_and_again_is_given_up(
     )
     with pytest.raises(DivergenceError, match="step 3: "):
         loop.train(tiny_experiment, tiny_data, tmp_path, on_nan=on_nan, console=quiet())
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+    finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    real, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() - 86400.0 * (next(calls) % 5))
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, kill))
+    with pytest.raises(Killed):
+        loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    for place, path in enumerate(tmp_path.rglob("*")):
+        os.utime(path, (place % 2 * 2**32,) * 2)  # 1970 and 2106.
+    monkeypatch.undo()
+    found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
+    chex.assert_trees_all_equal(found.params, finished[1].params)
+
+
+def test_other_versions_and_devices_are_said_and_not_refused(
+    finished, tiny_experiment, tiny_data, tmp_path
+):
+    shutil.copytree(finished[0], tmp_path / "run")
+    path = tmp_path / "run/environment.json"
+    environment = json.loads(path.read_text())
+    environment["versions"]["jax"] = "0.9.0"
+    environment["devices"] = environment["devices"][:4]
+    path.write_text(json.dumps(environment))
+    for said in (True, False):  # The second time it is the environment that was recorded.
+        console = quiet()
+        loop.train(tiny_experiment, tiny_data, tmp_path / "run", console=console)
+        message = rf"begun with devices 4 x cpu, now 8 x cpu; jax 0\.9\.0, now {jax.__version__}:"
+        assert bool(re.search(message, console.file.getvalue())) == said
+
+
+@pytest.mark.slow
+def test_some_steps_are_profiled(tiny_experiment, tiny_data, tmp_path):
+    short = dataclasses.replace(
+        tiny_experiment, steps=4, evaluation=dataclasses.replace(Evaluation(), batch_size=10)
+    )
+    loop.train(short, tiny_data, tmp_path, profile_steps=(2, 3), console=quiet())
+    assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))
 
 
 def test_an_uneven_batch_is_refused_before_anything_is_written(

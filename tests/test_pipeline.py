@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import multiprocessing
+import os
 import shutil
+import signal
 from collections import Counter
 
 import numpy as np
@@ -136,6 +139,15 @@ def test_worker_processes_change_nothing(split):
     for expected, found in zip(whole, take(batches, 4), strict=True):
         np.testing.assert_array_equal(found["images"], expected["images"])
     batches.close()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said(split):
+    batches = pipeline.training_batches(split, batch_size=8, seed=0, workers=2)
+    next(batches)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(InputError, match=r"ended with code -9; .* the same command goes on"):
+        take(batches, 100)
 
 
 def test_crops_are_random_in_training_and_central_in_evaluation(tiny_data):

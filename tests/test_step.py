@@ -24,7 +24,7 @@ from hyperface.objective import (
     RingTerm,
     SoftmaxTerm,
 )
-from hyperface.train import parallel
+from hyperface.train import guard, parallel
 from hyperface.train.experiment import Experiment, Model, Optimizer
 from hyperface.train.state import create_state, make_network
 from hyperface.train.step import train_step
@@ -303,6 +303,51 @@ def test_the_step_is_compiled_once(batch):
         for _ in range(3):
             state, _ = step(state, batch)
     assert len([line for line in compiled if "Finished XLA compilation" in line]) == 1
+
+
+@pytest.mark.parametrize("mapped", ["data_parallel", "mesh"])
+def test_another_shape_is_refused_instead_of_compiled(linear, batch, mapped):
+    if mapped == "mesh":
+        step = parallel.mesh_step(split_classes=False)
+        state = parallel.on_mesh(lambda: fresh(batch), split_classes=False)
+    else:
+        step, state = parallel.data_parallel_step(), jax.device_put(fresh(batch))
+    state, _ = step(state, batch)
+    half = {name: x[:8] for name, x in batch.items()}
+    with pytest.raises(ValueError, match="to be compiled once"):
+        step(state, half)
+
+
+@pytest.mark.parametrize("sample_rate", [1.0, 0.6])
+def test_a_step_that_is_not_finite_changes_nothing_and_names_its_groups(linear, batch, sample_rate):
+    """Nor does a sound one after it, until that is taken back."""
+    loss = Loss(softmax=SoftmaxTerm(), center=CenterTerm(weight=0.1), sample_rate=sample_rate)
+    average = 0.9 if sample_rate == 1 else 0.0
+    optimizer = Optimizer(learning_rate=0.01, average=average)
+    step = jax.jit(train_step)
+    before, _ = step(fresh(batch, replace(EXPERIMENT, loss=loss, optimizer=optimizer)), batch)
+    images = batch["images"].copy()
+    images[3] = np.inf
+    state, metrics = step(before, batch | {"images": images})
+    found = guard.unsound_names(int(metrics["unsound"]))
+    names = "backbone.kernels, backbone.biases, head.agents, head.scale, head.centers"
+    assert found == f"the gradients of {names}"
+    assert bool(state.diverged)
+    chex.assert_trees_all_equal(state.replace(diverged=before.diverged), before)
+    again, metrics = step(state, batch)
+    assert int(metrics["unsound"]) == 0
+    chex.assert_trees_all_equal(again, state)
+    onward, _ = step(state.replace(diverged=before.diverged), batch)
+    expected, _ = step(before, batch)
+    chex.assert_trees_all_equal(onward, expected)
+
+
+def test_an_update_that_overflows_is_named(linear, batch):
+    wild = replace(EXPERIMENT, optimizer=Optimizer(learning_rate=1e38))
+    state, metrics = jax.jit(train_step)(fresh(batch, wild), batch)
+    assert guard.unsound_names(int(metrics["unsound"])).startswith("the new values of backbone.k")
+    assert not np.isfinite(metrics["parameter_norm"])
+    assert not state.diverged
 
 
 def test_the_same_seed_gives_the_same_state_and_another_does_not(batch):

@@ -9,7 +9,7 @@ import pytest
 from hyperface.errors import InputError
 from hyperface.train.checkpoint import Checkpoints
 from launch import torture
-from launch.faults import Trainer
+from launch.restarts import Trainer
 
 
 @pytest.mark.slow

@@ -75,7 +75,25 @@ def training_batches(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain asks for flags that only an absl program parses.
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        return _from_workers(iter(dataset))
     return iter(dataset)
+
+
+def _from_workers(batches: grain.DatasetIterator) -> Iterator[Batch]:
+    """The batches; a worker that was killed is said."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        code = str(error).partition("exit code ")[2].partition(".")[0]
+        raise InputError(
+            "workers: expected the processes that read images to stay alive, found one that ended "
+            f"with code {code}; -9 is a kill, for want of memory perhaps. Take fewer --workers, or "
+            "none; the same command goes on from the last checkpoint."
+        ) from error
+    finally:
+        batches.close()
 
 
 def evaluation_batches(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 import time
 import zlib
@@ -38,7 +39,8 @@ class Checkpoints:
     Args:
       folder: the checkpoints' own folder.
       read_only: for a reader beside a running trainer: nothing in the folder is touched.
-      keep: steps whose checkpoints stay; of others only the newest two do.
+      keep: steps whose checkpoints stay; of others only the newest two and the one of the lowest
+        score do.
       say: is told of each checkpoint that is not used.
     """
 
@@ -57,10 +59,11 @@ class Checkpoints:
             if distributed.is_writer():
                 self._set_broken_steps_aside()
             distributed.wait_for_all("checkpoints")
+        self._best = _Best()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else _preserving(keep),
+                preservation_policy=None if read_only else _preserving(keep, self._best),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
@@ -70,6 +73,7 @@ class Checkpoints:
                 "meta": ocp.JsonCheckpointHandler(),
             },
         )
+        self._find_best()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -91,15 +95,29 @@ class Checkpoints:
         """The newest whole checkpoint's step; None where there is none."""
         return max(self.steps(), default=None)
 
-    def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+    def best(self) -> int | None:
+        """The step of the lowest finite score; None where no whole checkpoint has one."""
+        self._find_best()
+        return self._best.step
+
+    def save(
+        self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
+    ) -> None:
         """Saves after `step` optimiser steps; returns once the state is copied off the devices.
+
+        Args:
+          step: steps done.
+          state: after them.
+          meta: what the checkpoint is to say it is.
+          score: what `best` goes by, lower is better; None or not finite is never best.
 
         Raises:
           InputError: this save, or the one before it, could not be written. The checkpoints that
             were whole still are.
         """
         arrays = _saved(state)
-        meta = meta | {"arrays": _described(arrays)}
+        meta = meta | {"arrays": _described(arrays)} | ({} if score is None else {"score": score})
+        self._best.consider(step, score)
         with self._saving():
             saved = self._manager.save(
                 step,
@@ -228,6 +246,12 @@ class Checkpoints:
     def _unfinished(self) -> list[Path]:
         return sorted(self._folder.glob("*.orbax-checkpoint-tmp*"))
 
+    def _find_best(self) -> None:
+        self._best.step = None
+        for step in self.steps():
+            with contextlib.suppress(InputError):  # It is said where it is used.
+                self._best.consider(step, self._read_meta(step).get("score"))
+
     def _remove_unfinished(self) -> None:
         """What a failed save leaves would keep the disk full."""
         for _ in range(20):
@@ -253,8 +277,23 @@ class Checkpoints:
         self._say(f"{why} It is kept as {aside.name}; the one before it is used.")
 
 
-def _preserving(steps: Sequence[int]) -> policies.PreservationPolicy:
-    return policies.AnyPreservationPolicy([policies.LatestN(KEEP), policies.CustomSteps(steps)])
+class _Best:
+    """Preserves the step of the lowest score; Orbax's own rule deletes it where a score is NaN."""
+
+    step: int | None = None
+    score = math.inf
+
+    def consider(self, step: int, score: float | None) -> None:
+        if score is not None and (self.step is None or score < self.score) and math.isfinite(score):
+            self.step, self.score = step, score
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [found.step == self.step for found in checkpoints]
+
+
+def _preserving(steps: Sequence[int], best: _Best) -> policies.PreservationPolicy:
+    kept = [policies.LatestN(KEEP), policies.CustomSteps(steps), best]
+    return policies.AnyPreservationPolicy(kept)
 
 
 def _is_whole(folder: Path) -> bool:

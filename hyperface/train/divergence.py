@@ -8,6 +8,8 @@ OnNan = Literal["stop", "skip", "rollback"]
 MAX_LEFT_OUT = 10
 """Times that a run passes over what is not finite, before it is held to diverge."""
 
+_CONSEQUENCES = ("gradient_norm", "loss", "parameter_norm")
+
 
 class DivergenceError(RuntimeError):
     """A metric became NaN or infinite.
@@ -76,19 +78,20 @@ def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> Non
     Args:
       step: optimiser steps done, for the message.
       metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
-        are blamed last.
+        are blamed where no other is.
       unsound: the groups of parameters that are not finite, in words.
 
     Raises:
-      DivergenceError: naming the step, the first term that is not finite, and the groups.
+      DivergenceError: naming the step, the terms that are not finite, and the groups.
     """
-    consequences = [name for name in ("gradient_norm", "loss", "parameter_norm") if name in metrics]
-    order = [name for name in metrics if name not in consequences] + consequences
-    bad = next((name for name in order if not math.isfinite(metrics[name])), None)
-    if bad is not None:
-        where = f" Not finite: {unsound}." if unsound else ""
-        raise DivergenceError(
-            step,
-            f"step {step}: expected finite metrics, found {bad} = {metrics[bad]}.{where}",
-            updated=bad == "parameter_norm",
-        )
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not bad:
+        return
+    causes = [name for name in bad if name not in _CONSEQUENCES] or bad[:1]
+    found = ", ".join(f"{name} = {metrics[name]}" for name in causes)
+    where = f" Not finite: {unsound}." if unsound else ""
+    raise DivergenceError(
+        step,
+        f"step {step}: expected finite metrics, found {found}.{where}",
+        updated=bad == ["parameter_norm"],
+    )

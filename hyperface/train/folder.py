@@ -4,7 +4,8 @@ import contextlib
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ RUN_FILES = (
     "report.html",
     "figures",
     "tensorboard",
+    "profile",
     "checkpoints",
     "compare",
 )
@@ -32,13 +34,20 @@ RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "g
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, meta: dict[str, Any], *, fresh: bool = False) -> Iterator[None]:
+def claimed(
+    workdir: Path,
+    meta: dict[str, Any],
+    *,
+    fresh: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
     """Makes the run's folder, or checks that the one there is of this run; keeps a second run out.
 
     Args:
       workdir: the run's folder.
       meta: the run's experiment and data, as `config.json` keeps them.
       fresh: delete what the folder holds of an earlier run, and only that, first.
+      say: is told where the run was made with other versions or on other devices.
 
     Raises:
       InputError: the folder is another run's, is none of ours, is in use or cannot be written.
@@ -50,7 +59,7 @@ def claimed(workdir: Path, meta: dict[str, Any], *, fresh: bool = False) -> Iter
             stack.enter_context(locked(workdir, "being trained in"))
             if fresh:
                 _clear(workdir)
-            _claim(workdir, meta)
+            _claim(workdir, meta, say)
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(
                 f"expected a writable run folder {workdir}, found: {error}. Mend that, or take "
@@ -110,13 +119,34 @@ def _clear(workdir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _claim(workdir: Path, meta: dict[str, Any]) -> None:
+def _claim(workdir: Path, meta: dict[str, Any], say: Callable[[str], None]) -> None:
     config = workdir / "config.json"
     check_same_run(workdir, meta)
     if not config.exists():
         replace_text(config, json.dumps(meta, indent=2) + "\n")
-    environment = json.dumps(_environment(), indent=2) + "\n"
-    replace_text(workdir / "environment.json", environment)
+    path, now = workdir / "environment.json", _environment()
+    if path.exists():
+        changes = _changes(json.loads(path.read_text()), now)
+        if changes:
+            say(f"{workdir} was begun with {changes}: its numbers may differ in their last digits.")
+    replace_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two environments, in words."""
+    before, now = _facts(before), _facts(now)
+    return "; ".join(
+        f"{name} {before.get(name, 'none')}, now {now.get(name, 'none')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )
+
+
+def _facts(environment: dict[str, Any]) -> dict[str, Any]:
+    """Versions, and devices by kind: "8 x cpu"."""
+    kinds = Counter(name.partition("(")[2].rstrip(")") for name in environment["devices"])
+    devices = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    return environment["versions"] | {"devices": devices, "python": environment["python"]}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,8 +20,9 @@ from hyperface.train.experiment import Experiment
 from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.memory import check_memory, run_sizes
-from hyperface.train.metrics import MetricsLog
+from hyperface.train.metrics import MetricsLog, RunningMean
 from hyperface.train.optim import group_summaries, learning_rate
+from hyperface.train.profile import Profile
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState, abstract_state, create_state
 
@@ -44,6 +45,7 @@ def train(
     fresh: bool = False,
     workers: int = 0,
     on_nan: OnNan = "stop",
+    profile_steps: tuple[int, int] | None = None,
     console: Console | None = None,
 ) -> TrainState:
     """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
@@ -64,6 +66,7 @@ def train(
         to the last checkpoint and on after it from there, without the updates in between, which
         may have led to it (as Chowdhery et al., PaLM, 2022, 5.1, did by hand). A killed run does
         the same again, and ends with the same numbers.
+      profile_steps: the first and the last step of a profile, in `workdir/profile`.
       console: where progress goes.
 
     Returns:
@@ -72,8 +75,7 @@ def train(
     Raises:
       InputError: the data, the batch size or the folder does not fit; nothing was compiled. Or a
         checkpoint could not be written.
-      DivergenceError: a metric became NaN or infinite; with "skip" and "rollback", for the 11th
-        time.
+      DivergenceError: a metric became NaN or infinite; unless "stop", for the 11th time.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
     console = (console or Console()) if distributed.is_writer() else Console(quiet=True)
@@ -97,7 +99,7 @@ def train(
     snapshots = experiment.snapshot_steps()
     say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
     with (
-        claimed(workdir, meta, fresh=fresh)
+        claimed(workdir, meta, fresh=fresh, say=say)
         if distributed.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
@@ -116,18 +118,11 @@ def train(
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
+            profiled = Profile(profile_steps, workdir / "profile")
             state = _run(
-                experiment,
-                split,
-                workdir,
-                state,
-                first_step,
-                divergences,
-                checkpoints,
-                meta,
-                console,
-                workers,
-            )
+                experiment, split, workdir, state, first_step, divergences, checkpoints, meta,
+                console, workers, profiled,
+            )  # fmt: skip
             if state is not None:
                 return parallel.whole_classes(state)
 
@@ -176,6 +171,7 @@ def _run(
     meta: dict[str, Any],
     console: Console,
     workers: int,
+    profiled: Profile,
 ) -> TrainState | None:
     """Trains to the last step; None where the run is to go on from its newest checkpoint."""
     # The order of a step, which a resumed run repeats exactly:
@@ -203,11 +199,12 @@ def _run(
     log = None
     if distributed.is_writer():
         log = MetricsLog(workdir, first_step, experiment.log_every, position)
-    pending = None
+    pending, mean_loss = None, RunningMean()
 
     with (
         TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress,
         listening() as request,
+        profiled.recording(),
     ):
 
         def make(step: int, state: TrainState, batch: Batch):
@@ -224,6 +221,7 @@ def _run(
                 sound = divergences.passes(step, values, unsound)
             if metrics is not None and sound:
                 progress.update(step, values)
+                mean_loss.add(values["loss"])
                 due = log is not None and log.add(step, values, last=last)
             elif log is not None:
                 due = log.skip(step, last=last)
@@ -237,15 +235,18 @@ def _run(
                 log.flush()
                 position = log.position()
             facts = {"log": position, "divergences": divergences.count}
-            checkpoints.save(step, parallel.whole_classes(state), meta | facts)
+            whole = parallel.whole_classes(state)
+            checkpoints.save(step, whole, meta | facts, mean_loss.take())
 
         with _writing(workdir), contextlib.closing(log) if log else contextlib.nullcontext():
             try:
                 for step in range(first_step + 1, experiment.steps + 1):
                     batch = next(batches)
+                    profiled.before(step)
                     state, metrics = make(step, state, batch)
                     if pending and not finish(*pending):
                         state, metrics = make(step, _after(step - 1, state), batch)
+                    profiled.after(step, state.step)
                     pending = (step, metrics)
                     stop = request.reached(step)
                     if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
@@ -268,9 +269,8 @@ def _run(
 
 def _after(step: int, state: TrainState) -> TrainState:
     """The state as that after `step`, whose update is left out."""
-    values = {"step": np.int32(step), "diverged": np.bool_(False)}
-    sharding = state.step.sharding
-    return state.replace(**{name: jax.device_put(x, sharding) for name, x in values.items()})
+    values = jax.device_put((np.int32(step), np.bool_(False)), state.step.sharding)
+    return state.replace(step=values[0], diverged=values[1])
 
 
 @contextlib.contextmanager

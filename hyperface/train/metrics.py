@@ -73,6 +73,23 @@ class MetricsLog:
         self._events.close()
 
 
+class RunningMean:
+    """The mean of what was added since it was last taken."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        """Adds one value."""
+        self._sum, self._count = self._sum + value, self._count + 1
+
+    def take(self) -> float | None:
+        """The mean, None of nothing; starts again."""
+        mean = self._sum / self._count if self._count else None
+        self._sum, self._count = 0.0, 0
+        return mean
+
+
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The whole lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
     if not path.exists():

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -134,6 +134,7 @@ def data_parallel_step(
         split = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
         key = _signature((state, split))
         if key not in compiled:
+            _refuse_another(compiled, key)
             # pmap takes no compiler options itself; what it lowers to does.
             compiled[key] = mapped.lower(state, split).compile(options) if options else mapped
         return compiled[key](state, split)
@@ -172,14 +173,15 @@ def mesh_step(
             check_vma=False,
         )(state, batch)
 
-    range_checked = False
+    compiled: set[Any] = set()
 
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
-        nonlocal range_checked
         check_batch_size(len(batch["labels"]), mesh.local_mesh.size)
-        if not range_checked:
+        key = _signature((state, batch))
+        if key not in compiled:
+            _refuse_another(compiled, key)
             warn_of_range(batch["images"])
-            range_checked = True
+            compiled.add(key)
         sharding = NamedSharding(mesh, PartitionSpec(AXIS))
         whole = partial(jax.make_array_from_process_local_data, sharding)
         return mapped(state, jax.tree.map(whole, batch))
@@ -295,6 +297,17 @@ def _signature(arguments: Any) -> tuple[Any, ...]:
     return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def _refuse_another(compiled: Collection[Any], key: Any) -> None:
+    """Refuses to compile a step a second time: each would take as long as the first."""
+    for first in compiled:
+        differing = [(a, b) for a, b in zip(first[1:], key[1:], strict=False) if a != b]
+        before, now = differing[0] if differing else ("one structure", "another")
+        raise ValueError(
+            f"expected a step to be compiled once, for the shapes of its first batch, found {now} "
+            f"in place of {before}. Make another step for another shape."
+        )
+
+
 def describe_devices() -> list[str]:
     """The devices that `data_parallel_step` uses by default, in words."""
-    return [str(device) for device in jax.local_devices()]
+    return [f"{device} ({device.device_kind})" for device in jax.local_devices()]
