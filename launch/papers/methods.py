@@ -76,9 +76,11 @@ def small_commands(printed: Mapping[str, Any], context: Context) -> list[Command
     methods = dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row)
     for seed in range(context.seeds):
         for method in methods:
-            if seed == 0 or "start" in published()["methods"][method]:
+            if seed and published()["methods"][method].get("shared"):
+                continue
+            found |= dict.fromkeys(training(method, context.runs, seed, shorter))
+            if small.evaluate:
                 run = folder(context.runs, method, seed)
-                found |= dict.fromkeys(training(method, context.runs, seed, shorter))
                 found[scoring(run, small.evaluate, small.evaluation)] = None
     return list(found)
 

@@ -131,6 +131,13 @@ ITEMS = (
         _BOTH,
         runs=("faces-softmax",),
     ),
+    Item(
+        "alone",
+        "5.2",
+        "C-contrastive and center loss without another loss, from random weights",
+        RUNS,
+        ("orl_faces",),
+    ),
     Item("table-3", "Table 3", "LFW, BLUFR protocol", RUNS, ("casia", "casia144", "lfw")),
     Item("table-4", "Table 4", "LFW, 6,000 pairs, Wu's model", RUNS, ("casia144", "lfw")),
     Item(
