@@ -129,9 +129,10 @@ def curves(
 
 
 def main() -> None:
-    """Prints the curves as JSON on the last line."""
+    """Prints each loss' curves as a line of JSON."""
     process, processes, (steps, *names) = join()
-    print(json.dumps(curves(names, int(steps), process, processes)))
+    for name in names:
+        print(json.dumps(curves([name], int(steps), process, processes)), flush=True)
 
 
 if __name__ == "__main__":

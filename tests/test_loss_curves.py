@@ -43,14 +43,14 @@ def mapped(name, steps):
     return curve(parallel.data_parallel_step(), state, steps)
 
 
-def in_several(names, steps, processes, timeout):
-    """Curves of processes of two devices each, compiled in haste."""
+def in_several(names, steps, processes, devices, timeout):
+    """Curves of processes of some devices each, compiled in haste."""
     hasty = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [HERE / "loss_curves.py", str(steps), *names]
-    outputs = in_processes(command, processes, 2, environment=hasty, timeout=timeout)
-    first, *others = [json.loads(output.splitlines()[-1]) for output in outputs]
-    assert all(other == first for other in others)  # Each knows the loss of the whole batch.
-    return first
+    outputs = in_processes(command, processes, devices, environment=hasty, timeout=timeout)
+    assert set(outputs) == {outputs[0]}  # Each knows the loss of the whole batch.
+    found = map(json.loads, outputs[0].splitlines())
+    return {name: by_layout for line in found for name, by_layout in line.items()}
 
 
 def deviation(found, known):
@@ -61,7 +61,7 @@ def deviation(found, known):
 
 def test_two_processes_have_the_curve_of_one_device():
     names = ["center", "c-triplet"]
-    for name, found in in_several(names, 10, 2, 300).items():
+    for name, found in in_several(names, 10, 2, 2, 300).items():
         known = one_device(name, 10)
         assert deviation(found["whole"], known) < MOST
         assert deviation(found["split"], known) < MOST
@@ -77,9 +77,10 @@ def test_fifty_steps_of_every_loss_in_one_two_and_four_processes(capsys):
     """Prints the largest deviation of each loss, beside what a nudged start makes."""
     steps, names = 50, list(LOSSES)
     known = {name: one_device(name, steps) for name in names}
-    found = {"1 process x 8": curves(names, steps)}
-    for processes in (1, 2, 4):
-        found[f"{processes} x 2"] = in_several(names, steps, processes, 1800)
+    found = {"1 x 8": curves(names, steps)}
+    for processes, devices in ((1, 2), (2, 2), (4, 1)):
+        several = in_several(names, steps, processes, devices, 3600)
+        found[f"{processes} x {devices}"] = several
     worst = {}
     for name in names:
         layouts = [
