@@ -9,6 +9,7 @@ import pytest
 
 from hyperface.errors import InputError
 from hyperface.report.sweep import SweptRun, sweep_curves, sweep_table, write_sweep_report
+from hyperface.train.interrupt import Interrupted
 from launch import sweep, train
 
 SMALL = [
@@ -128,6 +129,36 @@ def test_a_run_that_diverges_or_fails_does_not_stop_the_others(tiny_data, tmp_pa
     assert status == 2
     assert [run["status"] for run in record["runs"]] == ["failed", "done"]
     assert "expected a multiple of the 8 devices" in record["runs"][0]["message"]
+
+
+def test_any_failure_of_a_run_is_recorded(tiny_data, tmp_path, monkeypatch):
+    def broken(options, console):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(train, "train_and_report", broken)
+    status, record = swept(tmp_path, tiny_data, RING)
+    assert status == 2
+    assert [run["status"] for run in record["runs"]] == ["failed", "failed"]
+    assert record["runs"][0]["message"] == "MemoryError: too large"
+
+
+@pytest.mark.parametrize(("signal", "expected"), [("SIGINT", 130), ("SIGTERM", 0)])
+def test_a_signal_ends_the_sweep(tiny_data, tmp_path, monkeypatch, signal, expected):
+    def stopped(options, console):
+        raise Interrupted(3, signal)
+
+    monkeypatch.setattr(train, "train_and_report", stopped)
+    status, record = swept(tmp_path, tiny_data, RING)
+    assert status == expected
+    assert [run["status"] for run in record["runs"]] == ["not run", "not run"]
+
+
+def test_a_launcher_of_several_processes_is_refused(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("HYPERFACE_COORDINATOR", "host:1")
+    with pytest.raises(InputError, match="one process for a sweep"):
+        sweep.run(sweep.Sweep("orl-ring", (RING,), 1), planned(RING))
 
 
 def planned(*fields, more=(), seeds=1):
