@@ -1,7 +1,10 @@
 """Checkpoints that were changed, cut short or are of another model are never used silently."""
 
+import itertools
 import json
+import os
 import shutil
+import time
 
 import chex
 import jax
@@ -111,6 +114,23 @@ def test_the_best_stays_beside_the_newest_and_no_nan_costs_it(random_run, tmp_pa
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [7, 8, 9]
         assert checkpoints.best() == 7
+
+
+def test_a_clock_that_jumps_back_changes_nothing(run, monkeypatch):
+    """Nor do files of 1970 and of 2106."""
+    folder, state = run
+    real, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() - 86400.0 * next(calls))
+    for place, path in enumerate(folder.rglob("*")):
+        os.utime(path, (place % 2 * 2**32,) * 2)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(12, state, {})
+        checkpoints.save(16, state, {})
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        step, found = checkpoints.restore_newest(like, parallel.replicated())
+        assert (step, checkpoints.steps()) == (16, [12, 16])
+    chex.assert_trees_all_equal(found.params, state.params)
 
 
 def test_with_no_sound_checkpoint_there_is_none(run):
