@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from hyperface.errors import InputError
@@ -131,6 +132,24 @@ def test_a_clock_that_jumps_back_changes_nothing(run, monkeypatch):
         step, found = checkpoints.restore_newest(like, parallel.replicated())
         assert (step, checkpoints.steps()) == (16, [12, 16])
     chex.assert_trees_all_equal(found.params, state.params)
+
+
+def test_a_save_that_comes_too_late_says_so(run, monkeypatch):
+    """As it does where the clock is set forward while Orbax waits."""
+    folder, state = run
+
+    def late(*_, **__):
+        raise TimeoutError("Timed out after 86400 seconds.")
+
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr(ocp.CheckpointManager, "save", late)
+            message = r"expected time, by a clock that nobody sets, .* is of step 8; mend that"
+            with pytest.raises(InputError, match=message):
+                checkpoints.save(12, state, {})
+        checkpoints.save(12, state, {})
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [8, 12]
 
 
 def test_with_no_sound_checkpoint_there_is_none(run):

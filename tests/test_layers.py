@@ -65,9 +65,10 @@ MAY_IMPORT = {
     "train.interrupt": (set(), set()),
     "train.folder": ({"errors", "files", "train.parallel"}, set()),
     "train.checksum": (set(), set()),
+    "train.contents": ({"errors", "train.checksum", "train.state"}, {"flax"}),
     "train.checkpoint": (
-        {"errors", "train.checksum", "train.distributed", "train.state"},
-        {"flax", "orbax"},
+        {"errors", "train.contents", "train.distributed", "train.state"},
+        {"orbax"},
     ),
     "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
     "evaluate": (

@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from flax import serialization
 from orbax.checkpoint import checkpoint_managers as policies
 
 from hyperface.errors import InputError
 from hyperface.train import distributed
-from hyperface.train.checksum import checksums, named_leaves
+from hyperface.train.contents import (
+    check_same,
+    check_sums,
+    contents,
+    described,
+    template,
+    with_contents,
+)
 from hyperface.train.state import TrainState
 
 KEEP = 2
@@ -115,8 +120,8 @@ class Checkpoints:
           InputError: this save, or the one before it, could not be written. The checkpoints that
             were whole still are.
         """
-        arrays = _saved(state)
-        meta = meta | {"arrays": _described(arrays)} | ({} if score is None else {"score": score})
+        arrays = contents(state)
+        meta = meta | {"arrays": described(arrays)} | ({} if score is None else {"score": score})
         self._best.consider(step, score)
         with self._saving():
             saved = self._manager.save(
@@ -165,25 +170,15 @@ class Checkpoints:
             alone would cast a dtype silently.
           CorruptCheckpoint: it cannot be read, or an array is not as it was saved.
         """
-        wanted = _saved(like)
+        wanted = contents(like)
         arrays = self._read_meta(step)["arrays"]
-        _check_same(wanted, arrays, self._folder / str(step))
-        template = _template(wanted, sharding)
+        check_same(wanted, arrays, self._folder / str(step))
         with self._reading(step):
-            padding = ocp.args.StandardRestore(template, strict=False)
+            padding = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
             args = ocp.args.Composite(state=padding)
             saved = self._manager.restore(step, args=args).state
-            _check_sums(saved, wanted, arrays)
-        return like.replace(
-            step=saved["step"],
-            params=saved["params"],
-            batch_stats=saved["batch_stats"],
-            opt_state=serialization.from_state_dict(like.opt_state, saved["opt_state"]),
-            key=jax.random.wrap_key_data(saved["key"]),
-            distortion=saved["distortion"],
-            average=saved.get("average"),
-            diverged=jax.device_put(np.zeros((), bool), saved["step"].sharding),
-        )
+            check_sums(saved, wanted, arrays)
+        return with_contents(like, saved)
 
     def restore_newest(
         self, like: TrainState, sharding: jax.sharding.Sharding | TrainState
@@ -237,9 +232,11 @@ class Checkpoints:
             yield
         except Exception as error:
             latest = self.latest() or 0
+            # Orbax measures its patience by the wall clock, which may be set forward meanwhile.
+            late = isinstance(error, TimeoutError)
+            needed = "time, by a clock that nobody sets," if late else "room and permission"
             raise InputError(
-                f"expected room and permission to save in {self._folder}, found: "
-                f"{_reason(error)}. The newest whole checkpoint is of step {latest}; mend that, "
+                f"expected {needed} to save in {self._folder}, found: {_reason(error)}. The newest whole checkpoint is of step {latest}; mend that, "
                 "and the same command goes on from there."
             ) from error
 
@@ -298,66 +295,6 @@ def _preserving(steps: Sequence[int], best: _Best) -> policies.PreservationPolic
 
 def _is_whole(folder: Path) -> bool:
     return all((folder / item).is_dir() for item in ("state", "meta"))
-
-
-def _saved(state: TrainState) -> dict[str, Any]:
-    """Nested dictionaries of plain arrays: no class of a library is needed to read them."""
-    return {
-        "step": state.step,
-        "params": state.params,
-        "batch_stats": state.batch_stats,
-        "opt_state": serialization.to_state_dict(state.opt_state),
-        "key": _key_data(state.key),
-        "distortion": state.distortion,
-    } | ({} if state.average is None else {"average": state.average})
-
-
-def _key_data(key: Any) -> Any:
-    if isinstance(key, jax.ShapeDtypeStruct):
-        return jax.eval_shape(jax.random.key_data, key).update(sharding=key.sharding)
-    return jax.random.key_data(key)
-
-
-def _template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
-    """What Orbax shall make of the arrays."""
-    if isinstance(sharding, TrainState):
-        return _saved(sharding)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
-
-
-def _described(arrays: Any) -> dict[str, dict[str, Any]]:
-    """Kind and checksum of each array, which a restored one must have."""
-    sums = checksums(arrays)
-    leaves = named_leaves(arrays)
-    return {name: {"kind": _kind(leaf), "sum": sums[name]} for name, leaf in leaves.items()}
-
-
-def _check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> None:
-    wanted = {name: _kind(leaf) for name, leaf in named_leaves(wanted).items()}
-    found = {name: array["kind"] for name, array in saved.items()}
-    if wanted == found:
-        return
-    differing = [
-        f"{name} expected {wanted.get(name, 'absent')}, found {found.get(name, 'absent')}"
-        for name in sorted(wanted.keys() | found.keys(), key=lambda n: (not n.startswith("p"), n))
-        if wanted.get(name) != found.get(name)
-    ]
-    raise InputError(
-        f"the checkpoint {where} is of another model: {len(differing)} arrays differ: "
-        f"{'; '.join(differing[:4])}{'; ...' if len(differing) > 4 else ''}."
-    )
-
-
-def _check_sums(restored: Any, wanted: Any, saved: dict[str, dict[str, Any]]) -> None:
-    sums = checksums(restored, like=wanted)
-    changed = [name for name, found in sums.items() if found != saved[name]["sum"]]
-    if changed:
-        more = ", ..." if len(changed) > 3 else ""
-        raise ValueError(f"{len(changed)} arrays changed, {', '.join(changed[:3])}{more}")
-
-
-def _kind(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _meta_sum(meta: dict[str, Any]) -> int:
