@@ -236,8 +236,9 @@ class Checkpoints:
             late = isinstance(error, TimeoutError)
             needed = "time, by a clock that nobody sets," if late else "room and permission"
             raise InputError(
-                f"expected {needed} to save in {self._folder}, found: {_reason(error)}. The newest whole checkpoint is of step {latest}; mend that, "
-                "and the same command goes on from there."
+                f"expected {needed} to save in {self._folder}, found: {_reason(error)}. The "
+                f"newest whole checkpoint is of step {latest}; mend that, and the same command "
+                "goes on from there."
             ) from error
 
     def _unfinished(self) -> list[Path]:
