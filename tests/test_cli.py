@@ -122,6 +122,7 @@ def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
     assert (found["step"], found["mirror"]) == (4, "none")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, tmp_path):
     """SIGKILL as soon as a checkpoint stands, then the same command again."""
     folder = tmp_path / "run"

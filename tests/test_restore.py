@@ -65,7 +65,7 @@ def test_other_devices_go_on_with_the_same_numbers(saved, source, devices, layou
     chex.assert_trees_all_close(host(state), end, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["whole", "split"])
+@pytest.mark.parametrize("layout", [pytest.param("whole", marks=pytest.mark.slow), "split"])
 def test_two_processes_go_on_and_one_after_them(saved, layout, tmp_path):
     """From the other layout's checkpoint; what the two save is read by one."""
     source = {"whole": "split", "split": "whole"}[layout]

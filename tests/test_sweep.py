@@ -89,11 +89,12 @@ def test_what_is_done_is_not_trained_again_and_more_can_be_added(
     _, again = swept(out, tiny_data, RING, "--seeds", "2")
     assert again == done[1]
     assert trained == []
-    _, more = swept(out, tiny_data, "loss.ring.weight=0,0.1,0.3", "--seeds", "2")
-    assert trained == ["loss.ring.weight=0.3,seed=0", "loss.ring.weight=0.3,seed=1"]
-    assert more["runs"][:4] == done[1]["runs"]
+    _, more = swept(out, tiny_data, "loss.ring.weight=0,0.1,0.3")
+    assert trained == ["loss.ring.weight=0.3,seed=0"]
+    assert more["runs"][:2] == done[1]["runs"][::2]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_checkpoint(done, tiny_data, tmp_path, trained, capsys):
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
@@ -115,6 +116,7 @@ def test_other_options_in_the_same_folder_are_refused_before_training(done, tiny
     assert trained == []
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_or_fails_does_not_stop_the_others(tiny_data, tmp_path, capsys):
     rates = ["optimizer.learning-rate=1e38,0.02"]
     status, record = swept(tmp_path / "a", tiny_data, *rates)
