@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -51,7 +52,9 @@ def in_processes(
         for process in range(processes)
     ]
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in started]
+        # All pipes are read at once: a process that waits for room in its own holds up the others.
+        with ThreadPoolExecutor(processes) as pool:
+            outputs = list(pool.map(lambda one: one.communicate(timeout=timeout)[0], started))
     finally:
         for process in started:
             process.kill()
