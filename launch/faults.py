@@ -123,12 +123,12 @@ def _unreadable(trainer: Trainer) -> tuple[str, bool]:
 _CLOCK = """
 import itertools, time
 real, calls = time.time, itertools.count()
-time.time = lambda: real() - 86400.0 * next(calls)
+time.time = lambda: real() - 86400.0 * (next(calls) // 500)
 """
 
 
 def _clock(trainer: Trainer) -> tuple[str, bool]:
-    """Back by a day from call to call, with files of the future and of 1970."""
+    """Back by a day now and then, with files of the future and of 1970."""
     (trainer.root / "clock").mkdir()
     (trainer.root / "clock/sitecustomize.py").write_text(_CLOCK)
     paths = os.pathsep.join([str(trainer.root / "clock"), *filter(None, sys.path)])
