@@ -23,6 +23,8 @@ EXIT_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 10.0
+CACHE_BYTES = 4 * 2**30
+"""Of compiled programs; the ones longest unused go first."""
 
 
 def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
@@ -68,11 +70,15 @@ def keep_compiled() -> None:
     nothing. Each kind of processor has a folder of its own, since a program compiled for one may
     not run on another that shares the cache.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "hyperface-compiled" / f"{platform.machine()}-{_processor():08x}"
-    with contextlib.suppress(OSError):  # No place to keep it: compiled anew each time.
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    # With no place to keep it, or no home, it is compiled anew each time.
+    with contextlib.suppress(OSError, RuntimeError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "hyperface-compiled" / f"{platform.machine()}-{_processor():08x}"
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
 
 
 def _processor() -> int:

@@ -45,8 +45,9 @@ class Reproduce:
     """Steps of every training run, instead of the experiment's own or of --quick's."""
     seeds: int = 1
     """Training runs of each experiment; of several, mean and standard deviation are reported."""
-    runs: Path = Path("runs")
-    """Folder of trained runs with evaluation/evaluation.json, for the tables of faces."""
+    runs: Path | None = None
+    """Folder of trained runs with evaluation/evaluation.json, for the tables of faces; runs by
+    default, and with --quick or --steps a folder in that of --out: such runs are no figures."""
     train: bool = False
     """Train and score what the tables lack of runs at small scale, --seeds of each: of seed 0 all,
     then of the next. What is there is kept."""
@@ -87,14 +88,17 @@ def run(options: Reproduce) -> None:
     cli.quiet_libraries()
     console = Console()
     shortened = options.quick or options.steps is not None
+    out = options.out or Path("reproduction-quick" if shortened else "reproduction")
+    runs = options.runs or (out / "runs" if shortened else Path("runs"))
+    options = dataclasses.replace(options, runs=runs)
     context = Context(
-        out=options.out or Path("reproduction-quick" if shortened else "reproduction"),
+        out=out,
         data_dir=data_directory(options.data_dir),
         console=console,
         quick=options.quick,
         steps=options.steps,
         seeds=options.seeds,
-        runs=options.runs,
+        runs=runs,
     )
     wanted = {item.name for item in papers.items(options.paper, options.only)}
     shown = []

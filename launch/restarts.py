@@ -166,7 +166,9 @@ class Trainer:
             process = self.start(name, **devices)
             self.wait_for(process, self.reached(name, self.steps * place // len(counts)))
             process.kill()
-            process.communicate()
+            shown, _ = process.communicate()
+            if process.returncode != -signal.SIGKILL:
+                raise RuntimeError(f"expected a run to kill, found one that had ended: {shown}")
         return self.distance(name)
 
     def distance(self, name: str) -> float:

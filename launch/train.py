@@ -199,9 +199,10 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
             console=console,
         )
     except DivergenceError as error:
+        advice = ", or go on with --on-nan skip" if options.on_nan == "stop" else ""
         console.print(
             f"{part.name} diverged: {error} The newest checkpoint is from before it: start again "
-            "with a lower learning rate or weight of that term, or go on with --on-nan skip.",
+            f"with a lower learning rate or weight of that term{advice}.",
             style="red",
             soft_wrap=True,
         )

@@ -80,8 +80,8 @@ class Acting:
     def __init__(self, step, act, then=None):
         self._real, self._step, self._act = then or parallel.data_parallel_step, step, act
 
-    def __call__(self):
-        step = self._real()
+    def __call__(self, **keywords):
+        step = self._real(**keywords)
 
         def run(state, batch):
             if int(state.step) + 1 == self._step:
@@ -232,12 +232,17 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
 def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
+    for scores in ("evaluation", "evaluation-blufr"):
+        (folder / scores).mkdir()
+    (folder / "mine.txt").touch()
     one = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
     short = dataclasses.replace(tiny_experiment, steps=4, evaluation=one)
     console = quiet()
     state = loop.train(short, tiny_data, folder, fresh=True, console=console)
     assert int(state.step) == 4
     assert len(read_metrics(folder / "metrics.jsonl")) == 2
+    assert not list(folder.glob("evaluation*"))
+    assert (folder / "mine.txt").exists()
     # 6 classes of 16 features for each of two terms.
     groups = "agents 192 (1 x rate, 1 x decay); scale 1 (1 x rate, 0 x decay)"
     assert groups in console.file.getvalue()
@@ -322,11 +327,40 @@ def test_a_skipped_step_is_the_run_without_its_update(
 
     real = parallel.data_parallel_step
     monkeypatch.setattr(parallel, "data_parallel_step", recording)
-    loop.train(tiny_experiment, tiny_data, tmp_path / "a", on_nan="skip", console=quiet())
+    state = loop.train(tiny_experiment, tiny_data, tmp_path / "a", on_nan="skip", console=quiet())
+    counts = [
+        int(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if getattr(path[-1], "name", None) == "count"
+    ]
+    assert set(counts) == {12}  # The learning rate drops when it would have.
     # The eighth step was under way, changed nothing, and is made again.
     assert [step for step, _, _ in seen] == [1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12]
     assert [diverged for _, diverged, _ in seen] == [False] * 7 + [True] + [False] * 5
     assert seen[7][2] == seen[8][2]
+
+
+def test_a_run_over_a_mesh_diverges_as_well(tiny_experiment, tiny_data, tmp_path, monkeypatch):
+    """By `shard_map`: one step is spoilt, and skipped, or the end of the run until it goes on."""
+    monkeypatch.setattr(loop, "_is_local", lambda experiment: False)
+    console = quiet()
+    with monkeypatch.context() as patched:
+        patched.setattr(parallel, "mesh_step", Acting(3, spoilt, then=parallel.mesh_step))
+        loop.train(tiny_experiment, tiny_data, tmp_path / "a", on_nan="skip", console=console)
+        assert "step 3: expected finite metrics" in console.file.getvalue()
+        with pytest.raises(DivergenceError, match="step 3"):
+            loop.train(tiny_experiment, tiny_data, tmp_path / "b", console=quiet())
+    with Checkpoints(tmp_path / "b/checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() == 2
+    found = loop.train(tiny_experiment, tiny_data, tmp_path / "b", console=quiet())
+    chex.assert_tree_all_finite(found.params)
+    assert int(found.step) == 12
+
+
+@pytest.mark.parametrize("steps", [(0, 0), (5, 4), (10, 13)])
+def test_steps_that_cannot_be_profiled_are_refused(steps, tiny_experiment, tiny_data, tmp_path):
+    with pytest.raises(InputError, match=r"profile-steps: expected .* from 1 to 12, found"):
+        loop.train(tiny_experiment, tiny_data, tmp_path, profile_steps=steps, console=quiet())
 
 
 def test_an_update_that_overflowed_is_skipped_from_the_last_checkpoint(

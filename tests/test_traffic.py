@@ -77,6 +77,14 @@ def test_it_is_what_the_compiled_step_sends(name, split, monkeypatch):
     assert found.total <= compiled_bytes(text) <= 1.1 * found.total
 
 
+def test_a_sampled_head_sends_its_sample():
+    sizes = Sizes(1000, 64, 2048, 2048, 4000, 2000, 1000)
+    whole, sampled = (
+        traffic(sizes._replace(sample_rate=rate), 512, 8, shard_agents=False) for rate in (1.0, 0.1)
+    )
+    assert sampled.agents == pytest.approx(0.1 * whole.agents, abs=1)
+
+
 def test_one_device_sends_nothing():
     sizes = Sizes(1000, 64, 2048, 2048, 4000, 2000, 1000)
     assert traffic(sizes, 512, 1, shard_agents=False) == Traffic(0, 0, 0)

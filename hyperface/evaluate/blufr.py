@@ -114,7 +114,7 @@ def blufr(
       exact_far: up to here verification thresholds are exact, above within a bin of 2^-15.
       dtype: of the scores. float32 rounds a cosine by some 1e-7; float64 takes twice the time.
       place: puts rows of features on jax's default device; another one may split them over several,
-        which then share the products.
+        which then share the products of tiles and, where their number can be split, of probes.
       progress: called with trials done and all trials.
 
     Returns:

@@ -197,6 +197,7 @@ class Checkpoints:
                 self._set_aside(self._folder / str(step), str(error))
                 distributed.wait_for_all(f"set aside {step}")
                 self._manager.reload()
+                self._find_best()
         return None
 
     def _read_meta(self, step: int) -> dict[str, Any]:

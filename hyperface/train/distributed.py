@@ -9,6 +9,8 @@ from jax.experimental import multihost_utils
 from hyperface.errors import InputError
 
 PORT = 12721
+SCORING = 7 * 24 * 3600
+"""Seconds that processes wait at their end for the one that scores; a lost one is missed sooner."""
 
 
 class Cluster(NamedTuple):
@@ -73,7 +75,8 @@ def initialize(cluster: Cluster | None) -> None:
     if cluster is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(*cluster)
+    # The others wait at their end for process 0, which may score for hours.
+    jax.distributed.initialize(*cluster, shutdown_timeout_seconds=SCORING)
 
 
 def are_several() -> bool:

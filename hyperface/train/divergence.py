@@ -38,6 +38,7 @@ class Divergences:
         self.left_out: set[int] = set()
         """Steps before which the run went back: they are passed over, without an update."""
         self._on_nan, self._say = on_nan, say
+        self._counted: set[int] = set()
 
     def passes(self, step: int, metrics: dict[str, float], unsound: str) -> bool:
         """Whether a step is finite; False where it is not, and the run skips it.
@@ -48,7 +49,7 @@ class Divergences:
         try:
             check_finite(step, metrics, unsound)
         except DivergenceError as error:
-            if error.updated or self._on_nan != "skip" or not self._one_more():
+            if error.updated or self._on_nan != "skip" or not self._one_more(step):
                 raise
             self._say(f"{error} Its update is left out.")
             return False
@@ -60,15 +61,17 @@ class Divergences:
         With "skip" too, where the state before the update is gone: the steps since are made again.
         """
         back = self._on_nan == "rollback" or (self._on_nan == "skip" and error.updated)
-        if not back or not self._one_more():
+        if not back or not self._one_more(error.step):
             return False
         first = saved + 1 if self._on_nan == "rollback" else error.step
         self.left_out |= set(range(first, error.step + 1))
         self._say(f"{error} Back to step {saved}; updates left out: {first} to {error.step}.")
         return True
 
-    def _one_more(self) -> bool:
-        self.count += 1
+    def _one_more(self, step: int) -> bool:
+        if step not in self._counted:  # One that is made again, after a rollback, is.
+            self._counted.add(step)
+            self.count += 1
         return self.count <= MAX_LEFT_OUT
 
 

@@ -19,7 +19,6 @@ RUN_FILES = (
     "environment.json",
     "metrics.jsonl",
     "results.json",
-    "evaluation.json",
     "report.html",
     "figures",
     "tensorboard",
@@ -27,7 +26,9 @@ RUN_FILES = (
     "checkpoints",
     "compare",
 )
-"""Everything that a run leaves in its folder."""
+"""What training leaves in a run's folder."""
+SCORES = "evaluation*"
+"""What scoring leaves there."""
 MAY_CHANGE = {"experiment.shard_agents"}
 """Fields that a run may go on with another value of: the numbers stay."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -111,8 +112,7 @@ def _refuse_foreign(workdir: Path, fresh: bool) -> None:
 
 
 def _clear(workdir: Path) -> None:
-    for name in RUN_FILES:
-        path = workdir / name
+    for path in [*(workdir / name for name in RUN_FILES), *workdir.glob(SCORES)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

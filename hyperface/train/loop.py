@@ -21,7 +21,7 @@ from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.memory import check_memory, run_sizes
 from hyperface.train.metrics import MetricsLog, RunningMean
-from hyperface.train.optim import group_summaries, learning_rate
+from hyperface.train.optim import group_summaries, learning_rate, with_updates
 from hyperface.train.profile import Profile
 from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState, abstract_state, create_state
@@ -84,6 +84,13 @@ def train(
     if split.num_classes < 2:
         raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
     parallel.check_devices(experiment.data.batch_size)
+    if profile_steps is not None:
+        first, last = profile_steps
+        if not 1 <= first <= last <= experiment.steps:
+            raise InputError(
+                f"profile-steps: expected a first and a last step from 1 to {experiment.steps}, "
+                f"found {first} and {last}."
+            )
     if experiment.shard_agents:
         parallel.check_classes(split.num_classes)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
@@ -200,6 +207,7 @@ def _run(
     if distributed.is_writer():
         log = MetricsLog(workdir, first_step, experiment.log_every, position)
     pending, mean_loss = None, RunningMean()
+    after = partial(_after, accumulate=experiment.optimizer.accumulate)
 
     with (
         TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress,
@@ -209,7 +217,7 @@ def _run(
 
         def make(step: int, state: TrainState, batch: Batch):
             if step in divergences.left_out:
-                return _after(step, state), None
+                return after(step, state), None
             return step_fn(state, batch)
 
         def finish(step: int, metrics: dict[str, jax.Array] | None) -> bool:
@@ -235,8 +243,10 @@ def _run(
                 log.flush()
                 position = log.position()
             facts = {"log": position, "divergences": divergences.count}
-            whole = parallel.whole_classes(state)
-            checkpoints.save(step, whole, meta | facts, mean_loss.take())
+            # A mean over the few steps before a signal would be best by luck.
+            mean = mean_loss.take()
+            score = mean if step % experiment.checkpoint_every == 0 else None
+            checkpoints.save(step, parallel.whole_classes(state), meta | facts, score)
 
         with _writing(workdir), contextlib.closing(log) if log else contextlib.nullcontext():
             try:
@@ -245,13 +255,13 @@ def _run(
                     profiled.before(step)
                     state, metrics = make(step, state, batch)
                     if pending and not finish(*pending):
-                        state, metrics = make(step, _after(step - 1, state), batch)
+                        state, metrics = make(step, after(step - 1, state), batch)
                     profiled.after(step, state.step)
                     pending = (step, metrics)
                     stop = request.reached(step)
                     if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
                         if not finish(*pending):
-                            state = _after(step, state)
+                            state = after(step, state)
                         pending = None
                         save(step, state)
                     if stop:
@@ -262,15 +272,16 @@ def _run(
                 if divergences.rolls_back(error, newest):
                     return None
                 if newest < error.step - 1 and not error.updated:
-                    save(error.step - 1, _after(error.step - 1, state))
+                    save(error.step - 1, after(error.step - 1, state))
                 raise
     return state
 
 
-def _after(step: int, state: TrainState) -> TrainState:
-    """The state as that after `step`, whose update is left out."""
+def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
+    """The state as that after `step`, whose update is left out; schedules go on with the step."""
     values = jax.device_put((np.int32(step), np.bool_(False)), state.step.sharding)
-    return state.replace(step=values[0], diverged=values[1])
+    opt_state = with_updates(state.opt_state, step // accumulate)
+    return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)
 
 
 @contextlib.contextmanager

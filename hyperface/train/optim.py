@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hyperface.objective import Loss
@@ -77,6 +78,22 @@ def learning_rate(optimizer: Optimizer) -> optax.Schedule:
     return optax.piecewise_constant_schedule(
         optimizer.learning_rate, dict.fromkeys(optimizer.boundaries, optimizer.factor)
     )
+
+
+def with_updates(opt_state: Any, updates: int) -> Any:
+    """The optimiser's state with its schedules where they are after this many updates.
+
+    Args:
+      opt_state: of an optimiser of `make_optimizer`.
+      updates: made, or left out.
+    """
+
+    def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        if getattr(path[-1], "name", None) != "count":
+            return leaf
+        return jax.device_put(np.full(leaf.shape, updates, leaf.dtype), leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(at, opt_state)
 
 
 def parameter_groups(params: Mapping[str, Any]) -> Any:

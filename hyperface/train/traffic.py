@@ -50,7 +50,7 @@ def traffic(
         return round(size * (num_devices - 1) / num_devices)
 
     features = 4 * sizes.batch_size * feature_dim
-    agents = sizes.num_classes * sizes.class_params
+    agents = sizes.num_classes * sizes.class_params * sizes.sample_rate
     return Traffic(
         backbone=2 * sent(sizes.other_params),
         agents=0 if shard_agents else 2 * sent(agents),

@@ -1,7 +1,8 @@
 """Softmax alone fine-tuned from a softmax baseline: what normalisation and Ring loss have to beat.
 
-Source: the control of the tables at small scale: as many steps, as fresh agents and the same rates
-  as the fine-tuned losses beside it.
+Source: the control of the tables at small scale: as many steps and as fresh agents as the
+  fine-tuned losses beside it. Agents of losses that normalise learn at larger rates: their gradient
+  is smaller.
 Command: python -m launch.train faces-softmax-continued --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.

@@ -27,7 +27,7 @@ SHOWN = {
 
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
-    """Puts what was measured of a paper's shown items into `measured.json`."""
+    """Puts what was measured of a paper's shown items into `measured.json`; others stay there."""
     found = {
         one.item.name: {
             "command": _command(paper, one),
@@ -37,8 +37,13 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
         for one in shown
         if one.item.name in SHOWN[paper] and one.outcome and one.outcome.entries
     }
-    kept = read() | {paper: found}
-    replace_text(KEPT, json.dumps({name: kept.get(name, {}) for name in PAPERS}, indent=1) + "\n")
+    kept = read()
+    kept[paper] = kept.get(paper, {}) | found
+    whole = {
+        name: {item: kept[name][item] for item in SHOWN[name] if item in kept.get(name, {})}
+        for name in PAPERS
+    }
+    replace_text(KEPT, json.dumps(whole, indent=1) + "\n")
 
 
 def _command(paper: str, one: Shown) -> str:
@@ -60,8 +65,10 @@ def tables(paper: str) -> str:
     for name, record in read().get(paper, {}).items():
         (item,) = items(paper, (name,))
         one = Shown(item, from_record(record), Path(), record["command"])
-        table = section(one, published()[paper].get(name, {})).table
-        parts.append(f"{table.title} (`{record['command']}`).\n\n{as_markdown(_shortened(table))}")
+        printed = published()[paper].get(name, {})
+        table = section(one, printed).table
+        title = " ".join([f"{table.title} (`{record['command']}`).", printed.get("note", "")])
+        parts.append(f"{title.rstrip()}\n\n{as_markdown(_shortened(table))}")
     return "\n\n".join(parts)
 
 
