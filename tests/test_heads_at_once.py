@@ -115,6 +115,9 @@ def test_spread_is_over_settings_for_each_seed_and_leaves_out_what_diverged():
     }
     spread = robustness._spread(found, "lambda", "accuracy", (1.0, 2.0, 3.0))
     assert spread == pytest.approx([4 / 2**0.5, 6 / 2**0.5])
+    # In a claim, a seed that diverged somewhere is the opposite of robust.
+    claimed = robustness._claimed(found, "lambda", "accuracy", (1.0, 2.0, 3.0))
+    assert claimed == pytest.approx([np.inf, np.std([70, 76, 75], ddof=1)])
     outcome = robustness._outcome(found, "small")
     assert outcome.missing == {"lambda 3": "lambda 3 diverged"}
     assert Entry.of("lambda 1", [80, 70], "%", 2, "accuracy") in outcome.entries

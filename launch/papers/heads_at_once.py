@@ -190,7 +190,11 @@ def drawn(
     return data[0][chosen, mirrored], data[1][chosen]
 
 
+def _decayed(params: dict[str, jax.Array]) -> dict[str, bool]:
+    return {name: name not in ("inner_bias", "outer_bias", "radius") for name in params}
+
+
 def optimizer(steps: int) -> optax.GradientTransformation:
-    """Gradient descent with momentum, decay and a rate that drops once."""
+    """Gradient descent with momentum, a rate that drops once, and decay but of biases and R."""
     rate = optax.piecewise_constant_schedule(RATE, {steps * 4 // 5: 0.1})
-    return optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, MOMENTUM))
+    return optax.chain(optax.add_decayed_weights(DECAY, _decayed), optax.sgd(rate, MOMENTUM))

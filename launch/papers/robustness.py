@@ -51,7 +51,7 @@ def ring(context: Context):
     found, scale = _scored(settings, context)
     outcome = _outcome(found, scale)
     for name, figure in (("accuracy", "accuracy"), ("TAR", "tar")):
-        over = {k: _spread(found, k, figure, values) for k, values in PAPERS.items()}
+        over = {k: _claimed(found, k, figure, values) for k, values in PAPERS.items()}
         row = f"{name} varies less over lambda than over alpha, the paper's values"
         outcome.entries.append(Entry.claim(row, list(over["lambda"] < over["alpha"])))
     for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
@@ -77,8 +77,8 @@ def weights(context: Context):
         settings[f"{name} alone", 0.0] = alone
     found, text = _scored(settings, context)
     outcome = _outcome(found, f"{text}; center loss is C-contrastive with m = 0, as in Table 2")
-    over = {k: _spread(found, k, "accuracy", WEIGHTS) for k in ("C-contrastive", "center")}
-    alone = {k: found[f"{k} alone", 0.0].accuracy for k in over}
+    over = {k: _claimed(found, k, "accuracy", WEIGHTS) for k in ("C-contrastive", "center")}
+    alone = {k: np.nan_to_num(found[f"{k} alone", 0.0].accuracy) for k in over}
     outcome.entries += [
         Entry.claim(
             "C-contrastive varies less over its weight than center",
@@ -170,6 +170,13 @@ def _spread(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np
     that diverged."""
     scores = np.array([getattr(found[key, value], figure) for value in values])
     return scores[np.isfinite(scores).all(axis=1)].std(axis=0, ddof=1)
+
+
+def _claimed(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
+    """[seeds] the same to be compared: infinite where a value diverged, which is not robust."""
+    scores = np.array([getattr(found[key, value], figure) for value in values])
+    whole = np.isfinite(scores).all(axis=0)
+    return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
 
 
 def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str) -> list[Entry]:
