@@ -40,7 +40,11 @@ def in_processes(
     """
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
     paths = os.pathsep.join([str(HERE), str(HERE.parent)])
-    environment = {**environment, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": paths}
+    # A collective holds a thread of XLA's pool until all devices have come to it. With as many
+    # threads as cores, collectives of several devices can wait for each other for ever.
+    threads = {"NPROC": "16"}
+    settings = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": paths} | threads
+    environment = {**environment, **settings}
     started = [
         subprocess.Popen(
             [sys.executable, *command, *together, "--process", str(process)],
