@@ -18,7 +18,7 @@ SLURM = {
     "SLURM_JOB_ID": "4099",
     "SLURM_NTASKS": "2",
     "SLURM_PROCID": "1",
-    "SLURM_JOB_NODELIST": "gpu[03-05,9]",
+    "SLURM_STEP_NODELIST": "gpu[03-05,9]",
 }
 MPI = {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}
 
@@ -34,7 +34,7 @@ MPI = {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}
 )
 def test_slurm(nodes, first):
     """The port is the job's own: 12721 + 4099 mod 4096."""
-    found = cluster_of(SLURM | {"SLURM_JOB_NODELIST": nodes})
+    found = cluster_of(SLURM | {"SLURM_STEP_NODELIST": nodes})
     assert found == Cluster(f"{first}:12724", 2, 1)
 
 
@@ -64,6 +64,8 @@ def test_options_come_first_and_together():
 def test_one_process_needs_no_cluster():
     assert cluster_of({}) is None
     assert cluster_of(SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}) is None
+    batch = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_NODELIST"}
+    assert cluster_of(batch) is None  # A batch script that calls no srun.
 
 
 def test_what_is_no_number_is_named():

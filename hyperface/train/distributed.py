@@ -61,7 +61,7 @@ def cluster_of(
             )
         return _checked(Cluster(*options))
     for variable, found in (
-        ("SLURM_PROCID", _slurm),
+        ("SLURM_STEP_NODELIST", _slurm),  # Of srun: a batch script alone has one process.
         ("OMPI_COMM_WORLD_RANK", _open_mpi),
         ("JOB_COMPLETION_INDEX", _job_set),
     ):
@@ -101,7 +101,7 @@ def wait_for_all(name: str) -> None:
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster:
-    names = environment.get("SLURM_STEP_NODELIST") or _required(environment, "SLURM_JOB_NODELIST")
+    names = environment["SLURM_STEP_NODELIST"]
     # Jobs that share a node have ports of their own.
     port = PORT + _number(environment, "SLURM_JOB_ID") % 4096
     processes = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
