@@ -50,6 +50,7 @@ def trained(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_every_setting_and_seed_has_a_run(done):
     out, record = done
     names = [f"loss.ring.weight={w},seed={s}" for w in ("0.0", "0.1") for s in (0, 1)]
@@ -61,6 +62,7 @@ def test_every_setting_and_seed_has_a_run(done):
         assert (out / name / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_tables_hold_what_the_runs_scored(done):
     out, record = done
     scored = {}
@@ -81,6 +83,7 @@ def test_the_tables_hold_what_the_runs_scored(done):
     assert "4 of 4 runs are done" in page
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_trained_again_and_more_can_be_added(
     done, tiny_data, tmp_path, trained
 ):
@@ -108,6 +111,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(done, tiny_data, tmp_path, tra
     assert record == done[1]
 
 
+@pytest.mark.slow
 def test_other_options_in_the_same_folder_are_refused_before_training(done, tiny_data, trained):
     with pytest.raises(
         InputError, match=r"holds another run: experiment\.loss\.ring\.form was paper"
