@@ -108,14 +108,20 @@ def test_the_best_checkpoint_can_be_asked_for(run, tiny_data, tmp_path):
 
 def test_what_is_compiled_is_kept_for_this_kind_of_processor(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # What is set is taken back after the test: other tests' programs start with this environment.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "given")
     cli.keep_compiled()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "given"
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
     cli.keep_compiled()
     folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    assert folder.is_dir()
     assert folder.parent == tmp_path / "hyperface-compiled"
+    compiling = "import warnings; warnings.simplefilter('error'); import jax; jax.jit(abs)(1.0)"
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    subprocess.run([sys.executable, "-c", compiling], check=True)
+    assert list(folder.glob("jit_abs*-cache"))
 
 
 def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
