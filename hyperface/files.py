@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
@@ -26,6 +27,14 @@ def replace_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())  # Or a power cut could leave the new name without its contents.
     partial.replace(path)
+
+
+def digest(path: Path) -> str:
+    """The first twelve hexadecimal digits of a file's SHA-256; "" where there is no file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 @contextlib.contextmanager

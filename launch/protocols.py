@@ -25,6 +25,7 @@ from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, write_evaluation
 from hyperface.report.tables import as_text
 from hyperface.train import distributed, parallel
+from hyperface.train.metrics import run_digest
 from launch import cli
 from launch.embedding import embed_into, open_network
 
@@ -103,6 +104,7 @@ def evaluate(options: "Evaluate") -> None:
             settings={
                 "options": {n: str(v) for n, v in vars(options).items() if v not in (None, ())},
                 "data": features.digests,
+                "run": run_digest(options.source),
                 "versions": {name: version(name) for name in VERSIONS},
             },
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from hyperface.errors import expect
+from hyperface.errors import InputError, expect
 from launch import cli, papers
 from launch.papers.item import RUNS, Context, Item, Outcome
 
@@ -83,7 +83,7 @@ def run(options: Reproduce) -> None:
 
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from launch.papers import page, readme
+    from launch.papers import methods, page, readme
 
     cli.quiet_libraries()
     console = Console()
@@ -101,15 +101,17 @@ def run(options: Reproduce) -> None:
         runs=runs,
     )
     wanted = {item.name for item in papers.items(options.paper, options.only)}
-    shown = []
+    printed = papers.published()[options.paper]
+    shown, failed = [], []
     for item in papers.items(options.paper):
+        if options.train and item.name in wanted and item.measure == RUNS:
+            failed += methods.make(methods.small_commands(printed[item.name], context), context)
         shown.append(_shown(item, options, context, measure=item.name in wanted))
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
-    printed = papers.published()[options.paper]
     summary = page.summary(shown, shortened=shortened)
     write_sections(
         report,
@@ -121,6 +123,11 @@ def run(options: Reproduce) -> None:
         readme.keep(options.paper, shown)
         readme.write(options.paper, options.readme)
     console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
+    if failed:
+        raise InputError(
+            "expected all runs to end well; what went wrong is above. The same command goes on "
+            "from what is done.\n" + "\n".join(dict.fromkeys(failed))
+        )
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
@@ -136,8 +143,6 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     absent = _absent(item, context)
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
-        if options.train and measure:
-            methods.make(methods.small_commands(printed, context), context)
         drawn = pictures.draw(printed, context)
         outcome = write_result(folder, key, runs.read(printed, context), drawn)
         lines = methods.full_commands(printed, outcome.missing, context.runs)

@@ -30,7 +30,7 @@ import tyro
 from hyperface.errors import InputError, expect, unknown_name
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
-from launch.train import Train
+from launch.train import Train, origin
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from rich.console import Console
@@ -109,6 +109,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
 
     All runs share one process, so that jax is loaded once.
     """
+    import jax
     from rich.console import Console
 
     from hyperface.files import locked
@@ -134,6 +135,8 @@ def run(options: Sweep, planned: list[Planned]) -> int:
             left = (time.monotonic() - began) / max(number, 1) * (len(waiting) - number) / 60
             about = f", about {left:,.1f} minutes left" if number else ""
             console.print(f"\n{one.name}: {number + 1} of {len(waiting)}{about}", highlight=False)
+            if number and one.values != waiting[number - 1].values:
+                jax.clear_caches()  # Programs of all settings together would fill the memory.
             try:
                 runs[one.name] = _outcome(one, console)
             except Interrupted as stop:
@@ -254,8 +257,8 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
         if options.fresh:
             continue
         split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
-        origin = options.init_from and str(options.init_from)
-        check_same_run(options.workdir, run_meta(experiment, split, origin))
+        start = options.init_from and origin(options.init_from)
+        check_same_run(options.workdir, run_meta(experiment, split, start))
         if (options.workdir / "results.json").exists():
             finished.append(one)
     return finished
@@ -283,12 +286,12 @@ def _outcome(one: Planned, console: "Console") -> "SweptRun":
 
 
 def _scored(one: Planned) -> "SweptRun":
+    from hyperface.report.run import snapshot_means
     from hyperface.report.sweep import DONE, SweptRun
 
     record = json.loads((one.options.workdir / "results.json").read_text())
-    experiment = one.options.experiment
-    figures = record["results"][experiment.name]
-    return SweptRun(one.name, one.values, experiment.seed, DONE, figures)
+    seed = one.options.experiment.seed
+    return SweptRun(one.name, one.values, seed, DONE, snapshot_means(record))
 
 
 def _unfinished(one: Planned, status: str, message: str) -> "SweptRun":

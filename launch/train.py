@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from hyperface.errors import InputError
+from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
 
@@ -182,10 +183,14 @@ def train_and_report(options: Train, console: "Console") -> None:
 
 def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
     """The state after the last step; a run that diverges or is stopped is said."""
+    from hyperface.train import distributed
     from hyperface.train.divergence import DivergenceError
+    from hyperface.train.folder import DIVERGED
     from hyperface.train.interrupt import Interrupted
     from hyperface.train.loop import train
 
+    if distributed.is_writer():
+        (folder / DIVERGED).unlink(missing_ok=True)
     try:
         return train(
             part,
@@ -199,6 +204,9 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
             console=console,
         )
     except DivergenceError as error:
+        if distributed.is_writer():
+            record = {"step": error.step, "message": str(error)}
+            replace_text(folder / DIVERGED, json.dumps(record, indent=2) + "\n")
         advice = ", or go on with --on-nan skip" if options.on_nan == "stop" else ""
         console.print(
             f"{part.name} diverged: {error} The newest checkpoint is from before it: start again "
@@ -225,7 +233,15 @@ def _start(path: Path, experiment: Experiment, data_dir: Path, console):
     wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
     backbone, report = load_backbone(path, experiment.model.name, wanted)
     console.print(str(report), highlight=False, soft_wrap=True)
-    return Start(str(path), backbone)
+    return Start(origin(path), backbone)
+
+
+def origin(path: Path) -> str:
+    """What a fine-tuned run's config says it starts from; another text once that was made anew."""
+    from hyperface.files import digest
+    from hyperface.train.metrics import run_digest
+
+    return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
 
 
 def _like(experiment: Experiment):

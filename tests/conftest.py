@@ -7,6 +7,9 @@ import tempfile
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the tests' time is XLA compiling small programs, most of that LLVM optimising them. With
+# XLA_FLAGS set to anything else, an empty text too, the tests run what users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Runs that are repeated, resumed or started as a command compile the same programs again.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hyperface-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

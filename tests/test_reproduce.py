@@ -2,10 +2,14 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from rich.console import Console
 
 from hyperface.errors import InputError
 from hyperface.train.experiment import check
+from hyperface.train.metrics import run_digest
 from launch import cli, experiments, papers, reproduce
 from launch.papers import digits, methods, page, pictures, readme, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
@@ -40,6 +45,11 @@ def measured(paper, name, folder):
     found = {"table": outcome.entries, "figure": figures}
     assert set(item.gives) == {kind for kind, what in found.items() if what}
     return {(entry.row, entry.column): entry for entry in outcome.entries}
+
+
+def page_of(path):
+    """A report's text, without what styles its cells."""
+    return path.read_text().replace(" class='figure'", "")
 
 
 def value(entries, row):
@@ -170,7 +180,7 @@ def test_the_angular_margin_is_arccos_of_delta_at_equal_norms(tmp_path):
 def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
     options = ["normface", "--out", str(tmp_path), "--data-dir", str(tmp_path / "none")]
     reproduce.main([*options, "--only", "proposition-2", "table-2", "figure-2"])
-    text = (tmp_path / "normface/report.html").read_text()
+    text = page_of(tmp_path / "normface/report.html")
     assert "<td>8.27 nats</td><td>8.2663 nats</td><td>3.3</td>" in text
     assert "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>" in text
     assert text.count("data:image/png;base64,") == 1
@@ -184,7 +194,7 @@ def test_an_item_without_its_data_says_so(tmp_path):
     data = tmp_path / "none"
     options = ["--out", str(tmp_path), "--data-dir", str(data), "--only", "figure-2"]
     reproduce.main(["normface", *options])
-    text = (tmp_path / "normface/report.html").read_text()
+    text = page_of(tmp_path / "normface/report.html")
     assert f"Data set &#x27;mnist&#x27; is not at {data / 'mnist'}: MNIST" in text
     assert "Made by: python -m launch.prepare mnist." in text
     assert f"python -m launch.reproduce normface --only figure-2 --out {tmp_path}" in text
@@ -208,7 +218,7 @@ def test_kept_results_are_used_until_settings_change_or_asked_for(tmp_path, monk
     reproduce.main([*options, "--fresh"])
     assert len(calls) == 2
     reproduce.main(["normface", "--out", str(tmp_path), "--only", "proposition-1"])
-    assert "<td>2.00</td>" in (tmp_path / "normface/report.html").read_text()
+    assert "<td>2.00</td>" in page_of(tmp_path / "normface/report.html")
     path = tmp_path / "normface/figure-5/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": {"version": "0"}}))
     reproduce.main(options)
@@ -320,7 +330,9 @@ def write_small_run(runs_folder, method, seed, accuracy):
         ("evaluation-resolution", {"lfw": lfw, **areas}),
     ):
         (run / name).mkdir()
-        (run / name / "evaluation.json").write_text(json.dumps({"protocols": protocols}))
+        settings = {"options": {"protocol": ",".join(scored)}, "run": run_digest(run)}
+        record = {"protocols": protocols, "settings": settings}
+        (run / name / "evaluation.json").write_text(json.dumps(record))
     (run / "config.json").write_text(json.dumps(config))
     (run / "results.json").write_text(json.dumps(own))
 
@@ -339,7 +351,7 @@ def small_runs(tmp_path):
 def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_path):
     options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
     reproduce.main(["normface", *options, "--only", "table-2", "table-3", "figure-9"])
-    text = (tmp_path / "normface/report.html").read_text()
+    text = page_of(tmp_path / "normface/report.html")
     size = "faces-normface: 9,646 images of 541 people, 400 steps, 2 seeds"
     assert (
         "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>"
@@ -410,6 +422,26 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert drawn["SM"][64.0] == pytest.approx((0.855, np.sqrt(0.5) * 0.01))
 
 
+def test_a_seed_that_diverged_is_said_and_is_below_all(small_runs, tmp_path):
+    for name in ("faces-normface-seed2", "faces-feature-only"):
+        (small_runs / name).mkdir()
+        (small_runs / name / "diverged.json").write_text("{}")
+    write_small_run(small_runs, "faces-softmax-continued", 2, 0.8)
+    write_small_run(small_runs, "faces-feature-only", 1, 0.84)
+    outcome = runs.read(
+        papers.published()["normface"]["table-2"], context(tmp_path, runs=small_runs)
+    )
+    note = outcome.notes["softmax, normalised"]
+    assert note.endswith("400 steps, 2 seeds; seed 2 diverged")
+    shown = {(e.row, e.column): page.shown_entry(e) for e in outcome.entries}
+    column = "small scale: LFW"
+    assert shown["softmax, normalised", column] == "85.75 ± 1.768 %"
+    better = shown["normalisation beats no normalisation", column]
+    assert better == "yes in 1 of 3, by 0.25 ± 1.061 %"
+    worse = shown["feature-only normalisation is worse than both", column]
+    assert worse == "yes, by 0.50 %"
+
+
 def test_a_statement_holds_where_all_above_are_above_all_below():
     def of(*values):
         return {seed: (value, None) for seed, value in enumerate(values)}
@@ -421,21 +453,29 @@ def test_a_statement_holds_where_all_above_are_above_all_below():
 def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkeypatch):
     calls = []
 
-    def run(command, check):
+    def run(command):
         program, options = command[2], command[3:]
         calls.append(f"{program} {' '.join(options[:-2])}")
         assert options[-2:] == ["--data-dir", str(tmp_path / "data")]
         if "--loss.softmax.normalize" in options and "features" in options:
-            return subprocess.CompletedProcess(command, cli.EXIT_DIVERGED)
+            return cli.EXIT_DIVERGED
         if program == "launch.train":
+            start = options[options.index("--init-from") + 1] if "--init-from" in options else ""
+            origin = f"{start} ({run_digest(Path(start))})"
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
+            made.parent.mkdir(parents=True)
+            (made.parent / "config.json").write_text(json.dumps({"init_from": origin}))
+            (made.parent / "metrics.jsonl").write_text("{}\n")
+            made.write_text("{}")
         else:
             made = Path(options[0]) / "evaluation/evaluation.json"
-        made.parent.mkdir(parents=True, exist_ok=True)
-        made.write_text("{}")
-        return subprocess.CompletedProcess(command, 0)
+            made.parent.mkdir(exist_ok=True)
+            asked = {"protocol": options[options.index("--protocol") + 1]}
+            settings = {"options": asked, "run": run_digest(Path(options[0]))}
+            made.write_text(json.dumps({"settings": settings}))
+        return 0
 
-    monkeypatch.setattr(methods.subprocess, "run", run)
+    monkeypatch.setattr(methods, "_run", run)
     rows = papers.published()["normface"]["table-2"]["rows"]
     printed = {
         "rows": [
@@ -446,11 +486,12 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     runs_folder = tmp_path / "runs"
     made = context(tmp_path, runs=runs_folder, seeds=2, steps=100)
     methods.make(methods.small_commands(printed, made), made)
-    tune = f"--steps 100 --init-from {runs_folder}/faces-softmax --workdir {runs_folder}"
+    short = "--steps 100 --evaluation.snapshots 1"
+    tune = f"{short} --init-from {runs_folder}/faces-softmax --workdir {runs_folder}"
     seed1 = tune.replace("--init", "--seed 1 --init")
     score = "--protocol lfw,blufr,halves"
     assert calls == [
-        f"launch.train faces-softmax --steps 100 --workdir {runs_folder}/faces-softmax",
+        f"launch.train faces-softmax {short} --workdir {runs_folder}/faces-softmax",
         f"launch.train faces-normface --loss.softmax.normalize features {tune}/faces-feature-only",
         f"launch.train faces-normface {tune}/faces-normface",
         f"launch.evaluate {runs_folder}/faces-normface {score}",
@@ -463,14 +504,68 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     calls.clear()
     methods.make(methods.small_commands(printed, made), made)
     assert len(calls) == 2  # Those that diverged are tried again.
+    calls.clear()
+    more = printed | {"small": {"evaluate": "--protocol lfw,cfp-ff"}}
+    methods.make(methods.small_commands(more, made), made)
+    assert len([call for call in calls if "launch.evaluate" in call]) == 2
+    calls.clear()
+    (runs_folder / "faces-normface-seed1/metrics.jsonl").write_text("trained anew\n")
+    methods.make(methods.small_commands(more, made), made)
+    scored = f"launch.evaluate {runs_folder}/faces-normface-seed1 --protocol lfw,cfp-ff"
+    assert [call for call in calls if "softmax.normalize" not in call] == [scored]
 
 
-def test_a_command_that_fails_ends_the_training_of_runs(tmp_path, monkeypatch):
-    failed = subprocess.CompletedProcess([], 2)
-    monkeypatch.setattr(methods.subprocess, "run", lambda command, check: failed)
-    options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--train", "--only", "table-2"]
-    with pytest.raises(InputError, match=r"launch.train faces-softmax .* found status 2"):
+def test_a_run_from_another_start_is_not_done(tmp_path):
+    (command,) = methods.training("faces-normface", tmp_path)[1:]
+    command.makes.parent.mkdir()
+    command.start.mkdir()
+    (command.start / "metrics.jsonl").write_text("{}\n")
+    origin = f"{command.start} ({run_digest(command.start)})"
+    (command.makes.parent / "config.json").write_text(json.dumps({"init_from": origin}))
+    assert not command.is_done()
+    command.makes.write_text("{}")
+    assert command.is_done()
+    (command.start / "metrics.jsonl").write_text("trained anew\n")
+    assert not command.is_done()
+
+
+def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(methods, "_run", lambda command: calls.append(command) or 2)
+    write_small_run(tmp_path, "faces-softmax", 0, 0.8)
+    options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--train", "--only", "table-5"]
+    with pytest.raises(InputError, match=r"launch.train faces-normface .* ended with status 2\."):
         reproduce.main(["normface", *options])
+    assert len(calls) == 4  # Those after one that failed are run too.
+    assert (tmp_path / "normface/report.html").exists()
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told):
+    """What a terminal or a scheduler sends: to all processes, or to the first alone."""
+    child = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n"
+        "    time.sleep(0.5)\n"
+        "    pathlib.Path(sys.argv[1], 'saved').touch()\n"
+        "    sys.exit()\n"
+        f"signal.signal({int(told)}, end)\n"
+        "pathlib.Path(sys.argv[1], 'started').touch()\n"
+        "time.sleep(60)\n"
+    )
+    parent = (
+        "import sys\nfrom launch.papers import methods\n"
+        "try:\n    methods._run([sys.executable, *sys.argv[1:]])\n"
+        "except KeyboardInterrupt:\n    sys.exit(130)\n"
+    )
+    command = [sys.executable, "-c", parent, "-c", child, str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+    kill = os.killpg if told == signal.SIGINT else os.kill
+    kill(process.pid, told)
+    assert process.wait(20) == 130
+    assert (tmp_path / "saved").exists()
 
 
 def test_unknown_names_are_refused():
@@ -581,7 +676,7 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     found = {entry.row: entry for entry in outcome.entries}
     assert 0 <= found["test accuracy, softmax"].values[0] <= 100
     assert outcome.scale.startswith("2 of 2,000 steps, 1 seed")
-    text = (tmp_path / "ringloss/report.html").read_text()
+    text = page_of(tmp_path / "ringloss/report.html")
     assert "<td>98.97 %</td>" in text
     assert "2 of 2,000 steps" in text
     monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.

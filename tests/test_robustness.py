@@ -1,5 +1,6 @@
 """The items over fixed features: kept features, every setting scored, spread and statements."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -12,7 +13,7 @@ from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from launch import papers, reproduce
 from launch.papers import cached, heads_at_once, robustness
-from launch.papers.item import HOLDS, Context, digest
+from launch.papers.item import HOLDS, Context
 
 
 @pytest.fixture
@@ -93,6 +94,21 @@ def test_without_its_run_an_item_says_how_to_make_it(tmp_path, capsys):
 def test_a_result_is_of_its_run(context):
     (item,) = papers.items("ringloss", ("robustness",))
     before, run = context.key(item), context.runs / robustness.RUN
+    assert context.key(item) == before
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
     assert context.key(item) != before
-    assert digest(context.runs / "none") == ""
+
+
+def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
+    other = dataclasses.replace(context, data_dir=tmp_path / "data")
+    shutil.copytree(tiny_data, other.data_dir)
+    run = context.runs / robustness.RUN
+    (item,) = papers.items("ringloss", ("robustness",))
+    item = item._replace(needs=("tiny",))
+    assert other.key(item) == context.key(item)
+    (info,) = other.data_dir.glob("tiny/*/dataset_info.json")
+    info.write_text(info.read_text() + " ")
+    assert other.key(item) != context.key(item)
+    for one in (context, other):
+        cached.features(run, one)
+    assert len(list((context.out / "features").iterdir())) == 2

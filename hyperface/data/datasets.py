@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from hyperface.errors import InputError, unknown_name
+from hyperface.files import digest
 
 
 def data_directory(given: Path | None = None) -> Path:
@@ -53,6 +54,12 @@ def find(name: str, data_dir: Path) -> Path | None:
         if info.parent.name.replace(".", "").isdigit()
     }
     return max(versions, key=versions.get, default=None)
+
+
+def fingerprint(name: str, data_dir: Path) -> str:
+    """Of a data set's newest version: another one once it was prepared anew; "" without one."""
+    folder = find(name, data_dir)
+    return digest(folder / "dataset_info.json") if folder else ""
 
 
 def open_split(

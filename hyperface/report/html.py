@@ -13,8 +13,10 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
        color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; } th, td { padding: .3rem .9rem; text-align: right; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: .3rem .9rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+.figure { white-space: nowrap; }
 thead tr { border-bottom: 2px solid #888; } tbody tr { border-bottom: 1px solid #ddd; }
 .note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; }
 img { max-width: 100%; }

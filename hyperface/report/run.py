@@ -91,6 +91,16 @@ def snapshot_table(trained: Mapping[str, Trained]) -> Table:
     )
 
 
+def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
+    """A run's own figures, each the mean over its snapshots.
+
+    Args:
+      record: what `write_run_report` left in the run's `results.json`.
+    """
+    shots = record["snapshots"][record["experiment"]]
+    return {name: float(np.mean([shot[name] for shot in shots])) for name in shots[0]}
+
+
 def write_run_report(
     folder: Path,
     *,

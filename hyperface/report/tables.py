@@ -1,8 +1,12 @@
 """Tables of measured figures: plain rows in, text or HTML out."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
+
+_FIGURE = re.compile(r"-?\d\S*( ± \S+)?( \S+)?$")
+"""A cell of a figure, which is not broken into lines."""
 
 
 class Table(NamedTuple):
@@ -49,7 +53,11 @@ def rows_as_html(table: Table) -> str:
         return ""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        kinds = (" class='figure'" if _FIGURE.match(cell) else "" for cell in cells)
+        shown = (
+            f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
+        )
+        return f"<tr>{''.join(shown)}</tr>"
 
     body = "".join(row(cells, "td") for cells in table.rows)
     return f"<table><thead>{row(table.header, 'th')}</thead><tbody>{body}</tbody></table>"

@@ -14,11 +14,14 @@ from hyperface.errors import InputError
 from hyperface.files import LOCK, locked, replace_text
 from hyperface.train import parallel
 
+DIVERGED = "diverged.json"
+"""Where a run says at which step, and of what, it diverged; a run that goes on has none."""
 RUN_FILES = (
     "config.json",
     "environment.json",
     "metrics.jsonl",
     "results.json",
+    DIVERGED,
     "report.html",
     "figures",
     "tensorboard",

@@ -31,7 +31,7 @@ class Start(NamedTuple):
     """Where a fine-tuned run starts."""
 
     origin: str
-    """The file or run, as the user named it: the run folder is this run's only with it."""
+    """The file or run, and a digest of it: the run folder is this run's only with both."""
     backbone: dict[str, Any]
     """"params", and "batch_stats" where the backbone has them."""
 
@@ -140,7 +140,7 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
     Args:
       experiment: the run.
       split: the training images.
-      origin: where the backbone came from, as the user named it.
+      origin: where the backbone came from, as `Start` has it.
     """
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     return meta if origin is None else meta | {"init_from": origin}

@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from hyperface.files import replace_text
+from hyperface.files import digest, replace_text
 
 
 class MetricsLog:
@@ -88,6 +88,11 @@ class RunningMean:
         mean = self._sum / self._count if self._count else None
         self._sum, self._count = 0.0, 0
         return mean
+
+
+def run_digest(folder: Path) -> str:
+    """Of what a run's training logged: another one once it was trained anew; "" before that."""
+    return digest(folder / "metrics.jsonl")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

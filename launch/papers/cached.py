@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface.data.datasets import fingerprint
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate.embed import embed_split
+from hyperface.train.metrics import run_digest
 from launch import cli
 from launch.embedding import BATCH, open_network
-from launch.papers.item import Context, digest
+from launch.papers.item import Context
 
 SPLITS = ("train", "test")
 
@@ -32,7 +34,8 @@ def features(run: Path, context: Context) -> dict[str, Cached]:
       context: says where the data and the kept features are.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
-    folder = context.out / "features" / f"{run.name}-{digest(run)}"
+    of_data = fingerprint(data["name"], context.data_dir)
+    folder = context.out / "features" / f"{run.name}-{run_digest(run)}-{of_data}"
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in SPLITS:

@@ -1,7 +1,6 @@
 """One item of a paper: where it stands, what it needs, and what was measured of it."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,15 +95,16 @@ class Context:
 
     def key(self, item: Item) -> dict[str, Any]:
         """What a kept result must agree in to be used again."""
-        size = {"quick": self.quick, "steps": self.steps, "seeds": self.seeds} if item.needs else {}
-        runs = {"runs": [digest(self.runs / name) for name in item.runs]} if item.runs else {}
-        return {"version": hyperface.__version__, **size, **runs}
+        from hyperface.data.datasets import fingerprint
+        from hyperface.train.metrics import run_digest
 
-
-def digest(run: Path) -> str:
-    """Of what a run's training logged: another one once it was trained anew; "" before that."""
-    log = run / "metrics.jsonl"
-    return hashlib.sha256(log.read_bytes()).hexdigest()[:12] if log.exists() else ""
+        found = {"version": hyperface.__version__}
+        if item.needs:
+            found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
+            found["data"] = [fingerprint(name, self.data_dir) for name in item.needs]
+        if item.runs:
+            found["runs"] = [run_digest(self.runs / name) for name in item.runs]
+        return found
 
 
 def write_result(

@@ -4,7 +4,9 @@ A run of seed 0 is in a folder of its method's name, one of seed 2 in `NAME-seed
 fine-tuned starts from seed 0 of its start, whatever its own seed.
 """
 
+import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hyperface.errors import InputError
+from hyperface.train.folder import DIVERGED
+from hyperface.train.metrics import run_digest
 from launch.cli import EXIT_DIVERGED
 from launch.papers import published
 from launch.papers.item import Context
@@ -47,12 +50,25 @@ class Command(NamedTuple):
     program: str
     options: str
     makes: Path
-    """The file that it ends with: where it exists, there is nothing to do."""
-    needs: Path | None = None
-    """The file that it starts from."""
+    """The file that it ends with."""
+    start: Path | None = None
+    """The run whose network it takes."""
 
     def __str__(self) -> str:
         return f"python -m launch.{self.program} {self.options}"
+
+    def is_done(self) -> bool:
+        """Whether the file is there, of the start's last training and with all protocols."""
+        if not self.makes.exists():
+            return False
+        if self.program == "evaluate":
+            settings = json.loads(self.makes.read_text())["settings"]
+            words = shlex.split(self.options)
+            asked = words[words.index("--protocol") + 1].split(",")
+            had = settings["options"]["protocol"].split(",")
+            return set(asked) <= set(had) and settings.get("run") == run_digest(self.start)
+        config = json.loads((self.makes.parent / "config.json").read_text())
+        return self.start is None or config["init_from"].endswith(f"({run_digest(self.start)})")
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
@@ -60,18 +76,23 @@ def folder(runs: Path, method: str, seed: int = 0) -> Path:
     return runs / (f"{method}-seed{seed}" if seed else method)
 
 
-def seeds(runs: Path, method: str) -> list[int]:
-    """The seeds of a method that were trained to the end."""
-    found = runs.glob(f"{method}-seed*/{TRAINED}")
+def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
+    """The seeds of a method that were trained to the end, or left another file."""
+    found = runs.glob(f"{method}-seed*/{leaves}")
     numbers = [path.parent.name.removeprefix(f"{method}-seed") for path in found]
-    first = [0] if (runs / method / TRAINED).exists() else []
+    first = [0] if (runs / method / leaves).exists() else []
     return first + sorted(int(number) for number in numbers if number.isdigit())
+
+
+def diverged(runs: Path, method: str) -> list[int]:
+    """The seeds of a method that have no figures because they diverged."""
+    return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
 
 def small_commands(printed: Mapping[str, Any], context: Context) -> list[Command]:
     """Those of a table's rows at small scale: all of seed 0, then of seed 1, and so on."""
     steps = context.steps or (QUICK_STEPS if context.quick else None)
-    shorter = f" --steps {steps}" if steps else ""
+    shorter = f" --steps {steps} --evaluation.snapshots 1" if steps else ""
     small, found = Small.of(printed), {}
     methods = dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row)
     for seed in range(context.seeds):
@@ -115,37 +136,61 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
     options = about["train"] + shorter
     options += f" --seed {seed}" if seed else ""
     options += f" --init-from {runs / start}" if start else ""
-    needs = before[-1].makes if before else None
-    return [*before, Command("train", f"{options} --workdir {run}", run / TRAINED, needs)]
+    from_run = runs / start if start else None
+    return [*before, Command("train", f"{options} --workdir {run}", run / TRAINED, from_run)]
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:
     """What scores a run."""
     out = "" if evaluation == EVALUATION else f" --out {run / evaluation}"
     makes = run / evaluation / SCORED
-    return Command("evaluate", f"{run} {options}{out}", makes, run / TRAINED)
+    return Command("evaluate", f"{run} {options}{out}", makes, run)
 
 
-def make(commands: Sequence[Command], context: Context) -> None:
-    """Runs those commands that are not done yet, each in a process; a diverged run is passed over.
+def make(commands: Sequence[Command], context: Context) -> list[str]:
+    """Runs those commands that are not done yet, each in a process.
+
+    Where one diverges or fails, what starts from it is left out and the others go on.
+
+    Returns:
+      A sentence for each that failed; what it said is above. A run that diverged is no failure: its
+      folder says so.
 
     Raises:
-      InputError: a command ended otherwise; what it said is above.
+      KeyboardInterrupt: Ctrl-C or SIGTERM came, and the command under way has ended, saved.
     """
-    waiting = [command for command in commands if not command.makes.exists()]
+    waiting = [command for command in commands if not command.is_done()]
+    failed = []
     for number, command in enumerate(waiting, 1):
-        if command.needs and not command.needs.exists():
-            context.console.print(f"{command.needs} is not there: left out {command}.")
+        if command.start and not (command.start / TRAINED).exists():
+            context.console.print(f"No trained run in {command.start}: left out {command}.")
             continue
         context.console.print(f"[{number}/{len(waiting)}] {command}", markup=False, soft_wrap=True)
         arguments = [*shlex.split(command.options), "--data-dir", str(context.data_dir)]
         began = time.monotonic()
-        status = subprocess.run(
-            [sys.executable, "-m", f"launch.{command.program}", *arguments], check=False
-        ).returncode
-        if status not in (0, EXIT_DIVERGED) or (status == 0 and not command.makes.exists()):
-            raise InputError(
-                f"expected {command} to end well, found status {status}: what it said is above. "
-                "The same command goes on from what is done."
-            )
+        status = _run([sys.executable, "-m", f"launch.{command.program}", *arguments])
         context.console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
+        if status != EXIT_DIVERGED and not (status == 0 and command.is_done()):
+            failed.append(f"{command} ended with status {status}.")
+    return failed
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The status of a program, which is waited for when this one is told to end."""
+    child, told = subprocess.Popen(arguments), []
+
+    def end(number: int, frame: object) -> None:
+        told.append(number)
+        child.terminate()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # The terminal told it too: it saves what it has.
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if told:
+        raise KeyboardInterrupt
+    return status

@@ -5,14 +5,15 @@ of the same loss at small scale, one a seed.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
+from hyperface.report.run import snapshot_means
 from launch.papers import published
 from launch.papers.item import HOLDS, Context, Entry, Outcome
-from launch.papers.methods import SCORED, TRAINED, Small, evaluation, folder, seeds
+from launch.papers.methods import SCORED, TRAINED, Small, diverged, evaluation, folder, seeds
 
 OTHER_WORK = "other work"
 OWN_TEST = "test"
@@ -20,6 +21,7 @@ OWN_TEST = "test"
 
 Seeds = dict[int, tuple[float, float | None]]
 """Seed -> a figure in percent, and a spread of its own."""
+LOWEST = (-math.inf, None)
 
 
 def read(printed: Mapping[str, Any], context: Context) -> Outcome:
@@ -39,7 +41,8 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
             missing[row["row"]] = OTHER_WORK
     small = small_figures(printed, context.runs)
     entries += [_entry(row, column, of_seeds) for (row, column), of_seeds in small.items()]
-    entries += _claims(printed, small)
+    lost = {r["row"]: diverged(context.runs, r["small"]) for r in printed["rows"] if "small" in r}
+    entries += _claims(printed, small, lost)
     scale = "what launch.train and launch.evaluate wrote of each run"
     methods = {row["row"]: row["small"] for row in printed["rows"] if "small" in row}
     notes = {row: _about(context.runs, method) for row, method in methods.items()}
@@ -86,7 +89,7 @@ def _own_figure(run: Path, name: str) -> tuple[float, None] | None:
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    return 100 * mean(shot[name] for shot in record["snapshots"][record["experiment"]]), None
+    return 100 * snapshot_means(record)[name], None
 
 
 def _full(
@@ -110,20 +113,29 @@ def _entry(row: str, column: str, of_seeds: Seeds) -> Entry:
     return Entry(row, values, column, "%", 2, spreads[0] if len(values) == 1 else None)
 
 
-def _claims(printed: Mapping[str, Any], small: Mapping[tuple[str, str], Seeds]) -> list[Entry]:
-    """Whether some rows of a table are above others, seed by seed, and by how much at least."""
+def _claims(
+    printed: Mapping[str, Any],
+    small: Mapping[tuple[str, str], Seeds],
+    lost: Mapping[str, Sequence[int]],
+) -> list[Entry]:
+    """Whether some rows of a table are above others, seed by seed, and by how much at least.
+
+    A seed that diverged is below all.
+    """
     entries = []
     for row in printed["rows"]:
         if "above" not in row:
             continue
         for column in row.get("columns", Small.of(printed).columns):
             above, below = (
-                [small.get((r, column), {}) for r in row[k]] for k in ("above", "below")
+                [dict.fromkeys(lost[r], LOWEST) | small.get((r, column), {}) for r in row[k]]
+                for k in ("above", "below")
             )
             margins = _margins(above, below)
             if margins:
                 held = tuple(float(margin > 0) for margin in margins)
-                entries.append(Entry(row["row"], held, column, HOLDS, by=tuple(margins)))
+                by = tuple(filter(math.isfinite, margins))
+                entries.append(Entry(row["row"], held, column, HOLDS, by=by))
     return entries
 
 
@@ -139,12 +151,14 @@ def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
 def _about(runs: Path, method: str) -> str:
     """What the runs of a method at small scale are: options, size and seeds."""
     train, found = published()["methods"][method]["train"], seeds(runs, method)
+    ends = [f"seed {seed} diverged" for seed in diverged(runs, method)]
     if not found:
-        return train
+        return "; ".join([train, *ends])
     configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in found]
     data, count = configs[0]["data"], len(found)
     steps = " and ".join(sorted({f"{config['experiment']['steps']:,}" for config in configs}))
-    return (
+    about = (
         f"{train}: {data['examples']:,} images of {data['classes']:,} people, {steps} steps, "
         f"{count} {'seed' if count == 1 else 'seeds'}"
     )
+    return "; ".join([about, *ends])
