@@ -132,9 +132,9 @@ ITEMS = (
         runs=("faces-softmax",),
     ),
     Item(
-        "alone",
-        "5.2",
-        "C-contrastive and center loss without another loss, from random weights",
+        "from-scratch",
+        "Table 2, 5.2",
+        "The losses on a small data set, from random weights",
         RUNS,
         ("orl_faces",),
     ),

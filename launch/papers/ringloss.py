@@ -97,6 +97,13 @@ ITEMS = (
         _BOTH,
     ),
     Item(
+        "from-scratch",
+        "Table 1, Exp. 1",
+        "The losses on a small data set, from random weights",
+        RUNS,
+        ("orl_faces",),
+    ),
+    Item(
         "robustness",
         "Exp. 2, 4 and 5, conclusion",
         "How far lambda and alpha move what is measured",
