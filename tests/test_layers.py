@@ -70,6 +70,22 @@ MAY_IMPORT = {
         {"errors", "train.contents", "train.distributed", "train.state"},
         {"orbax"},
     ),
+    "train.record": (
+        {
+            "data.datasets",
+            "train.checkpoint",
+            "train.distributed",
+            "train.divergence",
+            "train.experiment",
+            "train.guard",
+            "train.metrics",
+            "train.optim",
+            "train.parallel",
+            "train.progress",
+            "train.state",
+        },
+        {"rich"},
+    ),
     "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
     "evaluate": (
         {

@@ -13,17 +13,17 @@ from rich.console import Console
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
-from hyperface.train import distributed, guard, parallel
+from hyperface.train import distributed, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.divergence import DivergenceError, Divergences, OnNan
 from hyperface.train.experiment import Experiment
 from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.memory import check_memory, run_sizes
-from hyperface.train.metrics import MetricsLog, RunningMean
-from hyperface.train.optim import group_summaries, learning_rate, with_updates
+from hyperface.train.optim import group_summaries, with_updates
 from hyperface.train.profile import Profile
 from hyperface.train.progress import TrainingProgress
+from hyperface.train.record import Job, Record
 from hyperface.train.state import TrainState, abstract_state, create_state
 
 
@@ -79,20 +79,7 @@ def train(
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
     console = (console or Console()) if distributed.is_writer() else Console(quiet=True)
-    data = experiment.data
-    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
-    if split.num_classes < 2:
-        raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
-    parallel.check_devices(experiment.data.batch_size)
-    if profile_steps is not None:
-        first, last = profile_steps
-        if not 1 <= first <= last <= experiment.steps:
-            raise InputError(
-                f"profile-steps: expected a first and a last step from 1 to {experiment.steps}, "
-                f"found {first} and {last}."
-            )
-    if experiment.shard_agents:
-        parallel.check_classes(split.num_classes)
+    split = _checked_split(experiment, data_dir, profile_steps)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
         run_sizes(abstract, experiment.data.batch_size, split.image_shape),
@@ -102,15 +89,17 @@ def train(
     )
     console.print(f"{experiment.name} needs {needed}", highlight=False, soft_wrap=True)
     meta = run_meta(experiment, split, start and start.origin)
+    job = Job(experiment, split, workdir, meta, workers, console)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
-    snapshots = experiment.snapshot_steps()
     say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
     with (
         claimed(workdir, meta, fresh=fresh, say=say)
         if distributed.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
-        Checkpoints(workdir / "checkpoints", keep=snapshots, say=say) as checkpoints,
+        Checkpoints(
+            workdir / "checkpoints", keep=experiment.snapshot_steps(), say=say
+        ) as checkpoints,
     ):
         divergences = Divergences(on_nan, say)
         while True:
@@ -126,12 +115,30 @@ def train(
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
             profiled = Profile(profile_steps, workdir / "profile")
-            state = _run(
-                experiment, split, workdir, state, first_step, divergences, checkpoints, meta,
-                console, workers, profiled,
-            )  # fmt: skip
+            state = _run(job, state, first_step, checkpoints, divergences, profiled)
             if state is not None:
                 return parallel.whole_classes(state)
+
+
+def _checked_split(
+    experiment: Experiment, data_dir: Path, profile_steps: tuple[int, int] | None
+) -> Split:
+    """The training images, once all that can be refused before anything is compiled fits."""
+    data = experiment.data
+    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
+    if split.num_classes < 2:
+        raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
+    parallel.check_devices(data.batch_size)
+    if profile_steps is not None:
+        first, last = profile_steps
+        if not 1 <= first <= last <= experiment.steps:
+            raise InputError(
+                f"profile-steps: expected a first and a last step from 1 to {experiment.steps}, "
+                f"found {first} and {last}."
+            )
+    if experiment.shard_agents:
+        parallel.check_classes(split.num_classes)
+    return split
 
 
 def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
@@ -168,16 +175,11 @@ def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> T
 
 
 def _run(
-    experiment: Experiment,
-    split: Split,
-    workdir: Path,
+    job: Job,
     state: TrainState,
     first_step: int,
-    divergences: Divergences,
     checkpoints: Checkpoints,
-    meta: dict[str, Any],
-    console: Console,
-    workers: int,
+    divergences: Divergences,
     profiled: Profile,
 ) -> TrainState | None:
     """Trains to the last step; None where the run is to go on from its newest checkpoint."""
@@ -190,91 +192,60 @@ def _run(
     #      never holds a diverged state, and never stands before its log.
     # Waiting for step k-1 also keeps at most two steps in flight. Where step k-1 is not finite,
     # neither it nor step k changed the state, and step k is made again.
+    experiment = job.experiment
     if first_step >= experiment.steps:
         return state
-    _print_groups(experiment, state, console)
-    if _is_local(experiment):
-        step_fn = parallel.data_parallel_step()
-    else:
-        step_fn = parallel.mesh_step(split_classes=experiment.shard_agents)
-    batches = _batches(experiment, split, first_step, workers, **distributed.share())
-    rate = learning_rate(experiment.optimizer)
+    _print_groups(experiment, state, job.console)
+    step_fn = _step_fn(experiment)
+    batches = _batches(experiment, job.split, first_step, job.workers, **distributed.share())
     always_saved = set(experiment.snapshot_steps())
-    saved = checkpoints.meta(first_step) if first_step else {"log": None}
-    position = saved["log"]
-    divergences.count = max(divergences.count, saved.get("divergences", 0))
-    log = None
-    if distributed.is_writer():
-        log = MetricsLog(workdir, first_step, experiment.log_every, position)
-    pending, mean_loss = None, RunningMean()
     after = partial(_after, accumulate=experiment.optimizer.accumulate)
+    pending = None
+
+    def make(step: int, state: TrainState, batch: Batch):
+        if step in divergences.left_out:
+            return after(step, state), None
+        return step_fn(state, batch)
 
     with (
-        TrainingProgress(experiment.name, first_step, experiment.steps, console) as progress,
+        TrainingProgress(experiment.name, first_step, experiment.steps, job.console) as progress,
         listening() as request,
         profiled.recording(),
+        _writing(job.workdir),
+        contextlib.closing(Record(job, first_step, checkpoints, divergences, progress)) as record,
     ):
-
-        def make(step: int, state: TrainState, batch: Batch):
-            if step in divergences.left_out:
-                return after(step, state), None
-            return step_fn(state, batch)
-
-        def finish(step: int, metrics: dict[str, jax.Array] | None) -> bool:
-            """Checks and logs a step; False where it diverged, and the run skips it."""
-            last, sound, due = step == experiment.steps, True, False
-            if metrics is not None:
-                unsound = guard.unsound_names(int(metrics["unsound"]))
-                values = {name: float(x) for name, x in metrics.items() if name != "unsound"}
-                sound = divergences.passes(step, values, unsound)
-            if metrics is not None and sound:
-                progress.update(step, values)
-                mean_loss.add(values["loss"])
-                due = log is not None and log.add(step, values, last=last)
-            elif log is not None:
-                due = log.skip(step, last=last)
-            if due:
-                log.write(step, learning_rate=float(rate(step - 1)))
-            return sound
-
-        def save(step: int, state: TrainState) -> None:
-            nonlocal position
-            if log is not None:
-                log.flush()
-                position = log.position()
-            facts = {"log": position, "divergences": divergences.count}
-            # A mean over the few steps before a signal would be best by luck.
-            mean = mean_loss.take()
-            score = mean if step % experiment.checkpoint_every == 0 else None
-            checkpoints.save(step, parallel.whole_classes(state), meta | facts, score)
-
-        with _writing(workdir), contextlib.closing(log) if log else contextlib.nullcontext():
-            try:
-                for step in range(first_step + 1, experiment.steps + 1):
-                    batch = next(batches)
-                    profiled.before(step)
-                    state, metrics = make(step, state, batch)
-                    if pending and not finish(*pending):
-                        state, metrics = make(step, after(step - 1, state), batch)
-                    profiled.after(step, state.step)
-                    pending = (step, metrics)
-                    stop = request.reached(step)
-                    if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
-                        if not finish(*pending):
-                            state = after(step, state)
-                        pending = None
-                        save(step, state)
-                    if stop:
-                        raise Interrupted(step, stop)
-            except DivergenceError as error:
-                checkpoints.wait()
-                newest = checkpoints.latest() or 0
-                if divergences.rolls_back(error, newest):
-                    return None
-                if newest < error.step - 1 and not error.updated:
-                    save(error.step - 1, after(error.step - 1, state))
-                raise
+        try:
+            for step in range(first_step + 1, experiment.steps + 1):
+                batch = next(batches)
+                profiled.before(step)
+                state, metrics = make(step, state, batch)
+                if pending and not record.finish(*pending):
+                    state, metrics = make(step, after(step - 1, state), batch)
+                profiled.after(step, state.step)
+                pending = (step, metrics)
+                stop = request.reached(step)
+                if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
+                    if not record.finish(*pending):
+                        state = after(step, state)
+                    pending = None
+                    record.save(step, state)
+                if stop:
+                    raise Interrupted(step, stop)
+        except DivergenceError as error:
+            checkpoints.wait()
+            newest = checkpoints.latest() or 0
+            if divergences.rolls_back(error, newest):
+                return None
+            if newest < error.step - 1 and not error.updated:
+                record.save(error.step - 1, after(error.step - 1, state))
+            raise
     return state
+
+
+def _step_fn(experiment: Experiment):
+    if _is_local(experiment):
+        return parallel.data_parallel_step()
+    return parallel.mesh_step(split_classes=experiment.shard_agents)
 
 
 def _after(step: int, state: TrainState, accumulate: int) -> TrainState:

@@ -1,0 +1,106 @@
+"""What a run writes down as it goes: metrics of each step, checked, and checkpoints beside."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from hyperface.data.datasets import Split
+from hyperface.train import distributed, guard, parallel
+from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.divergence import Divergences
+from hyperface.train.experiment import Experiment
+from hyperface.train.metrics import MetricsLog, RunningMean
+from hyperface.train.optim import learning_rate
+from hyperface.train.progress import TrainingProgress
+from hyperface.train.state import TrainState
+
+
+class Job(NamedTuple):
+    """A run: what stays as it is from the first step to the last."""
+
+    experiment: Experiment
+    split: Split
+    """The training images."""
+    workdir: Path
+    meta: dict[str, Any]
+    """What its folder and checkpoints say they are of."""
+    workers: int
+    """Processes that read images."""
+    console: Console
+
+
+class Record:
+    """The record of a run from one step on.
+
+    The process that writes has the log; all of them check the metrics and save their share.
+
+    Args:
+      job: the run.
+      first_step: steps that are done; their checkpoint says how far the log was.
+      checkpoints: of the run.
+      divergences: what is done about a step that is not finite.
+      progress: is told of each step.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        first_step: int,
+        checkpoints: Checkpoints,
+        divergences: Divergences,
+        progress: TrainingProgress,
+    ):
+        self._job, self._checkpoints, self._progress = job, checkpoints, progress
+        self._divergences, self._mean_loss = divergences, RunningMean()
+        self._rate = learning_rate(job.experiment.optimizer)
+        saved = checkpoints.meta(first_step) if first_step else {"log": None}
+        self._position = saved["log"]
+        divergences.count = max(divergences.count, saved.get("divergences", 0))
+        self._log = None
+        if distributed.is_writer():
+            every = job.experiment.log_every
+            self._log = MetricsLog(job.workdir, first_step, every, self._position)
+
+    def finish(self, step: int, metrics: dict[str, jax.Array] | None) -> bool:
+        """Checks and logs a step; False where it diverged, and the run skips it.
+
+        Args:
+          step: which one.
+          metrics: what it returned; None where its update was left out.
+
+        Raises:
+          DivergenceError: it diverged, and the run does not skip it.
+        """
+        last, sound, due = step == self._job.experiment.steps, True, False
+        if metrics is not None:
+            unsound = guard.unsound_names(int(metrics["unsound"]))
+            values = {name: float(x) for name, x in metrics.items() if name != "unsound"}
+            sound = self._divergences.passes(step, values, unsound)
+        if metrics is not None and sound:
+            self._progress.update(step, values)
+            self._mean_loss.add(values["loss"])
+            due = self._log is not None and self._log.add(step, values, last=last)
+        elif self._log is not None:
+            due = self._log.skip(step, last=last)
+        if due:
+            self._log.write(step, learning_rate=float(self._rate(step - 1)))
+        return sound
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Puts the log on disk, then saves the state after a step."""
+        if self._log is not None:
+            self._log.flush()
+            self._position = self._log.position()
+        facts = {"log": self._position, "divergences": self._divergences.count}
+        # A mean over the few steps before a signal would be best by luck.
+        mean = self._mean_loss.take()
+        score = mean if step % self._job.experiment.checkpoint_every == 0 else None
+        whole = parallel.whole_classes(state)
+        self._checkpoints.save(step, whole, self._job.meta | facts, score)
+
+    def close(self) -> None:
+        """Closes the log."""
+        if self._log is not None:
+            self._log.close()
