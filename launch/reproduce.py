@@ -20,7 +20,7 @@ import tyro
 
 from hyperface.errors import InputError, expect
 from launch import cli, papers
-from launch.papers.item import RUNS, Context, Item, Outcome
+from launch.papers.item import OTHER_WORK, RUNS, Context, Item, Outcome
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from launch.papers.page import Shown
@@ -112,11 +112,11 @@ def run(options: Reproduce) -> None:
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
-    summary = page.summary(shown, shortened=shortened)
+    summary = page.summary(shown, printed, shortened=shortened)
     write_sections(
         report,
         title=papers.TITLES[options.paper],
-        summary=summary,
+        summary=f"{summary}\n{page.READING}",
         sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
     )
     if options.readme:
@@ -197,8 +197,8 @@ def _absent(item: Item, context: Context) -> list[str]:
 
 
 def _unread(outcome: Outcome) -> str:
-    runs = sorted({reason for reason in outcome.missing.values() if reason != "other work"})
-    return f"{len(runs)} runs or scores are not there, the first: {runs[0]}." if runs else ""
+    count = sum(reason != OTHER_WORK for reason in outcome.missing.values())
+    return f"{count} {'row' if count == 1 else 'rows'} at the paper's scale." if count else ""
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_items_and_published_figures_belong_together(paper):
             for row in printed["rows"]:
                 assert len(row["values"]) == columns, row
                 assert {row.get("run", "sm"), row.get("small", "sm")} <= set(published["methods"])
-                names = {other["row"] for other in printed["rows"] if "small" in other}
+                names = {o["row"] for o in printed["rows"] if {"run", "small"} & o.keys()}
                 assert {*row.get("above", ()), *row.get("below", ())} <= names
         else:
             assert callable(papers.measurement(item))
@@ -104,7 +104,7 @@ def test_items_and_published_figures_belong_together(paper):
 @pytest.mark.parametrize(
     ("paper", "name", "sums"),
     [
-        ("normface", "table-2", [1088.24]),
+        ("normface", "table-2", [1088.24 + 98.45]),  # One figure of the text, 5.2.
         ("normface", "table-3", [650.76, 490.23]),
         ("normface", "table-4", [492.78]),
         ("normface", "table-5", [660.48]),
@@ -116,7 +116,8 @@ def test_items_and_published_figures_belong_together(paper):
 )
 def test_published_tables_are_copied_right(paper, name, sums):
     rows = [row for row in papers.published()[paper][name]["rows"] if row.get("unit") != HOLDS]
-    values = np.array([[float(v.split()[0]) if v else 0 for v in row["values"]] for row in rows])
+    printed = [[v.split()[0] if v not in ("", "-") else "0" for v in row["values"]] for row in rows]
+    values = np.array(printed, float)
     np.testing.assert_allclose(values.sum(axis=0), sums, atol=0.005)
 
 
@@ -184,8 +185,8 @@ def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
     assert "<td>8.27 nats</td><td>8.2663 nats</td><td>3.3</td>" in text
     assert "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>" in text
     assert text.count("data:image/png;base64,") == 1
-    assert not re.search(r"(src|href)=.(?!data:)", text)
-    heads = re.findall(r"<h2>(.*?): ", text)
+    assert not re.search(r"(src|href)=.(?!data:|#)", text)
+    heads = re.findall(r"<h2 id='\d+'>(.*?): ", text)
     assert heads == [item.place for item in papers.items("normface")]
     assert "proposition-2           30 figures" in capsys.readouterr().out
 
@@ -237,7 +238,11 @@ def test_measured_figures_show_their_spread_over_seeds():
     assert page.shown_entry(Entry.of("", [98.0, 99.0], "%")) == "98.50 ± 0.707 %"
     assert page.shown_entry(Entry("", (98.5,), "", "%", 2, 0.25)) == "98.50 ± 0.250 %"
     assert page.shown_entry(Entry.of("", 0.00001234, "nats", 4)) == "1.2e-05 nats"
-    assert page.shown_entry(Entry.claim("", [True, False, True])) == "yes in 2 of 3"
+    assert (
+        page.shown_entry(Entry("", (98.5,), unit="%", note="± 0.25 over folds"))
+        == "98.50 % (± 0.25 over folds)"
+    )
+    assert page.shown_entry(Entry.claim("", [True, False, True])) == "undecided, 2 of 3 seeds"
     assert page.shown_entry(Entry.claim("", True)) == "yes"
     assert page.shown_entry(Entry.claim("", False)) == "no"
 
@@ -245,8 +250,42 @@ def test_measured_figures_show_their_spread_over_seeds():
 def test_a_statement_that_fails_is_in_the_summary():
     (item,) = papers.items("normface", ("proposition-1",))
     outcome = Outcome([Entry.claim("it holds", False)], "")
-    text = page.summary([page.Shown(item, outcome, None, "")])
-    assert text.endswith("Statements that did not hold here: proposition-1: it holds (no).")
+    text = page.summary([page.Shown(item, outcome, None, "")], {})
+    assert text.splitlines() == [
+        "1 items: 1 measured as the paper has it, 0 at small scale, on other data, 0 drawn, "
+        "0 not run.",
+        "Statements: 0 of 1 hold here.",
+        "Do not hold here:",
+        "– Proposition 1 (3.1, 8.1): it holds (no)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "shown"),
+    [
+        ((0.5,), "undecided, by 0.50 points"),
+        ((0.5, 0.6), "yes, 2 of 2 seeds, by 0.55 ± 0.071 points"),
+        ((0.1, 0.9), "undecided, 2 of 2 seeds, by 0.50 ± 0.566 points"),
+        ((-0.5, -0.6), "no, 0 of 2 seeds, by -0.55 ± 0.071 points"),
+        ((-0.1, 1.5), "undecided, 1 of 2 seeds, by 0.70 ± 1.131 points"),
+    ],
+)
+def test_a_difference_decides_where_it_is_larger_than_its_deviation(by, shown):
+    entry = Entry("", tuple(float(b > 0) for b in by), "", HOLDS, by=by)
+    assert page.shown_entry(entry) == shown
+
+
+def test_what_is_published_stands_beside_what_the_printed_figures_say():
+    def row(name, *values, **more):
+        return {"row": name, "values": values} | more
+
+    held = {"above": ["a"], "below": ["b"], "unit": HOLDS}
+    rows = [row("a", "2.5", "-"), row("b", "2 ± 0.1", "4"), row("a beats b", "yes", "yes", **held)]
+    printed = {"columns": ["x", "y"], "unit": "%", "rows": rows}
+    found = page._published({one["row"]: one for one in rows}, printed)
+    assert found["b", "x"] == "2 ± 0.1 %"
+    assert found["a", "y"] == "-"
+    assert found["a beats b", "x"] == "yes (figures: +0.50)"
 
 
 @pytest.fixture
@@ -314,6 +353,7 @@ def write_small_run(runs_folder, method, seed, accuracy):
     own = {"experiment": "x", "snapshots": {"x": [shot, shot]}, "curves": {"x": rates}}
     share = {"mean": [0.01] * 100, "deviation": [0.001] * 100}
     lfw = {"figures": {"accuracy": accuracy}, "spreads": {"accuracy": 0.006}}
+    lfw["spread"] = "standard error over folds"
     verified = {"VR at FAR 0.1 %": 0.22, "VR at FAR 0.1 %, mean - deviation": 0.2}
     scored = {
         "lfw": lfw,
@@ -352,20 +392,20 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
     options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
     reproduce.main(["normface", *options, "--only", "table-2", "table-3", "figure-9"])
     text = page_of(tmp_path / "normface/report.html")
-    size = "faces-normface: 9,646 images of 541 people, 400 steps, 2 seeds"
+    assert "faces-normface: faces-normface: 9,646 images of 541 people, 400 steps\n" in text
     assert (
-        "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>"
-        f"<td>85.75 ± 1.768 %</td><td>21.44 ± 0.442 %</td><td>{size}</td>" in text
+        "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>85.75 ± 1.768 %</td>"
+        "<td>21.44 ± 0.442 %</td><td>faces-normface, 2 seeds</td>" in text
     )
-    nothing = "<td>not run</td>" * 3
+    nothing = "<td>not run</td>" * 2
     assert f"<td>softmax, feature only</td><td>98.72 %</td>{nothing}" in text
     assert (
-        "<td>normalisation beats no normalisation</td><td>yes</td><td></td>"
-        "<td>yes in 1 of 2, by 0.25 ± 1.061 %</td>" in text
+        "<td>normalisation beats no normalisation</td><td>yes (figures: +0.88)</td>"
+        "<td>undecided, 1 of 2 seeds, by 0.25 ± 1.061 points</td>" in text
     )
     assert "<td>20.00 ± 0.000 %</td>" in text  # Table 3's first column, of two.
     assert (
-        "table-2, small scale: LFW: normalisation beats no normalisation (yes in 1 of 2, by" in text
+        "Table 2, small scale: LFW: normalisation beats no normalisation (undecided, 1 of 2" in text
     )
     assert text.count("alt='Similarities of two videos, softmax") == 2
 
@@ -381,7 +421,7 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
     assert text.endswith("|\n<!-- end: normface -->\nB\n")
     assert "(`python -m launch.reproduce normface --only table-2 --train --seeds 2`)." in text
     assert "\n|  | published | small scale: LFW | small scale: 60 people of CFP, all" in text
-    assert "TAR at FAR 1 % | at small scale |\n|---|---|---|---|---|\n" in text
+    assert "TAR at FAR 1 % | run |\n|---|---|---|---|---|\n" in text
     assert (
         "| softmax, normalised | 99.16 ± 0.025 % | 85.75 ± 1.768 % | 21.44 ± 0.442 % | fac" in text
     )
@@ -413,9 +453,9 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     own = {(e.row, e.column): e.values for e in outcomes[0].entries}
     assert own["SM", "small scale: TAR at FAR 0.1 %"] == pytest.approx((8.6, 8.5))
     found = {(e.row, e.column): page.shown_entry(e) for e in outcomes[2].entries}
-    assert found["SM + R (0.01)", "area / 64"] == "88.00 ± 0.600 %"  # One seed: its folds'.
+    assert found["SM + R (0.01)", "area / 64"] == "88.00 % (± 0.60 over folds)"
     # Seeds are compared with themselves: of the second seed there is no run with Ring loss.
-    assert found["SM + R (0.01) is above SM", "area / 4"] == "yes, by 2.00 %"
+    assert found["SM + R (0.01) is above SM", "area / 4"] == "undecided, by 2.00 points"
     assert "64 times smaller, l2-Cons SM (30) is below SM" not in {row for row, _ in found}
     printed = papers.published()["ringloss"]["figure-8"]
     drawn = pictures._sweeps(printed, "area / ", small_runs)
@@ -432,19 +472,19 @@ def test_a_seed_that_diverged_is_said_and_is_below_all(small_runs, tmp_path):
         papers.published()["normface"]["table-2"], context(tmp_path, runs=small_runs)
     )
     note = outcome.notes["softmax, normalised"]
-    assert note.endswith("400 steps, 2 seeds; seed 2 diverged")
+    assert note == "faces-normface, 2 seeds, seed 2 diverged"
     shown = {(e.row, e.column): page.shown_entry(e) for e in outcome.entries}
     column = "small scale: LFW"
     assert shown["softmax, normalised", column] == "85.75 ± 1.768 %"
     better = shown["normalisation beats no normalisation", column]
-    assert better == "yes in 1 of 3, by 0.25 ± 1.061 %"
+    assert better == "undecided, 1 of 3 seeds, by 0.25 ± 1.061 points"
     worse = shown["feature-only normalisation is worse than both", column]
-    assert worse == "yes, by 0.50 %"
+    assert worse == "undecided, 2 of 2 seeds, by 0.50 points"
 
 
 def test_a_statement_holds_where_all_above_are_above_all_below():
     def of(*values):
-        return {seed: (value, None) for seed, value in enumerate(values)}
+        return {seed: runs.Found(value) for seed, value in enumerate(values)}
 
     assert runs._margins([of(5, 9), of(4, 8, 7)], [of(3, 7), of(1, 8)]) == [1, 0]
     assert runs._margins([of(5, 9)], [{}]) == []
@@ -536,7 +576,7 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--train", "--only", "table-5"]
     with pytest.raises(InputError, match=r"launch.train faces-normface .* ended with status 2\."):
         reproduce.main(["normface", *options])
-    assert len(calls) == 4  # Those after one that failed are run too.
+    assert len(calls) == 5  # Those after one that failed are run too.
     assert (tmp_path / "normface/report.html").exists()
 
 

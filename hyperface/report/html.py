@@ -15,7 +15,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .3rem .9rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; min-width: 11rem; }
 .figure { white-space: nowrap; }
 thead tr { border-bottom: 2px solid #888; } tbody tr { border-bottom: 1px solid #ddd; }
 .note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; }
@@ -50,7 +50,7 @@ def write_report(
     )
     body = (
         f"<p>{escape(summary)}</p>{''.join(map(as_html, tables))}{images}"
-        f"<details><summary>Settings and versions</summary><pre>{escape(settings)}</pre></details>"
+        f"{_folded('Settings and versions', f'<pre>{escape(settings)}</pre>')}"
     )
     _write(path, title, body)
 
@@ -62,23 +62,43 @@ class Section(NamedTuple):
     """Its title heads the section, its note stands below the title."""
     pictures: Mapping[str, Path] = {}
     """Caption -> PNG file."""
-    command: str = ""
-    """Shown under it."""
+    folded: Mapping[str, str] = {}
+    """Title -> text under it, of which the titles alone are seen at first."""
 
 
 def write_sections(path: Path, *, title: str, summary: str, sections: Sequence[Section]) -> None:
-    """Writes a page of sections in order, replacing an older one in one step."""
-    body = "".join(
-        f"<h2>{escape(table.title)}</h2><p class='note'>{escape(table.note)}</p>"
-        f"{rows_as_html(table)}"
-        + "".join(
-            f"<figure>{_image(caption, picture)}<figcaption>{escape(caption)}</figcaption></figure>"
-            for caption, picture in pictures.items()
-        )
-        + (f"<pre>{escape(command)}</pre>" if command else "")
-        for table, pictures, command in sections
+    """Writes a page of sections in order, after links to them, replacing an older one in one step.
+
+    Args:
+      path: the HTML file.
+      title: the heading.
+      summary: lines under it.
+      sections: in order.
+    """
+    links = "".join(
+        f"<li><a href='#{number}'>{escape(one.table.title)}</a></li>"
+        for number, one in enumerate(sections, 1)
     )
-    _write(path, title, f"<p class='note'>{escape(summary)}</p>{body}")
+    body = "".join(_section(number, *one) for number, one in enumerate(sections, 1))
+    about = f"<p class='note'>{escape(summary)}</p>"
+    _write(path, title, f"{about}{_folded('Contents', f'<ul>{links}</ul>')}{body}")
+
+
+def _section(
+    number: int, table: Table, pictures: Mapping[str, Path], folded: Mapping[str, str]
+) -> str:
+    drawn = "".join(
+        f"<figure>{_image(caption, picture)}<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, picture in pictures.items()
+    )
+    texts = "".join(_folded(name, f"<pre>{escape(text)}</pre>") for name, text in folded.items())
+    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
+    head = f"<h2 id='{number}'>{escape(table.title)}</h2>"
+    return f"{head}{note}{rows_as_html(table)}{drawn}{texts}"
+
+
+def _folded(title: str, inside: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def _image(caption: str, picture: Path) -> str:

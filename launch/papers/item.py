@@ -20,6 +20,8 @@ HOLDS = "holds"
 
 
 RUNS = "runs"
+OTHER_WORK = "other work"
+"""Why a row of a table is never run."""
 
 
 class Item(NamedTuple):
@@ -52,7 +54,9 @@ class Entry:
     spread: float | None = None
     """Of a single number that has one of its own."""
     by: tuple[float, ...] = ()
-    """Of a statement that compares figures: how far it holds, in percent, one a seed."""
+    """Of a statement that compares figures: how far it holds, in points, one a seed."""
+    note: str = ""
+    """What is said beside it."""
 
     @classmethod
     def of(cls, row: str, value: Any, unit: str = "", digits: int = 2, column: str = "") -> "Entry":
@@ -78,7 +82,9 @@ class Outcome:
     missing: dict[str, str] = field(default_factory=dict)
     """Row -> why it has no figure."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Row -> the run behind its figures at small scale."""
+    """Row -> the method and seeds behind its figures at small scale."""
+    methods: dict[str, str] = field(default_factory=dict)
+    """Method -> its options and size."""
 
 
 @dataclass(frozen=True)

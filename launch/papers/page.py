@@ -7,11 +7,19 @@ from typing import Any, NamedTuple
 
 from hyperface.report.html import Section
 from hyperface.report.tables import Table
-from launch.papers.item import HOLDS, Entry, Item, Outcome
+from launch.papers.item import HOLDS, RUNS, Entry, Item, Outcome
 
 NOT_RUN = "not run"
+RUN_COLUMN, SOURCE_COLUMN = "run", "source"
+HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
 SMALL = 1e-4
 """Figures below it are written with an exponent."""
+READING = (
+    "± is the standard deviation over seeds; what the protocol gives of a single seed is in "
+    "brackets. A statement that compares figures is decided where there are at least two seeds, "
+    "all agree, and the mean difference is larger than its deviation. Beside a published statement "
+    "is the difference of the printed figures; beside a published figure, ± is the paper's own."
+)
 
 
 class Shown(NamedTuple):
@@ -33,26 +41,44 @@ def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
       printed: the item as `published.toml` has it, {} where the paper prints no figure of it.
     """
     item, outcome = shown.item, shown.outcome
-    notes = [f"Run: {outcome.scale}."] if outcome and outcome.entries else []
+    notes = [printed["note"]] if "note" in printed else []
+    notes += [f"Run: {outcome.scale}."] if outcome and outcome.entries and outcome.scale else []
     missing = dict.fromkeys(outcome.missing.values()) if outcome else {}
     reasons = [shown.reason] if shown.reason else [f"{reason}." for reason in missing]
     notes += [f"Not run: {' '.join(reasons)}"] if reasons else []
-    notes += [printed["note"]] if "note" in printed else []
     table = Table(f"{item.place}: {item.title}", *_table(outcome, printed), "\n".join(notes))
     pictures = outcome.pictures if outcome else {}
     paths = {caption: shown.folder / name for caption, name in pictures.items()}
-    return Section(table, paths, shown.command)
+    methods = outcome.methods if outcome else {}
+    about = "\n".join(f"{name}: {text}" for name, text in methods.items())
+    folded = {"Runs at small scale": about} if about else {}
+    return Section(table, paths, folded | {"Commands": shown.command})
+
+
+def verdict(entry: Entry) -> str:
+    """Whether a statement held here: HELD, FAILED or UNDECIDED.
+
+    A difference of one seed, or one that is not larger than its deviation over seeds, decides
+    nothing.
+    """
+    share = mean(entry.values)
+    if 0 < share < 1:
+        return UNDECIDED
+    if entry.by and (len(entry.by) < 2 or abs(mean(entry.by)) <= stdev(entry.by)):
+        return UNDECIDED
+    return HELD if share else FAILED
 
 
 def shown_entry(entry: Entry) -> str:
-    """A measured figure: '98.66 ± 0.050 %', 'yes', 'yes in 2 of 3, by 0.20 ± 0.310 %'."""
-    if entry.unit == HOLDS:
-        count, seeds = int(sum(entry.values)), len(entry.values)
-        by = f", by {_number(entry.by, entry.digits)} %" if entry.by else ""
-        if 0 < count < seeds:
-            return f"yes in {count} of {seeds}{by}"
-        return f"{'yes' if count else 'no'}{by}"
-    return f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
+    """A measured figure: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 ± 0.110 points'."""
+    if entry.unit != HOLDS:
+        figure = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
+        return f"{figure} ({entry.note})" if entry.note else figure
+    count, seeds = int(sum(entry.values)), len(entry.values)
+    parts = [verdict(entry)]
+    parts += [f"{count} of {seeds} seeds"] if seeds > 1 else []
+    parts += [f"by {_number(entry.by, entry.digits)} points"] if entry.by else []
+    return ", ".join(parts)
 
 
 def _number(values: Sequence[float], digits: int, spread: float | None = None) -> str:
@@ -64,50 +90,94 @@ def _number(values: Sequence[float], digits: int, spread: float | None = None) -
 
 
 def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[str], list[list]]:
-    """Header and rows: printed rows in their order, then those that were measured beside."""
+    """Header and rows: printed rows in their order, then those that were measured beside.
+
+    A published column has the measured one beside it, unless all that was measured is at small
+    scale, in columns of its own.
+    """
     rows = {row["row"]: row for row in printed.get("rows", ())}
-    entries, notes = (outcome.entries, outcome.notes) if outcome else ([], {})
+    entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
     measured = {(entry.row, entry.column): shown_entry(entry) for entry in entries}
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
-    published = {
-        (name, column): _with_unit(value, row.get("unit", printed.get("unit", "")))
-        for name, row in rows.items()
-        for column, value in zip(printed.get("columns", [""]), row["values"], strict=False)
-    }
-    in_print = [column for column in columns if any(place[1] == column for place in published)]
+    published = _published(rows, printed)
+    in_print = {column for _, column in published}
+    beside = {column for _, column in measured}
+    alone = in_print - beside if beside - in_print else set()
     header = [""]
     for column in columns:
-        kinds = ("published", "measured") if column in in_print else ("",)
+        kinds = ["published", "measured"] if column in in_print else [""]
+        kinds = kinds[:1] if column in alone else kinds
         header += [f"{column} {kind}".strip() or "measured" for kind in kinds]
     lines = []
     for name in dict.fromkeys([*rows, *(entry.row for entry in entries)]):
         line = [name]
         for column in columns:
-            kind = {(name, c) for c in columns if (c in in_print) == (column in in_print)}
-            expected = _is_expected(rows.get(name, {}), column in in_print)
-            empty = NOT_RUN if expected and not kind & measured.keys() else ""
-            found = measured.get((name, column), empty)
-            line += [published.get((name, column), ""), found] if column in in_print else [found]
-        line += [notes.get(name, "")] if notes else []
+            found = measured.get((name, column))
+            if found is None:
+                expected = _is_expected(name, column, rows, published, column in in_print)
+                found = NOT_RUN if expected else ""
+            line += [published.get((name, column), "")] if column in in_print else []
+            line += [] if column in alone else [found]
+        line += [runs.get(name, "")] if runs else []
         lines.append([*line, _source(name, rows)] if rows else line)
-    return [*header, *(["at small scale"] if notes else []), *(["source"] if rows else [])], lines
+    header += [RUN_COLUMN] if runs else []
+    return [*header, *([SOURCE_COLUMN] if rows else [])], lines
 
 
-def _is_expected(row: Mapping[str, Any], at_full_scale: bool) -> bool:
-    """Whether a row without a measured figure lacks one."""
-    if not {"run", "small", "above"} & row.keys():
-        return at_full_scale
-    return ("run" if at_full_scale else "small") in row
+def _published(
+    rows: Mapping[str, Mapping[str, Any]], printed: Mapping[str, Any]
+) -> dict[tuple[str, str], str]:
+    """What is printed, by row and column, of statements with what the printed figures say."""
+    found = {}
+    for name, row in rows.items():
+        unit = row.get("unit", printed.get("unit", ""))
+        for place, column in enumerate(printed.get("columns", [""])):
+            value = row["values"][place] if place < len(row["values"]) else ""
+            if value and unit == HOLDS:
+                value += _in_print(row, rows, place)
+            elif value and value != "-":
+                value = f"{value} {unit}".strip()
+            if value:
+                found[name, column] = value
+    return found
 
 
-def _source(name: str, rows: Mapping[str, Any]) -> str:
-    if name not in rows:
+def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int) -> str:
+    """By how much the printed figures of a column bear a statement out; "" where it has none."""
+    if "above" not in row:
         return ""
-    return rows[name].get("source", f"row {list(rows).index(name) + 1}")
+    texts = [[rows[name]["values"][place] for name in row[key]] for key in ("above", "below")]
+    if {"", "-"} & {*texts[0], *texts[1]}:
+        return ""
+    above, below = ([float(text.split()[0]) for text in side] for side in texts)
+    return f" (figures: {min(above) - max(below):+.2f})"
 
 
-def _with_unit(value: str, unit: str) -> str:
-    return f"{value} {unit}".strip() if value and unit != HOLDS else value
+def _is_expected(
+    name: str,
+    column: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    published: Mapping[tuple[str, str], str],
+    in_print: bool,
+) -> bool:
+    """Whether a cell without a measured figure lacks one."""
+    if name not in rows:
+        return False
+    row = rows[name]
+    if not in_print:
+        return "small" in row
+    if any("run" in other for other in rows.values()):  # Others of a table are other people's.
+        return "run" in row and ((name, column) in published or not any(row["values"]))
+    return (name, column) in published
+
+
+def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where it is in the paper: as the row says it, or else its number in a printed table."""
+    row = rows.get(name, {"source": ""})
+    if "source" in row or row.get("unit") == HOLDS or not any(row["values"]):
+        return row.get("source", "")
+    in_table = [n for n, other in rows.items() if any(other["values"]) and "unit" not in other]
+    return f"row {in_table.index(name) + 1}"
 
 
 def state(outcome: Outcome | None) -> str:
@@ -117,24 +187,41 @@ def state(outcome: Outcome | None) -> str:
     return "drawn" if outcome and outcome.pictures else NOT_RUN
 
 
-def summary(shown: Sequence[Shown], *, shortened: bool = False) -> str:
-    """How much of a paper was measured, and which of its statements did not hold.
+def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bool = False) -> str:
+    """How much of a paper was measured, and which of its statements held, a line each.
 
     Args:
       shown: its items.
+      printed: the paper as `published.toml` has it.
       shortened: whether training runs were, so that their figures mean little.
     """
-    measured = [one for one in shown if one.outcome and one.outcome.entries]
-    failed = [
-        f"{', '.join(filter(None, [one.item.name, entry.column]))}: {entry.row} "
-        f"({shown_entry(entry)})"
-        for one in measured
-        for entry in one.outcome.entries
-        if entry.unit == HOLDS and sum(entry.values) < len(entry.values)
-    ]
-    text = f"{len(measured)} of {len(shown)} items have measured figures."
+    kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys([*_KINDS, *kinds])}
+    lines = [f"{len(shown)} items: {', '.join(f'{n} {kind}' for kind, n in counts.items())}."]
     if shortened:
-        text += "\nTraining was cut short: its figures show that all works, not what it scores."
-    if failed:
-        text += "\nStatements that did not hold here: " + "; ".join(failed) + "."
-    return text
+        lines.append("Training was cut short: its figures show that all works, not what it scores.")
+    found: dict[str, list[str]] = {kind: [] for kind in (HELD, FAILED, UNDECIDED)}
+    for one in shown:
+        for entry in one.outcome.entries if one.outcome else ():
+            if entry.unit == HOLDS:
+                where = ", ".join(filter(None, [one.item.place, entry.column]))
+                found[verdict(entry)].append(f"{where}: {entry.row} ({shown_entry(entry)})")
+    total = sum(map(len, found.values()))
+    lines += [f"Statements: {len(found[HELD])} of {total} hold here."] if total else []
+    for kind, title in ((FAILED, "Do not hold here:"), (UNDECIDED, "Undecided here:")):
+        lines += [title, *(f"– {text}" for text in found[kind])] if found[kind] else []
+    return "\n".join(lines)
+
+
+_KINDS = ("measured as the paper has it", "at small scale, on other data", "drawn", NOT_RUN)
+
+
+def _kind(shown: Shown, printed: Mapping[str, Any]) -> str:
+    """Which of `_KINDS` an item is."""
+    if shown.outcome is None or not (shown.outcome.entries or shown.outcome.pictures):
+        return _KINDS[3]
+    if not shown.outcome.entries:
+        return _KINDS[2]
+    full = {entry.column for entry in shown.outcome.entries} & {*printed.get("columns", [""])}
+    small = shown.item.runs or (shown.item.measure == RUNS and not full)
+    return _KINDS[1] if small else _KINDS[0]

@@ -68,7 +68,7 @@ def _sweeps(printed: Mapping[str, Any], label: str, runs: Path) -> dict[str, dic
     factors = {name: float(name.removeprefix(label)) for name in Small.of(printed).columns}
     sweeps: dict[str, dict[float, Score]] = {}
     for (row, column), of_seeds in small_figures(printed, runs).items():
-        shares = [value / 100 for value, _ in of_seeds.values()]
+        shares = [found.value / 100 for found in of_seeds.values()]
         spread = stdev(shares) if len(shares) > 1 else None
         sweeps.setdefault(row, {})[factors[column]] = Score(mean(shares), spread)
     return sweeps

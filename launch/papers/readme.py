@@ -16,7 +16,7 @@ from hyperface.files import replace_text
 from hyperface.report.tables import Table, as_markdown
 from launch.papers import PAPERS, items, published
 from launch.papers.item import RUNS, from_record, to_record
-from launch.papers.page import NOT_RUN, Shown, section
+from launch.papers.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, section
 
 KEPT = Path(__file__).with_name("measured.json")
 SHOWN = {
@@ -67,22 +67,23 @@ def tables(paper: str) -> str:
         one = Shown(item, from_record(record), Path(), record["command"])
         printed = published()[paper].get(name, {})
         table = section(one, printed).table
-        title = " ".join([f"{table.title} (`{record['command']}`).", printed.get("note", "")])
-        parts.append(f"{title.rstrip()}\n\n{as_markdown(_shortened(table))}")
+        title = f"{table.title} (`{record['command']}`)."
+        notes = [printed["note"]] if "note" in printed else []
+        parts += [title, *notes, as_markdown(_shortened(table))]
     return "\n\n".join(parts)
 
 
 def _shortened(table: Table) -> Table:
     """Without places in the paper, and without rows and columns in which nothing was measured."""
     places = [place for place, name in enumerate(table.header) if "published" not in name]
-    texts = {"source", "at small scale"}
+    texts = {SOURCE_COLUMN, RUN_COLUMN}
     figures = [place for place in places[1:] if table.header[place] not in texts]
     empty = {"", NOT_RUN}
     rows = [row for row in table.rows if {row[place] for place in figures} - empty]
     columns = [
         place
         for place, name in enumerate(table.header)
-        if name != "source" and (place == 0 or {row[place] for row in rows} - empty)
+        if name != SOURCE_COLUMN and (place == 0 or {row[place] for row in rows} - empty)
     ]
     kept = [[row[place] for place in columns] for row in rows]
     return table._replace(header=[table.header[place] for place in columns], rows=kept)

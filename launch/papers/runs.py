@@ -8,20 +8,28 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hyperface.report.run import snapshot_means
 from launch.papers import published
-from launch.papers.item import HOLDS, Context, Entry, Outcome
+from launch.papers.item import HOLDS, OTHER_WORK, Context, Entry, Outcome
 from launch.papers.methods import SCORED, TRAINED, Small, diverged, evaluation, folder, seeds
 
-OTHER_WORK = "other work"
 OWN_TEST = "test"
 """The protocol of a run's own results.json: all pairs of the test people of its data set."""
 
-Seeds = dict[int, tuple[float, float | None]]
-"""Seed -> a figure in percent, and a spread of its own."""
-LOWEST = (-math.inf, None)
+
+class Found(NamedTuple):
+    """A figure of one run, in percent."""
+
+    value: float
+    spread: float | None = None
+    over: str = ""
+    """What it is spread over: "folds"."""
+
+
+Seeds = dict[int, Found]
+LOWEST = Found(-math.inf)
 
 
 def read(printed: Mapping[str, Any], context: Context) -> Outcome:
@@ -40,13 +48,15 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
         elif "small" not in row and "above" not in row:
             missing[row["row"]] = OTHER_WORK
     small = small_figures(printed, context.runs)
-    entries += [_entry(row, column, of_seeds) for (row, column), of_seeds in small.items()]
-    lost = {r["row"]: diverged(context.runs, r["small"]) for r in printed["rows"] if "small" in r}
-    entries += _claims(printed, small, lost)
-    scale = "what launch.train and launch.evaluate wrote of each run"
     methods = {row["row"]: row["small"] for row in printed["rows"] if "small" in row}
-    notes = {row: _about(context.runs, method) for row, method in methods.items()}
-    return Outcome(entries, scale, missing=missing, notes=notes)
+    for (row, column), of_seeds in small.items():
+        trained = len(seeds(context.runs, methods[row]))
+        entries.append(_entry(row, column, of_seeds, trained))
+    lost = {row: diverged(context.runs, method) for row, method in methods.items()}
+    entries += _claims(printed, small, lost)
+    notes = {row: _made(context.runs, method) for row, method in methods.items()}
+    about = {method: _about(context.runs, method) for method in dict.fromkeys(methods.values())}
+    return Outcome(entries, "", missing=missing, notes=notes, methods=about)
 
 
 def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str], Seeds]:
@@ -60,17 +70,15 @@ def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str
             of_seeds = {}
             for seed in seeds(runs, row["small"]):
                 run = folder(runs, row["small"], seed)
-                value = figure(run, small.evaluation, protocol, name)
-                of_seeds |= {} if value is None else {seed: value}
+                found_one = figure(run, small.evaluation, protocol, name)
+                of_seeds |= {} if found_one is None else {seed: found_one}
             if of_seeds:
                 found[row["row"], column] = of_seeds
     return found
 
 
-def figure(
-    run: Path, evaluation: str, protocol: str, name: str
-) -> tuple[float, float | None] | None:
-    """A figure of a protocol with its spread, in percent; None where there is none."""
+def figure(run: Path, evaluation: str, protocol: str, name: str) -> Found | None:
+    """A figure of a protocol with its spread; None where there is none."""
     if protocol == OWN_TEST:
         return _own_figure(run, name)
     path = run / evaluation / SCORED
@@ -80,16 +88,17 @@ def figure(
     if scored is None or name not in scored["figures"]:
         return None
     spread = scored["spreads"].get(name)
-    return 100 * scored["figures"][name], None if spread is None else 100 * spread
+    over = scored.get("spread", "").rpartition(" over ")[2]
+    return Found(100 * scored["figures"][name], None if spread is None else 100 * spread, over)
 
 
-def _own_figure(run: Path, name: str) -> tuple[float, None] | None:
+def _own_figure(run: Path, name: str) -> Found | None:
     """The mean over a run's snapshots of a figure of its own protocol."""
     path = run / TRAINED
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    return 100 * snapshot_means(record)[name], None
+    return Found(100 * snapshot_means(record)[name])
 
 
 def _full(
@@ -104,13 +113,18 @@ def _full(
         if found is None:
             absent = f"no {protocol} in {run}"
         else:
-            entries.append(Entry(row["row"], (found[0],), column, "%", 2, found[1]))
+            entries.append(Entry(row["row"], (found.value,), column, "%", 2, found.spread))
     return entries, absent
 
 
-def _entry(row: str, column: str, of_seeds: Seeds) -> Entry:
-    values, spreads = zip(*of_seeds.values(), strict=True)
-    return Entry(row, values, column, "%", 2, spreads[0] if len(values) == 1 else None)
+def _entry(row: str, column: str, of_seeds: Seeds, trained: int) -> Entry:
+    """The entry of a row at small scale; `trained` seeds may be more than those scored."""
+    found = list(of_seeds.values())
+    notes = [f"{len(found)} of {trained} seeds"] if len(found) < trained else []
+    if len(found) == 1 and found[0].spread is not None:
+        notes.append(f"± {found[0].spread:.2f} over {found[0].over}")
+    values = tuple(one.value for one in found)
+    return Entry(row, values, column, "%", 2, note=", ".join(notes))
 
 
 def _claims(
@@ -128,7 +142,10 @@ def _claims(
             continue
         for column in row.get("columns", Small.of(printed).columns):
             above, below = (
-                [dict.fromkeys(lost[r], LOWEST) | small.get((r, column), {}) for r in row[k]]
+                [
+                    dict.fromkeys(lost.get(r, ()), LOWEST) | small.get((r, column), {})
+                    for r in row[k]
+                ]
                 for k in ("above", "below")
             )
             margins = _margins(above, below)
@@ -143,22 +160,24 @@ def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
     """The least of some figures less the greatest of others, one a seed that all of them have."""
     common = set.intersection(*(set(of_seeds) for of_seeds in (*above, *below)))
     return [
-        min(of_seeds[seed][0] for of_seeds in above) - max(of_seeds[seed][0] for of_seeds in below)
+        min(one[seed].value for one in above) - max(one[seed].value for one in below)
         for seed in sorted(common)
     ]
 
 
+def _made(runs: Path, method: str) -> str:
+    """A method and its seeds: "faces-normface, 3 seeds"."""
+    count = len(seeds(runs, method))
+    parts = [method] + ([f"{count} {'seed' if count == 1 else 'seeds'}"] if count else [])
+    return ", ".join([*parts, *(f"seed {seed} diverged" for seed in diverged(runs, method))])
+
+
 def _about(runs: Path, method: str) -> str:
-    """What the runs of a method at small scale are: options, size and seeds."""
+    """Options and size of a method's runs."""
     train, found = published()["methods"][method]["train"], seeds(runs, method)
-    ends = [f"seed {seed} diverged" for seed in diverged(runs, method)]
     if not found:
-        return "; ".join([train, *ends])
+        return train
     configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in found]
-    data, count = configs[0]["data"], len(found)
+    data = configs[0]["data"]
     steps = " and ".join(sorted({f"{config['experiment']['steps']:,}" for config in configs}))
-    about = (
-        f"{train}: {data['examples']:,} images of {data['classes']:,} people, {steps} steps, "
-        f"{count} {'seed' if count == 1 else 'seeds'}"
-    )
-    return "; ".join([about, *ends])
+    return f"{train}: {data['examples']:,} images of {data['classes']:,} people, {steps} steps"
