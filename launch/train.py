@@ -24,6 +24,8 @@ from launch import cli, experiments
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from rich.console import Console
 
+    from hyperface.train.state import TrainState
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -109,24 +111,15 @@ def train_and_report(options: Train, console: "Console") -> None:
       DivergenceError: a loss became NaN or infinite; it was said.
       Interrupted: a signal came, and the run is saved; it was said.
     """
-    from hyperface.data.datasets import data_directory, open_split
-    from hyperface.evaluate.evaluator import (
-        check_scorable,
-        evaluate_network,
-        evaluate_pixels,
-    )
-    from hyperface.report.run import Trained, write_run_report
-    from hyperface.report.tables import as_text
+    from hyperface.data.datasets import data_directory
+    from hyperface.evaluate.evaluator import check_scorable
+    from hyperface.report.run import Trained
     from hyperface.train import distributed
-    from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.metrics import read_metrics
-    from hyperface.train.together import AllDevices
-    from launch.evaluate import restored
     from launch.prepare import prepare_missing
 
     cli.quiet_libraries()
     experiment = options.experiment
-    devices = AllDevices()
     data_dir = data_directory(options.data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
     if distributed.is_writer():
@@ -138,25 +131,53 @@ def train_and_report(options: Train, console: "Console") -> None:
     for part in (experiment, *map(_like(experiment), experiment.compare)):
         folder = workdir if part is experiment else workdir / "compare" / part.name
         state = _trained_state(options, part, folder, data_dir, start, console)
-        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-            earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
-        snapshots = [
-            evaluate_network(part, shot.network, shot.evaluated, data_dir, devices)
-            for shot in (*earlier, state)
-        ]
+        snapshots = _snapshot_results(part, state, folder, data_dir)
         if distributed.is_writer():
             trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
+    baselines = _baselines(experiment, state, start, data_dir)
+    if distributed.is_writer():
+        _report(experiment, workdir, data_dir, trained, baselines, console)
 
-    baselines = {}
-    if experiment.evaluation.protocol == "verification":
-        baselines["raw pixels"] = evaluate_pixels(experiment, data_dir, devices)
-        if start is not None:
-            before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
-            baselines["before"] = evaluate_network(
-                experiment, state.network, before, data_dir, devices
-            )
-    if not distributed.is_writer():
-        return
+
+def _snapshot_results(part: Experiment, state: "TrainState", folder: Path, data_dir: Path):
+    """The scores of a run's snapshots, the last step's at the end."""
+    from hyperface.evaluate.evaluator import evaluate_network
+    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.together import AllDevices
+    from launch.evaluate import restored
+
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
+    return [
+        evaluate_network(part, shot.network, shot.evaluated, data_dir, AllDevices())
+        for shot in (*earlier, state)
+    ]
+
+
+def _baselines(experiment: Experiment, state: "TrainState", start, data_dir: Path):
+    """What is shown above a run that verifies: raw pixels, and the backbone before fine-tuning."""
+    from hyperface.evaluate.evaluator import evaluate_network, evaluate_pixels
+    from hyperface.train.together import AllDevices
+
+    if experiment.evaluation.protocol != "verification":
+        return {}
+    baselines = {"raw pixels": evaluate_pixels(experiment, data_dir, AllDevices())}
+    if start is not None:
+        before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
+        baselines["before"] = evaluate_network(
+            experiment, state.network, before, data_dir, AllDevices()
+        )
+    return baselines
+
+
+def _report(
+    experiment: Experiment, workdir: Path, data_dir: Path, trained, baselines, console: "Console"
+) -> None:
+    """Writes the report of a run and prints its tables."""
+    from hyperface.data.datasets import open_split
+    from hyperface.report.run import write_run_report
+    from hyperface.report.tables import as_text
+
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     tables = write_run_report(

@@ -181,7 +181,15 @@ def check(experiment: Experiment) -> Experiment:
     Raises:
       InputError: naming the field, what was expected and what was found.
     """
-    e = experiment
+    _check_ranges(experiment)
+    _check_optimizer(experiment.optimizer)
+    objective.check(experiment.loss)
+    _check_together(experiment)
+    _check_steps(experiment)
+    return experiment
+
+
+def _check_ranges(e: Experiment) -> None:
     for name, found, least in (
         ("steps", e.steps, 1),
         ("seed", e.seed, 0),
@@ -203,7 +211,9 @@ def check(experiment: Experiment) -> Experiment:
         expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
     crop = e.data.crop is None or min(e.data.crop) > 0
     expect(crop, "data.crop", "height and width above 0", e.data.crop)
-    o = e.optimizer
+
+
+def _check_optimizer(o: Optimizer) -> None:
     expect(0 <= o.momentum < 1, "optimizer.momentum", "in [0, 1)", o.momentum)
     expect(0 <= o.average < 1, "optimizer.average", "in [0, 1)", o.average)
     clip = o.clip is None or 0 < o.clip < math.inf
@@ -216,7 +226,11 @@ def check(experiment: Experiment) -> Experiment:
             expect(fits, f"optimizer.groups.{group}.{name}", "a finite number of at least 0", found)
     in_order = list(o.boundaries) == sorted(set(o.boundaries))
     expect(in_order, "optimizer.boundaries", "steps in rising order", o.boundaries)
-    objective.check(e.loss)
+
+
+def _check_together(e: Experiment) -> None:
+    """Refuses loss, optimiser, devices and protocol that do not go with each other."""
+    o = e.optimizer
     if e.loss.sample_rate < 1 and (o.accumulate > 1 or o.average):
         raise InputError(
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "
@@ -232,6 +246,20 @@ def check(experiment: Experiment) -> Experiment:
             "shard-agents: expected False with a loss that has neither agents nor centers, found "
             "True."
         )
+    if e.evaluation.protocol == "classification" and e.evaluation.mirror == "concat":
+        raise InputError(
+            "evaluation.mirror: expected none, sum or max with the classification protocol, found "
+            "concat, whose features are longer than the agents."
+        )
+    if e.evaluation.protocol == "classification" and not e.loss.agent_heads():
+        raise InputError(
+            "evaluation.protocol: expected verification with a loss that has no agents, found "
+            "classification."
+        )
+
+
+def _check_steps(e: Experiment) -> None:
+    """Refuses steps of checkpoints and snapshots that do not fall on those of the log."""
     if e.checkpoint_every % e.log_every:
         raise InputError(
             f"checkpoint-every: expected a multiple of log-every ({e.log_every}), found "
@@ -243,17 +271,6 @@ def check(experiment: Experiment) -> Experiment:
             f"evaluation.snapshots: expected steps from 1 to {e.steps} that are multiples of "
             f"log-every ({e.log_every}), found {steps}."
         )
-    if e.evaluation.protocol == "classification" and e.evaluation.mirror == "concat":
-        raise InputError(
-            "evaluation.mirror: expected none, sum or max with the classification protocol, found "
-            "concat, whose features are longer than the agents."
-        )
-    if e.evaluation.protocol == "classification" and not e.loss.agent_heads():
-        raise InputError(
-            "evaluation.protocol: expected verification with a loss that has no agents, found "
-            "classification."
-        )
-    return experiment
 
 
 def _listed(value: Any) -> Any:
