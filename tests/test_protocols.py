@@ -720,7 +720,8 @@ def agedb_variables():
 
 
 def test_agedb(written):
-    pairs = protocols.agedb(written(mat_bytes(agedb_variables(), compress=True)))
+    # What a user names by --pairs.
+    pairs = protocols.read_pairs(written(mat_bytes(agedb_variables(), compress=True), "04.mat"))
     assert pairs.first == ["A_1.jpg", "A_1.jpg", "C_1.jpg", "C_1.jpg"]
     assert pairs.second == ["A_2.jpg", "B_1.jpg", "C_2.jpg", "D_1.jpg"]
     np.testing.assert_array_equal(pairs.same, [True, False, True, False])

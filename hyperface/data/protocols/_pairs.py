@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperface.data.protocols._agedb import agedb
 from hyperface.data.protocols._lines import Line, after, read_lines
 from hyperface.data.protocols._pairlist import Pair, PairList, block_folds, collect
 
@@ -15,7 +16,7 @@ _SAME = {"1": True, "0": False, "-1": False}
 
 
 def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> PairList:
-    """Reads a pair list in one of these forms, told by its first line.
+    """Reads a pair list in one of these forms, told by its name or its first line.
 
     - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
       AgeDB-30 and the `_ann.txt` lists. Fields are separated by tabs or commas where the first line
@@ -23,6 +24,7 @@ def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> P
     - `first,second,same` or `first,second,same,fold`: a CSV file with this header; folds from 0.
     - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines a pair. 0 stands
       for different people; for one person CALFW has the fold from 1, CPLFW has 1 throughout.
+    - `.mat`: AgeDB's own protocol, as `agedb` reads it.
 
     Args:
       path: the file.
@@ -40,6 +42,8 @@ def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> P
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
       Cross-Pose LFW, 2018.
     """
+    if Path(path).suffix == ".mat":
+        return agedb(path, repeats=repeats)
     lines = read_lines(path)
     separator = next((mark for mark in "\t," if mark in lines[0].text), None)
     first = lines[0].fields(separator)
