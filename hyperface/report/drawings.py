@@ -123,8 +123,8 @@ def scatter_panels(
             mean, spread = y[known].mean(axis=1), y[known].std(axis=1, ddof=1)
             style = {"color": COLOURS[place % len(COLOURS)], "marker": "o", "capsize": 3}
             axes.errorbar(x[known], mean, spread, label=label, **style)
-        for style, (label, height) in zip(_DASHES, (marks or {}).items(), strict=False):
-            axes.axhline(height, label=label, color="#6a6a6a", linestyle=style, linewidth=1.2)
+        for dashes, (label, height) in zip(_DASHES, (marks or {}).items(), strict=False):
+            axes.axhline(height, label=label, color="#4a4a4a", linestyle=dashes, linewidth=1.4)
         axes.set(xlabel=xlabel, xscale="log")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -20,12 +20,12 @@ from launch.papers.runs import OWN_TEST, small_figures
 PAIRS = {OWN_TEST: "60 people of CFP, small scale", "blufr": "LFW, BLUFR pairs, small scale"}
 """What the curves of a protocol are of."""
 SWEEP = (
-    "Accuracy against the factor by which images were made smaller; the paper draws a ROC curve for "
-    "each factor, and does not say that they are of the area: that is how they are read here"
+    "Accuracy against the factor by which images were made smaller; the paper draws ROC curves, a "
+    "factor each, and does not say that it is of the area: that is how it is read here"
 )
 PAIR = (
-    "a: how a pair of videos gets its histogram, on two made-up videos of one person: the cosines of "
-    "every frame with every other are counted into bins"
+    "a: how a pair of videos gets its histogram, of two made-up videos of one person: the cosines "
+    "of all frames of one with all of the other are counted into bins"
 )
 
 
@@ -43,9 +43,9 @@ def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
             drawn |= {title: figures.roc_curves(curves, title=title, joined=True)}
     if label := wanted.get("sweep"):
         sweeps = _sweeps(printed, label, context.runs)
-        ylabel = "accuracy on LFW's 6,000 pairs"
-        curves = figures.resolution_curves(sweeps, ylabel=ylabel) if sweeps else None
-        drawn |= {SWEEP: curves} if curves else {}
+        if sweeps:
+            ylabel = "accuracy on LFW's 6,000 pairs"
+            drawn[SWEEP] = figures.resolution_curves(sweeps, ylabel=ylabel)
     if protocol := wanted.get("histograms"):
         for row, run in _runs(printed, context):
             shares = _scored(run, protocol).get("details", {}).get("histograms")

@@ -191,7 +191,7 @@ def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str
 def _drawn(found: dict, panels: dict, bases: list[str]) -> dict:
     """A picture of each figure; what has no hyper-parameter is a dashed line."""
     drawn = {}
-    for figure, measured in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %")):
+    for figure, name in (("accuracy", "Accuracy"), ("tar", "TAR at FAR 1 %")):
         lines = {
             xlabel: {
                 label: (
@@ -202,10 +202,10 @@ def _drawn(found: dict, panels: dict, bases: list[str]) -> dict:
             }
             for xlabel, named in panels.items()
         }
-        marks = {name: float(getattr(found[name, 0.0], figure).mean()) for name in bases}
+        marks = {base: float(getattr(found[base, 0.0], figure).mean()) for base in bases}
         caption = (
-            f"{measured[0].upper()}{measured[1:]} over fixed features against {' and '.join(panels)}, "
-            f"mean and deviation over seeds; dashed is what nothing is added to"
+            f"{name}, heads over fixed features, mean and deviation over seeds; dashed is softmax "
+            "alone"
         )
-        drawn[caption] = drawings.scatter_panels(lines, ylabel=f"{measured}, %", marks=marks)
+        drawn[caption] = drawings.scatter_panels(lines, ylabel=f"{name}, %", marks=marks)
     return drawn

@@ -38,7 +38,7 @@ def tangent_line() -> Figure:
     _arrow(axes, unit, unit + along, RED, "its projection\non the tangent", (0.04, -0.08))
     _arrow(axes, x, x + gradient, RED, r"$\partial L/\partial x$", (-0.02, 0.06))
     axes.plot(*unit, "o", color="#222222")
-    axes.text(*(unit + (-0.12, 0.02)), r"$\tilde{x}$", fontsize=12)
+    axes.text(*np.add(unit, (-0.12, 0.02)), r"$\tilde{x}$", fontsize=12)
     for radius, name in ((1.0, "1"), (1.5, r"$\|x\|$")):
         axes.text(radius - 0.03, -0.12, name, color="#5a5a5a", ha="right")
     axes.set(xlim=(-0.25, 2.1), ylim=(-0.25, 1.65), aspect="equal")
