@@ -172,6 +172,13 @@ def test_agents_without_margin_are_class_means(tmp_path):
     assert value(entries, "m = 1: agents to their class means") > 5
 
 
+def test_features_that_agents_miss_are_marginal(tmp_path):
+    entries = measured("normface", "figure-7", tmp_path)
+    for row in ("contrastive, m = 0.6", "triplet, m = 0.4"):
+        assert 10 < value(entries, f"{row}: pushed by samples") < 50
+        assert value(entries, f"{row}: pushed by agents") < 5
+
+
 def test_the_angular_margin_is_arccos_of_delta_at_equal_norms(tmp_path):
     entries = measured("ringloss", "figure-2", tmp_path)
     assert value(entries, "margin at r = 1, delta = 0.5") == pytest.approx(60, abs=1e-3)
@@ -407,7 +414,8 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
     assert (
         "Table 2, small scale: LFW: normalisation beats no normalisation (undecided, 1 of 2" in text
     )
-    assert text.count("alt='Similarities of two videos, softmax") == 2
+    assert text.count("alt='b: similarities of two videos, softmax") == 2
+    assert text.count("alt='a: how a pair of videos gets its histogram") == 1
 
 
 def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
@@ -447,8 +455,11 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     names = ["figure-6", "figure-7", "figure-8"]
     reproduce.main(["ringloss", *options, "--only", *names])
     outcomes = [read_result(tmp_path / "ringloss" / name) for name in names]
-    assert [list(found.pictures) for found in outcomes] == [["ROC", "DET"]] * 2 + [
-        ["Low resolution"]
+    captions = [list(found.pictures) for found in outcomes]
+    assert captions[0] == ["ROC: 60 people of CFP, small scale"]
+    assert captions[1] == ["ROC: LFW, BLUFR pairs, small scale"]
+    assert [caption.split(";")[0] for caption in captions[2]] == [
+        "Accuracy against the factor by which images were made smaller"
     ]
     own = {(e.row, e.column): e.values for e in outcomes[0].entries}
     assert own["SM", "small scale: TAR at FAR 0.1 %"] == pytest.approx((8.6, 8.5))

@@ -76,7 +76,10 @@ def test_every_setting_has_its_figures(paper, name, settings, context, monkeypat
         assert np.isfinite(entry.values).all(), entry
     claims = {entry.row for entry in outcome.entries if entry.unit == HOLDS}
     assert claims == {row["row"] for row in papers.published()[paper][name]["rows"]}
-    assert list(figures) == ["accuracy", "TAR at FAR 1 %"]
+    assert [caption.split(",")[0] for caption in figures] == ["Accuracy", "TAR at FAR 1 %"]
+    lines = [axes.get_legend_handles_labels()[1] for axes in figures.popitem()[1].axes]
+    assert all(label.startswith("softmax") for labels in lines for label in labels)
+    assert (lines[0][1:2] == ["softmax, normalised"]) == (paper == "normface")
     assert "not end to end" in outcome.scale
     assert "6 people; 4 other people" in outcome.scale
 

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
+COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
+"""In the order in which they are used."""
+_DASHES = ("--", ":", "-.")
 
 
 class Points(NamedTuple):
@@ -17,6 +20,20 @@ class Points(NamedTuple):
     label: str = ""
     size: float = 8.0
     marker: str = "o"
+    hollow: bool = False
+    """Whether only the outline is drawn, so that what lies below is seen."""
+
+
+class Line(NamedTuple):
+    """A line through places, or an arrow along it."""
+
+    places: np.ndarray
+    """[points, 2]."""
+    label: str = ""
+    colour: str = "#222222"
+    style: str = "-"
+    arrow: bool = False
+    """Whether its end has a head."""
 
 
 def curves(
@@ -41,7 +58,7 @@ def curves(
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for place, (label, (x, y)) in enumerate(lines.items()):
-        axes.plot(x, y, label=label, color=_COLOURS[place % len(_COLOURS)])
+        axes.plot(x, y, label=label, color=COLOURS[place % len(COLOURS)])
     for label, height in (marks or {}).items():
         axes.axhline(height, label=label, color="#8a8a8a", linestyle="--", linewidth=1)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
@@ -73,7 +90,7 @@ def bands(
         ylabel=ylabel,
     )
     (axes,) = figure.axes
-    for colour, (x, y, half) in zip(_COLOURS, lines.values(), strict=False):
+    for colour, (x, y, half) in zip(COLOURS, lines.values(), strict=False):
         axes.fill_between(
             x, np.maximum(y - half, 0), y + half, color=colour, alpha=0.2, linewidth=0
         )
@@ -93,9 +110,9 @@ def scatter_panels(
     Args:
       panels: xlabel -> label -> (x [points] above 0, y [points, repetitions]).
       ylabel: what runs up.
-      marks: label -> height of a dashed horizontal line.
+      marks: label -> height of a dashed horizontal line, each dashed in its own way, at most three.
     """
-    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * len(panels), 6.0), 3.8), layout="constrained")
     for axes, (xlabel, lines) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True).flat,
         panels.items(),
@@ -104,10 +121,10 @@ def scatter_panels(
         for place, (label, (x, y)) in enumerate(lines.items()):
             known = np.isfinite(y).all(axis=1)
             mean, spread = y[known].mean(axis=1), y[known].std(axis=1, ddof=1)
-            style = {"color": _COLOURS[place % len(_COLOURS)], "marker": "o", "capsize": 3}
+            style = {"color": COLOURS[place % len(COLOURS)], "marker": "o", "capsize": 3}
             axes.errorbar(x[known], mean, spread, label=label, **style)
-        for label, height in (marks or {}).items():
-            axes.axhline(height, label=label, color="#8a8a8a", linestyle="--", linewidth=1)
+        for dashes, (label, height) in zip(_DASHES, (marks or {}).items(), strict=False):
+            axes.axhline(height, label=label, color="#4a4a4a", linestyle=dashes, linewidth=1.4)
         axes.set(xlabel=xlabel, xscale="log")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -119,40 +136,61 @@ def scatter_panels(
 def planes(
     panels: Mapping[str, Sequence[Points]],
     *,
-    arrows: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] | None = None,
+    lines: Mapping[str, Sequence[Line]] | None = None,
     circle: float | None = None,
 ) -> Figure:
-    """Points on planes side by side.
+    """Points on planes side by side, all of one scale, with one legend below.
 
     Args:
       panels: title -> groups of points, a colour each.
-      arrows: title -> (tail [2], head [2]) pairs.
+      lines: title -> lines and arrows.
       circle: radius of a circle about the origin.
     """
-    figure = Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
+    figure = Figure(layout="constrained")
     turn = np.linspace(0, 2 * np.pi, 200)
-    for axes, (title, groups) in zip(
-        figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True
-    ):
+    every = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True).flat
+    for axes, (title, groups) in zip(every, panels.items(), strict=True):
         if circle is not None:
             axes.plot(circle * np.cos(turn), circle * np.sin(turn), color="#bbbbbb", linewidth=1)
         for place, group in enumerate(groups):
-            axes.scatter(
-                *group.places.T,
-                s=group.size,
-                marker=group.marker,
-                color=_COLOURS[place % len(_COLOURS)],
-                label=group.label or None,
-                linewidths=0,
-            )
-        for tail, head in (arrows or {}).get(title, ()):
-            style = {"arrowstyle": "->", "color": "#222222"}
-            axes.annotate("", xy=head, xytext=tail, arrowprops=style)
+            _scatter(axes, group, COLOURS[place % len(COLOURS)])
+        for line in (lines or {}).get(title, ()):
+            _draw_line(axes, line)
         axes.set(title=title, aspect="equal")
         axes.grid(alpha=0.25)
-        if any(group.label for group in groups):
-            axes.legend(fontsize=8)
+    wide, high = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+    figure.set_size_inches(4.4 * len(panels), 4.0 * np.clip(high / wide, 0.4, 1.5) + 1.2)
+    _legend_below(figure)
     return figure
+
+
+def _scatter(axes: Axes, group: Points, colour: str) -> None:
+    filling = {"facecolors": "none", "edgecolors": colour} if group.hollow else {"color": colour}
+    width = 1.0 if group.hollow else 0
+    label = group.label or None
+    style = {"marker": group.marker, "label": label, "linewidths": width, "zorder": 4, **filling}
+    axes.scatter(*group.places.T, s=group.size, **style)
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    style = {"color": line.colour, "linestyle": line.style, "linewidth": 1.1}
+    axes.plot(*line.places.T, label=line.label or None, **style)
+    if line.arrow:
+        before, end = line.places[-2:]
+        head = {"arrowstyle": "-|>", "color": line.colour, "mutation_scale": 7, "shrinkB": 0}
+        axes.annotate("", xy=end, xytext=end - 0.01 * (end - before), arrowprops=head)
+
+
+def _legend_below(figure: Figure) -> None:
+    """One for all panels, off the points; a label that several have stands once."""
+    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+    known = {
+        label: one for handles, labels in drawn for one, label in zip(handles, labels, strict=True)
+    }
+    if known:
+        columns = min(len(known), 2 * len(figure.axes))
+        place = {"loc": "outside lower center", "ncols": columns, "fontsize": 8}
+        figure.legend(known.values(), known.keys(), **place)
 
 
 def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:
@@ -169,7 +207,7 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
     width = 0.8 / len(values)
     for place, (label, heights) in enumerate(values.items()):
         across = np.arange(len(heights)) + (place - (len(values) - 1) / 2) * width
-        axes.bar(across, heights, width, label=label, color=_COLOURS[place % len(_COLOURS)])
+        axes.bar(across, heights, width, label=label, color=COLOURS[place % len(COLOURS)])
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(len(heights)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)

@@ -16,6 +16,7 @@ Curve = Sequence[Mapping[str, float]]
 """Lines of a run's `metrics.jsonl`."""
 
 _COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
+_DASHES = ("-", "--", "-.", ":")
 _RAW = {"color": "#8a8a8a", "linestyle": "--"}
 
 
@@ -45,19 +46,33 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def roc_curves(curves: Mapping[str, Roc]) -> Figure:
-    """True against false accept rate, the latter on a logarithmic axis."""
+def roc_curves(
+    curves: Mapping[str, Roc], *, title: str = "ROC of the test pairs", joined: bool = False
+) -> Figure:
+    """True against false accept rate, the latter on a logarithmic axis.
+
+    Args:
+      curves: by name.
+      title: what is shown.
+      joined: whether lines join the points, for curves of few rates, where steps would be none of
+        the data's; each is thinner than the one below, so that those that are alike are all seen.
+    """
     figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
-    for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
-        shown = curve.far > 0  # Each from its own lowest rate on: below, it measures nothing.
-        axes.plot(curve.far[shown], curve.tar[shown], drawstyle="steps-post", label=name, **style)
+    for place, (name, style) in enumerate(zip(curves, _styles(curves), strict=True)):
+        shown = (
+            curves[name].far > 0
+        )  # Each from its own lowest rate on: below, it measures nothing.
+        points = curves[name].far[shown], curves[name].tar[shown]
+        if joined:
+            style |= {"linestyle": _DASHES[place % 4], "linewidth": 1.2 + 2.2 / (1 + place)}
+        axes.plot(*points, drawstyle="default" if joined else "steps-post", label=name, **style)
     axes.set(
         xscale="log",
         xlim=(None, 1),
         ylim=(0, 1.02),
         xlabel="false accept rate",
         ylabel="true accept rate",
-        title="ROC of the test pairs",
+        title=title,
     )
     axes.legend(loc="lower right", fontsize=8)
     return figure
@@ -81,20 +96,24 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure:
     return figure
 
 
-def resolution_curves(sweeps: Mapping[str, Mapping[float, Score]]) -> Figure:
-    """A figure against the area factor by which images were made smaller: Ring loss, Fig. 8.
+def resolution_curves(
+    sweeps: Mapping[str, Mapping[float, Score]], *, ylabel: str = "share"
+) -> Figure:
+    """A figure against the area factor by which images were made smaller, as in Ring loss, Exp. 6.
 
     Args:
       sweeps: label -> area factor -> the figure, with its spread where it has one.
+      ylabel: what the figure is.
     """
     figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
     for style, (name, values) in zip(_styles(sweeps), sweeps.items(), strict=True):
         factors = sorted(values)
         shares = [values[factor].value for factor in factors]
-        spread = [values[factor].spread or 0.0 for factor in factors]
+        spreads = [values[factor].spread or 0.0 for factor in factors]
+        spread = spreads if any(spreads) else None
         axes.errorbar(factors, shares, spread, marker="o", capsize=3, label=name, **style)
         axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
-    axes.set(xlabel="area factor of downsampling", ylabel="share", title="Low resolution")
+    axes.set(xlabel="area factor of downsampling", ylabel=ylabel, title="Low resolution")
     axes.legend(fontsize=8)
     return figure
 

@@ -9,6 +9,7 @@ import numpy as np
 from hyperface import losses
 from hyperface.normalize import l2_normalize
 from hyperface.report import drawings
+from launch.papers import sketches
 from launch.papers.item import Context, Entry, Outcome
 
 STEP = 1e-6
@@ -76,7 +77,10 @@ def normalization(context: Context):
     ]
     steps = np.arange(free.size)
     figures = {
-        "Left: steps along the gradient leave the circle": _tangent(),
+        "Left: the gradient at x is the projection of that at its direction onto the tangent, and "
+        "a step along it leaves the circle": sketches.tangent_line(),
+        "Right: what features of three classes ask of a normalised weight, each along the softmax "
+        "loss' gradient, lies in the tangent plane of the sphere": sketches.tangent_plane(),
         "Norm of agents in training": drawings.curves(
             {"no decay": (steps, free), "weight decay 0.005": (steps, decayed)},
             title="Norm growth",
@@ -108,20 +112,6 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
 
     batches = jnp.asarray(rng.integers(0, 400, (steps, 32)))
     return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, batches))(agents)[1])
-
-
-def _tangent():
-    """Figure 4, left: a point, its gradient, and where steps of several sizes lead."""
-    point, slope = jnp.array([0.6, 0.8]), jnp.array([1.0, 0.2])
-    gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(point))
-    point = np.asarray(point)
-    reached = np.stack([point + size * gradient for size in (0.25, 0.5, 1.0)])
-    title = "x, and x + a dL/dx for three a"
-    return drawings.planes(
-        {title: [drawings.Points(point[None], "x", 40), drawings.Points(reached, "moved", 25)]},
-        arrows={title: [(np.zeros(2), point), (point, reached[-1])]},
-        circle=1.0,
-    )
 
 
 def reformulations(context: Context):

@@ -15,7 +15,7 @@ ITEMS = (
     ),
     Item(
         "figure-2",
-        "Figure 2b (2.1)",
+        "Figure 2 (2.1)",
         "Angular classification margin against the norm ratio",
         "toys.angular_margin",
         gives=_BOTH,

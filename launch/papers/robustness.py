@@ -63,7 +63,7 @@ def ring(context: Context):
         "alpha of l2-constrained softmax": {"softmax, unit features": ("alpha", ALPHAS)},
         "weight of center loss": {"softmax + center": ("center", CENTERS)},
     }
-    return outcome, _drawn(found, panels, ("softmax", 0.0))
+    return outcome, _drawn(found, panels, ["softmax"])
 
 
 def weights(context: Context):
@@ -92,7 +92,8 @@ def weights(context: Context):
     for key in over:
         outcome.entries += _spread_entries(found, key, WEIGHTS, "all values")
     lines = {f"softmax + {key}": (key, WEIGHTS) for key in over}
-    return outcome, _drawn(found, {"weight": lines}, ("softmax, not normalised", 0.0))
+    base = ["softmax, not normalised", "softmax, normalised"]
+    return outcome, _drawn(found, {"weight of the added loss": lines}, base)
 
 
 def _scored(settings: dict, context: Context) -> tuple[dict, str]:
@@ -187,10 +188,10 @@ def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str
     ]
 
 
-def _drawn(found: dict, panels: dict, base: tuple[str, float]) -> dict:
-    """A picture of each figure; the baseline is a dashed line."""
+def _drawn(found: dict, panels: dict, bases: list[str]) -> dict:
+    """A picture of each figure; what has no hyper-parameter is a dashed line."""
     drawn = {}
-    for figure, ylabel in (("accuracy", "accuracy, %"), ("tar", "TAR at FAR 1 %, %")):
+    for figure, name in (("accuracy", "Accuracy"), ("tar", "TAR at FAR 1 %")):
         lines = {
             xlabel: {
                 label: (
@@ -201,8 +202,10 @@ def _drawn(found: dict, panels: dict, base: tuple[str, float]) -> dict:
             }
             for xlabel, named in panels.items()
         }
-        marks = {base[0]: float(getattr(found[base], figure).mean())}
-        drawn[ylabel.removesuffix(", %")] = drawings.scatter_panels(
-            lines, ylabel=ylabel, marks=marks
+        marks = {base: float(getattr(found[base, 0.0], figure).mean()) for base in bases}
+        caption = (
+            f"{name}, heads over fixed features, mean and deviation over seeds; dashed is softmax "
+            "alone"
         )
+        drawn[caption] = drawings.scatter_panels(lines, ylabel=f"{name}, %", marks=marks)
     return drawn

@@ -7,15 +7,19 @@ import numpy as np
 from hyperface import losses, theory
 from hyperface.normalize import l2_normalize
 from hyperface.report import drawings
+from launch.papers import sketches
 from launch.papers.item import Context, Entry, Outcome
 
+LEAST_RATIO = 0.01
+"""Where the curves of Ring loss, Figure 2b, begin: r is above zero."""
 
-def _two_classes(apart: float = 0.9, count: int = 300):
-    """Features [images, 3] of two overlapping classes on the sphere, and their labels [images]."""
+
+def _two_classes(apart: float, spread: float, count: int = 300):
+    """Features [images, 3] of two classes on the sphere, and their labels [images]."""
     rng = np.random.default_rng(0)
     centers = np.array([[np.sin(side), 0.0, np.cos(side)] for side in (-apart / 2, apart / 2)])
     labels = np.repeat([0, 1], count)
-    features = centers[labels] + 0.25 * rng.normal(size=(2 * count, 3))
+    features = centers[labels] + spread * rng.normal(size=(2 * count, 3))
     return np.asarray(l2_normalize(features)), labels
 
 
@@ -39,12 +43,12 @@ def _degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def agents(context: Context):
     """NormFace, Figure 6: agents at the class centers with m = 0, away from the boundary at 1."""
-    features, labels = _two_classes()
+    features, labels = _two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     boundary = means[1] - means[0]
     boundary /= np.linalg.norm(boundary)
-    entries, panels = [], {}
+    entries, panels, lines = [], {}, {}
     from_boundary = 90 - _degrees(means, np.stack([-boundary, boundary]))
     entries.append(Entry.of("class means to the boundary", from_boundary.mean(), "degrees"))
     for margin in (0.0, 1.0):
@@ -62,18 +66,45 @@ def agents(context: Context):
             entries.append(Entry.claim("m = 1: agents are shifted away from the boundary", away))
         panels[f"m = {margin:g}"] = [
             *(drawings.Points(features[labels == c][:, :2], f"class {c}", 5) for c in (0, 1)),
-            drawings.Points(means[:, :2], "class means", 60, "s"),
-            drawings.Points(found[:, :2], "agents", 130, "*"),
+            drawings.Points(found[:, :2], "agents", 110, "*"),
+            drawings.Points(means[:, :2], "class means", 150, "s", hollow=True),
         ]
+        lines[f"m = {margin:g}"] = [_great_circle(boundary), *_to_agents(features, labels, found)]
     scale = "two overlapping classes of 300 fixed features on the 3-d sphere, 3,000 steps"
     return Outcome(entries, scale), {
-        "Two classes, their means and their agents, seen from above": drawings.planes(panels)
+        "Two classes, their means, their agents and the boundary, seen from above; arrows are the "
+        "intra-class steps of some features, a tenth as long": drawings.planes(panels, lines=lines)
     }
 
 
+def _great_circle(normal: np.ndarray) -> drawings.Line:
+    """The boundary between two classes on the upper half of the sphere, seen from above."""
+    first = np.cross(normal, [0.0, 0.0, 1.0])
+    first /= np.linalg.norm(first)
+    turn = np.linspace(0, np.pi, 100)[:, None]
+    places = np.cos(turn) * first + np.sin(turn) * np.cross(first, normal)
+    return drawings.Line(places[:, :2], "boundary", style="--")
+
+
+def _to_agents(features: np.ndarray, labels: np.ndarray, agents: np.ndarray):
+    """Arrows against the gradient of a feature's squared distance to its agent, of every 12th."""
+
+    def loss(x):
+        return jnp.sum((l2_normalize(x) - agents[labels]) ** 2)
+
+    steps = -np.asarray(jax.grad(loss)(jnp.asarray(features)))
+    for place in range(0, labels.size, 12):
+        start = features[place, :2]
+        ends = np.stack([start, start + 0.1 * steps[place, :2]])
+        yield drawings.Line(ends, "" if place else "steps of features", "#555555", arrow=True)
+
+
 def margins(context: Context):
-    """NormFace, Figure 7: features that pairs and triplets push, and that an agent misses."""
-    features, labels = _two_classes(apart=1.2)
+    """NormFace, Figure 7: marginal features that pairs and triplets push, and that an agent misses.
+
+    A larger margin cannot reach fewer; what is measured is how many more it does.
+    """
+    features, labels = _two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
     agents = np.asarray(l2_normalize(agents))
     squared = np.sum((features[:, None] - features[None]) ** 2, axis=2)
@@ -88,10 +119,11 @@ def margins(context: Context):
         "triplet": (lambda m: m + far_pair - near_pair > 0, lambda m: m + own - wrong > 0),
     }
     entries, panels = [], {}
-    for (name, (by_samples, by_agents)), margin in zip(pushed.items(), (0.5, 0.4), strict=True):
+    for (name, (by_samples, by_agents)), margin in zip(pushed.items(), (0.6, 0.4), strict=True):
         samples, missed = by_samples(margin), by_samples(margin) & ~by_agents(margin)
         larger = 2 * margin
         shares = [np.mean(by_agents(m)) for m in (margin, larger)]
+        reached = features[missed & by_agents(larger)]
         entries += [
             Entry.of(f"{name}, m = {margin:g}: pushed by samples", 100 * samples.mean(), "%"),
             Entry.of(f"{name}, m = {margin:g}: pushed by agents", 100 * shares[0], "%"),
@@ -100,20 +132,23 @@ def margins(context: Context):
             Entry.claim(f"{name}: a larger margin reaches more", shares[1] > shares[0]),
         ]
         panels[f"{name}, m = {margin:g}"] = [
-            drawings.Points(features[~samples][:, :2], "not pushed", 5),
-            drawings.Points(features[missed][:, :2], "pushed by samples alone", 8),
-            drawings.Points(features[samples & ~missed][:, :2], "pushed by both", 8),
-            drawings.Points(agents[:, :2], "agents", 130, "*"),
+            drawings.Points(features[~missed][:, :2], "other features", 5),
+            drawings.Points(features[missed][:, :2], "pushed by samples, missed by agents", 10),
+            drawings.Points(agents[:, :2], "agents", 150, "*"),
+            drawings.Points(reached[:, :2], "reached by agents at 2 m", 36, hollow=True),
         ]
     scale = "two classes of 300 features on the 3-d sphere, agents at the class means"
-    return Outcome(entries, scale), {"Features that are pushed": drawings.planes(panels)}
+    return Outcome(entries, scale), {
+        "Marginal features, pushed by samples of the other class and missed by its agent, seen "
+        "from above": drawings.planes(panels)
+    }
 
 
 def angular_margin(context: Context):
-    """Ring loss, Figure 2b: the angular classification margin against the norm ratio."""
+    """Ring loss, Figure 2: the angular classification margins, and one against the norm ratio."""
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
-        ratios = np.linspace(0.01, 1 / cosine, 300)
+        ratios = np.linspace(LEAST_RATIO, 1 / cosine, 300)
         angles = np.degrees(theory.angular_margin(ratios, cosine))
         lines[f"delta = {cosine:g}"] = (ratios, angles)
         at_one = np.degrees(theory.angular_margin(1.0, cosine))
@@ -132,7 +167,13 @@ def angular_margin(context: Context):
         xlabel="r = ||x_2|| / ||x_1||",
         ylabel="largest theta_1 (degrees)",
     )
-    return Outcome(entries, "closed form"), {"Margin against the norm ratio": drawn}
+    scale = f"closed form; r goes from {LEAST_RATIO:g}, where the margin is not quite 90 degrees"
+    return Outcome(entries, scale), {
+        "a: two weights, a feature of each class, and the angular margins of both": (
+            sketches.classification_margins()
+        ),
+        "b: margin against the norm ratio": drawn,
+    }
 
 
 def mesh(context: Context):
@@ -167,7 +208,7 @@ def mesh(context: Context):
         ]
         panels[f"lambda = {weight}"] = [
             drawings.Points(start, "before", 6),
-            drawings.Points(reached, "after 20 steps", 8),
+            drawings.Points(reached, f"after {steps} steps", 8),
         ]
     entries += [
         Entry.claim("lambda = 0: norms grow", norms[0].mean() > before.mean()),
@@ -176,10 +217,14 @@ def mesh(context: Context):
         ),
         Entry.claim("lambda = 10: norms are one", np.max(np.abs(norms[10] - 1)) < 0.2),
     ]
+    way = np.array([[0.0, 0.0], [0.0, 2.0]])
+    direction = drawings.Line(way, "target class", "#1f3fd0", ":", arrow=True)
     scale = (
         f"256 points, step {size}, {steps} steps; weights (0, 1), the target, and (0, -1). The "
         "paper states neither step size nor the other classes"
     )
     return Outcome(entries, scale), {
-        "The mesh before and after": drawings.planes(panels, circle=1.0)
+        "The mesh before and after; the dotted arrow is the target class, the circle R = 1": (
+            drawings.planes(panels, lines=dict.fromkeys(panels, (direction,)), circle=1.0)
+        )
     }
