@@ -182,7 +182,7 @@ def norm_in_softmax(context: Context):
 
 
 def ring(context: Context):
-    """Ring loss, Eq. 4 to 6: its gradients by formula and by finite differences."""
+    """Ring loss, Eq. 3 to 6: its gradients by formula and by finite differences, and convexity."""
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))
         radius, weight = 1.5, 0.01
@@ -208,4 +208,34 @@ def ring(context: Context):
                 ("Eq. 6 and finite differences", moved_features, eq6, 9),
             )
         ]
-    return Outcome(entries, "20 random features of 4 dimensions, lambda 0.01, float64"), {}
+        entries += _convexity(lambda x: weight * np.asarray(losses.ring(x, radius)), radius)
+    scale = (
+        "20 random features of 4 dimensions, lambda 0.01, float64; convexity by the midpoints of "
+        "1,000 random pairs of features, of norms, and of features of norm R and at most R"
+    )
+    return Outcome(entries, scale), {}
+
+
+def _convexity(loss: Callable, radius: float, pairs: int = 1_000) -> list[Entry]:
+    """Whether the loss [features] of features, or of norms, is above none of its chords' midpoints,
+    and whether the midpoints of two sets' pairs stay in them."""
+    rng = np.random.default_rng(1)
+    both = rng.normal(size=(2, pairs, 4))
+    unit = both / np.linalg.norm(both, axis=2, keepdims=True)
+    lengths = np.linalg.norm(both, axis=2)[..., None] * np.eye(1, 4)
+
+    def above(points: np.ndarray) -> np.ndarray:
+        return loss(points.mean(axis=0)) > (loss(points[0]) + loss(points[1])) / 2 + 1e-12
+
+    on_sphere = np.linalg.norm(radius * unit.mean(axis=0), axis=1)
+    inside = np.linalg.norm(np.mean(radius * unit * rng.random((2, pairs, 1)), axis=0), axis=1)
+    ends = radius * np.array([[unit[0, 0]], [-unit[0, 0]], [np.zeros(4)]])
+    return [
+        Entry.of("pairs with a midpoint of higher loss than theirs", 100 * above(both).mean(), "%"),
+        Entry.of("loss of f and -f of norm R", max(loss(ends[0])[0], loss(ends[1])[0]), "", 6),
+        Entry.of("loss of their midpoint", loss(ends[2])[0], "", 6),
+        Entry.claim("Ring loss is convex in the feature", not above(both).any()),
+        Entry.claim("Ring loss is convex in the feature's norm", not above(lengths).any()),
+        Entry.claim("features of norm R are not a convex set", np.any(on_sphere < 0.99 * radius)),
+        Entry.claim("features of norm R at most are a convex set", np.all(inside <= radius)),
+    ]
