@@ -14,6 +14,14 @@ ITEMS = (
         ("mnist",),
     ),
     Item(
+        "table-1-faces",
+        "Table 1, smaller",
+        "Faces compared before and after normalisation",
+        "faces.normalization",
+        ("faces",),
+        runs=("faces-softmax",),
+    ),
+    Item(
         "figure-1",
         "Figure 1",
         "Pipeline of training and testing",
@@ -113,6 +121,23 @@ ITEMS = (
         "digits.distortion",
         ("mnist",),
         _BOTH,
+    ),
+    Item(
+        "proposition-3-faces",
+        "Proposition 3 (4), smaller",
+        "The bound on the distortion in training on faces",
+        "faces.distortion",
+        ("faces",),
+        _BOTH,
+        runs=("faces-c-contrastive", "faces-normface"),
+    ),
+    Item(
+        "mirror",
+        "1 and 5.1",
+        "Features of an image and of its mirror image merged",
+        "faces.mirror",
+        ("faces",),
+        runs=("faces-softmax",),
     ),
     Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
     Item(
