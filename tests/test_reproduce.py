@@ -623,15 +623,30 @@ def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):
     assert {len(entry.values) for entry in outcome.entries} == {2}
     found = {entry.row: entry.values[0] for entry in outcome.entries if not entry.column}
     expected = {
-        "figure-1": {"test accuracy, softmax + Ring loss": 100, "Ring loss makes norms alike": 1},
+        "figure-1": {
+            "test accuracy, softmax + Ring loss": 100,
+            "Ring loss makes norms alike": 1,
+            "Ring loss raises the test accuracy": 0,  # Both have every digit right.
+            "softmax: norms of 3, 6 and 8 above the mean": 0,  # That of 3 is 4 of 5.5.
+            "softmax: norms of 1, 7 and 9 below the mean": 0,
+            "softmax: digit 1 has the lowest norm": 0,
+        },
         "figure-2": {"test accuracy, cosine": 100},
         "figure-3": {"test accuracy, no bias, as trained": 100},
-        "figure-4": {"test: low norms vary more in angle": 1},
-        "figure-5": {"Ring loss reduces the variance of class norms": 1},
+        "figure-4": {
+            "test: low norms vary more in angle": 1,
+            "features vary more in angle on test images": 0,  # Both are the same images.
+        },
+        "figure-5": {
+            "Ring loss reduces the variance of class norms": 1,
+            "classes whose accuracy Ring loss raises": 0,
+            "Ring loss raises the accuracy of all classes": 0,
+        },
         "convergence": {
             "no scale: loss at the end": 1.4,
             "without a scale the loss is stuck just above the bound": 1,
             "a learned scale goes below it": 1,
+            "softmax, not normalised: greatest |logit|": 10,
         },
         "scales": {f"test accuracy, scale {scale}": 100 for scale in digits.SCALES},
         "proposition-3-training": {"mean squared distance to the own agent, end of training": 0.4},
@@ -642,6 +657,33 @@ def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):
     for row in papers.published()[paper].get(name, {"rows": []})["rows"]:
         known = row["row"] in outcome.missing or row["row"] in {e.row for e in outcome.entries}
         assert known, row["row"]
+
+
+def test_statements_about_digits_hold_where_they_are_made_to(tmp_path, monkeypatch):
+    """Softmax with norms as the paper has them and one error a class, which Ring loss has not."""
+    lengths = np.array([10, 5, 10, 14, 10, 10, 14, 7, 14, 7]) / 10
+
+    def run(experiment, label, context):
+        made = made_up(experiment, label, context)
+        features = made.agents[made.labels["test"]]
+        if label == "softmax":
+            features = lengths[made.labels["test"]][:, None] * features
+        wrong = features.copy()
+        if label == "softmax":
+            wrong[:10] = np.roll(features[:10], 1, axis=0)
+        return made._replace(features={"train": features, "test": wrong})
+
+    monkeypatch.setattr(digits, "_run", run)
+    for name, rows in (
+        ("figure-1", papers.published()["ringloss"]["figure-1"]["rows"]),
+        ("figure-5", papers.published()["ringloss"]["figure-5"]["rows"]),
+        ("figure-4", [{"row": "features vary more in angle on test images", "unit": HOLDS}]),
+    ):
+        (item,) = papers.items("ringloss", (name,))
+        outcome, _ = papers.measurement(item)(context(tmp_path, quick=True))
+        found = {entry.row: entry.values for entry in outcome.entries}
+        for row in rows:
+            assert row.get("unit") != HOLDS or found[row["row"]] == (1.0,), row
 
 
 def test_norm_ratios_are_of_class_means():
