@@ -196,7 +196,7 @@ def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
     assert not re.search(r"(src|href)=.(?!data:)", text)
     heads = re.findall(r"<h2>(.*?): ", text)
     assert heads == [item.place for item in papers.items("normface")]
-    assert "proposition-2           30 figures" in capsys.readouterr().out
+    assert "proposition-2           39 figures" in capsys.readouterr().out
 
 
 def test_an_item_without_its_data_says_so(tmp_path):

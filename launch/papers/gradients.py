@@ -125,7 +125,8 @@ def _tangent():
 
 
 def reformulations(context: Context):
-    """Eq. 9 to 11: cosine softmax as distances, and the losses over agents in plain NumPy."""
+    """Eq. 7 to 11: the losses of pairs and triplets, cosine softmax as distances, and the losses
+    over agents, in plain NumPy."""
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
     labels = rng.integers(0, 10, 200)
@@ -134,17 +135,27 @@ def reformulations(context: Context):
     rows = np.arange(200)
     own, wrong = squared[rows, labels], np.arange(10) != labels[:, None]
     scores = np.exp(-4.0 / 2 * squared)
+    anchors, others, farther = np.arange(80), np.arange(80, 160), np.arange(120, 200)
+    same = labels[anchors] == labels[others]
+    apart, wide = (np.sum((unit[anchors] - unit[k]) ** 2, axis=1) for k in (others, farther))
     plain = {
+        "Eq. 7": np.where(same, apart, np.maximum(0, 1.0 - apart)),
+        "Eq. 8": np.maximum(0, 0.8 + apart - wide),
         "Eq. 9": -np.log(scores[rows, labels] / scores.sum(axis=1)),
         "Eq. 10": own + np.sum(np.maximum(0, 1.0 - squared) * wrong, axis=1),
         "Eq. 11": np.sum(np.maximum(0, 0.8 + own[:, None] - squared) * wrong, axis=1),
     }
+    first, second, third = features[anchors], features[others], features[farther]
     found = {
+        "Eq. 7": losses.contrastive(first, second, same, margin=1.0),
+        "Eq. 8": losses.triplet(first, second, third, margin=0.8),
         "Eq. 9": losses.softmax(features, agents, labels, scale=4.0),
         "Eq. 10": losses.c_contrastive(features, agents, labels, margin=1.0),
         "Eq. 11": losses.c_triplet(features, agents, labels, margin=0.8),
     }
     titles = {
+        "Eq. 7": "Eq. 7, contrastive and the plain formula",
+        "Eq. 8": "Eq. 8, triplet and the plain formula",
         "Eq. 9": "Eq. 9, softmax of cosines and of squared distances",
         "Eq. 10": "Eq. 10, C-contrastive and the plain formula",
         "Eq. 11": "Eq. 11, C-triplet and the plain formula",

@@ -90,7 +90,7 @@ ITEMS = (
     Item(
         "equations-9-11",
         "Equations 7 to 11 (4)",
-        "Softmax as distances, C-contrastive and C-triplet loss",
+        "Losses of pairs and triplets, softmax as distances, C-contrastive and C-triplet loss",
         "gradients.reformulations",
     ),
     Item(
