@@ -84,22 +84,24 @@ def weights(context: Context):
         settings[f"{name} alone", 0.0] = alone
     found, text = _scored(settings, context)
     outcome = _outcome(found, f"{text}; center loss is C-contrastive with m = 0, as in Table 2")
-    keys, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
+    over, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
     for label, values in ranges.items():
         for name, figure in FIGURES.items():
-            over = {key: _claimed(found, key, figure, values) for key in keys}
+            spread = {key: _claimed(found, key, figure, values) for key in over}
             row = f"{name} varies less over C-contrastive's weight than over center's, {label}"
-            outcome.entries.append(Entry.claim(row, list(over["C-contrastive"] < over["center"])))
+            outcome.entries.append(
+                Entry.claim(row, list(spread["C-contrastive"] < spread["center"]))
+            )
     names = ("C-contrastive alone", "center alone", "softmax, not normalised")
     alone, center, softmax = (np.nan_to_num(found[name, 0.0].accuracy) for name in names)
     outcome.entries += [
         Entry.claim("alone, C-contrastive verifies better than center", list(alone > center)),
         Entry.claim("C-contrastive alone verifies as well as softmax", list(alone >= softmax)),
     ]
-    for key in keys:
+    for key in over:
         for label, values in ranges.items():
             outcome.entries += _spread_entries(found, key, values, label)
-    lines = {f"softmax + {key}": (key, WEIGHTS) for key in keys}
+    lines = {f"softmax + {key}": (key, WEIGHTS) for key in over}
     return outcome, _drawn(found, {"weight": lines}, ("softmax, not normalised", 0.0))
 
 
