@@ -251,6 +251,19 @@ def test_measured_figures_show_their_spread_over_seeds():
     assert page.shown_entry(Entry.claim("", False)) == "no"
 
 
+def test_rows_that_no_paper_prints_are_not_said_to_be_not_run():
+    (item,) = papers.items("ringloss", ("robustness",))
+    outcome = Outcome([Entry.claim("it holds", True), Entry.of("a", 1, "%", column="b")], "")
+    rows = [{"row": name, "values": ["yes"], "source": "1"} for name in ("it holds", "so does it")]
+    table = page.section(page.Shown(item, outcome, None, ""), {"rows": rows}).table
+    assert table.header == ["", "published", "measured", "b", "source"]
+    assert table.rows == [
+        ["it holds", "yes", "yes", "", "1"],
+        ["so does it", "yes", page.NOT_RUN, "", "1"],
+        ["a", "", "", "1.00 %", ""],
+    ]
+
+
 def test_a_statement_that_fails_is_in_the_summary():
     (item,) = papers.items("normface", ("proposition-1",))
     outcome = Outcome([Entry.claim("it holds", False)], "")

@@ -84,7 +84,7 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
         line = [name]
         for column in columns:
             kind = {(name, c) for c in columns if (c in in_print) == (column in in_print)}
-            expected = _is_expected(rows.get(name, {}), column in in_print)
+            expected = name in rows and _is_expected(rows[name], column in in_print)
             empty = NOT_RUN if expected and not kind & measured.keys() else ""
             found = measured.get((name, column), empty)
             line += [published.get((name, column), ""), found] if column in in_print else [found]
