@@ -179,6 +179,7 @@ def _command(item: Item, options: Reproduce) -> str:
 def _absent(item: Item, context: Context) -> list[str]:
     """A sentence for each data set and each run that the item needs and that is not there."""
     from hyperface.data.datasets import find
+    from launch.papers import methods
 
     described = papers.published()["data"]
     sentences = []
@@ -191,7 +192,7 @@ def _absent(item: Item, context: Context) -> list[str]:
     for name in item.runs:
         run = context.runs / name
         if not (run / "results.json").exists():
-            made = f"python -m launch.train {name} --workdir {run}"
+            made = ", then ".join(map(str, methods.training(name, context.runs)))
             sentences.append(f"Run {name!r} is not at {run}. Made by: {made}.")
     return sentences
 

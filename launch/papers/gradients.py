@@ -115,7 +115,8 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
 
 
 def reformulations(context: Context):
-    """Eq. 9 to 11: cosine softmax as distances, and the losses over agents in plain NumPy."""
+    """Eq. 7 to 11: the losses of pairs and triplets, cosine softmax as distances, and the losses
+    over agents, in plain NumPy."""
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
     labels = rng.integers(0, 10, 200)
@@ -124,17 +125,27 @@ def reformulations(context: Context):
     rows = np.arange(200)
     own, wrong = squared[rows, labels], np.arange(10) != labels[:, None]
     scores = np.exp(-4.0 / 2 * squared)
+    anchors, others, farther = np.arange(80), np.arange(80, 160), np.arange(120, 200)
+    same = labels[anchors] == labels[others]
+    apart, wide = (np.sum((unit[anchors] - unit[k]) ** 2, axis=1) for k in (others, farther))
     plain = {
+        "Eq. 7": np.where(same, apart, np.maximum(0, 1.0 - apart)),
+        "Eq. 8": np.maximum(0, 0.8 + apart - wide),
         "Eq. 9": -np.log(scores[rows, labels] / scores.sum(axis=1)),
         "Eq. 10": own + np.sum(np.maximum(0, 1.0 - squared) * wrong, axis=1),
         "Eq. 11": np.sum(np.maximum(0, 0.8 + own[:, None] - squared) * wrong, axis=1),
     }
+    first, second, third = features[anchors], features[others], features[farther]
     found = {
+        "Eq. 7": losses.contrastive(first, second, same, margin=1.0),
+        "Eq. 8": losses.triplet(first, second, third, margin=0.8),
         "Eq. 9": losses.softmax(features, agents, labels, scale=4.0),
         "Eq. 10": losses.c_contrastive(features, agents, labels, margin=1.0),
         "Eq. 11": losses.c_triplet(features, agents, labels, margin=0.8),
     }
     titles = {
+        "Eq. 7": "Eq. 7, contrastive and the plain formula",
+        "Eq. 8": "Eq. 8, triplet and the plain formula",
         "Eq. 9": "Eq. 9, softmax of cosines and of squared distances",
         "Eq. 10": "Eq. 10, C-contrastive and the plain formula",
         "Eq. 11": "Eq. 11, C-triplet and the plain formula",
@@ -172,7 +183,7 @@ def norm_in_softmax(context: Context):
 
 
 def ring(context: Context):
-    """Ring loss, Eq. 4 to 6: its gradients by formula and by finite differences."""
+    """Ring loss, Eq. 3 to 6: its gradients by formula and by finite differences, and convexity."""
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))
         radius, weight = 1.5, 0.01
@@ -198,4 +209,34 @@ def ring(context: Context):
                 ("Eq. 6 and finite differences", moved_features, eq6, 9),
             )
         ]
-    return Outcome(entries, "20 random features of 4 dimensions, lambda 0.01, float64"), {}
+        entries += _convexity(lambda x: weight * np.asarray(losses.ring(x, radius)), radius)
+    scale = (
+        "20 random features of 4 dimensions, lambda 0.01, float64; convexity by the midpoints of "
+        "1,000 random pairs of features, of norms, and of features of norm R and at most R"
+    )
+    return Outcome(entries, scale), {}
+
+
+def _convexity(loss: Callable, radius: float, pairs: int = 1_000) -> list[Entry]:
+    """Whether the loss [features] of features, or of norms, is above none of its chords' midpoints,
+    and whether the midpoints of two sets' pairs stay in them."""
+    rng = np.random.default_rng(1)
+    both = rng.normal(size=(2, pairs, 4))
+    unit = both / np.linalg.norm(both, axis=2, keepdims=True)
+    lengths = np.linalg.norm(both, axis=2)[..., None] * np.eye(1, 4)
+
+    def above(points: np.ndarray) -> np.ndarray:
+        return loss(points.mean(axis=0)) > (loss(points[0]) + loss(points[1])) / 2 + 1e-12
+
+    on_sphere = np.linalg.norm(radius * unit.mean(axis=0), axis=1)
+    inside = np.linalg.norm(np.mean(radius * unit * rng.random((2, pairs, 1)), axis=0), axis=1)
+    ends = radius * np.array([[unit[0, 0]], [-unit[0, 0]], [np.zeros(4)]])
+    return [
+        Entry.of("pairs with a midpoint of higher loss than theirs", 100 * above(both).mean(), "%"),
+        Entry.of("loss of f and -f of norm R", max(loss(ends[0])[0], loss(ends[1])[0]), "", 6),
+        Entry.of("loss of their midpoint", loss(ends[2])[0], "", 6),
+        Entry.claim("Ring loss is convex in the feature", not above(both).any()),
+        Entry.claim("Ring loss is convex in the feature's norm", not above(lengths).any()),
+        Entry.claim("features of norm R are not a convex set", np.any(on_sphere < 0.99 * radius)),
+        Entry.claim("features of norm R at most are a convex set", np.all(inside <= radius)),
+    ]

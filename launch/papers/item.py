@@ -109,7 +109,9 @@ class Context:
             found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
             found["data"] = [fingerprint(name, self.data_dir) for name in item.needs]
         if item.runs:
-            found["runs"] = [run_digest(self.runs / name) for name in item.runs]
+            seeds = [path for name in item.runs for path in self.runs.glob(f"{name}-seed*")]
+            folders = [*(self.runs / name for name in item.runs), *sorted(seeds)]
+            found["runs"] = [run_digest(folder) for folder in folders]
         return found
 
 

@@ -14,6 +14,14 @@ ITEMS = (
         ("mnist",),
     ),
     Item(
+        "table-1-faces",
+        "Table 1, smaller",
+        "Faces compared before and after normalisation",
+        "faces.normalization",
+        ("faces",),
+        runs=("faces-softmax",),
+    ),
+    Item(
         "figure-1",
         "Figure 1",
         "Pipeline of training and testing",
@@ -82,7 +90,7 @@ ITEMS = (
     Item(
         "equations-9-11",
         "Equations 7 to 11 (4)",
-        "Softmax as distances, C-contrastive and C-triplet loss",
+        "Losses of pairs and triplets, softmax as distances, C-contrastive and C-triplet loss",
         "gradients.reformulations",
     ),
     Item(
@@ -113,6 +121,23 @@ ITEMS = (
         "digits.distortion",
         ("mnist",),
         _BOTH,
+    ),
+    Item(
+        "proposition-3-faces",
+        "Proposition 3 (4), smaller",
+        "The bound on the distortion in training on faces",
+        "faces.distortion",
+        ("faces",),
+        _BOTH,
+        runs=("faces-c-contrastive", "faces-normface"),
+    ),
+    Item(
+        "mirror",
+        "1 and 5.1",
+        "Features of an image and of its mirror image merged",
+        "faces.mirror",
+        ("faces",),
+        runs=("faces-softmax",),
     ),
     Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
     Item(

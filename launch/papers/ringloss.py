@@ -21,17 +21,17 @@ ITEMS = (
         gives=_BOTH,
     ),
     Item(
-        "figure-3",
-        "Figure 3 (2.2)",
-        "A mesh of points under softmax and Ring loss",
-        "toys.mesh",
-        gives=_BOTH,
-    ),
-    Item(
         "equations-1-2",
         "Equations 1 and 2 (2.1)",
         "The softmax loss depends on the feature's norm",
         "gradients.norm_in_softmax",
+        gives=_BOTH,
+    ),
+    Item(
+        "figure-3",
+        "Figure 3 (2.2)",
+        "A mesh of points under softmax and Ring loss",
+        "toys.mesh",
         gives=_BOTH,
     ),
     Item(
@@ -52,8 +52,8 @@ ITEMS = (
     ),
     Item(
         "equations-4-6",
-        "Equations 3 to 6 (2.2)",
-        "Ring loss and its gradients",
+        "Equations 3 to 6 (2.1, 2.2)",
+        "Ring loss, its gradients, and where it is convex",
         "gradients.ring",
     ),
     Item("table-1", "Table 1 (Exp. 1)", "LFW", RUNS, ("msceleb", "lfw")),
@@ -105,7 +105,7 @@ ITEMS = (
     ),
     Item(
         "robustness",
-        "Exp. 2, 4 and 5, conclusion",
+        "Exp. 2 to 4, conclusion",
         "How far lambda and alpha move what is measured",
         "robustness.ring",
         ("faces",),

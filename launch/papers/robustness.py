@@ -12,7 +12,7 @@ from hyperface import theory
 from hyperface.evaluate.verification import verify
 from hyperface.report import drawings
 from launch import cli
-from launch.papers import cached, heads_at_once
+from launch.papers import cached, heads_at_once, printed_spreads
 from launch.papers.heads_at_once import Setting
 from launch.papers.item import Context, Entry, Outcome
 
@@ -27,6 +27,10 @@ CENTERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 PAPERS = {"lambda": (1e-4, 1e-3, 1e-2), "alpha": (10.0, 20.0, 30.0)}
 """The values of Ring loss' tables."""
+EXPLODED = 50.0
+"""The alpha at which the paper's gradients did."""
+WHOLE, TO_ONE = "weights 0.001 to 10", "weights 0.001 to 1"
+FIGURES = {"accuracy": "accuracy", "TAR": "tar"}
 FAR = 0.01
 BOUND = 0.1
 """Nats of Proposition 2's bound that sets NormFace's scale."""
@@ -50,10 +54,13 @@ def ring(context: Context):
     settings |= {("center", w): Setting(center=w) for w in CENTERS}
     found, scale = _scored(settings, context)
     outcome = _outcome(found, scale)
-    for name, figure in (("accuracy", "accuracy"), ("TAR", "tar")):
+    for name, figure in FIGURES.items():
         over = {k: _claimed(found, k, figure, values) for k, values in PAPERS.items()}
         row = f"{name} varies less over lambda than over alpha, the paper's values"
         outcome.entries.append(Entry.claim(row, list(over["lambda"] < over["alpha"])))
+    exploded = ~np.isfinite(found["alpha", EXPLODED].accuracy)
+    outcome.entries.append(Entry.claim("alpha = 50 explodes", list(exploded)))
+    outcome.entries += printed_spreads.entries()
     for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
         for label, some in (("the paper's values", PAPERS.get(key)), ("all values", values)):
             if some is not None:
@@ -77,20 +84,23 @@ def weights(context: Context):
         settings[f"{name} alone", 0.0] = alone
     found, text = _scored(settings, context)
     outcome = _outcome(found, f"{text}; center loss is C-contrastive with m = 0, as in Table 2")
-    over = {k: _claimed(found, k, "accuracy", WEIGHTS) for k in ("C-contrastive", "center")}
-    alone = {k: np.nan_to_num(found[f"{k} alone", 0.0].accuracy) for k in over}
+    over, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
+    for label, values in ranges.items():
+        for name, figure in FIGURES.items():
+            spread = {key: _claimed(found, key, figure, values) for key in over}
+            row = f"{name} varies less over C-contrastive's weight than over center's, {label}"
+            outcome.entries.append(
+                Entry.claim(row, list(spread["C-contrastive"] < spread["center"]))
+            )
+    names = ("C-contrastive alone", "center alone", "softmax, not normalised")
+    alone, center, softmax = (np.nan_to_num(found[name, 0.0].accuracy) for name in names)
     outcome.entries += [
-        Entry.claim(
-            "C-contrastive varies less over its weight than center",
-            list(over["C-contrastive"] < over["center"]),
-        ),
-        Entry.claim(
-            "alone, C-contrastive verifies better than center",
-            list(alone["C-contrastive"] > alone["center"]),
-        ),
+        Entry.claim("alone, C-contrastive verifies better than center", list(alone > center)),
+        Entry.claim("C-contrastive alone verifies as well as softmax", list(alone >= softmax)),
     ]
     for key in over:
-        outcome.entries += _spread_entries(found, key, WEIGHTS, "all values")
+        for label, values in ranges.items():
+            outcome.entries += _spread_entries(found, key, values, label)
     lines = {f"softmax + {key}": (key, WEIGHTS) for key in over}
     base = ["softmax, not normalised", "softmax, normalised"]
     return outcome, _drawn(found, {"weight of the added loss": lines}, base)
@@ -152,11 +162,13 @@ def _label(key: tuple[str, float]) -> str:
 
 
 def _outcome(found: dict, scale: str) -> Outcome:
-    """An entry a figure of every setting that ended well."""
+    """An entry a figure of every setting that ended well, else how many seeds diverged."""
     outcome = Outcome([], scale)
     for key, scores in found.items():
-        if not np.isfinite(scores.accuracy).all():
-            outcome.missing[_label(key)] = f"{_label(key)} diverged"
+        lost = np.sum(~np.isfinite(scores.accuracy))
+        if lost:
+            unit = f"of {scores.accuracy.size} seeds diverged"
+            outcome.entries.append(Entry.of(_label(key), lost, unit, 0, "accuracy"))
             continue
         outcome.entries += [
             Entry.of(_label(key), list(scores.accuracy), "%", 2, "accuracy"),

@@ -1,5 +1,7 @@
 """Drawings of both papers that need no data: agents on a sphere, margins, the mesh of points."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,9 +159,11 @@ def angular_margin(context: Context):
     entries += [
         Entry.of("margin at the least r, delta = 0.1", first[0], "degrees"),
         Entry.of("margin at r = 1 / delta, delta = 0.1", first[-1], "degrees"),
+        Entry.of("theta_2 at delta = 0.1", np.degrees(np.arccos(0.1)), "degrees"),
         Entry.claim(
             "the margin shrinks as r grows", all(np.all(np.diff(y) < 0) for _, y in lines.values())
         ),
+        Entry.claim("it shrinks faster with a larger delta", _falls_faster()),
     ]
     drawn = drawings.curves(
         lines,
@@ -176,6 +180,13 @@ def angular_margin(context: Context):
     }
 
 
+def _falls_faster() -> bool:
+    """Whether at every r below 1 the margin falls faster with a larger delta, from 0.1 to 1."""
+    ratios, cosines = np.linspace(0.01, 0.99, 99), np.linspace(0.1, 1.0, 10)
+    falls = [-np.diff(np.asarray(theory.angular_margin(ratios, cosine))) for cosine in cosines]
+    return all(np.all(more > less) for less, more in itertools.pairwise(falls))
+
+
 def mesh(context: Context):
     """Ring loss, Figure 3: a mesh of points under softmax and Ring loss, R = 1, 20 steps."""
     side = np.linspace(-1.5, 1.5, 16)
@@ -183,8 +194,9 @@ def mesh(context: Context):
     weights = jnp.array([[0.0, 1.0], [0.0, -1.0]])
     target = jnp.zeros(len(start), jnp.int32)
     before = np.linalg.norm(start, axis=1)
-    size, steps = 0.1, 20
+    size, steps, on = 0.1, 20, 180
     entries, panels, norms = [], {}, {}
+    settled, last, turned = {}, {}, {}
 
     @jax.jit
     def moved(points, weight):
@@ -197,14 +209,21 @@ def mesh(context: Context):
     for weight in (0, 1, 10):
         points = start
         for _ in range(steps):
-            points = moved(points, float(weight))
+            before_last, points = points, moved(points, float(weight))
         reached = np.asarray(points)
         norms[weight] = np.linalg.norm(reached, axis=1)
+        last[weight] = np.linalg.norm(reached - before_last, axis=1).mean()
+        for _ in range(on):
+            points = moved(points, float(weight))
+        settled[weight] = np.linalg.norm(points, axis=1).mean()
         to_target = np.degrees(np.arccos(np.clip(reached[:, 1] / norms[weight], -1, 1)))
+        turned[weight] = 90 - to_target.mean()
         entries += [
             Entry.of(f"lambda = {weight}: mean norm", norms[weight].mean(), "", 3),
             Entry.of(f"lambda = {weight}: standard deviation of norms", norms[weight].std(), "", 3),
             Entry.of(f"lambda = {weight}: mean angle to the target", to_target.mean(), "degrees"),
+            Entry.of(f"lambda = {weight}: mean length of the last step", last[weight], "", 3),
+            Entry.of(f"lambda = {weight}: mean norm after {steps + on} steps", settled[weight]),
         ]
         panels[f"lambda = {weight}"] = [
             drawings.Points(start, "before", 6),
@@ -212,10 +231,16 @@ def mesh(context: Context):
         ]
     entries += [
         Entry.claim("lambda = 0: norms grow", norms[0].mean() > before.mean()),
+        Entry.claim("lambda = 0: norms do not converge", settled[0] > 1.1 * norms[0].mean()),
         Entry.claim(
             "lambda = 1: norms draw together", norms[1].std() < min(before.std(), norms[0].std())
         ),
+        Entry.claim("lambda = 1: the last step is at most half that at 0", last[1] <= last[0] / 2),
         Entry.claim("lambda = 10: norms are one", np.max(np.abs(norms[10] - 1)) < 0.2),
+        Entry.claim(
+            "lambda = 10: points turn at most half as far to the target as at 1",
+            turned[10] <= turned[1] / 2,
+        ),
     ]
     way = np.array([[0.0, 0.0], [0.0, 2.0]])
     direction = drawings.Line(way, "target class", "#1f3fd0", ":", arrow=True)
