@@ -57,7 +57,7 @@ def measured(paper, name, folder):
 
 def page_of(path):
     """A report's text, without what styles its cells."""
-    return path.read_text().replace(" class='figure'", "")
+    return path.read_text().replace(" class='short'", "")
 
 
 def value(entries, row):
@@ -314,7 +314,7 @@ def test_what_is_published_stands_beside_what_the_printed_figures_say():
     found = page._published({one["row"]: one for one in rows}, printed)
     assert found["b", "x"] == "2 ± 0.1 %"
     assert found["a", "y"] == "-"
-    assert found["a beats b", "x"] == "yes (figures: +0.50)"
+    assert found["a beats b", "x"] == "yes (+0.50)"
 
 
 @pytest.fixture
@@ -429,7 +429,7 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
     nothing = "<td>not run</td>" * 2
     assert f"<td>softmax, feature only</td><td>98.72 %</td>{nothing}" in text
     assert (
-        "<td>normalisation beats no normalisation</td><td>yes (figures: +0.88)</td>"
+        "<td>normalisation beats no normalisation</td><td>yes (+0.88)</td>"
         "<td>undecided, 1 of 2 seeds, by 0.25 ± 1.061 points</td>" in text
     )
     assert "<td>20.00 ± 0.000 %</td>" in text  # Table 3's first column, of two.

@@ -16,11 +16,12 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .3rem .9rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; min-width: 11rem; }
-.figure { white-space: nowrap; }
+.short { white-space: nowrap; }
 thead tr { border-bottom: 2px solid #888; } tbody tr { border-bottom: 1px solid #ddd; }
 .note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; }
 img { max-width: 100%; }
 pre { background: #f5f5f5; padding: 1rem; font-size: .85rem; white-space: pre-wrap; }
+details { margin-top: .8rem; }
 figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
 """
 

@@ -1,12 +1,11 @@
 """Tables of measured figures: plain rows in, text or HTML out."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-_FIGURE = re.compile(r"-?\d\S*( ± \S+)?( \S+)?$")
-"""A cell of a figure, which is not broken into lines."""
+SHORT = 28
+"""Characters of a cell that is not broken into lines."""
 
 
 class Table(NamedTuple):
@@ -53,7 +52,7 @@ def rows_as_html(table: Table) -> str:
         return ""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        kinds = (" class='figure'" if _FIGURE.match(cell) else "" for cell in cells)
+        kinds = (" class='short'" if len(cell) <= SHORT else "" for cell in cells)
         shown = (
             f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
         )

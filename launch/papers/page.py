@@ -17,8 +17,9 @@ SMALL = 1e-4
 READING = (
     "± is the standard deviation over seeds; what the protocol gives of a single seed is in "
     "brackets. A statement that compares figures is decided where there are at least two seeds, "
-    "all agree, and the mean difference is larger than its deviation. Beside a published statement "
-    "is the difference of the printed figures; beside a published figure, ± is the paper's own."
+    "all agree, and the mean difference is larger than its deviation. In brackets beside a "
+    "published statement is the difference of the printed figures; beside a published figure, ± is "
+    "the paper's own."
 )
 
 
@@ -92,8 +93,8 @@ def _number(values: Sequence[float], digits: int, spread: float | None = None) -
 def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[str], list[list]]:
     """Header and rows: printed rows in their order, then those that were measured beside.
 
-    A published column has the measured one beside it, unless all that was measured is at small
-    scale, in columns of its own.
+    A published column has the measured one beside it, unless nothing of it was measured and there
+    are other columns.
     """
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
@@ -102,7 +103,8 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
     published = _published(rows, printed)
     in_print = {column for _, column in published}
     beside = {column for _, column in measured}
-    alone = in_print - beside if beside - in_print else set()
+    columns = [column for column in columns if column in in_print | beside]
+    alone = in_print - beside if beside - in_print or len(in_print) > 1 else set()
     header = [""]
     for column in columns:
         kinds = ["published", "measured"] if column in in_print else [""]
@@ -150,7 +152,7 @@ def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], pla
     if {"", "-"} & {*texts[0], *texts[1]}:
         return ""
     above, below = ([float(text.split()[0]) for text in side] for side in texts)
-    return f" (figures: {min(above) - max(below):+.2f})"
+    return f" ({min(above) - max(below):+.2f})"
 
 
 def _is_expected(
