@@ -20,7 +20,7 @@ from hyperface.errors import InputError
 from hyperface.train.experiment import check
 from hyperface.train.metrics import run_digest
 from launch import cli, experiments, papers, reproduce
-from launch.papers import digits, methods, page, pictures, readme, runs
+from launch.papers import digits, gradients, methods, page, pictures, readme, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
 
@@ -173,6 +173,17 @@ def test_statements_of_the_papers_hold_without_data(paper, name, tmp_path):
         assert np.all(np.isfinite(entry.values)), row
         if "greatest difference" in row or "greatest error" in row:
             assert max(entry.values) < 1e-6, row
+
+
+def test_midpoints_tell_a_convex_function_from_a_concave_one(tmp_path):
+    for sign, held in ((1, 1.0), (-1, 0.0)):
+        of_norm = gradients._convexity(lambda x, s=sign: 100 + s * np.sum(x**2, axis=1), 1.5)
+        found = {entry.row: entry.values[0] for entry in of_norm}
+        assert found["Ring loss is convex in the feature"] == held
+        assert found["Ring loss is convex in the feature's norm"] == held
+    entries = measured("ringloss", "equations-4-6", tmp_path)
+    assert value(entries, "loss of f and -f of norm R") == pytest.approx(0, abs=1e-15)
+    assert value(entries, "loss of their midpoint") == pytest.approx(0.01 * 1.5**2 / 2, abs=1e-7)
 
 
 def test_agents_without_margin_are_class_means(tmp_path):
