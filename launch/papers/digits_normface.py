@@ -153,4 +153,5 @@ def distortion(context: Context):
     entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]
     drawn = figures.distortion({"mnist-normface": runs[0].metrics})
     size = digits.scale_of(context, "mnist-normface", images=False)
-    return Outcome(entries, f"{size}; MNIST, where the paper has faces"), {"The bound in training": drawn}
+    scale = f"{size}; MNIST, where the paper has faces"
+    return Outcome(entries, scale), {"The bound in training": drawn}
