@@ -102,6 +102,11 @@ def main(args: Sequence[str]) -> None:
         own_protocol(options)
 
 
+def recorded(options: Evaluate) -> dict[str, str]:
+    """The options that are set, as `evaluation.json` keeps them."""
+    return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}
+
+
 def _with_best(options: Evaluate) -> Evaluate:
     """The options with the number of the best step."""
     from hyperface.train.checkpoint import Checkpoints

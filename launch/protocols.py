@@ -28,6 +28,7 @@ from hyperface.train import distributed, parallel
 from hyperface.train.metrics import run_digest
 from launch import cli
 from launch.embedding import embed_into, open_network
+from launch.evaluate import recorded
 
 if TYPE_CHECKING:
     from launch.evaluate import Evaluate
@@ -102,7 +103,7 @@ def evaluate(options: "Evaluate") -> None:
             pixels={one.name: p for one in work if (p := features.pixels(one.dataset))},
             sweeps=_sweeps(work, scored),
             settings={
-                "options": {n: str(v) for n, v in vars(options).items() if v not in (None, ())},
+                "options": recorded(options),
                 "data": features.digests,
                 "run": run_digest(options.source),
                 "versions": {name: version(name) for name in VERSIONS},

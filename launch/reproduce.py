@@ -125,8 +125,8 @@ def run(options: Reproduce) -> None:
     console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
     if failed:
         raise InputError(
-            "expected all runs to end well; what went wrong is above. The same command goes on "
-            "from what is done.\n" + "\n".join(dict.fromkeys(failed))
+            "expected all runs to end well; what went wrong is above. Mend that, and the same "
+            "command goes on from what is done.\n" + "\n".join(dict.fromkeys(failed))
         )
 
 
@@ -147,7 +147,9 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         outcome = write_result(folder, key, runs.read(printed, context), drawn)
         lines = methods.full_commands(printed, outcome.missing, context.runs)
         at_scale = any("run" in row for row in printed["rows"])
-        reason = " ".join([_unread(outcome), *absent]) if lines or not at_scale else ""
+        reason = (
+            " ".join(filter(None, [_unread(outcome), *absent])) if lines or not at_scale else ""
+        )
         command = "\n".join([f"{command} --train", *map(str, lines)])
         return Shown(item, outcome, folder, command, reason)
     kept = read_result(folder, key if measure else None)

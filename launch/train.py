@@ -210,8 +210,6 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
     from hyperface.train.interrupt import Interrupted
     from hyperface.train.loop import train
 
-    if distributed.is_writer():
-        (folder / DIVERGED).unlink(missing_ok=True)
     try:
         return train(
             part,

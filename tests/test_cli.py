@@ -16,6 +16,7 @@ from PIL import Image
 
 from hyperface.errors import InputError
 from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.folder import claimed
 from launch import cli, evaluate, experiments, prepare, train
 
 SMALL = [
@@ -84,6 +85,29 @@ def test_a_run_starts_from_another_runs_backbone(run, tiny_data, tmp_path, capsy
     with pytest.raises(InputError, match="model 'sphereface-mini'"):
         train.main([*options, "--init-from", str(run), *other])
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_diverged_says_so_until_it_goes_on(tiny_data, tmp_path):
+    options = [
+        "orl-softmax",
+        *SMALL,
+        "--data-dir",
+        str(tiny_data),
+        "--workdir",
+        str(tmp_path / "r"),
+    ]
+    wild = ["--optimizer.learning-rate", "1e38"]
+    with pytest.raises(SystemExit) as ended:
+        train.main([*options, *wild])
+    assert ended.value.code == cli.EXIT_DIVERGED
+    said = tmp_path / "r/diverged.json"
+    assert json.loads(said.read_text())["message"].startswith("step ")
+    with pytest.raises(InputError, match="holds another run"):
+        train.main([*options, "--seed", "1"])
+    assert said.exists()
+    meta = json.loads((tmp_path / "r/config.json").read_text())
+    with claimed(tmp_path / "r", meta):
+        assert not said.exists()
 
 
 def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys):

@@ -1,7 +1,6 @@
 """Every class-wise loss has one device's curve on many devices and in several processes."""
 
 import json
-import os
 
 import jax
 import numpy as np
@@ -44,10 +43,9 @@ def mapped(name, steps):
 
 
 def in_several(names, steps, processes, devices, timeout):
-    """Curves of processes of some devices each, compiled in haste."""
-    hasty = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    """Curves of processes of some devices each."""
     command = [HERE / "loss_curves.py", str(steps), *names]
-    outputs = in_processes(command, processes, devices, environment=hasty, timeout=timeout)
+    outputs = in_processes(command, processes, devices, timeout=timeout)
     assert set(outputs) == {outputs[0]}  # Each knows the loss of the whole batch.
     found = map(json.loads, outputs[0].splitlines())
     return {name: by_layout for line in found for name, by_layout in line.items()}

@@ -1,9 +1,11 @@
 """The papers item by item: nothing left out, exact figures, a report with both, honest reasons."""
 
+import dataclasses
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -14,12 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from rich.console import Console
 
+from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
 from hyperface.train.experiment import check
+from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
-from launch import cli, experiments, papers, reproduce
+from launch import cli, evaluate, experiments, papers, reproduce
 from launch.papers import digits, digits_normface, gradients, methods, page, pictures, readme, runs
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
@@ -133,7 +138,8 @@ def test_commands_of_table_rows_are_valid(name):
     parsed = cli.parse(default, options, prog="train", description="").experiment
     check(parsed)
     assert method.get("start", name) in papers.published()["methods"]
-    assert not options or parsed != default.experiment or "ring.weight" in method["train"]
+    same = {"sm-r-0.01", "faces-ring-0.01"}  # They name the experiment's own weight.
+    assert not options or parsed != default.experiment or name in same
 
 
 def test_proposition_2_has_its_exact_values(tmp_path):
@@ -286,9 +292,12 @@ def test_rows_that_no_paper_prints_are_not_said_to_be_not_run():
 def test_a_statement_that_fails_is_in_the_summary():
     (item,) = papers.items("normface", ("proposition-1",))
     outcome = Outcome([Entry.claim("it holds", False)], "")
-    text = page.summary([page.Shown(item, outcome, None, "")], {})
+    ours = Entry.claim("it holds for us", False)
+    outcome.entries.append(ours)
+    printed = {"proposition-1": {"rows": [{"row": "it holds", "values": ["yes"]}]}}
+    text = page.summary([page.Shown(item, outcome, None, "")], printed)
     assert text.splitlines() == [
-        "1 items: 1 measured as the paper has it, 0 at small scale, on other data, 0 drawn, "
+        "Items: 1 measured as the paper has it, 0 at small scale or on other data, 0 drawn, "
         "0 not run.",
         "Statements: 0 of 1 hold here.",
         "Do not hold here:",
@@ -307,8 +316,23 @@ def test_a_statement_that_fails_is_in_the_summary():
     ],
 )
 def test_a_difference_decides_where_it_is_larger_than_its_deviation(by, shown):
-    entry = Entry("", tuple(float(b > 0) for b in by), "", HOLDS, by=by)
-    assert page.shown_entry(entry) == shown
+    assert page.shown_entry(Entry.above("", by)) == shown
+
+
+def test_a_side_that_diverged_is_below_and_two_compare_nothing(small_runs):
+    lost, found = runs.LOWEST, runs.Found
+    one, other = {0: found(80.0), 1: lost, 2: lost}, {0: lost, 1: lost, 2: found(70.0)}
+    margins = runs._margins([one], [other])
+    assert margins == [np.inf, -np.inf]
+    assert page.shown_entry(Entry.above("", margins[:1])) == "undecided"
+    assert page.shown_entry(Entry.above("", margins)) == "undecided, 1 of 2 seeds"
+    assert page.shown_entry(Entry.above("", [np.inf, 0.2])) == "yes, 2 of 2 seeds, by 0.20 points"
+
+
+def test_a_run_that_others_share_is_compared_at_each_seed():
+    small = {"a": {0: runs.Found(2.0), 1: runs.Found(4.0)}, "start": {0: runs.Found(1.0)}}
+    found = runs._of_all_seeds(small, {"a": [2]}, {"start"})
+    assert runs._margins([found["a"]], [found["start"]]) == [1.0, 3.0, -np.inf]
 
 
 def test_what_is_published_stands_beside_what_the_printed_figures_say():
@@ -337,7 +361,7 @@ def evaluated(tmp_path):
     ):
         path = folder / "wu-softmax" / name / "evaluation.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"protocols": protocols}))
+        path.write_text(json.dumps({"protocols": protocols, "settings": {"run": ""}}))
     return folder
 
 
@@ -519,7 +543,7 @@ def test_a_seed_that_diverged_is_said_and_is_below_all(small_runs, tmp_path):
     better = shown["normalisation beats no normalisation", column]
     assert better == "undecided, 1 of 3 seeds, by 0.25 ± 1.061 points"
     worse = shown["feature-only normalisation is worse than both", column]
-    assert worse == "undecided, 2 of 2 seeds, by 0.50 points"
+    assert worse == "yes, 2 of 2 seeds, by 0.50 points"
 
 
 def test_a_statement_holds_where_all_above_are_above_all_below():
@@ -543,14 +567,16 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
             start = options[options.index("--init-from") + 1] if "--init-from" in options else ""
             origin = f"{start} ({run_digest(Path(start))})"
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
-            made.parent.mkdir(parents=True)
-            (made.parent / "config.json").write_text(json.dumps({"init_from": origin}))
+            made.parent.mkdir(parents=True, exist_ok=True)
+            trained = methods.Command("train", shlex.join(options[:-2]), made).experiment()
+            config = {"experiment": trained.to_dict(), "init_from": origin}
+            (made.parent / "config.json").write_text(json.dumps(config))
             (made.parent / "metrics.jsonl").write_text("{}\n")
             made.write_text("{}")
         else:
             made = Path(options[0]) / "evaluation/evaluation.json"
             made.parent.mkdir(exist_ok=True)
-            asked = {"protocol": options[options.index("--protocol") + 1]}
+            asked = evaluate.recorded(tyro.cli(evaluate.Evaluate, args=options))
             settings = {"options": asked, "run": run_digest(Path(options[0]))}
             made.write_text(json.dumps({"settings": settings}))
         return 0
@@ -593,6 +619,14 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     methods.make(methods.small_commands(more, made), made)
     scored = f"launch.evaluate {runs_folder}/faces-normface-seed1 --protocol lfw,cfp-ff"
     assert [call for call in calls if "softmax.normalize" not in call] == [scored]
+    calls.clear()
+    plain = printed | {"small": {"evaluate": "--protocol lfw,cfp-ff --steps plain"}}
+    methods.make(methods.small_commands(plain, made), made)
+    assert len([call for call in calls if "--steps plain" in call]) == 2
+    calls.clear()
+    longer = context(tmp_path, runs=runs_folder, steps=200)
+    methods.make(methods.small_commands(plain, longer), longer)
+    assert "launch.train faces-softmax --steps 200" in calls[0]
 
 
 def test_a_run_from_another_start_is_not_done(tmp_path):
@@ -601,7 +635,8 @@ def test_a_run_from_another_start_is_not_done(tmp_path):
     command.start.mkdir()
     (command.start / "metrics.jsonl").write_text("{}\n")
     origin = f"{command.start} ({run_digest(command.start)})"
-    (command.makes.parent / "config.json").write_text(json.dumps({"init_from": origin}))
+    config = {"experiment": command.experiment().to_dict(), "init_from": origin}
+    (command.makes.parent / "config.json").write_text(json.dumps(config))
     assert not command.is_done()
     command.makes.write_text("{}")
     assert command.is_done()
@@ -613,6 +648,10 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(methods, "_run", lambda command: calls.append(command) or 2)
     write_small_run(tmp_path, "faces-softmax", 0, 0.8)
+    (start,) = methods.training("faces-softmax", tmp_path)
+    config = json.loads((tmp_path / "faces-softmax/config.json").read_text())
+    config["experiment"] = start.experiment().to_dict()
+    (tmp_path / "faces-softmax/config.json").write_text(json.dumps(config))
     options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--train", "--only", "table-5"]
     with pytest.raises(InputError, match=r"launch.train faces-normface .* ended with status 2\."):
         reproduce.main(["normface", *options])
@@ -620,18 +659,21 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     assert (tmp_path / "normface/report.html").exists()
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told):
-    """What a terminal or a scheduler sends: to all processes, or to the first alone."""
+@pytest.mark.parametrize(
+    ("told", "kill"),
+    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
+)
+def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
+    """What a scheduler sends, to the first process or to all, and what a terminal sends to all."""
     child = (
-        "import pathlib, signal, sys, time\n"
-        "def end(*_):\n"
+        "import pathlib, sys, time\n"
+        "from hyperface.train.interrupt import listening\n"
+        "with listening() as request:\n"
+        "    pathlib.Path(sys.argv[1], 'started').touch()\n"
+        "    while not request.signal:\n"
+        "        time.sleep(0.05)\n"
         "    time.sleep(0.5)\n"
         "    pathlib.Path(sys.argv[1], 'saved').touch()\n"
-        "    sys.exit()\n"
-        f"signal.signal({int(told)}, end)\n"
-        "pathlib.Path(sys.argv[1], 'started').touch()\n"
-        "time.sleep(60)\n"
     )
     parent = (
         "import sys\nfrom launch.papers import methods\n"
@@ -640,9 +682,10 @@ def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told):
     )
     command = [sys.executable, "-c", parent, "-c", child, str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    kill = os.killpg if told == signal.SIGINT else os.kill
     kill(process.pid, told)
     assert process.wait(20) == 130
     assert (tmp_path / "saved").exists()
@@ -755,6 +798,24 @@ def test_statements_about_digits_hold_where_they_are_made_to(tmp_path, monkeypat
         found = {entry.row: entry.values for entry in outcome.entries}
         for row in rows:
             assert row.get("unit") != HOLDS or found[row["row"]] == (1.0,), row
+
+
+def test_features_of_another_run_are_not_taken(tiny_mnist, tmp_path, monkeypatch):
+    made = context(tmp_path, quick=True)
+    made = dataclasses.replace(made, data_dir=tiny_mnist)
+    chosen = digits.experiment("mnist-ring", made)
+    folder = tmp_path / "runs/ring-60-steps-1000-images-seed0"
+    folder.mkdir(parents=True)
+    split = open_split("mnist", "train", tiny_mnist)
+    (folder / "config.json").write_text(json.dumps(run_meta(chosen, split)))
+    kept = {"train": np.ones((10, 2)), "train_labels": np.arange(10), "agents": np.ones((10, 2))}
+    kept |= {"test": np.ones((10, 2)), "test_labels": np.arange(10)}
+    np.savez(folder / "features.npz", **kept)
+    monkeypatch.setattr(digits, "train", None)
+    assert len(digits.train_runs(chosen, "ring", made)) == 1
+    heavier = dataclasses.replace(chosen.loss, ring=dataclasses.replace(chosen.loss.ring, weight=1))
+    with pytest.raises(InputError, match="holds another run"):
+        digits.train_runs(dataclasses.replace(chosen, loss=heavier), "ring", made)
 
 
 def test_norm_ratios_are_of_class_means():

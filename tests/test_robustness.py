@@ -7,10 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import write_people
 from rich.console import Console
 
+from hyperface.data import store
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
+from hyperface.data.planning import Options
+from hyperface.data.sources.trees import folder
 from launch import papers, reproduce
 from launch.papers import cached, heads_at_once, page, printed_spreads, robustness
 from launch.papers.item import HOLDS, Context
@@ -143,9 +147,23 @@ def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
     (item,) = papers.items("ringloss", ("robustness",))
     item = item._replace(needs=("tiny",))
     assert other.key(item) == context.key(item)
-    (info,) = other.data_dir.glob("tiny/*/dataset_info.json")
-    info.write_text(info.read_text() + " ")
+    shutil.rmtree(other.data_dir / "tiny")
+    people = write_people(tmp_path / "people", people=10, images=8)
+    first, second = people / "person0", people / "person1"
+    (first / "0.png").rename(second / "moved.png")  # As many images, of other people.
+    (second / "0.png").rename(first / "0.png")
+    store.prepare(folder(people), other.data_dir / "tiny", Options(held_out=4))
     assert other.key(item) != context.key(item)
     for one in (context, other):
         cached.features(run, one)
     assert len(list((context.out / "features").iterdir())) == 2
+
+
+def test_a_hyper_parameter_with_one_value_left_has_no_spread():
+    lost, kept = np.full(3, np.nan), np.array([80.0, 81.0, 82.0])
+    found = {
+        ("lambda", 1.0): robustness.Scores(kept, kept, kept),
+        ("lambda", 10.0): robustness.Scores(lost, lost, lost),
+    }
+    assert robustness._spread_entries(found, "lambda", (1.0, 10.0), "all") == []
+    assert robustness._above("", lost, lost) == []

@@ -59,7 +59,9 @@ def find(name: str, data_dir: Path) -> Path | None:
 def fingerprint(name: str, data_dir: Path) -> str:
     """Of a data set's newest version: another one once it was prepared anew; "" without one."""
     folder = find(name, data_dir)
-    return digest(folder / "dataset_info.json") if folder else ""
+    # Counts and sizes are in the one, what the images were made from in the other.
+    files = ("dataset_info.json", "metadata.json")
+    return "-".join(digest(folder / file) for file in files) if folder else ""
 
 
 def open_split(

@@ -11,11 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from hyperface.evaluate.roc import Roc, det
 from hyperface.evaluate.scored import Figure as Score
+from hyperface.report.drawings import COLOURS
 
 Curve = Sequence[Mapping[str, float]]
 """Lines of a run's `metrics.jsonl`."""
 
-_COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
 _DASHES = ("-", "--", "-.", ":")
 _RAW = {"color": "#8a8a8a", "linestyle": "--"}
 
@@ -273,7 +273,7 @@ def _axes(rows: int, columns: int, *, width: float, height: float = 3.6):
 
 def _styles(named: Mapping[str, object]) -> list[dict[str, str]]:
     """Raw pixels grey and dashed, the others in a fixed order of colours."""
-    colours = cycle(_COLOURS)
+    colours = cycle(COLOURS)
     return [_RAW if name.startswith("raw pixels") else {"color": next(colours)} for name in named]
 
 

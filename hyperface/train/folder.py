@@ -125,6 +125,7 @@ def _clear(workdir: Path) -> None:
 def _claim(workdir: Path, meta: dict[str, Any], say: Callable[[str], None]) -> None:
     config = workdir / "config.json"
     check_same_run(workdir, meta)
+    (workdir / DIVERGED).unlink(missing_ok=True)
     if not config.exists():
         replace_text(config, json.dumps(meta, indent=2) + "\n")
     path, now = workdir / "environment.json", _environment()

@@ -3,12 +3,16 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+AGAIN = 1.0
+"""Seconds in which a signal is taken to be the one before, sent twice."""
 
 
 class Interrupted(Exception):
@@ -42,22 +46,29 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request; the second acts as it always did.
+    """Turns the first SIGTERM or SIGINT into a request; one a second later acts as it always did.
+
+    Sooner, it is the same one again: a scheduler tells a whole group of processes, of which one
+    passes it on.
 
     Nothing is installed on several processes, where JAX has a handler of its own, and outside the
     main thread, which gets no signals.
     """
     request = StopRequest()
-    before = {}
+    before, since = {}, 0.0
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def asked(number: int, frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number).name
-        restore()
-        os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+        nonlocal since
+        if request.signal is None:
+            request.signal, since = signal.Signals(number).name, time.monotonic()
+            os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+        elif time.monotonic() - since > AGAIN:
+            restore()
+            signal.raise_signal(number)
 
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

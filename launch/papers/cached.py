@@ -9,6 +9,7 @@ import numpy as np
 from hyperface.data.datasets import fingerprint
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate.embed import embed_split
+from hyperface.files import locked
 from hyperface.train.metrics import run_digest
 from launch import cli
 from launch.embedding import BATCH, open_network
@@ -41,7 +42,8 @@ def features(run: Path, context: Context) -> dict[str, Cached]:
     for name in SPLITS:
         path = folder / f"{name}.npz"
         if not path.exists():
-            _embed(run, data["name"], data[f"{name}_split"], path, context)
+            with locked(folder, "being embedded in"):
+                _embed(run, data["name"], data[f"{name}_split"], path, context)
         with np.load(path) as kept:
             found[name] = Cached(kept["features"], kept["labels"])
     return found

@@ -12,8 +12,10 @@ from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.evaluate.embed import embed_split, embedder
+from hyperface.files import locked
 from hyperface.train.experiment import Experiment, check
-from hyperface.train.loop import train
+from hyperface.train.folder import check_same_run
+from hyperface.train.loop import run_meta, train
 from hyperface.train.metrics import read_metrics
 from launch import experiments
 from launch.papers.item import Context
@@ -81,9 +83,13 @@ def train_runs(experiment: Experiment, label: str, context: Context) -> list[Tra
 def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     size = f"{label}-{experiment.steps}-steps-{SHOWN[context.quick]}-images-seed{experiment.seed}"
     folder = context.out / "runs" / size
+    data = experiment.data
+    split = open_split(data.name, data.train_split, context.data_dir)
+    check_same_run(folder, run_meta(check(experiment), split))
     if not (folder / _FEATURES).exists():
-        state = train(check(experiment), context.data_dir, folder, console=context.console)
-        _write_features(experiment, state, folder, context)
+        state = train(experiment, context.data_dir, folder, console=context.console)
+        with locked(folder, "being embedded in"):
+            _write_features(experiment, state, folder, context)
     with np.load(folder / _FEATURES) as kept:
         stored = dict(kept)
     splits = ("train", "test")

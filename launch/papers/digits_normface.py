@@ -7,7 +7,7 @@ import numpy as np
 from hyperface.report import figures
 from launch.papers import digits
 from launch.papers.digits import Trained
-from launch.papers.faces import pair_accuracy
+from launch.papers.faces import SIMILARITIES, pair_accuracy
 from launch.papers.item import Context, Entry, Outcome
 
 COMPARED = 1_000
@@ -19,19 +19,18 @@ def similarities(context: Context):
     """Table 1 at MNIST's size: pairs compared before and after normalisation."""
     runs = digits.softmax_runs(context)
     entries, found = [], {}
-    for name in ("Inner-Product", "Euclidean"):
+    for name in SIMILARITIES:
         for column, normalized in (("before", False), ("after", True)):
             found[name, column] = digits.each(
                 runs, lambda run, n=name, d=normalized: _pair_accuracy(run, n, d)
             )
             row = f"{name}, 2-d MNIST features"
             entries.append(Entry.of(row, found[name, column], "%", 2, column))
-    for name in ("Inner-Product", "Euclidean"):
-        pairs = zip(found[name, "before"], found[name, "after"], strict=True)
-        better = [after > before for before, after in pairs]
-        entries.append(Entry.claim(f"{name}: normalisation helps on MNIST", better))
+    for name in SIMILARITIES:
+        gains = np.subtract(found[name, "after"], found[name, "before"])
+        entries.append(Entry.above(f"{name}: normalisation helps on MNIST", gains))
     reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
-    missing = dict.fromkeys(("Inner-Product", "Euclidean"), reason)
+    missing = dict.fromkeys(SIMILARITIES, reason)
     scale = (
         f"{digits.scale_of(context, 'mnist-softmax')}; all pairs of {COMPARED:,} test digits, best "
         "threshold, both kinds of pairs weigh equally"
@@ -81,9 +80,7 @@ def bias_plane(context: Context):
     entries += [
         Entry.of("least class norm / mean norm, no bias", nearest[0], "", 3),
         Entry.of("least class norm / mean norm, with a bias", nearest[1], "", 3),
-        Entry.claim(
-            "with a bias normalisation costs more", [a > b for a, b in zip(lost, kept, strict=True)]
-        ),
+        Entry.above("with a bias normalisation costs more", np.subtract(lost, kept)),
     ]
     drawn = figures.feature_plane(
         biased[0].features["train"], biased[0].labels["train"], "softmax with a bias: training"

@@ -26,9 +26,9 @@ def ring_planes(context: Context):
             runs[0].features["train"], runs[0].labels["train"], f"{name}: training features"
         )
     equal = [a < b for a, b in zip(*reversed(deviation.values()), strict=True)]
-    entries.append(Entry.claim("Ring loss makes norms alike", equal))
-    better = [a > b for a, b in zip(*reversed(accuracy.values()), strict=True)]
-    entries.append(Entry.claim("Ring loss raises the test accuracy", better))
+    entries.append(Entry.claim("Ring loss makes norms alike", equal, compares=True))
+    gains = np.subtract(*reversed(accuracy.values()))
+    entries.append(Entry.above("Ring loss raises the test accuracy", gains))
     norms = [run.class_norms() for run in plain]
     entries += [
         Entry.claim(
@@ -122,10 +122,16 @@ def class_norms(context: Context):
         Entry.of("classes whose accuracy Ring loss raises", list(gained.sum(axis=1)), "of 10", 1)
     )
     entries.append(
-        Entry.claim("Ring loss raises the accuracy of all classes", list(gained.all(axis=1)))
+        Entry.claim(
+            "Ring loss raises the accuracy of all classes",
+            list(gained.all(axis=1)),
+            compares=True,
+        )
     )
     less = [a < b for a, b in zip(*reversed(variance.values()), strict=True)]
-    entries.append(Entry.claim("Ring loss reduces the variance of class norms", less))
+    entries.append(
+        Entry.claim("Ring loss reduces the variance of class norms", less, compares=True)
+    )
     drawn = drawings.bars(
         {name: runs[0].class_norms() for name, runs in found.items()},
         title="Mean norm of a class over the mean norm",

@@ -51,9 +51,7 @@ def normalization(context: Context):
         gains[name] = after - before
         for column, found in (("before", before), ("after", after), ("gain", gains[name])):
             entries.append(Entry.of(name, found, "%", 2, column))
-    entries += [
-        Entry.claim(f"{name}: normalisation helps", gain > 0) for name, gain in gains.items()
-    ]
+    entries += [Entry.above(f"{name}: normalisation helps", [gain]) for name, gain in gains.items()]
     # As the paper rounds them.
     as_much = all(0.55 <= gain < 0.75 for gain in gains.values())
     entries.append(Entry.claim("normalisation adds 0.6 to 0.7 points", as_much))
@@ -75,8 +73,8 @@ def mirror(context: Context):
     alone, side_by_side, summed = found.values()
     entries = [Entry.of(name, accuracy, "%") for name, accuracy in found.items()]
     entries += [
-        Entry.claim("the sum verifies better than the image alone", summed > alone),
-        Entry.claim("the sum verifies better than the concatenation", summed > side_by_side),
+        Entry.above("the sum verifies better than the image alone", [summed - alone]),
+        Entry.above("the sum verifies better than the concatenation", [summed - side_by_side]),
     ]
     return Outcome(entries, _pairs(kept, "cosine")), {}
 
@@ -91,7 +89,7 @@ def _pairs(kept: cached.Cached, how: str) -> str:
 
 def distortion(context: Context):
     """Proposition 3's bound at the end of training on faces, one figure a seed."""
-    entries, curves, scales = [], {}, []
+    entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():
         seeds = methods.seeds(context.runs, method)
         folders = [methods.folder(context.runs, method, seed) for seed in seeds]
@@ -101,6 +99,6 @@ def distortion(context: Context):
         curves[method] = metrics[0]
         count = len(seeds)
         steps = f"{metrics[0][-1]['step']:,.0f} steps"
-        scales.append(f"{method}: {steps}, {count} {'seed' if count == 1 else 'seeds'}")
-    scale = f"{'; '.join(scales)}; fine-tuned from {RUN}, the mean over classes as logged last"
+        sizes.append(f"{method}: {steps}, {count} {'seed' if count == 1 else 'seeds'}")
+    scale = f"{'; '.join(sizes)}; fine-tuned from {RUN}, the mean over classes as logged last"
     return Outcome(entries, scale), {"The bound in training on faces": figures.distortion(curves)}

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hyperface
-from hyperface.files import replace_text
+from hyperface.files import digest, replace_text
 
 if TYPE_CHECKING:  # Items are listed before matplotlib is loaded.
     from matplotlib.figure import Figure
@@ -39,7 +40,9 @@ class Item(NamedTuple):
     gives: tuple[str, ...] = ("table",)
     """What it returns: "table", "figure"."""
     runs: tuple[str, ...] = ()
-    """Experiments whose trained runs it starts from."""
+    """Methods whose trained runs it starts from."""
+    other_data: bool = False
+    """Whether the paper has it on other data, or of whole nets."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ class Entry:
     digits: int = 2
     spread: float | None = None
     """Of a single number that has one of its own."""
+    compares: bool = False
+    """Whether it is a statement that compares figures, and needs more than one seed."""
     by: tuple[float, ...] = ()
-    """Of a statement that compares figures: how far it holds, in points, one a seed."""
+    """How far it holds, in points, one a seed in which neither side diverged."""
     note: str = ""
     """What is said beside it."""
 
@@ -65,9 +70,19 @@ class Entry:
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
     @classmethod
-    def claim(cls, row: str, holds: Any) -> "Entry":
+    def claim(cls, row: str, holds: Any, *, compares: bool = False) -> "Entry":
         """A statement of the paper, and whether what was measured bears it out, one a seed."""
-        return cls.of(row, holds, HOLDS)
+        return replace(cls.of(row, holds, HOLDS), compares=compares)
+
+    @classmethod
+    def above(cls, row: str, by: Sequence[float], column: str = "") -> "Entry":
+        """A statement that a figure is above another, by so many points, one a seed.
+
+        Infinite is a side that diverged: it is below.
+        """
+        held = tuple(float(difference > 0) for difference in by)
+        finite = tuple(float(difference) for difference in by if math.isfinite(difference))
+        return cls(row, held, column, HOLDS, compares=True, by=finite)
 
 
 @dataclass
@@ -104,7 +119,8 @@ class Context:
         from hyperface.data.datasets import fingerprint
         from hyperface.train.metrics import run_digest
 
-        found = {"version": hyperface.__version__}
+        module = Path(__file__).with_name(f"{item.measure.partition('.')[0]}.py")
+        found = {"version": hyperface.__version__, "code": digest(module)}
         if item.needs:
             found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
             found["data"] = [fingerprint(name, self.data_dir) for name in item.needs]

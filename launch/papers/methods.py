@@ -14,11 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tyro
+
+from hyperface.train.experiment import Experiment
 from hyperface.train.folder import DIVERGED
 from hyperface.train.metrics import run_digest
+from launch import cli, experiments
 from launch.cli import EXIT_DIVERGED
+from launch.evaluate import Evaluate, recorded
 from launch.papers import published
 from launch.papers.item import Context
+from launch.train import Train
 
 QUICK_STEPS = 100
 TRAINED, EVALUATION, SCORED = "results.json", "evaluation", "evaluation.json"
@@ -58,17 +64,33 @@ class Command(NamedTuple):
         return f"python -m launch.{self.program} {self.options}"
 
     def is_done(self) -> bool:
-        """Whether the file is there, of the start's last training and with all protocols."""
+        """Whether the file is there, made with these options of the start as it is now."""
         if not self.makes.exists():
             return False
         if self.program == "evaluate":
             settings = json.loads(self.makes.read_text())["settings"]
-            words = shlex.split(self.options)
-            asked = words[words.index("--protocol") + 1].split(",")
-            had = settings["options"]["protocol"].split(",")
-            return set(asked) <= set(had) and settings.get("run") == run_digest(self.start)
+            return self._has_scored(settings["options"]) and settings["run"] == run_digest(
+                self.start
+            )
         config = json.loads((self.makes.parent / "config.json").read_text())
-        return self.start is None or config["init_from"].endswith(f"({run_digest(self.start)})")
+        if config["experiment"] != self.experiment().to_dict():
+            return False
+        origin = config.get("init_from", "")
+        return self.start is None or origin.endswith(f"({run_digest(self.start)})")
+
+    def experiment(self) -> Experiment:
+        """What a call of launch.train trains."""
+        name, *words = shlex.split(self.options)
+        options = Train(experiment=experiments.load(name))
+        return cli.parse(options, words, prog="launch.train", description="").experiment
+
+    def _has_scored(self, had: Mapping[str, str]) -> bool:
+        """Whether scores made with these options are this call's, or more of them."""
+        asked = recorded(tyro.cli(Evaluate, args=shlex.split(self.options)))
+        protocols = {*asked.pop("protocol").split(",")} <= {*had["protocol"].split(",")}
+        placed = {"protocol", "source", "out", "data_dir"}
+        options = {name: value for name, value in had.items() if name not in placed}
+        return protocols and options == {n: v for n, v in asked.items() if n not in placed}
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
@@ -163,7 +185,8 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
     failed = []
     for number, command in enumerate(waiting, 1):
         if command.start and not (command.start / TRAINED).exists():
-            context.console.print(f"No trained run in {command.start}: left out {command}.")
+            left_out = f"No trained run in {command.start}: left out {command}."
+            context.console.print(left_out, markup=False, soft_wrap=True)
             continue
         context.console.print(f"[{number}/{len(waiting)}] {command}", markup=False, soft_wrap=True)
         arguments = [*shlex.split(command.options), "--data-dir", str(context.data_dir)]
@@ -177,17 +200,23 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
 
 def _run(arguments: Sequence[str]) -> int:
     """The status of a program, which is waited for when this one is told to end."""
-    child, told = subprocess.Popen(arguments), []
+    child, told = None, False
 
     def end(number: int, frame: object) -> None:
-        told.append(number)
-        child.terminate()
+        nonlocal told
+        told = True
+        if child:
+            child.terminate()
 
     before = signal.signal(signal.SIGTERM, end)
     try:
+        child = subprocess.Popen(arguments)
+        if told:
+            child.terminate()
         status = child.wait()
     except KeyboardInterrupt:
-        child.wait()  # The terminal told it too: it saves what it has.
+        if child:
+            child.wait()  # The terminal told it too: it saves what it has.
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

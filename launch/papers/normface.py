@@ -12,6 +12,7 @@ ITEMS = (
         "Features compared before and after normalisation",
         "digits_normface.similarities",
         ("mnist",),
+        other_data=True,
     ),
     Item(
         "table-1-faces",
@@ -20,6 +21,7 @@ ITEMS = (
         "faces.normalization",
         ("faces",),
         runs=("faces-softmax",),
+        other_data=True,
     ),
     Item(
         "figure-1",
@@ -121,6 +123,7 @@ ITEMS = (
         "digits_normface.distortion",
         ("mnist",),
         _BOTH,
+        other_data=True,
     ),
     Item(
         "proposition-3-faces",
@@ -130,6 +133,7 @@ ITEMS = (
         ("faces",),
         _BOTH,
         runs=("faces-c-contrastive", "faces-normface"),
+        other_data=True,
     ),
     Item(
         "mirror",
@@ -138,6 +142,7 @@ ITEMS = (
         "faces.mirror",
         ("faces",),
         runs=("faces-softmax",),
+        other_data=True,
     ),
     Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
     Item(
@@ -155,6 +160,7 @@ ITEMS = (
         ("faces",),
         _BOTH,
         runs=("faces-softmax",),
+        other_data=True,
     ),
     Item(
         "from-scratch",

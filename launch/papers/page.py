@@ -12,6 +12,7 @@ from launch.papers.item import HOLDS, RUNS, Entry, Item, Outcome
 NOT_RUN = "not run"
 RUN_COLUMN, SOURCE_COLUMN = "run", "source"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
+_KINDS = ("measured as the paper has it", "at small scale or on other data", "drawn", NOT_RUN)
 SMALL = 1e-4
 """Figures below it are written with an exponent."""
 READING = (
@@ -63,9 +64,9 @@ def verdict(entry: Entry) -> str:
     nothing.
     """
     share = mean(entry.values)
-    if 0 < share < 1:
+    if 0 < share < 1 or (entry.compares and len(entry.values) < 2):
         return UNDECIDED
-    if entry.by and (len(entry.by) < 2 or abs(mean(entry.by)) <= stdev(entry.by)):
+    if len(entry.by) > 1 and abs(mean(entry.by)) <= stdev(entry.by):
         return UNDECIDED
     return HELD if share else FAILED
 
@@ -160,13 +161,13 @@ def _is_expected(
     column: str,
     rows: Mapping[str, Mapping[str, Any]],
     published: Mapping[tuple[str, str], str],
-    in_print: bool,
+    at_full_scale: bool,
 ) -> bool:
     """Whether a cell without a measured figure lacks one."""
     if name not in rows:
         return False
     row = rows[name]
-    if not in_print:
+    if not at_full_scale:
         return "small" in row
     if any("run" in other for other in rows.values()):  # Others of a table are other people's.
         return "run" in row and ((name, column) in published or not any(row["values"]))
@@ -183,7 +184,7 @@ def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def state(outcome: Outcome | None) -> str:
-    """What there is of an item, in two words."""
+    """What there is of an item, in a word or two."""
     if outcome and outcome.entries:
         return f"{len(outcome.entries)} figures"
     return "drawn" if outcome and outcome.pictures else NOT_RUN
@@ -198,14 +199,16 @@ def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bo
       shortened: whether training runs were, so that their figures mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]
-    counts = {kind: kinds.count(kind) for kind in dict.fromkeys([*_KINDS, *kinds])}
-    lines = [f"{len(shown)} items: {', '.join(f'{n} {kind}' for kind, n in counts.items())}."]
+    counts = [f"{kinds.count(kind)} {kind}" for kind in _KINDS]
+    lines = [f"Items: {', '.join(counts)}."]
     if shortened:
         lines.append("Training was cut short: its figures show that all works, not what it scores.")
     found: dict[str, list[str]] = {kind: [] for kind in (HELD, FAILED, UNDECIDED)}
     for one in shown:
+        rows = printed.get(one.item.name, {}).get("rows", ())
+        published = {row["row"] for row in rows if any(row["values"])}
         for entry in one.outcome.entries if one.outcome else ():
-            if entry.unit == HOLDS:
+            if entry.unit == HOLDS and entry.row in published:
                 where = ", ".join(filter(None, [one.item.place, entry.column]))
                 found[verdict(entry)].append(f"{where}: {entry.row} ({shown_entry(entry)})")
     total = sum(map(len, found.values()))
@@ -215,9 +218,6 @@ def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bo
     return "\n".join(lines)
 
 
-_KINDS = ("measured as the paper has it", "at small scale, on other data", "drawn", NOT_RUN)
-
-
 def _kind(shown: Shown, printed: Mapping[str, Any]) -> str:
     """Which of `_KINDS` an item is."""
     if shown.outcome is None or not (shown.outcome.entries or shown.outcome.pictures):
@@ -225,5 +225,5 @@ def _kind(shown: Shown, printed: Mapping[str, Any]) -> str:
     if not shown.outcome.entries:
         return _KINDS[2]
     full = {entry.column for entry in shown.outcome.entries} & {*printed.get("columns", [""])}
-    small = shown.item.runs or (shown.item.measure == RUNS and not full)
+    small = shown.item.other_data or (shown.item.measure == RUNS and not full)
     return _KINDS[1] if small else _KINDS[0]

@@ -13,7 +13,7 @@ TABLES = {
     "Janus CS3": "table-4",
 }
 """Of Ring loss, by what they are of."""
-METHODS = {
+VARIED = {
     "lambda, softmax": [f"SM + R ({w})" for w in ("0.01", "0.001", "0.0001")],
     "lambda, SphereFace": [f"SF + R ({w})" for w in ("0.03", "0.01", "0.001", "0.0001")],
     "alpha": [f"l2-Cons SM ({a})" for a in (30, 20, 10)],
@@ -28,20 +28,22 @@ def entries() -> list[Entry]:
         printed = published()["ringloss"][table]
         columns = printed.get("columns", [""])
         rows = {row["row"]: row["values"] for row in printed["rows"]}
-        less = []
+        holds = []
         for place, column in enumerate(columns):
             if table == "table-2" and name not in column:
                 continue
             found = {
                 over: np.std([float(rows[row][place]) for row in some], ddof=1)
-                for over, some in METHODS.items()
+                for over, some in VARIED.items()
             }
-            less.append(max(found["lambda, softmax"], found["lambda, SphereFace"]) < found["alpha"])
+            holds.append(
+                max(found["lambda, softmax"], found["lambda, SphereFace"]) < found["alpha"]
+            )
             row = f"published, {column if name in column else f'{name} {column}'.strip()}"
             spreads += [
                 Entry.of(row, value, "points", 3, f"deviation over {over}")
                 for over, value in found.items()
             ]
         row = f"published, {name}: varies less over lambda than over alpha"
-        claims.append(Entry.claim(row, all(less)))
+        claims.append(Entry.claim(row, all(holds)))
     return [*claims, *spreads]

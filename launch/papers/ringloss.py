@@ -111,5 +111,6 @@ ITEMS = (
         ("faces",),
         _BOTH,
         runs=("faces-softmax",),
+        other_data=True,
     ),
 )

@@ -57,7 +57,7 @@ def ring(context: Context):
     for name, figure in FIGURES.items():
         over = {k: _claimed(found, k, figure, values) for k, values in PAPERS.items()}
         row = f"{name} varies less over lambda than over alpha, the paper's values"
-        outcome.entries.append(Entry.claim(row, list(over["lambda"] < over["alpha"])))
+        outcome.entries += _above(row, over["alpha"], over["lambda"])
     exploded = ~np.isfinite(found["alpha", EXPLODED].accuracy)
     outcome.entries.append(Entry.claim("alpha = 50 explodes", list(exploded)))
     outcome.entries += printed_spreads.entries()
@@ -89,15 +89,14 @@ def weights(context: Context):
         for name, figure in FIGURES.items():
             spread = {key: _claimed(found, key, figure, values) for key in over}
             row = f"{name} varies less over C-contrastive's weight than over center's, {label}"
-            outcome.entries.append(
-                Entry.claim(row, list(spread["C-contrastive"] < spread["center"]))
-            )
+            outcome.entries += _above(row, spread["center"], spread["C-contrastive"])
     names = ("C-contrastive alone", "center alone", "softmax, not normalised")
-    alone, center, softmax = (np.nan_to_num(found[name, 0.0].accuracy) for name in names)
-    outcome.entries += [
-        Entry.claim("alone, C-contrastive verifies better than center", list(alone > center)),
-        Entry.claim("C-contrastive alone verifies as well as softmax", list(alone >= softmax)),
-    ]
+    alone, center, softmax = (found[name, 0.0].accuracy for name in names)
+    alone, center, softmax = (
+        np.where(np.isfinite(x), x, -np.inf) for x in (alone, center, softmax)
+    )
+    outcome.entries += _above("alone, C-contrastive verifies better than center", alone, center)
+    outcome.entries += _above("C-contrastive alone verifies as well as softmax", alone, softmax)
     for key in over:
         for label, values in ranges.items():
             outcome.entries += _spread_entries(found, key, values, label)
@@ -180,9 +179,10 @@ def _outcome(found: dict, scale: str) -> Outcome:
 
 def _spread(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
     """[seeds] standard deviation of a figure over the values of a hyper-parameter, but for those
-    that diverged."""
+    that diverged; NaN of fewer than two."""
     scores = np.array([getattr(found[key, value], figure) for value in values])
-    return scores[np.isfinite(scores).all(axis=1)].std(axis=0, ddof=1)
+    kept = scores[np.isfinite(scores).all(axis=1)]
+    return kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(scores.shape[1], np.nan)
 
 
 def _claimed(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
@@ -192,11 +192,22 @@ def _claimed(found: dict, key: str, figure: str, values: tuple[float, ...]) -> n
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
 
 
+def _above(row: str, high: np.ndarray, low: np.ndarray) -> list[Entry]:
+    """A statement about figures [seeds], of those seeds in which not both sides diverged."""
+    some = np.isfinite(high) | np.isfinite(low)
+    return [Entry.above(row, list(high[some] - low[some]))] if some.any() else []
+
+
 def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str) -> list[Entry]:
     row = f"deviation over {key}, {label}"
-    return [
-        Entry.of(row, list(_spread(found, key, figure, values)), "points", 2, column)
+    spreads = {
+        column: _spread(found, key, figure, values)
         for figure, column in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %"))
+    }
+    return [
+        Entry.of(row, list(spread), "points", 2, column)
+        for column, spread in spreads.items()
+        if np.isfinite(spread).all()
     ]
 
 

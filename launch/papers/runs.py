@@ -6,13 +6,14 @@ of the same loss at small scale, one a seed.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hyperface.report.run import snapshot_means
+from hyperface.train.metrics import run_digest
 from launch.papers import published
-from launch.papers.item import HOLDS, OTHER_WORK, Context, Entry, Outcome
+from launch.papers.item import OTHER_WORK, Context, Entry, Outcome
 from launch.papers.methods import SCORED, TRAINED, Small, diverged, evaluation, folder, seeds
 
 OWN_TEST = "test"
@@ -53,7 +54,9 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
         trained = len(seeds(context.runs, methods[row]))
         entries.append(_entry(row, column, of_seeds, trained))
     lost = {row: diverged(context.runs, method) for row, method in methods.items()}
-    entries += _claims(printed, small, lost)
+    known = published()["methods"]
+    shared = {row for row, method in methods.items() if known[method].get("shared")}
+    entries += _claims(printed, small, lost, shared)
     notes = {row: _made(context.runs, method) for row, method in methods.items()}
     about = {method: _about(context.runs, method) for method in dict.fromkeys(methods.values())}
     return Outcome(entries, "", missing=missing, notes=notes, methods=about)
@@ -78,14 +81,15 @@ def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str
 
 
 def figure(run: Path, evaluation: str, protocol: str, name: str) -> Found | None:
-    """A figure of a protocol with its spread; None where there is none."""
+    """A figure of a protocol with its spread; None where there is none of the last training."""
     if protocol == OWN_TEST:
         return _own_figure(run, name)
     path = run / evaluation / SCORED
     if not path.exists():
         return None
-    scored = json.loads(path.read_text())["protocols"].get(protocol)
-    if scored is None or name not in scored["figures"]:
+    record = json.loads(path.read_text())
+    scored = record["protocols"].get(protocol, {"figures": {}})
+    if name not in scored["figures"] or record["settings"]["run"] != run_digest(run):
         return None
     spread = scored["spreads"].get(name)
     over = scored.get("spread", "").rpartition(" over ")[2]
@@ -131,6 +135,7 @@ def _claims(
     printed: Mapping[str, Any],
     small: Mapping[tuple[str, str], Seeds],
     lost: Mapping[str, Sequence[int]],
+    shared: Collection[str],
 ) -> list[Entry]:
     """Whether some rows of a table are above others, seed by seed, and by how much at least.
 
@@ -141,28 +146,38 @@ def _claims(
         if "above" not in row:
             continue
         for column in row.get("columns", Small.of(printed).columns):
-            above, below = (
-                [
-                    dict.fromkeys(lost.get(r, ()), LOWEST) | small.get((r, column), {})
-                    for r in row[k]
-                ]
-                for k in ("above", "below")
-            )
-            margins = _margins(above, below)
-            if margins:
-                held = tuple(float(margin > 0) for margin in margins)
-                by = tuple(filter(math.isfinite, margins))
-                entries.append(Entry(row["row"], held, column, HOLDS, by=by))
+            names = [*row["above"], *row["below"]]
+            found = {name: small.get((name, column), {}) for name in names}
+            found = _of_all_seeds(found, lost, shared)
+            above, below = ([found[name] for name in row[side]] for side in ("above", "below"))
+            if margins := _margins(above, below):
+                entries.append(Entry.above(row["row"], margins, column))
     return entries
 
 
+def _of_all_seeds(
+    small: Mapping[str, Seeds], lost: Mapping[str, Sequence[int]], shared: Collection[str]
+) -> dict[str, Seeds]:
+    """Rows with the seeds that diverged, and a run that others share at each of their seeds."""
+    found = {row: dict.fromkeys(lost.get(row, ()), LOWEST) | small[row] for row in small}
+    known = {seed for row in found if row not in shared for seed in found[row]}
+    for row in shared & found.keys():
+        for figure in list(found[row].values())[:1]:
+            found[row] = dict.fromkeys(known, figure)
+    return found
+
+
 def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
-    """The least of some figures less the greatest of others, one a seed that all of them have."""
+    """The least of some figures less the greatest of others, one a seed that all of them have.
+
+    A seed in which both sides diverged compares nothing.
+    """
     common = set.intersection(*(set(of_seeds) for of_seeds in (*above, *below)))
-    return [
-        min(one[seed].value for one in above) - max(one[seed].value for one in below)
+    pairs = [
+        (min(one[seed].value for one in above), max(one[seed].value for one in below))
         for seed in sorted(common)
     ]
+    return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
 
 
 def _made(runs: Path, method: str) -> str:

@@ -194,7 +194,7 @@ def mesh(context: Context):
     weights = jnp.array([[0.0, 1.0], [0.0, -1.0]])
     target = jnp.zeros(len(start), jnp.int32)
     before = np.linalg.norm(start, axis=1)
-    size, steps, on = 0.1, 20, 180
+    size, steps, further = 0.1, 20, 180
     entries, panels, norms = [], {}, {}
     settled, last, turned = {}, {}, {}
 
@@ -213,7 +213,7 @@ def mesh(context: Context):
         reached = np.asarray(points)
         norms[weight] = np.linalg.norm(reached, axis=1)
         last[weight] = np.linalg.norm(reached - before_last, axis=1).mean()
-        for _ in range(on):
+        for _ in range(further):
             points = moved(points, float(weight))
         settled[weight] = np.linalg.norm(points, axis=1).mean()
         to_target = np.degrees(np.arccos(np.clip(reached[:, 1] / norms[weight], -1, 1)))
@@ -223,7 +223,9 @@ def mesh(context: Context):
             Entry.of(f"lambda = {weight}: standard deviation of norms", norms[weight].std(), "", 3),
             Entry.of(f"lambda = {weight}: mean angle to the target", to_target.mean(), "degrees"),
             Entry.of(f"lambda = {weight}: mean length of the last step", last[weight], "", 3),
-            Entry.of(f"lambda = {weight}: mean norm after {steps + on} steps", settled[weight]),
+            Entry.of(
+                f"lambda = {weight}: mean norm after {steps + further} steps", settled[weight]
+            ),
         ]
         panels[f"lambda = {weight}"] = [
             drawings.Points(start, "before", 6),
