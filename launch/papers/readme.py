@@ -69,6 +69,7 @@ def tables(paper: str) -> str:
         table = section(one, printed).table
         title = f"{table.title} (`{record['command']}`)."
         notes = [printed["note"]] if "note" in printed else []
+        notes += [f"Run: {one.outcome.scale}."] if one.outcome.scale else []
         parts += [title, *notes, as_markdown(_shortened(table))]
     return "\n\n".join(parts)
 
