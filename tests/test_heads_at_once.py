@@ -119,5 +119,6 @@ def test_spread_is_over_settings_for_each_seed_and_leaves_out_what_diverged():
     claimed = robustness._claimed(found, "lambda", "accuracy", (1.0, 2.0, 3.0))
     assert claimed == pytest.approx([np.inf, np.std([70, 76, 75], ddof=1)])
     outcome = robustness._outcome(found, "small")
-    assert outcome.missing == {"lambda 3": "lambda 3 diverged"}
+    lost = Entry.of("lambda 3", 1, "of 2 seeds diverged", 0, "accuracy")
+    assert lost in outcome.entries
     assert Entry.of("lambda 1", [80, 70], "%", 2, "accuracy") in outcome.entries

@@ -58,11 +58,10 @@ def deviation(found, known):
 
 
 def test_two_processes_have_the_curve_of_one_device():
-    names = ["center", "c-triplet"]
-    for name, found in in_several(names, 10, 2, 2, 300).items():
-        known = one_device(name, 10)
-        assert deviation(found["whole"], known) < MOST
-        assert deviation(found["split"], known) < MOST
+    found = in_several(["c-triplet"], 10, 2, 2, 300)["c-triplet"]
+    known = one_device("c-triplet", 10)
+    assert deviation(found["whole"], known) < MOST
+    assert deviation(found["split"], known) < MOST
 
 
 def test_the_released_ring_loss_takes_the_mean_norm_of_all_devices():
