@@ -7,8 +7,9 @@
 
 Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
 those. What was measured with the same settings is not measured again, so that a killed command goes
-on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs); where
-there are none, the report has the commands. --train makes those of the same losses at small scale.
+on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs). Those of
+the same losses at small scale are made first, where their data sets are there; for others the
+report has the commands.
 """
 
 import dataclasses
@@ -48,9 +49,11 @@ class Reproduce:
     runs: Path | None = None
     """Folder of trained runs with evaluation/evaluation.json, for the tables of faces; runs by
     default, and with --quick or --steps a folder in that of --out: such runs are no figures."""
-    train: bool = False
-    """Train and score what the tables lack of runs at small scale, --seeds of each: of seed 0 all,
-    then of the next. What is there is kept."""
+    train: bool = True
+    """Train and score first what the tables lack of runs at small scale, --seeds of each: of seed 0
+    all, then of the next. What is there is kept; --no-train makes none."""
+    jobs: int = 1
+    """Of those, as many at once, each on its share of the cores."""
     fresh: bool = False
     """Measure again what was measured; trained runs are kept."""
     readme: Path | None = None
@@ -71,6 +74,7 @@ def main(args: Sequence[str]) -> None:
             print(f"{item.name:24}{item.place}: {item.title}; {gives}{needs}")
         return
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
+    expect(options.jobs >= 1, "--jobs", "at least 1", options.jobs)
     expect(options.steps is None or options.steps >= 1, "--steps", "at least 1", options.steps)
     whole = options.steps is None and not options.quick
     expect(whole or not options.readme, "--readme", "neither --quick nor --steps", "one of them")
@@ -83,7 +87,7 @@ def run(options: Reproduce) -> None:
 
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from launch.papers import methods, page, readme
+    from launch.papers import methods, page, readme, work
 
     cli.quiet_libraries()
     console = Console()
@@ -99,13 +103,16 @@ def run(options: Reproduce) -> None:
         steps=options.steps,
         seeds=options.seeds,
         runs=runs,
+        jobs=options.jobs,
     )
-    wanted = {item.name for item in papers.items(options.paper, options.only)}
+    chosen = papers.items(options.paper, options.only)
+    wanted = {item.name for item in chosen}
     printed = papers.published()[options.paper]
-    shown, failed = [], []
+    # First, since items earlier in the paper's order start from the runs of later ones.
+    commands = methods.item_commands(chosen, printed, context) if options.train else []
+    failed = work.make(commands, context)
+    shown = []
     for item in papers.items(options.paper):
-        if options.train and item.name in wanted and item.measure == RUNS:
-            failed += methods.make(methods.small_commands(printed[item.name], context), context)
         shown.append(_shown(item, options, context, measure=item.name in wanted))
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
@@ -140,7 +147,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     folder = context.out / options.paper / item.name
     command = _command(item, options)
     key = context.key(item)
-    absent = _absent(item, context)
+    absent = _absent(item, options.paper, context)
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
         drawn = pictures.draw(printed, context)
@@ -150,7 +157,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         reason = (
             " ".join(filter(None, [_unread(outcome), *absent])) if lines or not at_scale else ""
         )
-        command = "\n".join([f"{command} --train", *map(str, lines)])
+        command = "\n".join([command, *map(str, lines)])
         return Shown(item, outcome, folder, command, reason)
     kept = read_result(folder, key if measure else None)
     if not measure or (kept and not options.fresh):
@@ -178,19 +185,16 @@ def _command(item: Item, options: Reproduce) -> str:
     return " ".join(parts)
 
 
-def _absent(item: Item, context: Context) -> list[str]:
+def _absent(item: Item, paper: str, context: Context) -> list[str]:
     """A sentence for each data set and each run that the item needs and that is not there."""
-    from hyperface.data.datasets import find
     from launch.papers import methods
 
-    described = papers.published()["data"]
-    sentences = []
-    for name in item.needs:
-        if find(name, context.data_dir) is None:
-            about = described[name]
-            made = f" Made by: {about['prepare']}." if about["prepare"] else ""
-            where = context.data_dir / name
-            sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+    described, sentences = papers.published()["data"], []
+    for name in methods.absent_data([*item.needs, *methods.small_data(item, paper)], context):
+        about = described[name]
+        made = f" Made by: {about['prepare']}." if about["prepare"] else ""
+        where = context.data_dir / name
+        sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
     for name in item.runs:
         run = context.runs / name
         if not (run / "results.json").exists():

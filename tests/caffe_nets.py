@@ -181,6 +181,19 @@ def normface_lenet(rng, feature_dim=3):
     return net
 
 
+def plane_lenet(rng):
+    """The net of NormFace's Figure 2, by its released names."""
+    net = CaffeNet((28, 28, 1), rng)
+    for number, width in enumerate((20, 50), 1):
+        net.conv(f"conv{number}", width, kernel=5, pad=0)
+        net.pool(f"pool{number}")
+        net.prelu(f"relu_pool{number}")
+    net.dense("ip1", 800, 500)
+    net.prelu("relu1")
+    net.dense("ip1_dr", 500, 2)
+    return net
+
+
 def lightened_cnn(rng):
     """LightenedCNN-B with the layer messages of its time."""
     net = CaffeNet((128, 128, 1), rng, old=True)

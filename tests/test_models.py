@@ -56,6 +56,8 @@ COUNTS = {
     "lenet": (GREY, 2, 25 * LENET_KERNELS + 448 + 6 + 1152 * 2),
     "lenet-normface": (GREY, 3, 9 * LENET_KERNELS + 2 * 448 + 1152 * 3 + 3),
     "lenet-caffe": (GREY, 2, 25 * LENET_KERNELS + 2 * 448 + 1152 * 2 + 2 + 2),
+    # Two convolutions, two linear layers, and a slope a channel of all but the last.
+    "lenet-plane": (GREY, 2, 520 + 20 + 25_050 + 50 + 400_500 + 500 + 1_002),
     "wen28": (FACE, 512, 27_543_072 - 6_272),
     "lightcnn-9": ((128, 128, 1), 256, 5_480_864),
     "sphereface-20": (FACE, 512, 22_670_656 - 2 * (64 + 2 * 128 + 4 * 256 + 512)),

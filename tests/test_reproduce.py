@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,17 @@ from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
 from launch import cli, evaluate, experiments, papers, reproduce
-from launch.papers import digits, digits_normface, gradients, methods, page, pictures, readme, runs
+from launch.papers import (
+    digits,
+    digits_normface,
+    gradients,
+    methods,
+    page,
+    pictures,
+    readme,
+    runs,
+    work,
+)
 from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
 from launch.train import Train
 
@@ -54,6 +65,13 @@ def measured(paper, name, folder):
     found = {"table": outcome.entries, "figure": figures}
     assert set(item.gives) == {kind for kind, what in found.items() if what}
     return {(entry.row, entry.column): entry for entry in outcome.entries}
+
+
+def has_dataset(data_dir, name):
+    """Makes it look as if a data set were prepared, as far as `find` asks."""
+    folder = data_dir / name / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}")
 
 
 def page_of(path):
@@ -480,7 +498,7 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
     text = file.read_text()
     assert text.startswith("# A\n<!-- measured: normface -->\nTable 2: LFW, 6,000 pairs")
     assert text.endswith("|\n<!-- end: normface -->\nB\n")
-    assert "(`python -m launch.reproduce normface --only table-2 --train --seeds 2`)." in text
+    assert "(`python -m launch.reproduce normface --only table-2 --seeds 2`)." in text
     assert "\n|  | published | small scale: LFW | small scale: 60 people of CFP, all" in text
     assert "TAR at FAR 1 % | run |\n|---|---|---|---|---|\n" in text
     assert (
@@ -557,10 +575,13 @@ def test_a_statement_holds_where_all_above_are_above_all_below():
 def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkeypatch):
     calls = []
 
-    def run(command):
-        program, options = command[2], command[3:]
-        calls.append(f"{program} {' '.join(options[:-2])}")
-        assert options[-2:] == ["--data-dir", str(tmp_path / "data")]
+    def run(command, *_):
+        status = made_of(command)
+        return SimpleNamespace(poll=lambda: status)
+
+    def made_of(command):
+        program, options = f"launch.{command.program}", shlex.split(command.options)
+        calls.append(f"{program} {command.options}")
         if "--loss.softmax.normalize" in options and "features" in options:
             return cli.EXIT_DIVERGED
         if program == "launch.train":
@@ -568,7 +589,7 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
             origin = f"{start} ({run_digest(Path(start))})"
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
             made.parent.mkdir(parents=True, exist_ok=True)
-            trained = methods.Command("train", shlex.join(options[:-2]), made).experiment()
+            trained = methods.Command("train", command.options, made).experiment()
             config = {"experiment": trained.to_dict(), "init_from": origin}
             (made.parent / "config.json").write_text(json.dumps(config))
             (made.parent / "metrics.jsonl").write_text("{}\n")
@@ -581,7 +602,9 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
             made.write_text(json.dumps({"settings": settings}))
         return 0
 
-    monkeypatch.setattr(methods, "_run", run)
+    monkeypatch.setattr(work, "_start", run)
+    for name in ("faces", "lfw"):
+        has_dataset(tmp_path / "data", name)
     rows = papers.published()["normface"]["table-2"]["rows"]
     printed = {
         "rows": [
@@ -591,7 +614,12 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     printed |= {"protocols": ["lfw"], "figures": ["accuracy"]}
     runs_folder = tmp_path / "runs"
     made = context(tmp_path, runs=runs_folder, seeds=2, steps=100)
-    methods.make(methods.small_commands(printed, made), made)
+    table_2 = papers.items("normface", ("table-2",))
+
+    def make(printed, context):
+        work.make(methods.item_commands(table_2, {"table-2": printed}, context), context)
+
+    make(printed, made)
     short = "--steps 100 --evaluation.snapshots 1"
     tune = f"{short} --init-from {runs_folder}/faces-softmax --workdir {runs_folder}"
     seed1 = tune.replace("--init", "--seed 1 --init")
@@ -608,24 +636,24 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     ]
     assert methods.seeds(runs_folder, "faces-normface") == [0, 1]
     calls.clear()
-    methods.make(methods.small_commands(printed, made), made)
+    make(printed, made)
     assert len(calls) == 2  # Those that diverged are tried again.
     calls.clear()
     more = printed | {"small": {"evaluate": "--protocol lfw,cfp-ff"}}
-    methods.make(methods.small_commands(more, made), made)
+    make(more, made)
     assert len([call for call in calls if "launch.evaluate" in call]) == 2
     calls.clear()
     (runs_folder / "faces-normface-seed1/metrics.jsonl").write_text("trained anew\n")
-    methods.make(methods.small_commands(more, made), made)
+    make(more, made)
     scored = f"launch.evaluate {runs_folder}/faces-normface-seed1 --protocol lfw,cfp-ff"
     assert [call for call in calls if "softmax.normalize" not in call] == [scored]
     calls.clear()
     plain = printed | {"small": {"evaluate": "--protocol lfw,cfp-ff --steps plain"}}
-    methods.make(methods.small_commands(plain, made), made)
+    make(plain, made)
     assert len([call for call in calls if "--steps plain" in call]) == 2
     calls.clear()
     longer = context(tmp_path, runs=runs_folder, steps=200)
-    methods.make(methods.small_commands(plain, longer), longer)
+    make(plain, longer)
     assert "launch.train faces-softmax --steps 200" in calls[0]
 
 
@@ -646,17 +674,60 @@ def test_a_run_from_another_start_is_not_done(tmp_path):
 
 def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(methods, "_run", lambda command: calls.append(command) or 2)
+    failed = SimpleNamespace(poll=lambda: 2)
+    monkeypatch.setattr(work, "_start", lambda command, *_: calls.append(command) or failed)
+    for name in ("faces", "lfw"):
+        has_dataset(tmp_path / "data", name)
     write_small_run(tmp_path, "faces-softmax", 0, 0.8)
     (start,) = methods.training("faces-softmax", tmp_path)
     config = json.loads((tmp_path / "faces-softmax/config.json").read_text())
     config["experiment"] = start.experiment().to_dict()
     (tmp_path / "faces-softmax/config.json").write_text(json.dumps(config))
-    options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--train", "--only", "table-5"]
+    options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--only", "table-5"]
+    options += ["--data-dir", str(tmp_path / "data")]
     with pytest.raises(InputError, match=r"launch.train faces-normface .* ended with status 2\."):
         reproduce.main(["normface", *options])
     assert len(calls) == 5  # Those after one that failed are run too.
     assert (tmp_path / "normface/report.html").exists()
+
+
+def test_side_by_side_each_waits_for_what_it_starts_from(tmp_path, monkeypatch):
+    under_way, most, order = set(), [], []
+
+    def start(command, place, context):
+        under_way.add(command)
+        most.append(len(under_way))
+        order.append(command.options)
+        looks = iter(range(3))
+
+        def poll():
+            if next(looks, None) is not None:
+                return None
+            under_way.discard(command)
+            command.makes.parent.mkdir(exist_ok=True)
+            command.makes.write_text("{}")
+            return 0
+
+        return SimpleNamespace(poll=poll)
+
+    def train(name, start=None):
+        return methods.Command("train", name, tmp_path / name / "results.json", start)
+
+    monkeypatch.setattr(work, "_start", start)
+    monkeypatch.setattr(work, "POLL", 0.0)
+    monkeypatch.setattr(methods.Command, "is_done", lambda self: self.makes.exists())
+    tuned = train("tuned", tmp_path / "base")
+    scored = methods.Command(
+        "evaluate", "scored", tmp_path / "tuned/scores.json", tmp_path / "tuned"
+    )
+    commands = [train("base"), tuned, scored, train("alone"), train("other")]
+    made = context(tmp_path, runs=tmp_path, jobs=2)
+    assert work.make(commands, made) == []
+    assert max(most) == 2
+    # Nothing else can begin beside the first one but "alone"; "other" is after what waited.
+    assert order == ["base", "alone", "tuned", "other", "scored"]
+    assert work.make(commands, made) == []
+    assert len(order) == 5
 
 
 @pytest.mark.parametrize(
@@ -676,11 +747,17 @@ def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
         "    pathlib.Path(sys.argv[1], 'saved').touch()\n"
     )
     parent = (
-        "import sys\nfrom launch.papers import methods\n"
-        "try:\n    methods._run([sys.executable, *sys.argv[1:]])\n"
+        "import pathlib, subprocess, sys\nfrom launch.papers import item, methods, work\n"
+        "from rich.console import Console\n"
+        "folder = pathlib.Path(sys.argv[2])\n"
+        "start = lambda *_: subprocess.Popen([sys.executable, '-c', *sys.argv[1:]])\n"
+        "work._start = start\n"
+        "command = methods.Command('train', 'orl-softmax', folder / 'run/results.json')\n"
+        "try:\n"
+        "    work.make([command], item.Context(folder, folder, Console()))\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"
     )
-    command = [sys.executable, "-c", parent, "-c", child, str(tmp_path)]
+    command = [sys.executable, "-c", parent, child, str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists():
@@ -733,7 +810,7 @@ def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):
     (item,) = papers.items(paper, (name,))
     outcome, figures = papers.measurement(item)(context(tmp_path, quick=True, seeds=2))
     assert ("figure" in item.gives) == bool(figures)
-    assert "60 of 2,000 steps, 2 seeds" in outcome.scale
+    assert "60 of 4,000 steps of 128 images, 2 seeds" in outcome.scale
     assert {len(entry.values) for entry in outcome.entries} == {2}
     found = {entry.row: entry.values[0] for entry in outcome.entries if not entry.column}
     expected = {
@@ -803,7 +880,7 @@ def test_statements_about_digits_hold_where_they_are_made_to(tmp_path, monkeypat
 def test_features_of_another_run_are_not_taken(tiny_mnist, tmp_path, monkeypatch):
     made = context(tmp_path, quick=True)
     made = dataclasses.replace(made, data_dir=tiny_mnist)
-    chosen = digits.experiment("mnist-ring", made)
+    chosen = digits.experiment("mnist-plane-ring", made)
     folder = tmp_path / "runs/ring-60-steps-1000-images-seed0"
     folder.mkdir(parents=True)
     split = open_split("mnist", "train", tiny_mnist)
@@ -819,15 +896,15 @@ def test_features_of_another_run_are_not_taken(tiny_mnist, tmp_path, monkeypatch
 
 
 def test_norm_ratios_are_of_class_means():
-    run = made_up(experiments.load("mnist-softmax"), "softmax", None)
+    run = made_up(experiments.load("mnist-plane-softmax"), "softmax", None)
     expected = (1.0 + np.arange(10)) / 5.5
     np.testing.assert_allclose(run.class_norms(), expected, rtol=0.01)
 
 
 def test_experiments_are_shortened_without_their_schedule(tmp_path):
-    whole = digits.experiment("mnist-ring", context(tmp_path))
-    assert (whole.steps, whole.compare, whole.optimizer.boundaries) == (2000, (), (1000, 1750))
-    quick = digits.experiment("mnist-softmax", context(tmp_path, quick=True), bias=True)
+    whole = digits.experiment("mnist-plane-ring", context(tmp_path))
+    assert (whole.steps, whole.compare, whole.optimizer.boundaries) == (4000, (), (2400, 3400))
+    quick = digits.experiment("mnist-plane-softmax", context(tmp_path, quick=True), bias=True)
     assert (quick.steps, quick.optimizer.boundaries, quick.loss.softmax.bias) == (60, (), True)
     assert check(quick)
 
@@ -858,10 +935,10 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     outcome = read_result(tmp_path / "ringloss/figure-1")
     found = {entry.row: entry for entry in outcome.entries}
     assert 0 <= found["test accuracy, softmax"].values[0] <= 100
-    assert outcome.scale.startswith("2 of 2,000 steps, 1 seed")
+    assert "lenet-plane: 2 of 4,000 steps of 128 images, 1 seed" in outcome.scale
     text = page_of(tmp_path / "ringloss/report.html")
     assert "<td>98.97 %</td>" in text
-    assert "2 of 2,000 steps" in text
+    assert "2 of 4,000 steps" in text
     monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.
     reproduce.main(["ringloss", *options, "--only", "figure-5", "figure-4"])
     reproduce.main(["normface", *options, "--only", "figure-2", "table-1"])

@@ -86,6 +86,7 @@ CAFFE = {
     "tiny-sphereface": sphereface_net,
     "tiny-wen": lambda rng: caffe_nets.wen(rng, (26, 20, 3), 4, (6, 8), (1, 2), 6, 5 * 3),
     "lenet-normface": caffe_nets.normface_lenet,
+    "lenet-plane": caffe_nets.plane_lenet,
     "lightcnn-9": caffe_nets.lightened_cnn,
 }
 

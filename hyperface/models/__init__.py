@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from hyperface.errors import unknown_name
 from hyperface.models.iresnet import IResNet
 from hyperface.models.layers import Backbone
-from hyperface.models.lenet import LeNet
+from hyperface.models.lenet import LeNet, PlaneLeNet
 from hyperface.models.lightcnn import LightCNN
 from hyperface.models.sphereface import SphereFace
 from hyperface.models.wen import Wen
@@ -28,6 +28,7 @@ __all__ = [
     "IResNet",
     "LeNet",
     "LightCNN",
+    "PlaneLeNet",
     "SphereFace",
     "Wen",
     "create",
@@ -83,6 +84,7 @@ MODELS: dict[str, Entry] = {
         2,
         "Wen et al. 2016, center loss, MNIST toy",
     ),
+    "lenet-plane": Entry(PlaneLeNet, _MNIST, 2, "Wang et al. 2017, NormFace, Figure 2"),
     "wen28": Entry(Wen, _FACE, 512, "Wen et al. 2016, center loss; NormFace's ResNet"),
     "lightcnn-9": Entry(LightCNN, (128, 128, 1), 256, "Wu et al. 2015, light CNN; NormFace's Wu"),
     # SphereFace's kind of net at a size for small data and two CPU cores.

@@ -175,6 +175,21 @@ def _lenet_entries(model: models.LeNet, conv: str, prelu: str, dense: str) -> tu
     return tuple(entries)
 
 
+def _plane_lenet(model: models.PlaneLeNet) -> Iterator[NameMap]:
+    entries = []
+    for number in (1, 2):
+        entries += _conv(f"conv{number}", f"conv{number}", first=number == 1)
+        entries += _prelu(f"relu_pool{number}", f"prelu{number}")
+    entries += _dense("ip1", "hidden", flat=True) + _prelu("relu1", "prelu_hidden")
+    entries += _dense("ip1_dr", "feature")
+    yield NameMap(
+        "NormFace's net of Figure 2, Caffe",
+        tuple(entries),
+        Pixels(128, 128, "grey"),
+        ignored="id_weight.*",
+    )
+
+
 def _conv(theirs: str, ours: str, *, first: bool = False, bias: bool = True) -> list[Entry]:
     kind = "first conv" if first else "conv"
     kernel = Entry(f"{theirs}.weight", f"params/{ours}/kernel", kind)
@@ -222,4 +237,5 @@ _MAPS: dict[type[nn.Module], Callable[..., Iterator[NameMap]]] = {
     models.LightCNN: _lightcnn,
     models.IResNet: _iresnet,
     models.LeNet: _lenet,
+    models.PlaneLeNet: _plane_lenet,
 }

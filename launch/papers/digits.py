@@ -123,11 +123,11 @@ def _write_features(experiment: Experiment, state, folder: Path, context: Contex
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:
-    """Steps and seeds of the runs of an experiment, and the images looked at, in words."""
-    whole = experiments.load(name).steps
-    steps = experiment(name, context).steps
+    """The runs of an experiment, their steps and seeds, and the images looked at, in words."""
+    whole, chosen = experiments.load(name), experiment(name, context)
+    steps = f"{chosen.steps:,} of {whole.steps:,} steps of {chosen.data.batch_size} images"
     seeds = "1 seed" if context.seeds == 1 else f"{context.seeds} seeds"
-    size = f"{steps:,} of {whole:,} steps, {seeds}"
+    size = f"{name}, the network {chosen.model.name}: {steps}, {seeds}"
     return f"{size}, {SHOWN[context.quick]:,} images of each split" if images else size
 
 
@@ -137,11 +137,11 @@ def each(runs: list[Trained], figure: Callable[[Trained], float]) -> list[float]
 
 
 def softmax_runs(context: Context, **term) -> list[Trained]:
-    """Those of mnist-softmax, with other fields of its softmax term."""
+    """Those of mnist-plane-softmax, with other fields of its softmax term."""
     label = "-".join(["softmax", *term])
-    return train_runs(experiment("mnist-softmax", context, **term), label, context)
+    return train_runs(experiment("mnist-plane-softmax", context, **term), label, context)
 
 
 def ring_runs(context: Context) -> list[Trained]:
-    """Those of mnist-ring."""
-    return train_runs(experiment("mnist-ring", context), "ring", context)
+    """Those of mnist-plane-ring."""
+    return train_runs(experiment("mnist-plane-ring", context), "ring", context)

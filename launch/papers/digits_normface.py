@@ -32,8 +32,8 @@ def similarities(context: Context):
     reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
     missing = dict.fromkeys(SIMILARITIES, reason)
     scale = (
-        f"{digits.scale_of(context, 'mnist-softmax')}; all pairs of {COMPARED:,} test digits, best "
-        "threshold, both kinds of pairs weigh equally"
+        f"{digits.scale_of(context, 'mnist-plane-softmax')}; all pairs of {COMPARED:,} test "
+        "digits, best threshold, both kinds of pairs weigh equally"
     )
     return Outcome(entries, scale, missing=missing), {}
 
@@ -59,7 +59,9 @@ def softmax_plane(context: Context):
     drawn = figures.feature_plane(
         runs[0].features["train"], runs[0].labels["train"], "softmax, no bias: training features"
     )
-    return Outcome(entries, digits.scale_of(context, "mnist-softmax")), {"Training features": drawn}
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), {
+        "Training features": drawn
+    }
 
 
 def bias_plane(context: Context):
@@ -85,14 +87,16 @@ def bias_plane(context: Context):
     drawn = figures.feature_plane(
         biased[0].features["train"], biased[0].labels["train"], "softmax with a bias: training"
     )
-    return Outcome(entries, digits.scale_of(context, "mnist-softmax")), {"Training features": drawn}
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), {
+        "Training features": drawn
+    }
 
 
 def convergence(context: Context):
     """NormFace, 3.3: the cosine softmax without a scale, with a fixed one and a learned one."""
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
-        chosen = digits.experiment("mnist-normface", context, scale=scale)
+        chosen = digits.experiment("mnist-plane-normface", context, scale=scale)
         # In 64 dimensions ten agents can form the simplex that meets the bound.
         model = dataclasses.replace(chosen.model, feature_dim=64)
         label = f"convergence-{name.replace(' ', '-')}"
@@ -120,7 +124,8 @@ def convergence(context: Context):
     reason = "the figures of CASIA-WebFace need that data set"
     missing = {f"CASIA-WebFace, n = 10,575: loss at the {end}": reason for end in ("start", "end")}
     drawn = figures.loss_with_bound(curves)
-    scale = f"{digits.scale_of(context, 'mnist-normface', images=False)}, 10 classes, 64 dimensions"
+    size = digits.scale_of(context, "mnist-plane-normface", images=False)
+    scale = f"{size}, 10 classes, 64 dimensions"
     return Outcome(entries, scale, missing=missing), {"Loss, bound and scale": drawn}
 
 
@@ -134,21 +139,21 @@ def scales(context: Context):
     entries = []
     for scale in SCALES:
         runs = digits.train_runs(
-            digits.experiment("mnist-normface", context, scale=float(scale)),
+            digits.experiment("mnist-plane-normface", context, scale=float(scale)),
             f"scale-{scale}",
             context,
         )
         found = digits.each(runs, lambda run: run.accuracy(normalized=True))
         entries.append(Entry.of(f"test accuracy, scale {scale}", found, "%"))
-    return Outcome(entries, digits.scale_of(context, "mnist-normface")), {}
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-normface")), {}
 
 
 def distortion(context: Context):
     """Proposition 3's bound as training shows it."""
-    runs = digits.train_runs(digits.experiment("mnist-normface", context), "scale-7", context)
+    runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]
     entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]
-    drawn = figures.distortion({"mnist-normface": runs[0].metrics})
-    size = digits.scale_of(context, "mnist-normface", images=False)
+    drawn = figures.distortion({"mnist-plane-normface": runs[0].metrics})
+    size = digits.scale_of(context, "mnist-plane-normface", images=False)
     scale = f"{size}; MNIST, where the paper has faces"
     return Outcome(entries, scale), {"The bound in training": drawn}

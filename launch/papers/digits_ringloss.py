@@ -39,7 +39,7 @@ def ring_planes(context: Context):
         ),
         Entry.claim("softmax: digit 1 has the lowest norm", [np.argmin(n) == 1 for n in norms]),
     ]
-    return Outcome(entries, digits.scale_of(context, "mnist-ring")), drawn
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
 
 
 def digit_eight(context: Context):
@@ -75,7 +75,7 @@ def digit_eight(context: Context):
         split: runs[0].features[split][runs[0].labels[split] == 8] for split in ("train", "test")
     }
     drawn = drawings.planes({s: [drawings.Points(points, "", 4)] for s, points in eight.items()})
-    return Outcome(entries, digits.scale_of(context, "mnist-softmax")), {
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), {
         "Features of the digit 8": drawn
     }
 
@@ -144,7 +144,7 @@ def class_norms(context: Context):
         xlabel="digit",
         ylabel="error, %",
     )
-    return Outcome(entries, digits.scale_of(context, "mnist-ring")), {
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), {
         "Norm ratio of each class": drawn,
         "Test error of each class": errors,
     }

@@ -113,6 +113,8 @@ class Context:
     steps: int | None = None
     seeds: int = 1
     runs: Path = Path("runs")
+    jobs: int = 1
+    """Runs that are trained at once."""
 
     def key(self, item: Item) -> dict[str, Any]:
         """What a kept result must agree in to be used again."""

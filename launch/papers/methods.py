@@ -6,11 +6,7 @@ fine-tuned starts from seed 0 of its start, whatever its own seed.
 
 import json
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +16,10 @@ from hyperface.train.experiment import Experiment
 from hyperface.train.folder import DIVERGED
 from hyperface.train.metrics import run_digest
 from launch import cli, experiments
-from launch.cli import EXIT_DIVERGED
 from launch.evaluate import Evaluate, recorded
 from launch.papers import published
-from launch.papers.item import Context
+from launch.papers.item import RUNS, Context, Item
+from launch.prepare import AUTOMATIC
 from launch.train import Train
 
 QUICK_STEPS = 100
@@ -111,21 +107,76 @@ def diverged(runs: Path, method: str) -> list[int]:
     return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
 
-def small_commands(printed: Mapping[str, Any], context: Context) -> list[Command]:
-    """Those of a table's rows at small scale: all of seed 0, then of seed 1, and so on."""
+def item_commands(
+    items: Iterable[Item], tables: Mapping[str, Any], context: Context
+) -> list[Command]:
+    """Those of items at small scale: of the runs they start from and of their tables' rows.
+
+    All of seed 0 come first, then those of seed 1, and so on. What needs a data set that is not
+    there is left out.
+
+    Args:
+      items: of one paper.
+      tables: the paper's, as `published.toml` has them.
+      context: says how many seeds, and where data and runs are.
+    """
+    found: dict[Command, None] = {}
+    for seed in range(context.seeds):
+        for item in items:
+            for method in item.runs:
+                found |= dict.fromkeys(small_training(method, context, seed))
+            if item.measure == RUNS:
+                found |= dict.fromkeys(small_commands(tables[item.name], context, seed))
+    return list(found)
+
+
+def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) -> list[Command]:
+    """Those of a table's rows at small scale, of one seed."""
+    small, found = Small.of(printed), {}
+    scored = small.evaluate and not absent_data([published()["small"]["data"]], context)
+    for method in dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row):
+        trained = small_training(method, context, seed)
+        found |= dict.fromkeys(trained)
+        if trained and scored:
+            run = folder(context.runs, method, seed)
+            found[scoring(run, small.evaluate, small.evaluation)] = None
+    return list(found)
+
+
+def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
+    """What trains a method at small scale; nothing where it is there or its data set is not.
+
+    A run that others of all seeds start from has seed 0 alone.
+    """
+    shared = published()["methods"][method].get("shared")
+    if (seed and shared) or absent_data([trained_on(method)], context):
+        return []
     steps = context.steps or (QUICK_STEPS if context.quick else None)
     shorter = f" --steps {steps} --evaluation.snapshots 1" if steps else ""
-    small, found = Small.of(printed), {}
-    methods = dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row)
-    for seed in range(context.seeds):
-        for method in methods:
-            if seed and published()["methods"][method].get("shared"):
-                continue
-            found |= dict.fromkeys(training(method, context.runs, seed, shorter))
-            if small.evaluate:
-                run = folder(context.runs, method, seed)
-                found[scoring(run, small.evaluate, small.evaluation)] = None
-    return list(found)
+    return training(method, context.runs, seed, shorter)
+
+
+def trained_on(method: str) -> str:
+    """The data set of a method's experiment."""
+    return experiments.load(shlex.split(published()["methods"][method]["train"])[0]).data.name
+
+
+def small_data(item: Item, paper: str) -> list[str]:
+    """The data sets of a table's rows at small scale: trained on, and scored by."""
+    if item.measure != RUNS:
+        return []
+    printed = published()[paper][item.name]
+    small = [row["small"] for row in printed["rows"] if "small" in row]
+    scored = [published()["small"]["data"]] if small and Small.of(printed).evaluate else []
+    return list(dict.fromkeys([*map(trained_on, small), *scored]))
+
+
+def absent_data(names: Iterable[str], context: Context) -> list[str]:
+    """Those of some data sets that are neither there nor made by the command that needs them."""
+    from hyperface.data.datasets import find
+
+    missing = [name for name in names if find(name, context.data_dir) is None]
+    return [name for name in missing if name not in AUTOMATIC]
 
 
 def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -> list[Command]:
@@ -167,59 +218,3 @@ def scoring(run: Path, options: str, evaluation: str) -> Command:
     out = "" if evaluation == EVALUATION else f" --out {run / evaluation}"
     makes = run / evaluation / SCORED
     return Command("evaluate", f"{run} {options}{out}", makes, run)
-
-
-def make(commands: Sequence[Command], context: Context) -> list[str]:
-    """Runs those commands that are not done yet, each in a process.
-
-    Where one diverges or fails, what starts from it is left out and the others go on.
-
-    Returns:
-      A sentence for each that failed; what it said is above. A run that diverged is no failure: its
-      folder says so.
-
-    Raises:
-      KeyboardInterrupt: Ctrl-C or SIGTERM came, and the command under way has ended, saved.
-    """
-    waiting = [command for command in commands if not command.is_done()]
-    failed = []
-    for number, command in enumerate(waiting, 1):
-        if command.start and not (command.start / TRAINED).exists():
-            left_out = f"No trained run in {command.start}: left out {command}."
-            context.console.print(left_out, markup=False, soft_wrap=True)
-            continue
-        context.console.print(f"[{number}/{len(waiting)}] {command}", markup=False, soft_wrap=True)
-        arguments = [*shlex.split(command.options), "--data-dir", str(context.data_dir)]
-        began = time.monotonic()
-        status = _run([sys.executable, "-m", f"launch.{command.program}", *arguments])
-        context.console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
-        if status != EXIT_DIVERGED and not (status == 0 and command.is_done()):
-            failed.append(f"{command} ended with status {status}.")
-    return failed
-
-
-def _run(arguments: Sequence[str]) -> int:
-    """The status of a program, which is waited for when this one is told to end."""
-    child, told = None, False
-
-    def end(number: int, frame: object) -> None:
-        nonlocal told
-        told = True
-        if child:
-            child.terminate()
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        child = subprocess.Popen(arguments)
-        if told:
-            child.terminate()
-        status = child.wait()
-    except KeyboardInterrupt:
-        if child:
-            child.wait()  # The terminal told it too: it saves what it has.
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if told:
-        raise KeyboardInterrupt
-    return status

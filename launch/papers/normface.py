@@ -88,6 +88,7 @@ ITEMS = (
         "Three-dimensional MNIST features at five scales",
         "digits_normface.scales",
         ("mnist",),
+        other_data=True,
     ),
     Item(
         "equations-9-11",

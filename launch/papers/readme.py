@@ -15,7 +15,7 @@ from hyperface.errors import InputError
 from hyperface.files import replace_text
 from hyperface.report.tables import Table, as_markdown
 from launch.papers import PAPERS, items, published
-from launch.papers.item import RUNS, from_record, to_record
+from launch.papers.item import from_record, to_record
 from launch.papers.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, section
 
 KEPT = Path(__file__).with_name("measured.json")
@@ -49,9 +49,8 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
 def _command(paper: str, one: Shown) -> str:
     """What measures an item, with the default folders."""
     seeds = max(len(entry.values) for entry in one.outcome.entries)
-    train = " --train" if one.item.measure == RUNS else ""
     several = f" --seeds {seeds}" if seeds > 1 else ""
-    return f"python -m launch.reproduce {paper} --only {one.item.name}{train}{several}"
+    return f"python -m launch.reproduce {paper} --only {one.item.name}{several}"
 
 
 def read() -> dict[str, Any]:
