@@ -1,0 +1,86 @@
+"""Makes the folder of which the papers' tables have their figures at small scale.
+
+    python -m launch.papers.small_faces celeba.zip cfp.zip overlap.csv --out people
+    python -m launch.prepare people --out faces --held-out 60
+
+Both archives hold aligned 112 x 96 faces, a folder a person (CFP's with frontal/ and profile/ in
+it). The table names the people of CFP who are in LFW, by its columns `dataset` and `id`. Those
+whose names are spelt otherwise there, or whose photographs are in both, were found by their
+features and are listed here.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
+
+import tyro
+
+from hyperface.errors import expect
+from launch import cli
+
+ALSO_IN_LFW = frozenset(
+    f"{person:03}"
+    for person in (13, 14, 57, 120, 131, 160, 168, 171, 213, 218, 219, 233, 326, 356, 364, 407, 408)
+    + (418, 483, 493)
+)
+"""People of CFP."""
+ALSO_IN_CFP = frozenset({"07270", "07380"})
+"""People of CelebA: 365 of CFP, and probably 370."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallFaces:
+    """Options of the command."""
+
+    celeba: tyro.conf.Positional[Path]
+    """Archive of CelebA's people, PERSON/IMAGE.jpg."""
+    cfp: tyro.conf.Positional[Path]
+    """Archive of CFP, PERSON/KIND/IMAGE.jpg."""
+    overlap: tyro.conf.Positional[Path]
+    """Table of who is in LFW too."""
+    out: Path
+    """Folder to make, with one a person; CFP's come last by name."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options and writes the folder."""
+    options = tyro.cli(
+        SmallFaces, args=args, prog="python -m launch.papers.small_faces", description=__doc__
+    )
+    for path in (options.celeba, options.cfp, options.overlap):
+        expect(path.is_file(), str(path), "a file", "none")
+    expect(not options.out.exists(), str(options.out), "a folder that is not there yet", "one")
+    with options.overlap.open(encoding="utf-8", newline="") as file:
+        in_lfw = {row["id"] for row in csv.DictReader(file) if row["dataset"] == "cfp"}
+    archives = {
+        "celeba": (options.celeba, ALSO_IN_CFP),
+        "cfp": (options.cfp, ALSO_IN_LFW | in_lfw),
+    }
+    partial = options.out.with_name(f"{options.out.name}.partial")
+    for name, (archive, left_out) in archives.items():
+        people = set()
+        for person, image, content in _images(archive, left_out):
+            path = partial / f"{name}_{person}" / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            people.add(person)
+        print(f"{archive}: {len(people)} people, {len(left_out)} left out")
+    partial.rename(options.out)
+
+
+def _images(archive: Path, left_out: frozenset[str]) -> Iterator[tuple[str, str, bytes]]:
+    """(person, name of the image, its bytes) of all but some people."""
+    with ZipFile(io.BytesIO(archive.read_bytes())) as opened:
+        for name in opened.namelist():
+            person, *rest = PurePosixPath(name).parts
+            if rest and rest[-1].endswith(".jpg") and person not in left_out:
+                safe = ".." not in rest and person != ".."
+                expect(safe, f"{archive}", "names that stay in the folder", name)
+                yield person, "_".join(rest), opened.read(name)
+
+
+if __name__ == "__main__":
+    cli.run(main)
