@@ -21,11 +21,8 @@ import tyro
 from hyperface.errors import expect
 from launch import cli
 
-ALSO_IN_LFW = frozenset(
-    f"{person:03}"
-    for person in (13, 14, 57, 120, 131, 160, 168, 171, 213, 218, 219, 233, 326, 356, 364, 407, 408)
-    + (418, 483, 493)
-)
+_SPELT_OTHERWISE = (13, 14, 57, 120, 131, 160, 168, 171, 213, 218, 219, 233, 326, 356, 364, 407)
+ALSO_IN_LFW = frozenset(f"{person:03}" for person in (*_SPELT_OTHERWISE, 408, 418, 483, 493))
 """People of CFP."""
 ALSO_IN_CFP = frozenset({"07270", "07380"})
 """People of CelebA: 365 of CFP, and probably 370."""
