@@ -21,6 +21,7 @@ from rich.console import Console
 
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
+from hyperface.report.figures import softmax_probability
 from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
@@ -868,3 +869,47 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     entries = read_result(tmp_path / "ringloss/figure-5").entries
     ratios = [e.values[0] for e in entries if e.column == "norm ratio" and "Ring" not in e.row]
     assert np.mean(ratios) == pytest.approx(1, abs=1e-4)  # As many images of each class.
+
+
+def test_the_marked_features_are_those_of_the_caption():
+    run = made_up(experiments.load("mnist-softmax"), "softmax", None)
+    assert digits_normface.marked(run) == {}  # Every class has one norm: none is far.
+    lengths = np.linspace(0.2, 2.0, 200)
+    features = lengths[:, None] * run.features["train"]
+    one, two, three = digits_normface.marked(run._replace(features={"train": features})).values()
+    nearest = [np.argmax(feature @ run.agents.T) for feature in (one, two, three)]
+    assert nearest[0] != nearest[1] == nearest[2]
+    assert np.linalg.norm(one - two) < np.linalg.norm(two - three)
+
+
+def test_a_cluster_at_the_origin_is_spread_by_normalisation(tmp_path, monkeypatch):
+    """One class lies about the origin, and is told by its bias alone."""
+
+    def run(experiment, label, context):
+        made = made_up(experiment, "ring", context)
+        labels, features = made.labels["train"], made.features["train"].copy()
+        turn = np.linspace(0, 2 * np.pi, np.sum(labels == 3), endpoint=False)
+        features[labels == 3] = 0.05 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+        agents, bias = made.agents.copy(), None
+        if "bias" in label:
+            agents[3], bias = 1e-3 * agents[3], np.where(np.arange(10) == 3, 1.0, 0.0)
+        both = {"train": features, "test": features}
+        return made._replace(features=both, agents=agents, bias=bias)
+
+    monkeypatch.setattr(digits, "_run", run)
+    (item,) = papers.items("normface", ("figure-3",))
+    outcome, figures = papers.measurement(item)(context(tmp_path, quick=True, seeds=2))
+    found = {entry.row: entry for entry in outcome.entries}
+    printed = papers.published()["normface"]["figure-3"]["rows"]
+    assert {row["row"]: page.verdict(found[row["row"]]) for row in printed[:3]} == dict.fromkeys(
+        (row["row"] for row in printed[:3]), page.HELD
+    )
+    spread = found["with a bias, spread over the circle: class nearest the origin"]
+    assert spread.values[0] == pytest.approx(104, abs=10)
+    assert len(figures) == 2
+
+
+def test_the_probability_is_softmax_without_overflow():
+    features, agents = np.array([[1000.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    found = softmax_probability(features, agents)
+    np.testing.assert_allclose(found, [[1.0, 0.0], [0.5, 0.5]])
