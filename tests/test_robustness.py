@@ -52,6 +52,19 @@ def test_features_of_images_and_mirror_images_are_made_once(
         cached.features(run, context)
 
 
+def test_features_of_a_list_are_those_of_the_images_it_names(context, random_run, tiny_data):
+    run = context.runs / robustness.RUN
+    split = open_split("tiny", "test", tiny_data)
+    wanted = [split.records[place]["name"].decode() for place in (3, 5, 7)]
+    found = cached.listed(run, "tiny", wanted, context)
+    assert sorted(found.names) == sorted(wanted)
+    (batch,) = evaluation_batches(split, batch_size=32)
+    state = random_run[1]
+    direct = state.network.apply(state.evaluated, batch["images"][[3, 5, 7]], method="embed")
+    rows = found.rows(wanted, "the list")
+    np.testing.assert_allclose(found.features[rows], direct, rtol=1e-3, atol=1e-5)
+
+
 def untrained(settings, features, labels, *, seeds, steps, progress):
     """Heads of random numbers, of which the last setting's diverged."""
     rng = np.random.default_rng(5)

@@ -41,6 +41,8 @@ class Item(NamedTuple):
     """What it returns: "table", "figure"."""
     runs: tuple[str, ...] = ()
     """Methods whose trained runs it starts from."""
+    uses: tuple[str, ...] = ()
+    """Further ones, which it does without where they are not there."""
     other_data: bool = False
     """Whether the paper has it on other data, or of whole nets."""
 
@@ -123,7 +125,7 @@ class Context:
         found = {"version": hyperface.__version__, "code": digest(module)}
         if item.needs:
             found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
-            found["data"] = [fingerprint(name, self.data_dir) for name in item.needs]
+            found["data"] = [fingerprint(name, self.data_dir) for name in (*item.needs, *item.uses)]
         if item.runs:
             seeds = [path for name in item.runs for path in self.runs.glob(f"{name}-seed*")]
             folders = [*(self.runs / name for name in item.runs), *sorted(seeds)]

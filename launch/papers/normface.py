@@ -20,7 +20,8 @@ ITEMS = (
         "Faces compared before and after normalisation",
         "faces.normalization",
         ("faces",),
-        runs=("faces-softmax",),
+        runs=("faces-softmax-continued",),
+        uses=("lfw",),
         other_data=True,
     ),
     Item(
@@ -141,7 +142,7 @@ ITEMS = (
         "Features of an image and of its mirror image merged",
         "faces.mirror",
         ("faces",),
-        runs=("faces-softmax",),
+        runs=("faces-softmax-continued",),
         other_data=True,
     ),
     Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
