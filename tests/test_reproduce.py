@@ -349,6 +349,42 @@ def test_what_is_published_stands_beside_what_the_printed_figures_say():
     assert found["a beats b", "x"] == "yes (+0.50)"
 
 
+@pytest.mark.parametrize(
+    ("above", "between", "shown"),
+    [
+        (["4.30", "4.24"], [0.2, 0.4], "yes (+0.24 to +0.30)"),
+        (["4.30", "4.08"], [0.2, 0.4], "yes (+0.08 to +0.30: the printed figures say otherwise)"),
+        (["4.58"], [0.6, 0.6], "yes (+0.58)"),
+        (["3.90", "4.10"], None, "yes (-0.10: the printed figures say otherwise)"),
+    ],
+)
+def test_printed_figures_that_say_otherwise_are_pointed_out(above, between, shown):
+    rows = [{"row": f"a{n}", "values": [value]} for n, value in enumerate(above)]
+    claim = {"row": "claim", "values": ["yes"], "unit": HOLDS, "below": ["b"]}
+    claim |= {"above": [row["row"] for row in rows]} | ({"between": between} if between else {})
+    rows += [{"row": "b", "values": ["4.00"]}, claim]
+    found = page._published({one["row"]: one for one in rows}, {"unit": "%", "rows": rows})
+    assert found["claim", ""] == shown
+
+
+def test_statements_that_their_printed_figures_contradict_are_known():
+    found = set()
+    for paper, items in papers.PAPERS.items():
+        for item in items:
+            printed = papers.published()[paper].get(item.name, {"rows": []})
+            rows = {row["row"]: row for row in printed["rows"]}
+            texts = page._published(rows, printed)
+            found |= {(item.name, *key) for key, text in texts.items() if page.AGAINST in text}
+    sphereface = "SphereFace + Ring loss beats SphereFace, at lambda 0.0001 to 0.01"
+    assert found == {
+        ("table-2", "LFW: every normalised loss adds 0.2 to 0.4 points to softmax + center", ""),
+        ("table-5", "softmax, better on LFW than C-triplet + center, is better", ""),
+        ("table-3", "l2-constrained softmax (10) is worse than softmax", "FAR 1e-3"),
+        *(("table-3", sphereface, f"FAR 1e-{n}") for n in (4, 3)),
+        *(("table-4", sphereface, f"FAR 1e-{n}") for n in (5, 4, 3)),
+    }
+
+
 @pytest.fixture
 def evaluated(tmp_path):
     """A folder of runs in which one was evaluated."""

@@ -11,6 +11,7 @@ from launch.papers.item import HOLDS, RUNS, Entry, Item, Outcome
 
 NOT_RUN = "not run"
 RUN_COLUMN, SOURCE_COLUMN = "run", "source"
+AGAINST = "the printed figures say otherwise"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
 _KINDS = ("measured as the paper has it", "at small scale or on other data", "drawn", NOT_RUN)
 SMALL = 1e-4
@@ -147,13 +148,31 @@ def _published(
 
 def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int) -> str:
     """By how much the printed figures of a column bear a statement out; "" where it has none."""
-    if "above" not in row:
+    found = printed_differences(row, rows, place)
+    if not found:
         return ""
+    shown = f"{found[0]:+.2f}"
+    if "between" in row:
+        shown = " to ".join(dict.fromkeys([shown, f"{found[-1]:+.2f}"]))
+        low, high = row["between"]
+        held = all(low <= round(difference, 1) <= high for difference in found)
+    else:
+        held = found[0] > 0
+    return f" ({shown})" if held else f" ({shown}: {AGAINST})"
+
+
+def printed_differences(
+    row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int
+) -> list[float]:
+    """A column's printed figures above less the greatest of those below, the least first; [] where
+    the row compares none."""
+    if "above" not in row:
+        return []
     texts = [[rows[name]["values"][place] for name in row[key]] for key in ("above", "below")]
     if {"", "-"} & {*texts[0], *texts[1]}:
-        return ""
+        return []
     above, below = ([float(text.split()[0]) for text in side] for side in texts)
-    return f" ({min(above) - max(below):+.2f})"
+    return sorted(figure - max(below) for figure in above)
 
 
 def _is_expected(
