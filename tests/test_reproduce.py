@@ -26,8 +26,27 @@ from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
 from launch import cli, evaluate, experiments, papers, reproduce
-from launch.papers import digits, digits_normface, gradients, methods, page, pictures, readme, runs
-from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
+from launch.papers import (
+    digits,
+    digits_normface,
+    gradients,
+    methods,
+    page,
+    pictures,
+    readme,
+    runs,
+)
+from launch.papers.item import (
+    CODE,
+    HOLDS,
+    RUNS,
+    Context,
+    Entry,
+    Outcome,
+    digest_of,
+    read_result,
+    write_result,
+)
 from launch.train import Train
 
 FIGURES = {"normface": 9, "ringloss": 8}
@@ -254,6 +273,28 @@ def test_kept_results_are_used_until_settings_change_or_asked_for(tmp_path, monk
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": {"version": "0"}}))
     reproduce.main(options)
     assert len(calls) == 4
+
+
+def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
+    files = {path for folder, some in CODE.items() for p in some for path in folder.glob(p)}
+    names = {path.name for path in files}
+    assert {"digits.py", "heads_at_once.py", "classwise.py", "roc.py", "loop.py"} <= names
+    assert {"normalize.py", "theory.py", "objective.py", "images.py", "lists.py"} <= names
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(name)
+    code = {tmp_path: ("*.py",)}
+    before = digest_of(code)
+    assert digest_of(code) == before
+    (tmp_path / "b.py").write_text("other")
+    changed = digest_of(code)
+    (tmp_path / "b.py").rename(tmp_path / "c.py")
+    assert len({before, changed, digest_of(code)}) == 3
+    (figure,) = papers.items("normface", ("figure-5",))
+    keys = []
+    for found in ("one", "other"):
+        monkeypatch.setattr("launch.papers.item.code_digest", lambda found=found: found)
+        keys.append(context(tmp_path).key(figure))
+    assert keys[0] != keys[1]
 
 
 def test_results_are_read_back_whole(tmp_path):

@@ -9,7 +9,7 @@ from hyperface.report.html import Section
 from hyperface.report.tables import Table
 from launch.papers.item import HOLDS, RUNS, Entry, Item, Outcome
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_JUDGED = "not run", "not judged here"
 RUN_COLUMN, SOURCE_COLUMN = "run", "source"
 AGAINST = "the printed figures say otherwise"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
@@ -101,6 +101,7 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
     measured = {(entry.row, entry.column): shown_entry(entry) for entry in entries}
+    unjudged = outcome.unjudged if outcome else {}
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
     published = _published(rows, printed)
     in_print = {column for _, column in published}
@@ -119,7 +120,8 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
             found = measured.get((name, column))
             if found is None:
                 expected = _is_expected(name, column, rows, published, column in in_print)
-                found = NOT_RUN if expected else ""
+                found = f"{NOT_JUDGED}: {unjudged[name]}" if name in unjudged else NOT_RUN
+                found = found if expected else ""
             line += [published.get((name, column), "")] if column in in_print else []
             line += [] if column in alone else [found]
         line += [runs.get(name, "")] if runs else []
