@@ -121,7 +121,9 @@ def test_items_and_published_figures_belong_together(paper):
             printed = published[paper][item.name]
             columns = len(printed.get("columns", [""]))
             for row in printed["rows"]:
-                assert len(row["values"]) == columns, row
+                # A statement about all columns, or of none that is printed, has one.
+                assert len(row["values"]) in {columns, 1}, row
+                assert len(row["values"]) == columns or set(row["values"]) <= {"", "yes"}, row
                 assert {row.get("run", "sm"), row.get("small", "sm")} <= set(published["methods"])
                 names = {o["row"] for o in printed["rows"] if {"run", "small"} & o.keys()}
                 assert {*row.get("above", ()), *row.get("below", ())} <= names
@@ -502,11 +504,9 @@ def write_small_run(runs_folder, method, seed, accuracy):
             "details": {"histograms": {"same": share, "different": share}},
         },
     }
-    areas = {f"lfw-area{factor}": lfw for factor in (4, 16, 25, 36, 64)}
-    for name, protocols in (
-        ("evaluation", scored),
-        ("evaluation-resolution", {"lfw": lfw, **areas}),
-    ):
+    names = ["lfw", *(f"lfw-area{factor}" for factor in (4, 16, 25, 36, 64))]
+    areas = {name: lfw | {"curves": {name: rates}} for name in names}
+    for name, protocols in (("evaluation", scored), ("evaluation-resolution", areas)):
         (run / name).mkdir()
         settings = {"options": {"protocol": ",".join(scored)}, "run": run_digest(run)}
         record = {"protocols": protocols, "settings": settings}
@@ -590,7 +590,8 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert captions[0] == ["ROC: 60 people of CFP, small scale"]
     assert captions[1] == ["ROC: LFW, BLUFR pairs, small scale"]
     assert [caption.split(";")[0] for caption in captions[2]] == [
-        "Accuracy against the factor by which images were made smaller"
+        "LFW, 6,000 pairs: ROC curves, a panel for each factor by which images were made smaller",
+        "LFW, 6,000 pairs: accuracy against the factor by which images were made smaller",
     ]
     own = {(e.row, e.column): e.values for e in outcomes[0].entries}
     assert own["SM", "small scale: TAR at FAR 0.1 %"] == pytest.approx((8.6, 8.5))
@@ -600,8 +601,84 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert found["SM + R (0.01) is above SM", "area / 4"] == "undecided, by 2.00 points"
     assert "64 times smaller, l2-Cons SM (30) is below SM" not in {row for row, _ in found}
     printed = papers.published()["ringloss"]["figure-8"]
-    drawn = pictures._sweeps(printed, "area / ", small_runs)
+    drawn = pictures._against(printed, small_runs, {"area / 64": 64.0}, whole=False)
     assert drawn["SM"][64.0] == pytest.approx((0.855, np.sqrt(0.5) * 0.01))
+
+
+def write_whole_run(folder, method, evaluation, protocols):
+    """What launch.evaluate leaves of a run at the paper's scale, as far as it is read."""
+    rates = {"far": [0.0, 0.001, 1.0], "tar": [0.2, 0.6, 1.0]}
+    record = {
+        name: {"spreads": {}, "spread": "over 5 snapshots", "curves": {name: rates}} | scored
+        for name, scored in protocols.items()
+    }
+    path = folder / method / evaluation / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"options": {}, "run": run_digest(folder / method)}
+    path.write_text(json.dumps({"protocols": record, "settings": settings}))
+
+
+def test_figures_are_drawn_of_runs_at_the_papers_scale(tmp_path):
+    folder = tmp_path / "runs"
+    tar = {"figures": {"TAR at FAR 0.1 %": 0.8, "TAR at FAR 0.001": 0.7}}
+    write_whole_run(folder, "sm", "evaluation-cfp", {"cfp-fp": tar})
+    write_whole_run(folder, "sm", "evaluation-ijba", {"ijba": tar})
+    write_whole_run(folder, "sm-r-0.01", "evaluation-cs3", {"cs3": tar})
+    areas = {f"cs3-area{factor}": tar for factor in (4, 16, 25, 36, 64)}
+    write_whole_run(folder, "sm", "evaluation-cs3-resolution", {"cs3": tar, **areas})
+    made = context(tmp_path, runs=folder)
+    published = papers.published()["ringloss"]
+    assert list(pictures.draw(published["figure-6"], made)) == ["ROC: CFP, frontal and profile"]
+    found = pictures.draw(published["figure-7"], made)
+    assert list(found) == ["ROC: IJB-A, 1:1", "ROC: Janus CS3, 1:1"]
+    found = pictures.draw(published["figure-8"], made)
+    assert [caption.split(" the factor")[0].split(",")[:2] for caption in found] == [
+        ["Janus CS3", " 1:1: ROC curves"],
+        ["Janus CS3", " 1:1: TAR at FAR 0.001 against"],
+    ]
+    panels = next(iter(found.values())).axes
+    assert [axes.get_title() for axes in panels] == [f"area / {n}" for n in (1, 4, 16, 25, 36, 64)]
+    outcome = runs.read(published["figure-8"], made)
+    assert len(outcome.entries) == 6
+    assert set(outcome.missing) == {"SM + R (0.01)", "l2-Cons SM (30)", "SM + CL"}
+    (_, command) = methods.full_commands(published["figure-8"], {"SM + CL"}, folder)
+    assert str(command) == (
+        f"python -m launch.evaluate {folder}/sm-cl --protocol cs3 --resolution 1 4 16 25 36 64 "
+        f"--out {folder}/sm-cl/evaluation-cs3-resolution"
+    )
+
+
+def test_accuracy_is_drawn_against_weights_where_there_are_two(tmp_path):
+    folder, printed = tmp_path / "runs", papers.published()["normface"]["figure-8"]
+    made = context(tmp_path, runs=folder)
+    for method, accuracy in (("wen-joint-0.1", 0.99), ("wen-center", 0.98), ("wen-joint-1", 0.97)):
+        assert pictures.draw(printed, made) == {}
+        scored = {"figures": {"accuracy": accuracy}, "spreads": {"accuracy": 0.001}}
+        write_whole_run(folder, method, "evaluation", {"lfw": scored})
+    (caption, drawn), *more = pictures.draw(printed, made).items()
+    assert not more
+    assert caption == "Accuracy against the loss' weight, mean and deviation over snapshots"
+    (axes,) = drawn.axes
+    (bars,) = axes.containers
+    assert bars.has_yerr
+    np.testing.assert_allclose(bars[0].get_xydata(), [[0.1, 0.99], [1.0, 0.97]])
+    names = axes.get_legend_handles_labels()[1]
+    assert set(names) == {"softmax + C-contrastive", "softmax + center, not normalised"}
+
+
+def test_single_histograms_are_drawn_where_they_were_kept(tmp_path):
+    folder, printed = tmp_path / "runs", papers.published()["normface"]["figure-9"]
+    share = {"mean": [0.01] * 100, "deviation": [0.001] * 100}
+    kept = share | {"single": [[0.01] * 100] * 3}
+    scored = {"figures": {}, "details": {"histograms": {"same": kept, "different": kept}}}
+    write_whole_run(folder, "wen-normalized", "evaluation-ytf", {"ytf": scored})
+    found = pictures.draw(printed, context(tmp_path, runs=folder))
+    (axes,) = found["b: similarities of two videos of YTF, softmax, normalised"].axes
+    assert len(axes.lines) == 2 + 6
+    assert not axes.collections
+    assert axes.get_title() == "6 pairs of videos, and the mean over all"
+    (axes,) = pictures._histograms({"same": share, "different": share}).axes
+    assert (len(axes.lines), len(axes.collections)) == (2, 2)
 
 
 def test_a_seed_that_diverged_is_said_and_is_below_all(small_runs, tmp_path):
