@@ -199,6 +199,14 @@ def test_statements_of_the_papers_hold_without_data(paper, name, tmp_path):
             assert max(entry.values) < 1e-6, row
 
 
+def test_softmax_is_compared_with_and_without_bias_and_scale(tmp_path):
+    entries = measured("normface", "equations-1-6", tmp_path)
+    assert value(entries, "Eq. 2: features whose class is that of the greatest logit") == 100
+    cases = ("Eq. 1, without bias", "Eq. 1, with a bias", "Eq. 6, scale 1", "Eq. 6, scale 7")
+    of = {case: {row for row, _ in entries if row.startswith(case)} for case in cases}
+    assert [len(of[case]) for case in cases] == [3, 4, 4, 4]
+
+
 def test_midpoints_tell_a_convex_function_from_a_concave_one(tmp_path):
     for sign, held in ((1, 1.0), (-1, 0.0)):
         of_norm = gradients._convexity(lambda x, s=sign: 100 + s * np.sum(x**2, axis=1), 1.5)

@@ -40,6 +40,12 @@ ITEMS = (
         _BOTH,
     ),
     Item(
+        "equations-1-6",
+        "Equations 1, 2, 5 and 6 (3.1, 3.3)",
+        "Softmax of inner products, and of scaled cosines",
+        "gradients.softmax_formulas",
+    ),
+    Item(
         "proposition-1",
         "Proposition 1 (3.1, 8.1)",
         "A longer feature is a more certain one",
