@@ -158,6 +158,7 @@ ITEMS = (
         "LFW accuracy against the weight of C-contrastive and center loss",
         RUNS,
         _FACES,
+        _BOTH,
     ),
     Item(
         "figure-8-fixed-features",
