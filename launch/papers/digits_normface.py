@@ -61,7 +61,7 @@ def softmax_plane(context: Context):
     nearer = {}
     for name, normalized in (("distance", False), ("angle", True)):
         nearer[name] = digits.each(runs, lambda run, n=normalized: _nearer(run, n))
-        row = f"right ones with another class nearer than the farthest of theirs, by {name}"
+        row = f"another class is nearer than the farthest of the own, by {name}"
         entries.append(Entry.of(row, nearer[name], "%"))
     pairs = {
         name: np.array(digits.each(runs, lambda run, s=similarity: _pair_accuracy(run, *s)))
@@ -100,7 +100,10 @@ def softmax_plane(context: Context):
             f"; f1 and f2 are of different classes and {apart:.3g} apart, f2 and f3 of one class "
             f"and {own:.3g} apart"
         )
-    scale = f"{digits.scale_of(context, 'mnist-softmax')}; {COMPARED:,} test digits are compared"
+    scale = (
+        f"{digits.scale_of(context, 'mnist-softmax')}; {COMPARED:,} test digits are compared, in "
+        "what is nearer those that are classified right"
+    )
     return Outcome(entries, scale), {caption: drawn}
 
 
