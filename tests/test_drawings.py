@@ -42,6 +42,20 @@ def test_curves_of_few_rates_are_joined_and_told_apart():
     assert {line.get_drawstyle() for line in axes.lines} == {"steps-post"}
 
 
+def test_roc_panels_share_scale_colours_and_one_legend():
+    rates = np.array([0.0, 0.01, 1.0])
+    curve = Roc(rates, rates, np.zeros(3))
+    panels = {f"area / {n}": {"SM": curve, "SM + R": curve} for n in (1, 4, 16)}
+    panels["area / 64"] = {"SM + R": curve}
+    figure = figures.roc_panels(panels)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == list(panels)
+    assert len({axes.get_xlim() for axes in shown}) == 1
+    assert shown[3].lines[0].get_color() == shown[0].lines[1].get_color()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["SM", "SM + R"]
+
+
 @pytest.mark.parametrize(("spread", "bars"), [(None, False), (0.01, True)])
 def test_bars_stand_where_there_is_a_spread(spread, bars):
     sweep = {"SM": {1.0: Score(0.9, spread), 4.0: Score(0.8, spread)}}

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
+from hyperface.report.figures import softmax_probability
 from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
@@ -37,7 +38,17 @@ from launch.papers import (
     runs,
     work,
 )
-from launch.papers.item import HOLDS, RUNS, Context, Entry, Outcome, read_result, write_result
+from launch.papers.item import (
+    CODE,
+    HOLDS,
+    RUNS,
+    Context,
+    Entry,
+    Outcome,
+    digest_of,
+    read_result,
+    write_result,
+)
 from launch.train import Train
 
 FIGURES = {"normface": 9, "ringloss": 8}
@@ -119,7 +130,9 @@ def test_items_and_published_figures_belong_together(paper):
             printed = published[paper][item.name]
             columns = len(printed.get("columns", [""]))
             for row in printed["rows"]:
-                assert len(row["values"]) == columns, row
+                # A statement about all columns, or of none that is printed, has one.
+                assert len(row["values"]) in {columns, 1}, row
+                assert len(row["values"]) == columns or set(row["values"]) <= {"", "yes"}, row
                 assert {row.get("run", "sm"), row.get("small", "sm")} <= set(published["methods"])
                 names = {o["row"] for o in printed["rows"] if {"run", "small"} & o.keys()}
                 assert {*row.get("above", ()), *row.get("below", ())} <= names
@@ -193,6 +206,14 @@ def test_statements_of_the_papers_hold_without_data(paper, name, tmp_path):
         assert np.all(np.isfinite(entry.values)), row
         if "greatest difference" in row or "greatest error" in row:
             assert max(entry.values) < 1e-6, row
+
+
+def test_softmax_is_compared_with_and_without_bias_and_scale(tmp_path):
+    entries = measured("normface", "equations-1-6", tmp_path)
+    assert value(entries, "Eq. 2: features whose class is that of the greatest logit") == 100
+    cases = ("Eq. 1, without bias", "Eq. 1, with a bias", "Eq. 6, scale 1", "Eq. 6, scale 7")
+    of = {case: {row for row, _ in entries if row.startswith(case)} for case in cases}
+    assert [len(of[case]) for case in cases] == [3, 4, 4, 4]
 
 
 def test_midpoints_tell_a_convex_function_from_a_concave_one(tmp_path):
@@ -271,6 +292,28 @@ def test_kept_results_are_used_until_settings_change_or_asked_for(tmp_path, monk
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": {"version": "0"}}))
     reproduce.main(options)
     assert len(calls) == 4
+
+
+def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
+    files = {path for folder, some in CODE.items() for p in some for path in folder.glob(p)}
+    names = {path.name for path in files}
+    assert {"digits.py", "heads_at_once.py", "classwise.py", "roc.py", "loop.py"} <= names
+    assert {"normalize.py", "theory.py", "objective.py", "images.py", "lists.py"} <= names
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(name)
+    code = {tmp_path: ("*.py",)}
+    before = digest_of(code)
+    assert digest_of(code) == before
+    (tmp_path / "b.py").write_text("other")
+    changed = digest_of(code)
+    (tmp_path / "b.py").rename(tmp_path / "c.py")
+    assert len({before, changed, digest_of(code)}) == 3
+    (figure,) = papers.items("normface", ("figure-5",))
+    keys = []
+    for found in ("one", "other"):
+        monkeypatch.setattr("launch.papers.item.code_digest", lambda found=found: found)
+        keys.append(context(tmp_path).key(figure))
+    assert keys[0] != keys[1]
 
 
 def test_results_are_read_back_whole(tmp_path):
@@ -366,6 +409,42 @@ def test_what_is_published_stands_beside_what_the_printed_figures_say():
     assert found["a beats b", "x"] == "yes (+0.50)"
 
 
+@pytest.mark.parametrize(
+    ("above", "between", "shown"),
+    [
+        (["4.30", "4.24"], [0.2, 0.4], "yes (+0.24 to +0.30)"),
+        (["4.30", "4.08"], [0.2, 0.4], "yes (+0.08 to +0.30: the printed figures say otherwise)"),
+        (["4.58"], [0.6, 0.6], "yes (+0.58)"),
+        (["3.90", "4.10"], None, "yes (-0.10: the printed figures say otherwise)"),
+    ],
+)
+def test_printed_figures_that_say_otherwise_are_pointed_out(above, between, shown):
+    rows = [{"row": f"a{n}", "values": [value]} for n, value in enumerate(above)]
+    claim = {"row": "claim", "values": ["yes"], "unit": HOLDS, "below": ["b"]}
+    claim |= {"above": [row["row"] for row in rows]} | ({"between": between} if between else {})
+    rows += [{"row": "b", "values": ["4.00"]}, claim]
+    found = page._published({one["row"]: one for one in rows}, {"unit": "%", "rows": rows})
+    assert found["claim", ""] == shown
+
+
+def test_statements_that_their_printed_figures_contradict_are_known():
+    found = set()
+    for paper, items in papers.PAPERS.items():
+        for item in items:
+            printed = papers.published()[paper].get(item.name, {"rows": []})
+            rows = {row["row"]: row for row in printed["rows"]}
+            texts = page._published(rows, printed)
+            found |= {(item.name, *key) for key, text in texts.items() if page.AGAINST in text}
+    sphereface = "SphereFace + Ring loss beats SphereFace, at lambda 0.0001 to 0.01"
+    assert found == {
+        ("table-2", "LFW: every normalised loss adds 0.2 to 0.4 points to softmax + center", ""),
+        ("table-5", "softmax, better on LFW than C-triplet + center, is better", ""),
+        ("table-3", "l2-constrained softmax (10) is worse than softmax", "FAR 1e-3"),
+        *(("table-3", sphereface, f"FAR 1e-{n}") for n in (4, 3)),
+        *(("table-4", sphereface, f"FAR 1e-{n}") for n in (5, 4, 3)),
+    }
+
+
 @pytest.fixture
 def evaluated(tmp_path):
     """A folder of runs in which one was evaluated."""
@@ -442,11 +521,9 @@ def write_small_run(runs_folder, method, seed, accuracy):
             "details": {"histograms": {"same": share, "different": share}},
         },
     }
-    areas = {f"lfw-area{factor}": lfw for factor in (4, 16, 25, 36, 64)}
-    for name, protocols in (
-        ("evaluation", scored),
-        ("evaluation-resolution", {"lfw": lfw, **areas}),
-    ):
+    names = ["lfw", *(f"lfw-area{factor}" for factor in (4, 16, 25, 36, 64))]
+    areas = {name: lfw | {"curves": {name: rates}} for name in names}
+    for name, protocols in (("evaluation", scored), ("evaluation-resolution", areas)):
         (run / name).mkdir()
         settings = {"options": {"protocol": ",".join(scored)}, "run": run_digest(run)}
         record = {"protocols": protocols, "settings": settings}
@@ -530,7 +607,8 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert captions[0] == ["ROC: 60 people of CFP, small scale"]
     assert captions[1] == ["ROC: LFW, BLUFR pairs, small scale"]
     assert [caption.split(";")[0] for caption in captions[2]] == [
-        "Accuracy against the factor by which images were made smaller"
+        "LFW, 6,000 pairs: ROC curves, a panel for each factor by which images were made smaller",
+        "LFW, 6,000 pairs: accuracy against the factor by which images were made smaller",
     ]
     own = {(e.row, e.column): e.values for e in outcomes[0].entries}
     assert own["SM", "small scale: TAR at FAR 0.1 %"] == pytest.approx((8.6, 8.5))
@@ -540,8 +618,84 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert found["SM + R (0.01) is above SM", "area / 4"] == "undecided, by 2.00 points"
     assert "64 times smaller, l2-Cons SM (30) is below SM" not in {row for row, _ in found}
     printed = papers.published()["ringloss"]["figure-8"]
-    drawn = pictures._sweeps(printed, "area / ", small_runs)
+    drawn = pictures._against(printed, small_runs, {"area / 64": 64.0}, whole=False)
     assert drawn["SM"][64.0] == pytest.approx((0.855, np.sqrt(0.5) * 0.01))
+
+
+def write_whole_run(folder, method, evaluation, protocols):
+    """What launch.evaluate leaves of a run at the paper's scale, as far as it is read."""
+    rates = {"far": [0.0, 0.001, 1.0], "tar": [0.2, 0.6, 1.0]}
+    record = {
+        name: {"spreads": {}, "spread": "over 5 snapshots", "curves": {name: rates}} | scored
+        for name, scored in protocols.items()
+    }
+    path = folder / method / evaluation / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"options": {}, "run": run_digest(folder / method)}
+    path.write_text(json.dumps({"protocols": record, "settings": settings}))
+
+
+def test_figures_are_drawn_of_runs_at_the_papers_scale(tmp_path):
+    folder = tmp_path / "runs"
+    tar = {"figures": {"TAR at FAR 0.1 %": 0.8, "TAR at FAR 0.001": 0.7}}
+    write_whole_run(folder, "sm", "evaluation-cfp", {"cfp-fp": tar})
+    write_whole_run(folder, "sm", "evaluation-ijba", {"ijba": tar})
+    write_whole_run(folder, "sm-r-0.01", "evaluation-cs3", {"cs3": tar})
+    areas = {f"cs3-area{factor}": tar for factor in (4, 16, 25, 36, 64)}
+    write_whole_run(folder, "sm", "evaluation-cs3-resolution", {"cs3": tar, **areas})
+    made = context(tmp_path, runs=folder)
+    published = papers.published()["ringloss"]
+    assert list(pictures.draw(published["figure-6"], made)) == ["ROC: CFP, frontal and profile"]
+    found = pictures.draw(published["figure-7"], made)
+    assert list(found) == ["ROC: IJB-A, 1:1", "ROC: Janus CS3, 1:1"]
+    found = pictures.draw(published["figure-8"], made)
+    assert [caption.split(" the factor")[0].split(",")[:2] for caption in found] == [
+        ["Janus CS3", " 1:1: ROC curves"],
+        ["Janus CS3", " 1:1: TAR at FAR 0.001 against"],
+    ]
+    panels = next(iter(found.values())).axes
+    assert [axes.get_title() for axes in panels] == [f"area / {n}" for n in (1, 4, 16, 25, 36, 64)]
+    outcome = runs.read(published["figure-8"], made)
+    assert len(outcome.entries) == 6
+    assert set(outcome.missing) == {"SM + R (0.01)", "l2-Cons SM (30)", "SM + CL"}
+    (_, command) = methods.full_commands(published["figure-8"], {"SM + CL"}, folder)
+    assert str(command) == (
+        f"python -m launch.evaluate {folder}/sm-cl --protocol cs3 --resolution 1 4 16 25 36 64 "
+        f"--out {folder}/sm-cl/evaluation-cs3-resolution"
+    )
+
+
+def test_accuracy_is_drawn_against_weights_where_there_are_two(tmp_path):
+    folder, printed = tmp_path / "runs", papers.published()["normface"]["figure-8"]
+    made = context(tmp_path, runs=folder)
+    for method, accuracy in (("wen-joint-0.1", 0.99), ("wen-center", 0.98), ("wen-joint-1", 0.97)):
+        assert pictures.draw(printed, made) == {}
+        scored = {"figures": {"accuracy": accuracy}, "spreads": {"accuracy": 0.001}}
+        write_whole_run(folder, method, "evaluation", {"lfw": scored})
+    (caption, drawn), *more = pictures.draw(printed, made).items()
+    assert not more
+    assert caption == "Accuracy against the loss' weight, mean and deviation over snapshots"
+    (axes,) = drawn.axes
+    (bars,) = axes.containers
+    assert bars.has_yerr
+    np.testing.assert_allclose(bars[0].get_xydata(), [[0.1, 0.99], [1.0, 0.97]])
+    names = axes.get_legend_handles_labels()[1]
+    assert set(names) == {"softmax + C-contrastive", "softmax + center, not normalised"}
+
+
+def test_single_histograms_are_drawn_where_they_were_kept(tmp_path):
+    folder, printed = tmp_path / "runs", papers.published()["normface"]["figure-9"]
+    share = {"mean": [0.01] * 100, "deviation": [0.001] * 100}
+    kept = share | {"single": [[0.01] * 100] * 3}
+    scored = {"figures": {}, "details": {"histograms": {"same": kept, "different": kept}}}
+    write_whole_run(folder, "wen-normalized", "evaluation-ytf", {"ytf": scored})
+    found = pictures.draw(printed, context(tmp_path, runs=folder))
+    (axes,) = found["b: similarities of two videos of YTF, softmax, normalised"].axes
+    assert len(axes.lines) == 2 + 6
+    assert not axes.collections
+    assert axes.get_title() == "6 pairs of videos, and the mean over all"
+    (axes,) = pictures._histograms({"same": share, "different": share}).axes
+    assert (len(axes.lines), len(axes.collections)) == (2, 2)
 
 
 def test_a_seed_that_diverged_is_said_and_is_below_all(small_runs, tmp_path):
@@ -945,3 +1099,47 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     entries = read_result(tmp_path / "ringloss/figure-5").entries
     ratios = [e.values[0] for e in entries if e.column == "norm ratio" and "Ring" not in e.row]
     assert np.mean(ratios) == pytest.approx(1, abs=1e-4)  # As many images of each class.
+
+
+def test_the_marked_features_are_those_of_the_caption():
+    run = made_up(experiments.load("mnist-softmax"), "softmax", None)
+    assert digits_normface.marked(run) == {}  # Every class has one norm: none is far.
+    lengths = np.linspace(0.2, 2.0, 200)
+    features = lengths[:, None] * run.features["train"]
+    one, two, three = digits_normface.marked(run._replace(features={"train": features})).values()
+    nearest = [np.argmax(feature @ run.agents.T) for feature in (one, two, three)]
+    assert nearest[0] != nearest[1] == nearest[2]
+    assert np.linalg.norm(one - two) < np.linalg.norm(two - three)
+
+
+def test_a_cluster_at_the_origin_is_spread_by_normalisation(tmp_path, monkeypatch):
+    """One class lies about the origin, and is told by its bias alone."""
+
+    def run(experiment, label, context):
+        made = made_up(experiment, "ring", context)
+        labels, features = made.labels["train"], made.features["train"].copy()
+        turn = np.linspace(0, 2 * np.pi, np.sum(labels == 3), endpoint=False)
+        features[labels == 3] = 0.05 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+        agents, bias = made.agents.copy(), None
+        if "bias" in label:
+            agents[3], bias = 1e-3 * agents[3], np.where(np.arange(10) == 3, 1.0, 0.0)
+        both = {"train": features, "test": features}
+        return made._replace(features=both, agents=agents, bias=bias)
+
+    monkeypatch.setattr(digits, "_run", run)
+    (item,) = papers.items("normface", ("figure-3",))
+    outcome, figures = papers.measurement(item)(context(tmp_path, quick=True, seeds=2))
+    found = {entry.row: entry for entry in outcome.entries}
+    printed = papers.published()["normface"]["figure-3"]["rows"]
+    assert {row["row"]: page.verdict(found[row["row"]]) for row in printed[:3]} == dict.fromkeys(
+        (row["row"] for row in printed[:3]), page.HELD
+    )
+    spread = found["with a bias, spread over the circle: class nearest the origin"]
+    assert spread.values[0] == pytest.approx(104, abs=10)
+    assert len(figures) == 2
+
+
+def test_the_probability_is_softmax_without_overflow():
+    features, agents = np.array([[1000.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    found = softmax_probability(features, agents)
+    np.testing.assert_allclose(found, [[1.0, 0.0], [0.5, 0.5]])

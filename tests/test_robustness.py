@@ -52,6 +52,19 @@ def test_features_of_images_and_mirror_images_are_made_once(
         cached.features(run, context)
 
 
+def test_features_of_a_list_are_those_of_the_images_it_names(context, random_run, tiny_data):
+    run = context.runs / robustness.RUN
+    split = open_split("tiny", "test", tiny_data)
+    wanted = [split.records[place]["name"].decode() for place in (3, 5, 7)]
+    found = cached.listed(run, "tiny", wanted, context)
+    assert sorted(found.names) == sorted(wanted)
+    (batch,) = evaluation_batches(split, batch_size=32)
+    state = random_run[1]
+    direct = state.network.apply(state.evaluated, batch["images"][[3, 5, 7]], method="embed")
+    rows = found.rows(wanted, "the list")
+    np.testing.assert_allclose(found.features[rows], direct, rtol=1e-3, atol=1e-5)
+
+
 def untrained(settings, features, labels, *, seeds, steps, progress):
     """Heads of random numbers, of which the last setting's diverged."""
     rng = np.random.default_rng(5)
@@ -82,7 +95,15 @@ def test_every_setting_has_its_figures(paper, name, settings, context, monkeypat
         assert len(entry.values) == (1 if single else robustness.SEEDS), entry
         assert np.isfinite(entry.values).all(), entry
     claims = {entry.row for entry in outcome.entries if entry.unit == HOLDS}
-    assert claims == {row["row"] for row in papers.published()[paper][name]["rows"]}
+    printed = papers.published()[paper][name]
+    assert claims | outcome.unjudged.keys() == {row["row"] for row in printed["rows"]}
+    assert set(outcome.unjudged) == ({"alpha = 50 explodes"} if paper == "ringloss" else set())
+    for row in page.section(page.Shown(item, outcome, context.out, ""), printed).table.rows:
+        if row[0] in outcome.unjudged:
+            assert row[1:3] == ["yes", f"{page.NOT_JUDGED}: {outcome.unjudged[row[0]]}"]
+    assert "explodes" not in page.summary(
+        [page.Shown(item, outcome, context.out, "")], {name: printed}
+    )
     assert [caption.split(",")[0] for caption in figures] == ["Accuracy", "TAR at FAR 1 %"]
     lines = [axes.get_legend_handles_labels()[1] for axes in figures.popitem()[1].axes]
     assert all(label.startswith("softmax") for labels in lines for label in labels)
@@ -157,6 +178,22 @@ def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
     for one in (context, other):
         cached.features(run, one)
     assert len(list((context.out / "features").iterdir())) == 2
+
+
+def test_all_values_are_judged_beside_the_papers_own():
+    """Over the paper's values lambda varies less, over all that were tried alpha does."""
+    found = {}
+    for key, values in robustness.TRIED.items():
+        for value in values:
+            score = np.full(3, 80.0 + (value == 20.0) + 9 * (value == 10.0 and key == "lambda"))
+            found[key, value] = robustness.Scores(score, score, score)
+
+    def less(ranges):
+        of = {k: robustness._claimed(found, k, "tar", values) for k, values in ranges.items()}
+        return bool((of["lambda"] < of["alpha"]).all())
+
+    assert less(robustness.PAPERS)
+    assert not less(robustness.TRIED)
 
 
 def test_a_hyper_parameter_with_one_value_left_has_no_spread():

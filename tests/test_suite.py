@@ -266,6 +266,8 @@ def test_halves_of_peoples_images_stand_for_videos(tmp_path, rng):
     assert "25 people with at least 10 images" in steps
     assert "50 video pairs (25 same) of 50 videos with 275 frames, 10 folds" in steps
     same, different = (scored.details["histograms"][kind] for kind in ("same", "different"))
+    # Fewer pairs than are kept of each kind: all of them are there.
+    np.testing.assert_allclose(np.mean(same["single"], axis=0), same["mean"], atol=1e-5)
     assert np.argmax(same["mean"]) > 90
     assert np.sum(different["mean"]) == pytest.approx(1)
     few = NamedFeatures(names[: 19 * 11], np.array(features)[: 19 * 11])

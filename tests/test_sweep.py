@@ -241,6 +241,18 @@ def test_mean_and_sample_deviation_of_a_setting():
     assert table.rows[1] == ["1.0", "no", "1 of 1", "70.00 %"]
 
 
+def test_settings_have_a_csv_of_mean_and_sample_deviation(tmp_path):
+    lost = SweptRun("x", {"loss.ring.weight": 0.1, "seeded": "no"}, 2, "diverged", {}, "why")
+    runs = [*runs_of({0.1: [0.8, 0.9], 1.0: [0.7]}), lost]
+    write_sweep_report(tmp_path, name="orl-ring", runs=runs, settings={})
+    first, second = csv.DictReader((tmp_path / "settings.csv").read_text().splitlines())
+    assert (first["loss.ring.weight"], first["runs"], first["done"]) == ("0.1", "3", "2")
+    assert float(first["accuracy: mean"]) == pytest.approx(0.85)
+    assert float(first["accuracy: standard deviation"]) == pytest.approx(0.1 / 2**0.5)
+    assert second["accuracy: mean"] == "0.7"
+    assert second["accuracy: standard deviation"] == ""  # One run alone has none.
+
+
 @pytest.mark.parametrize(
     ("values", "scale", "places"),
     [
@@ -265,3 +277,4 @@ def test_a_sweep_of_which_nothing_is_done_has_a_report(tmp_path):
     write_sweep_report(tmp_path, name="orl-ring", runs=runs, settings={})
     assert "0 of 1 runs are done" in (tmp_path / "sweep.html").read_text()
     assert (tmp_path / "sweep.csv").read_text() == "run,steps,seed,status,message\na,1,0,not run,\n"
+    assert (tmp_path / "settings.csv").read_text() == "steps,runs,done\n1,1,0\n"

@@ -74,14 +74,16 @@ def bands(
     title: str,
     xlabel: str,
     ylabel: str,
+    single: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Curves with a band about each, by label.
+    """Curves with a band about each, or with the single ones that they are the mean of.
 
     Args:
       lines: label -> (x [points], y [points], half the height of the band [points]).
       title: what is shown.
       xlabel: what runs along.
       ylabel: what runs up.
+      single: label -> [curves, points], drawn thinly, instead of the label's band.
     """
     figure = curves(
         {label: line[:2] for label, line in lines.items()},
@@ -90,7 +92,10 @@ def bands(
         ylabel=ylabel,
     )
     (axes,) = figure.axes
-    for colour, (x, y, half) in zip(COLOURS, lines.values(), strict=False):
+    for colour, (label, (x, y, half)) in zip(COLOURS, lines.items(), strict=False):
+        if label in (single or {}):
+            axes.plot(x, single[label].T, color=colour, alpha=0.15, linewidth=0.5, zorder=1)
+            continue
         axes.fill_between(
             x, np.maximum(y - half, 0), y + half, color=colour, alpha=0.2, linewidth=0
         )

@@ -58,24 +58,52 @@ def roc_curves(
         the data's; each is thinner than the one below, so that those that are alike are all seen.
     """
     figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
-    for place, (name, style) in enumerate(zip(curves, _styles(curves), strict=True)):
-        shown = (
-            curves[name].far > 0
-        )  # Each from its own lowest rate on: below, it measures nothing.
-        points = curves[name].far[shown], curves[name].tar[shown]
-        if joined:
-            style |= {"linestyle": _DASHES[place % 4], "linewidth": 1.2 + 2.2 / (1 + place)}
-        axes.plot(*points, drawstyle="default" if joined else "steps-post", label=name, **style)
-    axes.set(
-        xscale="log",
-        xlim=(None, 1),
-        ylim=(0, 1.02),
-        xlabel="false accept rate",
-        ylabel="true accept rate",
-        title=title,
-    )
+    _draw_roc(axes, curves, joined=joined)
+    axes.set(title=title, ylabel="true accept rate")
     axes.legend(loc="lower right", fontsize=8)
     return figure
+
+
+def roc_panels(panels: Mapping[str, Mapping[str, Roc]]) -> Figure:
+    """ROC curves on panels of one scale, three side by side, with one legend.
+
+    Args:
+      panels: title -> name -> curve; a name has one colour on all.
+    """
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    rows, columns = -(-len(panels) // 3), min(3, len(panels))
+    size = {"width": 3.6 * columns, "height": 3.2 * rows + 0.5}
+    figure, axes = _axes(rows, columns, share=True, **size)
+    styles = dict(zip(names, _styles(dict.fromkeys(names)), strict=True))
+    for panel, (title, curves) in zip(axes, panels.items(), strict=False):
+        _draw_roc(panel, curves, joined=False, styles=styles)
+        panel.set(title=title)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    for panel in axes[::columns]:
+        panel.set_ylabel("true accept rate")
+    known = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(known.values(), known, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _draw_roc(
+    axes: Axes,
+    curves: Mapping[str, Roc],
+    *,
+    joined: bool,
+    styles: Mapping[str, dict[str, str]] | None = None,
+) -> None:
+    styles = styles or dict(zip(curves, _styles(curves), strict=True))
+    for place, (name, curve) in enumerate(curves.items()):
+        # Each from its own lowest rate on: below, it measures nothing.
+        shown = curve.far > 0
+        style = {**styles[name]}
+        if joined:
+            style |= {"linestyle": _DASHES[place % 4], "linewidth": 1.2 + 2.2 / (1 + place)}
+        drawstyle = "default" if joined else "steps-post"
+        axes.plot(curve.far[shown], curve.tar[shown], drawstyle=drawstyle, label=name, **style)
+    axes.set(xscale="log", xlim=(None, 1), ylim=(0, 1.02), xlabel="false accept rate")
 
 
 def det_curves(curves: Mapping[str, Roc]) -> Figure:
@@ -106,16 +134,42 @@ def resolution_curves(
       ylabel: what the figure is.
     """
     figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
-    for style, (name, values) in zip(_styles(sweeps), sweeps.items(), strict=True):
-        factors = sorted(values)
-        shares = [values[factor].value for factor in factors]
-        spreads = [values[factor].spread or 0.0 for factor in factors]
-        spread = spreads if any(spreads) else None
-        axes.errorbar(factors, shares, spread, marker="o", capsize=3, label=name, **style)
+    for factors in _draw_sweeps(axes, sweeps):
         axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
     axes.set(xlabel="area factor of downsampling", ylabel=ylabel, title="Low resolution")
     axes.legend(fontsize=8)
     return figure
+
+
+def weight_curves(
+    curves: Mapping[str, Mapping[float, Score]], *, marks: Mapping[str, float], ylabel: str
+) -> Figure:
+    """A figure against the weight of a loss, as in NormFace, Figure 8.
+
+    Args:
+      curves: label -> weight -> the figure, with its spread where it has one.
+      marks: label -> height of a dashed line.
+      ylabel: what the figure is.
+    """
+    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    _draw_sweeps(axes, curves)
+    for label, height in marks.items():
+        axes.axhline(height, label=label, **_RAW)
+    axes.set(xscale="log", xlabel="weight of the added loss", ylabel=ylabel, title="Loss weights")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _draw_sweeps(axes: Axes, sweeps: Mapping[str, Mapping[float, Score]]) -> list[list[float]]:
+    """Lines with bars where there is a spread; returns where each has its points."""
+    places = []
+    for style, (name, values) in zip(_styles(sweeps), sweeps.items(), strict=True):
+        places.append(sorted(values))
+        shares = [values[place].value for place in places[-1]]
+        spreads = [values[place].spread or 0.0 for place in places[-1]]
+        spread = spreads if any(spreads) else None
+        axes.errorbar(places[-1], shares, spread, marker="o", capsize=3, label=name, **style)
+    return places
 
 
 def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
@@ -192,14 +246,62 @@ def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figur
       title: what is shown.
     """
     figure, (axes,) = _axes(1, 1, width=5.2, height=5.0)
+    _class_points(axes, features, labels)
+    axes.set(title=title, aspect="equal")
+    axes.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def probability_plane(
+    features: np.ndarray,
+    labels: np.ndarray,
+    agents: np.ndarray,
+    *,
+    marks: Mapping[str, np.ndarray],
+    title: str,
+) -> Figure:
+    """NormFace, Figure 2: features in the plane, and the softmax probability of class 0 there.
+
+    Args:
+      features: [examples, 2].
+      labels: [examples].
+      agents: [classes, 2], without a bias.
+      marks: label -> [2] place of a feature that is pointed out on both panels.
+      title: what the features are.
+    """
+    figure, (points, heat) = _axes(1, 2, width=10.5, height=4.8)
+    _class_points(points, features, labels)
+    points.set(title=title, aspect="equal")
+    points.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    edges = [np.linspace(*limits, 301) for limits in (points.get_xlim(), points.get_ylim())]
+    x, y = (edge[:-1] / 2 + edge[1:] / 2 for edge in edges)
+    probability = softmax_probability(np.stack(np.meshgrid(x, y), axis=-1), agents)[..., 0]
+    drawn = heat.pcolormesh(*edges, probability, vmin=0, vmax=1, cmap="viridis", rasterized=True)
+    figure.colorbar(drawn, ax=heat, label="probability of class 0")
+    heat.set(title="softmax probability of class 0", aspect="equal")
+    heat.grid(False)
+    for axes, colour in ((points, "#000000"), (heat, "#ffffff")):
+        for label, place in marks.items():
+            axes.plot(*place, "o", color=colour, markersize=5, markerfacecolor="none")
+            offset = {"xytext": (5, 4), "textcoords": "offset points"}
+            axes.annotate(f"${label}$", place, color=colour, fontsize=12, **offset)
+    return figure
+
+
+def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
+    """[..., classes] softmax of the inner products of features [..., dim] with agents."""
+    logits = features @ agents.T
+    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return scores / scores.sum(axis=-1, keepdims=True)
+
+
+def _class_points(axes: Axes, features: np.ndarray, labels: np.ndarray) -> None:
+    """Points of one colour a class, with the two axes through zero."""
     for label in np.unique(labels):
         points = features[labels == label]
         axes.scatter(*points.T, s=2, color=f"C{label % 10}", label=str(label), linewidths=0)
-    axes.set(title=title, aspect="equal")
     axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
     axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
-    axes.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
 
 
 def images_per_identity(counts: np.ndarray) -> Figure:
@@ -261,9 +363,10 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _axes(rows: int, columns: int, *, width: float, height: float = 3.6):
+def _axes(rows: int, columns: int, *, width: float, height: float = 3.6, share: bool = False):
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    shared = {"sharex": share, "sharey": share}
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

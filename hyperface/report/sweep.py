@@ -1,4 +1,4 @@
-"""The report of a sweep: a table of its settings, a row a run as CSV and JSON, and its curves."""
+"""The report of a sweep: tables of its settings and its runs, as CSV and JSON, and its curves."""
 
 import csv
 import io
@@ -124,13 +124,16 @@ def sweep_curves(runs: Sequence[SweptRun], field: str) -> Figure:
 def write_sweep_report(
     folder: Path, *, name: str, runs: Sequence[SweptRun], settings: Mapping[str, Any]
 ) -> Table:
-    """Writes `sweep.csv`, `sweep.json`, `sweep.html` and its figures, and returns the table.
+    """Writes `sweep.csv`, `settings.csv`, `sweep.json`, `sweep.html` and its figures.
 
     Args:
       folder: of the sweep.
       name: the experiment.
       runs: all of them, also those that are not done.
       settings: experiment and options, kept with the figures.
+
+    Returns:
+      The table of settings.
     """
     found = settings_of(runs)
     record = {
@@ -141,6 +144,7 @@ def write_sweep_report(
     }
     replace_text(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
     replace_text(folder / "sweep.csv", _csv(runs))
+    replace_text(folder / "settings.csv", _settings_csv(found))
     table = sweep_table(runs)
     drawn = {f: sweep_curves(runs, f) for f in found[0].values} if figure_names(runs) else {}
     paths = save(drawn, folder / "figures")
@@ -176,6 +180,23 @@ def _csv(runs: Sequence[SweptRun]) -> str:
         found = [run.figures.get(name, "") for name in figures]
         values = map(str, run.values.values())
         writer.writerow([run.name, *values, run.seed, run.status, *found, run.message])
+    return text.getvalue()
+
+
+def _settings_csv(settings: Sequence[Setting]) -> str:
+    """A row a setting: runs, how many are done, mean and sample standard deviation over these."""
+    names = figure_names([run for setting in settings for run in setting.runs])
+    columns = [f"{name}: {what}" for name in names for what in ("mean", "standard deviation")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*settings[0].values, "runs", "done", *columns])
+    for setting in settings:
+        found = []
+        for name in names:
+            scores, spread = setting.scores(name), setting.spread(name)
+            found += [mean(scores) if scores else "", "" if spread is None else spread]
+        done = sum(run.status == DONE for run in setting.runs)
+        writer.writerow([*map(str, setting.values.values()), len(setting.runs), done, *found])
     return text.getvalue()
 
 

@@ -1,6 +1,8 @@
 """Features of a trained run's images, made once and kept, for heads that are trained on them."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +11,11 @@ import numpy as np
 from hyperface.data.datasets import fingerprint
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate.embed import embed_split
+from hyperface.evaluate.named import NamedFeatures, read_features
 from hyperface.files import locked
 from hyperface.train.metrics import run_digest
 from launch import cli
-from launch.embedding import BATCH, open_network
+from launch.embedding import BATCH, embed_into, open_network
 from launch.papers.item import Context
 
 SPLITS = ("train", "test")
@@ -27,19 +30,19 @@ class Cached(NamedTuple):
     """[images] int32."""
 
 
-def features(run: Path, context: Context) -> dict[str, Cached]:
+def features(run: Path, context: Context, splits: Sequence[str] = SPLITS) -> dict[str, Cached]:
     """Features of the run's training images and of those of its test people, by split.
 
     Args:
       run: its folder.
       context: says where the data and the kept features are.
+      splits: some of `SPLITS`.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
     of_data = fingerprint(data["name"], context.data_dir)
-    folder = context.out / "features" / f"{run.name}-{run_digest(run)}-{of_data}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(run, of_data, context)
     found = {}
-    for name in SPLITS:
+    for name in splits:
         path = folder / f"{name}.npz"
         if not path.exists():
             with locked(folder, "being embedded in"):
@@ -47,6 +50,42 @@ def features(run: Path, context: Context) -> dict[str, Cached]:
         with np.load(path) as kept:
             found[name] = Cached(kept["features"], kept["labels"])
     return found
+
+
+def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> NamedFeatures:
+    """Features of those images of a data set's test split that a protocol names.
+
+    Args:
+      run: its folder.
+      name: of the prepared data set, whose images have names.
+      wanted: the names.
+      context: says where the data and the kept features are.
+
+    Raises:
+      InputError: an image that is named is not there.
+    """
+    folder = _folder(run, fingerprint(name, context.data_dir), context)
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        network = open_network(run, mirror="none")
+        opened = network.open_split(name, "test", context.data_dir)
+        chosen = {*wanted}
+        some = [record for record in opened.records if record["name"].decode() in chosen]
+        split = dataclasses.replace(opened, records=some)
+        with locked(folder, "being embedded in"):
+            made = embed_into(folder / "partial.f32", split, network, context.console)
+            partial = path.with_name("partial.npz")
+            np.savez(partial, features=made.features, names=np.array(made.images.names))
+            partial.rename(path)
+            (folder / "partial.f32").unlink()
+    return read_features(path)
+
+
+def _folder(run: Path, of_data: str, context: Context) -> Path:
+    """Where features of a run's network are kept, made of this data."""
+    folder = context.out / "features" / f"{run.name}-{run_digest(run)}-{of_data}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _embed(run: Path, data: str, split: str, path: Path, context: Context) -> None:

@@ -31,13 +31,18 @@ def ring_planes(context: Context):
     entries.append(Entry.above("Ring loss raises the test accuracy", gains))
     norms = [run.class_norms() for run in plain]
     entries += [
-        Entry.claim(
-            "softmax: norms of 3, 6 and 8 above the mean", [min(n[[*LONG]]) > 1 for n in norms]
-        ),
-        Entry.claim(
-            "softmax: norms of 1, 7 and 9 below the mean", [max(n[[*SHORT]]) < 1 for n in norms]
-        ),
-        Entry.claim("softmax: digit 1 has the lowest norm", [np.argmin(n) == 1 for n in norms]),
+        Entry.claim(row, held, compares=True)
+        for row, held in (
+            (
+                "softmax: norms of 3, 6 and 8 above the mean",
+                [min(n[[*LONG]]) > 1 for n in norms],
+            ),
+            (
+                "softmax: norms of 1, 7 and 9 below the mean",
+                [max(n[[*SHORT]]) < 1 for n in norms],
+            ),
+            ("softmax: digit 1 has the lowest norm", [np.argmin(n) == 1 for n in norms]),
+        )
     ]
     return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
 
@@ -53,7 +58,9 @@ def digit_eight(context: Context):
             entries.append(Entry.of(row, angles[split, name], "degrees"))
     both = zip(angles["test", "lowest"], angles["test", "highest"], strict=True)
     entries.append(
-        Entry.claim("test: low norms vary more in angle", [low > high for low, high in both])
+        Entry.claim(
+            "test: low norms vary more in angle", [low > high for low, high in both], compares=True
+        )
     )
     spread = {
         split: [
@@ -67,7 +74,9 @@ def digit_eight(context: Context):
         for split, found in spread.items()
     ]
     erratic = [of_test > of_train for of_train, of_test in zip(*spread.values(), strict=True)]
-    entries.append(Entry.claim("features vary more in angle on test images", erratic))
+    entries.append(
+        Entry.claim("features vary more in angle on test images", erratic, compares=True)
+    )
     for split in ("train", "test"):
         found = [_norm_spread(run, split) for run in runs]
         entries.append(Entry.of(f"{split}: standard deviation of norms / mean norm", found, "", 3))

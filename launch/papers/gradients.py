@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperface import losses
-from hyperface.normalize import l2_normalize
+from hyperface.evaluate.classification import nearest_agent_accuracy
+from hyperface.normalize import cosine_similarity, l2_normalize
 from hyperface.report import drawings
 from launch.papers import sketches
 from launch.papers.item import Context, Entry, Outcome
@@ -112,6 +113,91 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
 
     batches = jnp.asarray(rng.integers(0, 400, (steps, 32)))
     return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, batches))(agents)[1])
+
+
+def softmax_formulas(context: Context):
+    """Eq. 1, 2, 5 and 6: softmax with and without bias, its class, the cosine, and the softmax of
+    scaled cosines, with their gradients, in plain NumPy."""
+    rng = np.random.default_rng(0)
+    features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
+    labels, scale = rng.integers(0, 10, 40), 7.0
+    cases = {
+        "Eq. 1, without bias": ("none", 1.0, None),
+        "Eq. 1, with a bias": ("none", 1.0, bias),
+        "Eq. 6, scale 1": ("both", 1.0, None),
+        "Eq. 6, scale 7": ("both", scale, None),
+    }
+    entries = []
+    with jax.enable_x64(True):
+        for name, (normalize, scale, added) in cases.items():
+            arguments = {"features": features, "agents": agents, "scale": np.array(scale)}
+            arguments |= {} if added is None else {"bias": added}
+
+            def loss(given, normalize=normalize):
+                return jnp.mean(losses.softmax(labels=labels, normalize=normalize, **given))
+
+            value, slopes = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, arguments))
+            expected, formula = _softmax(labels, normalize=normalize == "both", **arguments)
+            entries.append(
+                Entry.of(f"{name}: loss, greatest difference", _apart(value, expected), "", 15)
+            )
+            entries += [
+                Entry.of(
+                    f"{name}: gradient of the {argument}, greatest difference",
+                    _apart(slopes[argument], formula[argument]),
+                    "",
+                    15,
+                )
+                for argument in arguments
+                if argument != "scale" or normalize == "both"
+            ]
+        cosines = np.asarray(cosine_similarity(features, agents))
+    logits = features @ agents.T + bias
+    unit, heads = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents))
+    # The first class that no other's logit exceeds, which is how Eq. 2 has it.
+    classes = np.argmax(np.all(logits[:, :, None] >= logits[:, None], axis=2), axis=1)
+    accuracy = nearest_agent_accuracy(features, agents, classes, bias=bias)
+    entries += [
+        Entry.of("Eq. 2: features whose class is that of the greatest logit", 100 * accuracy, "%"),
+        Entry.of(
+            "Eq. 5, cosine and the plain formula: greatest difference",
+            _apart(cosines, unit @ heads.T),
+            "",
+            15,
+        ),
+    ]
+    size = f"{len(features)} random features, 10 classes, 8 dimensions, float64, the mean loss"
+    return Outcome(entries, size), {}
+
+
+def _softmax(
+    labels: np.ndarray,
+    features: np.ndarray,
+    agents: np.ndarray,
+    scale: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    normalize: bool,
+) -> tuple[float, dict[str, np.ndarray]]:
+    """Mean loss of Eq. 1 or, normalised, of Eq. 6, and its gradients by argument; Eq. 4 brings them
+    from directions to vectors."""
+    norms = [np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents)]
+    lengths = norms if normalize else [np.ones_like(norm) for norm in norms]
+    first, second = features / lengths[0], agents / lengths[1]
+    products = first @ second.T
+    scores = np.exp(scale * products + (0.0 if bias is None else bias))
+    shares = scores / scores.sum(axis=1, keepdims=True)
+    rows = np.arange(labels.size)
+    slope = (shares - np.eye(len(agents))[labels]) / labels.size
+    found = {}
+    for name, to_unit, unit, length in (
+        ("features", scale * slope @ second, first, lengths[0]),
+        ("agents", scale * slope.T @ first, second, lengths[1]),
+    ):
+        along = np.sum(to_unit * unit, axis=1, keepdims=True) if normalize else 0.0
+        found[name] = (to_unit - unit * along) / length
+    found |= {"scale": np.sum(slope * products), "bias": slope.sum(axis=0)}
+    return float(-np.mean(np.log(shares[rows, labels]))), found
 
 
 def reformulations(context: Context):

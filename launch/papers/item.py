@@ -1,10 +1,12 @@
 """One item of a paper: where it stands, what it needs, and what was measured of it."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +43,8 @@ class Item(NamedTuple):
     """What it returns: "table", "figure"."""
     runs: tuple[str, ...] = ()
     """Methods whose trained runs it starts from."""
+    uses: tuple[str, ...] = ()
+    """Further ones, which it does without where they are not there."""
     other_data: bool = False
     """Whether the paper has it on other data, or of whole nets."""
 
@@ -96,6 +100,8 @@ class Outcome:
     """Caption -> PNG file beside the result."""
     missing: dict[str, str] = field(default_factory=dict)
     """Row -> why it has no figure."""
+    unjudged: dict[str, str] = field(default_factory=dict)
+    """Row of a statement -> why what was measured beside it cannot tell."""
     notes: dict[str, str] = field(default_factory=dict)
     """Row -> the method and seeds behind its figures at small scale."""
     methods: dict[str, str] = field(default_factory=dict)
@@ -121,16 +127,42 @@ class Context:
         from hyperface.data.datasets import fingerprint
         from hyperface.train.metrics import run_digest
 
-        module = Path(__file__).with_name(f"{item.measure.partition('.')[0]}.py")
-        found = {"version": hyperface.__version__, "code": digest(module)}
+        found = {"version": hyperface.__version__, "code": code_digest()}
         if item.needs:
             found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
-            found["data"] = [fingerprint(name, self.data_dir) for name in item.needs]
+            found["data"] = [fingerprint(name, self.data_dir) for name in (*item.needs, *item.uses)]
         if item.runs:
             seeds = [path for name in item.runs for path in self.runs.glob(f"{name}-seed*")]
             folders = [*(self.runs / name for name in item.runs), *sorted(seeds)]
             found["runs"] = [run_digest(folder) for folder in folders]
         return found
+
+
+CODE = {
+    Path(__file__).parent: ("*.py",),
+    Path(hyperface.__file__).parent: (
+        *(f"{part}/**/*.py" for part in ("losses", "evaluate", "train", "models", "data")),
+        "normalize.py",
+        "theory.py",
+        "objective.py",
+    ),
+}
+"""What results depend on: folders, and patterns of files below."""
+
+
+@cache
+def code_digest() -> str:
+    """Of all code that results depend on, which is read once a process."""
+    return digest_of(CODE)
+
+
+def digest_of(code: Mapping[Path, Sequence[str]]) -> str:
+    """Twelve hexadecimal digits of SHA-256 over names and contents of files."""
+    total = hashlib.sha256()
+    for folder, patterns in code.items():
+        for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+            total.update(f"{path.relative_to(folder).as_posix()} {digest(path)}\n".encode())
+    return total.hexdigest()[:12]
 
 
 def write_result(

@@ -20,7 +20,8 @@ ITEMS = (
         "Faces compared before and after normalisation",
         "faces.normalization",
         ("faces",),
-        runs=("faces-softmax",),
+        runs=("faces-softmax-continued",),
+        uses=("lfw",),
         other_data=True,
     ),
     Item(
@@ -37,6 +38,12 @@ ITEMS = (
         "digits_normface.softmax_plane",
         ("mnist",),
         _BOTH,
+    ),
+    Item(
+        "equations-1-6",
+        "Equations 1, 2, 5 and 6 (3.1, 3.3)",
+        "Softmax of inner products, and of scaled cosines",
+        "gradients.softmax_formulas",
     ),
     Item(
         "proposition-1",
@@ -142,7 +149,7 @@ ITEMS = (
         "Features of an image and of its mirror image merged",
         "faces.mirror",
         ("faces",),
-        runs=("faces-softmax",),
+        runs=("faces-softmax-continued",),
         other_data=True,
     ),
     Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
@@ -152,6 +159,7 @@ ITEMS = (
         "LFW accuracy against the weight of C-contrastive and center loss",
         RUNS,
         _FACES,
+        _BOTH,
     ),
     Item(
         "figure-8-fixed-features",

@@ -9,8 +9,9 @@ from hyperface.report.html import Section
 from hyperface.report.tables import Table
 from launch.papers.item import HOLDS, RUNS, Entry, Item, Outcome
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_JUDGED = "not run", "not judged here"
 RUN_COLUMN, SOURCE_COLUMN = "run", "source"
+AGAINST = "the printed figures say otherwise"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
 _KINDS = ("measured as the paper has it", "at small scale or on other data", "drawn", NOT_RUN)
 SMALL = 1e-4
@@ -100,6 +101,7 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
     measured = {(entry.row, entry.column): shown_entry(entry) for entry in entries}
+    unjudged = outcome.unjudged if outcome else {}
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
     published = _published(rows, printed)
     in_print = {column for _, column in published}
@@ -118,7 +120,8 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
             found = measured.get((name, column))
             if found is None:
                 expected = _is_expected(name, column, rows, published, column in in_print)
-                found = NOT_RUN if expected else ""
+                found = f"{NOT_JUDGED}: {unjudged[name]}" if name in unjudged else NOT_RUN
+                found = found if expected else ""
             line += [published.get((name, column), "")] if column in in_print else []
             line += [] if column in alone else [found]
         line += [runs.get(name, "")] if runs else []
@@ -147,13 +150,31 @@ def _published(
 
 def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int) -> str:
     """By how much the printed figures of a column bear a statement out; "" where it has none."""
-    if "above" not in row:
+    found = printed_differences(row, rows, place)
+    if not found:
         return ""
+    shown = f"{found[0]:+.2f}"
+    if "between" in row:
+        shown = " to ".join(dict.fromkeys([shown, f"{found[-1]:+.2f}"]))
+        low, high = row["between"]
+        held = all(low <= round(difference, 1) <= high for difference in found)
+    else:
+        held = found[0] > 0
+    return f" ({shown})" if held else f" ({shown}: {AGAINST})"
+
+
+def printed_differences(
+    row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int
+) -> list[float]:
+    """A column's printed figures above less the greatest of those below, the least first; [] where
+    the row compares none."""
+    if "above" not in row:
+        return []
     texts = [[rows[name]["values"][place] for name in row[key]] for key in ("above", "below")]
     if {"", "-"} & {*texts[0], *texts[1]}:
-        return ""
+        return []
     above, below = ([float(text.split()[0]) for text in side] for side in texts)
-    return f" ({min(above) - max(below):+.2f})"
+    return sorted(figure - max(below) for figure in above)
 
 
 def _is_expected(

@@ -1,113 +1,242 @@
-"""Figures drawn of the results of runs at small scale: curves, low resolution, score histograms."""
+"""Figures drawn of the results of runs: ROC curves, low resolution, loss weights, histograms.
+
+Those of runs at the paper's scale come first, then the same of runs at small scale.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from hyperface.evaluate.roc import Roc
 from hyperface.evaluate.scored import Figure as Score
+from hyperface.evaluate.suite import SUITE
 from hyperface.report import drawings, figures
+from hyperface.train.metrics import run_digest
 from launch.papers import sketches
 from launch.papers.item import Context
-from launch.papers.methods import EVALUATION, SCORED, TRAINED, Small, folder, seeds
-from launch.papers.runs import OWN_TEST, small_figures
+from launch.papers.methods import SCORED, TRAINED, Small, evaluation, folder, seeds
+from launch.papers.runs import OWN_TEST, figure, small_figures
 
 PAIRS = {OWN_TEST: "60 people of CFP, small scale", "blufr": "LFW, BLUFR pairs, small scale"}
-"""What the curves of a protocol are of."""
-SWEEP = (
-    "Accuracy against the factor by which images were made smaller; the paper draws ROC curves, a "
-    "factor each, and does not say that it is of the area: that is how it is read here"
-)
+"""What the curves of a protocol are of, at small scale."""
+AREA = "area / "
+"""A column of a factor by which images were made smaller has the factor after it."""
+READ = "the paper does not say that the factor is of the area: that is how it is read here"
 PAIR = (
     "a: how a pair of videos gets its histogram, of two made-up videos of one person: the cosines "
     "of all frames of one with all of the other are counted into bins"
 )
 
 
+class _Scored(NamedTuple):
+    """A row's run with what is there of its evaluation."""
+
+    row: str
+    run: Path
+    protocols: Mapping[str, Any]
+    """Records of evaluation.json by protocol; {} where none is there of the last training."""
+
+
 def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
     """The pictures that a table asks for by `draw`, by caption; {} where no run is there.
 
-    `curves` are those of a protocol, of the least seed of each row; `sweep` is every column, with
-    its deviation over seeds; `histograms` are of the videos of a protocol, a row a picture.
+    `curves` are those of a protocol at small scale, of the least seed of each row; `sweep` are
+    accuracy and curves of every column of a factor; `weights` are accuracies against the loss'
+    weight; `histograms` are of the videos of a protocol at small scale, a row a picture.
     """
     wanted, drawn = printed.get("draw", {}), {}
-    if protocol := wanted.get("curves"):
-        curves = {row: c for row, run in _runs(printed, context) if (c := _curve(run, protocol))}
-        if curves:
-            title = f"ROC: {PAIRS[protocol]}"
-            drawn |= {title: figures.roc_curves(curves, title=title, joined=True)}
-    if label := wanted.get("sweep"):
-        sweeps = _sweeps(printed, label, context.runs)
-        if sweeps:
-            ylabel = "accuracy on LFW's 6,000 pairs"
-            drawn[SWEEP] = figures.resolution_curves(sweeps, ylabel=ylabel)
-    if protocol := wanted.get("histograms"):
-        for row, run in _runs(printed, context):
-            shares = _scored(run, protocol).get("details", {}).get("histograms")
-            if shares:
-                drawn.setdefault(PAIR, sketches.pair_histogram())
-                drawn[f"b: similarities of two videos, {row}"] = _histograms(shares)
+    for whole in (True, False):
+        scored = list(_runs(printed, context, whole=whole))
+        if protocol := wanted.get("curves"):
+            drawn |= _curves(scored, printed, protocol, whole=whole)
+        if wanted.get("sweep"):
+            drawn |= _low_resolution(scored, printed, context.runs, whole=whole)
+        if wanted.get("weights"):
+            drawn |= _weights(printed, context.runs, whole=whole)
+        if protocol := wanted.get("histograms"):
+            drawn |= _video_histograms(scored, printed, protocol, whole=whole)
     return drawn
 
 
-def _runs(printed: Mapping[str, Any], context: Context) -> Iterator[tuple[str, Path]]:
-    """Rows with the folder of their least seed."""
+def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Iterator[_Scored]:
+    """Rows with their run at the paper's scale, or with that of their least seed."""
     for row in printed["rows"]:
-        found = seeds(context.runs, row["small"]) if "small" in row else []
-        if found:
-            yield row["row"], folder(context.runs, row["small"], found[0])
+        if whole and "run" in row:
+            run, where = folder(context.runs, row["run"]), evaluation(printed, row)
+            found = _records(run, where)
+            if found:
+                yield _Scored(row["row"], run, found)
+        elif not whole and "small" in row:
+            for seed in seeds(context.runs, row["small"])[:1]:
+                run = folder(context.runs, row["small"], seed)
+                yield _Scored(row["row"], run, _records(run, Small.of(printed).evaluation))
 
 
-def _scored(run: Path, protocol: str) -> dict[str, Any]:
-    path = run / EVALUATION / SCORED
-    return json.loads(path.read_text())["protocols"].get(protocol, {}) if path.exists() else {}
+def _records(run: Path, where: str) -> dict[str, Any]:
+    path = run / where / SCORED
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    return record["protocols"] if record["settings"]["run"] == run_digest(run) else {}
 
 
-def _curve(run: Path, protocol: str) -> Roc | None:
+def _curves(
+    scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
+) -> dict[str, Figure]:
+    """ROC curves, a picture a protocol."""
+    protocols = dict.fromkeys(_protocols(printed)) if whole else (protocol,)
+    drawn = {}
+    for name in protocols:
+        curves = {one.row: curve for one in scored if (curve := _curve(one, name))}
+        if curves:
+            title = f"ROC: {SUITE[name].title if whole else PAIRS[name]}"
+            drawn[title] = figures.roc_curves(curves, title=title, joined=True)
+    return drawn
+
+
+def _protocols(printed: Mapping[str, Any]) -> list[str]:
+    """Those of all rows at the paper's scale."""
+    rows = [row.get("protocols", printed["protocols"]) for row in printed["rows"] if "run" in row]
+    return [name for names in rows for name in names if name]
+
+
+def _curve(one: _Scored, protocol: str) -> Roc | None:
     if protocol == OWN_TEST:
-        record = json.loads((run / TRAINED).read_text())
+        record = json.loads((one.run / TRAINED).read_text())
         rates = record.get("curves", {}).get(record["experiment"])
     else:
-        rates = _scored(run, protocol).get("curves", {}).get(protocol)
+        rates = one.protocols.get(protocol, {}).get("curves", {}).get(protocol)
     if rates is None:
         return None
     far, tar = np.array(rates["far"]), np.array(rates["tar"])
     return Roc(far, tar, np.full(far.size, np.nan))
 
 
-def _sweeps(printed: Mapping[str, Any], label: str, runs: Path) -> dict[str, dict[float, Score]]:
-    """Row -> area factor -> share; the columns are the label and a factor."""
-    factors = {name: float(name.removeprefix(label)) for name in Small.of(printed).columns}
+def _low_resolution(
+    scored: list[_Scored], printed: Mapping[str, Any], runs: Path, *, whole: bool
+) -> dict[str, Figure]:
+    """Ring loss, Figure 8: ROC curves, a panel a factor, and the figure against the factor."""
+    small = Small.of(printed)
+    columns, protocols, names = (
+        (printed[key] for key in ("columns", "protocols", "figures"))
+        if whole
+        else (small.columns, small.protocols, small.figures)
+    )
+    of_factor = {
+        float(column.partition(AREA)[2]): (column, protocol)
+        for column, protocol in zip(columns, protocols, strict=True)
+        if AREA in column
+    }
+    panels = {}
+    for factor, (_, protocol) in of_factor.items():
+        curves = {one.row: curve for one in scored if (curve := _curve(one, protocol))}
+        if curves:
+            panels[f"area / {factor:g}"] = curves
+    title = SUITE[protocols[-1].partition("-area")[0]].title
+    drawn = {}
+    if panels:
+        caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"
+        drawn[f"{caption}; {READ}"] = figures.roc_panels(panels)
+    factors = {column: factor for factor, (column, _) in of_factor.items()}
+    sweeps = _against(printed, runs, factors, whole=whole)
+    if sweeps:
+        ylabel = f"{title}: {names[-1]}"
+        caption = f"{ylabel} against the factor by which images were made smaller"
+        drawn[f"{caption}; {READ}"] = figures.resolution_curves(sweeps, ylabel=ylabel)
+    return drawn
+
+
+def _against(
+    printed: Mapping[str, Any], runs: Path, factors: Mapping[str, float], *, whole: bool
+) -> dict[str, dict[float, Score]]:
+    """Row -> factor -> share; `factors` by column."""
     sweeps: dict[str, dict[float, Score]] = {}
-    for (row, column), of_seeds in small_figures(printed, runs).items():
-        shares = [found.value / 100 for found in of_seeds.values()]
-        spread = stdev(shares) if len(shares) > 1 else None
-        sweeps.setdefault(row, {})[factors[column]] = Score(mean(shares), spread)
+    for (row, column), found in _scores(printed, runs, whole=whole).items():
+        if column in factors:
+            sweeps.setdefault(row, {})[factors[column]] = found
     return sweeps
 
 
-def _histograms(shares: Mapping[str, Mapping[str, list[float]]]) -> Figure:
-    """Share of the frame similarities of a pair of videos in each bin, with its deviation.
+def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tuple[str, str], Score]:
+    """(row, column) -> share, with its deviation: over snapshots, or at small scale over seeds."""
+    scores = {}
+    if not whole:
+        for key, of_seeds in small_figures(printed, runs).items():
+            shares = [found.value / 100 for found in of_seeds.values()]
+            scores[key] = Score(mean(shares), stdev(shares) if len(shares) > 1 else None)
+        return scores
+    for row in printed["rows"]:
+        if "run" not in row:
+            continue
+        names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
+        run, where = folder(runs, row["run"]), evaluation(printed, row)
+        for column, protocol, name in zip(printed.get("columns", [""]), *names, strict=True):
+            found = figure(run, where, protocol, name) if protocol else None
+            if found:
+                spread = None if found.spread is None else found.spread / 100
+                scores[row["row"], column] = Score(found.value / 100, spread)
+    return scores
 
-    Histograms of single pairs, which the paper draws, are not kept with the scores.
+
+def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str, Figure]:
+    """NormFace, Figure 8: where a curve has two weights at least."""
+    curves: dict[str, dict[float, Score]] = {}
+    marks: dict[str, float] = {}
+    rows = {row["row"]: row for row in printed["rows"]}
+    first = printed.get("columns", [""])[0] if whole else Small.of(printed).columns[0]
+    for (name, column), found in _scores(printed, runs, whole=whole).items():
+        if column == first and "weight" in rows[name]:
+            curves.setdefault(rows[name]["curve"], {})[rows[name]["weight"]] = found
+        elif column == first and "curve" in rows[name]:
+            marks[rows[name]["curve"]] = found.value
+    if max(map(len, curves.values()), default=0) < 2:
+        return {}
+    scale = "mean and deviation over snapshots" if whole else "small scale, over seeds"
+    ylabel = "accuracy on LFW's 6,000 pairs"
+    drawn = figures.weight_curves(curves, marks=marks, ylabel=ylabel)
+    return {f"Accuracy against the loss' weight, {scale}": drawn}
+
+
+def _video_histograms(
+    scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
+) -> dict[str, Figure]:
+    """NormFace, Figure 9: how a histogram comes about, and those of pairs, a picture a row."""
+    drawn = {}
+    for one in scored:
+        name = printed["protocols"][0] if whole else protocol
+        shares = one.protocols.get(name, {}).get("details", {}).get("histograms")
+        if shares:
+            drawn[PAIR] = sketches.pair_histogram()
+            of = "two videos of YTF" if whole else "two videos"
+            drawn[f"b: similarities of {of}, {one.row}"] = _histograms(shares)
+    return drawn
+
+
+def _histograms(shares: Mapping[str, Mapping[str, list]]) -> Figure:
+    """Share of the frame similarities of a pair of videos in each bin: single pairs, and the mean.
+
+    Scores that were made before single pairs were kept have the deviation about the mean.
     """
-    bands = {}
+    bands, single = {}, {}
     for kind, found in shares.items():
+        label = {"same": "one person", "different": "two people"}[kind]
         middle, deviation = np.array(found["mean"]), np.array(found["deviation"])
         edges = np.linspace(-1, 1, middle.size + 1)
-        bands[{"same": "one person", "different": "two people"}[kind]] = (
-            (edges[:-1] + edges[1:]) / 2,
-            middle,
-            deviation,
-        )
+        bands[label] = (edges[:-1] + edges[1:]) / 2, middle, deviation
+        if found.get("single"):
+            single[label] = np.array(found["single"])
+    count = sum(map(len, single.values()))
     return drawings.bands(
         bands,
-        title="Mean and deviation over all pairs; the paper draws 200 single ones",
+        title=f"{count} pairs of videos, and the mean over all"
+        if count
+        else "Mean and deviation over all pairs; the paper draws 200 single ones",
         xlabel="similarity of two frames",
         ylabel="share of the pair's frame similarities",
+        single=single,
     )

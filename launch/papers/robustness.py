@@ -27,8 +27,8 @@ CENTERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 PAPERS = {"lambda": (1e-4, 1e-3, 1e-2), "alpha": (10.0, 20.0, 30.0)}
 """The values of Ring loss' tables."""
-EXPLODED = 50.0
-"""The alpha at which the paper's gradients did."""
+TRIED = {"lambda": LAMBDAS, "alpha": ALPHAS}
+EVERY = "all values: lambda 1e-5 to 10, alpha 1 to 100"
 WHOLE, TO_ONE = "weights 0.001 to 10", "weights 0.001 to 1"
 FIGURES = {"accuracy": "accuracy", "TAR": "tar"}
 FAR = 0.01
@@ -54,12 +54,15 @@ def ring(context: Context):
     settings |= {("center", w): Setting(center=w) for w in CENTERS}
     found, scale = _scored(settings, context)
     outcome = _outcome(found, scale)
-    for name, figure in FIGURES.items():
-        over = {k: _claimed(found, k, figure, values) for k, values in PAPERS.items()}
-        row = f"{name} varies less over lambda than over alpha, the paper's values"
-        outcome.entries += _above(row, over["alpha"], over["lambda"])
-    exploded = ~np.isfinite(found["alpha", EXPLODED].accuracy)
-    outcome.entries.append(Entry.claim("alpha = 50 explodes", list(exploded)))
+    for label, ranges in {"the paper's values": PAPERS, EVERY: TRIED}.items():
+        for name, figure in FIGURES.items():
+            over = {k: _claimed(found, k, figure, values) for k, values in ranges.items()}
+            row = f"{name} varies less over lambda than over alpha, {label}"
+            outcome.entries += _above(row, over["alpha"], over["lambda"])
+    outcome.unjudged["alpha = 50 explodes"] = (
+        "gradients of a deep net are meant, and only heads are trained here; what they scored at "
+        "alpha = 50 is below"
+    )
     outcome.entries += printed_spreads.entries()
     for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
         for label, some in (("the paper's values", PAPERS.get(key)), ("all values", values)):

@@ -113,6 +113,8 @@ def _full(
     columns, run = printed.get("columns", [""]), folder(runs, row["run"])
     protocols, figures = (row.get(key, printed[key]) for key in ("protocols", "figures"))
     for column, protocol, name in zip(columns, protocols, figures, strict=True):
+        if not protocol:
+            continue
         found = figure(run, evaluation(printed, row), protocol, name)
         if found is None:
             absent = f"no {protocol} in {run}"

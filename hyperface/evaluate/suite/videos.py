@@ -18,6 +18,8 @@ from hyperface.evaluate.video import verify_videos
 FRAMES = 10
 """Images a person needs for two videos."""
 FOLDS = 10
+SINGLE = 100
+"""Histograms of single pairs of each kind that are kept: NormFace, Figure 9b, has 200 in all."""
 
 
 def ytf(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
@@ -118,8 +120,15 @@ def _scored(
                 kind: {
                     "mean": np.mean(shares[chosen], axis=0).tolist(),
                     "deviation": np.std(shares[chosen], axis=0, ddof=1).tolist(),
+                    "single": _some(shares[chosen]),
                 }
                 for kind, chosen in (("same", pairs.same), ("different", ~pairs.same))
             },
         },
     )
+
+
+def _some(histograms: np.ndarray) -> list[list[float]]:
+    """At most SINGLE rows, spread evenly over all, to five digits after the point."""
+    places = np.linspace(0, len(histograms) - 1, min(SINGLE, len(histograms))).astype(int)
+    return np.round(histograms[places].astype(np.float64), 5).tolist()
