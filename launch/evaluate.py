@@ -48,7 +48,7 @@ class Evaluate:
     steps: Literal["normface", "normface-released", "sphereface-released", "plain"] = "normface"
     """Steps of pair lists. normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy.
     normface-released: the same, Euclidean, linear SVM. sphereface-released: mean subtracted,
-    cosine. plain: nothing fitted but the threshold."""
+    cosine, mean of the best thresholds. plain: nothing fitted but the threshold."""
     pca: float | None = None
     """Share of variance (below 1) or dimensions that PCA keeps, instead; 0 for no PCA."""
     rule: Literal["blufr", "strict"] = "blufr"

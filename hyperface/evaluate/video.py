@@ -46,7 +46,7 @@ def verify_videos(
     fold: np.ndarray,
     *,
     subtract_mean: bool = True,
-    threshold: Literal["accuracy", "svm"] = "accuracy",
+    threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy",
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoResult:
     """Accuracy on each fold by the mean, the maximum and the histogram of frame similarities.
