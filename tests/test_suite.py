@@ -9,8 +9,11 @@ from hyperface.evaluate import suite
 from hyperface.evaluate.blufr import blufr
 from hyperface.evaluate.named import NamedFeatures, check, read_features
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.evaluate.roc import tar_at_far
 from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest, over_snapshots
 from hyperface.evaluate.suite import videos
+from hyperface.evaluate.threshold import RULE_STEPS
+from launch.papers import published
 
 PLAIN = suite.Settings(pairs=PROTOCOLS["plain"])
 PEOPLE, IMAGES = 8, 6
@@ -198,6 +201,47 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     assert scored.figures["accuracy"].spread == pytest.approx(np.std(folds, ddof=1))
     assert scored.spread == "standard deviation over splits"
     assert 0 < scored.figures["EER"].value < 0.5
+    few = "TAR at FAR 0.1 %, all splits' pairs together (too few pairs: at no false accept)"
+    assert few in scored.figures
+    assert "no mean subtracted, no PCA" in suite.score("cfp-fp", noisy, tmp_path).steps
+
+
+def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs):
+    """Forty times the list has 400 different pairs a split, 1,600 in all: only these support it."""
+    (tmp_path / "cfp_protocol.zip").touch()
+    noise = np.random.default_rng(2).standard_normal(named.features.shape)
+    many = PairList(
+        pairs.first * 40, pairs.second * 40, np.tile(pairs.same, 40), np.tile(pairs.fold, 40)
+    )
+    monkeypatch.setattr("hyperface.data.protocols.cfp", lambda path: {"FF": many, "FP": many})
+    noisy = named._replace(features=named.features + 3 * noise)
+    scored = suite.score("cfp-fp", noisy, tmp_path)
+    table = published()["ringloss"]["table-2"]
+    wanted = dict(zip(table["protocols"], table["figures"], strict=True))["cfp-fp"]
+    expected = tar_at_far(scored.scores[0], many.same, 0.001)
+    assert scored.figures[wanted] == Figure(expected, None)
+    marked = [name for name in scored.figures if "too few pairs" in name]
+    assert marked == ["TAR at FAR 0.1 % (too few pairs: at no false accept)"]
+    assert "1,600 different pairs together" in scored.steps[-1]
+
+
+def test_every_tar_and_dir_tells_its_threshold_rule(named, pairs, tmp_path, monkeypatch, rng):
+    scored = [
+        suite.score_pairs("mine", named, pairs, PLAIN),
+        suite.score_megaface(named, rng.standard_normal((200, 16))),
+    ]
+    people = np.array([int(name[1]) for name in named.names])
+    templates = Templates(2 * people, people, np.arange(48), list(named.names))
+    odd = templates._replace(template=2 * people + 1)
+    first, second = (2 * i for i in np.triu_indices(PEOPLE, 1))
+    first, second = np.append(first, [0]), np.append(second, [1])
+    both = Templates(*(np.concatenate(c) for c in zip(templates[:3], odd[:3], strict=True)),
+                     names=templates.names * 2)  # fmt: skip
+    compared = TemplatePairs(first, second, first // 2 == second // 2)
+    scored.append(suite.score_templates("ijba", named, [(both, compared)], 8))
+    scored.append(suite.score_search("ijba-search", named, [(templates, odd)], 8))
+    for found in scored:
+        assert found.steps.count(RULE_STEPS["strict"]) == 1, found.protocol
 
 
 def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
@@ -216,6 +260,9 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
     expected = blufr(noisy.features, people, trials)
     rates = expected.verification(0.001).trials
     assert scored.figures["VR at FAR 0.1 %"] == Figure(rates.mean(), np.std(rates, ddof=1))
+    assert scored.steps.count(RULE_STEPS["blufr"]) == 1
+    strict = suite.score("blufr", noisy, tmp_path, suite.Settings(rule="strict"))
+    assert strict.steps.count(RULE_STEPS["strict"]) == 1
     reported = scored.figures["VR at FAR 0.1 %, mean - deviation"].value
     assert reported == pytest.approx(rates.mean() - np.std(rates, ddof=1))
 
@@ -244,6 +291,15 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     assert {name: f.value for name, f in scored.figures.items()} == dict.fromkeys(
         ("accuracy, mean", "accuracy, max", "accuracy, histogram"), 1.0
     )
+    told = {
+        name: " ".join(suite.score("ytf", named, tmp_path, suite.Settings(protocol)).steps)
+        for name, protocol in PROTOCOLS.items()
+    }
+    assert "mean, max: threshold of a linear SVM" in told["normface-released"]
+    assert "mean, max: mean of all thresholds of highest" in told["sphereface-released"]
+    assert "median of equally good ones" in told["normface"]
+    subtracted = [name for name, steps in told.items() if "pairs subtracted" in steps]
+    assert subtracted == ["normface", "normface-released", "sphereface-released"]
     keep = [i for i, name in enumerate(names) if not name.startswith("p3/1")]
     few = NamedFeatures([names[i] for i in keep], np.array(features)[keep])
     with pytest.raises(InputError, match=r"found none of 'p3/1' \(1 videos are missing\)"):

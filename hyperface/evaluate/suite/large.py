@@ -14,6 +14,7 @@ from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.roc import Roc
 from hyperface.evaluate.scored import Figure, Scored
 from hyperface.evaluate.suite.settings import OVER_TRIALS, Settings
+from hyperface.evaluate.threshold import RULE_STEPS
 
 
 def score_blufr(
@@ -47,7 +48,9 @@ def score_blufr(
             f"{found.num_genuine.max():,} same and {found.num_impostors.min():,} to "
             f"{found.num_impostors.max():,} different pairs each; training images are not used",
             "features scaled to unit length, similarity is the cosine in float32",
-            f"threshold rule {settings.rule!r}; reported is mean minus sample standard deviation",
+            RULE_STEPS[settings.rule],
+            "impostor scores are those of different pairs (VR), and the highest of each probe "
+            "without a mate (DIR); reported is mean minus sample standard deviation",
         ),
         spread=OVER_TRIALS,
         curves={name: Roc(fars, mean, np.full(fars.size, np.nan))},
@@ -116,6 +119,8 @@ def score_megaface(
                 else f"{np.sum(~keep_distractors):,} distractors left out"
             ),
             "features scaled to unit length, similarity is the cosine",
+            RULE_STEPS["strict"],
+            "impostor scores are all of a probe with a distractor",
         ),
         ranks=found.cmc,
     )

@@ -15,7 +15,7 @@ from hyperface.evaluate.suite.settings import OVER_SPLITS, Settings
 from hyperface.evaluate.template_groups import Templates as GroupedTemplates
 from hyperface.evaluate.template_groups import group_templates
 from hyperface.evaluate.templates import FARS, score_matrix, verify_templates
-from hyperface.evaluate.threshold import supported
+from hyperface.evaluate.threshold import RULE_STEPS, supported
 
 SEARCH_FARS = (0.01, 0.1)
 SEARCH_RANKS = 50
@@ -61,7 +61,7 @@ def score_templates(
     return Scored(
         protocol=name,
         figures=figures,
-        steps=(*named.steps, *steps),
+        steps=(*named.steps, *steps, RULE_STEPS["strict"]),
         spread=OVER_SPLITS,
         curves={name: roc(np.concatenate(scores), np.concatenate(same))},
         details={"TAR by split": np.array(rates).tolist(), "FARs": list(FARS)},
@@ -131,7 +131,13 @@ def score_search(
     return Scored(
         protocol=name,
         figures={n: Figure(float(v.mean()), _deviation(v)) for n, v in figures.items()},
-        steps=(*named.steps, *steps, f"score is the {fused}; ties count against the mate"),
+        steps=(
+            *named.steps,
+            *steps,
+            f"score is the {fused}; ties count against the mate",
+            RULE_STEPS["strict"],
+            "impostor scores are those of each probe without a mate, the highest in the gallery",
+        ),
         spread=OVER_SPLITS,
         ranks=np.mean(ranks, axis=0),
         details={name: values.tolist() for name, values in figures.items()},

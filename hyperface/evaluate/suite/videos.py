@@ -89,6 +89,7 @@ def _scored(
         )
     video = np.array([ids[one] for one in videos])
     first, second = (np.array([ids[one] for one in side]) for side in pairs[:2])
+    steps = settings.steps()
     found = verify_videos(
         named.features,
         video,
@@ -96,7 +97,8 @@ def _scored(
         second,
         pairs.same,
         pairs.fold,
-        subtract_mean=settings.subtract_mean,
+        subtract_mean=steps.subtract_mean or steps.pca is not None,
+        threshold=steps.threshold,
         progress=settings.progress,
     )
     shares = video_similarities(group_frames(named.features, video), first, second).histogram
