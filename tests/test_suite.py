@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from hyperface.data.protocols import Blufr, PairList, TemplatePairs, Templates, Trial
+from hyperface.data.protocols import Blufr, ImageList, PairList, TemplatePairs, Templates, Trial
 from hyperface.errors import InputError
 from hyperface.evaluate import suite
 from hyperface.evaluate.blufr import blufr
+from hyperface.evaluate.chance import guess_warning
 from hyperface.evaluate.named import NamedFeatures, check, read_features
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.roc import tar_at_far
-from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest, over_snapshots
+from hyperface.evaluate.scored import Figure, Scored, hardest, over_snapshots
 from hyperface.evaluate.suite import videos
 from hyperface.evaluate.threshold import RULE_STEPS
 from launch.papers import published
@@ -143,10 +144,67 @@ def test_intervals_are_over_people(named, pairs):
 
 def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
     swapped = named._replace(names=[named.names[i] for i in rng.permutation(48)])
-    accuracy = suite.score_pairs("mine", swapped, pairs, PLAIN).figures["accuracy"].value
-    assert abs(accuracy - 0.5) < 0.2
-    assert "WARNING" in chance_warning(0.51)[0]
-    assert chance_warning(0.6) == ()
+    people = np.array([int(name[1]) for name in named.names])
+    half = np.array([int(name[3]) // 3 for name in named.names])
+    gallery, probes = (
+        Templates(
+            side + 2 * people[half == side],
+            people[half == side],
+            np.arange(24),
+            [named.names[i] for i in np.flatnonzero(half == side)],
+        )
+        for side in (0, 1)
+    )
+    for features, warned in ((named, 0), (swapped, 1)):
+        for scored in (
+            suite.score_pairs("mine", features, pairs, PLAIN),
+            suite.score_search("search", features, [(gallery, probes)], 8),
+            suite.score_megaface(features, 10 * rng.standard_normal((2000, 16))),
+        ):
+            assert sum("WARNING" in step for step in scored.steps) == warned, scored.protocol
+
+
+def test_the_guard_is_as_wide_as_the_sampling_error():
+    """6,000 pairs tell 53 % from a guess, and 80 pairs not even 70 %."""
+    for accuracy, count, warned in ((0.53, 6000, 0), (0.519, 6000, 1), (0.7, 80, 1), (0.75, 80, 0)):
+        assert len(guess_warning("accuracy", accuracy, 0.5, count, least=0.02)) == warned
+    (step,) = guess_warning("VR at FAR 0.1 %", 0.0015, 0.001, 10**6, least=0.001)
+    assert step.startswith("WARNING: VR at FAR 0.1 % of 0.15 % is that of a guess, 0.1 %")
+
+
+@pytest.mark.parametrize(("shift", "where"), [(1, "after"), (-1, "before")])
+def test_names_shifted_by_a_row_are_warned_of(named, shift, where, rng):
+    """In sorted order most images keep a name of their person."""
+    one, other = rng.integers(0, 48, (2, 600))
+    other = np.where(np.arange(600) % 2 == 0, one // 6 * 6 + (other % 5 + one + 1) % 6, other)
+    other = np.where((one == other), (one + 9) % 48, other)
+    names = sorted(named.names)
+    first, second = ([names[i] for i in side] for side in (one, other))
+    pairs = PairList(first, second, one // 6 == other // 6, np.arange(600) // 150)
+    order = np.argsort(named.names)
+    rows = np.roll(order, shift)  # The feature of a name is a row further on, or back.
+    shifted = NamedFeatures([named.names[i] for i in order], named.features[rows])
+    scored = suite.score_pairs("mine", shifted, pairs, PLAIN)
+    assert 0.6 < scored.figures["accuracy"].value < 1.0
+    (step,) = (step for step in scored.steps if "WARNING" in step)
+    assert f"with every name on the row {where} its own" in step
+    assert "100.0 % of 600 pairs are right" in step
+    ordered = NamedFeatures([named.names[i] for i in order], named.features[order])
+    steps = suite.score_pairs("mine", ordered, pairs, PLAIN).steps
+    assert not any("WARNING" in step for step in steps)
+
+
+def test_the_record_has_curves_ranks_and_counts(named, pairs, rng):
+    record = suite.score_pairs("mine", named, pairs, PLAIN).record()
+    curve = record["curves"]["mine"]
+    assert curve["thresholds"][0] is None  # Nothing is accepted at infinity.
+    assert len(curve["thresholds"]) == len(curve["far"])
+    assert record["counts"] == {"same pairs": 40, "different pairs": 40}
+    assert record["cmc"] is None
+    searched = suite.score_megaface(named, rng.standard_normal((200, 16))).record()
+    assert searched["cmc"] == [1.0] * 100
+    assert searched["counts"]["distractors"] == 200
+    assert searched["counts"]["same pairs"] == PEOPLE * 15
 
 
 def test_the_hardest_pairs_are_the_worst_mistakes(named, pairs):
@@ -263,6 +321,10 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
     assert scored.steps.count(RULE_STEPS["blufr"]) == 1
     strict = suite.score("blufr", noisy, tmp_path, suite.Settings(rule="strict"))
     assert strict.steps.count(RULE_STEPS["strict"]) == 1
+    assert not any("WARNING" in step for step in scored.steps)
+    assert len(scored.record()["counts"]["different pairs"]) == 3
+    chance = named._replace(features=rng.standard_normal(named.features.shape))
+    assert any("WARNING: VR" in step for step in suite.score("blufr", chance, tmp_path).steps)
     reported = scored.figures["VR at FAR 0.1 %, mean - deviation"].value
     assert reported == pytest.approx(rates.mean() - np.std(rates, ddof=1))
 
@@ -418,12 +480,33 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     assert "noise lists: none" in scored.steps
     mates = named.features[:1] * 3  # A distractor that is a probe's own person.
     with_mate = np.concatenate([distractors, mates])
+    assert "no list of probes: all there are" in scored.steps
     assert suite.score_megaface(named, with_mate).figures["rank-1"].value < 1.0
     given = {"distractor_names": [f"d/{i}.jpg" for i in range(201)], "noises": ["mine.txt"]}
     for noise in ({"d/200.jpg"}, {"200.jpg"}):  # FaceScrub's lists have file names alone.
         cleaned = suite.score_megaface(named, with_mate, noise=noise, **given)
         assert cleaned.figures["rank-1"].value == 1.0
         assert "0 probes left out, 1 distractors left out" in cleaned.steps
+    # Twelve probes whose ids, not whose folders, say who they are; all distractors but the mate.
+    names = [f"p{person}/{image}.png" for person in range(4) for image in range(3)]
+    probe_list = ImageList(names, [name[1] for name in names], "probes.json")
+    distractor_list = ImageList([f"d/{i}.jpg" for i in range(200)], None, "distractors.json")
+    lists = {"probe_list": probe_list, "distractor_list": distractor_list}
+    listed = suite.score_megaface(named, with_mate, noise={"d/7.jpg"}, **given, **lists)
+    assert listed.figures["rank-1"].value == 1.0
+    for step in (
+        "probes: the 12 of probes.json",
+        "distractors: the 200 of distractors.json",
+        "12 probes of 4 people, 199 distractors, 24 searches, each for one mate among the "
+        "distractors; ties count against it",
+        "0 probes left out, 1 distractors left out",
+    ):
+        assert step in listed.steps
+    with pytest.raises(InputError, match="distractors with names, of which distractors"):
+        suite.score_megaface(named, distractors, distractor_list=distractor_list)
+    missing = distractor_list._replace(names=["d/0.jpg", "d/900.jpg"])
+    with pytest.raises(InputError, match=r"found none of 'd/900.jpg' \(1 of 2 are missing\)"):
+        suite.score_megaface(named, with_mate, distractor_list=missing, **given)
     nameless = suite.score_megaface(named, distractors, noise={named.names[0]})
     assert "1 probes left out, distractors have no names and are all taken" in nameless.steps
 

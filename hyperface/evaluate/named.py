@@ -10,6 +10,9 @@ import numpy as np
 
 from hyperface.errors import InputError
 
+BLOCK = 8192
+"""Features that are looked at together: a mapped file is never in memory as a whole."""
+
 
 class NamedFeatures(NamedTuple):
     """One feature an image."""
@@ -45,7 +48,8 @@ class NamedFeatures(NamedTuple):
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over names and features."""
         total = hashlib.sha256("\n".join(self.names).encode())
-        total.update(np.ascontiguousarray(self.features).data)
+        for start in range(0, len(self.features), BLOCK):
+            total.update(np.ascontiguousarray(self.features[start : start + BLOCK]).data)
         return total.hexdigest()[:16]
 
 
@@ -76,14 +80,15 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
         seen: set[str] = set()
         double = next(name for name in names if name in seen or seen.add(name))
         raise InputError(f"{origin}: expected every name once, found {double!r} again.")
-    norms = np.linalg.norm(features, axis=1)
+    parts = [slice(start, start + BLOCK) for start in range(0, len(names), BLOCK)]
+    norms = np.concatenate([np.linalg.norm(features[part], axis=1) for part in parts])
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         raise InputError(
             f"{origin}: expected finite features above zero, found norm {norms[bad[0]]} of "
             f"{names[bad[0]]!r} ({bad.size} images in all)."
         )
-    if len(names) > 1 and np.all(features == features[0]):
+    if len(names) > 1 and all(np.all(features[part] == features[0]) for part in parts):
         raise InputError(f"{origin}: expected features that differ, found {len(names)} equal ones.")
     return named._replace(names=names, features=features)
 

@@ -14,8 +14,8 @@ Rule = Literal["strict", "blufr"]
 RULE_STEPS = {
     "strict": "threshold at a FAR: just above the (k + 1)-th highest of N impostor scores, "
     "k = FAR N rounded down; ties with it are refused, so the measured FAR is never higher",
-    "blufr": "threshold at a FAR: the k-th highest of N impostor scores, k = FAR N rounded; ties with "
-    "it are accepted; just above the highest where k = 0 (BLUFR's released code)",
+    "blufr": "threshold at a FAR: the k-th highest of N impostor scores, k = FAR N rounded; ties "
+    "with it are accepted; just above the highest where k = 0 (BLUFR's released code)",
 }
 """What is printed of each rule."""
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from hyperface.errors import InputError
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.scored import Scored
-from hyperface.evaluate.suite import large, lists, sets, videos
-from hyperface.evaluate.suite.large import score_megaface
+from hyperface.evaluate.suite import lists, sets, trials, videos
 from hyperface.evaluate.suite.lists import score_pairs
+from hyperface.evaluate.suite.megaface import score_megaface
 from hyperface.evaluate.suite.sets import score_search, score_templates
 from hyperface.evaluate.suite.settings import Settings
 
@@ -81,7 +81,7 @@ SUITE: Mapping[str, Entry] = {
     "lfw-view1": Entry(
         "LFW, View 1", "lfw", ("lfw/pairsDevTrain.txt", "lfw/pairsDevTest.txt"), lists.view1
     ),
-    "blufr": Entry("BLUFR on LFW", "lfw", ("blufr_lfw_config.mat",), large.score_blufr),
+    "blufr": Entry("BLUFR on LFW", "lfw", ("blufr_lfw_config.mat",), trials.score_blufr),
     "cfp-ff": Entry("CFP, frontal and frontal", "cfp", ("cfp_protocol.zip",), lists.cfp),
     "cfp-fp": Entry("CFP, frontal and profile", "cfp", ("cfp_protocol.zip",), lists.cfp),
     "ytf": Entry("YTF, 5,000 video pairs", "ytf", ("ytf/splits.txt",), videos.ytf),

@@ -10,10 +10,11 @@ from hyperface.data import protocols
 from hyperface.data.protocols import PairList
 from hyperface.errors import InputError
 from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
+from hyperface.evaluate.chance import guess_warning, shift_warning
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pairs import verify_pairs
 from hyperface.evaluate.roc import roc
-from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest
+from hyperface.evaluate.scored import Figure, Scored, hardest, pair_counts
 from hyperface.evaluate.splits import PairRates, pair_rates
 from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
 from hyperface.evaluate.threshold import RULE_STEPS
@@ -75,7 +76,8 @@ def score_pairs(
                 f"{100 * high:.2f} %"
                 for rate, (low, high) in intervals.items()
             ),
-            *chance_warning(found.folds.mean),
+            *guess_warning("accuracy", found.folds.mean, 0.5, same.size, least=0.02),
+            *shift_warning(named.features, first, second, pairs.same),
         ),
         spread=OVER_FOLDS,
         curves={name: roc(scores, same)},
@@ -88,6 +90,7 @@ def score_pairs(
             "dimensions": found.dims.tolist(),
             "95 % over people": intervals,
         },
+        counts=pair_counts(same),
     )
 
 

@@ -7,10 +7,11 @@ import numpy as np
 
 from hyperface.data import protocols
 from hyperface.errors import InputError
+from hyperface.evaluate.chance import guess_warning
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.ranks import cmc, dir_at_far, open_set
 from hyperface.evaluate.roc import roc
-from hyperface.evaluate.scored import Figure, Scored
+from hyperface.evaluate.scored import Figure, Scored, pair_counts
 from hyperface.evaluate.suite.settings import OVER_SPLITS, Settings
 from hyperface.evaluate.template_groups import Templates as GroupedTemplates
 from hyperface.evaluate.template_groups import group_templates
@@ -64,6 +65,7 @@ def score_templates(
         steps=(*named.steps, *steps, RULE_STEPS["strict"]),
         spread=OVER_SPLITS,
         curves={name: roc(np.concatenate(scores), np.concatenate(same))},
+        counts=pair_counts(*same),
         details={"TAR by split": np.array(rates).tolist(), "FARs": list(FARS)},
     )
 
@@ -102,7 +104,7 @@ def score_search(
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
     """
-    ranks, rates, steps, fewest = [], [], [], []
+    ranks, rates, steps, fewest, sizes = [], [], [], [], []
     for number, (gallery, probes) in enumerate(splits, 1):
         together = protocols.Templates(
             *(np.concatenate(column) for column in zip(gallery[:3], probes[:3], strict=True)),
@@ -116,6 +118,7 @@ def score_search(
         searches = open_set(scores, people[1], people[0])
         ranks.append(cmc(searches.ranks, SEARCH_RANKS))
         fewest.append(searches.impostor_scores.size)
+        sizes.append((scores.shape[1], searches.ranks.size))
         if fewest[-1]:
             rates.append(dir_at_far(searches, SEARCH_FARS))
         steps += [f"split {number}: {step}" for step in grouped.steps]
@@ -127,6 +130,9 @@ def score_search(
             if supported(far, min(fewest))
         },
     }
+    rank_1 = float(np.mean(figures["rank-1"]))
+    gallery, mated = zip(*sizes, strict=True)
+    chance = 1.0 / min(gallery)
     fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
     return Scored(
         protocol=name,
@@ -137,9 +143,15 @@ def score_search(
             f"score is the {fused}; ties count against the mate",
             RULE_STEPS["strict"],
             "impostor scores are those of each probe without a mate, the highest in the gallery",
+            *guess_warning("rank-1", rank_1, chance, sum(mated), least=chance),
         ),
         spread=OVER_SPLITS,
         ranks=np.mean(ranks, axis=0),
+        counts={
+            "gallery templates": list(gallery),
+            "probes with a mate": list(mated),
+            "probes without a mate": fewest,
+        },
         details={name: values.tolist() for name, values in figures.items()},
     )
 
