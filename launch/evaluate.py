@@ -45,14 +45,17 @@ class Evaluate:
     the one whose steps since the checkpoint before it had the lowest mean training loss."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
-    steps: Literal["normface", "normface-released", "sphereface-released", "plain"] = "normface"
-    """Steps of pair lists. normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy.
-    normface-released: the same, Euclidean, linear SVM. sphereface-released: mean subtracted,
-    cosine, mean of the best thresholds. plain: nothing fitted but the threshold."""
+    steps: Literal["normface", "normface-released", "sphereface-released", "plain"] | None = None
+    """Steps of pair lists; plain by default for CFP, normface for others. normface: PCA that keeps
+    99.5 % of the variance, cosine, best accuracy. normface-released: the same, Euclidean, linear
+    SVM. sphereface-released: mean subtracted, cosine, mean of the best thresholds. plain: nothing
+    fitted but the threshold. Of ytf and halves: the threshold of mean and maximum, and whether a
+    mean is subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or dimensions that PCA keeps, instead; 0 for no PCA."""
-    rule: Literal["blufr", "strict"] = "blufr"
-    """How BLUFR's false accept rates become thresholds: as its code has it, or never above."""
+    rule: Literal["blufr", "strict"] | None = None
+    """How BLUFR's false accept rates become thresholds: as its code has it, the default, or never
+    above."""
     gammas: int | None = None
     """K of Ring loss' fusion of templates: 8 for ijba and 2 for cs3 by default, mean features
     for ijbb, ijbc."""
@@ -70,7 +73,14 @@ class Evaluate:
     """The list of the protocol "pairs", AgeDB's own .mat too; by default pairs.csv of the data
     set."""
     distractors: str | None = None
-    """Of the protocol "megaface": a prepared data set, or a features file (.npy, without names)."""
+    """Of the protocol "megaface": a prepared data set, or a features file; of an .npy the names are
+    in a .txt beside it, if any."""
+    probe_list: Path | None = None
+    """The devkit's list of probes, facescrub_features_list.json, with people; "megaface" takes all
+    images of the data set by default, and their folders for people."""
+    distractor_list: Path | None = None
+    """The devkit's list of distractors to take, such as megaface_features_list.json_1000000_1; all
+    by default."""
     noises: tuple[Path, ...] = ()
     """Lists of images, one name a line, that "megaface" leaves out of probes and distractors."""
     protocol_dir: Path | None = None
