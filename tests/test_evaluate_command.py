@@ -164,9 +164,10 @@ def test_megaface_by_its_lists(tiny_data, tmp_path, rng, capsys):
     probes = {"path": names, "id": [name[:7] for name in names]}
     (tmp_path / "probes.json").write_text(json.dumps(probes))
     (tmp_path / "list_40").write_text(json.dumps({"path": [f"d/{i}.jpg" for i in range(40)]}))
-    common = ["pixels", "--protocol", "megaface", "--dataset", "tiny", "--data-dir", str(tiny_data),
-              "--noises", str(tmp_path / "noise.txt"), "--probe-list", str(tmp_path / "probes.json"),
-              "--distractor-list", str(tmp_path / "list_40"), "--out", str(tmp_path / "out")]  # fmt: skip
+    lists = {"--noises": "noise.txt", "--probe-list": "probes.json", "--distractor-list": "list_40"}
+    given = [word for option, name in lists.items() for word in (option, str(tmp_path / name))]
+    common = ["pixels", *MEGAFACE[:4], "--data-dir", str(tiny_data), *given]
+    common += ["--out", str(tmp_path / "out")]
     evaluate.main([*common, "--distractors", str(tmp_path / "d.npy")])
     shown = capsys.readouterr().out
     for words in (
@@ -178,9 +179,7 @@ def test_megaface_by_its_lists(tiny_data, tmp_path, rng, capsys):
         assert words in shown
     record = json.loads((tmp_path / "out/evaluation.json").read_text())
     files = record["settings"]["files"]
-    assert files == {
-        name: digest(tmp_path / name) for name in ("probes.json", "list_40", "noise.txt")
-    }
+    assert files == {name: digest(tmp_path / name) for name in lists.values()}
     assert set(record["settings"]["versions"]) >= {"python", "flax", "scipy", "jax"}
     assert record["settings"]["devices"] == ["8 x cpu"]
     assert len(record["protocols"]["megaface"]["cmc"]) == 100
