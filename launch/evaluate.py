@@ -149,13 +149,16 @@ def own_protocol(options: Evaluate) -> None:
             )
     from rich.console import Console
 
-    from hyperface.data.datasets import data_directory
+    from hyperface.data.datasets import data_directory, open_split
     from hyperface.evaluate.evaluator import evaluate_network
+    from hyperface.evaluate.named import array_digest
     from hyperface.report.run import results_table
     from hyperface.report.tables import as_text
     from hyperface.train import distributed
     from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.metrics import run_digest
     from hyperface.train.together import AllDevices
+    from launch import provenance
 
     cli.quiet_libraries()
     if len(options.step) > 1:
@@ -172,11 +175,27 @@ def own_protocol(options: Evaluate) -> None:
     result = evaluate_network(experiment, state.network, state.evaluated, data_dir, AllDevices())
     if not distributed.is_writer():
         return
-    record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
+    steps = (f"{experiment.name} at step {step}", *result.steps)
+    opened = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    record = {
+        "step": step,
+        "mirror": experiment.evaluation.mirror,
+        "figures": result.figures(),
+        "steps": steps,
+        "settings": {
+            "options": recorded(options),
+            "data": opened.facts(),
+            "features": array_digest(result.embeddings.features),
+            "run": run_digest(options.source),
+            **provenance.environment(),
+        },
+    }
     replace_text(options.source / "evaluation.json", json.dumps(record, indent=2) + "\n")
     console = Console()
     table = results_table({f"{experiment.name}, step {step}": result})
     console.print(as_text(table), highlight=False, soft_wrap=True)
+    for step in steps:
+        console.print(f"- {step}", highlight=False, soft_wrap=True, markup=False)
 
 
 def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,12 @@ def test_training_ends_with_a_report(run):
     assert "Mean of the last 2 snapshots" in page
     assert not re.search(r"(src|href)=.(?!data:)", page)
     assert "Proposition 2" in page
+    # 384 different pairs support a FAR of 1 %, and none of 0.1 %.
+    few = " (too few pairs: at no false accept)"
+    assert f"TAR at FAR 0.1 %{few}" in page
+    assert f"TAR at FAR 1 %{few}" not in page
+    assert f"tar at far 0.001{few}" in page
+    assert results["FARs with too few pairs"]["orl-normface"] == [0.001]
 
 
 def test_a_run_starts_from_another_runs_backbone(run, tiny_data, tmp_path, capsys):
@@ -116,7 +123,17 @@ def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys)
     found = json.loads((run / "evaluation.json").read_text())
     results = json.loads((run / "results.json").read_text())
     assert found["figures"] == results["results"]["orl-normface"]
-    assert "orl-normface, step 6" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "orl-normface, step 6" in shown
+    assert found["steps"][0] == "orl-normface at step 6"
+    for step in found["steps"]:
+        assert f"- {step}\n" in shown
+    for words in ("as they came", "(pixel - 127.5) / 128", "threshold at a FAR", "merged by sum"):
+        assert words in shown
+    settings = found["settings"]
+    assert settings["versions"]["jax"] == version("jax")
+    assert len(settings["features"]) == 16
+    assert settings["data"]["examples"] == 32
 
 
 def test_the_best_checkpoint_can_be_asked_for(run, tiny_data, tmp_path):

@@ -47,10 +47,15 @@ class NamedFeatures(NamedTuple):
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over names and features."""
-        total = hashlib.sha256("\n".join(self.names).encode())
-        for start in range(0, len(self.features), BLOCK):
-            total.update(np.ascontiguousarray(self.features[start : start + BLOCK]).data)
-        return total.hexdigest()[:16]
+        return array_digest(self.features, "\n".join(self.names))
+
+
+def array_digest(features: np.ndarray, text: str = "") -> str:
+    """Sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
+    total = hashlib.sha256(text.encode())
+    for start in range(0, len(features), BLOCK):
+        total.update(np.ascontiguousarray(features[start : start + BLOCK]).data)
+    return total.hexdigest()[:16]
 
 
 def check(named: NamedFeatures, origin: str) -> NamedFeatures:

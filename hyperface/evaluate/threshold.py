@@ -18,6 +18,8 @@ RULE_STEPS = {
     "with it are accepted; just above the highest where k = 0 (BLUFR's released code)",
 }
 """What is printed of each rule."""
+TOO_FEW = " (too few pairs: at no false accept)"
+"""What is printed beside a rate at a FAR that is not `supported`."""
 
 
 def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:

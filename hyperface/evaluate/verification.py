@@ -7,6 +7,7 @@ import numpy as np
 
 from hyperface.evaluate._checks import unit_rows
 from hyperface.evaluate.roc import Roc, roc, tar_at_far
+from hyperface.evaluate.threshold import supported
 
 BLOCK_BYTES = 64 * 2**20
 """Features of this many bytes are gathered at once."""
@@ -50,6 +51,12 @@ class Verification(NamedTuple):
     curve: Roc
     scores: np.ndarray
     pairs: Pairs
+
+    @property
+    def unsupported(self) -> list[float]:
+        """The FARs of `tar_at_far` that the different pairs cannot support: see `supported`."""
+        different = int(np.sum(~self.pairs.same))
+        return [far for far in self.tar_at_far if not supported(far, different)]
 
 
 def verify(features: np.ndarray, labels: np.ndarray, *, folds: int = 10) -> Verification:

@@ -17,7 +17,7 @@ from hyperface.evaluate.roc import roc
 from hyperface.evaluate.scored import Figure, Scored, hardest, pair_counts
 from hyperface.evaluate.splits import PairRates, pair_rates
 from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
-from hyperface.evaluate.threshold import RULE_STEPS
+from hyperface.evaluate.threshold import RULE_STEPS, TOO_FEW
 
 PAIR_FARS = (0.01, 0.001)
 
@@ -150,7 +150,7 @@ def _marked(rates: PairRates, of: str = "") -> dict[str, str]:
     """Names of the rates as tables print them; what has too few pairs says so."""
     names = {"eer": "EER", "auc": "AUC"}
     for far in rates.fars:
-        few = " (too few pairs: at no false accept)" if far in rates.unsupported() else ""
+        few = TOO_FEW if far in rates.unsupported() else ""
         names[f"tar_at_far_{far:g}"] = f"TAR at FAR {100 * far:g} %{of}{few}"
     return names
 
