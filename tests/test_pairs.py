@@ -178,6 +178,13 @@ def test_the_order_of_images_pairs_and_sides_changes_nothing(rng, name):
     np.testing.assert_array_equal(after.folds.accuracy, before.folds.accuracy)
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_progress_is_told_a_fold(rng, name):
+    told = []
+    verify_pairs(*random_list(rng), PROTOCOLS[name], progress=lambda *at: told.append(at))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_view_1_tests_one_of_two_lists(rng):
     features, first, second, same, _ = random_list(rng)
     fold = (np.arange(120) >= 80).astype(int)
@@ -216,13 +223,16 @@ def test_what_cannot_be_scored_is_refused(rng):
     data = features, first, second, same, fold = random_list(rng)
     zero, nan, infinite = features.copy(), features.copy(), features.copy()
     zero[3], nan[5, 1], infinite[7, 0] = 0, np.nan, np.inf
+    length = rng.uniform(0.1, 10, (60, 1))
     one_kind = np.where(fold == 2, True, same)
     only_one = np.where(fold == 1, same, False)
     for changes, message in (
         ({"features": zero}, r"norm 0\.0 at row 3 \(1 rows in all\)"),
         ({"features": nan}, r"norm nan at row 5"),
         ({"features": infinite}, r"norm inf at row 7"),
-        ({"features": np.ones((60, 4))}, "features that differ, found 60 equal rows"),
+        ({"features": np.ones((60, 4))}, "features that differ, found 60 that all point one way"),
+        ({"features": features[:1] * length}, "found 60 that all point one way"),
+        ({"features": np.float32(features[:1] * length)}, "found 60 that all point one way"),
         ({"features": features[0]}, r"features \[images, dim\] of real numbers, found float64"),
         ({"first": first[:-1]}, "columns of one length"),
         ({"second": np.where(second == second[7], 60, second)}, "second from 0 to 59, found 60"),

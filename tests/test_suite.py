@@ -86,7 +86,7 @@ def test_files_that_are_no_features_are_refused(tmp_path, named):
         (lambda n, f: ([*n[:-1], n[0]], f), "expected every name once, found 'p"),
         (lambda n, f: (n, np.where(np.arange(48)[:, None] == 5, np.nan, f)), "norm nan of 'p"),
         (lambda n, f: (n, np.where(np.arange(48)[:, None] < 2, 0, f)), "norm 0.0 of .*2 images"),
-        (lambda n, f: (n, np.ones_like(f)), "features that differ, found 48 equal ones"),
+        (lambda n, f: (n, np.ones_like(f)), "features that differ, found 48 that all"),
     ],
 )
 def test_features_that_cannot_be_scored_are_refused(named, change, message):
@@ -512,8 +512,17 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
 
 
 def test_snapshots_are_averaged_with_their_spread():
-    shots = [Scored("lfw", {"accuracy": Figure(value, 0.1)}, ()) for value in (0.5, 0.7)]
+    shots = [
+        Scored("lfw", {"accuracy": Figure(value, 0.1)}, (f"at step {step}", "the cosine"))
+        for step, value in ((4, 0.5), (8, 0.7))
+    ]
     found = over_snapshots(shots)
+    assert found.steps == (
+        "snapshot 1: at step 4",
+        "snapshot 2: at step 8",
+        "the cosine",
+        "curves and pairs are those of snapshot 2",
+    )
     assert found.figures["accuracy"] == pytest.approx((0.6, np.std([0.5, 0.7], ddof=1)))
     assert found.record()["details"]["snapshots"] == {"accuracy": [0.5, 0.7]}
     with pytest.raises(ValueError, match="at least two snapshots of one protocol, found 1 of 1"):

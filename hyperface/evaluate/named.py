@@ -9,9 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperface.errors import InputError
-
-BLOCK = 8192
-"""Features that are looked at together: a mapped file is never in memory as a whole."""
+from hyperface.evaluate._checks import BLOCK, check_directions
 
 
 class NamedFeatures(NamedTuple):
@@ -70,7 +68,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
 
     Raises:
       InputError: names and features differ in number, a name is there twice, a feature is zero or
-        not finite, or all features are equal.
+        not finite, or all features point one way.
     """
     names, features = list(named.names), np.asarray(named.features)
     if features.ndim != 2 or len(names) != len(features) or not names:
@@ -93,8 +91,10 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
             f"{origin}: expected finite features above zero, found norm {norms[bad[0]]} of "
             f"{names[bad[0]]!r} ({bad.size} images in all)."
         )
-    if len(names) > 1 and all(np.all(features[part] == features[0]) for part in parts):
-        raise InputError(f"{origin}: expected features that differ, found {len(names)} equal ones.")
+    try:
+        check_directions(features, norms[:, None])
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}.") from None
     return named._replace(names=names, features=features)
 
 

@@ -114,6 +114,8 @@ def hardest(
 def over_snapshots(scored: Sequence[Scored]) -> Scored:
     """Mean figures of one protocol over several snapshots, with their spread; the last one's rest.
 
+    A step that is not the same of all says of which snapshot it is.
+
     Raises:
       ValueError: fewer than two, or of several protocols.
     """
@@ -126,8 +128,17 @@ def over_snapshots(scored: Sequence[Scored]) -> Scored:
         name: np.array([found.figures[name].value for found in scored])
         for name in scored[-1].figures
     }
+    shared = [step for step in scored[-1].steps if all(step in found.steps for found in scored)]
+    own = [
+        f"snapshot {number}: {step}"
+        for number, found in enumerate(scored, 1)
+        for step in found.steps
+        if step not in shared
+    ]
+    last = f"curves and pairs are those of snapshot {len(scored)}"
     return replace(
         scored[-1],
+        steps=(*own, *shared, last),
         figures={n: Figure(float(v.mean()), float(v.std(ddof=1))) for n, v in values.items()},
         spread=f"standard deviation over {len(scored)} snapshots",
         details=scored[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},

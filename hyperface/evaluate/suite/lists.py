@@ -13,6 +13,7 @@ from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
 from hyperface.evaluate.chance import guess_warning, shift_warning
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pairs import verify_pairs
+from hyperface.evaluate.progress import part
 from hyperface.evaluate.roc import roc
 from hyperface.evaluate.scored import Figure, Scored, hardest, pair_counts
 from hyperface.evaluate.splits import PairRates, pair_rates
@@ -38,13 +39,21 @@ def score_pairs(
       name: what the list is called.
       named: the features.
       pairs: the list.
-      settings: `pairs` and `draws` are used.
+      settings: `pairs`, `draws` and `progress` are used.
       tested: folds that are held out; all by default.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
     protocol = settings.steps()
+    parts = 1 + (len(PAIR_FARS) if settings.draws else 0)
     found = verify_pairs(
-        named.features, first, second, pairs.same, pairs.fold, protocol, tested=tested
+        named.features,
+        first,
+        second,
+        pairs.same,
+        pairs.fold,
+        protocol,
+        tested=tested,
+        progress=part(settings.progress, 0, parts),
     )
     use = np.isfinite(found.scores)
     scores, same = found.scores[use], pairs.same[use]
@@ -59,9 +68,11 @@ def score_pairs(
         )
     people = [np.array([name.partition("/")[0] for name in side])[use] for side in pairs[:2]]
     intervals = {}
-    for far in PAIR_FARS if settings.draws else ():
+    for number, far in enumerate(PAIR_FARS if settings.draws else (), 1):
         tar = resampled_tar(scores, same, far)
-        low, high, _ = bootstrap_people(tar, *people, draws=settings.draws)
+        low, high, _ = bootstrap_people(
+            tar, *people, draws=settings.draws, progress=part(settings.progress, number, parts)
+        )
         intervals[marked[f"tar_at_far_{far:g}"]] = [low, high]
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     return Scored(
