@@ -8,9 +8,9 @@
     python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
 Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, pairs (any
-list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbc, megaface. Every step that was taken is
-printed, and kept with all figures in evaluation.json; evaluation.html has the curves and the
-hardest pairs.
+list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface. Every
+step that was taken is printed, and kept with all figures in evaluation.json; evaluation.html has
+the curves and the hardest pairs.
 """
 
 import dataclasses
@@ -57,8 +57,8 @@ class Evaluate:
     """How BLUFR's false accept rates become thresholds: as its code has it, the default, or never
     above."""
     gammas: int | None = None
-    """K of Ring loss' fusion of templates: 8 for ijba and 2 for cs3 by default, mean features
-    for ijbb, ijbc."""
+    """K of Ring loss' fusion of templates: 8 for ijba and 2 for cs3 by default, mean features for
+    ijbb, ijbc."""
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
     bootstrap: int = 0
