@@ -122,6 +122,10 @@ def test_several_checkpoints_are_averaged(random_run, score):
     assert record["spread"] == "standard deviation over 2 snapshots"
     assert record["spreads"]["accuracy"] == 0.0  # Both hold the same numbers.
     assert len(record["details"]["snapshots"]["accuracy"]) == 2
+    networks = [step for step in record["steps"] if "network sphereface-mini" in step]
+    for number, step in ((1, 4), (2, 8)):
+        told = f"snapshot {number}: network sphereface-mini of run at step {step}, "
+        assert networks[number - 1].startswith(told)
 
 
 def test_low_resolution_is_a_protocol_each(score, tmp_path):
