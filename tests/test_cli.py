@@ -15,6 +15,7 @@ import pytest
 from conftest import write_people
 from PIL import Image
 
+from hyperface.data import datasets
 from hyperface.errors import InputError
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.folder import claimed
@@ -227,7 +228,10 @@ def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys
     given = ["--landmarks", str(tmp_path / "points.csv")]
     prepare.main([str(root), "--out", "mine", *given, "--size", "112x96", *data])
     shown = capsys.readouterr().out
-    assert "(train): 3 images of 2 identities, 112 x 96 x 3" in shown
+    aligned = "aligned to 112 x 96 by the landmarks of points.csv"
+    assert f"(train): 3 images of 2 identities, 112 x 96 x 3, {aligned}" in shown
+    split = datasets.open_split("mine", "train", tmp_path / "data")
+    assert split.step == f"3 images of mine/1.0.0, {aligned}"
     assert "person0/0.png: no landmarks in points.csv" in shown
     prepare.main([str(root), "--out", "grey", *given, "--size", "144x144", *data])
     assert "144 x 144 x 1" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import numpy as np
 
 from hyperface.evaluate.verification import Pairs, best_threshold, cosine_scores
 
-TRIED = 2000
+TRIED = 1000
 """Pairs that are scored again to see whether names are shifted."""
 
 
