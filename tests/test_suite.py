@@ -170,7 +170,7 @@ def test_the_guard_is_as_wide_as_the_sampling_error():
     for accuracy, count, warned in ((0.53, 6000, 0), (0.519, 6000, 1), (0.7, 80, 1), (0.75, 80, 0)):
         assert len(guess_warning("accuracy", accuracy, 0.5, count, least=0.02)) == warned
     (step,) = guess_warning("VR at FAR 0.1 %", 0.0015, 0.001, 10**6, least=0.001)
-    assert step.startswith("WARNING: VR at FAR 0.1 % of 0.15 % is that of a guess, 0.1 %")
+    assert step.startswith("WARNING: VR at FAR 0.1 % of 0.15 % is no more than the 0.1 % that")
 
 
 @pytest.mark.parametrize(("shift", "where"), [(1, "after"), (-1, "before")])

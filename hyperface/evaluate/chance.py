@@ -21,7 +21,7 @@ def guess_warning(
     Args:
       figure: what the rate is called.
       rate: what was measured.
-      chance: what a guess has.
+      chance: what a guess has, or the best features under names in a random order.
       trials: how many it was measured on.
       least: margin above chance that is asked for in any case.
 
@@ -32,8 +32,8 @@ def guess_warning(
     if rate > chance + max(least, sampling_error(chance, trials)):
         return ()
     return (
-        f"WARNING: {figure} of {100 * rate:.4g} % is that of a guess, {100 * chance:.4g} %, within "
-        "sampling error; are the names those of the features?",
+        f"WARNING: {figure} of {100 * rate:.3g} % is no more than the {100 * chance:.3g} % that a "
+        "guess, or names in a random order, may give; are the names those of the features?",
     )
 
 
