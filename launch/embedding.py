@@ -15,7 +15,14 @@ from hyperface.data.datasets import Split, open_split
 from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError, expect
-from hyperface.evaluate.embed import Embeddings, Mirror, embed_split, embedder
+from hyperface.evaluate.embed import (
+    MIRROR_STEPS,
+    PIXEL_STEP,
+    Embeddings,
+    Mirror,
+    embed_split,
+    embedder,
+)
 from hyperface.normalize import l2_norm
 from hyperface.report.cleaning import NamedImages
 from hyperface.train import parallel
@@ -101,7 +108,10 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
             lambda images: flat(None, images),
             None,
             None,
-            ("the pixels themselves are the features", _mirror_step(mirror or "none")),
+            (
+                f"the pixels themselves are the features, {PIXEL_STEP}",
+                MIRROR_STEPS[mirror or "none"],
+            ),
         )
     exported = path / "embedder.stablehlo" if path.is_dir() else path
     if exported.suffix == ".stablehlo" and exported.is_file():
@@ -119,8 +129,8 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     variables = parallel.put_whole(variables)
     steps = (
         f"network {saved.model} of {path.name} at step {saved.step}, images of "
-        f"{' x '.join(map(str, saved.image_shape))}, (pixel - 127.5) / 128",
-        _mirror_step(mirror),
+        f"{' x '.join(map(str, saved.image_shape))}, {PIXEL_STEP}",
+        MIRROR_STEPS[mirror],
     )
     crop = data.get("crop") and tuple(data["crop"])
     return Network(
@@ -148,7 +158,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     steps = (
         f"exported {record['model']} of step {record['step']}, images of "
         f"{' x '.join(map(str, shape))}, {record['pixels']}",
-        _mirror_step(merge),
+        MIRROR_STEPS[merge],
     )
 
     def apply(images: "ArrayLike") -> tuple[jax.Array, jax.Array]:
@@ -156,11 +166,6 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         return features, l2_norm(features)
 
     return Network(apply, shape, crop, steps)
-
-
-def _mirror_step(mirror: Mirror) -> str:
-    said = {"none": "no mirror image", "concat": "features of image and mirror image concatenated"}
-    return said.get(mirror, f"features of image and mirror image merged by {mirror}")
 
 
 def embed_into(

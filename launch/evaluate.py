@@ -8,9 +8,9 @@
     python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
 Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, pairs (any
-list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbc, megaface. Every step that was taken is
-printed, and kept with all figures in evaluation.json; evaluation.html has the curves and the
-hardest pairs.
+list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface. Every
+step that was taken is printed, and kept with all figures in evaluation.json; evaluation.html has
+the curves and the hardest pairs.
 """
 
 import dataclasses
@@ -45,17 +45,20 @@ class Evaluate:
     the one whose steps since the checkpoint before it had the lowest mean training loss."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
-    steps: Literal["normface", "normface-released", "sphereface-released", "plain"] = "normface"
-    """Steps of pair lists. normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy.
-    normface-released: the same, Euclidean, linear SVM. sphereface-released: mean subtracted,
-    cosine. plain: nothing fitted but the threshold."""
+    steps: Literal["normface", "normface-released", "sphereface-released", "plain"] | None = None
+    """Steps of pair lists; plain by default for CFP, normface for others. normface: PCA that keeps
+    99.5 % of the variance, cosine, best accuracy. normface-released: the same, Euclidean, linear
+    SVM. sphereface-released: mean subtracted, cosine, mean of the best thresholds. plain: nothing
+    fitted but the threshold. Of ytf and halves: the threshold of mean and maximum, and whether a
+    mean is subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or dimensions that PCA keeps, instead; 0 for no PCA."""
-    rule: Literal["blufr", "strict"] = "blufr"
-    """How BLUFR's false accept rates become thresholds: as its code has it, or never above."""
+    rule: Literal["blufr", "strict"] | None = None
+    """How BLUFR's false accept rates become thresholds: as its code has it, the default, or never
+    above."""
     gammas: int | None = None
-    """K of Ring loss' fusion of templates: 8 for ijba and 2 for cs3 by default, mean features
-    for ijbb, ijbc."""
+    """K of Ring loss' fusion of templates: 8 for ijba and 2 for cs3 by default, mean features for
+    ijbb, ijbc."""
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
     bootstrap: int = 0
@@ -70,7 +73,14 @@ class Evaluate:
     """The list of the protocol "pairs", AgeDB's own .mat too; by default pairs.csv of the data
     set."""
     distractors: str | None = None
-    """Of the protocol "megaface": a prepared data set, or a features file (.npy, without names)."""
+    """Of the protocol "megaface": a prepared data set, or a features file; of an .npy the names are
+    in a .txt beside it, if any."""
+    probe_list: Path | None = None
+    """The devkit's list of probes, facescrub_features_list.json, with people; "megaface" takes all
+    images of the data set by default, and their folders for people."""
+    distractor_list: Path | None = None
+    """The devkit's list of distractors to take, such as megaface_features_list.json_1000000_1; all
+    by default."""
     noises: tuple[Path, ...] = ()
     """Lists of images, one name a line, that "megaface" leaves out of probes and distractors."""
     protocol_dir: Path | None = None
@@ -139,13 +149,16 @@ def own_protocol(options: Evaluate) -> None:
             )
     from rich.console import Console
 
-    from hyperface.data.datasets import data_directory
+    from hyperface.data.datasets import data_directory, open_split
     from hyperface.evaluate.evaluator import evaluate_network
+    from hyperface.evaluate.named import array_digest
     from hyperface.report.run import results_table
     from hyperface.report.tables import as_text
     from hyperface.train import distributed
     from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.metrics import run_digest
     from hyperface.train.together import AllDevices
+    from launch import provenance
 
     cli.quiet_libraries()
     if len(options.step) > 1:
@@ -162,11 +175,27 @@ def own_protocol(options: Evaluate) -> None:
     result = evaluate_network(experiment, state.network, state.evaluated, data_dir, AllDevices())
     if not distributed.is_writer():
         return
-    record = {"step": step, "mirror": experiment.evaluation.mirror, "figures": result.figures()}
+    steps = (f"{experiment.name} at step {step}", *result.steps)
+    opened = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    record = {
+        "step": step,
+        "mirror": experiment.evaluation.mirror,
+        "figures": result.figures(),
+        "steps": steps,
+        "settings": {
+            "options": recorded(options),
+            "data": opened.facts(),
+            "features": array_digest(result.embeddings.features),
+            "run": run_digest(options.source),
+            **provenance.environment(),
+        },
+    }
     replace_text(options.source / "evaluation.json", json.dumps(record, indent=2) + "\n")
     console = Console()
     table = results_table({f"{experiment.name}, step {step}": result})
     console.print(as_text(table), highlight=False, soft_wrap=True)
+    for step in steps:
+        console.print(f"- {step}", highlight=False, soft_wrap=True, markup=False)
 
 
 def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:

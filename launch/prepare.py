@@ -227,7 +227,10 @@ def _say(console, folder: Path, manifest: "Manifest") -> None:
     size = " x ".join(map(str, manifest.image_shape))
     for split, count in manifest.images.items():
         people = len(manifest.people[split])
-        line(f"{folder} ({split}): {count:,} images of {people:,} identities, {size}")
+        line(
+            f"{folder} ({split}): {count:,} images of {people:,} identities, {size}, "
+            f"{manifest.alignment}"
+        )
     empty = [
         person
         for split, counts in manifest.images_per_identity.items()

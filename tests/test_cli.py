@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from conftest import write_people
 from PIL import Image
 
+from hyperface.data import datasets
 from hyperface.errors import InputError
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.folder import claimed
@@ -67,6 +69,12 @@ def test_training_ends_with_a_report(run):
     assert "Mean of the last 2 snapshots" in page
     assert not re.search(r"(src|href)=.(?!data:)", page)
     assert "Proposition 2" in page
+    # 384 different pairs support a FAR of 1 %, and none of 0.1 %.
+    few = " (too few pairs: at no false accept)"
+    assert f"TAR at FAR 0.1 %{few}" in page
+    assert f"TAR at FAR 1 %{few}" not in page
+    assert f"tar at far 0.001{few}" in page
+    assert results["FARs with too few pairs"]["orl-normface"] == [0.001]
 
 
 def test_a_run_starts_from_another_runs_backbone(run, tiny_data, tmp_path, capsys):
@@ -116,7 +124,17 @@ def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys)
     found = json.loads((run / "evaluation.json").read_text())
     results = json.loads((run / "results.json").read_text())
     assert found["figures"] == results["results"]["orl-normface"]
-    assert "orl-normface, step 6" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "orl-normface, step 6" in shown
+    assert found["steps"][0] == "orl-normface at step 6"
+    for step in found["steps"]:
+        assert f"- {step}\n" in shown
+    for words in ("as they came", "(pixel - 127.5) / 128", "threshold at a FAR", "merged by sum"):
+        assert words in shown
+    settings = found["settings"]
+    assert settings["versions"]["jax"] == version("jax")
+    assert len(settings["features"]) == 16
+    assert settings["data"]["examples"] == 32
 
 
 def test_the_best_checkpoint_can_be_asked_for(run, tiny_data, tmp_path):
@@ -210,7 +228,10 @@ def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys
     given = ["--landmarks", str(tmp_path / "points.csv")]
     prepare.main([str(root), "--out", "mine", *given, "--size", "112x96", *data])
     shown = capsys.readouterr().out
-    assert "(train): 3 images of 2 identities, 112 x 96 x 3" in shown
+    aligned = "aligned to 112 x 96 by the landmarks of points.csv"
+    assert f"(train): 3 images of 2 identities, 112 x 96 x 3, {aligned}" in shown
+    split = datasets.open_split("mine", "train", tmp_path / "data")
+    assert split.step == f"3 images of mine/1.0.0, {aligned}"
     assert "person0/0.png: no landmarks in points.csv" in shown
     prepare.main([str(root), "--out", "grey", *given, "--size", "144x144", *data])
     assert "144 x 144 x 1" in capsys.readouterr().out

@@ -11,10 +11,12 @@ from hyperface.evaluate.embed import embed_split, embedder
 from hyperface.evaluate.roc import roc, tar_at_far
 from hyperface.evaluate.verification import (
     all_pairs,
+    balanced_accuracy,
     best_threshold,
     cosine_scores,
     deal_folds,
     fold_accuracy,
+    mean_best_threshold,
     verify,
 )
 
@@ -69,8 +71,27 @@ def test_random_scores_accept_as_many_of_both_kinds(rng):
 
 def test_best_threshold_by_hand():
     # Balanced accuracy is 2/3 after 0.9, after 0.7, and after 0.4: the cuts 0.85, 0.55 and 0.25.
-    assert best_threshold(SCORES, SAME) == pytest.approx((0.85 + 0.55 + 0.25) / 3)
+    assert best_threshold(SCORES, SAME) == pytest.approx(0.55)
+    assert mean_best_threshold(SCORES, SAME) == pytest.approx((0.85 + 0.55 + 0.25) / 3)
     assert best_threshold(np.array([0.9, 0.2]), np.array([True, False])) == pytest.approx(0.55)
+
+
+def test_no_threshold_has_a_higher_accuracy(rng):
+    """On pairs of any separation, with ties, of one kind few, and where same pairs score lower."""
+    for trial in range(200):
+        same = rng.permutation(np.arange(rng.integers(4, 40)) < 2 + trial % 2)
+        scores = np.round(rng.standard_normal(same.size) + (trial % 5 - 1) * same, trial % 3)
+        cuts = np.append(np.unique(scores), np.inf)
+        best = max(balanced_accuracy(scores, same, cut) for cut in cuts)
+        assert balanced_accuracy(scores, same, best_threshold(scores, same)) == pytest.approx(best)
+
+
+def test_a_threshold_between_neighbouring_floats_refuses_the_lower():
+    for low in np.float32([0.5, -0.5]):
+        scores = np.array([np.nextafter(low, np.float32(1)), low])
+        assert (
+            balanced_accuracy(scores, np.array([True, False]), best_threshold(scores, [1, 0])) == 1
+        )
 
 
 def test_fold_accuracy_takes_the_threshold_from_the_other_folds():

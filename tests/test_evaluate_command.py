@@ -1,6 +1,7 @@
 """The evaluation command: a run, an export, pixels or foreign features, scored alike."""
 
 import json
+import tracemalloc
 
 import jax
 import numpy as np
@@ -11,7 +12,10 @@ from processes import in_processes
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
+from hyperface.evaluate.named import NamedFeatures, check
+from hyperface.files import digest
 from launch import evaluate, export
+from launch.features import Features
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,10 @@ def test_several_checkpoints_are_averaged(random_run, score):
     assert record["spread"] == "standard deviation over 2 snapshots"
     assert record["spreads"]["accuracy"] == 0.0  # Both hold the same numbers.
     assert len(record["details"]["snapshots"]["accuracy"]) == 2
+    networks = [step for step in record["steps"] if "network sphereface-mini" in step]
+    for number, step in ((1, 4), (2, 8)):
+        told = f"snapshot {number}: network sphereface-mini of run at step {step}, "
+        assert networks[number - 1].startswith(told)
 
 
 def test_low_resolution_is_a_protocol_each(score, tmp_path):
@@ -141,6 +149,9 @@ def test_megaface_by_command(tiny_data, tmp_path, rng, capsys):
     )  # fmt: skip
     shown = capsys.readouterr().out
     assert "31 probes of 4 people, 50 distractors" in shown
+    assert "distractors have no names and are all taken" in shown
+    assert "32 images of tiny/1.0.0, as they came" in shown
+    assert "the pixels themselves are the features, (pixel - 127.5) / 128" in shown
     assert "noise lists: noise.txt" in shown
     assert "1 probes left out" in shown
     record = json.loads((tmp_path / "out/evaluation.json").read_text())["protocols"]["megaface"]
@@ -148,7 +159,83 @@ def test_megaface_by_command(tiny_data, tmp_path, rng, capsys):
     assert (tmp_path / "out/figures/cmc.png").exists()
 
 
+def test_megaface_by_its_lists(tiny_data, tmp_path, rng, capsys):
+    """A list of probes and one of distractors, whose names stand beside the .npy."""
+    np.save(tmp_path / "d.npy", rng.standard_normal((50, 16 * 14 * 3)).astype(np.float32))
+    (tmp_path / "d.txt").write_text("".join(f"d/{i}.jpg\n" for i in range(50)))
+    (tmp_path / "noise.txt").write_text("d/3.jpg\n")
+    names = [f"person{p}/{i}.png" for p in (6, 7) for i in range(3)]
+    probes = {"path": names, "id": [name[:7] for name in names]}
+    (tmp_path / "probes.json").write_text(json.dumps(probes))
+    (tmp_path / "list_40").write_text(json.dumps({"path": [f"d/{i}.jpg" for i in range(40)]}))
+    lists = {"--noises": "noise.txt", "--probe-list": "probes.json", "--distractor-list": "list_40"}
+    given = [word for option, name in lists.items() for word in (option, str(tmp_path / name))]
+    common = ["pixels", *MEGAFACE[:4], "--data-dir", str(tiny_data), *given]
+    common += ["--out", str(tmp_path / "out")]
+    evaluate.main([*common, "--distractors", str(tmp_path / "d.npy")])
+    shown = capsys.readouterr().out
+    for words in (
+        "probes: the 6 of probes.json",
+        "distractors: the 40 of list_40",
+        "6 probes of 2 people, 39 distractors, 12 searches",
+        "0 probes left out, 1 distractors left out",
+    ):
+        assert words in shown
+    record = json.loads((tmp_path / "out/evaluation.json").read_text())
+    files = record["settings"]["files"]
+    assert files == {name: digest(tmp_path / name) for name in lists.values()}
+    assert set(record["settings"]["versions"]) >= {"python", "flax", "scipy", "jax"}
+    assert record["settings"]["devices"] == ["8 x cpu"]
+    assert len(record["protocols"]["megaface"]["cmc"]) == 100
+    (tmp_path / "d.txt").write_text("one\n")
+    with pytest.raises(InputError, match=r"a name for each of 50 features in .*d.txt, found 1"):
+        evaluate.main([*common, "--distractors", str(tmp_path / "d.npy")])
+
+
+def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):
+    """Neither its digest nor the check of features holds a copy of it."""
+    features = rng.standard_normal((40_000, 64)).astype(np.float32)
+    np.save(tmp_path / "d.npy", features)
+    options = evaluate.Evaluate(tmp_path, distractors=str(tmp_path / "d.npy"))
+    names = [str(i) for i in range(40_000)]
+    tracemalloc.start()
+    found, none = Features(options, tmp_path, tmp_path, None).distractors(None, 1.0)
+    check(NamedFeatures(names, features), "here")
+    NamedFeatures(names, features).digest()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert none is None
+    assert found.shape == features.shape
+    assert peak < features.nbytes / 1.4
+
+
 LISTED = ["--protocol", "pairs", "--pairs", "{list}", "--dataset", "tiny"]
+
+
+MEGAFACE = ["--protocol", "megaface", "--dataset", "tiny", "--distractors"]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "option"),
+    [
+        ("blufr,ijba", ["--bootstrap", "9"]),
+        ("cfp-ff,cfp-fp", ["--bootstrap", "9"]),
+        ("lfw,ytf", ["--rule", "strict"]),
+        ("lfw,ytf", ["--rule", "blufr"]),
+        ("lfw,blufr", ["--gammas", "2"]),
+        ("ytf", ["--pca", "0.9"]),
+        ("blufr,ijbc,megaface", ["--steps", "plain"]),
+        ("lfw", ["--pool-media"]),
+        ("lfw", ["--noises", "a.txt"]),
+        ("lfw", ["--distractors", "a.npy"]),
+        ("lfw", ["--probe-list", "a.json"]),
+        ("lfw", ["--distractor-list", "a.json"]),
+        ("lfw", ["--pairs", "a.csv"]),
+    ],
+)
+def test_options_that_no_protocol_takes_are_refused(tmp_path, protocols, option):
+    with pytest.raises(InputError, match=f"{option[0]}: expected one of the protocols that take"):
+        evaluate.main(["pixels", "--protocol", protocols, "--data-dir", str(tmp_path), *option])
 
 
 @pytest.mark.parametrize(
@@ -164,13 +251,32 @@ LISTED = ["--protocol", "pairs", "--pairs", "{list}", "--dataset", "tiny"]
         ),
         ("pixels", ["--protocol", "pairs", "--dataset", "tiny"], "pairs: expected --pairs FILE"),
         ("pixels", ["--protocol", "megaface", "--dataset", "tiny"], "expected --distractors"),
+        ("pixels", [*MEGAFACE, "{tmp}/no.npy"], "a features file, found none at"),
+        ("pixels", [*MEGAFACE, "nobody"], "expected the prepared data set 'nobody'"),
+        ("pixels", [*MEGAFACE, "tiny", "--noises", "{tmp}/no.txt"], "no.txt: expected a file"),
+        ("pixels", [*MEGAFACE, "tiny", "--probe-list", "{tmp}/no"], "no: expected a file"),
+        (
+            "pixels",
+            [*MEGAFACE, "{tmp}/f.npz", "--resolution", "1", "4"],
+            "--resolution: expected a data set of distractors",
+        ),
+        (
+            "pixels",
+            [*LISTED[:3], "{tmp}/no.csv", *LISTED[4:]],
+            "--pairs: expected a list, found no",
+        ),
+        ("pixels", [*LISTED, "--bootstrap", "-1"], "--bootstrap: expected at least 0"),
         ("pixels", [], "Other sources need --protocol"),
         ("pixels", ["--step", "3"], "Other sources need --protocol"),
         ("pixels", ["--protocol", ","], "expected names of protocols, found none"),
         ("pixels", [*LISTED, "--step", "3"], "pixels: expected no --step"),
         ("pixels", [*LISTED, "--resolution", "0"], "area factors from 1, found 0"),
         ("pixels", [*LISTED, "--pca", "nan"], "--pca: expected a share of variance"),
-        ("pixels", [*LISTED, "--gammas", "0"], "--gammas: expected at least 1, found 0"),
+        (
+            "pixels",
+            ["--protocol", "ijba", "--gammas", "0"],
+            "--gammas: expected at least 1, found 0",
+        ),
         ("{tmp}/f.npz", ["--protocol", "megaface", "--distractors", "x"], "a data set needs a net"),
         ("nowhere", LISTED, "an exported embedder or 'pixels', found nowhere"),
         ("{tmp}/f.npz", [*LISTED, "--step", "3"], "expected no --step"),

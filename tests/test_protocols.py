@@ -242,7 +242,7 @@ def test_megaface_lists(written):
     images = protocols.megaface_list(
         written('{"id": ["Ann", "Bob"],\n "path": ["a/1.jpg", "b.jpg"]}')
     )
-    assert images == (["a/1.jpg", "b.jpg"], ["Ann", "Bob"])
+    assert images == (["a/1.jpg", "b.jpg"], ["Ann", "Bob"], "list.txt")
     assert protocols.megaface_list(written('{"path": ["578/5@N0/2_0.jpg"]}')).ids is None
     assert protocols.megaface_noises(written(NOISES)) == {"id/1/a.jpg", "b_2.png"}
 

@@ -287,6 +287,7 @@ def test_images_are_aligned_on_the_way(people, tmp_path):
     manifest = Manifest.read(whole)
     assert manifest.image_shape == (8, 6, 3)
     assert manifest.rejected == [("person0/2.png", "no landmarks")]
+    assert manifest.alignment == str(align)
     pixels = np.asarray(Image.open(people / "person1/0.png"))
     np.testing.assert_array_equal(records(tmp_path)["person1/0.png"][2], pixels[2:10, 3:9])
 
@@ -297,6 +298,10 @@ def test_grey_and_progress(people, tmp_path):
         folder(people), tmp_path / "people", Options(channels=1), progress=lambda *p: seen.append(p)
     )
     assert seen[-1] == (12, 12)
+    split = datasets.open_split("people", "train", tmp_path)
+    assert split.step == "12 images of people/1.0.0, as they came"
+    cropped = datasets.open_split("people", "train", tmp_path, crop=(8, 6))
+    assert cropped.step.endswith("as they came, the middle 8 x 6 of each")
     assert datasets.open_split("people", "train", tmp_path).image_shape == (16, 14, 1)
 
 

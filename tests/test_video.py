@@ -168,7 +168,7 @@ def test_videos_that_cannot_be_compared_are_refused(rng):
         ({"second": second + 1}, "every video to have features, found none for"),
         ({"first": second[1:]}, "columns of one length"),
         ({"same": same & (fold > 0)}, "same and different pairs in fold 0, found 0 same of 20"),
-        ({"threshold": "best"}, "one of accuracy, svm, found best"),
+        ({"threshold": "best"}, "one of accuracy, accuracy-mean, svm, found best"),
     ):
         with pytest.raises(ValueError, match=message):
             verify_videos(**dict(zip(names, data, strict=True)) | changes)

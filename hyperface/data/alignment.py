@@ -49,6 +49,10 @@ class Aligner:
         found = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
         object.__setattr__(self, "digest", found)
 
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"aligned to {height} x {width} by the landmarks of {self.path.name}"
+
     def __call__(self, name: str, pixels: np.ndarray) -> np.ndarray:
         """The aligned face; ValueError says why there is none."""
         if name not in self.landmarks:

@@ -33,6 +33,14 @@ class Split:
     """Fingerprint of the files it was made from, where the data set has one."""
     crop: tuple[int, int] | None = None
     """Height and width cut out of the stored image."""
+    alignment: str = "of unknown alignment"
+    """How the images were aligned when they were stored."""
+
+    @property
+    def step(self) -> str:
+        """What is printed of it."""
+        cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
+        return f"{len(self.records):,} images of {self.dataset}, {self.alignment}{cut}"
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps, to notice that the data changed under a run."""
@@ -113,4 +121,5 @@ def open_split(
         image_shape=(*(crop or (height, width)), channels),
         source=metadata.get("source"),
         crop=crop,
+        alignment=metadata.get("alignment", Split.alignment),
     )

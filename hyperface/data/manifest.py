@@ -24,6 +24,8 @@ class Manifest:
     sha256: dict[str, str]
     """Of each shard's file."""
     rejected: list[Reject]
+    alignment: str = "of unknown alignment"
+    """How the images were aligned when they were stored."""
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

@@ -14,7 +14,7 @@ SHARD_IMAGES = 20_000
 
 Align = Callable[[str, np.ndarray], np.ndarray]
 """(name, pixels) -> aligned pixels; ValueError says why an image cannot be aligned. Its repr tells
-how it aligns."""
+how it aligns, its str says so to people."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,11 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
         trained = present.size - held_out
         splits = {"train": present[:trained], "test": present[trained:]}
     return {split: ids for split, ids in splits.items() if ids.size}
+
+
+def alignment(options: Options) -> str:
+    """How images are aligned, in words."""
+    return "as they came" if options.align is None else str(options.align)
 
 
 def fingerprint(source: Source, options: Options) -> str:

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from hyperface.data import shards
 from hyperface.data.datasets import find
 from hyperface.data.manifest import Manifest
-from hyperface.data.planning import Options, Shard, fingerprint, planned
+from hyperface.data.planning import Options, Shard, alignment, fingerprint, planned
 from hyperface.data.sources import Reject, Source
 from hyperface.errors import InputError
 from hyperface.files import locked, replace_text
@@ -71,7 +71,7 @@ def prepare(
                 )
             work = _work_folder(folder, key)
             records = _write(source, plan, options, work, progress)
-            manifest = _summed(source, plan, people, records, key)
+            manifest = _summed(source, plan, people, records, key, alignment(options))
             _add_pairs(source, manifest, work)
             _add_metadata(manifest, plan, records, work, folder.name)
             whole = folder / _next_version(old)
@@ -126,7 +126,12 @@ def _journal(path: Path) -> dict | None:
 
 
 def _summed(
-    source: Source, plan: list[Shard], people: dict[str, list[str]], records: list[dict], key: str
+    source: Source,
+    plan: list[Shard],
+    people: dict[str, list[str]],
+    records: list[dict],
+    key: str,
+    aligned: str,
 ) -> Manifest:
     """The manifest, from the journals."""
     manifest = Manifest(
@@ -138,6 +143,7 @@ def _summed(
         images_per_identity={split: [0] * len(names) for split, names in people.items()},
         sha256={shard.file: record["sha256"] for shard, record in zip(plan, records, strict=True)},
         rejected=[*source.rejected],
+        alignment=aligned,
     )
     for shard, record in zip(plan, records, strict=True):
         manifest.images[shard.split] += record["images"]
@@ -182,7 +188,9 @@ def _add_metadata(
         filename_template=_FILES,
         check_data=False,
         description=f"Images of a {manifest.kind} source.",
-        metadata=tfds.core.MetadataDict(people=counts, source=manifest.source),
+        metadata=tfds.core.MetadataDict(
+            people=counts, source=manifest.source, alignment=manifest.alignment
+        ),
     )
 
 

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BLOCK = 8192
+"""Rows that are looked at together: a mapped file is never in memory as a whole."""
+LEAST_SPREAD = 1e-6
+"""Unit features that differ by less are one."""
+
 
 def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
     """Features [rows, dim] as float32 or float64; `unit` says in messages what a row is.
 
     Raises:
-      ValueError: not two axes, a row is zero or not finite, or all rows are equal.
+      ValueError: not two axes, a row is zero or not finite, or all rows point one way.
     """
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
@@ -19,10 +24,24 @@ def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
         )
     if features.dtype not in (np.float32, np.float64):
         features = features.astype(np.float32)
-    checked_norms(features)
-    if len(features) > 1 and np.array_equal(features.min(axis=0), features.max(axis=0)):
-        raise ValueError(f"expected features that differ, found {len(features)} equal rows")
+    check_directions(features, checked_norms(features))
     return features
+
+
+def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
+    """Refuses rows that all point one way, of any length.
+
+    Such a network tells nobody apart, and ties would be broken by rounding.
+    """
+    first = features[0] / norms[0]
+    for start in range(0, len(features), BLOCK):
+        unit = features[start : start + BLOCK] / norms[start : start + BLOCK]
+        if len(features) == 1 or np.abs(unit - first).max() >= LEAST_SPREAD:
+            return
+    raise ValueError(
+        f"expected features that differ, found {len(features)} that all point one way (within "
+        f"{LEAST_SPREAD:.1g})"
+    )
 
 
 def checked_norms(features: np.ndarray) -> np.ndarray:

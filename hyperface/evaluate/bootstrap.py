@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.evaluate.progress import Progress
 from hyperface.evaluate.threshold import (
     Rule,
     allowed_impostors,
@@ -31,6 +32,7 @@ def bootstrap_people(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Interval:
     """Draws as many people as there are, with replacement, and takes the pairs that they form.
 
@@ -46,6 +48,7 @@ def bootstrap_people(
       draws: how many resamples.
       level: share of the draws in the interval.
       seed: of the draws.
+      progress: called with draws done and all draws.
 
     Raises:
       ValueError: shapes differ, there are fewer than two people, or no draw has a figure.
@@ -71,6 +74,8 @@ def bootstrap_people(
     for draw in range(draws):
         taken = np.bincount(rng.integers(people.size, size=people.size), minlength=people.size)
         figures[draw] = statistic(np.where(a == b, taken[a], taken[a] * taken[b]))
+        if progress:
+            progress(draw + 1, draws)
     if np.isnan(figures).all():
         raise ValueError(f"expected a figure from some of {draws} draws, found NaN in all")
     low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])

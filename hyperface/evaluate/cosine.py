@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.evaluate._checks import unit_rows
+from hyperface.evaluate._checks import check_directions, checked_norms
 
 Item = TypeVar("Item")
 
@@ -25,7 +25,7 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> n
 
     Raises:
       ValueError: not two axes, a feature that is zero or not finite, or all features pointing one
-        way: such a network tells nobody apart, and ties would be broken by rounding.
+        way.
 
     Example:
       >>> unit_features([[3.0, 4.0], [0.0, 2.0]])
@@ -35,14 +35,9 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> n
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or not features.size:
         raise ValueError(f"expected features of shape [images, dim], found {features.shape}")
-    unit = unit_rows(features)
-    spread = np.ptp(unit, axis=0).max()
-    if len(unit) > 1 and spread < 1e-6:
-        raise ValueError(
-            f"expected features that differ, found {len(unit)} that all point one way (within "
-            f"{spread:.1g})"
-        )
-    return unit.astype(dtype, copy=False)
+    norms = checked_norms(features)
+    check_directions(features, norms)
+    return (features / norms).astype(dtype, copy=False)
 
 
 def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -> jax.Array:

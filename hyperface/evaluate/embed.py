@@ -12,6 +12,15 @@ from hyperface.data.images import warn_of_range
 from hyperface.normalize import l2_norm
 
 Mirror = Literal["none", "sum", "max", "concat"]
+MIRROR_STEPS = {
+    "none": "no mirror image",
+    "sum": "features of image and mirror image merged by sum",
+    "max": "features of image and mirror image merged by max",
+    "concat": "features of image and mirror image concatenated",
+}
+"""What is printed of each merge."""
+PIXEL_STEP = "(pixel - 127.5) / 128"
+"""What a network is fed."""
 
 
 class Devices:

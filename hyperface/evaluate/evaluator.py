@@ -11,7 +11,18 @@ from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate.classification import nearest_agent_accuracy
-from hyperface.evaluate.embed import ONE_DEVICE, Devices, Embeddings, embed_split, embedder
+from hyperface.evaluate.embed import (
+    MIRROR_STEPS,
+    ONE_DEVICE,
+    PIXEL_STEP,
+    Devices,
+    Embeddings,
+    embed_split,
+    embedder,
+)
+from hyperface.evaluate.pair_protocol import ACCURACY_STEP
+from hyperface.evaluate.svm import THRESHOLD_STEPS
+from hyperface.evaluate.threshold import RULE_STEPS
 from hyperface.evaluate.verification import Verification, all_pairs, deal_folds, verify
 from hyperface.objective import normalization
 from hyperface.train.experiment import Experiment
@@ -25,6 +36,8 @@ class Result:
     verification: Verification | None = None
     accuracy: float | None = None
     """Classification accuracy, where that is the protocol."""
+    steps: tuple[str, ...] = ()
+    """What was done, a sentence each."""
 
     def figures(self) -> dict[str, float]:
         """The figures of a results table, by name, as shares in [0, 1]."""
@@ -56,9 +69,14 @@ def evaluate_network(
         experiment.evaluation.mirror,
     )
     backbone = {n: {"backbone": t["backbone"]} for n, t in variables.items() if "backbone" in t}
-    embeddings = _embedded(experiment, embed, backbone, data_dir, devices)
+    embeddings, images = _embedded(experiment, embed, backbone, data_dir, devices)
+    steps = (
+        images,
+        f"network {experiment.model.name}, {PIXEL_STEP}",
+        MIRROR_STEPS[experiment.evaluation.mirror],
+    )
     if experiment.evaluation.protocol == "verification":
-        return _verified(experiment, embeddings, devices)
+        return _verified(experiment, embeddings, devices, steps)
     # Which class wins depends on the scale only where a bias is added.
     head_name, terms = next(iter(experiment.loss.agent_heads().items()))
     head, (named, *_) = devices.whole(variables["params"]["head"][head_name]), terms.items()
@@ -75,7 +93,8 @@ def evaluate_network(
         else getattr(named[1], "scale", 1.0),
         bias=head.get("bias"),
     )
-    return Result(embeddings, accuracy=accuracy)
+    told = "an image is of the class with the highest logit, as in training without a margin"
+    return Result(embeddings, accuracy=accuracy, steps=(*steps, told))
 
 
 def check_scorable(experiment: Experiment, data_dir: Path) -> None:
@@ -101,14 +120,15 @@ def evaluate_pixels(
 ) -> Result:
     """Verification by the cosine of the images themselves: what any network has to beat."""
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
-    embeddings = _embedded(experiment, embed, None, data_dir, devices)
-    return _verified(experiment, embeddings, devices)
+    embeddings, images = _embedded(experiment, embed, None, data_dir, devices)
+    steps = (images, f"the pixels themselves are the features, {PIXEL_STEP}", MIRROR_STEPS["none"])
+    return _verified(experiment, embeddings, devices, steps)
 
 
 def _embedded(
     experiment: Experiment, embed: Callable, params: Any, data_dir: Path, devices: Devices
-) -> Embeddings:
-    """The test split's features."""
+) -> tuple[Embeddings, str]:
+    """The test split's features, and what is printed of its images."""
     data, size = experiment.data, experiment.evaluation.batch_size
     split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     batches = evaluation_batches(
@@ -117,12 +137,23 @@ def _embedded(
         process=devices.process,
         processes=devices.processes,
     )
-    return embed_split(embed, params, batches, devices)
+    return embed_split(embed, params, batches, devices), split.step
 
 
-def _verified(experiment: Experiment, embeddings: Embeddings, devices: Devices) -> Result:
+def _verified(
+    experiment: Experiment, embeddings: Embeddings, devices: Devices, steps: tuple[str, ...]
+) -> Result:
     if devices.process:
         return Result(embeddings)
     folds = experiment.evaluation.folds
     verification = verify(embeddings.features, embeddings.labels, folds=folds)
-    return Result(embeddings, verification=verification)
+    same = verification.pairs.same
+    steps = (
+        *steps,
+        f"all {same.size:,} pairs of images ({same.sum():,} same), dealt into {folds} folds",
+        "features scaled to unit length, similarity is the cosine",
+        THRESHOLD_STEPS["accuracy"],
+        ACCURACY_STEP,
+        RULE_STEPS["strict"],
+    )
+    return Result(embeddings, verification=verification, steps=steps)

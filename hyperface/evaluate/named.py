@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperface.errors import InputError
+from hyperface.evaluate._checks import BLOCK, check_directions
 
 
 class NamedFeatures(NamedTuple):
@@ -44,9 +45,15 @@ class NamedFeatures(NamedTuple):
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over names and features."""
-        total = hashlib.sha256("\n".join(self.names).encode())
-        total.update(np.ascontiguousarray(self.features).data)
-        return total.hexdigest()[:16]
+        return array_digest(self.features, "\n".join(self.names))
+
+
+def array_digest(features: np.ndarray, text: str = "") -> str:
+    """Sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
+    total = hashlib.sha256(text.encode())
+    for start in range(0, len(features), BLOCK):
+        total.update(np.ascontiguousarray(features[start : start + BLOCK]).data)
+    return total.hexdigest()[:16]
 
 
 def check(named: NamedFeatures, origin: str) -> NamedFeatures:
@@ -61,7 +68,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
 
     Raises:
       InputError: names and features differ in number, a name is there twice, a feature is zero or
-        not finite, or all features are equal.
+        not finite, or all features point one way.
     """
     names, features = list(named.names), np.asarray(named.features)
     if features.ndim != 2 or len(names) != len(features) or not names:
@@ -76,15 +83,18 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
         seen: set[str] = set()
         double = next(name for name in names if name in seen or seen.add(name))
         raise InputError(f"{origin}: expected every name once, found {double!r} again.")
-    norms = np.linalg.norm(features, axis=1)
+    parts = [slice(start, start + BLOCK) for start in range(0, len(names), BLOCK)]
+    norms = np.concatenate([np.linalg.norm(features[part], axis=1) for part in parts])
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         raise InputError(
             f"{origin}: expected finite features above zero, found norm {norms[bad[0]]} of "
             f"{names[bad[0]]!r} ({bad.size} images in all)."
         )
-    if len(names) > 1 and np.all(features == features[0]):
-        raise InputError(f"{origin}: expected features that differ, found {len(names)} equal ones.")
+    try:
+        check_directions(features, norms[:, None])
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}.") from None
     return named._replace(names=names, features=features)
 
 

@@ -21,6 +21,7 @@ from hyperface.evaluate._checks import (
     checked_same,
 )
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.evaluate.progress import Progress
 from hyperface.evaluate.projection import check_pca, fold_moments, spanned
 from hyperface.evaluate.svm import THRESHOLDS
 from hyperface.evaluate.verification import FoldAccuracy, Pairs, cosine_scores, held_out_accuracy
@@ -49,6 +50,7 @@ def verify_pairs(
     protocol: PairProtocol = PROTOCOLS["plain"],
     *,
     tested: Sequence[int] | None = None,
+    progress: Progress | None = None,
 ) -> PairResult:
     """Accuracy on each fold with everything fitted on the others: LFW's protocol.
 
@@ -64,6 +66,7 @@ def verify_pairs(
       protocol: the steps; PROTOCOLS has the published ones.
       tested: fold ids that are held out in turn, by default all. LFW's View 1 is two folds of
         which only the test list is tested.
+      progress: called with tested folds done and all of them.
 
     Raises:
       ValueError: a feature is zero or not finite or all are equal; lengths differ; a row is not
@@ -97,6 +100,8 @@ def verify_pairs(
         held_out.append(held_out_accuracy(similarities, same, test, THRESHOLDS[protocol.threshold]))
         scores[test] = similarities[test]
         dims.append(dim)
+        if progress:
+            progress(len(dims), tested.size)
     accuracy = FoldAccuracy(*np.array(held_out).T)
     steps = (
         f"{same.size} pairs ({same.sum()} same) of {used.size} images in {np.unique(fold).size} "

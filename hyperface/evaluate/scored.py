@@ -49,6 +49,8 @@ class Scored:
     """Same people with the lowest scores."""
     details: dict[str, Any] = field(default_factory=dict)
     """By fold, trial or split; goes into JSON."""
+    counts: dict[str, int | list[int]] = field(default_factory=dict)
+    """Pairs, or what else is compared; a list has one a split or trial."""
 
     def record(self) -> dict[str, Any]:
         """All of it that goes into a JSON file."""
@@ -58,10 +60,23 @@ class Scored:
                 "spreads": {n: f.spread for n, f in self.figures.items() if f.spread is not None},
                 "spread": self.spread,
                 "steps": list(self.steps),
-                "curves": {name: thinned(curve).rates() for name, curve in self.curves.items()},
+                "curves": {name: _curve(thinned(curve)) for name, curve in self.curves.items()},
+                "cmc": None if self.ranks is None else np.asarray(self.ranks).tolist(),
+                "counts": self.counts,
                 "details": self.details,
             }
         )
+
+
+def _curve(curve: Roc) -> dict[str, list[float]]:
+    return curve.rates() | {"thresholds": np.asarray(curve.thresholds, np.float64).tolist()}
+
+
+def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
+    """`Scored.counts` of pairs, one array [pairs] bool a split."""
+    kinds = {"same pairs": [int(np.sum(one)) for one in same]}
+    kinds["different pairs"] = [int(np.sum(~one)) for one in same]
+    return kinds if len(same) > 1 else {kind: found[0] for kind, found in kinds.items()}
 
 
 def _finite(value: Any) -> Any:
@@ -99,6 +114,8 @@ def hardest(
 def over_snapshots(scored: Sequence[Scored]) -> Scored:
     """Mean figures of one protocol over several snapshots, with their spread; the last one's rest.
 
+    A step that is not the same of all says of which snapshot it is.
+
     Raises:
       ValueError: fewer than two, or of several protocols.
     """
@@ -111,16 +128,18 @@ def over_snapshots(scored: Sequence[Scored]) -> Scored:
         name: np.array([found.figures[name].value for found in scored])
         for name in scored[-1].figures
     }
+    shared = [step for step in scored[-1].steps if all(step in found.steps for found in scored)]
+    own = [
+        f"snapshot {number}: {step}"
+        for number, found in enumerate(scored, 1)
+        for step in found.steps
+        if step not in shared
+    ]
+    last = f"curves and pairs are those of snapshot {len(scored)}"
     return replace(
         scored[-1],
+        steps=(*own, *shared, last),
         figures={n: Figure(float(v.mean()), float(v.std(ddof=1))) for n, v in values.items()},
         spread=f"standard deviation over {len(scored)} snapshots",
         details=scored[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},
     )
-
-
-def chance_warning(accuracy: float) -> tuple[str, ...]:
-    """A step that warns of an accuracy that a guess has, which names in a wrong order give."""
-    if abs(accuracy - 0.5) > 0.02:
-        return ()
-    return ("WARNING: this is the accuracy of a guess; are the names those of the features?",)

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.svm import SVC
 
-from hyperface.evaluate.verification import best_threshold
+from hyperface.evaluate.verification import best_threshold, mean_best_threshold
 
 
 def svm_threshold(scores: np.ndarray, same: np.ndarray) -> float:
@@ -31,11 +31,16 @@ def svm_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return -offset / slope if slope > 0 else -np.inf
 
 
-THRESHOLDS = {"accuracy": best_threshold, "svm": svm_threshold}
+THRESHOLDS = {
+    "accuracy": best_threshold,
+    "accuracy-mean": mean_best_threshold,
+    "svm": svm_threshold,
+}
 """Rules (scores, same) -> threshold by name: the highest balanced accuracy, or the SVM's."""
 
 THRESHOLD_STEPS = {
-    "accuracy": "threshold of highest accuracy on the other folds, mean of equally good ones",
+    "accuracy": "threshold of highest accuracy on the other folds, median of equally good ones",
+    "accuracy-mean": "mean of all thresholds of highest accuracy on the other folds",
     "svm": "threshold of a linear SVM, C = 1, fitted on the other folds' similarities",
 }
 """What is printed of each rule."""

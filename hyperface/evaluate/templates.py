@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperface.evaluate._checks import checked_columns, checked_same, positions
+from hyperface.evaluate.progress import Progress
 from hyperface.evaluate.splits import PairRates, pair_rates
 from hyperface.evaluate.template_groups import Templates
 
@@ -30,7 +31,12 @@ class TemplateVerification(NamedTuple):
 
 
 def template_scores(
-    templates: Templates, first: np.ndarray, second: np.ndarray, *, gammas: int | None = 8
+    templates: Templates,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    gammas: int | None = 8,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Scores of pairs of templates by Ring loss' fusion of their images' cosines s.
 
@@ -45,6 +51,7 @@ def template_scores(
       second: [pairs] template id.
       gammas: K, 8 for IJB-A and 2 for Janus CS3 in the paper; None for the cosine of the templates'
         mean features, the usual alternative.
+      progress: called with pairs done and all pairs.
 
     Returns:
       [pairs], in [-K, K].
@@ -68,16 +75,24 @@ def template_scores(
         first, second = second, first
     order = np.argsort(first, kind="stable")
     _, starts = np.unique(first[order], return_index=True)
-    scores = np.empty(first.size, templates.features.dtype)
+    scores, done = np.empty(first.size, templates.features.dtype), 0
     for pairs in np.split(order, starts[1:]):
         row = first[pairs[:1]]
         for part in _blocks(templates, second[pairs], len(_images(templates, row)[0])):
             scores[pairs[part]] = _fused(templates, row, second[pairs[part]], gammas)[0]
+        done += pairs.size
+        if progress:
+            progress(done, first.size)
     return scores
 
 
 def score_matrix(
-    templates: Templates, probes: np.ndarray, gallery: np.ndarray, *, gammas: int | None = 8
+    templates: Templates,
+    probes: np.ndarray,
+    gallery: np.ndarray,
+    *,
+    gammas: int | None = 8,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Scores of every probe template with every gallery template, for 1:N search.
 
@@ -86,6 +101,7 @@ def score_matrix(
       probes: [probes] template ids.
       gallery: [gallery] template ids.
       gammas: as `template_scores`.
+      progress: called with probes done and all probes.
 
     Returns:
       [probes, gallery].
@@ -101,6 +117,8 @@ def score_matrix(
     for rows in _blocks(templates, probes, side):
         for columns in _blocks(templates, gallery, side):
             scores[rows, columns] = _fused(templates, probes[rows], gallery[columns], gammas)
+        if progress:
+            progress(rows.stop, probes.size)
     return scores
 
 
@@ -113,6 +131,7 @@ def verify_templates(
     *,
     gammas: int | None = 8,
     fars: Sequence[float] = FARS,
+    progress: Progress | None = None,
 ) -> TemplateVerification:
     """1:1 verification: TAR at each FAR on each split.
 
@@ -124,13 +143,14 @@ def verify_templates(
       split: [pairs] split id.
       gammas: as `template_scores`.
       fars: false accept rates in [0, 1].
+      progress: as `template_scores`.
 
     Raises:
       ValueError: as `template_scores` and `pair_rates`.
     """
     first, second, same, split = checked_columns(first=first, second=second, same=same, split=split)
     same = checked_same(same)
-    scores = template_scores(templates, first, second, gammas=gammas)
+    scores = template_scores(templates, first, second, gammas=gammas, progress=progress)
     rates = pair_rates(scores, same, split, fars)
     fusion = "score is the cosine of the templates' mean features"
     if gammas is not None:

@@ -11,6 +11,16 @@ from numpy.typing import ArrayLike
 Rule = Literal["strict", "blufr"]
 """How a false accept rate becomes a threshold: see `impostor_threshold`."""
 
+RULE_STEPS = {
+    "strict": "threshold at a FAR: just above the (k + 1)-th highest of N impostor scores, "
+    "k = FAR N rounded down; ties with it are refused, so the measured FAR is never higher",
+    "blufr": "threshold at a FAR: the k-th highest of N impostor scores, k = FAR N rounded; ties "
+    "with it are accepted; just above the highest where k = 0 (BLUFR's released code)",
+}
+"""What is printed of each rule."""
+TOO_FEW = " (too few pairs: at no false accept)"
+"""What is printed beside a rate at a FAR that is not `supported`."""
+
 
 def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
     """The scores as one row of floats, of the type that they have.

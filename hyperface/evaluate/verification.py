@@ -7,6 +7,7 @@ import numpy as np
 
 from hyperface.evaluate._checks import unit_rows
 from hyperface.evaluate.roc import Roc, roc, tar_at_far
+from hyperface.evaluate.threshold import supported
 
 BLOCK_BYTES = 64 * 2**20
 """Features of this many bytes are gathered at once."""
@@ -50,6 +51,12 @@ class Verification(NamedTuple):
     curve: Roc
     scores: np.ndarray
     pairs: Pairs
+
+    @property
+    def unsupported(self) -> list[float]:
+        """The FARs of `tar_at_far` that the different pairs cannot support: see `supported`."""
+        different = int(np.sum(~self.pairs.same))
+        return [far for far in self.tar_at_far if not supported(far, different)]
 
 
 def verify(features: np.ndarray, labels: np.ndarray, *, folds: int = 10) -> Verification:
@@ -159,8 +166,29 @@ def balanced_accuracy(scores: np.ndarray, same: np.ndarray, threshold: float) ->
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     """The threshold of the highest balanced accuracy: midway between two neighbouring scores.
 
-    Every distinct cut is tried. Of several equally good ones the mean is taken.
+    Every distinct cut is tried. Of several equally good ones it is the median, the higher of the
+    middle two where their number is even: a mean of cuts that are not neighbours may be a worse
+    one. Where no cut is as good as a guess, everything is accepted.
+
+    Example:
+      >>> scores, same = np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False])
+      >>> print(f"{best_threshold(scores, same):.1f}, not {mean_best_threshold(scores, same):.1f}")
+      0.8, not 0.6
     """
+    cuts = _best_cuts(scores, same)
+    return float(cuts[(cuts.size - 1) // 2])
+
+
+def mean_best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    """The mean of all equally good cuts of `best_threshold`: SphereFace's released rule.
+
+    Its accuracy may be below the highest.
+    """
+    return float(np.mean(_best_cuts(scores, same)))
+
+
+def _best_cuts(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Thresholds of the highest balanced accuracy, falling."""
     curve = roc(scores, same)
     num_same, num_different = int(np.sum(same)), int(np.sum(~np.asarray(same, bool)))
     # Whole numbers, so that equally good cuts are equal. The first and the last point, accepting
@@ -168,7 +196,9 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     accepted_same = np.rint(curve.tar[1:-1] * num_same).astype(np.int64)
     accepted_different = np.rint(curve.far[1:-1] * num_different).astype(np.int64)
     gain = accepted_same * num_different - accepted_different * num_same
-    if not gain.size:
-        return float(curve.thresholds[-1])
-    midway = 0.5 * (curve.thresholds[1:-1] + curve.thresholds[2:])
-    return float(np.mean(midway[gain == gain.max()]))
+    if gain.max(initial=-1) < 0:
+        return curve.thresholds[-1:]
+    upper, lower = curve.thresholds[1:-1], curve.thresholds[2:]
+    # No number may lie between two scores: the middle is then rounded to one of them.
+    midway = upper - 0.5 * (upper - lower)
+    return np.where(midway > lower, midway, upper)[gain == gain.max()]

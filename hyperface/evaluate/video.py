@@ -1,7 +1,5 @@
 """Verification of video pairs in folds: YTF's protocol."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +12,7 @@ from hyperface.evaluate.frames import (
     video_similarities,
 )
 from hyperface.evaluate.pair_protocol import ACCURACY_STEP
+from hyperface.evaluate.progress import Progress, part
 from hyperface.evaluate.svm import (
     THRESHOLD_STEPS,
     THRESHOLDS,
@@ -46,8 +45,8 @@ def verify_videos(
     fold: np.ndarray,
     *,
     subtract_mean: bool = True,
-    threshold: Literal["accuracy", "svm"] = "accuracy",
-    progress: Callable[[int, int], None] | None = None,
+    threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy",
+    progress: Progress | None = None,
 ) -> VideoResult:
     """Accuracy on each fold by the mean, the maximum and the histogram of frame similarities.
 
@@ -87,8 +86,9 @@ def verify_videos(
         sweeps = [([test], _mean_feature(means, sides, ~test)) for test in tests]
     scores, held_out = {rule: np.empty(same.size) for rule in RULES}, {rule: [] for rule in RULES}
     for sweep, (its_tests, mean) in enumerate(sweeps):
-        report = progress and partial(_report, progress, sweep, len(sweeps))
-        found = video_similarities(videos, first, second, mean=mean, progress=report)
+        found = video_similarities(
+            videos, first, second, mean=mean, progress=part(progress, sweep, len(sweeps))
+        )
         kernel = histogram_intersection(found.histogram, found.histogram)
         for test in its_tests:
             for rule, scored in _scored(found, kernel, same, test, threshold).items():
@@ -118,12 +118,6 @@ def _mean_feature(means: np.ndarray, sides: list[np.ndarray], fitted: np.ndarray
     """[dim] mean over both sides of the fitted pairs of each video's own mean."""
     counts = sum(np.bincount(side[fitted], minlength=len(means)) for side in sides)
     return counts @ means / counts.sum()
-
-
-def _report(
-    progress: Callable[[int, int], None], sweep: int, sweeps: int, done: int, pairs: int
-) -> None:
-    progress(sweep * pairs + done, sweeps * pairs)
 
 
 def _steps(subtract_mean: bool, threshold: str) -> tuple[str, ...]:

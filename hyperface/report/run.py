@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperface.evaluate.evaluator import Result
 from hyperface.evaluate.roc import thinned
+from hyperface.evaluate.threshold import TOO_FEW
 from hyperface.files import replace_text
 from hyperface.report import figures
 from hyperface.report.html import write_report
@@ -45,7 +46,11 @@ def results_table(results: Mapping[str, Result]) -> Table:
         )
         for name, result in results.items()
     ]
-    rates = [f"TAR at FAR {100 * far:g} %" for far in verified[0].tar_at_far]
+    few = verified[0].unsupported
+    rates = [
+        f"TAR at FAR {100 * far:g} %{TOO_FEW if far in few else ''}"
+        for far in verified[0].tar_at_far
+    ]
     return Table(
         "Verification of the test people",
         ("method", "accuracy", *rates),
@@ -82,10 +87,12 @@ def snapshot_table(trained: Mapping[str, Trained]) -> Table:
         found = np.array([[s.figures()[name] for name in names] for s in snapshots])
         spread = found.std(axis=0, ddof=1)
         rows.append((method, *map(percent, found.mean(axis=0), spread)))
-    count = len(next(iter(trained.values())).snapshots)
+    first = next(iter(trained.values()))
+    verified, count = first.result.verification, len(first.snapshots)
+    few = {f"tar_at_far_{far}" for far in verified.unsupported} if verified else set()
     return Table(
         f"Mean of the last {count} snapshots",
-        ("method", *(name.replace("_", " ") for name in names)),
+        ("method", *(name.replace("_", " ") + TOO_FEW * (name in few) for name in names)),
         rows,
         "± is the standard deviation over snapshots.",
     )
@@ -133,6 +140,11 @@ def write_run_report(
         "results": {method: result.figures() for method, result in results.items()},
         "snapshots": {
             method: [shot.figures() for shot in t.snapshots] for method, t in trained.items()
+        },
+        "FARs with too few pairs": {
+            method: result.verification.unsupported
+            for method, result in results.items()
+            if result.verification is not None
         },
         "curves": {
             method: thinned(result.verification.curve).rates()

@@ -23,6 +23,8 @@ class ImageList(NamedTuple):
     """Paths below the data set's folder."""
     ids: list[str] | None
     """Of the person, as text, where the list has them."""
+    source: str
+    """Name of the file."""
 
 
 def megaface_list(path: Path | str) -> ImageList:
@@ -54,7 +56,7 @@ def megaface_list(path: Path | str) -> ImageList:
         line.image(name)
         if seen.setdefault(name, index) != index:
             raise line.fault("each image once", f"{shown(name)} as at {seen[name]}")
-    return ImageList(names, ids)
+    return ImageList(names, ids, Path(path).name)
 
 
 def megaface_noises(path: Path | str) -> frozenset[str]:

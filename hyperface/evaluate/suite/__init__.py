@@ -7,9 +7,9 @@ from typing import NamedTuple
 from hyperface.errors import InputError
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.scored import Scored
-from hyperface.evaluate.suite import large, lists, sets, videos
-from hyperface.evaluate.suite.large import score_megaface
+from hyperface.evaluate.suite import janus, lists, trials, videos
 from hyperface.evaluate.suite.lists import score_pairs
+from hyperface.evaluate.suite.megaface import score_megaface
 from hyperface.evaluate.suite.sets import score_search, score_templates
 from hyperface.evaluate.suite.settings import Settings
 
@@ -81,7 +81,7 @@ SUITE: Mapping[str, Entry] = {
     "lfw-view1": Entry(
         "LFW, View 1", "lfw", ("lfw/pairsDevTrain.txt", "lfw/pairsDevTest.txt"), lists.view1
     ),
-    "blufr": Entry("BLUFR on LFW", "lfw", ("blufr_lfw_config.mat",), large.score_blufr),
+    "blufr": Entry("BLUFR on LFW", "lfw", ("blufr_lfw_config.mat",), trials.score_blufr),
     "cfp-ff": Entry("CFP, frontal and frontal", "cfp", ("cfp_protocol.zip",), lists.cfp),
     "cfp-fp": Entry("CFP, frontal and profile", "cfp", ("cfp_protocol.zip",), lists.cfp),
     "ytf": Entry("YTF, 5,000 video pairs", "ytf", ("ytf/splits.txt",), videos.ytf),
@@ -89,28 +89,53 @@ SUITE: Mapping[str, Entry] = {
     "agedb": Entry("AgeDB-30", "agedb", ("agedb/agedb_30.txt",), lists.listed),
     "calfw": Entry("CALFW", "calfw", ("calfw/pairs_CALFW.txt",), lists.listed),
     "cplfw": Entry("CPLFW", "cplfw", ("cplfw/pairs_CPLFW.txt",), lists.listed),
-    "ijba": Entry("IJB-A, 1:1", "ijba", ("IJB-A_11_sets",), sets.ijba),
-    "ijba-search": Entry("IJB-A, 1:N", "ijba", ("IJB-A_1N_sets",), sets.ijba_search),
+    "ijba": Entry("IJB-A, 1:1", "ijba", ("IJB-A_11_sets",), janus.ijba),
+    "ijba-search": Entry("IJB-A, 1:N", "ijba", ("IJB-A_1N_sets",), janus.ijba_search),
     "cs3": Entry(
-        "Janus CS3, 1:1", "cs3", ("cs3/verify_metadata.csv", "cs3/verify_comparisons.csv"), sets.cs3
+        "Janus CS3, 1:1",
+        "cs3",
+        ("cs3/verify_metadata.csv", "cs3/verify_comparisons.csv"),
+        janus.cs3,
     ),
     "cs3-search": Entry(
         "Janus CS3, 1:N",
         "cs3",
         ("cs3/search_gallery.csv", "cs3/search_probe.csv"),
-        sets.cs3_search,
+        janus.cs3_search,
     ),
     "ijbb": Entry(
         "IJB-B, 1:1",
         "ijbb",
         ("ijbb/ijbb_face_tid_mid.txt", "ijbb/ijbb_template_pair_label.txt"),
-        sets.ijbc,
+        janus.ijbc,
+    ),
+    "ijbb-search": Entry(
+        "IJB-B, 1:N",
+        "ijbb",
+        (
+            "ijbb/ijbb_face_tid_mid.txt",
+            "ijbb/ijbb_1N_gallery_S1.csv",
+            "ijbb/ijbb_1N_gallery_S2.csv",
+            "ijbb/ijbb_1N_probe_mixed.csv",
+        ),
+        janus.ijbc_search,
     ),
     "ijbc": Entry(
         "IJB-C, 1:1",
         "ijbc",
         ("ijbc/ijbc_face_tid_mid.txt", "ijbc/ijbc_template_pair_label.txt"),
-        sets.ijbc,
+        janus.ijbc,
+    ),
+    "ijbc-search": Entry(
+        "IJB-C, 1:N",
+        "ijbc",
+        (
+            "ijbc/ijbc_face_tid_mid.txt",
+            "ijbc/ijbc_1N_gallery_G1.csv",
+            "ijbc/ijbc_1N_gallery_G2.csv",
+            "ijbc/ijbc_1N_probe_mixed.csv",
+        ),
+        janus.ijbc_search,
     ),
 }
 """By name. `score_pairs` takes any list of pairs, `score_megaface` two sets of images."""

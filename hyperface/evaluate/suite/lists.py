@@ -10,12 +10,15 @@ from hyperface.data import protocols
 from hyperface.data.protocols import PairList
 from hyperface.errors import InputError
 from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
+from hyperface.evaluate.chance import guess_warning, shift_warning
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pairs import verify_pairs
+from hyperface.evaluate.progress import part
 from hyperface.evaluate.roc import roc
-from hyperface.evaluate.scored import Figure, Scored, chance_warning, hardest
+from hyperface.evaluate.scored import Figure, Scored, hardest, pair_counts
 from hyperface.evaluate.splits import PairRates, pair_rates
 from hyperface.evaluate.suite.settings import OVER_FOLDS, OVER_SPLITS, Settings
+from hyperface.evaluate.threshold import RULE_STEPS, TOO_FEW
 
 PAIR_FARS = (0.01, 0.001)
 
@@ -36,13 +39,21 @@ def score_pairs(
       name: what the list is called.
       named: the features.
       pairs: the list.
-      settings: `pairs` is used.
+      settings: `pairs`, `draws` and `progress` are used.
       tested: folds that are held out; all by default.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
-    protocol = settings.pairs
+    protocol = settings.steps()
+    parts = 1 + (len(PAIR_FARS) if settings.draws else 0)
     found = verify_pairs(
-        named.features, first, second, pairs.same, pairs.fold, protocol, tested=tested
+        named.features,
+        first,
+        second,
+        pairs.same,
+        pairs.fold,
+        protocol,
+        tested=tested,
+        progress=part(settings.progress, 0, parts),
     )
     use = np.isfinite(found.scores)
     scores, same = found.scores[use], pairs.same[use]
@@ -57,9 +68,11 @@ def score_pairs(
         )
     people = [np.array([name.partition("/")[0] for name in side])[use] for side in pairs[:2]]
     intervals = {}
-    for far in PAIR_FARS if settings.draws else ():
+    for number, far in enumerate(PAIR_FARS if settings.draws else (), 1):
         tar = resampled_tar(scores, same, far)
-        low, high, _ = bootstrap_people(tar, *people, draws=settings.draws)
+        low, high, _ = bootstrap_people(
+            tar, *people, draws=settings.draws, progress=part(settings.progress, number, parts)
+        )
         intervals[marked[f"tar_at_far_{far:g}"]] = [low, high]
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     return Scored(
@@ -68,12 +81,14 @@ def score_pairs(
         steps=(
             *named.steps,
             *found.steps,
+            RULE_STEPS["strict"],
             *(
                 f"95 % of {settings.draws} resamples of people have {rate} from {100 * low:.2f} to "
                 f"{100 * high:.2f} %"
                 for rate, (low, high) in intervals.items()
             ),
-            *chance_warning(found.folds.mean),
+            *guess_warning("accuracy", found.folds.mean, 0.5, same.size, least=0.02),
+            *shift_warning(named.features, first, second, pairs.same),
         ),
         spread=OVER_FOLDS,
         curves={name: roc(scores, same)},
@@ -86,6 +101,7 @@ def score_pairs(
             "dimensions": found.dims.tolist(),
             "95 % over people": intervals,
         },
+        counts=pair_counts(same),
     )
 
 
@@ -112,31 +128,41 @@ def listed(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Set
 
 
 def cfp(name: str, named: NamedFeatures, paths: Sequence[Path], settings: Settings) -> Scored:
-    """CFP's figures are means over its ten splits, each by itself."""
+    """CFP's figures are means over its ten splits, each by itself.
+
+    A split's 350 different pairs do not support a FAR of 0.1 %, which all 3,500 together do.
+    """
     if settings.draws:
         raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
     pairs = protocols.cfp(paths[0])[name.removeprefix("cfp-").upper()]
-    scored = score_pairs(name, named, pairs, settings)
-    rates = pair_rates(scored.scores[0], pairs.same, pairs.fold, (0.001,))
-    marked = _marked(rates)
-    rates = {marked[n]: Figure(rate.mean, rate.deviation) for n, rate in rates.spread().items()}
+    scored = score_pairs(name, named, pairs, replace(settings, pairs=settings.steps("plain")))
+    scores = scored.scores[0]
+    of_splits = pair_rates(scores, pairs.same, pairs.fold, (0.001,))
+    together = pair_rates(scores, pairs.same, np.zeros(pairs.same.size, np.int64), (0.001,))
+    marked = _marked(of_splits)
+    rates = {marked[n]: Figure(rate.mean, rate.deviation) for n, rate in of_splits.spread().items()}
+    pooled = _marked(together, ", all splits' pairs together")["tar_at_far_0.001"]
     accuracy = scored.figures["accuracy"]._replace(
         spread=float(np.std(scored.details["fold accuracies"], ddof=1))
     )
     return replace(
         scored,
-        figures={"accuracy": accuracy, **rates},
+        figures={"accuracy": accuracy, **rates, pooled: Figure(float(together.tar[0, 0]))},
         spread=OVER_SPLITS,
-        steps=(*scored.steps, "EER, AUC and TAR of each split by itself, then averaged"),
+        steps=(
+            *scored.steps,
+            "accuracy, EER, AUC and TAR of each split by itself, then averaged, unless of all "
+            f"splits' {np.sum(~pairs.same):,} different pairs together",
+        ),
     )
 
 
-def _marked(rates: PairRates) -> dict[str, str]:
+def _marked(rates: PairRates, of: str = "") -> dict[str, str]:
     """Names of the rates as tables print them; what has too few pairs says so."""
     names = {"eer": "EER", "auc": "AUC"}
     for far in rates.fars:
-        few = " (too few pairs: at no false accept)" if far in rates.unsupported() else ""
-        names[f"tar_at_far_{far:g}"] = f"TAR at FAR {100 * far:g} %{few}"
+        few = TOO_FEW if far in rates.unsupported() else ""
+        names[f"tar_at_far_{far:g}"] = f"TAR at FAR {100 * far:g} %{of}{few}"
     return names
 
 

@@ -1,7 +1,7 @@
 """Choices within the published protocols."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 
@@ -19,12 +19,10 @@ OVER_SPLITS = "standard deviation over splits"
 class Settings:
     """Choices within the protocols."""
 
-    pairs: PairProtocol = field(default_factory=lambda: PROTOCOLS["normface"])
-    """Steps of pair lists."""
+    pairs: PairProtocol | None = None
+    """Steps of pair lists and videos; None as the protocol has them."""
     rule: Rule = "blufr"
     """BLUFR's threshold rule."""
-    subtract_mean: bool = True
-    """Of the frames of YTF."""
     gammas: int | None = None
     """K of the templates' fusion; None as the protocol has it."""
     pool_media: bool = False
@@ -35,3 +33,7 @@ class Settings:
     """Puts rows of features on one device, or split over several, which then share the products."""
     progress: Callable[[int, int], None] | None = None
     """Called by the long ones with the parts done and all parts."""
+
+    def steps(self, default: str = "normface") -> PairProtocol:
+        """Steps of pair lists and videos: those given, else the ones of this name."""
+        return self.pairs or PROTOCOLS[default]

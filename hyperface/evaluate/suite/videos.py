@@ -8,10 +8,11 @@ import numpy as np
 from hyperface.data import protocols
 from hyperface.data.protocols import PairList
 from hyperface.errors import InputError
+from hyperface.evaluate.chance import guess_warning
 from hyperface.evaluate.frames import group_frames, video_similarities
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.roc import roc
-from hyperface.evaluate.scored import Figure, Scored
+from hyperface.evaluate.scored import Figure, Scored, pair_counts
 from hyperface.evaluate.suite.settings import OVER_FOLDS, Settings
 from hyperface.evaluate.video import verify_videos
 
@@ -91,6 +92,7 @@ def _scored(
         )
     video = np.array([ids[one] for one in videos])
     first, second = (np.array([ids[one] for one in side]) for side in pairs[:2])
+    steps = settings.steps()
     found = verify_videos(
         named.features,
         video,
@@ -98,7 +100,8 @@ def _scored(
         second,
         pairs.same,
         pairs.fold,
-        subtract_mean=settings.subtract_mean,
+        subtract_mean=steps.subtract_mean or steps.pca is not None,
+        threshold=steps.threshold,
         progress=settings.progress,
     )
     shares = video_similarities(group_frames(named.features, video), first, second).histogram
@@ -108,9 +111,16 @@ def _scored(
             f"accuracy, {rule}": Figure(folds.mean, folds.standard_error)
             for rule, folds in found.folds.items()
         },
-        steps=(*named.steps, *found.steps),
+        steps=(
+            *named.steps,
+            *found.steps,
+            *guess_warning(
+                "accuracy, mean", found.folds["mean"].mean, 0.5, pairs.same.size, least=0.02
+            ),
+        ),
         spread=OVER_FOLDS,
         curves={rule: roc(scores, pairs.same) for rule, scores in found.scores.items()},
+        counts={"videos": len(ids), **pair_counts(pairs.same)},
         details={
             **{
                 f"fold accuracies, {rule}": folds.accuracy.tolist()
