@@ -101,8 +101,8 @@ def softmax_plane(context: Context):
             f"and {own:.3g} apart"
         )
     scale = (
-        f"{digits.scale_of(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are compared, in "
-        "what is nearer those that are classified right"
+        f"{digits.scale_of(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are "
+        "compared, in what is nearer those that are classified right"
     )
     return Outcome(entries, scale), {caption: drawn}
 
