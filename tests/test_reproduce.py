@@ -646,8 +646,8 @@ def test_figures_are_drawn_of_runs_at_the_papers_scale(tmp_path):
     made = context(tmp_path, runs=folder)
     published = papers.published()["ringloss"]
     assert list(pictures.draw(published["figure-6"], made)) == ["ROC: CFP, frontal and profile"]
-    found = pictures.draw(published["figure-7"], made)
-    assert list(found) == ["ROC: IJB-A, 1:1", "ROC: Janus CS3, 1:1"]
+    assert list(pictures.draw(published["figure-7"], made)) == ["ROC: IJB-A, 1:1"]
+    assert list(pictures.draw(published["figure-7-cs3"], made)) == ["ROC: Janus CS3, 1:1"]
     found = pictures.draw(published["figure-8"], made)
     assert [caption.split(" the factor")[0].split(",")[:2] for caption in found] == [
         ["Janus CS3", " 1:1: ROC curves"],

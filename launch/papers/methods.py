@@ -188,8 +188,9 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
         found |= dict.fromkeys(training(row["run"], runs))
         if printed["evaluate"]:
             tuned = "start" in published()["methods"][row["run"]]
-            options = [row.get("evaluate", printed["evaluate"])]
+            options = [printed["evaluate"]]
             options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
+            options += ["--mirror none"] if "evaluation" in row else []
             run = folder(runs, row["run"])
             found[scoring(run, " ".join(options), evaluation(printed, row))] = None
     return list(found)

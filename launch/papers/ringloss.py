@@ -60,10 +60,18 @@ ITEMS = (
     Item("table-3", "Table 3 (Exp. 2)", "IJB-A, 1:1 verification", RUNS, ("msceleb", "ijba")),
     Item(
         "figure-7",
-        "Figure 7 (Exp. 2 and 3)",
-        "ROC curves on IJB-A and Janus CS3",
+        "Figure 7a (Exp. 2)",
+        "ROC curves on IJB-A",
         RUNS,
         ("msceleb", "ijba"),
+        _BOTH,
+    ),
+    Item(
+        "figure-7-cs3",
+        "Figure 7b (Exp. 3)",
+        "ROC curves on Janus CS3",
+        RUNS,
+        ("msceleb", "cs3"),
         _BOTH,
     ),
     Item(
