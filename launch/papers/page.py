@@ -17,11 +17,11 @@ _KINDS = ("measured as the paper has it", "at small scale or on other data", "dr
 SMALL = 1e-4
 """Figures below it are written with an exponent."""
 READING = (
-    "± is the standard deviation over seeds; what the protocol gives of a single seed is in "
-    "brackets. A statement that compares figures is decided where there are at least two seeds, "
-    "all agree, and the mean difference is larger than its deviation. In brackets beside a "
-    "published statement is the difference of the printed figures; beside a published figure, ± is "
-    "the paper's own."
+    "± is the standard deviation over seeds, of fine-tuned runs without that of the run they all "
+    "start from; what the protocol gives of a single seed is in brackets. A statement that "
+    "compares figures is decided where there are at least two seeds, all agree, and the mean "
+    "difference is larger than its deviation. In brackets beside a published statement is the "
+    "difference of the printed figures; beside a published figure, ± is the paper's own."
 )
 
 
