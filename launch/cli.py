@@ -5,10 +5,11 @@ import os
 import platform
 import sys
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130
@@ -36,17 +38,22 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     """Runs a command on the program's arguments and ends the program.
 
     Status 0: done, or stopped by SIGTERM while training, and saved. 2: the input cannot be used, or
-    nothing can be written. 3: training diverged. 130: interrupted.
+    nothing can be written. 3: training diverged. 130: interrupted. Of several processes the first
+    that fails ends the others, which have a status of their own.
     """
     keep_compiled()
     try:
         command(sys.argv[1:])
     except InputError as error:
-        sys.exit(_say(f"error: {error}", EXIT_INPUT))
+        _end(f"error: {error}", EXIT_INPUT)
     except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED))
+        _end("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED)
+    except Exception:
+        if not _is_joined():
+            raise
+        _end(traceback.format_exc(), EXIT_BUG)
 
 
 def join(options: Any) -> None:
@@ -145,6 +152,18 @@ def quiet_libraries() -> None:
     sys.unraisablehook = hook
 
 
-def _say(message: str, status: int) -> int:
+def _end(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr)
-    return status
+    if _is_joined():
+        from hyperface.train import distributed
+
+        distributed.abandon(status)
+    sys.exit(status)
+
+
+def _is_joined() -> bool:
+    if "jax" not in sys.modules:  # What fails before it is loaded fails at once.
+        return False
+    from hyperface.train import distributed
+
+    return distributed.is_joined()

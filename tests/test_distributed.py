@@ -5,12 +5,16 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 import yaml
+from processes import HERE, ends, start
 
 import launch
 from hyperface.errors import InputError
+from hyperface.train import distributed
 from hyperface.train.distributed import Cluster, cluster_of
 
 LAUNCH = Path(launch.__file__).parent
@@ -141,3 +145,30 @@ def test_the_tpu_script_starts_every_host_with_options_that_are_read(tmp_path):
         options = dict(re.findall(r"--(coordinator|processes|process) (\S+)", command))
         options |= {name: int(options[name]) for name in ("processes", "process")}
         assert cluster_of({}, **options) == Cluster("10.0.0.9:12721", 2, host)
+
+
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_fails_ends_the_others(failing):
+    """At once, not after the patience that an orderly end has with a process that scores."""
+    statuses, outputs = ends(start([HERE / "one_fails.py", str(failing)], 2, 1), timeout=25)
+    assert statuses[failing] == 2
+    assert statuses[1 - failing] not in (0, -9)
+    assert "error: expected a whole record" in outputs[failing]
+
+
+def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
+    """Gloo's collectives give up after 30 seconds, which a data set takes to prepare."""
+    met, told = [], {}
+    client = SimpleNamespace(
+        wait_at_barrier=lambda key, milliseconds: met.append((key, milliseconds)),
+        key_value_set=told.__setitem__,
+        blocking_key_value_get=lambda key, _: told.get(key, '"other"'),
+    )
+    monkeypatch.setattr(distributed.global_state, "client", client)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for _ in range(2):
+        distributed.wait_for_all("prepared")
+    assert distributed.told_by_all("sound", "ours") == ["ours", "other"]
+    keys, patience = zip(*met, strict=True)
+    assert len(set(keys)) == 3  # A barrier is passed once.
+    assert set(patience) == {7 * 24 * 3600 * 1000}
