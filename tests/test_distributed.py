@@ -4,13 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 import yaml
-from processes import HERE, ends, start
+from processes import HERE, ends, free_port, start
 
 import launch
 from hyperface.errors import InputError
@@ -52,6 +53,41 @@ def test_open_mpi():
     assert found == Cluster("head:5000", 3, 2)
     with pytest.raises(InputError, match="expected HYPERFACE_COORDINATOR in the environment"):
         cluster_of(MPI)
+
+
+@pytest.mark.parametrize(
+    ("more", "devices"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}, (3,)),
+        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_GPUS_ON_NODE": "8"}, (6, 7)),
+        ({"SLURM_NTASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (3,)),
+        ({"SLURM_NTASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "2"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, (2,)),
+    ],
+)
+def test_processes_of_one_machine_share_its_gpus_and_one_has_all(more, devices):
+    launched = SLURM | {"SLURM_LOCALID": "3"}
+    if any(name.startswith("OMPI") for name in more):
+        launched = MPI | {"HYPERFACE_COORDINATOR": "head:5000"}
+    assert cluster_of(launched | more).devices == devices
+
+
+def test_jax_does_not_choose_a_gpu_by_itself_under_slurm():
+    """Its own detection takes the one of SLURM_LOCALID, where it is not told which."""
+    code = (
+        "import jax\nfrom hyperface.train import distributed\n"
+        f"distributed.initialize(distributed.Cluster('127.0.0.1:{free_port()}', 1, 0))\n"
+        "print(jax.config.values['jax_cuda_visible_devices'])"
+    )
+    job = SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | job, capture_output=True, text=True
+    )
+    assert shown.stdout == "all\n", shown.stderr
 
 
 def test_options_come_first_and_together():
@@ -166,6 +202,7 @@ def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
     )
     monkeypatch.setattr(distributed.global_state, "client", client)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
     for _ in range(2):
         distributed.wait_for_all("prepared")
     assert distributed.told_by_all("sound", "ours") == ["ours", "other"]

@@ -34,6 +34,8 @@ class Cluster(NamedTuple):
     """host:port of process 0."""
     processes: int
     process: int
+    devices: tuple[int, ...] | None = None
+    """Numbers of its GPUs, where others of the same machine have the rest; None for all."""
 
 
 def cluster_of(
@@ -64,7 +66,7 @@ def cluster_of(
     Example:
       >>> slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4"}
       >>> cluster_of(slurm | {"SLURM_PROCID": "2"})
-      Cluster(coordinator='n1:12728', processes=4, process=2)
+      Cluster(coordinator='n1:12728', processes=4, process=2, devices=None)
     """
     options = (coordinator, processes, process)
     if any(value is not None for value in options):
@@ -89,8 +91,16 @@ def initialize(cluster: Cluster | None) -> None:
     if cluster is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # The others wait at their end for process 0, which may score for hours.
-    jax.distributed.initialize(*cluster, shutdown_timeout_seconds=PATIENCE)
+    jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.processes,
+        cluster.process,
+        local_device_ids=cluster.devices,
+        # Of SLURM and Open MPI jax would take one GPU a process, and leave a node's others idle.
+        cluster_detection_method="deactivate",
+        # The others wait at their end for process 0, which may score for hours.
+        shutdown_timeout_seconds=PATIENCE,
+    )
 
 
 def abandon(status: int) -> NoReturn:
@@ -166,7 +176,40 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
         f"{_first_host(names)}:{port}",
         _number(environment, "SLURM_NTASKS"),
         _number(environment, "SLURM_PROCID"),
+        _own_devices(
+            environment, _tasks_of_a_node(environment), "SLURM_LOCALID", "SLURM_GPUS_ON_NODE"
+        ),
     )
+
+
+def _tasks_of_a_node(environment: Mapping[str, str]) -> int:
+    """The most that a node has: 2 of "2(x3),1"."""
+    counts = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get(
+        "SLURM_NTASKS_PER_NODE", "1"
+    )
+    return max(int(count.partition("(")[0] or 1) for count in counts.split(","))
+
+
+def _own_devices(
+    environment: Mapping[str, str], processes: int, place: str, on_machine: str | None = None
+) -> tuple[int, ...] | None:
+    """This process's share of a machine's GPUs; None where it has all that it sees.
+
+    Args:
+      environment: the process's variables.
+      processes: of the machine.
+      place: the variable with this one's number among them.
+      on_machine: the variable with the number of GPUs.
+    """
+    if processes == 1:
+        return None
+    all_of_them = int(environment.get(on_machine, 0)) if on_machine else 0
+    seen = len(list(filter(None, environment.get("CUDA_VISIBLE_DEVICES", "").split(","))))
+    if seen and (seen < processes or seen < all_of_them):  # The launcher has given it its own.
+        return None
+    share = max(1, (seen or all_of_them) // processes)
+    first = share * _number(environment, place)
+    return tuple(range(first, first + share))
 
 
 def _first_host(names: str) -> str:
@@ -183,6 +226,11 @@ def _open_mpi(environment: Mapping[str, str]) -> Cluster:
         _required(environment, "HYPERFACE_COORDINATOR"),
         _number(environment, "OMPI_COMM_WORLD_SIZE"),
         _number(environment, "OMPI_COMM_WORLD_RANK"),
+        _own_devices(
+            environment,
+            int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)),
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+        ),
     )
 
 
