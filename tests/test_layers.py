@@ -65,9 +65,20 @@ MAY_IMPORT = {
     "train.interrupt": ({"train.distributed"}, set()),
     "train.folder": ({"errors", "files", "train.parallel"}, set()),
     "train.checksum": (set(), set()),
-    "train.contents": ({"errors", "train.checksum", "train.state"}, {"flax"}),
+    "train.damage": ({"errors"}, set()),
+    "train.contents": (
+        {"errors", "train.checksum", "train.damage", "train.state"},
+        {"flax"},
+    ),
     "train.checkpoint": (
-        {"errors", "train.contents", "train.distributed", "train.state"},
+        {
+            "errors",
+            "train.checksum",
+            "train.contents",
+            "train.damage",
+            "train.distributed",
+            "train.state",
+        },
         {"orbax"},
     ),
     "train.record": (

@@ -233,7 +233,7 @@ def _run(
                     raise Interrupted(step, stop)
         except DivergenceError as error:
             checkpoints.wait()
-            newest = checkpoints.latest() or 0
+            newest = distributed.told_by_writer("newest", checkpoints.latest() or 0)
             if divergences.rolls_back(error, newest):
                 return None
             if newest < error.step - 1 and not error.updated:
