@@ -202,7 +202,7 @@ def test_what_is_no_damage_ends_the_run_and_nothing_is_renamed(error, item, run,
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
     with (
         Checkpoints(folder / "checkpoints") as checkpoints,
-        pytest.raises(InputError, match="checkpoints/8: expected to read it, found: .* Nothing"),
+        pytest.raises(InputError, match=r"checkpoints/8: expected to read it, found: .* Nothing"),
     ):
         checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["4", "8"]

@@ -47,7 +47,7 @@ def _of_content(error: BaseException) -> bool | None:
     code = re.match(r"([A-Z_]{4,}): ", str(error))
     if code is not None and not isinstance(error, json.JSONDecodeError):
         return code[1] in _OF_CONTENT
-    return isinstance(error, ValueError | KeyError | TypeError)
+    return isinstance(error, ValueError | LookupError | TypeError | AttributeError)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
