@@ -184,7 +184,7 @@ class Trainer:
         return max(jax.tree.leaves(jax.tree.map(relative, ours, theirs)))
 
     def equal(self, name: str) -> bool:
-        """Whether a run's last state and log are the unbroken run's, bit for bit."""
+        """Whether a run's last state, log and scores are the unbroken run's, bit for bit."""
         import jax
         import numpy as np
 
@@ -194,12 +194,23 @@ class Trainer:
         same = (
             np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*leaves, strict=True)
         )
-        return all(same) and logs[0] == logs[1]
+        return all(same) and logs[0] == logs[1] and self._same_scores(name)
+
+    def _same_scores(self, name: str) -> bool:
+        """Of the best step, and of each checkpoint that is still there."""
+        with self._checkpoints(name) as ours, self._checkpoints("whole") as theirs:
+            both = set(ours.steps()) & set(theirs.steps())
+            same = (ours.meta(s).get("score") == theirs.meta(s).get("score") for s in both)
+            return ours.best() == theirs.best() and all(same)
 
     def _state(self, name: str):
-        from hyperface.train.checkpoint import Checkpoints
         from launch.evaluate import restored
 
-        cli.quiet_libraries()
-        with Checkpoints(self.root / name / "checkpoints", read_only=True) as checkpoints:
+        with self._checkpoints(name) as checkpoints:
             return restored(checkpoints, self.steps)[1]
+
+    def _checkpoints(self, name: str):
+        from hyperface.train.checkpoint import Checkpoints
+
+        cli.quiet_libraries()
+        return Checkpoints(self.root / name / "checkpoints", read_only=True)

@@ -25,7 +25,7 @@ def test_a_killed_run_and_every_fault_end_as_they_should(capsys):
 def test_a_run_that_ends_otherwise_is_noticed(random_run, tmp_path):
     whole, state = random_run
     config = {"experiment": {"steps": 8}}
-    for name in ("whole", "same", "other"):
+    for name in ("whole", "same", "other", "scored"):
         shutil.copytree(whole, tmp_path / name)
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 8}\n')
@@ -35,10 +35,14 @@ def test_a_run_that_ends_otherwise_is_noticed(random_run, tmp_path):
     nearly = state.replace(distortion=np.nextafter(state.distortion, np.float32(1)))
     with Checkpoints(tmp_path / "other/checkpoints") as checkpoints:
         checkpoints.save(8, nearly, meta)
+    shutil.rmtree(tmp_path / "scored/checkpoints/8")
+    with Checkpoints(tmp_path / "scored/checkpoints") as checkpoints:
+        checkpoints.save(8, state, meta, 1.0)
     trainer = Trainer([], tmp_path)
     assert (trainer.saved("same"), trainer.logged("same")) == (8, 8)
     assert trainer.equal("same")
     assert not trainer.equal("other")
+    assert not trainer.equal("scored")
 
 
 def test_wrong_options_are_refused():
