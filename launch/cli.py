@@ -3,12 +3,15 @@
 import contextlib
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
@@ -68,6 +71,36 @@ def join(options: Any) -> None:
             process=options.process,
         )
     )
+
+
+class Terminated(BaseException):
+    """SIGTERM came; no Exception, which something under way could take for a failure of its own."""
+
+
+@contextlib.contextmanager
+def ending_in_order(status: int) -> Iterator[None]:
+    """Has a SIGTERM end the program with a line and this status, where no step is to be finished.
+
+    Training's own steps are, and on several processes jax waits for the next one; outside the main
+    thread, which gets no signals, nothing is changed.
+    """
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    except Terminated:
+        _end(
+            "SIGTERM: stopped between two steps. The same command goes on from what is done.",
+            status,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def keep_compiled() -> None:

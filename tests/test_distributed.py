@@ -17,6 +17,7 @@ import launch
 from hyperface.errors import InputError
 from hyperface.train import distributed
 from hyperface.train.distributed import Cluster, cluster_of
+from launch import cli, experiments, train
 
 LAUNCH = Path(launch.__file__).parent
 SLURM = {
@@ -113,14 +114,18 @@ def test_what_is_no_number_is_named():
         cluster_of(SLURM | {"SLURM_PROCID": "one"})
 
 
+def job_set():
+    return yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+
+
 def test_the_job_set_sets_what_is_read():
     """Its variables are fed to the parser as Kubernetes would fill them in."""
-    job_set = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
-    (job,) = job_set["spec"]["replicatedJobs"]
+    found = job_set()
+    (job,) = found["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     annotations = {
-        "metadata.annotations['jobset.sigs.k8s.io/jobset-name']": job_set["metadata"]["name"],
+        "metadata.annotations['jobset.sigs.k8s.io/jobset-name']": found["metadata"]["name"],
         "metadata.annotations['jobset.sigs.k8s.io/replicatedjob-name']": job["name"],
     }
     environment = {
@@ -131,6 +136,86 @@ def test_the_job_set_sets_what_is_read():
     assert (spec["completionMode"], spec["completions"]) == ("Indexed", spec["parallelism"])
     found = cluster_of(environment | {"JOB_COMPLETION_INDEX": "3"})
     assert found == Cluster("hyperface-workers-0-0.hyperface:12721", spec["completions"], 3)
+
+
+POD = {
+    "restartPolicy": str,
+    "terminationGracePeriodSeconds": int,
+    "containers": [
+        {
+            "name": str,
+            "image": str,
+            "command": [str],
+            "args": [str],
+            "env": [{"name": str, "value?": str, "valueFrom?": {"fieldRef": {"fieldPath": str}}}],
+            "resources": {"limits": {"nvidia.com/gpu": int}},
+            "volumeMounts": [{"name": str, "mountPath": str}],
+        }
+    ],
+    "volumes": [
+        {
+            "name": str,
+            "persistentVolumeClaim?": {"claimName": str},
+            "emptyDir?": {"medium": str},
+        }
+    ],
+}
+JOB = {
+    "parallelism": int,
+    "completions": int,
+    "completionMode": str,
+    "backoffLimit": int,
+    "template": {"spec": POD},
+}
+JOB_SET = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str},
+    "spec": {
+        "failurePolicy": {"maxRestarts": int},
+        "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
+    },
+}
+"""Of JobSet v1alpha2, Job and Pod: the fields that are used, where they belong; ? marks those that
+may be left out."""
+
+
+def misfits(found, schema, where="jobset"):
+    """What does not fit a schema of nested mappings, sequences and types."""
+    if isinstance(schema, list):
+        return [m for i, x in enumerate(found) for m in misfits(x, schema[0], f"{where}[{i}]")]
+    if not isinstance(schema, dict):
+        return [] if type(found) is schema else [f"{where}: {found!r}"]
+    fields = {name.rstrip("?"): inner for name, inner in schema.items()}
+    needed = {name for name in schema if not name.endswith("?")}
+    wrong = [f"{where}.{name}" for name in (needed - found.keys()) | (found.keys() - fields.keys())]
+    inner = [misfits(found[n], fields[n], f"{where}.{n}") for n in found.keys() & fields.keys()]
+    return wrong + [misfit for one in inner for misfit in one]
+
+
+def test_the_job_set_has_the_fields_of_one_where_they_belong():
+    found = job_set()
+    assert misfits(found, JOB_SET) == []
+    assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    pod = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    del pod["restartPolicy"]
+    pod["replicas"] = "4"
+    assert len(misfits(found, JOB_SET)) == 2
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+
+
+def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
+    pod = job_set()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    *command, name = container["command"]
+    assert command == ["python", "-m", "launch.train"]
+    default = train.Train(experiments.load(name))
+    options = cli.parse(default, container["args"], prog="", description="")
+    assert options.experiment.shard_agents
+    assert options.exit_on_preemption == 143
 
 
 def test_the_scripts_have_no_pitfalls_of_the_shell():
