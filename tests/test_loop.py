@@ -1,5 +1,6 @@
 """Runs: interrupted equals uninterrupted, a diverged one stops, a foreign folder is refused."""
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -9,8 +10,10 @@ import re
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -24,6 +27,7 @@ from hyperface.train import divergence, interrupt, loop, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.divergence import DivergenceError, check_finite
 from hyperface.train.experiment import Evaluation, Model, Optimizer
+from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.metrics import MetricsLog, read_metrics
 from hyperface.train.progress import TrainingProgress
@@ -475,6 +479,34 @@ def test_a_run_folder_that_cannot_be_made_is_said(tiny_experiment, tiny_data, tm
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a writable run folder"):
         loop.train(tiny_experiment, tiny_data, tmp_path / "file/run", console=quiet())
+
+
+@contextlib.contextmanager
+def nobody():
+    """Without root's right to write anywhere."""
+    was = os.geteuid()
+    os.seteuid(was or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_a_run_folder_without_write_permission_is_said():
+    """Of a new run, and of one that goes on."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        meta = {"experiment": {"name": "run"}}
+        with claimed(folder / "run", meta):
+            pass
+        for path in (folder / "run", folder):
+            path.chmod(0o555)
+        for name in ("run", "new"):
+            message = "expected a writable run folder .*Permission denied.*take another --workdir"
+            with nobody(), pytest.raises(InputError, match=message), claimed(folder / name, meta):
+                pass
+        folder.chmod(0o755)
+        (folder / "run").chmod(0o755)
 
 
 # ----------------------------------------------------------------------------------- checkpoints
