@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "train.metrics": ({"files"}, set()),
     "train.profile": (set(), set()),
     "train.progress": (set(), {"rich"}),
-    "train.optim": ({"objective", "train.experiment"}, {"optax"}),
+    "train.optim": ({"objective", "train.experiment", "train.rows"}, {"optax"}),
     "train.rows": ({"objective"}, set()),
     "train.sampled": ({"losses", "objective", "train.rows"}, set()),
     "train.state": (
