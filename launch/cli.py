@@ -3,12 +3,16 @@
 import contextlib
 import os
 import platform
+import signal
 import sys
+import threading
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130
@@ -36,17 +41,22 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     """Runs a command on the program's arguments and ends the program.
 
     Status 0: done, or stopped by SIGTERM while training, and saved. 2: the input cannot be used, or
-    nothing can be written. 3: training diverged. 130: interrupted.
+    nothing can be written. 3: training diverged. 130: interrupted. Of several processes the first
+    that fails ends the others, which have a status of their own.
     """
     keep_compiled()
     try:
         command(sys.argv[1:])
     except InputError as error:
-        sys.exit(_say(f"error: {error}", EXIT_INPUT))
+        _end(f"error: {error}", EXIT_INPUT)
     except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED))
+        _end("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED)
+    except Exception:
+        if not _is_joined():
+            raise
+        _end(traceback.format_exc(), EXIT_BUG)
 
 
 def join(options: Any) -> None:
@@ -61,6 +71,36 @@ def join(options: Any) -> None:
             process=options.process,
         )
     )
+
+
+class Terminated(BaseException):
+    """SIGTERM came; no Exception, which something under way could take for a failure of its own."""
+
+
+@contextlib.contextmanager
+def ending_in_order(status: int) -> Iterator[None]:
+    """Has a SIGTERM end the program with a line and this status, where no step is to be finished.
+
+    Training's own steps are, and on several processes jax waits for the next one; outside the main
+    thread, which gets no signals, nothing is changed.
+    """
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    except Terminated:
+        _end(
+            "SIGTERM: stopped between two steps. The same command goes on from what is done.",
+            status,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def keep_compiled() -> None:
@@ -145,6 +185,18 @@ def quiet_libraries() -> None:
     sys.unraisablehook = hook
 
 
-def _say(message: str, status: int) -> int:
+def _end(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr)
-    return status
+    if _is_joined():
+        from hyperface.train import distributed
+
+        distributed.abandon(status)
+    sys.exit(status)
+
+
+def _is_joined() -> bool:
+    if "jax" not in sys.modules:  # What fails before it is loaded fails at once.
+        return False
+    from hyperface.train import distributed
+
+    return distributed.is_joined()

@@ -31,10 +31,13 @@ class Trainer:
     Args:
       arguments: of launch.train, without --workdir.
       root: where the runs' folders go.
+      program: what the interpreter is to run.
     """
 
-    def __init__(self, arguments: list[str], root: Path):
-        self.arguments = arguments
+    def __init__(
+        self, arguments: list[str], root: Path, program: Sequence[str] = ("-m", "launch.train")
+    ):
+        self.arguments, self._program = arguments, program
         self.root = root
         self._environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
@@ -44,11 +47,26 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Of a whole run."""
-        return self._config["steps"]
+        return self._experiment["steps"]
+
+    @property
+    def most_lost(self) -> int:
+        """Steps that a kill may cost: an interval, and the one whose save was under way."""
+        return 2 * self._experiment["checkpoint_every"]
+
+    @property
+    def most_shards(self) -> int:
+        """Devices that agents can be split over with equal numbers: 1 where classes are sampled."""
+        sampled = self._experiment["loss"]["sample_rate"] < 1
+        return 1 if sampled else self._config["data"]["classes"]
+
+    @property
+    def _experiment(self) -> dict[str, Any]:
+        return self._config["experiment"]
 
     @property
     def _config(self) -> dict[str, Any]:
-        return json.loads((self.root / "whole/config.json").read_text())["experiment"]
+        return json.loads((self.root / "whole/config.json").read_text())
 
     @property
     def dataset(self) -> Path:
@@ -57,7 +75,7 @@ class Trainer:
 
         given = self.arguments.index("--data-dir") + 1 if "--data-dir" in self.arguments else None
         data_dir = data_directory(given and Path(self.arguments[given]))
-        return data_dir / self._config["data"]["name"]
+        return data_dir / self._experiment["data"]["name"]
 
     def train_whole(self) -> float:
         """Trains without a break, twice, and returns the seconds of the second time.
@@ -73,7 +91,7 @@ class Trainer:
         """Starts the command, in an environment with more variables, and returns at once."""
         workdir = str(self.root / name)
         return subprocess.Popen(
-            [sys.executable, "-m", "launch.train", *self.arguments, *more, "--workdir", workdir],
+            [sys.executable, *self._program, *self.arguments, *more, "--workdir", workdir],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -153,18 +171,25 @@ class Trainer:
         while not ready() and process.poll() is None:
             time.sleep(0.01)
 
-    def train_on_changing_devices(self, name: str, counts: Sequence[int]) -> float:
+    def train_on_changing_devices(
+        self, name: str, counts: Sequence[int], rng: random.Random, *more: str
+    ) -> float:
         """Kills a run at each device count but the last, goes on with the next; the `distance`.
 
-        The devices are simulated on the CPU; the kills are at equal distances.
+        The devices are simulated on the CPU; each kill comes after a random step of those that are
+        left, and leaves some for the next count.
+
+        Raises:
+          RuntimeError: a run ended otherwise.
         """
         for place, count in enumerate(counts, 1):
             devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(count)}
             if place == len(counts):
-                self.train(name, **devices)
+                self.train(name, *more, **devices)
                 break
-            process = self.start(name, **devices)
-            self.wait_for(process, self.reached(name, self.steps * place // len(counts)))
+            process = self.start(name, *more, **devices)
+            first, last = self.saved(name) + 1, self.steps * place // len(counts)
+            self.wait_for(process, self.reached(name, rng.randint(first, max(first, last))))
             process.kill()
             shown, _ = process.communicate()
             if process.returncode != -signal.SIGKILL:
@@ -184,7 +209,7 @@ class Trainer:
         return max(jax.tree.leaves(jax.tree.map(relative, ours, theirs)))
 
     def equal(self, name: str) -> bool:
-        """Whether a run's last state and log are the unbroken run's, bit for bit."""
+        """Whether a run's last state, log and scores are the unbroken run's, bit for bit."""
         import jax
         import numpy as np
 
@@ -194,12 +219,23 @@ class Trainer:
         same = (
             np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*leaves, strict=True)
         )
-        return all(same) and logs[0] == logs[1]
+        return all(same) and logs[0] == logs[1] and self._same_scores(name)
+
+    def _same_scores(self, name: str) -> bool:
+        """Of the best step, and of each checkpoint that is still there."""
+        with self._checkpoints(name) as ours, self._checkpoints("whole") as theirs:
+            both = set(ours.steps()) & set(theirs.steps())
+            same = (ours.meta(s).get("score") == theirs.meta(s).get("score") for s in both)
+            return ours.best() == theirs.best() and all(same)
 
     def _state(self, name: str):
-        from hyperface.train.checkpoint import Checkpoints
         from launch.evaluate import restored
 
-        cli.quiet_libraries()
-        with Checkpoints(self.root / name / "checkpoints", read_only=True) as checkpoints:
+        with self._checkpoints(name) as checkpoints:
             return restored(checkpoints, self.steps)[1]
+
+    def _checkpoints(self, name: str):
+        from hyperface.train.checkpoint import Checkpoints
+
+        cli.quiet_libraries()
+        return Checkpoints(self.root / name / "checkpoints", read_only=True)

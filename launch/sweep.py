@@ -141,7 +141,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
             try:
                 runs[one.name] = _outcome(one, console)
             except Interrupted as stop:
-                return cli.EXIT_INTERRUPTED if stop.by_user else 0
+                return cli.EXIT_INTERRUPTED if stop.by_user else one.options.exit_on_preemption
             table = _write(out, options, runs.values(), planned[0])
     console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True)
     console.print(f"\nReport: {out / 'sweep.html'}", highlight=False, soft_wrap=True)

@@ -5,16 +5,18 @@
 
 What stands after -- are options of launch.train, the same for every run. The command trains once
 without a break, then again and again with kill -9 at random moments until enough kills are done;
-every run must end with the first one's parameters, bit for bit. Then a run that goes on with
-another number of devices after each kill, which must end with them to float32 rounding; then each
-fault in turn. Status 1 says that something did not hold.
+every run must end with the first one's parameters, log and scores, bit for bit, and no kill may
+cost more steps than an interval of checkpoints and the save under way. Then runs that go on with
+another number of devices after each kill, agents whole and split, which must end with the
+parameters to float32 rounding; then each fault in turn. Status 1 says that something did not hold.
 """
 
 import dataclasses
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from hyperface.errors import InputError
@@ -76,36 +78,60 @@ def _tortured(trainer: Trainer, options: Torture) -> bool:
     print(f"Unbroken: {seconds:.0f} s, {trainer.steps} steps.", flush=True)
     rng = random.Random(options.seed)
     rows, kills, runs = [], 0, 0
-    while kills < options.kills:
-        runs += 1
+
+    def add(title: str, act: Callable[[], tuple[str, bool]]) -> None:
+        rows.append(_judged(title, act))
+        print(_row(*rows[-1]), flush=True)
+
+    def killed() -> tuple[str, bool]:
+        nonlocal kills
         found = trainer.train_killed(f"killed-{runs}", options.kills - kills, rng, seconds)
         kills += found.kills
-        rows.append(
-            (
-                f"run {runs}, kill -9 x {found.kills}",
-                f"{found.lost} steps lost at most",
-                found.equal,
-            )
-        )
-        print(_row(*rows[-1]), flush=True)
-    if options.devices:
-        distance = trainer.train_on_changing_devices("moved", options.devices)
-        counts = ", ".join(map(str, options.devices))
-        outcome = f"{distance:.1e} of their length away at most"
-        rows.append((f"kill -9, on {counts} devices", outcome, distance <= ROUNDING))
-        print(_row(*rows[-1]), flush=True)
+        outcome = f"{found.kills} kills, {found.lost} steps lost at most"
+        return outcome, found.equal and found.lost <= trainer.most_lost
+
+    while kills < options.kills and runs < options.kills:
+        runs += 1
+        add(f"run {runs}, kill -9", killed)
+    for title, more, counts in _moves(trainer, options.devices):
+        name = "-".join(["moved", *more]).replace("---", "-")
+
+        def moved(name=name, more=more, counts=counts) -> tuple[str, bool]:
+            distance = trainer.train_on_changing_devices(name, counts, rng, *more)
+            return f"{distance:.1e} of their length away at most", distance <= ROUNDING
+
+        add(title, moved)
     if options.faults:
         for title, fault in FAULTS.items():
-            outcome, held = fault(trainer)
-            rows.append((title, outcome, held))
-            print(_row(*rows[-1]), flush=True)
+            add(title, partial(fault, trainer))
     held = sum(row[2] for row in rows)
     print(f"{kills} kills, {held} of {len(rows)} held.")
-    return held == len(rows)
+    return held == len(rows) and kills >= options.kills
+
+
+def _moves(
+    trainer: Trainer, devices: tuple[int, ...]
+) -> list[tuple[str, tuple[str, ...], tuple[int, ...]]]:
+    """Titles, options and device counts of the runs that change these."""
+    split = tuple(count for count in devices if count <= trainer.most_shards)
+    moves = [("", (), devices), (", agents split", ("--shard-agents",), split)]
+    return [
+        (f"kill -9, {', '.join(map(str, counts))} devices{title}", more, counts)
+        for title, more, counts in moves
+        if len(counts) > 1
+    ]
+
+
+def _judged(title: str, act: Callable[[], tuple[str, bool]]) -> tuple[str, str, bool]:
+    """A row: the outcome, and whether it is as it should be; a run that ends otherwise is not."""
+    try:
+        return title, *act()
+    except RuntimeError as error:
+        return title, str(error).strip(), False
 
 
 def _row(title: str, outcome: str, held: bool) -> str:
-    return f"{title:34} {'holds' if held else 'FAILS'}  {outcome}"
+    return f"{title:44} {'holds' if held else 'FAILS'}  {outcome}"
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str]]:
@@ -116,7 +142,7 @@ def _split(args: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _made_up(folder: Path) -> Path:
-    """A data set of random patterns, 10 people with 8 noisy images each."""
+    """A data set of random patterns, 12 people with 8 noisy images each, 8 to train on."""
     import numpy as np
     from PIL import Image
 
@@ -125,7 +151,7 @@ def _made_up(folder: Path) -> Path:
     from hyperface.data.sources.trees import folder as tree
 
     rng = np.random.default_rng(0)
-    for person in range(10):
+    for person in range(12):
         place = folder / f"people/{person}"
         place.mkdir(parents=True)
         pattern = rng.integers(30, 225, (16, 14, 3))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from hyperface.errors import InputError
+from hyperface.errors import InputError, expect
 from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
@@ -49,6 +49,9 @@ class Train:
     and on after that step from there, without the updates in between."""
     profile_steps: tuple[int, int] | None = None
     """First and last step of a profile in the run's folder, for TensorBoard or Perfetto."""
+    exit_on_preemption: int = 0
+    """Status of a run that SIGTERM stopped, saved; another than 0 where a scheduler takes that for
+    the end of the run."""
     coordinator: str | None = None
     """host:port of process 0, where several processes train together; under SLURM, Open MPI and
     Kubernetes found by itself. See launch/slurm.sbatch, kubernetes.yaml and tpu_pod.sh."""
@@ -80,7 +83,10 @@ def main(args: Sequence[str]) -> None:
         _list_models()
         return
     check(options.experiment)
-    run(options)
+    status = options.exit_on_preemption
+    expect(0 <= status <= 255, "exit-on-preemption", "a status from 0 to 255", status)
+    with cli.ending_in_order(status):
+        run(options)
 
 
 def run(options: Train) -> None:
@@ -100,7 +106,7 @@ def run(options: Train) -> None:
     except DivergenceError:
         sys.exit(cli.EXIT_DIVERGED)
     except Interrupted as stop:
-        sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else 0)
+        sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else options.exit_on_preemption)
 
 
 def train_and_report(options: Train, console: "Console") -> None:

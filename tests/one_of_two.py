@@ -7,16 +7,21 @@ from processes import join
 
 
 def main() -> None:
-    """Trains with the least backbone."""
+    """Trains with the least backbone; says so where a signal stopped it."""
     *_, (data_dir, workdir, experiment) = join()
     from test_sharded_step import Linear
 
     from hyperface import models
     from hyperface.train import loop
     from hyperface.train.experiment import Experiment
+    from hyperface.train.interrupt import Interrupted
 
     models.create = lambda name, feature_dim, **_: Linear(feature_dim)
-    loop.train(Experiment.from_dict(json.loads(experiment)), Path(data_dir), Path(workdir))
+    experiment = Experiment.from_dict(json.loads(experiment))
+    try:
+        loop.train(experiment, Path(data_dir), Path(workdir))
+    except Interrupted as stop:
+        print(stop, flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def in_processes(
     environment: Mapping[str, str] = os.environ,
     timeout: float = 300,
 ) -> list[str]:
-    """What each of several processes printed that run a Python command together.
+    """What each of several processes printed that run a Python command together, to its end.
 
     Args:
       command: arguments of the interpreter; each process is told besides, as the launchers are,
@@ -37,6 +37,20 @@ def in_processes(
       environment: of each.
       timeout: in seconds, until all have ended.
     """
+    started = start(command, processes, devices, environment=environment)
+    statuses, outputs = ends(started, timeout)
+    assert statuses == [0] * processes, "\n".join(outputs)
+    return outputs
+
+
+def start(
+    command: Sequence[str | Path],
+    processes: int,
+    devices: int,
+    *,
+    environment: Mapping[str, str] = os.environ,
+) -> list[subprocess.Popen]:
+    """Starts processes as `in_processes` does, and returns at once."""
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
     paths = os.pathsep.join([str(HERE), str(HERE.parent)])
     # A collective holds a thread of XLA's pool until all devices have come to it. With as many
@@ -44,7 +58,7 @@ def in_processes(
     threads = {"NPROC": "16"}
     settings = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": paths} | threads
     environment = {**environment, **settings}
-    started = [
+    return [
         subprocess.Popen(
             [sys.executable, *command, *together, "--process", str(process)],
             env=environment,
@@ -54,15 +68,19 @@ def in_processes(
         )
         for process in range(processes)
     ]
+
+
+def ends(started: Sequence[subprocess.Popen], timeout: float) -> tuple[list[int], list[str]]:
+    """Statuses and outputs of processes, once all have ended; none is left after the timeout."""
     try:
         # All pipes are read at once: a process that waits for room in its own holds up the others.
-        with ThreadPoolExecutor(processes) as pool:
+        with ThreadPoolExecutor(len(started)) as pool:
             outputs = list(pool.map(lambda one: one.communicate(timeout=timeout)[0], started))
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * processes, "\n".join(outputs)
-    return ["".join(filter(_is_own, output.splitlines(keepends=True))) for output in outputs]
+    outputs = ["".join(filter(_is_own, output.splitlines(keepends=True))) for output in outputs]
+    return [process.returncode for process in started], outputs
 
 
 def _is_own(line: str) -> bool:

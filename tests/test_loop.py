@@ -1,5 +1,6 @@
 """Runs: interrupted equals uninterrupted, a diverged one stops, a foreign folder is refused."""
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -9,8 +10,10 @@ import re
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -24,6 +27,7 @@ from hyperface.train import divergence, interrupt, loop, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.divergence import DivergenceError, check_finite
 from hyperface.train.experiment import Evaluation, Model, Optimizer
+from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.metrics import MetricsLog, read_metrics
 from hyperface.train.progress import TrainingProgress
@@ -39,6 +43,13 @@ def finished(tiny_experiment, tiny_data, tmp_path_factory):
     """An unbroken run: its folder and final state."""
     folder = tmp_path_factory.mktemp("unbroken")
     return folder, loop.train(tiny_experiment, tiny_data, folder, console=quiet())
+
+
+def scores(folder):
+    """The best step, and the score of each checkpoint."""
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        return checkpoints.best(), {step: checkpoints.meta(step).get("score") for step in steps}
 
 
 class Killed(BaseException):
@@ -72,6 +83,7 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     np.testing.assert_array_equal(found.distortion, expected.distortion)
     np.testing.assert_array_equal(jax.random.key_data(found.key), jax.random.key_data(expected.key))
     assert (tmp_path / "metrics.jsonl").read_text() == (unbroken / "metrics.jsonl").read_text()
+    assert scores(tmp_path) == scores(unbroken)
 
 
 class Acting:
@@ -95,7 +107,7 @@ class Acting:
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_numbers(
     name, stopped_at, finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
 ):
-    """Between two log lines too: what the log has summed up is saved."""
+    """Between two log lines too: what the log and the score have summed up is saved."""
     number, before = signal.Signals[name], [signal.getsignal(s) for s in signal.Signals]
     ask = Acting(stopped_at, lambda batch: os.kill(os.getpid(), number))
     monkeypatch.setattr(parallel, "data_parallel_step", ask)
@@ -108,6 +120,22 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_numbers(
     found = loop.train(tiny_experiment, tiny_data, tmp_path, console=quiet())
     chex.assert_trees_all_equal(found.params, finished[1].params)
     assert (tmp_path / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
+    assert None not in scores(tmp_path)[1].values()
+    assert scores(tmp_path) == scores(finished[0])
+
+
+def test_a_score_is_over_whole_intervals_though_snapshots_are_saved_between(
+    tiny_experiment, tiny_data, tmp_path
+):
+    some = dataclasses.replace(tiny_experiment.evaluation, snapshots=5, snapshot_every=2)
+    run = dataclasses.replace(tiny_experiment, log_every=1, evaluation=some)
+    loop.train(run, tiny_data, tmp_path, console=quiet())
+    losses = [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    means = {last: np.mean(losses[last - 4 : last]) for last in (4, 8, 12)}
+    best, found = scores(tmp_path)
+    assert found == {step: pytest.approx(means[step]) if step in means else None for step in found}
+    assert best == min(means, key=means.get)
+    assert {4, 6, 8, 10, 12} == set(found)
 
 
 def test_the_second_interrupt_is_immediate_but_not_the_same_one_twice(monkeypatch):
@@ -230,6 +258,21 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
     other = dataclasses.replace(tiny_experiment, seed=5)
     with pytest.raises(InputError, match=r"experiment.seed was 0, is now 5.*--fresh"):
         loop.train(other, tiny_data, finished[0], console=quiet())
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(
+    finished, tiny_experiment, tiny_data, tmp_path
+):
+    """As where somebody copied it into the folder; whether agents are split may change."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    with Checkpoints(tmp_path / "run/checkpoints") as checkpoints:
+        meta = checkpoints.meta(12)
+        meta["experiment"] |= {"seed": 5, "shard_agents": True}
+        checkpoints.save(16, finished[1], meta)
+    message = r"step 16 holds another run: experiment.seed was 5, is now 0\. .*--fresh"
+    with pytest.raises(InputError, match=message):
+        loop.train(tiny_experiment, tiny_data, tmp_path / "run", console=quiet())
+    assert (tmp_path / "run/checkpoints/16").is_dir()
 
 
 def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
@@ -436,6 +479,34 @@ def test_a_run_folder_that_cannot_be_made_is_said(tiny_experiment, tiny_data, tm
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a writable run folder"):
         loop.train(tiny_experiment, tiny_data, tmp_path / "file/run", console=quiet())
+
+
+@contextlib.contextmanager
+def nobody():
+    """Without root's right to write anywhere."""
+    was = os.geteuid()
+    os.seteuid(was or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_a_run_folder_without_write_permission_is_said():
+    """Of a new run, and of one that goes on."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        meta = {"experiment": {"name": "run"}}
+        with claimed(folder / "run", meta):
+            pass
+        for path in (folder / "run", folder):
+            path.chmod(0o555)
+        for name in ("run", "new"):
+            message = "expected a writable run folder .*Permission denied.*take another --workdir"
+            with nobody(), pytest.raises(InputError, match=message), claimed(folder / name, meta):
+                pass
+        folder.chmod(0o755)
+        (folder / "run").chmod(0o755)
 
 
 # ----------------------------------------------------------------------------------- checkpoints

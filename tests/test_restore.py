@@ -103,3 +103,22 @@ def test_columns_are_split_as_far_as_they_go():
     agents = parallel.whole_classes(state).params["head"]["softmax"]["agents"]
     assert {shard.data.shape for shard in agents.addressable_shards} == {(CLASSES, 4)}
     assert checksums({"a": agents}) == checksums({"a": np.asarray(agents)})
+
+
+@pytest.mark.parametrize("fault", ["damage", pytest.param("disk", marks=pytest.mark.slow)])
+def test_what_one_of_two_processes_cannot_read_both_take_alike(fault, tmp_path):
+    """Damage costs both the newest checkpoint; another fault ends both, and no name changes."""
+    state = first_state(LOSS)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        for step in (4, 8):
+            checkpoints.save(step, state, {})
+    command = [HERE / "damage_for_one.py", tmp_path / "run", fault]
+    outputs = in_processes(command, 2, 1, timeout=60)
+    first, second = (json.loads(output.splitlines()[-1]) for output in outputs)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert first == second
+    if fault == "damage":
+        assert (first, names) == (4, ["4", "broken-8"])
+    else:
+        assert "expected to read it, found: [Errno 5] Input/output error" in first
+        assert names == ["4", "8"]

@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import json
+import re
+import signal
+import time
 
 import chex
 import jax
 import pytest
 from conftest import write_people
-from processes import HERE, in_processes
+from processes import HERE, ends, in_processes, start
 from rich.console import Console
 from test_sharded_step import Linear
 
@@ -101,3 +104,31 @@ def test_too_few_classes_are_refused_before_anything_is_made(tiny_experiment, ti
     with pytest.raises(InputError, match="for each of the 8 devices, found 6"):
         loop.train(split, tiny_data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_saves_the_same_step_of_both(
+    tiny_experiment, tiny_data, tmp_path
+):
+    """To the one that does not write."""
+    run = dataclasses.replace(
+        tiny_experiment,
+        steps=1_000_000,
+        log_every=1,
+        checkpoint_every=500_000,
+        loss=Loss(softmax=SoftmaxTerm(scale=8.0)),
+        evaluation=dataclasses.replace(tiny_experiment.evaluation, snapshots=1),
+    )
+    told = tiny_data, tmp_path / "run", json.dumps(run.to_dict())
+    started = start([HERE / "one_of_two.py", *told], 2, 1)
+    until = time.monotonic() + 60
+    while not read_metrics(tmp_path / "run/metrics.jsonl") and time.monotonic() < until:
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    statuses, outputs = ends(started, timeout=60)
+    assert statuses == [0, 0], outputs
+    (step,) = {
+        *(int(re.search(r"SIGTERM: step (\d+) is saved", output)[1]) for output in outputs),
+        *(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()),
+    }
+    assert read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"] == step

@@ -120,6 +120,15 @@ def test_twenty_steps_are_those_of_one_device(name):
     assert_split_gives(run, 20, *one_device(run, 20))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_gradient_is_clipped_by_its_whole_length(accumulate):
+    optimizer = Optimizer(learning_rate=0.05, clip=0.5, accumulate=accumulate)
+    run = experiment(LOSSES["center"], optimizer=optimizer)
+    before, expected, known = one_device(run, 6)
+    assert any(metrics["gradient_norm"] > 0.5 for metrics in known)
+    assert_split_gives(run, 6, before, expected, known)
+
+
 def test_twenty_steps_are_those_of_the_replicated_head():
     run = experiment(LOSSES["joint"])
     before, expected, known = one_device(run, 20)
@@ -219,7 +228,5 @@ def test_features_are_gathered_and_their_gradient_is_scattered(compiled):
 def test_what_cannot_be_split_is_refused():
     with pytest.raises(InputError, match=r"each of the 8 devices, found 7. Leave it out"):
         parallel.check_classes(7)
-    with pytest.raises(InputError, match=r"optimizer.clip: expected None with shard-agents"):
-        experiment(Loss(), optimizer=Optimizer(clip=1.0))
     with pytest.raises(InputError, match="shard-agents: expected False with a loss that has neith"):
         experiment(Loss(softmax=OFF, ring=RingTerm(weight=0.1)))

@@ -1,15 +1,58 @@
 """The torture command in its short form; a run that ends otherwise is noticed."""
 
+import dataclasses
 import json
+import os
+import random
 import shutil
 
 import numpy as np
 import pytest
+from processes import HERE
+from test_sharded_step import Linear
 
+from hyperface import models
 from hyperface.errors import InputError
+from hyperface.objective import Loss, SoftmaxTerm
 from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.experiment import Evaluation, Model
 from launch import torture
+from launch.faults import FAULTS
 from launch.restarts import Trainer
+
+
+def test_two_kills_and_a_flipped_bit_of_a_bare_run(
+    tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    """The command's own pieces around the training loop alone, whose start is the most of it."""
+    bare = dataclasses.replace(
+        tiny_experiment,
+        steps=40,
+        log_every=1,
+        model=Model(feature_dim=8),
+        loss=Loss(softmax=SoftmaxTerm(scale=8.0)),
+        evaluation=Evaluation(folds=4),
+    )
+    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: Linear(feature_dim))
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    told = [str(tiny_data), json.dumps(bare.to_dict())]
+    trainer = Trainer(told, tmp_path, program=[str(HERE / "bare_run.py")])
+    trainer.train("whole")
+    found = trainer.train_killed("killed", 2, random.Random(0), 4.0)
+    assert found.kills >= 1
+    assert found.equal
+    assert found.lost <= trainer.most_lost == 8
+    assert FAULTS["a flipped bit in the newest"](trainer) == ("said, the one before it used", True)
+
+
+def test_a_run_that_ends_otherwise_is_a_row_that_fails(tmp_path):
+    def ended(status):
+        raise RuntimeError(f"expected status {status}, found 1: Traceback")
+
+    row = torture._judged("a full disk", lambda: ended(2))
+    assert row == ("a full disk", "expected status 2, found 1: Traceback", False)
+    assert "FAILS  expected status 2" in torture._row(*row)
 
 
 @pytest.mark.slow
@@ -25,7 +68,7 @@ def test_a_killed_run_and_every_fault_end_as_they_should(capsys):
 def test_a_run_that_ends_otherwise_is_noticed(random_run, tmp_path):
     whole, state = random_run
     config = {"experiment": {"steps": 8}}
-    for name in ("whole", "same", "other"):
+    for name in ("whole", "same", "other", "scored"):
         shutil.copytree(whole, tmp_path / name)
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 8}\n')
@@ -35,10 +78,14 @@ def test_a_run_that_ends_otherwise_is_noticed(random_run, tmp_path):
     nearly = state.replace(distortion=np.nextafter(state.distortion, np.float32(1)))
     with Checkpoints(tmp_path / "other/checkpoints") as checkpoints:
         checkpoints.save(8, nearly, meta)
+    shutil.rmtree(tmp_path / "scored/checkpoints/8")
+    with Checkpoints(tmp_path / "scored/checkpoints") as checkpoints:
+        checkpoints.save(8, state, meta, 1.0)
     trainer = Trainer([], tmp_path)
     assert (trainer.saved("same"), trainer.logged("same")) == (8, 8)
     assert trainer.equal("same")
     assert not trainer.equal("other")
+    assert not trainer.equal("scored")
 
 
 def test_wrong_options_are_refused():

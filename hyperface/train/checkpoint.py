@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,6 +16,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from hyperface.errors import InputError
 from hyperface.train import distributed
+from hyperface.train.checksum import checksums
 from hyperface.train.contents import (
     check_same,
     check_sums,
@@ -24,13 +25,18 @@ from hyperface.train.contents import (
     template,
     with_contents,
 )
+from hyperface.train.damage import (
+    Changed,
+    CorruptCheckpoint,
+    UnreadableCheckpoint,
+    is_damage,
+    reason,
+)
 from hyperface.train.state import TrainState
 
+T = TypeVar("T")
+
 KEEP = 2
-
-
-class CorruptCheckpoint(InputError):
-    """A checkpoint that cannot be read, or whose numbers are not those that were saved."""
 
 
 class Checkpoints:
@@ -78,18 +84,24 @@ class Checkpoints:
                 "meta": ocp.JsonCheckpointHandler(),
             },
         )
+        # The manager's own restore waits for all processes, of which one may find damage alone.
+        self._read_state = ocp.StandardCheckpointHandler().restore
+        self._read_json = ocp.JsonCheckpointHandler().restore
         self._find_best()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        several = distributed.are_several()
+        if several and error is not None and not isinstance(error, distributed.AgreedStop):
+            return  # The others are elsewhere, and a save would wait for them.
         with self._saving():
             try:
                 self._manager.wait_until_finished()
             finally:
                 self._manager.close()
-                if not self._read_only:
+                if not self._read_only and not several:  # Else the next start does.
                     self._remove_unfinished()
 
     def steps(self) -> list[int]:
@@ -147,7 +159,8 @@ class Checkpoints:
         """What the checkpoint says it is.
 
         Raises:
-          CorruptCheckpoint: it cannot be read, or was changed.
+          CorruptCheckpoint: it is missing, cut short or changed.
+          InputError: it cannot be read for now.
         """
         meta = self._read_meta(step)
         del meta["arrays"]
@@ -167,46 +180,96 @@ class Checkpoints:
 
         Raises:
           InputError: names, shapes or dtypes differ: the checkpoint is of another model. Orbax
-            alone would cast a dtype silently.
-          CorruptCheckpoint: it cannot be read, or an array is not as it was saved.
+            alone would cast a dtype silently. Or it cannot be read for now.
+          CorruptCheckpoint: files are missing or cut short, or an array is not as it was saved.
         """
         wanted = contents(like)
-        arrays = self._read_meta(step)["arrays"]
-        check_same(wanted, arrays, self._folder / str(step))
-        with self._reading(step):
-            padding = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
-            args = ocp.args.Composite(state=padding)
-            saved = self._manager.restore(step, args=args).state
-            check_sums(saved, wanted, arrays)
+        arrays, saved = self._together(step, lambda: self._read(step, wanted, sharding))
+        sums = checksums(saved, like=wanted)
+
+        def check() -> None:
+            with self._reading(step):
+                check_sums(sums, arrays)
+
+        self._together(step, check)
         return with_contents(like, saved)
 
     def restore_newest(
         self, like: TrainState, sharding: jax.sharding.Sharding | TrainState
     ) -> tuple[int, TrainState] | None:
-        """The newest checkpoint that is sound, as (step, state); None where there is none.
+        """The newest checkpoint that is sound, as (step, state); None where there never was one.
 
-        Newer ones that are not are set aside, and said; the run makes those steps again.
+        Newer ones that are damaged, be it in the eyes of one process, are set aside, and said; the
+        run makes those steps again.
 
         Raises:
-          InputError: the newest sound one is of another model.
+          InputError: the newest sound one is of another model, or cannot be read for now; or there
+            were some, and none is sound.
         """
-        for step in reversed(self.steps()):
+        steps = distributed.told_by_writer("steps", self.steps())
+        while steps:
+            step = steps.pop()
             try:
                 return step, self.restore(step, like, sharding)
             except CorruptCheckpoint as error:
-                self._set_aside(self._folder / str(step), str(error))
+                self._set_aside(self._folder / str(step), str(error), last=not steps)
                 distributed.wait_for_all(f"set aside {step}")
                 self._manager.reload()
                 self._find_best()
+        aside = sorted(path.name for path in self._folder.glob("broken-*"))
+        aside = distributed.told_by_writer("aside", aside)
+        if aside:
+            raise InputError(
+                f"expected a sound checkpoint in {self._folder}, found only damaged ones: "
+                f"{', '.join(aside)}. Put a sound copy of one there, named by its step, or pass "
+                "--fresh to train anew."
+            )
         return None
+
+    def _read(
+        self, step: int, wanted: dict[str, Any], sharding: jax.sharding.Sharding | TrainState
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """How the arrays were described, and what this process reads of them."""
+        folder = self._folder / str(step)
+        if not _is_whole(folder):
+            raise InputError(
+                f"{folder}: expected a whole checkpoint, found none. Of several processes all must "
+                "see the run's folder."
+            )
+        arrays = self._read_meta(step)["arrays"]
+        check_same(wanted, arrays, folder)
+        with self._reading(step):
+            args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
+            return arrays, self._read_state(folder / "state", args=args)
+
+    def _together(self, step: int, act: Callable[[], T]) -> T:
+        """What `act` returns, where it succeeds on all processes; else all raise.
+
+        Raises:
+          CorruptCheckpoint: some found damage, and no one another fault.
+          InputError: one found another fault.
+        """
+        result, failed = None, None
+        try:
+            result = act()
+        except InputError as error:
+            failed = error
+        found = failed and [isinstance(failed, CorruptCheckpoint), str(failed)]
+        told = list(filter(None, distributed.told_by_all(f"read {step}", found)))
+        others = [message for is_corrupt, message in told if not is_corrupt]
+        if others:
+            raise InputError(others[0]) from failed
+        if told:
+            raise CorruptCheckpoint(told[0][1]) from failed
+        return result
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         with self._reading(step):
-            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = self._manager.restore(step, args=args).meta
+            path = self._folder / str(step) / "meta"
+            meta = self._read_json(path, args=ocp.args.JsonRestore())
             checksum = meta.pop("checksum", None)
             if checksum not in (None, _meta_sum(meta)):
-                raise ValueError("meta changed")
+                raise Changed("meta changed")
         if checksum is None:  # Not damaged: nothing may set it aside.
             raise InputError(
                 f"{self._folder / str(step)}: expected a checkpoint with checksums, found one of "
@@ -220,10 +283,16 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            advice = " Take another step of the run." if self._read_only else ""
-            raise CorruptCheckpoint(
-                f"{self._folder / str(step)}: expected a whole checkpoint, found a damaged one "
-                f"({_reason(error)}).{advice}"
+            path = self._folder / str(step)
+            if is_damage(error):
+                advice = " Take another step of the run." if self._read_only else ""
+                raise CorruptCheckpoint(
+                    f"{path}: expected a whole checkpoint, found a damaged one "
+                    f"({reason(error)}).{advice}"
+                ) from error
+            raise UnreadableCheckpoint(
+                f"{path}: expected to read it, found: {reason(error)}. Nothing was set aside; "
+                "mend that, and the same command goes on from there."
             ) from error
 
     @contextlib.contextmanager
@@ -237,7 +306,7 @@ class Checkpoints:
             late = isinstance(error, TimeoutError)
             needed = "time, by a clock that nobody sets," if late else "room and permission"
             raise InputError(
-                f"expected {needed} to save in {self._folder}, found: {_reason(error)}. The "
+                f"expected {needed} to save in {self._folder}, found: {reason(error)}. The "
                 f"newest whole checkpoint is of step {latest}; mend that, and the same command "
                 "goes on from there."
             ) from error
@@ -248,8 +317,13 @@ class Checkpoints:
     def _find_best(self) -> None:
         self._best.step = None
         for step in self.steps():
-            with contextlib.suppress(InputError):  # It is said where it is used.
-                self._best.consider(step, self._read_meta(step).get("score"))
+            try:
+                score = self._read_meta(step).get("score")
+            except UnreadableCheckpoint:  # Its score unknown, the best would be deleted.
+                raise
+            except InputError:  # It is said where it is used.
+                continue
+            self._best.consider(step, score)
 
     def _remove_unfinished(self) -> None:
         """What a failed save leaves would keep the disk full."""
@@ -264,16 +338,20 @@ class Checkpoints:
         """Step folders without content would pass for the newest checkpoint."""
         for path in self._unfinished():
             self._say(f"{path}: a save that was cut short is ignored.")
-        for path in self._folder.glob("[0-9]*"):
-            if path.name.isdigit() and not _is_whole(path):
-                self._set_aside(path, f"{path}: expected a whole checkpoint, found parts of one.")
+        steps = sorted(p for p in self._folder.glob("[0-9]*") if p.name.isdigit())
+        last = not any(map(_is_whole, steps))
+        for path in steps:
+            if not _is_whole(path):
+                why = f"{path}: expected a whole checkpoint, found parts of one."
+                self._set_aside(path, why, last=last)
 
-    def _set_aside(self, path: Path, why: str) -> None:
+    def _set_aside(self, path: Path, why: str, *, last: bool) -> None:
         aside = path.with_name(f"broken-{path.name}")
         if distributed.is_writer():
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-        self._say(f"{why} It is kept as {aside.name}; the one before it is used.")
+        next_one = "" if last else "; the one before it is used"
+        self._say(f"{why} It is kept as {aside.name}{next_one}.")
 
 
 class _Best:
@@ -301,9 +379,3 @@ def _is_whole(folder: Path) -> bool:
 
 def _meta_sum(meta: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
-def _reason(error: Exception) -> str:
-    """The end of the first line: TensorStore starts with a page of paths."""
-    first = str(error).strip().partition("\n")[0]
-    return first.rsplit(": ", 1)[-1][:200] or type(error).__name__

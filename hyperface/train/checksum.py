@@ -26,7 +26,8 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
       like: the same with arrays or shapes: rows beyond theirs are padding, which does not count.
 
     Returns:
-      By path, such as "params/head/scale"; the same on every process.
+      By path, such as "params/head/scale"; the same on every process, unless one's own copy of an
+      array that all have whole differs.
 
     Example:
       >>> ones, others = np.ones(3, np.float32), np.float32([1, 1, 2])
@@ -36,7 +37,7 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     leaves, like = named_leaves(tree), named_leaves(tree if like is None else like)
     sums = [_own_part(leaf, like[name].shape) for name, leaf in leaves.items()]
     sums = np.array(sums, np.uint32)
-    shared = [isinstance(x, jax.Array) and not x.is_fully_addressable for x in leaves.values()]
+    shared = [isinstance(x, jax.Array) and not _is_here(x) for x in leaves.values()]
     if any(shared):
         parts = multihost_utils.process_allgather(sums)
         sums = np.where(shared, parts.sum(axis=0, dtype=np.uint32), sums)
@@ -49,12 +50,20 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
 
 
+def _is_here(array: jax.Array) -> bool:
+    """Whether this process has all of it."""
+    return array.is_fully_addressable or array.is_fully_replicated
+
+
 def _own_part(array: Any, shape: tuple[int, ...]) -> int:
     """The sum of what this process holds the first copy of."""
     if not isinstance(array, jax.Array):
         return _sum(np.asarray(array), 0, 0)
     total = 0
-    for shard in array.addressable_shards:
+    copies = array.addressable_shards
+    if array.is_fully_replicated:
+        return _part(np.asarray(copies[0].data), copies[0].index, shape)
+    for shard in copies:
         if shard.replica_id == 0:
             total += _part(np.asarray(shard.data), shard.index, shape)
     return total & 0xFFFFFFFF

@@ -9,6 +9,7 @@ from flax import serialization
 
 from hyperface.errors import InputError
 from hyperface.train.checksum import checksums, named_leaves
+from hyperface.train.damage import Changed
 from hyperface.train.state import TrainState
 
 
@@ -89,22 +90,20 @@ def check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> No
     )
 
 
-def check_sums(restored: Any, wanted: Any, saved: dict[str, dict[str, Any]]) -> None:
+def check_sums(found: dict[str, int], saved: dict[str, dict[str, Any]]) -> None:
     """Refuses arrays that are not as they were saved.
 
     Args:
-      restored: the contents, perhaps with rows of padding.
-      wanted: the contents, or their shapes, without.
+      found: the `checksums` of the restored ones.
       saved: as `described` made it of the checkpoint's.
 
     Raises:
-      ValueError: naming some that changed.
+      Changed: naming some that changed.
     """
-    sums = checksums(restored, like=wanted)
-    changed = [name for name, found in sums.items() if found != saved[name]["sum"]]
+    changed = [name for name, total in found.items() if total != saved[name]["sum"]]
     if changed:
         more = ", ..." if len(changed) > 3 else ""
-        raise ValueError(f"{len(changed)} arrays changed, {', '.join(changed[:3])}{more}")
+        raise Changed(f"{len(changed)} arrays changed, {', '.join(changed[:3])}{more}")
 
 
 def _kind(leaf: Any) -> str:

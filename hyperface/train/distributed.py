@@ -1,16 +1,30 @@
 """Which processes train together, read from options or from what launched them."""
 
+import itertools
+import json
+import os
+import sys
+import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
-from jax.experimental import multihost_utils
+from jax._src.distributed import global_state  # jax.distributed shows neither client nor barrier.
 
 from hyperface.errors import InputError
 
 PORT = 12721
-SCORING = 7 * 24 * 3600
-"""Seconds that processes wait at their end for the one that scores; a lost one is missed sooner."""
+PATIENCE = 7 * 24 * 3600
+"""Seconds that processes wait for the one that prepares or scores; a lost one is missed sooner."""
+GRACE = 1.0
+"""Seconds in which the others can say what befell them all, before the coordinator takes them
+with it."""
+
+_meetings = itertools.count()
+
+
+class AgreedStop(Exception):
+    """An end to which all processes come at the same step, in good order."""
 
 
 class Cluster(NamedTuple):
@@ -20,6 +34,8 @@ class Cluster(NamedTuple):
     """host:port of process 0."""
     processes: int
     process: int
+    devices: tuple[int, ...] | None = None
+    """Numbers of its GPUs, where others of the same machine have the rest; None for all."""
 
 
 def cluster_of(
@@ -50,7 +66,7 @@ def cluster_of(
     Example:
       >>> slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4"}
       >>> cluster_of(slurm | {"SLURM_PROCID": "2"})
-      Cluster(coordinator='n1:12728', processes=4, process=2)
+      Cluster(coordinator='n1:12728', processes=4, process=2, devices=None)
     """
     options = (coordinator, processes, process)
     if any(value is not None for value in options):
@@ -75,8 +91,33 @@ def initialize(cluster: Cluster | None) -> None:
     if cluster is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # The others wait at their end for process 0, which may score for hours.
-    jax.distributed.initialize(*cluster, shutdown_timeout_seconds=SCORING)
+    jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.processes,
+        cluster.process,
+        local_device_ids=cluster.devices,
+        # Of SLURM and Open MPI jax would take one GPU a process, and leave a node's others idle.
+        cluster_detection_method="deactivate",
+        # The others wait at their end for process 0, which may score for hours.
+        shutdown_timeout_seconds=PATIENCE,
+    )
+
+
+def abandon(status: int) -> NoReturn:
+    """Ends this process at once, alone: the others miss it, and end too.
+
+    An orderly end would wait for them, and they, at their next collective, for this one.
+    """
+    if global_state.process_id == 0:
+        time.sleep(GRACE)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several, asked before anything else of jax is used."""
+    return global_state.num_processes > 1
 
 
 def are_several() -> bool:
@@ -95,9 +136,34 @@ def is_writer() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the point of this name."""
+    """Returns when every process has come to the point of this name.
+
+    They meet at the coordinator: a collective of the devices has its own, shorter patience.
+    """
     if are_several():
-        multihost_utils.sync_global_devices(name)
+        _meet(f"hyperface/{next(_meetings)}/{name}")
+
+
+def told_by_all(name: str, value: Any) -> list[Any]:
+    """What each process has come to the point of this name with, JSON, in order; waits for all."""
+    if not are_several():
+        return [value]
+    key = f"hyperface/{next(_meetings)}/{name}"
+    global_state.client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+    _meet(key)
+    return [
+        json.loads(global_state.client.blocking_key_value_get(f"{key}/{process}", 60_000))
+        for process in range(jax.process_count())
+    ]
+
+
+def told_by_writer(name: str, value: Any) -> Any:
+    """What the process that writes has come to the point of this name with; waits for all."""
+    return told_by_all(name, value)[0]
+
+
+def _meet(key: str) -> None:
+    global_state.client.wait_at_barrier(key, PATIENCE * 1000)
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster:
@@ -110,7 +176,40 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
         f"{_first_host(names)}:{port}",
         _number(environment, "SLURM_NTASKS"),
         _number(environment, "SLURM_PROCID"),
+        _own_devices(
+            environment, _tasks_of_a_node(environment), "SLURM_LOCALID", "SLURM_GPUS_ON_NODE"
+        ),
     )
+
+
+def _tasks_of_a_node(environment: Mapping[str, str]) -> int:
+    """The most that a node has: 2 of "2(x3),1"."""
+    counts = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get(
+        "SLURM_NTASKS_PER_NODE", "1"
+    )
+    return max(int(count.partition("(")[0] or 1) for count in counts.split(","))
+
+
+def _own_devices(
+    environment: Mapping[str, str], processes: int, place: str, on_machine: str | None = None
+) -> tuple[int, ...] | None:
+    """This process's share of a machine's GPUs; None where it has all that it sees.
+
+    Args:
+      environment: the process's variables.
+      processes: of the machine.
+      place: the variable with this one's number among them.
+      on_machine: the variable with the number of GPUs.
+    """
+    if processes == 1:
+        return None
+    all_of_them = int(environment.get(on_machine, 0)) if on_machine else 0
+    seen = len(list(filter(None, environment.get("CUDA_VISIBLE_DEVICES", "").split(","))))
+    if seen and (seen < processes or seen < all_of_them):  # The launcher has given it its own.
+        return None
+    share = max(1, (seen or all_of_them) // processes)
+    first = share * _number(environment, place)
+    return tuple(range(first, first + share))
 
 
 def _first_host(names: str) -> str:
@@ -127,6 +226,11 @@ def _open_mpi(environment: Mapping[str, str]) -> Cluster:
         _required(environment, "HYPERFACE_COORDINATOR"),
         _number(environment, "OMPI_COMM_WORLD_SIZE"),
         _number(environment, "OMPI_COMM_WORLD_RANK"),
+        _own_devices(
+            environment,
+            int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)),
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+        ),
     )
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from hyperface.train.distributed import AgreedStop
+
 OnNan = Literal["stop", "skip", "rollback"]
 MAX_LEFT_OUT = 10
 """Times that a run passes over what is not finite, before it is held to diverge."""
@@ -11,7 +13,7 @@ MAX_LEFT_OUT = 10
 _CONSEQUENCES = ("gradient_norm", "loss", "parameter_norm")
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(AgreedStop):
     """A metric became NaN or infinite.
 
     Args:

@@ -236,11 +236,6 @@ def _check_together(e: Experiment) -> None:
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "
             f"need every row of the agents at every step, found {e.loss.sample_rate}."
         )
-    if e.shard_agents and o.clip is not None:
-        raise InputError(
-            "optimizer.clip: expected None with shard-agents, found "
-            f"{o.clip}: no device sees the whole gradient."
-        )
     if e.shard_agents and not (e.loss.agent_heads() or e.loss.center.weight):
         raise InputError(
             "shard-agents: expected False with a loss that has neither agents nor centers, found "

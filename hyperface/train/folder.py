@@ -32,6 +32,8 @@ RUN_FILES = (
 """What training leaves in a run's folder."""
 SCORES = "evaluation*"
 """What scoring leaves there."""
+RUN_META = ("experiment", "data", "init_from")
+"""What a run says it is; its checkpoints say more."""
 MAY_CHANGE = {"experiment.shard_agents"}
 """Fields that a run may go on with another value of: the numbers stay."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -85,7 +87,21 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
     config = workdir / "config.json"
     if not config.exists():
         return
-    found, wanted = _flat(json.loads(config.read_text())), _flat(meta)
+    refuse_another(str(workdir), json.loads(config.read_text()), meta)
+
+
+def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Refuses what another run left.
+
+    Args:
+      where: the folder or checkpoint, for the message.
+      found: what it says it is of; it may say more than a run does.
+      meta: as in `claimed`.
+
+    Raises:
+      InputError: naming the fields that differ.
+    """
+    found, wanted = _flat({name: found[name] for name in RUN_META if name in found}), _flat(meta)
     differing = [
         f"{name} was {found.get(name)}, is now {wanted.get(name)}"
         for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
@@ -93,7 +109,7 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
     ]
     if differing:
         raise InputError(
-            f"{workdir} holds another run: {'; '.join(differing)}. Take another --workdir, or "
+            f"{where} holds another run: {'; '.join(differing)}. Take another --workdir, or "
             "pass --fresh to delete that run."
         )
 

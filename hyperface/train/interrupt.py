@@ -11,11 +11,13 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+from hyperface.train.distributed import AgreedStop
+
 AGAIN = 1.0
 """Seconds in which a signal is taken to be the one before, sent twice."""
 
 
-class Interrupted(Exception):
+class Interrupted(AgreedStop):
     """The run stopped at a signal, saved.
 
     Args:

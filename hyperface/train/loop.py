@@ -17,7 +17,7 @@ from hyperface.train import distributed, parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.divergence import DivergenceError, Divergences, OnNan
 from hyperface.train.experiment import Experiment
-from hyperface.train.folder import claimed
+from hyperface.train.folder import claimed, refuse_another
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.memory import check_memory, run_sizes
 from hyperface.train.optim import group_summaries, with_updates
@@ -106,6 +106,7 @@ def train(
             found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
                 first_step, state = found
+                refuse_another(f"{workdir}: step {first_step}", checkpoints.meta(first_step), meta)
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
                 console.print(
                     f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.",
@@ -233,7 +234,7 @@ def _run(
                     raise Interrupted(step, stop)
         except DivergenceError as error:
             checkpoints.wait()
-            newest = checkpoints.latest() or 0
+            newest = distributed.told_by_writer("newest", checkpoints.latest() or 0)
             if divergences.rolls_back(error, newest):
                 return None
             if newest < error.step - 1 and not error.updated:

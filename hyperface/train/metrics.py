@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,14 @@ class MetricsLog:
 
 
 class RunningMean:
-    """The mean of what was added since it was last taken."""
+    """The mean of what was added since it was last taken.
 
-    def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
+    Args:
+      position: sum and count, as an earlier one had them.
+    """
+
+    def __init__(self, position: Sequence[float] | None = None) -> None:
+        self._sum, self._count = position or (0.0, 0)
 
     def add(self, value: float) -> None:
         """Adds one value."""
@@ -88,6 +93,10 @@ class RunningMean:
         mean = self._sum / self._count if self._count else None
         self._sum, self._count = 0.0, 0
         return mean
+
+    def position(self) -> tuple[float, int]:
+        """Sum and count, to go on from."""
+        return self._sum, self._count
 
 
 def run_digest(folder: Path) -> str:

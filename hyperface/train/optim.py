@@ -10,6 +10,7 @@ import optax
 
 from hyperface.objective import Loss
 from hyperface.train.experiment import Group, Groups, Optimizer
+from hyperface.train.rows import length
 
 OF_HEADS = ("agents", "scale", "radius", "centers")
 BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}
@@ -35,7 +36,8 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
     move by its alpha of their direction instead, with neither schedule nor momentum.
 
     Returns:
-      A gradient transformation over the parameters of `state.EmbeddingNetwork`.
+      A gradient transformation over the parameters of `state.EmbeddingNetwork`. Its update takes
+      `split_axis`, the mapped axis over which what has one row a class is split, where it is.
     """
     frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
     chains = {
@@ -47,10 +49,22 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
     steps = optax.partition(chains, parameter_groups)
     if optimizer.clip is not None:
-        steps = optax.chain(optax.clip_by_global_norm(optimizer.clip), steps)
+        steps = optax.chain(_clipped(optimizer.clip, loss), steps)
     if optimizer.accumulate > 1:
-        steps = optax.MultiSteps(steps, optimizer.accumulate).gradient_transformation()
+        several = optax.MultiSteps(steps, optimizer.accumulate)
+        steps = optax.GradientTransformationExtraArgs(several.init, several.update)
     return steps
+
+
+def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:
+    """optax.clip_by_global_norm, of a gradient that may be split over devices too."""
+
+    def update(updates, state, params=None, *, split_axis: str | None = None, **_: Any):
+        norm = length(updates, loss, split_axis)
+        short = jax.tree.map(lambda x: jnp.where(norm < longest, x, x / norm * longest), updates)
+        return short, state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientTransformation:

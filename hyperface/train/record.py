@@ -53,10 +53,11 @@ class Record:
         progress: TrainingProgress,
     ):
         self._job, self._checkpoints, self._progress = job, checkpoints, progress
-        self._divergences, self._mean_loss = divergences, RunningMean()
+        self._divergences = divergences
         self._rate = learning_rate(job.experiment.optimizer)
         saved = checkpoints.meta(first_step) if first_step else {"log": None}
         self._position = saved["log"]
+        self._mean_loss = RunningMean(saved.get("mean_loss"))
         divergences.count = max(divergences.count, saved.get("divergences", 0))
         self._log = None
         if distributed.is_writer():
@@ -93,10 +94,15 @@ class Record:
         if self._log is not None:
             self._log.flush()
             self._position = self._log.position()
-        facts = {"log": self._position, "divergences": self._divergences.count}
-        # A mean over the few steps before a signal would be best by luck.
-        mean = self._mean_loss.take()
-        score = mean if step % self._job.experiment.checkpoint_every == 0 else None
+        # A mean over the few steps before a signal would be best by luck: those at the interval
+        # are compared, each over all steps since the one before it.
+        due = step % self._job.experiment.checkpoint_every == 0
+        score = self._mean_loss.take() if due else None
+        facts = {
+            "log": self._position,
+            "divergences": self._divergences.count,
+            "mean_loss": self._mean_loss.position(),
+        }
         whole = parallel.whole_classes(state)
         self._checkpoints.save(step, whole, self._job.meta | facts, score)
 

@@ -1,6 +1,9 @@
-"""Which arrays of a state have one row a class."""
+"""Which arrays of a state have one row a class, and the length of a tree that has some."""
 
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from hyperface.objective import Loss
 
@@ -23,3 +26,19 @@ def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
         case ["head", head, name]:
             return head in loss.agent_heads() and name in _OF_HEADS
     return False
+
+
+def length(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
+    """The length of a whole tree of parameters or gradients.
+
+    Args:
+      tree: the arrays.
+      loss: whose heads they are of.
+      split_axis: the mapped axis over which those with a row a class are split; None for whole
+        ones.
+    """
+    squares = [0.0, 0.0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        squares[split_axis is not None and has_class_rows(path, loss)] += jnp.sum(leaf**2)
+    whole, here = squares
+    return jnp.sqrt(whole if split_axis is None else whole + jax.lax.psum(here, split_axis))

@@ -11,7 +11,7 @@ from hyperface.heads import Context, Objective
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.objective import Loss
 from hyperface.train import guard, sampled
-from hyperface.train.rows import has_class_rows
+from hyperface.train.rows import has_class_rows, length
 from hyperface.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -89,7 +89,8 @@ def train_step(
     sums, count = _sum_over_devices((sums, jnp.sum(mask)), axis_name)
     divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
     grads = jax.tree.map(lambda g: g / divisor, grads)
-    updates, opt_state = state.optimizer.update(grads, opt_state, params)
+    update = optax.with_extra_args_support(state.optimizer).update
+    updates, opt_state = update(grads, opt_state, params, split_axis=split_axis)
     params = _forced(loss, optax.apply_updates(params, updates))
 
     distortion = _distortion(state, made, labels, counted, axis_name, split_classes)
@@ -180,14 +181,8 @@ def _summed_gradients(grads, loss: Loss, axis_name: str | None, split_axis: str 
 
 def _norm(tree, loss: Loss, split_axis: str | None) -> tuple[jax.Array, jax.Array]:
     """The length of the whole tree, parts of which are on other devices; its unsound groups."""
-    unsound = guard.unsound_groups(tree)
-    if split_axis is None:
-        return optax.tree.norm(tree), unsound
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    squares = [(has_class_rows(path, loss), jnp.sum(leaf**2)) for path, leaf in leaves]
-    here = sum(square for split, square in squares if split)
-    here, unsound = jax.lax.psum((here, unsound), split_axis)
-    return jnp.sqrt(here + sum(square for split, square in squares if not split)), unsound
+    unsound = _sum_over_devices(guard.unsound_groups(tree), split_axis)
+    return length(tree, loss, split_axis), unsound
 
 
 def _sum_over_devices(tree, axis_name: str | None):
