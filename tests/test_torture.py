@@ -27,7 +27,7 @@ def test_two_kills_and_a_flipped_bit_of_a_bare_run(
     """The command's own pieces around the training loop alone, whose start is the most of it."""
     bare = dataclasses.replace(
         tiny_experiment,
-        steps=40,
+        steps=20,
         log_every=1,
         model=Model(feature_dim=8),
         loss=Loss(softmax=SoftmaxTerm(scale=8.0)),
