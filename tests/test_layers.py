@@ -70,6 +70,10 @@ MAY_IMPORT = {
         {"errors", "train.checksum", "train.damage", "train.state"},
         {"flax"},
     ),
+    "train.stored": (
+        {"errors", "train.contents", "train.damage", "train.state"},
+        {"orbax"},
+    ),
     "train.checkpoint": (
         {
             "errors",
@@ -78,6 +82,7 @@ MAY_IMPORT = {
             "train.damage",
             "train.distributed",
             "train.state",
+            "train.stored",
         },
         {"orbax"},
     ),

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
-from hyperface.report.figures import softmax_probability
+from hyperface.report.planes import softmax_probability
 from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
@@ -30,6 +30,7 @@ from launch import cli, evaluate, experiments, papers, reproduce
 from launch.papers import (
     digits,
     digits_normface,
+    digits_planes,
     gradients,
     methods,
     page,
@@ -1103,10 +1104,10 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
 
 def test_the_marked_features_are_those_of_the_caption():
     run = made_up(experiments.load("mnist-softmax"), "softmax", None)
-    assert digits_normface.marked(run) == {}  # Every class has one norm: none is far.
+    assert digits_planes.marked(run) == {}  # Every class has one norm: none is far.
     lengths = np.linspace(0.2, 2.0, 200)
     features = lengths[:, None] * run.features["train"]
-    one, two, three = digits_normface.marked(run._replace(features={"train": features})).values()
+    one, two, three = digits_planes.marked(run._replace(features={"train": features})).values()
     nearest = [np.argmax(feature @ run.agents.T) for feature in (one, two, three)]
     assert nearest[0] != nearest[1] == nearest[2]
     assert np.linalg.norm(one - two) < np.linalg.norm(two - three)

@@ -36,6 +36,28 @@ class Line(NamedTuple):
     """Whether its end has a head."""
 
 
+def panels(
+    rows: int, columns: int, *, width: float, height: float = 3.6, share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with light axes, row by row.
+
+    Args:
+      rows: how many below each other.
+      columns: how many beside each other.
+      width: of the whole figure, in inches.
+      height: of it.
+      share: whether all have the same limits.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    shared = {"sharex": share, "sharey": share}
+    found: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    return figure, found
+
+
 def curves(
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
@@ -55,15 +77,12 @@ def curves(
       marks: label -> height of a dashed horizontal line.
       log: whether y is logarithmic.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(1, 1, width=6.4, height=4.2)
     for place, (label, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, label=label, color=COLOURS[place % len(COLOURS)])
     for label, height in (marks or {}).items():
         axes.axhline(height, label=label, color="#8a8a8a", linestyle="--", linewidth=1)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     return figure
 

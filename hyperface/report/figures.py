@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hyperface.evaluate.roc import Roc, det
 from hyperface.evaluate.scored import Figure as Score
-from hyperface.report.drawings import COLOURS
+from hyperface.report.drawings import COLOURS, panels
 
 Curve = Sequence[Mapping[str, float]]
 """Lines of a run's `metrics.jsonl`."""
@@ -25,7 +25,7 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
 
     Of a method with a softmax term that term alone, else its whole loss.
     """
-    figure, (losses, scales) = _axes(1, 2, width=9.5)
+    figure, (losses, scales) = panels(1, 2, width=9.5)
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
         steps = _column(lines, "step")
         shown = "softmax" if "softmax" in lines[0] else "loss"
@@ -57,28 +57,28 @@ def roc_curves(
       joined: whether lines join the points, for curves of few rates, where steps would be none of
         the data's; each is thinner than the one below, so that those that are alike are all seen.
     """
-    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     _draw_roc(axes, curves, joined=joined)
     axes.set(title=title, ylabel="true accept rate")
     axes.legend(loc="lower right", fontsize=8)
     return figure
 
 
-def roc_panels(panels: Mapping[str, Mapping[str, Roc]]) -> Figure:
+def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
     """ROC curves on panels of one scale, three side by side, with one legend.
 
     Args:
-      panels: title -> name -> curve; a name has one colour on all.
+      curves_of: title -> name -> curve; a name has one colour on all.
     """
-    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    rows, columns = -(-len(panels) // 3), min(3, len(panels))
+    names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
+    rows, columns = -(-len(curves_of) // 3), min(3, len(curves_of))
     size = {"width": 3.6 * columns, "height": 3.2 * rows + 0.5}
-    figure, axes = _axes(rows, columns, share=True, **size)
+    figure, axes = panels(rows, columns, share=True, **size)
     styles = dict(zip(names, _styles(dict.fromkeys(names)), strict=True))
-    for panel, (title, curves) in zip(axes, panels.items(), strict=False):
+    for panel, (title, curves) in zip(axes, curves_of.items(), strict=False):
         _draw_roc(panel, curves, joined=False, styles=styles)
         panel.set(title=title)
-    for panel in axes[len(panels) :]:
+    for panel in axes[len(curves_of) :]:
         panel.set_axis_off()
     for panel in axes[::columns]:
         panel.set_ylabel("true accept rate")
@@ -111,7 +111,7 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure:
 
     A curve without a point at which both are above zero is left out.
     """
-    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
         errors = det(curve)
         shown = (errors.far > 0) & (errors.frr > 0)
@@ -133,7 +133,7 @@ def resolution_curves(
       sweeps: label -> area factor -> the figure, with its spread where it has one.
       ylabel: what the figure is.
     """
-    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     for factors in _draw_sweeps(axes, sweeps):
         axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
     axes.set(xlabel="area factor of downsampling", ylabel=ylabel, title="Low resolution")
@@ -151,7 +151,7 @@ def weight_curves(
       marks: label -> height of a dashed line.
       ylabel: what the figure is.
     """
-    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     _draw_sweeps(axes, curves)
     for label, height in marks.items():
         axes.axhline(height, label=label, **_RAW)
@@ -178,7 +178,7 @@ def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
     Args:
       ranked: [max_rank] cumulative match characteristic, by name.
     """
-    figure, (axes,) = _axes(1, 1, width=5.2, height=4.2)
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     for style, (name, shares) in zip(_styles(ranked), ranked.items(), strict=True):
         axes.plot(np.arange(1, shares.size + 1), shares, label=name, **style)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="rank", ylabel="share of searches", title="CMC")
@@ -192,15 +192,15 @@ def similarity_histograms(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
     Args:
       scored: name -> (scores [pairs], same [pairs]).
     """
-    figure, panels = _axes(1, len(scored), width=3.4 * len(scored))
-    for axes, (name, (scores, same)) in zip(panels, scored.items(), strict=True):
+    figure, beside = panels(1, len(scored), width=3.4 * len(scored))
+    for axes, (name, (scores, same)) in zip(beside, scored.items(), strict=True):
         # Cosines lie in [-1, 1], distances and sums of cosines elsewhere.
         bins = np.linspace(min(-1.0, scores.min()), max(1.0, scores.max()), 61)
         axes.hist(scores[~same], bins, density=True, alpha=0.6, color="#d1495b", label="different")
         axes.hist(scores[same], bins, density=True, alpha=0.6, color="#0b6e99", label="same")
         axes.set(title=name, xlabel="similarity", yticks=[])
-    panels[0].set_ylabel("density of pairs")
-    panels[0].legend(fontsize=8)
+    beside[0].set_ylabel("density of pairs")
+    beside[0].legend(fontsize=8)
     return figure
 
 
@@ -211,7 +211,7 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
       curves: lines of `metrics.jsonl` by method.
       norms: [images] feature norm of each test image, by method.
     """
-    figure, (training, test) = _axes(1, 2, width=9.5)
+    figure, (training, test) = panels(1, 2, width=9.5)
     bins = int(np.clip(min(map(len, norms.values())) // 8, 10, 60))
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
         training.plot(_column(lines, "step"), _column(lines, "feature_norm"), label=name, **style)
@@ -227,7 +227,7 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
 
 def distortion(curves: Mapping[str, Curve]) -> Figure:
     """Proposition 3's bound in training, a moving average over the classes."""
-    figure, (axes,) = _axes(1, 1, width=5.2)
+    figure, (axes,) = panels(1, 1, width=5.2)
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
         axes.plot(_column(lines, "step"), _column(lines, "distortion"), label=name, **style)
     axes.axhspan(0.5, 0.6, color="#cccccc", alpha=0.5, zorder=0, label="usual, says the paper")
@@ -237,80 +237,13 @@ def distortion(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """Two-dimensional features as points, one colour a class: the papers' MNIST figures.
-
-    Args:
-      features: [examples, 2].
-      labels: [examples].
-      title: what is shown.
-    """
-    figure, (axes,) = _axes(1, 1, width=5.2, height=5.0)
-    _class_points(axes, features, labels)
-    axes.set(title=title, aspect="equal")
-    axes.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def probability_plane(
-    features: np.ndarray,
-    labels: np.ndarray,
-    agents: np.ndarray,
-    *,
-    marks: Mapping[str, np.ndarray],
-    title: str,
-) -> Figure:
-    """NormFace, Figure 2: features in the plane, and the softmax probability of class 0 there.
-
-    Args:
-      features: [examples, 2].
-      labels: [examples].
-      agents: [classes, 2], without a bias.
-      marks: label -> [2] place of a feature that is pointed out on both panels.
-      title: what the features are.
-    """
-    figure, (points, heat) = _axes(1, 2, width=10.5, height=4.8)
-    _class_points(points, features, labels)
-    points.set(title=title, aspect="equal")
-    points.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    edges = [np.linspace(*limits, 301) for limits in (points.get_xlim(), points.get_ylim())]
-    x, y = (edge[:-1] / 2 + edge[1:] / 2 for edge in edges)
-    probability = softmax_probability(np.stack(np.meshgrid(x, y), axis=-1), agents)[..., 0]
-    drawn = heat.pcolormesh(*edges, probability, vmin=0, vmax=1, cmap="viridis", rasterized=True)
-    figure.colorbar(drawn, ax=heat, label="probability of class 0")
-    heat.set(title="softmax probability of class 0", aspect="equal")
-    heat.grid(False)
-    for axes, colour in ((points, "#000000"), (heat, "#ffffff")):
-        for label, place in marks.items():
-            axes.plot(*place, "o", color=colour, markersize=5, markerfacecolor="none")
-            offset = {"xytext": (5, 4), "textcoords": "offset points"}
-            axes.annotate(f"${label}$", place, color=colour, fontsize=12, **offset)
-    return figure
-
-
-def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """[..., classes] softmax of the inner products of features [..., dim] with agents."""
-    logits = features @ agents.T
-    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return scores / scores.sum(axis=-1, keepdims=True)
-
-
-def _class_points(axes: Axes, features: np.ndarray, labels: np.ndarray) -> None:
-    """Points of one colour a class, with the two axes through zero."""
-    for label in np.unique(labels):
-        points = features[labels == label]
-        axes.scatter(*points.T, s=2, color=f"C{label % 10}", label=str(label), linewidths=0)
-    axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
-    axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
-
-
 def images_per_identity(counts: np.ndarray) -> Figure:
     """How many identities have how many images; both axes logarithmic where counts range far.
 
     Args:
       counts: [identities] images of each, at least 1.
     """
-    figure, (axes,) = _axes(1, 1, width=5.2)
+    figure, (axes,) = panels(1, 1, width=5.2)
     edges = np.arange(counts.min(), counts.max() + 2)
     if edges.size > 60:
         edges = np.unique(np.geomspace(edges[0], edges[-1], 40).astype(int))
@@ -337,9 +270,9 @@ def distance_histogram(
       image_distances: [images].
       thresholds: of classes and of images; what lies above is dropped, infinity drops nothing.
     """
-    figure, panels = _axes(1, 2, width=9.5)
+    figure, beside = panels(1, 2, width=9.5)
     drawn = ("classes", class_distances[~np.isnan(class_distances)]), ("images", image_distances)
-    for axes, (name, values), threshold in zip(panels, drawn, thresholds, strict=True):
+    for axes, (name, values), threshold in zip(beside, drawn, thresholds, strict=True):
         axes.hist(values, bins=60, color="#0b6e99")
         if np.isfinite(threshold):
             above = np.sum(values > threshold)
@@ -349,8 +282,8 @@ def distance_histogram(
         axes.set(ylabel=name, title=f"{values.size:,} {name}")
         if values.size:
             axes.set(yscale="log", ylim=(0.7, None))
-    panels[0].set_xlabel("mean squared distance to the class mean")
-    panels[1].set_xlabel("squared distance to the class mean")
+    beside[0].set_xlabel("mean squared distance to the class mean")
+    beside[1].set_xlabel("squared distance to the class mean")
     return figure
 
 
@@ -361,17 +294,6 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
     for name, figure in figures.items():
         figure.savefig(paths[name], dpi=130)
     return paths
-
-
-def _axes(rows: int, columns: int, *, width: float, height: float = 3.6, share: bool = False):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    shared = {"sharex": share, "sharey": share}
-    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
-    return figure, panels
 
 
 def _styles(named: Mapping[str, object]) -> list[dict[str, str]]:

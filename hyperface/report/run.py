@@ -11,7 +11,7 @@ from hyperface.evaluate.evaluator import Result
 from hyperface.evaluate.roc import thinned
 from hyperface.evaluate.threshold import TOO_FEW
 from hyperface.files import replace_text
-from hyperface.report import figures
+from hyperface.report import figures, planes
 from hyperface.report.html import write_report
 from hyperface.report.tables import Table, percent
 
@@ -185,6 +185,6 @@ def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]):
     for method, t in trained.items():
         features, _, labels = t.result.embeddings
         if features.shape[1] == 2:
-            figure = figures.feature_plane(features, np.asarray(labels), f"{method}: test features")
+            figure = planes.feature_plane(features, np.asarray(labels), f"{method}: test features")
             drawn[f"features-{method}"] = (f"Features of {method}", figure)
     return drawn

@@ -1,11 +1,9 @@
 """Orbax checkpoints of a whole run: everything that the next step depends on, and what it is."""
 
 import contextlib
-import json
 import math
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,22 +15,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from hyperface.errors import InputError
 from hyperface.train import distributed
 from hyperface.train.checksum import checksums
-from hyperface.train.contents import (
-    check_same,
-    check_sums,
-    contents,
-    described,
-    template,
-    with_contents,
-)
-from hyperface.train.damage import (
-    Changed,
-    CorruptCheckpoint,
-    UnreadableCheckpoint,
-    is_damage,
-    reason,
-)
+from hyperface.train.contents import check_sums, contents, described, with_contents
+from hyperface.train.damage import CorruptCheckpoint, UnreadableCheckpoint, reason
 from hyperface.train.state import TrainState
+from hyperface.train.stored import Stored, meta_sum
 
 T = TypeVar("T")
 
@@ -84,9 +70,6 @@ class Checkpoints:
                 "meta": ocp.JsonCheckpointHandler(),
             },
         )
-        # The manager's own restore waits for all processes, of which one may find damage alone.
-        self._read_state = ocp.StandardCheckpointHandler().restore
-        self._read_json = ocp.JsonCheckpointHandler().restore
         self._find_best()
 
     def __enter__(self) -> "Checkpoints":
@@ -106,7 +89,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, rising."""
-        return sorted(s for s in self._manager.all_steps() if _is_whole(self._folder / str(s)))
+        return sorted(s for s in self._manager.all_steps() if self._stored(s).is_whole)
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step; None where there is none."""
@@ -140,7 +123,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
-                    meta=ocp.args.JsonSave(meta | {"checksum": _meta_sum(meta)}),
+                    meta=ocp.args.JsonSave(meta | {"checksum": meta_sum(meta)}),
                 ),
             )
         if not saved:
@@ -162,7 +145,7 @@ class Checkpoints:
           CorruptCheckpoint: it is missing, cut short or changed.
           InputError: it cannot be read for now.
         """
-        meta = self._read_meta(step)
+        meta = self._stored(step).meta()
         del meta["arrays"]
         return meta
 
@@ -184,11 +167,11 @@ class Checkpoints:
           CorruptCheckpoint: files are missing or cut short, or an array is not as it was saved.
         """
         wanted = contents(like)
-        arrays, saved = self._together(step, lambda: self._read(step, wanted, sharding))
+        arrays, saved = self._together(step, lambda: self._stored(step).arrays(wanted, sharding))
         sums = checksums(saved, like=wanted)
 
         def check() -> None:
-            with self._reading(step):
+            with self._stored(step).reading():
                 check_sums(sums, arrays)
 
         self._together(step, check)
@@ -226,22 +209,6 @@ class Checkpoints:
             )
         return None
 
-    def _read(
-        self, step: int, wanted: dict[str, Any], sharding: jax.sharding.Sharding | TrainState
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """How the arrays were described, and what this process reads of them."""
-        folder = self._folder / str(step)
-        if not _is_whole(folder):
-            raise InputError(
-                f"{folder}: expected a whole checkpoint, found none. Of several processes all must "
-                "see the run's folder."
-            )
-        arrays = self._read_meta(step)["arrays"]
-        check_same(wanted, arrays, folder)
-        with self._reading(step):
-            args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
-            return arrays, self._read_state(folder / "state", args=args)
-
     def _together(self, step: int, act: Callable[[], T]) -> T:
         """What `act` returns, where it succeeds on all processes; else all raise.
 
@@ -263,37 +230,10 @@ class Checkpoints:
             raise CorruptCheckpoint(told[0][1]) from failed
         return result
 
-    def _read_meta(self, step: int) -> dict[str, Any]:
-        with self._reading(step):
-            path = self._folder / str(step) / "meta"
-            meta = self._read_json(path, args=ocp.args.JsonRestore())
-            checksum = meta.pop("checksum", None)
-            if checksum not in (None, _meta_sum(meta)):
-                raise Changed("meta changed")
-        if checksum is None:  # Not damaged: nothing may set it aside.
-            raise InputError(
-                f"{self._folder / str(step)}: expected a checkpoint with checksums, found one of "
-                "an earlier version. Use it with that version, or pass --fresh to train again."
-            )
-        return meta
-
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way."""
-        try:
-            yield
-        except Exception as error:
-            path = self._folder / str(step)
-            if is_damage(error):
-                advice = " Take another step of the run." if self._read_only else ""
-                raise CorruptCheckpoint(
-                    f"{path}: expected a whole checkpoint, found a damaged one "
-                    f"({reason(error)}).{advice}"
-                ) from error
-            raise UnreadableCheckpoint(
-                f"{path}: expected to read it, found: {reason(error)}. Nothing was set aside; "
-                "mend that, and the same command goes on from there."
-            ) from error
+    def _stored(self, step: int) -> Stored:
+        return Stored(
+            self._folder / str(step), " Take another step of the run." if self._read_only else ""
+        )
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -318,7 +258,7 @@ class Checkpoints:
         self._best.step = None
         for step in self.steps():
             try:
-                score = self._read_meta(step).get("score")
+                score = self._stored(step).meta().get("score")
             except UnreadableCheckpoint:  # Its score unknown, the best would be deleted.
                 raise
             except InputError:  # It is said where it is used.
@@ -338,12 +278,11 @@ class Checkpoints:
         """Step folders without content would pass for the newest checkpoint."""
         for path in self._unfinished():
             self._say(f"{path}: a save that was cut short is ignored.")
-        steps = sorted(p for p in self._folder.glob("[0-9]*") if p.name.isdigit())
-        last = not any(map(_is_whole, steps))
-        for path in steps:
-            if not _is_whole(path):
-                why = f"{path}: expected a whole checkpoint, found parts of one."
-                self._set_aside(path, why, last=last)
+        steps = [Stored(p) for p in self._folder.glob("[0-9]*") if p.name.isdigit()]
+        last = not any(stored.is_whole for stored in steps)
+        for path in sorted(stored.folder for stored in steps if not stored.is_whole):
+            why = f"{path}: expected a whole checkpoint, found parts of one."
+            self._set_aside(path, why, last=last)
 
     def _set_aside(self, path: Path, why: str, *, last: bool) -> None:
         aside = path.with_name(f"broken-{path.name}")
@@ -371,11 +310,3 @@ class _Best:
 def _preserving(steps: Sequence[int], best: _Best) -> policies.PreservationPolicy:
     kept = [policies.LatestN(KEEP), policies.CustomSteps(steps), best]
     return policies.AnyPreservationPolicy(kept)
-
-
-def _is_whole(folder: Path) -> bool:
-    return all((folder / item).is_dir() for item in ("state", "meta"))
-
-
-def _meta_sum(meta: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())

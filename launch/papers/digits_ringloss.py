@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hyperface.report import drawings, figures
+from hyperface.report import drawings, planes
 from launch.papers import digits
 from launch.papers.digits import Trained
 from launch.papers.item import Context, Entry, Outcome
@@ -22,7 +22,7 @@ def ring_planes(context: Context):
             Entry.of(f"test accuracy, {name}", accuracy[name], "%"),
             Entry.of(f"standard deviation of norms / mean norm, {name}", deviation[name], "", 3),
         ]
-        drawn[name] = figures.feature_plane(
+        drawn[name] = planes.feature_plane(
             runs[0].features["train"], runs[0].labels["train"], f"{name}: training features"
         )
     equal = [a < b for a, b in zip(*reversed(deviation.values()), strict=True)]

@@ -1,0 +1,76 @@
+"""Two-dimensional features as points on the plane: the papers' MNIST figures."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperface.report.drawings import panels
+
+
+def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Two-dimensional features as points, one colour a class: the papers' MNIST figures.
+
+    Args:
+      features: [examples, 2].
+      labels: [examples].
+      title: what is shown.
+    """
+    figure, (axes,) = panels(1, 1, width=5.2, height=5.0)
+    _class_points(axes, features, labels)
+    axes.set(title=title, aspect="equal")
+    axes.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def probability_plane(
+    features: np.ndarray,
+    labels: np.ndarray,
+    agents: np.ndarray,
+    *,
+    marks: Mapping[str, np.ndarray],
+    title: str,
+) -> Figure:
+    """NormFace, Figure 2: features in the plane, and the softmax probability of class 0 there.
+
+    Args:
+      features: [examples, 2].
+      labels: [examples].
+      agents: [classes, 2], without a bias.
+      marks: label -> [2] place of a feature that is pointed out on both panels.
+      title: what the features are.
+    """
+    figure, (points, heat) = panels(1, 2, width=10.5, height=4.8)
+    _class_points(points, features, labels)
+    points.set(title=title, aspect="equal")
+    points.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    edges = [np.linspace(*limits, 301) for limits in (points.get_xlim(), points.get_ylim())]
+    x, y = (edge[:-1] / 2 + edge[1:] / 2 for edge in edges)
+    probability = softmax_probability(np.stack(np.meshgrid(x, y), axis=-1), agents)[..., 0]
+    drawn = heat.pcolormesh(*edges, probability, vmin=0, vmax=1, cmap="viridis", rasterized=True)
+    figure.colorbar(drawn, ax=heat, label="probability of class 0")
+    heat.set(title="softmax probability of class 0", aspect="equal")
+    heat.grid(False)
+    for axes, colour in ((points, "#000000"), (heat, "#ffffff")):
+        for label, place in marks.items():
+            axes.plot(*place, "o", color=colour, markersize=5, markerfacecolor="none")
+            offset = {"xytext": (5, 4), "textcoords": "offset points"}
+            axes.annotate(f"${label}$", place, color=colour, fontsize=12, **offset)
+    return figure
+
+
+def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
+    """[..., classes] softmax of the inner products of features [..., dim] with agents."""
+    logits = features @ agents.T
+    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return scores / scores.sum(axis=-1, keepdims=True)
+
+
+def _class_points(axes: Axes, features: np.ndarray, labels: np.ndarray) -> None:
+    """Points of one colour a class, with the two axes through zero."""
+    for label in np.unique(labels):
+        points = features[labels == label]
+        axes.scatter(*points.T, s=2, color=f"C{label % 10}", label=str(label), linewidths=0)
+    axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
+    axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
