@@ -197,7 +197,7 @@ def _absent(item: Item, paper: str, context: Context) -> list[str]:
         sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
     for name in item.runs:
         run = context.runs / name
-        if not (run / "results.json").exists():
+        if not (run / methods.TRAINED).exists():
             made = ", then ".join(map(str, methods.training(name, context.runs)))
             sentences.append(f"Run {name!r} is not at {run}. Made by: {made}.")
     return sentences

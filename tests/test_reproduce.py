@@ -300,6 +300,7 @@ def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
     names = {path.name for path in files}
     assert {"digits.py", "heads_at_once.py", "classwise.py", "roc.py", "loop.py"} <= names
     assert {"normalize.py", "theory.py", "objective.py", "images.py", "lists.py"} <= names
+    assert {"agents.py", "faces_softmax.py", "embedding.py", "planes.py"} <= names
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text(name)
     code = {tmp_path: ("*.py",)}
@@ -813,8 +814,8 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
 
 
 def test_a_run_from_another_start_is_not_done(tmp_path):
-    (command,) = methods.training("faces-normface", tmp_path)[1:]
-    command.makes.parent.mkdir()
+    (command,) = methods.training("faces-normface", tmp_path / "my runs")[1:]
+    command.makes.parent.mkdir(parents=True)
     command.start.mkdir()
     (command.start / "metrics.jsonl").write_text("{}\n")
     origin = f"{command.start} ({run_digest(command.start)})"
@@ -869,6 +870,7 @@ def test_side_by_side_each_waits_for_what_it_starts_from(tmp_path, monkeypatch):
         return methods.Command("train", name, tmp_path / name / "results.json", start)
 
     monkeypatch.setattr(work, "_start", start)
+    monkeypatch.setattr(work, "_prepare", lambda *_: None)
     monkeypatch.setattr(work, "POLL", 0.0)
     monkeypatch.setattr(methods.Command, "is_done", lambda self: self.makes.exists())
     tuned = train("tuned", tmp_path / "base")
@@ -885,12 +887,55 @@ def test_side_by_side_each_waits_for_what_it_starts_from(tmp_path, monkeypatch):
     assert len(order) == 5
 
 
+def test_side_by_side_each_has_a_log_and_cores_of_its_own(tmp_path, monkeypatch):
+    child = (
+        "import os, pathlib, sys, time\n"
+        "time.sleep(0.5)\n"
+        "print(sorted(os.sched_getaffinity(0)), os.getpgid(0) == os.getpid())\n"
+        "print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])\n"
+        "pathlib.Path(sys.argv[1]).write_text('{}')\n"
+    )
+    monkeypatch.setattr(work, "_prepare", lambda *_: None)
+    monkeypatch.setattr(
+        work, "_arguments", lambda c, _: [sys.executable, "-c", child, str(c.makes)]
+    )
+    monkeypatch.setattr(methods.Command, "is_done", lambda self: self.makes.exists())
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    commands = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        commands.append(methods.Command("train", name, tmp_path / name / "results.json"))
+    assert work.make(commands, context(tmp_path, runs=tmp_path, jobs=2)) == []
+    logs = [(tmp_path / f"logs/{name}.txt").read_text() for name in ("one", "other")]
+    cores = sorted(os.sched_getaffinity(0))
+    expected = [cores[place % len(cores) :: 2] for place in range(2)]
+    assert logs == [f"{share} True\n0.450\n" for share in expected]
+
+
+def test_what_starts_from_a_failed_run_is_left_out_though_an_old_one_is_there(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/results.json").write_text("{}")
+    started = []
+    monkeypatch.setattr(work, "_prepare", lambda *_: None)
+    failed = SimpleNamespace(poll=lambda: 2)
+    monkeypatch.setattr(work, "_start", lambda command, *_: started.append(command) or failed)
+    monkeypatch.setattr(methods.Command, "is_done", lambda self: False)
+    base = methods.Command("train", "base", tmp_path / "base/results.json")
+    tuned = methods.Command("train", "tuned", tmp_path / "tuned/results.json", tmp_path / "base")
+    scored = methods.Command("evaluate", "x", tmp_path / "tuned/x.json", tmp_path / "tuned")
+    found = work.make([base, tuned, scored], context(tmp_path, runs=tmp_path))
+    assert started == [base]
+    assert found == ["python -m launch.train base ended with status 2."]
+
+
 @pytest.mark.parametrize(
     ("told", "kill"),
-    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
+    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.kill)],
 )
 def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
-    """What a scheduler sends, to the first process or to all, and what a terminal sends to all."""
+    """What a scheduler sends, to the first process or to its group, and what a terminal sends."""
     child = (
         "import pathlib, sys, time\n"
         "from hyperface.train.interrupt import listening\n"
@@ -902,12 +947,11 @@ def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
         "    pathlib.Path(sys.argv[1], 'saved').touch()\n"
     )
     parent = (
-        "import pathlib, subprocess, sys\nfrom launch.papers import item, methods, work\n"
+        "import pathlib, sys\nfrom launch.papers import item, methods, work\n"
         "from rich.console import Console\n"
         "folder = pathlib.Path(sys.argv[2])\n"
-        "start = lambda *_: subprocess.Popen([sys.executable, '-c', *sys.argv[1:]])\n"
-        "work._start = start\n"
-        "command = methods.Command('train', 'orl-softmax', folder / 'run/results.json')\n"
+        "work._arguments = lambda *_: [sys.executable, '-c', *sys.argv[1:]]\n"
+        "command = methods.Command('train', 'faces-softmax', folder / 'run/results.json')\n"
         "try:\n"
         "    work.make([command], item.Context(folder, folder, Console()))\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"

@@ -101,17 +101,22 @@ def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> N
     Raises:
       InputError: naming the fields that differ.
     """
-    found, wanted = _flat({name: found[name] for name in RUN_META if name in found}), _flat(meta)
-    differing = [
-        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
-        for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
-        if found.get(name) != wanted.get(name)
-    ]
+    differing = differences({name: found[name] for name in RUN_META if name in found}, meta)
     if differing:
         raise InputError(
             f"{where} holds another run: {'; '.join(differing)}. Take another --workdir, or "
             "pass --fresh to delete that run."
         )
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The fields in which what was left is of another run than is wanted, in words."""
+    found, wanted = _flat(found), _flat(wanted)
+    return [
+        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
+        for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
+        if found.get(name) != wanted.get(name)
+    ]
 
 
 def _refuse_foreign(workdir: Path, fresh: bool) -> None:

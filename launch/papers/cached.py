@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +66,11 @@ def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> Nam
       InputError: an image that is named is not there.
     """
     folder = _folder(run, fingerprint(name, context.data_dir), context)
-    path = folder / f"{name}.npz"
+    chosen = {*wanted}
+    path = folder / f"{name}-{zlib.crc32(repr(sorted(chosen)).encode()):08x}.npz"
     if not path.exists():
         network = open_network(run, mirror="none")
         opened = network.open_split(name, "test", context.data_dir)
-        chosen = {*wanted}
         some = [record for record in opened.records if record["name"].decode() in chosen]
         split = dataclasses.replace(opened, records=some)
         with locked(folder, "being embedded in"):

@@ -120,12 +120,12 @@ def softmax_formulas(context: Context):
     scaled cosines, with their gradients, in plain NumPy."""
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
-    labels, scale = rng.integers(0, 10, 40), 7.0
+    labels = rng.integers(0, 10, 40)
     cases = {
         "Eq. 1, without bias": ("none", 1.0, None),
         "Eq. 1, with a bias": ("none", 1.0, bias),
         "Eq. 6, scale 1": ("both", 1.0, None),
-        "Eq. 6, scale 7": ("both", scale, None),
+        "Eq. 6, scale 7": ("both", 7.0, None),
     }
     entries = []
     with jax.enable_x64(True):

@@ -131,6 +131,8 @@ class Context:
         if item.needs:
             found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
             found["data"] = [fingerprint(name, self.data_dir) for name in (*item.needs, *item.uses)]
+            lists = [self.data_dir / "protocols" / name for name in item.uses]
+            found["lists"] = [digest(path) for at in lists for path in sorted(at.glob("*.txt"))]
         if item.runs:
             seeds = [path for name in item.runs for path in self.runs.glob(f"{name}-seed*")]
             folders = [*(self.runs / name for name in item.runs), *sorted(seeds)]
@@ -139,13 +141,8 @@ class Context:
 
 
 CODE = {
-    Path(__file__).parent: ("*.py",),
-    Path(hyperface.__file__).parent: (
-        *(f"{part}/**/*.py" for part in ("losses", "evaluate", "train", "models", "data")),
-        "normalize.py",
-        "theory.py",
-        "objective.py",
-    ),
+    Path(hyperface.__file__).parent: ("**/*.py",),
+    Path(__file__).parents[1]: ("papers/*.py", "experiments/*.py", "embedding.py"),
 }
 """What results depend on: folders, and patterns of files below."""
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from hyperface.train.experiment import Experiment
-from hyperface.train.folder import DIVERGED
+from hyperface.train.folder import DIVERGED, differences
 from hyperface.train.metrics import run_digest
 from launch import cli, experiments
 from launch.evaluate import Evaluate, recorded
@@ -69,7 +69,8 @@ class Command(NamedTuple):
                 self.start
             )
         config = json.loads((self.makes.parent / "config.json").read_text())
-        if config["experiment"] != self.experiment().to_dict():
+        wanted = {"experiment": self.experiment().to_dict()}
+        if differences({"experiment": config["experiment"]}, wanted):
             return False
         origin = config.get("init_from", "")
         return self.start is None or origin.endswith(f"({run_digest(self.start)})")
@@ -144,7 +145,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 
 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
-    """What trains a method at small scale; nothing where it is there or its data set is not.
+    """What trains a method at small scale; nothing where its data set is not there.
 
     A run that others of all seeds start from has seed 0 alone.
     """
@@ -208,13 +209,13 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
     before = training(start, runs, 0, shorter) if start else []
     options = about["train"] + shorter
     options += f" --seed {seed}" if seed else ""
-    options += f" --init-from {runs / start}" if start else ""
-    from_run = runs / start if start else None
-    return [*before, Command("train", f"{options} --workdir {run}", run / TRAINED, from_run)]
+    options += f" --init-from {shlex.quote(str(runs / start))}" if start else ""
+    from_run, where = runs / start if start else None, shlex.quote(str(run))
+    return [*before, Command("train", f"{options} --workdir {where}", run / TRAINED, from_run)]
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:
     """What scores a run."""
-    out = "" if evaluation == EVALUATION else f" --out {run / evaluation}"
+    out = "" if evaluation == EVALUATION else f" --out {shlex.quote(str(run / evaluation))}"
     makes = run / evaluation / SCORED
-    return Command("evaluate", f"{run} {options}{out}", makes, run)
+    return Command("evaluate", f"{shlex.quote(str(run))} {options}{out}", makes, run)

@@ -99,7 +99,7 @@ def weights(context: Context):
         np.where(np.isfinite(x), x, -np.inf) for x in (alone, center, softmax)
     )
     outcome.entries += _above("alone, C-contrastive verifies better than center", alone, center)
-    outcome.entries += _above("C-contrastive alone verifies as well as softmax", alone, softmax)
+    outcome.entries += _above("C-contrastive alone is above softmax", alone, softmax)
     for key in over:
         for label, values in ranges.items():
             outcome.entries += _spread_entries(found, key, values, label)

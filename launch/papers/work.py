@@ -13,6 +13,7 @@ from typing import NamedTuple
 from launch.cli import EXIT_DIVERGED
 from launch.papers.item import Context
 from launch.papers.methods import TRAINED, Command
+from launch.prepare import prepare_missing
 
 POLL = 0.1
 """Seconds between looks at what is under way."""
@@ -45,25 +46,30 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
       KeyboardInterrupt: Ctrl-C or SIGTERM came, and the commands under way have ended, saved.
     """
     waiting = [command for command in commands if not command.is_done()]
-    total, failed, say = len(waiting), [], context.console.print
+    _prepare(waiting, context)
+    total, failed, lost = len(waiting), [], set()
     places: Places = [None] * context.jobs
+
+    def say(line: str) -> None:
+        context.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     with _listening(places) as is_told:
         while any(places) or (waiting and not is_told()):
             for place, one in enumerate(places):
                 if one and (status := one.process.poll()) is not None:
                     places[place] = None
-                    say(f"took {time.monotonic() - one.began:.0f} s: {one.command}", markup=False,
-                        soft_wrap=True)  # fmt: skip
-                    if status != EXIT_DIVERGED and not (status == 0 and one.command.is_done()):
-                        failed.append(f"{one.command} ended with status {status}.")
+                    say(f"took {time.monotonic() - one.began:.0f} s: {one.command}")
+                    if status or not one.command.is_done():
+                        lost.add(one.command.makes)
+                        failed += _failure(one.command, status)
                 elif not one and not is_told() and (command := _next(waiting, places)):
                     waiting.remove(command)
-                    if command.start and not (command.start / TRAINED).exists():
-                        left_out = f"No trained run in {command.start}: left out {command}."
-                        say(left_out, markup=False, soft_wrap=True)
+                    needed = command.start and command.start / TRAINED
+                    if needed and (needed in lost or not needed.exists()):
+                        lost.add(command.makes)
+                        say(f"No trained run in {command.start}: left out {command}.")
                         continue
-                    number = total - len(waiting)
-                    say(f"[{number}/{total}] {command}", markup=False, soft_wrap=True)
+                    say(f"[{total - len(waiting)}/{total}] {command}")
                     process = _start(command, place, context)
                     places[place] = UnderWay(command, process, time.monotonic())
                     if is_told():  # Before there was a process to pass it on to.
@@ -73,6 +79,21 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
     if is_told():
         raise KeyboardInterrupt
     return failed
+
+
+def _prepare(commands: Sequence[Command], context: Context) -> None:
+    """Makes the data sets that need nothing from the user, which commands would make at once."""
+    names = {c.experiment().data.name for c in commands if c.program == "train"}
+    for name in sorted(names):
+        prepare_missing(name, context.data_dir, context.console)
+
+
+def _failure(command: Command, status: int) -> list[str]:
+    if status == EXIT_DIVERGED:
+        return []
+    if status:
+        return [f"{command} ended with status {status}."]
+    return [f"{command} ended well, but what it left is of other options or of another start."]
 
 
 def _next(waiting: Sequence[Command], places: Places) -> Command | None:
@@ -85,17 +106,31 @@ def _next(waiting: Sequence[Command], places: Places) -> Command | None:
     return None
 
 
-def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
-    """Starts a program; of several at once each has a log and its share of the cores."""
+def _arguments(command: Command, context: Context) -> list[str]:
     options = [*shlex.split(command.options), "--data-dir", str(context.data_dir)]
-    arguments = [sys.executable, "-m", f"launch.{command.program}", *options]
+    return [sys.executable, "-m", f"launch.{command.program}", *options]
+
+
+def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
+    """Starts a program in a process group of its own, which a terminal's Ctrl-C does not reach.
+
+    Of several at once each has a log, its share of the cores, and of an accelerator's memory.
+    """
+    arguments = _arguments(command, context)
     if context.jobs == 1:
-        return subprocess.Popen(arguments)
+        return subprocess.Popen(arguments, process_group=0)
     name = command.makes.relative_to(context.runs).parts[0]
     path = context.out / "logs" / f"{name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
+    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / context.jobs:.3f}"}
     with path.open("ab") as log:
-        process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            arguments,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env=memory | dict(os.environ),
+        )
     # Before its runtime counts cores: it then starts as many threads as it may use.
     with contextlib.suppress(AttributeError, ProcessLookupError):  # Linux has it.
         cores = sorted(os.sched_getaffinity(0))
@@ -105,21 +140,21 @@ def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def _listening(places: Places) -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came, which is passed on; before an end, what is under way is waited for."""
+    """Whether SIGTERM or Ctrl-C came, which is passed on to what is under way."""
     told = False
 
     def end(number: int, frame: object) -> None:
         nonlocal told
         told = True
         for one in filter(None, places):
-            one.process.terminate()
+            one.process.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: told
-    except KeyboardInterrupt:
-        for one in filter(None, places):
-            one.process.wait()  # The terminal told it too: it saves what it has.
-        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for one in filter(None, places):  # After an error here; else all have ended.
+            one.process.terminate()
+            one.process.wait()
