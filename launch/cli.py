@@ -61,10 +61,10 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
 
 def join(options: Any) -> None:
     """Joins the processes that its coordinator, processes and process, or a launcher, tell of."""
-    from hyperface.train import distributed
+    from hyperface.train import distributed, launchers
 
     distributed.initialize(
-        distributed.cluster_of(
+        launchers.cluster_of(
             os.environ,
             coordinator=options.coordinator,
             processes=options.processes,

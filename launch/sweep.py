@@ -115,8 +115,8 @@ def run(options: Sweep, planned: list[Planned]) -> int:
 
     from hyperface.files import locked
     from hyperface.report.tables import as_text
-    from hyperface.train.distributed import cluster_of
     from hyperface.train.interrupt import Interrupted
+    from hyperface.train.launchers import cluster_of
 
     if cluster_of(os.environ) is not None:
         raise InputError("expected one process for a sweep, found a launcher of several.")

@@ -54,7 +54,8 @@ MAY_IMPORT = {
     ),
     "train.divergence": ({"train.distributed"}, set()),
     "train.guard": ({"train.optim"}, set()),
-    "train.distributed": ({"errors"}, set()),
+    "train.launchers": ({"errors"}, set()),
+    "train.distributed": ({"train.launchers"}, set()),
     "train.memory": ({"errors", "losses", "train.rows", "train.state"}, set()),
     "train.traffic": ({"train.memory"}, set()),
     "train.parallel": (
