@@ -72,7 +72,7 @@ MAY_IMPORT = {
         {"flax"},
     ),
     "train.stored": (
-        {"errors", "train.contents", "train.damage", "train.state"},
+        {"errors", "train.checksum", "train.contents", "train.damage", "train.state"},
         {"orbax"},
     ),
     "train.checkpoint": (
