@@ -137,6 +137,25 @@ def test_the_best_stays_beside_the_newest_and_no_nan_costs_it(random_run, tmp_pa
         assert checkpoints.best() == 7
 
 
+def test_a_reader_of_one_step_needs_no_other(run, monkeypatch):
+    folder, state = run
+    read = ocp.JsonCheckpointHandler.restore
+
+    def failing(self, directory, **given):
+        if directory.parts[-2:] == ("8", "meta"):
+            raise OSError(errno.EIO, "Input/output error", str(directory))
+        return read(self, directory, **given)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "restore", failing)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        found = checkpoints.restore(4, jax.eval_shape(lambda: state), parallel.replicated())
+        chex.assert_trees_all_equal(found.params, state.params)
+        with pytest.raises(InputError, match=r"found: Input/output error: .*/8/meta\. Nothing"):
+            checkpoints.best()
+    with pytest.raises(InputError, match="Input/output error"):  # It may be the best one.
+        Checkpoints(folder / "checkpoints")
+
+
 def test_a_clock_that_jumps_back_changes_nothing(run, monkeypatch):
     """Nor do files of 1970 and of 2106."""
     folder, state = run
