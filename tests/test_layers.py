@@ -119,7 +119,7 @@ MAY_IMPORT = {
     ),
     "weights": ({"weights", "models", "errors"}, {"flax"}),
     "weights.caffe": (set(), set()),
-    "weights.runs": ({"errors", "train.checksum"}, {"flax", "orbax"}),
+    "weights.runs": ({"errors", "train.checksum", "train.damage"}, {"flax", "orbax"}),
     "weights.export": (
         {"weights", "models", "errors", "normalize", "evaluate.embed"},
         {"flax"},

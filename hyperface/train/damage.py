@@ -1,9 +1,11 @@
 """Why a checkpoint could not be read: damage, which sets it aside, or what a later try may mend."""
 
+import contextlib
 import json
 import re
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from hyperface.errors import InputError
 
@@ -25,6 +27,37 @@ _OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", 
 _MISSING = FileNotFoundError | IsADirectoryError | NotADirectoryError
 _METADATA = "/orbax/checkpoint/_src/metadata/"
 """Where Orbax reads its own files; a key that is missing there is missing in them."""
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether both parts of a checkpoint are in its folder."""
+    return all((folder / item).is_dir() for item in ("state", "meta"))
+
+
+@contextlib.contextmanager
+def reading(folder: Path, advice: str = "") -> Iterator[None]:
+    """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way.
+
+    Args:
+      folder: the checkpoint's, for the message.
+      advice: what is said after the message of damage.
+
+    Raises:
+      CorruptCheckpoint: what was read within is missing, cut short or changed.
+      UnreadableCheckpoint: it could not be read for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_damage(error):
+            raise CorruptCheckpoint(
+                f"{folder}: expected a whole checkpoint, found a damaged one "
+                f"({reason(error)}).{advice}"
+            ) from error
+        raise UnreadableCheckpoint(
+            f"{folder}: expected to read it, found: {reason(error)}. Nothing was set aside; mend "
+            "that, and the same command goes on from there."
+        ) from error
 
 
 def is_damage(error: BaseException) -> bool:

@@ -13,13 +13,7 @@ import orbax.checkpoint as ocp
 from hyperface.errors import InputError
 from hyperface.train.checksum import named_leaves
 from hyperface.train.contents import check_same, template
-from hyperface.train.damage import (
-    Changed,
-    CorruptCheckpoint,
-    UnreadableCheckpoint,
-    is_damage,
-    reason,
-)
+from hyperface.train.damage import Changed, is_damage, is_whole, reading
 from hyperface.train.state import TrainState
 
 
@@ -37,7 +31,7 @@ class Stored(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether both parts are there."""
-        return all((self.folder / item).is_dir() for item in ("state", "meta"))
+        return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
         """What the checkpoint says it is, with how its arrays are described.
@@ -103,21 +97,9 @@ class Stored(NamedTuple):
             lists.append(({".".join(name) for name in leaves}, found))
         return any(not known <= found and known & found for known, found in lists)
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way."""
-        try:
-            yield
-        except Exception as error:
-            if is_damage(error):
-                raise CorruptCheckpoint(
-                    f"{self.folder}: expected a whole checkpoint, found a damaged one "
-                    f"({reason(error)}).{self.advice}"
-                ) from error
-            raise UnreadableCheckpoint(
-                f"{self.folder}: expected to read it, found: {reason(error)}. Nothing was set "
-                "aside; mend that, and the same command goes on from there."
-            ) from error
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """As `damage.reading`, of this folder."""
+        return reading(self.folder, self.advice)
 
 
 def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
