@@ -122,7 +122,7 @@ def files(protocol: str, options: "Evaluate", data_dir: Path) -> list[Path]:
       InputError: one is missing, or an option that names it.
     """
     if protocol in suite.SUITE:
-        return suite.files(protocol, options.protocol_dir or data_dir / "protocols")
+        return suite.files(protocol, protocol_dir(options, data_dir))
     if protocol == PAIRS:
         return [pair_list(options, data_dir)]
     if options.distractors is None:
@@ -131,6 +131,11 @@ def files(protocol: str, options: "Evaluate", data_dir: Path) -> list[Path]:
         )
     lists = (options.probe_list, options.distractor_list, *options.noises)
     return [path for path in lists if path is not None]
+
+
+def protocol_dir(options: "Evaluate", data_dir: Path) -> Path:
+    """The folder of protocol files."""
+    return options.protocol_dir or data_dir / "protocols"
 
 
 def megaface_lists(

@@ -14,7 +14,7 @@ from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate.named import NamedFeatures, check
 from hyperface.files import digest
-from launch import evaluate, export
+from launch import evaluate, export, provenance
 from launch.features import Features
 
 
@@ -183,13 +183,26 @@ def test_megaface_by_its_lists(tiny_data, tmp_path, rng, capsys):
         assert words in shown
     record = json.loads((tmp_path / "out/evaluation.json").read_text())
     files = record["settings"]["files"]
-    assert files == {name: digest(tmp_path / name) for name in lists.values()}
+    assert files == {f"{tmp_path.name}/{name}": digest(tmp_path / name) for name in lists.values()}
     assert set(record["settings"]["versions"]) >= {"python", "flax", "scipy", "jax"}
     assert record["settings"]["devices"] == ["8 x cpu"]
     assert len(record["protocols"]["megaface"]["cmc"]) == 100
     (tmp_path / "d.txt").write_text("one\n")
     with pytest.raises(InputError, match=r"a name for each of 50 features in .*d.txt, found 1"):
         evaluate.main([*common, "--distractors", str(tmp_path / "d.npy")])
+
+
+def test_files_of_one_name_are_all_recorded(tmp_path):
+    for path in ("protocols/a/list.txt", "protocols/b/list.txt", "c/list.txt"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(path)
+    protocols = tmp_path / "protocols"
+    paths = [protocols / "a/list.txt", protocols / "b/list.txt", tmp_path / "c/list.txt"]
+    found = provenance.digests([*paths, paths[0], protocols / "a"], protocols)
+    assert list(found) == ["a/list.txt", "b/list.txt", "c/list.txt", "a"]
+    assert [found[n] for n in ("a/list.txt", "b/list.txt", "c/list.txt")] == list(
+        map(digest, paths)
+    )
 
 
 def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):
