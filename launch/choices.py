@@ -52,7 +52,7 @@ def settings(options: "Evaluate") -> suite.Settings:
     for name, least in (("gammas", 1), ("bootstrap", 0)):
         if (value := getattr(options, name)) is not None and value < least:
             raise InputError(f"--{name}: expected at least {least}, found {value}.")
-    pairs = PROTOCOLS[options.steps] if options.steps else None
+    pca = options.pca
     if options.pca is not None:
         whole = math.isfinite(options.pca) and options.pca == int(options.pca)
         if not (0 <= options.pca < 1 or (whole and options.pca > 0)):
@@ -60,10 +60,10 @@ def settings(options: "Evaluate") -> suite.Settings:
                 f"--pca: expected a share of variance below 1, a number of dimensions, or 0 for "
                 f"none, found {options.pca}."
             )
-        kept = options.pca if options.pca < 1 else int(options.pca)
-        pairs = dataclasses.replace(pairs or PROTOCOLS["normface"], pca=kept or None)
+        pca = options.pca if options.pca < 1 else int(options.pca)
     return suite.Settings(
-        pairs=pairs,
+        pairs=PROTOCOLS[options.steps] if options.steps else None,
+        pca=pca,
         rule=options.rule or "blufr",
         gammas=options.gammas,
         draws=options.bootstrap,

@@ -13,8 +13,9 @@ from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate.named import NamedFeatures, check
+from hyperface.evaluate.pair_protocol import PROTOCOLS
 from hyperface.files import digest
-from launch import evaluate, export, provenance
+from launch import choices, evaluate, export, provenance
 from launch.features import Features
 
 
@@ -115,6 +116,15 @@ def test_pixels_pca_and_mirror(score):
     assert none["figures"] == plain["figures"]
     fixed = score("pixels", "--pca", "3")
     assert fixed["details"]["dimensions"] == [3] * 4
+
+
+def test_pca_is_chosen_beside_the_steps(tmp_path):
+    """Videos, and lists whose steps are others by default, keep theirs."""
+    for given, pca in ((None, None), (0.0, 0), (0.9, 0.9), (3.0, 3)):
+        chosen = choices.settings(evaluate.Evaluate(tmp_path, pca=given))
+        assert (chosen.pairs, chosen.pca) == (None, pca)
+        assert chosen.steps() == PROTOCOLS["normface"]
+        assert chosen.pair_steps().pca == (0.995 if pca is None else pca or None)
 
 
 def test_several_checkpoints_are_averaged(random_run, score):

@@ -254,6 +254,8 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     few = "TAR at FAR 0.1 %, all splits' pairs together (too few pairs: at no false accept)"
     assert few in scored.figures
     assert "no mean subtracted, no PCA" in suite.score("cfp-fp", noisy, tmp_path).steps
+    three = suite.score("cfp-fp", noisy, tmp_path, suite.Settings(pca=3))
+    assert three.details["dimensions"] == [3] * 4
 
 
 def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs):
@@ -354,6 +356,11 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     assert "median of equally good ones" in told["normface"]
     subtracted = [name for name, steps in told.items() if "pairs subtracted" in steps]
     assert subtracted == ["normface", "normface-released", "sphereface-released"]
+    for pca in (0, 3):  # Of pair lists alone.
+        asked = suite.score("ytf", named, tmp_path, suite.Settings(pca=pca))
+        assert " ".join(asked.steps) == told["normface"]
+        plain = suite.Settings(PROTOCOLS["plain"], pca=pca)
+        assert " ".join(suite.score("ytf", named, tmp_path, plain).steps) == told["plain"]
     keep = [i for i, name in enumerate(names) if not name.startswith("p3/1")]
     few = NamedFeatures([names[i] for i in keep], np.array(features)[keep])
     with pytest.raises(InputError, match=r"found none of 'p3/1' \(1 videos are missing\)"):
