@@ -177,7 +177,8 @@ def own_protocol(options: Evaluate) -> None:
     if not distributed.is_writer():
         return
     steps = (f"{experiment.name} at step {step}", *result.steps)
-    opened = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    data = experiment.data
+    opened = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     record = {
         "step": step,
         "mirror": experiment.evaluation.mirror,

@@ -1,6 +1,8 @@
 """The evaluation command: a run, an export, pixels or foreign features, scored alike."""
 
+import dataclasses
 import json
+import shutil
 import tracemalloc
 
 import jax
@@ -12,6 +14,7 @@ from processes import in_processes
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
+from hyperface.evaluate import evaluator
 from hyperface.evaluate.named import NamedFeatures, check
 from hyperface.evaluate.pair_protocol import PROTOCOLS
 from hyperface.files import digest
@@ -125,6 +128,28 @@ def test_pca_is_chosen_beside_the_steps(tmp_path):
         assert (chosen.pairs, chosen.pca) == (None, pca)
         assert chosen.steps() == PROTOCOLS["normface"]
         assert chosen.pair_steps().pca == (0.995 if pca is None else pca or None)
+
+
+def test_the_data_of_a_run_is_recorded_as_it_is_fed(random_run, tiny_data, tmp_path, monkeypatch):
+    shutil.copytree(random_run[0], tmp_path / "run")
+    restored, network = evaluate.restored, evaluator.evaluate_network
+
+    def cropped(*args, crop=(14, 12)):
+        experiment, state = restored(*args)
+        data = dataclasses.replace(experiment.data, crop=crop)
+        return dataclasses.replace(experiment, data=data), state
+
+    def whole(experiment, *rest):  # The network is one of whole images.
+        data = dataclasses.replace(experiment.data, crop=None)
+        return network(dataclasses.replace(experiment, data=data), *rest)
+
+    monkeypatch.setattr(evaluate, "restored", cropped)
+    monkeypatch.setattr(evaluator, "evaluate_network", whole)
+    evaluate.main([str(tmp_path / "run"), "--data-dir", str(tiny_data)])
+    record = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert (
+        record["settings"]["data"] == open_split("tiny", "test", tiny_data, crop=(14, 12)).facts()
+    )
 
 
 def test_several_checkpoints_are_averaged(random_run, score):
