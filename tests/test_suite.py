@@ -147,8 +147,15 @@ def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
         )
         for side in (0, 1)
     )
+    both = Templates(
+        *(np.concatenate(column) for column in zip(gallery[:3], probes[:3], strict=True)),
+        names=gallery.names + probes.names,
+    )
+    first, second = (side.ravel() for side in np.mgrid[:PEOPLE, :PEOPLE])
+    compared = TemplatePairs(2 * first, 2 * second + 1, first == second)
     for features, warned in ((named, 0), (swapped, 1)):
         for scored in (
+            suite.score_templates("templates", features, [(both, compared)], 8),
             suite.score_pairs("mine", features, pairs, PLAIN),
             suite.score_search("search", features, [(gallery, probes)], 8),
             suite.score_megaface(features, 10 * rng.standard_normal((2000, 16))),
