@@ -8,7 +8,7 @@ from hyperface.data.protocols import Blufr, ImageList, PairList, TemplatePairs, 
 from hyperface.errors import InputError
 from hyperface.evaluate import suite
 from hyperface.evaluate.blufr import blufr
-from hyperface.evaluate.chance import guess_warning
+from hyperface.evaluate.chance import guess_warning, shift_warning
 from hyperface.evaluate.named import NamedFeatures, check, read_features
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.roc import tar_at_far
@@ -191,6 +191,20 @@ def test_names_shifted_by_a_row_are_warned_of(named, shift, where, rng):
     ordered = NamedFeatures([named.names[i] for i in order], named.features[order])
     steps = suite.score_pairs("mine", ordered, pairs, PLAIN).steps
     assert not any("WARNING" in step for step in steps)
+
+
+def test_a_list_that_alternates_is_tried_on_both_kinds(named):
+    """2,000 pairs, of which an even choice of a thousand would be of one kind."""
+    number = np.arange(1999)
+    one = number % 48
+    other = np.where(number % 2 == 0, one // 6 * 6 + (one + 1) % 6, (one + 9) % 48)
+    order = np.argsort(named.names)
+    features, same = named.features[order], one // 6 == other // 6
+    assert same[np.linspace(0, same.size - 1, 1000).astype(int)].all()
+    assert shift_warning(features, one, other, same) == ()
+    (step,) = shift_warning(np.roll(features, 1, axis=0), one, other, same)
+    assert "100.0 % of 1,000 pairs are right" in step
+    assert shift_warning(features, one[same], other[same], same[same]) == ()
 
 
 def test_the_record_has_curves_ranks_and_counts(named, pairs, rng):
