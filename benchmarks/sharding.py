@@ -188,10 +188,10 @@ def spawned(classes: int, rounds: int, processes: int) -> float:
 def one_process(classes: int, rounds: int, port: int, processes: int, process: int) -> None:
     """One of the processes; prints its median."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[process]})
-    from hyperface.train import distributed, parallel
+    from hyperface.train import distributed, launchers, parallel
     from hyperface.train.state import create_state
 
-    cluster = distributed.Cluster(f"localhost:{port}", processes, process)
+    cluster = launchers.Cluster(f"localhost:{port}", processes, process)
     distributed.initialize(cluster if processes > 1 else None)
     from flax import linen as nn
 

@@ -52,7 +52,7 @@ def settings(options: "Evaluate") -> suite.Settings:
     for name, least in (("gammas", 1), ("bootstrap", 0)):
         if (value := getattr(options, name)) is not None and value < least:
             raise InputError(f"--{name}: expected at least {least}, found {value}.")
-    pairs = PROTOCOLS[options.steps] if options.steps else None
+    pca = options.pca
     if options.pca is not None:
         whole = math.isfinite(options.pca) and options.pca == int(options.pca)
         if not (0 <= options.pca < 1 or (whole and options.pca > 0)):
@@ -60,10 +60,10 @@ def settings(options: "Evaluate") -> suite.Settings:
                 f"--pca: expected a share of variance below 1, a number of dimensions, or 0 for "
                 f"none, found {options.pca}."
             )
-        kept = options.pca if options.pca < 1 else int(options.pca)
-        pairs = dataclasses.replace(pairs or PROTOCOLS["normface"], pca=kept or None)
+        pca = options.pca if options.pca < 1 else int(options.pca)
     return suite.Settings(
-        pairs=pairs,
+        pairs=PROTOCOLS[options.steps] if options.steps else None,
+        pca=pca,
         rule=options.rule or "blufr",
         gammas=options.gammas,
         draws=options.bootstrap,
@@ -122,7 +122,7 @@ def files(protocol: str, options: "Evaluate", data_dir: Path) -> list[Path]:
       InputError: one is missing, or an option that names it.
     """
     if protocol in suite.SUITE:
-        return suite.files(protocol, options.protocol_dir or data_dir / "protocols")
+        return suite.files(protocol, protocol_dir(options, data_dir))
     if protocol == PAIRS:
         return [pair_list(options, data_dir)]
     if options.distractors is None:
@@ -131,6 +131,11 @@ def files(protocol: str, options: "Evaluate", data_dir: Path) -> list[Path]:
         )
     lists = (options.probe_list, options.distractor_list, *options.noises)
     return [path for path in lists if path is not None]
+
+
+def protocol_dir(options: "Evaluate", data_dir: Path) -> Path:
+    """The folder of protocol files."""
+    return options.protocol_dir or data_dir / "protocols"
 
 
 def megaface_lists(

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
-from hyperface.errors import InputError
+from hyperface.errors import InputError, expect
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from hyperface.train.interrupt import Interrupted
 
 T = TypeVar("T")
 
@@ -40,9 +42,10 @@ def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
 def run(command: Callable[[Sequence[str]], None]) -> None:
     """Runs a command on the program's arguments and ends the program.
 
-    Status 0: done, or stopped by SIGTERM while training, and saved. 2: the input cannot be used, or
-    nothing can be written. 3: training diverged. 130: interrupted. Of several processes the first
-    that fails ends the others, which have a status of their own.
+    Status 0: done, or stopped by SIGTERM while training, and saved (another where
+    --exit-on-preemption says so). 2: the input cannot be used, or nothing can be written. 3:
+    training diverged. 130: interrupted. Of several processes the first that fails ends the others,
+    which have a status of their own.
     """
     keep_compiled()
     try:
@@ -53,7 +56,10 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        if _is_interrupted(error):
+            print(f"stopped by {error}", file=sys.stderr)
+            sys.exit(_status(error, 0))
         if not _is_joined():
             raise
         _end(traceback.format_exc(), EXIT_BUG)
@@ -61,10 +67,10 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
 
 def join(options: Any) -> None:
     """Joins the processes that its coordinator, processes and process, or a launcher, tell of."""
-    from hyperface.train import distributed
+    from hyperface.train import distributed, launchers
 
     distributed.initialize(
-        distributed.cluster_of(
+        launchers.cluster_of(
             os.environ,
             coordinator=options.coordinator,
             processes=options.processes,
@@ -79,19 +85,26 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def ending_in_order(status: int) -> Iterator[None]:
-    """Has a SIGTERM end the program with a line and this status, where no step is to be finished.
+    """Ends the program with this status where SIGTERM stops a training, which says so itself.
 
-    Training's own steps are, and on several processes jax waits for the next one; outside the main
-    thread, which gets no signals, nothing is changed.
+    Where no step is to be finished it ends with a line: training's own steps are, and on several
+    processes jax waits for the next one. Outside the main thread, which gets no signals, there is
+    no such line.
+
+    Args:
+      status: --exit-on-preemption.
+
+    Raises:
+      InputError: that is no status.
     """
+    expect(0 <= status <= 255, "exit-on-preemption", "a status from 0 to 255", status)
+    is_main = threading.current_thread() is threading.main_thread()
 
     def ended(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # One to a whole group may come twice.
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, ended)
+    before = signal.signal(signal.SIGTERM, ended) if is_main else None
     try:
         yield
     except Terminated:
@@ -99,8 +112,13 @@ def ending_in_order(status: int) -> Iterator[None]:
             "SIGTERM: stopped between two steps. The same command goes on from what is done.",
             status,
         )
+    except Exception as error:
+        if not _is_interrupted(error):
+            raise
+        sys.exit(_status(error, status))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if is_main and signal.getsignal(signal.SIGTERM) is ended:
+            signal.signal(signal.SIGTERM, before)
 
 
 def keep_compiled() -> None:
@@ -192,6 +210,16 @@ def _end(message: str, status: int) -> NoReturn:
 
         distributed.abandon(status)
     sys.exit(status)
+
+
+def _is_interrupted(error: Exception) -> bool:
+    """Whether it is training's `Interrupted`, which only what has loaded jax can have raised."""
+    interrupt = sys.modules.get("hyperface.train.interrupt")
+    return interrupt is not None and isinstance(error, interrupt.Interrupted)
+
+
+def _status(stop: "Interrupted", preempted: int) -> int:
+    return EXIT_INTERRUPTED if stop.by_user else preempted
 
 
 def _is_joined() -> bool:

@@ -52,7 +52,8 @@ class Evaluate:
     fitted but the threshold. Of ytf and halves: the threshold of mean and maximum, and whether a
     mean is subtracted; there is no PCA."""
     pca: float | None = None
-    """Share of variance (below 1) or dimensions that PCA keeps, instead; 0 for no PCA."""
+    """Share of variance (below 1) or dimensions that PCA keeps in pair lists, whatever their steps;
+    0 for no PCA."""
     rule: Literal["blufr", "strict"] | None = None
     """How BLUFR's false accept rates become thresholds: as its code has it, the default, or never
     above."""
@@ -176,7 +177,8 @@ def own_protocol(options: Evaluate) -> None:
     if not distributed.is_writer():
         return
     steps = (f"{experiment.name} at step {step}", *result.steps)
-    opened = open_split(experiment.data.name, experiment.data.test_split, data_dir)
+    data = experiment.data
+    opened = open_split(data.name, data.test_split, data_dir, crop=data.crop)
     record = {
         "step": step,
         "mirror": experiment.evaluation.mirror,

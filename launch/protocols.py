@@ -95,7 +95,8 @@ def evaluate(options: "Evaluate") -> None:
                 "data": features.digests,
                 "run": run_digest(options.source),
                 "files": provenance.digests(
-                    path for name in protocols for path in choices.files(name, options, data_dir)
+                    (path for name in protocols for path in choices.files(name, options, data_dir)),
+                    choices.protocol_dir(options, data_dir),
                 ),
                 **provenance.environment(),
             },
@@ -123,7 +124,7 @@ def _scored(
                 raise
             except ValueError as error:
                 raise InputError(f"{PAIRS}: {error}.") from error
-        folder = options.protocol_dir or data_dir / "protocols"
+        folder = choices.protocol_dir(options, data_dir)
         found = suite.score(one.protocol, named, folder, settings)
     curves = {one.name if n == one.protocol else n: c for n, c in found.curves.items()}
     return replace(found, protocol=one.name, curves=curves)

@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,24 +15,31 @@ VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillo
 
 def environment() -> dict[str, Any]:
     """Versions, and how many devices of which kind."""
-    kinds = Counter(name.partition("(")[2].rstrip(")") for name in parallel.describe_devices())
     return {
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in VERSIONS},
         },
-        "devices": [f"{count} x {kind}" for kind, count in sorted(kinds.items())],
+        "devices": parallel.counted(parallel.describe_devices()),
     }
 
 
-def digests(paths: Iterable[Path]) -> dict[str, str]:
-    """The digest of each file; that of a folder is of the names and digests of its files."""
+def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
+    """The digest of each file; that of a folder is of the names and digests of its files.
+
+    Args:
+      paths: of files and folders.
+      folder: of protocol files. What is in it goes by its path there, others by the last two parts
+        of theirs.
+    """
     found = {}
-    for path in paths:
+    for path in dict.fromkeys(map(Path.absolute, paths)):
+        inside = path.is_relative_to(folder.absolute())
+        name = path.relative_to(folder.absolute()) if inside else Path(*path.parts[-2:])
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             lines = [f"{file.relative_to(path).as_posix()} {digest(file)}" for file in files]
-            found[path.name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+            found[name.as_posix()] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
         else:
-            found[path.name] = digest(path)
+            found[name.as_posix()] = digest(path)
     return found

@@ -74,7 +74,10 @@ def main(args: Sequence[str]) -> None:
     split = args.index("--") if "--" in args else len(args)
     options = tyro.cli(Sweep, args=args[:split], prog="python -m launch.sweep", description=__doc__)
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
-    sys.exit(run(options, plan(options, args[split + 1 :])))
+    planned = plan(options, args[split + 1 :])
+    with cli.ending_in_order(planned[0].options.exit_on_preemption):
+        status = run(options, planned)
+    sys.exit(status)
 
 
 def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
@@ -109,14 +112,16 @@ def run(options: Sweep, planned: list[Planned]) -> int:
     """Trains what is not done yet, writes the tables, and returns the command's status.
 
     All runs share one process, so that jax is loaded once.
+
+    Raises:
+      Interrupted: a signal came, and the run under way is saved; it was said.
     """
     import jax
     from rich.console import Console
 
     from hyperface.files import locked
     from hyperface.report.tables import as_text
-    from hyperface.train.distributed import cluster_of
-    from hyperface.train.interrupt import Interrupted
+    from hyperface.train.launchers import cluster_of
 
     if cluster_of(os.environ) is not None:
         raise InputError("expected one process for a sweep, found a launcher of several.")
@@ -138,10 +143,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
             console.print(f"\n{one.name}: {number + 1} of {len(waiting)}{about}", highlight=False)
             if number and one.values != waiting[number - 1].values:
                 jax.clear_caches()  # Programs of all settings together would fill the memory.
-            try:
-                runs[one.name] = _outcome(one, console)
-            except Interrupted as stop:
-                return cli.EXIT_INTERRUPTED if stop.by_user else one.options.exit_on_preemption
+            runs[one.name] = _outcome(one, console)
             table = _write(out, options, runs.values(), planned[0])
     console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True)
     console.print(f"\nReport: {out / 'sweep.html'}", highlight=False, soft_wrap=True)

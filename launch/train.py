@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from hyperface.errors import InputError, expect
+from hyperface.errors import InputError
 from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
@@ -83,30 +83,28 @@ def main(args: Sequence[str]) -> None:
         _list_models()
         return
     check(options.experiment)
-    status = options.exit_on_preemption
-    expect(0 <= status <= 255, "exit-on-preemption", "a status from 0 to 255", status)
-    with cli.ending_in_order(status):
+    with cli.ending_in_order(options.exit_on_preemption):
         run(options)
 
 
 def run(options: Train) -> None:
-    """Trains and reports; a run that diverges or is stopped ends the program with its status.
+    """Trains and reports; a run that diverges ends the program with its status.
 
     Of several processes all train and embed; the first one scores and writes.
+
+    Raises:
+      Interrupted: a signal came, and the run is saved; it was said.
     """
     cli.join(options)
     from rich.console import Console
 
     from hyperface.train import distributed
     from hyperface.train.divergence import DivergenceError
-    from hyperface.train.interrupt import Interrupted
 
     try:
         train_and_report(options, Console(quiet=not distributed.is_writer()))
     except DivergenceError:
         sys.exit(cli.EXIT_DIVERGED)
-    except Interrupted as stop:
-        sys.exit(cli.EXIT_INTERRUPTED if stop.by_user else options.exit_on_preemption)
 
 
 def train_and_report(options: Train, console: "Console") -> None:

@@ -18,7 +18,7 @@ from hyperface.errors import InputError
 from hyperface.train import parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.checksum import checksums
-from hyperface.train.damage import CorruptCheckpoint
+from hyperface.train.damage import CorruptCheckpoint, reason
 from hyperface.weights.runs import read_run
 
 # TensorStore calls back into an event loop that Orbax closed at the first failed read.
@@ -137,6 +137,25 @@ def test_the_best_stays_beside_the_newest_and_no_nan_costs_it(random_run, tmp_pa
         assert checkpoints.best() == 7
 
 
+def test_a_reader_of_one_step_needs_no_other(run, monkeypatch):
+    folder, state = run
+    read = ocp.JsonCheckpointHandler.restore
+
+    def failing(self, directory, **given):
+        if directory.parts[-2:] == ("8", "meta"):
+            raise OSError(errno.EIO, "Input/output error", str(directory))
+        return read(self, directory, **given)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "restore", failing)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        found = checkpoints.restore(4, jax.eval_shape(lambda: state), parallel.replicated())
+        chex.assert_trees_all_equal(found.params, state.params)
+        with pytest.raises(InputError, match=r"found: Input/output error: .*/8/meta\. Nothing"):
+            checkpoints.best()
+    with pytest.raises(InputError, match="Input/output error"):  # It may be the best one.
+        Checkpoints(folder / "checkpoints")
+
+
 def test_a_clock_that_jumps_back_changes_nothing(run, monkeypatch):
     """Nor do files of 1970 and of 2106."""
     folder, state = run
@@ -204,26 +223,84 @@ def test_a_new_run_has_none(random_run, tmp_path):
         (ValueError('PERMISSION_DENIED: Error reading "d/0"'), "state"),
         (ValueError('UNKNOWN: Error reading "d/0" [OS error 5: EIO Input/output error]'), "state"),
         (MemoryError(), "state"),
+        (TypeError("restore() got an unexpected keyword argument 'strict'"), "state"),
+        (AttributeError("module 'orbax' has no attribute 'args'"), "state"),
+        (KeyError("params"), "state"),
+        (ValueError("Sharding of 8 devices: dimension 0 is not divisible by 8"), "state"),
+        (RuntimeError("INVALID_ARGUMENT: Argument does not match host shape"), "state"),
         (AssertionError("sync_global_devices name mismatch ('Checkpointer:restore')"), "state"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_damage_ends_the_run_and_nothing_is_renamed(error, item, run, monkeypatch):
+    """A mistake of the code, or an upgrade of Orbax, would else rename all checkpoints."""
     folder, state = run
 
     def failing(*_, **__):
+        raise error
+
+    def wrapping(*_, **__):
         try:
             raise error
         except Exception as cause:  # As Orbax wraps what TensorStore says.
             raise Exception("Encountered error while reading") from cause
 
-    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
-    with (
-        Checkpoints(folder / "checkpoints") as checkpoints,
-        pytest.raises(InputError, match=r"checkpoints/8: expected to read it, found: .* Nothing"),
-    ):
-        checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
+    for raising in (failing, wrapping):
+        monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", raising)
+        message = r"checkpoints/8: expected to read it, found: .* Nothing"
+        with (
+            Checkpoints(folder / "checkpoints") as checkpoints,
+            pytest.raises(InputError, match=message),
+        ):
+            checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_the_cause_under_an_error_is_what_is_said():
+    def wrapped(cause):
+        try:
+            try:
+                raise cause
+            except Exception as error:
+                raise Exception("Encountered error while reading array index: ()") from error
+        except Exception as error:
+            return reason(error)
+
+    path = "/runs/a/checkpoints/8/state/d/0"
+    for cause, said in (
+        (OSError(errno.EIO, "Input/output error", path), f"Input/output error: {path}"),
+        (PermissionError(errno.EACCES, "Permission denied", path), f"Permission denied: {path}"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (FileNotFoundError(f"File {path} not found."), f"File {path} not found."),
+        (ValueError(f'DATA_LOSS: Error reading "{path}": checksum differs'), "checksum differs"),
+        (ValueError("expected 3 keys: a, b, c\nfound none"), "expected 3 keys: a, b, c"),
+        (MemoryError(), "MemoryError"),
+        (KeyError("param_name"), "no key 'param_name'"),
+    ):
+        assert reason(cause) == wrapped(cause) == said
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("_METADATA", b'"key": "params"', b'"key": "qarams"'),
+        ("_METADATA", b'"key_type"', b'"kex_type"'),
+        ("_METADATA", b'"value_type"', b'"value_uype"'),
+        ("array_metadatas/process_0", b'"array_metadata":', b'"array_metadatb":'),
+        ("array_metadatas/process_0", b'"param_name"', b'"param_oame"'),
+    ],
+)
+def test_a_flipped_bit_of_orbaxs_own_files_is_damage(file, old, new, run):
+    """Each fails in Orbax in its own way, as KeyError, ValueError or AttributeError."""
+    folder, state = run
+    path = folder / "checkpoints/8/state" / file
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        like = jax.eval_shape(lambda: state)
+        assert checkpoints.restore_newest(like, parallel.replicated())[0] == 4
+    assert (folder / "checkpoints/broken-8").exists()
 
 
 @pytest.mark.slow

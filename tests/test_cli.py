@@ -20,7 +20,7 @@ from hyperface.errors import InputError
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted
-from launch import cli, evaluate, experiments, prepare, train
+from launch import cli, evaluate, experiments, prepare, sweep, train
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
@@ -362,14 +362,44 @@ def test_a_preemption_between_steps_is_said_and_has_its_status(more, status, mon
             time.sleep(60)
         except Exception:  # As something under way that goes on after a failure of its own.
             pytest.fail("taken for a failure")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # Sent to the group, and passed on.
 
     monkeypatch.setattr(train, "train_and_report", scoring)
+    monkeypatch.setattr(sweep, "run", lambda options, planned: scoring(options, None))
+    swept = ["orl-ring", "loss.ring.weight=0", *(["--", *more] if more else [])]
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        train.main(["orl-softmax", *more])
-    assert ended.value.code == status
-    assert "SIGTERM: stopped between two steps. The same command goes on" in capsys.readouterr().err
+    for module, arguments in ((train, ["orl-softmax", *more]), (sweep, swept)):
+        try:
+            with pytest.raises(SystemExit) as ended:
+                module.main(arguments)
+            os.kill(os.getpid(), signal.SIGTERM)  # While the program ends.
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert ended.value.code == status
+        said = capsys.readouterr().err
+        assert "SIGTERM: stopped between two steps. The same command goes on" in said
+
+
+def test_sigterm_does_what_it_did_after_the_command(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train, "train_and_report", lambda options, console: None)
+    train.main(["orl-softmax"])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 0)])
+def test_a_stopped_training_within_any_command_is_a_line(name, status, capsys):
+    """As of launch.reproduce, which trains small nets itself."""
+
+    def stopped(args):
+        raise Interrupted(3, name)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(stopped)
+    assert ended.value.code == status
+    line = f"stopped by {name}: step 3 is saved. The same command goes on from it.\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_preempted_training_has_the_status_that_is_wanted(monkeypatch):
@@ -382,3 +412,5 @@ def test_a_preempted_training_has_the_status_that_is_wanted(monkeypatch):
     assert ended.value.code == 143
     with pytest.raises(InputError, match="exit-on-preemption: expected a status from 0 to 255"):
         train.main(["orl-softmax", "--exit-on-preemption", "256"])
+    with pytest.raises(InputError, match="exit-on-preemption: expected a status from 0 to 255"):
+        sweep.main(["orl-ring", "loss.ring.weight=0", "--", "--exit-on-preemption", "256"])

@@ -16,7 +16,7 @@ from processes import HERE, ends, free_port, start
 import launch
 from hyperface.errors import InputError
 from hyperface.train import distributed
-from hyperface.train.distributed import Cluster, cluster_of
+from hyperface.train.launchers import Cluster, cluster_of
 from launch import cli, experiments, train
 
 LAUNCH = Path(launch.__file__).parent
@@ -61,8 +61,10 @@ def test_open_mpi():
     [
         ({}, None),
         ({"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "8"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}, (3,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_NODEID": "3"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "0"}, (3,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "1"}, (3,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "2"}, None),
         ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_GPUS_ON_NODE": "8"}, (6, 7)),
         ({"SLURM_NTASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (3,)),
         ({"SLURM_NTASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "2"}, None),
@@ -80,8 +82,8 @@ def test_processes_of_one_machine_share_its_gpus_and_one_has_all(more, devices):
 def test_jax_does_not_choose_a_gpu_by_itself_under_slurm():
     """Its own detection takes the one of SLURM_LOCALID, where it is not told which."""
     code = (
-        "import jax\nfrom hyperface.train import distributed\n"
-        f"distributed.initialize(distributed.Cluster('127.0.0.1:{free_port()}', 1, 0))\n"
+        "import jax\nfrom hyperface.train import distributed, launchers\n"
+        f"distributed.initialize(launchers.Cluster('127.0.0.1:{free_port()}', 1, 0))\n"
         "print(jax.config.values['jax_cuda_visible_devices'])"
     )
     job = SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -112,6 +114,9 @@ def test_one_process_needs_no_cluster():
 def test_what_is_no_number_is_named():
     with pytest.raises(InputError, match="whole number in SLURM_PROCID, found 'one'"):
         cluster_of(SLURM | {"SLURM_PROCID": "one"})
+    tasks = {"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "4"}
+    with pytest.raises(InputError, match=r"a node below 4 in SLURM_NODEID, .* 2\(x3\),1, found 4"):
+        cluster_of(SLURM | tasks)
 
 
 def job_set():

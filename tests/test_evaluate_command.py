@@ -1,6 +1,8 @@
 """The evaluation command: a run, an export, pixels or foreign features, scored alike."""
 
+import dataclasses
 import json
+import shutil
 import tracemalloc
 
 import jax
@@ -12,9 +14,11 @@ from processes import in_processes
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
+from hyperface.evaluate import evaluator
 from hyperface.evaluate.named import NamedFeatures, check
+from hyperface.evaluate.pair_protocol import PROTOCOLS
 from hyperface.files import digest
-from launch import evaluate, export
+from launch import choices, evaluate, export, provenance
 from launch.features import Features
 
 
@@ -117,6 +121,37 @@ def test_pixels_pca_and_mirror(score):
     assert fixed["details"]["dimensions"] == [3] * 4
 
 
+def test_pca_is_chosen_beside_the_steps(tmp_path):
+    """Videos, and lists whose steps are others by default, keep theirs."""
+    for given, pca in ((None, None), (0.0, 0), (0.9, 0.9), (3.0, 3)):
+        chosen = choices.settings(evaluate.Evaluate(tmp_path, pca=given))
+        assert (chosen.pairs, chosen.pca) == (None, pca)
+        assert chosen.steps() == PROTOCOLS["normface"]
+        assert chosen.pair_steps().pca == (0.995 if pca is None else pca or None)
+
+
+def test_the_data_of_a_run_is_recorded_as_it_is_fed(random_run, tiny_data, tmp_path, monkeypatch):
+    shutil.copytree(random_run[0], tmp_path / "run")
+    restored, network = evaluate.restored, evaluator.evaluate_network
+
+    def cropped(*args, crop=(14, 12)):
+        experiment, state = restored(*args)
+        data = dataclasses.replace(experiment.data, crop=crop)
+        return dataclasses.replace(experiment, data=data), state
+
+    def whole(experiment, *rest):  # The network is one of whole images.
+        data = dataclasses.replace(experiment.data, crop=None)
+        return network(dataclasses.replace(experiment, data=data), *rest)
+
+    monkeypatch.setattr(evaluate, "restored", cropped)
+    monkeypatch.setattr(evaluator, "evaluate_network", whole)
+    evaluate.main([str(tmp_path / "run"), "--data-dir", str(tiny_data)])
+    record = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert (
+        record["settings"]["data"] == open_split("tiny", "test", tiny_data, crop=(14, 12)).facts()
+    )
+
+
 def test_several_checkpoints_are_averaged(random_run, score):
     record = score(random_run[0], "--step", 4, 8)
     assert record["spread"] == "standard deviation over 2 snapshots"
@@ -183,13 +218,26 @@ def test_megaface_by_its_lists(tiny_data, tmp_path, rng, capsys):
         assert words in shown
     record = json.loads((tmp_path / "out/evaluation.json").read_text())
     files = record["settings"]["files"]
-    assert files == {name: digest(tmp_path / name) for name in lists.values()}
+    assert files == {f"{tmp_path.name}/{name}": digest(tmp_path / name) for name in lists.values()}
     assert set(record["settings"]["versions"]) >= {"python", "flax", "scipy", "jax"}
     assert record["settings"]["devices"] == ["8 x cpu"]
     assert len(record["protocols"]["megaface"]["cmc"]) == 100
     (tmp_path / "d.txt").write_text("one\n")
     with pytest.raises(InputError, match=r"a name for each of 50 features in .*d.txt, found 1"):
         evaluate.main([*common, "--distractors", str(tmp_path / "d.npy")])
+
+
+def test_files_of_one_name_are_all_recorded(tmp_path):
+    for path in ("protocols/a/list.txt", "protocols/b/list.txt", "c/list.txt"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(path)
+    protocols = tmp_path / "protocols"
+    paths = [protocols / "a/list.txt", protocols / "b/list.txt", tmp_path / "c/list.txt"]
+    found = provenance.digests([*paths, paths[0], protocols / "a"], protocols)
+    assert list(found) == ["a/list.txt", "b/list.txt", "c/list.txt", "a"]
+    assert [found[n] for n in ("a/list.txt", "b/list.txt", "c/list.txt")] == list(
+        map(digest, paths)
+    )
 
 
 def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):

@@ -1,18 +1,22 @@
 """An exported embedder gives the run's features, also where this library is not installed."""
 
+import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from hyperface import weights
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import embedder
+from hyperface.train.damage import CorruptCheckpoint, UnreadableCheckpoint
 from hyperface.weights.maps import Pixels
 from launch import export
 
@@ -67,6 +71,24 @@ def test_checkpoints_that_are_not_there_or_damaged_are_refused(random_run, tmp_p
         (tmp_path / "checkpoints" / "3" / item).mkdir(parents=True)
     with pytest.raises(InputError, match="expected a whole checkpoint, found a damaged one"):
         weights.read_run(tmp_path)
+
+
+@pytest.mark.parametrize("cut", ["meta/metadata", "state/_METADATA", "state/manifest.ocdbt"])
+def test_a_checkpoint_that_may_be_sound_is_not_called_damaged(
+    cut, random_run, tmp_path, monkeypatch
+):
+    shutil.copytree(random_run[0], tmp_path / "run")
+    path = tmp_path / "run/checkpoints/8" / cut
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CorruptCheckpoint, match=r"8: .* a damaged one \(.* Take another step"):
+        weights.read_run(tmp_path / "run")
+
+    def failing(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "restore", failing)
+    with pytest.raises(UnreadableCheckpoint, match=f"expected to read it, found: Perm.*: {path}"):
+        weights.read_run(tmp_path / "run")
 
 
 def test_the_command_checks_what_it_writes(random_run, tmp_path, capsys):

@@ -54,7 +54,8 @@ MAY_IMPORT = {
     ),
     "train.divergence": ({"train.distributed"}, set()),
     "train.guard": ({"train.optim"}, set()),
-    "train.distributed": ({"errors"}, set()),
+    "train.launchers": ({"errors"}, set()),
+    "train.distributed": ({"train.launchers"}, set()),
     "train.memory": ({"errors", "losses", "train.rows", "train.state"}, set()),
     "train.traffic": ({"train.memory"}, set()),
     "train.parallel": (
@@ -71,7 +72,7 @@ MAY_IMPORT = {
         {"flax"},
     ),
     "train.stored": (
-        {"errors", "train.contents", "train.damage", "train.state"},
+        {"errors", "train.checksum", "train.contents", "train.damage", "train.state"},
         {"orbax"},
     ),
     "train.checkpoint": (
@@ -118,7 +119,7 @@ MAY_IMPORT = {
     ),
     "weights": ({"weights", "models", "errors"}, {"flax"}),
     "weights.caffe": (set(), set()),
-    "weights.runs": ({"errors", "train.checksum"}, {"flax", "orbax"}),
+    "weights.runs": ({"errors", "train.checksum", "train.damage"}, {"flax", "orbax"}),
     "weights.export": (
         {"weights", "models", "errors", "normalize", "evaluate.embed"},
         {"flax"},

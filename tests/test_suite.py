@@ -8,7 +8,7 @@ from hyperface.data.protocols import Blufr, ImageList, PairList, TemplatePairs, 
 from hyperface.errors import InputError
 from hyperface.evaluate import suite
 from hyperface.evaluate.blufr import blufr
-from hyperface.evaluate.chance import guess_warning
+from hyperface.evaluate.chance import guess_warning, shift_warning
 from hyperface.evaluate.named import NamedFeatures, check, read_features
 from hyperface.evaluate.pair_protocol import PROTOCOLS, PairProtocol
 from hyperface.evaluate.roc import tar_at_far
@@ -147,8 +147,15 @@ def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
         )
         for side in (0, 1)
     )
+    both = Templates(
+        *(np.concatenate(column) for column in zip(gallery[:3], probes[:3], strict=True)),
+        names=gallery.names + probes.names,
+    )
+    first, second = (side.ravel() for side in np.mgrid[:PEOPLE, :PEOPLE])
+    compared = TemplatePairs(2 * first, 2 * second + 1, first == second)
     for features, warned in ((named, 0), (swapped, 1)):
         for scored in (
+            suite.score_templates("templates", features, [(both, compared)], 8),
             suite.score_pairs("mine", features, pairs, PLAIN),
             suite.score_search("search", features, [(gallery, probes)], 8),
             suite.score_megaface(features, 10 * rng.standard_normal((2000, 16))),
@@ -184,6 +191,20 @@ def test_names_shifted_by_a_row_are_warned_of(named, shift, where, rng):
     ordered = NamedFeatures([named.names[i] for i in order], named.features[order])
     steps = suite.score_pairs("mine", ordered, pairs, PLAIN).steps
     assert not any("WARNING" in step for step in steps)
+
+
+def test_a_list_that_alternates_is_tried_on_both_kinds(named):
+    """2,000 pairs, of which an even choice of a thousand would be of one kind."""
+    number = np.arange(1999)
+    one = number % 48
+    other = np.where(number % 2 == 0, one // 6 * 6 + (one + 1) % 6, (one + 9) % 48)
+    order = np.argsort(named.names)
+    features, same = named.features[order], one // 6 == other // 6
+    assert same[np.linspace(0, same.size - 1, 1000).astype(int)].all()
+    assert shift_warning(features, one, other, same) == ()
+    (step,) = shift_warning(np.roll(features, 1, axis=0), one, other, same)
+    assert "100.0 % of 1,000 pairs are right" in step
+    assert shift_warning(features, one[same], other[same], same[same]) == ()
 
 
 def test_the_record_has_curves_ranks_and_counts(named, pairs, rng):
@@ -254,6 +275,8 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     few = "TAR at FAR 0.1 %, all splits' pairs together (too few pairs: at no false accept)"
     assert few in scored.figures
     assert "no mean subtracted, no PCA" in suite.score("cfp-fp", noisy, tmp_path).steps
+    three = suite.score("cfp-fp", noisy, tmp_path, suite.Settings(pca=3))
+    assert three.details["dimensions"] == [3] * 4
 
 
 def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs):
@@ -354,6 +377,11 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     assert "median of equally good ones" in told["normface"]
     subtracted = [name for name, steps in told.items() if "pairs subtracted" in steps]
     assert subtracted == ["normface", "normface-released", "sphereface-released"]
+    for pca in (0, 3):  # Of pair lists alone.
+        asked = suite.score("ytf", named, tmp_path, suite.Settings(pca=pca))
+        assert " ".join(asked.steps) == told["normface"]
+        plain = suite.Settings(PROTOCOLS["plain"], pca=pca)
+        assert " ".join(suite.score("ytf", named, tmp_path, plain).steps) == told["plain"]
     keep = [i for i, name in enumerate(names) if not name.startswith("p3/1")]
     few = NamedFeatures([names[i] for i in keep], np.array(features)[keep])
     with pytest.raises(InputError, match=r"found none of 'p3/1' \(1 videos are missing\)"):

@@ -70,7 +70,8 @@ class Checkpoints:
                 "meta": ocp.JsonCheckpointHandler(),
             },
         )
-        self._find_best()
+        if not read_only:  # A reader may want one step, and another's file may be out of reach.
+            self._find_best()
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -4,7 +4,6 @@ import contextlib
 import json
 import platform
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -169,8 +168,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _facts(environment: dict[str, Any]) -> dict[str, Any]:
     """Versions, and devices by kind: "8 x cpu"."""
-    kinds = Counter(name.partition("(")[2].rstrip(")") for name in environment["devices"])
-    devices = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    devices = ", ".join(parallel.counted(environment["devices"]))
     return environment["versions"] | {"devices": devices, "python": environment["python"]}
 
 

@@ -59,7 +59,7 @@ class Memory(NamedTuple):
 def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Memory:
     """The memory of a training step on each device.
 
-    Rough: what XLA adds for its own use, up to a fifth, is not in it (`tests/test_memory.py`).
+    Rough: what XLA takes is within a factor of 1.3 of it, either way (`tests/test_memory.py`).
 
     Args:
       sizes: of the run.

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -311,3 +312,17 @@ def _refuse_another(compiled: Collection[Any], key: Any) -> None:
 def describe_devices() -> list[str]:
     """The devices that `data_parallel_step` uses by default, in words."""
     return [f"{device} ({device.device_kind})" for device in jax.local_devices()]
+
+
+def counted(devices: Sequence[str]) -> list[str]:
+    """How many there are of each kind.
+
+    Args:
+      devices: as `describe_devices` names them.
+
+    Example:
+      >>> counted(["cuda:0 (NVIDIA H100)", "cuda:1 (NVIDIA H100)"])
+      ['2 x NVIDIA H100']
+    """
+    kinds = Counter(name.partition("(")[2].rstrip(")") for name in devices)
+    return [f"{count} x {kind}" for kind, count in sorted(kinds.items())]

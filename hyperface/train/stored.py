@@ -11,14 +11,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from hyperface.errors import InputError
+from hyperface.train.checksum import named_leaves
 from hyperface.train.contents import check_same, template
-from hyperface.train.damage import (
-    Changed,
-    CorruptCheckpoint,
-    UnreadableCheckpoint,
-    is_damage,
-    reason,
-)
+from hyperface.train.damage import Changed, is_damage, is_whole, reading
 from hyperface.train.state import TrainState
 
 
@@ -36,7 +31,7 @@ class Stored(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether both parts are there."""
-        return all((self.folder / item).is_dir() for item in ("state", "meta"))
+        return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
         """What the checkpoint says it is, with how its arrays are described.
@@ -45,9 +40,9 @@ class Stored(NamedTuple):
           CorruptCheckpoint: it is missing, cut short or changed.
           InputError: it cannot be read for now, or is of an earlier version.
         """
+        args, read = ocp.args.JsonRestore(), ocp.JsonCheckpointHandler().restore
         with self.reading():
-            read = ocp.JsonCheckpointHandler().restore
-            meta = read(self.folder / "meta", args=ocp.args.JsonRestore())
+            meta = read(self.folder / "meta", args=args)
             checksum = meta.pop("checksum", None)
             if checksum not in (None, meta_sum(meta)):
                 raise Changed("meta changed")
@@ -77,26 +72,52 @@ class Stored(NamedTuple):
             )
         described = self.meta()["arrays"]
         check_same(wanted, described, self.folder)
+        args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
+        read = ocp.StandardCheckpointHandler().restore
         with self.reading():
-            args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
-            read = ocp.StandardCheckpointHandler().restore
-            return described, read(self.folder / "state", args=args)
+            try:
+                return described, read(self.folder / "state", args=args)
+            except (AttributeError, ValueError) as error:
+                if not is_damage(error) and self._names_changed(wanted):
+                    raise Changed("Orbax's metadata changed") from None
+                raise
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way."""
-        try:
-            yield
-        except Exception as error:
-            if is_damage(error):
-                raise CorruptCheckpoint(
-                    f"{self.folder}: expected a whole checkpoint, found a damaged one "
-                    f"({reason(error)}).{self.advice}"
-                ) from error
-            raise UnreadableCheckpoint(
-                f"{self.folder}: expected to read it, found: {reason(error)}. Nothing was set "
-                "aside; mend that, and the same command goes on from there."
-            ) from error
+    def _names_changed(self, wanted: dict[str, Any]) -> bool:
+        """Whether Orbax's files have some of the names and not all: it does not look at that.
+
+        A file in which none is found is of another version of Orbax.
+        """
+        leaves = {tuple(name.split("/")) for name in named_leaves(wanted)}
+        nodes = {*leaves, *_empty_nodes(wanted)}
+        state = self.folder / "state"
+        lists = [(nodes, _tree_names(state / "_METADATA"))]
+        files = sorted((state / "array_metadatas").glob("process_*"))
+        if files:
+            found = frozenset().union(*map(_array_names, files))
+            lists.append(({".".join(name) for name in leaves}, found))
+        return any(not known <= found and known & found for known, found in lists)
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """As `damage.reading`, of this folder."""
+        return reading(self.folder, self.advice)
+
+
+def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, inner in tree.items():
+        if inner is None or inner == {}:
+            yield (*above, name)
+        elif isinstance(inner, dict):
+            yield from _empty_nodes(inner, (*above, name))
+
+
+def _tree_names(path: Path) -> set[tuple[str, ...]]:
+    entries = json.loads(path.read_text())["tree_metadata"].values()
+    return {tuple(key.get("key") for key in entry["key_metadata"]) for entry in entries}
+
+
+def _array_names(path: Path) -> set[str]:
+    entries = json.loads(path.read_text())["array_metadatas"]
+    return {entry.get("array_metadata", {}).get("param_name") for entry in entries}
 
 
 def meta_sum(meta: dict[str, Any]) -> int:

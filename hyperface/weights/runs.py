@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from hyperface.errors import InputError
 from hyperface.train.checksum import checksums
+from hyperface.train.damage import Changed, is_whole, reading
 
 
 class SavedBackbone(NamedTuple):
@@ -37,41 +38,47 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
       step: which checkpoint; the newest whole one by default.
 
     Raises:
-      InputError: there is no such checkpoint, or it cannot be read.
+      CorruptCheckpoint: it is missing, cut short or changed.
+      InputError: there is no such checkpoint, it is of an earlier version, or cannot be read for
+        now.
     """
     checkpoints = Path(folder).absolute() / "checkpoints"
     steps = sorted(
         int(path.name)
         for path in checkpoints.glob("[0-9]*")
-        if path.name.isdigit() and all((path / item).is_dir() for item in ("state", "meta"))
+        if path.name.isdigit() and is_whole(path)
     )
     if not steps or step not in (None, *steps):
         wanted = "a checkpoint" if step is None else f"the checkpoint {step}"
         found = ", ".join(map(str, steps)) or "none"
         raise InputError(f"{folder}: expected a run with {wanted}, found steps: {found}.")
     chosen = steps[-1] if step is None else step
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            meta = checkpointer.restore(checkpoints / str(chosen) / "meta")
-        if "arrays" not in meta:
-            raise ValueError("saved by an earlier version, without checksums")
-        return SavedBackbone(
-            arrays=_backbone(checkpoints / str(chosen) / "state", meta["arrays"]),
-            experiment=meta["experiment"],
-            image_shape=tuple(meta["data"]["image_shape"]),
-            step=chosen,
-        )
-    except Exception as error:  # A damaged checkpoint fails in Orbax, tensorstore or json.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    checkpoint = checkpoints / str(chosen)
+    advice = " Take another step of the run."
+    with reading(checkpoint, advice), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        meta = checkpointer.restore(checkpoint / "meta")
+    if "arrays" not in meta:  # Not damaged.
         raise InputError(
-            f"{checkpoints / str(chosen)}: expected a whole checkpoint, found a damaged one "
-            f"({reason[:200]}). Take another step of the run."
-        ) from error
+            f"{checkpoint}: expected a checkpoint with checksums, found one saved by an earlier "
+            "version. Use it with that version."
+        )
+    with reading(checkpoint, advice):
+        arrays = _backbone(checkpoint / "state", meta["arrays"])
+    return SavedBackbone(
+        arrays=arrays,
+        experiment=meta["experiment"],
+        image_shape=tuple(meta["data"]["image_shape"]),
+        step=chosen,
+    )
 
 
 def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
     with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(state).item_metadata.tree
+        metadata = checkpointer.metadata(state).item_metadata
+        if metadata is None:  # Orbax keeps to itself why.
+            (state / "_METADATA").read_bytes()
+            raise Changed("Orbax's metadata changed")
+        stored = metadata.tree
         held = {
             name: tree["backbone"]
             for name in ("params", "average", "batch_stats")
@@ -86,7 +93,7 @@ def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.nda
         )
     for name, total in checksums(found).items():
         if total != saved[name]["sum"]:
-            raise ValueError(f"{name} changed")
+            raise Changed(f"{name} changed")
     named = {"average": "params"}
     trees = {named.get(name, name): tree["backbone"] for name, tree in found.items()}
     return traverse_util.flatten_dict(trees, sep="/")

@@ -39,11 +39,11 @@ def score_pairs(
       name: what the list is called.
       named: the features.
       pairs: the list.
-      settings: `pairs`, `draws` and `progress` are used.
+      settings: `pairs`, `pca`, `draws` and `progress` are used.
       tested: folds that are held out; all by default.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
-    protocol = settings.steps()
+    protocol = settings.pair_steps()
     parts = 1 + (len(PAIR_FARS) if settings.draws else 0)
     found = verify_pairs(
         named.features,

@@ -73,10 +73,16 @@ def score_templates(
         for far, mean, std in zip(FARS, np.mean(rates, axis=0), spread, strict=True)
         if supported(far, fewest)
     }
+    warning = ()
+    if figures:
+        far = max(far for far in FARS if supported(far, fewest))
+        label, trials = f"TAR at FAR {far:g}", min(int(np.sum(kind)) for kind in same)
+        # Pairs that share a template are no trials of their own: hence a margin beside theirs.
+        warning = guess_warning(label, figures[label].value, far, trials, least=far / 2)
     return Scored(
         protocol=name,
         figures=figures,
-        steps=(*named.steps, *steps, RULE_STEPS["strict"]),
+        steps=(*named.steps, *steps, RULE_STEPS["strict"], *warning),
         spread=OVER_SPLITS,
         curves={name: roc(np.concatenate(scores), np.concatenate(same))},
         counts=pair_counts(*same),

@@ -1,7 +1,7 @@
 """Choices within the published protocols."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
@@ -21,6 +21,9 @@ class Settings:
 
     pairs: PairProtocol | None = None
     """Steps of pair lists and videos; None as the protocol has them."""
+    pca: float | int | None = None
+    """Share of variance or dimensions that PCA keeps in pair lists, whatever their steps; 0 for no
+    PCA, None as the steps have it."""
     rule: Rule = "blufr"
     """BLUFR's threshold rule."""
     gammas: int | None = None
@@ -37,3 +40,9 @@ class Settings:
     def steps(self, default: str = "normface") -> PairProtocol:
         """Steps of pair lists and videos: those given, else the ones of this name."""
         return self.pairs or PROTOCOLS[default]
+
+    def pair_steps(self) -> PairProtocol:
+        """Steps of pair lists with the PCA that was chosen; videos have none."""
+        if self.pca is None:
+            return self.steps()
+        return replace(self.steps(), pca=self.pca or None)
