@@ -16,12 +16,25 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# On a busy machine time says nothing. The same examples each time: a failure comes again.
+hypothesis.settings.register_profile(
+    "repeated",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
+)
+hypothesis.settings.load_profile("repeated")
 
 
 def pytest_unconfigure() -> None:

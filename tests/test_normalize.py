@@ -61,7 +61,7 @@ def test_eps_has_its_true_gradient(rng):
     hnp.arrays(np.int64, (4, 6), elements=st.integers(-1000, 1000)),
     st.floats(0.01, 10),
 )
-@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.settings(max_examples=50)
 def test_gradient_is_orthogonal_and_every_step_lengthens(x, cotangent, step):
     x, cotangent = x / 100 + 0.5, cotangent / 100
     with jax.enable_x64(True):

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperface.data import protocols
@@ -768,7 +768,7 @@ def pair_lists(draw):
     return folds, chosen[:count], chosen[count:], np.array(list(same) * folds)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(pair_lists(), st.sampled_from(["\t", ",", " "]), st.sampled_from(["\n", "\r\n"]), st.data())
 def test_any_list_is_read_back(written, pairs, separator, end, data):
     folds, first, second, same = pairs
@@ -785,7 +785,7 @@ def test_any_list_is_read_back(written, pairs, separator, end, data):
     np.testing.assert_equal(found, protocols.PairList(first, second, same, fold))
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(
     st.integers(1, 3),
     st.integers(1, 3),

@@ -73,7 +73,7 @@ def test_the_rule_blufr_is_that_of_the_released_code(rng):
         assert found == released_rate(genuine, impostors, far)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.integers(-5, 5), min_size=1, max_size=40),
     far=st.floats(0, 1),

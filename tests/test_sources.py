@@ -67,7 +67,7 @@ def write_folder(root, files):
 # ---------------------------------------------------------------------- one folder an identity
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(IMAGES)
 def test_trees_come_back_as_they_went_in(tmp_path_factory, drawn):
     files = {f"{person}/{name}": data for (person, name), data in drawn.items()}
@@ -342,7 +342,7 @@ def write_rec(path, records, index=True):
 MAGICAL = struct.pack("<I", MAGIC)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(

@@ -41,7 +41,7 @@ def test_golden_scales_for_a_bound_of_a_tenth(classes, scale):
 
 
 @hypothesis.given(st.integers(2, 10**6), st.floats(0.01, 5.0))
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 def test_scale_is_the_inverse_of_the_bound(classes, bound):
     scale = theory.scale_for_bound(classes, bound)
     np.testing.assert_allclose(theory.softmax_lower_bound(classes, scale), bound, rtol=3e-5)
