@@ -273,6 +273,10 @@ def test_the_cause_under_an_error_is_what_is_said():
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (FileNotFoundError(f"File {path} not found."), f"File {path} not found."),
         (ValueError(f'DATA_LOSS: Error reading "{path}": checksum differs'), "checksum differs"),
+        (
+            ValueError(f'UNKNOWN: Error reading "{path}" [OS error 5: EIO I/O error]'),
+            "EIO I/O error",
+        ),
         (ValueError("expected 3 keys: a, b, c\nfound none"), "expected 3 keys: a, b, c"),
         (MemoryError(), "MemoryError"),
         (KeyError("param_name"), "no key 'param_name'"),

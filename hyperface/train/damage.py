@@ -123,4 +123,6 @@ def reason(error: BaseException) -> str:
     first = str(inner).strip().partition("\n")[0]
     if _tensorstore_code(inner) is not None:
         first = first.rsplit(": ", 1)[-1]
+        if "[" not in first:  # Of "[OS error 5: EIO Input/output error]".
+            first = first.rstrip("]")
     return first[:200] or type(inner).__name__
