@@ -1009,7 +1009,7 @@ def test_mnist_items_measure_runs(paper, name, tmp_path, monkeypatch):
     (item,) = papers.items(paper, (name,))
     outcome, figures = papers.measurement(item)(context(tmp_path, quick=True, seeds=2))
     assert ("figure" in item.gives) == bool(figures)
-    assert "60 of 4,000 steps of 128 images, 2 seeds" in outcome.scale
+    assert "60 of 2,000 steps of 128 images, 2 seeds" in outcome.scale
     assert {len(entry.values) for entry in outcome.entries} == {2}
     found = {entry.row: entry.values[0] for entry in outcome.entries if not entry.column}
     expected = {
@@ -1102,7 +1102,7 @@ def test_norm_ratios_are_of_class_means():
 
 def test_experiments_are_shortened_without_their_schedule(tmp_path):
     whole = digits.experiment("mnist-plane-ring", context(tmp_path))
-    assert (whole.steps, whole.compare, whole.optimizer.boundaries) == (4000, (), (2400, 3400))
+    assert (whole.steps, whole.compare, whole.optimizer.boundaries) == (2000, (), (1200, 1700))
     quick = digits.experiment("mnist-plane-softmax", context(tmp_path, quick=True), bias=True)
     assert (quick.steps, quick.optimizer.boundaries, quick.loss.softmax.bias) == (60, (), True)
     assert check(quick)
@@ -1134,10 +1134,10 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     outcome = read_result(tmp_path / "ringloss/figure-1")
     found = {entry.row: entry for entry in outcome.entries}
     assert 0 <= found["test accuracy, softmax"].values[0] <= 100
-    assert "lenet-plane: 2 of 4,000 steps of 128 images, 1 seed" in outcome.scale
+    assert "lenet-plane: 2 of 2,000 steps of 128 images, 1 seed" in outcome.scale
     text = page_of(tmp_path / "ringloss/report.html")
     assert "<td>98.97 %</td>" in text
-    assert "2 of 4,000 steps" in text
+    assert "2 of 2,000 steps" in text
     monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.
     reproduce.main(["ringloss", *options, "--only", "figure-5", "figure-4"])
     reproduce.main(["normface", *options, "--only", "figure-2", "table-1"])

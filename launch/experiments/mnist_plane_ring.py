@@ -5,7 +5,7 @@ Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver or l
   is lambda = 0.02.
 Command: python -m launch.train mnist-plane-ring
 Data: MNIST, by python -m launch.prepare mnist, or of a folder with its files, --out mnist.
-Time: 3 minutes on two CPU cores for each of mnist-plane-ring and mnist-plane-softmax.
+Time: 2 minutes on two CPU cores for each of mnist-plane-ring and mnist-plane-softmax.
 Published: 99.34 % (Ring loss, Figure 1).
 Measured: README, Results.
 """
