@@ -10,7 +10,7 @@ Data: any source of aligned 112 x 96 faces, the last 60 people held out, by
 Time: 15 minutes on two CPU cores.
 Published: none on this data.
 Measured: accuracy 80.25 ± 0.27 %, TAR 28.72 % at FAR 1 % and 13.21 % at 0.1 %. Raw pixels:
-  60.76 ± 0.26 %, 5.16 % and 1.28 %. LFW, 6,000 pairs: 86.62 ± 0.65 %.
+  60.76 ± 0.26 %, 5.16 % and 1.28 %. LFW, 6,000 pairs: 86.80 ± 0.68 %.
 """
 
 from hyperface.objective import Loss, SoftmaxTerm
