@@ -68,7 +68,7 @@ class LeNet(Backbone):
 class PlaneLeNet(Backbone):
     """LeNet's two convolutions, 20 and 50 of 5 x 5 without padding, and 500 hidden numbers.
 
-    The net that draws NormFace's Figure 2: a thirty-fifth of `LeNet`'s arithmetic.
+    The net that draws NormFace's Figure 2: a twenty-eighth of `LeNet`'s arithmetic.
 
     Attributes:
       feature_dim: 2 to plot on a plane.
