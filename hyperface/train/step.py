@@ -98,10 +98,7 @@ def train_step(
     gradient_norm, unsound_gradients = _norm(grads, loss, split_axis)
     metrics |= {"gradient_norm": gradient_norm, "examples": count}
     if made.agent_distances is not None:
-        seen = ~jnp.isnan(distortion)
-        found = (jnp.sum(jnp.where(seen, distortion, 0.0)), jnp.sum(seen))
-        known, classes = _sum_over_devices(found, split_axis)
-        metrics["distortion"] = known / jnp.maximum(classes, 1)
+        metrics["distortion"] = _mean_seen(distortion, split_axis)
     # Not by the new parameters: that would keep them all beside the old ones.
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.float32(x) for x in metrics.values()])))
     sound = finite & ~state.diverged
@@ -141,6 +138,14 @@ def _averaged(state: TrainState, params: Any) -> Any:
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(state.decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(params, state.average, 1.0 - decay)
+
+
+def _mean_seen(distortion: jax.Array, split_axis: str | None) -> jax.Array:
+    """The mean over the classes seen so far, of all devices."""
+    seen = ~jnp.isnan(distortion)
+    found = (jnp.sum(jnp.where(seen, distortion, 0.0)), jnp.sum(seen))
+    known, classes = _sum_over_devices(found, split_axis)
+    return known / jnp.maximum(classes, 1)
 
 
 def _distortion(
