@@ -93,8 +93,8 @@ def test_a_list_is_scored_in_its_folds_before_and_after_normalisation():
     for name in faces.SIMILARITIES:
         assert faces.list_accuracy(named, pairs, name, normalized=True) == 100
     # Distances: same 3 and 1, different 1.41 and 2.83. The second fold's threshold, 1.91, has both
-    # pairs of the first wrong; the first's, 2.21, has both of the second right.
-    assert faces.list_accuracy(named, pairs, "Euclidean", normalized=False) == 50
+    # pairs of the first wrong; no cut of the first is as good as a guess, so that all is accepted.
+    assert faces.list_accuracy(named, pairs, "Euclidean", normalized=False) == 25
 
 
 def test_lfw_is_compared_where_it_is_at_hand(context, monkeypatch):
