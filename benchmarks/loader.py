@@ -5,8 +5,9 @@
 
 "prepare" is images a second from a folder into a data set, checked and stored; "loader" is images a
 second of the training pipeline alone, decoded, flipped and shifted, by threads or by worker
-processes; "step" is what `--model` trains on this machine's processor. A loader that is several
-times faster than the step keeps the device busy.
+processes, and of images that are kept decoded since an earlier epoch; "step" is what `--model`
+trains on this machine's processor. A loader that is several times faster than the step
+keeps the device busy.
 """
 
 import argparse
@@ -47,12 +48,13 @@ def prepare_rate(root: Path, data_dir: Path) -> float:
     return sum(Manifest.read(folder).images.values()) / (time.perf_counter() - began)
 
 
-def loader_rate(split, batch: int, seconds: float, workers: int) -> float:
-    """Images a second of the pipeline alone, after its start."""
-    from hyperface.data.pipeline import training_batches
+def loader_rate(split, batch: int, seconds: float, workers: int, kept: bool) -> float:
+    """Images a second of the pipeline alone, after its start, or after an epoch that is kept."""
+    from hyperface.data import pipeline
 
-    batches = training_batches(split, batch_size=batch, seed=0, shift=4, workers=workers)
-    for _ in range(10):
+    pipeline.KEPT = sys.maxsize if kept else 0
+    batches = pipeline.training_batches(split, batch_size=batch, seed=0, shift=4, workers=workers)
+    for _ in range(-(-len(split.records) // batch) if kept else 10):
         next(batches)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -122,9 +124,10 @@ def main() -> None:
         split = open_split(options.data or "faces", "train", data_dir)
         step = step_rate(split, options.model, options.batch, options.steps)
         print(f"{f'step of {options.model}':28}{step:10.0f} images a second", flush=True)
-        for workers in (0, options.workers):
-            rate = loader_rate(split, options.batch, options.seconds, workers)
-            name = f"loader, {workers} processes" if workers else "loader, threads"
+        for workers, kept in ((0, False), (0, True), (options.workers, False)):
+            rate = loader_rate(split, options.batch, options.seconds, workers, kept)
+            by = f"{workers} processes" if workers else "threads"
+            name = f"loader, {by}{', kept' if kept else ''}"
             line = f"{name:28}{rate:10.0f} images a second, {rate / step:.1f} x the step"
             print(line, flush=True)
 

@@ -43,6 +43,26 @@ def test_every_epoch_has_each_image_once_in_another_order(split):
     assert not np.array_equal(*epochs)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_fit_are_read_once_and_batches_are_the_same(workers, split, monkeypatch):
+    options = {"batch_size": 12, "seed": 0, "shift": 2, "workers": workers}
+    size = len(split.records) * np.prod(split.image_shape)
+    found = {}
+    for keep in (size, size - 1):
+        monkeypatch.setattr(pipeline, "KEPT", keep)
+        read = []
+        monkeypatch.setattr(
+            pipeline, "decode", lambda data, r=read: r.append(0) or images.decode(data)
+        )
+        found[keep] = take(pipeline.training_batches(split, **options), 12)
+        if not workers:  # Else they are read elsewhere.
+            once = len(split.records)
+            assert (len(read) == once) if keep == size else (len(read) >= 3 * once)
+    for expected, batch in zip(*found.values(), strict=True):
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
 def test_another_seed_is_another_order(split):
     first, second = (
         next(pipeline.training_batches(split, batch_size=12, seed=seed)) for seed in (0, 1)

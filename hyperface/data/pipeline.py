@@ -4,6 +4,7 @@ A batch is a dict of "images" [batch, height, width, channels] float32 in [-1, 1
 int32 and "mask" [batch] float32, 1 for an example and 0 for padding.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 
@@ -56,8 +57,8 @@ def training_batches(
             f"{batch_size}."
         )
 
-    def load(record: dict, rng: np.random.Generator) -> Batch:
-        pixels = _decoded(record, split)
+    def load(example: Batch, rng: np.random.Generator) -> Batch:
+        pixels = example["images"]
         if split.crop:
             spare = np.subtract(pixels.shape[:2], split.crop)
             pixels = _cut(pixels, rng.integers(0, spare + 1), split.crop)
@@ -65,11 +66,13 @@ def training_batches(
             pixels = pixels[:, ::-1]
         if shift:
             pixels = _shifted(pixels, *rng.integers(-shift, shift + 1, size=2))
-        return _example(pixels, record, split)
+        return example | {"images": pixels}
 
-    dataset = grain.MapDataset.source(_Records(split)).seed(seed).shuffle().repeat()
+    # Workers share no memory: each would keep its own.
+    source = _Images(split, keep=KEPT if workers == 0 else 0)
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     share = batch_size // processes
-    dataset = dataset.random_map(load).batch(share, drop_remainder=True)
+    dataset = dataset.random_map(load).batch(share, drop_remainder=True).map(_scaled)
     dataset = dataset[process::processes][start_step:].to_iter_dataset(_READ_OPTIONS)
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -118,16 +121,16 @@ def evaluation_batches(
       processes: those that evaluate together.
     """
 
-    def load(record: dict) -> Batch:
-        pixels = _decoded(record, split)
+    def load(example: Batch) -> Batch:
+        pixels = example["images"]
         if change is not None:
             pixels = change(pixels)
         if split.crop:
             spare = np.subtract(pixels.shape[:2], split.crop)
             pixels = _cut(pixels, spare // 2, split.crop)
-        return _example(pixels, record, split)
+        return example | {"images": pixels}
 
-    dataset = grain.MapDataset.source(_Records(split)).map(load).batch(batch_size)
+    dataset = grain.MapDataset.source(_Images(split)).map(load).batch(batch_size).map(_scaled)
     for batch in dataset[process::processes].to_iter_dataset(_READ_OPTIONS):
         yield pad_batch(batch, batch_size)
     if len(dataset) % processes and process >= len(dataset) % processes:
@@ -150,27 +153,51 @@ def pad_batch(batch: Batch, size: int) -> Batch:
 _READ_OPTIONS = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=8)
 
 
-class _Records:
-    """The records of a split; one that cannot be read is named."""
+KEPT = 2**30
+"""Bytes of decoded images that a training keeps."""
 
-    def __init__(self, split: Split):
+
+class _Images:
+    """The examples of a split, decoded: "images" [height, width, channels] uint8, "labels", "mask".
+
+    One that cannot be read is named. Where all of them take `keep` bytes or less, each is kept once
+    it was read: to read a small image again takes longer than a step of a small net.
+    """
+
+    def __init__(self, split: Split, keep: int = 0):
         self._split = split
+        self._keeps = len(split.records) * math.prod(split.image_shape) <= keep
+        self._kept: dict[int, Batch] = {}
 
     def __len__(self) -> int:
         return len(self._split.records)
 
-    def __getitem__(self, index: int) -> dict:
-        try:
-            return self._split.records[index] | {"index": index}
-        except Exception as error:  # Of ArrayRecord, protobuf or TFDS, by what is damaged.
-            raise _unreadable(self._split, index, "record", error) from error
+    def __getitem__(self, index: int) -> Batch:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        example = _example(self._split, index)
+        if self._keeps:
+            self._kept[index] = example
+        return example
 
 
-def _decoded(record: dict, split: Split) -> np.ndarray:
+def _example(split: Split, index: int) -> Batch:
     try:
-        return decode(record["image"])
+        record = split.records[index]
+    except Exception as error:  # Of ArrayRecord, protobuf or TFDS, by what is damaged.
+        raise _unreadable(split, index, "record", error) from error
+    try:
+        pixels = decode(record["image"])
     except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(split, record["index"], "image", error) from error
+        raise _unreadable(split, index, "image", error) from error
+    label = int(record["label"])
+    if not 0 <= label < split.num_classes:
+        raise InputError(
+            f"expected labels of {split.dataset} ({split.name}) in [0, {split.num_classes}), "
+            f"found {label}: prepare the data set again."
+        )
+    return {"images": pixels, "labels": np.int32(label), "mask": np.float32(1.0)}
 
 
 def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputError:
@@ -182,18 +209,10 @@ def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputE
     )
 
 
-def _example(pixels: np.ndarray, record: dict, split: Split) -> Batch:
-    label = int(record["label"])
-    if not 0 <= label < split.num_classes:
-        raise InputError(
-            f"expected labels of {split.dataset} ({split.name}) in [0, {split.num_classes}), "
-            f"found {label}: prepare the data set again."
-        )
-    return {
-        "images": (pixels.astype(np.float32) - 127.5) / 128.0,
-        "labels": np.int32(label),
-        "mask": np.float32(1.0),
-    }
+def _scaled(batch: Batch) -> Batch:
+    """The batch with images of 0 to 255 in [-1, 1): all at once, in one array."""
+    images = np.subtract(batch["images"], 127.5, dtype=np.float32)
+    return batch | {"images": np.divide(images, 128.0, out=images)}
 
 
 def _cut(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
