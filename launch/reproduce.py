@@ -111,6 +111,12 @@ def run(options: Reproduce) -> None:
     # First, since items earlier in the paper's order start from the runs of later ones.
     commands = methods.item_commands(chosen, printed, context) if options.train else []
     failed = work.make(commands, context)
+    tables = [printed[item.name] for item in papers.items(options.paper) if item.measure == RUNS]
+    if foreign := methods.foreign(tables, context):
+        raise InputError(
+            "expected every trained run to be of the options that its table names, found others. "
+            "Move them away, or take another --runs.\n" + "\n".join(foreign)
+        )
     shown = []
     for item in papers.items(options.paper):
         shown.append(_shown(item, options, context, measure=item.name in wanted))

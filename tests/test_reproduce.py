@@ -500,7 +500,7 @@ def write_small_run(runs_folder, method, seed, accuracy):
     run = methods.folder(runs_folder, method, seed)
     run.mkdir(parents=True)
     config = {
-        "experiment": {"steps": 400, "seed": seed},
+        "experiment": methods.training(method, runs_folder, seed)[-1].experiment().to_dict(),
         "data": {"examples": 9646, "classes": 541},
     }
     rates = {"far": [0.0, 0.01, 1.0], "tar": [0.1, 0.5, 1.0]}
@@ -589,6 +589,24 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
         reproduce.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
     with pytest.raises(InputError, match=r"--readme: expected neither --quick nor --steps"):
         reproduce.main(["normface", "--quick", "--readme", str(file)])
+
+
+def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path):
+    options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+    path = small_runs / "faces-normface-seed1/config.json"
+    config = json.loads(path.read_text())
+    config["experiment"]["loss"]["softmax"]["normalize"] = "features"
+    path.write_text(json.dumps(config))
+    start = small_runs / "faces-softmax"
+    start.mkdir()
+    (start / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="expected every trained run to be of the options") as said:
+        reproduce.main(["normface", *options, "--only", "proposition-2", "--no-train"])
+    ours = [line for line in str(said.value).split("\n") if "normface-seed1:" in line]
+    assert len(ours) == 1
+    assert "loss.softmax.normalize was features, is now both" in ours[0]
+    assert f"init_from was nothing, is now {start} as it is." in ours[0]
+    assert not (tmp_path / "normface/report.html").exists()
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS)

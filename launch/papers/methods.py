@@ -68,12 +68,17 @@ class Command(NamedTuple):
             return self._has_scored(settings["options"]) and settings["run"] == run_digest(
                 self.start
             )
+        return not self.other_training() and (self.start is None or bool(run_digest(self.start)))
+
+    def other_training(self) -> list[str]:
+        """In what the run that is there was trained otherwise, as far as its start is there too."""
         config = json.loads((self.makes.parent / "config.json").read_text())
         wanted = {"experiment": self.experiment().to_dict()}
-        if differences({"experiment": config["experiment"]}, wanted):
-            return False
-        origin = config.get("init_from", "")
-        return self.start is None or origin.endswith(f"({run_digest(self.start)})")
+        found = differences({"experiment": config["experiment"]}, wanted)
+        origin, start = config.get("init_from", ""), self.start and run_digest(self.start)
+        if start and not origin.endswith(f"({start})"):
+            found.append(f"init_from was {origin or 'nothing'}, is now {self.start} as it is")
+        return found
 
     def experiment(self) -> Experiment:
         """What a call of launch.train trains."""
@@ -131,6 +136,26 @@ def item_commands(
     return list(found)
 
 
+def foreign(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
+    """A sentence for each trained run below the folder of runs that is not the one of its name.
+
+    Args:
+      tables: those whose runs are looked at, as `published.toml` has them.
+      context: says where runs are, and whether they are shortened.
+    """
+    rows = [row for printed in tables for row in printed["rows"]]
+    shorter = _shorter(context)
+    runs = [
+        training(row["small"], context.runs, seed, shorter)[-1]
+        for row in rows
+        if "small" in row
+        for seed in seeds(context.runs, row["small"])
+    ]
+    runs += [training(row["run"], context.runs)[-1] for row in rows if "run" in row]
+    found = {run: run.other_training() for run in dict.fromkeys(runs) if run.makes.exists()}
+    return [f"{run.makes.parent}: {', '.join(other)}." for run, other in found.items() if other]
+
+
 def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) -> list[Command]:
     """Those of a table's rows at small scale, of one seed."""
     small, found = Small.of(printed), {}
@@ -152,9 +177,13 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
     shared = published()["methods"][method].get("shared")
     if (seed and shared) or absent_data([trained_on(method)], context):
         return []
+    return training(method, context.runs, seed, _shorter(context))
+
+
+def _shorter(context: Context) -> str:
+    """Options of a training that only shows that all works."""
     steps = context.steps or (QUICK_STEPS if context.quick else None)
-    shorter = f" --steps {steps} --evaluation.snapshots 1" if steps else ""
-    return training(method, context.runs, seed, shorter)
+    return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
 
 
 def trained_on(method: str) -> str:
