@@ -60,6 +60,20 @@ COUNTS = {
     "lenet-plane": (GREY, 2, 520 + 20 + 25_050 + 50 + 400_500 + 500 + 1_002),
     "wen28": (FACE, 512, 27_543_072 - 6_272),
     "lightcnn-9": ((128, 128, 1), 256, 5_480_864),
+    # (kernel, channels in, channels out before max-feature-map) of each convolution, then the feature.
+    "lightcnn-mini": (
+        FACE,
+        128,
+        sum(
+            (k * k * c + 1) * n
+            for k, c, n in (
+                (5, 3, 24),
+                *((1, 12, 24), (3, 12, 48), (1, 24, 48), (3, 24, 96), (1, 48, 96)),
+                *((3, 48, 64), (1, 32, 64), (3, 32, 64)),
+            )
+        )
+        + (7 * 6 * 32 + 1) * 256,
+    ),
     "sphereface-20": (FACE, 512, 22_670_656 - 2 * (64 + 2 * 128 + 4 * 256 + 512)),
     # From sphereface-20's own: 8 blocks more.
     "sphereface-36": (

@@ -87,6 +87,7 @@ MODELS: dict[str, Entry] = {
     "lenet-plane": Entry(PlaneLeNet, _MNIST, 2, "Wang et al. 2017, NormFace, Figure 2"),
     "wen28": Entry(Wen, _FACE, 512, "Wen et al. 2016, center loss; NormFace's ResNet"),
     "lightcnn-9": Entry(LightCNN, (128, 128, 1), 256, "Wu et al. 2015, light CNN; NormFace's Wu"),
+    "lightcnn-mini": Entry(partial(LightCNN, slimmer=4), _FACE, 128, "this library, for small data"),
     # SphereFace's kind of net at a size for small data and two CPU cores.
     "sphereface-mini": Entry(
         partial(SphereFace, widths=(16, 32, 64, 64, 64), blocks=(0, 1, 1, 0, 0)),

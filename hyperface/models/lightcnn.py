@@ -29,10 +29,12 @@ class LightCNN(Backbone):
     """Nine convolutions, each with max-feature-map, four pools, and a feature by max-feature-map.
 
     128 x 128 images end as 8 x 8 x 128 = 8,192 numbers. Biases start at 0.1. The dropout of the
-    paper stands between the feature and the classes, and is a setting of the loss' head.
+    paper stands between the feature and the classes, and is a setting of the loss' head. `slimmer`
+    divides the channels of all convolutions.
     """
 
     feature_dim: int = 256
+    slimmer: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -46,7 +48,8 @@ class LightCNN(Backbone):
         for name, kernel, width, pool in _CONVOLUTIONS:
 
             def body(self: LightCNN, x: jax.Array, name=name, kernel=kernel, width=width):
-                conv = nn.Conv(2 * width, (kernel, kernel), name=name, **settings)
+                channels = 2 * width // self.slimmer
+                conv = nn.Conv(channels, (kernel, kernel), name=name, **settings)
                 return max_feature_map(conv(x))
 
             x = self.block(body, x)
