@@ -168,9 +168,11 @@ def dataset(protocol: str, options: "Evaluate") -> str:
 def pair_list(options: "Evaluate", data_dir: Path) -> Path:
     """The list of the protocol "pairs"."""
     if options.pairs is not None:
-        if not options.pairs.is_file():
-            raise InputError(f"--pairs: expected a list, found no file at {options.pairs}.")
-        return options.pairs
+        beside = protocol_dir(options, data_dir) / options.pairs
+        if not options.pairs.is_file() and not beside.is_file():
+            also = "" if beside == options.pairs else f" or {beside}"
+            raise InputError(f"--pairs: expected a list, found no file at {options.pairs}{also}.")
+        return options.pairs if options.pairs.is_file() else beside
     folder = options.dataset and find(options.dataset, data_dir)
     if not folder or not (folder / "pairs.csv").exists():
         raise InputError(

@@ -71,8 +71,8 @@ class Evaluate:
     split: str = "test"
     """Split of it."""
     pairs: Path | None = None
-    """The list of the protocol "pairs", AgeDB's own .mat too; by default pairs.csv of the data
-    set."""
+    """The list of the protocol "pairs", AgeDB's own .mat too: a file, here or among the protocol
+    files; by default pairs.csv of the data set."""
     distractors: str | None = None
     """Of the protocol "megaface": a prepared data set, or a features file; of an .npy the names are
     in a .txt beside it, if any."""

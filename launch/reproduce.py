@@ -192,7 +192,7 @@ def _command(item: Item, options: Reproduce) -> str:
 
 
 def _absent(item: Item, paper: str, context: Context) -> list[str]:
-    """A sentence for each data set and each run that the item needs and that is not there."""
+    """A sentence for each data set, file and run that the item needs and that is not there."""
     from launch.papers import methods
 
     described, sentences = papers.published()["data"], []
@@ -201,6 +201,8 @@ def _absent(item: Item, paper: str, context: Context) -> list[str]:
         made = f" Made by: {about['prepare']}." if about["prepare"] else ""
         where = context.data_dir / name
         sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+    for path in methods.absent_files(item, paper, context):
+        sentences.append(f"Protocol file {path} is not there. It is made with the data set faces.")
     for name in item.runs:
         run = context.runs / name
         if not (run / methods.TRAINED).exists():

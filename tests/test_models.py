@@ -60,7 +60,7 @@ COUNTS = {
     "lenet-plane": (GREY, 2, 520 + 20 + 25_050 + 50 + 400_500 + 500 + 1_002),
     "wen28": (FACE, 512, 27_543_072 - 6_272),
     "lightcnn-9": ((128, 128, 1), 256, 5_480_864),
-    # (kernel, channels in, channels out before max-feature-map) of each convolution, then the feature.
+    # Kernel, channels in and out (before max-feature-map) of each convolution; the feature.
     "lightcnn-mini": (
         FACE,
         128,

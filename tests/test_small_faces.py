@@ -2,10 +2,14 @@
 
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 
+from hyperface.data.protocols import read_pairs
 from hyperface.errors import InputError
 from launch.papers import small_faces
+
+KINDS = ("frontal", "profile")
 
 
 def archive(path, names):
@@ -38,6 +42,25 @@ def test_people_of_the_test_sets_are_left_out(arguments, tmp_path):
     }
     with pytest.raises(InputError, match="expected a folder that is not there yet, found one"):
         small_faces.main(arguments)
+
+
+def test_frontal_profile_pairs_are_of_people_held_out_and_of_one_fold(arguments, tmp_path):
+    images = [f"{p:03}/{k}/{i:02}.jpg" for p in range(70, 140) for k in KINDS for i in (1, 2)]
+    archive(tmp_path / "cfp.zip", images)
+    path = tmp_path / "pairs.csv"
+    small_faces.main([*arguments, "--pairs", str(path)])
+    pairs = read_pairs(path)
+    held_out = sorted(folder.name for folder in (tmp_path / "people").iterdir())[-60:]
+    first, second = (np.array([n.split("/") for n in names])[:, 0] for names in pairs[:2])
+    assert [*dict.fromkeys(first)] == held_out
+    np.testing.assert_array_equal(first == second, pairs.same)
+    assert set(pairs.first) == {f"{p}/frontal_{i:02}.jpg" for p in held_out for i in (1, 2)}
+    assert set(pairs.second) == {f"{p}/profile_{i:02}.jpg" for p in held_out for i in (1, 2)}
+    folds = [set(first[pairs.fold == fold]) for fold in range(10)]
+    assert folds == [set(second[pairs.fold == fold]) for fold in range(10)]
+    assert sum(map(len, folds)) == 60
+    # Of each of 6 people in 10 folds 2 frontal images with 12 profiles.
+    assert (len(pairs.same), pairs.same.sum()) == (10 * 6 * 2 * 12, 60 * 2 * 2)
 
 
 def test_names_that_lead_out_are_refused(arguments, tmp_path):

@@ -60,6 +60,7 @@ class Description(NamedTuple):
 
 _MNIST, _FACE, _SQUARE = (28, 28, 1), (112, 96, 3), (112, 112, 3)
 _SPHEREFACE = "Liu et al. 2017, SphereFace"
+_MINI = "this library, for small data"
 _IRESNET = "Duta et al. 2020, as insightface arranges it"
 
 MODELS: dict[str, Entry] = {
@@ -87,13 +88,13 @@ MODELS: dict[str, Entry] = {
     "lenet-plane": Entry(PlaneLeNet, _MNIST, 2, "Wang et al. 2017, NormFace, Figure 2"),
     "wen28": Entry(Wen, _FACE, 512, "Wen et al. 2016, center loss; NormFace's ResNet"),
     "lightcnn-9": Entry(LightCNN, (128, 128, 1), 256, "Wu et al. 2015, light CNN; NormFace's Wu"),
-    "lightcnn-mini": Entry(partial(LightCNN, slimmer=4), _FACE, 128, "this library, for small data"),
-    # SphereFace's kind of net at a size for small data and two CPU cores.
+    # These two kinds of net at a size for small data and two CPU cores.
+    "lightcnn-mini": Entry(partial(LightCNN, slimmer=4), _FACE, 128, _MINI),
     "sphereface-mini": Entry(
         partial(SphereFace, widths=(16, 32, 64, 64, 64), blocks=(0, 1, 1, 0, 0)),
         (112, 92, 1),
         128,
-        "this library, for small data",
+        _MINI,
     ),
     "sphereface-20": Entry(SphereFace, _FACE, 512, _SPHEREFACE),
     "sphereface-36": Entry(partial(SphereFace, blocks=(2, 4, 8, 2)), _FACE, 512, _SPHEREFACE),

@@ -24,6 +24,8 @@ from launch.train import Train
 
 QUICK_STEPS = 100
 TRAINED, EVALUATION, SCORED = "results.json", "evaluation", "evaluation.json"
+OWN_TEST = "test"
+"""The protocol of a run's own results.json: all pairs of the test people of its data set."""
 
 
 class Small(NamedTuple):
@@ -32,18 +34,29 @@ class Small(NamedTuple):
     columns: list[str]
     protocols: list[str]
     figures: list[str]
-    evaluation: str = EVALUATION
-    """Folder in that of a run."""
-    evaluate: str = ""
-    """Options of launch.evaluate."""
 
     @classmethod
     def of(cls, printed: Mapping[str, Any]) -> "Small":
         """As the table says it, or else as its rows at the paper's scale are read."""
-        given = {"evaluate": published()["small"]["evaluate"], **printed.get("small", {})}
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
-        return cls(**{**whole, **given})
+        return cls(**{**whole, **printed.get("small", {})})
+
+    def evaluations(self) -> list[str]:
+        """Those that its figures are in."""
+        others = [name for name in self.protocols if name != OWN_TEST]
+        return list(dict.fromkeys(place(name)[0] for name in others))
+
+
+def place(protocol: str) -> tuple[str, str]:
+    """The evaluation that a protocol at small scale is in, and its name there.
+
+    Example:
+      >>> place("evaluation-profiles/pairs"), place("lfw")
+      (('evaluation-profiles', 'pairs'), ('evaluation', 'lfw'))
+    """
+    evaluation, _, name = protocol.rpartition("/")
+    return evaluation or EVALUATION, name
 
 
 class Command(NamedTuple):
@@ -158,14 +171,19 @@ def foreign(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
 
 def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) -> list[Command]:
     """Those of a table's rows at small scale, of one seed."""
-    small, found = Small.of(printed), {}
-    scored = small.evaluate and not absent_data([published()["small"]["data"]], context)
+    found: dict[Command, None] = {}
+    known = published()["small"]
+    evaluations = [
+        name
+        for name in Small.of(printed).evaluations()
+        if not absent_data([known[name]["data"]], context) and not absent_file(name, context)
+    ]
     for method in dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row):
         trained = small_training(method, context, seed)
         found |= dict.fromkeys(trained)
-        if trained and scored:
-            run = folder(context.runs, method, seed)
-            found[scoring(run, small.evaluate, small.evaluation)] = None
+        run = folder(context.runs, method, seed)
+        for name in evaluations if trained else ():
+            found[scoring(run, known[name]["options"], name)] = None
     return list(found)
 
 
@@ -195,10 +213,25 @@ def small_data(item: Item, paper: str) -> list[str]:
     """The data sets of a table's rows at small scale: trained on, and scored by."""
     if item.measure != RUNS:
         return []
-    printed = published()[paper][item.name]
+    printed, known = published()[paper][item.name], published()["small"]
     small = [row["small"] for row in printed["rows"] if "small" in row]
-    scored = [published()["small"]["data"]] if small and Small.of(printed).evaluate else []
+    scored = [known[name]["data"] for name in Small.of(printed).evaluations()] if small else []
     return list(dict.fromkeys([*map(trained_on, small), *scored]))
+
+
+def absent_files(item: Item, paper: str, context: Context) -> list[str]:
+    """The protocol files of a table's evaluations at small scale that are not there."""
+    if item.measure != RUNS:
+        return []
+    evaluations = Small.of(published()[paper][item.name]).evaluations()
+    return [path for name in evaluations if (path := absent_file(name, context))]
+
+
+def absent_file(evaluation: str, context: Context) -> str:
+    """The protocol file of an evaluation at small scale, where it has one that is not there."""
+    name = published()["small"][evaluation].get("file")
+    path = context.data_dir / "protocols" / name if name else None
+    return "" if path is None or path.is_file() else str(path)
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:

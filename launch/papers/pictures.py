@@ -19,10 +19,13 @@ from hyperface.report import drawings, figures
 from hyperface.train.metrics import run_digest
 from launch.papers import sketches
 from launch.papers.item import Context
-from launch.papers.methods import SCORED, TRAINED, Small, evaluation, folder, seeds
-from launch.papers.runs import OWN_TEST, figure, small_figures
+from launch.papers.methods import SCORED, Small, evaluation, folder, place, seeds
+from launch.papers.runs import figure, small_figures
 
-PAIRS = {OWN_TEST: "60 people of CFP, small scale", "blufr": "LFW, BLUFR pairs, small scale"}
+PAIRS = {
+    "evaluation-profiles/pairs": "60 people of CFP, frontal-profile pairs, small scale",
+    "blufr": "LFW, BLUFR pairs, small scale",
+}
 """What the curves of a protocol are of, at small scale."""
 AREA = "area / "
 """A column of a factor by which images were made smaller has the factor after it."""
@@ -38,8 +41,27 @@ class _Scored(NamedTuple):
 
     row: str
     run: Path
-    protocols: Mapping[str, Any]
-    """Records of evaluation.json by protocol; {} where none is there of the last training."""
+    evaluation: str | None = None
+    """Folder of its figures at the paper's scale; at small scale its protocols say it."""
+
+    def record(self, protocol: str) -> Mapping[str, Any]:
+        """What evaluation.json has of a protocol; {} where none is there of the last training."""
+        where, name = (self.evaluation, protocol) if self.evaluation else place(protocol)
+        path = self.run / where / SCORED
+        if not path.exists():
+            return {}
+        record = json.loads(path.read_text())
+        current = record["settings"]["run"] == run_digest(self.run)
+        return record["protocols"].get(name, {}) if current else {}
+
+    def curve(self, protocol: str) -> Roc | None:
+        """The ROC curve of a protocol, if there is one."""
+        name = protocol if self.evaluation else place(protocol)[1]
+        rates = self.record(protocol).get("curves", {}).get(name)
+        if rates is None:
+            return None
+        far, tar = np.array(rates["far"]), np.array(rates["tar"])
+        return Roc(far, tar, np.full(far.size, np.nan))
 
 
 def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
@@ -67,22 +89,11 @@ def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Itera
     """Rows with their run at the paper's scale, or with that of their least seed."""
     for row in printed["rows"]:
         if whole and "run" in row:
-            run, where = folder(context.runs, row["run"]), evaluation(printed, row)
-            found = _records(run, where)
-            if found:
-                yield _Scored(row["row"], run, found)
+            run = folder(context.runs, row["run"])
+            yield _Scored(row["row"], run, evaluation(printed, row))
         elif not whole and "small" in row:
             for seed in seeds(context.runs, row["small"])[:1]:
-                run = folder(context.runs, row["small"], seed)
-                yield _Scored(row["row"], run, _records(run, Small.of(printed).evaluation))
-
-
-def _records(run: Path, where: str) -> dict[str, Any]:
-    path = run / where / SCORED
-    if not path.exists():
-        return {}
-    record = json.loads(path.read_text())
-    return record["protocols"] if record["settings"]["run"] == run_digest(run) else {}
+                yield _Scored(row["row"], folder(context.runs, row["small"], seed))
 
 
 def _curves(
@@ -92,7 +103,7 @@ def _curves(
     protocols = dict.fromkeys(_protocols(printed)) if whole else (protocol,)
     drawn = {}
     for name in protocols:
-        curves = {one.row: curve for one in scored if (curve := _curve(one, name))}
+        curves = {one.row: curve for one in scored if (curve := one.curve(name))}
         if curves:
             title = f"ROC: {SUITE[name].title if whole else PAIRS[name]}"
             drawn[title] = figures.roc_curves(curves, title=title, joined=True)
@@ -103,18 +114,6 @@ def _protocols(printed: Mapping[str, Any]) -> list[str]:
     """Those of all rows at the paper's scale."""
     rows = [row.get("protocols", printed["protocols"]) for row in printed["rows"] if "run" in row]
     return [name for names in rows for name in names if name]
-
-
-def _curve(one: _Scored, protocol: str) -> Roc | None:
-    if protocol == OWN_TEST:
-        record = json.loads((one.run / TRAINED).read_text())
-        rates = record.get("curves", {}).get(record["experiment"])
-    else:
-        rates = one.protocols.get(protocol, {}).get("curves", {}).get(protocol)
-    if rates is None:
-        return None
-    far, tar = np.array(rates["far"]), np.array(rates["tar"])
-    return Roc(far, tar, np.full(far.size, np.nan))
 
 
 def _low_resolution(
@@ -134,10 +133,10 @@ def _low_resolution(
     }
     panels = {}
     for factor, (_, protocol) in of_factor.items():
-        curves = {one.row: curve for one in scored if (curve := _curve(one, protocol))}
+        curves = {one.row: curve for one in scored if (curve := one.curve(protocol))}
         if curves:
             panels[f"area / {factor:g}"] = curves
-    title = SUITE[protocols[-1].partition("-area")[0]].title
+    title = SUITE[place(protocols[-1])[1].partition("-area")[0]].title
     drawn = {}
     if panels:
         caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"
@@ -209,7 +208,7 @@ def _video_histograms(
     drawn = {}
     for one in scored:
         name = printed["protocols"][0] if whole else protocol
-        shares = one.protocols.get(name, {}).get("details", {}).get("histograms")
+        shares = one.record(name).get("details", {}).get("histograms")
         if shares:
             drawn[PAIR] = sketches.pair_histogram()
             of = "two videos of YTF" if whole else "two videos"

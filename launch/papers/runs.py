@@ -14,10 +14,17 @@ from hyperface.report.run import snapshot_means
 from hyperface.train.metrics import run_digest
 from launch.papers import published
 from launch.papers.item import OTHER_WORK, Context, Entry, Outcome
-from launch.papers.methods import SCORED, TRAINED, Small, diverged, evaluation, folder, seeds
-
-OWN_TEST = "test"
-"""The protocol of a run's own results.json: all pairs of the test people of its data set."""
+from launch.papers.methods import (
+    OWN_TEST,
+    SCORED,
+    TRAINED,
+    Small,
+    diverged,
+    evaluation,
+    folder,
+    place,
+    seeds,
+)
 
 
 class Found(NamedTuple):
@@ -73,7 +80,7 @@ def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str
             of_seeds = {}
             for seed in seeds(runs, row["small"]):
                 run = folder(runs, row["small"], seed)
-                found_one = figure(run, small.evaluation, protocol, name)
+                found_one = figure(run, *place(protocol), name)
                 of_seeds |= {} if found_one is None else {seed: found_one}
             if of_seeds:
                 found[row["row"], column] = of_seeds

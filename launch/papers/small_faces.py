@@ -1,17 +1,19 @@
 """Makes the folder of which the papers' tables have their figures at small scale.
 
-    python -m launch.papers.small_faces celeba.zip cfp.zip overlap.csv --out people
+    python -m launch.papers.small_faces celeba.zip cfp.zip overlap.csv --out people \\
+        --pairs DATA/protocols/frontal_profile.csv
     python -m launch.prepare people --out faces --held-out 60
 
-Both archives hold aligned 112 x 96 faces, a folder a person (CFP's with frontal/ and profile/ in
-it). The table names the people of CFP who are in LFW, by its columns `dataset` and `id`. Those
-whose names are spelt otherwise there, or whose photographs are in both, were found by their
-features and are listed here.
+DATA is the folder of prepared data sets. Both archives hold aligned 112 x 96 faces, a folder a
+person (CFP's with frontal/ and profile/ in it). The table names the people of CFP who are in LFW,
+by its columns `dataset` and `id`. Those whose names are spelt otherwise there, or whose photographs
+are in both, were found by their features and are listed here.
 """
 
 import csv
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
@@ -19,11 +21,13 @@ from zipfile import ZipFile
 import tyro
 
 from hyperface.errors import expect
+from hyperface.files import replace_text
 from launch import cli
 
 _SPELT_OTHERWISE = (13, 14, 57, 120, 131, 160, 168, 171, 213, 218, 219, 233, 326, 356, 364, 407)
 ALSO_IN_LFW = frozenset(f"{person:03}" for person in (*_SPELT_OTHERWISE, 408, 418, 483, 493))
 """People of CFP."""
+HELD_OUT, FOLDS = 60, 10
 ALSO_IN_CFP = frozenset({"07270", "07380"})
 """People of CelebA: 365 of CFP, and probably 370."""
 
@@ -40,6 +44,9 @@ class SmallFaces:
     """Table of who is in LFW too."""
     out: Path
     """Folder to make, with one a person; CFP's come last by name."""
+    pairs: Path | None = None
+    """List to make of frontal-profile pairs of the people held out, a tenth of them a fold: within
+    it every frontal image with every profile, as CFP's own lists have some."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -65,7 +72,29 @@ def main(args: Sequence[str]) -> None:
             path.write_bytes(content)
             people.add(person)
         print(f"{archive}: {len(people)} people, {len(left_out)} left out")
+    if options.pairs is not None:
+        expect(options.pairs.parent.is_dir(), "--pairs", "a file in a folder that is there", "none")
+        replace_text(options.pairs, "".join(_frontal_profile(partial)))
     partial.rename(options.out)
+
+
+def _frontal_profile(people: Path) -> Iterator[str]:
+    """Lines of the list of pairs, with a header."""
+    yield "first,second,same,fold\n"
+    held_out = sorted(path.name for path in people.iterdir())[-HELD_OUT:]
+    for fold in range(FOLDS):
+        some = held_out[fold * len(held_out) // FOLDS : (fold + 1) * len(held_out) // FOLDS]
+        images = [
+            f"{person}/{path.name}"
+            for person in some
+            for path in sorted((people / person).iterdir())
+        ]
+        frontal, profile = (
+            [name for name in images if f"/{kind}_" in name] for kind in ("frontal", "profile")
+        )
+        for first, second in itertools.product(frontal, profile):
+            same = first.partition("/")[0] == second.partition("/")[0]
+            yield f"{first},{second},{int(same)},{fold}\n"
 
 
 def _images(archive: Path, left_out: frozenset[str]) -> Iterator[tuple[str, str, bytes]]:
