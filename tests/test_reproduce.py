@@ -136,7 +136,9 @@ def test_items_and_published_figures_belong_together(paper):
                 assert len(row["values"]) == columns or set(row["values"]) <= {"", "yes"}, row
                 assert {row.get("run", "sm"), row.get("small", "sm")} <= set(published["methods"])
                 names = {o["row"] for o in printed["rows"] if {"run", "small"} & o.keys()}
-                assert {*row.get("above", ()), *row.get("below", ())} <= names
+                sides = ("above", "below", "wider", "narrower")
+                compared = {name for side in sides for name in row.get(side, ())}
+                assert compared | ({row["diverges"]} if "diverges" in row else set()) <= names
         else:
             assert callable(papers.measurement(item))
 
@@ -751,6 +753,34 @@ def test_a_statement_holds_where_all_above_are_above_all_below():
 
     assert runs._margins([of(5, 9), of(4, 8, 7)], [of(3, 7), of(1, 8)]) == [1, 0]
     assert runs._margins([of(5, 9)], [{}]) == []
+
+
+def test_a_statement_about_spreads_compares_deviations_seed_by_seed():
+    def of(*values):
+        return {seed: runs.Found(value) for seed, value in enumerate(values)}
+
+    lost = {1: runs.LOWEST}
+    # Deviations of 0 and 2, and of 3 and 4: sqrt(2) and sqrt(0.5).
+    assert runs._spreads([of(0), of(2)], [of(3), of(4)]) == pytest.approx([2**0.5 - 0.5**0.5])
+    # A seed that diverged differs more than all, unless the others have one too.
+    assert runs._spreads([of(0) | lost, of(2, 2)], [of(3, 3), of(4, 4)])[1] == np.inf
+    assert len(runs._spreads([of(0) | lost, of(2, 2)], [of(3) | lost, of(4, 4)])) == 1
+
+
+def test_a_statement_that_a_row_diverges(small_runs, tmp_path):
+    claim = {"row": "explodes", "values": ["yes"], "unit": HOLDS, "diverges": "Ring"}
+    ring = {"row": "Ring", "values": [""], "small": "faces-ring-0.01"}
+    printed = {"rows": [ring, claim], "protocols": ["lfw"], "figures": ["accuracy"]}
+    made = context(tmp_path, runs=small_runs)
+
+    def said():
+        (found,) = [one for one in runs.read(printed, made).entries if one.row == "explodes"]
+        return page.shown_entry(found), found.column
+
+    assert said() == ("no", "small scale")
+    (small_runs / "faces-ring-0.01-seed1").mkdir()
+    (small_runs / "faces-ring-0.01-seed1/diverged.json").write_text("{}")
+    assert said() == ("undecided, 1 of 2 seeds", "small scale")
 
 
 def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkeypatch):

@@ -7,13 +7,15 @@ of the same loss at small scale, one a seed.
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any, NamedTuple
 
 from hyperface.report.run import snapshot_means
 from hyperface.train.metrics import run_digest
 from launch.papers import published
-from launch.papers.item import OTHER_WORK, Context, Entry, Outcome
+from launch.papers.item import HOLDS, OTHER_WORK, Context, Entry, Outcome
 from launch.papers.methods import (
     OWN_TEST,
     SCORED,
@@ -53,7 +55,7 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
             found, absent = _full(printed, row, context.runs)
             entries += found
             missing |= {row["row"]: absent} if absent else {}
-        elif "small" not in row and "above" not in row:
+        elif "small" not in row and row.get("unit") != HOLDS:
             missing[row["row"]] = OTHER_WORK
     small = small_figures(printed, context.runs)
     methods = {row["row"]: row["small"] for row in printed["rows"] if "small" in row}
@@ -146,22 +148,40 @@ def _claims(
     lost: Mapping[str, Sequence[int]],
     shared: Collection[str],
 ) -> list[Entry]:
-    """Whether some rows of a table are above others, seed by seed, and by how much at least.
+    """Whether a table's statements hold, seed by seed, and by how much at least.
 
-    A seed that diverged is below all.
+    Some rows are above others, differ more than others do, or diverge. A seed that diverged is
+    below all.
     """
     entries = []
     for row in printed["rows"]:
-        if "above" not in row:
+        if "diverges" in row:
+            entries += _divergence(row, printed, small, lost)
+        sides = next((pair for pair in _SIDES if pair[0] in row), None)
+        if sides is None:
             continue
         for column in row.get("columns", Small.of(printed).columns):
-            names = [*row["above"], *row["below"]]
+            names = [name for side in sides for name in row[side]]
             found = {name: small.get((name, column), {}) for name in names}
             found = _of_all_seeds(found, lost, shared)
-            above, below = ([found[name] for name in row[side]] for side in ("above", "below"))
-            if margins := _margins(above, below):
+            high, low = ([found[name] for name in row[side]] for side in sides)
+            if margins := _SIDES[sides](high, low):
                 entries.append(Entry.above(row["row"], margins, column))
     return entries
+
+
+def _divergence(
+    row: Mapping[str, Any],
+    printed: Mapping[str, Any],
+    small: Mapping[tuple[str, str], Seeds],
+    lost: Mapping[str, Sequence[int]],
+) -> list[Entry]:
+    """Whether the seeds of a row diverged, in the first column."""
+    name, column = row["diverges"], Small.of(printed).columns[0]
+    ended = {seed for (other, _), of_seeds in small.items() if other == name for seed in of_seeds}
+    seeds = sorted({*ended, *lost.get(name, ())})
+    held = [seed not in ended for seed in seeds]
+    return [replace(Entry.claim(row["row"], held), column=column)] if held else []
 
 
 def _of_all_seeds(
@@ -187,6 +207,27 @@ def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
         for seed in sorted(common)
     ]
     return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
+
+
+def _spreads(wide: list[Seeds], narrow: list[Seeds]) -> list[float]:
+    """The deviation over some figures less that over others, one a seed that all of them have.
+
+    It is infinite over figures of which one diverged.
+    """
+    common = set.intersection(*(set(of_seeds) for of_seeds in (*wide, *narrow)))
+    pairs = [
+        (_deviation([one[seed].value for one in wide]), _deviation([o[seed].value for o in narrow]))
+        for seed in sorted(common)
+    ]
+    return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if all(map(math.isfinite, values)) else math.inf
+
+
+_SIDES = {("above", "below"): _margins, ("wider", "narrower"): _spreads}
+"""What a statement compares, and how."""
 
 
 def _made(runs: Path, method: str) -> str:
