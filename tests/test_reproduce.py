@@ -28,6 +28,7 @@ from hyperface.train.loop import run_meta
 from hyperface.train.metrics import run_digest
 from launch import cli, evaluate, experiments, papers, reproduce
 from launch.papers import (
+    claims,
     digits,
     digits_normface,
     digits_planes,
@@ -385,9 +386,9 @@ def test_a_difference_decides_where_it_is_larger_than_its_deviation(by, shown):
 
 
 def test_a_side_that_diverged_is_below_and_two_compare_nothing(small_runs):
-    lost, found = runs.LOWEST, runs.Found
+    lost, found = claims.LOWEST, claims.Found
     one, other = {0: found(80.0), 1: lost, 2: lost}, {0: lost, 1: lost, 2: found(70.0)}
-    margins = runs._margins([one], [other])
+    margins = claims._margins([one], [other])
     assert margins == [np.inf, -np.inf]
     assert page.shown_entry(Entry.above("", margins[:1])) == "undecided"
     assert page.shown_entry(Entry.above("", margins)) == "undecided, 1 of 2 seeds"
@@ -395,9 +396,9 @@ def test_a_side_that_diverged_is_below_and_two_compare_nothing(small_runs):
 
 
 def test_a_run_that_others_share_is_compared_at_each_seed():
-    small = {"a": {0: runs.Found(2.0), 1: runs.Found(4.0)}, "start": {0: runs.Found(1.0)}}
-    found = runs._of_all_seeds(small, {"a": [2]}, {"start"})
-    assert runs._margins([found["a"]], [found["start"]]) == [1.0, 3.0, -np.inf]
+    small = {"a": {0: claims.Found(2.0), 1: claims.Found(4.0)}, "start": {0: claims.Found(1.0)}}
+    found = claims._of_all_seeds(small, {"a": [2]}, {"start"})
+    assert claims._margins([found["a"]], [found["start"]]) == [1.0, 3.0, -np.inf]
 
 
 def test_what_is_published_stands_beside_what_the_printed_figures_say():
@@ -749,22 +750,22 @@ def test_a_seed_that_diverged_is_said_and_is_below_all(small_runs, tmp_path):
 
 def test_a_statement_holds_where_all_above_are_above_all_below():
     def of(*values):
-        return {seed: runs.Found(value) for seed, value in enumerate(values)}
+        return {seed: claims.Found(value) for seed, value in enumerate(values)}
 
-    assert runs._margins([of(5, 9), of(4, 8, 7)], [of(3, 7), of(1, 8)]) == [1, 0]
-    assert runs._margins([of(5, 9)], [{}]) == []
+    assert claims._margins([of(5, 9), of(4, 8, 7)], [of(3, 7), of(1, 8)]) == [1, 0]
+    assert claims._margins([of(5, 9)], [{}]) == []
 
 
 def test_a_statement_about_spreads_compares_deviations_seed_by_seed():
     def of(*values):
-        return {seed: runs.Found(value) for seed, value in enumerate(values)}
+        return {seed: claims.Found(value) for seed, value in enumerate(values)}
 
-    lost = {1: runs.LOWEST}
+    lost = {1: claims.LOWEST}
     # Deviations of 0 and 2, and of 3 and 4: sqrt(2) and sqrt(0.5).
-    assert runs._spreads([of(0), of(2)], [of(3), of(4)]) == pytest.approx([2**0.5 - 0.5**0.5])
+    assert claims._spreads([of(0), of(2)], [of(3), of(4)]) == pytest.approx([2**0.5 - 0.5**0.5])
     # A seed that diverged differs more than all, unless the others have one too.
-    assert runs._spreads([of(0) | lost, of(2, 2)], [of(3, 3), of(4, 4)])[1] == np.inf
-    assert len(runs._spreads([of(0) | lost, of(2, 2)], [of(3) | lost, of(4, 4)])) == 1
+    assert claims._spreads([of(0) | lost, of(2, 2)], [of(3, 3), of(4, 4)])[1] == np.inf
+    assert len(claims._spreads([of(0) | lost, of(2, 2)], [of(3) | lost, of(4, 4)])) == 1
 
 
 def test_a_statement_that_a_row_diverges(small_runs, tmp_path):

@@ -5,16 +5,14 @@ of the same loss at small scale, one a seed.
 """
 
 import json
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 from hyperface.report.run import snapshot_means
 from hyperface.train.metrics import run_digest
-from launch.papers import published
+from launch.papers import claims, published
+from launch.papers.claims import Found, Seeds
 from launch.papers.item import HOLDS, OTHER_WORK, Context, Entry, Outcome
 from launch.papers.methods import (
     OWN_TEST,
@@ -27,19 +25,6 @@ from launch.papers.methods import (
     place,
     seeds,
 )
-
-
-class Found(NamedTuple):
-    """A figure of one run, in percent."""
-
-    value: float
-    spread: float | None = None
-    over: str = ""
-    """What it is spread over: "folds"."""
-
-
-Seeds = dict[int, Found]
-LOWEST = Found(-math.inf)
 
 
 def read(printed: Mapping[str, Any], context: Context) -> Outcome:
@@ -65,7 +50,7 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
     lost = {row: diverged(context.runs, method) for row, method in methods.items()}
     known = published()["methods"]
     shared = {row for row, method in methods.items() if known[method].get("shared")}
-    entries += _claims(printed, small, lost, shared)
+    entries += claims.of(printed, small, lost, shared)
     notes = {row: _made(context.runs, method) for row, method in methods.items()}
     about = {method: _about(context.runs, method) for method in dict.fromkeys(methods.values())}
     return Outcome(entries, "", missing=missing, notes=notes, methods=about)
@@ -140,94 +125,6 @@ def _entry(row: str, column: str, of_seeds: Seeds, trained: int) -> Entry:
         notes.append(f"± {found[0].spread:.2f} over {found[0].over}")
     values = tuple(one.value for one in found)
     return Entry(row, values, column, "%", 2, note=", ".join(notes))
-
-
-def _claims(
-    printed: Mapping[str, Any],
-    small: Mapping[tuple[str, str], Seeds],
-    lost: Mapping[str, Sequence[int]],
-    shared: Collection[str],
-) -> list[Entry]:
-    """Whether a table's statements hold, seed by seed, and by how much at least.
-
-    Some rows are above others, differ more than others do, or diverge. A seed that diverged is
-    below all.
-    """
-    entries = []
-    for row in printed["rows"]:
-        if "diverges" in row:
-            entries += _divergence(row, printed, small, lost)
-        sides = next((pair for pair in _SIDES if pair[0] in row), None)
-        if sides is None:
-            continue
-        for column in row.get("columns", Small.of(printed).columns):
-            names = [name for side in sides for name in row[side]]
-            found = {name: small.get((name, column), {}) for name in names}
-            found = _of_all_seeds(found, lost, shared)
-            high, low = ([found[name] for name in row[side]] for side in sides)
-            if margins := _SIDES[sides](high, low):
-                entries.append(Entry.above(row["row"], margins, column))
-    return entries
-
-
-def _divergence(
-    row: Mapping[str, Any],
-    printed: Mapping[str, Any],
-    small: Mapping[tuple[str, str], Seeds],
-    lost: Mapping[str, Sequence[int]],
-) -> list[Entry]:
-    """Whether the seeds of a row diverged, in the first column."""
-    name, column = row["diverges"], Small.of(printed).columns[0]
-    ended = {seed for (other, _), of_seeds in small.items() if other == name for seed in of_seeds}
-    seeds = sorted({*ended, *lost.get(name, ())})
-    held = [seed not in ended for seed in seeds]
-    return [replace(Entry.claim(row["row"], held), column=column)] if held else []
-
-
-def _of_all_seeds(
-    small: Mapping[str, Seeds], lost: Mapping[str, Sequence[int]], shared: Collection[str]
-) -> dict[str, Seeds]:
-    """Rows with the seeds that diverged, and a run that others share at each of their seeds."""
-    found = {row: dict.fromkeys(lost.get(row, ()), LOWEST) | small[row] for row in small}
-    known = {seed for row in found if row not in shared for seed in found[row]}
-    for row in shared & found.keys():
-        for figure in list(found[row].values())[:1]:
-            found[row] = dict.fromkeys(known, figure)
-    return found
-
-
-def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
-    """The least of some figures less the greatest of others, one a seed that all of them have.
-
-    A seed in which both sides diverged compares nothing.
-    """
-    common = set.intersection(*(set(of_seeds) for of_seeds in (*above, *below)))
-    pairs = [
-        (min(one[seed].value for one in above), max(one[seed].value for one in below))
-        for seed in sorted(common)
-    ]
-    return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
-
-
-def _spreads(wide: list[Seeds], narrow: list[Seeds]) -> list[float]:
-    """The deviation over some figures less that over others, one a seed that all of them have.
-
-    It is infinite over figures of which one diverged.
-    """
-    common = set.intersection(*(set(of_seeds) for of_seeds in (*wide, *narrow)))
-    pairs = [
-        (_deviation([one[seed].value for one in wide]), _deviation([o[seed].value for o in narrow]))
-        for seed in sorted(common)
-    ]
-    return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return stdev(values) if all(map(math.isfinite, values)) else math.inf
-
-
-_SIDES = {("above", "below"): _margins, ("wider", "narrower"): _spreads}
-"""What a statement compares, and how."""
 
 
 def _made(runs: Path, method: str) -> str:
