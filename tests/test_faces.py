@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hyperface.data.protocols import PairList
+from hyperface.data.datasets import Split
+from hyperface.data.images import encode_png
+from hyperface.data.protocols import PairList, lfw_pairs
 from hyperface.evaluate.named import NamedFeatures
 from launch import papers
-from launch.papers import cached, faces, methods, page
+from launch.papers import cached, faces, methods, page, untrained
 from launch.papers.item import HOLDS, Context
 from launch.reproduce import Reproduce, _shown
 
@@ -27,7 +29,7 @@ def measured(name, context):
     assert bool(figures) == ("figure" in item.gives)
     rows = {row["row"] for row in papers.published()["normface"][name]["rows"]}
     missing = {row for row in rows if row.startswith("LFW, ")} if outcome.missing else set()
-    assert rows == {entry.row for entry in outcome.entries} | missing
+    assert not rows or rows == {entry.row for entry in outcome.entries} | missing
     return outcome, {(entry.row, entry.column): entry.values for entry in outcome.entries}
 
 
@@ -97,20 +99,59 @@ def test_a_list_is_scored_in_its_folds_before_and_after_normalisation():
     assert faces.list_accuracy(named, pairs, "Euclidean", normalized=False) == 25
 
 
-def test_lfw_is_compared_where_it_is_at_hand(context, monkeypatch):
-    kept_by_seed(context, monkeypatch, noisy_people(0), noisy_people(1))
-    people = [f"p{person}" for person in range(6)]
-    names = [f"{person}/{person}_{n:04}.jpg" for person in people for n in range(1, 11)]
-    monkeypatch.setattr(
-        cached, "listed", lambda run, *_: NamedFeatures(names, noisy_people(0)[:, 0])
-    )
-    monkeypatch.setattr(faces, "find", lambda name, folder: folder)
+PEOPLE = [f"p{person}" for person in range(6)]
+NAMES = [f"{person}/{person}_{n:04}.jpg" for person in PEOPLE for n in range(1, 11)]
+
+
+def write_pairs(context):
+    """LFW's list of these people: two folds of three same and three different pairs."""
     path = context.data_dir / "protocols/lfw/pairs.txt"
     path.parent.mkdir(parents=True)
-    lines = [f"{p}\t1\t2" for p in people] + [f"{p}\t1\tp{(n + 1) % 6}\t2" for n, p in
-             enumerate(people)]  # fmt: skip
+    lines = [f"{p}\t1\t2" for p in PEOPLE] + [f"{p}\t1\tp{(n + 1) % 6}\t2" for n, p in
+             enumerate(PEOPLE)]  # fmt: skip
     folds = [lines[i + 3 * f + k] for f in range(2) for i in (0, 6) for k in range(3)]
     path.write_text("\n".join(["2\t3", *folds]) + "\n")
+
+
+def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
+    rng = np.random.default_rng(0)
+    base = rng.integers(20, 120, (6, 8, 6, 1))
+    # How bright the right half is says nothing of a person, and most of what pixels tell.
+    light = np.repeat(rng.uniform(-100, 100, (60, 1)), 3, axis=1)
+    images = np.repeat(base, 10, axis=0) + np.pad(light, ((0, 0), (3, 0)))[:, None, :, None] + 100
+    records = [
+        {"image": encode_png(np.clip(image, 0, 255).astype(np.uint8)), "name": name.encode()}
+        for image, name in zip(images, NAMES, strict=True)
+    ]
+    split = Split("lfw/1.0.0", "test", records, 6, (8, 6, 1))
+    monkeypatch.setattr(untrained, "open_split", lambda *_: split)
+    monkeypatch.setattr(untrained, "find", lambda name, _: name == "lfw")
+    monkeypatch.setattr(untrained, "COMPONENTS", 6)
+    monkeypatch.setattr(
+        cached, "listed", lambda run, *_: NamedFeatures(NAMES, noisy_people(0)[:, 0])
+    )
+    write_pairs(context)
+    outcome, found = measured("untrained", context)
+    column = "LFW, 6,000 pairs"
+    assert found.keys() == {(row, column) for row in ("raw pixels", "eigenfaces", untrained.RUN)}
+    assert found[untrained.RUN, column] == (100.0,)
+    # In cosine distances of the images themselves, by hand.
+    flat = (np.clip(images, 0, 255).astype(np.uint8).reshape(60, -1) - 127.5) / 128
+    pairs = lfw_pairs(context.data_dir / "protocols/lfw/pairs.txt")
+    expected = faces.list_accuracy(NamedFeatures(NAMES, flat), pairs, "Inner-Product",
+                                   normalized=True)  # fmt: skip
+    assert found["raw pixels", column] == pytest.approx((expected,))
+    assert found["eigenfaces", column][0] < 100
+    assert set(outcome.missing) == {"CFP, frontal and frontal", "CFP, frontal and profile"}
+
+
+def test_lfw_is_compared_where_it_is_at_hand(context, monkeypatch):
+    kept_by_seed(context, monkeypatch, noisy_people(0), noisy_people(1))
+    monkeypatch.setattr(
+        cached, "listed", lambda run, *_: NamedFeatures(NAMES, noisy_people(0)[:, 0])
+    )
+    monkeypatch.setattr(faces, "find", lambda name, folder: folder)
+    write_pairs(context)
     outcome, found = measured("table-1-faces", context)
     assert found["LFW, Inner-Product", "after"] == (100.0, 100.0)
     assert not outcome.missing

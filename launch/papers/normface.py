@@ -152,6 +152,16 @@ ITEMS = (
         runs=("faces-softmax-continued",),
         other_data=True,
     ),
+    Item(
+        "untrained",
+        "5, protocols",
+        "What untrained features verify",
+        "untrained.features",
+        ("faces",),
+        runs=("faces-softmax",),
+        uses=("lfw", "cfp"),
+        other_data=True,
+    ),
     Item("table-2", "Table 2", "LFW, 6,000 pairs, Wen's model", RUNS, _FACES),
     Item(
         "figure-8",

@@ -1,0 +1,77 @@
+"""What features that no loss has trained verify, by the protocols of the trained ones."""
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from hyperface.data.datasets import Split, find, open_split
+from hyperface.data.images import decode
+from hyperface.evaluate import suite
+from hyperface.evaluate.named import NamedFeatures
+from hyperface.evaluate.pairs import PROTOCOLS
+from launch import cli
+from launch.papers import cached
+from launch.papers.item import Context, Entry, Outcome
+
+TRAINED = "faces"
+"""The data set whose training images the eigenfaces are fitted to."""
+RUN = "faces-softmax"
+LISTS = {
+    "lfw": "LFW, 6,000 pairs",
+    "cfp-ff": "CFP, frontal and frontal",
+    "cfp-fp": "CFP, frontal and profile",
+}
+COMPONENTS = 200
+
+
+def features(context: Context):
+    """Raw pixels and their principal components, beside a softmax net, without mirror images."""
+    protocols = context.data_dir / "protocols"
+    there = [
+        name
+        for name in LISTS
+        if find(suite.SUITE[name].dataset, context.data_dir)
+        and all((protocols / file).exists() for file in suite.SUITE[name].files)
+    ]
+    training = open_split(TRAINED, "train", context.data_dir)
+    eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
+    eigenfaces.fit(_pixels(training, context).features)
+    settings, entries = suite.Settings(pairs=PROTOCOLS["plain"]), []
+    for dataset in dict.fromkeys(suite.SUITE[name].dataset for name in there):
+        split = open_split(dataset, "test", context.data_dir)
+        pixels = _pixels(split, context)
+        compared = {
+            "raw pixels": pixels,
+            "eigenfaces": pixels._replace(features=eigenfaces.transform(pixels.features)),
+            RUN: cached.listed(context.runs / RUN, dataset, pixels.names, context),
+        }
+        for name in there:
+            if suite.SUITE[name].dataset != dataset:
+                continue
+            for row, named in compared.items():
+                accuracy = suite.score(name, named, protocols, settings).figures["accuracy"]
+                spread = None if accuracy.spread is None else 100 * accuracy.spread
+                value = (100 * accuracy.value,)
+                entries.append(Entry(row, value, LISTS[name], "%", 2, spread))
+    missing = dict.fromkeys(LISTS[name] for name in LISTS if name not in there)
+    reason = "the data set or its protocol file is not there"
+    scale = (
+        f"eigenfaces are {COMPONENTS} components of {len(training.records):,} training images; "
+        "cosine, nothing fitted but the threshold, no mirror images; ± is the standard error over "
+        "LFW's folds, and the deviation over CFP's"
+    )
+    return Outcome(entries, scale, missing=dict.fromkeys(missing, reason)), {}
+
+
+def _pixels(split: Split, context: Context) -> NamedFeatures:
+    """[images, height * width * channels] float32 in [-1, 1), with the images' names."""
+    height, width, channels = split.image_shape
+    found = np.empty((len(split.records), height * width * channels), np.float32)
+    names = []
+    with cli.progress(context.console, f"reading {split.dataset}", "images") as advance:
+        for place, record in enumerate(split.records):
+            names.append(record["name"].decode())
+            found[place] = decode(record["image"]).ravel()
+            advance(place + 1, len(found))
+    found -= 127.5
+    found /= 128.0
+    return NamedFeatures(names, found)
