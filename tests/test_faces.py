@@ -132,16 +132,17 @@ def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
     )
     write_pairs(context)
     outcome, found = measured("untrained", context)
-    column = "LFW, 6,000 pairs"
-    assert found.keys() == {(row, column) for row in ("raw pixels", "eigenfaces", untrained.RUN)}
-    assert found[untrained.RUN, column] == (100.0,)
+    row = "LFW, 6,000 pairs: "
+    shown = {row + what for what in ("raw pixels", "eigenfaces", untrained.RUN)}
+    assert found.keys() == {(one, column) for one in shown for column in untrained.FIGURES}
+    assert found[row + untrained.RUN, "accuracy"] == (100.0,)
     # In cosine distances of the images themselves, by hand.
     flat = (np.clip(images, 0, 255).astype(np.uint8).reshape(60, -1) - 127.5) / 128
     pairs = lfw_pairs(context.data_dir / "protocols/lfw/pairs.txt")
     expected = faces.list_accuracy(NamedFeatures(NAMES, flat), pairs, "Inner-Product",
                                    normalized=True)  # fmt: skip
-    assert found["raw pixels", column] == pytest.approx((expected,))
-    assert found["eigenfaces", column][0] < 100
+    assert found[row + "raw pixels", "accuracy"] == pytest.approx((expected,))
+    assert found[row + "eigenfaces", "accuracy"][0] < 100
     assert set(outcome.missing) == {"CFP, frontal and frontal", "CFP, frontal and profile"}
 
 
