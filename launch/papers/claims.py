@@ -27,23 +27,26 @@ def of(
     printed: Mapping[str, Any],
     small: Mapping[tuple[str, str], Seeds],
     lost: Mapping[str, Sequence[int]],
+    unlearned: Mapping[str, Sequence[bool]],
     shared: Collection[str],
 ) -> list[Entry]:
     """Whether a table's statements hold, seed by seed, and by how much at least.
 
-    Some rows are above others, differ more than others do, or diverge. A seed that diverged is
-    below all.
+    Some rows are above others, differ more than others do, or fail to train. A seed that diverged
+    is below all.
 
     Args:
       printed: the table as `published.toml` has it.
       small: its figures at small scale: (row, column) -> seed -> figure.
       lost: row -> seeds that diverged.
+      unlearned: row -> whether it failed to train, one a seed.
       shared: rows of one run that others of all seeds start from.
     """
     entries = []
     for row in printed["rows"]:
-        if "diverges" in row:
-            entries += _divergence(row, printed, small, lost)
+        if "fails" in row and (held := unlearned.get(row["fails"], [])):
+            column = Small.of(printed).columns[0]
+            entries.append(replace(Entry.claim(row["row"], held), column=column))
         sides = next((pair for pair in _SIDES if pair[0] in row), None)
         if sides is None:
             continue
@@ -55,20 +58,6 @@ def of(
             if margins := _SIDES[sides](high, low):
                 entries.append(Entry.above(row["row"], margins, column))
     return entries
-
-
-def _divergence(
-    row: Mapping[str, Any],
-    printed: Mapping[str, Any],
-    small: Mapping[tuple[str, str], Seeds],
-    lost: Mapping[str, Sequence[int]],
-) -> list[Entry]:
-    """Whether the seeds of a row diverged, in the first column."""
-    name, column = row["diverges"], Small.of(printed).columns[0]
-    ended = {seed for (other, _), of_seeds in small.items() if other == name for seed in of_seeds}
-    seeds = sorted({*ended, *lost.get(name, ())})
-    held = [seed not in ended for seed in seeds]
-    return [replace(Entry.claim(row["row"], held), column=column)] if held else []
 
 
 def _of_all_seeds(

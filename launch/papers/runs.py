@@ -5,12 +5,13 @@ of the same loss at small scale, one a seed.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hyperface.report.run import snapshot_means
-from hyperface.train.metrics import run_digest
+from hyperface.train.metrics import read_metrics, run_digest
 from launch.papers import claims, published
 from launch.papers.claims import Found, Seeds
 from launch.papers.item import HOLDS, OTHER_WORK, Context, Entry, Outcome
@@ -50,7 +51,8 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
     lost = {row: diverged(context.runs, method) for row, method in methods.items()}
     known = published()["methods"]
     shared = {row for row, method in methods.items() if known[method].get("shared")}
-    entries += claims.of(printed, small, lost, shared)
+    failed = {row: _unlearned(context.runs, method) for row, method in methods.items()}
+    entries += claims.of(printed, small, lost, failed, shared)
     notes = {row: _made(context.runs, method) for row, method in methods.items()}
     about = {method: _about(context.runs, method) for method in dict.fromkeys(methods.values())}
     return Outcome(entries, "", missing=missing, notes=notes, methods=about)
@@ -125,6 +127,18 @@ def _entry(row: str, column: str, of_seeds: Seeds, trained: int) -> Entry:
         notes.append(f"± {found[0].spread:.2f} over {found[0].over}")
     values = tuple(one.value for one in found)
     return Entry(row, values, column, "%", 2, note=", ".join(notes))
+
+
+def _unlearned(runs: Path, method: str) -> list[bool]:
+    """Whether the softmax loss that was logged last is no better than a guess, one a seed."""
+    found = []
+    for seed in seeds(runs, method):
+        run = folder(runs, method, seed)
+        metrics = read_metrics(run / "metrics.jsonl")
+        if metrics and "softmax" in metrics[-1]:
+            classes = json.loads((run / "config.json").read_text())["data"]["classes"]
+            found.append(not metrics[-1]["softmax"] < math.log(classes))
+    return found + [True] * len(diverged(runs, method))
 
 
 def _made(runs: Path, method: str) -> str:
