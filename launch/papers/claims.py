@@ -1,7 +1,7 @@
 """Whether the papers' statements about rows of a table hold in its runs, seed by seed."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import stdev
 from typing import Any, NamedTuple
@@ -73,16 +73,8 @@ def _of_all_seeds(
 
 
 def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
-    """The least of some figures less the greatest of others, one a seed that all of them have.
-
-    A seed in which both sides diverged compares nothing.
-    """
-    common = set.intersection(*(set(of_seeds) for of_seeds in (*above, *below)))
-    pairs = [
-        (min(one[seed].value for one in above), max(one[seed].value for one in below))
-        for seed in sorted(common)
-    ]
-    return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
+    """The least of some figures less the greatest of others, one a seed that all of them have."""
+    return _differences(above, below, min, max)
 
 
 def _spreads(wide: list[Seeds], narrow: list[Seeds]) -> list[float]:
@@ -90,12 +82,22 @@ def _spreads(wide: list[Seeds], narrow: list[Seeds]) -> list[float]:
 
     It is infinite over figures of which one diverged.
     """
-    common = set.intersection(*(set(of_seeds) for of_seeds in (*wide, *narrow)))
+    return _differences(wide, narrow, _deviation, _deviation)
+
+
+def _differences(
+    high: list[Seeds],
+    low: list[Seeds],
+    of_high: Callable[[list[float]], float],
+    of_low: Callable[[list[float]], float],
+) -> list[float]:
+    """A figure of one side less that of the other; a seed in which both diverged has none."""
+    common = set.intersection(*(set(of_seeds) for of_seeds in (*high, *low)))
     pairs = [
-        (_deviation([one[seed].value for one in wide]), _deviation([o[seed].value for o in narrow]))
+        (of_high([one[seed].value for one in high]), of_low([one[seed].value for one in low]))
         for seed in sorted(common)
     ]
-    return [high - low for high, low in pairs if math.isfinite(high) or math.isfinite(low)]
+    return [above - below for above, below in pairs if math.isfinite(above) or math.isfinite(below)]
 
 
 def _deviation(values: Sequence[float]) -> float:
