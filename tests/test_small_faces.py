@@ -21,8 +21,11 @@ def archive(path, names):
 
 @pytest.fixture
 def arguments(tmp_path):
-    celeba = archive(tmp_path / "celeba.zip", ["07222/1.jpg", "07270/2.jpg", "07222/notes.txt"])
-    names = [f"{person}/{kind}/01.jpg" for person in ("001", "006", "013") for kind in "fp"]
+    celeba = archive(
+        tmp_path / "celeba.zip",
+        ["07218/1.jpg", "07222/1.jpg", "07222/notes.txt", "07270/2.jpg"],
+    )
+    names = [f"{person}/{kind}/01.jpg" for person in ("001", "006", "013", "229") for kind in "fp"]
     cfp = archive(tmp_path / "cfp.zip", names)
     overlap = tmp_path / "overlap.csv"
     overlap.write_text("dataset,id,name\ncfp,006,A B\nother,001,C D\n")
