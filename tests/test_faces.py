@@ -120,8 +120,12 @@ def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
     light = np.repeat(rng.uniform(-100, 100, (60, 1)), 3, axis=1)
     images = np.repeat(base, 10, axis=0) + np.pad(light, ((0, 0), (3, 0)))[:, None, :, None] + 100
     records = [
-        {"image": encode_png(np.clip(image, 0, 255).astype(np.uint8)), "name": name.encode()}
-        for image, name in zip(images, NAMES, strict=True)
+        {
+            "image": encode_png(np.clip(image, 0, 255).astype(np.uint8)),
+            "label": place // 10,
+            "name": name.encode(),
+        }
+        for place, (image, name) in enumerate(zip(images, NAMES, strict=True))
     ]
     split = Split("lfw/1.0.0", "test", records, 6, (8, 6, 1))
     monkeypatch.setattr(untrained, "open_split", lambda *_: split)

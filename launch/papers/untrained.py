@@ -1,17 +1,19 @@
 """What features that no loss has trained verify, by the protocols of the trained ones."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from hyperface.data.datasets import Split, find, open_split
-from hyperface.data.images import decode
+from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate import suite
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.pair_protocol import PROTOCOLS
 from hyperface.evaluate.scored import Figure
 from launch import cli
+from launch.embedding import BATCH
 from launch.papers import cached
 from launch.papers.item import Context, Entry, Outcome
 
@@ -76,14 +78,12 @@ def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
 
 def _pixels(split: Split, context: Context) -> NamedFeatures:
     """[images, height * width * channels] float32 in [-1, 1), with the images' names."""
-    height, width, channels = split.image_shape
-    found = np.empty((len(split.records), height * width * channels), np.float32)
-    names = []
+    found = np.empty((len(split.records), math.prod(split.image_shape)), np.float32)
+    done = 0
     with cli.progress(context.console, f"reading {split.dataset}", "images") as advance:
-        for place, record in enumerate(split.records):
-            names.append(record["name"].decode())
-            found[place] = decode(record["image"]).ravel()
-            advance(place + 1, len(found))
-    found -= 127.5
-    found /= 128.0
-    return NamedFeatures(names, found)
+        for batch in evaluation_batches(split, batch_size=BATCH):
+            images = batch["images"][batch["mask"] > 0]
+            found[done : done + len(images)] = images.reshape(len(images), -1)
+            done += len(images)
+            advance(done, len(found))
+    return NamedFeatures([record["name"].decode() for record in split.records], found)
