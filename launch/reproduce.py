@@ -13,9 +13,9 @@ report has the commands.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -48,7 +48,8 @@ class Reproduce:
     """Training runs of each experiment; of several, mean and standard deviation are reported."""
     runs: Path | None = None
     """Folder of trained runs with evaluation/evaluation.json, for the tables of faces; runs by
-    default, and with --quick or --steps a folder in that of --out: such runs are no figures."""
+    default, and with --quick or --steps a folder in that of --out, one a number of steps: such runs
+    are no figures."""
     train: bool = True
     """Train and score first what the tables lack of runs at small scale, --seeds of each: of seed 0
     all, then of the next. What is there is kept; --no-train makes none."""
@@ -87,13 +88,13 @@ def run(options: Reproduce) -> None:
 
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from launch.papers import methods, page, readme, work
+    from launch.papers import methods, page, readme
 
     cli.quiet_libraries()
     console = Console()
-    shortened = options.quick or options.steps is not None
-    out = options.out or Path("reproduction-quick" if shortened else "reproduction")
-    runs = options.runs or (out / "runs" if shortened else Path("runs"))
+    steps = methods.few_steps(options)
+    out = options.out or Path("reproduction-quick" if steps else "reproduction")
+    runs = options.runs or (out / f"runs-{steps}-steps" if steps else Path("runs"))
     options = dataclasses.replace(options, runs=runs)
     context = Context(
         out=out,
@@ -108,24 +109,27 @@ def run(options: Reproduce) -> None:
     chosen = papers.items(options.paper, options.only)
     wanted = {item.name for item in chosen}
     printed = papers.published()[options.paper]
-    # First, since items earlier in the paper's order start from the runs of later ones.
-    commands = methods.item_commands(chosen, printed, context) if options.train else []
-    failed = work.make(commands, context)
     tables = [printed[item.name] for item in papers.items(options.paper) if item.measure == RUNS]
     if foreign := methods.foreign(tables, context):
         raise InputError(
-            "expected every trained run to be of the options that its table names, found others. "
-            "Move them away, or take another --runs.\n" + "\n".join(foreign)
+            "expected every trained run to be of the options and the data that its table names, "
+            "found others. Move them away, or take another --runs.\n" + "\n".join(foreign)
         )
+    # First, since items earlier in the paper's order start from the runs of later ones.
+    failed = _made(chosen, printed, context) if options.train else []
     shown = []
     for item in papers.items(options.paper):
-        shown.append(_shown(item, options, context, measure=item.name in wanted))
+        try:
+            shown.append(_shown(item, options, context, measure=item.name in wanted))
+        except InputError as error:
+            failed.append(f"{item.name}: {error}")
+            shown.append(page.Shown(item, None, out, _command(item, options), str(error)))
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
             console.print(f"{item.name:24}{state}", highlight=False)
     report = context.out / options.paper / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
-    summary = page.summary(shown, printed, shortened=shortened)
+    summary = page.summary(shown, printed, shortened=steps is not None)
     write_sections(
         report,
         title=papers.TITLES[options.paper],
@@ -133,14 +137,28 @@ def run(options: Reproduce) -> None:
         sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
     )
     if options.readme:
-        readme.keep(options.paper, shown)
+        readme.keep(options.paper, [one for one in shown if one.item.name in wanted])
         readme.write(options.paper, options.readme)
     console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
     if failed:
         raise InputError(
-            "expected all runs to end well; what went wrong is above. Mend that, and the same "
-            "command goes on from what is done.\n" + "\n".join(dict.fromkeys(failed))
+            "expected all to end well; what went wrong is above. Mend that, and the same command "
+            "goes on from what is done.\n" + "\n".join(dict.fromkeys(failed))
         )
+
+
+def _made(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
+    """Trains and scores what tables lack at small scale; says what failed."""
+    from hyperface.files import locked
+    from launch.papers import methods, work
+
+    commands = methods.item_commands(items, printed, context)
+    if not commands:
+        return []
+    context.runs.mkdir(parents=True, exist_ok=True)
+    # Both papers start from some of the same runs.
+    with locked(context.runs, "being trained in"):
+        return work.make(commands, context)
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
+from hyperface.files import digest
 from hyperface.report.planes import softmax_probability
 from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
@@ -32,12 +33,16 @@ from launch.papers import (
     digits,
     digits_normface,
     digits_planes,
+    faces,
     gradients,
     methods,
     page,
     pictures,
+    propositions,
     readme,
+    robustness,
     runs,
+    untrained,
     work,
 )
 from launch.papers.item import (
@@ -48,6 +53,7 @@ from launch.papers.item import (
     Entry,
     Outcome,
     digest_of,
+    features_digest,
     read_result,
     write_result,
 )
@@ -97,15 +103,20 @@ def value(entries, row):
     return found
 
 
-def test_no_score_overwrites_another(tmp_path):
+def test_no_score_overwrites_another(tmp_path, monkeypatch):
     """Tables share runs: what is scored with other options goes into a folder of its own."""
-    made = {}
-    for items in papers.published().values():
-        for printed in items.values():
+    monkeypatch.setattr(methods, "absent_data", lambda *_: [])
+    monkeypatch.setattr(methods, "absent_file", lambda *_: "")
+    made, small = {}, context(tmp_path, runs=tmp_path, seeds=2)
+    for paper in papers.PAPERS:
+        tables = papers.published()[paper]
+        commands = methods.item_commands(papers.items(paper), tables, small)
+        for printed in tables.values():
             if "evaluate" in printed:
                 rows = [row["row"] for row in printed["rows"]]
-                for command in methods.full_commands(printed, rows, tmp_path):
-                    made.setdefault(command.makes, set()).add(command.options)
+                commands += methods.full_commands(printed, rows, tmp_path)
+        for command in commands:
+            made.setdefault(command.makes, set()).add(command.options)
     assert len(made) > 50
     assert [(path, options) for path, options in made.items() if len(options) > 1] == []
 
@@ -136,33 +147,40 @@ def test_items_and_published_figures_belong_together(paper):
                 assert len(row["values"]) in {columns, 1}, row
                 assert len(row["values"]) == columns or set(row["values"]) <= {"", "yes"}, row
                 assert {row.get("run", "sm"), row.get("small", "sm")} <= set(published["methods"])
-                names = {o["row"] for o in printed["rows"] if {"run", "small"} & o.keys()}
+                names = {o["row"] for o in printed["rows"] if o.get("unit") != HOLDS}
                 sides = ("above", "below", "wider", "narrower")
                 compared = {name for side in sides for name in row.get(side, ())}
                 assert compared | ({row["fails"]} if "fails" in row else set()) <= names
+                small = methods.Small.of(printed).columns
+                assert set(row.get("columns", ())) <= {*small}, row
         else:
             assert callable(papers.measurement(item))
 
 
-# Sums over the columns of the papers' tables, from the tables themselves.
+# Sums over the columns of the papers' tables, from the tables themselves, and sums of each figure
+# times the number of its row, which see two rows swapped.
 @pytest.mark.parametrize(
-    ("paper", "name", "sums"),
+    ("paper", "name", "sums", "by_row"),
     [
-        ("normface", "table-2", [1088.24 + 98.45]),  # One figure of the text, 5.2.
-        ("normface", "table-3", [650.76, 490.23]),
-        ("normface", "table-4", [492.78]),
-        ("normface", "table-5", [660.48]),
-        ("ringloss", "table-1", [1888.51]),
-        ("ringloss", "table-2", [988.24, 1148.36]),
-        ("ringloss", "table-3", [994.05, 1309.53, 1447.0]),
-        ("ringloss", "table-4", [321.22, 722.89, 1238.29, 1463.76]),
+        ("normface", "table-2", [1088.24 + 98.45], [7719.83]),  # One figure of the text, 5.2.
+        ("normface", "table-3", [650.76, 490.23], [2577.08, 1930.03]),
+        ("normface", "table-4", [492.78], [1479.87]),
+        ("normface", "table-5", [660.48], [2645.08]),
+        ("ringloss", "table-1", [1888.51], [18888.14]),
+        ("ringloss", "table-2", [988.24 + 72.72, 1148.36], [8682.02, 8901.63]),  # Exp. 4.
+        ("ringloss", "table-3", [994.05, 1309.53, 1447.0], [9821.2, 11304.24, 12362.67]),
+        (
+            *("ringloss", "table-4", [321.22, 722.89, 1238.29, 1463.76]),
+            [3726.87, 7991.83, 11501.13, 13386.85],
+        ),
     ],
 )
-def test_published_tables_are_copied_right(paper, name, sums):
+def test_published_tables_are_copied_right(paper, name, sums, by_row):
     rows = [row for row in papers.published()[paper][name]["rows"] if row.get("unit") != HOLDS]
     printed = [[v.split()[0] if v not in ("", "-") else "0" for v in row["values"]] for row in rows]
     values = np.array(printed, float)
     np.testing.assert_allclose(values.sum(axis=0), sums, atol=0.005)
+    np.testing.assert_allclose(np.arange(1, len(rows) + 1) @ values, by_row, atol=0.005)
 
 
 @pytest.mark.parametrize("name", papers.published()["methods"])
@@ -319,6 +337,47 @@ def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
         monkeypatch.setattr("launch.papers.item.code_digest", lambda found=found: found)
         keys.append(context(tmp_path).key(figure))
     assert keys[0] != keys[1]
+
+
+def test_results_are_of_the_protocol_files_and_of_whole_runs(tmp_path):
+    (item,) = papers.items("normface", ("untrained",))
+    made = context(tmp_path, runs=tmp_path)
+    keys = [made.key(item)]
+    lists = tmp_path / "data/protocols"
+    lists.mkdir(parents=True)
+    (lists / "cfp_protocol.zip").write_text("its pairs")
+    keys.append(made.key(item))
+    run = tmp_path / "faces-softmax"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert made.key(item) == keys[1]  # Not trained to the end.
+    (run / "results.json").write_text("{}")
+    keys.append(made.key(item))
+    assert keys[0] != keys[1] != keys[2]
+
+
+def test_items_start_from_the_runs_that_they_read():
+    def runs(paper, name):
+        return papers.items(paper, (name,))[0].runs
+
+    assert runs("normface", "table-1-faces") == runs("normface", "mirror") == (faces.RUN,)
+    assert {*runs("normface", "proposition-3-faces")} == {*faces.DISTORTED.values()}
+    assert runs("normface", "untrained") == (untrained.RUN,)
+    assert runs("normface", "figure-8-fixed-features") == (robustness.RUN,)
+    assert runs("ringloss", "robustness") == (robustness.RUN,)
+
+
+def test_an_item_that_cannot_be_measured_is_said_and_the_others_are_there(tmp_path, monkeypatch):
+    def refused(made):
+        raise InputError("figure-5: expected a free folder, found one in use.")
+
+    monkeypatch.setattr(propositions, "bound_curves", refused)
+    options = ["--out", str(tmp_path), "--only", "figure-5", "proposition-1"]
+    with pytest.raises(InputError, match=r"all to end well.*\nfigure-5: .*one in use"):
+        reproduce.main(["normface", *options])
+    text = page_of(tmp_path / "normface/report.html")
+    assert "expected a free folder, found one in use." in text
+    assert (tmp_path / "normface/proposition-1/result.json").exists()
 
 
 def test_results_are_read_back_whole(tmp_path):
@@ -502,9 +561,15 @@ def write_small_run(runs_folder, method, seed, accuracy):
     """What launch.train and launch.evaluate leave of a run at small scale, as far as it is read."""
     run = methods.folder(runs_folder, method, seed)
     run.mkdir(parents=True)
+    experiment = methods.training(method, runs_folder, seed)[-1].experiment()
     config = {
-        "experiment": methods.training(method, runs_folder, seed)[-1].experiment().to_dict(),
-        "data": {"examples": 9646, "classes": 541},
+        "experiment": experiment.to_dict(),
+        "data": {
+            "dataset": f"{experiment.data.name}/1.0.0",
+            "source": None,
+            "examples": 9646,
+            "classes": 541,
+        },
     }
     rates = {"far": [0.0, 0.01, 1.0], "tar": [0.1, 0.5, 1.0]}
     shot = {
@@ -536,7 +601,8 @@ def write_small_run(runs_folder, method, seed, accuracy):
         ("evaluation-profiles", {"pairs": profiles}),
     ):
         (run / name).mkdir()
-        settings = {"options": {"protocol": ",".join(scored)}, "run": run_digest(run)}
+        asked = {"protocol": ",".join(scored)}
+        settings = {"options": asked, "run": run_digest(run), "files": {}}
         record = {"protocols": protocols, "settings": settings}
         (run / name / "evaluation.json").write_text(json.dumps(record))
     (run / "config.json").write_text(json.dumps(config))
@@ -593,7 +659,12 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
         "| softmax, normalised | 99.16 ± 0.025 % | 85.75 ± 1.768 % | 21.44 ± 0.442 % | fac" in text
     )
     assert "feature only" not in text  # Nothing was measured of it.
-    assert str(tmp_path) not in (tmp_path / "measured.json").read_text()
+    kept = (tmp_path / "measured.json").read_text()
+    assert str(tmp_path) not in kept
+    old = Outcome([Entry.of("test accuracy, scale 1", 12.3)], "of an earlier day")
+    write_result(tmp_path / "normface/scales", {}, old, {})
+    reproduce.main(["normface", *options, "--only", "figure-5", "--readme", str(file)])
+    assert (tmp_path / "measured.json").read_text() == kept  # Nothing that was not asked for.
     with pytest.raises(InputError, match=r"--readme: expected <!-- measured: ringloss --> and"):
         reproduce.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
     with pytest.raises(InputError, match=r"--readme: expected neither --quick nor --steps"):
@@ -805,7 +876,8 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
             made.parent.mkdir(parents=True, exist_ok=True)
             trained = methods.Command("train", command.options, made).experiment()
-            config = {"experiment": trained.to_dict(), "init_from": origin}
+            data = {"dataset": "faces/1.0.0", "source": None}
+            config = {"experiment": trained.to_dict(), "data": data, "init_from": origin}
             (made.parent / "config.json").write_text(json.dumps(config))
             (made.parent / "metrics.jsonl").write_text("{}\n")
             made.write_text("{}")
@@ -813,7 +885,7 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
             made = Path(options[0]) / "evaluation/evaluation.json"
             made.parent.mkdir(exist_ok=True)
             asked = evaluate.recorded(tyro.cli(evaluate.Evaluate, args=options))
-            settings = {"options": asked, "run": run_digest(Path(options[0]))}
+            settings = {"options": asked, "run": run_digest(Path(options[0])), "files": {}}
             made.write_text(json.dumps({"settings": settings}))
         return 0
 
@@ -897,13 +969,57 @@ def test_a_run_from_another_start_is_not_done(tmp_path):
     command.start.mkdir()
     (command.start / "metrics.jsonl").write_text("{}\n")
     origin = f"{command.start} ({run_digest(command.start)})"
-    config = {"experiment": command.experiment().to_dict(), "init_from": origin}
+    config = {"experiment": command.experiment().to_dict(), "init_from": origin, "data": {}}
     (command.makes.parent / "config.json").write_text(json.dumps(config))
-    assert not command.is_done()
+    assert not command.is_done(tmp_path)
     command.makes.write_text("{}")
-    assert command.is_done()
+    assert command.is_done(tmp_path)
     (command.start / "metrics.jsonl").write_text("trained anew\n")
-    assert not command.is_done()
+    assert not command.is_done(tmp_path)
+
+
+def test_what_was_trained_beside_a_run_does_not_make_it_another(tmp_path):
+    """As `python -m launch.train` leaves it, which trains orl-softmax and orl-ring too."""
+    write_small_run(tmp_path, "orl-normface", 0, 0.8)
+    path = tmp_path / "orl-normface/config.json"
+    config = json.loads(path.read_text())
+    config["experiment"]["compare"] = ["orl-softmax", "orl-ring"]
+    path.write_text(json.dumps(config))
+    (command,) = methods.training("orl-normface", tmp_path)
+    assert command.is_done(tmp_path / "data")
+
+
+def test_a_run_on_data_that_was_prepared_anew_is_not_done_and_refused(tmp_path):
+    data = tmp_path / "data"
+    has_dataset(data, "faces")
+    write_small_run(tmp_path, "faces-softmax", 0, 0.8)
+    (command,) = methods.training("faces-softmax", tmp_path)
+    assert command.is_done(data)
+    (data / "faces/1.0.0").rename(data / "faces/1.0.1")
+    assert not command.is_done(data)
+    found = "data.dataset was faces/1.0.0, is now faces/1.0.1"
+    with pytest.raises(InputError, match=f"of the options and the data.*\n.*{found}"):
+        reproduce.main(
+            [
+                *("normface", "--only", "table-2", "--data-dir", str(data)),
+                *("--runs", str(tmp_path), "--out", str(tmp_path)),
+            ]
+        )
+
+
+def test_scores_by_a_protocol_file_that_changed_are_not_done(tmp_path):
+    write_small_run(tmp_path, "faces-normface", 0, 0.8)
+    lists = tmp_path / "data/protocols/lfw/pairs.txt"
+    lists.parent.mkdir(parents=True)
+    lists.write_text("one")
+    run = tmp_path / "faces-normface"
+    command = methods.scoring(run, "--protocol lfw", "evaluation")
+    asked = evaluate.recorded(tyro.cli(evaluate.Evaluate, args=shlex.split(command.options)))
+    settings = {"options": asked, "run": run_digest(run), "files": {"lfw/pairs.txt": digest(lists)}}
+    command.makes.write_text(json.dumps({"settings": settings}))
+    assert command.is_done(tmp_path / "data")
+    lists.write_text("other")
+    assert not command.is_done(tmp_path / "data")
 
 
 def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
@@ -950,7 +1066,7 @@ def test_side_by_side_each_waits_for_what_it_starts_from(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "_start", start)
     monkeypatch.setattr(work, "_prepare", lambda *_: None)
     monkeypatch.setattr(work, "POLL", 0.0)
-    monkeypatch.setattr(methods.Command, "is_done", lambda self: self.makes.exists())
+    monkeypatch.setattr(methods.Command, "is_done", lambda self, _: self.makes.exists())
     tuned = train("tuned", tmp_path / "base")
     scored = methods.Command(
         "evaluate", "scored", tmp_path / "tuned/scores.json", tmp_path / "tuned"
@@ -977,7 +1093,7 @@ def test_side_by_side_each_has_a_log_and_cores_of_its_own(tmp_path, monkeypatch)
     monkeypatch.setattr(
         work, "_arguments", lambda c, _: [sys.executable, "-c", child, str(c.makes)]
     )
-    monkeypatch.setattr(methods.Command, "is_done", lambda self: self.makes.exists())
+    monkeypatch.setattr(methods.Command, "is_done", lambda self, _: self.makes.exists())
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     commands = []
     for name in ("one", "other"):
@@ -999,7 +1115,7 @@ def test_what_starts_from_a_failed_run_is_left_out_though_an_old_one_is_there(
     monkeypatch.setattr(work, "_prepare", lambda *_: None)
     failed = SimpleNamespace(poll=lambda: 2)
     monkeypatch.setattr(work, "_start", lambda command, *_: started.append(command) or failed)
-    monkeypatch.setattr(methods.Command, "is_done", lambda self: False)
+    monkeypatch.setattr(methods.Command, "is_done", lambda *_: False)
     base = methods.Command("train", "base", tmp_path / "base/results.json")
     tuned = methods.Command("train", "tuned", tmp_path / "tuned/results.json", tmp_path / "base")
     scored = methods.Command("evaluate", "x", tmp_path / "tuned/x.json", tmp_path / "tuned")
@@ -1164,7 +1280,7 @@ def test_features_of_another_run_are_not_taken(tiny_mnist, tmp_path, monkeypatch
     (folder / "config.json").write_text(json.dumps(run_meta(chosen, split)))
     kept = {"train": np.ones((10, 2)), "train_labels": np.arange(10), "agents": np.ones((10, 2))}
     kept |= {"test": np.ones((10, 2)), "test_labels": np.arange(10)}
-    np.savez(folder / "features.npz", **kept)
+    np.savez(folder / f"features-{features_digest()}.npz", **kept)
     monkeypatch.setattr(digits, "train", None)
     assert len(digits.train_runs(chosen, "ring", made)) == 1
     heavier = dataclasses.replace(chosen.loss, ring=dataclasses.replace(chosen.loss.ring, weight=1))

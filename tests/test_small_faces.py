@@ -71,3 +71,9 @@ def test_names_that_lead_out_are_refused(arguments, tmp_path):
     with pytest.raises(InputError, match="expected names that stay in the folder"):
         small_faces.main(arguments)
     assert not (tmp_path / "people").exists()
+
+
+def test_people_that_a_killed_call_left_are_not_taken(arguments, tmp_path):
+    (tmp_path / "people.partial/cfp_229").mkdir(parents=True)
+    small_faces.main(arguments)
+    assert {path.name for path in (tmp_path / "people").iterdir()} == {"celeba_07222", "cfp_001"}

@@ -1,5 +1,6 @@
 """Prepared data sets by name, below one data folder."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,16 @@ def fingerprint(name: str, data_dir: Path) -> str:
     # Counts and sizes are in the one, what the images were made from in the other.
     files = ("dataset_info.json", "metadata.json")
     return "-".join(digest(folder / file) for file in files) if folder else ""
+
+
+def made_of(name: str, data_dir: Path) -> dict[str, Any]:
+    """Those of `Split.facts` that change once a data set is prepared anew; {} without one."""
+    folder = find(name, data_dir)
+    if folder is None:
+        return {}
+    path = folder / "metadata.json"
+    metadata = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return {"dataset": f"{name}/{folder.name}", "source": metadata.get("source")}
 
 
 def open_split(

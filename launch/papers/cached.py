@@ -17,7 +17,7 @@ from hyperface.files import locked
 from hyperface.train.metrics import run_digest
 from launch import cli
 from launch.embedding import BATCH, embed_into, open_network
-from launch.papers.item import Context
+from launch.papers.item import Context, features_digest
 
 SPLITS = ("train", "test")
 
@@ -84,7 +84,8 @@ def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> Nam
 
 def _folder(run: Path, of_data: str, context: Context) -> Path:
     """Where features of a run's network are kept, made of this data."""
-    folder = context.out / "features" / f"{run.name}-{run_digest(run)}-{of_data}"
+    made_of = f"{run_digest(run)}-{of_data}-{features_digest()}"
+    folder = context.out / "features" / f"{run.name}-{made_of}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -18,12 +18,11 @@ from hyperface.train.folder import check_same_run
 from hyperface.train.loop import run_meta, train
 from hyperface.train.metrics import read_metrics
 from launch import experiments
-from launch.papers.item import Context
+from launch.papers.item import Context, features_digest
 
 QUICK_STEPS = 60
 SHOWN = {False: 10_000, True: 1_000}
 """Images of each split whose features are taken, in full and in quick runs."""
-_FEATURES = "features.npz"
 
 
 class Trained(NamedTuple):
@@ -86,11 +85,12 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     data = experiment.data
     split = open_split(data.name, data.train_split, context.data_dir)
     check_same_run(folder, run_meta(check(experiment), split))
-    if not (folder / _FEATURES).exists():
+    features = folder / f"features-{features_digest()}.npz"
+    if not features.exists():
         state = train(experiment, context.data_dir, folder, console=context.console)
         with locked(folder, "being embedded in"):
-            _write_features(experiment, state, folder, context)
-    with np.load(folder / _FEATURES) as kept:
+            _write_features(experiment, state, features, context)
+    with np.load(features) as kept:
         stored = dict(kept)
     splits = ("train", "test")
     return Trained(
@@ -102,7 +102,7 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     )
 
 
-def _write_features(experiment: Experiment, state, folder: Path, context: Context) -> None:
+def _write_features(experiment: Experiment, state, path: Path, context: Context) -> None:
     variables = jax.device_put(jax.device_get(state.evaluated))
     network = state.network
     embed = embedder(lambda v, images: network.apply(v, images, method="embed"), "none")
@@ -117,9 +117,9 @@ def _write_features(experiment: Experiment, state, folder: Path, context: Contex
         batches = evaluation_batches(some, batch_size=min(count, experiment.evaluation.batch_size))
         found = embed_split(embed, variables, batches)
         stored |= {name: found.features, f"{name}_labels": found.labels}
-    partial = folder / "partial.npz"
+    partial = path.with_name("partial.npz")
     np.savez(partial, **stored)
-    partial.rename(folder / _FEATURES)
+    partial.rename(path)
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:

@@ -125,32 +125,57 @@ class Context:
     def key(self, item: Item) -> dict[str, Any]:
         """What a kept result must agree in to be used again."""
         from hyperface.data.datasets import fingerprint
+        from hyperface.evaluate.suite import SUITE
         from hyperface.train.metrics import run_digest
+        from launch.papers import methods
 
         found = {"version": hyperface.__version__, "code": code_digest()}
         if item.needs:
             found |= {"quick": self.quick, "steps": self.steps, "seeds": self.seeds}
             found["data"] = [fingerprint(name, self.data_dir) for name in (*item.needs, *item.uses)]
-            lists = [self.data_dir / "protocols" / name for name in item.uses]
-            found["lists"] = [digest(path) for at in lists for path in sorted(at.glob("*.txt"))]
+            of_data = [entry for entry in SUITE.values() if entry.dataset in item.uses]
+            files = sorted({file for entry in of_data for file in entry.files})
+            found["files"] = [digest(self.data_dir / "protocols" / file) for file in files]
         if item.runs:
-            seeds = [path for name in item.runs for path in self.runs.glob(f"{name}-seed*")]
-            folders = [*(self.runs / name for name in item.runs), *sorted(seeds)]
-            found["runs"] = [run_digest(folder) for folder in folders]
+            trained = [(name, methods.seeds(self.runs, name)) for name in item.runs]
+            found["runs"] = {
+                path.name: run_digest(path)
+                for name, seeds in trained
+                for path in (methods.folder(self.runs, name, seed) for seed in seeds)
+            }
         return found
 
 
 CODE = {
     Path(hyperface.__file__).parent: ("**/*.py",),
-    Path(__file__).parents[1]: ("papers/*.py", "experiments/*.py", "embedding.py"),
+    Path(__file__).parents[1]: (
+        *("papers/*.py", "papers/published.toml"),
+        *("experiments/*.py", "embedding.py"),
+    ),
 }
 """What results depend on: folders, and patterns of files below."""
+
+
+OF_FEATURES = {
+    Path(hyperface.__file__).parent: (
+        *("models/*.py", "weights/*.py", "data/*.py"),
+        *("evaluate/embed.py", "normalize.py"),
+    ),
+    Path(__file__).parents[1]: ("embedding.py",),
+}
+"""What features of a trained run depend on, as `CODE` has it."""
 
 
 @cache
 def code_digest() -> str:
     """Of all code that results depend on, which is read once a process."""
     return digest_of(CODE)
+
+
+@cache
+def features_digest() -> str:
+    """Of the code that features depend on."""
+    return digest_of(OF_FEATURES)
 
 
 def digest_of(code: Mapping[Path, Sequence[str]]) -> str:
@@ -174,6 +199,7 @@ def write_result(
       figures: by caption; they become `figure-1.png` and so on.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT).unlink(missing_ok=True)  # It is of the pictures that were there.
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
         figure.savefig(folder / outcome.pictures[caption], dpi=110)

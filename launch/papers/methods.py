@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from hyperface.data.datasets import find, made_of
 from hyperface.train.experiment import Experiment
 from hyperface.train.folder import DIVERGED, differences
 from hyperface.train.metrics import run_digest
-from launch import cli, experiments
+from launch import cli, experiments, provenance
 from launch.evaluate import Evaluate, recorded
 from launch.papers import published
 from launch.papers.item import RUNS, Context, Item
@@ -72,22 +73,29 @@ class Command(NamedTuple):
     def __str__(self) -> str:
         return f"python -m launch.{self.program} {self.options}"
 
-    def is_done(self) -> bool:
-        """Whether the file is there, made with these options of the start as it is now."""
+    def is_done(self, data_dir: Path) -> bool:
+        """Whether the file is there, made with these options of start and data as they are now."""
         if not self.makes.exists():
             return False
         if self.program == "evaluate":
             settings = json.loads(self.makes.read_text())["settings"]
-            return self._has_scored(settings["options"]) and settings["run"] == run_digest(
-                self.start
-            )
-        return not self.other_training() and (self.start is None or bool(run_digest(self.start)))
+            same_run = settings["run"] == run_digest(self.start)
+            same_files = _are_same(settings["files"], data_dir / "protocols")
+            return self._has_scored(settings["options"]) and same_run and same_files
+        started = self.start is None or bool(run_digest(self.start))
+        return started and not self.other_training(data_dir)
 
-    def other_training(self) -> list[str]:
-        """In what the run that is there was trained otherwise, as far as its start is there too."""
+    def other_training(self, data_dir: Path) -> list[str]:
+        """In what the run that is there was trained otherwise, as far as its start and its data are
+        there too."""
         config = json.loads((self.makes.parent / "config.json").read_text())
-        wanted = {"experiment": self.experiment().to_dict()}
-        found = differences({"experiment": config["experiment"]}, wanted)
+        experiment = self.experiment()
+        data = made_of(experiment.data.name, data_dir)
+        had = {"experiment": config["experiment"], "data": {k: config["data"].get(k) for k in data}}
+        wanted = {"experiment": experiment.to_dict(), "data": data}
+        # What was trained beside it changes nothing of the run.
+        had["experiment"]["compare"] = wanted["experiment"]["compare"]
+        found = differences(had, wanted)
         origin, start = config.get("init_from", ""), self.start and run_digest(self.start)
         if start and not origin.endswith(f"({start})"):
             found.append(f"init_from was {origin or 'nothing'}, is now {self.start} as it is")
@@ -106,6 +114,12 @@ class Command(NamedTuple):
         placed = {"protocol", "source", "out", "data_dir"}
         options = {name: value for name, value in had.items() if name not in placed}
         return protocols and options == {n: v for n, v in asked.items() if n not in placed}
+
+
+def _are_same(files: Mapping[str, str], folder: Path) -> bool:
+    """Whether protocol files have the digests they had, those that are still there."""
+    paths = [folder / name for name in files if (folder / name).exists()]
+    return provenance.digests(paths, folder).items() <= files.items()
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
@@ -165,7 +179,8 @@ def foreign(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
         for seed in seeds(context.runs, row["small"])
     ]
     runs += [training(row["run"], context.runs)[-1] for row in rows if "run" in row]
-    found = {run: run.other_training() for run in dict.fromkeys(runs) if run.makes.exists()}
+    there = [run for run in dict.fromkeys(runs) if run.makes.exists()]
+    found = {run: run.other_training(context.data_dir) for run in there}
     return [f"{run.makes.parent}: {', '.join(other)}." for run, other in found.items() if other]
 
 
@@ -200,8 +215,13 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
 def _shorter(context: Context) -> str:
     """Options of a training that only shows that all works."""
-    steps = context.steps or (QUICK_STEPS if context.quick else None)
+    steps = few_steps(context)
     return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
+
+
+def few_steps(asked: Any) -> int | None:
+    """Those of a training that only shows that all works, by `steps` and `quick`; else None."""
+    return asked.steps or (QUICK_STEPS if asked.quick else None)
 
 
 def trained_on(method: str) -> str:
@@ -236,8 +256,6 @@ def absent_file(evaluation: str, context: Context) -> str:
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
     """Those of some data sets that are neither there nor made by the command that needs them."""
-    from hyperface.data.datasets import find
-
     missing = [name for name in names if find(name, context.data_dir) is None]
     return [name for name in missing if name not in AUTOMATIC]
 

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
@@ -73,6 +74,7 @@ def main(args: Sequence[str]) -> None:
         "cfp": (options.cfp, LEFT_OUT["cfp"] | in_lfw),
     }
     partial = options.out.with_name(f"{options.out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # What was killed may have had other people.
     for name, (archive, left_out) in archives.items():
         people = set()
         for person, image, content in _images(archive, left_out):
@@ -80,7 +82,7 @@ def main(args: Sequence[str]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             people.add(person)
-        print(f"{archive}: {len(people)} people, {len(left_out)} left out")
+        print(f"{archive}: {len(people)} people; {len(left_out)} are to be left out")
     if options.pairs is not None:
         expect(options.pairs.parent.is_dir(), "--pairs", "a file in a folder that is there", "none")
         replace_text(options.pairs, "".join(_frontal_profile(partial)))

@@ -45,7 +45,7 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
     Raises:
       KeyboardInterrupt: Ctrl-C or SIGTERM came, and the commands under way have ended, saved.
     """
-    waiting = [command for command in commands if not command.is_done()]
+    waiting = [command for command in commands if not command.is_done(context.data_dir)]
     _prepare(waiting, context)
     total, failed, lost = len(waiting), [], set()
     places: Places = [None] * context.jobs
@@ -59,7 +59,7 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
                 if one and (status := one.process.poll()) is not None:
                     places[place] = None
                     say(f"took {time.monotonic() - one.began:.0f} s: {one.command}")
-                    if status or not one.command.is_done():
+                    if status or not one.command.is_done(context.data_dir):
                         lost.add(one.command.makes)
                         failed += _failure(one.command, status)
                 elif not one and not is_told() and (command := _next(waiting, places)):
