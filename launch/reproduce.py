@@ -219,8 +219,10 @@ def _absent(item: Item, paper: str, context: Context) -> list[str]:
         made = f" Made by: {about['prepare']}." if about["prepare"] else ""
         where = context.data_dir / name
         sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+    ours = {about.get("file") for about in papers.published()["small"].values()}
     for path in methods.absent_files(item, paper, context):
-        sentences.append(f"Protocol file {path} is not there. It is made with the data set faces.")
+        made = " It is made with the data set faces." if Path(path).name in ours else ""
+        sentences.append(f"Protocol file {path} is not there.{made}")
     for name in item.runs:
         run = context.runs / name
         if not (run / methods.TRAINED).exists():

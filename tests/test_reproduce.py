@@ -93,6 +93,13 @@ def has_dataset(data_dir, name):
     (folder / "dataset_info.json").write_text("{}")
 
 
+def has_protocol_file(data_dir, name):
+    """Makes it look as if a protocol file were there."""
+    path = data_dir / "protocols" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("its list")
+
+
 def page_of(path):
     """A report's text, without what styles its cells."""
     return path.read_text().replace(" class='short'", "")
@@ -106,7 +113,8 @@ def value(entries, row):
 def test_no_score_overwrites_another(tmp_path, monkeypatch):
     """Tables share runs: what is scored with other options goes into a folder of its own."""
     monkeypatch.setattr(methods, "absent_data", lambda *_: [])
-    monkeypatch.setattr(methods, "absent_file", lambda *_: "")
+    known = papers.published()["small"]
+    monkeypatch.setattr(methods, "small_options", lambda name, _: (known[name]["options"], []))
     made, small = {}, context(tmp_path, runs=tmp_path, seeds=2)
     for paper in papers.PAPERS:
         tables = papers.published()[paper]
@@ -892,6 +900,8 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     monkeypatch.setattr(work, "_start", run)
     for name in ("faces", "lfw"):
         has_dataset(tmp_path / "data", name)
+    for name in ("lfw/pairs.txt", "blufr_lfw_config.mat", "cfp_protocol.zip"):
+        has_protocol_file(tmp_path / "data", name)
     rows = papers.published()["normface"]["table-2"]["rows"]
     printed = {
         "rows": [
@@ -956,11 +966,22 @@ def test_an_evaluation_needs_its_data_and_its_protocol_file(tmp_path):
         return {c.makes.parent.name for c in commands if c.program == "evaluate"}
 
     assert evaluations() == {"evaluation"}
-    (tmp_path / "data/protocols").mkdir()
-    (tmp_path / "data/protocols/frontal_profile.csv").write_text("first,second,same\n")
+    has_protocol_file(tmp_path / "data", "frontal_profile.csv")
     assert evaluations() == {"evaluation", "evaluation-profiles"}
     shutil.rmtree(tmp_path / "data/lfw")
     assert evaluations() == {"evaluation-profiles"}
+
+
+def test_protocols_without_their_files_are_left_out_of_an_evaluation(tmp_path):
+    made = context(tmp_path, runs=tmp_path)
+    data = tmp_path / "data"
+    pairs, trials = data / "protocols/lfw/pairs.txt", data / "protocols/blufr_lfw_config.mat"
+    options, absent = methods.small_options("evaluation", made)
+    assert (options, absent) == ("--protocol halves", [str(pairs), str(trials)])
+    has_protocol_file(data, "lfw/pairs.txt")
+    assert methods.small_options("evaluation", made) == ("--protocol lfw,halves", [str(trials)])
+    options, absent = methods.small_options("evaluation-profiles", made)
+    assert (options, absent) == ("", [str(data / "protocols/frontal_profile.csv")])
 
 
 def test_a_run_from_another_start_is_not_done(tmp_path):

@@ -188,17 +188,17 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
     """Those of a table's rows at small scale, of one seed."""
     found: dict[Command, None] = {}
     known = published()["small"]
-    evaluations = [
-        name
+    evaluations = {
+        name: small_options(name, context)[0]
         for name in Small.of(printed).evaluations()
-        if not absent_data([known[name]["data"]], context) and not absent_file(name, context)
-    ]
+        if not absent_data([known[name]["data"]], context)
+    }
     for method in dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row):
         trained = small_training(method, context, seed)
         found |= dict.fromkeys(trained)
         run = folder(context.runs, method, seed)
-        for name in evaluations if trained else ():
-            found[scoring(run, known[name]["options"], name)] = None
+        for name, options in evaluations.items() if trained else ():
+            found |= {scoring(run, options, name): None} if options else {}
     return list(found)
 
 
@@ -244,14 +244,28 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
     if item.measure != RUNS:
         return []
     evaluations = Small.of(published()[paper][item.name]).evaluations()
-    return [path for name in evaluations if (path := absent_file(name, context))]
+    absent = [path for name in evaluations for path in small_options(name, context)[1]]
+    return list(dict.fromkeys(absent))
 
 
-def absent_file(evaluation: str, context: Context) -> str:
-    """The protocol file of an evaluation at small scale, where it has one that is not there."""
-    name = published()["small"][evaluation].get("file")
-    path = context.data_dir / "protocols" / name if name else None
-    return "" if path is None or path.is_file() else str(path)
+def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
+    """The options of an evaluation at small scale, and the protocol files that are not there.
+
+    Protocols whose files they are are left out of the options, which are "" where none is left.
+    """
+    from hyperface.evaluate.suite import SUITE
+
+    about = published()["small"][evaluation]
+    words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
+    place = words.index("--protocol") + 1
+    own = [about["file"]] if "file" in about else []
+    absent = {}
+    for protocol in words[place].split(","):
+        files = [*(SUITE[protocol].files if protocol in SUITE else ()), *own]
+        absent[protocol] = [str(folder / file) for file in files if not (folder / file).exists()]
+    words[place] = ",".join(protocol for protocol, files in absent.items() if not files)
+    every = [path for paths in absent.values() for path in paths]
+    return shlex.join(words) if words[place] else "", every
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
