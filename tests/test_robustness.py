@@ -15,6 +15,7 @@ from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.data.planning import Options
 from hyperface.data.sources.trees import folder
+from hyperface.errors import InputError
 from launch import papers, reproduce
 from launch.papers import cached, heads_at_once, page, printed_spreads, robustness
 from launch.papers.item import HOLDS, Context
@@ -47,6 +48,9 @@ def test_features_of_images_and_mirror_images_are_made_once(
     monkeypatch.setattr(cached, "open_network", None)  # Nothing is embedded again.
     again = cached.features(run, context)
     np.testing.assert_array_equal(again["test"].features, found["test"].features)
+    with monkeypatch.context() as changed, pytest.raises(TypeError):
+        changed.setattr(cached, "features_digest", lambda: "of other code")
+        cached.features(run, context)
     (run / "metrics.jsonl").write_text("{1}\n")
     with pytest.raises(TypeError):
         cached.features(run, context)
@@ -63,6 +67,8 @@ def test_features_of_a_list_are_those_of_the_images_it_names(context, random_run
     direct = state.network.apply(state.evaluated, batch["images"][[3, 5, 7]], method="embed")
     rows = found.rows(wanted, "the list")
     np.testing.assert_allclose(found.features[rows], direct, rtol=1e-3, atol=1e-5)
+    with pytest.raises(InputError, match="all images that are named, found no nobody/1"):
+        cached.listed(run, "tiny", [*wanted, "nobody/1"], context)
 
 
 def untrained(settings, features, labels, *, seeds, steps, progress):

@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperface.data.datasets import fingerprint
 from hyperface.data.pipeline import evaluation_batches
+from hyperface.errors import InputError
 from hyperface.evaluate.embed import embed_split
 from hyperface.evaluate.named import NamedFeatures, read_features
 from hyperface.files import locked
@@ -72,6 +73,11 @@ def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> Nam
         network = open_network(run, mirror="none")
         opened = network.open_split(name, "test", context.data_dir)
         some = [record for record in opened.records if record["name"].decode() in chosen]
+        absent = sorted(chosen - {record["name"].decode() for record in some})
+        if absent:
+            raise InputError(
+                f"{opened.dataset}: expected all images that are named, found no {absent[0]}."
+            )
         split = dataclasses.replace(opened, records=some)
         with locked(folder, "being embedded in"):
             made = embed_into(folder / "partial.f32", split, network, context.console)
