@@ -25,7 +25,7 @@ LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ALPHAS = (1.0, 3.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 CENTERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-PAPERS = {"lambda": (1e-4, 1e-3, 1e-2), "alpha": (10.0, 20.0, 30.0)}
+PRINTED = {"lambda": (1e-4, 1e-3, 1e-2), "alpha": (10.0, 20.0, 30.0)}
 """The values of Ring loss' tables."""
 TRIED = {"lambda": LAMBDAS, "alpha": ALPHAS}
 EVERY = "all values: lambda 1e-5 to 10, alpha 1 to 100"
@@ -54,7 +54,7 @@ def ring(context: Context):
     settings |= {("center", w): Setting(center=w) for w in CENTERS}
     found, scale = _scored(settings, context)
     outcome = _outcome(found, scale)
-    for label, ranges in {"the paper's values": PAPERS, EVERY: TRIED}.items():
+    for label, ranges in {"the paper's values": PRINTED, EVERY: TRIED}.items():
         for name, figure in FIGURES.items():
             over = {k: _claimed(found, k, figure, values) for k, values in ranges.items()}
             row = f"{name} varies less over lambda than over alpha, {label}"
@@ -65,7 +65,7 @@ def ring(context: Context):
     )
     outcome.entries += printed_spreads.entries()
     for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
-        for label, some in (("the paper's values", PAPERS.get(key)), ("all values", values)):
+        for label, some in (("the paper's values", PRINTED.get(key)), ("all values", values)):
             if some is not None:
                 outcome.entries += _spread_entries(found, key, some, label)
     panels = {

@@ -17,7 +17,7 @@ from launch.embedding import BATCH
 from launch.papers import cached
 from launch.papers.item import Context, Entry, Outcome
 
-TRAINED = "faces"
+FITTED_TO = "faces"
 """The data set whose training images the eigenfaces are fitted to."""
 RUN = "faces-softmax"
 LISTS = {
@@ -38,7 +38,7 @@ def features(context: Context):
         if find(suite.SUITE[name].dataset, context.data_dir)
         and all((protocols / file).exists() for file in suite.SUITE[name].files)
     ]
-    training = open_split(TRAINED, "train", context.data_dir)
+    training = open_split(FITTED_TO, "train", context.data_dir)
     eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
     eigenfaces.fit(_pixels(training, context).features)
     settings, entries = suite.Settings(pairs=PROTOCOLS["plain"]), []
