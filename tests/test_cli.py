@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -166,6 +167,41 @@ def test_what_is_compiled_is_kept_for_this_kind_of_processor(tmp_path, monkeypat
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     subprocess.run([sys.executable, "-c", compiling], check=True)
     assert list(folder.glob("jit_abs*-cache"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+@pytest.mark.parametrize(
+    ("environment", "keeps"),
+    [
+        ({}, True),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, False),
+        ({"MALLOC_ARENA_MAX": "8"}, False),
+    ],
+)
+def test_memory_is_kept_from_step_to_step(environment, keeps):
+    """Pages that the kernel maps for a block which a thread of its own takes again and again."""
+    code = (
+        "import resource, threading\n"
+        "from launch import cli\n"
+        "cli.keep_memory()\n"
+        "def steps():\n"
+        "    for _ in range(10):\n"
+        "        bytearray(2**26)[::4096] = bytes(2**14)\n"
+        "threads = threading.Thread(target=steps)\n"
+        "threads.start()\n"
+        "threads.join()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+    )
+    names = ("JAX_PLATFORMS", "GLIBC_TUNABLES", "LD_PRELOAD")
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in names and not name.startswith("MALLOC_")
+    }
+    clean |= {"JAX_PLATFORMS": "cpu"} | environment
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, check=True, env=clean, stdout=subprocess.PIPE)
+    assert (int(found.stdout) < 4 * 2**26 // 4096) == keeps
 
 
 def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
