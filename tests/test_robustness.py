@@ -28,6 +28,7 @@ def context(random_run, tiny_experiment, tiny_data, tmp_path):
     shutil.copytree(random_run[0], run)
     (run / "config.json").write_text(json.dumps({"experiment": tiny_experiment.to_dict()}))
     (run / "metrics.jsonl").write_text("{}\n")
+    (run / "results.json").write_text("{}")
     console = Console(file=io.StringIO())
     return Context(tmp_path / "out", tiny_data, console, quick=True, runs=tmp_path / "runs")
 
