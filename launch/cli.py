@@ -134,7 +134,7 @@ def keep_memory() -> None:
     """Has glibc keep what a step frees for the next one, where jax has the CPU alone.
 
     XLA takes the workspace of a program anew each time it runs. Blocks of that size are mapped and
-    unmapped by default, and the kernel clears every page: up to a third of a small net's step. One
+    unmapped by default, and the kernel clears every page: a tenth of a small net's step. One
     heap that is not trimmed keeps them; threads that came before would have heaps of their own. An
     environment that tunes malloc, or has another, is left alone.
     """
