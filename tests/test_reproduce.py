@@ -22,7 +22,7 @@ from rich.console import Console
 
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
-from hyperface.files import digest
+from hyperface.files import digest, locked
 from hyperface.report.planes import softmax_probability
 from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
@@ -394,6 +394,23 @@ def test_results_are_read_back_whole(tmp_path):
     assert read_result(tmp_path, {"seeds": 2}) == outcome
     assert read_result(tmp_path, {"seeds": 3}) is None
     assert read_result(tmp_path / "none") is None
+
+
+def test_a_result_whose_pictures_were_not_all_written_is_none(tmp_path):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    write_result(tmp_path, {}, Outcome([], "small"), {})
+    with pytest.raises(KeyboardInterrupt):
+        write_result(tmp_path, {}, Outcome([], "small"), {"a": SimpleNamespace(savefig=killed)})
+    assert read_result(tmp_path, {}) is None
+
+
+def test_two_do_not_train_in_one_folder_of_runs(tmp_path):
+    has_dataset(tmp_path / "data", "faces")
+    options = f"--only table-2 --runs {tmp_path} --out {tmp_path} --data-dir {tmp_path}/data"
+    with locked(tmp_path, "being trained in"), pytest.raises(InputError, match="is being trained"):
+        reproduce.main(["normface", *options.split()])
 
 
 def test_measured_figures_show_their_spread_over_seeds():
