@@ -6,12 +6,13 @@ from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._blocks import AgentGradient
 from hyperface.losses._folds import LogSumExp
-from hyperface.losses._softmax import ScaledLogits, known_bound
+from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
 from hyperface.losses.classwise import (
     Engine,
     Gradient,
@@ -85,15 +86,26 @@ class MarginSoftmax(ScaledLogits):
     """The term of `margin_softmax`, for `joint`: hyper-parameters as there."""
 
     scale: ArrayLike
-    angular_multiplier: float = field(default=1.0, metadata={"static": True})
-    angular_margin: float = field(default=0.0, metadata={"static": True})
+    angular_multiplier: ArrayLike = 1.0
+    angular_margin: ArrayLike = 0.0
     cosine_margin: ArrayLike = 0.0
+    angular: bool = field(default=True, metadata={"static": True})
+    """False skips the angle, where its multiplier is known to be 1 and its margin 0."""
     bounded: bool = field(default=False, metadata={"static": True})
+    """scale x cosine is known to stay below 70."""
 
     @classmethod
-    def of(cls, scale: ArrayLike, *margins: ArrayLike) -> "MarginSoftmax":
-        """The term of (m1, m2, m3), `bounded` where the scale is a known number."""
-        return cls(scale, *margins, bounded=known_bound(scale))
+    def of(
+        cls,
+        scale: ArrayLike,
+        angular_multiplier: ArrayLike = 1.0,
+        angular_margin: ArrayLike = 0.0,
+        cosine_margin: ArrayLike = 0.0,
+    ) -> "MarginSoftmax":
+        """The term of (m1, m2, m3), with what is known of them while tracing."""
+        angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
+        margins = (angular_multiplier, angular_margin, cosine_margin)
+        return cls(scale, *margins, angular=angular, bounded=known_bound(scale))
 
     @property
     def normalize(self) -> Normalize:
@@ -103,12 +115,20 @@ class MarginSoftmax(ScaledLogits):
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
         cosine = target.similarity
-        if (self.angular_multiplier, self.angular_margin) != (1.0, 0.0):
+        numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
+        scale, multiplier, angular_margin, cosine_margin = (
+            jnp.asarray(number, cosine.dtype) for number in numbers
+        )
+        if self.angular:
             # arccos has no slope at +-1, where the tangent gradient vanishes anyway.
             edge = 1.0 - 4.0 * float(jnp.finfo(cosine.dtype).eps)
             angle = jnp.arccos(jnp.clip(cosine, -edge, edge))
-            cosine = jnp.cos(self.angular_multiplier * angle + self.angular_margin)
-        return jax.nn.softplus(value - self.scale * (cosine - self.cosine_margin))
+            cosine = jnp.cos(multiplier * angle + angular_margin)
+        return jax.nn.softplus(value - scale * (cosine - cosine_margin))
+
+
+def _is_all(x: ArrayLike, number: float) -> bool:
+    return not isinstance(x, jax.Array) and bool(np.all(np.equal(x, number)))
 
 
 def multiplied_cosine(cosine: jax.Array, margin: int) -> jax.Array:
@@ -271,8 +291,8 @@ def margin_softmax(
     labels: ArrayLike,
     *,
     scale: ArrayLike,
-    angular_multiplier: float = 1.0,
-    angular_margin: float = 0.0,
+    angular_multiplier: ArrayLike = 1.0,
+    angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
     **engine: Unpack[Engine],
 ) -> jax.Array:
@@ -287,7 +307,8 @@ def margin_softmax(
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim], one row a class.
       labels: [batch] integer class ids.
-      scale: s, a scalar factor on the cosines; may be learned.
+      scale: s, the factor on the cosines. Like the three margins it is a scalar or [batch], one
+        per example, and may be learned.
       angular_multiplier: m1, at least 1.
       angular_margin: m2 in radians, 0 to pi.
       cosine_margin: m3, 0 to 2.
@@ -314,13 +335,11 @@ def margin_softmax(
       Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
       Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
     """
-    if not isinstance(scale, int | float):
-        scale = _checks.scalar("scale", scale)
     term = MarginSoftmax.of(
-        scale,
-        float(_checks.number("angular_multiplier", angular_multiplier, 1.0, math.inf)),
-        float(_checks.number("angular_margin", angular_margin, 0.0, math.pi)),
-        _checks.number("cosine_margin", cosine_margin, 0.0, 2.0),
+        per_example("scale", scale, labels),
+        per_example("angular_multiplier", angular_multiplier, labels, 1.0),
+        per_example("angular_margin", angular_margin, labels, 0.0, math.pi),
+        per_example("cosine_margin", cosine_margin, labels, 0.0, 2.0),
     )
     return single(term, features, agents, labels, **engine)
 
