@@ -61,7 +61,7 @@ class CTripletTerm:
 
 
 @dataclass(frozen=True)
-class MultipliedAngleTerm:
+class SphereFaceTerm:
     """A-Softmax (SphereFace), or large-margin softmax where agents keep their length."""
 
     weight: float = 0.0
@@ -129,7 +129,7 @@ class RingTerm:
     """The paper's, or a variant of the code released under its name."""
 
 
-ClasswiseTerm = SoftmaxTerm | CContrastiveTerm | CTripletTerm | MultipliedAngleTerm | MarginTerm
+ClasswiseTerm = SoftmaxTerm | CContrastiveTerm | CTripletTerm | SphereFaceTerm | MarginTerm
 Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm
 
 
@@ -140,8 +140,8 @@ class Loss:
     softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
     c_contrastive: CContrastiveTerm = field(default_factory=CContrastiveTerm)
     c_triplet: CTripletTerm = field(default_factory=CTripletTerm)
-    a_softmax: MultipliedAngleTerm = field(default_factory=MultipliedAngleTerm)
-    l_softmax: MultipliedAngleTerm = field(default_factory=MultipliedAngleTerm)
+    a_softmax: SphereFaceTerm = field(default_factory=SphereFaceTerm)
+    l_softmax: SphereFaceTerm = field(default_factory=SphereFaceTerm)
     margin_softmax: MarginTerm = field(default_factory=MarginTerm)
     center: CenterTerm = field(default_factory=CenterTerm)
     contrastive: BatchContrastiveTerm = field(default_factory=BatchContrastiveTerm)

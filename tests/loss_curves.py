@@ -16,9 +16,9 @@ from hyperface.objective import (
     CTripletTerm,
     Loss,
     MarginTerm,
-    MultipliedAngleTerm,
     RingTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
 )
 
 if TYPE_CHECKING:  # Not before the processes have found each other.
@@ -41,9 +41,9 @@ LOSSES = {
     "c-triplet, hardest": Loss(softmax=OFF, c_triplet=CTripletTerm(1.0, negatives="hardest")),
     "c-triplet, pull always": Loss(softmax=OFF, c_triplet=CTripletTerm(1.0, always_pull=True)),
     "c-triplet, caffe": Loss(softmax=OFF, c_triplet=CTripletTerm(1.0, gradient="caffe")),
-    "a-softmax": Loss(softmax=OFF, a_softmax=MultipliedAngleTerm(1.0)),
-    "a-softmax, caffe": Loss(softmax=OFF, a_softmax=MultipliedAngleTerm(1.0, gradient="caffe")),
-    "l-softmax": Loss(softmax=OFF, l_softmax=MultipliedAngleTerm(1.0, margin=2)),
+    "a-softmax": Loss(softmax=OFF, a_softmax=SphereFaceTerm(1.0)),
+    "a-softmax, caffe": Loss(softmax=OFF, a_softmax=SphereFaceTerm(1.0, gradient="caffe")),
+    "l-softmax": Loss(softmax=OFF, l_softmax=SphereFaceTerm(1.0, margin=2)),
     "additive angular margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, 1.0, 0.3)),
     "additive cosine margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, 1.0, 0, 0.2)),
     "center": Loss(center=CenterTerm(0.01)),

@@ -17,9 +17,9 @@ from hyperface.objective import (
     CTripletTerm,
     Loss,
     MarginTerm,
-    MultipliedAngleTerm,
     RingTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
 )
 
 LABELS = np.arange(6) % 5
@@ -108,13 +108,13 @@ TERMS = {
         lambda f, p, y: losses.c_triplet(f, p["agents"], y, negatives="hardest", always_pull=True),
     ),
     "a_softmax": (
-        MultipliedAngleTerm(margin=3),
+        SphereFaceTerm(margin=3),
         lambda f, p, y: losses.a_softmax(
             f, p["agents"], y, margin=3, blend=losses.annealed_blend(3)
         ),
     ),
     "l_softmax": (
-        MultipliedAngleTerm(margin=2, start=0.0, floor=0.0),
+        SphereFaceTerm(margin=2, start=0.0, floor=0.0),
         lambda f, p, y: losses.l_softmax(f, p["agents"], y, margin=2),
     ),
     "margin_softmax": (

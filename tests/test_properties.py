@@ -136,7 +136,7 @@ def test_confident_gradients_keep_their_digits(name, rng):
         losses.CContrastive(),
         losses.CTriplet(),
         losses.CTriplet(negatives="hardest"),
-        losses.MultipliedAngle(),
+        losses.SphereFace(),
         losses.MarginSoftmax(9.0, 1.0, 0.5),
     ],
 )

@@ -17,9 +17,9 @@ from hyperface.objective import (
     CTripletTerm,
     Loss,
     MarginTerm,
-    MultipliedAngleTerm,
     RingTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
 )
 from hyperface.train import parallel
 from hyperface.train.experiment import Experiment, Model, Optimizer, check
@@ -34,7 +34,7 @@ LOSSES = {
     "c-contrastive": Loss(softmax=OFF, c_contrastive=CContrastiveTerm(weight=1.0)),
     "c-triplet": Loss(softmax=OFF, c_triplet=CTripletTerm(weight=1.0, gradient="caffe")),
     "joint": Loss(c_contrastive=CContrastiveTerm(weight=0.3), share_agents=True),
-    "a-softmax": Loss(softmax=OFF, a_softmax=MultipliedAngleTerm(weight=1.0)),
+    "a-softmax": Loss(softmax=OFF, a_softmax=SphereFaceTerm(weight=1.0)),
     "margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, angular_margin=0.3, scale=16.0)),
     "ring": Loss(softmax=SoftmaxTerm(scale=8.0), ring=RingTerm(weight=0.1)),
     "center": Loss(center=CenterTerm(weight=0.01)),

@@ -173,7 +173,11 @@ def test_misuse_says_what_was_expected(rng):
         softmax(features, agents, labels.astype(np.float16))
     with pytest.raises(TypeError, match="floating-point agents"):
         softmax(features, agents.astype(int), labels)
-    with pytest.raises(ValueError, match=r"scalar scale, found shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"one number per example, \[6\], found shape \(2,\)"):
         softmax(features, agents, labels, scale=np.ones(2, np.float32))
+    with pytest.raises(ValueError, match="a scalar scale beside a bias"):
+        softmax(features, agents, labels, scale=np.ones(6), bias=np.zeros(5), normalize="none")
+    with pytest.raises(ValueError, match=r"expected scale in .*found nan"):
+        softmax(features, agents, labels, scale=np.float32("nan"))
     with pytest.raises(ValueError, match=r"bias \[5\]"):
         softmax(features, agents, labels, normalize="none", bias=np.zeros(4, np.float32))

@@ -13,8 +13,8 @@ from hyperface.objective import (
     ClasswiseTerm,
     CTripletTerm,
     MarginTerm,
-    MultipliedAngleTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
     normalization,
 )
 
@@ -111,12 +111,12 @@ class AgentHead(nn.Module):
                     options.margin, options.negatives, options.always_pull, options.gradient
                 )
                 return term, {}
-            case MultipliedAngleTerm():
+            case SphereFaceTerm():
                 blend = losses.annealed_blend(
                     context.step, start=options.start, gamma=options.gamma, floor=options.floor
                 )
                 mode = normalization(name, options)
-                term = losses.MultipliedAngle(blend, options.margin, mode, options.gradient)
+                term = losses.SphereFace(blend, options.margin, mode, options.gradient)
                 return term, {f"{name}_blend": blend}
             case MarginTerm():
                 margins = (

@@ -12,18 +12,12 @@ several of them in one pass.
 from hyperface.losses._center import center, center_direction, updated_centers
 from hyperface.losses._contrastive import CContrastive, c_contrastive, contrastive
 from hyperface.losses._folds import HingeSum, LogSumExp, Maximum
-from hyperface.losses._margin import (
-    MarginSoftmax,
-    MultipliedAngle,
-    a_softmax,
-    annealed_blend,
-    l_softmax,
-    margin_softmax,
-)
+from hyperface.losses._margin import MarginSoftmax, margin_softmax
 from hyperface.losses._mining import Mining, batch_contrastive, batch_triplet
 from hyperface.losses._ring import ring
 from hyperface.losses._sampling import Sample, sample_classes
 from hyperface.losses._softmax import Softmax, softmax
+from hyperface.losses._sphereface import SphereFace, a_softmax, annealed_blend, l_softmax
 from hyperface.losses._triplet import CTriplet, c_triplet, triplet
 from hyperface.losses.classwise import Engine, Gradient, Normalize, joint, weighted_sum
 
@@ -37,10 +31,10 @@ __all__ = [
     "MarginSoftmax",
     "Maximum",
     "Mining",
-    "MultipliedAngle",
     "Normalize",
     "Sample",
     "Softmax",
+    "SphereFace",
     "a_softmax",
     "annealed_blend",
     "batch_contrastive",
