@@ -115,7 +115,7 @@ def automatic(
 
 
 def per_example(first_axis: Any) -> PartitionSpec:
-    """Returns the `split` of a result [batch] that follows the features' batch axis."""
+    """Returns the `split` of a result that follows the first axis alone, such as losses [batch]."""
     return PartitionSpec(first_axis)
 
 

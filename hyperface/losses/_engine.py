@@ -396,6 +396,8 @@ def _add_own_class(
     to_own = layout.shards.all_gather_batch(to_own)
     to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
     own_bias = None if gradients.bias is None else jnp.zeros_like(to_own[0])
+    # As one that varies with the rows: the pull-back then gives this device's part of the sum.
+    x = vary_over(varying_axes(agents), x)
     _, pull = jax.vjp(partial(_of_rows, layout), x, agents[at.row], own_bias)
     to_x, to_rows, to_own_bias = pull(to_own)
     to_agents = gradients.agents.at[at.row].add(to_rows)

@@ -57,7 +57,8 @@ class MarginSoftmax(ScaledLogits):
             edge = 1.0 - 4.0 * float(jnp.finfo(cosine.dtype).eps)
             angle = jnp.arccos(jnp.clip(cosine, -edge, edge))
             cosine = jnp.cos(multiplier * angle + angular_margin)
-        return jax.nn.softplus(value - scale * (cosine - cosine_margin))
+        logit = scale * (cosine - cosine_margin) + target.bias
+        return jax.nn.softplus(value - logit)
 
 
 def _is_all(x: ArrayLike, number: float) -> bool:
@@ -120,4 +121,4 @@ def margin_softmax(
         per_example("angular_margin", angular_margin, labels, 0.0, math.pi),
         per_example("cosine_margin", cosine_margin, labels, 0.0, 2.0),
     )
-    return single(term, features, agents, labels, **engine)
+    return single("margin_softmax", term, features, agents, labels, **engine)

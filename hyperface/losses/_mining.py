@@ -138,13 +138,13 @@ def _pairs(features, labels, counted):
     """Squared distances [batch, batch], which pairs are of one class, and which of two."""
     features = _checks.float_matrix("features", features, "batch, dim")
     batch = features.shape[0]
-    labels = _checks.one_each("labels", _checks.integers("labels", labels), batch, "a feature")
+    labels = _checks.group_ids(labels, batch)
     unit = l2_normalize(features)
     distance = 2.0 - 2.0 * jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
     of_one_class = labels[:, None] == labels[None, :]
     valid = ~jnp.eye(batch, dtype=bool)
     if counted is not None:
-        counted = _checks.flags("counted", counted, batch, "a feature")
+        counted = _checks.flags("counted", counted, batch, "per feature")
         valid &= counted[:, None] & counted[None, :]
     return distance, valid & of_one_class, valid & ~of_one_class
 

@@ -68,7 +68,7 @@ class ScaledLogits:
         """log of the other classes' sum of exponentials."""
         return LogSumExp(self.bounded)
 
-    def numbers(self, target: Target) -> jax.Array:
+    def fold_args(self, target: Target) -> jax.Array:
         """The scale of each example."""
         similarity = target.similarity
         return jnp.broadcast_to(jnp.asarray(self.scale, similarity.dtype), similarity.shape)
@@ -94,7 +94,7 @@ class Softmax(ScaledLogits):
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - target logit)."""
-        return jax.nn.softplus(value - self.scale * target.similarity)
+        return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
 
 
 def softmax(
@@ -175,6 +175,4 @@ def softmax(
             "the same for all examples."
         )
     engine |= agent_rule(gradient, term)
-    if bias is not None:
-        bias = jnp.asarray(bias) / scale
-    return single(term, features, agents, labels, bias=bias, **engine)
+    return single("softmax", term, features, agents, labels, bias=bias, **engine)

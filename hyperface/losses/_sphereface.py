@@ -39,7 +39,7 @@ class SphereFace:
         """log of the other classes' sum of exponentials."""
         return LogSumExp()
 
-    def numbers(self, target: Target) -> jax.Array:
+    def fold_args(self, target: Target) -> jax.Array:
         """The scale, one: features have their own length."""
         return jnp.ones_like(target.similarity)
 
@@ -182,7 +182,7 @@ def a_softmax(
     """
     blend = _checks.number("blend", blend, 0.0, math.inf)
     term = SphereFace(blend, _checked(margin), gradient=gradient)
-    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
+    return single("a_softmax", term, features, agents, labels, **engine, **agent_rule(gradient, term))
 
 
 def l_softmax(
@@ -227,7 +227,7 @@ def l_softmax(
     """
     blend = _checks.number("blend", blend, 0.0, math.inf)
     term = SphereFace(blend, _checked(margin), normalize="none")
-    return single(term, features, agents, labels, **engine)
+    return single("l_softmax", term, features, agents, labels, **engine)
 
 
 def _checked(margin: int) -> int:

@@ -27,11 +27,28 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses._blocks import AgentGradient, Classes, Layout, Precision
-from hyperface.losses._engine import Target, joint_losses, summed_losses, total
+from hyperface.losses._engine import Target, joint_losses, slope_only, summed_losses, total
 from hyperface.losses._folds import Block, Slope
 from hyperface.losses.shards import Shards, num_shards
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.rules import AxisName, automatic, per_example, reverse_mode_only
+
+__all__ = [
+    "AgentGradient",
+    "Block",
+    "Engine",
+    "Fold",
+    "Gradient",
+    "Normalize",
+    "Slope",
+    "Target",
+    "Term",
+    "agent_rule",
+    "joint",
+    "single",
+    "slope_only",
+    "weighted_sum",
+]
 
 Normalize = Literal["both", "features", "agents", "none"]
 Gradient = Literal["exact", "caffe"]
