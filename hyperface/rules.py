@@ -137,6 +137,8 @@ def reverse_mode_only(name: str, tree: Tree) -> Tree:
 
 # An identity on tangents that reverse mode transposes away and forward mode has to evaluate. It is
 # a primitive because a compiled program evaluates its tangents long after the call has returned.
+# The primal beside the tangent tells `jax.vmap` of a function, where both are batched, from
+# `jax.jacfwd`, which batches the tangents alone.
 _tangent = Primitive("reverse_mode_tangent")
 
 
@@ -148,10 +150,28 @@ def _refuse(*_: Any, name: str, **__: Any) -> Any:
     )
 
 
+def _batch(operands, dims, *, name):
+    (tangent, primal), (dim, primal_dim) = operands, dims
+    if primal_dim is None:
+        _refuse(name=name)
+    if dim is None:
+        return _tangent.bind(tangent, jax.numpy.take(primal, 0, primal_dim), name=name), dim
+    return _tangent.bind(tangent, jax.numpy.moveaxis(primal, primal_dim, dim), name=name), dim
+
+
+def _jvp(primals, tangents, *, name):
+    (tangent, primal), (change, _) = primals, tangents
+    out = _tangent.bind(tangent, primal, name=name)
+    if isinstance(change, ad.Zero):
+        return out, change
+    return out, _tangent.bind(change, primal, name=name)
+
+
 _tangent.def_impl(_refuse)
-_tangent.def_abstract_eval(lambda x, *, name: x)
-ad.deflinear2(_tangent, lambda cotangent, _, *, name: (cotangent,))
-batching.defvectorized(_tangent)
+_tangent.def_abstract_eval(lambda tangent, primal, *, name: tangent)
+ad.primitive_jvps[_tangent] = _jvp
+ad.primitive_transposes[_tangent] = lambda cotangent, tangent, primal, *, name: (cotangent, None)
+batching.primitive_batchers[_tangent] = _batch
 mlir.register_lowering(_tangent, _refuse)
 
 
@@ -163,4 +183,5 @@ def _guarded(name: str, x: jax.Array) -> jax.Array:
 @_guarded.defjvp
 def _guarded_jvp(name, primals, tangents):
     # The primal stays guarded: a forward mode around this reverse mode is refused as well.
-    return _guarded(name, primals[0]), _tangent.bind(tangents[0], name=name)
+    primal = _guarded(name, primals[0])
+    return primal, _tangent.bind(tangents[0], primal, name=name)
