@@ -58,10 +58,7 @@ class LogSumExp:
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
         """Returns the largest logit and the sum of exponentials relative to it."""
         logits = self._logits(block, fold_args)
-        if self.bounded:
-            largest = jnp.zeros_like(fold_args)
-        else:
-            largest = jnp.max(jnp.where(block.counted, logits, _lowest(logits)), axis=1)
+        largest = jnp.zeros_like(fold_args) if self.bounded else jnp.max(logits, axis=1)
         exponentials = jnp.exp(logits - largest[:, None])
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=1)
 
@@ -81,16 +78,21 @@ class LogSumExp:
 
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
         """Returns s times the softmax over the counted classes, and for s its mean of z."""
-        logits = self._logits(block, fold_args)
-        relative = logits - self.value(summary)[:, None]
-        # exp of a class that is not counted could overflow, and 0 times infinity is NaN.
-        share = jnp.where(block.counted, jnp.exp(jnp.where(block.counted, relative, 0.0)), 0.0)
+        relative = self._logits(block, fold_args) - self.value(summary)[:, None]
+        share = jnp.where(block.counted, jnp.exp(relative), 0.0)
         to_scale = jnp.sum(share * block.similarities, axis=1)
         return Slope(fold_args[:, None] * share, to_scale, share)
 
     def _logits(self, block: Block, scale: jax.Array) -> jax.Array:
+        """Returns s z + b, far below all others for classes that are not counted."""
         logits = scale[:, None] * block.similarities
-        return logits if block.bias is None else logits + block.bias[None, :]
+        if block.bias is not None:
+            logits += block.bias[None, :]
+        # Masking comes before any subtraction for two reasons: exp of a class that is not counted
+        # could overflow, and a product must not meet a subtraction, since compilers fuse the two
+        # and skip the product's rounding. Logits of 1e9 minus their own maximum would then be off
+        # by up to 64, and exp of that is infinite.
+        return jnp.where(block.counted, logits, _lowest(logits))
 
 
 @dataclass(frozen=True)
