@@ -37,6 +37,9 @@ class Target(NamedTuple):
     gradients that differ between the two sides."""
     agent_norm: jax.Array
     """[batch] length of the own class's agent."""
+    angle: jax.Array | None
+    """[batch] angle to the own class's agent in radians, with its digits near 0 and pi, which the
+    arccos of `similarity` loses; None unless a term has `needs_angle`."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 

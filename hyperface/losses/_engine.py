@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from hyperface.losses._angle import angle
 from hyperface.losses._blocks import (
     Target,
     added,
@@ -30,14 +31,19 @@ from hyperface.normalize import l2_norm
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def joint_losses(layout, terms, x, norms, agents, bias, classes):
-    """Losses [batch] of each term; the backward pass recomputes the similarities unless kept."""
-    return _losses_fwd(layout._replace(keep=False), terms, x, norms, agents, bias, classes)[0]
+def joint_losses(layout, terms, x, features, norms, agents, bias, classes):
+    """Losses [batch] of each term; the backward pass recomputes the similarities unless kept.
+
+    `features` are the un-normalised ones, for the angle; None where no term needs it.
+    """
+    layout = layout._replace(keep=False)
+    return _losses_fwd(layout, terms, x, features, norms, agents, bias, classes)[0]
 
 
-def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
-    x, seen = gathered(layout, x), classes._replace(labels=gathered(layout, classes.labels))
-    own = _own_class(layout, x, agents, bias, seen.labels, classes.labels)
+def _losses_fwd(layout, terms, x, features, norms, agents, bias, classes):
+    x, features, labels = gathered(layout, (x, features, classes.labels))
+    seen = classes._replace(labels=labels)
+    own = _own_class(layout, x, features, agents, bias, seen.labels, classes.labels)
     numbers = gathered(layout, _numbers(terms, own, norms))
     folds = [term.fold for term in terms]
 
@@ -53,11 +59,11 @@ def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
     summaries = [merged(layout, f, s) for f, s in zip(folds, summaries, strict=True)]
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     losses = _finish(terms, own, norms, values)
-    return losses, (terms, x, norms, agents, bias, seen, own, summaries, kept)
+    return losses, (terms, x, features, norms, agents, bias, seen, own, summaries, kept)
 
 
 def _losses_bwd(layout, residuals, cotangents):
-    terms, x, norms, agents, bias, classes, own, summaries, kept = residuals
+    terms, x, features, norms, agents, bias, classes, own, summaries, kept = residuals
     folds = [term.fold for term in terms]
     values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
     _, pull_loss = jax.vjp(_finish, terms, own, norms, values)
@@ -74,26 +80,27 @@ def _losses_bwd(layout, residuals, cotangents):
     to_terms, to_own, to_norms = jax.tree.map(
         jnp.add, (to_terms, to_own, to_norms), (more_to_terms, more_to_own, more_to_norms)
     )
-    to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, classes.labels, to_own, to_x, to_agents, to_bias
+    to_x, to_features, to_agents, to_bias = _own_class_bwd(
+        layout, x, features, agents, classes.labels, to_own, to_x, to_agents, to_bias
     )
-    return to_terms, to_x, to_norms, to_agents, to_bias, None
+    return to_terms, to_x, to_features, to_norms, to_agents, to_bias, None
 
 
 joint_losses.defvjp(_losses_fwd, _losses_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def summed_losses(layout, terms, x, norms, agents, bias, classes, weights):
+def summed_losses(layout, terms, x, features, norms, agents, bias, classes, weights):
     """Their weighted sum and the losses, for additive folds; differentiation makes all gradients of
     the sum in the one sweep that makes its value."""
-    losses = joint_losses(layout, terms, x, norms, agents, bias, classes)
+    losses = joint_losses(layout, terms, x, features, norms, agents, bias, classes)
     return total(losses, weights), losses
 
 
-def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
-    x, seen = gathered(layout, x), classes._replace(labels=gathered(layout, classes.labels))
-    own = _own_class(layout, x, agents, bias, seen.labels, classes.labels)
+def _sum_fwd(layout, terms, x, features, norms, agents, bias, classes, weights):
+    x, features, labels = gathered(layout, (x, features, classes.labels))
+    seen = classes._replace(labels=labels)
+    own = _own_class(layout, x, features, agents, bias, seen.labels, classes.labels)
     numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
     # The losses are linear in the values, so their slope is the same at any value.
     to_values = jax.vjp(_finish, terms, own, norms, [jnp.zeros_like(norms)] * len(terms))[1](
@@ -118,10 +125,10 @@ def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
     to_terms, to_own, to_norms = jax.tree.map(
         jnp.add, (to_terms, to_own, to_norms), pull_numbers(to_numbers)
     )
-    to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, seen.labels, to_own, to_x, to_agents, to_bias
+    to_x, to_features, to_agents, to_bias = _own_class_bwd(
+        layout, x, features, agents, seen.labels, to_own, to_x, to_agents, to_bias
     )
-    gradients = (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
+    gradients = (to_terms, to_x, to_features, to_norms, to_agents, to_bias, None, losses)
     return (total(losses, weights), losses), gradients
 
 
@@ -229,25 +236,27 @@ def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, spar
 # ----------------------------------------------------------------------------------- own class
 
 
-def _own_class(layout, x, agents, bias, labels, labels_here):
-    """The first three of `Target` for `labels_here`; NaN for a label out of range."""
+def _own_class(layout, x, features, agents, bias, labels, labels_here):
+    """`Target` without its last field for `labels_here`; NaN for a label out of range."""
     local, mine, _ = _local(layout, labels)
     rows, inverse = unit_rows(layout, agents[local])
     similarity = jnp.sum(x * rows, axis=1) * (1.0 if inverse is None else inverse)
     if bias is not None:
         similarity += bias[local]
-    own = jax.tree.map(lambda v: jnp.where(mine, v, 0.0), (similarity, l2_norm(rows)))
+    own = (similarity, l2_norm(rows), None if features is None else angle(features, rows))
+    own = jax.tree.map(lambda v: jnp.where(mine, v, 0.0), own)
     _, _, in_range = _local(layout, labels_here)
-    similarity, norm = (jnp.where(in_range, v, jnp.nan) for v in added(layout, own))
-    return similarity, similarity, norm
+    similarity, *rest = jax.tree.map(lambda v: jnp.where(in_range, v, jnp.nan), added(layout, own))
+    return similarity, similarity, *rest
 
 
-def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
+def _own_class_bwd(layout, x, features, agents, labels, to_own, to_x, to_agents, to_bias):
     """The gradients with the own class's, the features' added up over the devices."""
     to_own = gathered(layout, to_own)
     local, mine, _ = _local(layout, labels)
     rows, inverse = unit_rows(layout, agents[local])
-    slope, agent_slope, to_norm = (jnp.where(mine, g, 0.0)[:, None] for g in to_own)
+    *to_own, to_angle = jax.tree.map(lambda g: jnp.where(mine, g, 0.0), to_own)
+    slope, agent_slope, to_norm = (g[:, None] for g in to_own)
     agent_slope += slope
     unit = rows if inverse is None else rows * inverse[:, None]
     part_of_x = slope * unit
@@ -259,10 +268,15 @@ def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
         cosine = jnp.sum(x * unit, axis=1, keepdims=True)
         to_rows = agent_slope * (x - cosine * unit) * inverse[:, None]
     to_rows += to_norm * rows / l2_norm(rows, keepdims=True)
+    to_features = None
+    if features is not None:
+        to_features, more_to_rows = jax.vjp(angle, features, rows)[1](to_angle)
+        to_rows += more_to_rows
     to_agents = to_agents.at[local].add(to_rows)
     if to_bias is not None:
         to_bias = to_bias.at[local].add(agent_slope[:, 0])
-    return added(layout, to_x + part_of_x), to_agents, to_bias
+    to_x, to_features = added(layout, (to_x + part_of_x, to_features))
+    return to_x, to_features, to_agents, to_bias
 
 
 def _local(layout, labels):

@@ -70,6 +70,7 @@ class Term(Protocol):
 
     normalize: Normalize
     fold: Fold
+    # Optional: needs_angle, a bool, asks for `Target.angle`.
 
     def numbers(self, target: Target) -> Numbers:
         """What the fold is given for each example."""
@@ -280,7 +281,8 @@ def _prepare(
         keep=fits and precision != "mixed",
     )
     x = l2_normalize(features) if mode in ("both", "features") else features
-    return layout, x, l2_norm(features), agents, bias, Classes(labels, present)
+    raw = features if any(getattr(term, "needs_angle", False) for term in terms) else None
+    return layout, x, raw, l2_norm(features), agents, bias, Classes(labels, present)
 
 
 def _block_size(asked: int | None, batch: int, classes: int) -> int:
