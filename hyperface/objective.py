@@ -87,6 +87,8 @@ class MarginTerm:
     """m2 in radians."""
     cosine_margin: float = 0.0
     """m3."""
+    gradient: Literal["exact", "released"] = "exact"
+    """"released" leaves the angular margin out of the slope, as insightface's code does."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class AgentHead(nn.Module):
         elif context.split_classes:
             engine |= _padding(agents, self.num_classes, context)
         for name, options in self.terms:
-            engine |= classwise.agent_rule(getattr(options, "gradient", "exact"), terms[name])
+            if not isinstance(options, MarginTerm):  # whose released gradient is of the logit alone
+                rule = getattr(options, "gradient", "exact")
+                engine |= classwise.agent_rule(rule, terms[name])
         weights = context.weights(features.shape[0])
         total, found = losses.weighted_sum(
             list(terms.values()),
@@ -124,7 +126,8 @@ class AgentHead(nn.Module):
                     options.angular_margin,
                     options.cosine_margin,
                 )
-                return losses.MarginSoftmax.of(options.scale, *margins), {}
+                term = losses.MarginSoftmax.of(options.scale, *margins, options.gradient)
+                return term, {}
 
     def _scale(self, options: SoftmaxTerm) -> jax.Array | float:
         if options.scale != "learned":
