@@ -117,6 +117,8 @@ class MagFaceTerm:
     """Margin in radians at the upper norm and above."""
     lower_norm: float = 10.0
     upper_norm: float = 110.0
+    easy_margin: bool = True
+    """Put the margin only where the cosine to the own agent is positive, as the released code."""
     regularizer: float = 35.0
     """lambda_g, the factor of the regulariser within the term."""
 

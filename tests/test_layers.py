@@ -249,6 +249,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 LOSSES = [
     "a_softmax",
+    "adaface",
     "batch_contrastive",
     "batch_triplet",
     "c_contrastive",
@@ -257,11 +258,14 @@ LOSSES = [
     "center_direction",
     "contrastive",
     "l_softmax",
+    "magface",
+    "magface_regularizer",
     "margin_softmax",
     "ring",
     "softmax",
     "triplet",
     "updated_centers",
+    "updated_norm_statistics",
 ]
 
 

@@ -56,15 +56,20 @@ def plain_magface(
     upper_margin=0.8,
     lower_norm=10.0,
     upper_norm=110.0,
+    easy_margin=True,
 ):
     """MagFace, Eq. 2, with the margin of 4.1."""
     cosines, theta = plain_cosines(features, agents, labels)
     a = jnp.clip(reference.l2_norm(features), lower_norm, upper_norm)
     slope = (upper_margin - lower_margin) / (upper_norm - lower_norm)
-    target = scale * jnp.cos(theta + lower_margin + slope * (a - lower_norm))
+    margin = lower_margin + slope * (a - lower_norm)
+    if easy_margin:
+        margin = jnp.where(theta < jnp.pi / 2, margin, 0.0)
+    target = scale * jnp.cos(theta + margin)
     return reference.replaced_target(scale * cosines, labels, target)
 
 
+SMALL = {"scale": 9.0, "lower_margin": 0.1, "upper_margin": 1.2, "upper_norm": 50.0}
 LOSSES = {
     "adaface": (
         partial(losses.adaface, statistics=STATISTICS),
@@ -75,9 +80,9 @@ LOSSES = {
         partial(plain_adaface, statistics=STATISTICS, scale=9.0, margin=0.7, concentration=0.2),
     ),
     "magface": (losses.magface, plain_magface),
-    "magface, small": (
-        partial(losses.magface, scale=9.0, lower_margin=0.1, upper_margin=1.2, upper_norm=50.0),
-        partial(plain_magface, scale=9.0, lower_margin=0.1, upper_margin=1.2, upper_norm=50.0),
+    "magface, printed": (
+        partial(losses.magface, easy_margin=False, **SMALL),
+        partial(plain_magface, easy_margin=False, **SMALL),
     ),
 }
 
@@ -183,6 +188,11 @@ def test_magface_by_hand():
     for norm, margin in ((1, 0.45), (10, 0.45), (110, 0.8), (1000, 0.8)):
         expected = np.log1p(np.exp(1.6 - 2 * np.cos(np.arccos(0.6) + margin)))
         np.testing.assert_allclose(loss(norm * direction), expected, rtol=1e-5)
+    # Cosines -0.6 and 0.8: without a margin, as released, and with it, as printed.
+    away = 60 * direction * np.array([-1.0, 1.0], np.float32)
+    np.testing.assert_allclose(loss(away), np.log1p(np.exp(1.6 + 1.2)), rtol=1e-5)
+    expected = np.log1p(np.exp(1.6 - 2 * np.cos(np.arccos(-0.6) + 0.625)))
+    np.testing.assert_allclose(loss(away, easy_margin=False), expected, rtol=1e-5)
 
 
 def test_the_magnitudes_gradient_is_the_margins_slope():

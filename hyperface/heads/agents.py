@@ -149,7 +149,8 @@ class AgentHead(nn.Module):
             case MagFaceTerm():
                 margins = (options.lower_margin, options.upper_margin)
                 norm_range = (options.lower_norm, options.upper_norm)
-                return losses.MagFace.of(options.scale, *margins, *norm_range), {}
+                numbers = (options.scale, *margins, *norm_range)
+                return losses.MagFace.of(*numbers, options.easy_margin), {}
 
     def _norm_statistics(
         self, options: AdaFaceTerm, features: jax.Array, context: Context

@@ -26,6 +26,7 @@ class MagFace(ScaledLogits):
     upper_margin: ArrayLike = 0.8
     lower_norm: ArrayLike = 10.0
     upper_norm: ArrayLike = 110.0
+    easy_margin: bool = field(default=True, metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
     """scale x cosine is known to stay below 70."""
 
@@ -40,10 +41,11 @@ class MagFace(ScaledLogits):
         upper_margin: ArrayLike = 0.8,
         lower_norm: ArrayLike = 10.0,
         upper_norm: ArrayLike = 110.0,
+        easy_margin: bool = True,
     ) -> "MagFace":
         """The term, `bounded` where the scale is a known number."""
         numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
-        return cls(*numbers, known_bound(scale))
+        return cls(*numbers, easy_margin, known_bound(scale))
 
     def margins(self, feature_norm: jax.Array) -> jax.Array:
         """m(a) [batch] in radians."""
@@ -57,6 +59,8 @@ class MagFace(ScaledLogits):
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - s cos(theta + m(a)))."""
         margins = self.margins(target.feature_norm)
+        if self.easy_margin:
+            margins = jnp.where(target.similarity > 0.0, margins, 0.0)
         return MarginSoftmax(self.scale, angular_margin=margins).loss(target, value)
 
 
@@ -70,6 +74,7 @@ def magface(
     upper_margin: ArrayLike = 0.8,
     lower_norm: ArrayLike = 10.0,
     upper_norm: ArrayLike = 110.0,
+    easy_margin: bool = True,
     **engine: Unpack[Engine],
 ) -> jax.Array:
     """The classification part of MagFace: a margin that grows with the norm (Meng et al., Eq. 2).
@@ -83,8 +88,10 @@ def magface(
     which NormFace removes and Ring loss makes the same for all. Outside [l_a, u_a] the norm has no
     gradient from either.
 
-    Where theta + m exceeds pi the printed cosine rises again, and so does this. The released code
-    differs there: by default ("easy margin") it puts no margin where cos theta_y is negative.
+    The printed equation also has a minimum that separates nobody: all agents at one point and all
+    features opposite to it, where theta + m exceeds pi and its cosine rises again. The released
+    code avoids it by its "easy margin", without a word in the paper: no margin where cos theta_y is
+    not positive. The loss jumps there.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -94,6 +101,8 @@ def magface(
         per example.
       lower_margin, upper_margin: l_m and u_m in radians, 0 to pi.
       lower_norm, upper_norm: l_a and u_a, above 0 and ascending, in units of the feature norm.
+      easy_margin: put the margin only where cos theta_y is positive, as the released code does;
+        False is the printed equation everywhere.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
@@ -119,6 +128,7 @@ def magface(
         per_example("lower_margin", lower_margin, labels, 0.0, math.pi),
         per_example("upper_margin", upper_margin, labels, 0.0, math.pi),
         *_norm_range(lower_norm, upper_norm, labels),
+        easy_margin,
     )
     return single(term, features, agents, labels, **engine)
 

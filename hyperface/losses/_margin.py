@@ -92,7 +92,9 @@ def margin_softmax(
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
     ArcFace is m2 = 0.5, CosFace m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds pi the
-    printed cosine rises again, and so does this.
+    printed cosine rises again, and so does this: with the exact gradient a large m2 can draw
+    features to the point opposite to their agents, which no margin on the cosine does, and
+    gradient="released" neither.
 
     With p the softmax' share of the other classes, the gradient to the unit feature is
 
