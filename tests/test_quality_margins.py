@@ -36,7 +36,7 @@ def plain_cosines(features, agents, labels):
 def plain_adaface(
     features, agents, labels, *, statistics, scale=64.0, margin=0.4, concentration=0.333
 ):
-    """AdaFace, Eq. 12 to 14, with the released code's clips of norm and angle."""
+    """AdaFace with the released code's clips of norm and angle."""
     cosines, theta = plain_cosines(features, agents, labels)
     mean, std = statistics
     norm = jnp.clip(jax.lax.stop_gradient(reference.l2_norm(features)), 1e-3, 100.0)
@@ -58,7 +58,7 @@ def plain_magface(
     upper_norm=110.0,
     easy_margin=True,
 ):
-    """MagFace, Eq. 2, with the margin of 4.1."""
+    """MagFace without its regulariser."""
     cosines, theta = plain_cosines(features, agents, labels)
     a = jnp.clip(reference.l2_norm(features), lower_norm, upper_norm)
     slope = (upper_margin - lower_margin) / (upper_norm - lower_norm)

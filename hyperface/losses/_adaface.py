@@ -36,7 +36,7 @@ def updated_norm_statistics(
     counted: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> NormStatistics:
-    """Moves AdaFace's statistics by a batch: Kim et al., 3.2.
+    """Moves AdaFace's statistics by a batch (Kim et al.).
 
         mean' = (1 - a) mean + a mean_i ||f_i||,   std' = (1 - a) std + a std_i ||f_i||
 
@@ -67,7 +67,7 @@ def updated_norm_statistics(
       13.0 50.707
 
     References:
-      Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022, 3.2.
+      Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022.
     """
     features = _checks.float_matrix("features", features, "batch, dim")
     momentum = _checks.number("momentum", momentum, 0.0, 1.0)
@@ -153,7 +153,7 @@ def adaface(
     **engine: Unpack[Engine],
 ) -> jax.Array:
     """AdaFace: long features get a margin that hard examples feel most, short ones one that easy
-    examples feel most (Kim et al., Eq. 12 to 14).
+    examples feel most (Kim et al.).
 
         z_i = clip(h (||f_i|| - mean) / std, -1, 1)
         g_angle = -m z_i,   g_add = m z_i + m

@@ -77,7 +77,7 @@ def magface(
     easy_margin: bool = True,
     **engine: Unpack[Engine],
 ) -> jax.Array:
-    """The classification part of MagFace: a margin that grows with the norm (Meng et al., Eq. 2).
+    """The classification part of MagFace: a margin that grows with the norm (Meng et al.).
 
         target logit s cos(theta_y + m(a)), the others s cos theta_j
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
@@ -136,7 +136,7 @@ def magface(
 def magface_regularizer(
     features: ArrayLike, *, lower_norm: ArrayLike = 10.0, upper_norm: ArrayLike = 110.0
 ) -> jax.Array:
-    """MagFace's regulariser, smallest at the upper norm: Meng et al., Eq. 3.
+    """MagFace's regulariser, smallest at the upper norm (Meng et al.).
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
 
