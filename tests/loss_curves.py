@@ -9,12 +9,14 @@ import numpy as np
 from processes import join
 
 from hyperface.objective import (
+    AdaFaceTerm,
     BatchContrastiveTerm,
     BatchTripletTerm,
     CContrastiveTerm,
     CenterTerm,
     CTripletTerm,
     Loss,
+    MagFaceTerm,
     MarginTerm,
     RingTerm,
     SoftmaxTerm,
@@ -46,6 +48,11 @@ LOSSES = {
     "l-softmax": Loss(softmax=OFF, l_softmax=SphereFaceTerm(1.0, margin=2)),
     "additive angular margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, 1.0, 0.3)),
     "additive cosine margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, 1.0, 0, 0.2)),
+    "additive angular margin, released": Loss(
+        softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, angular_margin=0.3, gradient="released")
+    ),
+    "adaface": Loss(softmax=OFF, adaface=AdaFaceTerm(1.0, 16.0)),
+    "magface": Loss(softmax=OFF, magface=MagFaceTerm(1.0, 16.0, lower_norm=1.0, upper_norm=9.0)),
     "center": Loss(center=CenterTerm(0.01)),
     "center, caffe": Loss(center=CenterTerm(0.01, rule="caffe")),
     "ring": Loss(ring=RingTerm(0.1)),

@@ -131,7 +131,7 @@ def test_half_precision_features_give_float32(rng):
     assert loss.dtype == jnp.float32
     exact = softmax(half.astype(jnp.float32), agents, labels, scale=10.0)
     np.testing.assert_array_equal(loss, exact)
-    gradient = jax.grad(lambda f: jnp.sum(softmax(f, agents, labels)))(half)
+    gradient = jax.grad(lambda f: jnp.sum(softmax(f, agents, labels, scale=1.0)))(half)
     assert gradient.dtype == jnp.bfloat16
 
 

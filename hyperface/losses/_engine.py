@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hyperface.losses._angle import angle
 from hyperface.losses._blocks import (
     AGENT_EPS,
     Classes,
@@ -47,6 +48,9 @@ class Target(NamedTuple):
     """[batch] length of the own class's agent."""
     bias: jax.Array
     """[batch] what is added to the own class's logit; 0 without a bias."""
+    angle: jax.Array | None
+    """[batch] angle to the own class's agent in radians, with its digits near 0 and pi, which the
+    arccos of `similarity` loses. None unless a term has `needs_angle`."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 
@@ -57,12 +61,14 @@ class Residuals(NamedTuple):
     terms: Any
     x: jax.Array
     """[whole batch, dim]."""
+    features: jax.Array | None
+    """[whole batch, dim]."""
     norms: jax.Array
     agents: jax.Array
     bias: jax.Array | None
     classes: Classes
     """With the labels of the whole batch."""
-    own: tuple[jax.Array, ...]
+    own: tuple[jax.Array | None, ...]
     summaries: Summaries
     saved: Any
 
@@ -85,6 +91,7 @@ def joint_losses(
     layout: Layout,
     terms: tuple[Any, ...],
     x: jax.Array,
+    features: jax.Array | None,
     norms: jax.Array,
     agents: jax.Array,
     bias: jax.Array | None,
@@ -96,20 +103,21 @@ def joint_losses(
       layout: static description of the problem.
       terms: the class-wise losses.
       x: [batch, dim] features, normalised where the terms say so.
+      features: [batch, dim] un-normalised, for the angle; None where no term needs it.
       norms: [batch] length of the un-normalised features.
       agents: [classes on this device, dim].
       bias: [classes on this device] or None.
       classes: the labels, and which classes take part.
     """
     layout = layout._replace(save_similarities=False)
-    return _losses_fwd(layout, terms, x, norms, agents, bias, classes)[0]
+    return _losses_fwd(layout, terms, x, features, norms, agents, bias, classes)[0]
 
 
-def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
+def _losses_fwd(layout, terms, x, features, norms, agents, bias, classes):
     shards, folds = layout.shards, [term.fold for term in terms]
-    x, labels = shards.all_gather_batch((x, classes.labels))
+    x, features, labels = shards.all_gather_batch((x, features, classes.labels))
     global_classes = classes._replace(labels=labels)
-    own = _own_class(layout, x, agents, bias, labels, classes.labels)
+    own = _own_class(layout, x, features, agents, bias, labels, classes.labels)
     batch_fold_args = shards.all_gather_batch(_fold_args(terms, own, norms))
     # A scan's carry keeps its type: it varies over devices from the start, as the agents do.
     axes = varying_axes(x, agents)
@@ -125,12 +133,13 @@ def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
     summaries, saved = forward_scan(layout, fold_block)
     summaries = [shards.merge_shards(f, s) for f, s in zip(folds, summaries, strict=True)]
     losses = _losses(terms, own, norms, _values(folds, summaries))
-    residuals = Residuals(terms, x, norms, agents, bias, global_classes, own, summaries, saved)
-    return losses, residuals
+    return losses, Residuals(
+        terms, x, features, norms, agents, bias, global_classes, own, summaries, saved
+    )
 
 
 def _losses_bwd(layout, residuals, cotangents):
-    terms, x, norms, agents, bias, classes, own, summaries, saved = residuals
+    terms, x, features, norms, agents, bias, classes, own, summaries, saved = residuals
     shards, folds = layout.shards, [term.fold for term in terms]
     _, pull_losses = jax.vjp(_losses, terms, own, norms, _values(folds, summaries))
     to_terms, to_own, to_norms, to_values = pull_losses(cotangents)
@@ -148,8 +157,10 @@ def _losses_bwd(layout, residuals, cotangents):
     to_terms, to_own, to_norms = jax.tree.map(
         jnp.add, (to_terms, to_own, to_norms), second_part
     )
-    to_x, to_agents, to_bias = _add_own_class(layout, x, agents, classes.labels, to_own, gradients)
-    return to_terms, to_x, to_norms, to_agents, to_bias, None
+    to_x, to_features, to_agents, to_bias = _add_own_class(
+        layout, x, features, agents, classes.labels, to_own, gradients
+    )
+    return to_terms, to_x, to_features, to_norms, to_agents, to_bias, None
 
 
 joint_losses.defvjp(_losses_fwd, _losses_bwd)
@@ -160,6 +171,7 @@ def summed_losses(
     layout: Layout,
     terms: tuple[Any, ...],
     x: jax.Array,
+    features: jax.Array | None,
     norms: jax.Array,
     agents: jax.Array,
     bias: jax.Array | None,
@@ -170,14 +182,14 @@ def summed_losses(
 
     Differentiation computes all gradients of the sum in the one scan that computes its value.
     """
-    losses = joint_losses(layout, terms, x, norms, agents, bias, classes)
+    losses = joint_losses(layout, terms, x, features, norms, agents, bias, classes)
     return total(losses, weights), losses
 
 
-def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
+def _sum_fwd(layout, terms, x, features, norms, agents, bias, classes, weights):
     shards, folds = layout.shards, [term.fold for term in terms]
-    x, labels = shards.all_gather_batch((x, classes.labels))
-    own = _own_class(layout, x, agents, bias, labels, classes.labels)
+    x, features, labels = shards.all_gather_batch((x, features, classes.labels))
+    own = _own_class(layout, x, features, agents, bias, labels, classes.labels)
     fold_args, pull_fold_args = jax.vjp(_fold_args, terms, own, norms)
     # The losses are linear in the values, so their slope is the same at any value.
     zeros = [jnp.zeros_like(norms)] * len(terms)
@@ -198,8 +210,10 @@ def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
     to_terms, to_own, to_norms = jax.tree.map(
         jnp.add, (to_terms, to_own, to_norms), pull_fold_args(to_fold_args)
     )
-    to_x, to_agents, to_bias = _add_own_class(layout, x, agents, labels, to_own, gradients)
-    residuals = (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
+    to_x, to_features, to_agents, to_bias = _add_own_class(
+        layout, x, features, agents, labels, to_own, gradients
+    )
+    residuals = (to_terms, to_x, to_features, to_norms, to_agents, to_bias, None, losses)
     return (total(losses, weights), losses), residuals
 
 
@@ -349,13 +363,16 @@ def _updated(whole: jax.Array, part: jax.Array, start: Any) -> jax.Array:
 # ----------------------------------------------------------------------------------- the own class
 
 
-def _own_class(layout, x, agents, bias, labels, labels_here) -> tuple[jax.Array, ...]:
-    """Returns the first fields of `Target` for `labels_here`, NaN for a label out of range.
+def _own_class(
+    layout, x, features, agents, bias, labels, labels_here
+) -> tuple[jax.Array | None, ...]:
+    """Returns `Target` without its last field for `labels_here`, NaN for a label out of range.
 
-    `x` and `labels` are of the whole batch; the result is of this device's part.
+    `x`, `features` and `labels` are of the whole batch; the result is of this device's part.
     """
     at = locate(labels, layout.num_rows, layout.shards.axis_name)
-    own = _of_rows(layout, x, agents[at.row], None if bias is None else bias[at.row])
+    own_bias = None if bias is None else bias[at.row]
+    own = _of_rows(layout, x, features, agents[at.row], own_bias)
     own = layout.shards.reduce_over_axis(
         jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own)
     )
@@ -363,8 +380,8 @@ def _own_class(layout, x, agents, bias, labels, labels_here) -> tuple[jax.Array,
     return jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
 
 
-def _of_rows(layout, x, rows, bias) -> tuple[jax.Array, ...]:
-    """Returns the first fields of `Target` from each example's own agent and bias."""
+def _of_rows(layout, x, features, rows, bias) -> tuple[jax.Array | None, ...]:
+    """Returns `Target` without its last field from each example's own agent and bias."""
     if not layout.normalize_agents:
         unit = rows
     elif layout.agent_gradient == "tangent":
@@ -382,29 +399,29 @@ def _of_rows(layout, x, rows, bias) -> tuple[jax.Array, ...]:
     similarity = similarity_of(x)
     agent_similarity = similarity_of(jax.lax.stop_gradient(x))
     bias = jnp.zeros_like(similarity) if bias is None else bias
-    return similarity, agent_similarity, l2_norm(rows), bias
+    own_angle = None if features is None else angle(features, rows)
+    return similarity, agent_similarity, l2_norm(rows), bias, own_angle
 
 
-def _add_own_class(
-    layout, x, agents, labels, to_own, gradients: Gradients
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the gradients to features, agents and bias, with the own classes' part added.
+def _add_own_class(layout, x, features, agents, labels, to_own, gradients: Gradients):
+    """Returns the gradients to x, features, agents and bias, with the own classes' part added.
 
-    The features' gradient is summed over the devices. The agents' rows are where they belong.
+    Those to x and features are summed over the devices. The agents' rows are where they belong.
     """
     at = locate(labels, layout.num_rows, layout.shards.axis_name)
     to_own = layout.shards.all_gather_batch(to_own)
     to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
     own_bias = None if gradients.bias is None else jnp.zeros_like(to_own[0])
-    # As one that varies with the rows: the pull-back then gives this device's part of the sum.
-    x = vary_over(varying_axes(agents), x)
-    _, pull = jax.vjp(partial(_of_rows, layout), x, agents[at.row], own_bias)
-    to_x, to_rows, to_own_bias = pull(to_own)
+    # As ones that vary with the rows: the pull-back then gives this device's part of the sum.
+    x, features = vary_over(varying_axes(agents), (x, features))
+    _, pull = jax.vjp(partial(_of_rows, layout), x, features, agents[at.row], own_bias)
+    to_x, to_features, to_rows, to_own_bias = pull(to_own)
     to_agents = gradients.agents.at[at.row].add(to_rows)
     to_bias = gradients.bias
     if to_bias is not None:
         to_bias = to_bias.at[at.row].add(to_own_bias)
-    return layout.shards.reduce_over_axis(gradients.x + to_x), to_agents, to_bias
+    to_x, to_features = layout.shards.reduce_over_axis((gradients.x + to_x, to_features))
+    return to_x, to_features, to_agents, to_bias
 
 
 def slope_only(x: jax.Array) -> jax.Array:

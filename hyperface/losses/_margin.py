@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from hyperface.losses import _checks
 from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
-from hyperface.losses.classwise import Engine, Normalize, Target, single
+from hyperface.losses.classwise import Engine, Normalize, Target, single, slope_only
+
+MarginGradient = Literal["exact", "released"]
+"""That of the printed equation, or what insightface's code computes in its place."""
 
 
 @jax.tree_util.register_dataclass
@@ -24,6 +28,7 @@ class MarginSoftmax(ScaledLogits):
     cosine_margin: ArrayLike = 0.0
     angular: bool = field(default=True, metadata={"static": True})
     """False skips the angle, where its multiplier is known to be 1 and its margin 0."""
+    gradient: MarginGradient = field(default="exact", metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
     """scale x cosine is known to stay below 70."""
 
@@ -34,16 +39,22 @@ class MarginSoftmax(ScaledLogits):
         angular_multiplier: ArrayLike = 1.0,
         angular_margin: ArrayLike = 0.0,
         cosine_margin: ArrayLike = 0.0,
+        gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
         """The term of (m1, m2, m3), with what is known of them while tracing."""
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
         margins = (angular_multiplier, angular_margin, cosine_margin)
-        return cls(scale, *margins, angular=angular, bounded=known_bound(scale))
+        return cls(scale, *margins, angular, gradient, bounded=known_bound(scale))
 
     @property
     def normalize(self) -> Normalize:
         """Both sides: the margin is one of angles."""
         return "both"
+
+    @property
+    def needs_angle(self) -> bool:
+        """Whether the engine computes the target's angle."""
+        return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
@@ -53,10 +64,10 @@ class MarginSoftmax(ScaledLogits):
             jnp.asarray(number, cosine.dtype) for number in numbers
         )
         if self.angular:
-            # arccos has no slope at +-1, where the tangent gradient vanishes anyway.
-            edge = 1.0 - 4.0 * float(jnp.finfo(cosine.dtype).eps)
-            angle = jnp.arccos(jnp.clip(cosine, -edge, edge))
-            cosine = jnp.cos(multiplier * angle + angular_margin)
+            with_margin = jnp.cos(multiplier * target.angle + angular_margin)
+            if self.gradient == "released":
+                with_margin = jax.lax.stop_gradient(with_margin) + slope_only(cosine)
+            cosine = with_margin
         logit = scale * (cosine - cosine_margin) + target.bias
         return jax.nn.softplus(value - logit)
 
@@ -74,6 +85,7 @@ def margin_softmax(
     angular_multiplier: ArrayLike = 1.0,
     angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
+    gradient: MarginGradient = "exact",
     **engine: Unpack[Engine],
 ) -> jax.Array:
     """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
@@ -81,7 +93,19 @@ def margin_softmax(
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
     ArcFace is m2 = 0.5, CosFace m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds pi the
-    printed cosine rises again, and so does this.
+    printed cosine rises again, and so does this: with the exact gradient a large m2 can draw
+    features to the point opposite to their agents, which no margin on the cosine does, and
+    gradient="released" neither.
+
+    With p the softmax' share of the other classes, the gradient to the unit feature is
+
+        dL/df~ = s p m1 sin(m1 theta_y + m2) dtheta_y/df~ + s sum_{j != y} p_j W~_j
+
+    dtheta/df~ has length 1. So the first part does not vanish at the agent: its length tends to
+    s p m1 sin(m2), while its direction, away from the agent, is undefined at theta = 0. There the
+    gradient is finite, and zero but for the eps of the normalisation. The same holds at theta = pi.
+    The angle comes from the feature's part across the agent, not from the arccos of a cosine, so
+    that float32 keeps its digits.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
@@ -92,15 +116,21 @@ def margin_softmax(
       angular_multiplier: m1, at least 1.
       angular_margin: m2 in radians, 0 to pi.
       cosine_margin: m3, 0 to 2.
+      gradient: "exact", or "released": insightface's arcface_torch computes the angular margin
+        outside of the graph, so that the slope of the target logit to the cosine is s, as CosFace's
+        is, and not s m1 sin(m1 theta + m2) / sin(theta). The value is the same, also where
+        theta + m2 exceeds pi. Margins then get no gradient from the angle. Earlier versions of that
+        code differ: they differentiate the margin, and beyond pi use cos(theta) - m2 sin(m2).
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
-      of range. At cosine 1 and -1 an angular margin's gradient is zero.
+      of range.
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or a margin is out of range.
+      ValueError: shapes disagree, a known label or margin is out of range, or `gradient` is
+        unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,10 +145,12 @@ def margin_softmax(
       Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
       Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
     """
+    _checks.one_of("gradient", gradient, get_args(MarginGradient))
     term = MarginSoftmax.of(
         per_example("scale", scale, labels),
         per_example("angular_multiplier", angular_multiplier, labels, 1.0),
         per_example("angular_margin", angular_margin, labels, 0.0, math.pi),
         per_example("cosine_margin", cosine_margin, labels, 0.0, 2.0),
+        gradient,
     )
     return single("margin_softmax", term, features, agents, labels, **engine)

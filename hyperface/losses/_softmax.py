@@ -1,6 +1,7 @@
 """Softmax loss with NormFace's four normalisation modes."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import ClassVar, Unpack
 
@@ -97,13 +98,21 @@ class Softmax(ScaledLogits):
         return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
 
 
+_WITHOUT_SCALE = (
+    'softmax normalises both sides and was given no scale, so s = 1. By NormFace\'s Proposition 2 '
+    "the loss then cannot fall far below log(classes), and training stalls. Pass "
+    "scale=hyperface.theory.scale_for_bound(classes, 0.1), or learn the scale, or pass scale=1.0 to "
+    "insist."
+)
+
+
 def softmax(
     features: ArrayLike,
     agents: ArrayLike,
     labels: ArrayLike,
     *,
     normalize: Normalize = "both",
-    scale: ArrayLike = 1.0,
+    scale: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     allow_normalized_bias: bool = False,
     gradient: Gradient = "exact",
@@ -128,9 +137,9 @@ def softmax(
       normalize: which side is brought to unit length: "both" (NormFace), "features"
         (L2-constrained softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
       scale: s, the factor on the similarities, a scalar or [batch], one per example; may be
-        learned.
-      bias: [classes] added to the logits, with a scalar scale only. Refused when anything is
-        normalised unless `allow_normalized_bias`, for the reason Proposition 1 gives.
+        learned. None is 1, which warns where both sides are normalised.
+      bias: [classes] added to the logits. Refused when anything is normalised unless
+        `allow_normalized_bias`, for the reason Proposition 1 gives.
       allow_normalized_bias: accept a bias beside normalisation.
       gradient: "exact", or "caffe": normalised agents get the gradient of the inner product, not
         projected, for a caller who overwrites their rows by the normalised ones after each step, as
@@ -166,13 +175,12 @@ def softmax(
             "apart by bias alone, their features gather at zero, and normalisation scatters them "
             "over the sphere. Drop the bias, or pass allow_normalized_bias=True."
         )
-    scale = per_example("scale", scale, labels)
+    without_scale = scale is None
+    scale = 1.0 if scale is None else per_example("scale", scale, labels)
     term = Softmax.of(scale, normalize, biased=bias is not None)
-    if bias is not None and np.ndim(scale):
-        raise ValueError(
-            f"expected a scalar scale beside a bias, found one per example of shape "
-            f"{np.shape(scale)}: the engine adds bias / scale to the similarities, which must be "
-            "the same for all examples."
-        )
     engine |= agent_rule(gradient, term)
-    return single("softmax", term, features, agents, labels, bias=bias, **engine)
+    losses = single("softmax", term, features, agents, labels, bias=bias, **engine)
+    if without_scale and normalize == "both":
+        # In the caller's frame: Python shows a warning once for each place in the code.
+        warnings.warn(_WITHOUT_SCALE, stacklevel=2)
+    return losses

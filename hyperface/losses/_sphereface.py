@@ -52,7 +52,7 @@ class SphereFace:
         logit = (self.blend * target.similarity + with_margin) / (1.0 + self.blend)
         if self.gradient == "caffe":
             logit = jax.lax.stop_gradient(logit) + self._released_slope(target)
-        return jax.nn.softplus(value - logit)
+        return jax.nn.softplus(value - (logit + target.bias))
 
     def _released_slope(self, target: Target) -> jax.Array:
         """Zero, with the released gradient of the target's logit.

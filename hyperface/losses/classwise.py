@@ -95,8 +95,9 @@ class Fold(Protocol):
 class Term(Protocol):
     """A class-wise loss: a pytree whose leaves are its differentiable hyper-parameters.
 
-    A term whose released code computes another gradient for the agents also has
-    `released_gradient`, an `AgentGradient`, for `gradient="caffe"`.
+    Two more attributes are optional. `released_gradient`, an `AgentGradient`, is for a term whose
+    released code computes another gradient for the agents: that of `gradient="caffe"`.
+    `needs_angle = True` asks for `Target.angle`.
     """
 
     @property
@@ -304,6 +305,7 @@ class _Arrays(NamedTuple):
 
     terms: tuple[Term, ...]
     x: jax.Array
+    features: jax.Array | None
     norms: jax.Array
     agents: jax.Array
     bias: jax.Array | None
@@ -377,7 +379,9 @@ def _prepare(
     )
     x = l2_normalize(features) if mode in ("both", "features") else features
     classes = Classes(labels, present)
-    return layout, _Arrays(terms, x, l2_norm(features), agents, bias, classes, weights)
+    norms = l2_norm(features)
+    raw = features if any(getattr(term, "needs_angle", False) for term in terms) else None
+    return layout, _Arrays(terms, x, raw, norms, agents, bias, classes, weights)
 
 
 def _one_mode(terms: Sequence[Term]) -> Normalize:
