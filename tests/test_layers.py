@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "files": ({"errors"}, set()),
     "compiler": (set(), set()),
     "normalize": (set(), set()),
+    "reference": (set(), set()),
     "objective": ({"errors"}, set()),
     "theory": ({"normalize"}, set()),
     "losses": ({"losses", "normalize"}, set()),
@@ -180,7 +181,7 @@ def run_python(code):
 
 
 def test_importing_the_package_or_its_losses_loads_no_framework():
-    for module in ("hyperface", "hyperface.losses, hyperface.theory"):
+    for module in ("hyperface", "hyperface.losses, hyperface.reference, hyperface.theory"):
         code = f"import {module}, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
         assert run_python(code).stdout.strip() == "[]"
 
