@@ -1,21 +1,22 @@
 """NormFace and Ring loss for face verification, in functional JAX.
 
-The losses, the normalisation and the theory need nothing but jax. Names are resolved on first use,
-so that a command line can be parsed, and an experiment checked, before jax is loaded.
+The losses, their reference formulas, the normalisation and the theory need nothing but jax. Names
+are resolved on first use, so that a command line can be parsed, and an experiment checked, before
+jax is loaded.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hyperface import losses, theory
+    from hyperface import losses, reference, theory
     from hyperface.normalize import cosine_similarity, l2_norm, l2_normalize
 
 __version__ = "0.1.0"
 
-__all__ = ["cosine_similarity", "l2_norm", "l2_normalize", "losses", "theory"]
+__all__ = ["cosine_similarity", "l2_norm", "l2_normalize", "losses", "reference", "theory"]
 
-_MODULES = ("losses", "theory")
+_MODULES = ("losses", "reference", "theory")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
-from hyperface import losses
+from hyperface import losses, reference
 from hyperface.losses._angle import angle
 
 ANGLES = (0.3, 1e-2, 1e-3, 1e-4, 1e-5, np.pi - 1e-3, np.pi - 1e-5)

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
-from hyperface import losses
+from hyperface import losses, reference
 
 BATCH, CLASSES, DIM = 6, 24, 5
 
@@ -54,11 +53,11 @@ TERMS = (
         "l_softmax": (losses.l_softmax, reference.l_softmax),
         "arcface": (
             partial(losses.margin_softmax, scale=64.0, angular_margin=0.5),
-            partial(reference.margin_softmax, scale=64.0, m2=0.5),
+            partial(reference.margin_softmax, scale=64.0, angular_margin=0.5),
         ),
         "cosface": (
             partial(losses.margin_softmax, scale=64.0, cosine_margin=0.35),
-            partial(reference.margin_softmax, scale=64.0, m3=0.35),
+            partial(reference.margin_softmax, scale=64.0, cosine_margin=0.35),
         ),
         "combined": (
             partial(
@@ -68,7 +67,13 @@ TERMS = (
                 angular_margin=0.3,
                 cosine_margin=0.2,
             ),
-            partial(reference.margin_softmax, scale=30.0, m1=1.2, m2=0.3, m3=0.2),
+            partial(
+                reference.margin_softmax,
+                scale=30.0,
+                angular_multiplier=1.2,
+                angular_margin=0.3,
+                cosine_margin=0.2,
+            ),
         ),
     }
 )
@@ -76,11 +81,11 @@ TERMS = (
 TERMS |= {
     "softmax, released": (
         partial(losses.softmax, scale=9.0, gradient="caffe"),
-        partial(reference.forced_softmax, scale=9.0),
+        partial(reference.softmax, scale=9.0, gradient="caffe"),
     ),
     "c_contrastive, released": (
         partial(losses.c_contrastive, margin=3.0, gradient="caffe"),
-        partial(reference.forced_c_contrastive, margin=3.0),
+        partial(reference.c_contrastive, margin=3.0, gradient="caffe"),
     ),
 }
 MAIN_TERMS = [name for name in TERMS if name not in {f"a_softmax, m = {m}" for m in (1, 2, 3)}]
@@ -259,17 +264,19 @@ def test_hyper_parameters_are_differentiable(block_size):
                 lambda s, b, e: losses.softmax(
                     features, agents, labels, scale=s, bias=b, allow_normalized_bias=True, **e
                 ),
-                lambda s, b: reference.softmax(features, agents, labels, "both", s, b),
+                lambda s, b: reference.softmax(
+                    features, agents, labels, scale=s, bias=b, allow_normalized_bias=True
+                ),
                 (jnp.asarray(4.0), bias),
             ),
             (
                 lambda m, _, e: losses.c_contrastive(features, agents, labels, margin=m, **e),
-                lambda m, _: reference.c_contrastive(features, agents, labels, m),
+                lambda m, _: reference.c_contrastive(features, agents, labels, margin=m),
                 (jnp.asarray(1.3), bias),
             ),
             (
                 lambda m, _, e: losses.c_triplet(features, agents, labels, margin=m, **e),
-                lambda m, _: reference.c_triplet(features, agents, labels, m),
+                lambda m, _: reference.c_triplet(features, agents, labels, margin=m),
                 (jnp.asarray(1.1), bias),
             ),
         )
@@ -293,8 +300,8 @@ def test_joint_equals_the_losses_one_by_one(block_size):
         def apart(f, w):
             return (
                 reference.softmax(f, w, labels, scale=9.0)
-                + 0.1 * reference.c_contrastive(f, w, labels, 1.5)
-                + 2.0 * reference.c_triplet(f, w, labels, 0.8, "hardest")
+                + 0.1 * reference.c_contrastive(f, w, labels, margin=1.5)
+                + 2.0 * reference.c_triplet(f, w, labels, negatives="hardest")
             )
 
         found, pull = jax.vjp(together, features, agents)
@@ -484,7 +491,7 @@ def test_the_guides_own_loss_works_on_blocks():
     (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     made = {"__name__": "guide"}
     exec(compile(example, "CONTRIBUTING.md", "exec"), made)
-    distance = reference.squared_distances(jnp.ones((4, 8)), jnp.eye(100, 8))
+    distance = 2 - 2 * reference.cosine_similarity(jnp.ones((4, 8)), jnp.eye(100, 8))
     own = jnp.arange(4)[:, None] == jnp.arange(100)[None]
     others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, -distance), axis=1)
     expected = jnp.sum(jnp.where(own, distance, 0.0), axis=1) + others

@@ -20,10 +20,12 @@ MAY_IMPORT = {
     "errors": (set(), set()),
     "files": ({"errors"}, set()),
     "compiler": (set(), set()),
-    "normalize": (set(), set()),
+    "rules": (set(), set()),
+    "normalize": ({"rules"}, set()),
+    "reference": (set(), set()),
     "objective": ({"errors"}, set()),
     "theory": ({"normalize"}, set()),
-    "losses": ({"losses", "normalize"}, set()),
+    "losses": ({"losses", "normalize", "rules"}, set()),
     "heads": ({"heads", "losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
     "data": ({"data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
@@ -180,7 +182,7 @@ def run_python(code):
 
 
 def test_importing_the_package_or_its_losses_loads_no_framework():
-    for module in ("hyperface", "hyperface.losses, hyperface.theory"):
+    for module in ("hyperface", "hyperface.losses, hyperface.reference, hyperface.theory"):
         code = f"import {module}, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
         assert run_python(code).stdout.strip() == "[]"
 

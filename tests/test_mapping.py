@@ -321,3 +321,74 @@ def test_every_loss_is_right_however_it_is_split(way, on_one_device):
             assert_equal(found[name], on_one_device[name], 2e-2 if "bf16" in name else 2e-5)
         except AssertionError as wrong:
             raise AssertionError(f"{name}: {wrong}") from None
+
+
+@pytest.mark.parametrize("mining", ["all", "hardest"])
+@pytest.mark.parametrize("loss", [losses.batch_contrastive, losses.batch_triplet])
+def test_losses_on_pairs_take_a_gathered_or_an_explicit_batch(loss, mining):
+    f, _, _, y, v = arguments()
+    y = y % 3
+
+    def total(f, y, v):
+        return jnp.sum(v * loss(f, y, mining=mining))
+
+    def gathered(f, y, v):
+        f, y = jax.lax.all_gather((f, y), "d", tiled=True)
+        first = jax.lax.axis_index("d") * v.size
+        own = jax.lax.dynamic_slice_in_dim(loss(f, y, mining=mining), first, v.size)
+        return jax.lax.psum(jnp.sum(v * own), "d")
+
+    expected = jax.value_and_grad(total)(f, y, v)
+    mapped = jax.shard_map(gathered, mesh=mesh_of(4), in_specs=P("d"), out_specs=P())
+    assert_equal(jax.jit(jax.value_and_grad(mapped))(f, y, v), expected, 2e-5)
+    split = NamedSharding(mesh_of(4, explicit=True), P("d"))
+    assert_equal(
+        jax.jit(jax.value_and_grad(total))(*jax.device_put((f, y, v), split)), expected, 2e-5
+    )
+
+
+@pytest.mark.parametrize("split_batch", [False, True])
+def test_sampled_classes_under_the_default(split_batch):
+    """The gradient outside shard_map is that of the unchecked one inside, which training uses."""
+    f, w, _, y, v = arguments()
+
+    def local(f, w, y, v):
+        everyones = jax.lax.all_gather(y, "d", tiled=True) if split_batch else y
+        sample = losses.sample_classes(
+            jax.random.key(1), everyones, CLASSES // 4, rate=0.5, axis_name="d"
+        )
+        own = sample.labels
+        if split_batch:
+            own = jax.lax.dynamic_slice_in_dim(own, jax.lax.axis_index("d") * y.size, y.size)
+        engine = {"present": sample.present, "axis_name": "d", "split_batch": split_batch}
+        return jnp.sum(v * losses.softmax(f, w[sample.rows], own, scale=4.0, **engine))
+
+    def total(f, w, y, v):
+        value = local(f, w, y, v)
+        return jax.lax.psum(value, "d") if split_batch else value
+
+    batch = P("d") if split_batch else P()
+    split = {"mesh": mesh_of(4), "in_specs": (batch, P("d"), batch, batch)}
+    inside = jax.shard_map(
+        jax.grad(local, (0, 1)), **split, out_specs=(batch, P("d")), check_vma=False
+    )
+    outside = jax.grad(jax.shard_map(total, **split, out_specs=P()), (0, 1))
+    assert_equal(jax.jit(outside)(f, w, y, v), jax.jit(inside)(f, w, y, v), 2e-5)
+
+
+@pytest.mark.parametrize("mode", ["jvp", "jacfwd", "hessian", "linearize"])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_forward_mode_is_refused_by_name(mode, jitted):
+    f, w, _, y, _ = arguments()
+
+    def total(f):
+        return jnp.sum(losses.softmax(f, w, y, scale=4.0))
+
+    forward = {
+        "jvp": lambda f: jax.jvp(total, (f,), (f,)),
+        "jacfwd": jax.jacfwd(total),
+        "hessian": jax.hessian(total),
+        "linearize": lambda f: jax.linearize(total, f)[1](f),
+    }[mode]
+    with pytest.raises(TypeError, match=r"^softmax has .*Use the plain formula in hyperface.ref"):
+        (jax.jit(forward) if jitted else forward)(f)

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
-from hyperface import losses
+from hyperface import losses, reference
 
 BATCH, CLASSES, DIM = 6, 24, 5
 NAMES = ("scale", "angular_multiplier", "angular_margin", "cosine_margin")
@@ -36,12 +35,8 @@ def ours(features, agents, numbers, labels, **engine):
 
 
 def plain(features, agents, numbers, labels):
-    """ArcFace, Eq. 4, with one scale and one of each margin per example."""
-    scale, *margins = numbers
-    cosines = reference.l2_normalize(features) @ reference.l2_normalize(agents).T
-    own = cosines[jnp.arange(len(labels)), labels]
-    target = scale * (jnp.cos(margins[0] * jnp.arccos(own) + margins[1]) - margins[2])
-    return reference.replaced_target(scale[:, None] * cosines, labels, target)
+    margins = dict(zip(NAMES, numbers, strict=True))
+    return reference.margin_softmax(features, agents, labels, **margins)
 
 
 def value_and_gradients(loss, features, agents, numbers, labels, cotangent):
@@ -91,7 +86,9 @@ def test_softmax_has_one_scale_per_example(normalize, cotangent):
 
         def one_by_one(f, w, s):
             rows = [
-                reference.softmax(f[i : i + 1], w, labels[i : i + 1], normalize, s[i])
+                reference.softmax(
+                    f[i : i + 1], w, labels[i : i + 1], normalize=normalize, scale=s[i]
+                )
                 for i in range(BATCH)
             ]
             return jnp.concatenate(rows)

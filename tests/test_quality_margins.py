@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
 
-from hyperface import losses
+from hyperface import losses, reference
 from hyperface.losses import NormStatistics
 
 BATCH, CLASSES, DIM = 8, 24, 5
@@ -28,61 +27,20 @@ def problem(dtype=np.float64):
     return features.astype(dtype), agents.astype(dtype), labels, cotangent.astype(dtype)
 
 
-def plain_cosines(features, agents, labels):
-    cosines = reference.l2_normalize(features) @ reference.l2_normalize(agents).T
-    return cosines, jnp.arccos(cosines[jnp.arange(len(labels)), labels])
-
-
-def plain_adaface(
-    features, agents, labels, *, statistics, scale=64.0, margin=0.4, concentration=0.333
-):
-    """AdaFace with the released code's clips of norm and angle."""
-    cosines, theta = plain_cosines(features, agents, labels)
-    mean, std = statistics
-    norm = jnp.clip(jax.lax.stop_gradient(reference.l2_norm(features)), 1e-3, 100.0)
-    z = jnp.clip(concentration * (norm - mean) / (std + 1e-3), -1.0, 1.0)
-    angle = jnp.clip(theta - margin * z, 1e-3, jnp.pi - 1e-3)
-    target = scale * (jnp.cos(angle) - (margin * z + margin))
-    return reference.replaced_target(scale * cosines, labels, target)
-
-
-def plain_magface(
-    features,
-    agents,
-    labels,
-    *,
-    scale=64.0,
-    lower_margin=0.45,
-    upper_margin=0.8,
-    lower_norm=10.0,
-    upper_norm=110.0,
-    easy_margin=True,
-):
-    """MagFace without its regulariser."""
-    cosines, theta = plain_cosines(features, agents, labels)
-    a = jnp.clip(reference.l2_norm(features), lower_norm, upper_norm)
-    slope = (upper_margin - lower_margin) / (upper_norm - lower_norm)
-    margin = lower_margin + slope * (a - lower_norm)
-    if easy_margin:
-        margin = jnp.where(theta < jnp.pi / 2, margin, 0.0)
-    target = scale * jnp.cos(theta + margin)
-    return reference.replaced_target(scale * cosines, labels, target)
-
-
 SMALL = {"scale": 9.0, "lower_margin": 0.1, "upper_margin": 1.2, "upper_norm": 50.0}
 LOSSES = {
     "adaface": (
         partial(losses.adaface, statistics=STATISTICS),
-        partial(plain_adaface, statistics=STATISTICS),
+        partial(reference.adaface, statistics=STATISTICS),
     ),
     "adaface, small": (
         partial(losses.adaface, statistics=STATISTICS, scale=9.0, margin=0.7, concentration=0.2),
-        partial(plain_adaface, statistics=STATISTICS, scale=9.0, margin=0.7, concentration=0.2),
+        partial(reference.adaface, statistics=STATISTICS, scale=9.0, margin=0.7, concentration=0.2),
     ),
-    "magface": (losses.magface, plain_magface),
+    "magface": (losses.magface, reference.magface),
     "magface, printed": (
         partial(losses.magface, easy_margin=False, **SMALL),
-        partial(plain_magface, easy_margin=False, **SMALL),
+        partial(reference.magface, easy_margin=False, **SMALL),
     ),
 }
 

@@ -71,7 +71,10 @@ def block_of(
     start: Any,
     first: Any,
 ) -> Block:
-    """Returns the block from row `start` on as a fold sees it: classes count from row `first` on."""
+    """Returns the block from row `start` on as a fold sees it.
+
+    Classes count from row `first` on.
+    """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_class(layout.num_rows, layout.shards.axis_name)
     takes_part = local >= first

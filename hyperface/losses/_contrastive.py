@@ -79,7 +79,9 @@ def c_contrastive(
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
     term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
-    return single("c_contrastive", term, features, agents, labels, **engine, **agent_rule(gradient, term))
+    return single(
+        "c_contrastive", term, features, agents, labels, **engine, **agent_rule(gradient, term)
+    )
 
 
 def contrastive(

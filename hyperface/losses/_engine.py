@@ -154,9 +154,7 @@ def _losses_bwd(layout, residuals, cotangents):
     gradients = _scan_gradients(layout, x, agents, bias, classes, slopes, saved=saved)
     # The fold's arguments depend on terms, target and norms, which so have a second part.
     second_part = pull_fold_args(shards.reduce_over_axis(gradients.extra))
-    to_terms, to_own, to_norms = jax.tree.map(
-        jnp.add, (to_terms, to_own, to_norms), second_part
-    )
+    to_terms, to_own, to_norms = jax.tree.map(jnp.add, (to_terms, to_own, to_norms), second_part)
     to_x, to_features, to_agents, to_bias = _add_own_class(
         layout, x, features, agents, classes.labels, to_own, gradients
     )
@@ -373,9 +371,7 @@ def _own_class(
     at = locate(labels, layout.num_rows, layout.shards.axis_name)
     own_bias = None if bias is None else bias[at.row]
     own = _of_rows(layout, x, features, agents[at.row], own_bias)
-    own = layout.shards.reduce_over_axis(
-        jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own)
-    )
+    own = layout.shards.reduce_over_axis(jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own))
     exists = locate(labels_here, layout.num_rows, layout.shards.axis_name).exists
     return jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
 

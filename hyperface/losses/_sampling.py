@@ -82,7 +82,9 @@ def sample_classes(
         partial(_sample, size=size, num_classes=num_classes, axis_name=axis_name),
         key,
         labels,
-        split=lambda first_axis: Sample(per_example(None), per_example(None), per_example(first_axis)),
+        split=lambda first_axis: Sample(
+            per_example(None), per_example(None), per_example(first_axis)
+        ),
         like=labels,
     )
 

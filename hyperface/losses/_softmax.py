@@ -99,10 +99,9 @@ class Softmax(ScaledLogits):
 
 
 _WITHOUT_SCALE = (
-    'softmax normalises both sides and was given no scale, so s = 1. By NormFace\'s Proposition 2 '
+    "softmax normalises both sides and was given no scale, so s = 1. By NormFace's Proposition 2 "
     "the loss then cannot fall far below log(classes), and training stalls. Pass "
-    "scale=hyperface.theory.scale_for_bound(classes, 0.1), or learn the scale, or pass scale=1.0 to "
-    "insist."
+    "scale=hyperface.theory.scale_for_bound(classes, 0.1), or learn the scale; scale=1.0 insists."
 )
 
 

@@ -278,7 +278,9 @@ def weighted_sum(
       >>> print(weighted_sum([CContrastive()], features, agents, labels, weights).round(3))
       0.1
     """
-    layout, arrays = _prepare("weighted_sum", terms, features, agents, labels, bias, weights, **engine)
+    layout, arrays = _prepare(
+        "weighted_sum", terms, features, agents, labels, bias, weights, **engine
+    )
     if not layout.num_rows:
         losses = tuple(jnp.full_like(arrays.norms, jnp.nan) for _ in terms)
         value = total(losses, arrays.weights)

@@ -54,9 +54,7 @@ def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) 
     if axis_name is None:
         return whole_batch
     first = jax.lax.axis_index(axis_name) * batch
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, batch), whole_batch
-    )
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, batch), whole_batch)
 
 
 class Shards(NamedTuple):

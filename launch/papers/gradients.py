@@ -1,4 +1,8 @@
-"""The papers' equations: gradients against formula and finite differences, losses against plain."""
+"""The papers' equations: gradients against formula and finite differences, losses against plain.
+
+The plain formulas are those of `hyperface.reference`; what differs from them in form, and the
+printed gradients, is written here in NumPy.
+"""
 
 from collections.abc import Callable
 
@@ -6,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperface import losses
+from hyperface import losses, reference
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.normalize import cosine_similarity, l2_normalize
 from hyperface.report import drawings
@@ -117,7 +121,7 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
 
 def softmax_formulas(context: Context):
     """Eq. 1, 2, 5 and 6: softmax with and without bias, its class, the cosine, and the softmax of
-    scaled cosines, with their gradients, in plain NumPy."""
+    scaled cosines, with their gradients by hand in NumPy."""
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
     labels = rng.integers(0, 10, 40)
@@ -151,9 +155,9 @@ def softmax_formulas(context: Context):
                 for argument in arguments
                 if argument != "scale" or normalize == "both"
             ]
-        cosines = np.asarray(cosine_similarity(features, agents))
+        cosines = cosine_similarity(features, agents)
+        plain_cosines = reference.cosine_similarity(features, agents)
     logits = features @ agents.T + bias
-    unit, heads = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents))
     # The first class that no other's logit exceeds, which is how Eq. 2 has it.
     classes = np.argmax(np.all(logits[:, :, None] >= logits[:, None], axis=2), axis=1)
     accuracy = nearest_agent_accuracy(features, agents, classes, bias=bias)
@@ -161,7 +165,7 @@ def softmax_formulas(context: Context):
         Entry.of("Eq. 2: features whose class is that of the greatest logit", 100 * accuracy, "%"),
         Entry.of(
             "Eq. 5, cosine and the plain formula: greatest difference",
-            _apart(cosines, unit @ heads.T),
+            _apart(cosines, plain_cosines),
             "",
             15,
         ),
@@ -202,26 +206,22 @@ def _softmax(
 
 def reformulations(context: Context):
     """Eq. 7 to 11: the losses of pairs and triplets, cosine softmax as distances, and the losses
-    over agents, in plain NumPy."""
+    over agents, against the plain formulas in float64."""
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
     labels = rng.integers(0, 10, 200)
     unit, heads = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents))
-    squared = np.sum((unit[:, None] - heads[None]) ** 2, axis=2)
-    rows = np.arange(200)
-    own, wrong = squared[rows, labels], np.arange(10) != labels[:, None]
-    scores = np.exp(-4.0 / 2 * squared)
-    anchors, others, farther = np.arange(80), np.arange(80, 160), np.arange(120, 200)
-    same = labels[anchors] == labels[others]
-    apart, wide = (np.sum((unit[anchors] - unit[k]) ** 2, axis=1) for k in (others, farther))
-    plain = {
-        "Eq. 7": np.where(same, apart, np.maximum(0, 1.0 - apart)),
-        "Eq. 8": np.maximum(0, 0.8 + apart - wide),
-        "Eq. 9": -np.log(scores[rows, labels] / scores.sum(axis=1)),
-        "Eq. 10": own + np.sum(np.maximum(0, 1.0 - squared) * wrong, axis=1),
-        "Eq. 11": np.sum(np.maximum(0, 0.8 + own[:, None] - squared) * wrong, axis=1),
-    }
-    first, second, third = features[anchors], features[others], features[farther]
+    scores = np.exp(-4.0 / 2 * np.sum((unit[:, None] - heads[None]) ** 2, axis=2))
+    first, second, third = features[:80], features[80:160], features[120:]
+    same = labels[:80] == labels[80:160]
+    with jax.enable_x64(True):
+        plain = {
+            "Eq. 7": reference.contrastive(first, second, same, margin=1.0),
+            "Eq. 8": reference.triplet(first, second, third, margin=0.8),
+            "Eq. 9": -np.log(scores[np.arange(200), labels] / scores.sum(axis=1)),
+            "Eq. 10": reference.c_contrastive(features, agents, labels, margin=1.0),
+            "Eq. 11": reference.c_triplet(features, agents, labels, margin=0.8),
+        }
     found = {
         "Eq. 7": losses.contrastive(first, second, same, margin=1.0),
         "Eq. 8": losses.triplet(first, second, third, margin=0.8),

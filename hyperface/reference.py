@@ -1,0 +1,798 @@
+"""The losses and the normalisation as the papers print them, in plain jax.numpy.
+
+This module has two uses:
+
+- It is the truth: the hand-written gradient rules of `hyperface.normalize` and `hyperface.losses`
+  are proven against the automatic derivatives of these formulas.
+- It is for forward mode. The rules are `jax.custom_vjp`, and JAX refuses `jax.jvp`, `jax.jacfwd`,
+  `jax.hessian` and `jax.linearize` of such functions. The formulas here can be differentiated in
+  every mode and to any order. Names, arguments and hyper-parameters are those of the library, so
+  `losses.softmax` becomes `reference.softmax` and nothing else changes:
+
+      >>> import jax, jax.numpy as jnp
+      >>> from hyperface import reference
+      >>> agents, label = jnp.array([[3.0, 4.0], [0.0, 1.0]]), jnp.array([0])
+      >>> def loss(feature):
+      ...     return reference.softmax(feature[None], agents, label, scale=2.0)[0]
+      >>> print(jax.hessian(loss)(jnp.array([1.0, 0.0])).round(2))
+      [[ 0.   -0.09]
+       [-0.09  0.31]]
+
+What a formula does not do:
+
+- It stores every [batch, classes] array, and `batch_triplet` stores [batch, batch, batch]. There
+  are no blocks, shards, samples of classes or reduced precisions.
+- It loses digits in float32 for confident examples, because it subtracts the target logit from a
+  logsumexp that is nearly equal. Use float64 where that matters.
+- It does not check shapes, dtypes and ranges; `hyperface.losses` does.
+
+As in the library, half-precision inputs are computed in float32, an example whose label is out of
+range is NaN, every norm has eps = 1e-12 inside its root, so that all derivatives are finite at the
+zero vector, and a hinge has slope zero at its corner.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+EPS = 1e-12
+"""Added to the squared length of a vector, as NormFace has it below Eq. 3."""
+
+
+def l2_norm(x: ArrayLike, axis: int = -1, *, eps: float = EPS, keepdims: bool = False) -> jax.Array:
+    """Euclidean norm with the eps inside the root: NormFace, Eq. 3.
+
+        ||x|| = sqrt(sum_i x_i^2 + eps)
+
+    Args:
+      x: [..., dim, ...] array.
+      axis: the axis that is summed.
+      eps: positive number inside the root, in squared units of x.
+      keepdims: keep the summed axis with size one.
+
+    Returns:
+      x's shape without `axis`, at least float32.
+    """
+    return jnp.sqrt(jnp.sum(_wide(x) ** 2, axis=axis, keepdims=keepdims) + eps)
+
+
+def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = EPS) -> jax.Array:
+    """Scales vectors to unit length: NormFace, Eq. 3.
+
+        x~ = x / ||x||
+
+    Args:
+      x: [..., dim, ...] array.
+      axis: the axis whose vectors are normalised.
+      eps: positive number inside the root, in squared units of x.
+
+    Returns:
+      Array of x's shape and dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> print(jax.jacfwd(l2_normalize)(jnp.array([0.0, 2.0])))
+      [[0.5 0. ]
+       [0.  0. ]]
+    """
+    unit = _wide(x) / l2_norm(x, axis, eps=eps, keepdims=True)
+    return unit.astype(jnp.asarray(x).dtype)
+
+
+def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
+    """Cosine between every feature and every agent: NormFace, Eq. 5.
+
+        d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+
+    Returns:
+      [batch, classes] cosines in [-1, 1], at least float32.
+    """
+    return _products(l2_normalize(_wide(features)), l2_normalize(_wide(agents)))
+
+
+def softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    normalize: Literal["both", "features", "agents", "none"] = "both",
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    allow_normalized_bias: bool = False,
+    gradient: Literal["exact", "caffe"] = "exact",
+) -> jax.Array:
+    """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
+
+        L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      normalize: which side is scaled to unit length: "both", "features", "agents" or "none".
+      scale: s, a scalar or one value per example [batch]; None is 1.
+      bias: [classes] added to the logits; refused beside a normalisation unless
+        `allow_normalized_bias` (see `losses.softmax`).
+      allow_normalized_bias: accept a bias beside a normalisation.
+      gradient: "exact", or "caffe": agents count as rows that already have unit length, and their
+        derivatives, second ones too, are those of the inner product, as in the released code.
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    Raises:
+      ValueError: `normalize` or `gradient` is unknown, or a bias is given beside a normalisation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+      >>> print(softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0]), scale=2.0).round(4))
+      [0.1269]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.
+    """
+    _known("normalize", normalize, ("both", "features", "agents", "none"))
+    _known("gradient", gradient, ("exact", "caffe"))
+    if bias is not None and normalize != "none" and not allow_normalized_bias:
+        raise ValueError(
+            f'expected bias=None with normalize="{normalize}", found a bias: drop it, or pass '
+            "allow_normalized_bias=True"
+        )
+    features, agents = _wide(features), _wide(agents)
+    if normalize in ("both", "features"):
+        features = l2_normalize(features)
+    if normalize in ("both", "agents"):
+        agents = l2_normalize(agents) if gradient == "exact" else _forced(agents)
+    logits = _column(1.0 if scale is None else scale) * _products(features, agents)
+    if bias is not None:
+        logits += jnp.asarray(bias)[None, :]
+    return jax.nn.logsumexp(logits, axis=1) - _target(logits, labels)
+
+
+def c_contrastive(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    gradient: Literal["exact", "caffe"] = "exact",
+) -> jax.Array:
+    """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
+
+        L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      margin: m, on the squared distance of unit vectors.
+      gradient: "exact", or "caffe": agents count as rows that already have unit length, and their
+        derivatives, second ones too, are those of the squared distance, as in the released code.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, at least float32.
+
+    Raises:
+      ValueError: `gradient` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+      >>> print(c_contrastive(jnp.array([[3.0, 0.0]]), agents, jnp.array([0])).round(3))
+      [0.2]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+    """
+    _known("gradient", gradient, ("exact", "caffe"))
+    distance = _squared_distances(features, agents, forced=gradient == "caffe")
+    hinge = jnp.where(_own(distance, labels), 0.0, jax.nn.relu(margin - distance))
+    return _target(distance, labels) + jnp.sum(hinge, axis=1)
+
+
+def c_triplet(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 0.8,
+    negatives: Literal["all", "hardest"] = "all",
+    always_pull: bool = False,
+) -> jax.Array:
+    """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
+
+        L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
+
+    There is no `gradient="caffe"` here: the released gradient pulls to the own agent once, however
+    many classes violate the margin, and is not the derivative of any loss.
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      margin: m, on the difference of squared distances.
+      negatives: "all" sums over every wrong class; "hardest" takes only the closest one.
+      always_pull: add ||f~ - W~_y||^2 whether or not a class violates the margin.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, at least float32.
+
+    Raises:
+      ValueError: `negatives` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+      >>> print(c_triplet(jnp.array([[3.0, 0.0]]), agents, jnp.array([1])).round(3))
+      [1.6]
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
+    """
+    _known("negatives", negatives, ("all", "hardest"))
+    distance = _squared_distances(features, agents)
+    to_own = _target(distance, labels)
+    hinge = jax.nn.relu(margin + to_own[:, None] - distance)
+    hinge = jnp.where(_own(distance, labels), 0.0, hinge)
+    value = jnp.sum(hinge, axis=1) if negatives == "all" else _largest(hinge)
+    return value + to_own if always_pull else value
+
+
+def contrastive(
+    features_a: ArrayLike, features_b: ArrayLike, same: ArrayLike, *, margin: ArrayLike = 1.0
+) -> jax.Array:
+    """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
+
+        L = ||f~_a - f~_b||^2 where the pair is of one class, max(0, m - ||f~_a - f~_b||^2) else
+
+    Args:
+      features_a: [pairs, dim] array.
+      features_b: [pairs, dim] array.
+      same: [pairs] bool, True where both features are of one class.
+      margin: m, on the squared distance.
+
+    Returns:
+      [pairs] loss in squared distance on the unit sphere, at least float32.
+    """
+    a, b = l2_normalize(_wide(features_a)), l2_normalize(_wide(features_b))
+    distance = jnp.sum((a - b) ** 2, axis=1)
+    return jnp.where(same, distance, jax.nn.relu(margin - distance))
+
+
+def triplet(
+    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, *, margin: ArrayLike = 0.8
+) -> jax.Array:
+    """Triplet loss on normalised features: NormFace, Eq. 8.
+
+        L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
+
+    Args:
+      anchors: [triplets, dim] array.
+      positives: [triplets, dim] array, of the anchors' classes.
+      negatives: [triplets, dim] array, of other classes.
+      margin: m, on the difference of squared distances.
+
+    Returns:
+      [triplets] loss in squared distance on the unit sphere, at least float32.
+    """
+    a, p, n = (l2_normalize(_wide(x)) for x in (anchors, positives, negatives))
+    return jax.nn.relu(margin + jnp.sum((a - p) ** 2, axis=1) - jnp.sum((a - n) ** 2, axis=1))
+
+
+def batch_contrastive(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    mining: Literal["all", "violating", "hardest"] = "all",
+    counted: ArrayLike | None = None,
+) -> jax.Array:
+    """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
+
+        L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
+
+    with d the squared distance on the unit sphere.
+
+    Args:
+      features: [batch, dim] array.
+      labels: [batch] integer class ids.
+      margin: m, on the squared distance.
+      mining: "all" pairs; "violating", whose second mean is over different pairs within the margin
+        only; "hardest", the farthest same and the nearest different example.
+      counted: [batch] bool, False for padding, which is in no pair; None counts all.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, at least float32. A mean over nothing is
+      zero.
+
+    Raises:
+      ValueError: `mining` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> features = jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+      >>> print(batch_contrastive(features, jnp.array([0, 0, 1]), margin=3.0))
+      [2.  3.  0.5]
+    """
+    _known("mining", mining, ("all", "violating", "hardest"))
+    distance, same, different = _pairs(features, labels, counted)
+    hinge = jax.nn.relu(margin - distance)
+    if mining == "hardest":
+        return _largest(jnp.where(same, distance, 0.0)) + _largest(jnp.where(different, hinge, 0.0))
+    if mining == "violating":
+        different &= hinge > 0
+    return _mean(distance, same) + _mean(hinge, different)
+
+
+def batch_triplet(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: ArrayLike = 0.8,
+    mining: Literal["all", "violating", "hardest"] = "all",
+    counted: ArrayLike | None = None,
+) -> jax.Array:
+    """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
+
+        L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
+
+    with d the squared distance on the unit sphere.
+
+    Args:
+      features: [batch, dim] array.
+      labels: [batch] integer class ids.
+      margin: m, on the difference of squared distances.
+      mining: "all" triplets; "violating", the mean over those above zero only; "hardest", the one
+        of the farthest same and the nearest different example.
+      counted: [batch] bool, False for padding, which is in no triplet; None counts all.
+
+    Returns:
+      [batch] loss in squared distance on the unit sphere, at least float32; zero for an anchor
+      without a triplet.
+
+    Raises:
+      ValueError: `mining` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> features = jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+      >>> print(batch_triplet(features, jnp.array([0, 0, 1]), margin=3.0))
+      [1. 3. 0.]
+    """
+    _known("mining", mining, ("all", "violating", "hardest"))
+    distance, same, different = _pairs(features, labels, counted)
+    hinge = jax.nn.relu(margin + distance[:, :, None] - distance[:, None, :])
+    triplets = same[:, :, None] & different[:, None, :]
+    hinge = jnp.where(triplets, hinge, 0.0).reshape(len(hinge), -1)
+    if mining == "hardest":
+        # The largest hinge is that of the farthest same and the nearest different example.
+        return _largest(hinge)
+    triplets = triplets.reshape(hinge.shape)
+    return _mean(hinge, triplets & (hinge > 0) if mining == "violating" else triplets)
+
+
+def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
+
+        L = 1/2 ||f - c_y||^2
+
+    The centers are constants in every derivative.
+
+    Args:
+      features: [batch, dim] array.
+      centers: [classes, dim] array.
+      labels: [batch] integer class ids.
+
+    Returns:
+      [batch] loss in squared norm units, at least float32.
+
+    References:
+      Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
+    """
+    own = jax.lax.stop_gradient(_rows_of(_wide(centers), labels))
+    return 0.5 * jnp.sum((_wide(features) - own) ** 2, axis=1)
+
+
+def ring(
+    features: ArrayLike,
+    radius: ArrayLike,
+    *,
+    form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper",
+) -> jax.Array:
+    """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
+
+        L = 1/2 (||f|| - R)^2
+
+    Args:
+      features: [batch, dim] array.
+      radius: R, a scalar in units of the feature norm.
+      form: "paper"; "released-l2", (||f|| - R)^2; "released-l1", twice the smooth L1 distance;
+        "released-auto", (||f|| - R)^2 over the batch's mean norm, which is at least 0.5 and a
+        constant in every derivative.
+
+    Returns:
+      [batch] loss in squared norm units, at least float32.
+
+    Raises:
+      ValueError: `form` is unknown.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> print(ring(jnp.array([[3.0, 4.0], [0.0, 1.0]]), 2.0))
+      [4.5 0.5]
+      >>> print(jax.hessian(lambda f: ring(f[None], 2.0)[0])(jnp.array([0.0, 4.0])))
+      [[0.5 0. ]
+       [0.  1. ]]
+
+    References:
+      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 2.2.
+    """
+    _known("form", form, ("paper", "released-l2", "released-l1", "released-auto"))
+    norm = l2_norm(features)
+    apart = norm - radius
+    if form == "paper":
+        return 0.5 * apart**2
+    if form == "released-l1":
+        return jnp.where(jnp.abs(apart) < 1.0, apart**2, 2.0 * jnp.abs(apart) - 1.0)
+    mean = jax.lax.stop_gradient(jnp.mean(norm))
+    return apart**2 / jnp.maximum(mean, 0.5) if form == "released-auto" else apart**2
+
+
+def a_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: int = 4,
+    blend: ArrayLike = 0.0,
+) -> jax.Array:
+    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
+
+        L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
+        psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
+
+    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda). There is no
+    `gradient="caffe"` here: the released gradient scales its two parts, and is not the derivative
+    of any loss.
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      margin: m, a whole number from 1 on.
+      blend: lambda, at least 0.
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    References:
+      Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017.
+    """
+    features, agents = _wide(features), l2_normalize(_wide(agents))
+    return _multiplied_angle(features, agents, labels, l2_norm(features), margin, blend)
+
+
+def l_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: int = 4,
+    blend: ArrayLike = 0.0,
+) -> jax.Array:
+    """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
+
+        L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
+
+    with psi and the blend as in `a_softmax`.
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      margin: m, a whole number from 1 on.
+      blend: lambda, at least 0.
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    References:
+      Liu et al., Large-Margin Softmax Loss for Convolutional Neural Networks, ICML 2016.
+    """
+    features, agents = _wide(features), _wide(agents)
+    length = l2_norm(features) * _rows_of(l2_norm(agents), labels)
+    return _multiplied_angle(features, agents, labels, length, margin, blend)
+
+
+def margin_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    scale: ArrayLike,
+    angular_multiplier: ArrayLike = 1.0,
+    angular_margin: ArrayLike = 0.0,
+    cosine_margin: ArrayLike = 0.0,
+) -> jax.Array:
+    """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
+
+        target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
+
+    An angular margin gives the loss a kink where the feature points along its agent: its slope with
+    the angle is s p sin(m2) on every side, with p the probability of the other classes. The eps
+    inside the norms rounds the kink off within about 1e-6 rad (1e-6 over the shorter norm), so that
+    all derivatives are finite, and the gradient of the target logit is zero at an angle of 0 or pi.
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      scale: s, a scalar or one value per example [batch].
+      angular_multiplier: m1.
+      angular_margin: m2 in radians, a scalar or one value per example [batch].
+      cosine_margin: m3, a scalar or one value per example [batch].
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> feature, agents = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> loss = margin_softmax(feature, agents, jnp.array([0]), scale=2.0, cosine_margin=0.5)
+      >>> print(loss.round(2))
+      [0.31]
+
+    References:
+      Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
+      Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
+    """
+    angle = _angle(_wide(features), _rows_of(_wide(agents), labels))
+    target = jnp.cos(angular_multiplier * angle + angular_margin) - cosine_margin
+    logits = _column(scale) * cosine_similarity(features, agents)
+    return _cross_entropy(logits, labels, scale * target)
+
+
+def adaface(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    statistics: tuple[ArrayLike, ArrayLike],
+    scale: ArrayLike = 64.0,
+    margin: ArrayLike = 0.4,
+    concentration: ArrayLike = 0.333,
+) -> jax.Array:
+    """AdaFace (Kim et al.): margins that depend on the feature norm, which counts as quality.
+
+        z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
+        target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
+
+    The norm is clipped to [0.001, 100] and theta_y - m z_i to [0.001, pi - 0.001]. No derivative
+    goes through the norm or the statistics.
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      statistics: (mean, std) of the feature norms.
+      scale: s, a scalar or one value per example [batch].
+      margin: m, a scalar or one value per example [batch].
+      concentration: h, a scalar or one value per example [batch].
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    References:
+      Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022.
+    """
+    features = _wide(features)
+    norm = jnp.clip(l2_norm(features), 1e-3, 100.0)
+    mean, std = statistics
+    quality = jnp.clip(concentration * (norm - mean) / (std + 1e-3), -1.0, 1.0)
+    quality = jax.lax.stop_gradient(quality)
+    angle = _angle(features, _rows_of(_wide(agents), labels)) - margin * quality
+    target = jnp.cos(jnp.clip(angle, 1e-3, math.pi - 1e-3)) - margin * (quality + 1.0)
+    logits = _column(scale) * cosine_similarity(features, agents)
+    return _cross_entropy(logits, labels, scale * target)
+
+
+def magface(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    scale: ArrayLike = 64.0,
+    lower_margin: ArrayLike = 0.45,
+    upper_margin: ArrayLike = 0.8,
+    lower_norm: ArrayLike = 10.0,
+    upper_norm: ArrayLike = 110.0,
+    easy_margin: bool = True,
+) -> jax.Array:
+    """The classification part of MagFace (Meng et al.): a margin that grows with the norm.
+
+        m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
+        target logit s cos(theta_y + m(a)), the others s cos theta_j
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      scale: s, a scalar or one value per example [batch], like the margins and norms.
+      lower_margin: l_m in radians, the margin of the shortest features.
+      upper_margin: u_m in radians, the margin of the longest features.
+      lower_norm: l_a.
+      upper_norm: u_a.
+      easy_margin: no margin where cos theta_y <= 0, as in the released code.
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    References:
+      Meng et al., MagFace: A Universal Representation for Face Recognition and Quality Assessment,
+      CVPR 2021.
+    """
+    features = _wide(features)
+    above = jnp.clip(l2_norm(features), lower_norm, upper_norm) - lower_norm
+    margin = lower_margin + (upper_margin - lower_margin) * above / (upper_norm - lower_norm)
+    angle = _angle(features, _rows_of(_wide(agents), labels))
+    if easy_margin:
+        margin = jnp.where(angle < math.pi / 2, margin, 0.0)
+    logits = _column(scale) * cosine_similarity(features, agents)
+    return _cross_entropy(logits, labels, scale * jnp.cos(angle + margin))
+
+
+def magface_regularizer(
+    features: ArrayLike, *, lower_norm: ArrayLike = 10.0, upper_norm: ArrayLike = 110.0
+) -> jax.Array:
+    """MagFace's regulariser (Meng et al.), smallest at the upper norm.
+
+        g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
+
+    Args:
+      features: [batch, dim] array.
+      lower_norm: l_a, a scalar or one value per example [batch].
+      upper_norm: u_a, a scalar or one value per example [batch].
+
+    Returns:
+      [batch] in inverse norm units, at least float32.
+
+    References:
+      Meng et al., MagFace: A Universal Representation for Face Recognition and Quality Assessment,
+      CVPR 2021.
+    """
+    norm = jnp.clip(l2_norm(features), lower_norm, upper_norm)
+    return 1.0 / norm + norm / upper_norm**2
+
+
+def _multiplied_angle(
+    features: jax.Array,
+    agents: jax.Array,
+    labels: ArrayLike,
+    length: jax.Array,
+    margin: int,
+    blend: ArrayLike,
+) -> jax.Array:
+    """The loss of `a_softmax` and `l_softmax`; `length` [batch] is |f| or |W_y| |f|."""
+    logits = _products(features, agents)
+    target = _target(logits, labels)
+    with_margin = length * _psi(target / length, margin)
+    return _cross_entropy(logits, labels, (blend * target + with_margin) / (1.0 + blend))
+
+
+def _psi(cosine: jax.Array, margin: int) -> jax.Array:
+    """SphereFace's psi of an angle, from its cosine.
+
+    cos(m theta) is computed from cos theta by the recurrence of Chebyshev's polynomials, because
+    the slope of arccos is infinite at 1 and -1.
+    """
+    previous, multiplied = jnp.ones_like(cosine), cosine
+    for _ in range(margin - 1):
+        previous, multiplied = multiplied, 2.0 * cosine * multiplied - previous
+    bounds = [math.cos(j * math.pi / margin) for j in range(1, margin)]
+    k = sum((jnp.where(cosine < bound, 1.0, 0.0) for bound in bounds), jnp.zeros_like(cosine))
+    return jnp.where(k % 2 == 1, -multiplied, multiplied) - 2.0 * k
+
+
+def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
+    """[batch] angles between the rows of x and y: arccos(<x~, y~>).
+
+    Computed as 2 atan2(sqrt(1 - cos), sqrt(1 + cos)): arccos of a rounded cosine has few digits
+    near 1 and -1, and an infinite slope there. 1 -+ cos is half of |x~ -+ y~|^2 plus what the eps
+    inside the root takes from |x~|^2 = 1 - eps / ||x||^2 and from |y~|^2.
+    """
+    missing = sum(EPS / l2_norm(rows) ** 2 for rows in (x, y))
+    # sqrt has no slope at zero, which `missing` reaches where the squared norm overflows.
+    missing = jnp.maximum(missing, float(jnp.finfo(missing.dtype).eps) ** 2)
+    x, y = l2_normalize(x), l2_normalize(y)
+    apart, towards = (jnp.sum(z**2, axis=1) + missing for z in (x - y, x + y))
+    return 2.0 * jnp.arctan2(jnp.sqrt(apart), jnp.sqrt(towards))
+
+
+def _cross_entropy(logits: jax.Array, labels: ArrayLike, target: jax.Array) -> jax.Array:
+    """-log of the softmax' target entry, where `target` [batch] replaces the target logit."""
+    logits = jnp.where(_own(logits, labels), target[:, None], logits)
+    return jax.nn.logsumexp(logits, axis=1) - target
+
+
+def _squared_distances(
+    features: ArrayLike, agents: ArrayLike, *, forced: bool = False
+) -> jax.Array:
+    """[batch, classes] ||f~ - W~_j||^2 = 2 - 2 cos, and 2 where either vector is zero."""
+    if not forced:
+        return 2.0 - 2.0 * cosine_similarity(features, agents)
+    rows = _forced(_wide(agents))
+    products = _products(l2_normalize(_wide(features)), rows)
+    return 1.0 + jnp.sum(rows**2, axis=1)[None, :] - 2.0 * products
+
+
+def _forced(agents: jax.Array) -> jax.Array:
+    """The normalised rows, whose derivative is that of rows stored at unit length."""
+    return agents + jax.lax.stop_gradient(l2_normalize(agents) - agents)
+
+
+def _pairs(
+    features: ArrayLike, labels: ArrayLike, counted: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Squared distances [batch, batch], the pairs of one class, and those of two classes."""
+    labels = jnp.asarray(labels)
+    distance = _squared_distances(features, features)
+    counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
+    valid = counted[:, None] & counted[None, :] & ~jnp.eye(labels.size, dtype=bool)
+    alike = labels[:, None] == labels[None, :]
+    return distance, valid & alike, valid & ~alike
+
+
+def _mean(x: jax.Array, chosen: jax.Array) -> jax.Array:
+    """[batch] means of the chosen entries of each row; zero where none is chosen."""
+    count = jnp.maximum(jnp.sum(chosen, axis=1), 1)
+    return jnp.sum(jnp.where(chosen, x, 0.0), axis=1) / count
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """[batch] largest entries; of equal ones the first has the whole derivative."""
+    return jnp.take_along_axis(x, jnp.argmax(x, axis=1)[:, None], axis=1)[:, 0]
+
+
+def _own(x: jax.Array, labels: ArrayLike) -> jax.Array:
+    """[batch, classes] bool, True at each example's own class."""
+    return jnp.asarray(labels)[:, None] == jnp.arange(x.shape[1])[None, :]
+
+
+def _target(x: jax.Array, labels: ArrayLike) -> jax.Array:
+    """[batch] entries of x [batch, classes] at each example's own class."""
+    return jax.vmap(_rows_of)(x, jnp.asarray(labels))
+
+
+def _rows_of(x: jax.Array, labels: ArrayLike) -> jax.Array:
+    """The rows of x [classes, ...] that the labels name; NaN for a label out of range."""
+    return x.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _products(features: jax.Array, agents: jax.Array) -> jax.Array:
+    """[batch, classes] inner products, without the rounding of accelerators' matmuls."""
+    return jnp.matmul(features, agents.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _column(scale: ArrayLike) -> jax.Array:
+    """[1, 1] of a scalar, [batch, 1] of one value per example."""
+    return jnp.reshape(jnp.asarray(scale), (-1, 1))
+
+
+def _wide(x: ArrayLike) -> jax.Array:
+    """The array in at least float32."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _known(name: str, found: str, known: Sequence[str]) -> None:
+    if found not in known:
+        raise ValueError(f"expected {name} in {tuple(known)}, found {found!r}")
