@@ -29,6 +29,29 @@ def replace_bytes(path: Path, data: bytes) -> None:
     partial.replace(path)
 
 
+def read_bytes(path: Path | str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+      InputError: it is missing, a folder or a device, unreadable, or larger.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "another thing" if path.exists() else "nothing"
+        raise InputError(f"{path}: expected a file, found {kind}.")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise InputError(
+                    f"{path}: expected a file of at most {limit:,} bytes, found {size:,}. Is it "
+                    "another kind of file?"
+                )
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found: {error}.") from error
+
+
 def digest(path: Path) -> str:
     """The first twelve hexadecimal digits of a file's SHA-256; "" where there is no file."""
     if not path.is_file():
