@@ -121,7 +121,7 @@ MAY_IMPORT = {
         },
         set(),
     ),
-    "weights": ({"weights", "models", "errors"}, {"flax"}),
+    "weights": ({"archives", "errors", "files", "models", "weights"}, {"flax"}),
     "weights.caffe": (set(), set()),
     "weights.runs": ({"errors", "train.checksum", "train.damage"}, {"flax", "orbax"}),
     "weights.export": (

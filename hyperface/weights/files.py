@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperface.errors import InputError
+from hyperface.files import read_bytes
 from hyperface.weights import caffe
 
 KNOWN = ".safetensors, .pt, .pth, .pth.tar, .bin (PyTorch), .caffemodel, or the folder of a run"
@@ -12,6 +13,10 @@ FORMAT = "hyperface"
 """Metadata "format" of the safetensors files that this library writes."""
 # Older versions' safe loading could be made to run code.
 OLDEST_TORCH = (2, 10)
+LARGEST_FILE = 2**33
+"""Bytes of a file that is read as a whole."""
+LONGEST_HEADER = 2**22
+"""Bytes of a safetensors header: 40,000 arrays. A network for faces has up to 1,000."""
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -41,9 +46,10 @@ def own_format(path: Path) -> dict[str, str] | None:
     if not Path(path).name.endswith(".safetensors") or not Path(path).is_file():
         return None
     try:
+        _check_header(Path(path))
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError):
+    except (safetensors.SafetensorError, OSError, ValueError):
         return None  # `read` says what is wrong with it.
     return metadata if metadata.get("format") == FORMAT else None
 
@@ -55,7 +61,7 @@ def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise InputError(f"{path}: expected floats in {name!r}, found {array.dtype}.")
     with np.errstate(over="ignore"):  # Too large a float64 is an infinity, and refused.
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         raise InputError(
             f"{path}: expected finite weights, found NaN or infinity in {name!r}: the file is "
@@ -72,19 +78,31 @@ def _damaged(path: Path, kind: str, error: Exception) -> InputError:
     )
 
 
+def _check_header(path: Path) -> None:
+    """ValueError for a safetensors header that is too long to be parsed."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"a header of {length:,} bytes, above {LONGEST_HEADER:,}")
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     import safetensors
     import safetensors.numpy
 
     try:
+        _check_header(path)
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+    except AttributeError as error:  # How safetensors says that NumPy lacks a type.
+        reason = ValueError(f"numbers of a type that NumPy does not have: {error}")
+        raise _damaged(path, "float16 to float64 in a safetensors file", reason) from None
+    except Exception as error:  # A damaged header fails in safetensors or in NumPy.
         raise _damaged(path, "a safetensors file", error) from error
 
 
 def _read_caffe(path: Path) -> dict[str, np.ndarray]:
     try:
-        return caffe.read(path.read_bytes())
+        return caffe.read(read_bytes(path, LARGEST_FILE))
     except caffe.WireError as error:
         raise _damaged(path, "a binary Caffe network", error) from error
 
