@@ -163,7 +163,7 @@ def test_a_wrong_file_does_not_stay(random_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(writers, "export_stablehlo", lambda embed, image_shape: b"not this")
     monkeypatch.setattr(
-        writers, "open_stablehlo", lambda path: lambda images: jnp.zeros((len(images), 16))
+        writers, "open_stablehlo", lambda *_: lambda images: jnp.zeros((len(images), 16))
     )
     with pytest.raises(InputError, match=r"expected a difference up to 0\.0001, found"):
         export.main([str(random_run[0]), "--out", str(tmp_path), "--format", "stablehlo"])

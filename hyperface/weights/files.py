@@ -1,12 +1,14 @@
 """Weight files as flat dictionaries, name -> array. Nothing stored in a file is ever executed."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hyperface.errors import InputError
 from hyperface.files import read_bytes
-from hyperface.weights import caffe
+from hyperface.weights import caffe, exported
 
 KNOWN = ".safetensors, .pt, .pth, .pth.tar, .bin (PyTorch), .caffemodel, or the folder of a run"
 FORMAT = "hyperface"
@@ -78,6 +80,38 @@ def _damaged(path: Path, kind: str, error: Exception) -> InputError:
     )
 
 
+def sealed(data: bytes) -> bytes:
+    """The content of a safetensors file, with fields in one order and a digest of all of it."""
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header["__metadata__"]["digest"] = exported.digest(_described(header), body)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # The numbers stay aligned.
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def _described(header: dict[str, Any]) -> dict[str, Any]:
+    metadata = header["__metadata__"]
+    return header | {"__metadata__": {n: v for n, v in metadata.items() if n != "digest"}}
+
+
+def _check_seal(path: Path) -> None:
+    """Refuses a file of this library that was changed, or exchanged for another one's."""
+    data = memoryview(read_bytes(path, LARGEST_FILE))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8 : 8 + length]))
+    found = header["__metadata__"].get("digest")
+    if found != exported.digest(_described(header), data[8 + length :]):
+        raise InputError(
+            f"{path}: expected an export as this library wrote it, found "
+            f"{'one without a digest' if found is None else 'a damaged or changed one'}. Export "
+            "the run again by launch.export."
+        )
+    record = path.with_name(exported.NAME)
+    if record.is_file() and path.name in (known := exported.read_record(record))["files"]:
+        exported.read_file(path.parent, known, path.name)
+
+
 def _check_header(path: Path) -> None:
     """ValueError for a safetensors header that is too long to be parsed."""
     with path.open("rb") as file:
@@ -92,7 +126,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         _check_header(path)
+        if own_format(path) is not None:
+            _check_seal(path)
         return safetensors.numpy.load_file(path)
+    except InputError:
+        raise
     except AttributeError as error:  # How safetensors says that NumPy lacks a type.
         reason = ValueError(f"numbers of a type that NumPy does not have: {error}")
         raise _damaged(path, "float16 to float64 in a safetensors file", reason) from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hyperface.data.datasets import check_features
 from hyperface.data.sources.pages import check_pages
 from hyperface.data.sources.source import Source, by_identity, check_size
 from hyperface.errors import InputError
@@ -69,7 +70,7 @@ class _Table:
             raise InputError(
                 f"expected a whole parquet file at {path}, found: {_reason(error)}."
             ) from None
-        if missing := {image, label} - set(names):
+        if {image, label} - set(names):
             raise InputError(
                 f"{path}: expected columns {image!r} and {label!r}, found "
                 f"{', '.join(names)[:200]}. Say which by --image and --label."
@@ -182,6 +183,8 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
     """
     import tensorflow_datasets as tfds
 
+    for features in (data_dir / name.split("/")[0].split(":")[0]).rglob("features.json"):
+        check_features(features)
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
