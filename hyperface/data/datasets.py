@@ -1,7 +1,7 @@
 """Prepared data sets by name, below one data folder."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,10 @@ def open_split(
     builder = _builder(folder)
     if split not in builder.info.splits:
         raise unknown_name(f"split of {name}", split, builder.info.splits)
-    if not builder.info.splits[split].num_examples:
+    files, records = _records(builder, split, folder)
+    if not files:
         raise InputError(f"expected images in split {split!r} of {name}, found none in {folder}.")
-    missing = [f for f in builder.info.splits[split].filepaths if not Path(f).is_file()]
-    if missing:
+    if missing := [file for file in files if not Path(file).is_file()]:
         raise InputError(
             f"expected every file of {name}, found {missing[0]} missing ({len(missing)} in all): "
             "delete the data set's folder and prepare it again."
@@ -129,7 +129,7 @@ def open_split(
     return Split(
         dataset=f"{name}/{folder.name}",
         name=split,
-        records=builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}),
+        records=records(),
         num_classes=metadata.get("people", {}).get(split, classes),
         image_shape=(*(crop or (height, width)), channels),
         source=metadata.get("source"),
@@ -179,6 +179,25 @@ def _class_names(record: Any) -> Iterator[Any]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+
+
+def _records(
+    builder: Any, split: str, folder: Path
+) -> tuple[list[str], Callable[[], Sequence[dict[str, Any]]]]:
+    """The files of a split, none where it has no example, and what opens them."""
+    try:
+        info = builder.info.splits[split]
+        files = info.filepaths if info.num_examples else []
+    except Exception as error:  # Whatever in the metadata is damaged.
+        raise _damaged(folder, error) from None
+
+    def opened() -> Sequence[dict[str, Any]]:
+        try:
+            return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except Exception as error:  # As above, or a file of another kind.
+            raise _damaged(folder, error) from None
+
+    return files, opened
 
 
 def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:

@@ -69,7 +69,7 @@ def zipped(path: Path, *, distinct_case: bool = False) -> Source:
             lambda info=info: read_member(archive, info, info.file_size),
         )
         for info in archive.infolist()
-        if not info.is_dir()
+        if not info.filename.endswith("/")
     )
     return _tree("zip", members, path, distinct_case)
 
