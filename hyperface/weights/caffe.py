@@ -31,7 +31,7 @@ ROLES = ("weight", "bias")
 
 MAX_AXES = 32
 """Caffe's own limit."""
-MAX_FIELDS = 500_000
+MAX_FIELDS = 200_000
 """Fields of a file. A network has some thousands; its numbers stand packed in one field each."""
 
 
