@@ -88,12 +88,7 @@ class _Table:
             metadata, size = self._file.metadata, self.path.stat().st_size
             if not 0 <= metadata.num_rows <= size // SMALLEST_ROW:
                 raise ValueError(f"{metadata.num_rows:,} rows in {size:,} bytes")
-            for group in range(metadata.num_row_groups):
-                for column in map(metadata.row_group(group).column, range(metadata.num_columns)):
-                    if column.path_in_schema in (self._image, self._label):
-                        starts = (column.dictionary_page_offset, column.data_page_offset)
-                        start = min(start for start in starts if start)
-                        check_pages(self.path, start, column.total_compressed_size)
+            check_pages(self.path, (self._image, self._label))
         except Exception as error:  # As above.
             raise InputError(
                 f"expected a whole parquet file at {self.path}, found: {_reason(error)}."
