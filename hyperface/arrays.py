@@ -71,7 +71,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
         if set(names) - members.keys():
             wanted = " and ".join(map(repr, names))
-            found = ", ".join(sorted(members))[:200] or "none"
+            found = ", ".join(map(repr, sorted(members)))[:200] or "none"
             raise InputError(f"{path}: expected arrays {wanted}, found {found}.")
         total, limit = sum(members[n].file_size for n in names), _limit(path)
         if total > limit:

@@ -342,6 +342,18 @@ def test_text_of_a_parquet_file_that_is_not_utf8_is_refused(tmp_path, rng):
         parquet(path)
 
 
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path, rng):
+    """PyArrow's view of a column's metadata does, where histograms do not fit the schema."""
+    path = write_table(tmp_path / "a.parquet", [rng.bytes(50)] * 4, list(range(4)))
+    data = path.read_bytes()
+    # In the schema the column `label` is one of required values, which has no histogram.
+    for at in range(data.rindex(b"schema"), data.rindex(b"label")):
+        for change in (1, 2, 0xFF):
+            path.write_bytes(data[:at] + bytes([data[at] ^ change]) + data[at + 1 :])
+            with contextlib.suppress(InputError):
+                parquet(path)
+
+
 # Text
 
 
@@ -382,6 +394,13 @@ def test_a_mat_file_has_as_many_cells_as_a_protocol_needs(tmp_path, monkeypatch)
     scipy.io.savemat(tmp_path / "a.mat", {"x": many}, do_compression=True)
     with cheap(), pytest.raises(InputError, match=r"2000 cells in .* of at most 1000 in all"):
         protocols.blufr(tmp_path / "a.mat")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID,SUBJECT_ID\n1,2,a.jpg,4,5\n")
+    with pytest.raises(InputError, match=r"a.csv:1: expected each column once, found SUBJECT_ID"):
+        protocols.ijb_templates(path)
 
 
 # Prepared data sets

@@ -552,7 +552,7 @@ def test_bad_parquet_is_one_clear_error(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", [b"a", b"b"], labels=[0, None])
     with pytest.raises(InputError, match="a label in every row, found none in 1"):
         parquet(path)
-    with pytest.raises(InputError, match="columns 'image' and 'person', found image, label"):
+    with pytest.raises(InputError, match="columns 'image' and 'person', found 'image', 'label'"):
         parquet(path, label="person")
     data = path.read_bytes()
     for length in range(0, len(data), 64):

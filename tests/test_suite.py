@@ -59,7 +59,7 @@ def test_files_that_are_no_features_are_refused(tmp_path, named):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], object), allow_pickle=True)
     (tmp_path / "d.npz").write_bytes(b"PK no")
     for name, message in {
-        "a.npz": "arrays 'features' and 'names', found x",
+        "a.npz": "arrays 'features' and 'names', found 'x'",
         "b.npy": r"names in .*b\.txt beside it, found no file",
         "c.npy": "found: an array of object, expected numbers",
         "d.npz": "expected a whole zip archive",

@@ -73,7 +73,7 @@ class _Table:
         if {image, label} - set(names):
             raise InputError(
                 f"{path}: expected columns {image!r} and {label!r}, found "
-                f"{', '.join(names)[:200]}. Say which by --image and --label."
+                f"{', '.join(map(repr, names))[:200]}. Say which by --image and --label."
             )
         # Labels stay the numbers of a dictionary's entries: a text is in memory once.
         self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=[label])
