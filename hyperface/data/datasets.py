@@ -111,10 +111,10 @@ def open_split(
     builder = _builder(folder)
     if split not in builder.info.splits:
         raise unknown_name(f"split of {name}", split, builder.info.splits)
-    files, records = _records(builder, split, folder)
+    files, missing, records = _records(builder, split, folder)
     if not files:
         raise InputError(f"expected images in split {split!r} of {name}, found none in {folder}.")
-    if missing := [file for file in files if not Path(file).is_file()]:
+    if missing:
         raise InputError(
             f"expected every file of {name}, found {missing[0]} missing ({len(missing)} in all): "
             "delete the data set's folder and prepare it again."
@@ -141,6 +141,9 @@ def open_split(
 def _builder(folder: Path) -> Any:
     """TFDS's builder of a prepared data set, whose metadata is whole and names no foreign code."""
     check_features(folder / "features.json")
+    stored = read_json(folder / "dataset_info.json").get("fileFormat")
+    if stored != "array_record":  # TFDS reads the others by TensorFlow.
+        raise _damaged(folder, ValueError(f"the file format {str(stored)[:40]!r}"))
     try:
         builder = tfds.builder_from_directory(folder)
         metadata = builder.info.metadata or {}
@@ -183,11 +186,12 @@ def _class_names(record: Any) -> Iterator[Any]:
 
 def _records(
     builder: Any, split: str, folder: Path
-) -> tuple[list[str], Callable[[], Sequence[dict[str, Any]]]]:
-    """The files of a split, none where it has no example, and what opens them."""
+) -> tuple[list[str], list[str], Callable[[], Sequence[dict[str, Any]]]]:
+    """The files of a split, none where it has no example, those missing, and what opens them."""
     try:
         info = builder.info.splits[split]
-        files = info.filepaths if info.num_examples else []
+        files = [str(file) for file in info.filepaths] if info.num_examples else []
+        missing = [file for file in files if not Path(file).is_file()]
     except Exception as error:  # Whatever in the metadata is damaged.
         raise _damaged(folder, error) from None
 
@@ -197,7 +201,7 @@ def _records(
         except Exception as error:  # As above, or a file of another kind.
             raise _damaged(folder, error) from None
 
-    return files, opened
+    return files, missing, opened
 
 
 def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
