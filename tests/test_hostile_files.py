@@ -33,6 +33,7 @@ from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
 from hyperface.evaluate.named import read_features
 from hyperface.files import text_lines
+from hyperface.weights import files
 
 
 @contextlib.contextmanager
@@ -293,6 +294,21 @@ def test_safetensors_of_other_types_or_long_headers_are_refused(tmp_path):
     header = json.dumps({f"a{n}": entry for n in range(100_000)}).encode()
     with cheap(), pytest.raises(InputError, match=r"a header of .* bytes, above 4,194,304"):
         weights.read(write_safetensors(tmp_path / "a.safetensors", header))
+
+
+def test_a_torch_file_cannot_ask_for_more_than_it_has(tmp_path):
+    """Checked before torch sees it, so also where torch is not installed."""
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(1000))
+    with pytest.raises(ValueError, match="'archive/data/0' is compressed"):
+        files._check_torch(path)
+    path.write_bytes(b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+    with pytest.raises(ValueError, match="a bytearray"):
+        files._check_torch(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data/0", bytes(1000))
+    files._check_torch(path)
 
 
 # Parquet

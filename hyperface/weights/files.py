@@ -1,11 +1,14 @@
 """Weight files as flat dictionaries, name -> array. Nothing stored in a file is ever executed."""
 
 import json
+import mmap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hyperface.archives import open_zip
 from hyperface.errors import InputError
 from hyperface.files import read_bytes
 from hyperface.weights import caffe, exported
@@ -15,6 +18,8 @@ FORMAT = "hyperface"
 """Metadata "format" of the safetensors files that this library writes."""
 # Older versions' safe loading could be made to run code.
 OLDEST_TORCH = (2, 10)
+MAX_SHARED = 4
+"""How often the bytes of a PyTorch file may be shown by its tensors, which may share weights."""
 LARGEST_FILE = 2**33
 """Bytes of a file that is read as a whole."""
 LONGEST_HEADER = 2**22
@@ -160,15 +165,42 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"loading holds, found {torch.__version__}. Upgrade it, or convert to .safetensors."
         )
     try:
+        _check_torch(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
         for key in ("state_dict", "model_state_dict"):
             if isinstance(found.get(key), dict):
                 found = found[key]
         # A net that was trained on several devices has every name below "module.".
+        _check_sizes(found.values(), path.stat().st_size)
         return {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
     except Exception as error:  # A damaged file fails in torch, zipfile or pickle, in many ways.
         kind = "a PyTorch state dictionary of tensors alone"
         raise _damaged(path, kind, error) from error
+
+
+def _check_torch(path: Path) -> None:
+    """ValueError for a PyTorch file that could ask for more memory than it has bytes.
+
+    torch.load refuses foreign code, but believes sizes.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b"bytearray") >= 0:  # The one allowed call that makes bytes from a number.
+            raise ValueError("a bytearray, which no weights have")
+        packed = data[:2] == b"PK"
+    if packed:
+        with open_zip(path) as archive:
+            for member in archive.infolist():
+                if member.compress_size != member.file_size:
+                    raise ValueError(
+                        f"{member.filename!r} is compressed, which torch.save never is"
+                    )
+
+
+def _check_sizes(tensors: Iterable[Any], size: int) -> None:
+    """ValueError for views that show the same few bytes as any number of values."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if total > MAX_SHARED * size:
+        raise ValueError(f"tensors of {total:,} bytes in a file of {size:,}")
 
 
 def _array(tensor) -> np.ndarray:
