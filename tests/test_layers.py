@@ -18,6 +18,8 @@ HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib",
 # What each part may import of hyperface, and of the heavy packages.
 MAY_IMPORT = {
     "errors": (set(), set()),
+    "archives": ({"errors"}, set()),
+    "arrays": ({"archives", "errors"}, set()),
     "files": ({"errors"}, set()),
     "compiler": (set(), set()),
     "rules": (set(), set()),
@@ -28,8 +30,8 @@ MAY_IMPORT = {
     "losses": ({"losses", "normalize", "rules"}, set()),
     "heads": ({"heads", "losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
-    "data": ({"data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
-    "data.protocols": ({"data.protocols", "errors", "files"}, set()),
+    "data": ({"archives", "data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
+    "data.protocols": ({"archives", "data.protocols", "errors", "files"}, set()),
     "train.experiment": ({"errors", "objective"}, set()),
     "train.metrics": ({"files"}, set()),
     "train.profile": (set(), set()),
@@ -109,9 +111,11 @@ MAY_IMPORT = {
     "evaluate": (
         {
             "evaluate",
+            "arrays",
             "compiler",
             "data",
             "errors",
+            "files",
             "losses",
             "normalize",
             "objective",
@@ -119,7 +123,7 @@ MAY_IMPORT = {
         },
         set(),
     ),
-    "weights": ({"weights", "models", "errors"}, {"flax"}),
+    "weights": ({"archives", "errors", "files", "models", "weights"}, {"flax"}),
     "weights.caffe": (set(), set()),
     "weights.runs": ({"errors", "train.checksum", "train.damage"}, {"flax", "orbax"}),
     "weights.export": (
