@@ -6,8 +6,8 @@
   over which it may differ, and a cotangent must have the type of its primal. `vary_alike` gives all
   arguments of a rule the same axes beforehand. JAX transposes that cast into the sum over devices
   which the cotangent of a replicated argument needs, so the rule itself stays local.
-- On a mesh with explicit axes, which is the default of new meshes, every operation must state how its
-  result is split. `automatic` leaves that to the compiler inside a rule.
+- On a mesh with explicit axes, which is the default of new meshes, every operation must state how
+  its result is split. `automatic` leaves that to the compiler inside a rule.
 - Forward mode fails with an error that names neither the function nor a way on.
   `reverse_mode_only` names both.
 """

@@ -220,16 +220,18 @@ def test_long_features_keep_loss_and_gradient(rng, exponent, options, block_size
 
     def gradients(dtype):
         def total(f, w):
-            return jnp.sum(softmax(f, w, labels, block_size=block_size, **options))
+            return jnp.sum(
+                softmax(f, w, labels, **({"scale": 1.0} | options), block_size=block_size)
+            )
 
         arguments = jnp.asarray(features, dtype), jnp.asarray(agents, dtype)
         return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(*arguments)
 
     found = gradients(jnp.float32)
     with jax.enable_x64(True):
-        expected = gradients(jnp.float64)
-    for mine, truth in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        np.testing.assert_allclose(mine, truth, rtol=0, atol=1e-4 * float(jnp.abs(truth).max()))
+        expected = jax.tree.leaves(jax.tree.map(np.asarray, gradients(jnp.float64)))
+    for mine, truth in zip(jax.tree.leaves(found), expected, strict=True):
+        np.testing.assert_allclose(mine, truth, rtol=0, atol=1e-4 * np.abs(truth).max())
 
 
 def test_wide_labels_are_checked_before_they_are_narrowed(rng):
