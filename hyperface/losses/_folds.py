@@ -88,10 +88,12 @@ class LogSumExp:
         return Slope(fold_args[:, None] * share, to_scale, share)
 
     def _logits(self, block: Block, scale: jax.Array) -> jax.Array:
-        """Returns s z + b, far below all others for classes that are not counted."""
+        """Returns s z + b; unless bounded, far below all others for classes not counted."""
         logits = scale[:, None] * block.similarities
         if block.bias is not None:
             logits += block.bias[None, :]
+        if self.bounded:
+            return logits
         # Masking comes before any subtraction for two reasons: exp of a class that is not counted
         # could overflow, and a product must not meet a subtraction, since compilers fuse the two
         # and skip the product's rounding. Logits of 1e9 minus their own maximum would then be off
