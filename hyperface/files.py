@@ -3,13 +3,19 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hyperface.errors import InputError
 
+LARGEST_JSON = 2**30
+"""Bytes; the manifest of a data set names each person and each image that was left out."""
+LONGEST_LINE = 2**16
+"""Characters of a line of text: names and numbers of one image, or of a pair."""
 LOCK = ".lock"
 """Name of the file that `locked` leaves in a folder."""
 
@@ -27,6 +33,71 @@ def replace_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())  # Or a power cut could leave the new name without its contents.
     partial.replace(path)
+
+
+def read_bytes(path: Path | str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+      InputError: it is missing, a folder or a device, unreadable, or larger.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "another thing" if path.exists() else "nothing"
+        raise InputError(f"{path}: expected a file, found {kind}.")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise InputError(
+                    f"{path}: expected a file of at most {limit:,} bytes, found {size:,}. Is it "
+                    "another kind of file?"
+                )
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found: {error}.") from error
+
+
+def text_lines(path: Path | str) -> Iterator[str]:
+    """The lines of a UTF-8 file one by one, without their ends; a byte-order mark is stepped over.
+
+    Raises:
+      InputError: it is no regular file, not UTF-8, or has a line of more than LONGEST_LINE.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file of text, found none.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                    raise InputError(
+                        f"{path}:{number}: expected a line of less than {LONGEST_LINE:,} "
+                        "characters, found a longer one. Is it another kind of file?"
+                    )
+                yield line.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8, found another encoding: {error}.") from None
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found: {error}.") from error
+
+
+def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      InputError: as `read_bytes`, or it is no JSON object.
+    """
+    data = read_bytes(path, limit)
+    try:
+        record = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # A deep one ends in the latter.
+        raise InputError(f"{path}: expected JSON, found a damaged file: {error}.") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: expected a JSON object, found a {type(record).__name__}.")
+    return record
 
 
 def digest(path: Path) -> str:

@@ -1,13 +1,15 @@
 """The L2 normalisation layer of NormFace: Eq. 3 forward, Eq. 4 backward.
 
 Half-precision inputs are summed in float32; float64 stays float64. Both functions carry
-hand-written reverse-mode rules: reverse mode may be nested (`grad` of `grad`), but JAX refuses
-`jax.jvp` of them.
+hand-written reverse-mode rules. Reverse mode may be nested (`grad` of `grad`). For forward mode
+use `hyperface.reference`, which has the same functions without such rules.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from hyperface.rules import reverse_mode_only, vary_alike
 
 
 def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = 1e-12) -> jax.Array:
@@ -46,9 +48,9 @@ def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = 1e-12) -> jax.Arr
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.2.
     """
-    x = _checked(x, axis)
+    x = reverse_mode_only("l2_normalize", _checked(x, axis))
     rows = jnp.moveaxis(at_least_float32(x), axis, -1)
-    unit = _l2_normalize(rows, jnp.asarray(eps, rows.dtype))
+    unit = _l2_normalize(*vary_alike(rows, jnp.asarray(eps, rows.dtype)))
     return jnp.moveaxis(unit, -1, axis).astype(x.dtype)
 
 
@@ -84,9 +86,9 @@ def l2_norm(
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 3.2.
     """
-    x = _checked(x, axis)
+    x = reverse_mode_only("l2_norm", _checked(x, axis))
     rows = jnp.moveaxis(at_least_float32(x), axis, -1)
-    norm = _l2_norm(rows, jnp.asarray(eps, rows.dtype))
+    norm = _l2_norm(*vary_alike(rows, jnp.asarray(eps, rows.dtype)))
     return jnp.expand_dims(norm, axis) if keepdims else norm
 
 

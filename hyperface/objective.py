@@ -61,7 +61,7 @@ class CTripletTerm:
 
 
 @dataclass(frozen=True)
-class MultipliedAngleTerm:
+class SphereFaceTerm:
     """A-Softmax (SphereFace), or large-margin softmax where agents keep their length."""
 
     weight: float = 0.0
@@ -87,6 +87,40 @@ class MarginTerm:
     """m2 in radians."""
     cosine_margin: float = 0.0
     """m3."""
+    gradient: Literal["exact", "released"] = "exact"
+    """"released" leaves the angular margin out of the slope, as insightface's code does."""
+
+
+@dataclass(frozen=True)
+class AdaFaceTerm:
+    """AdaFace: margins by the feature norm, in units of its moving statistics."""
+
+    weight: float = 0.0
+    scale: float = 64.0
+    margin: float = 0.4
+    """m, at least 0."""
+    concentration: float = 0.333
+    """h: the margin reaches its end where a norm is 1 / h deviations from the mean."""
+    momentum: float = 0.01
+    """Share of a batch in the moving mean and deviation of the norms, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class MagFaceTerm:
+    """MagFace: an angular margin that grows with the feature norm, and its regulariser."""
+
+    weight: float = 0.0
+    scale: float = 64.0
+    lower_margin: float = 0.45
+    """Margin in radians at the lower norm and below."""
+    upper_margin: float = 0.8
+    """Margin in radians at the upper norm and above."""
+    lower_norm: float = 10.0
+    upper_norm: float = 110.0
+    easy_margin: bool = True
+    """Put the margin only where the cosine to the own agent is positive, as the released code."""
+    regularizer: float = 35.0
+    """lambda_g, the factor of the regulariser within the term."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +163,15 @@ class RingTerm:
     """The paper's, or a variant of the code released under its name."""
 
 
-ClasswiseTerm = SoftmaxTerm | CContrastiveTerm | CTripletTerm | MultipliedAngleTerm | MarginTerm
+ClasswiseTerm = (
+    SoftmaxTerm
+    | CContrastiveTerm
+    | CTripletTerm
+    | SphereFaceTerm
+    | MarginTerm
+    | AdaFaceTerm
+    | MagFaceTerm
+)
 Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm
 
 
@@ -140,9 +182,11 @@ class Loss:
     softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
     c_contrastive: CContrastiveTerm = field(default_factory=CContrastiveTerm)
     c_triplet: CTripletTerm = field(default_factory=CTripletTerm)
-    a_softmax: MultipliedAngleTerm = field(default_factory=MultipliedAngleTerm)
-    l_softmax: MultipliedAngleTerm = field(default_factory=MultipliedAngleTerm)
+    a_softmax: SphereFaceTerm = field(default_factory=SphereFaceTerm)
+    l_softmax: SphereFaceTerm = field(default_factory=SphereFaceTerm)
     margin_softmax: MarginTerm = field(default_factory=MarginTerm)
+    adaface: AdaFaceTerm = field(default_factory=AdaFaceTerm)
+    magface: MagFaceTerm = field(default_factory=MagFaceTerm)
     center: CenterTerm = field(default_factory=CenterTerm)
     contrastive: BatchContrastiveTerm = field(default_factory=BatchContrastiveTerm)
     triplet: BatchTripletTerm = field(default_factory=BatchTripletTerm)
@@ -196,6 +240,12 @@ _RANGES = {
     "margin-softmax.angular-multiplier": (1, math.inf),
     "margin-softmax.angular-margin": (0, math.pi),
     "margin-softmax.cosine-margin": (0, 2),
+    "adaface.margin": (0, math.inf),
+    "adaface.concentration": (0, math.inf),
+    "adaface.momentum": (0, 1),
+    "magface.lower-margin": (0, math.pi),
+    "magface.upper-margin": (0, math.pi),
+    "magface.regularizer": (0, math.inf),
     "center.rate": (0, 1),
     "memory-budget": (0, math.inf),
     **{
@@ -208,6 +258,10 @@ _ABOVE_ZERO = (
     "softmax.initial-bound",
     "softmax.min-scale",
     "margin-softmax.scale",
+    "adaface.scale",
+    "magface.scale",
+    "magface.lower-norm",
+    "magface.upper-norm",
     "ring.initial-radius",
 )
 
@@ -233,6 +287,8 @@ def check(loss: Loss) -> None:
         if found is not None:
             expect(0 < found < math.inf, f"loss.{name}", "a finite number above 0", found)
     expect(0 < loss.sample_rate <= 1, "loss.sample-rate", "above 0 and up to 1", loss.sample_rate)
+    lower, upper = loss.magface.lower_norm, loss.magface.upper_norm
+    expect(lower < upper, "loss.magface.upper-norm", f"above the lower norm, {lower:g}", upper)
     if "softmax" in terms:
         _check_softmax(loss.softmax)
     if loss.l_softmax.gradient != "exact":

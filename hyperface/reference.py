@@ -104,7 +104,7 @@ def softmax(
     labels: ArrayLike,
     *,
     normalize: Literal["both", "features", "agents", "none"] = "both",
-    scale: ArrayLike = 1.0,
+    scale: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     allow_normalized_bias: bool = False,
     gradient: Literal["exact", "caffe"] = "exact",
@@ -118,7 +118,7 @@ def softmax(
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       normalize: which side is scaled to unit length: "both", "features", "agents" or "none".
-      scale: s, a scalar or one value per example [batch].
+      scale: s, a scalar or one value per example [batch]; None is 1.
       bias: [classes] added to the logits; refused beside a normalisation unless
         `allow_normalized_bias` (see `losses.softmax`).
       allow_normalized_bias: accept a bias beside a normalisation.
@@ -152,7 +152,7 @@ def softmax(
         features = l2_normalize(features)
     if normalize in ("both", "agents"):
         agents = l2_normalize(agents) if gradient == "exact" else _forced(agents)
-    logits = _column(scale) * _products(features, agents)
+    logits = _column(1.0 if scale is None else scale) * _products(features, agents)
     if bias is not None:
         logits += jnp.asarray(bias)[None, :]
     return jax.nn.logsumexp(logits, axis=1) - _target(logits, labels)
@@ -519,7 +519,7 @@ def margin_softmax(
     labels: ArrayLike,
     *,
     scale: ArrayLike,
-    angular_multiplier: float = 1.0,
+    angular_multiplier: ArrayLike = 1.0,
     angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
 ) -> jax.Array:
@@ -559,6 +559,118 @@ def margin_softmax(
     target = jnp.cos(angular_multiplier * angle + angular_margin) - cosine_margin
     logits = _column(scale) * cosine_similarity(features, agents)
     return _cross_entropy(logits, labels, scale * target)
+
+
+def adaface(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    statistics: tuple[ArrayLike, ArrayLike],
+    scale: ArrayLike = 64.0,
+    margin: ArrayLike = 0.4,
+    concentration: ArrayLike = 0.333,
+) -> jax.Array:
+    """AdaFace (Kim et al.): margins that depend on the feature norm, which counts as quality.
+
+        z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
+        target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
+
+    The norm is clipped to [0.001, 100] and theta_y - m z_i to [0.001, pi - 0.001]. No derivative
+    goes through the norm or the statistics.
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      statistics: (mean, std) of the feature norms.
+      scale: s, a scalar or one value per example [batch].
+      margin: m, a scalar or one value per example [batch].
+      concentration: h, a scalar or one value per example [batch].
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    References:
+      Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022.
+    """
+    features = _wide(features)
+    norm = jnp.clip(l2_norm(features), 1e-3, 100.0)
+    mean, std = statistics
+    quality = jnp.clip(concentration * (norm - mean) / (std + 1e-3), -1.0, 1.0)
+    quality = jax.lax.stop_gradient(quality)
+    angle = _angle(features, _rows_of(_wide(agents), labels)) - margin * quality
+    target = jnp.cos(jnp.clip(angle, 1e-3, math.pi - 1e-3)) - margin * (quality + 1.0)
+    logits = _column(scale) * cosine_similarity(features, agents)
+    return _cross_entropy(logits, labels, scale * target)
+
+
+def magface(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    scale: ArrayLike = 64.0,
+    lower_margin: ArrayLike = 0.45,
+    upper_margin: ArrayLike = 0.8,
+    lower_norm: ArrayLike = 10.0,
+    upper_norm: ArrayLike = 110.0,
+    easy_margin: bool = True,
+) -> jax.Array:
+    """The classification part of MagFace (Meng et al.): a margin that grows with the norm.
+
+        m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
+        target logit s cos(theta_y + m(a)), the others s cos theta_j
+
+    Args:
+      features: [batch, dim] array.
+      agents: [classes, dim] array, one class weight per row.
+      labels: [batch] integer class ids.
+      scale: s, a scalar or one value per example [batch], like the margins and norms.
+      lower_margin: l_m in radians, the margin of the shortest features.
+      upper_margin: u_m in radians, the margin of the longest features.
+      lower_norm: l_a.
+      upper_norm: u_a.
+      easy_margin: no margin where cos theta_y <= 0, as in the released code.
+
+    Returns:
+      [batch] loss in nats, at least float32.
+
+    References:
+      Meng et al., MagFace: A Universal Representation for Face Recognition and Quality Assessment,
+      CVPR 2021.
+    """
+    features = _wide(features)
+    above = jnp.clip(l2_norm(features), lower_norm, upper_norm) - lower_norm
+    margin = lower_margin + (upper_margin - lower_margin) * above / (upper_norm - lower_norm)
+    angle = _angle(features, _rows_of(_wide(agents), labels))
+    if easy_margin:
+        margin = jnp.where(angle < math.pi / 2, margin, 0.0)
+    logits = _column(scale) * cosine_similarity(features, agents)
+    return _cross_entropy(logits, labels, scale * jnp.cos(angle + margin))
+
+
+def magface_regularizer(
+    features: ArrayLike, *, lower_norm: ArrayLike = 10.0, upper_norm: ArrayLike = 110.0
+) -> jax.Array:
+    """MagFace's regulariser (Meng et al.), smallest at the upper norm.
+
+        g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
+
+    Args:
+      features: [batch, dim] array.
+      lower_norm: l_a, a scalar or one value per example [batch].
+      upper_norm: u_a, a scalar or one value per example [batch].
+
+    Returns:
+      [batch] in inverse norm units, at least float32.
+
+    References:
+      Meng et al., MagFace: A Universal Representation for Face Recognition and Quality Assessment,
+      CVPR 2021.
+    """
+    norm = jnp.clip(l2_norm(features), lower_norm, upper_norm)
+    return 1.0 / norm + norm / upper_norm**2
 
 
 def _multiplied_angle(

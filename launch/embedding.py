@@ -1,6 +1,5 @@
 """Networks that the commands embed images with, and prepared splits embedded by them."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +26,7 @@ from hyperface.normalize import l2_norm
 from hyperface.report.cleaning import NamedImages
 from hyperface.train import parallel
 from hyperface.train.together import AllDevices
-from hyperface.weights import read_run
+from hyperface.weights import exported, read_run
 from hyperface.weights.export import open_stablehlo
 from launch import cli
 
@@ -142,19 +141,16 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
 
 
 def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
-    try:
-        record = json.loads((path.parent / "embedder.json").read_text("utf-8"))
-        shape, merge = tuple(record["input"][1:]), record["mirror"]
-        crop = record["crop"] and tuple(record["crop"])
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"expected embedder.json beside {path}, as launch.export writes it, found: {error}."
-        ) from None
+    record = exported.read_record(path.with_name(exported.NAME))
+    program = exported.read_file(path.parent, record, path.name)
+    shape, merge = tuple(record["input"][1:]), record["mirror"]
+    crop = record["crop"] and tuple(record["crop"])
+    expect(merge in MIRROR_STEPS, f"{path}: mirror", " or ".join(MIRROR_STEPS), merge)
     if step is not None or mirror not in (None, merge):
         raise InputError(
             f"{path}: expected no --step or --mirror, which an export fixes ({merge})."
         )
-    embed = open_stablehlo(path)
+    embed = open_stablehlo(program, shape, str(path))
     steps = (
         f"exported {record['model']} of step {record['step']}, images of "
         f"{' x '.join(map(str, shape))}, {record['pixels']}",

@@ -9,7 +9,7 @@ jax2onnx and onnxruntime. Each is opened again and must give the features of the
 """
 
 import dataclasses
-import json
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"--out: expected a folder, found the file {options.out}.")
     from rich.console import Console
 
-    from hyperface.weights import export, read_run
+    from hyperface.weights import export, exported, read_run
 
     cli.quiet_libraries()
     saved = read_run(options.run, options.step)
@@ -66,6 +66,8 @@ def main(args: Sequence[str]) -> None:
     embed = export.make_embedder(saved, **settings)
     contents = {name: _content(name, embed, saved) for name in formats}
     options.out.mkdir(parents=True, exist_ok=True)
+    # The record of an earlier export does not fit the new files, and would be compared with them.
+    (options.out / exported.NAME).unlink(missing_ok=True)
     record = {
         "model": saved.model,
         "step": saved.step,
@@ -88,8 +90,9 @@ def main(args: Sequence[str]) -> None:
             raise InputError(
                 f"{path}: expected a difference up to {TOLERANCE:g}, found {difference:g}: removed."
             )
-        record["files"][path.name] = {"largest_difference": difference}
-    replace_text(options.out / "embedder.json", json.dumps(record, indent=2) + "\n")
+        sha256 = hashlib.sha256(content).hexdigest()
+        record["files"][path.name] = {"sha256": sha256, "largest_difference": difference}
+    replace_text(options.out / exported.NAME, exported.seal(record))
 
 
 def _content(name: str, embed, saved) -> bytes:
@@ -106,7 +109,9 @@ def _opened(name: str, path: Path, saved, settings):
 
     if name == "safetensors":
         return export.open_safetensors(path, saved, **settings)
-    return (export.open_stablehlo if name == "stablehlo" else export.open_onnx)(path)
+    if name == "stablehlo":
+        return export.open_stablehlo(path.read_bytes(), saved.image_shape, str(path))
+    return export.open_onnx(path)
 
 
 if __name__ == "__main__":

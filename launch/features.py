@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from hyperface.arrays import open_npy
 from hyperface.data.resolution import degrade
 from hyperface.errors import InputError
-from hyperface.evaluate.named import NamedFeatures, check, read_features
+from hyperface.evaluate.named import NamedFeatures, check, read_features, read_names
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels
 from launch.choices import FULL, is_features
@@ -87,20 +88,12 @@ class Features:
             named = read_features(path)
             self.digests[path.name] = named.digest()
             return named.features, list(named.names)
-        try:
-            features = np.load(path, mmap_mode="r", allow_pickle=False)
-            with path.open("rb") as file:
-                self.digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            listed = path.with_suffix(".txt")
-            names = listed.read_text("utf-8").splitlines() if listed.is_file() else None
-        except (OSError, ValueError) as error:
-            raise InputError(f"--distractors: expected an .npy file, found: {error}.") from None
-        if names is not None and len(names) != len(features):
-            raise InputError(
-                f"--distractors: expected a name for each of {len(features):,} features in "
-                f"{listed}, found {len(names):,}."
-            )
-        return features, names
+        features = open_npy(path, mapped=True)
+        with path.open("rb") as file:
+            self.digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        listed = path.with_suffix(".txt")
+        rows = len(features) if features.ndim else 0
+        return features, read_names(listed, rows) if listed.is_file() else None
 
     def pixels(self, dataset: str) -> Pixels | None:
         """Images by name, where they are at hand."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from hyperface.errors import InputError
-from hyperface.files import replace_bytes
+from hyperface.files import replace_bytes, text_lines
 from launch import cli
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
@@ -210,11 +210,7 @@ def _lines(path: Path | None) -> list[str] | None:
     """Names in a file, one a line."""
     if path is None:
         return None
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a file of names at {path}, found: {error}.") from None
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in text_lines(path) if line.strip()]
     if not names:
         raise InputError(f"expected names in {path}, one a line, found none.")
     return names

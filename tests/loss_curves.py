@@ -9,16 +9,18 @@ import numpy as np
 from processes import join
 
 from hyperface.objective import (
+    AdaFaceTerm,
     BatchContrastiveTerm,
     BatchTripletTerm,
     CContrastiveTerm,
     CenterTerm,
     CTripletTerm,
     Loss,
+    MagFaceTerm,
     MarginTerm,
-    MultipliedAngleTerm,
     RingTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
 )
 
 if TYPE_CHECKING:  # Not before the processes have found each other.
@@ -41,11 +43,16 @@ LOSSES = {
     "c-triplet, hardest": Loss(softmax=OFF, c_triplet=CTripletTerm(1.0, negatives="hardest")),
     "c-triplet, pull always": Loss(softmax=OFF, c_triplet=CTripletTerm(1.0, always_pull=True)),
     "c-triplet, caffe": Loss(softmax=OFF, c_triplet=CTripletTerm(1.0, gradient="caffe")),
-    "a-softmax": Loss(softmax=OFF, a_softmax=MultipliedAngleTerm(1.0)),
-    "a-softmax, caffe": Loss(softmax=OFF, a_softmax=MultipliedAngleTerm(1.0, gradient="caffe")),
-    "l-softmax": Loss(softmax=OFF, l_softmax=MultipliedAngleTerm(1.0, margin=2)),
+    "a-softmax": Loss(softmax=OFF, a_softmax=SphereFaceTerm(1.0)),
+    "a-softmax, caffe": Loss(softmax=OFF, a_softmax=SphereFaceTerm(1.0, gradient="caffe")),
+    "l-softmax": Loss(softmax=OFF, l_softmax=SphereFaceTerm(1.0, margin=2)),
     "additive angular margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, 1.0, 0.3)),
     "additive cosine margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, 1.0, 0, 0.2)),
+    "additive angular margin, released": Loss(
+        softmax=OFF, margin_softmax=MarginTerm(1.0, 16.0, angular_margin=0.3, gradient="released")
+    ),
+    "adaface": Loss(softmax=OFF, adaface=AdaFaceTerm(1.0, 16.0)),
+    "magface": Loss(softmax=OFF, magface=MagFaceTerm(1.0, 16.0, lower_norm=1.0, upper_norm=9.0)),
     "center": Loss(center=CenterTerm(0.01)),
     "center, caffe": Loss(center=CenterTerm(0.01, rule="caffe")),
     "ring": Loss(ring=RingTerm(0.1)),

@@ -239,8 +239,8 @@ def test_landmarks_come_back_by_name(tmp_path):
         (HEADER + "\na.jpg," + ",1" * 9 + "\n", r"marks.csv:2: expected ten numbers, found \[''"),
         (HEADER + ("\na.jpg" + ",1" * 10) * 2, r"marks.csv:3: .* once, found 'a.jpg' again"),
         (HEADER + '\n"a.jpg' + ",1" * 10, r"a CSV file of landmarks at .*marks.csv, found: "),
-        ("\udcff" + HEADER, "a CSV file of landmarks at .*found: .*utf-8"),
-        (None, "a CSV file of landmarks at .*found: .*No such file"),
+        ("\udcff" + HEADER, "expected UTF-8, found .*utf-8"),
+        (None, "expected a file of text, found none"),
     ],
 )
 def test_every_line_is_checked(tmp_path, text, message):

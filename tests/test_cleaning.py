@@ -177,8 +177,8 @@ def test_a_keep_list_comes_back_sorted(tmp_path):
         (b"\n", r"keep.txt:1: expected an image name, found ''"),
         (b"a\n\nb\n", r"keep.txt:2: expected an image name, found ''"),
         (b"a\nb\na\n", r"keep.txt:3: expected each image once, found 'a' as in line 1"),
-        (b"\xff\n", r"a list of image names at .*found: .*utf-8"),
-        (None, r"a list of image names at .*found: .*No such file"),
+        (b"\xff\n", r"keep.txt: expected UTF-8, found .*utf-8"),
+        (None, r"keep.txt: expected a file of text, found none"),
     ],
 )
 def test_broken_keep_lists_are_refused(tmp_path, data, message):

@@ -244,7 +244,8 @@ def test_a_folder_is_prepared_by_command(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "(train): 4 images of 2 identities, 16 x 14 x 3" in shown
     assert "(test): 2 images of 1 identities" in shown
-    assert "person0/9.png: expected an image, found bytes starting b'nothing'" in shown
+    assert "person0/9.png: expected an image (JPEG, " in shown
+    assert "found bytes starting b'nothing'" in shown
     assert (data_dir / "mine/1.0.0/dataset_info.json").exists()
     prepare.main([str(root), "--out", "all", "--held-out", "all", "--data-dir", str(data_dir)])
     assert "(test): 6 images of 3 identities" in capsys.readouterr().out
@@ -292,7 +293,7 @@ def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys
         (["orl", "--root", "5"], "orl: expected no option of a path"),
         ([".", "--out", "x", "--kind", "foldr"], "Did you mean 'folder'?"),
         ([".", "--out", "x", "--kind", "folder", "--image", "y"], "no option --image"),
-        (["orl", "--keep", "none.txt"], "expected a file of names at none.txt"),
+        (["orl", "--keep", "none.txt"], "none.txt: expected a file of text, found none"),
     ],
 )
 def test_wrong_prepare_options_are_refused(arguments, message):

@@ -223,7 +223,9 @@ def test_megaface_by_its_lists(tiny_data, tmp_path, rng, capsys):
     assert record["settings"]["devices"] == ["8 x cpu"]
     assert len(record["protocols"]["megaface"]["cmc"]) == 100
     (tmp_path / "d.txt").write_text("one\n")
-    with pytest.raises(InputError, match=r"a name for each of 50 features in .*d.txt, found 1"):
+    with pytest.raises(
+        InputError, match=r"d.txt: expected a name for each of 50 features, .*found 1"
+    ):
         evaluate.main([*common, "--distractors", str(tmp_path / "d.npy")])
 
 

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import pytest
 
 from hyperface.errors import InputError
-from hyperface.objective import CTripletTerm, Loss, MultipliedAngleTerm, RingTerm, SoftmaxTerm
+from hyperface.objective import (
+    AdaFaceTerm,
+    CTripletTerm,
+    Loss,
+    MagFaceTerm,
+    RingTerm,
+    SoftmaxTerm,
+    SphereFaceTerm,
+)
 from hyperface.train.experiment import (
     Data,
     Evaluation,
@@ -87,8 +95,13 @@ IMPOSSIBLE = [
         "loss.c-triplet.margin: expected 0 to 4, found 5.0",
     ),
     (
-        {"loss": Loss(a_softmax=MultipliedAngleTerm(margin=5))},
+        {"loss": Loss(a_softmax=SphereFaceTerm(margin=5))},
         "loss.a-softmax.margin: expected 1 to 4, found 5",
+    ),
+    ({"loss": Loss(adaface=AdaFaceTerm(momentum=2.0))}, "loss.adaface.momentum: expected 0 to 1"),
+    (
+        {"loss": Loss(magface=MagFaceTerm(upper_norm=10.0))},
+        "loss.magface.upper-norm: expected above the lower norm, 10, found 10.0",
     ),
     ({"loss": Loss(sample_rate=0.0)}, "loss.sample-rate: expected above 0 and up to 1"),
     ({"loss": Loss(memory_budget=-1)}, "loss.memory-budget: expected at least 0, found -1"),
@@ -97,11 +110,11 @@ IMPOSSIBLE = [
         '"caffe" needs normalised agents',
     ),
     (
-        {"loss": Loss(l_softmax=MultipliedAngleTerm(gradient="caffe"))},
+        {"loss": Loss(l_softmax=SphereFaceTerm(gradient="caffe"))},
         "no released code of this loss",
     ),
     (
-        {"loss": Loss(a_softmax=MultipliedAngleTerm(weight=1.0), share_agents=True)},
+        {"loss": Loss(a_softmax=SphereFaceTerm(weight=1.0), share_agents=True)},
         "terms that normalise alike",
     ),
     (

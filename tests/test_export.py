@@ -2,10 +2,12 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,10 @@ from hyperface import weights
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import embedder
 from hyperface.train.damage import CorruptCheckpoint, UnreadableCheckpoint
+from hyperface.weights import export as writers
 from hyperface.weights.maps import Pixels
 from launch import export
+from launch.embedding import open_network
 
 SHAPE = (16, 14, 3)
 
@@ -159,12 +163,89 @@ def test_wrong_options_write_nothing(random_run, arguments, message, tmp_path):
 
 
 def test_a_wrong_file_does_not_stay(random_run, tmp_path, monkeypatch):
-    from hyperface.weights import export as writers
-
     monkeypatch.setattr(writers, "export_stablehlo", lambda embed, image_shape: b"not this")
     monkeypatch.setattr(
-        writers, "open_stablehlo", lambda path: lambda images: jnp.zeros((len(images), 16))
+        writers, "open_stablehlo", lambda *_: lambda images: jnp.zeros((len(images), 16))
     )
     with pytest.raises(InputError, match=r"expected a difference up to 0\.0001, found"):
         export.main([str(random_run[0]), "--out", str(tmp_path), "--format", "stablehlo"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_identical_exports_have_identical_files(random_run, exported, tmp_path):
+    """In two processes: or a digest would not say whether they are the same."""
+    command = [sys.executable, "-m", "launch.export", random_run[0], "--out", tmp_path / "again"]
+    root = Path(export.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "7"}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True)
+    for name in ("embedder.safetensors", "embedder.stablehlo"):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
+    assert str(root).encode() not in (exported / "embedder.stablehlo").read_bytes()
+
+
+def copied(exported, tmp_path):
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_a_changed_export_is_refused(exported, tmp_path, rng):
+    """Of every file any bit, any cut, any exchange."""
+    folder = copied(exported, tmp_path)
+    assert open_network(folder).image_shape == SHAPE
+    for name in ("embedder.json", "embedder.stablehlo"):
+        whole = (folder / name).read_bytes()
+        for at in rng.integers(0, len(whole), 20):
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << rng.integers(8)
+            for damaged in (bytes(flipped), whole[:at]):
+                (folder / name).write_bytes(damaged)
+                with pytest.raises(InputError, match=r"Export the run again"):
+                    open_network(folder)
+        (folder / name).write_bytes(whole)
+    (folder / "embedder.json").unlink()
+    with pytest.raises(InputError, match=r"embedder.json: expected a file, found nothing"):
+        open_network(folder)
+
+
+def test_a_program_that_was_exchanged_is_not_believed(exported, tmp_path):
+    folder = copied(exported, tmp_path)
+    other = writers.export_stablehlo(lambda images: images.reshape(-1, 672)[:, :16], SHAPE)
+    (folder / "embedder.stablehlo").write_bytes(other)
+    with pytest.raises(InputError, match=r"expected the file that .*embedder.json was written wit"):
+        open_network(folder)
+
+
+def test_weights_that_were_changed_or_exchanged_are_refused(exported, random_run, tmp_path):
+    folder = copied(exported, tmp_path)
+    path = folder / "embedder.safetensors"
+    whole = path.read_bytes()
+    for at in (len(whole) - 1, len(whole) // 2, whole.index(b'"step":"8"') + 8):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(InputError, match="found a damaged or changed one"):
+            weights.read(path)
+    saved = weights.read_run(random_run[0], 4)
+    path.write_bytes(writers.export_safetensors(saved))
+    with pytest.raises(InputError, match=r"expected the file that .*embedder.json was written wit"):
+        weights.read(path)
+    (folder / "embedder.json").unlink()
+    assert weights.read(path).keys() == saved.arrays.keys()
+
+
+def test_a_program_that_calls_other_code_is_refused(random_run):
+    """JAX would run any call that this process knows, a Python function among them."""
+
+    def calls_back(images):
+        shape = jax.ShapeDtypeStruct((images.shape[0], 2), jnp.float32)
+        return jax.ffi.ffi_call("foreign", shape)(images)
+
+    exporting = jax.export.export(
+        jax.jit(calls_back),
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("foreign")],
+    )
+    program = exporting(jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)).serialize()
+    with pytest.raises(InputError, match=r"calls no other code, found .*'foreign'"):
+        writers.open_stablehlo(bytes(program), SHAPE, "file")
+    program = writers.export_stablehlo(lambda images: images[:, 0, 0], SHAPE)
+    with pytest.raises(InputError, match=r"of float32 images \[9, 9, 3\]"):
+        writers.open_stablehlo(program, (9, 9, 3), "file")
+    with pytest.raises(InputError, match=r"expected a program as launch.export writes it"):
+        writers.open_stablehlo(b"\0" * 100, SHAPE, "file")

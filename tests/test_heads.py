@@ -10,16 +10,18 @@ import pytest
 from hyperface import losses, theory
 from hyperface.heads import AgentHead, CenterHead, Context, Heads, RingHead
 from hyperface.objective import (
+    AdaFaceTerm,
     BatchContrastiveTerm,
     BatchTripletTerm,
     CContrastiveTerm,
     CenterTerm,
     CTripletTerm,
     Loss,
+    MagFaceTerm,
     MarginTerm,
-    MultipliedAngleTerm,
     RingTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
 )
 
 LABELS = np.arange(6) % 5
@@ -108,18 +110,43 @@ TERMS = {
         lambda f, p, y: losses.c_triplet(f, p["agents"], y, negatives="hardest", always_pull=True),
     ),
     "a_softmax": (
-        MultipliedAngleTerm(margin=3),
+        SphereFaceTerm(margin=3),
         lambda f, p, y: losses.a_softmax(
             f, p["agents"], y, margin=3, blend=losses.annealed_blend(3)
         ),
     ),
     "l_softmax": (
-        MultipliedAngleTerm(margin=2, start=0.0, floor=0.0),
+        SphereFaceTerm(margin=2, start=0.0, floor=0.0),
         lambda f, p, y: losses.l_softmax(f, p["agents"], y, margin=2),
     ),
     "margin_softmax": (
         MarginTerm(scale=8.0, angular_margin=0.5),
         lambda f, p, y: losses.margin_softmax(f, p["agents"], y, scale=8.0, angular_margin=0.5),
+    ),
+    "margin_softmax, released": (
+        MarginTerm(scale=8.0, angular_margin=0.5, gradient="released"),
+        lambda f, p, y: losses.margin_softmax(f, p["agents"], y, scale=8.0, angular_margin=0.5),
+    ),
+    "adaface": (
+        AdaFaceTerm(scale=8.0, margin=0.3, concentration=0.5),
+        lambda f, p, y: losses.adaface(
+            f,
+            p["agents"],
+            y,
+            statistics=losses.NormStatistics(),
+            scale=8.0,
+            margin=0.3,
+            concentration=0.5,
+        ),
+    ),
+    "magface": (
+        MagFaceTerm(scale=8.0, upper_margin=1.0, lower_norm=0.5, upper_norm=3.0, regularizer=2.0),
+        lambda f, p, y: (
+            losses.magface(
+                f, p["agents"], y, scale=8.0, upper_margin=1.0, lower_norm=0.5, upper_norm=3.0
+            )
+            + 2.0 * losses.magface_regularizer(f, lower_norm=0.5, upper_norm=3.0)
+        ),
     ),
     "center": (CenterTerm(), lambda f, p, y: losses.center(f, p["centers"], y)),
     "contrastive": (
@@ -140,6 +167,7 @@ TERMS = {
 @pytest.mark.parametrize("name", TERMS)
 def test_a_term_is_its_loss_weighted_over_the_counted_examples(batch, name):
     options, loss = TERMS[name]
+    name = name.partition(",")[0]
     terms = {"softmax": SoftmaxTerm(weight=0.0), name: replace(options, weight=0.7)}
     heads = Heads(5, Loss(**terms))
     variables = heads.init(jax.random.key(0), *batch)
@@ -203,3 +231,42 @@ def test_the_centers_gradient_is_their_direction_whatever_the_weight(batch):
     kept = np.arange(6) != 4
     expected = losses.center_direction(centers, features[kept], labels[kept])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_released_margin_gradient_is_that_of_the_loss(batch):
+    options = MarginTerm(weight=1.0, scale=8.0, angular_margin=0.5, gradient="released")
+    heads = Heads(5, Loss(softmax=SoftmaxTerm(weight=0.0), margin_softmax=options))
+    variables = heads.init(jax.random.key(0), *batch)
+    agents = variables["params"]["margin_softmax"]["agents"]
+
+    def total(f):
+        return jnp.sum(
+            losses.margin_softmax(
+                f, agents, batch[1], scale=8.0, angular_margin=0.5, gradient="released"
+            )
+        )
+
+    found = jax.grad(lambda f: heads.apply(variables, f, batch[1]).total)(batch[0])
+    np.testing.assert_allclose(found, jax.grad(total)(batch[0]), rtol=1e-5)
+
+
+def test_adafaces_statistics_move_before_they_are_used(batch):
+    """By the counted examples, and only where the collection may be changed."""
+    options = AdaFaceTerm(weight=1.0, scale=8.0, momentum=0.5)
+    heads = Heads(5, Loss(softmax=SoftmaxTerm(weight=0.0), adaface=options))
+    variables = heads.init(jax.random.key(0), *batch)
+    assert variables["batch_stats"]["adaface"] == {"norm_mean": 20.0, "norm_std": 100.0}
+    context = Context(counted=jnp.arange(6) < 4)
+    made, updated = heads.apply(variables, *batch, context, mutable=["batch_stats"])
+    expected = losses.updated_norm_statistics(losses.NormStatistics(), batch[0][:4], momentum=0.5)
+    moved = updated["batch_stats"]["adaface"]
+    np.testing.assert_allclose((moved["norm_mean"], moved["norm_std"]), expected, rtol=1e-6)
+    loss = losses.adaface(
+        batch[0],
+        variables["params"]["adaface"]["agents"],
+        batch[1],
+        statistics=expected,
+        scale=8.0,
+    )
+    np.testing.assert_allclose(made.terms["adaface"], loss, rtol=1e-5)
+    assert made.scalars["adaface_norm_mean"] == moved["norm_mean"]

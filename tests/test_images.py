@@ -1,8 +1,10 @@
 """Encoded images: kept byte for byte where they can be, refused with the reason where not."""
 
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +94,49 @@ def test_a_damaged_exif_block_is_said_like_any_other_damage(grey):
     broken = data[: place + 4] + body + check + data[place + 8 + length :]
     with pytest.raises(ValueError, match="expected readable EXIF data"):
         images.conform(broken, channels=1)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 14\nshowpage\n%%EOF\n"
+
+
+def test_no_image_starts_a_program(monkeypatch):
+    """Pillow gives EPS to Ghostscript, whatever the file is called."""
+
+    def start(*arguments, **options):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    with pytest.raises(ValueError, match=r"expected an image \(JPEG, .*found bytes starting b'%!"):
+        images.conform(EPS, channels=3)
+    with pytest.raises(ValueError, match=r"expected an image \(JPEG"):
+        images.decode(EPS)
+
+
+def test_an_image_is_opened_in_one_place():
+    """So that the list of formats holds everywhere."""
+    root = Path(images.__file__).parents[2]
+    files = [*(root / "hyperface").rglob("*.py"), *(root / "launch").rglob("*.py")]
+    opening = [f.name for f in files if re.search(r"Image\.open|imread|imdecode", f.read_text())]
+    assert opening == ["images.py"]
+    assert Path(images.__file__).read_text().count("Image.open(") == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("by zero"), IndexError("3")])
+def test_any_error_of_a_decoder_is_about_that_image(grey, monkeypatch, error):
+    from PIL import PngImagePlugin
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(ValueError, match=r"expected a whole image, found: (MemoryErr|by zero|3)"):
+        images.conform(encoded(grey), channels=1)
+
+
+def test_a_jpeg_of_endless_scans_is_refused(grey):
+    data = encoded(grey, "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    scan = data[start:-2]
+    bomb = data[:-2] + scan * 200 + data[-2:]
+    with pytest.raises(ValueError, match="expected at most 100 scans, found 2"):
+        images.conform(bomb, channels=1)

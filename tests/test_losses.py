@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from hyperface import losses, reference
-from hyperface.losses._margin import multiplied_cosine
+from hyperface.losses._sphereface import psi
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_label_without_a_center_is_nan_and_moves_nothing():
 def test_psi_falls_from_1_to_1_minus_2m_without_a_jump(margin):
     theta = np.linspace(0, np.pi, 2001)
     with jax.enable_x64(True):
-        found = np.asarray(multiplied_cosine(jnp.cos(jnp.asarray(theta)), margin))
+        found = np.asarray(psi(jnp.cos(jnp.asarray(theta)), margin))
     k = np.minimum(np.floor(margin * theta / np.pi), margin - 1)
     printed = (-1.0) ** k * np.cos(margin * theta) - 2 * k
     np.testing.assert_allclose(found, printed, atol=1e-7)
@@ -87,7 +87,7 @@ def test_psi_falls_from_1_to_1_minus_2m_without_a_jump(margin):
 
 
 def test_psi_has_a_finite_slope_at_both_ends():
-    slope = jax.vmap(jax.grad(lambda c: multiplied_cosine(c, 4)))(jnp.array([1.0, -1.0]))
+    slope = jax.vmap(jax.grad(lambda c: psi(c, 4)))(jnp.array([1.0, -1.0]))
     np.testing.assert_allclose(slope, [16.0, 16.0])
 
 

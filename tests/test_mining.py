@@ -105,5 +105,5 @@ def test_misuse_says_what_was_expected(features):
         losses.batch_contrastive(features, LABELS.astype(float))
     with pytest.raises(TypeError, match="counted of dtype bool"):
         losses.batch_contrastive(features, LABELS, counted=np.ones(7))
-    with pytest.raises(ValueError, match=r"labels \[7\], one a feature, found shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"labels \[7\], one per feature, found shape \(6,\)"):
         losses.batch_triplet(features, LABELS[:6])

@@ -25,6 +25,7 @@ NORMALISED = {
     "c_triplet, released": partial(losses.c_triplet, gradient="caffe"),
     "arcface": partial(losses.margin_softmax, scale=30.0, angular_margin=0.5),
     "cosface": partial(losses.margin_softmax, scale=30.0, cosine_margin=0.35),
+    "adaface": partial(losses.adaface, statistics=losses.NormStatistics(1.0, 1.0), scale=30.0),
     "contrastive": lambda f, w, y: losses.contrastive(f, w[y], y % 2 == 0, margin=3.0),
     "triplet": lambda f, w, y: losses.triplet(f, w[y], w[(y + 1) % CLASSES], margin=3.0),
     "batch_contrastive": lambda f, w, y: losses.batch_contrastive(f, y, margin=3.0),
@@ -37,6 +38,7 @@ ALSO_OF_AGENTS = (
     "c_triplet, hardest",
     "arcface",
     "cosface",
+    "adaface",
 )
 
 
@@ -136,8 +138,10 @@ def test_confident_gradients_keep_their_digits(name, rng):
         losses.CContrastive(),
         losses.CTriplet(),
         losses.CTriplet(negatives="hardest"),
-        losses.MultipliedAngle(),
+        losses.SphereFace(),
         losses.MarginSoftmax(9.0, 1.0, 0.5),
+        losses.AdaFace(losses.NormStatistics(), 9.0),
+        losses.MagFace(9.0),
     ],
 )
 def test_a_batch_of_nothing_but_padding_has_no_gradient(term, rng):

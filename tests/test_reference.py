@@ -23,6 +23,7 @@ OTHERS = {
     "joint",
     "sample_classes",
     "updated_centers",
+    "updated_norm_statistics",
     "weighted_sum",
 }
 LOSSES = [
@@ -33,7 +34,7 @@ LOSSES = [
 NORMALISATIONS = ["cosine_similarity", "l2_norm", "l2_normalize"]
 # Keywords that say how the library computes, and those whose gradient is not of any formula.
 ENGINE = {*losses.Engine.__annotations__, "axis_name"}
-NO_FORMULA = {("a_softmax", "gradient"), ("c_triplet", "gradient")}
+NO_FORMULA = {(name, "gradient") for name in ("a_softmax", "c_triplet", "margin_softmax")}
 
 
 def library(name: str) -> Callable:
@@ -98,6 +99,26 @@ def numpy_margin_softmax(f, w, scale, angular_multiplier=1, angular_margin=0, co
     theta = np.arccos(cosines[np.arange(BATCH), LABELS])
     target = scale * (np.cos(angular_multiplier * theta + angular_margin) - cosine_margin)
     return with_target(np.reshape(scale, (-1, 1)) * cosines, target)
+
+
+STATISTICS = losses.NormStatistics(1.5, 0.4)
+
+
+def numpy_adaface(f, w, statistics, scale, margin, concentration):
+    norms = np.linalg.norm(f, axis=1)
+    z = np.clip(concentration * (norms - statistics.mean) / (statistics.std + 1e-3), -1, 1)
+    return numpy_margin_softmax(f, w, scale, 1, -margin * z, margin * z + margin)
+
+
+def numpy_magface(f, w, scale, lower_margin, upper_margin, lower_norm, upper_norm, easy_margin):
+    share = (np.clip(np.linalg.norm(f, axis=1), lower_norm, upper_norm) - lower_norm) / (
+        upper_norm - lower_norm
+    )
+    margins = lower_margin + share * (upper_margin - lower_margin)
+    if easy_margin:
+        own = np.sum(unit(f) * unit(w)[LABELS], axis=1)
+        margins = np.where(own > 0, margins, 0.0)
+    return numpy_margin_softmax(f, w, scale, 1, margins)
 
 
 def numpy_batch(f, margin, mining, kind, counted=None):
@@ -204,6 +225,30 @@ CASES = [
         angular_multiplier=1.2,
         angular_margin=0.3,
         cosine_margin=0.2,
+    ),
+    class_wise(
+        "adaface", numpy_adaface, statistics=STATISTICS, scale=8.0, margin=0.4, concentration=0.3
+    ),
+    *(
+        class_wise(
+            "magface",
+            numpy_magface,
+            scale=8.0,
+            lower_margin=0.2,
+            upper_margin=0.8,
+            lower_norm=1.0,
+            upper_norm=4.0,
+            easy_margin=easy,
+        )
+        for easy in (True, False)
+    ),
+    Case(
+        "magface_regularizer",
+        {"lower_norm": 1.0, "upper_norm": 4.0},
+        (ROWS,),
+        lambda f, lower_norm, upper_norm: (lambda a: 1 / a + a / upper_norm**2)(
+            np.clip(np.linalg.norm(f, axis=1), lower_norm, upper_norm)
+        ),
     ),
     Case(
         "contrastive",

@@ -110,7 +110,9 @@ def test_an_unknown_label_is_nan_and_a_wrong_rate_refused(problem):
     @jax.jit
     def loss(labels):
         sample = losses.sample_classes(jax.random.key(0), labels, CLASSES, rate=0.5)
-        return losses.softmax(features, agents[sample.rows], sample.labels, present=sample.present)
+        return losses.softmax(
+            features, agents[sample.rows], sample.labels, scale=5.0, present=sample.present
+        )
 
     wrong = np.where(np.arange(5) == 1, CLASSES, LABELS)
     np.testing.assert_array_equal(np.isnan(loss(wrong)), np.arange(5) == 1)
@@ -119,5 +121,5 @@ def test_an_unknown_label_is_nan_and_a_wrong_rate_refused(problem):
             losses.sample_classes(jax.random.key(0), LABELS, CLASSES, rate=rate)
     with pytest.raises(TypeError, match="present of dtype bool"):
         losses.softmax(features, agents, LABELS, present=np.ones(CLASSES))
-    with pytest.raises(ValueError, match=r"present \[40\], one a class"):
+    with pytest.raises(ValueError, match=r"present \[40\], one per class"):
         losses.softmax(features, agents, LABELS, present=np.ones(3, bool))

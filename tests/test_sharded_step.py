@@ -12,14 +12,16 @@ from flax import linen as nn
 from hyperface import models
 from hyperface.errors import InputError
 from hyperface.objective import (
+    AdaFaceTerm,
     CContrastiveTerm,
     CenterTerm,
     CTripletTerm,
     Loss,
+    MagFaceTerm,
     MarginTerm,
-    MultipliedAngleTerm,
     RingTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
 )
 from hyperface.train import parallel
 from hyperface.train.experiment import Experiment, Model, Optimizer, check
@@ -34,8 +36,12 @@ LOSSES = {
     "c-contrastive": Loss(softmax=OFF, c_contrastive=CContrastiveTerm(weight=1.0)),
     "c-triplet": Loss(softmax=OFF, c_triplet=CTripletTerm(weight=1.0, gradient="caffe")),
     "joint": Loss(c_contrastive=CContrastiveTerm(weight=0.3), share_agents=True),
-    "a-softmax": Loss(softmax=OFF, a_softmax=MultipliedAngleTerm(weight=1.0)),
+    "a-softmax": Loss(softmax=OFF, a_softmax=SphereFaceTerm(weight=1.0)),
     "margin": Loss(softmax=OFF, margin_softmax=MarginTerm(1.0, angular_margin=0.3, scale=16.0)),
+    "adaface": Loss(softmax=OFF, adaface=AdaFaceTerm(1.0, scale=16.0, momentum=0.2)),
+    "magface": Loss(
+        softmax=OFF, magface=MagFaceTerm(1.0, scale=16.0, lower_norm=1.0, upper_norm=9.0)
+    ),
     "ring": Loss(softmax=SoftmaxTerm(scale=8.0), ring=RingTerm(weight=0.1)),
     "center": Loss(center=CenterTerm(weight=0.01)),
 }
@@ -109,7 +115,8 @@ def assert_split_gives(run, steps, before, expected, known, classes=CLASSES):
 
 def assert_same_state(found, expected):
     found, expected = (
-        jax.device_get((s.params, s.opt_state, s.distortion, s.average)) for s in (found, expected)
+        jax.device_get((s.params, s.batch_stats, s.opt_state, s.distortion, s.average))
+        for s in (found, expected)
     )
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
 
@@ -118,6 +125,14 @@ def assert_same_state(found, expected):
 def test_twenty_steps_are_those_of_one_device(name):
     run = experiment(LOSSES[name])
     assert_split_gives(run, 20, *one_device(run, 20))
+
+
+def test_a_fine_tuned_run_starts_with_adafaces_statistics():
+    run, (batch,) = experiment(LOSSES["adaface"]), batches(1)
+    arguments = (run, CLASSES, batch["images"], batch["labels"])
+    params = create_state(*arguments).params
+    state = create_state(*arguments, backbone={"params": params["backbone"]})
+    assert state.batch_stats == {"head": {"adaface": {"norm_mean": 20.0, "norm_std": 100.0}}}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -129,8 +144,9 @@ def test_the_gradient_is_clipped_by_its_whole_length(accumulate):
     assert_split_gives(run, 6, before, expected, known)
 
 
-def test_twenty_steps_are_those_of_the_replicated_head():
-    run = experiment(LOSSES["joint"])
+@pytest.mark.parametrize("name", ["joint", "adaface", "magface"])
+def test_twenty_steps_are_those_of_the_replicated_head(name):
+    run = experiment(LOSSES[name])
     before, expected, known = one_device(run, 20)
     state = jax.device_put(before, parallel.replicated())
     step = parallel.data_parallel_step()

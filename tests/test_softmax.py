@@ -1,6 +1,7 @@
 """Softmax in its four modes against the plain formula, in the confident regime, and misused."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +135,14 @@ def test_half_precision_features_give_float32(rng):
     assert loss.dtype == jnp.float32
     exact = softmax(half.astype(jnp.float32), agents, labels, scale=10.0)
     np.testing.assert_array_equal(loss, exact)
-    gradient = jax.grad(lambda f: jnp.sum(softmax(f, agents, labels)))(half)
+    gradient = jax.grad(lambda f: jnp.sum(softmax(f, agents, labels, scale=1.0)))(half)
     assert gradient.dtype == jnp.bfloat16
 
 
 def test_a_label_out_of_range_is_nan_under_jit_and_refused_outside(rng):
     features, agents, _ = problem(rng, batch=3, dtype=np.float32)
     labels = np.array([0, 5, -1], np.int32)
-    loss = jax.jit(softmax)(features, agents, labels)
+    loss = jax.jit(partial(softmax, scale=1.0))(features, agents, labels)
     np.testing.assert_array_equal(np.isnan(loss), [False, True, True])
     with pytest.raises(ValueError, match=r"labels in \[0, 5\).*found 5"):
         softmax(features, agents, labels)
@@ -176,7 +177,86 @@ def test_misuse_says_what_was_expected(rng):
         softmax(features, agents, labels.astype(np.float16))
     with pytest.raises(TypeError, match="floating-point agents"):
         softmax(features, agents.astype(int), labels)
-    with pytest.raises(ValueError, match=r"scalar scale, found shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"one number per example, \[6\], found shape \(2,\)"):
         softmax(features, agents, labels, scale=np.ones(2, np.float32))
+    with pytest.raises(ValueError, match=r"expected scale in .*found nan"):
+        softmax(features, agents, labels, scale=np.float32("nan"))
     with pytest.raises(ValueError, match=r"bias \[5\]"):
         softmax(features, agents, labels, normalize="none", bias=np.zeros(4, np.float32))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.5, np.linspace(0.0, 3.0, 6)])
+def test_a_bias_is_added_to_the_logits_at_any_scale(rng, scale):
+    """At scale zero what is left is the cross-entropy of the bias alone."""
+    with jax.enable_x64(True):
+        features, agents, labels = (jnp.asarray(x) for x in problem(rng))
+        arguments = (features, agents, jnp.linspace(-1.0, 2.0, 5), jnp.asarray(scale))
+
+        def of(loss):
+            return lambda f, w, b, s: loss(f, w, labels, normalize="none", bias=b, scale=s)
+
+        found, pull = jax.vjp(of(partial(softmax, block_size=2)), *arguments)
+        expected, expected_pull = jax.vjp(of(reference.softmax), *arguments)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        for mine, truth in zip(pull(found), expected_pull(found), strict=True):
+            np.testing.assert_allclose(mine, truth, rtol=1e-10, atol=1e-12)
+
+
+def test_only_normalised_softmax_without_a_scale_warns(rng):
+    features, agents, labels = problem(rng, dtype=np.float32)
+    with pytest.warns(UserWarning, match="scale_for_bound"):
+        softmax(features, agents, labels)
+    softmax(features, agents, labels, normalize="none")
+    softmax(features, agents, labels, scale=1.0)
+
+
+@pytest.mark.parametrize("exponent", [6, 9, 15])
+@pytest.mark.parametrize("options", [{"normalize": "agents"}, {"normalize": "none", "scale": 3.0}])
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_long_features_keep_loss_and_gradient(rng, exponent, options, block_size):
+    """Logits that the compiler does not round before it subtracts their maximum are infinite."""
+    features = (rng.standard_normal((6, 8)) * 10.0**exponent).astype(np.float32)
+    agents, labels = rng.standard_normal((50, 8)).astype(np.float32), np.arange(6)
+
+    def gradients(dtype):
+        def total(f, w):
+            return jnp.sum(
+                softmax(f, w, labels, **({"scale": 1.0} | options), block_size=block_size)
+            )
+
+        arguments = jnp.asarray(features, dtype), jnp.asarray(agents, dtype)
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(*arguments)
+
+    found = gradients(jnp.float32)
+    with jax.enable_x64(True):
+        expected = jax.tree.leaves(jax.tree.map(np.asarray, gradients(jnp.float64)))
+    for mine, truth in zip(jax.tree.leaves(found), expected, strict=True):
+        np.testing.assert_allclose(mine, truth, rtol=0, atol=1e-4 * np.abs(truth).max())
+
+
+def test_wide_labels_are_checked_before_they_are_narrowed(rng):
+    features, agents, labels = problem(rng, dtype=np.float32)
+    wide = labels.astype(np.int64)
+    wide[2] += 2**32
+    with pytest.raises(ValueError, match=r"labels in \[0, 5\)"):
+        softmax(features, agents, wide, scale=5.0)
+    with jax.enable_x64(True):
+        found = jax.jit(partial(softmax, scale=5.0))(features, agents, wide)
+    np.testing.assert_array_equal(np.isnan(found), np.arange(6) == 2)
+
+
+def test_two_dtypes_are_promoted_whatever_the_block_size(rng):
+    with jax.enable_x64(True):
+        features, agents, labels = problem(rng)
+        half = jnp.asarray(agents, jnp.float32)
+
+        def gradients(**engine):
+            def total(f, w):
+                return jnp.sum(softmax(f, w, labels, scale=5.0, **engine))
+
+            return jax.grad(total, argnums=(0, 1))(jnp.asarray(features), half)
+
+        whole, blocked = gradients(), gradients(block_size=2)
+        for found in (whole, blocked):
+            assert [x.dtype for x in found] == [jnp.float64, jnp.float32]
+        np.testing.assert_allclose(blocked[0], whole[0], rtol=1e-10)

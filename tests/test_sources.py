@@ -494,7 +494,8 @@ class Evil:
         (([b"a"], [True]), "found 1 images and 1 flags"),
         (([b"a", "text"], [True]), "a list of encoded images"),
         (([b"a", b"b"], ["yes"]), "2 images and 0 flags"),
-        ([1, 2, 3], "expected .images, flags., found list"),
+        (([b"a", b"b"], [2.5]), "the instruction BINFLOAT at byte"),
+        ([1, 2, 3], "expected images and flags, found list"),
     ],
 )
 def test_a_pickle_gets_nothing_but_plain_values(tmp_path, monkeypatch, value, message):
@@ -551,7 +552,7 @@ def test_bad_parquet_is_one_clear_error(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", [b"a", b"b"], labels=[0, None])
     with pytest.raises(InputError, match="a label in every row, found none in 1"):
         parquet(path)
-    with pytest.raises(InputError, match="columns 'image' and 'person', found image, label"):
+    with pytest.raises(InputError, match="columns 'image' and 'person', found 'image', 'label'"):
         parquet(path, label="person")
     data = path.read_bytes()
     for length in range(0, len(data), 64):

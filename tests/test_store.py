@@ -176,6 +176,22 @@ def run_prepare(people, data_dir, before=""):
     )
 
 
+def test_two_identical_preparations_have_identical_files(people, tmp_path):
+    """In two processes, which order sets and maps differently: or no digest would mean anything."""
+    (people / "person0" / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\nshowpage\n")
+    for name in ("a", "b"):
+        done = run_prepare(people, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "people/1.0.0").iterdir()}
+        for name in "ab"
+    )
+    assert first == second
+    (reject,) = json.loads(first["manifest.json"])["rejected"]
+    assert reject[0] == "person0/program.png"
+    assert reject[1].startswith("expected an image (JPEG, PNG")
+
+
 def test_a_killed_prepare_leaves_nothing_that_looks_whole(people, tmp_path):
     kill = "import dataclasses; whole = source; source = dataclasses.replace(source, read=lambda i"
     kill += ": os.kill(os.getpid(), signal.SIGKILL) if i == 8 else whole.read(i))"

@@ -59,11 +59,11 @@ def test_files_that_are_no_features_are_refused(tmp_path, named):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], object), allow_pickle=True)
     (tmp_path / "d.npz").write_bytes(b"PK no")
     for name, message in {
-        "a.npz": "arrays 'features' and 'names', found x",
-        "b.npy": "names in a .txt beside it, found: .*b.txt",
-        "c.npy": "found: .*allow_pickle",
-        "d.npz": "expected features as .npz",
-        "e.npy": "expected features as .npz",
+        "a.npz": "arrays 'features' and 'names', found 'x'",
+        "b.npy": r"names in .*b\.txt beside it, found no file",
+        "c.npy": "found: an array of object, expected numbers",
+        "d.npz": "expected a whole zip archive",
+        "e.npy": "expected an .npy file at .*, found no file",
     }.items():
         with pytest.raises(InputError, match=message):
             read_features(tmp_path / name)

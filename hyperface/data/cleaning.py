@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperface.errors import InputError
-from hyperface.files import replace_text
+from hyperface.files import replace_text, text_lines
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 """(features [block, dim], labels [block]) in a fixed order."""
@@ -147,11 +147,7 @@ def read_keep_list(path: Path) -> list[str]:
     Raises:
       InputError: the file cannot be read, is empty, has an empty line, or a name twice.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a list of image names at {path}, found: {error}.") from error
-    names = text.removesuffix("\n").split("\n") if text else []
+    names = list(text_lines(path))
     _check_names(path, names)
     return names
 

@@ -1,8 +1,7 @@
 """Prepared data sets by name, below one data folder."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from hyperface.errors import InputError, unknown_name
-from hyperface.files import digest
+from hyperface.files import digest, read_json
+
+FEATURES = "tensorflow_datasets.core.features."
+"""Where the classes of features are that a data set may name: TFDS imports what it names."""
+_METADATA = {"people": dict, "source": str, "alignment": str}
 
 
 def data_directory(given: Path | None = None) -> Path:
@@ -79,7 +82,7 @@ def made_of(name: str, data_dir: Path) -> dict[str, Any]:
     if folder is None:
         return {}
     path = folder / "metadata.json"
-    metadata = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    metadata = read_json(path) if path.exists() else {}
     return {"dataset": f"{name}/{folder.name}", "source": metadata.get("source")}
 
 
@@ -105,20 +108,19 @@ def open_split(
             f"expected the prepared data set {name!r} in {data_dir}, found {state}. Prepare it "
             "with python -m launch.prepare (see its --help), or point HYPERFACE_DATA_DIR at it."
         )
-    builder = tfds.builder_from_directory(folder)
+    builder = _builder(folder)
     if split not in builder.info.splits:
         raise unknown_name(f"split of {name}", split, builder.info.splits)
-    if not builder.info.splits[split].num_examples:
+    files, missing, records = _records(builder, split, folder)
+    if not files:
         raise InputError(f"expected images in split {split!r} of {name}, found none in {folder}.")
-    missing = [f for f in builder.info.splits[split].filepaths if not Path(f).is_file()]
     if missing:
         raise InputError(
             f"expected every file of {name}, found {missing[0]} missing ({len(missing)} in all): "
             "delete the data set's folder and prepare it again."
         )
-    features = builder.info.features
+    (height, width, channels), classes = _described(builder, folder)
     metadata = builder.info.metadata or {}
-    height, width, channels = features["image"].shape
     if crop is not None and not (crop[0] <= height and crop[1] <= width):
         raise InputError(
             f"data.crop: expected at most the {height} x {width} of {name}, found "
@@ -127,10 +129,95 @@ def open_split(
     return Split(
         dataset=f"{name}/{folder.name}",
         name=split,
-        records=builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}),
-        num_classes=metadata.get("people", {}).get(split, features["label"].num_classes),
+        records=records(),
+        num_classes=metadata.get("people", {}).get(split, classes),
         image_shape=(*(crop or (height, width)), channels),
         source=metadata.get("source"),
         crop=crop,
         alignment=metadata.get("alignment", Split.alignment),
+    )
+
+
+def _builder(folder: Path) -> Any:
+    """TFDS's builder of a prepared data set, whose metadata is whole and names no foreign code."""
+    check_features(folder / "features.json")
+    stored = read_json(folder / "dataset_info.json").get("fileFormat")
+    if stored != "array_record":  # TFDS reads the others by TensorFlow.
+        raise _damaged(folder, ValueError(f"the file format {str(stored)[:40]!r}"))
+    try:
+        builder = tfds.builder_from_directory(folder)
+        metadata = builder.info.metadata or {}
+        sound = all(isinstance(metadata.get(n), kind | None) for n, kind in _METADATA.items())
+        counts = (metadata.get("people") or {}).values() if sound else [None]
+    except Exception as error:  # Damaged metadata fails in TFDS, protobuf or JSON.
+        raise _damaged(folder, error) from None
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise _damaged(folder, ValueError("metadata.json has values of other types"))
+    return builder
+
+
+def check_features(path: Path) -> None:
+    """Refuses a `features.json` that would make TFDS import a module of its choice.
+
+    Raises:
+      InputError: it is missing, damaged, or names other classes than TFDS's own.
+    """
+    named = list(_class_names(read_json(path)))
+    foreign = [name for name in named if not str(name).startswith(FEATURES)]
+    if foreign or not named:
+        found = repr(str(foreign[0])[:80]) if foreign else "none"
+        raise InputError(f"{path}: expected features of TFDS itself, found {found}.")
+
+
+def _class_names(record: Any) -> Iterator[Any]:
+    """The classes that a features.json names, at any depth."""
+    waiting = [record]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for key, named in value.items():
+                # The three spellings that TFDS takes; the last is of its older files.
+                if key in ("pythonClassName", "python_class_name", "type"):
+                    yield named
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _records(
+    builder: Any, split: str, folder: Path
+) -> tuple[list[str], list[str], Callable[[], Sequence[dict[str, Any]]]]:
+    """The files of a split, none where it has no example, those missing, and what opens them."""
+    try:
+        info = builder.info.splits[split]
+        files = [str(file) for file in info.filepaths] if info.num_examples else []
+        missing = [file for file in files if not Path(file).is_file()]
+    except Exception as error:  # Whatever in the metadata is damaged.
+        raise _damaged(folder, error) from None
+
+    def opened() -> Sequence[dict[str, Any]]:
+        try:
+            return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except Exception as error:  # As above, or a file of another kind.
+            raise _damaged(folder, error) from None
+
+    return files, missing, opened
+
+
+def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
+    """The shape of the images, and the number of classes."""
+    try:
+        features = builder.info.features
+        height, width, channels = features["image"].shape
+        sides = tuple(int(side) for side in (height, width, channels))
+        return sides, int(features["label"].num_classes)
+    except Exception as error:  # Other features have neither.
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    reason = str(error).strip().partition("\n")[0][:150] or type(error).__name__
+    return InputError(
+        f"expected a whole data set of images with labels in {folder}, found: {reason}. Prepare "
+        "it again."
     )

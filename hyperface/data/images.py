@@ -1,16 +1,24 @@
 """Encoded images: checked once when a data set is prepared, decoded when it is read."""
 
+import contextlib
 import io
-import struct
+import threading
 import warnings
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
+"""Formats that Pillow decodes in this process. Others start a program (EPS starts Ghostscript)
+or read fonts, archives and documents, whatever the name of the file says."""
 MAX_VALUE = 16.0
 """No usual scaling of pixels, to [-1, 1] or to mean 0 and deviation 1, makes larger values."""
 MAX_PIXELS = 25_000_000
 """A larger header is refused before a pixel is decoded."""
+LARGE = 4_000_000
+"""Pixels above which images are decoded one at a time: each needs up to 250 MB meanwhile."""
+MAX_SCANS = 100
+"""Scans of a JPEG. Cameras write 1 to 10; thirty bytes of scan can cost a pass over all pixels."""
 
 
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
@@ -20,24 +28,16 @@ def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
     upright, as its EXIF orientation says, and stored as PNG.
 
     Args:
-      data: an encoded image of any format that pillow reads.
+      data: an encoded image of one of `FORMATS`.
       channels: 1 for grey, 3 for RGB.
 
     Raises:
       ValueError: the bytes are empty, not an image, truncated, too large, with a damaged EXIF
         block, or grey of more than 8 bits.
     """
-    mode = {1: "L", 3: "RGB"}[channels]
-    image = _decoded(data)
-    try:
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
-        if image.format in ("JPEG", "PNG") and image.mode == mode and upright:
-            return data, (image.height, image.width, channels)
-        image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, KeyError, TypeError, struct.error) as error:
-        raise ValueError(f"expected readable EXIF data, found: {error}") from None
-    shape = (image.height, image.width, channels)
-    return encode_png(np.asarray(image.convert(mode)).reshape(shape)), shape
+    image = _opened(data)
+    with _turn(image):
+        return _conformed(_loaded(image), data, channels)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -48,8 +48,14 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """[height, width, 1 or 3] uint8 of bytes that `conform` has passed."""
-    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    """[height, width, 1 or 3] uint8 of bytes that `conform` has passed.
+
+    Raises:
+      ValueError: as `conform`, for bytes that it has not passed.
+    """
+    image = _opened(data)
+    with _turn(image):
+        pixels = np.asarray(_loaded(image))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -68,20 +74,66 @@ def warn_of_range(images: np.ndarray) -> None:
         )
 
 
-def _decoded(data: bytes) -> Image.Image:
+def _opened(data: bytes) -> Image.Image:
+    """The image, not yet decoded. The one place where an image is opened."""
     if not data:
         raise ValueError("expected an image, found an empty file")
+    if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS:
+        raise ValueError(f"expected at most {MAX_SCANS} scans, found {data.count(_SCAN)}")
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(
-                f"expected at most {MAX_PIXELS} pixels, found {image.width} x {image.height}"
-            )
-        if image.mode[0] in "IF":
-            raise ValueError(f"expected 8 bits a channel, found mode {image.mode}")
-        image.load()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"expected an image, found bytes starting {data[:8]!r}") from None
-    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a whole image, found: {error}") from None
+        raise ValueError(
+            f"expected an image ({', '.join(FORMATS)}), found bytes starting {data[:8]!r}"
+        ) from None
+    except Exception as error:  # As in `_loaded`.
+        raise ValueError(f"expected a whole image, found: {_reason(error)}") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"expected at most {MAX_PIXELS} pixels, found {image.width} x {image.height}"
+        )
+    if image.mode[0] in "IF":
+        raise ValueError(f"expected 8 bits a channel, found mode {image.mode}")
     return image
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The same, decoded."""
+    try:
+        image.load()
+    # Decoders are many programs of many people: any error is about this one image.
+    except Exception as error:
+        raise ValueError(f"expected a whole image, found: {_reason(error)}") from None
+    return image
+
+
+def _conformed(
+    image: Image.Image, data: bytes, channels: int
+) -> tuple[bytes, tuple[int, int, int]]:
+    mode = {1: "L", 3: "RGB"}[channels]
+    try:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
+        if image.format in ("JPEG", "PNG") and image.mode == mode and upright:
+            return data, (image.height, image.width, channels)
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # Pillow's EXIF parser fails in as many ways as its decoders.
+        raise ValueError(f"expected readable EXIF data, found: {_reason(error)}") from None
+    image = image.convert(mode)
+    image.info = {}  # Pixels alone are stored: no colour profile, no transparency.
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue(), (image.height, image.width, channels)
+
+
+_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
+_large = threading.Lock()
+
+
+def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
+    """Large images are decoded one after another, whatever the number of threads."""
+    return _large if image.width * image.height > LARGE else contextlib.nullcontext()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its kind where it has no text."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperface.errors import InputError
+from hyperface.files import text_lines
 
 COLUMNS = ("lex", "ley", "rex", "rey", "nx", "ny", "lmx", "lmy", "rmx", "rmy")
 OUTSIDE = 0.25
@@ -64,13 +65,17 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     for line, row in _rows(path):
         name, numbers = row["file"], [row[column] for column in COLUMNS]
         if None in row or not name or None in numbers:
-            raise InputError(f"{path}:{line}: expected a value for each column, found {row}.")
+            raise InputError(
+                f"{path}:{line}: expected a value for each column, found {str(row)[:200]}."
+            )
         if name in landmarks:
             raise InputError(f"{path}:{line}: expected each image once, found {name!r} again.")
         try:
             landmarks[name] = np.array(numbers, np.float64).reshape(5, 2)
         except ValueError:
-            raise InputError(f"{path}:{line}: expected ten numbers, found {numbers}.") from None
+            raise InputError(
+                f"{path}:{line}: expected ten numbers, found {str(numbers)[:200]}."
+            ) from None
     if not landmarks:
         raise InputError(f"{path}: expected a line for each image, found none.")
     return landmarks
@@ -78,15 +83,14 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            missing = [name for name in ("file", *COLUMNS) if name not in (rows.fieldnames or ())]
-            if missing:
-                raise InputError(
-                    f"{path}:1: expected the columns file,{','.join(COLUMNS)}, found none named "
-                    f"{', '.join(missing)}."
-                )
-            for row in rows:
-                yield rows.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = csv.DictReader((line + "\n" for line in text_lines(path)), strict=True)
+        missing = [name for name in ("file", *COLUMNS) if name not in (rows.fieldnames or ())]
+        if missing:
+            raise InputError(
+                f"{path}:1: expected the columns file,{','.join(COLUMNS)}, found none named "
+                f"{', '.join(missing)}."
+            )
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
         raise InputError(f"expected a CSV file of landmarks at {path}, found: {error}.") from error

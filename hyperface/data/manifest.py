@@ -1,10 +1,11 @@
 """What a prepared data set says of itself."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hyperface.data.sources import Reject
+from hyperface.errors import InputError
+from hyperface.files import read_json
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,46 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """That of a prepared data set's folder."""
-        record = json.loads((folder / "manifest.json").read_text("utf-8"))
-        record["rejected"] = [Reject(*reject) for reject in record["rejected"]]
-        record["image_shape"] = tuple(record["image_shape"])
-        return cls(**record)
+        """That of a prepared data set's folder.
+
+        Raises:
+          InputError: it has none, or one that is damaged or of another program.
+        """
+        path = folder / "manifest.json"
+        record = read_json(path)
+        try:
+            record["rejected"] = [Reject(*reject) for reject in record["rejected"]]
+            record["image_shape"] = tuple(record["image_shape"])
+            manifest = cls(**record)
+            manifest._check()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: expected the manifest of a prepared data set, found another file or a "
+                f"damaged one ({type(error).__name__} {str(error)[:100]}). Prepare it again."
+            ) from None
+        return manifest
+
+    def _check(self) -> None:
+        """ValueError or TypeError where parts do not fit: a damaged file can still be JSON."""
+        height, width, channels = self.image_shape
+        texts = [self.source, self.kind, self.alignment, *self.sha256, *self.sha256.values()]
+        texts += [name for names in self.people.values() for name in names]
+        texts += [text for reject in self.rejected for text in reject]
+        numbers = [height, width, channels, *self.images.values()]
+        numbers += [n for counts in self.images_per_identity.values() for n in counts]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a name that is no text")
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise TypeError("a count that is no whole number from 0")
+        people = {split: len(names) for split, names in self.people.items()}
+        counted = {split: len(counts) for split, counts in self.images_per_identity.items()}
+        if people != counted or self.images.keys() != people.keys():
+            raise ValueError("splits that differ")
 
     @classmethod
     def source_of(cls, folder: Path) -> str | None:
         """The fingerprint of what a folder was made from; None where it has no manifest."""
         try:
             return cls.read(folder).source
-        except (OSError, KeyError, TypeError, ValueError):
+        except InputError:
             return None

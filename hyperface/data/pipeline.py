@@ -189,7 +189,7 @@ def _example(split: Split, index: int) -> Batch:
         raise _unreadable(split, index, "record", error) from error
     try:
         pixels = decode(record["image"])
-    except (OSError, SyntaxError, ValueError) as error:
+    except ValueError as error:
         raise _unreadable(split, index, "image", error) from error
     label = int(record["label"])
     if not 0 <= label < split.num_classes:

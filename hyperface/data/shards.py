@@ -19,6 +19,8 @@ from hyperface.errors import InputError
 
 SIZE_VOTERS = 64
 """Images that decide, by majority, which size all must have."""
+HELD = 100_000_000
+"""Bytes of encoded images that wait for a thread: two of the largest, thousands of usual ones."""
 
 Shape = tuple[int, int, int]
 
@@ -36,7 +38,7 @@ def write(
     Raises:
       OSError: the file cannot be written.
     """
-    encoder = features(shape, people=int(shard.labels.max(initial=0)) + 1)
+    encode = _encoder(features(shape, people=int(shard.labels.max(initial=0)) + 1))
     path = folder / shard.file
     counts, rejected = collections.Counter(), []
     try:
@@ -47,7 +49,7 @@ def write(
             name = source.names[int(index)]
             if reason is None:
                 example = {"image": data, "label": int(label), "name": name}
-                writer.write(encoder.serialize_example(encoder.encode_example(example)))
+                writer.write(encode(example))
                 counts[int(label)] += 1
             else:
                 rejected.append((name, reason))
@@ -63,6 +65,20 @@ def write(
         "shape": shape,
         "sha256": _settled(path, counts.total()),
     }
+
+
+def _encoder(described: tfds.features.FeaturesDict) -> Callable[[dict[str, Any]], bytes]:
+    """Serializes examples, equal ones to equal bytes, so that a digest of a shard means something.
+
+    `FeaturesDict.serialize_example` writes the fields in an order that differs by process.
+    """
+    serializer = tfds.core.example_serializer.ExampleSerializer(described.get_serialized_info())
+
+    def encode(example: dict[str, Any]) -> bytes:
+        record = serializer.get_tf_example(described.encode_example(example))
+        return record.SerializeToString(deterministic=True)
+
+    return encode
 
 
 def _settled(path: Path, images: int) -> str:
@@ -94,17 +110,22 @@ def _checked(
 
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[Future] = collections.deque()
+        waiting: collections.deque[tuple[Future, int]] = collections.deque()
+        held = 0
         for index in map(int, indices):
             try:
-                waiting.append(pool.submit(check, index, source.read(index)))
+                data = source.read(index)
+                waiting.append((pool.submit(check, index, data), len(data)))
             except (ValueError, OSError) as error:
-                waiting.append(Future())
-                waiting[-1].set_result((b"", str(error)))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+                waiting.append((Future(), 0))
+                waiting[-1][0].set_result((b"", str(error)))
+            held += waiting[-1][1]
+            while len(waiting) > 4 * threads or (held > HELD and len(waiting) > 1):
+                future, size = waiting.popleft()
+                held -= size
+                yield future.result()
+        for future, _ in waiting:
+            yield future.result()
 
 
 def _conformed(

@@ -19,7 +19,7 @@ from hyperface.data.manifest import Manifest
 from hyperface.data.planning import Options, Shard, alignment, fingerprint, planned
 from hyperface.data.sources import Reject, Source
 from hyperface.errors import InputError
-from hyperface.files import locked, replace_text
+from hyperface.files import locked, read_json, replace_text
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -120,8 +120,8 @@ def _write(
 def _journal(path: Path) -> dict | None:
     """What is known of a shard; None where it has to be written, again perhaps."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_json(path)
+    except InputError:
         return None
 
 

@@ -8,8 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface.arrays import open_npy, read_npz
 from hyperface.errors import InputError
 from hyperface.evaluate._checks import BLOCK, check_directions
+from hyperface.files import read_bytes
+
+LONGEST_NAME = 4096
+"""Bytes of an image's name, which is a path."""
 
 
 class NamedFeatures(NamedTuple):
@@ -108,27 +113,45 @@ def read_features(path: Path) -> NamedFeatures:
     Raises:
       InputError: the file is not one of these, or its features cannot be scored.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            absent = {"features", "names"} - set(loaded.files)
-            if absent:
-                raise InputError(
-                    f"{path}: expected arrays 'features' and 'names', found "
-                    f"{', '.join(loaded.files) or 'none'}."
-                )
-            features, names = loaded["features"], np.atleast_1d(loaded["names"])
-            names = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
-        else:
-            listed = path.with_suffix(".txt")
-            features, names = loaded, listed.read_text("utf-8").splitlines()
-    except InputError:
-        raise
-    except Exception as error:  # A damaged archive fails in zipfile, zlib or NumPy's own parser.
+    if path.suffix == ".npz":
+        features, stored = read_npz(path, ("features", "names"))
+        names = _texts(path, stored)
+    elif path.suffix == ".npy":
+        features, listed = open_npy(path, mapped=False), path.with_suffix(".txt")
+        if not listed.is_file():
+            raise InputError(f"{path}: expected names in {listed} beside it, found no file.")
+        names = read_names(listed, len(features) if features.ndim else 0)
+    else:
         raise InputError(
-            f"{path}: expected features as .npz with names, or .npy with names in a .txt beside "
-            f"it, found: {error}."
-        ) from None
+            f"{path}: expected features as .npz with names, or .npy with names in a .txt beside it."
+        )
     found = check(NamedFeatures(names, features), str(path))
     said = f"features of {len(names):,} images read from {path.name}"
     return found._replace(steps=(f"{said}, {found.features.shape[1]} dims",))
+
+
+def read_names(path: Path, count: int) -> list[str]:
+    """That many names of images, one a line of a UTF-8 file.
+
+    Raises:
+      InputError: the file cannot be read, is not UTF-8, or has another number of lines.
+    """
+    try:
+        text = read_bytes(path, (count + 1) * LONGEST_NAME).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected names in UTF-8, found: {error}.") from None
+    text = text.replace("\r\n", "\n").removesuffix("\n")
+    found = text.count("\n") + 1 if text else 0  # Counted first: lines take more than bytes.
+    if found != count:
+        raise InputError(
+            f"{path}: expected a name for each of {count:,} features, one a line, found {found:,}."
+        )
+    return text.split("\n") if text else []
+
+
+def _texts(path: Path, names: np.ndarray) -> list[str]:
+    try:
+        values = np.atleast_1d(names).tolist()
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in values]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected names in UTF-8, found: {error}.") from None

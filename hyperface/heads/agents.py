@@ -9,12 +9,14 @@ from hyperface.heads.context import Context, Objective, rows_of, xavier
 from hyperface.losses import classwise
 from hyperface.normalize import l2_normalize
 from hyperface.objective import (
+    AdaFaceTerm,
     CContrastiveTerm,
     ClasswiseTerm,
     CTripletTerm,
+    MagFaceTerm,
     MarginTerm,
-    MultipliedAngleTerm,
     SoftmaxTerm,
+    SphereFaceTerm,
     normalization,
 )
 
@@ -25,6 +27,9 @@ class AgentHead(nn.Module):
     A learned scale starts where Proposition 2's bound equals `initial_bound` for this class count,
     and acts as at least `min_scale`. Below that floor the loss sees the floor, while the parameter
     still gets the gradient taken there, so it can climb back.
+
+    AdaFace's statistics are in the collection "batch_stats", as those of batch norm are. Where it
+    is mutable they move by the batch before they are used.
 
     Attributes:
       num_classes: rows of the agent matrix.
@@ -41,7 +46,8 @@ class AgentHead(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> Objective:
-        """The terms' objective; scalars are the scale, Proposition 2's bound at it, and blends.
+        """The terms' objective; scalars are the scale, Proposition 2's bound at it, blends, and
+        AdaFace's statistics of the feature norm.
 
         Args:
           features: [batch, dim], un-normalised.
@@ -49,7 +55,7 @@ class AgentHead(nn.Module):
           context: of the step.
         """
         context = context or Context()
-        made = {name: self._term(name, options, context) for name, options in self.terms}
+        made = {name: self._term(name, options, features, context) for name, options in self.terms}
         terms = {name: term for name, (term, _) in made.items()}
         (mode,) = {normalization(*named) for named in self.terms}
         agents = self._agents(features.shape[-1], unit=mode in ("both", "agents"))
@@ -61,7 +67,9 @@ class AgentHead(nn.Module):
         elif context.split_classes:
             engine |= _padding(agents, self.num_classes, context)
         for name, options in self.terms:
-            engine |= classwise.agent_rule(getattr(options, "gradient", "exact"), terms[name])
+            if not isinstance(options, MarginTerm):  # whose released gradient is of the logit alone
+                rule = getattr(options, "gradient", "exact")
+                engine |= classwise.agent_rule(rule, terms[name])
         weights = context.weights(features.shape[0])
         total, found = losses.weighted_sum(
             list(terms.values()),
@@ -73,11 +81,18 @@ class AgentHead(nn.Module):
             with_losses=True,
             **engine,
         )
+        found = dict(zip(terms, found, strict=True))
+        for name, options in self.terms:
+            if isinstance(options, MagFaceTerm):
+                norm_range = {"lower_norm": options.lower_norm, "upper_norm": options.upper_norm}
+                more = options.regularizer * losses.magface_regularizer(features, **norm_range)
+                total += options.weight * jnp.sum(weights * more)
+                found[name] += jax.lax.stop_gradient(more)
         own = rows_of(agents, labels, context)
         apart = l2_normalize(features) - l2_normalize(own)
         return Objective(
             total,
-            dict(zip(terms, found, strict=True)),
+            found,
             {key: value for _, seen in made.values() for key, value in seen.items()},
             jax.lax.stop_gradient(jnp.sum(apart**2, axis=1)),
         )
@@ -94,7 +109,7 @@ class AgentHead(nn.Module):
         return self.get_variable("params", "agents")
 
     def _term(
-        self, name: str, options: ClasswiseTerm, context: Context
+        self, name: str, options: ClasswiseTerm, features: jax.Array, context: Context
     ) -> tuple[classwise.Term, dict[str, jax.Array]]:
         """The engine's term, and what to look at."""
         match options:
@@ -111,12 +126,12 @@ class AgentHead(nn.Module):
                     options.margin, options.negatives, options.always_pull, options.gradient
                 )
                 return term, {}
-            case MultipliedAngleTerm():
+            case SphereFaceTerm():
                 blend = losses.annealed_blend(
                     context.step, start=options.start, gamma=options.gamma, floor=options.floor
                 )
                 mode = normalization(name, options)
-                term = losses.MultipliedAngle(blend, options.margin, mode, options.gradient)
+                term = losses.SphereFace(blend, options.margin, mode, options.gradient)
                 return term, {f"{name}_blend": blend}
             case MarginTerm():
                 margins = (
@@ -124,7 +139,39 @@ class AgentHead(nn.Module):
                     options.angular_margin,
                     options.cosine_margin,
                 )
-                return losses.MarginSoftmax.of(options.scale, *margins), {}
+                term = losses.MarginSoftmax.of(options.scale, *margins, options.gradient)
+                return term, {}
+            case AdaFaceTerm():
+                statistics = self._norm_statistics(options, features, context)
+                numbers = (options.scale, options.margin, options.concentration)
+                seen = {f"{name}_norm_{key}": x for key, x in statistics._asdict().items()}
+                return losses.AdaFace.of(statistics, *numbers), seen
+            case MagFaceTerm():
+                margins = (options.lower_margin, options.upper_margin)
+                norm_range = (options.lower_norm, options.upper_norm)
+                numbers = (options.scale, *margins, *norm_range)
+                return losses.MagFace.of(*numbers, options.easy_margin), {}
+
+    def _norm_statistics(
+        self, options: AdaFaceTerm, features: jax.Array, context: Context
+    ) -> losses.NormStatistics:
+        """AdaFace's statistics, moved by this batch first where "batch_stats" may be changed."""
+        kept = [
+            self.variable("batch_stats", f"norm_{name}", lambda start=start: jnp.float32(start))
+            for name, start in losses.NormStatistics()._asdict().items()
+        ]
+        statistics = losses.NormStatistics(*(variable.value for variable in kept))
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            statistics = losses.updated_norm_statistics(
+                statistics,
+                features,
+                momentum=options.momentum,
+                counted=context.counted,
+                axis_name=context.axis_name,
+            )
+            for variable, value in zip(kept, statistics, strict=True):
+                variable.value = value
+        return statistics
 
     def _scale(self, options: SoftmaxTerm) -> jax.Array | float:
         if options.scale != "learned":
@@ -141,7 +188,7 @@ class AgentHead(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         else:
             bias = self.get_variable("params", "bias")
-        return bias / terms["softmax"].scale
+        return bias
 
     def _dropped(self, features: jax.Array, keys: jax.Array | None) -> jax.Array:
         options = dict(self.terms).get("softmax")

@@ -9,39 +9,39 @@ exists at any time, with `axis_name` the agents are split by rows over devices, 
 several of them in one pass.
 """
 
+from hyperface.losses._adaface import AdaFace, NormStatistics, adaface, updated_norm_statistics
 from hyperface.losses._center import center, center_direction, updated_centers
 from hyperface.losses._contrastive import CContrastive, c_contrastive, contrastive
 from hyperface.losses._folds import HingeSum, LogSumExp, Maximum
-from hyperface.losses._margin import (
-    MarginSoftmax,
-    MultipliedAngle,
-    a_softmax,
-    annealed_blend,
-    l_softmax,
-    margin_softmax,
-)
+from hyperface.losses._magface import MagFace, magface, magface_regularizer
+from hyperface.losses._margin import MarginSoftmax, margin_softmax
 from hyperface.losses._mining import Mining, batch_contrastive, batch_triplet
 from hyperface.losses._ring import ring
 from hyperface.losses._sampling import Sample, sample_classes
 from hyperface.losses._softmax import Softmax, softmax
+from hyperface.losses._sphereface import SphereFace, a_softmax, annealed_blend, l_softmax
 from hyperface.losses._triplet import CTriplet, c_triplet, triplet
 from hyperface.losses.classwise import Engine, Gradient, Normalize, joint, weighted_sum
 
 __all__ = [
+    "AdaFace",
     "CContrastive",
     "CTriplet",
     "Engine",
     "Gradient",
     "HingeSum",
     "LogSumExp",
+    "MagFace",
     "MarginSoftmax",
     "Maximum",
     "Mining",
-    "MultipliedAngle",
+    "NormStatistics",
     "Normalize",
     "Sample",
     "Softmax",
+    "SphereFace",
     "a_softmax",
+    "adaface",
     "annealed_blend",
     "batch_contrastive",
     "batch_triplet",
@@ -52,11 +52,14 @@ __all__ = [
     "contrastive",
     "joint",
     "l_softmax",
+    "magface",
+    "magface_regularizer",
     "margin_softmax",
     "ring",
     "sample_classes",
     "softmax",
     "triplet",
     "updated_centers",
+    "updated_norm_statistics",
     "weighted_sum",
 ]

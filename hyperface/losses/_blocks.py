@@ -1,64 +1,40 @@
-"""Blocks of classes: the similarities of one, and how a sweep goes from one to the next."""
+"""Blocks of classes: the similarities of one block, and the scans from block to block."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hyperface.losses._folds import Block
+from hyperface.losses.shards import Shards, first_class
+
 Precision = Literal["float32", "mixed", "bf16"]
 AgentGradient = Literal["tangent", "inner-product", "distance"]
-"""Through the agents' normalisation (Eq. 4), or that of an inner product or a squared distance with
-rows that count as unit vectors already."""
-Numbers = Any
-"""A pytree of [batch] arrays."""
+"""Through the agents' normalisation (NormFace, Eq. 4), or that of an inner product or of a squared
+distance with rows that count as unit vectors already."""
 
 AGENT_EPS = 1e-12
 
 
-class Block(NamedTuple):
-    """Similarities of a block of classes, as a fold sees them."""
-
-    similarities: jax.Array
-    """[batch, block] <W~_j, f~>, or whatever the normalisation mode makes of it, plus the bias."""
-    counted: jax.Array
-    """[batch, block] bool, False at the target and at classes that another block counts."""
-    classes: jax.Array
-    """[block] global class ids."""
-
-
-class Target(NamedTuple):
-    """What a term may know of an example beside the other classes."""
-
-    similarity: jax.Array
-    """[batch] similarity to the example's own class."""
-    agent_similarity: jax.Array
-    """[batch] The same number, whose gradient reaches the own class's agent alone: for released
-    gradients that differ between the two sides."""
-    agent_norm: jax.Array
-    """[batch] length of the own class's agent."""
-    feature_norm: jax.Array
-    """[batch] length of the un-normalised feature."""
-
-
 class Layout(NamedTuple):
-    """How a problem is cut: static."""
+    """How a problem is computed. It is static."""
 
     normalize_agents: bool
     agent_gradient: AgentGradient
     num_rows: int
     """Classes on this device."""
     block_size: int
-    axis_name: str | None
-    split_batch: bool
-    """Features, labels and losses are this device's part of the batch."""
+    shards: Shards
     precision: Precision
-    keep: bool
-    """The forward sweep keeps the similarities, and the backward one does not make them again."""
+    save_similarities: bool
+    """The forward scan saves the similarities for the backward scan, which computes them again
+    otherwise."""
 
 
 class Classes(NamedTuple):
-    """What is not differentiated."""
+    """The integer and bool arrays of a problem, which have no gradient."""
 
     labels: jax.Array
     """[batch] global class ids."""
@@ -66,129 +42,122 @@ class Classes(NamedTuple):
     """[classes on this device] bool: those that take part beside the targets; None for all."""
 
 
-def unit_rows(layout, rows):
-    """The rows, and 1 / length of each where agents are normalised."""
+def similarities_of(
+    layout: Layout, x: jax.Array, agents: jax.Array, start: Any, *, forward: bool
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Returns the similarities [batch, block] to the block from row `start` on, the block's rows,
+    and 1 / length of each row where agents are normalised."""
+    rows = rows_of(agents, start, layout)
+    inverse_norms = inverse_norms_of(layout, rows)
+    similarities = matmul(layout, x, rows.T, forward=forward)
+    if inverse_norms is not None:
+        # Scaling the columns instead of the rows keeps the normalised agents from existing.
+        similarities *= inverse_norms[None, :]
+    return similarities, rows, inverse_norms
+
+
+def inverse_norms_of(layout: Layout, rows: jax.Array) -> jax.Array | None:
+    """Returns 1 / length of each row; None where agents are not normalised."""
     if not layout.normalize_agents:
-        return rows, None
-    return rows, jax.lax.rsqrt(jnp.sum(rows * rows, axis=1) + AGENT_EPS)
+        return None
+    return jax.lax.rsqrt(jnp.sum(rows * rows, axis=1) + AGENT_EPS)
 
 
-def cosines_of(layout, x, agents, start, *, forward):
-    """Similarities without bias to the block that begins at row `start`; its rows and 1 / norm."""
-    rows, inverse = unit_rows(layout, rows_of(agents, start, layout))
-    cosines = matmul(layout, x, rows.T, forward=forward)
-    if inverse is not None:
-        cosines *= inverse[None, :]
-    return cosines, (rows, inverse)
+def block_of(
+    layout: Layout,
+    similarities: jax.Array,
+    bias: jax.Array | None,
+    classes: Classes,
+    start: Any,
+    first: Any,
+) -> Block:
+    """Returns the block from row `start` on as a fold sees it.
 
-
-def block_of(layout, cosines, bias, classes, start, first):
-    """The block as a fold sees it, which counts classes from row `first` on."""
-    similarities = cosines
-    if bias is not None:
-        similarities += rows_of(bias, start, layout)[None, :]
+    Classes count from row `first` on.
+    """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
-    ids = local
-    if layout.axis_name is not None:
-        ids += jax.lax.axis_index(layout.axis_name) * layout.num_rows
-    taking_part = local >= first
+    ids = local + first_class(layout.num_rows, layout.shards.axis_name)
+    takes_part = local >= first
     if classes.present is not None:
-        taking_part &= rows_of(classes.present, start, layout)
-    counted = (ids[None, :] != classes.labels[:, None]) & taking_part[None, :]
-    return Block(similarities, counted, ids)
+        takes_part &= rows_of(classes.present, start, layout)
+    counted = (ids[None, :] != classes.labels[:, None]) & takes_part[None, :]
+    bias_of_block = None if bias is None else rows_of(bias, start, layout)
+    return Block(similarities, counted, ids, bias_of_block)
 
 
-def rows_of(array, start, layout):
-    """The part of an array with one row a class that belongs to the block from row `start` on."""
+def rows_of(array: jax.Array, start: Any, layout: Layout) -> jax.Array:
+    """Returns the block from row `start` on of an array with one row per class."""
     if layout.block_size == array.shape[0]:
         return array
     return jax.lax.dynamic_slice_in_dim(array, start, layout.block_size, 0)
 
 
-def _places(classes: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each block starts, and its first row that counts.
+def _places(num_rows: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each block starts, and the first of its rows that counts.
 
-    A last block that would run over the end is moved back; the rows it shares with the one before
-    count there. It goes first, so that in the gradient the other block's rows replace its zeros.
-    No row is ever padded or copied.
+    A last block that would run over the end is moved back. The rows that it then shares with the
+    block before it count there. It goes first, so that in the gradient the other block's rows
+    replace its zeros. No row is ever padded or copied.
     """
-    starts = np.arange(0, classes, block_size, dtype=np.int32)
+    starts = np.arange(0, num_rows, block_size, dtype=np.int32)
     firsts = starts.copy()
-    starts[-1] = classes - block_size
+    starts[-1] = num_rows - block_size
     order = np.roll(np.arange(starts.size), 1)
     return starts[order], firsts[order]
 
 
-def folded(layout, fold_block):
-    """Summaries over all classes of this device, and what each block keeps."""
+def forward_scan(
+    layout: Layout, fold_block: Callable[..., tuple[Any, Any]]
+) -> tuple[Any, tuple[Any, Any] | None]:
+    """Returns the summaries over all classes of this device, and what each block saves.
+
+    Args:
+      layout: of the problem.
+      fold_block: (summaries so far or None, start, first) -> (summaries, what the block saves).
+    """
     starts, firsts = _places(layout.num_rows, layout.block_size)
-    summaries, kept = fold_block(None, starts[0], firsts[0])
+    summaries, saved = fold_block(None, starts[0], firsts[0])
     if starts.size == 1:
-        return summaries, (kept, None) if layout.keep else None
+        return summaries, (saved, None) if layout.save_similarities else None
     summaries, more = jax.lax.scan(
         lambda carry, place: fold_block(carry, *place), summaries, (starts[1:], firsts[1:])
     )
-    return summaries, (kept, more) if layout.keep else None
+    return summaries, (saved, more) if layout.save_similarities else None
 
 
-def swept(layout, step, carry, kept):
-    """What a step of the backward sweep carries from block to block, after the last one."""
+def backward_scan(
+    layout: Layout, step: Callable[..., Any], carry: Any, saved: tuple[Any, Any] | None
+) -> Any:
+    """Returns what `step` carries from block to block, after the last block.
+
+    Args:
+      layout: of the problem.
+      step: (carry, start, first, [similarities]) -> carry.
+      carry: at the start.
+      saved: similarities from `forward_scan`; None where `step` computes them.
+    """
     starts, firsts = _places(layout.num_rows, layout.block_size)
-    xs = (starts, firsts)
-    if kept:
-        carry = step(carry, starts[0], firsts[0], kept[0])
-        xs = (starts[1:], firsts[1:], kept[1])
-    return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, xs)[0]
-
-
-def merged(layout, fold, summary):
-    """The summary over all devices' classes, from each device's; of a split batch this device's
-    part."""
-    if layout.axis_name is None:
-        return summary
-    devices = jax.lax.axis_size(layout.axis_name)
-    if layout.split_batch:
-        each = jax.tree.map(
-            lambda s: jax.lax.all_to_all(s, layout.axis_name, 0, 0, tiled=True).reshape(
-                devices, -1, *s.shape[1:]
-            ),
-            summary,
-        )
+    if saved is None:
+        places = (starts, firsts)
     else:
-        each = jax.lax.all_gather(summary, layout.axis_name)
-    whole = jax.tree.map(lambda s: s[0], each)
-    for device in range(1, devices):
-        whole = fold.merge(whole, jax.tree.map(lambda s, d=device: s[d], each))
-    return whole
+        carry = step(carry, starts[0], firsts[0], saved[0])
+        places = (starts[1:], firsts[1:], saved[1])
+    return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, places)[0]
 
 
-def gathered(layout, tree):
-    """Of the whole batch, from this device's part where it is split."""
-    return jax.lax.all_gather(tree, layout.axis_name, tiled=True) if layout.split_batch else tree
-
-
-def added(layout, tree):
-    """The sum over the devices of what each has for the whole batch; this device's part of it where
-    the batch is split."""
-    if layout.axis_name is None:
-        return tree
-    if layout.split_batch:
-        return jax.lax.psum_scatter(tree, layout.axis_name, tiled=True)
-    return jax.lax.psum(tree, layout.axis_name)
-
-
-def cast(layout, x, *, forward):
-    """Rounds a matmul's operand where the precision says so."""
+def cast(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
+    """Rounds a matmul's operand to bfloat16 where the precision says so."""
     rounds = layout.precision == "bf16" or (forward and layout.precision == "mixed")
     return x.astype(jnp.bfloat16) if rounds else x
 
 
-def matmul(layout, a, b, *, forward):
-    """The product at the layout's precision, summed in float32 or better."""
+def matmul(layout: Layout, a: jax.Array, b: jax.Array, *, forward: bool) -> jax.Array:
+    """Returns the product at the layout's precision, summed in float32 or better."""
     dtype = a.dtype if a.dtype == jnp.float64 else jnp.float32
     return jnp.matmul(
         cast(layout, a, forward=forward),
         cast(layout, b, forward=forward),
+        # Accelerators would round float32 operands by default.
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=dtype,
     )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
+from hyperface.rules import automatic, per_example
 
 
 def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -37,8 +38,14 @@ def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Ar
       Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
     """
     features, centers, labels = _checked(features, centers, labels)
-    own = jax.lax.stop_gradient(centers.at[labels].get(mode="fill", fill_value=jnp.nan))
-    return 0.5 * jnp.sum((features - own) ** 2, axis=1)
+
+    def half_squared_distance(features, centers, labels):
+        own = jax.lax.stop_gradient(centers.at[labels].get(mode="fill", fill_value=jnp.nan))
+        return 0.5 * jnp.sum((features - own) ** 2, axis=1)
+
+    return automatic(
+        half_squared_distance, features, centers, labels, split=per_example, like=features
+    )
 
 
 def center_direction(centers: ArrayLike, features: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -74,10 +81,14 @@ def center_direction(centers: ArrayLike, features: ArrayLike, labels: ArrayLike)
       Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
     """
     features, centers, labels = _checked(features, centers, labels)
-    apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
-    sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
-    counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
-    return jax.lax.stop_gradient(sums / (1.0 + counts)[:, None])
+
+    def direction(features, centers, labels):
+        apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
+        sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
+        counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
+        return jax.lax.stop_gradient(sums / (1.0 + counts)[:, None])
+
+    return automatic(direction, features, centers, labels, split=per_example, like=centers)
 
 
 def updated_centers(
@@ -111,9 +122,7 @@ def updated_centers(
 
 
 def _checked(features, centers, labels):
-    features = _checks.float_matrix("features", features, "batch, dim")
-    centers = _checks.float_matrix("centers", centers, "classes, dim")
-    _checks.same_dim("centers", features, centers)
+    features, centers = _checks.matrices("centers", features, centers)
     labels = _checks.class_labels(labels, features.shape[0], centers.shape[0])
     # A negative index would read from the end.
     return features, centers, jnp.where(labels < 0, centers.shape[0], labels)

@@ -1,6 +1,10 @@
-"""Argument checks shared by the losses; each says what was expected and what was found."""
+"""Argument checks shared by the losses. Each error says what was expected and what was found.
 
-from collections.abc import Sequence
+Values are checked before they are narrowed to JAX's 32 bits: NumPy arrays hold wider numbers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,7 @@ from hyperface.normalize import at_least_float32
 
 
 def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
-    """A real floating-point [rows, columns] array in at least float32."""
+    """Returns a real floating-point [rows, columns] array in at least float32."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"expected floating-point {name}, found dtype {x.dtype}")
@@ -20,67 +24,112 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
     return at_least_float32(x)
 
 
-def same_dim(name: str, features: jax.Array, rows: jax.Array) -> None:
-    """Features [batch, dim] and rows [classes, dim] of one dim."""
+def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Returns features [batch, dim] and rows [classes, dim] of one dim, in their wider dtype."""
+    features = float_matrix("features", features, "batch, dim")
+    rows = float_matrix(name, rows, "classes, dim")
     if features.shape[1] != rows.shape[1]:
         raise ValueError(
             f"expected features [batch, dim] and {name} [classes, dim] of one dim, "
             f"found {features.shape} and {rows.shape}"
         )
+    dtype = jnp.promote_types(features.dtype, rows.dtype)
+    return features.astype(dtype), rows.astype(dtype)
 
 
 def scalar(name: str, x: ArrayLike) -> jax.Array:
-    """A scalar in at least float32; integers are accepted."""
+    """Returns a scalar in at least float32. Integers are accepted."""
     x = jnp.asarray(x)
     if x.ndim != 0:
         raise ValueError(f"expected scalar {name}, found shape {x.shape}")
     return at_least_float32(x)
 
 
-def integers(name: str, x: ArrayLike) -> jax.Array:
-    """An array of integers."""
-    x = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.integer):
+def known(x: ArrayLike) -> np.ndarray | None:
+    """Returns the values of an array, undiminished; None while JAX traces it."""
+    return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
+
+
+def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
+    """Returns an array of integers, of its own width."""
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    # NumPy makes an empty list floating-point.
+    if x.size and not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"expected integer {name}, found dtype {x.dtype}")
     return x
 
 
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
-    """int32 labels [batch]; known values outside the class range are refused at once."""
-    labels = one_each("labels", integers("labels", labels), batch, "a feature")
-    if not isinstance(labels, jax.core.Tracer):
-        values = np.asarray(labels)
+    """Returns int32 labels [batch], with -1 for any outside the class range.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: their shape is another, or a known label is out of range.
+    """
+    array = one_each("labels", integers("labels", labels), batch, "per feature")
+    values = known(array)
+    if values is not None:
         wrong = values[(values < 0) | (values >= num_classes)]
         if wrong.size:
             raise ValueError(
                 f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
             )
-    return labels.astype(jnp.int32)  # A shorter type could not hold every class id.
+    # A shorter type could not hold every class id, and a longer one must not wrap to a valid id.
+    array = jnp.asarray(array)
+    if array.dtype.itemsize <= 4 and array.dtype != jnp.uint32:
+        return array.astype(jnp.int32)
+    return jnp.where((array >= 0) & (array < num_classes), array, -1).astype(jnp.int32)
 
 
-def one_of(name: str, found: str, known: Sequence[str]) -> None:
-    """A word of a closed list."""
-    if found not in known:
-        raise ValueError(f"expected {name} in {tuple(known)}, found {found!r}")
+def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
+    """Returns labels [batch] that are equal where the given ones are; integers of any width."""
+    array = one_each("labels", integers("labels", labels), batch, "per feature")
+    if isinstance(array, jax.Array):
+        return array
+    return jnp.asarray(np.unique(array, return_inverse=True)[1].reshape(array.shape), jnp.int32)
 
 
-def one_each(name: str, x: jax.Array, count: int, of: str) -> jax.Array:
-    """An array [count]."""
+def one_of(name: str, found: str, allowed: Sequence[str]) -> None:
+    """Checks a word of a closed list."""
+    if found not in allowed:
+        raise ValueError(f"expected {name} in {tuple(allowed)}, found {found!r}")
+
+
+def one_each(name: str, x: Any, count: int, each: str) -> Any:
+    """Returns an array, whose shape must be [count]."""
     if x.shape != (count,):
-        raise ValueError(f"expected {name} [{count}], one {of}, found shape {x.shape}")
+        raise ValueError(f"expected {name} [{count}], one {each}, found shape {x.shape}")
     return x
 
 
-def flags(name: str, x: ArrayLike, count: int, of: str) -> jax.Array:
-    """A bool array [count]."""
+def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
+    """Returns a bool array [count]."""
     x = jnp.asarray(x)
     if x.dtype != jnp.bool_:
         raise TypeError(f"expected {name} of dtype bool, found {x.dtype}")
-    return one_each(name, x, count, of)
+    return one_each(name, x, count, each)
 
 
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
-    """A scalar; a known one outside [least, most] is refused at once."""
-    if isinstance(x, int | float) and not least <= x <= most:
-        raise ValueError(f"expected {name} in [{least:g}, {most:g}], found {x}")
-    return x if isinstance(x, int | float) else scalar(name, x)
+    """Returns a scalar: a Python number where its value is known, which must be in [least, most].
+
+    A concrete JAX array stays one: to differentiate by it is to trace it.
+    """
+    value = known(x)
+    if value is not None:
+        if value.ndim != 0:
+            raise ValueError(f"expected scalar {name}, found shape {value.shape}")
+        if not least <= value <= most:
+            raise ValueError(f"expected {name} in [{least:g}, {most:g}], found {value}")
+        if not isinstance(x, jax.Array):
+            return value.item()
+    return scalar(name, x)
+
+
+def no_more_keywords(function: str, unknown: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Checks that a public function was given no keyword that it does not know."""
+    for keyword in unknown:
+        raise TypeError(
+            f"{function}() got an unexpected keyword argument {keyword!r}; beside its own it takes "
+            f"{', '.join(allowed)}"
+        )

@@ -25,7 +25,7 @@ class CContrastive:
     fold: ClassVar[HingeSum] = HingeSum()
     released_gradient: ClassVar[AgentGradient] = "distance"
 
-    def numbers(self, target: Target) -> jax.Array:
+    def fold_args(self, target: Target) -> jax.Array:
         """The cosine above which a wrong class is within the margin: ||f~ - W~_j||^2 < m."""
         return (1.0 - 0.5 * self.margin) * jnp.ones_like(target.similarity)
 
@@ -79,7 +79,9 @@ def c_contrastive(
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 4.
     """
     term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
-    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
+    return single(
+        "c_contrastive", term, features, agents, labels, **engine, **agent_rule(gradient, term)
+    )
 
 
 def contrastive(

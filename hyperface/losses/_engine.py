@@ -1,276 +1,428 @@
-"""The engine's two sweeps over the classes, forward and backward; `classwise` is its front.
+"""The engine's two scans over the classes, forward and backward. `classwise` is its front.
 
-A sweep goes over blocks of agents, on this device's rows only. The forward one folds similarities
-into summaries; the backward one makes the similarities again and turns slopes into gradients. Of a
-batch that is split over the devices the sweeps see the whole, and all else this device's part.
+A scan goes over blocks of agents, on this device's rows only. The forward scan folds similarities
+into summaries. The backward scan computes the similarities again and turns slopes into gradients.
+Where the batch is split over the devices, the scans see the whole batch, and all other code sees
+this device's part of it.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from hyperface.losses._angle import angle
 from hyperface.losses._blocks import (
-    Target,
-    added,
+    AGENT_EPS,
+    Classes,
+    Layout,
+    backward_scan,
     block_of,
     cast,
-    cosines_of,
-    folded,
-    gathered,
+    forward_scan,
+    inverse_norms_of,
     matmul,
-    merged,
     rows_of,
-    swept,
-    unit_rows,
+    similarities_of,
 )
-from hyperface.normalize import l2_norm
+from hyperface.losses._folds import Block
+from hyperface.losses.shards import locate
+from hyperface.normalize import l2_norm, l2_normalize
+from hyperface.rules import vary_over, varying_axes
 
-# ---------------------------------------------------------------------------------- two sweeps
+Summaries = list[Any]
+"""One summary per term: what its fold knows of the classes so far."""
+
+
+class Target(NamedTuple):
+    """What a term may know of each example beside the other classes."""
+
+    similarity: jax.Array
+    """[batch] similarity to the example's own class."""
+    agent_similarity: jax.Array
+    """[batch] the same number, whose gradient reaches the own class's agent alone: for released
+    gradients that differ between the two sides."""
+    agent_norm: jax.Array
+    """[batch] length of the own class's agent."""
+    bias: jax.Array
+    """[batch] what is added to the own class's logit; 0 without a bias."""
+    angle: jax.Array | None
+    """[batch] angle to the own class's agent in radians, with its digits near 0 and pi, which the
+    arccos of `similarity` loses. None unless a term has `needs_angle`."""
+    feature_norm: jax.Array
+    """[batch] length of the un-normalised feature."""
+
+
+class Residuals(NamedTuple):
+    """What the forward pass leaves to the backward pass of `joint_losses`."""
+
+    terms: Any
+    x: jax.Array
+    """[whole batch, dim]."""
+    features: jax.Array | None
+    """[whole batch, dim]."""
+    norms: jax.Array
+    agents: jax.Array
+    bias: jax.Array | None
+    classes: Classes
+    """With the labels of the whole batch."""
+    own: tuple[jax.Array | None, ...]
+    summaries: Summaries
+    saved: Any
+
+
+class Gradients(NamedTuple):
+    """What the backward scan gives: the part that comes from classes that are not the target."""
+
+    x: jax.Array
+    agents: jax.Array
+    bias: jax.Array | None
+    extra: Any
+    """Whatever the slopes function adds up over the blocks beside the slopes."""
+
+
+# ---------------------------------------------------------------------------------- the two rules
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def joint_losses(layout, terms, x, norms, agents, bias, classes):
-    """Losses [batch] of each term; the backward pass recomputes the similarities unless kept."""
-    return _losses_fwd(layout._replace(keep=False), terms, x, norms, agents, bias, classes)[0]
+def joint_losses(
+    layout: Layout,
+    terms: tuple[Any, ...],
+    x: jax.Array,
+    features: jax.Array | None,
+    norms: jax.Array,
+    agents: jax.Array,
+    bias: jax.Array | None,
+    classes: Classes,
+) -> tuple[jax.Array, ...]:
+    """Returns the losses [batch] of each term.
+
+    Args:
+      layout: static description of the problem.
+      terms: the class-wise losses.
+      x: [batch, dim] features, normalised where the terms say so.
+      features: [batch, dim] un-normalised, for the angle; None where no term needs it.
+      norms: [batch] length of the un-normalised features.
+      agents: [classes on this device, dim].
+      bias: [classes on this device] or None.
+      classes: the labels, and which classes take part.
+    """
+    layout = layout._replace(save_similarities=False)
+    return _losses_fwd(layout, terms, x, features, norms, agents, bias, classes)[0]
 
 
-def _losses_fwd(layout, terms, x, norms, agents, bias, classes):
-    x, seen = gathered(layout, x), classes._replace(labels=gathered(layout, classes.labels))
-    own = _own_class(layout, x, agents, bias, seen.labels, classes.labels)
-    numbers = gathered(layout, _numbers(terms, own, norms))
-    folds = [term.fold for term in terms]
+def _losses_fwd(layout, terms, x, features, norms, agents, bias, classes):
+    shards, folds = layout.shards, [term.fold for term in terms]
+    x, features, labels = shards.all_gather_batch((x, features, classes.labels))
+    global_classes = classes._replace(labels=labels)
+    own = _own_class(layout, x, features, agents, bias, labels, classes.labels)
+    batch_fold_args = shards.all_gather_batch(_fold_args(terms, own, norms))
+    # A scan's carry keeps its type: it varies over devices from the start, as the agents do.
+    axes = varying_axes(x, agents)
 
     def fold_block(summaries, start, first):
-        cosines, _ = cosines_of(layout, x, agents, start, forward=True)
-        block = block_of(layout, cosines, bias, seen, start, first)
-        found = [f.block(block, n) for f, n in zip(folds, numbers, strict=True)]
+        similarities, *_ = similarities_of(layout, x, agents, start, forward=True)
+        block = block_of(layout, similarities, bias, global_classes, start, first)
+        new = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
         if summaries is not None:
-            found = [f.merge(a, b) for f, a, b in zip(folds, summaries, found, strict=True)]
-        return found, cosines if layout.keep else None
+            new = [f.merge(a, b) for f, a, b in zip(folds, summaries, new, strict=True)]
+        return vary_over(axes, new), similarities if layout.save_similarities else None
 
-    summaries, kept = folded(layout, fold_block)
-    summaries = [merged(layout, f, s) for f, s in zip(folds, summaries, strict=True)]
-    values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
-    losses = _finish(terms, own, norms, values)
-    return losses, (terms, x, norms, agents, bias, seen, own, summaries, kept)
+    summaries, saved = forward_scan(layout, fold_block)
+    summaries = [shards.merge_shards(f, s) for f, s in zip(folds, summaries, strict=True)]
+    losses = _losses(terms, own, norms, _values(folds, summaries))
+    return losses, Residuals(
+        terms, x, features, norms, agents, bias, global_classes, own, summaries, saved
+    )
 
 
 def _losses_bwd(layout, residuals, cotangents):
-    terms, x, norms, agents, bias, classes, own, summaries, kept = residuals
-    folds = [term.fold for term in terms]
-    values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
-    _, pull_loss = jax.vjp(_finish, terms, own, norms, values)
-    to_terms, to_own, to_norms, to_values = pull_loss(cotangents)
-    numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
-    seen = gathered(layout, (numbers, summaries, to_values))
+    terms, x, features, norms, agents, bias, classes, own, summaries, saved = residuals
+    shards, folds = layout.shards, [term.fold for term in terms]
+    _, pull_losses = jax.vjp(_losses, terms, own, norms, _values(folds, summaries))
+    to_terms, to_own, to_norms, to_values = pull_losses(cotangents)
+    fold_args, pull_fold_args = jax.vjp(_fold_args, terms, own, norms)
+    batch_fold_args, batch_summaries, value_cotangents = shards.all_gather_batch(
+        (fold_args, summaries, to_values)
+    )
 
     def slopes(block):
-        return _slopes(folds, *seen, block)
+        return _slopes(folds, batch_fold_args, batch_summaries, value_cotangents, block)
 
-    gradients = _backward_sweep(layout, x, agents, bias, classes, slopes, kept=kept)
-    to_x, to_agents, to_bias, to_numbers = gradients
-    more_to_terms, more_to_own, more_to_norms = pull_numbers(added(layout, to_numbers))
-    to_terms, to_own, to_norms = jax.tree.map(
-        jnp.add, (to_terms, to_own, to_norms), (more_to_terms, more_to_own, more_to_norms)
+    gradients = _scan_gradients(layout, x, agents, bias, classes, slopes, saved=saved)
+    # The fold's arguments depend on terms, target and norms, which so have a second part.
+    second_part = pull_fold_args(shards.reduce_over_axis(gradients.extra))
+    to_terms, to_own, to_norms = jax.tree.map(jnp.add, (to_terms, to_own, to_norms), second_part)
+    to_x, to_features, to_agents, to_bias = _add_own_class(
+        layout, x, features, agents, classes.labels, to_own, gradients
     )
-    to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, classes.labels, to_own, to_x, to_agents, to_bias
-    )
-    return to_terms, to_x, to_norms, to_agents, to_bias, None
+    return to_terms, to_x, to_features, to_norms, to_agents, to_bias, None
 
 
 joint_losses.defvjp(_losses_fwd, _losses_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def summed_losses(layout, terms, x, norms, agents, bias, classes, weights):
-    """Their weighted sum and the losses, for additive folds; differentiation makes all gradients of
-    the sum in the one sweep that makes its value."""
-    losses = joint_losses(layout, terms, x, norms, agents, bias, classes)
+def summed_losses(
+    layout: Layout,
+    terms: tuple[Any, ...],
+    x: jax.Array,
+    features: jax.Array | None,
+    norms: jax.Array,
+    agents: jax.Array,
+    bias: jax.Array | None,
+    classes: Classes,
+    weights: tuple[jax.Array, ...],
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Returns the weighted sum of the losses, and the losses, for terms whose folds are additive.
+
+    Differentiation computes all gradients of the sum in the one scan that computes its value.
+    """
+    losses = joint_losses(layout, terms, x, features, norms, agents, bias, classes)
     return total(losses, weights), losses
 
 
-def _sum_fwd(layout, terms, x, norms, agents, bias, classes, weights):
-    x, seen = gathered(layout, x), classes._replace(labels=gathered(layout, classes.labels))
-    own = _own_class(layout, x, agents, bias, seen.labels, classes.labels)
-    numbers, pull_numbers = jax.vjp(_numbers, terms, own, norms)
+def _sum_fwd(layout, terms, x, features, norms, agents, bias, classes, weights):
+    shards, folds = layout.shards, [term.fold for term in terms]
+    x, features, labels = shards.all_gather_batch((x, features, classes.labels))
+    own = _own_class(layout, x, features, agents, bias, labels, classes.labels)
+    fold_args, pull_fold_args = jax.vjp(_fold_args, terms, own, norms)
     # The losses are linear in the values, so their slope is the same at any value.
-    to_values = jax.vjp(_finish, terms, own, norms, [jnp.zeros_like(norms)] * len(terms))[1](
-        weights
-    )[3]
-    folds = [term.fold for term in terms]
-    everyones = gathered(layout, numbers)
-    weighing = gathered(layout, to_values)
+    zeros = [jnp.zeros_like(norms)] * len(terms)
+    to_values = jax.vjp(partial(_losses, terms, own, norms), zeros)[1](weights)[0]
+    batch_fold_args, value_cotangents = shards.all_gather_batch((fold_args, to_values))
 
     def slopes(block):
-        slope, to_numbers = _slopes(folds, everyones, [None] * len(folds), weighing, block)
-        summaries = [f.block(block, n) for f, n in zip(folds, everyones, strict=True)]
-        return slope, (to_numbers, summaries)
+        no_summaries = [None] * len(folds)
+        slope, extra = _slopes(folds, batch_fold_args, no_summaries, value_cotangents, block)
+        summaries = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
+        return slope, (extra, summaries)
 
-    to_x, to_agents, to_bias, (to_numbers, summaries) = _backward_sweep(
-        layout, x, agents, bias, seen, slopes, sparse=True
-    )
-    to_numbers, summaries = added(layout, (to_numbers, summaries))
-    values = [f.value(s) for f, s in zip(folds, summaries, strict=True)]
-    losses, pull_loss = jax.vjp(_finish, terms, own, norms, values)
-    to_terms, to_own, to_norms, _ = pull_loss(weights)
+    global_classes = classes._replace(labels=labels)
+    gradients = _scan_gradients(layout, x, agents, bias, global_classes, slopes, sparse=True)
+    to_fold_args, summaries = shards.reduce_over_axis(gradients.extra)
+    losses, pull_losses = jax.vjp(_losses, terms, own, norms, _values(folds, summaries))
+    to_terms, to_own, to_norms, _ = pull_losses(weights)
     to_terms, to_own, to_norms = jax.tree.map(
-        jnp.add, (to_terms, to_own, to_norms), pull_numbers(to_numbers)
+        jnp.add, (to_terms, to_own, to_norms), pull_fold_args(to_fold_args)
     )
-    to_x, to_agents, to_bias = _own_class_bwd(
-        layout, x, agents, seen.labels, to_own, to_x, to_agents, to_bias
+    to_x, to_features, to_agents, to_bias = _add_own_class(
+        layout, x, features, agents, labels, to_own, gradients
     )
-    gradients = (to_terms, to_x, to_norms, to_agents, to_bias, None, losses)
-    return (total(losses, weights), losses), gradients
+    residuals = (to_terms, to_x, to_features, to_norms, to_agents, to_bias, None, losses)
+    return (total(losses, weights), losses), residuals
 
 
 def _sum_bwd(layout, gradients, cotangents):
     del layout
-    to_total, _ = cotangents  # The front stops what would reach the losses.
+    to_total, _ = cotangents  # `weighted_sum` stops gradients to the losses.
     return jax.tree.map(lambda gradient: to_total * gradient, gradients)
 
 
 summed_losses.defvjp(_sum_fwd, _sum_bwd)
 
 
-def total(losses, weights):
-    """sum over terms t and examples i of weights[t][i] losses[t][i]."""
-    return sum(jnp.sum(w * loss) for w, loss in zip(weights, losses, strict=True))
+def total(losses: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
+    """Returns the sum over terms t and examples i of weights[t][i] losses[t][i]."""
+    return sum(
+        (jnp.sum(w * loss) for w, loss in zip(weights, losses, strict=True)), jnp.float32(0.0)
+    )
 
 
-def _slopes(folds, numbers, summaries, to_values, block):
-    """d / d similarities of the weighted values, and d / d numbers, of one block."""
-    found = [f.slope(block, n, s) for f, n, s in zip(folds, numbers, summaries, strict=True)]
-    slope = sum(g[:, None] * s for g, (s, _) in zip(to_values, found, strict=True))
-    to_numbers = [
-        jax.tree.map(lambda d, g=g: g * d, to_number)
-        for g, (_, to_number) in zip(to_values, found, strict=True)
-    ]
-    return slope, to_numbers
+# ------------------------------------------------------------------ what the terms say of the folds
 
 
-def _numbers(terms, own, norms):
-    return [term.numbers(Target(*own, norms)) for term in terms]
+def _fold_args(terms, own, norms) -> list[Any]:
+    return [term.fold_args(Target(*own, norms)) for term in terms]
 
 
-def _finish(terms, own, norms, values):
+def _values(folds, summaries) -> list[jax.Array]:
+    return [fold.value(summary) for fold, summary in zip(folds, summaries, strict=True)]
+
+
+def _losses(terms, own, norms, values) -> tuple[jax.Array, ...]:
     target = Target(*own, norms)
     return tuple(term.loss(target, value) for term, value in zip(terms, values, strict=True))
 
 
-def _backward_sweep(layout, x, agents, bias, classes, slopes, *, kept=None, sparse=False):
-    """Gradients to x, agents and bias from the classes that are not the target, and what `slopes`
-    gives beside the slope, added up over the blocks."""
+def _slopes(folds, fold_args, summaries, value_cotangents, block: Block) -> tuple[Any, Any]:
+    """Returns the derivatives of the weighted values by one block: by similarities and logits
+    (for the bias), and by the folds' arguments."""
+    found = [f.slope(block, a, s) for f, a, s in zip(folds, fold_args, summaries, strict=True)]
+    weighted = list(zip(value_cotangents, found, strict=True))
+    to_similarities = sum(g[:, None] * slope.similarities for g, slope in weighted)
+    to_bias = None
+    if block.bias is not None:
+        to_bias = sum(jnp.sum(g[:, None] * slope.bias, axis=0) for g, slope in weighted)
+    to_fold_args = [jax.tree.map(lambda d, g=g: g * d, slope.fold_args) for g, slope in weighted]
+    return (to_similarities, to_bias), to_fold_args
 
-    def products(slope, rows, inverse, cosines):
-        scaled = slope if inverse is None else slope * inverse[None, :]
-        to_x = matmul(layout, scaled, rows, forward=False)
-        flipped = cast(layout, scaled, forward=False).T
-        if layout.precision == "bf16":
-            # The barrier keeps the transpose out of the matmul, which is then one of row-major
-            # operands: XLA's CPU backend has no other for bf16.
-            flipped = jax.lax.optimization_barrier(flipped)
-        to_rows = matmul(layout, flipped, x, forward=False)
-        if inverse is None:
-            return to_x, to_rows
-        if layout.agent_gradient == "tangent":
-            # Eq. 4's projection: <dL/dW~_j, W~_j> is the column sum of slope times cosine.
-            radial = jnp.sum(slope * cosines, axis=0) * inverse**2
-            return to_x, to_rows - radial[:, None] * rows
-        to_rows /= inverse[:, None]
-        if layout.agent_gradient == "distance":
-            # d ||f~ - W||^2 / dW = -2 (f~ - W), and slope is of the cosine, -1/2 of the distance.
-            to_rows -= (jnp.sum(slope, axis=0) * inverse)[:, None] * rows
-        return to_x, to_rows
 
-    def block_gradients(carry, start, first, cosines=None):
-        if cosines is None:
-            cosines, parts = cosines_of(layout, x, agents, start, forward=False)
-        else:
-            parts = unit_rows(layout, rows_of(agents, start, layout))
-        slope, more = slopes(block_of(layout, cosines, bias, classes, start, first))
-        if sparse:
-            to_x, to_rows = jax.lax.cond(
-                jnp.any(slope != 0),
-                products,
-                lambda slope, rows, inverse, cosines: (jnp.zeros_like(x), jnp.zeros_like(rows)),
-                slope,
-                *parts,
-                cosines,
+# ------------------------------------------------------------------------------ the backward scan
+
+
+def _scan_gradients(
+    layout: Layout,
+    x: jax.Array,
+    agents: jax.Array,
+    bias: jax.Array | None,
+    classes: Classes,
+    slopes: Callable[[Block], tuple[Any, Any]],
+    *,
+    saved: Any = None,
+    sparse: bool = False,
+) -> Gradients:
+    """Returns the gradients that come from classes that are not the target.
+
+    Args:
+      layout, x, agents, bias, classes: of the problem.
+      slopes: of a block; returns what `_slopes` does.
+      saved: similarities that the forward scan saved.
+      sparse: leave out the matmuls of blocks whose slopes are all zero.
+    """
+    axes = varying_axes(x, agents)
+
+    def block_gradients(carry, start, first, similarities=None):
+        if similarities is None:
+            similarities, rows, inverse_norms = similarities_of(
+                layout, x, agents, start, forward=False
             )
         else:
-            to_x, to_rows = products(slope, *parts, cosines)
-        to_bias = None if bias is None else jnp.sum(slope, axis=0)
+            rows = rows_of(agents, start, layout)
+            inverse_norms = inverse_norms_of(layout, rows)
+        block = block_of(layout, similarities, bias, classes, start, first)
+        (slope, to_bias), extra = slopes(block)
+        operands = (x, slope, rows, inverse_norms, similarities)
+        if sparse:
+            zeros = vary_over(axes, (jnp.zeros_like(x), jnp.zeros_like(rows)))
+            to_x, to_rows = jax.lax.cond(
+                jnp.any(slope != 0),
+                lambda *operands: vary_over(axes, _products(layout, *operands)),
+                lambda *operands: zeros,
+                *operands,
+            )
+        else:
+            to_x, to_rows = _products(layout, *operands)
         if carry is None:
-            return to_x, to_rows, to_bias, more
-        sum_x, all_rows, all_bias, sum_more = carry
-        return (
-            sum_x + to_x,
-            jax.lax.dynamic_update_slice_in_dim(all_rows, to_rows, start, 0),
-            None
-            if bias is None
-            else jax.lax.dynamic_update_slice_in_dim(all_bias, to_bias, start, 0),
-            jax.tree.map(jnp.add, sum_more, more),
+            return Gradients(to_x, to_rows, to_bias, extra)
+        return vary_over(
+            axes,
+            Gradients(
+                carry.x + to_x,
+                _updated(carry.agents, to_rows, start),
+                None if bias is None else _updated(carry.bias, to_bias, start),
+                jax.tree.map(jnp.add, carry.extra, extra),
+            ),
         )
 
     if layout.block_size == layout.num_rows:
-        return block_gradients(None, 0, 0, kept and kept[0])
-    shapes = jax.eval_shape(lambda: block_gradients(None, 0, 0)[3])
-    empty = (
+        return block_gradients(None, 0, 0, saved and saved[0])
+    shapes = jax.eval_shape(lambda: block_gradients(None, 0, 0).extra)
+    zeros = Gradients(
         jnp.zeros_like(x),
         jnp.zeros_like(agents),
         None if bias is None else jnp.zeros_like(bias),
         jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
     )
-    return swept(layout, block_gradients, empty, kept)
+    return backward_scan(layout, block_gradients, vary_over(axes, zeros), saved)
 
 
-# ----------------------------------------------------------------------------------- own class
+def _products(layout, x, slope, rows, inverse_norms, similarities) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients to x and to a block's rows from the slopes [batch, block]."""
+    scaled = slope if inverse_norms is None else slope * inverse_norms[None, :]
+    to_x = matmul(layout, scaled, rows, forward=False)
+    flipped = cast(layout, scaled, forward=False).T
+    if layout.precision == "bf16":
+        # The barrier keeps the transpose out of the matmul, which then has row-major operands
+        # alone: XLA's CPU backend multiplies bf16 fast in no other form.
+        flipped = jax.lax.optimization_barrier(flipped)
+    to_rows = matmul(layout, flipped, x, forward=False)
+    if inverse_norms is None:
+        return to_x, to_rows
+    if layout.agent_gradient == "tangent":
+        # Eq. 4's projection: <dL/dW~_j, W~_j> is the column sum of slope times cosine, so that no
+        # second pass over the rows' components is needed.
+        radial = jnp.sum(slope * similarities, axis=0) * inverse_norms**2
+        return to_x, to_rows - radial[:, None] * rows
+    to_rows /= inverse_norms[:, None]
+    if layout.agent_gradient == "distance":
+        # d ||f~ - W||^2 / dW = -2 (f~ - W), and the slope is that of the cosine, which is -1/2 of
+        # the distance.
+        to_rows -= (jnp.sum(slope, axis=0) * inverse_norms)[:, None] * rows
+    return to_x, to_rows
 
 
-def _own_class(layout, x, agents, bias, labels, labels_here):
-    """The first three of `Target` for `labels_here`; NaN for a label out of range."""
-    local, mine, _ = _local(layout, labels)
-    rows, inverse = unit_rows(layout, agents[local])
-    similarity = jnp.sum(x * rows, axis=1) * (1.0 if inverse is None else inverse)
-    if bias is not None:
-        similarity += bias[local]
-    own = jax.tree.map(lambda v: jnp.where(mine, v, 0.0), (similarity, l2_norm(rows)))
-    _, _, in_range = _local(layout, labels_here)
-    similarity, norm = (jnp.where(in_range, v, jnp.nan) for v in added(layout, own))
-    return similarity, similarity, norm
+def _updated(whole: jax.Array, part: jax.Array, start: Any) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
 
 
-def _own_class_bwd(layout, x, agents, labels, to_own, to_x, to_agents, to_bias):
-    """The gradients with the own class's, the features' added up over the devices."""
-    to_own = gathered(layout, to_own)
-    local, mine, _ = _local(layout, labels)
-    rows, inverse = unit_rows(layout, agents[local])
-    slope, agent_slope, to_norm = (jnp.where(mine, g, 0.0)[:, None] for g in to_own)
-    agent_slope += slope
-    unit = rows if inverse is None else rows * inverse[:, None]
-    part_of_x = slope * unit
-    if inverse is None or layout.agent_gradient == "inner-product":
-        to_rows = agent_slope * x
-    elif layout.agent_gradient == "distance":
-        to_rows = agent_slope * (x - unit)
+# ----------------------------------------------------------------------------------- the own class
+
+
+def _own_class(
+    layout, x, features, agents, bias, labels, labels_here
+) -> tuple[jax.Array | None, ...]:
+    """Returns `Target` without its last field for `labels_here`, NaN for a label out of range.
+
+    `x`, `features` and `labels` are of the whole batch; the result is of this device's part.
+    """
+    at = locate(labels, layout.num_rows, layout.shards.axis_name)
+    own_bias = None if bias is None else bias[at.row]
+    own = _of_rows(layout, x, features, agents[at.row], own_bias)
+    own = layout.shards.reduce_over_axis(jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own))
+    exists = locate(labels_here, layout.num_rows, layout.shards.axis_name).exists
+    return jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
+
+
+def _of_rows(layout, x, features, rows, bias) -> tuple[jax.Array | None, ...]:
+    """Returns `Target` without its last field from each example's own agent and bias."""
+    if not layout.normalize_agents:
+        unit = rows
+    elif layout.agent_gradient == "tangent":
+        unit = l2_normalize(rows, eps=AGENT_EPS)
     else:
-        cosine = jnp.sum(x * unit, axis=1, keepdims=True)
-        to_rows = agent_slope * (x - cosine * unit) * inverse[:, None]
-    to_rows += to_norm * rows / l2_norm(rows, keepdims=True)
-    to_agents = to_agents.at[local].add(to_rows)
+        unit = jax.lax.stop_gradient(l2_normalize(rows, eps=AGENT_EPS)) + slope_only(rows)
+
+    def similarity_of(x):
+        found = jnp.sum(x * unit, axis=1)
+        if layout.normalize_agents and layout.agent_gradient == "distance":
+            # -1/2 ||f~ - W||^2 has this slope beside that of the inner product.
+            found -= slope_only(0.5 * jnp.sum(unit * unit, axis=1))
+        return found
+
+    similarity = similarity_of(x)
+    agent_similarity = similarity_of(jax.lax.stop_gradient(x))
+    bias = jnp.zeros_like(similarity) if bias is None else bias
+    own_angle = None if features is None else angle(features, rows)
+    return similarity, agent_similarity, l2_norm(rows), bias, own_angle
+
+
+def _add_own_class(layout, x, features, agents, labels, to_own, gradients: Gradients):
+    """Returns the gradients to x, features, agents and bias, with the own classes' part added.
+
+    Those to x and features are summed over the devices. The agents' rows are where they belong.
+    """
+    at = locate(labels, layout.num_rows, layout.shards.axis_name)
+    to_own = layout.shards.all_gather_batch(to_own)
+    to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
+    own_bias = None if gradients.bias is None else jnp.zeros_like(to_own[0])
+    # As ones that vary with the rows: the pull-back then gives this device's part of the sum.
+    x, features = vary_over(varying_axes(agents), (x, features))
+    _, pull = jax.vjp(partial(_of_rows, layout), x, features, agents[at.row], own_bias)
+    to_x, to_features, to_rows, to_own_bias = pull(to_own)
+    to_agents = gradients.agents.at[at.row].add(to_rows)
+    to_bias = gradients.bias
     if to_bias is not None:
-        to_bias = to_bias.at[local].add(agent_slope[:, 0])
-    return added(layout, to_x + part_of_x), to_agents, to_bias
+        to_bias = to_bias.at[at.row].add(to_own_bias)
+    to_x, to_features = layout.shards.reduce_over_axis((gradients.x + to_x, to_features))
+    return to_x, to_features, to_agents, to_bias
 
 
-def _local(layout, labels):
-    """Row of each label on this device, whether it is here, and whether it exists at all."""
-    first, total = 0, layout.num_rows
-    if layout.axis_name is not None:
-        first = jax.lax.axis_index(layout.axis_name) * layout.num_rows
-        total = jax.lax.axis_size(layout.axis_name) * layout.num_rows
-    local = labels - first
-    mine = (local >= 0) & (local < layout.num_rows)
-    return jnp.clip(local, 0, layout.num_rows - 1), mine, (labels >= 0) & (labels < total)
+def slope_only(x: jax.Array) -> jax.Array:
+    """Returns zero but passes x's gradient through.
+
+    Released gradients use it where they are not the derivative of any loss.
+    """
+    return x - jax.lax.stop_gradient(x)

@@ -1,114 +1,156 @@
-"""The three folds that the papers' losses are made of."""
+"""The three folds that the papers' losses are made of.
+
+A fold reduces an example's similarities to the classes that are not its own to one value. It works
+block by block: `block` summarises one block of classes, `merge` joins two summaries, `value` reads
+the result, and `slope` gives the value's derivative by the similarities of one block.
+"""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from hyperface.losses._blocks import Block
 
 BOUNDED_SCALE = 70.0
 """exp of a scaled cosine up to here, summed over a million classes, stays within float32."""
 
 
+class Block(NamedTuple):
+    """The similarities of one block of classes, as a fold sees them."""
+
+    similarities: jax.Array
+    """[batch, block] <W~_j, f~>, or the inner product of whichever sides are not normalised."""
+    counted: jax.Array
+    """[batch, block] bool. False at the target and at classes that do not take part here."""
+    classes: jax.Array
+    """[block] global class ids."""
+    bias: jax.Array | None = None
+    """[block] what is added to the classes' logits."""
+
+
+class Slope(NamedTuple):
+    """Derivatives of a fold's value by what one block of classes contributes."""
+
+    similarities: jax.Array
+    """[batch, block]."""
+    fold_args: Any = None
+    """Like the fold's arguments: the part of their derivative that comes from this block."""
+    bias: jax.Array | None = None
+    """[batch, block], from folds that take a bias."""
+
+
+Maxima = tuple[jax.Array, jax.Array]
+
+
 @dataclass(frozen=True)
 class LogSumExp:
-    """log sum_j exp(s z_j); `numbers` is s [batch].
+    """log sum_j exp(s z_j + b_j). The argument is s [batch].
 
     Attributes:
-      bounded: |s z| is known to stay below `BOUNDED_SCALE`, so no maximum is taken off first.
+      bounded: |s z| is known to stay below `BOUNDED_SCALE`, so no maximum is subtracted first.
     """
 
     bounded: bool = False
 
     additive: ClassVar[bool] = False
+    takes_bias: ClassVar[bool] = True
 
-    def block(self, block: Block, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(maximum, sum of exponentials relative to it)."""
-        logits = numbers[:, None] * block.similarities
-        if self.bounded:
-            largest = jnp.zeros_like(numbers)
-        else:
-            largest = jnp.max(jnp.where(block.counted, logits, _lowest(logits)), axis=1)
+    def block(self, block: Block, fold_args: jax.Array) -> Maxima:
+        """Returns the largest logit and the sum of exponentials relative to it."""
+        logits = self._logits(block, fold_args)
+        largest = jnp.zeros_like(fold_args) if self.bounded else jnp.max(logits, axis=1)
         exponentials = jnp.exp(logits - largest[:, None])
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=1)
 
-    def merge(self, first, second):
-        """Brings both sums to the larger maximum."""
+    def merge(self, first: Maxima, second: Maxima) -> Maxima:
+        """Brings both sums to the larger maximum and adds them."""
         if self.bounded:
             return first[0], first[1] + second[1]
         largest = jnp.maximum(first[0], second[0])
         sums = [total * jnp.exp(maximum - largest) for maximum, total in (first, second)]
         return largest, sums[0] + sums[1]
 
-    def value(self, summary) -> jax.Array:
-        """The logarithm; a very low finite number where no class was counted."""
+    def value(self, summary: Maxima) -> jax.Array:
+        """Returns the logarithm; a very low finite number where no class was counted."""
         largest, total = summary
         empty = total == 0
         return jnp.where(empty, _lowest(total), largest + jnp.log(jnp.where(empty, 1.0, total)))
 
-    def slope(self, block: Block, numbers: jax.Array, summary):
-        """The softmax over the counted classes, times s; and its mean of z, for s."""
-        logits = numbers[:, None] * block.similarities
-        relative = logits - self.value(summary)[:, None]
-        share = jnp.where(block.counted, jnp.exp(jnp.where(block.counted, relative, 0.0)), 0.0)
-        return numbers[:, None] * share, jnp.sum(share * block.similarities, axis=1)
+    def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
+        """Returns s times the softmax over the counted classes, and for s its mean of z."""
+        relative = self._logits(block, fold_args) - self.value(summary)[:, None]
+        share = jnp.where(block.counted, jnp.exp(relative), 0.0)
+        to_scale = jnp.sum(share * block.similarities, axis=1)
+        return Slope(fold_args[:, None] * share, to_scale, share)
+
+    def _logits(self, block: Block, scale: jax.Array) -> jax.Array:
+        """Returns s z + b, far below all others for classes that are not counted."""
+        logits = scale[:, None] * block.similarities
+        if block.bias is not None:
+            logits += block.bias[None, :]
+        # Masking comes before any subtraction for two reasons: exp of a class that is not counted
+        # could overflow, and a product must not meet a subtraction, since compilers fuse the two
+        # and skip the product's rounding. Logits of 1e9 minus their own maximum would then be off
+        # by up to 64, and exp of that is infinite.
+        return jnp.where(block.counted, logits, _lowest(logits))
 
 
 @dataclass(frozen=True)
 class HingeSum:
-    """sum_j max(0, z_j - c); `numbers` is c [batch]."""
+    """sum_j max(0, z_j - c). The argument is c [batch]."""
 
     additive: ClassVar[bool] = True
 
-    def block(self, block: Block, numbers: jax.Array) -> jax.Array:
-        """The sum over the block."""
-        above = block.similarities - numbers[:, None]
+    def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
+        """Returns the sum over the block."""
+        above = block.similarities - fold_args[:, None]
         return jnp.sum(jnp.where(block.counted, jnp.maximum(above, 0.0), 0.0), axis=1)
 
     def merge(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """The sum of both."""
+        """Returns the sum of both."""
         return first + second
 
     def value(self, summary: jax.Array) -> jax.Array:
-        """The sum itself."""
+        """Returns the sum itself."""
         return summary
 
-    def slope(self, block: Block, numbers: jax.Array, summary: jax.Array):
-        """One for a class above the threshold; minus their count, for the threshold."""
-        active = block.counted & (block.similarities > numbers[:, None])
+    def slope(self, block: Block, fold_args: jax.Array, summary: jax.Array | None) -> Slope:
+        """Returns one for each class above the threshold, and for the threshold minus their count.
+
+        A class exactly at the threshold has slope zero.
+        """
+        active = block.counted & (block.similarities > fold_args[:, None])
         slope = active.astype(block.similarities.dtype)
-        return slope, -jnp.sum(slope, axis=1)
+        return Slope(slope, -jnp.sum(slope, axis=1))
 
 
 @dataclass(frozen=True)
 class Maximum:
-    """max_j z_j, the first of equal ones; takes no numbers."""
+    """max_j z_j, of equal ones that of the lowest class. It takes no arguments."""
 
     additive: ClassVar[bool] = False
 
-    def block(self, block: Block, numbers: None) -> tuple[jax.Array, jax.Array]:
-        """(maximum, its class)."""
+    def block(self, block: Block, fold_args: None) -> Maxima:
+        """Returns the maximum and its class."""
         counted = jnp.where(block.counted, block.similarities, _lowest(block.similarities))
         place = jnp.argmax(counted, axis=1)
         return jnp.max(counted, axis=1), block.classes[place]
 
-    def merge(self, first, second):
-        """The larger one; of equal ones the lower class."""
+    def merge(self, first: Maxima, second: Maxima) -> Maxima:
+        """Returns the larger one; of equal ones that of the lower class."""
         later = (second[0] > first[0]) | ((second[0] == first[0]) & (second[1] < first[1]))
         return jnp.where(later, second[0], first[0]), jnp.where(later, second[1], first[1])
 
-    def value(self, summary) -> jax.Array:
-        """The maximum; a very low finite number where no class was counted."""
+    def value(self, summary: Maxima) -> jax.Array:
+        """Returns the maximum; a very low finite number where no class was counted."""
         return summary[0]
 
-    def slope(self, block: Block, numbers: None, summary):
-        """One at the class that holds the maximum."""
-        hit = block.counted & (block.classes[None, :] == summary[1][:, None])
-        return hit.astype(block.similarities.dtype), None
+    def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
+        """Returns one at the class that holds the maximum."""
+        is_largest = block.counted & (block.classes[None, :] == summary[1][:, None])
+        return Slope(is_largest.astype(block.similarities.dtype))
 
 
 def _lowest(like: jax.Array) -> jax.Array:
-    """Far below any similarity, yet finite, so that differences with it are no NaN."""
+    """Returns a number far below any similarity that is finite, so that differences are no NaN."""
     return jnp.asarray(jnp.finfo(like.dtype).min / 4, like.dtype)

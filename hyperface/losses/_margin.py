@@ -1,82 +1,20 @@
-"""Softmax losses with a margin at the target: A-Softmax, L-Softmax, ArcFace and CosFace."""
+"""ArcFace, CosFace and their mix: a margin added to the target's angle or cosine."""
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._blocks import AgentGradient
-from hyperface.losses._folds import LogSumExp
-from hyperface.losses._softmax import ScaledLogits, known_bound
-from hyperface.losses.classwise import (
-    Engine,
-    Gradient,
-    Normalize,
-    Target,
-    agent_rule,
-    single,
-    slope_only,
-)
+from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
+from hyperface.losses.classwise import Engine, Normalize, Target, single, slope_only
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class MultipliedAngle:
-    """The term of `a_softmax` (normalize="agents") and `l_softmax` ("none"), for `joint`."""
-
-    blend: ArrayLike = 0.0
-    margin: int = field(default=4, metadata={"static": True})
-    normalize: Normalize = field(default="agents", metadata={"static": True})
-    gradient: Gradient = field(default="exact", metadata={"static": True})
-
-    released_gradient: ClassVar[AgentGradient] = "inner-product"
-
-    @property
-    def fold(self) -> LogSumExp:
-        """log of the other classes' sum of exponentials."""
-        return LogSumExp()
-
-    def numbers(self, target: Target) -> jax.Array:
-        """The scale, one: features have their own length."""
-        return jnp.ones_like(target.similarity)
-
-    def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """softplus(log Z_others - target logit), the logit blended with that without a margin."""
-        length = target.feature_norm
-        if self.normalize == "none":
-            length = length * target.agent_norm
-        with_margin = length * multiplied_cosine(target.similarity / length, self.margin)
-        logit = (self.blend * target.similarity + with_margin) / (1.0 + self.blend)
-        if self.gradient == "caffe":
-            logit = jax.lax.stop_gradient(logit) + self._released_slope(target)
-        return jax.nn.softplus(value - logit)
-
-    def _released_slope(self, target: Target) -> jax.Array:
-        """Zero, with the released gradient of the target's logit.
-
-        The true gradient of |f| psi(theta) to f is a W~ + b f. The released code divides a and b by
-        sqrt(a^2 + b^2), and gives the agent f itself, as an inner product would.
-        """
-        length = target.feature_norm
-        cosine = jax.lax.stop_gradient(target.similarity / length)
-        psi, slope = jax.jvp(
-            lambda c: multiplied_cosine(c, self.margin), (cosine,), (jnp.ones_like(cosine),)
-        )
-        to_agent, to_feature = slope, jax.lax.stop_gradient((psi - cosine * slope) / length)
-        if self.margin > 1:
-            size = jnp.sqrt(to_agent**2 + to_feature**2)
-            to_agent, to_feature = to_agent / size, to_feature / size
-        along_agent = (self.blend + to_agent) / (1.0 + self.blend)
-        along_feature = to_feature * jax.lax.stop_gradient(length) / (1.0 + self.blend)
-        return (
-            along_agent * slope_only(target.similarity)
-            + along_feature * slope_only(length)
-            + (1.0 - along_agent) * slope_only(target.agent_similarity)
-        )
+MarginGradient = Literal["exact", "released"]
+"""That of the printed equation, or what insightface's code computes in its place."""
 
 
 @jax.tree_util.register_dataclass
@@ -85,184 +23,57 @@ class MarginSoftmax(ScaledLogits):
     """The term of `margin_softmax`, for `joint`: hyper-parameters as there."""
 
     scale: ArrayLike
-    angular_multiplier: float = field(default=1.0, metadata={"static": True})
-    angular_margin: float = field(default=0.0, metadata={"static": True})
+    angular_multiplier: ArrayLike = 1.0
+    angular_margin: ArrayLike = 0.0
     cosine_margin: ArrayLike = 0.0
+    angular: bool = field(default=True, metadata={"static": True})
+    """False skips the angle, where its multiplier is known to be 1 and its margin 0."""
+    gradient: MarginGradient = field(default="exact", metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
+    """scale x cosine is known to stay below 70."""
 
     @classmethod
-    def of(cls, scale: ArrayLike, *margins: ArrayLike) -> "MarginSoftmax":
-        """The term of (m1, m2, m3), `bounded` where the scale is a known number."""
-        return cls(scale, *margins, bounded=known_bound(scale))
+    def of(
+        cls,
+        scale: ArrayLike,
+        angular_multiplier: ArrayLike = 1.0,
+        angular_margin: ArrayLike = 0.0,
+        cosine_margin: ArrayLike = 0.0,
+        gradient: MarginGradient = "exact",
+    ) -> "MarginSoftmax":
+        """The term of (m1, m2, m3), with what is known of them while tracing."""
+        angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
+        margins = (angular_multiplier, angular_margin, cosine_margin)
+        return cls(scale, *margins, angular, gradient, bounded=known_bound(scale))
 
     @property
     def normalize(self) -> Normalize:
         """Both sides: the margin is one of angles."""
         return "both"
 
+    @property
+    def needs_angle(self) -> bool:
+        """Whether the engine computes the target's angle."""
+        return self.angular
+
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
         cosine = target.similarity
-        if (self.angular_multiplier, self.angular_margin) != (1.0, 0.0):
-            # arccos has no slope at +-1, where the tangent gradient vanishes anyway.
-            edge = 1.0 - 4.0 * float(jnp.finfo(cosine.dtype).eps)
-            angle = jnp.arccos(jnp.clip(cosine, -edge, edge))
-            cosine = jnp.cos(self.angular_multiplier * angle + self.angular_margin)
-        return jax.nn.softplus(value - self.scale * (cosine - self.cosine_margin))
+        numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
+        scale, multiplier, angular_margin, cosine_margin = (
+            jnp.asarray(number, cosine.dtype) for number in numbers
+        )
+        if self.angular:
+            with_margin = jnp.cos(multiplier * target.angle + angular_margin)
+            if self.gradient == "released":
+                with_margin = jax.lax.stop_gradient(with_margin) + slope_only(cosine)
+            cosine = with_margin
+        logit = scale * (cosine - cosine_margin) + target.bias
+        return jax.nn.softplus(value - logit)
 
 
-def multiplied_cosine(cosine: jax.Array, margin: int) -> jax.Array:
-    """SphereFace's psi: cos(m theta) made to fall over the whole of [0, pi].
-
-        psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
-
-    Computed from the cosine by Chebyshev's polynomial, without arccos, whose slope is infinite at
-    cosine 1 and -1.
-
-    Args:
-      cosine: any shape, in [-1, 1].
-      margin: m, a whole number from 1 to 4.
-
-    Returns:
-      psi, of cosine's shape, from 1 down to 1 - 2 m.
-    """
-    polynomials = (
-        lambda c: c,
-        lambda c: 2 * c**2 - 1,
-        lambda c: (4 * c**2 - 3) * c,
-        lambda c: 8 * (c**2 - 1) * c**2 + 1,
-    )
-    piece = sum(
-        (cosine < math.cos(j * math.pi / margin)).astype(cosine.dtype) for j in range(1, margin)
-    )
-    sign = 1.0 - 2.0 * (piece % 2.0)
-    return sign * polynomials[margin - 1](cosine) - 2.0 * piece
-
-
-def annealed_blend(
-    step: ArrayLike,
-    *,
-    start: float = 1000.0,
-    gamma: float = 0.12,
-    power: float = 1.0,
-    floor: float = 5.0,
-) -> jax.Array:
-    """SphereFace's annealing of `blend`, as a function of the step.
-
-        lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
-
-    A resumed run that passes its step goes on where it was; the released codes keep a counter of
-    their own, and start again at 1000.
-
-    Args:
-      step: optimiser steps done, 0 at the first batch.
-      start, gamma, power, floor: the released training file's numbers by default.
-
-    Returns:
-      lambda, of step's shape.
-
-    Example:
-      >>> print(f"{annealed_blend(0):.3f} {annealed_blend(500):.4f}")  # as the released log shows
-      892.857 16.3613
-    """
-    i = jnp.asarray(step, jnp.result_type(float)) + 1.0
-    return jnp.maximum(floor, start * (1.0 + gamma * i) ** -power)
-
-
-def a_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
-    *,
-    margin: int = 4,
-    blend: ArrayLike = 0.0,
-    gradient: Gradient = "exact",
-    **engine: Unpack[Engine],
-) -> jax.Array:
-    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
-
-        L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
-
-    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
-
-    Args:
-      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
-      labels: [batch] integer class ids.
-      margin: m, 1 to 4; 1 is softmax with normalised agents.
-      blend: lambda, at least 0; see `annealed_blend`.
-      gradient: "exact", or the released code's "caffe": in the target logit's gradient to the
-        feature, a W~ + b f, the margin's a and b are divided by sqrt(a^2 + b^2); and agents get the
-        gradient of the plain inner product at every margin, not projected, for a caller who
-        overwrites their rows by the normalised ones after each step.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
-
-    Returns:
-      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
-      of range.
-
-    Raises:
-      TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, margin is not 1 to 4, or
-        `gradient` is unknown.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-      >>> print(a_softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0])).round(4))
-      [0.1269]
-
-    References:
-      Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017.
-    """
-    blend = _checks.number("blend", blend, 0.0, math.inf)
-    term = MultipliedAngle(blend, _checked(margin), gradient=gradient)
-    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
-
-
-def l_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
-    *,
-    margin: int = 4,
-    blend: ArrayLike = 0.0,
-    **engine: Unpack[Engine],
-) -> jax.Array:
-    """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
-
-        L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
-
-    with the target blended as in `a_softmax`.
-
-    Args:
-      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
-      labels: [batch] integer class ids.
-      margin: m, 1 to 4; 1 is plain softmax.
-      blend: lambda, at least 0; see `annealed_blend`.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
-
-    Returns:
-      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
-      of range.
-
-    Raises:
-      TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or margin is not 1 to 4.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-      >>> print(l_softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0])).round(4))
-      [0.1269]
-
-    References:
-      Liu et al., Large-Margin Softmax Loss for Convolutional Neural Networks, ICML 2016.
-    """
-    blend = _checks.number("blend", blend, 0.0, math.inf)
-    term = MultipliedAngle(blend, _checked(margin), normalize="none")
-    return single(term, features, agents, labels, **engine)
+def _is_all(x: ArrayLike, number: float) -> bool:
+    return not isinstance(x, jax.Array) and bool(np.all(np.equal(x, number)))
 
 
 def margin_softmax(
@@ -271,9 +82,10 @@ def margin_softmax(
     labels: ArrayLike,
     *,
     scale: ArrayLike,
-    angular_multiplier: float = 1.0,
-    angular_margin: float = 0.0,
+    angular_multiplier: ArrayLike = 1.0,
+    angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
+    gradient: MarginGradient = "exact",
     **engine: Unpack[Engine],
 ) -> jax.Array:
     """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
@@ -281,25 +93,44 @@ def margin_softmax(
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
     ArcFace is m2 = 0.5, CosFace m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds pi the
-    printed cosine rises again, and so does this.
+    printed cosine rises again, and so does this: with the exact gradient a large m2 can draw
+    features to the point opposite to their agents, which no margin on the cosine does, and
+    gradient="released" neither.
+
+    With p the softmax' share of the other classes, the gradient to the unit feature is
+
+        dL/df~ = s p m1 sin(m1 theta_y + m2) dtheta_y/df~ + s sum_{j != y} p_j W~_j
+
+    dtheta/df~ has length 1. So the first part does not vanish at the agent: its length tends to
+    s p m1 sin(m2), while its direction, away from the agent, is undefined at theta = 0. There the
+    gradient is finite, and zero but for the eps of the normalisation. The same holds at theta = pi.
+    The angle comes from the feature's part across the agent, not from the arccos of a cosine, so
+    that float32 keeps its digits.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim], one row a class.
       labels: [batch] integer class ids.
-      scale: s, a scalar factor on the cosines; may be learned.
+      scale: s, the factor on the cosines. Like the three margins it is a scalar or [batch], one
+        per example, and may be learned.
       angular_multiplier: m1, at least 1.
       angular_margin: m2 in radians, 0 to pi.
       cosine_margin: m3, 0 to 2.
+      gradient: "exact", or "released": insightface's arcface_torch computes the angular margin
+        outside of the graph, so that the slope of the target logit to the cosine is s, as CosFace's
+        is, and not s m1 sin(m1 theta + m2) / sin(theta). The value is the same, also where
+        theta + m2 exceeds pi. Margins then get no gradient from the angle. Earlier versions of that
+        code differ: they differentiate the margin, and beyond pi use cos(theta) - m2 sin(m2).
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
-      of range. At cosine 1 and -1 an angular margin's gradient is zero.
+      of range.
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or a margin is out of range.
+      ValueError: shapes disagree, a known label or margin is out of range, or `gradient` is
+        unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -314,18 +145,12 @@ def margin_softmax(
       Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
       Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
     """
-    if not isinstance(scale, int | float):
-        scale = _checks.scalar("scale", scale)
+    _checks.one_of("gradient", gradient, get_args(MarginGradient))
     term = MarginSoftmax.of(
-        scale,
-        float(_checks.number("angular_multiplier", angular_multiplier, 1.0, math.inf)),
-        float(_checks.number("angular_margin", angular_margin, 0.0, math.pi)),
-        _checks.number("cosine_margin", cosine_margin, 0.0, 2.0),
+        per_example("scale", scale, labels),
+        per_example("angular_multiplier", angular_multiplier, labels, 1.0),
+        per_example("angular_margin", angular_margin, labels, 0.0, math.pi),
+        per_example("cosine_margin", cosine_margin, labels, 0.0, 2.0),
+        gradient,
     )
-    return single(term, features, agents, labels, **engine)
-
-
-def _checked(margin: int) -> int:
-    if margin not in (1, 2, 3, 4):
-        raise ValueError(f"expected margin 1, 2, 3 or 4, found {margin}")
-    return margin
+    return single("margin_softmax", term, features, agents, labels, **engine)

@@ -4,6 +4,7 @@ These are the baselines that NormFace's agents replace: the number of pairs and 
 the square and the cube of the images, and few of them still violate after a while.
 """
 
+from functools import partial
 from typing import Literal, get_args
 
 import jax
@@ -12,6 +13,7 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.normalize import l2_normalize
+from hyperface.rules import automatic, per_example
 
 Mining = Literal["all", "violating", "hardest"]
 
@@ -62,6 +64,20 @@ def batch_contrastive(
     """
     margin = _checks.number("margin", margin, 0.0, 4.0)
     _checks.one_of("mining", mining, get_args(Mining))
+    arrays = _checked(features, labels, counted)
+    return automatic(
+        partial(_contrastive, mining=mining), margin, *arrays, split=per_example, like=arrays[0]
+    )
+
+
+def _contrastive(
+    margin: ArrayLike,
+    features: jax.Array,
+    labels: jax.Array,
+    counted: jax.Array | None,
+    *,
+    mining: Mining,
+) -> jax.Array:
     distance, same, different = _pairs(features, labels, counted)
     hinge = jnp.maximum(0.0, margin - distance)
     if mining == "hardest":
@@ -114,6 +130,20 @@ def batch_triplet(
     """
     margin = _checks.number("margin", margin, 0.0, 4.0)
     _checks.one_of("mining", mining, get_args(Mining))
+    arrays = _checked(features, labels, counted)
+    return automatic(
+        partial(_triplet, mining=mining), margin, *arrays, split=per_example, like=arrays[0]
+    )
+
+
+def _triplet(
+    margin: ArrayLike,
+    features: jax.Array,
+    labels: jax.Array,
+    counted: jax.Array | None,
+    *,
+    mining: Mining,
+) -> jax.Array:
     distance, same, different = _pairs(features, labels, counted)
     if mining == "hardest":
         farthest, nearest = _largest(distance, same), -_largest(-distance, different)
@@ -134,17 +164,27 @@ def batch_triplet(
     return jax.lax.map(of_anchor, (distance, same, different), batch_size=together)
 
 
-def _pairs(features, labels, counted):
-    """Squared distances [batch, batch], which pairs are of one class, and which of two."""
+def _checked(
+    features: ArrayLike, labels: ArrayLike, counted: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     features = _checks.float_matrix("features", features, "batch, dim")
-    batch = features.shape[0]
-    labels = _checks.one_each("labels", _checks.integers("labels", labels), batch, "a feature")
-    unit = l2_normalize(features)
-    distance = 2.0 - 2.0 * jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
-    of_one_class = labels[:, None] == labels[None, :]
-    valid = ~jnp.eye(batch, dtype=bool)
+    labels = _checks.group_ids(labels, features.shape[0])
     if counted is not None:
-        counted = _checks.flags("counted", counted, batch, "a feature")
+        counted = _checks.flags("counted", counted, features.shape[0], "per feature")
+    return features, labels, counted
+
+
+def _pairs(
+    features: jax.Array, labels: jax.Array, counted: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns squared distances [batch, batch], which pairs are of one class, and which of two."""
+    unit = l2_normalize(features)
+    similarity = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
+    # The rounded cosine of equal features may exceed 1.
+    distance = jnp.maximum(0.0, 2.0 - 2.0 * similarity)
+    of_one_class = labels[:, None] == labels[None, :]
+    valid = ~jnp.eye(features.shape[0], dtype=bool)
+    if counted is not None:
         valid &= counted[:, None] & counted[None, :]
     return distance, valid & of_one_class, valid & ~of_one_class
 
@@ -156,5 +196,5 @@ def _mean(x, chosen, axis=1):
 
 def _largest(x, chosen):
     """The largest chosen value of each row; zero where none is."""
-    largest = jnp.max(jnp.where(chosen, x, -jnp.inf), axis=1)
+    largest = jnp.max(jnp.where(chosen, x, -jnp.inf), axis=1, initial=-jnp.inf)
     return jnp.where(jnp.any(chosen, axis=1), largest, 0.0)

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.normalize import l2_norm
+from hyperface.rules import AxisName, axes_of, is_tracked, reverse_mode_only, vary_alike, vary_over
 
 Form = Literal["paper", "released-l2", "released-l1", "released-auto"]
 
@@ -17,7 +18,7 @@ def ring(
     radius: ArrayLike,
     *,
     form: Form = "paper",
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
 
@@ -59,7 +60,8 @@ def ring(
     features = _checks.float_matrix("features", features, "batch, dim")
     radius = _checks.scalar("radius", radius).astype(features.dtype)
     _checks.one_of("form", form, get_args(Form))
-    squared = 2.0 * _ring(features, radius)
+    features, radius = reverse_mode_only("ring", (features, radius))
+    squared = 2.0 * _ring(*vary_alike(features, radius))
     if form == "paper":
         return 0.5 * squared
     if form == "released-l2":
@@ -68,6 +70,8 @@ def ring(
     if form == "released-auto":
         mean = jax.lax.stop_gradient(jnp.mean(norm))
         if axis_name is not None:
+            if is_tracked(axis_name):
+                mean = vary_over(axes_of(axis_name), mean)
             mean = jax.lax.pmean(mean, axis_name)
         return squared / jnp.maximum(mean, 0.5)
     apart = jnp.abs(norm - radius)

@@ -1,6 +1,7 @@
 """Which classes take part in a step of a sampled head (Partial FC)."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
+from hyperface.losses.shards import locate, num_shards
+from hyperface.rules import AxisName, automatic, per_example, vary_alike
 
 
 class Sample(NamedTuple):
@@ -28,7 +31,7 @@ def sample_classes(
     num_classes: int,
     *,
     rate: float,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Sample:
     """Draws the classes of a sampled head: Partial FC (An et al. 2021 and 2022).
 
@@ -72,29 +75,59 @@ def sample_classes(
     """
     if not 0.0 < rate <= 1.0:
         raise ValueError(f"expected a rate above 0 and up to 1, found {rate}")
-    shards = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-    labels = jnp.asarray(labels)
-    labels = _checks.class_labels(labels, labels.size, shards * num_classes)
-    drawn = _drawn(
-        jax.random.fold_in(key, shard), num_classes, max(1, math.ceil(rate * num_classes))
+    batch = np.size(labels)
+    labels = _checks.class_labels(labels, batch, num_shards(axis_name) * num_classes)
+    size = max(1, math.ceil(rate * num_classes))
+    return automatic(
+        partial(_sample, size=size, num_classes=num_classes, axis_name=axis_name),
+        key,
+        labels,
+        split=lambda first_axis: Sample(
+            per_example(None), per_example(None), per_example(first_axis)
+        ),
+        like=labels,
     )
 
+
+def _sample(
+    key: jax.Array,
+    labels: jax.Array,
+    *,
+    size: int,
+    num_classes: int,
+    axis_name: AxisName | None,
+) -> Sample:
+    """Returns the sample of `size` drawn classes and the batch's own."""
     batch = labels.size
+    shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    drawn = _drawn(jax.random.fold_in(key, shard), num_classes, size)
     place = jnp.arange(batch, dtype=jnp.int32)
     # Examples of one class share the place of the first of them.
-    first = jnp.argmax(labels[:, None] == labels[None, :], axis=1).astype(jnp.int32)
-    local = labels - shard * num_classes
-    here = (local >= 0) & (local < num_classes)
-    own = jnp.where(here, local, 0)
-    ordered = jnp.sort(jnp.where(here, local, num_classes))
-    nearest = ordered[jnp.minimum(jnp.searchsorted(ordered, drawn), batch - 1)]
-    rows = jnp.concatenate([drawn, own])
-    present = jnp.concatenate([nearest != drawn, here & (first == place)])
+    first = _first_alike(labels)
+    at = locate(labels, num_classes, axis_name)
+    ordered = jnp.sort(jnp.where(at.is_here, at.row, num_classes))
+    rows = jnp.concatenate([drawn, at.row])
+    present = jnp.concatenate([~_contains(ordered, drawn), at.is_here & (first == place)])
     # An unknown label stays out of range, so that its loss is NaN as everywhere.
-    known = (labels >= 0) & (labels < shards * num_classes)
     places = labels // num_classes * rows.size + drawn.size + first
-    return Sample(rows, present, jnp.where(known, places, -1))
+    return Sample(rows, present, jnp.where(at.exists, places, -1))
+
+
+def _first_alike(labels: jax.Array) -> jax.Array:
+    """Returns for each label [batch] the first place that holds the same."""
+    if not labels.size:
+        return jnp.zeros(0, jnp.int32)
+    return jnp.argmax(labels[:, None] == labels[None, :], axis=1).astype(jnp.int32)
+
+
+def _contains(ordered: jax.Array, values: jax.Array) -> jax.Array:
+    """Returns whether each value is among ordered numbers."""
+    if not ordered.size:
+        return jnp.zeros(values.shape, bool)
+    # A search scans with a carry, whose type must not change: both vary over the same axes.
+    ordered, values = vary_alike(ordered, values)
+    nearest = ordered[jnp.minimum(jnp.searchsorted(ordered, values), ordered.size - 1)]
+    return nearest == values
 
 
 def _drawn(key: jax.Array, classes: int, count: int) -> jax.Array:

@@ -1,21 +1,61 @@
 """Softmax loss with NormFace's four normalisation modes."""
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from hyperface.losses import _checks
 from hyperface.losses._blocks import AgentGradient
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
 from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
+from hyperface.normalize import at_least_float32
+
+
+def per_example(
+    name: str,
+    x: ArrayLike,
+    labels: ArrayLike,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> ArrayLike:
+    """Checks a hyper-parameter that is one number, or one number per example.
+
+    Args:
+      name: the keyword, for errors.
+      x: a scalar or an array [batch].
+      labels: [batch], which gives the size of the batch.
+      least, most: the range. Numbers of Python and NumPy are checked against it, arrays of jax are
+        not: their values may not be known yet.
+
+    Returns:
+      The same in floating point: a float, a NumPy array, or an array of jax in at least float32.
+
+    Raises:
+      ValueError: x has another shape, or a value of x is known and out of range.
+    """
+    batch = np.shape(labels)[:1]
+    if np.shape(x) not in ((), batch):
+        raise ValueError(
+            f"expected a scalar {name} or one number per example, [{batch[0]}], found shape "
+            f"{np.shape(x)}"
+        )
+    if not isinstance(x, jax.Array):
+        values = np.ravel(np.asarray(x))
+        wrong = values[~((values >= least) & (values <= most))]  # NaN is wrong too.
+        if wrong.size:
+            raise ValueError(f"expected {name} in [{least:g}, {most:g}], found {wrong[0]}")
+        return float(x) if isinstance(x, int | float) else np.asarray(x, np.result_type(x, "f4"))
+    return at_least_float32(x)
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Whether a cosine times the scale is known, while tracing, to stay below 70."""
-    return isinstance(scale, int | float) and abs(scale) <= BOUNDED_SCALE
+    """Whether cosines times the scale are known, while tracing, to stay below 70."""
+    return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
 
 
 class ScaledLogits:
@@ -29,9 +69,10 @@ class ScaledLogits:
         """log of the other classes' sum of exponentials."""
         return LogSumExp(self.bounded)
 
-    def numbers(self, target: Target) -> jax.Array:
-        """The scale."""
-        return self.scale * jnp.ones_like(target.similarity)
+    def fold_args(self, target: Target) -> jax.Array:
+        """The scale of each example."""
+        similarity = target.similarity
+        return jnp.broadcast_to(jnp.asarray(self.scale, similarity.dtype), similarity.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +95,14 @@ class Softmax(ScaledLogits):
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - target logit)."""
-        return jax.nn.softplus(value - self.scale * target.similarity)
+        return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
+
+
+_WITHOUT_SCALE = (
+    "softmax normalises both sides and was given no scale, so s = 1. By NormFace's Proposition 2 "
+    "the loss then cannot fall far below log(classes), and training stalls. Pass "
+    "scale=hyperface.theory.scale_for_bound(classes, 0.1), or learn the scale; scale=1.0 insists."
+)
 
 
 def softmax(
@@ -63,7 +111,7 @@ def softmax(
     labels: ArrayLike,
     *,
     normalize: Normalize = "both",
-    scale: ArrayLike = 1.0,
+    scale: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     allow_normalized_bias: bool = False,
     gradient: Gradient = "exact",
@@ -87,7 +135,8 @@ def softmax(
       labels: [batch] integer class ids in [0, classes).
       normalize: which side is brought to unit length: "both" (NormFace), "features"
         (L2-constrained softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
-      scale: s, a scalar factor on the similarities; may be learned.
+      scale: s, the factor on the similarities, a scalar or [batch], one per example; may be
+        learned. None is 1, which warns where both sides are normalised.
       bias: [classes] added to the logits. Refused when anything is normalised unless
         `allow_normalized_bias`, for the reason Proposition 1 gives.
       allow_normalized_bias: accept a bias beside normalisation.
@@ -104,7 +153,7 @@ def softmax(
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
       ValueError: shapes disagree, a known label is out of range, `normalize` or `gradient` is
-        unknown, or a bias meets normalisation.
+        unknown, or a bias meets normalisation or a scale per example.
 
     Example:
       >>> import jax.numpy as jnp
@@ -125,10 +174,12 @@ def softmax(
             "apart by bias alone, their features gather at zero, and normalisation scatters them "
             "over the sphere. Drop the bias, or pass allow_normalized_bias=True."
         )
-    if not isinstance(scale, int | float):
-        scale = _checks.scalar("scale", scale)
+    without_scale = scale is None
+    scale = 1.0 if scale is None else per_example("scale", scale, labels)
     term = Softmax.of(scale, normalize, biased=bias is not None)
     engine |= agent_rule(gradient, term)
-    if bias is not None:
-        bias = jnp.asarray(bias) / scale
-    return single(term, features, agents, labels, bias=bias, **engine)
+    losses = single("softmax", term, features, agents, labels, bias=bias, **engine)
+    if without_scale and normalize == "both":
+        # In the caller's frame: Python shows a warning once for each place in the code.
+        warnings.warn(_WITHOUT_SCALE, stacklevel=2)
+    return losses

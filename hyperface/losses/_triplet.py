@@ -42,7 +42,7 @@ class CTriplet:
         """The sum of the violations, or the closest wrong class."""
         return HingeSum() if self.negatives == "all" else Maximum()
 
-    def numbers(self, target: Target) -> jax.Array | None:
+    def fold_args(self, target: Target) -> jax.Array | None:
         """The cosine above which a wrong class violates: d_j < m + d_y."""
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
@@ -113,7 +113,9 @@ def c_triplet(
     _checks.one_of("negatives", negatives, get_args(Negatives))
     margin = _checks.number("margin", margin, 0.0, 4.0)
     term = CTriplet(margin, negatives, always_pull, gradient)
-    return single(term, features, agents, labels, **engine, **agent_rule(gradient, term))
+    return single(
+        "c_triplet", term, features, agents, labels, **engine, **agent_rule(gradient, term)
+    )
 
 
 def triplet(

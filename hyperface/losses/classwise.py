@@ -1,102 +1,154 @@
 """The engine: a loss over classes is a reduction.
 
-Softmax, C-contrastive, C-triplet and the margin losses read the same [batch, classes] similarities
-once, class by class, and fold those of the other classes into one number an example. Folding is
-associative, so one description of a loss serves a block of classes, a scan over blocks, and devices
+Softmax, C-contrastive, C-triplet and the margin losses all read the [batch, classes] similarities
+once, class by class, and fold those of the other classes into one number per example. Folding is
+associative. So one description of a loss serves a block of classes, a scan over blocks, and devices
 that each hold a block of the agents' rows.
 
-A `Term` states only what is its own: which fold, with which numbers an example, and the loss from
-the target's similarity and the folded value, in plain jax. A `Fold` states how a block folds, how
-two summaries merge, and the slope of the value. The engine owns the rest, once: the matmul, the
+A `Term` states only what is its own: which fold, with which arguments per example, and the loss
+from the target's similarity and the folded value, in plain jax. A `Fold` states how a block folds,
+how two summaries merge, and the slope of the value. The engine owns the rest, once: the matmul, the
 blocks, the collectives, the gather of the targets, the tangent projections of both sides (NormFace,
-Eq. 4; for agents a column sum) and the hand-written VJP. When the classes are blocked no
-[batch, classes] array exists at any time, in either direction.
+Eq. 4; for agents a column sum) and the hand-written reverse-mode rule. When the classes are blocked
+no [batch, classes] array exists at any time, in either direction.
 
-The target is never part of a fold: see `losses.softmax` for why that keeps a confident example's
-gradient.
+The target is never part of a fold: `losses.softmax` says why that keeps the gradient of a confident
+example.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypedDict, Unpack, get_args
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._blocks import (
-    AgentGradient,
-    Block,
-    Classes,
-    Layout,
-    Numbers,
-    Precision,
-    Target,
-)
-from hyperface.losses._engine import joint_losses, summed_losses, total
+from hyperface.losses._blocks import AgentGradient, Classes, Layout, Precision
+from hyperface.losses._engine import Target, joint_losses, slope_only, summed_losses, total
+from hyperface.losses._folds import Block, Slope
+from hyperface.losses.shards import Shards, num_shards
 from hyperface.normalize import l2_norm, l2_normalize
+from hyperface.rules import AxisName, automatic, per_example, reverse_mode_only
+
+__all__ = [
+    "AgentGradient",
+    "Block",
+    "Engine",
+    "Fold",
+    "Gradient",
+    "Normalize",
+    "Slope",
+    "Target",
+    "Term",
+    "agent_rule",
+    "joint",
+    "single",
+    "slope_only",
+    "weighted_sum",
+]
 
 Normalize = Literal["both", "features", "agents", "none"]
 Gradient = Literal["exact", "caffe"]
 """That of the printed equation, or what the released Caffe code computes in its place."""
+FoldArgs = Any
+"""A pytree of [batch] arrays."""
 ONE_BLOCK_BYTES = 16 * 2**20
 """Similarities up to this size are one block: below it a scan costs more than it saves."""
 BLOCK_BYTES = 4 * 2**20
 
 
 class Fold(Protocol):
-    """A reduction over the classes that are not the target; static and hashable."""
+    """A reduction over the classes that are not the target. It is static and hashable.
 
-    additive: bool
-    """Summaries merge by adding, and the slope needs none: `weighted_sum` then makes value and
-    gradients in one sweep, for terms that are linear in the value, and leaves out the matmuls of
-    blocks whose slope is zero throughout."""
+    A fold whose logits take the engine's `bias` also has `takes_bias = True`.
+    """
 
-    def block(self, block: Block, numbers: Numbers) -> Numbers:
-        """Summary of one block."""
+    @property
+    def additive(self) -> bool:
+        """Whether summaries merge by adding and the slope needs no summary.
 
-    def merge(self, first: Numbers, second: Numbers) -> Numbers:
-        """Summary of two sets of classes from the summary of each."""
+        `weighted_sum` then computes value and gradients in one scan, for terms that are linear in
+        the value, and leaves out the matmuls of blocks whose slope is zero throughout.
+        """
+        ...
 
-    def value(self, summary: Numbers) -> jax.Array:
-        """The folded value [batch]."""
+    def block(self, block: Block, fold_args: FoldArgs, /) -> Any:
+        """Returns the summary of one block."""
+        ...
 
-    def slope(self, block: Block, numbers: Numbers, summary: Numbers) -> tuple[jax.Array, Numbers]:
-        """d value / d similarities [batch, block], and d value / d numbers from this block."""
+    def merge(self, first: Any, second: Any, /) -> Any:
+        """Returns the summary of two sets of classes from the summary of each."""
+        ...
+
+    def value(self, summary: Any, /) -> jax.Array:
+        """Returns the folded value [batch]."""
+        ...
+
+    def slope(self, block: Block, fold_args: FoldArgs, summary: Any, /) -> Slope:
+        """Returns the value's derivatives by what one block contributes."""
+        ...
 
 
 class Term(Protocol):
-    """A class-wise loss: a pytree whose leaves are its differentiable hyper-parameters."""
+    """A class-wise loss: a pytree whose leaves are its differentiable hyper-parameters.
 
-    normalize: Normalize
-    fold: Fold
+    Two more attributes are optional. `released_gradient`, an `AgentGradient`, is for a term whose
+    released code computes another gradient for the agents: that of `gradient="caffe"`.
+    `needs_angle = True` asks for `Target.angle`.
+    """
 
-    def numbers(self, target: Target) -> Numbers:
-        """What the fold is given for each example."""
+    @property
+    def normalize(self) -> Normalize:
+        """Which sides are brought to unit length."""
+        ...
 
-    def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """The loss [batch] from the target and the folded value."""
+    @property
+    def fold(self) -> Fold:
+        """The reduction over the other classes."""
+        ...
+
+    def fold_args(self, target: Target, /) -> FoldArgs:
+        """Returns what the fold is given for each example."""
+        ...
+
+    def loss(self, target: Target, value: jax.Array, /) -> jax.Array:
+        """Returns the loss [batch] from the target and the folded value."""
+        ...
 
 
 class Engine(TypedDict, total=False):
-    """Keywords of every class-wise loss."""
+    """Keywords of every class-wise loss.
+
+    On one device, and under `jax.jit` with arrays that are split by their shardings (automatic or
+    explicit axes), none is needed. The mapped forms are `jax.shard_map` and `jax.pmap`: there
+    `axis_name` says that the agents are split by rows, and `split_batch` that the batch is too.
+    """
 
     block_size: int | None
-    """Classes a block; None lets the engine choose. At least `classes` is one block."""
-    axis_name: str | None
-    """Mapped axis over which the agents are split by rows. Features and labels are the same on
-    every device, and so are the losses; each device gets the whole gradient of the features and its
-    own rows of the agents' gradient."""
+    """Classes per block; None lets the engine choose. At least `classes` is one block."""
+    axis_name: AxisName | None
+    """Mapped axis, or axes, over which the agents are split by rows, in order of device. Features
+    and labels are the same on every device of the axis, and so are the losses. Each device gets the
+    whole gradient of the features and its own rows of the agents' gradient.
+
+    Gradients are right inside and outside `jax.shard_map` with its default `check_vma=True`. With
+    `check_vma=False`, and under `jax.pmap`, take them inside the mapped function; outside it JAX
+    hands each device 1 / devices of the cotangent, and the agents' gradient is too short by that
+    factor.
+    """
     split_batch: bool
-    """Features and labels, and so the losses, are this device's part of the batch over the same
-    axis. Features are gathered; their gradient comes back by a reduce-scatter, as that of the sum
-    of all devices' losses, and so do the agents' rows."""
+    """Features and labels, and so the losses, are this device's part of the batch, over the same
+    axis. The features are gathered, and the gradients of features and agents are those of the sum
+    of all devices' losses."""
     precision: Precision
     """Of the matmuls' operands; sums, agents and gradients are float32. "mixed" rounds in the
-    forward sweep only."""
+    forward scan only."""
     memory_budget: int
-    """Bytes that similarities may take between the sweeps. Where [batch, classes] of them fit, the
-    backward sweep does not make them again; under "mixed" it always does."""
+    """Bytes that similarities may take between the scans. Where [batch, classes] of them fit, the
+    backward scan does not compute them again; under "mixed" it always does."""
     present: ArrayLike | None
     """[classes] bool, split like the agents: which classes take part beside the targets, which
     always do. The others get no gradient."""
@@ -107,14 +159,21 @@ class Engine(TypedDict, total=False):
 
 
 def agent_rule(gradient: Gradient, term: Term) -> Engine:
-    """The engine's keyword for a loss' `gradient`: what its released code does under "caffe"."""
+    """Returns the engine's keyword for a loss' `gradient`.
+
+    Raises:
+      ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
+    """
     _checks.one_of("gradient", gradient, get_args(Gradient))
-    return {"agent_gradient": "tangent" if gradient == "exact" else term.released_gradient}
-
-
-def slope_only(x: jax.Array) -> jax.Array:
-    """Zero, with x's gradient: for released gradients that are none of a value."""
-    return x - jax.lax.stop_gradient(x)
+    if gradient == "exact":
+        return {"agent_gradient": "tangent"}
+    released = getattr(term, "released_gradient", None)
+    if released is None:
+        raise ValueError(
+            f'expected gradient="exact" for {type(term).__name__}, found "caffe": the term states '
+            "no `released_gradient` of its agents."
+        )
+    return {"agent_gradient": released}
 
 
 def joint(
@@ -133,9 +192,9 @@ def joint(
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim]; with `axis_name` the rows that this device holds, in order of device.
       labels: [batch] global class ids.
-      bias: [classes] added to the similarities, split like the agents.
+      bias: [classes] added to the logits, split like the agents; for terms with a `LogSumExp`.
       engine: `block_size`, `axis_name`, `split_batch`, `precision`, `memory_budget`, `present`
-        and `agent_gradient`, as `Engine` says.
+        and `agent_gradient`, which `classwise.Engine` describes.
 
     Returns:
       The losses [batch] of each term, in order.
@@ -152,11 +211,11 @@ def joint(
       >>> print(*(loss.round(4) for loss in both))
       [0.1269] [1.]
     """
-    layout, *arrays = _prepare(terms, features, agents, labels, bias, **engine)
-    return joint_losses(layout, tuple(terms), *arrays)
+    return _joint("joint", terms, features, agents, labels, bias, engine)
 
 
 def single(
+    name: str,
     term: Term,
     features: ArrayLike,
     agents: ArrayLike,
@@ -165,8 +224,20 @@ def single(
     bias: ArrayLike | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array:
-    """The loss [batch] of one term; keywords as `joint`'s."""
-    return joint((term,), features, agents, labels, bias=bias, **engine)[0]
+    """Returns the loss [batch] of one term, for the public function `name`."""
+    return _joint(name, (term,), features, agents, labels, bias, engine)[0]
+
+
+def _joint(name, terms, features, agents, labels, bias, engine) -> tuple[jax.Array, ...]:
+    layout, arrays = _prepare(name, terms, features, agents, labels, bias, (), **engine)
+    if not layout.num_rows:
+        return tuple(jnp.full_like(arrays.norms, jnp.nan) for _ in terms)
+    return automatic(
+        lambda *arrays: joint_losses(layout, *arrays[:-1]),
+        *arrays,
+        split=per_example,
+        like=arrays.x,
+    )
 
 
 def weighted_sum(
@@ -207,80 +278,140 @@ def weighted_sum(
       >>> print(weighted_sum([CContrastive()], features, agents, labels, weights).round(3))
       0.1
     """
-    layout, *arrays = _prepare(terms, features, agents, labels, bias, **engine)
-    x, labels = arrays[0], arrays[-1].labels
-    weights = tuple(jnp.asarray(w, x.dtype) for w in weights)
-    if [w.shape for w in weights] != [labels.shape] * len(terms):
-        raise ValueError(
-            f"expected weights [{labels.shape[0]}] for each of {len(terms)} terms, found shapes "
-            f"{[w.shape for w in weights]}"
-        )
-    if all(term.fold.additive for term in terms):
-        value, found = summed_losses(layout, tuple(terms), *arrays, weights)
+    layout, arrays = _prepare(
+        "weighted_sum", terms, features, agents, labels, bias, weights, **engine
+    )
+    if not layout.num_rows:
+        losses = tuple(jnp.full_like(arrays.norms, jnp.nan) for _ in terms)
+        value = total(losses, arrays.weights)
     else:
-        found = joint_losses(layout, tuple(terms), *arrays)
-        value = total(found, weights)
-    return (value, jax.lax.stop_gradient(found)) if with_losses else value
+        value, losses = automatic(
+            partial(_summed, layout),
+            *arrays,
+            split=lambda first_axis: (PartitionSpec(), per_example(first_axis)),
+            like=arrays.x,
+        )
+    return (value, jax.lax.stop_gradient(losses)) if with_losses else value
+
+
+def _summed(layout: Layout, *arrays: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    terms, *_, weights = arrays
+    if all(term.fold.additive for term in terms):
+        return summed_losses(layout, *arrays)
+    losses = joint_losses(layout, *arrays[:-1])
+    return total(losses, weights), losses
+
+
+class _Arrays(NamedTuple):
+    """The arguments of `joint_losses` and `summed_losses`, in order."""
+
+    terms: tuple[Term, ...]
+    x: jax.Array
+    features: jax.Array | None
+    norms: jax.Array
+    agents: jax.Array
+    bias: jax.Array | None
+    classes: Classes
+    weights: tuple[jax.Array, ...]
 
 
 def _prepare(
-    terms,
-    features,
-    agents,
-    labels,
-    bias,
+    name: str,
+    terms: Sequence[Term],
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None,
+    weights: Sequence[ArrayLike],
     *,
-    block_size=None,
-    axis_name=None,
-    split_batch=False,
-    precision="float32",
-    memory_budget=0,
-    present=None,
-    agent_gradient="tangent",
-):
-    features = _checks.float_matrix("features", features, "batch, dim")
-    agents = _checks.float_matrix("agents", agents, "classes, dim")
-    _checks.same_dim("agents", features, agents)
+    block_size: int | None = None,
+    axis_name: AxisName | None = None,
+    split_batch: bool = False,
+    precision: Precision = "float32",
+    memory_budget: int = 0,
+    present: ArrayLike | None = None,
+    agent_gradient: AgentGradient = "tangent",
+    **unknown: Any,
+) -> tuple[Layout, _Arrays]:
+    """Checks the arguments of a class-wise loss and brings them into the engine's form."""
+    _checks.no_more_keywords(name, unknown, Engine.__annotations__)
+    features, agents = _checks.matrices("agents", features, agents)
     if split_batch and axis_name is None:
         raise ValueError("expected an axis_name to split the batch over, found None")
-    batch, rows = features.shape[0], agents.shape[0]
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    batch, rows, dtype = features.shape[0], agents.shape[0], features.dtype
+    devices = num_shards(axis_name)
     labels = _checks.class_labels(labels, batch, rows * devices)
-    if split_batch:
-        batch *= devices
-    modes = {term.normalize for term in terms}
-    if len(modes) != 1:
-        raise ValueError(f"expected terms of one normalisation mode, found {sorted(modes)}")
-    (mode,) = modes
-    for name, found, known in (
+    mode = _one_mode(terms)
+    for word, found, known in (
         ("normalize", mode, Normalize),
         ("precision", precision, Precision),
         ("agent_gradient", agent_gradient, AgentGradient),
     ):
-        _checks.one_of(name, found, get_args(known))
+        _checks.one_of(word, found, get_args(known))
     if block_size is not None and block_size < 1:
         raise ValueError(f"expected a block of at least one class, found {block_size}")
     if memory_budget < 0:
         raise ValueError(f"expected a memory budget of at least 0 bytes, found {memory_budget}")
     if bias is not None:
-        bias = _checks.one_each("bias", jnp.asarray(bias, features.dtype), rows, "a class")
+        _check_takes_bias(terms)
+        bias = _checks.one_each("bias", jnp.asarray(bias, dtype), rows, "per class")
     if present is not None:
-        present = _checks.flags("present", present, rows, "a class")
+        present = _checks.flags("present", present, rows, "per class")
+    if weights != ():
+        weights = _checked_weights(weights, len(terms), batch, dtype)
+    if split_batch:
+        batch *= devices
     block = _block_size(block_size, batch, rows)
     free = ONE_BLOCK_BYTES if block == rows else 0
-    fits = features.dtype.itemsize * batch * rows <= max(memory_budget, free)
+    fits = dtype.itemsize * batch * rows <= max(memory_budget, free)
+    shards = Shards(axis_name, split_batch)
     layout = Layout(
         normalize_agents=mode in ("both", "agents"),
         agent_gradient=agent_gradient,
         num_rows=rows,
         block_size=block,
-        axis_name=axis_name,
-        split_batch=split_batch,
+        shards=shards,
         precision=precision,
-        keep=fits and precision != "mixed",
+        save_similarities=fits and precision != "mixed",
+    )
+    terms = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tuple(terms))
+    guarded = reverse_mode_only(name, (terms, features, agents, bias, tuple(weights)))
+    terms, (features, labels, weights), (agents, bias, present) = shards.cast(
+        guarded[0], (guarded[1], labels, guarded[4]), (guarded[2], guarded[3], present)
     )
     x = l2_normalize(features) if mode in ("both", "features") else features
-    return layout, x, l2_norm(features), agents, bias, Classes(labels, present)
+    classes = Classes(labels, present)
+    norms = l2_norm(features)
+    raw = features if any(getattr(term, "needs_angle", False) for term in terms) else None
+    return layout, _Arrays(terms, x, raw, norms, agents, bias, classes, weights)
+
+
+def _one_mode(terms: Sequence[Term]) -> Normalize:
+    modes = {term.normalize for term in terms}
+    if len(modes) != 1:
+        raise ValueError(f"expected terms of one normalisation mode, found {sorted(modes)}")
+    return modes.pop()
+
+
+def _check_takes_bias(terms: Sequence[Term]) -> None:
+    for term in terms:
+        if not getattr(term.fold, "takes_bias", False):
+            raise ValueError(
+                f"expected bias=None with {type(term).__name__}, whose fold has no logits, found "
+                "a bias"
+            )
+
+
+def _checked_weights(
+    weights: Sequence[ArrayLike], num_terms: int, batch: int, dtype: Any
+) -> tuple[jax.Array, ...]:
+    arrays = tuple(jnp.asarray(w, dtype) for w in weights)
+    if [w.shape for w in arrays] != [(batch,)] * num_terms:
+        raise ValueError(
+            f"expected weights [{batch}] for each of {num_terms} terms, found shapes "
+            f"{[w.shape for w in arrays]}"
+        )
+    return arrays
 
 
 def _block_size(asked: int | None, batch: int, classes: int) -> int:

@@ -167,7 +167,9 @@ def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
     """What the backbone's backward pass keeps of an image: two images' less one's."""
     backbone = state.network.backbone
     trained = {"train": True} if getattr(backbone, "batch_norm", False) else {}
-    variables = {name: tree["backbone"] for name, tree in state.variables.items() if tree}
+    variables = {
+        name: tree["backbone"] for name, tree in state.variables.items() if "backbone" in tree
+    }
 
     def kept(variables, images):
         def features(params):

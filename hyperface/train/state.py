@@ -42,7 +42,7 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array
     params: Any
     batch_stats: Any
-    """Moving averages of batch norm; empty for a network without it."""
+    """Moving averages of batch norm and of AdaFace's feature norms; empty where there are none."""
     opt_state: Any
     key: jax.Array
     distortion: jax.Array
@@ -99,6 +99,7 @@ def create_state(
             head = network.head.init(init_key, features, labels)
             params = params | {"backbone": backbone["params"]} | _named("head", head.get("params"))
             batch_stats = _named("backbone", backbone.get("batch_stats"))
+            batch_stats |= _named("head", head.get("batch_stats"))
         return params, batch_stats, optimizer.init(params), key
 
     # The seed comes as an argument, so that runs of other seeds find the program compiled.

@@ -29,6 +29,11 @@ DIM = 1  # BlobShape
 
 ROLES = ("weight", "bias")
 
+MAX_AXES = 32
+"""Caffe's own limit."""
+MAX_FIELDS = 200_000
+"""Fields of a file. A network has some thousands; its numbers stand packed in one field each."""
+
 
 class WireError(ValueError):
     """The bytes are no protocol buffer of that kind."""
@@ -40,10 +45,10 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     Raises:
       WireError: the bytes are truncated, damaged, or not a Caffe network with weights.
     """
-    arrays = {}
-    for number, wire, value in _fields(memoryview(data)):
+    arrays, left = {}, [MAX_FIELDS]
+    for number, wire, value in _fields(memoryview(data), left):
         if number in LAYERS and wire == BYTES:
-            name, blobs = _layer(value, LAYERS[number])
+            name, blobs = _layer(value, LAYERS[number], left)
             for index, blob in enumerate(blobs):
                 role = ROLES[index] if index < len(ROLES) else str(index)
                 key = f"{name}.{role}"
@@ -55,61 +60,72 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _layer(message: memoryview, fields: Fields) -> tuple[str, list[np.ndarray]]:
+def _layer(message: memoryview, fields: Fields, left: list[int]) -> tuple[str, list[np.ndarray]]:
     name, blobs = "", []
-    for number, wire, value in _fields(message):
+    for number, wire, value in _fields(message, left):
         if wire == BYTES and number == fields.name:
             try:
                 name = bytes(value).decode()
             except UnicodeDecodeError:
                 raise WireError("a layer's name is no text") from None
         elif wire == BYTES and number == fields.blobs:
-            blobs.append(_blob(value))
+            blobs.append(_blob(value, left))
     if blobs and not name:
         raise WireError("a layer with weights has no name")
     return name, blobs
 
 
-def _blob(message: memoryview) -> np.ndarray:
+def _blob(message: memoryview, left: list[int]) -> np.ndarray:
     sides, shape, values = {}, None, []
-    for number, wire, value in _fields(message):
+    for number, wire, value in _fields(message, left):
         if number in SIDES and wire == VARINT:
             sides[number] = value
         elif number == SHAPE and wire == BYTES:
-            shape = _shape(value)
+            shape = _shape(value, left)
         elif number in (FLOATS, DOUBLES) and wire != VARINT:
             values.append(_numbers(value, np.dtype("<f4" if number == FLOATS else "<f8")))
     if shape is None:
         shape = tuple(sides.get(number, 1) for number in SIDES)
-    flat = np.concatenate(values) if values else np.zeros(0, np.float32)
+    if len(values) == 1:
+        flat = values[0]
+    else:
+        flat = np.concatenate(values) if values else np.zeros(0, np.float32)
     if flat.size == 0 or math.prod(shape) != flat.size:
         raise WireError(f"an array of shape {list(shape)} has {flat.size} numbers")
     return flat.reshape(shape)
 
 
-def _shape(message: memoryview) -> tuple[int, ...]:
+def _shape(message: memoryview, left: list[int]) -> tuple[int, ...]:
     shape = []
-    for number, wire, value in _fields(message):
+    for number, wire, value in _fields(message, left):
         if number == DIM and wire == VARINT:
             shape.append(value)
         elif number == DIM and wire == BYTES:
             at = 0
-            while at < len(value):
+            while at < len(value) and len(shape) <= MAX_AXES:
                 side, at = _varint(value, at)
                 shape.append(side)
+        if len(shape) > MAX_AXES:
+            raise WireError(f"an array has more than {MAX_AXES} axes")
     return tuple(shape)
 
 
 def _numbers(value: memoryview, dtype: np.dtype) -> np.ndarray:
     if len(value) % dtype.itemsize:
         raise WireError(f"{len(value)} bytes are no whole number of {dtype}")
-    return np.frombuffer(value, dtype).astype(dtype.newbyteorder("="))
+    return np.frombuffer(value, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(field number, wire type, value) one by one: an int for a varint, else its bytes."""
+def _fields(message: memoryview, left: list[int]) -> Iterator[tuple[int, int, int | memoryview]]:
+    """(field number, wire type, value) one by one: an int for a varint, else its bytes.
+
+    `left` is how many more fields the file may have: one number, counted down.
+    """
     at = 0
     while at < len(message):
+        left[0] -= 1
+        if left[0] < 0:
+            raise WireError(f"it has more than {MAX_FIELDS:,} fields")
         key, at = _varint(message, at)
         number, wire = key >> 3, key & 7
         if wire == VARINT:

@@ -5,9 +5,10 @@ normalisation. Each `export_...` returns the bytes of a file; each `open_...` ma
 the function from images to features that another program would.
 """
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hyperface import models
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import Mirror, merged
 from hyperface.normalize import l2_normalize
-from hyperface.weights.files import FORMAT
+from hyperface.weights.files import FORMAT, sealed
 from hyperface.weights.load import load_backbone
 from hyperface.weights.runs import SavedBackbone
 
@@ -52,7 +53,7 @@ def make_embedder(
 
 
 def export_safetensors(saved: SavedBackbone) -> bytes:
-    """The backbone's arrays by their paths; the metadata says what they are."""
+    """The backbone's arrays by their paths; the metadata says what they are, with a digest."""
     import safetensors.numpy
 
     metadata = {
@@ -63,7 +64,7 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
         "step": str(saved.step),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}
-    return safetensors.numpy.save(arrays, metadata)
+    return sealed(safetensors.numpy.save(arrays, metadata))
 
 
 def open_safetensors(
@@ -86,15 +87,76 @@ def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
     from jax import export
 
     shape = (*export.symbolic_shape("batch"), *image_shape)
-    traced = export.export(jax.jit(embed), platforms=PLATFORMS)
-    return bytes(traced(jax.ShapeDtypeStruct(shape, jnp.float32)).serialize())
+    with _without_paths():
+        traced = export.export(jax.jit(embed), platforms=PLATFORMS)
+        return bytes(traced(jax.ShapeDtypeStruct(shape, jnp.float32)).serialize())
 
 
-def open_stablehlo(path: Path) -> Embed:
-    """The program of such a file."""
+@contextlib.contextmanager
+def _without_paths() -> Iterator[None]:
+    """Leaves out where on this machine the code is: equal exports have equal bytes."""
+    names = {
+        "jax_traceback_in_locations_limit": 0,
+        "jax_hlo_source_file_canonicalization_regex": ".*",
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name, value in names.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: str) -> Embed:
+    """The function of such a program.
+
+    Args:
+      program: what `export_stablehlo` returned. Compare its digest with the record's first, as
+        `exported.read_file` does: the parser trusts its input.
+      image_shape: [height, width, channels] that it must take.
+      origin: where it is from, for messages.
+
+    Raises:
+      InputError: it is no such program, takes other images, or calls code outside of it.
+    """
     from jax import export
 
-    return export.deserialize(bytearray(Path(path).read_bytes())).call
+    try:
+        found = export.deserialize(bytearray(program))
+        calls = _custom_calls(found.mlir_module_serialized)
+        (images,) = found.in_avals
+        (features,) = found.out_avals
+        takes = (images.dtype.name, tuple(images.shape[1:]), features.ndim)
+    except Exception as error:  # Whatever a damaged flatbuffer runs into.
+        raise InputError(
+            f"{origin}: expected a program as launch.export writes it, found: {str(error)[:100]}."
+        ) from None
+    if takes != ("float32", tuple(image_shape), 2) or calls - {"shape_assertion"}:
+        raise InputError(
+            f"{origin}: expected a program of float32 images {list(image_shape)} that calls no "
+            f"other code, found {takes} and calls of {sorted(calls)}. Export the run again."
+        )
+    return found.call
+
+
+def _custom_calls(module: bytes) -> set[str]:
+    """Names of code outside of a program that it calls; JAX itself runs any of them."""
+    from jax.interpreters import mlir
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    calls = set()
+
+    def look(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name.endswith("custom_call"):
+            calls.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
+        return ir.WalkResult.ADVANCE
+
+    parsed = stablehlo.deserialize_portable_artifact(mlir.make_ir_context(), module)
+    parsed.operation.walk(look)
+    return calls
 
 
 def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:

@@ -10,7 +10,7 @@ Measured: accuracy 88.19 %, TAR 60.22 % at FAR 1 % and 43.56 % at 0.1 %.
 
 import dataclasses
 
-from hyperface.objective import Loss, MultipliedAngleTerm, RingTerm, SoftmaxTerm
+from hyperface.objective import Loss, RingTerm, SoftmaxTerm, SphereFaceTerm
 from launch.experiments import orl_normface
 
 EXPERIMENT = dataclasses.replace(
@@ -18,7 +18,7 @@ EXPERIMENT = dataclasses.replace(
     name="orl-sphereface",
     loss=Loss(
         softmax=SoftmaxTerm(weight=0.0),
-        a_softmax=MultipliedAngleTerm(weight=1.0),
+        a_softmax=SphereFaceTerm(weight=1.0),
         ring=RingTerm(weight=0.01),
     ),
     compare=(),

@@ -1,15 +1,13 @@
 """Celebrities in Frontal-Profile: frontal-frontal and frontal-profile pairs."""
 
-import io
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hyperface.data.protocols._lines import Line, expect_count, read_bytes, read_lines, split_lines
+from hyperface.archives import open_zip, read_member
+from hyperface.data.protocols._lines import Line, expect_count, read_lines, split_lines
 from hyperface.data.protocols._pairlist import Pair, PairList, collect
 from hyperface.errors import InputError
 
@@ -18,9 +16,6 @@ LARGEST_FILE = 4 * 2**20
 
 _FRONTAL = "Pair_list_F.txt"
 _IMAGE = re.compile(r"(?:\.\./)*Data/Images/(\d+/(frontal|profile)/\d+\.jpg)")
-_BROKEN = (EOFError, NotImplementedError, RuntimeError, ValueError)
-"""What zipfile raises of a damaged file besides its own error."""
-
 _Read = Callable[[str], list[Line]]
 
 
@@ -99,19 +94,14 @@ def _opened(path: Path) -> Iterator[_Read]:
         root = path / "Protocol" if (path / "Protocol").is_dir() else path
         yield lambda name: read_lines(root / name)
         return
-    try:
-        with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
-            prefix = _prefix(archive, path)
+    with open_zip(path) as archive:
+        prefix = _prefix(archive, path)
 
-            def read(name: str) -> list[Line]:
-                place = f"{path}/{prefix}{name}"
-                return split_lines(_member(archive, prefix + name, place), place)
+        def read(name: str) -> list[Line]:
+            place = f"{path}/{prefix}{name}"
+            return split_lines(_member(archive, prefix + name, place), place)
 
-            yield read
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, struct.error, *_BROKEN) as error:
-        raise InputError(f"{path}: expected a whole zip file, found: {error}.") from None
+        yield read
 
 
 def _prefix(archive: zipfile.ZipFile, path: Path) -> str:
@@ -124,11 +114,8 @@ def _prefix(archive: zipfile.ZipFile, path: Path) -> str:
 
 def _member(archive: zipfile.ZipFile, name: str, place: str) -> bytes:
     try:
-        file = archive.open(name)
+        return read_member(archive, archive.getinfo(name), LARGEST_FILE)
     except KeyError:
         raise InputError(f"{place}: expected this file in the zip file, found none.") from None
-    with file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise InputError(f"{place}: expected at most {LARGEST_FILE} bytes, found more.")
-    return data
+    except ValueError as error:
+        raise InputError(f"{place}: {error}.") from None

@@ -1,6 +1,7 @@
 """IJB-A, CS3, IJB-B and IJB-C: templates, which are sets of images, and pairs of them."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,10 @@ import numpy as np
 from hyperface.data.protocols._lines import Line, after, read_lines
 
 _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
+_KNOWN = {
+    *_BOX, "TEMPLATE_ID", "SUBJECT_ID", "MEDIA_ID", "SIGHTING_ID", "FILE", "FILENAME",
+}  # fmt: skip
+"""Columns that are read."""
 
 
 class Templates(NamedTuple):
@@ -59,7 +64,10 @@ def ijb_templates(path: Path | str) -> Templates:
       Janus Benchmark A, CVPR 2015.
     """
     header, *lines = read_lines(path)
-    columns = {name.upper(): index for index, name in enumerate(_csv(header))}
+    named = [name.upper() for name in _csv(header)]
+    columns = {name: index for index, name in enumerate(named)}
+    if twice := [name for name, count in Counter(named).items() if count > 1 and name in _KNOWN]:
+        raise header.fault("each column once", f"{twice[0]} again")
     numbers = [_column(header, columns, n) for n in ("TEMPLATE_ID", "SUBJECT_ID")]
     numbers.append(_column(header, columns, "MEDIA_ID", "SIGHTING_ID"))
     name = _column(header, columns, "FILE", "FILENAME")
@@ -69,8 +77,8 @@ def ijb_templates(path: Path | str) -> Templates:
     ids, names, boxes, people = [], [], [], {}
     for line in lines:
         fields = _csv(line)
-        if len(fields) < len(columns):
-            raise line.fault(f"the header's {len(columns)} fields", str(len(fields)))
+        if len(fields) < len(named):
+            raise line.fault(f"the header's {len(named)} fields", str(len(fields)))
         ids.append([line.whole(fields[column], "an id") for column in numbers])
         names.append(line.image(fields[name]))
         boxes.append([_side(line, fields[columns[side]], side) for side in _BOX if has_box])

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperface.errors import InputError
+from hyperface.files import read_bytes
 
+LARGEST_FILE = 2**28
+"""Bytes of a list that is read line by line; the largest, IJB-C's landmarks, has 60 MB."""
 LARGEST = 10**9 - 1
 """No number in a protocol file is larger: folds, images and templates are counted in millions."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_BLANK = ("no blank line before the last line", "one")
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -63,29 +67,13 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
-def read_bytes(path: Path | str) -> bytes:
-    """The content of a file.
-
-    Raises:
-      InputError: it is missing, a folder or unreadable.
-    """
-    path = Path(path)
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "nothing"
-        raise InputError(f"{path}: expected a file, found {kind}.")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found: {error}.") from error
-
-
 def read_lines(path: Path | str) -> list[Line]:
     """The lines of a text file, as `split_lines`.
 
     Raises:
-      InputError: as `read_bytes` and `split_lines`.
+      InputError: as `hyperface.files.read_bytes` and `split_lines`.
     """
-    return split_lines(read_bytes(path), str(path))
+    return split_lines(read_bytes(path, LARGEST_FILE), str(path))
 
 
 def decoded(data: bytes, file: str, start: int = 1) -> str:
@@ -115,13 +103,17 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
       InputError: naming the line, where the text is empty, has a blank line between others, a
         control character or a byte-order mark, or is not UTF-8.
     """
-    texts = decoded(data, file, start).replace("\r\n", "\n").rstrip(" \t\n").split("\n")
+    text = decoded(data, file, start).replace("\r\n", "\n").rstrip(" \t\n")
+    # Found before the text is split: a line takes far more memory than its bytes.
+    if (blank := text.find("\n\n")) >= 0:
+        raise Line(file, start + text.count("\n", 0, blank) + 1, "").fault(*_BLANK)
+    texts = text.split("\n")
     lines = [Line(file, number, text.strip(" \t")) for number, text in enumerate(texts, start)]
     if texts == [""]:
         raise lines[0].fault("lines of text", "an empty file")
     for line in lines:
         if not line.text:
-            raise line.fault("no blank line before the last line", "one")
+            raise line.fault(*_BLANK)
         if control := _CONTROL.search(line.text):
             raise line.fault("text", f"the control character {control[0]!r}")
     return lines

@@ -7,15 +7,22 @@ changed byte can crash the process, which no `except` catches.
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperface.data.protocols._lines import read_bytes
 from hyperface.errors import InputError
+from hyperface.files import read_bytes
 
 LARGEST_VARIABLE = 64 * 2**20
 """Bytes of a variable once unpacked; BLUFR's largest has 1 MiB."""
+
+LARGEST_TOTAL = 2 * LARGEST_VARIABLE
+"""Bytes of all variables of a file once unpacked."""
+LARGEST_FILE = 2**28
+LARGEST_CELLS = 300_000
+"""Cells and fields of structs in a file; a list of 12,000 images as AgeDB's takes about 50,000."""
+_LARGEST_AXES = 32
 
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
@@ -24,8 +31,19 @@ _NUMBERS = {
     1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
 }  # fmt: skip
 _TEXTS = {2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+_LARGEST_NAMES = 2**12
+"""Bytes of the names of a struct's fields."""
 _DEEPEST = 8
 """Cells and structs inside each other; AgeDB has four."""
+
+
+class _Form(NamedTuple):
+    """What holds for a whole file."""
+
+    order: str
+    """Of bytes, "<" or ">"."""
+    cells: list[int]
+    """How many more cells it may have: one number, counted down."""
 
 
 def read_mat(path: Path | str) -> dict[str, Any]:
@@ -41,7 +59,7 @@ def read_mat(path: Path | str) -> dict[str, Any]:
     Raises:
       InputError: the file is not one, or is damaged.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, LARGEST_FILE)
     try:
         return _variables(data)
     except (ValueError, OverflowError, zlib.error) as error:
@@ -54,30 +72,33 @@ def _variables(data: bytes) -> dict[str, Any]:
     if order is None or not data.startswith(b"MATLAB 5.0"):
         raise ValueError(f"one that starts with {data[:10]!r}")
     variables, rest = {}, memoryview(data)[_HEADER:]
+    form, left = _Form(order, [LARGEST_CELLS]), LARGEST_TOTAL
     while rest:
-        kind, content, rest = _element(rest, order)
+        kind, content, rest = _element(rest, form)
         if kind == _COMPRESSED:
-            kind, content, _ = _element(_unpacked(content), order)
+            unpacked = _unpacked(content, min(left, LARGEST_VARIABLE))
+            left -= len(unpacked)
+            kind, content, _ = _element(unpacked, form)
         if kind != _MATRIX:
             raise ValueError(f"an element of type {kind} where a variable starts")
-        name, value = _array(content, order, 0)
+        name, value = _array(content, form, 0)
         variables[name] = value
     return variables
 
 
-def _unpacked(data: memoryview) -> memoryview:
+def _unpacked(data: memoryview, limit: int) -> memoryview:
     stream = zlib.decompressobj()
-    unpacked = stream.decompress(data, LARGEST_VARIABLE)
+    unpacked = stream.decompress(data, limit) if limit else b""
     if not stream.eof:
-        raise ValueError(f"a variable that is cut short or above {LARGEST_VARIABLE} bytes")
+        raise ValueError(f"a variable that is cut short or above {limit} bytes")
     return memoryview(unpacked)
 
 
-def _element(data: memoryview, order: str) -> tuple[int, memoryview, memoryview]:
+def _element(data: memoryview, form: _Form) -> tuple[int, memoryview, memoryview]:
     """The type and content of the first element, and what follows it."""
     if len(data) < 8:
         raise ValueError(f"{len(data)} bytes where 8 start an element")
-    kind, size = struct.unpack(order + "2I", data[:8])
+    kind, size = struct.unpack(form.order + "2I", data[:8])
     if kind >> 16:  # Up to four bytes stand in the tag itself.
         kind, size, start, end = kind & 0xFFFF, kind >> 16, 4, 8
     else:
@@ -88,67 +109,68 @@ def _element(data: memoryview, order: str) -> tuple[int, memoryview, memoryview]
     return kind, data[start : start + size], data[end:]
 
 
-def _array(data: memoryview, order: str, depth: int) -> tuple[str, Any]:
+def _array(data: memoryview, form: _Form, depth: int) -> tuple[str, Any]:
     """The name and value of a matrix element."""
     if not data:
         return "", np.empty((0, 0))
     if depth > _DEEPEST:
         raise ValueError(f"more than {_DEEPEST} cells inside each other")
-    _, flags, rest = _element(data, order)
-    _, sizes, rest = _element(rest, order)
-    _, name, rest = _element(rest, order)
-    if len(flags) != 8 or len(sizes) < 8:
+    _, flags, rest = _element(data, form)
+    _, sizes, rest = _element(rest, form)
+    _, name, rest = _element(rest, form)
+    if len(flags) != 8 or not 8 <= len(sizes) <= 4 * _LARGEST_AXES:
         raise ValueError("a matrix without its class or size")
-    kind = struct.unpack(order + "2I", flags)[0]
-    shape = tuple(np.frombuffer(sizes, order + "i4").tolist())
+    kind = struct.unpack(form.order + "2I", flags)[0]
+    shape = tuple(np.frombuffer(sizes, form.order + "i4").tolist())
     if kind & 0x0800 or min(shape) < 0:
         raise ValueError(f"complex numbers or the shape {shape}")
-    value = _value(rest, order, kind & 0xFF, shape, depth)
+    value = _value(rest, form, kind & 0xFF, shape, depth)
     return str(name, "ascii"), value
 
 
-def _value(data: memoryview, order: str, kind: int, shape: tuple[int, ...], depth: int) -> Any:
+def _value(data: memoryview, form: _Form, kind: int, shape: tuple[int, ...], depth: int) -> Any:
     count = 1
     for size in shape:
         count *= size
     if kind == _CELL:
-        return _cells(data, order, count, depth).reshape(shape, order="F")
+        return _cells(data, form, count, depth).reshape(shape, order="F")
     if kind == _STRUCT:
-        return _structs(data, order, count, shape, depth)
-    stored, content, _ = _element(data, order)
+        return _structs(data, form, count, shape, depth)
+    stored, content, _ = _element(data, form)
     if kind == _CHAR and stored in _TEXTS:
-        codec = _TEXTS[stored] + {"<": "-le", ">": "-be"}[order] * (stored in (4, 17, 18))
+        codec = _TEXTS[stored] + {"<": "-le", ">": "-be"}[form.order] * (stored in (4, 17, 18))
         text = str(content, codec)
         if len(shape) != 2 or shape[0] > 1 or len(text) != count:
             raise ValueError(f"characters of shape {shape} where a row of {len(text)} is stored")
         return text
     if kind < 6 or stored not in _NUMBERS:
         raise ValueError(f"an array of class {kind} stored as type {stored}")
-    return np.frombuffer(content, order + _NUMBERS[stored]).reshape(shape, order="F")
+    return np.frombuffer(content, form.order + _NUMBERS[stored]).reshape(shape, order="F")
 
 
-def _cells(data: memoryview, order: str, count: int, depth: int) -> np.ndarray:
-    if count > len(data) // 8:
-        raise ValueError(f"{count} cells in {len(data)} bytes")
+def _cells(data: memoryview, form: _Form, count: int, depth: int) -> np.ndarray:
+    form.cells[0] -= count
+    if count > len(data) // 8 or form.cells[0] < 0:
+        raise ValueError(f"{count} cells in {len(data)} bytes, of at most {LARGEST_CELLS} in all")
     cells = np.empty(count, object)
     for index in range(count):
-        kind, content, data = _element(data, order)
+        kind, content, data = _element(data, form)
         if kind != _MATRIX:
             raise ValueError(f"an element of type {kind} in a cell")
-        cells[index] = _array(content, order, depth + 1)[1]
+        cells[index] = _array(content, form, depth + 1)[1]
     return cells
 
 
-def _structs(data: memoryview, order: str, count: int, shape: tuple[int, ...], depth: int) -> Any:
-    _, length, data = _element(data, order)
-    _, names, data = _element(data, order)
-    width = int.from_bytes(length, "little" if order == "<" else "big")
-    if not width or not names or len(names) % width:
+def _structs(data: memoryview, form: _Form, count: int, shape: tuple[int, ...], depth: int) -> Any:
+    _, length, data = _element(data, form)
+    _, names, data = _element(data, form)
+    width = int.from_bytes(length, "little" if form.order == "<" else "big")
+    if not width or not names or len(names) % width or len(names) > _LARGEST_NAMES:
         raise ValueError(f"field names of {len(names)} bytes in steps of {width}")
     fields = [
         str(names[at : at + width], "ascii").split("\0")[0] for at in range(0, len(names), width)
     ]
-    values = _cells(data, order, count * len(fields), depth).reshape(count, len(fields))
+    values = _cells(data, form, count * len(fields), depth).reshape(count, len(fields))
     structs = np.empty(count, object)
     structs[:] = [dict(zip(fields, row, strict=True)) for row in values]
     return structs[0] if count == 1 else structs.reshape(shape, order="F")

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.data.protocols._lines import Line, decoded, read_bytes, read_lines, shown
+from hyperface.data.protocols._lines import LARGEST_FILE, Line, decoded, read_lines, shown
 from hyperface.errors import InputError
-from hyperface.files import replace_bytes
+from hyperface.files import read_bytes, replace_bytes
 
+LARGEST_DIM = 2**20
+"""Numbers of a feature; the largest that is published has 25,088."""
 _HEADER = struct.Struct("<4i")
 _FLOAT32 = 5
 """OpenCV's CV_32F."""
@@ -105,7 +107,7 @@ def read_features(path: Path | str) -> np.ndarray:
     Raises:
       InputError: the header, the length or a number is wrong.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, _HEADER.size + 4 * LARGEST_DIM)
     if len(data) < _HEADER.size:
         raise InputError(f"{path}: expected a header of 16 bytes, found {len(data)}.")
     rows, *kind = _HEADER.unpack_from(data)
@@ -142,7 +144,7 @@ def write_features(path: Path | str, feature: np.ndarray) -> None:
 
 
 def _json(path: Path | str) -> dict:
-    text = decoded(read_bytes(path), str(path))
+    text = decoded(read_bytes(path, LARGEST_FILE), str(path))
     try:
         lists = json.loads(text)
     except json.JSONDecodeError as error:
@@ -158,8 +160,15 @@ def _json(path: Path | str) -> dict:
 
 def _strings(values: object, name: str, path: Path | str) -> list[str]:
     if not isinstance(values, list) or not values:
-        raise InputError(f"{path}: expected the list {name}, found {shown(str(values))}.")
+        raise InputError(f"{path}: expected the list {name}, found {_kind(values)}.")
     for index, value in enumerate(values):
         if not isinstance(value, str) or not value:
-            raise InputError(f"{path}:{name}:{index}: expected text, found {value!r}.")
+            raise InputError(f"{path}:{name}:{index}: expected text, found {_kind(value)}.")
     return values
+
+
+def _kind(value: object) -> str:
+    """What a wrong value is; lists and objects may be deep, and are not shown."""
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__}" if value else f"an empty {type(value).__name__}"
+    return repr(value)[:60]

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperface.data.protocols._ijb import Templates
-from hyperface.data.protocols._lines import LARGEST, Line, read_bytes, split_lines
+from hyperface.data.protocols._lines import LARGEST, Line, split_lines
+from hyperface.files import read_bytes
 
+LARGEST_FILE = 2**31
+"""Bytes; IJB-C's 47 million covariate pairs have about 700 MB."""
 BLOCK_BYTES = 2**24
 """Text of this many bytes is read at once."""
 
@@ -46,7 +49,7 @@ def ijb_pairs(
         a pair in either order, or contradicts the people of the templates.
     """
     file = str(path)
-    data = read_bytes(path).replace(b"\r\n", b"\n").rstrip(b" \t\n")
+    data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")
     start = split_lines(data[:1000].partition(b"\n")[0] or data[:1000], file)[0]
     separator = "," if "," in start.text else None
     header = separator is not None and not any(field.isdigit() for field in start.fields(","))

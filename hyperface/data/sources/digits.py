@@ -1,7 +1,7 @@
 """MNIST from its four IDX files, out of a folder or downloaded."""
 
-import gzip
 import hashlib
+import lzma
 import math
 import struct
 import tempfile
@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import requests
 
+from hyperface.archives import open_unpacked
 from hyperface.data.images import encode_png
 from hyperface.data.sources.source import Source, by_identity
 from hyperface.errors import InputError
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
+LARGEST_FILE = 50_000_000
+"""Bytes of an IDX file once unpacked; MNIST's largest has 47,040,016."""
 PARTS = {"train": "train", "test": "t10k"}
 
 
@@ -80,15 +83,22 @@ def read_idx(path: Path) -> np.ndarray:
       InputError: the file is missing, is not IDX, or has another length than it announces.
     """
     packed = path.with_name(path.name + ".gz")
+    found = packed if packed.exists() else path
+    if not found.is_file():
+        raise InputError(f"expected {path} or {packed.name} beside it, found neither.")
     try:
-        data = (packed if packed.exists() else path).read_bytes()
-    except OSError:
-        raise InputError(f"expected {path} or {packed.name} beside it, found neither.") from None
-    try:
-        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"expected a whole gzip file, found {packed}: {error}.") from None
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
+        with open_unpacked(found, LARGEST_FILE) as file:
+            data = file.read(LARGEST_FILE + 1)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"expected a whole gzip file, found {found}: {error}.") from None
+    if len(data) > LARGEST_FILE:
+        raise InputError(f"{found}: expected at most {LARGEST_FILE:,} bytes, found more.")
+    if (
+        len(data) < 4
+        or data[:3] != b"\x00\x00\x08"
+        or not 1 <= data[3] <= 3
+        or len(data) < 4 + 4 * data[3]
+    ):
         raise InputError(f"expected an IDX file of bytes, found {path} starting {data[:4]!r}.")
     axes = data[3]
     shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hyperface.data.sources.source import Reject, Source, by_identity, check_size
 from hyperface.errors import InputError
+from hyperface.files import text_lines
 
 
 def listed(path: Path, *, root: Path | None = None) -> Source:
@@ -21,14 +22,8 @@ def listed(path: Path, *, root: Path | None = None) -> Source:
       InputError: the list cannot be read, a line is not one of these, or none is there.
     """
     root = path.parent if root is None else root
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"expected an image list at {path}, found: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8, found another encoding: {error}.") from None
     members, rejected, seen = [], [], {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         parsed = _parsed(line)
@@ -40,16 +35,24 @@ def listed(path: Path, *, root: Path | None = None) -> Source:
             continue
         seen[name] = number
         file = root / name
-        members.append((identity, name, file.stat().st_size if file.is_file() else -1))
+        members.append((identity, name, _size(file)))
 
     def read(index: int) -> bytes:
         check_size(members[index][2])
         try:
             return (root / members[index][1]).read_bytes()
-        except OSError as error:
-            raise ValueError(f"expected a readable file, found: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # A name can hold a byte that no path has.
+            raise ValueError(f"expected a readable file, found: {error}") from None
 
     return by_identity("list", members, read, rejected)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a regular file; -1 where there is none."""
+    try:
+        return file.stat().st_size if file.is_file() else -1
+    except (OSError, ValueError):  # As above; a name can also be too long for any path.
+        return -1
 
 
 def _parsed(line: str) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ parts, and the number is left out. An image's data is a header (flag, label, id,
 float32 labels as the flag says, and the encoded image.
 """
 
+import re
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,19 @@ import numpy as np
 from hyperface.data.sources.source import Reject, Source, check_size, fingerprint
 from hyperface.errors import InputError
 
+MAX_PARTS = 64
+"""Parts of a record. Data is cut where it holds the magic number, which an image does by chance
+once in 4 billion words. A chain of parts without end would be walked again from each of them."""
+MAX_DAMAGED = 10_000
+"""Damaged stretches of a file that is still read."""
 MAGIC = 0xCED7230A
 _MAGIC = struct.pack("<I", MAGIC)
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _HEADER = struct.Struct("<IfQQ")
+_SMALLEST = 8
+"""Bytes of the smallest record, which is damaged."""
+_LONGEST_LINE = 64
+_INDEX_LINE = re.compile(rb" *([0-9]{1,18}) *\t *([0-9]{1,18}) *\r?\n?")
 
 
 _Parts = list[tuple[int, int]]
@@ -38,12 +48,15 @@ def recordio(path: Path) -> Source:
       path: the .rec file; .idx and `property` beside it are used where they are.
 
     Raises:
-      InputError: there is no such file, it has no images, or index or property contradict it.
+      InputError: there is no such file, it has no images, index or property contradict it, or it
+        has more than MAX_DAMAGED damaged stretches.
     """
     rejected: list[Reject] = []
+    if not path.is_file():
+        raise InputError(f"expected a .rec file at {path}, found no file.")
     try:
         with path.open("rb") as file:
-            offsets, labels, keys = _listed(file, path.with_suffix(".idx"), rejected)
+            offsets, labels, keys = _listed(file, path, rejected)
     except OSError as error:
         raise InputError(f"expected a .rec file at {path}, found: {error.strerror}.") from None
     if not labels:
@@ -68,11 +81,13 @@ def recordio(path: Path) -> Source:
     )
 
 
-def _listed(file: BinaryIO, index_file: Path, rejected: list[Reject]) -> tuple[array, array, array]:
+def _listed(file: BinaryIO, path: Path, rejected: list[Reject]) -> tuple[array, array, array]:
     """Offsets, labels and keys of all images."""
-    index = _index(index_file)
+    index_file = path.with_suffix(".idx")
+    index = _index(index_file, path.stat().st_size // _SMALLEST)
     offsets, labels, keys = array("q"), array("q"), array("q")
-    for place, (offset, parts) in enumerate(_records(file, rejected)):
+    damage = _Damage(path, rejected)
+    for place, (offset, parts) in enumerate(_records(file, damage)):
         key = place if index is None else index.pop(offset, None)
         if key is None:
             raise InputError(
@@ -82,7 +97,7 @@ def _listed(file: BinaryIO, index_file: Path, rejected: list[Reject]) -> tuple[a
         try:
             label = _label(file, parts)
         except ValueError as error:
-            rejected.append(Reject(f"record {key}", str(error)))
+            damage.found(f"record {key}", str(error))
             continue
         if label is not None:
             offsets.append(offset)
@@ -91,6 +106,22 @@ def _listed(file: BinaryIO, index_file: Path, rejected: list[Reject]) -> tuple[a
     for offset, key in (index or {}).items():
         rejected.append(Reject(f"record {key}", f"not at byte {offset}, where the index has it"))
     return offsets, labels, keys
+
+
+class _Damage:
+    """What is damaged in a file, listed as long as it looks like a RecordIO file at all."""
+
+    def __init__(self, path: Path, rejected: list[Reject]):
+        self._path, self._rejected = path, rejected
+
+    def found(self, name: str, reason: str) -> None:
+        """Lists one; InputError where there are too many."""
+        self._rejected.append(Reject(name, reason))
+        if len(self._rejected) > MAX_DAMAGED:
+            raise InputError(
+                f"{self._path}: expected a RecordIO file, found more than {MAX_DAMAGED:,} damaged "
+                f"stretches, the last at {name}. Get the file again."
+            )
 
 
 class _Names(Sequence[str]):
@@ -106,7 +137,7 @@ class _Names(Sequence[str]):
         return f"{self._labels[index]}/{self._keys[index]}"
 
 
-def _records(file: BinaryIO, rejected: list[Reject]) -> Iterator[tuple[int, _Parts]]:
+def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
     """Offset and parts of every whole record; stretches that are none are listed."""
     size = file.seek(0, 2)
     offset = 0
@@ -116,7 +147,7 @@ def _records(file: BinaryIO, rejected: list[Reject]) -> Iterator[tuple[int, _Par
             yield offset, parts
         else:
             after = _next_magic(file, offset + 4)
-            rejected.append(Reject(f"bytes {offset} to {after}", "not a whole record"))
+            damage.found(f"bytes {offset} to {after}", "not a whole record")
         offset = after
 
 
@@ -124,7 +155,7 @@ def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Part
     """The parts of the record that starts at offset, none unless it is whole, and its end."""
     size = file.seek(0, 2) if size is None else size
     parts: _Parts = []
-    while True:
+    while len(parts) < MAX_PARTS:
         file.seek(offset)
         header = file.read(8)
         if len(header) < 8 or header[:4] != _MAGIC:
@@ -139,12 +170,15 @@ def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Part
             return [], offset
         if part in (_WHOLE, _LAST):
             return parts, offset
+    return [], offset
 
 
 def _next_magic(file: BinaryIO, start: int) -> int:
     """The next multiple of four at or after start that holds a magic number, or the end."""
     file.seek(start)
-    while block := file.read(1 << 20):
+    length = 1 << 12  # Grows, since the next one is mostly near, and a large block takes longer.
+    while block := file.read(length):
+        length = min(2 * length, 1 << 20)
         words = np.frombuffer(block[: len(block) // 4 * 4], "<u4")
         hits = np.flatnonzero(words == MAGIC)
         if hits.size:
@@ -191,25 +225,32 @@ def _image(data: bytes) -> bytes:
     return data[_HEADER.size + 4 * flag :]
 
 
-def _index(path: Path) -> dict[int, int] | None:
-    """Keys by offset from an index file; None where there is none."""
-    if not path.exists():
+def _index(path: Path, most: int) -> dict[int, int] | None:
+    """Keys by offset from an index file of at most that many lines; None where there is none."""
+    if not path.is_file():
         return None
     keys = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        columns = line.split(b"\t")
-        if len(columns) != 2 or not all(column.strip().isdigit() for column in columns):
-            raise InputError(f"{path}:{number}: expected 'key<tab>byte', found {line[:40]!r}.")
-        keys[int(columns[1])] = int(columns[0])
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+            match = _INDEX_LINE.fullmatch(line)
+            if match is None:
+                raise InputError(f"{path}:{number}: expected 'key<tab>byte', found {line[:40]!r}.")
+            if number > most:
+                raise InputError(
+                    f"{path}: expected at most {most:,} lines, one a record that fits into the "
+                    ".rec file, found more: the index is of another file."
+                )
+            keys[int(match[2])] = int(match[1])
     return keys
 
 
 def _check_property(path: Path, labels: np.ndarray) -> None:
     """The first number of `property` is the number of classes."""
-    if not path.exists():
+    if not path.is_file():
         return
-    first = path.read_bytes().split(b",")[0].strip()
-    if not first.isdigit() or int(first) <= labels.max():
+    with path.open("rb") as file:
+        first = file.read(_LONGEST_LINE).split(b",")[0].strip()
+    if not (first.isdigit() and len(first) < 19) or int(first) <= labels.max():
         raise InputError(
             f"{path}: expected the number of classes, above the largest label {labels.max()}, "
             f"found {first[:20]!r}."

@@ -1,14 +1,25 @@
 """Data sets that are tables: parquet in Hugging Face's layout, and any TFDS data set."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hyperface.data.datasets import check_features
+from hyperface.data.sources.pages import check_pages
 from hyperface.data.sources.source import Source, by_identity, check_size
 from hyperface.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SMALLEST_ROW = 16
+"""Bytes that an image and its label take at least; so a few bytes cannot announce any number."""
+LABELS = 2**16
+"""Labels that are read at once."""
+LONGEST_LABEL = 4096
 
 
 def parquet(path: Path, *, image: str = "image", label: str = "label") -> Source:
@@ -23,53 +34,136 @@ def parquet(path: Path, *, image: str = "image", label: str = "label") -> Source
     Raises:
       InputError: a file is not parquet, lacks a column, or there are no images.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = [_Table(one, image, label) for one in paths]
     members, places = [], []
-    files = []
-    for number, one in enumerate(paths):
-        try:
-            file = pyarrow.parquet.ParquetFile(one)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(f"expected a whole parquet file at {one}, found: {error}.") from None
-        files.append(file)
-        missing = {image, label} - set(file.schema_arrow.names)
-        if missing:
-            raise InputError(
-                f"{one}: expected columns {image!r} and {label!r}, found "
-                f"{', '.join(file.schema_arrow.names)}."
-            )
-        names = _class_names(file.schema_arrow.metadata, label)
-        for group in range(file.num_row_groups):
-            try:
-                labels = file.read_row_group(group, columns=[label]).column(0).to_pylist()
-            except (OSError, pyarrow.ArrowException) as error:
-                raise InputError(f"{one}: expected readable labels, found: {error}.") from None
-            # Other images nearly always take another number of bytes.
-            size = file.metadata.row_group(group).total_byte_size
-            for row, found in enumerate(labels):
-                identity = _identity(one, row, found, names)
-                name = f"{identity}/{one.stem}-{group}-{row}"
+    for number, table in enumerate(files):
+        for group, (size, identities) in enumerate(table.identities()):
+            for row, identity in enumerate(identities):
+                name = f"{identity}/{table.path.stem}-{group}-{row}"
                 members.append((identity, name, f"{size}/{image}"))
                 places.append((number, group, row))
-    held: dict[tuple[int, int], Sequence[Any]] = {}
 
     def read(index: int) -> bytes:
         number, group, row = places[index]
-        if (number, group) not in held:  # One row group is held, since rows come in order.
-            held.clear()
-            table = files[number].read_row_group(group, columns=[image])
-            held[number, group] = table.column(0).to_pylist()
-        value = held[number, group][row]
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes):
-            raise ValueError(f"expected the bytes of an image, found {type(data).__name__}")
+        data = files[number].image(group, row)
         check_size(len(data))
         return data
 
     return by_identity("parquet", members, read)
+
+
+class _Table:
+    """A parquet file whose rows are read one by one."""
+
+    def __init__(self, path: Path, image: str, label: str):
+        import pyarrow.parquet
+
+        self.path, self._label = path, label
+        if not path.is_file():
+            raise InputError(f"expected a parquet file at {path}, found no file.")
+        try:
+            schema = pyarrow.parquet.read_schema(path)
+            names, metadata = schema.names, schema.metadata
+        # Arrow refuses most damage itself; its text can be anything but UTF-8.
+        except Exception as error:
+            raise InputError(
+                f"expected a whole parquet file at {path}, found: {_reason(error)}."
+            ) from None
+        if {image, label} - set(names):
+            raise InputError(
+                f"{path}: expected columns {image!r} and {label!r}, found "
+                f"{', '.join(map(repr, names))[:200]}. Say which by --image and --label."
+            )
+        # Labels stay the numbers of a dictionary's entries: a text is in memory once.
+        self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=[label])
+        self._image = _leaf(path, schema, image, label)
+        self._names = _class_names(metadata, label)
+        self._held: tuple[int, int, Iterator[Any]] | None = None
+        self._check()
+
+    def _check(self) -> None:
+        """Refuses what the file says of itself where that cannot be true."""
+        try:
+            metadata, size = self._file.metadata, self.path.stat().st_size
+            if not 0 <= metadata.num_rows <= size // SMALLEST_ROW:
+                raise ValueError(f"{metadata.num_rows:,} rows in {size:,} bytes")
+            check_pages(self.path, (self._image, self._label))
+        except Exception as error:  # As above.
+            raise InputError(
+                f"expected a whole parquet file at {self.path}, found: {_reason(error)}."
+            ) from None
+
+    def identities(self) -> Iterator[tuple[int, list[str]]]:
+        """For each row group a number that tells its content, and the identities of its rows."""
+        for group in range(self._file.num_row_groups):
+            try:
+                # Other images nearly always take another number of bytes.
+                size = self._file.metadata.row_group(group).total_byte_size
+                labels = []
+                for batch in self._batches(group, self._label, LABELS):
+                    labels += _texts(batch)
+            except Exception as error:  # As above.
+                raise InputError(
+                    f"{self.path}: expected readable labels, found: {_reason(error)}."
+                ) from None
+            found = enumerate(labels)
+            yield size, [_identity(self.path, row, one, self._names) for row, one in found]
+
+    def image(self, group: int, row: int) -> bytes:
+        """The bytes of an image; cheapest in rising order."""
+        if self._held is None or self._held[0] != group or self._held[1] > row:
+            self._held = (group, 0, self._batches(group, self._image, 1))
+        _, place, batches = self._held
+        try:
+            for _ in range(row - place + 1):
+                (value,) = next(batches).to_pylist()
+        except Exception as error:  # As above; the rows after it may be read from the start.
+            self._held = None
+            raise ValueError(f"expected a readable row, found: {_reason(error)}") from None
+        self._held = (group, row + 1, batches)
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            raise ValueError(f"expected the bytes of an image, found {type(data).__name__}")
+        return data
+
+    def _batches(self, group: int, column: str, rows: int) -> Iterator[Any]:
+        batches = self._file.iter_batches(rows, [group], [column], use_threads=False)
+        return (batch.column(0) for batch in batches)
+
+
+def _leaf(path: Path, schema: "pyarrow.Schema", image: str, label: str) -> str:
+    """The path of the column of bytes; InputError for columns of other types."""
+    from pyarrow import types
+
+    kind = schema.field(label).type
+    text = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_integer(kind) or types.is_string(text) or types.is_large_string(text)):
+        raise InputError(f"{path}: expected whole numbers or text in {label!r}, found {kind}.")
+    kind = schema.field(image).type
+    nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    data = kind.field("bytes").type if nested else kind
+    if not (types.is_binary(data) or types.is_large_binary(data)):
+        raise InputError(f"{path}: expected bytes of images in {image!r}, found {str(kind)[:80]}.")
+    return f"{image}.bytes" if nested else image
+
+
+def _texts(labels: Any) -> list[Any]:
+    """The labels of a batch."""
+    import pyarrow.compute
+
+    if not hasattr(labels, "dictionary"):
+        return labels.to_pylist()
+    longest = pyarrow.compute.max(pyarrow.compute.binary_length(labels.dictionary)).as_py() or 0
+    if longest > LONGEST_LABEL:
+        raise ValueError(f"a label of {longest:,} bytes, above {LONGEST_LABEL:,}")
+    values = labels.dictionary.to_pylist()
+    return [None if place is None else values[place] for place in labels.indices.to_pylist()]
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error."""
+    return str(error).strip().partition("\n")[0].rstrip(".")[:200] or type(error).__name__
 
 
 def tfds_dataset(name: str, data_dir: Path) -> Source:
@@ -84,6 +178,8 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
     """
     import tensorflow_datasets as tfds
 
+    for features in (data_dir / name.split("/")[0].split(":")[0]).rglob("features.json"):
+        check_features(features)
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
@@ -110,7 +206,10 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
 
     def read(index: int) -> bytes:
         split, row = places[index]
-        data = bytes(sources[split][row]["image"])
+        try:
+            data = bytes(sources[split][row]["image"])
+        except Exception as error:  # Of ArrayRecord, protobuf or TFDS, by what is damaged.
+            raise ValueError(f"expected a readable record, found: {_reason(error)}") from None
         check_size(len(data))
         return data
 
@@ -136,6 +235,6 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] |
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return names if isinstance(names, list) else None

@@ -9,17 +9,22 @@ import os
 import re
 import stat
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from hyperface.archives import open_unpacked, open_zip, read_member
 from hyperface.data.sources.source import IMAGE_SUFFIXES, Reject, Source, by_identity, check_size
 from hyperface.errors import InputError
 
-CUT = (EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError)
+CUT = (
+    EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError,
+    ValueError, RecursionError, OverflowError,
+)  # fmt: skip
 """What reading a truncated or damaged archive raises."""
+LONGEST_HEADER = 2**16
+"""Bytes of a tar member's long name or further attributes; a path has at most 4,096."""
 
 
 class Member(NamedTuple):
@@ -56,14 +61,15 @@ def zipped(path: Path, *, distinct_case: bool = False) -> Source:
     Raises:
       InputError: as `folder`, or the archive is damaged.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, *CUT) as error:
-        raise InputError(f"expected a whole zip archive at {path}, found: {error}.") from None
+    archive = open_zip(path)
     members = (
-        Member(info.filename, info.file_size, lambda info=info: _unzipped(archive, info))
+        Member(
+            info.filename,
+            info.file_size,
+            lambda info=info: read_member(archive, info, info.file_size),
+        )
         for info in archive.infolist()
-        if not info.is_dir()
+        if not info.filename.endswith("/")
     )
     return _tree("zip", members, path, distinct_case)
 
@@ -77,10 +83,13 @@ def tarred(path: Path, *, distinct_case: bool = False) -> Source:
       InputError: as `folder`, or the archive is damaged.
     """
     try:
-        archive = _Tar.open(path)
-        members = list(_tar_members(archive, path))
+        members = list(_tar_members(path))
+    except InputError:
+        raise
     except CUT as error:
-        raise InputError(f"expected a whole tar archive at {path}, found: {error}.") from None
+        raise InputError(
+            f"expected a whole tar archive at {path}, found: {error}. Get the file again."
+        ) from None
     return _tree("tar", members, path, distinct_case)
 
 
@@ -201,28 +210,71 @@ def _file(path: Path, root: Path, inside: Path, follow_links: bool) -> Member:
     return Member(name, status.st_size, read, problem)
 
 
-def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    try:
-        return archive.read(info)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *CUT) as error:
-        raise ValueError(f"expected a whole member of the archive, found: {error}") from None
+class _Entry(tarfile.TarInfo):
+    """A member whose headers are of a size that can be true.
+
+    tarfile reads a long name into memory however long it says it is.
+    """
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0:
+            raise tarfile.ReadError(f"a member of {self.size} bytes")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse member: pack the archive without --sparse")
+        if self.type in _HEADERS:
+            archive.global_header += self.size * (self.type == tarfile.XGLTYPE)
+            if max(self.size, archive.global_header) > LONGEST_HEADER:
+                raise tarfile.ReadError(
+                    f"a header of {max(self.size, archive.global_header):,} bytes, above "
+                    f"{LONGEST_HEADER:,}"
+                )
+        return super()._proc_member(archive)
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse member: pack the archive without --sparse")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10
+
+
+_HEADERS = {
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+}
 
 
 class _Tar(tarfile.TarFile):
     """Is read from as long as its source lives, and closes itself then, as ZipFile does."""
 
+    tarinfo = _Entry
+    global_header = 0
+    """Bytes of headers that hold for all members; each member copies them."""
+
     def __del__(self):
-        self.close()
+        self.fileobj.close()
 
 
-def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
-    for info in archive:
+def _tar_members(path: Path) -> Iterator[Member]:
+    if not path.is_file():
+        raise InputError(f"expected a tar archive at {path}, found no file.")
+    archive = _Tar(fileobj=open_unpacked(path))
+    before = -1
+    for info in iter(archive.next, None):
+        if archive.offset <= before:
+            raise tarfile.ReadError(f"a member at byte {before} that ends before it starts")
+        before, archive.members = archive.offset, []
 
-        def read(info=info) -> bytes:
+        def read(start: int = info.offset_data, size: int = info.size) -> bytes:
             try:
-                return archive.extractfile(info).read()
+                archive.fileobj.seek(start)
+                data = archive.fileobj.read(size)
             except CUT as error:
                 raise ValueError(f"expected a whole member, found: {error}") from None
+            if len(data) != size:
+                raise ValueError(f"expected a whole member, found {len(data)} of {size} bytes")
+            return data
 
         if info.isfile():
             yield Member(info.name, info.size, read)
@@ -233,5 +285,5 @@ def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise InputError(
             f"expected a whole tar archive at {path}, found no end, or a damaged header, at byte "
-            f"{archive.offset}."
+            f"{archive.offset}. Get the file again."
         )

@@ -1,0 +1,140 @@
+"""NumPy's array files (.npy, .npz) of strangers: no size is believed before the bytes are counted.
+
+`numpy.load` allocates what a header announces, and unpacks an archive of any ratio.
+"""
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from hyperface.archives import open_member, open_zip, unpacked_limit
+from hyperface.errors import InputError
+
+LONGEST_HEADER = 10_000
+"""Bytes; NumPy's own limit. The header of an array of numbers has 128."""
+_PIECE = 2**20
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    start: int
+    """Byte of the first number."""
+
+    @property
+    def end(self) -> int:
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
+    """The array of an .npy file.
+
+    Args:
+      path: the file.
+      mapped: leave the numbers on the disk: only those that are looked at come into memory.
+
+    Raises:
+      InputError: it is no such file, is cut, or holds other things than numbers or text.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"expected an .npy file at {path}, found no file.")
+    try:
+        with path.open("rb") as file:
+            header = _header(file.read(LONGEST_HEADER), path.stat().st_size)
+        order = "F" if header.fortran else "C"
+        if mapped and 0 not in header.shape:  # No system maps an empty file.
+            return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
+        array = np.fromfile(path, header.dtype, math.prod(header.shape), offset=header.start)
+        return array.reshape(header.shape, order=order)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"expected a whole .npy file at {path}, found: {error}.") from None
+
+
+def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Arrays of an .npz archive by name; others in it are not touched.
+
+    Raises:
+      InputError: it is no such archive, is damaged, lacks one of the arrays, unpacks to far more
+        bytes than it has, or holds other things than numbers or text.
+    """
+    with open_zip(path) as archive:
+        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
+        if set(names) - members.keys():
+            wanted = " and ".join(map(repr, names))
+            found = ", ".join(map(repr, sorted(members)))[:200] or "none"
+            raise InputError(f"{path}: expected arrays {wanted}, found {found}.")
+        total, limit = sum(members[n].file_size for n in names), _limit(path)
+        if total > limit:
+            raise InputError(
+                f"{path}: expected arrays of at most {limit:,} bytes in so small an archive, found "
+                f"{total:,}. Store them as .npy, or by numpy.savez without compression."
+            )
+        arrays = []
+        for name in names:
+            try:
+                arrays.append(_read(archive, members[name]))
+            # A damaged member fails in zipfile, zlib or NumPy's parser of the header.
+            except Exception as error:
+                raise InputError(
+                    f"{path}: expected a whole array {name!r}, found: {error}."
+                ) from None
+        return arrays
+
+
+def _limit(path: Path) -> int:
+    return unpacked_limit(path.stat().st_size)
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with open_member(archive, member) as file:
+        start = file.read(LONGEST_HEADER)
+        header = _header(start, member.file_size)
+        array = np.empty(math.prod(header.shape), header.dtype)
+        _fill(array, start[header.start :], file)
+    return array.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def _fill(array: np.ndarray, start: bytes, file: BinaryIO) -> None:
+    """Fills an array in its own memory: what is declared is allocated once."""
+    if not array.nbytes:
+        return
+    target = memoryview(array.view(np.uint8))
+    target[: len(start)] = start
+    at = len(start)
+    while at < len(target):
+        piece = file.read(min(_PIECE, len(target) - at))
+        if not piece:
+            raise ValueError(f"{at:,} of {len(target):,} bytes")
+        target[at : at + len(piece)] = piece
+        at += len(piece)
+
+
+def _header(start: bytes, size: int) -> _Header:
+    """The header in a file's first bytes; ValueError unless the file has just what it announces."""
+    file = io.BytesIO(start)
+    version = np.lib.format.read_magic(file)
+    if version not in _READERS:
+        raise ValueError(f"version {version} of the format, expected 1.0 or 2.0")
+    try:
+        shape, fortran, dtype = _READERS[version](file, LONGEST_HEADER)
+    except Exception as error:  # It is parsed as Python text, which fails in several ways.
+        reason = str(error).partition("\n")[0][:100]
+        raise ValueError(f"a damaged header ({reason})") from None
+    if dtype.kind not in "biufUS":
+        raise ValueError(f"an array of {dtype}, expected numbers or text")
+    header = _Header(shape, fortran, dtype, file.tell())
+    if min(shape, default=0) < 0 or len(shape) > 8 or not dtype.itemsize or header.end != size:
+        raise ValueError(
+            f"an array of shape {str(shape)[:60]} and type {dtype} in {size - header.start} bytes"
+        )
+    return header

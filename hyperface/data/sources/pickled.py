@@ -1,0 +1,334 @@
+"""Reads a pickle as data: lists, tuples, bytes, text, bools, whole numbers, NumPy bytes and bools.
+
+A pickle is a program for a small stack machine. Python's own machine allocates what an instruction
+says before anything else can look at it: nine bytes can ask for gigabytes. This one knows only the
+instructions that such values need. It runs no code, and bytes stay where they are in the file.
+"""
+
+import codecs
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAX_STEPS = 1_000_000
+"""Instructions. An image takes 2 to 20, so this is enough for 50,000 images."""
+_LONGEST_LINE = 256
+"""Bytes of a number or a name on a line of its own."""
+_MARK = object()
+
+
+class Array:
+    """Stands in for numpy.ndarray: one-dimensional data of one byte per item."""
+
+    def __init__(self) -> None:
+        self.data, self.dtype = memoryview(b""), np.dtype("u1")
+
+    def fill(self, dtype: Any, data: Any) -> None:
+        """Takes what a pickle gives as state; ValueError for anything but bytes and bools."""
+        if not (isinstance(dtype, _DType) and isinstance(data, memoryview)):
+            raise ValueError("an array of objects")
+        self.data, self.dtype = data, dtype.dtype
+
+
+class _Text(NamedTuple):
+    """Text that is decoded when it is needed, since most of it is bytes in Python 2's spelling."""
+
+    data: memoryview
+    codec: str
+
+
+class _Global(NamedTuple):
+    """Something that the pickle names."""
+
+    module: str
+    name: str
+
+
+class _DType:
+    """Stands in for numpy.dtype: only bytes and bools exist."""
+
+    def __init__(self, code: str):
+        if code not in ("u1", "b1", "|u1", "|b1"):
+            raise ValueError(f"an array of {code!r}, expected bytes or bools")
+        self.dtype = np.dtype(code)
+
+
+def loads(data: bytes) -> Any:
+    """The value of a pickle; bytes and Python 2's text are memoryviews of `data`.
+
+    Raises:
+      ValueError: it is damaged, needs anything beyond the values above, or more than MAX_STEPS.
+    """
+    machine = _Machine(data)
+    try:
+        return machine.run()
+    except (IndexError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__} {error}"[:100]
+        raise ValueError(f"a damaged pickle, at byte {machine.at} ({reason})") from None
+
+
+class _Machine:
+    def __init__(self, data: bytes):
+        self.data = memoryview(data)
+        self.at = 0
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.decoded = 0
+        """Bytes made so far, which together cannot be more than the file has."""
+
+    def run(self) -> Any:
+        for _ in range(MAX_STEPS):
+            if self.at == len(self.data):
+                raise ValueError("a pickle that ends before its last instruction")
+            code = self.data[self.at]
+            self.at += 1
+            if code == _STOP:
+                return self.stack.pop()
+            step = _STEPS.get(code)
+            if step is None:
+                name = pickle_name(code)
+                raise ValueError(f"the instruction {name} at byte {self.at - 1}, which is refused")
+            step(self)
+        raise ValueError(f"more than {MAX_STEPS:,} instructions")
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes, as they stand in the file."""
+        if not 0 <= count <= len(self.data) - self.at:
+            raise ValueError(
+                f"{count:,} bytes announced at byte {self.at}, of {len(self.data) - self.at:,}"
+            )
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, size: int, signed: bool = False) -> int:
+        return int.from_bytes(self.take(size), "little", signed=signed)
+
+    def line(self, longest: int = _LONGEST_LINE) -> memoryview:
+        """The rest of the line, without its end."""
+        end = self.data.obj.find(b"\n", self.at, self.at + longest)
+        if end < 0:
+            raise ValueError(f"no end of the line that starts at byte {self.at}")
+        taken = self.take(end - self.at)
+        self.at += 1
+        return taken
+
+    def made(self, data: bytes) -> memoryview:
+        """Accounts for bytes that are a copy: a few instructions could make any number of them."""
+        self.decoded += len(data)
+        if self.decoded > len(self.data):
+            raise ValueError("more bytes decoded than the file has")
+        return memoryview(data)
+
+    def items(self) -> list[Any]:
+        """What was pushed since the last mark."""
+        place = len(self.stack) - 1
+        while self.stack[place] is not _MARK:
+            place -= 1
+            if place < 0:
+                raise ValueError(f"no mark before byte {self.at}")
+        found = self.stack[place + 1 :]
+        del self.stack[place:]
+        return found
+
+    def extend(self, values: list[Any]) -> None:
+        """Adds values to the list on top."""
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise ValueError(f"items at byte {self.at} for something that is no list")
+        target += values
+
+
+def pickle_name(code: int) -> str:
+    """The name of an instruction, for messages."""
+    names = (n for n in pickle.__all__ if n.isupper() and getattr(pickle, n) == bytes([code]))
+    return next(names, f"0x{code:02x}")
+
+
+def _push(read: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
+    def step(machine: _Machine) -> None:
+        machine.stack.append(read(machine))
+
+    return step
+
+
+def _whole(line: memoryview) -> int | bool:
+    text = bytes(line).rstrip(b"L")
+    if text in (b"00", b"01"):  # How protocol 0 spells a bool.
+        return text == b"01"
+    if len(text) > 20 or not text.removeprefix(b"-").isdigit():
+        raise ValueError(f"{text[:20]!r} where a whole number was expected")
+    return int(text)
+
+
+def _long(machine: _Machine) -> int:
+    size = machine.number(1)
+    if size > 8:
+        raise ValueError(f"a whole number of {size} bytes")
+    return machine.number(size, signed=True)
+
+
+def _quoted(machine: _Machine) -> memoryview:
+    """Protocol 0's bytes, in quotes with escapes."""
+    line = bytes(machine.line(len(machine.data)))
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise ValueError(f"no quotes around the text before byte {machine.at}")
+    return machine.made(codecs.escape_decode(line[1:-1])[0])
+
+
+def _memoize(machine: _Machine, key: int) -> None:
+    machine.memo[key] = machine.stack[-1]
+
+
+def _tuple(count: int) -> Callable[[_Machine], None]:
+    def step(machine: _Machine) -> None:
+        if len(machine.stack) < count:
+            raise ValueError(f"fewer than {count} values before byte {machine.at}")
+        machine.stack[-count:] = [tuple(machine.stack[-count:])]
+
+    return step
+
+
+def _short(value: Any) -> str:
+    """A short text: of a type, a module, a name."""
+    data = value.data if isinstance(value, _Text) else value
+    if not isinstance(data, memoryview) or len(data) > _LONGEST_LINE:
+        raise ValueError("a name that is no short text")
+    return bytes(data).decode("utf-8")
+
+
+def _global(module: str, name: str) -> _Global:
+    if (module, name) not in _CALLS:
+        raise ValueError(f"it asks for {module}.{name}, which is refused")
+    return _Global(module, name)
+
+
+def _named(machine: _Machine) -> _Global:
+    module, name = (bytes(machine.line()).decode("utf-8") for _ in range(2))
+    return _global(module, name)
+
+
+def _stack_global(machine: _Machine) -> _Global:
+    name, module = _short(machine.stack.pop()), _short(machine.stack.pop())
+    return _global(module, name)
+
+
+def _reduce(machine: _Machine) -> None:
+    arguments, function = machine.stack.pop(), machine.stack.pop()
+    if not (isinstance(function, _Global) and isinstance(arguments, tuple)):
+        raise ValueError(f"a call of a value before byte {machine.at}")
+    machine.stack.append(_CALLS[function](machine, *arguments))
+
+
+def _build(machine: _Machine) -> None:
+    state, target = machine.stack.pop(), machine.stack[-1]
+    if isinstance(target, _DType):
+        return  # Byte order and the like mean nothing to one byte.
+    if not (isinstance(target, Array) and isinstance(state, tuple) and len(state) == 5):
+        raise ValueError(f"a state before byte {machine.at} of something that has none")
+    target.fill(state[2], state[4])
+
+
+def _empty_array(machine: _Machine, *_: Any) -> Array:
+    return Array()
+
+
+def _dtype(machine: _Machine, code: Any, *_: Any) -> _DType:
+    return _DType(_short(code))
+
+
+def _from_buffer(machine: _Machine, buffer: Any, dtype: Any, *_: Any) -> Array:
+    """How protocol 5 spells an array."""
+    found = Array()
+    found.fill(dtype, buffer)
+    return found
+
+
+def _scalar(machine: _Machine, dtype: Any, data: Any) -> bool | int:
+    if not isinstance(dtype, _DType) or not isinstance(data, memoryview) or len(data) != 1:
+        raise ValueError("a scalar that is neither a byte nor a bool")
+    return bool(data[0]) if dtype.dtype == bool else data[0]
+
+
+def _encode(machine: _Machine, text: Any, codec: Any = None) -> memoryview:
+    """How Python 2's protocols spell bytes: Latin-1 text, in another encoding."""
+    if not isinstance(text, _Text):
+        raise ValueError("an encoding of something that is no text")
+    decoder = codecs.getincrementaldecoder(text.codec)()
+    out = bytearray()
+    for start in range(0, len(text.data), 2**16):  # A whole text could take four times its bytes.
+        part = text.data[start : start + 2**16]
+        out += decoder.decode(part, start + len(part) == len(text.data)).encode("latin1")
+    return machine.made(bytes(out))
+
+
+_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _empty_array,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
+    **{(core, "_reconstruct"): _empty_array for core in _CORES},
+    **{(core, "scalar"): _scalar for core in _CORES},
+    **{
+        (core, "_frombuffer"): _from_buffer
+        for core in ("numpy.core.numeric", "numpy._core.numeric")
+    },
+}
+
+
+def _text(machine: _Machine, size: int) -> _Text:
+    return _Text(machine.take(machine.number(size)), "utf-8")
+
+
+_STOP = pickle.STOP[0]
+_STEPS: dict[int, Callable[[_Machine], Any]] = {
+    code[0]: step
+    for code, step in {
+        pickle.PROTO: lambda m: m.take(1),
+        pickle.FRAME: lambda m: m.take(8),
+        pickle.MARK: _push(lambda m: _MARK),
+        pickle.POP: lambda m: m.stack.pop(),
+        pickle.POP_MARK: lambda m: m.items(),
+        pickle.NONE: _push(lambda m: None),
+        pickle.NEWTRUE: _push(lambda m: True),
+        pickle.NEWFALSE: _push(lambda m: False),
+        pickle.INT: _push(lambda m: _whole(m.line())),
+        pickle.LONG: _push(lambda m: _whole(m.line())),
+        pickle.BININT: _push(lambda m: m.number(4, signed=True)),
+        pickle.BININT1: _push(lambda m: m.number(1)),
+        pickle.BININT2: _push(lambda m: m.number(2)),
+        pickle.LONG1: _push(_long),
+        pickle.STRING: _push(_quoted),
+        pickle.BINSTRING: _push(lambda m: m.take(m.number(4, signed=True))),
+        pickle.SHORT_BINSTRING: _push(lambda m: m.take(m.number(1))),
+        pickle.BINBYTES: _push(lambda m: m.take(m.number(4))),
+        pickle.SHORT_BINBYTES: _push(lambda m: m.take(m.number(1))),
+        pickle.BINBYTES8: _push(lambda m: m.take(m.number(8))),
+        pickle.BYTEARRAY8: _push(lambda m: m.take(m.number(8))),
+        pickle.UNICODE: _push(lambda m: _Text(m.line(len(m.data)), "raw-unicode-escape")),
+        pickle.BINUNICODE: _push(lambda m: _text(m, 4)),
+        pickle.SHORT_BINUNICODE: _push(lambda m: _text(m, 1)),
+        pickle.BINUNICODE8: _push(lambda m: _text(m, 8)),
+        pickle.EMPTY_LIST: _push(lambda m: []),
+        pickle.EMPTY_TUPLE: _push(lambda m: ()),
+        pickle.LIST: _push(lambda m: m.items()),
+        pickle.TUPLE: _push(lambda m: tuple(m.items())),
+        pickle.TUPLE1: _tuple(1),
+        pickle.TUPLE2: _tuple(2),
+        pickle.TUPLE3: _tuple(3),
+        pickle.APPEND: lambda m: m.extend([m.stack.pop()]),
+        pickle.APPENDS: lambda m: m.extend(m.items()),
+        pickle.GET: _push(lambda m: m.memo[_whole(m.line())]),
+        pickle.BINGET: _push(lambda m: m.memo[m.number(1)]),
+        pickle.LONG_BINGET: _push(lambda m: m.memo[m.number(4)]),
+        pickle.PUT: lambda m: _memoize(m, _whole(m.line())),
+        pickle.BINPUT: lambda m: _memoize(m, m.number(1)),
+        pickle.LONG_BINPUT: lambda m: _memoize(m, m.number(4)),
+        pickle.MEMOIZE: lambda m: _memoize(m, len(m.memo)),
+        pickle.GLOBAL: _push(_named),
+        pickle.STACK_GLOBAL: _push(_stack_global),
+        pickle.REDUCE: _reduce,
+        pickle.BUILD: _build,
+    }.items()
+}

@@ -1,0 +1,213 @@
+"""AdaFace: a margin that follows the feature norm, normalised by statistics of the batches."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
+from hyperface.losses.classwise import Engine, Normalize, Target, single
+from hyperface.normalize import l2_norm
+
+NORM_RANGE = (1e-3, 100.0)
+"""Norms are clipped to it before they enter a margin or the statistics."""
+EPS = 1e-3
+"""Added to the standard deviation; and the least distance of the angle with margin to 0 and pi."""
+
+
+class NormStatistics(NamedTuple):
+    """Moving averages of the batches' feature norms; the released code starts at these values."""
+
+    mean: ArrayLike = 20.0
+    """Mean norm."""
+    std: ArrayLike = 100.0
+    """Standard deviation of the norms."""
+
+
+def updated_norm_statistics(
+    statistics: NormStatistics,
+    features: ArrayLike,
+    *,
+    momentum: ArrayLike = 0.01,
+    counted: ArrayLike | None = None,
+    axis_name: str | None = None,
+) -> NormStatistics:
+    """Moves AdaFace's statistics by a batch (Kim et al.).
+
+        mean' = (1 - a) mean + a mean_i ||f_i||,   std' = (1 - a) std + a std_i ||f_i||
+
+    The norms are clipped to [0.001, 100], and the deviation divides by the count less one, as in
+    the released code. A batch of no example changes nothing, one of a single example not the
+    deviation. No gradient flows through either.
+
+    Args:
+      statistics: before the batch.
+      features: [batch, dim], floating point, un-normalised.
+      momentum: a, the share of this batch, 0 to 1.
+      counted: [batch] bool, False for padding; None counts all.
+      axis_name: the mapped axis that the batch is split over; the statistics are of all of it.
+
+    Returns:
+      The statistics after the batch, scalars in float32 (float64 for float64 features).
+
+    Raises:
+      TypeError: features are not floating point, or counted is not bool.
+      ValueError: features are not a matrix, counted is not [batch], or a known momentum is outside
+        [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> features = jnp.array([[3.0, 4.0], [0.0, 7.0]])
+      >>> found = updated_norm_statistics(NormStatistics(), features, momentum=0.5)
+      >>> print(found.mean, found.std.round(3))
+      13.0 50.707
+
+    References:
+      Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022.
+    """
+    features = _checks.float_matrix("features", features, "batch, dim")
+    momentum = _checks.number("momentum", momentum, 0.0, 1.0)
+    batch = features.shape[0]
+    if counted is None:
+        counted = jnp.ones(batch, bool)
+    weights = _checks.flags("counted", counted, batch, "an example").astype(features.dtype)
+    norms = _clipped_norms(l2_norm(features))
+
+    def over_batch(values: jax.Array) -> jax.Array:
+        total = jnp.sum(weights * values)
+        return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    count = over_batch(jnp.ones_like(norms))
+    mean = over_batch(norms) / jnp.maximum(count, 1.0)
+    # In a second pass: the difference of two large sums of squares would lose its digits.
+    variance = over_batch((norms - mean) ** 2) / jnp.maximum(count - 1.0, 1.0)
+
+    def moved(old: ArrayLike, new: jax.Array, least: float) -> jax.Array:
+        old = jax.lax.stop_gradient(jnp.asarray(old, features.dtype))
+        share = jnp.asarray(momentum, features.dtype)
+        return jnp.where(count >= least, (1.0 - share) * old + share * new, old)
+
+    return NormStatistics(
+        moved(statistics.mean, mean, 1.0), moved(statistics.std, jnp.sqrt(variance), 2.0)
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AdaFace(ScaledLogits):
+    """The term of `adaface`, for `joint`: hyper-parameters as there."""
+
+    statistics: NormStatistics
+    scale: ArrayLike = 64.0
+    margin: ArrayLike = 0.4
+    concentration: ArrayLike = 0.333
+    bounded: bool = field(default=False, metadata={"static": True})
+    """scale x cosine is known to stay below 70."""
+
+    normalize: ClassVar[Normalize] = "both"
+    needs_angle: ClassVar[bool] = True
+
+    @classmethod
+    def of(
+        cls,
+        statistics: NormStatistics,
+        scale: ArrayLike = 64.0,
+        margin: ArrayLike = 0.4,
+        concentration: ArrayLike = 0.333,
+    ) -> "AdaFace":
+        """The term, `bounded` where the scale is a known number."""
+        return cls(statistics, scale, margin, concentration, known_bound(scale))
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """softplus(log Z_others - s (cos(theta + g_angle) - g_add))."""
+        dtype = target.similarity.dtype
+        scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)
+        quality = self.quality(target.feature_norm)
+        angle = jnp.clip(target.angle - margin * quality, EPS, math.pi - EPS)
+        cosine = jnp.cos(angle) - margin * (quality + 1.0)
+        return jax.nn.softplus(value - (scale * cosine + target.bias))
+
+    def quality(self, feature_norm: jax.Array) -> jax.Array:
+        """The paper's z_hat [batch], in [-1, 1]: the norm in units of the statistics."""
+        mean, std, concentration = (
+            jax.lax.stop_gradient(jnp.asarray(x, feature_norm.dtype))
+            for x in (*self.statistics, self.concentration)
+        )
+        apart = _clipped_norms(feature_norm) - mean
+        return jnp.clip(concentration * apart / (std + EPS), -1.0, 1.0)
+
+
+def adaface(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    statistics: NormStatistics,
+    scale: ArrayLike = 64.0,
+    margin: ArrayLike = 0.4,
+    concentration: ArrayLike = 0.333,
+    **engine: Unpack[Engine],
+) -> jax.Array:
+    """AdaFace: long features get a margin that hard examples feel most, short ones one that easy
+    examples feel most (Kim et al.).
+
+        z_i = clip(h (||f_i|| - mean) / std, -1, 1)
+        g_angle = -m z_i,   g_add = m z_i + m
+        target logit s (cos(theta_y + g_angle) - g_add), the others s cos theta_j
+
+    The feature norm is read as the quality of the image, which NormFace removes and Ring loss makes
+    the same for all. No gradient flows through the norm or the statistics.
+
+    Where the paper is silent this follows the released code: norms are clipped to [0.001, 100], std
+    has 0.001 added, and theta_y + g_angle is clipped to [0.001, pi - 0.001], where the target logit
+    has no gradient. That code updates the statistics by a batch before it uses them. It also clips
+    all cosines to 0.999 on both sides, which stops the gradient of targets within 0.045 rad of
+    their agent; this does not.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      agents: [classes, dim], one row per class.
+      labels: [batch] integer class ids.
+      statistics: of the feature norms, see `updated_norm_statistics`.
+      scale: s, the factor on the cosines. Like margin and concentration it is a scalar or [batch],
+        one per example.
+      margin: m, at least 0.
+      concentration: h, at least 0: z reaches 1 where the norm is std / h above the mean.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, or a known label, margin or concentration is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> loss = adaface(
+      ...     jnp.array([[30.0, 40.0]]), agents, jnp.array([0]),
+      ...     statistics=NormStatistics(20.0, 10.0), scale=2.0,
+      ... )
+      >>> print(loss.round(4))
+      [1.6779]
+
+    References:
+      Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition, CVPR 2022.
+    """
+    term = AdaFace.of(
+        NormStatistics(*(_checks.scalar(n, x) for n, x in statistics._asdict().items())),
+        per_example("scale", scale, labels),
+        per_example("margin", margin, labels, 0.0),
+        per_example("concentration", concentration, labels, 0.0),
+    )
+    return single("adaface", term, features, agents, labels, **engine)
+
+
+def _clipped_norms(norms: jax.Array) -> jax.Array:
+    return jnp.clip(jax.lax.stop_gradient(norms), *NORM_RANGE)

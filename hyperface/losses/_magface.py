@@ -1,0 +1,185 @@
+"""MagFace: a margin that grows with the feature norm, and a regulariser that makes norms grow."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.losses._margin import MarginSoftmax
+from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
+from hyperface.losses.classwise import Engine, Normalize, Target, single
+from hyperface.normalize import l2_norm
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MagFace(ScaledLogits):
+    """The term of `magface`, for `joint`: hyper-parameters as there."""
+
+    scale: ArrayLike = 64.0
+    lower_margin: ArrayLike = 0.45
+    upper_margin: ArrayLike = 0.8
+    lower_norm: ArrayLike = 10.0
+    upper_norm: ArrayLike = 110.0
+    easy_margin: bool = field(default=True, metadata={"static": True})
+    bounded: bool = field(default=False, metadata={"static": True})
+    """scale x cosine is known to stay below 70."""
+
+    normalize: ClassVar[Normalize] = "both"
+    needs_angle: ClassVar[bool] = True
+
+    @classmethod
+    def of(
+        cls,
+        scale: ArrayLike = 64.0,
+        lower_margin: ArrayLike = 0.45,
+        upper_margin: ArrayLike = 0.8,
+        lower_norm: ArrayLike = 10.0,
+        upper_norm: ArrayLike = 110.0,
+        easy_margin: bool = True,
+    ) -> "MagFace":
+        """The term, `bounded` where the scale is a known number."""
+        numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
+        return cls(*numbers, easy_margin, known_bound(scale))
+
+    def margins(self, feature_norm: jax.Array) -> jax.Array:
+        """m(a) [batch] in radians."""
+        lower, upper, lower_norm, upper_norm = (
+            jnp.asarray(x, feature_norm.dtype)
+            for x in (self.lower_margin, self.upper_margin, self.lower_norm, self.upper_norm)
+        )
+        above = jnp.clip(feature_norm, lower_norm, upper_norm) - lower_norm
+        return lower + (upper - lower) * above / (upper_norm - lower_norm)
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """softplus(log Z_others - s cos(theta + m(a)))."""
+        margins = self.margins(target.feature_norm)
+        if self.easy_margin:
+            margins = jnp.where(target.similarity > 0.0, margins, 0.0)
+        return MarginSoftmax(self.scale, angular_margin=margins).loss(target, value)
+
+
+def magface(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    scale: ArrayLike = 64.0,
+    lower_margin: ArrayLike = 0.45,
+    upper_margin: ArrayLike = 0.8,
+    lower_norm: ArrayLike = 10.0,
+    upper_norm: ArrayLike = 110.0,
+    easy_margin: bool = True,
+    **engine: Unpack[Engine],
+) -> jax.Array:
+    """The classification part of MagFace: a margin that grows with the norm (Meng et al.).
+
+        target logit s cos(theta_y + m(a)), the others s cos theta_j
+        m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
+
+    The loss of the paper is this plus lambda_g = 35 times `magface_regularizer`, over the batch
+    mean. The gradient flows through the margin too, and shortens features that are far from their
+    agent; the regulariser lengthens them. So the feature norm becomes the quality of the image,
+    which NormFace removes and Ring loss makes the same for all. Outside [l_a, u_a] the norm has no
+    gradient from either.
+
+    The printed equation also has a minimum that separates nobody: all agents at one point and all
+    features opposite to it, where theta + m exceeds pi and its cosine rises again. The released
+    code avoids it by its "easy margin", without a word in the paper: no margin where cos theta_y is
+    not positive. The loss jumps there.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      agents: [classes, dim], one row per class.
+      labels: [batch] integer class ids.
+      scale: s, the factor on the cosines. Like the margins and norms it is a scalar or [batch], one
+        per example.
+      lower_margin, upper_margin: l_m and u_m in radians, 0 to pi.
+      lower_norm, upper_norm: l_a and u_a, above 0 and ascending, in units of the feature norm.
+      easy_margin: put the margin only where cos theta_y is positive, as the released code does;
+        False is the printed equation everywhere.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, or a known label, margin or norm is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(magface(jnp.array([[60.0, 0.0]]), agents, jnp.array([0]), scale=2.0).round(4))
+      [0.1803]
+
+    References:
+      Meng et al., MagFace: A Universal Representation for Face Recognition and Quality Assessment,
+      CVPR 2021.
+    """
+    term = MagFace.of(
+        per_example("scale", scale, labels),
+        per_example("lower_margin", lower_margin, labels, 0.0, math.pi),
+        per_example("upper_margin", upper_margin, labels, 0.0, math.pi),
+        *_norm_range(lower_norm, upper_norm, labels),
+        easy_margin,
+    )
+    return single("magface", term, features, agents, labels, **engine)
+
+
+def magface_regularizer(
+    features: ArrayLike, *, lower_norm: ArrayLike = 10.0, upper_norm: ArrayLike = 110.0
+) -> jax.Array:
+    """MagFace's regulariser, smallest at the upper norm (Meng et al.).
+
+        g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
+
+    Gradient, within the range:
+
+        dg/df = (1 / u_a^2 - 1 / a^2) f / a
+
+    The paper gives it the weight lambda_g = 35 beside `magface`.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      lower_norm, upper_norm: l_a and u_a, above 0 and ascending, in units of the feature norm.
+
+    Returns:
+      [batch], in inverse norm units, float32 (float64 for float64 inputs).
+
+    Raises:
+      TypeError: features are not floating point.
+      ValueError: features are not a matrix, or a known norm is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(magface_regularizer(jnp.array([[30.0, 40.0]])).round(6))
+      [0.024132]
+
+    References:
+      Meng et al., MagFace: A Universal Representation for Face Recognition and Quality Assessment,
+      CVPR 2021.
+    """
+    features = _checks.float_matrix("features", features, "batch, dim")
+    lower, upper = (
+        jnp.asarray(x, features.dtype) for x in _norm_range(lower_norm, upper_norm, features)
+    )
+    norm = jnp.clip(l2_norm(features), lower, upper)
+    return 1.0 / norm + norm / upper**2
+
+
+def _norm_range(lower: ArrayLike, upper: ArrayLike, of: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
+    """The checked range; `of` is any array with one row per example."""
+    tiny = float(np.finfo(np.float32).tiny)
+    lower = per_example("lower_norm", lower, of, tiny)
+    upper = per_example("upper_norm", upper, of, tiny)
+    known = not isinstance(lower, jax.Array) and not isinstance(upper, jax.Array)
+    if known and not np.all(np.less(lower, upper)):
+        raise ValueError(f"expected lower_norm below upper_norm, found {lower} and {upper}")
+    return lower, upper

@@ -1,0 +1,238 @@
+"""A-Softmax (SphereFace) and L-Softmax: a target angle that is multiplied."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hyperface.losses import _checks
+from hyperface.losses._blocks import AgentGradient
+from hyperface.losses._folds import LogSumExp
+from hyperface.losses.classwise import (
+    Engine,
+    Gradient,
+    Normalize,
+    Target,
+    agent_rule,
+    single,
+    slope_only,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SphereFace:
+    """The term of `a_softmax` (normalize="agents") and `l_softmax` ("none"), for `joint`."""
+
+    blend: ArrayLike = 0.0
+    margin: int = field(default=4, metadata={"static": True})
+    normalize: Normalize = field(default="agents", metadata={"static": True})
+    gradient: Gradient = field(default="exact", metadata={"static": True})
+
+    released_gradient: ClassVar[AgentGradient] = "inner-product"
+
+    @property
+    def fold(self) -> LogSumExp:
+        """log of the other classes' sum of exponentials."""
+        return LogSumExp()
+
+    def fold_args(self, target: Target) -> jax.Array:
+        """The scale, one: features have their own length."""
+        return jnp.ones_like(target.similarity)
+
+    def loss(self, target: Target, value: jax.Array) -> jax.Array:
+        """softplus(log Z_others - target logit), the logit blended with that without a margin."""
+        length = target.feature_norm
+        if self.normalize == "none":
+            length = length * target.agent_norm
+        with_margin = length * psi(target.similarity / length, self.margin)
+        logit = (self.blend * target.similarity + with_margin) / (1.0 + self.blend)
+        if self.gradient == "caffe":
+            logit = jax.lax.stop_gradient(logit) + self._released_slope(target)
+        return jax.nn.softplus(value - (logit + target.bias))
+
+    def _released_slope(self, target: Target) -> jax.Array:
+        """Zero, with the released gradient of the target's logit.
+
+        The true gradient of |f| psi(theta) to f is a W~ + b f. The released code divides a and b by
+        sqrt(a^2 + b^2), and gives the agent f itself, as an inner product would.
+        """
+        length = target.feature_norm
+        cosine = jax.lax.stop_gradient(target.similarity / length)
+        value, slope = jax.jvp(lambda c: psi(c, self.margin), (cosine,), (jnp.ones_like(cosine),))
+        to_agent, to_feature = slope, jax.lax.stop_gradient((value - cosine * slope) / length)
+        if self.margin > 1:
+            size = jnp.sqrt(to_agent**2 + to_feature**2)
+            to_agent, to_feature = to_agent / size, to_feature / size
+        along_agent = (self.blend + to_agent) / (1.0 + self.blend)
+        along_feature = to_feature * jax.lax.stop_gradient(length) / (1.0 + self.blend)
+        return (
+            along_agent * slope_only(target.similarity)
+            + along_feature * slope_only(length)
+            + (1.0 - along_agent) * slope_only(target.agent_similarity)
+        )
+
+
+def psi(cosine: jax.Array, margin: int) -> jax.Array:
+    """SphereFace's psi: cos(m theta) made to fall over the whole of [0, pi].
+
+        psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
+
+    Computed from the cosine by Chebyshev's polynomial, without arccos, whose slope is infinite at
+    cosine 1 and -1.
+
+    Args:
+      cosine: any shape, in [-1, 1].
+      margin: m, a whole number from 1 to 4.
+
+    Returns:
+      psi, of cosine's shape, from 1 down to 1 - 2 m.
+    """
+    polynomials = (
+        lambda c: c,
+        lambda c: 2 * c**2 - 1,
+        lambda c: (4 * c**2 - 3) * c,
+        lambda c: 8 * (c**2 - 1) * c**2 + 1,
+    )
+    piece = sum(
+        (cosine < math.cos(j * math.pi / margin)).astype(cosine.dtype) for j in range(1, margin)
+    )
+    sign = 1.0 - 2.0 * (piece % 2.0)
+    return sign * polynomials[margin - 1](cosine) - 2.0 * piece
+
+
+def annealed_blend(
+    step: ArrayLike,
+    *,
+    start: float = 1000.0,
+    gamma: float = 0.12,
+    power: float = 1.0,
+    floor: float = 5.0,
+) -> jax.Array:
+    """SphereFace's annealing of `blend`, as a function of the step.
+
+        lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
+
+    A resumed run that passes its step goes on where it was; the released codes keep a counter of
+    their own, and start again at 1000.
+
+    Args:
+      step: optimiser steps done, 0 at the first batch.
+      start, gamma, power, floor: the released training file's numbers by default.
+
+    Returns:
+      lambda, of step's shape.
+
+    Example:
+      >>> print(f"{annealed_blend(0):.3f} {annealed_blend(500):.4f}")  # as the released log shows
+      892.857 16.3613
+    """
+    i = jnp.asarray(step, jnp.result_type(float)) + 1.0
+    return jnp.maximum(floor, start * (1.0 + gamma * i) ** -power)
+
+
+def a_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: int = 4,
+    blend: ArrayLike = 0.0,
+    gradient: Gradient = "exact",
+    **engine: Unpack[Engine],
+) -> jax.Array:
+    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
+
+        L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
+
+    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      margin: m, 1 to 4; 1 is softmax with normalised agents.
+      blend: lambda, at least 0; see `annealed_blend`.
+      gradient: "exact", or the released code's "caffe": in the target logit's gradient to the
+        feature, a W~ + b f, the margin's a and b are divided by sqrt(a^2 + b^2); and agents get the
+        gradient of the plain inner product at every margin, not projected, for a caller who
+        overwrites their rows by the normalised ones after each step.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, margin is not 1 to 4, or
+        `gradient` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(a_softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0])).round(4))
+      [0.1269]
+
+    References:
+      Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017.
+    """
+    blend = _checks.number("blend", blend, 0.0, math.inf)
+    term = SphereFace(blend, _checked(margin), gradient=gradient)
+    return single(
+        "a_softmax", term, features, agents, labels, **engine, **agent_rule(gradient, term)
+    )
+
+
+def l_softmax(
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: int = 4,
+    blend: ArrayLike = 0.0,
+    **engine: Unpack[Engine],
+) -> jax.Array:
+    """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
+
+        L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
+
+    with the target blended as in `a_softmax`.
+
+    Args:
+      features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
+      agents: [classes, dim], one row a class.
+      labels: [batch] integer class ids.
+      margin: m, 1 to 4; 1 is plain softmax.
+      blend: lambda, at least 0; see `annealed_blend`.
+      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+
+    Returns:
+      [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
+      of range.
+
+    Raises:
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, or margin is not 1 to 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> agents = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(l_softmax(jnp.array([[2.0, 0.0]]), agents, jnp.array([0])).round(4))
+      [0.1269]
+
+    References:
+      Liu et al., Large-Margin Softmax Loss for Convolutional Neural Networks, ICML 2016.
+    """
+    blend = _checks.number("blend", blend, 0.0, math.inf)
+    term = SphereFace(blend, _checked(margin), normalize="none")
+    return single("l_softmax", term, features, agents, labels, **engine)
+
+
+def _checked(margin: int) -> int:
+    if margin not in (1, 2, 3, 4):
+        raise ValueError(f"expected margin 1, 2, 3 or 4, found {margin}")
+    return margin

@@ -1,0 +1,130 @@
+"""Shard arithmetic: agents that are split by rows over devices, and a batch that is split as well.
+
+This is the only file of the losses that names a mapped axis. Device k of an axis holds the classes
+[k n, (k + 1) n), where n is the number of rows on each device.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from hyperface.rules import AxisName, axes_of, equal_over, is_tracked, vary_over, varying_axes
+
+Tree = TypeVar("Tree")
+
+
+class Location(NamedTuple):
+    """Where the agents of some class ids are."""
+
+    row: jax.Array
+    """Row on this device; 0 where the agent is on another device."""
+    is_here: jax.Array
+    """bool: the agent is on this device."""
+    exists: jax.Array
+    """bool: the class id is in [0, classes)."""
+
+
+def num_shards(axis_name: AxisName | None) -> int:
+    """Returns over how many devices the classes are split."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def first_class(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
+    """Returns the class id of this device's first row."""
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_rows
+
+
+def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Location:
+    """Returns where the agents of class ids are.
+
+    Args:
+      labels: integer class ids of any shape.
+      num_rows: rows on each device.
+      axis_name: mapped axis over which the classes are split; None for one device.
+    """
+    row = labels - first_class(num_rows, axis_name)
+    is_here = (row >= 0) & (row < num_rows)
+    exists = (labels >= 0) & (labels < num_rows * num_shards(axis_name))
+    return Location(jnp.where(is_here, row, 0), is_here, exists)
+
+
+def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) -> Tree:
+    """Returns this device's `batch` examples of arrays that hold the examples of all devices."""
+    if axis_name is None:
+        return whole_batch
+    first = jax.lax.axis_index(axis_name) * batch
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, batch), whole_batch)
+
+
+class Shards(NamedTuple):
+    """How a problem is split over devices. It is static."""
+
+    axis_name: AxisName | None = None
+    """Mapped axis over which the agents are split by rows; None on one device."""
+    split_batch: bool = False
+    """Features, labels and losses are this device's part of the batch, over the same axis."""
+
+    def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
+        """Gives all arrays the mapped axes over which the engine needs them to vary.
+
+        Whatever varies over some other axis, such as the batch over the "data" axis of a mesh,
+        makes everything vary over it. Over the classes' axis the rows vary. The batch and the terms
+        vary over it where the batch is split, and are the same on all its devices elsewhere.
+
+        Args:
+          terms: hyper-parameters.
+          batch: arrays with one row per example.
+          rows: arrays with one row per class.
+        """
+        axes = varying_axes(terms, batch, rows)
+        if self.axis_name is None:
+            return vary_over(axes, (terms, batch, rows))
+        if not is_tracked(self.axis_name):
+            return terms, batch, rows
+        of_classes = axes_of(self.axis_name)
+        rows = vary_over(axes | of_classes, rows)
+        if self.split_batch:
+            return *vary_over(axes | of_classes, (terms, batch)), rows
+        terms, batch = equal_over(of_classes, (terms, batch))
+        return *vary_over(axes - of_classes, (terms, batch)), rows
+
+    def all_gather_batch(self, tree: Tree) -> Tree:
+        """Returns the whole batch from this device's part, where the batch is split."""
+        return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
+
+    def reduce_over_axis(self, tree: Tree) -> Tree:
+        """Returns the sum over the devices of arrays [batch, ...] of the whole batch.
+
+        Where the batch is split each device gets its own examples of the sum.
+        """
+        if self.axis_name is None:
+            return tree
+        if self.split_batch:
+            return jax.lax.psum_scatter(tree, self.axis_name, tiled=True)
+        return jax.lax.psum(tree, self.axis_name)
+
+    def merge_shards(self, fold: Any, summary: Tree) -> Tree:
+        """Returns the summary over all classes from each device's summary of its own.
+
+        The summaries are of the whole batch. Where the batch is split the result is of this
+        device's examples.
+        """
+        if self.axis_name is None:
+            return summary
+        devices = jax.lax.axis_size(self.axis_name)
+        if self.split_batch:
+            each = jax.tree.map(
+                lambda s: jax.lax.all_to_all(s, self.axis_name, 0, 0, tiled=True).reshape(
+                    devices, -1, *s.shape[1:]
+                ),
+                summary,
+            )
+        else:
+            # The type must say that the merged value, and so the loss, is the same everywhere.
+            to = "invarying" if is_tracked(self.axis_name) else "varying"
+            each = jax.lax.all_gather(summary, self.axis_name, to=to)
+        merged = jax.tree.map(lambda s: s[0], each)
+        for device in range(1, devices):
+            merged = fold.merge(merged, jax.tree.map(lambda s, d=device: s[d], each))
+        return merged

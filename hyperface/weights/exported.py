@@ -1,0 +1,77 @@
+"""What an export says of itself, `embedder.json`, with digests of its files and of itself.
+
+A damaged or exchanged file is refused before anything in it is parsed or run.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from hyperface.errors import InputError
+from hyperface.files import read_bytes
+
+NAME = "embedder.json"
+LARGEST_RECORD, LARGEST_FILE = 2**20, 2**33
+"""Bytes of the record and of one of the files."""
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "model": str, "step": int, "input": list, "pixels": str, "crop": (list, type(None)),
+    "mirror": str, "normalize": bool, "files": dict,
+}  # fmt: skip
+
+
+def seal(record: dict[str, Any]) -> str:
+    """The text of a record, with the digest of its other fields."""
+    return json.dumps(record | {"digest": digest(record)}, indent=2) + "\n"
+
+
+def digest(record: dict[str, Any], *more: bytes) -> str:
+    """SHA-256 over the fields of a record, in any order but "digest", and further bytes."""
+    fields = {name: value for name, value in record.items() if name != "digest"}
+    total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for data in more:
+        total.update(data)
+    return total.hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The fields of an `embedder.json`.
+
+    Raises:
+      InputError: it is missing, damaged, changed, or was written by an earlier version.
+    """
+    data = read_bytes(path, LARGEST_RECORD)
+    try:
+        record = json.loads(data.decode("utf-8"))
+        fits = isinstance(record, dict) and record.get("digest") == digest(record)
+        wrong = [n for n, kind in _FIELDS.items() if not fits or not isinstance(record[n], kind)]
+        sides = [*record["input"][1:], *(record["crop"] or ())] if not wrong else []
+    except (ValueError, KeyError, RecursionError) as error:
+        raise _changed(path, f"{type(error).__name__} {str(error)[:80]}") from None
+    if wrong or not all(isinstance(side, int) for side in sides) or len(sides) not in (3, 5):
+        raise _changed(path, "another digest or other fields")
+    return record
+
+
+def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
+    """The content of a file of an export.
+
+    Raises:
+      InputError: it is missing, or is not the one that the record was written for.
+    """
+    data = read_bytes(folder / name, LARGEST_FILE)
+    entry = record["files"].get(name)
+    expected = entry.get("sha256") if isinstance(entry, dict) else None
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise InputError(
+            f"{folder / name}: expected the file that {folder / NAME} was written with, found "
+            "another or a damaged one. Export the run again by launch.export."
+        )
+    return data
+
+
+def _changed(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{path}: expected a record as launch.export writes it, unchanged, found {found}. Export "
+        "the run again."
+    )
