@@ -43,13 +43,13 @@ def jax_call(precision: str | None, features, agents, labels) -> Callable[[], tu
     """The engine, or with no precision the plain formula."""
     import jax
     import jax.numpy as jnp
-    from classwise import plain_softmax
+    from classwise import indexed_softmax
 
     from hyperface import losses
 
     def mean(f, w):
         if precision is None:
-            return jnp.mean(plain_softmax(f, w, labels, SCALE))
+            return jnp.mean(indexed_softmax(f, w, labels, SCALE))
         return jnp.mean(losses.softmax(f, w, labels, scale=SCALE, precision=precision))
 
     step = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))

@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "train.step": (
         {
             "heads",
+            "losses",
             "normalize",
             "objective",
             "theory",

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from hyperface import losses, theory
 from hyperface.heads.context import Context, Objective, rows_of, xavier
-from hyperface.losses import classwise
+from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_normalize
 from hyperface.objective import (
     AdaFaceTerm,
@@ -203,7 +203,7 @@ class AgentHead(nn.Module):
 def _padding(matrix: jax.Array, num_classes: int, context: Context) -> dict[str, jax.Array]:
     """The engine's keyword for which of this device's rows are classes, where not all are."""
     rows = matrix.shape[0]
-    if rows * jax.lax.axis_size(context.axis_name) == num_classes:
+    if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}
-    first = jax.lax.axis_index(context.axis_name) * rows
+    first = shards.first_class(rows, context.axis_name)
     return {"present": first + jnp.arange(rows) < num_classes}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hyperface import losses
+from hyperface.losses import shards
 
 
 class Context(NamedTuple):
@@ -57,18 +58,14 @@ def whole_batch(tree: Any, axis_name: str | None) -> Any:
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
     """The row of each of this device's examples, from whichever device holds it; NaN for a label
     out of range."""
-    first, devices, everyones = 0, 1, labels
-    if context.split_classes:
-        first = jax.lax.axis_index(context.axis_name) * matrix.shape[0]
-        devices = jax.lax.axis_size(context.axis_name)
-        everyones = whole_batch(labels, context.axis_name)
-    local = everyones - first
-    here = (local >= 0) & (local < matrix.shape[0])
-    found = jnp.where(here[:, None], matrix[jnp.where(here, local, 0)], 0.0)
-    if context.split_classes:
-        found = jax.lax.psum_scatter(found, context.axis_name, tiled=True)
-    known = (labels >= 0) & (labels < devices * matrix.shape[0])
-    return jnp.where(known[:, None], found, jnp.nan)
+    axis_name = context.axis_name if context.split_classes else None
+    rows = matrix.shape[0]
+    at = shards.locate(whole_batch(labels, axis_name), rows, axis_name)
+    found = jnp.where(at.is_here[:, None], matrix[at.row], 0.0)
+    if axis_name is not None:
+        found = jax.lax.psum_scatter(found, axis_name, tiled=True)
+    exists = shards.locate(labels, rows, axis_name).exists
+    return jnp.where(exists[:, None], found, jnp.nan)
 
 
 def xavier(key: jax.Array, shape: tuple[int, int]) -> jax.Array:

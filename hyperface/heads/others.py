@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from hyperface import losses
 from hyperface.heads.context import Context, Objective, rows_of, whole_batch, xavier
-from hyperface.losses import classwise
+from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_norm
 from hyperface.objective import BatchTripletTerm, CenterTerm, RingTerm
 
@@ -94,7 +94,5 @@ def mined(name: str, options: Any, features, labels, context: Context) -> Object
     loss = (losses.batch_triplet if triplet else losses.batch_contrastive)(
         of_all[0], of_all[1], margin=options.margin, mining=options.mining, counted=of_all[2]
     )
-    if context.axis_name is not None:
-        first = jax.lax.axis_index(context.axis_name) * labels.size
-        loss = jax.lax.dynamic_slice_in_dim(loss, first, labels.size)
+    loss = shards.this_device_part(loss, context.axis_name, labels.size)
     return Objective(options.weight * jnp.sum(weights * loss), {name: loss}, {})

@@ -21,8 +21,16 @@ class CContrastive:
 
     margin: ArrayLike = 1.0
 
-    normalize: ClassVar[Normalize] = "both"
-    fold: ClassVar[HingeSum] = HingeSum()
+    @property
+    def normalize(self) -> Normalize:
+        """Both sides: the loss is one of angles."""
+        return "both"
+
+    @property
+    def fold(self) -> HingeSum:
+        """The sum over the wrong classes within the margin."""
+        return HingeSum()
+
     released_gradient: ClassVar[AgentGradient] = "distance"
 
     def fold_args(self, target: Target) -> jax.Array:

@@ -52,8 +52,12 @@ class LogSumExp:
 
     bounded: bool = False
 
-    additive: ClassVar[bool] = False
     takes_bias: ClassVar[bool] = True
+
+    @property
+    def additive(self) -> bool:
+        """Whether summaries merge by adding and the slope needs none."""
+        return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
         """Returns the largest logit and the sum of exponentials relative to it."""
@@ -99,7 +103,10 @@ class LogSumExp:
 class HingeSum:
     """sum_j max(0, z_j - c). The argument is c [batch]."""
 
-    additive: ClassVar[bool] = True
+    @property
+    def additive(self) -> bool:
+        """Whether summaries merge by adding and the slope needs none."""
+        return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
         """Returns the sum over the block."""
@@ -128,7 +135,10 @@ class HingeSum:
 class Maximum:
     """max_j z_j, of equal ones that of the lowest class. It takes no arguments."""
 
-    additive: ClassVar[bool] = False
+    @property
+    def additive(self) -> bool:
+        """Whether summaries merge by adding and the slope needs none."""
+        return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
         """Returns the maximum and its class."""

@@ -30,7 +30,11 @@ class MagFace(ScaledLogits):
     bounded: bool = field(default=False, metadata={"static": True})
     """scale x cosine is known to stay below 70."""
 
-    normalize: ClassVar[Normalize] = "both"
+    @property
+    def normalize(self) -> Normalize:
+        """Both sides: the loss is one of angles."""
+        return "both"
+
     needs_angle: ClassVar[bool] = True
 
     @classmethod

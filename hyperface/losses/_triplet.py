@@ -34,7 +34,11 @@ class CTriplet:
     always_pull: bool = field(default=False, metadata={"static": True})
     gradient: Gradient = field(default="exact", metadata={"static": True})
 
-    normalize: ClassVar[Normalize] = "both"
+    @property
+    def normalize(self) -> Normalize:
+        """Both sides: the loss is one of angles."""
+        return "both"
+
     released_gradient: ClassVar[AgentGradient] = "distance"
 
     @property

@@ -17,7 +17,8 @@ example.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 import jax
@@ -57,7 +58,6 @@ FoldArgs = Any
 """A pytree of [batch] arrays."""
 ONE_BLOCK_BYTES = 16 * 2**20
 """Similarities up to this size are one block: below it a scan costs more than it saves."""
-BLOCK_BYTES = 4 * 2**20
 
 
 class Fold(Protocol):
@@ -419,4 +419,23 @@ def _block_size(asked: int | None, batch: int, classes: int) -> int:
         return min(asked, classes)
     if 4 * batch * classes <= ONE_BLOCK_BYTES:
         return classes
-    return min(classes, max(128, BLOCK_BYTES // (4 * batch)))
+    return min(classes, max(128, block_bytes() // (4 * batch)))
+
+
+@cache
+def block_bytes() -> int:
+    """Returns the bytes of similarities in a block that the engine chooses.
+
+    On a CPU they fit a core's second-level cache, so that the scan reads each block's similarities
+    from there. Elsewhere they are large enough to keep the device busy.
+    """
+    if jax.default_backend() != "cpu":
+        return 4 * 2**20
+    try:
+        kibibytes = int(_SECOND_LEVEL_CACHE.read_text().strip().removesuffix("K"))
+    except (OSError, ValueError):  # Only Linux tells, and not on every processor.
+        kibibytes = 0
+    return min(max(1024 * kibibytes, 2**20), 4 * 2**20)
+
+
+_SECOND_LEVEL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")

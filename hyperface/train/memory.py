@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hyperface.errors import InputError
-from hyperface.losses.classwise import BLOCK_BYTES, ONE_BLOCK_BYTES
+from hyperface.losses.classwise import ONE_BLOCK_BYTES, block_bytes
 from hyperface.train.rows import has_class_rows
 from hyperface.train.state import TrainState
 
@@ -76,7 +76,7 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
     agents = rows * sizes.class_params
     similarities = 4 * rows * (sizes.batch_size if shard_agents else images)
     if similarities > max(sizes.memory_budget, ONE_BLOCK_BYTES):
-        similarities = min(similarities, BLOCK_BYTES)
+        similarities = min(similarities, block_bytes())
     return Memory(
         agents=agents,
         agent_state=rows * sizes.class_state,

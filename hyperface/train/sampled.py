@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hyperface import losses
+from hyperface.losses import shards
 from hyperface.objective import Loss
 from hyperface.train.rows import has_class_rows
 
@@ -43,10 +44,9 @@ def draw(
         sample = losses.sample_classes(
             key, everyones, rows, rate=loss.sample_rate, axis_name=axis_name
         )
-        real = jax.lax.axis_index(axis_name) * rows + sample.rows < num_classes
+        real = shards.first_class(rows, axis_name) + sample.rows < num_classes
         sample = sample._replace(present=sample.present & real)
-    first = jax.lax.axis_index(axis_name) * labels.size
-    return sample._replace(labels=jax.lax.dynamic_slice_in_dim(sample.labels, first, labels.size))
+    return sample._replace(labels=shards.this_device_part(sample.labels, axis_name, labels.size))
 
 
 def take(tree: Any, loss: Loss, sample: losses.Sample) -> Any:

@@ -8,6 +8,7 @@ import optax
 
 from hyperface import theory
 from hyperface.heads import Context, Objective
+from hyperface.losses import shards
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.objective import Loss
 from hyperface.train import guard, sampled
@@ -164,8 +165,8 @@ def _distortion(
         seen = jax.lax.all_gather(seen, axis_name, tiled=True)
     distances, labels, counted = seen
     if split_classes:
-        labels -= jax.lax.axis_index(axis_name) * state.distortion.size
-        counted &= (labels >= 0) & (labels < state.distortion.size)
+        at = shards.locate(labels, state.distortion.size, axis_name)
+        labels, counted = at.row, counted & at.is_here
     return theory.updated_distortion(state.distortion, distances, labels, counted=counted)
 
 
