@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hyperface import reference
 from launch.papers import heads_at_once, robustness
 from launch.papers.heads_at_once import Setting
 from launch.papers.item import Entry
@@ -77,24 +78,16 @@ def test_the_objective_is_the_sum_of_the_papers_terms(data):
     setting = Setting(0.7, 0.3, 0.2, 0.5, 0.9, 3.0, True, True)
     params = {name: np.asarray(x, np.float64) for name, x in carry.params.items()}
     x = batch @ params["inner"]
-    f = np.where(x < 0, 0.25 * x, x) @ params["outer"]
-    norms = np.linalg.norm(f, axis=1, keepdims=True)
-    w = params["agents"] / np.linalg.norm(params["agents"], axis=1, keepdims=True)
-    logits = 3.0 * (f / norms) @ w.T
-    own = np.arange(8), labels
-    softmax = np.log(np.exp(logits).sum(axis=1)) - logits[own]
-    distances = ((f / norms)[:, None] - w[None]) ** 2
-    distances = distances.sum(axis=2)
-    hinges = np.maximum(0.9 - distances, 0)
-    hinges[own] = 0
-    terms = (
-        0.7 * softmax
-        + 0.3 * 0.5 * (norms[:, 0] - params["radius"]) ** 2
-        + 0.2 * 0.5 * ((f - centers[labels]) ** 2).sum(axis=1)
-        + 0.5 * (distances[own] + hinges.sum(axis=1))
-    )
+    f, w = np.where(x < 0, 0.25 * x, x) @ params["outer"], params["agents"]
+    with jax.enable_x64(True):
+        terms = (
+            0.7 * reference.softmax(f, w, labels, scale=3.0)
+            + 0.3 * reference.ring(f, params["radius"])
+            + 0.2 * reference.center(f, centers, labels)
+            + 0.5 * reference.c_contrastive(f, w, labels, margin=0.9)
+        )
     found = heads_at_once.objective(carry.params, centers, setting, batch, labels)
-    assert float(found) == pytest.approx(terms.mean(), rel=1e-5)
+    assert float(found) == pytest.approx(np.asarray(terms).mean(), rel=1e-5)
 
 
 def test_training_learns_the_classes(together, data):

@@ -121,14 +121,15 @@ def numpy_magface(f, w, scale, lower_margin, upper_margin, lower_norm, upper_nor
     return numpy_margin_softmax(f, w, scale, 1, margins)
 
 
-def numpy_batch(f, margin, mining, kind, counted=None):
+def numpy_batch(f, labels, margin, mining, kind, counted=None):
     """Loops over the pairs or triplets of each example."""
-    counted = np.ones(BATCH, bool) if counted is None else counted
+    batch = range(len(labels))
+    counted = np.ones(len(labels), bool) if counted is None else counted
     d, found = squared(f, f), []
-    for i in range(BATCH):
-        others = [j for j in range(BATCH) if j != i and counted[i] and counted[j]]
-        same = [d[i, j] for j in others if LABELS[j] == LABELS[i]]
-        apart = [d[i, j] for j in others if LABELS[j] != LABELS[i]]
+    for i in batch:
+        others = [j for j in batch if j != i and counted[i] and counted[j]]
+        same = [d[i, j] for j in others if labels[j] == labels[i]]
+        apart = [d[i, j] for j in others if labels[j] != labels[i]]
         if mining == "hardest":
             same, apart = sorted(same)[-1:], sorted(apart)[:1]
         pairs = itertools.product(same, apart) if kind == "triplet" else ((0, n) for n in apart)
@@ -174,7 +175,7 @@ class Case(NamedTuple):
         return lambda *arguments: function(*arguments, *self.others, **self.keywords)
 
 
-ROWS, PER_CLASS, COUNTED = (BATCH, DIM), (CLASSES, DIM), np.array([True, True, True, False])
+ROWS, PER_CLASS = (BATCH, DIM), (CLASSES, DIM)
 SAME = np.array([True, False, False, True])
 
 
@@ -182,12 +183,15 @@ def class_wise(name: str, formula: Callable, **keywords: Any) -> Case:
     return Case(name, keywords, (ROWS, PER_CLASS), formula, (LABELS,))
 
 
-def mined(name: str, mining: str, counted: np.ndarray | None) -> Case:
-    kind = name.removeprefix("batch_")
+def mined(name: str, mining: str, labels: list[int], counted: np.ndarray | None) -> Case:
+    kind, labels = name.removeprefix("batch_"), np.array(labels, np.int32)
+
+    def formula(f, **keywords):
+        return numpy_batch(f, labels, kind=kind, **keywords)
+
     # Some hinges are active and some are not.
-    margin = 2.5 if kind == "contrastive" else 0.5
-    keywords = {"margin": margin, "mining": mining, "counted": counted}
-    return Case(name, keywords, (ROWS,), lambda f, **k: numpy_batch(f, kind=kind, **k), (LABELS,))
+    keywords = {"margin": 1.7, "mining": mining, "counted": counted}
+    return Case(name, keywords, ((len(labels), DIM),), formula, (labels,))
 
 
 CASES = [
@@ -268,10 +272,10 @@ CASES = [
         ),
     ),
     *(
-        mined(name, mining, counted)
+        mined(name, mining, [0, 1, 0, 2, 1, 0, 2], counted)
         for name in ("batch_contrastive", "batch_triplet")
         for mining in MININGS
-        for counted in (None, COUNTED)
+        for counted in (None, np.arange(7) < 5)
     ),
     Case(
         "center",
@@ -321,6 +325,13 @@ def test_values_are_those_of_numpy(case):
         expected = case.formula(*(np.asarray(x) for x in arguments), **case.keywords)
         assert found.dtype == jnp.float64
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])
+@pytest.mark.parametrize("mining", MININGS)
+@pytest.mark.parametrize("name", ["batch_contrastive", "batch_triplet"])
+def test_a_mean_over_no_pairs_is_zero(name, mining, labels):
+    test_values_are_those_of_numpy(mined(name, mining, labels, None))
 
 
 @of_cases
