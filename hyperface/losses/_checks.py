@@ -75,8 +75,9 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
                 f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
             )
     # A shorter type could not hold every class id, and a longer one must not wrap to a valid id.
-    array = jnp.asarray(array)
-    if array.dtype.itemsize <= 4 and array.dtype != jnp.uint32:
+    if not isinstance(array, jax.Array):
+        return jnp.asarray(array.astype(np.int32))
+    if values is not None or (array.dtype.itemsize <= 4 and array.dtype != jnp.uint32):
         return array.astype(jnp.int32)
     return jnp.where((array >= 0) & (array < num_classes), array, -1).astype(jnp.int32)
 
