@@ -1,32 +1,42 @@
-"""Files that are either the old one or the whole new one, in folders that one process writes."""
+"""Files that are either the old one or the whole new one, and their digests."""
 
-import contextlib
-import fcntl
 import hashlib
 import os
-import platform
-from collections.abc import Iterator
+import secrets
 from pathlib import Path
-
-from hyperface.errors import InputError
-
-LOCK = ".lock"
-"""Name of the file that `locked` leaves in a folder."""
+from typing import Literal
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes beside the file and renames, so that a kill leaves nothing half-written."""
+    """Writes beside the file and renames, so that a kill or a full disk leaves no half of it.
+
+    It is for a file that the user names. Files in folders of ours go through `owned.write_text`.
+    """
     replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """As `replace_text`, for bytes."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # Or a power cut could leave the new name without its contents.
-    partial.replace(path)
+    # A new name each time, since whatever has a fixed one may be somebody's.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    sync_to(partial, data, "xb")
+    try:
+        partial.replace(path)
+    except OSError:
+        partial.unlink()
+        raise
+
+
+def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
+    """Writes a file and waits until it is on the disk; a failure leaves no file."""
+    with path.open(mode) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # Or a power cut could leave a name without its contents.
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def digest(path: Path) -> str:
@@ -35,29 +45,3 @@ def digest(path: Path) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def locked(folder: Path, use: str) -> Iterator[None]:
-    """Keeps a second process out of a folder; the system frees it when the first one dies.
-
-    Args:
-      folder: it is there, and can be written.
-      use: what is done there, "being prepared".
-
-    Raises:
-      InputError: another process has it; the message names that.
-    """
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "another process"
-            raise InputError(
-                f"{folder} is {use} by {holder}. Wait for it or end it, or take another folder."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield

@@ -18,7 +18,9 @@ HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib",
 # What each part may import of hyperface, and of the heavy packages.
 MAY_IMPORT = {
     "errors": (set(), set()),
-    "files": ({"errors"}, set()),
+    "files": (set(), set()),
+    "owned": ({"errors", "files"}, set()),
+    "console": (set(), {"rich"}),
     "compiler": (set(), set()),
     "normalize": (set(), set()),
     "objective": ({"errors"}, set()),
@@ -26,12 +28,12 @@ MAY_IMPORT = {
     "losses": ({"losses", "normalize"}, set()),
     "heads": ({"heads", "losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
-    "data": ({"data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
+    "data": ({"data", "errors", "files", "owned"}, {"tensorflow_datasets", "grain"}),
     "data.protocols": ({"data.protocols", "errors", "files"}, set()),
     "train.experiment": ({"errors", "objective"}, set()),
-    "train.metrics": ({"files"}, set()),
-    "train.profile": (set(), set()),
-    "train.progress": (set(), {"rich"}),
+    "train.metrics": ({"files", "owned"}, set()),
+    "train.profile": ({"owned"}, set()),
+    "train.progress": ({"console"}, {"rich"}),
     "train.optim": ({"objective", "train.experiment", "train.rows"}, {"optax"}),
     "train.rows": ({"objective"}, set()),
     "train.sampled": ({"losses", "objective", "train.rows"}, set()),
@@ -64,7 +66,7 @@ MAY_IMPORT = {
     ),
     "train.together": ({"evaluate.embed", "train.parallel"}, set()),
     "train.interrupt": ({"train.distributed"}, set()),
-    "train.folder": ({"errors", "files", "train.parallel"}, set()),
+    "train.folder": ({"errors", "owned", "train.parallel"}, set()),
     "train.checksum": (set(), set()),
     "train.damage": ({"errors"}, set()),
     "train.contents": (
@@ -78,6 +80,7 @@ MAY_IMPORT = {
     "train.checkpoint": (
         {
             "errors",
+            "owned",
             "train.checksum",
             "train.contents",
             "train.damage",
@@ -103,7 +106,7 @@ MAY_IMPORT = {
         },
         {"rich"},
     ),
-    "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
+    "train.loop": ({"console", "data", "errors", "owned", "train"}, {"rich"}),
     "evaluate": (
         {
             "evaluate",
@@ -125,7 +128,7 @@ MAY_IMPORT = {
         {"flax"},
     ),
     "report": (
-        {"report", "evaluate", "files", "data.cleaning", "data.overlap"},
+        {"report", "evaluate", "owned", "data.cleaning", "data.overlap"},
         {"matplotlib"},
     ),
 }
