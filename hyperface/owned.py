@@ -47,7 +47,7 @@ from hyperface.files import sync_to
 MARKER = "hyperface-files.jsonl"
 """Name of the file that marks a folder as ours and records what was written there."""
 FORMAT, VERSION = "hyperface-folder", 1
-RUN, CHECKPOINTS, DATA, RESULTS = "run", "checkpoints", "data set", "results"
+RUN, CHECKPOINTS, DATA, RESULTS = "run", "folder of checkpoints", "data set", "results"
 """The kinds of folders."""
 PARTIAL = ".partial"
 """Suffix of a file that is being written; its name is recorded with the file's."""
@@ -246,16 +246,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """As `write_text`, for bytes."""
-    partial = path.with_name(path.name + PARTIAL)
-    claim(path, partial)
+    partial = _claim_with_partial(path)
     sync_to(partial, data)
-    partial.replace(path)
+    _take_place(partial, path)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes an .npz file as `write_bytes` does, without a copy of it in memory."""
-    partial = path.with_name(path.name + PARTIAL)
-    claim(path, partial)
+    partial = _claim_with_partial(path)
     with partial.open("wb") as file:
         try:
             np.savez(file, **arrays)
@@ -264,7 +262,26 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+    _take_place(partial, path)
+
+
+def _claim_with_partial(path: Path) -> Path:
+    """Records a file and the name that it has while it is written, which nobody else's has."""
+    partial, number = path.with_name(path.name + PARTIAL), 1
+    found = read(path.parent)
+    while os.path.lexists(partial) and not (
+        found and partial.name in found.files and _is_file(partial)  # A kill left it.
+    ):
+        number += 1
+        partial = path.with_name(f"{path.name}{PARTIAL}-{number}")
+    claim(path, partial)
+    return partial
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    """Gives a file that is written whole its name; the other name may be somebody's from now on."""
     partial.replace(path)
+    _append(path.parent, {"removed": partial.name})
 
 
 def remove(path: Path) -> None:
@@ -353,8 +370,13 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
 
     Args:
       folder: a folder that bears our marker; another one is left alone.
-      keep_marker: the folder stays ours, to be used again.
+      keep_marker: the folder stays ours, to be used again. It does, too, if a file of somebody
+        else is left in it.
+
+    Raises:
+      InputError: a checkpoint contains a file of somebody else; nothing was removed.
     """
+    _check_trees(folder)
     found = read(folder)
     if found is None:
         return
@@ -367,10 +389,24 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
         remove_tree(folder / name)
     for name in sorted(found.files):
         remove(folder / name)
-    if not keep_marker:
+    if not keep_marker and [path.name for path in folder.iterdir()] == [MARKER]:
         (folder / MARKER).unlink()
-        with contextlib.suppress(OSError):  # Somebody's files are left.
-            folder.rmdir()
+        folder.rmdir()
+
+
+def _check_trees(folder: Path) -> None:
+    """Refuses a checkpoint, here or below, that could be removed in part only."""
+    found = read(folder)
+    for name in found.trees if found else ():
+        other = foreign_in_tree(folder / name)
+        if other:
+            raise InputError(
+                f"expected only files of this program in {folder / name}, found {other}. Nothing "
+                "was removed. Move it elsewhere."
+            )
+    for name in found.folders if found else ():
+        if not _links_between(folder, folder / name):
+            _check_trees(folder / name)
 
 
 @contextlib.contextmanager

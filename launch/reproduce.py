@@ -115,6 +115,8 @@ def run(options: Reproduce) -> None:
             "expected every trained run to be of the options and the data that its table names, "
             "found others. Move them away, or take another --runs.\n" + "\n".join(foreign)
         )
+    report = context.out / options.paper / "report.html"
+    owned.check_free(report)
     # First, since items earlier in the paper's order start from the runs of later ones.
     failed = _made(chosen, printed, context) if options.train else []
     shown = []
@@ -127,7 +129,6 @@ def run(options: Reproduce) -> None:
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
             say(console, f"{item.name:24}{state}")
-    report = context.out / options.paper / "report.html"
     summary = page.summary(shown, printed, shortened=steps is not None)
     with owned.writing(report.parent):
         write_sections(

@@ -65,7 +65,7 @@ def test_a_run_fills_a_fresh_backbone(random_run):
 
 def test_checkpoints_that_are_not_there_or_damaged_are_refused(random_run, tmp_path):
     folder, _ = random_run
-    with pytest.raises(InputError, match="expected checkpoint 5 in .*, found steps: 4, 8"):
+    with pytest.raises(InputError, match=r"expected checkpoint 5 in .*, found steps: 4, 8"):
         weights.read_run(folder, 5)
     for item in ("state", "meta"):
         (tmp_path / "checkpoints" / "3" / item).mkdir(parents=True)

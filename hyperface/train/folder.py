@@ -14,8 +14,8 @@ from hyperface.train import parallel
 
 DIVERGED = "diverged.json"
 """Where a run says at which step, and of what, it diverged; a run that goes on has none."""
-REPORT_FILES = ("results.json", "report.html")
-"""What the report of a run is written to, after its last step."""
+WRITTEN = ("config.json", "environment.json", "metrics.jsonl", "results.json", "report.html")
+"""Files that a run writes in any case, the last two after its last step."""
 RUN_META = ("experiment", "data", "init_from")
 """What a run says it is; its checkpoints say more."""
 MAY_CHANGE = {"experiment.shard_agents"}
@@ -47,6 +47,8 @@ def claimed(
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
+            # A user's file of such a name would stop the run only after its last step.
+            owned.check_free(*(workdir / name for name in WRITTEN))
             if fresh:
                 owned.clear(workdir, keep_marker=True)
             _claim(workdir, meta, say)
@@ -105,9 +107,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def _claim(workdir: Path, meta: dict[str, Any], say: Callable[[str], None]) -> None:
-    config, log = workdir / "config.json", workdir / "metrics.jsonl"
-    # A file of the user's with such a name would stop the run only after its last step.
-    owned.check_free(config, log, *(workdir / name for name in REPORT_FILES))
+    config = workdir / "config.json"
     check_same_run(workdir, meta)
     owned.remove(workdir / DIVERGED)
     if not config.exists():

@@ -34,9 +34,9 @@ class MetricsLog:
         self._steps: int = position["steps"] if position else 0
         kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
         owned.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
         events = folder / "tensorboard"
         owned.adopt(events)
+        self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
         with owned.recording(events):
             self._events = SummaryWriter(
                 str(events), purge_step=first_step + 1 if first_step else None
