@@ -15,6 +15,7 @@ import launch
 from hyperface.console import make_console, plain, say
 from hyperface.errors import InputError
 from hyperface.train import loop
+from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.progress import TrainingProgress
 from launch import clean, cli, evaluate, export, prepare, reproduce, sweep
 
@@ -80,9 +81,10 @@ def test_prepare_and_inspect_print_any_path(place, capsys):
 def test_evaluate_prints_any_path(run, data, capsys):
     evaluate.main([str(run), "--data-dir", str(data)])
     pairs = data / "pairs.csv"
-    names = [f"person{person}/{image}.png" for person in range(6, 10) for image in range(2)]
-    lines = [f"{a},{b},{int(a[:7] == b[:7])}\n" for a in names for b in names if a < b]
-    pairs.write_text("".join(["first,second,same\n", *lines]))
+    names = [f"person{person}/{image}.png" for person in range(6, 10) for image in range(8)]
+    lines = {same: [f"{a},{b},{int(same)}\n" for a in names for b in names
+                    if a < b and (a[:7] == b[:7]) == same] for same in (True, False)}  # fmt: skip
+    pairs.write_text("".join(["first,second,same\n", *lines[True][:100], *lines[False][:100]]))
     options = ["--protocol", "pairs", "--dataset", "tiny", "--pairs", str(pairs)]
     evaluate.main([str(run), "--data-dir", str(data), *options, "--steps", "plain"])
     assert f"Report: {run}/evaluation/evaluation.html" in capsys.readouterr().out
@@ -97,15 +99,25 @@ def test_export_and_clean_print_any_path(run, data, place, capsys):
     assert f"Lists and pictures: {place}/cleaned" in shown
 
 
-def test_training_prints_any_path(tiny_experiment, data, place, capsys):
+def test_training_prints_any_path(tiny_experiment, data, tmp_path, capsys):
     import dataclasses
 
     few = dataclasses.replace(tiny_experiment, name="tiny [/x] [red]", steps=4)
-    for _ in range(2):
-        loop.train(few, data, place / "run")
+    loop.train(few, data, tmp_path / "run")
     shown = capsys.readouterr().out
-    assert f"{place}/run holds step 4 of 4" in shown
     assert "tiny [/x] [red] 4/4 loss" in shown
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*", "what?"])
+def test_a_run_folder_in_which_orbax_would_lose_checkpoints_is_refused(
+    name, tiny_experiment, tiny_data, tmp_path
+):
+    """It would save them without an error, and nobody could read them."""
+    with pytest.raises(InputError, match=r"Orbax saves checkpoints there that cannot be read"):
+        loop.train(tiny_experiment, tiny_data, tmp_path / name)
+    with pytest.raises(InputError, match=r"Take another --workdir"):
+        Checkpoints(tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_sweep_and_reproduce_print_any_path(place, data, capsys, monkeypatch):

@@ -64,6 +64,7 @@ class Checkpoints:
         self._manager = None
         if read_only:  # A reader may want one step, and another's file may be out of reach.
             return
+        check_path(self._folder)
         if distributed.is_writer():
             with owned.writing(folder):
                 owned.adopt(self._folder, owned.CHECKPOINTS)
@@ -355,6 +356,23 @@ class Checkpoints:
             aside = owned.rename_tree(path, aside).name
         next_one = "" if last else "; the one before it is used"
         self._say(f"{why} It is kept as {aside}{next_one}.")
+
+
+def check_path(folder: Path) -> None:
+    """Refuses a path in which Orbax would save checkpoints that nobody can read.
+
+    Orbax searches a checkpoint for its parts by a pattern that contains the path as it is. In a
+    folder called "[x]" it finds none, and joins nothing, without an error.
+
+    Raises:
+      InputError: the path contains a character of patterns.
+    """
+    found = "".join(sorted(set("[]*?") & set(str(folder.absolute()))))
+    if found:
+        raise InputError(
+            f"expected a run folder without the characters [ ] * ? in its path, found {found} in "
+            f"{folder}: Orbax saves checkpoints there that cannot be read. Take another --workdir."
+        )
 
 
 def _has_files_of_orbax(path: Path) -> bool:

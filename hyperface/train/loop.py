@@ -16,7 +16,7 @@ from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
 from hyperface.train import distributed, parallel
-from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.checkpoint import Checkpoints, check_path
 from hyperface.train.divergence import DivergenceError, Divergences, OnNan
 from hyperface.train.experiment import Experiment
 from hyperface.train.folder import claimed, refuse_another
@@ -82,6 +82,7 @@ def train(
     """
     if console is None or not distributed.is_writer():
         console = make_console(quiet=not distributed.is_writer())
+    check_path(workdir)
     split = _checked_split(experiment, data_dir, profile_steps)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
