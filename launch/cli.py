@@ -68,7 +68,9 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     try:
         command(sys.argv[1:])
     except InputError as error:
-        _end(f"error: {error}", EXIT_INPUT, at_once=_lacks_threads(error))
+        if _lacks_threads(error):
+            _end(NO_THREADS, EXIT_INPUT, at_once=True)
+        _end(f"error: {error}", EXIT_INPUT)
     except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
