@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hyperface.errors import InputError
 from hyperface.train import parallel
 from hyperface.train.checkpoint import Checkpoints
 from hyperface.train.damage import CorruptCheckpoint, read_step
+from hyperface.weights import files as weight_files
 from hyperface.weights import read_run
 from launch import clean, evaluate, export, prepare
 
@@ -253,3 +255,16 @@ def test_preparing_without_threads_ends_with_one_line(tmp_path):
     command = [sys.executable, HERE / "few_threads.py", "0", "prepare", *where]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+
+
+# ----------------------------------------------------------------------------------------- torch
+
+
+def test_a_refusal_of_torch_is_not_quoted():
+    """It ends in the advice to load the file in a way that runs what is in it."""
+    said = "Weights only load failed. Re-running `torch.load` with `weights_only` set to `False`"
+    for error in (pickle.UnpicklingError(said), RuntimeError(said)):
+        message = str(weight_files._in_own_words(error))
+        assert message == "it contains other objects than tensors, which are never loaded"
+    damaged = RuntimeError("PytorchStreamReader failed reading zip archive")
+    assert weight_files._in_own_words(damaged) is damaged
