@@ -1,14 +1,12 @@
-"""Files that are either the old one or the whole new one, in folders that one process writes."""
+"""Files that are either the old one or the whole new one, and their digests."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import platform
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hyperface.errors import InputError
 
@@ -16,23 +14,38 @@ LARGEST_JSON = 2**30
 """Bytes; the manifest of a data set names each person and each image that was left out."""
 LONGEST_LINE = 2**16
 """Characters of a line of text: names and numbers of one image, or of a pair."""
-LOCK = ".lock"
-"""Name of the file that `locked` leaves in a folder."""
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes beside the file and renames, so that a kill leaves nothing half-written."""
+    """Writes beside the file and renames, so that a kill or a full disk leaves no half of it.
+
+    It is for a file that the user names. Files in folders of ours go through `owned.write_text`.
+    """
     replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """As `replace_text`, for bytes."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # Or a power cut could leave the new name without its contents.
-    partial.replace(path)
+    # A new name each time, since whatever has a fixed one may be somebody's.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    sync_to(partial, data, "xb")
+    try:
+        partial.replace(path)
+    except OSError:
+        partial.unlink()
+        raise
+
+
+def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
+    """Writes a file and waits until it is on the disk; a failure leaves no file."""
+    with path.open(mode) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # Or a power cut could leave a name without its contents.
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def read_bytes(path: Path | str, limit: int) -> bytes:
@@ -106,29 +119,3 @@ def digest(path: Path) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def locked(folder: Path, use: str) -> Iterator[None]:
-    """Keeps a second process out of a folder; the system frees it when the first one dies.
-
-    Args:
-      folder: it is there, and can be written.
-      use: what is done there, "being prepared".
-
-    Raises:
-      InputError: another process has it; the message names that.
-    """
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "another process"
-            raise InputError(
-                f"{folder} is {use} by {holder}. Wait for it or end it, or take another folder."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield

@@ -11,17 +11,18 @@ choose them. With --overlap-with, people whom another data set has too are left 
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import expect
 from launch import cli
 
 if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
+    from hyperface.data.overlap import SimilarPeople
     from launch.embedding import Embedded
 
 RESULTS = ("keep.txt", "dropped.csv", "distances.png", "farthest.png", "overlap.csv", "overlap.png")
@@ -61,21 +62,20 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and cleans."""
     options = tyro.cli(Clean, args=args, prog="python -m launch.clean", description=__doc__)
     _check(options)
-    from rich.console import Console
-
+    owned.check_free(*(options.out / name for name in RESULTS))
+    from hyperface.console import make_console
     from hyperface.data.datasets import data_directory
     from launch.embedding import embed_into, open_network
 
     cli.quiet_libraries()
-    console = Console()
+    console = make_console()
     data_dir = data_directory(options.data_dir)
     network = open_network(options.run)
     splits = [network.open_split(options.dataset, options.split, data_dir)]
     if options.overlap_with is not None:
         splits.append(network.open_split(options.overlap_with, options.overlap_split, data_dir))
-    options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.out, prefix="features-") as folder:
-        files = [Path(folder) / str(i) for i in range(len(splits))]
+    with owned.writing(options.out), owned.scratch(options.out) as folder:
+        files = [folder / str(i) for i in range(len(splits))]
         parts = [
             embed_into(file, s, network, console) for file, s in zip(files, splits, strict=True)
         ]
@@ -103,12 +103,11 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, 
     """Drops what lies far from its class or is in the other data set, and writes the results."""
     import numpy as np
 
+    from hyperface.console import say
     from hyperface.data import cleaning
     from hyperface.report import cleaning as report
 
     images, folder = data.images, options.out
-    for name in RESULTS:  # Of an earlier cleaning; keep.txt comes last.
-        (folder / name).unlink(missing_ok=True)
     distances = cleaning.squared_distances(data.blocks, int(images.labels.max()) + 1)
     cleaned = cleaning.clean(
         distances,
@@ -117,29 +116,35 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, 
         image_threshold=options.image_threshold,
         image_quantile=options.image_quantile,
     )
-    overlap = set() if other is None else _overlap(options, data, other)
-    keep = cleaned.keep & ~np.isin(images.labels, list(overlap))
-    report.write_distances(folder, images, distances, cleaned)
-    report.write_dropped(folder / "dropped.csv", images, distances, cleaned, overlap)
-    expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
-    names = [images.names[i] for i in np.flatnonzero(keep)]
-    cleaning.write_keep_list(folder / "keep.txt", names)
+    overlap = None if other is None else _overlap(options, data, other)
+    dropped = {pair.train_person for pair in overlap[0]} if overlap else set()
+    keep = cleaned.keep & ~np.isin(images.labels, list(dropped))
     said = {
         "people far from their mean": cleaned.dropped_classes.sum(),
         "images of others": np.sum(~cleaned.keep & ~cleaned.dropped_classes[images.labels]),
-        "people in both sets": len(overlap),
+        "people in both sets": len(dropped),
         "images kept": keep.sum(),
         "people kept": np.unique(images.labels[keep]).size,
     }
-    for what, count in said.items():
-        console.print(f"{count:10,} {what}", highlight=False)
-    console.print(f"Lists and pictures: {folder}", highlight=False, soft_wrap=True)
+    for what, count in said.items():  # Before they are written, so that a full disk costs none.
+        say(console, f"{count:10,} {what}")
+    for name in RESULTS:  # Of an earlier cleaning; keep.txt comes last.
+        owned.remove(folder / name)
+    if overlap is not None:
+        report.write_overlap(folder, images, other.images, *overlap)
+    report.write_distances(folder, images, distances, cleaned)
+    report.write_dropped(folder / "dropped.csv", images, distances, cleaned, dropped)
+    expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
+    names = [images.names[i] for i in np.flatnonzero(keep)]
+    cleaning.write_keep_list(folder / "keep.txt", names)
+    say(console, f"Lists and pictures: {folder}")
 
 
-def _overlap(options: Clean, data: "Embedded", other: "Embedded") -> set[int]:
-    """Writes which people are in both sets, and returns their labels in the first."""
+def _overlap(
+    options: Clean, data: "Embedded", other: "Embedded"
+) -> tuple[list["SimilarPeople"], set[tuple[int, int]]]:
+    """The people in both sets, and the pairs of labels whose names are equal."""
     from hyperface.data.overlap import same_names, similar_people
-    from hyperface.report.cleaning import write_overlap
 
     labels, other_labels = (
         {name: label for label, name in one.images.people().items()} for one in (data, other)
@@ -153,8 +158,7 @@ def _overlap(options: Clean, data: "Embedded", other: "Embedded") -> set[int]:
         options.similarity,
         named,
     )
-    write_overlap(options.out, data.images, other.images, pairs, named)
-    return {pair.train_person for pair in pairs}
+    return pairs, named
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import importlib.util
 import os
 import platform
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError, expect
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of the system that the user mends, wherever they come up."""
+NO_THREADS = (
+    "error: expected that the system lets this process start threads, found that it does not. "
+    "Raise the limit of processes (ulimit -u, or the container's), or end other programs."
+)
 SECONDS_BETWEEN_LINES = 10.0
 CACHE_BYTES = 4 * 2**30
 """Of compiled programs; the ones longest unused go first."""
@@ -60,6 +68,8 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     try:
         command(sys.argv[1:])
     except InputError as error:
+        if _lacks_threads(error):
+            _end(NO_THREADS, EXIT_INPUT, at_once=True)
         _end(f"error: {error}", EXIT_INPUT)
     except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,6 +79,14 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
         if _is_interrupted(error):
             print(f"stopped by {error}", file=sys.stderr)
             sys.exit(_status(error, 0))
+        if _lacks_threads(error):
+            _end(NO_THREADS, EXIT_INPUT, at_once=True)
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            _end(
+                f"error: expected room and permission to read and write, found: "
+                f"{owned.said(error)}. Mend that, and give the same command again.",
+                EXIT_INPUT,
+            )
         if not _is_joined():
             raise
         _end(traceback.format_exc(), EXIT_BUG)
@@ -186,17 +204,13 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
 
     A live bar on a terminal; elsewhere a line every ten seconds.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from hyperface.console import plain_column, say
 
     began = last = time.monotonic()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    rate_column = TextColumn("{task.fields[rate]}")
+    columns = plain_column("{task.description}"), BarColumn(), MofNCompleteColumn()
+    rate_column = plain_column("{task.fields[rate]}")
     with Progress(
         *columns,
         rate_column,
@@ -215,8 +229,7 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
             if not console.is_terminal and now - last > SECONDS_BETWEEN_LINES:
                 last = now
                 left = f"{(total - done) / speed:,.0f} s left" if done else ""
-                line = f"{title} {done:,}/{total:,} {rate} {left}"
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                say(console, f"{title} {done:,}/{total:,} {rate} {left}")
 
         yield advance
 
@@ -236,8 +249,21 @@ def quiet_libraries() -> None:
     sys.unraisablehook = hook
 
 
-def _end(message: str, status: int) -> NoReturn:
+def _lacks_threads(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that the system gave no thread."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
     print(message, file=sys.stderr)
+    if at_once:  # An orderly end would wait for threads that never began.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     if _is_joined():
         from hyperface.train import distributed
 

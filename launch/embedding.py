@@ -1,5 +1,6 @@
 """Networks that the commands embed images with, and prepared splits embedded by them."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -164,6 +165,19 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     return Network(apply, shape, crop, steps)
 
 
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file of that many bytes, all on the disk.
+
+    A file with holes would end the process by SIGBUS where the disk is full.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, BLOCK):
+                file.write(bytes(min(BLOCK, size - start)))
+
+
 def embed_into(
     path: Path,
     split: Split,
@@ -202,7 +216,8 @@ def embed_into(
                 )
             if features is None:
                 shape = len(names), part.features.shape[1]
-                features = np.memmap(path, np.float32, "w+", shape=shape)
+                _reserve(path, 4 * shape[0] * shape[1])
+                features = np.memmap(path, np.float32, "r+", shape=shape)
             block = slice(done, done + len(part.labels))
             features[block], labels[block] = part.features, part.labels
             done = block.stop

@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError
-from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.train.checkpoint import Checkpoints
     from hyperface.train.state import TrainState
+
+
+RESULTS = "evaluation.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +151,7 @@ def own_protocol(options: Evaluate) -> None:
             raise InputError(
                 f"--{field.name.replace('_', '-')}: expected --protocol with it, found none."
             )
-    from rich.console import Console
-
+    from hyperface.console import make_console, say
     from hyperface.data.datasets import data_directory, open_split
     from hyperface.evaluate.evaluator import evaluate_network
     from hyperface.evaluate.named import array_digest
@@ -164,13 +166,11 @@ def own_protocol(options: Evaluate) -> None:
     cli.quiet_libraries()
     if len(options.step) > 1:
         raise InputError("--step: expected one step without --protocol, found several.")
+    owned.check_free(options.source / RESULTS)
     with Checkpoints(folder, read_only=True) as checkpoints:
-        steps = checkpoints.steps()
-        step = options.step[0] if options.step else max(steps, default=None)
-        if step not in steps:
-            found = ", ".join(map(str, steps)) or "none"
-            raise InputError(f"expected a whole checkpoint in {folder}, found steps: {found}.")
-        experiment, state = restored(checkpoints, step)
+        step, experiment, state = checkpoints.read(
+            lambda step: (step, *restored(checkpoints, step)), *options.step
+        )
     experiment = _chosen(experiment, options)
     data_dir = data_directory(options.data_dir)
     result = evaluate_network(experiment, state.network, state.evaluated, data_dir, AllDevices())
@@ -192,12 +192,12 @@ def own_protocol(options: Evaluate) -> None:
             **provenance.environment(),
         },
     }
-    replace_text(options.source / "evaluation.json", json.dumps(record, indent=2) + "\n")
-    console = Console()
-    table = results_table({f"{experiment.name}, step {step}": result})
-    console.print(as_text(table), highlight=False, soft_wrap=True)
-    for step in steps:
-        console.print(f"- {step}", highlight=False, soft_wrap=True, markup=False)
+    console = make_console()
+    say(console, as_text(results_table({f"{experiment.name}, step {step}": result})))
+    for line in steps:
+        say(console, f"- {line}")
+    with owned.writing(options.source):  # After they are printed: a full disk costs no result.
+        owned.write_text(options.source / RESULTS, json.dumps(record, indent=2) + "\n")
 
 
 def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:

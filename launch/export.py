@@ -12,13 +12,16 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError, unknown_name
-from hyperface.files import replace_bytes, replace_text
 from launch import cli
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from hyperface.weights.runs import SavedBackbone
 
 FORMATS = ("safetensors", "stablehlo", "onnx")
 
@@ -53,9 +56,8 @@ def main(args: Sequence[str]) -> None:
             raise unknown_name("format", name, FORMATS)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out: expected a folder, found the file {options.out}.")
-    from rich.console import Console
-
-    from hyperface.weights import export, exported, read_run
+    owned.check_free(*(options.out / f"embedder.{name}" for name in (*formats, "json")))
+    from hyperface.weights import read_run
 
     cli.quiet_libraries()
     saved = read_run(options.run, options.step)
@@ -63,11 +65,19 @@ def main(args: Sequence[str]) -> None:
         "mirror": options.mirror or saved.experiment["evaluation"]["mirror"],
         "normalize": options.normalize,
     }
+    with owned.writing(options.out):
+        _write(options.out, saved, settings, formats)
+
+
+def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[str]) -> None:
+    """Writes each file and checks it; one that gives other features is removed."""
+    from hyperface.console import make_console, say
+    from hyperface.weights import export, exported
+
     embed = export.make_embedder(saved, **settings)
     contents = {name: _content(name, embed, saved) for name in formats}
-    options.out.mkdir(parents=True, exist_ok=True)
     # The record of an earlier export does not fit the new files, and would be compared with them.
-    (options.out / exported.NAME).unlink(missing_ok=True)
+    owned.remove(out / exported.NAME)
     record = {
         "model": saved.model,
         "step": saved.step,
@@ -78,21 +88,21 @@ def main(args: Sequence[str]) -> None:
         "files": {},
     }
     for name, content in contents.items():
-        path = options.out / f"embedder.{name}"
-        replace_bytes(path, content)
+        path = out / f"embedder.{name}"
+        owned.write_bytes(path, content)
         difference = export.largest_difference(
             embed, _opened(name, path, saved, settings), saved.image_shape
         )
         line = f"{path}: {len(content) / 1e6:.1f} MB, largest difference {difference:.1e}"
-        Console().print(line, highlight=False, soft_wrap=True)
+        say(make_console(), line)
         if not difference <= TOLERANCE:
-            path.unlink()
+            owned.remove(path)
             raise InputError(
                 f"{path}: expected a difference up to {TOLERANCE:g}, found {difference:g}: removed."
             )
         sha256 = hashlib.sha256(content).hexdigest()
         record["files"][path.name] = {"sha256": sha256, "largest_difference": difference}
-    replace_text(options.out / exported.NAME, exported.seal(record))
+    owned.write_text(out / exported.NAME, exported.seal(record))
 
 
 def _content(name: str, embed, saved) -> bytes:

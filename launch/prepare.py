@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError
-from hyperface.files import replace_bytes, text_lines
+from hyperface.files import text_lines
 from launch import cli
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
@@ -37,6 +38,8 @@ AUTOMATIC = {"orl_faces": "orl"}
 """Data sets that need nothing from the user, by the name they are opened with."""
 OWN_NAMES = {"orl": "orl_faces", "mnist": "mnist"}
 """What a source is called where no --out says otherwise."""
+PICTURES = ("faces", "images-per-identity")
+"""What --inspect draws of each split."""
 SHEET = 60
 """Images on a sheet of faces."""
 SHOWN = 10
@@ -90,10 +93,10 @@ class Prepare:
 def main(args: Sequence[str]) -> None:
     """Parses the options and makes the data set."""
     options = tyro.cli(Prepare, args=args, prog="python -m launch.prepare", description=__doc__)
-    from rich.console import Console
+    from hyperface.console import make_console
 
     cli.quiet_libraries()
-    (inspect if options.inspect else prepare)(options, Console())
+    (inspect if options.inspect else prepare)(options, make_console())
 
 
 def prepare(options: Prepare, console) -> None:
@@ -103,13 +106,14 @@ def prepare(options: Prepare, console) -> None:
         raise InputError(
             f"--out: expected a name of letters, digits and '_' for the data set, found {name!r}."
         )
+    from hyperface.console import plain
     from hyperface.data import store
     from hyperface.data.datasets import data_directory
     from hyperface.data.manifest import Manifest
     from hyperface.data.sources import open_source
 
     data_dir = data_directory(options.data_dir)
-    with console.status(f"listing {options.source}"):
+    with console.status(plain(f"listing {options.source}")):
         source = open_source(
             options.source,
             data_dir,
@@ -133,13 +137,8 @@ def prepare(options: Prepare, console) -> None:
 
 def inspect(options: Prepare, console) -> None:
     """Prints what a prepared data set holds, and draws faces and images by identity beside it."""
-    import numpy as np
-
     from hyperface.data import datasets
-    from hyperface.data.images import decode
     from hyperface.data.manifest import Manifest
-    from hyperface.report import figures
-    from hyperface.report.sheets import contact_sheet
 
     data_dir = datasets.data_directory(options.data_dir)
     folder = datasets.find(options.source, data_dir)
@@ -151,9 +150,26 @@ def inspect(options: Prepare, console) -> None:
         )
     manifest = Manifest.read(folder)
     _say(console, folder, manifest)
+    names = [f"{split}-{name}.png" for split in manifest.images for name in PICTURES]
+    owned.check_free(*(folder / name for name in names))
+    with owned.writing(folder):
+        _draw(options.source, folder, data_dir, manifest, console)
+
+
+def _draw(name: str, folder: Path, data_dir: Path, manifest: "Manifest", console) -> None:
+    """Draws some faces and the images by identity of each split, and says where."""
+    import numpy as np
+
+    from hyperface.console import say
+    from hyperface.data import datasets
+    from hyperface.data.images import decode
+    from hyperface.report import figures
+    from hyperface.report.sheets import contact_sheet
+
+    faces, by_identity = PICTURES
     rng = np.random.default_rng(0)
     for split, counts in manifest.images_per_identity.items():
-        records = datasets.open_split(options.source, split, data_dir).records
+        records = datasets.open_split(name, split, data_dir).records
         chosen = np.sort(rng.permutation(len(records))[:SHEET])
         shown = [records[int(place)] for place in chosen]
         sheet = contact_sheet(
@@ -162,15 +178,11 @@ def inspect(options: Prepare, console) -> None:
         )
         data = io.BytesIO()
         sheet.save(data, "PNG")
-        replace_bytes(folder / f"{split}-faces.png", data.getvalue())
-        drawn = {
-            f"{split}-images-per-identity": figures.images_per_identity(
-                np.array([c for c in counts if c])
-            )
-        }
-        written = figures.save(drawn, folder)
-        for path in (folder / f"{split}-faces.png", *written.values()):
-            console.print(str(path), highlight=False, soft_wrap=True)
+        owned.write_bytes(folder / f"{split}-{faces}.png", data.getvalue())
+        figure = figures.images_per_identity(np.array([c for c in counts if c]))
+        figures.save({f"{split}-{by_identity}": figure}, folder)
+        for picture in PICTURES:
+            say(console, str(folder / f"{split}-{picture}.png"))
 
 
 def prepare_missing(name: str, data_dir: Path, console) -> None:
@@ -217,15 +229,15 @@ def _lines(path: Path | None) -> list[str] | None:
 
 
 def _say(console, folder: Path, manifest: "Manifest") -> None:
-    def line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    from hyperface.console import say
 
     size = " x ".join(map(str, manifest.image_shape))
     for split, count in manifest.images.items():
         people = len(manifest.people[split])
-        line(
+        say(
+            console,
             f"{folder} ({split}): {count:,} images of {people:,} identities, {size}, "
-            f"{manifest.alignment}"
+            f"{manifest.alignment}",
         )
     empty = [
         person
@@ -234,11 +246,11 @@ def _say(console, folder: Path, manifest: "Manifest") -> None:
         if not count
     ]
     if empty:
-        line(f"{len(empty):,} identities have no usable image, first {empty[0]}")
+        say(console, f"{len(empty):,} identities have no usable image, first {empty[0]}")
     if manifest.rejected:
-        line(f"{len(manifest.rejected):,} images left out, all listed in manifest.json:")
+        say(console, f"{len(manifest.rejected):,} images left out, all listed in manifest.json:")
         for name, reason in manifest.rejected[:SHOWN]:
-            line(f"  {name}: {reason}")
+            say(console, f"  {name}: {reason}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The evaluation by published protocols: images or features in, figures and a report out."""
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from hyperface import owned
+from hyperface.console import make_console, say
 from hyperface.data.datasets import data_directory
 from hyperface.data.protocols import read_pairs
 from hyperface.errors import InputError, unknown_name
 from hyperface.evaluate import suite
 from hyperface.evaluate.named import NamedFeatures
 from hyperface.evaluate.scored import Figure, Scored, over_snapshots
-from hyperface.report.evaluation import write_evaluation
+from hyperface.report.evaluation import protocol_tables, write_evaluation
 from hyperface.report.tables import as_text
 from hyperface.train import distributed, parallel
 from hyperface.train.metrics import run_digest
@@ -49,21 +52,21 @@ def evaluate(options: "Evaluate") -> None:
     settings = choices.settings(options)
     choices.check_used(protocols, options)
     writes = distributed.is_writer()
-    console, data_dir = Console(quiet=not writes), data_directory(options.data_dir)
+    console, data_dir = make_console(quiet=not writes), data_directory(options.data_dir)
     choices.check_present(protocols, options, data_dir)
     out = options.out or _default_out(options.source)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: expected a folder that can be written, found: {error}.") from None
+    if writes:
+        owned.check_free(out / "evaluation.json", out / "evaluation.html")
     work = [
         _Work(name if factor == FULL else f"{name}-area{factor:g}", name, dataset, factor)
         for name in protocols
         for factor in options.resolution or (FULL,)
         for dataset in [choices.dataset(name, options)]
     ]
-    with tempfile.TemporaryDirectory(dir=out if writes else None, prefix="features-") as scratch:
-        features = Features(options, data_dir, Path(scratch), console)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(owned.writing(out))
+        scratch = owned.scratch(out) if writes else tempfile.TemporaryDirectory()
+        features = Features(options, data_dir, Path(stack.enter_context(scratch)), console)
         shots: list[dict[str, Scored]] = []
         for step in options.step or (None,):
             shots.append({})
@@ -83,11 +86,14 @@ def evaluate(options: "Evaluate") -> None:
         scored = shots[0]
         if len(shots) > 1:
             scored = {n: over_snapshots([shot[n] for shot in shots]) for n in shots[0]}
-        tables = write_evaluation(
+        titles = {one.name: _title(one) for one in work}
+        for table in protocol_tables(titles, scored):  # First: a full disk costs no result.
+            say(console, f"\n{as_text(table)}")
+        write_evaluation(
             out,
             source=str(options.source),
             scored=scored,
-            titles={one.name: _title(one) for one in work},
+            titles=titles,
             pixels={one.name: p for one in work if (p := features.pixels(one.dataset))},
             sweeps=_sweeps(work, scored),
             settings={
@@ -101,9 +107,7 @@ def evaluate(options: "Evaluate") -> None:
                 **provenance.environment(),
             },
         )
-    for table in tables:
-        console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"\nReport: {out / 'evaluation.html'}", highlight=False, soft_wrap=True)
+    say(console, f"\nReport: {out / 'evaluation.html'}")
 
 
 def _scored(

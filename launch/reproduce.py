@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError, expect
 from launch import cli, papers
-from launch.papers.item import OTHER_WORK, RUNS, Context, Item, Outcome
+from launch.papers.item import OTHER_WORK, RESULT, RUNS, Context, Item, Outcome
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from launch.papers.page import Shown
@@ -84,14 +85,13 @@ def main(args: Sequence[str]) -> None:
 
 def run(options: Reproduce) -> None:
     """Measures the items that are asked for and writes the report of all."""
-    from rich.console import Console
-
+    from hyperface.console import make_console, say
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
     from launch.papers import methods, page, readme
 
     cli.quiet_libraries()
-    console = Console()
+    console = make_console()
     steps = methods.few_steps(options)
     out = options.out or Path("reproduction-quick" if steps else "reproduction")
     runs = options.runs or (out / f"runs-{steps}-steps" if steps else Path("runs"))
@@ -115,6 +115,8 @@ def run(options: Reproduce) -> None:
             "expected every trained run to be of the options and the data that its table names, "
             "found others. Move them away, or take another --runs.\n" + "\n".join(foreign)
         )
+    report = context.out / options.paper / "report.html"
+    owned.check_free(report)
     # First, since items earlier in the paper's order start from the runs of later ones.
     failed = _made(chosen, printed, context) if options.train else []
     shown = []
@@ -126,20 +128,19 @@ def run(options: Reproduce) -> None:
             shown.append(page.Shown(item, None, out, _command(item, options), str(error)))
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
-            console.print(f"{item.name:24}{state}", highlight=False)
-    report = context.out / options.paper / "report.html"
-    report.parent.mkdir(parents=True, exist_ok=True)
+            say(console, f"{item.name:24}{state}")
     summary = page.summary(shown, printed, shortened=steps is not None)
-    write_sections(
-        report,
-        title=papers.TITLES[options.paper],
-        summary=f"{summary}\n{page.READING}",
-        sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
-    )
+    with owned.writing(report.parent):
+        write_sections(
+            report,
+            title=papers.TITLES[options.paper],
+            summary=f"{summary}\n{page.READING}",
+            sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
+        )
     if options.readme:
         readme.keep(options.paper, [one for one in shown if one.item.name in wanted])
         readme.write(options.paper, options.readme)
-    console.print(f"{summary}\nReport: {report}", highlight=False, soft_wrap=True)
+    say(console, f"{summary}\nReport: {report}")
     if failed:
         raise InputError(
             "expected all to end well; what went wrong is above. Mend that, and the same command "
@@ -149,20 +150,19 @@ def run(options: Reproduce) -> None:
 
 def _made(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
     """Trains and scores what tables lack at small scale; says what failed."""
-    from hyperface.files import locked
     from launch.papers import methods, work
 
     commands = methods.item_commands(items, printed, context)
     if not commands:
         return []
-    context.runs.mkdir(parents=True, exist_ok=True)
     # Both papers start from some of the same runs.
-    with locked(context.runs, "being trained in"):
+    with owned.writing(context.runs), owned.locked(context.runs, "being trained in"):
         return work.make(commands, context)
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """The item with its outcome: measured now, kept from before, or none and why."""
+    from hyperface.console import say
     from hyperface.train.divergence import DivergenceError
     from launch.papers import methods, pictures, runs
     from launch.papers.item import read_result, write_result
@@ -175,7 +175,8 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
         drawn = pictures.draw(printed, context)
-        outcome = write_result(folder, key, runs.read(printed, context), drawn)
+        with owned.writing(folder):
+            outcome = write_result(folder, key, runs.read(printed, context), drawn)
         lines = methods.full_commands(printed, outcome.missing, context.runs)
         at_scale = any("run" in row for row in printed["rows"])
         reason = (
@@ -189,12 +190,20 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         return Shown(item, kept, folder, command, reason)
     if absent:
         return Shown(item, None, folder, command, " ".join(absent))
-    context.console.print(f"{item.name}: {item.title}", highlight=False)
+    say(context.console, f"{item.name}: {item.title}")
+    owned.check_free(folder / RESULT)
     try:
         found, figures = papers.measurement(item)(context)
     except DivergenceError as error:
         return Shown(item, None, folder, command, f"training diverged: {error}")
-    return Shown(item, write_result(folder, key, found, figures), folder, command)
+    try:
+        with owned.writing(folder):
+            return Shown(item, write_result(folder, key, found, figures), folder, command)
+    except InputError:
+        for entry in found.entries:  # What was measured, perhaps for hours, is not lost.
+            values = ", ".join(f"{value:.{entry.digits}f}" for value in entry.values)
+            say(context.console, f"  {entry.row} {entry.column}: {values} {entry.unit}")
+        raise
 
 
 def _command(item: Item, options: Reproduce) -> str:

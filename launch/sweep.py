@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from urllib.parse import quote
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError, expect, unknown_name
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
@@ -37,7 +39,9 @@ if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from rich.console import Console
 
     from hyperface.report.sweep import SweptRun
-    from hyperface.report.tables import Table
+
+
+FILES = ("sweep.json", "sweep.csv", "settings.csv", "sweep.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,41 +121,41 @@ def run(options: Sweep, planned: list[Planned]) -> int:
       Interrupted: a signal came, and the run under way is saved; it was said.
     """
     import jax
-    from rich.console import Console
 
-    from hyperface.files import locked
+    from hyperface.console import make_console, say
+    from hyperface.report.sweep import sweep_table
     from hyperface.report.tables import as_text
     from hyperface.train.launchers import cluster_of
 
     if cluster_of(os.environ) is not None:
         raise InputError("expected one process for a sweep, found a launcher of several.")
     cli.quiet_libraries()
-    console = Console()
+    console = make_console()
     out = planned[0].options.workdir.parent
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out, "being swept in"), _kept_programs():
+    owned.check_free(*(out / name for name in FILES))
+    with owned.writing(out), owned.locked(out, "being swept in"), _kept_programs():
         finished = _check(planned, console)
         waiting = [one for one in planned if one not in finished]
-        console.print(f"{len(planned)} runs, {len(finished)} of them done.", highlight=False)
+        say(console, f"{len(planned)} runs, {len(finished)} of them done.")
         runs = {one.name: _unfinished(one, "not run", "") for one in planned}
         runs |= {one.name: _scored(one) for one in finished}
-        table = _write(out, options, runs.values(), planned[0])
+        _write(out, options, runs.values(), planned[0])
         began = time.monotonic()
         for number, one in enumerate(waiting):
             left = (time.monotonic() - began) / max(number, 1) * (len(waiting) - number) / 60
             about = f", about {left:,.1f} minutes left" if number else ""
-            console.print(f"\n{one.name}: {number + 1} of {len(waiting)}{about}", highlight=False)
+            say(console, f"\n{one.name}: {number + 1} of {len(waiting)}{about}")
             if number and one.values != waiting[number - 1].values:
                 jax.clear_caches()  # Programs of all settings together would fill the memory.
             runs[one.name] = _outcome(one, console)
-            table = _write(out, options, runs.values(), planned[0])
-    console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True)
-    console.print(f"\nReport: {out / 'sweep.html'}", highlight=False, soft_wrap=True)
+            _write(out, options, runs.values(), planned[0])
+    say(console, f"\n{as_text(sweep_table(list(runs.values())))}")
+    say(console, f"\nReport: {out / 'sweep.html'}")
     states = {one.status for one in runs.values()}
     return cli.EXIT_INPUT if "failed" in states else cli.EXIT_DIVERGED * ("diverged" in states)
 
 
-def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned) -> "Table":
+def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned) -> None:
     from hyperface.report.sweep import write_sweep_report
 
     settings = {
@@ -159,7 +163,7 @@ def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned
         "seeds": options.seeds,
         "first run": first.options.experiment.to_dict(),
     }
-    return write_sweep_report(out, name=options.experiment, runs=list(runs), settings=settings)
+    write_sweep_report(out, name=options.experiment, runs=list(runs), settings=settings)
 
 
 @contextlib.contextmanager
@@ -269,6 +273,7 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
 
 def _outcome(one: Planned, console: "Console") -> "SweptRun":
     """Trains one run; what goes wrong in it is its outcome."""
+    from hyperface.console import say
     from hyperface.train.divergence import DivergenceError
     from hyperface.train.interrupt import Interrupted
     from launch.train import train_and_report
@@ -280,10 +285,10 @@ def _outcome(one: Planned, console: "Console") -> "SweptRun":
     except DivergenceError as error:
         return _unfinished(one, "diverged", str(error))
     except InputError as error:
-        console.print(f"{one.name} failed: {error}", style="red", highlight=False, soft_wrap=True)
+        say(console, f"{one.name} failed: {error}", "red")
         return _unfinished(one, "failed", str(error))
     except Exception as error:  # Whatever it is, the others go on.
-        console.print_exception()
+        say(console, traceback.format_exc())
         return _unfinished(one, "failed", f"{type(error).__name__}: {error}")
     return _scored(one)
 

@@ -9,6 +9,7 @@ was killed goes on when the same command is given again. `--list` shows the expe
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import InputError
-from hyperface.files import replace_text
 from hyperface.train.experiment import Experiment, check
 from launch import cli, experiments
 
@@ -40,7 +41,8 @@ class Train:
     """Backbone to fine-tune: an earlier run's folder, or a .safetensors, .pth or .caffemodel file
     of the experiment's model."""
     fresh: bool = False
-    """Delete what the folder holds of an earlier run, instead of going on with it."""
+    """Delete the files that an earlier run recorded in the folder, instead of going on with it.
+    Other files stay, and a folder that is no run of ours is refused."""
     workers: int = 0
     """Processes that read and decode images; 0 uses threads. The run is the same for any number."""
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
@@ -96,13 +98,12 @@ def run(options: Train) -> None:
       Interrupted: a signal came, and the run is saved; it was said.
     """
     cli.join(options)
-    from rich.console import Console
-
+    from hyperface.console import make_console
     from hyperface.train import distributed
     from hyperface.train.divergence import DivergenceError
 
     try:
-        train_and_report(options, Console(quiet=not distributed.is_writer()))
+        train_and_report(options, make_console(quiet=not distributed.is_writer()))
     except DivergenceError:
         sys.exit(cli.EXIT_DIVERGED)
 
@@ -178,36 +179,39 @@ def _report(
     experiment: Experiment, workdir: Path, data_dir: Path, trained, baselines, console: "Console"
 ) -> None:
     """Writes the report of a run and prints its tables."""
+    from hyperface.console import say
     from hyperface.data.datasets import open_split
-    from hyperface.report.run import write_run_report
+    from hyperface.report.run import run_tables, write_run_report
     from hyperface.report.tables import as_text
 
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
-    tables = write_run_report(
-        workdir,
-        name=experiment.name,
-        summary=f"{experiment.steps} steps of {experiment.data.batch_size} images on "
-        f"{split.dataset}, {split.num_classes} classes; scored on the split "
-        f"{experiment.data.test_split!r}.",
-        trained=trained,
-        baselines=baselines,
-        num_classes=split.num_classes,
-        settings={
-            "experiment": experiment.to_dict(),
-            "environment": json.loads((workdir / "environment.json").read_text()),
-        },
-    )
-    for table in tables:
-        console.print(f"\n{as_text(table)}", highlight=False, soft_wrap=True)
-    console.print(f"\nReport: {workdir / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Score the checkpoint again: python -m launch.evaluate {workdir}", soft_wrap=True
-    )
+    tables = run_tables(trained, baselines, split.num_classes)
+    for table in tables:  # Before they are written, so that a full disk costs no result.
+        say(console, f"\n{as_text(table)}")
+    with owned.writing(workdir, "Mend that, and the same command writes the report."):
+        write_run_report(
+            workdir,
+            name=experiment.name,
+            summary=f"{experiment.steps} steps of {experiment.data.batch_size} images on "
+            f"{split.dataset}, {split.num_classes} classes; scored on the split "
+            f"{experiment.data.test_split!r}.",
+            trained=trained,
+            baselines=baselines,
+            tables=tables,
+            settings={
+                "experiment": experiment.to_dict(),
+                "environment": json.loads((workdir / "environment.json").read_text()),
+            },
+        )
+    say(console, f"\nReport: {workdir / 'report.html'}")
+    again = shlex.join(["python", "-m", "launch.evaluate", str(workdir)])
+    say(console, f"Score the checkpoint again: {again}")
 
 
 def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
     """The state after the last step; a run that diverges or is stopped is said."""
+    from hyperface.console import say
     from hyperface.train import distributed
     from hyperface.train.divergence import DivergenceError
     from hyperface.train.folder import DIVERGED
@@ -227,24 +231,26 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
             console=console,
         )
     except DivergenceError as error:
-        if distributed.is_writer():
-            record = {"step": error.step, "message": str(error)}
-            replace_text(folder / DIVERGED, json.dumps(record, indent=2) + "\n")
         advice = ", or go on with --on-nan skip" if options.on_nan == "stop" else ""
-        console.print(
+        say(
+            console,
             f"{part.name} diverged: {error} The newest checkpoint is from before it: start again "
             f"with a lower learning rate or weight of that term{advice}.",
-            style="red",
-            soft_wrap=True,
+            "red",
         )
+        if distributed.is_writer():
+            record = {"step": error.step, "message": str(error)}
+            with owned.writing(folder):
+                owned.write_text(folder / DIVERGED, json.dumps(record, indent=2) + "\n")
         raise
     except Interrupted as stop:
-        console.print(f"{part.name} stopped by {stop}", highlight=False, soft_wrap=True)
+        say(console, f"{part.name} stopped by {stop}")
         raise
 
 
 def _start(path: Path, experiment: Experiment, data_dir: Path, console):
     """The backbone of a file or run, checked against the experiment's; says what was loaded."""
+    from hyperface.console import say
     from hyperface.data.datasets import open_split
     from hyperface.train.loop import Start
     from hyperface.train.state import abstract_state
@@ -255,7 +261,7 @@ def _start(path: Path, experiment: Experiment, data_dir: Path, console):
     like = abstract_state(experiment, split.num_classes, split.image_shape).variables
     wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
     backbone, report = load_backbone(path, experiment.model.name, wanted)
-    console.print(str(report), highlight=False, soft_wrap=True)
+    say(console, str(report))
     return Start(origin(path), backbone)
 
 

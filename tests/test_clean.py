@@ -73,6 +73,7 @@ def test_the_planted_person_and_image_are_left_out(data_dir, run, tmp_path, caps
         "distances.png",
         "dropped.csv",
         "farthest.png",
+        "hyperface-files.jsonl",
         "keep.txt",
     ]
     assert "39 images kept" in capsys.readouterr().out

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "archives": ({"errors"}, set()),
     "arrays": ({"archives", "errors"}, set()),
     "files": ({"errors"}, set()),
+    "owned": ({"errors", "files"}, set()),
+    "console": (set(), {"rich"}),
     "compiler": (set(), set()),
     "rules": (set(), set()),
     "normalize": ({"rules"}, set()),
@@ -30,12 +32,12 @@ MAY_IMPORT = {
     "losses": ({"losses", "normalize", "rules"}, set()),
     "heads": ({"heads", "losses", "normalize", "objective", "theory"}, {"flax"}),
     "models": ({"models", "errors"}, {"flax"}),
-    "data": ({"archives", "data", "errors", "files"}, {"tensorflow_datasets", "grain"}),
+    "data": ({"archives", "data", "errors", "files", "owned"}, {"tensorflow_datasets", "grain"}),
     "data.protocols": ({"archives", "data.protocols", "errors", "files"}, set()),
     "train.experiment": ({"errors", "objective"}, set()),
-    "train.metrics": ({"files"}, set()),
-    "train.profile": (set(), set()),
-    "train.progress": (set(), {"rich"}),
+    "train.metrics": ({"files", "owned"}, set()),
+    "train.profile": ({"owned"}, set()),
+    "train.progress": ({"console"}, {"rich"}),
     "train.optim": ({"objective", "train.experiment", "train.rows"}, {"optax"}),
     "train.rows": ({"objective"}, set()),
     "train.sampled": ({"losses", "objective", "train.rows"}, set()),
@@ -69,7 +71,7 @@ MAY_IMPORT = {
     ),
     "train.together": ({"evaluate.embed", "train.parallel"}, set()),
     "train.interrupt": ({"train.distributed"}, set()),
-    "train.folder": ({"errors", "files", "train.parallel"}, set()),
+    "train.folder": ({"errors", "owned", "train.parallel"}, set()),
     "train.checksum": (set(), set()),
     "train.damage": ({"errors"}, set()),
     "train.contents": (
@@ -83,6 +85,7 @@ MAY_IMPORT = {
     "train.checkpoint": (
         {
             "errors",
+            "owned",
             "train.checksum",
             "train.contents",
             "train.damage",
@@ -108,7 +111,7 @@ MAY_IMPORT = {
         },
         {"rich"},
     ),
-    "train.loop": ({"data", "errors", "files", "train"}, {"rich"}),
+    "train.loop": ({"console", "data", "errors", "owned", "train"}, {"rich"}),
     "evaluate": (
         {
             "evaluate",
@@ -132,7 +135,7 @@ MAY_IMPORT = {
         {"flax"},
     ),
     "report": (
-        {"report", "evaluate", "files", "data.cleaning", "data.overlap"},
+        {"report", "evaluate", "owned", "data.cleaning", "data.overlap"},
         {"matplotlib"},
     ),
 }

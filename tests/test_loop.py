@@ -22,6 +22,7 @@ import pytest
 from jax.experimental import multihost_utils
 from rich.console import Console
 
+from hyperface import owned
 from hyperface.errors import InputError
 from hyperface.train import divergence, interrupt, loop, parallel
 from hyperface.train.checkpoint import Checkpoints
@@ -279,7 +280,9 @@ def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     for scores in ("evaluation", "evaluation-blufr"):
-        (folder / scores).mkdir()
+        owned.write_text(folder / scores / "evaluation.json", "{}")
+    (folder / "evaluation_of_my_thesis").mkdir()
+    (folder / "evaluation_of_my_thesis/ch1.tex").touch()
     (folder / "mine.txt").touch()
     one = dataclasses.replace(tiny_experiment.evaluation, snapshots=1)
     short = dataclasses.replace(tiny_experiment, steps=4, evaluation=one)
@@ -287,7 +290,8 @@ def test_fresh_starts_over(finished, tiny_experiment, tiny_data, tmp_path):
     state = loop.train(short, tiny_data, folder, fresh=True, console=console)
     assert int(state.step) == 4
     assert len(read_metrics(folder / "metrics.jsonl")) == 2
-    assert not list(folder.glob("evaluation*"))
+    assert [p.name for p in folder.glob("evaluation*")] == ["evaluation_of_my_thesis"]
+    assert (folder / "evaluation_of_my_thesis/ch1.tex").exists()
     assert (folder / "mine.txt").exists()
     # 6 classes of 16 features for each of two terms.
     groups = "agents 192 (1 x rate, 1 x decay); scale 1 (1 x rate, 0 x decay)"
@@ -539,6 +543,7 @@ def test_a_broken_step_neither_counts_nor_stops_saving(finished, tmp_path):
     unbroken, state = finished
     folder = tmp_path / "checkpoints"
     shutil.copytree(unbroken / "checkpoints", folder)
+    owned.claim_tree(folder / "99")
     (folder / "99").mkdir()  # What a crash of the file system may leave.
     with Checkpoints(folder, read_only=True) as checkpoints:
         assert checkpoints.latest() == 12
@@ -573,9 +578,10 @@ def test_a_reader_does_not_disturb_a_save(finished, tmp_path):
 
 def test_fresh_deletes_a_run_and_nothing_else(tiny_experiment, tiny_data, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    for fresh, message in ((True, "Nothing was deleted"), (False, "found other files")):
-        with pytest.raises(InputError, match=message):
+    for fresh in (True, False):
+        with pytest.raises(InputError, match=r"found thesis\.txt, not recorded") as refused:
             loop.train(tiny_experiment, tiny_data, tmp_path, fresh=fresh, console=quiet())
+        assert "--fresh" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hyperface.errors import InputError
 from hyperface.objective import Loss, SoftmaxTerm
-from hyperface.train import parallel
+from hyperface.train import memory, parallel
 from hyperface.train.experiment import Data, Experiment, Model, Optimizer
 from hyperface.train.memory import (
     Memory,
@@ -24,6 +24,13 @@ MIB = 2**20
 RUN = Sizes(2**20, 64, 2048, 2048, 200 * MIB, 100 * MIB, 10 * MIB)
 
 
+@pytest.fixture
+def blocks_of_four_mebibytes(monkeypatch):
+    """The engine chooses its blocks by the machine's cache."""
+    monkeypatch.setattr(memory, "block_bytes", lambda: 4 * MIB)
+
+
+@pytest.mark.usefixtures("blocks_of_four_mebibytes")
 def test_by_hand_on_one_device():
     found = memory_estimate(RUN, 1, shard_agents=False)
     # 4 x 64 x 2^20 bytes of similarities are 256 MiB, beyond one block: blocks of 4 MiB.
@@ -32,6 +39,7 @@ def test_by_hand_on_one_device():
     assert str(found).startswith("about 7,096 MiB a device: agents 2,048 MiB, agent state 2,048")
 
 
+@pytest.mark.usefixtures("blocks_of_four_mebibytes")
 def test_by_hand_on_eight():
     """Split agents are an eighth; replicated ones are whole, and the images an eighth."""
     split = memory_estimate(RUN, 8, shard_agents=True)
@@ -47,6 +55,7 @@ def test_samples_shorten_the_gradient_and_a_budget_keeps_similarities():
     assert found.similarities == 3 * 256 * MIB
 
 
+@pytest.mark.usefixtures("blocks_of_four_mebibytes")
 def test_what_cannot_fit_is_refused_with_the_devices_that_would_do():
     """Of 1,536 MiB 4 devices need 512 + 512 + 612 + 200 + 160 + 12, and 8 need 1,160."""
     assert devices_that_do(RUN, 1536 * MIB) == 8

@@ -20,9 +20,10 @@ import pytest
 import tyro
 from rich.console import Console
 
+from hyperface import owned
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
-from hyperface.files import digest, locked
+from hyperface.files import digest
 from hyperface.report.planes import softmax_probability
 from hyperface.train.experiment import check
 from hyperface.train.loop import run_meta
@@ -409,7 +410,10 @@ def test_a_result_whose_pictures_were_not_all_written_is_none(tmp_path):
 def test_two_do_not_train_in_one_folder_of_runs(tmp_path):
     has_dataset(tmp_path / "data", "faces")
     options = f"--only table-2 --runs {tmp_path} --out {tmp_path} --data-dir {tmp_path}/data"
-    with locked(tmp_path, "being trained in"), pytest.raises(InputError, match="is being trained"):
+    with (
+        owned.locked(tmp_path, "being trained in"),
+        pytest.raises(InputError, match="is being trained"),
+    ):
         reproduce.main(["normface", *options.split()])
 
 
@@ -1313,7 +1317,7 @@ def test_features_of_another_run_are_not_taken(tiny_mnist, tmp_path, monkeypatch
     made = dataclasses.replace(made, data_dir=tiny_mnist)
     chosen = digits.experiment("mnist-plane-ring", made)
     folder = tmp_path / "runs/ring-60-steps-1000-images-seed0"
-    folder.mkdir(parents=True)
+    owned.adopt(folder, owned.RUN)
     split = open_split("mnist", "train", tiny_mnist)
     (folder / "config.json").write_text(json.dumps(run_meta(chosen, split)))
     kept = {"train": np.ones((10, 2)), "train_labels": np.arange(10), "agents": np.ones((10, 2))}

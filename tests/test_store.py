@@ -1,8 +1,8 @@
 """Prepared data sets: what goes in comes out, and there is the old one or the whole new one."""
 
 import dataclasses
-import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from conftest import write_people
 from PIL import Image
 from test_sources import write_bin, write_mnist
 
+from hyperface import owned
 from hyperface.data import datasets, images, planning, shards, store
 from hyperface.data.manifest import Manifest
 from hyperface.data.planning import Options
@@ -249,11 +250,11 @@ def test_the_size_is_that_of_most_images_wherever_they_stand(tmp_path):
 
 
 def test_two_at_once_are_kept_apart(people, tmp_path):
-    (tmp_path / "people").mkdir()
-    with (tmp_path / "people/.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="is being prepared by another process"):
-            store.prepare(folder(people), tmp_path / "people")
+    with (
+        owned.locked(tmp_path / "people", "being prepared"),
+        pytest.raises(InputError, match=f"is being prepared by process {os.getpid()}"),
+    ):
+        store.prepare(folder(people), tmp_path / "people")
 
 
 def test_a_data_folder_that_cannot_be_written_is_said(people, tmp_path):
@@ -397,7 +398,7 @@ def test_a_journal_that_was_never_finished_is_written_again(people, tmp_path, mo
     """A shard counts as done only by its journal, which is written after it, in one step."""
     monkeypatch.setattr(planning, "SHARD_IMAGES", 6)
     monkeypatch.setattr(
-        "hyperface.data.store.replace_text",
+        "hyperface.owned.write_text",
         lambda path, text: (_ for _ in ()).throw(OSError("no room")),
     )
     with pytest.raises(InputError, match="no room"):

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface import owned
 from hyperface.errors import InputError
-from hyperface.files import replace_text, text_lines
+from hyperface.files import text_lines
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 """(features [block, dim], labels [block]) in a fixed order."""
@@ -138,7 +139,7 @@ def write_keep_list(path: Path, names: Iterable[str]) -> None:
     """
     names = sorted(names)
     _check_names(path, names)
-    replace_text(path, "\n".join(names) + "\n")
+    owned.write_text(path, "\n".join(names) + "\n")
 
 
 def read_keep_list(path: Path) -> list[str]:

@@ -6,23 +6,26 @@ whole shard. At the end the folder gets its metadata and, in one step, its name.
 """
 
 import json
-import shutil
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from hyperface import owned
 from hyperface.data import shards
 from hyperface.data.datasets import find
 from hyperface.data.manifest import Manifest
 from hyperface.data.planning import Options, Shard, alignment, fingerprint, planned
 from hyperface.data.sources import Reject, Source
 from hyperface.errors import InputError
-from hyperface.files import locked, read_json, replace_text
+from hyperface.files import read_json
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+METADATA = ("manifest.json", "pairs.csv", "dataset_info.json", "features.json", "metadata.json")
+"""What is written beside the shards, the last three by TFDS."""
 _FILES = "{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -54,8 +57,7 @@ def prepare(
     plan, people = planned(source, options)
     key = fingerprint(source, options)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder, "being prepared"):
+        with owned.locked(folder, "being prepared"):
             old = find(folder.name, folder.parent)
             if old is not None and Manifest.source_of(old) is None:
                 raise InputError(
@@ -69,15 +71,18 @@ def prepare(
                     f"expected the data set of this source in {old}, found one made from other "
                     "files or options. Take another --out, or pass --replace."
                 )
+            if old is not None:
+                _check_replaceable(old)
             work = _work_folder(folder, key)
+            owned.claim(*(work / name for name in _names(plan)))
             records = _write(source, plan, options, work, progress)
             manifest = _summed(source, plan, people, records, key, alignment(options))
             _add_pairs(source, manifest, work)
             _add_metadata(manifest, plan, records, work, folder.name)
-            whole = folder / _next_version(old)
-            work.rename(whole)
+            whole = _next_version(folder, old)
+            owned.rename_folder(work, whole)
             if old is not None:
-                shutil.rmtree(old)
+                owned.clear(old)
             return whole
     except OSError as error:
         raise InputError(
@@ -106,7 +111,7 @@ def _write(
         if _journal(journal) is None:
             shape = shape or shards.majority_shape(source, plan, options)
             record = shards.write(source, shard, options, shape, work, report)
-            replace_text(journal, json.dumps(record))
+            owned.write_text(journal, json.dumps(record))
         records.append(_journal(journal))
         shape = tuple(records[-1]["shape"])
         rejected += [Reject(*reject) for reject in records[-1]["rejected"]]
@@ -176,9 +181,9 @@ def _add_metadata(
         )
         for split in manifest.people
     ]
-    replace_text(work / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+    owned.write_text(work / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
     for shard in plan:
-        (work / f"{shard.file}.json").unlink()
+        owned.remove(work / f"{shard.file}.json")
     counts = {split: len(names) for split, names in manifest.people.items()}
     tfds.folder_dataset.write_metadata(
         data_dir=work,
@@ -210,18 +215,44 @@ def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
             manifest.rejected.append(Reject(f"{first},{second}", reason))
         else:
             lines.append(f"{first},{second},{int(same)}\n")
-    replace_text(work / "pairs.csv", "".join(lines))
+    owned.write_text(work / "pairs.csv", "".join(lines))
+
+
+def _names(plan: list[Shard]) -> list[str]:
+    """The files of a data set, beside its journals."""
+    return [*(shard.file for shard in plan), *METADATA]
+
+
+def _check_replaceable(old: Path) -> None:
+    """Refuses, before anything is made, a version that `--replace` could not remove whole."""
+    found = owned.read(old)
+    if found is None or found.kind != owned.DATA:
+        raise InputError(
+            f"--replace: expected a version that this program recorded in {old}, found one of an "
+            "earlier version or of somebody else. Move it elsewhere, or take another --out."
+        )
+    if other := owned.foreign(old):
+        raise InputError(
+            f"--replace: expected only files of this program in {old}, found {other}. Move it "
+            "elsewhere, or take another --out."
+        )
 
 
 def _work_folder(folder: Path, key: str) -> Path:
-    """The folder of this source's unfinished data set; those of other sources are removed."""
+    """The folder of this source's unfinished data set; recorded ones of other sources go."""
     work = folder / f"unfinished-{key}"
-    for other in folder.glob("unfinished-*"):
-        if other != work:
-            shutil.rmtree(other)
-    work.mkdir(exist_ok=True)
+    for name in sorted(owned.read(folder).folders):
+        other = owned.read(folder / name)
+        is_unfinished = name.startswith("unfinished-") and other and other.kind == owned.DATA
+        if is_unfinished and name != work.name and not (folder / name).is_symlink():
+            owned.clear(folder / name)
+    owned.adopt(work, owned.DATA)
     return work
 
 
-def _next_version(old: Path | None) -> str:
-    return "1.0.0" if old is None else f"1.0.{int(old.name.split('.')[2]) + 1}"
+def _next_version(folder: Path, old: Path | None) -> Path:
+    """The folder of the next version, whose name nothing has."""
+    number = 0 if old is None else int(old.name.split(".")[2]) + 1
+    while os.path.lexists(folder / f"1.0.{number}"):
+        number += 1
+    return folder / f"1.0.{number}"

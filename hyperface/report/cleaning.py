@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface import owned
 from hyperface.data.cleaning import Cleaning, Distances
 from hyperface.data.overlap import SimilarPeople
-from hyperface.files import replace_bytes, replace_text
 from hyperface.report import figures
 from hyperface.report.sheets import pair_sheet
 
@@ -129,10 +129,10 @@ def _write_sheet(
     pairs = [(left.pixels(int(i)), right.pixels(int(j))) for i, j in places]
     data = io.BytesIO()
     pair_sheet(pairs, captions).save(data, "PNG")
-    replace_bytes(path, data.getvalue())
+    owned.write_bytes(path, data.getvalue())
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    replace_text(path, text.getvalue())
+    owned.write_text(path, text.getvalue())

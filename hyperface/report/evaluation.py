@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hyperface import owned
 from hyperface.evaluate.scored import Figure, HardPair, Scored
-from hyperface.files import replace_bytes, replace_text
 from hyperface.report import figures
 from hyperface.report.html import write_report
 from hyperface.report.sheets import pair_sheet
@@ -27,6 +27,11 @@ def protocol_table(title: str, scored: Scored) -> Table:
     return Table(title, ("figure", "measured"), rows, "\n".join(f"- {step}" for step in steps))
 
 
+def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Scored]) -> list[Table]:
+    """The tables of all protocols."""
+    return [protocol_table(titles[name], found) for name, found in scored.items()]
+
+
 def write_evaluation(
     folder: Path,
     *,
@@ -36,8 +41,8 @@ def write_evaluation(
     pixels: Mapping[str, Pixels],
     sweeps: Mapping[str, Mapping[float, Figure]],
     settings: Mapping[str, Any],
-) -> list[Table]:
-    """Writes `evaluation.json`, `evaluation.html` and their figures, and returns the tables.
+) -> None:
+    """Writes `evaluation.json`, `evaluation.html` and their figures.
 
     Args:
       folder: for the files.
@@ -48,7 +53,6 @@ def write_evaluation(
       sweeps: a figure by area factor, for each label, where images were made smaller.
       settings: goes into the JSON file as it is, beside the figures.
     """
-    tables = [protocol_table(titles[name], found) for name, found in scored.items()]
     drawn = _draw(scored)
     if sweeps:
         drawn["resolution"] = ("Low resolution", figures.resolution_curves(sweeps))
@@ -62,16 +66,17 @@ def write_evaluation(
         "protocols": {name: found.record() for name, found in scored.items()},
         "settings": settings,
     }
-    replace_text(folder / "evaluation.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+    owned.write_text(
+        folder / "evaluation.json", json.dumps(record, indent=2, allow_nan=False) + "\n"
+    )
     write_report(
         folder / "evaluation.html",
         title=f"hyperface: {source}",
         summary=f"{source}, scored by {', '.join(titles[name] for name in scored)}.",
-        tables=tables,
+        tables=protocol_tables(titles, scored),
         pictures=pictures,
         settings=json.dumps(settings, indent=2),
     )
-    return tables
 
 
 def _draw(scored: Mapping[str, Scored]):
@@ -103,7 +108,7 @@ def _sheets(folder: Path, name: str, title: str, scored: Scored, pixels: Pixels)
     ):
         if pairs:
             path = folder / f"{name}-{kind.split()[0]}.png"
-            replace_bytes(path, _sheet(pairs, pixels))
+            owned.write_bytes(path, _sheet(pairs, pixels))
             written[f"{title}: {kind}, worst first"] = path
     return written
 

@@ -1,5 +1,6 @@
 """The figures of a run. Each function returns a matplotlib figure; `save` writes them as PNG."""
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hyperface import owned
 from hyperface.evaluate.roc import Roc, det
 from hyperface.evaluate.scored import Figure as Score
 from hyperface.report.drawings import COLOURS, panels
@@ -289,11 +291,17 @@ def distance_histogram(
 
 def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
     """Writes `NAME.png` for each figure and returns the paths by name."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        figure.savefig(paths[name], dpi=130)
+        write_picture(paths[name], figure)
     return paths
+
+
+def write_picture(path: Path, figure: Figure, dpi: int = 130) -> None:
+    """Writes a figure as a PNG file, whole or not at all."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=dpi)
+    owned.write_bytes(path, data.getvalue())
 
 
 def _styles(named: Mapping[str, object]) -> list[dict[str, str]]:

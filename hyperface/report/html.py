@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperface.files import replace_text
+from hyperface import owned
 from hyperface.report.tables import Table, as_html, rows_as_html
 
 _STYLE = """
@@ -108,7 +108,7 @@ def _image(caption: str, picture: Path) -> str:
 
 
 def _write(path: Path, title: str, body: str) -> None:
-    replace_text(
+    owned.write_text(
         path,
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n",

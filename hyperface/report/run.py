@@ -1,16 +1,16 @@
 """The report of one run: its tables, its figures and the HTML page that holds both."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyperface import owned
 from hyperface.evaluate.evaluator import Result
 from hyperface.evaluate.roc import thinned
 from hyperface.evaluate.threshold import TOO_FEW
-from hyperface.files import replace_text
 from hyperface.report import figures, planes
 from hyperface.report.html import write_report
 from hyperface.report.tables import Table, percent
@@ -108,6 +108,23 @@ def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.mean([shot[name] for shot in shots])) for name in shots[0]}
 
 
+def run_tables(
+    trained: Mapping[str, Trained], baselines: Mapping[str, Result], num_classes: int
+) -> list[Table]:
+    """The tables of a run's report.
+
+    Args:
+      trained: methods with a training curve, the experiment itself first.
+      baselines: methods without one, shown before them.
+      num_classes: of the training split.
+    """
+    results = {**baselines, **{method: t.result for method, t in trained.items()}}
+    tables = [results_table(results), bound_table(trained, num_classes)]
+    if all(len(t.snapshots) > 1 for t in trained.values()):
+        tables.insert(1, snapshot_table(trained))
+    return tables
+
+
 def write_run_report(
     folder: Path,
     *,
@@ -115,10 +132,10 @@ def write_run_report(
     summary: str,
     trained: Mapping[str, Trained],
     baselines: Mapping[str, Result],
-    num_classes: int,
+    tables: Sequence[Table],
     settings: Mapping[str, Any],
-) -> list[Table]:
-    """Writes `figures/*.png`, `results.json` and `report.html` and returns the tables.
+) -> None:
+    """Writes `figures/*.png`, `results.json` and `report.html`.
 
     Args:
       folder: the run's folder.
@@ -126,13 +143,10 @@ def write_run_report(
       summary: a sentence about data and protocol.
       trained: methods with a training curve, the experiment itself first.
       baselines: methods without one, shown before them.
-      num_classes: of the training split.
+      tables: as `run_tables` makes them.
       settings: experiment and versions, kept with the figures.
     """
     results = {**baselines, **{method: t.result for method, t in trained.items()}}
-    tables = [results_table(results), bound_table(trained, num_classes)]
-    if all(len(t.snapshots) > 1 for t in trained.values()):
-        tables.insert(1, snapshot_table(trained))
     drawn = _draw(trained, results)
     paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
     record = {
@@ -154,7 +168,7 @@ def write_run_report(
         "training": {method: t.metrics[-1] for method, t in trained.items()},
         "settings": settings,
     }
-    replace_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
+    owned.write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
     write_report(
         folder / "report.html",
         title=f"hyperface: {name}",
@@ -163,7 +177,6 @@ def write_run_report(
         pictures={caption: paths[key] for key, (caption, _) in drawn.items()},
         settings=json.dumps(settings, indent=2),
     )
-    return tables
 
 
 def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]):

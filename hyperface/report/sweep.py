@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hyperface.files import replace_text
+from hyperface import owned
 from hyperface.report.figures import save
 from hyperface.report.html import write_report
 from hyperface.report.tables import Table, percent
@@ -123,7 +123,7 @@ def sweep_curves(runs: Sequence[SweptRun], field: str) -> Figure:
 
 def write_sweep_report(
     folder: Path, *, name: str, runs: Sequence[SweptRun], settings: Mapping[str, Any]
-) -> Table:
+) -> None:
     """Writes `sweep.csv`, `settings.csv`, `sweep.json`, `sweep.html` and its figures.
 
     Args:
@@ -131,9 +131,6 @@ def write_sweep_report(
       name: the experiment.
       runs: all of them, also those that are not done.
       settings: experiment and options, kept with the figures.
-
-    Returns:
-      The table of settings.
     """
     found = settings_of(runs)
     record = {
@@ -142,10 +139,9 @@ def write_sweep_report(
         "runs": [run._asdict() | {"figures": dict(run.figures)} for run in runs],
         "options": settings,
     }
-    replace_text(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
-    replace_text(folder / "sweep.csv", _csv(runs))
-    replace_text(folder / "settings.csv", _settings_csv(found))
-    table = sweep_table(runs)
+    owned.write_text(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
+    owned.write_text(folder / "sweep.csv", _csv(runs))
+    owned.write_text(folder / "settings.csv", _settings_csv(found))
     drawn = {f: sweep_curves(runs, f) for f in found[0].values} if figure_names(runs) else {}
     paths = save(drawn, folder / "figures")
     ended = sum(run.status == DONE for run in runs)
@@ -154,11 +150,10 @@ def write_sweep_report(
         title=f"hyperface: sweep of {name}",
         summary=f"{ended} of {len(runs)} runs are done: {len(found)} settings, each with "
         f"{len(found[0].runs)} seeds.",
-        tables=[table, _undone_table(runs)],
+        tables=[sweep_table(runs), _undone_table(runs)],
         pictures={f"Figures against {field}": path for field, path in paths.items()},
         settings=json.dumps(settings, indent=2),
     )
-    return table
 
 
 def _summary(setting: Setting) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,17 +11,27 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from hyperface import owned
 from hyperface.errors import InputError
 from hyperface.train import distributed
 from hyperface.train.checksum import checksums
 from hyperface.train.contents import check_sums, contents, described, with_contents
-from hyperface.train.damage import CorruptCheckpoint, UnreadableCheckpoint, reason
+from hyperface.train.damage import (
+    CorruptCheckpoint,
+    UnreadableCheckpoint,
+    is_whole,
+    read_step,
+    reason,
+    whole_steps,
+)
 from hyperface.train.state import TrainState
 from hyperface.train.stored import Stored, meta_sum
 
 T = TypeVar("T")
 
 KEEP = 2
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""Suffix of the folder that Orbax fills and then renames to its step."""
 
 
 class Checkpoints:
@@ -51,32 +60,37 @@ class Checkpoints:
     ):
         self._folder = folder.absolute()
         self._say = say
-        self._read_only = read_only
-        if not read_only:
-            if distributed.is_writer():
-                self._set_broken_steps_aside()
-            distributed.wait_for_all("checkpoints")
         self._best = _Best()
+        self._manager = None
+        if read_only:  # A reader may want one step, and another's file may be out of reach.
+            return
+        check_path(self._folder)
+        if distributed.is_writer():
+            with owned.writing(folder):
+                owned.adopt(self._folder, owned.CHECKPOINTS)
+                self._take_in_copies()
+                self._set_broken_steps_aside()
+        distributed.wait_for_all("checkpoints")
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else _preserving(keep, self._best),
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
+                preservation_policy=_preserving(keep, self._best, self._folder),
+                cleanup_tmp_directories=False,  # It would remove those of others too.
+                create=False,
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
             },
         )
-        if not read_only:  # A reader may want one step, and another's file may be out of reach.
-            self._find_best()
+        self._find_best()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if self._manager is None:
+            return
         several = distributed.are_several()
         if several and error is not None and not isinstance(error, distributed.AgreedStop):
             return  # The others are elsewhere, and a save would wait for them.
@@ -85,12 +99,12 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             finally:
                 self._manager.close()
-                if not self._read_only and not several:  # Else the next start does.
+                if not several:  # Else the next start does.
                     self._remove_unfinished()
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, rising."""
-        return sorted(s for s in self._manager.all_steps() if self._stored(s).is_whole)
+        return whole_steps(self._folder)
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step; None where there is none."""
@@ -100,6 +114,15 @@ class Checkpoints:
         """The step of the lowest finite score; None where no whole checkpoint has one."""
         self._find_best()
         return self._best.step
+
+    def read(self, act: Callable[[int], T], step: int | None = None) -> T:
+        """Returns what `act` reads of a step, by default the newest, beside a run that still saves.
+
+        Raises:
+          CorruptCheckpoint: it is damaged; one that was removed meanwhile is not.
+          InputError: there is no such step, or it was removed meanwhile; or as of `act`.
+        """
+        return read_step(self._folder, act, step, distributed.told_by_writer)
 
     def save(
         self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
@@ -120,6 +143,8 @@ class Checkpoints:
         meta = meta | {"arrays": described(arrays)} | ({} if score is None else {"score": score})
         self._best.consider(step, score)
         with self._saving():
+            if distributed.is_writer():
+                self._claim(step)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -146,7 +171,7 @@ class Checkpoints:
           CorruptCheckpoint: it is missing, cut short or changed.
           InputError: it cannot be read for now.
         """
-        meta = self._stored(step).meta()
+        meta = self._together(step, self._stored(step).meta)
         del meta["arrays"]
         return meta
 
@@ -200,7 +225,7 @@ class Checkpoints:
                 distributed.wait_for_all(f"set aside {step}")
                 self._manager.reload()
                 self._find_best()
-        aside = sorted(path.name for path in self._folder.glob("broken-*"))
+        aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
         aside = distributed.told_by_writer("aside", aside)
         if aside:
             raise InputError(
@@ -233,7 +258,8 @@ class Checkpoints:
 
     def _stored(self, step: int) -> Stored:
         return Stored(
-            self._folder / str(step), " Take another step of the run." if self._read_only else ""
+            self._folder / str(step),
+            " Take another step of the run." if self._manager is None else "",
         )
 
     @contextlib.contextmanager
@@ -241,6 +267,8 @@ class Checkpoints:
         """A full disk fails in Orbax or TensorStore, each in its own way."""
         try:
             yield
+        except InputError:
+            raise
         except Exception as error:
             latest = self.latest() or 0
             # Orbax measures its patience by the wall clock, which may be set forward meanwhile.
@@ -252,8 +280,29 @@ class Checkpoints:
                 "goes on from there."
             ) from error
 
+    def _trees(self) -> list[Path]:
+        """The folders of checkpoints, finished or not, that a run recorded here."""
+        found = owned.read(self._folder)
+        paths = (self._folder / name for name in sorted(found.trees if found else ()))
+        return [path for path in paths if path.is_dir() and not path.is_symlink()]
+
     def _unfinished(self) -> list[Path]:
-        return sorted(self._folder.glob("*.orbax-checkpoint-tmp*"))
+        return [path for path in self._trees() if path.name.endswith(UNFINISHED)]
+
+    def _claim(self, step: int) -> None:
+        """Records the two names that Orbax gives the folder of a step, the first while it fills it.
+
+        Orbax removes a folder that has the first one; so what a killed save left goes before.
+        """
+        unfinished = self._folder / f"{step}{UNFINISHED}"
+        owned.remove_tree(unfinished)
+        if unfinished.exists():
+            raise InputError(
+                f"{unfinished}: expected no such folder, or only what a killed save left in it, "
+                "found other files. Move them elsewhere, and the same command goes on."
+            )
+        owned.claim_tree(unfinished)
+        owned.claim_tree(self._folder / str(step))
 
     def _find_best(self) -> None:
         self._best.step = None
@@ -270,28 +319,73 @@ class Checkpoints:
         """What a failed save leaves would keep the disk full."""
         for _ in range(20):
             for path in self._unfinished():
-                shutil.rmtree(path, ignore_errors=True)
-            if not self._unfinished():
+                owned.remove_tree(path)
+            if not any(map(_has_files_of_orbax, self._unfinished())):
                 break
             time.sleep(0.1)  # Other arrays of that save are still being written.
+
+    def _take_in_copies(self) -> None:
+        """Records checkpoints that the user put here; other numbered folders are refused.
+
+        Orbax takes every numbered folder for a step, and would remove it in time.
+        """
+        recorded = {path.name for path in self._trees()}
+        for path in sorted(self._folder.glob("[0-9]*")):
+            if path.name.isdigit() and path.name not in recorded:
+                if path.is_symlink() or owned.foreign_in_tree(path) or not _is_copy(path):
+                    raise InputError(
+                        f"{path}: expected a checkpoint of this run, found something that no run "
+                        "recorded. Move it elsewhere, or take another folder."
+                    )
+                owned.take_in_tree(path)
 
     def _set_broken_steps_aside(self) -> None:
         """Step folders without content would pass for the newest checkpoint."""
         for path in self._unfinished():
-            self._say(f"{path}: a save that was cut short is ignored.")
-        steps = [Stored(p) for p in self._folder.glob("[0-9]*") if p.name.isdigit()]
+            self._say(f"{path}: a save that was cut short is removed.")
+            owned.remove_tree(path)
+        steps = [Stored(path) for path in self._trees() if path.name.isdigit()]
         last = not any(stored.is_whole for stored in steps)
         for path in sorted(stored.folder for stored in steps if not stored.is_whole):
             why = f"{path}: expected a whole checkpoint, found parts of one."
             self._set_aside(path, why, last=last)
 
     def _set_aside(self, path: Path, why: str, *, last: bool) -> None:
-        aside = path.with_name(f"broken-{path.name}")
+        aside = f"broken-{path.name}"
         if distributed.is_writer():
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            aside = owned.rename_tree(path, aside).name
         next_one = "" if last else "; the one before it is used"
-        self._say(f"{why} It is kept as {aside.name}{next_one}.")
+        self._say(f"{why} It is kept as {aside}{next_one}.")
+
+
+def check_path(folder: Path) -> None:
+    """Refuses a path in which Orbax would save checkpoints that nobody can read.
+
+    Orbax searches a checkpoint for its parts by a pattern that contains the path as it is. In a
+    folder called "[x]" it finds none, and joins nothing, without an error.
+
+    Raises:
+      InputError: the path contains a character of patterns.
+    """
+    found = "".join(sorted(set("[]*?") & set(str(folder.absolute()))))
+    if found:
+        raise InputError(
+            f"expected a run folder without the characters [ ] * ? in its path, found {found} in "
+            f"{folder}: Orbax saves checkpoints there that cannot be read. Take another --workdir."
+        )
+
+
+def _has_files_of_orbax(path: Path) -> bool:
+    return any(owned.is_of_orbax(file.relative_to(path)) for file in path.rglob("*"))
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a folder is a checkpoint of ours by what it states of itself, with a checksum."""
+    try:
+        Stored(path).meta()
+    except InputError:
+        return False
+    return is_whole(path)
 
 
 class _Best:
@@ -308,6 +402,16 @@ class _Best:
         return [found.step == self.step for found in checkpoints]
 
 
-def _preserving(steps: Sequence[int], best: _Best) -> policies.PreservationPolicy:
-    kept = [policies.LatestN(KEEP), policies.CustomSteps(steps), best]
+class _Foreign:
+    """Preserves a step into whose folder somebody put a file: Orbax would remove it too."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [bool(owned.foreign_in_tree(self._folder / str(x.step))) for x in checkpoints]
+
+
+def _preserving(steps: Sequence[int], best: _Best, folder: Path) -> policies.PreservationPolicy:
+    kept = [policies.LatestN(KEEP), policies.CustomSteps(steps), best, _Foreign(folder)]
     return policies.AnyPreservationPolicy(kept)

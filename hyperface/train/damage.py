@@ -3,11 +3,18 @@
 import contextlib
 import json
 import re
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from hyperface.errors import InputError
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds in which a checkpoint that is being removed disappears."""
 
 
 class CorruptCheckpoint(InputError):
@@ -32,6 +39,64 @@ _METADATA = "/orbax/checkpoint/_src/metadata/"
 def is_whole(folder: Path) -> bool:
     """Whether both parts of a checkpoint are in its folder."""
     return all((folder / item).is_dir() for item in ("state", "meta"))
+
+
+def whole_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a folder, rising."""
+    names = (path.name for path in folder.glob("[0-9]*"))
+    return sorted(int(name) for name in names if name.isdigit() and is_whole(folder / name))
+
+
+def read_step(
+    folder: Path,
+    act: Callable[[int], T],
+    step: int | None = None,
+    agree: Callable[[str, list[int]], list[int]] = lambda name, steps: steps,
+) -> T:
+    """Reads a checkpoint beside a run that may remove it meanwhile, and returns what `act` does.
+
+    If the newest one disappears while it is read, a newer one is there: it is read instead.
+
+    Args:
+      folder: that of the checkpoints.
+      act: reads the checkpoint of a step.
+      step: which one; the newest by default.
+      agree: makes several processes go by the same list of steps.
+
+    Raises:
+      CorruptCheckpoint: the checkpoint is damaged; one that only disappeared is not.
+      InputError: there is no such checkpoint, or it was removed meanwhile; or as of `act`.
+    """
+    while True:
+        steps = agree("steps", whole_steps(folder))
+        if not steps or step not in (None, *steps):
+            wanted = "a whole checkpoint" if step is None else f"checkpoint {step}"
+            found = ", ".join(map(str, steps)) or "none"
+            raise InputError(f"expected {wanted} in {folder}, found steps: {found}.")
+        chosen = steps[-1] if step is None else step
+        try:
+            return act(chosen)
+        except InputError:
+            left = agree("left", _steps_left(folder, chosen, wait=step is not None))
+            if step is None and left and left[-1] > chosen:
+                continue
+            if chosen in left:
+                raise
+            raise InputError(
+                f"expected checkpoint {chosen} in {folder}, found that it was removed while it was "
+                f"read. Take another step: {', '.join(map(str, left)) or 'none is left'}."
+            ) from None
+
+
+def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
+    """The whole steps after a failure; a step that is being removed gets time to disappear.
+
+    The newest one needs none, since a run removes only older ones.
+    """
+    until = time.monotonic() + PATIENCE * wait
+    while chosen in (left := whole_steps(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
 
 
 @contextlib.contextmanager

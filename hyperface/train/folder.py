@@ -3,38 +3,25 @@
 import contextlib
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hyperface import owned
 from hyperface.errors import InputError
-from hyperface.files import LOCK, locked, replace_text
 from hyperface.train import parallel
 
 DIVERGED = "diverged.json"
 """Where a run says at which step, and of what, it diverged; a run that goes on has none."""
-RUN_FILES = (
-    "config.json",
-    "environment.json",
-    "metrics.jsonl",
-    "results.json",
-    DIVERGED,
-    "report.html",
-    "figures",
-    "tensorboard",
-    "profile",
-    "checkpoints",
-    "compare",
-)
-"""What training leaves in a run's folder."""
-SCORES = "evaluation*"
-"""What scoring leaves there."""
+WRITTEN = ("config.json", "environment.json", "metrics.jsonl", "results.json", "report.html")
+"""Files that a run writes in any case, the last two after its last step."""
 RUN_META = ("experiment", "data", "init_from")
 """What a run says it is; its checkpoints say more."""
 MAY_CHANGE = {"experiment.shard_agents"}
 """Fields that a run may go on with another value of: the numbers stay."""
+SHOWN = 3
+"""Differing fields that a message names."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -51,19 +38,19 @@ def claimed(
     Args:
       workdir: the run's folder.
       meta: the run's experiment and data, as `config.json` keeps them.
-      fresh: delete what the folder holds of an earlier run, and only that, first.
-      say: is told where the run was made with other versions or on other devices.
+      fresh: first delete the files that the folder's record names, and no others.
+      say: called with a sentence if the run was begun with other versions or on other devices.
 
     Raises:
-      InputError: the folder is another run's, is none of ours, is in use or cannot be written.
+      InputError: the folder is another run's, is not ours, is in use or cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
-            _refuse_foreign(workdir, fresh)
-            workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(workdir, "being trained in"))
+            stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
+            # A user's file of such a name would stop the run only after its last step.
+            owned.check_free(*(workdir / name for name in WRITTEN))
             if fresh:
-                _clear(workdir)
+                owned.clear(workdir, keep_marker=True)
             _claim(workdir, meta, say)
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(
@@ -74,19 +61,19 @@ def claimed(
 
 
 def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
-    """Refuses a folder whose `config.json` is another run's; one without it is not looked at.
+    """Refuses a folder that is not ours, or whose `config.json` is another run's.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, which may be absent.
       meta: as in `claimed`.
 
     Raises:
-      InputError: naming the fields that differ.
+      InputError: naming what is there instead, or the fields that differ.
     """
+    owned.check(workdir, owned.RUN)
     config = workdir / "config.json"
-    if not config.exists():
-        return
-    refuse_another(str(workdir), json.loads(config.read_text()), meta)
+    if config.exists():
+        refuse_another(str(workdir), json.loads(config.read_text()), meta)
 
 
 def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -102,9 +89,10 @@ def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> N
     """
     differing = differences({name: found[name] for name in RUN_META if name in found}, meta)
     if differing:
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise InputError(
-            f"{where} holds another run: {'; '.join(differing)}. Take another --workdir, or "
-            "pass --fresh to delete that run."
+            f"{where} holds another run: {'; '.join(differing[:SHOWN])}{more}. Take another "
+            "--workdir, or pass --fresh to delete that run."
         )
 
 
@@ -118,42 +106,18 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-def _refuse_foreign(workdir: Path, fresh: bool) -> None:
-    ours = {LOCK, "config.json.partial"}  # What a run killed at its start leaves.
-    found = {path.name for path in workdir.iterdir()} - ours if workdir.exists() else set()
-    if not found or "config.json" in found:
-        return
-    if fresh:
-        raise InputError(
-            f"--fresh: expected the folder of an earlier run, found {workdir} without a "
-            "config.json. Nothing was deleted; take another --workdir."
-        )
-    raise InputError(
-        f"expected an empty folder or that of an earlier run, found other files in "
-        f"{workdir}. Take another --workdir."
-    )
-
-
-def _clear(workdir: Path) -> None:
-    for path in [*(workdir / name for name in RUN_FILES), *workdir.glob(SCORES)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def _claim(workdir: Path, meta: dict[str, Any], say: Callable[[str], None]) -> None:
     config = workdir / "config.json"
     check_same_run(workdir, meta)
-    (workdir / DIVERGED).unlink(missing_ok=True)
+    owned.remove(workdir / DIVERGED)
     if not config.exists():
-        replace_text(config, json.dumps(meta, indent=2) + "\n")
+        owned.write_text(config, json.dumps(meta, indent=2) + "\n")
     path, now = workdir / "environment.json", _environment()
     if path.exists():
         changes = _changes(json.loads(path.read_text()), now)
         if changes:
             say(f"{workdir} was begun with {changes}: its numbers may differ in their last digits.")
-    replace_text(path, json.dumps(now, indent=2) + "\n")
+    owned.write_text(path, json.dumps(now, indent=2) + "\n")
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:

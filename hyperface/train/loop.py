@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from hyperface import owned
+from hyperface.console import make_console, say
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.errors import InputError
 from hyperface.train import distributed, parallel
-from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.checkpoint import Checkpoints, check_path
 from hyperface.train.divergence import DivergenceError, Divergences, OnNan
 from hyperface.train.experiment import Experiment
 from hyperface.train.folder import claimed, refuse_another
@@ -59,7 +61,7 @@ def train(
       workdir: the run's folder: `config.json`, `environment.json`, `metrics.jsonl`,
         `tensorboard/` and `checkpoints/`.
       start: the backbone to fine-tune; None starts from random parameters.
-      fresh: delete what `workdir` holds of an earlier run, and only that, first.
+      fresh: first delete the files of an earlier run that `workdir` records, and no others.
       workers: processes that read images; 0 reads in threads. The run is the same for any number.
       on_nan: what a metric that is not finite does; in any case that step's update is not made.
         "stop" saves the state before it and raises; "skip" goes on after it; "rollback" goes back
@@ -78,7 +80,9 @@ def train(
       DivergenceError: a metric became NaN or infinite; unless "stop", for the 11th time.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
-    console = (console or Console()) if distributed.is_writer() else Console(quiet=True)
+    if console is None or not distributed.is_writer():
+        console = make_console(quiet=not distributed.is_writer())
+    check_path(workdir)
     split = _checked_split(experiment, data_dir, profile_steps)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
@@ -87,31 +91,28 @@ def train(
         parallel.device_memory(),
         shard_agents=experiment.shard_agents,
     )
-    console.print(f"{experiment.name} needs {needed}", highlight=False, soft_wrap=True)
+    say(console, f"{experiment.name} needs {needed}")
     meta = run_meta(experiment, split, start and start.origin)
     job = Job(experiment, split, workdir, meta, workers, console)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
-    say = partial(console.print, style="yellow", highlight=False, soft_wrap=True)
+    warn = partial(say, console, style="yellow")
     with (
-        claimed(workdir, meta, fresh=fresh, say=say)
+        claimed(workdir, meta, fresh=fresh, say=warn)
         if distributed.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
         Checkpoints(
-            workdir / "checkpoints", keep=experiment.snapshot_steps(), say=say
+            workdir / "checkpoints", keep=experiment.snapshot_steps(), say=warn
         ) as checkpoints,
     ):
-        divergences = Divergences(on_nan, say)
+        divergences = Divergences(on_nan, warn)
         while True:
             found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
                 first_step, state = found
                 refuse_another(f"{workdir}: step {first_step}", checkpoints.meta(first_step), meta)
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
-                console.print(
-                    f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.",
-                    soft_wrap=True,
-                )
+                say(console, f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
@@ -212,7 +213,9 @@ def _run(
         TrainingProgress(experiment.name, first_step, experiment.steps, job.console) as progress,
         listening() as request,
         profiled.recording(),
-        _writing(job.workdir),
+        owned.writing(
+            job.workdir, "Mend that, and the same command goes on from the last checkpoint."
+        ),
         contextlib.closing(Record(job, first_step, checkpoints, divergences, progress)) as record,
     ):
         try:
@@ -256,21 +259,10 @@ def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
     return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)
 
 
-@contextlib.contextmanager
-def _writing(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"expected room and permission to write in {workdir}, found: {error}. Mend that, and "
-            "the same command goes on from the last checkpoint."
-        ) from error
-
-
 def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
     """How each group of parameters is optimised, so that a wrong multiplier is seen at once."""
     groups = "; ".join(map(str, group_summaries(state.params, experiment.optimizer)))
-    console.print(f"{experiment.name} learns {groups}", highlight=False, soft_wrap=True)
+    say(console, f"{experiment.name} learns {groups}")
 
 
 def _batches(

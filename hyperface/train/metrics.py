@@ -8,7 +8,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from hyperface.files import digest, replace_text
+from hyperface import owned
+from hyperface.files import digest
 
 
 class MetricsLog:
@@ -32,11 +33,14 @@ class MetricsLog:
         self._sums: dict[str, float] = dict(position["sums"]) if position else {}
         self._steps: int = position["steps"] if position else 0
         kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
-        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        owned.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        events = folder / "tensorboard"
+        owned.adopt(events)
         self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
-        self._events = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
-        )
+        with owned.recording(events):
+            self._events = SummaryWriter(
+                str(events), purge_step=first_step + 1 if first_step else None
+            )
 
     def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
         """Adds one step's metrics; says whether a line is due, as after the last step it is."""

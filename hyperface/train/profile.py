@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 
+from hyperface import owned
+
 
 class Profile:
     """Records the devices and the host from the first to the last of some steps.
@@ -23,6 +25,7 @@ class Profile:
     def before(self, step: int) -> None:
         """Starts before the first step, where the run is between the two."""
         if not self._recording and self._first <= step <= self._last:
+            owned.adopt(self._folder)
             jax.profiler.start_trace(str(self._folder))
             self._recording = True
 
@@ -39,7 +42,8 @@ class Profile:
 
     def _stop(self) -> None:
         if self._recording:
-            jax.profiler.stop_trace()
+            with owned.recording(self._folder):
+                jax.profiler.stop_trace()
             self._recording = False
 
     @contextlib.contextmanager

@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+from hyperface.console import make_console, plain, plain_column, say
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -14,7 +15,7 @@ class TrainingProgress:
     """Shows step, loss, what the heads learn, Proposition 3, images a second and time left."""
 
     def __init__(self, name: str, first_step: int, steps: int, console: Console | None = None):
-        self._console = console or Console()
+        self._console = console or make_console()
         self._steps = steps
         self._name = name
         self._began = self._last_line = time.monotonic()
@@ -22,9 +23,9 @@ class TrainingProgress:
         self._bar = None
         if self._console.is_terminal:
             self._bar = _Bar(
-                TextColumn("{task.description}"),
+                plain_column("{task.description}"),
                 BarColumn(bar_width=None),
-                TextColumn("{task.completed}/{task.total}"),
+                plain_column("{task.completed}/{task.total}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 console=self._console,
             )
@@ -53,9 +54,7 @@ class TrainingProgress:
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._steps:
             self._last_line = now
             left = f"{(self._steps - step) / rate:.0f} s left" if rate else ""
-            self._console.print(
-                f"{self._name} {step}/{self._steps} {seen} {left}", highlight=False, soft_wrap=True
-            )
+            say(self._console, f"{self._name} {step}/{self._steps} {seen} {left}")
 
 
 class _Bar(Progress):
@@ -65,7 +64,7 @@ class _Bar(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.seen)
+        yield plain(self.seen)
 
 
 def _seen(metrics: dict[str, float], steps_per_second: float) -> str:

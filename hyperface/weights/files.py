@@ -175,7 +175,16 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         return {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
     except Exception as error:  # A damaged file fails in torch, zipfile or pickle, in many ways.
         kind = "a PyTorch state dictionary of tensors alone"
-        raise _damaged(path, kind, error) from error
+        raise _damaged(path, kind, _in_own_words(error)) from error
+
+
+def _in_own_words(error: Exception) -> Exception:
+    """What a refusal of torch means; its own text advises to load the file unsafely."""
+    import pickle
+
+    if not isinstance(error, pickle.UnpicklingError) and "weights_only" not in str(error):
+        return error
+    return ValueError("it contains other objects than tensors, which are never loaded")
 
 
 def _check_torch(path: Path) -> None:

@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from hyperface.errors import InputError
 from hyperface.train.checksum import checksums
-from hyperface.train.damage import Changed, is_whole, reading
+from hyperface.train.damage import Changed, read_step, reading
 
 
 class SavedBackbone(NamedTuple):
@@ -43,17 +43,11 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
         now.
     """
     checkpoints = Path(folder).absolute() / "checkpoints"
-    steps = sorted(
-        int(path.name)
-        for path in checkpoints.glob("[0-9]*")
-        if path.name.isdigit() and is_whole(path)
-    )
-    if not steps or step not in (None, *steps):
-        wanted = "a checkpoint" if step is None else f"the checkpoint {step}"
-        found = ", ".join(map(str, steps)) or "none"
-        raise InputError(f"{folder}: expected a run with {wanted}, found steps: {found}.")
-    chosen = steps[-1] if step is None else step
-    checkpoint = checkpoints / str(chosen)
+    return read_step(checkpoints, lambda chosen: _read(checkpoints, chosen), step)
+
+
+def _read(checkpoints: Path, step: int) -> SavedBackbone:
+    checkpoint = checkpoints / str(step)
     advice = " Take another step of the run."
     with reading(checkpoint, advice), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         meta = checkpointer.restore(checkpoint / "meta")
@@ -68,7 +62,7 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
         arrays=arrays,
         experiment=meta["experiment"],
         image_shape=tuple(meta["data"]["image_shape"]),
-        step=chosen,
+        step=step,
     )
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface import owned
 from hyperface.data.datasets import fingerprint
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import embed_split
 from hyperface.evaluate.named import NamedFeatures, read_features
-from hyperface.files import locked
 from hyperface.train.metrics import run_digest
 from launch import cli
 from launch.embedding import BATCH, embed_into, open_network
@@ -47,7 +47,7 @@ def features(run: Path, context: Context, splits: Sequence[str] = SPLITS) -> dic
     for name in splits:
         path = folder / f"{name}.npz"
         if not path.exists():
-            with locked(folder, "being embedded in"):
+            with owned.writing(folder), owned.locked(folder, "being embedded in"):
                 _embed(run, data["name"], data[f"{name}_split"], path, context)
         with np.load(path) as kept:
             found[name] = Cached(kept["features"], kept["labels"])
@@ -79,21 +79,19 @@ def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> Nam
                 f"{opened.dataset}: expected all images that are named, found no {absent[0]}."
             )
         split = dataclasses.replace(opened, records=some)
-        with locked(folder, "being embedded in"):
-            made = embed_into(folder / "partial.f32", split, network, context.console)
-            partial = path.with_name("partial.npz")
-            np.savez(partial, features=made.features, names=np.array(made.images.names))
-            partial.rename(path)
-            (folder / "partial.f32").unlink()
+        with owned.writing(folder), owned.locked(folder, "being embedded in"):
+            scratch = folder / "partial.f32"
+            owned.claim(scratch)
+            made = embed_into(scratch, split, network, context.console)
+            owned.write_arrays(path, features=made.features, names=np.array(made.images.names))
+            owned.remove(scratch)
     return read_features(path)
 
 
 def _folder(run: Path, of_data: str, context: Context) -> Path:
     """Where features of a run's network are kept, made of this data."""
     made_of = f"{run_digest(run)}-{of_data}-{features_digest()}"
-    folder = context.out / "features" / f"{run.name}-{made_of}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return context.out / "features" / f"{run.name}-{made_of}"
 
 
 def _embed(run: Path, data: str, split: str, path: Path, context: Context) -> None:
@@ -106,6 +104,4 @@ def _embed(run: Path, data: str, split: str, path: Path, context: Context) -> No
             parts.append(part.features.reshape(len(part.labels), 2, -1))
             labels.append(part.labels)
             advance(sum(map(len, labels)), len(opened.records))
-    partial = path.with_name("partial.npz")
-    np.savez(partial, features=np.concatenate(parts), labels=np.concatenate(labels))
-    partial.rename(path)
+    owned.write_arrays(path, features=np.concatenate(parts), labels=np.concatenate(labels))

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from hyperface import owned
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.evaluate.embed import embed_split, embedder
-from hyperface.files import locked
 from hyperface.train.experiment import Experiment, check
 from hyperface.train.folder import check_same_run
 from hyperface.train.loop import run_meta, train
@@ -88,7 +88,7 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     features = folder / f"features-{features_digest()}.npz"
     if not features.exists():
         state = train(experiment, context.data_dir, folder, console=context.console)
-        with locked(folder, "being embedded in"):
+        with owned.writing(folder), owned.locked(folder, "being embedded in"):
             _write_features(experiment, state, features, context)
     with np.load(features) as kept:
         stored = dict(kept)
@@ -117,9 +117,7 @@ def _write_features(experiment: Experiment, state, path: Path, context: Context)
         batches = evaluation_batches(some, batch_size=min(count, experiment.evaluation.batch_size))
         found = embed_split(embed, variables, batches)
         stored |= {name: found.features, f"{name}_labels": found.labels}
-    partial = path.with_name("partial.npz")
-    np.savez(partial, **stored)
-    partial.rename(path)
+    owned.write_arrays(path, **stored)
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hyperface
-from hyperface.files import digest, replace_text
+from hyperface import owned
+from hyperface.files import digest
 
 if TYPE_CHECKING:  # Items are listed before matplotlib is loaded.
     from matplotlib.figure import Figure
@@ -198,13 +199,14 @@ def write_result(
       outcome: what was measured.
       figures: by caption; they become `figure-1.png` and so on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT).unlink(missing_ok=True)  # It is of the pictures that were there.
+    from hyperface.report.figures import write_picture
+
+    owned.remove(folder / RESULT)  # It is of the pictures that were there.
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
-        figure.savefig(folder / outcome.pictures[caption], dpi=110)
+        write_picture(folder / outcome.pictures[caption], figure, dpi=110)
     record = {"key": key, **to_record(outcome)}
-    replace_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
+    owned.write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
     return outcome
 
 

@@ -14,13 +14,14 @@ import csv
 import dataclasses
 import io
 import itertools
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
 
 import tyro
 
+from hyperface import owned
 from hyperface.errors import expect
 from hyperface.files import replace_text
 from launch import cli
@@ -73,20 +74,30 @@ def main(args: Sequence[str]) -> None:
         "celeba": (options.celeba, LEFT_OUT["celeba"]),
         "cfp": (options.cfp, LEFT_OUT["cfp"] | in_lfw),
     }
-    partial = options.out.with_name(f"{options.out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # What was killed may have had other people.
+    with (
+        owned.writing(options.out),
+        # In the same folder, so that a rename is enough, and of a name that nothing has.
+        tempfile.TemporaryDirectory(dir=options.out.parent, prefix=options.out.name) as scratch,
+    ):
+        people = Path(scratch) / "people"
+        _extract(people, archives)
+        if options.pairs is not None:
+            there = options.pairs.parent.is_dir()
+            expect(there, "--pairs", "a file in a folder that is there", "none")
+            replace_text(options.pairs, "".join(_frontal_profile(people)))
+        people.rename(options.out)
+
+
+def _extract(folder: Path, archives: dict[str, tuple[Path, frozenset[str]]]) -> None:
+    """Writes a folder per person; names begin with the archive's."""
     for name, (archive, left_out) in archives.items():
         people = set()
         for person, image, content in _images(archive, left_out):
-            path = partial / f"{name}_{person}" / image
+            path = folder / f"{name}_{person}" / image
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             people.add(person)
         print(f"{archive}: {len(people)} people; {len(left_out)} are to be left out")
-    if options.pairs is not None:
-        expect(options.pairs.parent.is_dir(), "--pairs", "a file in a folder that is there", "none")
-        replace_text(options.pairs, "".join(_frontal_profile(partial)))
-    partial.rename(options.out)
 
 
 def _frontal_profile(people: Path) -> Iterator[str]:

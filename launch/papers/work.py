@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from hyperface import owned
+from hyperface.console import say
 from launch.cli import EXIT_DIVERGED
 from launch.papers.item import Context
 from launch.papers.methods import TRAINED, Command
@@ -50,15 +52,14 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
     total, failed, lost = len(waiting), [], set()
     places: Places = [None] * context.jobs
 
-    def say(line: str) -> None:
-        context.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     with _listening(places) as is_told:
         while any(places) or (waiting and not is_told()):
             for place, one in enumerate(places):
                 if one and (status := one.process.poll()) is not None:
                     places[place] = None
-                    say(f"took {time.monotonic() - one.began:.0f} s: {one.command}")
+                    say(
+                        context.console, f"took {time.monotonic() - one.began:.0f} s: {one.command}"
+                    )
                     if status or not one.command.is_done(context.data_dir):
                         lost.add(one.command.makes)
                         failed += _failure(one.command, status)
@@ -67,9 +68,12 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
                     needed = command.start and command.start / TRAINED
                     if needed and (needed in lost or not needed.exists()):
                         lost.add(command.makes)
-                        say(f"No trained run in {command.start}: left out {command}.")
+                        say(
+                            context.console,
+                            f"No trained run in {command.start}: left out {command}.",
+                        )
                         continue
-                    say(f"[{total - len(waiting)}/{total}] {command}")
+                    say(context.console, f"[{total - len(waiting)}/{total}] {command}")
                     process = _start(command, place, context)
                     places[place] = UnderWay(command, process, time.monotonic())
                     if is_told():  # Before there was a process to pass it on to.
@@ -121,7 +125,7 @@ def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
         return subprocess.Popen(arguments, process_group=0)
     name = command.makes.relative_to(context.runs).parts[0]
     path = context.out / "logs" / f"{name}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    owned.claim(path)
     memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / context.jobs:.3f}"}
     with path.open("ab") as log:
         process = subprocess.Popen(
