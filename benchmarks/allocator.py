@@ -3,9 +3,10 @@
     python benchmarks/allocator.py
     python benchmarks/allocator.py --models sphereface-mini wen28 --batch 32
 
-The commands keep freed memory where jax has the CPU alone (`launch.cli.keep_memory`). A process
-each without and with it, in turn: images a second of a train step and of embedding, pages that the
-kernel maps a step, and the process at its largest. Medians over rounds.
+The commands keep freed memory where jax has the CPU alone
+(`hyperface.runs.program.keep_memory`). A process each without and with it, in turn: images a second
+of a train step and of embedding, pages that the kernel maps a step, and the process at its largest.
+Medians over rounds.
 """
 
 import argparse

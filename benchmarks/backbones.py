@@ -7,8 +7,8 @@
 by the batch. Each measurement is a process of its own and the candidates take turns, so that a
 drift of the machine meets all of them. "ratio" is train time to that of Torch in float32; "temp" is
 what XLA says the train program needs beside its arguments and results; "peak" is by how much a
-process grows while it trains. "plain XLA" is without `hyperface.compiler`'s options. A Torch net
-must have as many parameters as ours, or the run stops.
+process grows while it trains. "plain XLA" is without `hyperface.devices.compiler`'s options. A
+Torch net must have as many parameters as ours, or the run stops.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
     import jax
     import jax.numpy as jnp
 
-    from hyperface import compiler, models
+    from hyperface import models
+    from hyperface.devices import compiler
 
     dtype = "bfloat16" if "bfloat16" in candidate else "float32"
     model = models.create(name, dtype=dtype, remat="remat" in candidate)

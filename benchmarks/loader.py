@@ -70,10 +70,11 @@ def step_rate(split, model: str, batch: int, steps: int) -> float:
     """Images a second of the train step on one batch that is already there."""
     import jax
 
+    from hyperface.config.experiment import Data, Experiment, Model
+    from hyperface.config.loss import Loss
     from hyperface.data.pipeline import training_batches
-    from hyperface.objective import Loss
+    from hyperface.devices import mesh
     from hyperface.train import parallel
-    from hyperface.train.experiment import Data, Experiment, Model
     from hyperface.train.state import create_state
 
     experiment = Experiment(
@@ -85,7 +86,7 @@ def step_rate(split, model: str, batch: int, steps: int) -> float:
     )
     data = next(training_batches(split, batch_size=batch, seed=0))
     state = create_state(experiment, split.num_classes, data["images"], data["labels"])
-    state = jax.device_put(state, parallel.replicated())
+    state = jax.device_put(state, mesh.replicated())
     step = parallel.data_parallel_step()
     state, metrics = step(state, data)
     jax.block_until_ready(metrics)

@@ -15,8 +15,8 @@ import numpy as np
 import sklearn
 from sklearn.decomposition import PCA
 
-from hyperface.evaluate.pairs import PairProtocol, verify_pairs
-from hyperface.evaluate.verification import Pairs, cosine_scores, held_out_accuracy
+from hyperface.metrics.verification import Pairs, cosine_scores, held_out_accuracy
+from hyperface.protocols.pairs import PairProtocol, verify_pairs
 
 KEPT = 0.995
 

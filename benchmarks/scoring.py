@@ -29,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from hyperface.evaluate.blufr import IDENTIFICATION_FARS, RANKS, VERIFICATION_FARS, blufr
-from hyperface.evaluate.identification import megaface
-from hyperface.evaluate.roc import true_accept_rate
-from hyperface.evaluate.streaming import ScoreStream
-from hyperface.evaluate.threshold import supported
+from hyperface.metrics.identification import megaface
+from hyperface.metrics.roc import true_accept_rate
+from hyperface.metrics.streaming import ScoreStream
+from hyperface.metrics.threshold import supported
+from hyperface.protocols.blufr import IDENTIFICATION_FARS, RANKS, VERIFICATION_FARS, blufr
 
 DIM = 512
 BLOCK = 2048

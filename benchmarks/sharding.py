@@ -16,7 +16,7 @@ between two saves of the experiment; how much slower steps are while it is writt
 part of it; and what the guard costs: the same step without its selects and flags in turn with it,
 and what looking at the metrics takes the host.
 
-paper: bytes on each accelerator and sent by it, from `hyperface.train.memory` and `.traffic`, which
+paper: bytes on each accelerator and sent by it, from `hyperface.train.cost` and `.traffic`, which
 tests hold against compiled programs.
 """
 
@@ -78,7 +78,7 @@ def timed(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 def experiment(model: str = "sphereface-mini", *, shard_agents: bool = False):
     """A small network with NormFace's softmax."""
-    from hyperface.train.experiment import Data, Experiment, Model, check
+    from hyperface.config.experiment import Data, Experiment, Model, check
 
     data, net = Data(batch_size=BATCH), Model(name=model, feature_dim=DIM)
     return check(Experiment("timed", 100, data=data, model=net, shard_agents=shard_agents))
@@ -111,6 +111,7 @@ def step(classes: int, devices: int, rounds: int) -> None:
     """Replicated and split agents on simulated devices."""
     import jax
 
+    from hyperface.devices import mesh
     from hyperface.train import parallel
     from hyperface.train.state import create_state
 
@@ -119,7 +120,7 @@ def step(classes: int, devices: int, rounds: int) -> None:
     calls, held = {}, {}
     for name, split in (("pmap", None), ("shard_map", False), ("shard_map, agents split", True)):
         if split is None:
-            state = jax.device_put(make(data["images"], data["labels"]), parallel.replicated())
+            state = jax.device_put(make(data["images"], data["labels"]), mesh.replicated())
             calls[name] = Stepped(parallel.data_parallel_step(), state, data)
         else:
             mapped = parallel.mesh_step(split_classes=split)
@@ -188,11 +189,12 @@ def spawned(classes: int, rounds: int, processes: int) -> float:
 def one_process(classes: int, rounds: int, port: int, processes: int, process: int) -> None:
     """One of the processes; prints its median."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[process]})
-    from hyperface.train import distributed, launchers, parallel
+    from hyperface.devices import launchers, processes
+    from hyperface.train import parallel
     from hyperface.train.state import create_state
 
     cluster = launchers.Cluster(f"localhost:{port}", processes, process)
-    distributed.initialize(cluster if processes > 1 else None)
+    processes.initialize(cluster if processes > 1 else None)
     from flax import linen as nn
 
     from hyperface import models
@@ -222,17 +224,18 @@ def run(rounds: int) -> None:
     """Checkpoints, checksums and guards beside the steps."""
     import jax
 
+    from hyperface.devices import mesh
+    from hyperface.experiments.faces_softmax import EXPERIMENT
     from hyperface.train import parallel
-    from hyperface.train.checkpoint import Checkpoints
-    from hyperface.train.checksum import checksums
+    from hyperface.train.checkpoint.integrity import checksums
+    from hyperface.train.checkpoint.manager import Checkpoints
     from hyperface.train.divergence import check_finite
     from hyperface.train.state import create_state
-    from launch.experiments.faces_softmax import EXPERIMENT
 
     classes, (device, *_) = 541, jax.devices()
     data = batch(classes)
     state = create_state(experiment(), classes, data["images"], data["labels"])
-    state = jax.device_put(state, parallel.replicated([device]))
+    state = jax.device_put(state, mesh.replicated([device]))
     call = Stepped(parallel.data_parallel_step([device]), state, data)
     call()
     during, alone, saves = [], [], []
@@ -271,24 +274,23 @@ def unguarded(call: Stepped, device) -> Stepped:
     import jax
     import jax.numpy as jnp
 
-    from hyperface.train import guard, parallel
+    from hyperface.train import divergence, parallel
 
     state = jax.tree.map(jnp.copy, call.state)
     other = Stepped(parallel.data_parallel_step([device]), state, call.data)
-    kept = guard.chosen, guard.unsound_groups
-    guard.chosen = lambda sound, new, old: new
-    guard.unsound_groups = lambda tree: jnp.zeros(len(guard.GROUPS), jnp.int32)
+    kept = divergence.chosen, divergence.unsound_groups
+    divergence.chosen = lambda sound, new, old: new
+    divergence.unsound_groups = lambda tree: jnp.zeros(len(divergence.GROUPS), jnp.int32)
     other()
-    guard.chosen, guard.unsound_groups = kept
+    divergence.chosen, divergence.unsound_groups = kept
     return other
 
 
 def paper() -> None:
     """Memory and traffic of large heads over many accelerators."""
-    from hyperface.train.memory import memory_estimate, run_sizes
+    from hyperface import experiments
+    from hyperface.train.cost import memory_estimate, run_sizes, traffic
     from hyperface.train.state import abstract_state
-    from hyperface.train.traffic import traffic
-    from launch import experiments
 
     chosen = experiments.load("ms1mv3-iresnet50-arcface")
     shape, per_device = (112, 112, 3), 64

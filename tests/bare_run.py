@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from launch import cli
+from hyperface.runs import program
 
 
 def main(args: list[str]) -> None:
@@ -12,13 +12,13 @@ def main(args: list[str]) -> None:
     from test_sharded_step import Linear
 
     from hyperface import models
+    from hyperface.config.experiment import Experiment
     from hyperface.train import loop
-    from hyperface.train.experiment import Experiment
 
-    cli.quiet_libraries()
+    program.quiet_libraries()
     models.create = lambda name, feature_dim, **_: Linear(feature_dim)
     loop.train(Experiment.from_dict(json.loads(experiment)), Path(data_dir), Path(workdir))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

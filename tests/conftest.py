@@ -103,7 +103,8 @@ def tiny_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_experiment():
     """A run of seconds on `tiny_data`, with a term of every kind and all that a state holds."""
-    from hyperface.objective import (
+    from hyperface.config.experiment import Data, Evaluation, Experiment, Model, Optimizer, check
+    from hyperface.config.loss import (
         BatchTripletTerm,
         CContrastiveTerm,
         CenterTerm,
@@ -111,7 +112,6 @@ def tiny_experiment():
         RingTerm,
         SoftmaxTerm,
     )
-    from hyperface.train.experiment import Data, Evaluation, Experiment, Model, Optimizer, check
 
     return check(
         Experiment(
@@ -139,7 +139,7 @@ def random_run(tiny_experiment, tmp_path_factory):
     """The folder and state of a run of `tiny_experiment` that nobody trained: random numbers."""
     import jax.numpy as jnp
 
-    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.checkpoint.manager import Checkpoints
     from hyperface.train.state import abstract_state
 
     shape = (16, 14, 3)

@@ -20,7 +20,7 @@ def main() -> None:
 
     from hyperface.errors import InputError
     from hyperface.train import parallel
-    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.checkpoint.manager import Checkpoints
 
     read = ocp.StandardCheckpointHandler.restore
 

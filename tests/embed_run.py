@@ -10,10 +10,10 @@ from processes import join
 def main() -> None:
     """Writes the features that this process came to, and prints what it scores."""
     process, _, (run, data_dir, out) = join()
+    from hyperface.evaluate.embed import AllDevices
     from hyperface.evaluate.evaluator import evaluate_network
-    from hyperface.train.checkpoint import Checkpoints
-    from hyperface.train.together import AllDevices
-    from launch.evaluate import restored
+    from hyperface.runs.evaluate import restored
+    from hyperface.train.checkpoint.manager import Checkpoints
 
     with Checkpoints(Path(run) / "checkpoints", read_only=True) as checkpoints:
         experiment, state = restored(checkpoints, checkpoints.latest())

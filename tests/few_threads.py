@@ -4,7 +4,7 @@ import importlib
 import sys
 import threading
 
-from launch import cli
+from hyperface.runs import program
 
 limit, name = int(sys.argv[1]), sys.argv[2]
 begun, start = 0, threading._start_new_thread
@@ -20,4 +20,4 @@ def start_some(*args):
 
 threading._start_new_thread = start_some
 sys.argv = sys.argv[2:]
-cli.run(importlib.import_module(f"launch.{name}").main)
+program.run(importlib.import_module(f"launch.{name}").main)

@@ -178,7 +178,7 @@ def npz(data: bytes) -> bytes:
 
 def features(name: str) -> Callable[[Path], Any]:
     def read(folder: Path) -> Any:
-        from hyperface.evaluate.named import read_features
+        from hyperface.protocols.features import read_features
 
         return read_features(folder / name)
 
@@ -241,11 +241,11 @@ def mat(compress: bool, agedb: bool) -> Files:
 
 
 def mats(folder: Path) -> None:
-    from hyperface.data import protocols
-    from hyperface.data.protocols._matfile import read_mat
+    from hyperface.protocols import readers
+    from hyperface.protocols._matfile import read_mat
 
     read_mat(folder / "a.mat")
-    for read in (protocols.agedb, protocols.blufr):
+    for read in (readers.agedb, readers.blufr):
         refused(read, folder / "a.mat")
 
 
@@ -271,25 +271,25 @@ TEXTS = {
 
 
 def text_reader(name: str) -> Callable[[Path], Any]:
-    def read(folder: Path) -> Any:
-        from hyperface.data import protocols
+    from hyperface.protocols import readers
 
+    def read(folder: Path) -> Any:
         few = {"folds": 1, "size": 1} if name == "ytf_splits" else {}
-        return getattr(protocols, name)(folder / "a.txt", **few)
+        return getattr(readers, name)(folder / "a.txt", **few)
 
     return read
 
 
 def devkit_feature(folder: Path) -> Any:
-    from hyperface.data import protocols
+    from hyperface.protocols import readers
 
-    return protocols.read_features(folder / "a.bin")
+    return readers.read_features(folder / "a.bin")
 
 
 def cfp(folder: Path) -> Any:
-    from hyperface.data import protocols
+    from hyperface.protocols import readers
 
-    return protocols.cfp(folder / "a.zip", folds=1, size=1)
+    return readers.cfp(folder / "a.zip", folds=1, size=1)
 
 
 def cfp_files() -> Files:
@@ -361,7 +361,7 @@ def exported() -> Files:
 
 
 def network(folder: Path) -> None:
-    from launch.embedding import open_network
+    from hyperface.runs.embedding import open_network
 
     found = open_network(folder)
     found.apply(np.zeros((1, *found.image_shape), np.float32))

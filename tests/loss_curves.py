@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from processes import join
 
-from hyperface.objective import (
+from hyperface.config.loss import (
     AdaFaceTerm,
     BatchContrastiveTerm,
     BatchTripletTerm,
@@ -96,7 +96,7 @@ def first_state(name: str) -> "TrainState":
     from test_sharded_step import Linear
 
     from hyperface import models
-    from hyperface.train.experiment import Experiment, Model, Optimizer, check
+    from hyperface.config.experiment import Experiment, Model, Optimizer, check
     from hyperface.train.state import create_state
 
     models.create = lambda name, feature_dim, **_: Linear(feature_dim)

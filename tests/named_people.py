@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hyperface.evaluate import suite
-from hyperface.evaluate.named import NamedFeatures
-from hyperface.evaluate.pair_protocol import PROTOCOLS
+from hyperface.protocols import registry
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_protocol import PROTOCOLS
 
-PLAIN = suite.Settings(pairs=PROTOCOLS["plain"])
+PLAIN = registry.Settings(pairs=PROTOCOLS["plain"])
 PEOPLE, IMAGES = 8, 6
 
 

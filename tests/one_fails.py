@@ -2,7 +2,7 @@
 
 from processes import join
 
-from launch import cli
+from hyperface.runs import program
 
 
 def main(_) -> None:
@@ -10,8 +10,8 @@ def main(_) -> None:
     process, _, (failing,) = join()
     from jax.experimental import multihost_utils
 
+    from hyperface.devices import processes
     from hyperface.errors import InputError
-    from hyperface.train import distributed
 
     multihost_utils.process_allgather(process)
     if process == int(failing):
@@ -19,8 +19,8 @@ def main(_) -> None:
     if process == 0:
         multihost_utils.process_allgather(process)
     else:
-        distributed.wait_for_all("never")
+        processes.wait_for_all("never")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -12,8 +12,8 @@ def main() -> None:
     from test_sharded_step import Linear
 
     from hyperface import models
+    from hyperface.config.experiment import Experiment
     from hyperface.train import loop
-    from hyperface.train.experiment import Experiment
     from hyperface.train.interrupt import Interrupted
 
     models.create = lambda name, feature_dim, **_: Linear(feature_dim)

@@ -94,12 +94,12 @@ def join() -> tuple[int, int, list[str]]:
     Returns:
       Which process this is, how many there are, and what the script is told besides.
     """
-    from hyperface.train import distributed, launchers
+    from hyperface.devices import launchers, processes
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
     options, told = parser.parse_known_args()
-    distributed.initialize(launchers.cluster_of({}, **vars(options)))
+    processes.initialize(launchers.cluster_of({}, **vars(options)))
     return options.process, options.processes, told

@@ -18,7 +18,7 @@ def go_on(folder: Path, split: bool, devices=None, process: int = 0, processes: 
     import jax.numpy as jnp
 
     from hyperface.train import parallel
-    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.checkpoint.manager import Checkpoints
 
     like = jax.eval_shape(lambda: first_state(LOSS))
     shapes = parallel.shapes_on_mesh(like, split_classes=split, devices=devices)
@@ -41,7 +41,7 @@ def main() -> None:
     """Saves the last step in the same folder and prints the losses."""
     process, processes, (folder, layout) = join()
     from hyperface.train import parallel
-    from hyperface.train.checkpoint import Checkpoints
+    from hyperface.train.checkpoint.manager import Checkpoints
 
     _, state, losses = go_on(Path(folder), layout == "split", None, process, processes)
     with Checkpoints(Path(folder)) as checkpoints:

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hyperface.evaluate import streaming
-from hyperface.evaluate.blufr import VERIFICATION_FARS, blufr
-from hyperface.evaluate.cosine import unit_features
-from hyperface.evaluate.streaming import stream_all_pairs
-from hyperface.train.parallel import split_rows
+from hyperface.devices.mesh import split_rows
+from hyperface.metrics import streaming
+from hyperface.metrics.cosine import unit_features
+from hyperface.metrics.streaming import stream_all_pairs
+from hyperface.protocols.blufr import VERIFICATION_FARS, blufr
 
 
 def trial(test, gallery, probe):

@@ -15,11 +15,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from hyperface import owned
+from hyperface.devices import mesh
 from hyperface.errors import InputError
-from hyperface.train import parallel
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.checksum import checksums
-from hyperface.train.damage import CorruptCheckpoint, reason
+from hyperface.train.checkpoint.integrity import CorruptCheckpoint, checksums, reason
+from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.weights.runs import read_run
 
 # TensorStore calls back into an event loop that Orbax closed at the first failed read.
@@ -75,7 +74,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run):
     damage(folder / "checkpoints/8")
     like, said = jax.eval_shape(lambda: state), []
     with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
-        step, found = checkpoints.restore_newest(like, parallel.replicated())
+        step, found = checkpoints.restore_newest(like, mesh.replicated())
         assert step == 4
         chex.assert_trees_all_equal(found.params, state.params)
         checkpoints.save(8, state, {})
@@ -99,7 +98,7 @@ def test_a_half_written_checkpoint_is_ignored_and_said(run):
     assert half.exists()  # It may be another process's, which is writing it.
     with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
         like = jax.eval_shape(lambda: state)
-        assert checkpoints.restore_newest(like, parallel.replicated())[0] == 8
+        assert checkpoints.restore_newest(like, mesh.replicated())[0] == 8
         checkpoints.save(12, state, {})
     assert said == [f"{half}: a save that was cut short is removed."]
     assert names(folder) == ["12", "8"]
@@ -116,10 +115,10 @@ def test_every_flipped_bit_is_found(run, rng):
             Checkpoints(folder / "checkpoints", read_only=True) as checkpoints,
             pytest.raises(CorruptCheckpoint, match=r"damaged one \(.*Take another step"),
         ):
-            checkpoints.restore(8, like, parallel.replicated())
+            checkpoints.restore(8, like, mesh.replicated())
         flip(folder / "checkpoints/8", [place])
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        checkpoints.restore(8, like, parallel.replicated())
+        checkpoints.restore(8, like, mesh.replicated())
 
 
 def test_the_best_stays_beside_the_newest_and_no_nan_costs_it(random_run, tmp_path):
@@ -155,7 +154,7 @@ def test_a_reader_of_one_step_needs_no_other(run, monkeypatch):
 
     monkeypatch.setattr(ocp.JsonCheckpointHandler, "restore", failing)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        found = checkpoints.restore(4, jax.eval_shape(lambda: state), parallel.replicated())
+        found = checkpoints.restore(4, jax.eval_shape(lambda: state), mesh.replicated())
         chex.assert_trees_all_equal(found.params, state.params)
         with pytest.raises(InputError, match=r"found: Input/output error: .*/8/meta\. Nothing"):
             checkpoints.best()
@@ -175,7 +174,7 @@ def test_a_clock_that_jumps_back_changes_nothing(run, monkeypatch):
         checkpoints.save(16, state, {})
     with Checkpoints(folder / "checkpoints") as checkpoints:
         like = jax.eval_shape(lambda: state)
-        step, found = checkpoints.restore_newest(like, parallel.replicated())
+        step, found = checkpoints.restore_newest(like, mesh.replicated())
         assert (step, checkpoints.steps()) == (16, [12, 16])
     chex.assert_trees_all_equal(found.params, state.params)
 
@@ -209,7 +208,7 @@ def test_with_no_sound_checkpoint_the_run_does_not_start_over(run):
             Checkpoints(folder / "checkpoints", say=said.append) as checkpoints,
             pytest.raises(InputError, match=r"only damaged ones: broken-4, broken-8\. .* --fresh"),
         ):
-            checkpoints.restore_newest(like, parallel.replicated())
+            checkpoints.restore_newest(like, mesh.replicated())
     assert len(said) == 2
     assert said[0].endswith("kept as broken-8; the one before it is used.")
     assert said[1].endswith("kept as broken-4.")
@@ -218,7 +217,7 @@ def test_with_no_sound_checkpoint_the_run_does_not_start_over(run):
 def test_a_new_run_has_none(random_run, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         like = jax.eval_shape(lambda: random_run[1])
-        assert checkpoints.restore_newest(like, parallel.replicated()) is None
+        assert checkpoints.restore_newest(like, mesh.replicated()) is None
 
 
 @pytest.mark.parametrize(
@@ -259,7 +258,7 @@ def test_what_is_no_damage_ends_the_run_and_nothing_is_renamed(error, item, run,
             Checkpoints(folder / "checkpoints") as checkpoints,
             pytest.raises(InputError, match=message),
         ):
-            checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
+            checkpoints.restore_newest(jax.eval_shape(lambda: state), mesh.replicated())
     assert names(folder) == ["4", "8"]
 
 
@@ -310,7 +309,7 @@ def test_a_flipped_bit_of_orbaxs_own_files_is_damage(file, old, new, run):
     path.write_bytes(content.replace(old, new, 1))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         like = jax.eval_shape(lambda: state)
-        assert checkpoints.restore_newest(like, parallel.replicated())[0] == 4
+        assert checkpoints.restore_newest(like, mesh.replicated())[0] == 4
     assert (folder / "checkpoints/broken-8").exists()
 
 
@@ -325,7 +324,7 @@ def test_any_file_gone_cut_or_flipped_is_damage_or_does_not_matter(run, tmp_path
             shutil.copytree(folder / "checkpoints", copy)
             damage(copy / "8" / path)
             with Checkpoints(copy) as checkpoints:
-                step, found = checkpoints.restore_newest(like, parallel.replicated())
+                step, found = checkpoints.restore_newest(like, mesh.replicated())
             chex.assert_trees_all_equal(found.params, state.params)
             assert step == (4 if (copy / "broken-8").exists() else 8)
             outcomes.add(step)
@@ -359,7 +358,7 @@ def test_another_model_is_refused_and_not_set_aside(run):
         Checkpoints(folder / "checkpoints") as checkpoints,
         pytest.raises(InputError, match=r"distortion expected float32\[5\], found float32\[6\]"),
     ):
-        checkpoints.restore_newest(like, parallel.replicated())
+        checkpoints.restore_newest(like, mesh.replicated())
     assert (folder / "checkpoints/8").exists()
 
 
@@ -373,7 +372,7 @@ def test_a_checkpoint_without_checksums_is_refused_and_not_set_aside(run):
         Checkpoints(folder / "checkpoints") as checkpoints,
         pytest.raises(InputError, match="with checksums, found one of an earlier version"),
     ):
-        checkpoints.restore_newest(jax.eval_shape(lambda: state), parallel.replicated())
+        checkpoints.restore_newest(jax.eval_shape(lambda: state), mesh.replicated())
     assert (folder / "checkpoints/8").exists()
     with pytest.raises(InputError, match="saved by an earlier version"):
         read_run(folder)
@@ -408,7 +407,7 @@ def test_order_and_place_count():
 
 def test_the_sum_is_the_same_for_any_sharding(rng):
     array = rng.normal(size=(16_000, 5)).astype(np.float32)
-    replicated = jax.device_put(array, parallel.replicated())
-    rows = parallel.split_rows(array)
+    replicated = jax.device_put(array, mesh.replicated())
+    rows = mesh.split_rows(array)
     assert len(rows.sharding.device_set) == 8
     assert checksums({"a": array}) == checksums({"a": replicated}) == checksums({"a": rows})

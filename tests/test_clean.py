@@ -14,7 +14,7 @@ from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import Split
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
-from launch import clean, embedding
+from hyperface.runs import clean, embedding
 
 SHAPE = (16, 14, 3)
 

@@ -16,12 +16,13 @@ import pytest
 from conftest import write_people
 from PIL import Image
 
+from hyperface import experiments
 from hyperface.data import datasets
 from hyperface.errors import InputError
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.folder import claimed
+from hyperface.runs import evaluate, prepare, program, sweep, train
+from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.interrupt import Interrupted
-from launch import cli, evaluate, experiments, prepare, sweep, train
+from hyperface.train.run_folder import claimed
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
@@ -110,7 +111,7 @@ def test_a_run_that_diverged_says_so_until_it_goes_on(tiny_data, tmp_path):
     wild = ["--optimizer.learning-rate", "1e38"]
     with pytest.raises(SystemExit) as ended:
         train.main([*options, *wild])
-    assert ended.value.code == cli.EXIT_DIVERGED
+    assert ended.value.code == program.EXIT_DIVERGED
     said = tmp_path / "r/diverged.json"
     assert json.loads(said.read_text())["message"].startswith("step ")
     with pytest.raises(InputError, match="holds another run"):
@@ -156,11 +157,11 @@ def test_what_is_compiled_is_kept_for_this_kind_of_processor(tmp_path, monkeypat
     # What is set is taken back after the test: other tests' programs start with this environment.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "given")
-    cli.keep_compiled()
+    program.keep_compiled()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "given"
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
-    cli.keep_compiled()
+    program.keep_compiled()
     folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     assert folder.parent == tmp_path / "hyperface-compiled"
     compiling = "import warnings; warnings.simplefilter('error'); import jax; jax.jit(abs)(1.0)"
@@ -433,7 +434,7 @@ def test_a_stopped_training_within_any_command_is_a_line(name, status, capsys):
         raise Interrupted(3, name)
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(stopped)
+        program.run(stopped)
     assert ended.value.code == status
     line = f"stopped by {name}: step 3 is saved. The same command goes on from it.\n"
     assert capsys.readouterr().err == line

@@ -14,10 +14,11 @@ import hyperface
 import launch
 from hyperface.console import make_console, plain, say
 from hyperface.errors import InputError
+from hyperface.reproduce import command
+from hyperface.runs import clean, evaluate, export, prepare, program, sweep
 from hyperface.train import loop
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.progress import TrainingProgress
-from launch import clean, cli, evaluate, export, prepare, reproduce, sweep
+from hyperface.train.checkpoint.manager import Checkpoints
+from hyperface.train.logs import TrainingProgress
 
 MARKUP = "a [/x] [red] :smile: {task}"
 
@@ -41,7 +42,7 @@ def test_characters_that_steer_a_terminal_are_shown(text, shown):
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_progress_is_titled_by_any_text(is_terminal):
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=200)
-    with cli.progress(console, MARKUP, "images") as advance:
+    with program.progress(console, MARKUP, "images") as advance:
         advance(1, 2)
     with TrainingProgress(MARKUP, 0, 2, console) as progress:
         progress.update(1, {"loss": 1.0, "examples": 4})
@@ -130,7 +131,7 @@ def test_sweep_and_reproduce_print_any_path(place, data, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         sweep.main([*arguments, "--data-dir", str(data)])
     arguments = ["normface", "--only", "proposition-1", "--out", str(place / "paper")]
-    reproduce.main([*arguments, "--no-train", "--runs", str(place / "runs")])
+    command.main([*arguments, "--no-train", "--runs", str(place / "runs")])
     shown = capsys.readouterr().out
     assert f"failed: expected better in {place}/sweep" in shown
     assert f"Report: {place}/sweep/sweep.html" in shown
@@ -142,7 +143,7 @@ def test_an_error_is_printed_as_it_is(place, capsys, monkeypatch):
         raise InputError(f"expected a file, found {place}")
 
     with pytest.raises(SystemExit):
-        cli.run(command)
+        program.run(command)
     assert capsys.readouterr().err == f"error: expected a file, found {place}\n"
 
 

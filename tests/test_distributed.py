@@ -14,10 +14,11 @@ import yaml
 from processes import HERE, ends, free_port, start
 
 import launch
+from hyperface import experiments
+from hyperface.devices import processes
+from hyperface.devices.launchers import Cluster, cluster_of
 from hyperface.errors import InputError
-from hyperface.train import distributed
-from hyperface.train.launchers import Cluster, cluster_of
-from launch import cli, experiments, train
+from hyperface.runs import program, train
 
 LAUNCH = Path(launch.__file__).parent
 SLURM = {
@@ -218,7 +219,7 @@ def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
     *command, name = container["command"]
     assert command == ["python", "-m", "launch.train"]
     default = train.Train(experiments.load(name))
-    options = cli.parse(default, container["args"], prog="", description="")
+    options = program.parse(default, container["args"], prog="", description="")
     assert options.experiment.shard_agents
     assert options.exit_on_preemption == 143
 
@@ -236,8 +237,8 @@ def test_the_slurm_script_runs_one_process_a_node_through_srun(tmp_path):
     srun.write_text('#!/bin/bash\nshift\nSLURM_PROCID=1 "$@"\n')
     python = tmp_path / "python"
     python.write_text('#!/bin/bash\necho "$SLURM_PROCID $*"\n')
-    for program in (srun, python):
-        program.chmod(0o755)
+    for script in (srun, python):
+        script.chmod(0o755)
     script = LAUNCH / "slurm.sbatch"
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shown = subprocess.run(
@@ -289,12 +290,12 @@ def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
         key_value_set=told.__setitem__,
         blocking_key_value_get=lambda key, _: told.get(key, '"other"'),
     )
-    monkeypatch.setattr(distributed.global_state, "client", client)
+    monkeypatch.setattr(processes.global_state, "client", client)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     for _ in range(2):
-        distributed.wait_for_all("prepared")
-    assert distributed.told_by_all("sound", "ours") == ["ours", "other"]
+        processes.wait_for_all("prepared")
+    assert processes.told_by_all("sound", "ours") == ["ours", "other"]
     keys, patience = zip(*met, strict=True)
     assert len(set(keys)) == 3  # A barrier is passed once.
     assert set(patience) == {7 * 24 * 3600 * 1000}

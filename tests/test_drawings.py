@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hyperface.evaluate.roc import Roc
-from hyperface.evaluate.scored import Figure as Score
+from hyperface.metrics.roc import Roc
+from hyperface.protocols.result import Figure as Score
 from hyperface.report import drawings, figures
-from launch.papers import sketches
+from hyperface.reproduce import sketches
 
 
 def test_planes_share_their_scale_and_one_legend():

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from hyperface.evaluate import verification
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.evaluate.embed import embed_split, embedder
-from hyperface.evaluate.roc import roc, tar_at_far
-from hyperface.evaluate.verification import (
+from hyperface.metrics import verification
+from hyperface.metrics.roc import roc, tar_at_far
+from hyperface.metrics.verification import (
     all_pairs,
     balanced_accuracy,
     best_threshold,

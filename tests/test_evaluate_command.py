@@ -15,11 +15,11 @@ from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate import evaluator
-from hyperface.evaluate.named import NamedFeatures, check
-from hyperface.evaluate.pair_protocol import PROTOCOLS
 from hyperface.files import digest
-from launch import choices, evaluate, export, provenance
-from launch.features import Features
+from hyperface.protocols.features import NamedFeatures, check
+from hyperface.protocols.pair_protocol import PROTOCOLS
+from hyperface.runs import choices, evaluate, export, provenance
+from hyperface.runs.features import Features
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hyperface.errors import InputError
-from hyperface.objective import (
-    AdaFaceTerm,
-    CTripletTerm,
-    Loss,
-    MagFaceTerm,
-    RingTerm,
-    SoftmaxTerm,
-    SphereFaceTerm,
-)
-from hyperface.train.experiment import (
+from hyperface import experiments
+from hyperface.config.experiment import (
     Data,
     Evaluation,
     Experiment,
@@ -28,9 +19,18 @@ from hyperface.train.experiment import (
     Optimizer,
     check,
 )
+from hyperface.config.loss import (
+    AdaFaceTerm,
+    CTripletTerm,
+    Loss,
+    MagFaceTerm,
+    RingTerm,
+    SoftmaxTerm,
+    SphereFaceTerm,
+)
+from hyperface.errors import InputError
 from hyperface.train.state import abstract_state
 from hyperface.train.step import train_step
-from launch import experiments
 
 
 @pytest.mark.parametrize("name", experiments.names())

@@ -18,11 +18,11 @@ import pytest
 from hyperface import owned, weights
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import embedder
-from hyperface.train.damage import CorruptCheckpoint, UnreadableCheckpoint
+from hyperface.runs import export
+from hyperface.runs.embedding import open_network
+from hyperface.train.checkpoint.integrity import CorruptCheckpoint, UnreadableCheckpoint
 from hyperface.weights import export as writers
 from hyperface.weights.maps import Pixels
-from launch import export
-from launch.embedding import open_network
 
 SHAPE = (16, 14, 3)
 

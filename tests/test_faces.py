@@ -9,12 +9,11 @@ from rich.console import Console
 
 from hyperface.data.datasets import Split
 from hyperface.data.images import encode_png
-from hyperface.data.protocols import PairList, lfw_pairs
-from hyperface.evaluate.named import NamedFeatures
-from launch import papers
-from launch.papers import cached, faces, methods, page, untrained
-from launch.papers.item import HOLDS, Context
-from launch.reproduce import Reproduce, _shown
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.readers import PairList, lfw_pairs
+from hyperface.reproduce import cached, faces, methods, page, papers, untrained
+from hyperface.reproduce.command import Reproduce, _shown
+from hyperface.reproduce.item import HOLDS, Context
 
 
 @pytest.fixture
@@ -188,9 +187,9 @@ def test_the_distortion_of_every_seed_is_read(context):
     write_run(context, "faces-c-contrastive", 0.7)
     write_run(context, "faces-normface", 0.5)
     (item,) = papers.items("normface", ("proposition-3-faces",))
-    before = context.key(item)
+    before = methods.result_key(context, item)
     write_run(context, "faces-normface-seed1", 0.6)
-    assert context.key(item) != before
+    assert methods.result_key(context, item) != before
     outcome, found = measured("proposition-3-faces", context)
     own = "mean squared distance to the own agent"
     assert found[f"softmax, normalised: {own}", ""] == pytest.approx((0.5, 0.6))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from hyperface import losses, theory
-from hyperface.heads import AgentHead, CenterHead, Context, Heads, RingHead
-from hyperface.objective import (
+from hyperface.config.loss import (
     AdaFaceTerm,
     BatchContrastiveTerm,
     BatchTripletTerm,
@@ -23,6 +22,7 @@ from hyperface.objective import (
     SoftmaxTerm,
     SphereFaceTerm,
 )
+from hyperface.heads import AgentHead, CenterHead, Context, Heads, RingHead
 
 LABELS = np.arange(6) % 5
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hyperface import reference
-from launch.papers import heads_at_once, robustness
-from launch.papers.heads_at_once import Setting
-from launch.papers.item import Entry
+from hyperface.reproduce import heads_at_once, robustness
+from hyperface.reproduce.heads_at_once import Setting
+from hyperface.reproduce.item import Entry
 
 CLASSES, IMAGES, WIDTH, STEPS = 5, 40, 6, 60
 SETTINGS = [

@@ -20,7 +20,6 @@ import pytest
 from test_sources import image_record, write_bin, write_zip
 
 from hyperface import archives, arrays, weights
-from hyperface.data import protocols
 from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import open_split
 from hyperface.data.landmarks import read_landmarks
@@ -31,8 +30,9 @@ from hyperface.data.sources.tables import parquet
 from hyperface.data.sources.trees import tarred, zipped
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
-from hyperface.evaluate.named import read_features
 from hyperface.files import text_lines
+from hyperface.protocols import readers
+from hyperface.protocols.features import read_features
 from hyperface.weights import files
 
 
@@ -388,7 +388,7 @@ def test_a_list_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "pairs.txt"
     with path.open("wb") as file:
         file.truncate(2**40)
-    for read in (protocols.lfw_pairs, protocols.read_features, protocols.megaface_list):
+    for read in (readers.lfw_pairs, readers.read_features, readers.megaface_list):
         with cheap(), pytest.raises(InputError, match=r"at most .* bytes, found 1,099,511,627,776"):
             read(path)
 
@@ -398,25 +398,25 @@ def test_deep_json_is_refused(tmp_path):
     for text in ('{"path": ' + "[" * 100_000, '{"path": {"a": ' + "[" * 500 + "]" * 500 + "}}"):
         path.write_text(text)
         with pytest.raises(InputError):
-            protocols.megaface_list(path)
+            readers.megaface_list(path)
 
 
 def test_a_mat_file_has_as_many_cells_as_a_protocol_needs(tmp_path, monkeypatch):
     import scipy.io
 
-    monkeypatch.setattr("hyperface.data.protocols._matfile.LARGEST_CELLS", 1000)
+    monkeypatch.setattr("hyperface.protocols._matfile.LARGEST_CELLS", 1000)
     many = np.empty((2000, 1), object)
     many[:] = [[1]]
     scipy.io.savemat(tmp_path / "a.mat", {"x": many}, do_compression=True)
     with cheap(), pytest.raises(InputError, match=r"2000 cells in .* of at most 1000 in all"):
-        protocols.blufr(tmp_path / "a.mat")
+        readers.blufr(tmp_path / "a.mat")
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID,SUBJECT_ID\n1,2,a.jpg,4,5\n")
     with pytest.raises(InputError, match=r"a.csv:1: expected each column once, found SUBJECT_ID"):
-        protocols.ijb_templates(path)
+        readers.ijb_templates(path)
 
 
 # Prepared data sets

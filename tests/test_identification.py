@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperface.evaluate import search
-from hyperface.evaluate.cosine import one_ahead, product
-from hyperface.evaluate.identification import megaface
-from hyperface.evaluate.ranks import OpenSet, cmc, dir_at_far, open_set
-from hyperface.evaluate.roc import true_accept_rate
-from hyperface.evaluate.search import GROUP, MateRanks, Probes, exact_cosines
-from hyperface.evaluate.threshold import impostor_threshold
-from hyperface.train.parallel import split_rows
+from hyperface.devices.mesh import split_rows
+from hyperface.metrics import search
+from hyperface.metrics.cosine import one_ahead, product
+from hyperface.metrics.identification import megaface
+from hyperface.metrics.ranks import OpenSet, cmc, dir_at_far, open_set
+from hyperface.metrics.roc import true_accept_rate
+from hyperface.metrics.search import GROUP, MateRanks, Probes, exact_cosines
+from hyperface.metrics.threshold import impostor_threshold
 
 # Three probes in a gallery of A, A and B; C has no mate.
 MATRIX = np.array([[0.5, 0.7, 0.6], [0.4, 0.8, 0.8], [0.3, 0.2, 0.1]], np.float32)
@@ -200,7 +200,7 @@ def test_few_pairs_are_scored_exactly(rng, monkeypatch):
     counted = []
     exact = search.exact_cosines
     monkeypatch.setattr(
-        "hyperface.evaluate.identification.exact_cosines",
+        "hyperface.metrics.identification.exact_cosines",
         lambda *args: counted.append(args[2].size) or exact(*args),
     )
     probes, labels, distractors = faces(rng, distractors=20_000, noise=0.2)

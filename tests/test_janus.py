@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from named_people import PEOPLE, PLAIN, named_people, write_lists
 
-from hyperface.data.protocols import TemplatePairs, Templates
 from hyperface.errors import InputError
-from hyperface.evaluate import suite
-from hyperface.evaluate.named import NamedFeatures
-from hyperface.evaluate.scored import Figure
-from hyperface.evaluate.suite.sets import face_names
+from hyperface.protocols import registry
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.readers import TemplatePairs, Templates
+from hyperface.protocols.result import Figure
+from hyperface.protocols.sets import face_names
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def test_templates_report_supported_rates_only(named):
     ids = np.unique(template)
     first, second = (ids[i] for i in np.triu_indices(ids.size, 1))
     pairs = TemplatePairs(first, second, first // 2 == second // 2)
-    scored = suite.score_templates("ijba", named, [(templates, pairs)] * 2, 8)
+    scored = registry.score_templates("ijba", named, [(templates, pairs)] * 2, 8)
     # 112 different pairs.
     assert scored.figures == dict.fromkeys(("TAR at FAR 0.01", "TAR at FAR 0.1"), Figure(1.0, 0.0))
     with pytest.raises(InputError, match="known to be the same or not"):
-        suite.score_templates("x", named, [(templates, pairs._replace(same=None))], None)
+        registry.score_templates("x", named, [(templates, pairs._replace(same=None))], None)
 
 
 def test_templates_are_searched_in_a_gallery(named):
@@ -56,7 +56,7 @@ def test_templates_are_searched_in_a_gallery(named):
     gallery = templates((image < 2) & (people < 6), 100)
     probes = templates(image >= 4, 200)
     for gammas, pool in ((8, False), (None, True)):
-        scored = suite.score_search(
+        scored = registry.score_search(
             "ijba-search", named, [(gallery, probes)] * 2, gammas, pool_media=pool
         )
         assert scored.figures["rank-1"] == Figure(1.0, 0.0)
@@ -74,9 +74,9 @@ def test_template_ids_of_gallery_and_probes_are_two_things(named):
     shifted = (people[~first] + 1) % PEOPLE
     probes = Templates(shifted, people[~first], np.arange(24), names[1])
     apart = probes._replace(template=100 + shifted)
-    found = suite.score_search("search", named, [(gallery, probes)], 8)
+    found = registry.score_search("search", named, [(gallery, probes)], 8)
     assert found.figures["rank-1"].value == 1.0
-    assert found.figures == suite.score_search("search", named, [(gallery, apart)], 8).figures
+    assert found.figures == registry.score_search("search", named, [(gallery, apart)], 8).figures
     assert "split 1: 16 templates of 48 images" in found.steps
 
 
@@ -94,11 +94,11 @@ def test_an_image_of_two_people_has_a_face_of_each(named):
         [*named.names, "g/1@0.jpg", "g/1@1.jpg"],
         np.concatenate([named.features, named.features[rows]]),
     )
-    scored = suite.score_search("search", faces, [(one, other)], 8)
+    scored = registry.score_search("search", faces, [(one, other)], 8)
     assert scored.figures["rank-1"].value == 1.0
     wanted = r"image of search \(several people in an image: FILE@SUBJECT.EXT each\), found none of"
     with pytest.raises(InputError, match=wanted + r" 'g/1@0.jpg'"):
-        suite.score_search("search", named, [(one, other)], 8)
+        registry.score_search("search", named, [(one, other)], 8)
 
 
 def test_ijba_reads_its_ten_splits(named, tmp_path):
@@ -121,12 +121,12 @@ def test_ijba_reads_its_ten_splits(named, tmp_path):
             },
         )  # fmt: skip
     told = []
-    settings = suite.Settings(progress=lambda *at: told.append(at))
-    verified = suite.score("ijba", named, tmp_path, settings)
+    settings = registry.Settings(progress=lambda *at: told.append(at))
+    verified = registry.score("ijba", named, tmp_path, settings)
     assert verified.figures == {"TAR at FAR 0.1": Figure(1.0, 0.0)}  # Of 56 different pairs.
     assert any("gamma = 1..8 " in step for step in verified.steps)
     assert told[-1] == (640, 640)
-    searched = suite.score("ijba-search", named, tmp_path, settings)
+    searched = registry.score("ijba-search", named, tmp_path, settings)
     assert searched.figures["rank-1"] == Figure(1.0, 0.0)
     assert any("fusion of K = 8" in step for step in searched.steps)
     assert searched.counts["probes without a mate"] == [2] * 10
@@ -154,10 +154,10 @@ def test_ijbb_and_ijbc_compare_mean_features(named, tmp_path, name, gallery):
             f"{name}_1N_probe_mixed.csv": [IJB_HEADER, *half_templates(1)],
         },
     )
-    verified = suite.score(name, named, tmp_path)
+    verified = registry.score(name, named, tmp_path)
     assert verified.figures["TAR at FAR 0.1"] == Figure(1.0, None)
     assert any("mean features" in step for step in verified.steps)
-    searched = suite.score(f"{name}-search", named, tmp_path)
+    searched = registry.score(f"{name}-search", named, tmp_path)
     assert searched.figures["rank-1"] == Figure(1.0, 0.0)
     assert searched.counts == {
         "gallery templates": [4, 4],
@@ -167,7 +167,7 @@ def test_ijbb_and_ijbc_compare_mean_features(named, tmp_path, name, gallery):
     path = tmp_path / name / f"{name}_1N_gallery_{gallery}2.csv"
     path.write_text("\n".join([IJB_HEADER, *second, "990,5,p5/0.png,1"]) + "\n")
     with pytest.raises(InputError, match=r"every template of .*2.csv, found none of 990 \(1 of 5"):
-        suite.score(f"{name}-search", named, tmp_path)
+        registry.score(f"{name}-search", named, tmp_path)
 
 
 def test_cs3_reads_its_lists_and_fuses_with_two_gammas(named, tmp_path):
@@ -191,9 +191,9 @@ def test_cs3_reads_its_lists_and_fuses_with_two_gammas(named, tmp_path):
     (tmp_path / "cs3").mkdir()
     for name, text in texts.items():
         (tmp_path / "cs3" / name).write_text("\n".join(text) + "\n")
-    verified = suite.score("cs3", named, tmp_path, PLAIN)
+    verified = registry.score("cs3", named, tmp_path, PLAIN)
     assert verified.figures["TAR at FAR 0.1"] == Figure(1.0, None)
     assert any("gamma = 1..2 " in step for step in verified.steps)
-    searched = suite.score("cs3-search", named, tmp_path, PLAIN)
+    searched = registry.score("cs3-search", named, tmp_path, PLAIN)
     assert searched.figures["rank-1"] == Figure(1.0, None)
     assert any("fusion of K = 2" in step for step in searched.steps)

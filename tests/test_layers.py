@@ -15,136 +15,47 @@ import hyperface
 ROOT = Path(hyperface.__file__).parent
 HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "tyro", "rich"}
 
-# What each part may import of hyperface, and of the heavy packages.
+BASE = {"archives", "arrays", "console", "errors", "files", "owned"}
+"""Single modules that know nothing of faces: errors, files and what is written to the terminal."""
+
+# What each package may import of hyperface beside itself, and of the heavy packages.
 MAY_IMPORT = {
-    "errors": (set(), set()),
-    "archives": ({"errors"}, set()),
-    "arrays": ({"archives", "errors"}, set()),
-    "files": ({"errors"}, set()),
-    "owned": ({"errors", "files"}, set()),
-    "console": (set(), {"rich"}),
-    "compiler": (set(), set()),
+    **dict.fromkeys(BASE, (BASE, {"rich"})),
     "rules": (set(), set()),
     "normalize": ({"rules"}, set()),
-    "reference": (set(), set()),
-    "objective": ({"errors"}, set()),
     "theory": ({"normalize"}, set()),
-    "losses": ({"losses", "normalize", "rules"}, set()),
-    "heads": ({"heads", "losses", "normalize", "objective", "theory"}, {"flax"}),
-    "models": ({"models", "errors"}, {"flax"}),
-    "data": ({"archives", "data", "errors", "files", "owned"}, {"tensorflow_datasets", "grain"}),
-    "data.protocols": ({"archives", "data.protocols", "errors", "files"}, set()),
-    "train.experiment": ({"errors", "objective"}, set()),
-    "train.metrics": ({"files", "owned"}, set()),
-    "train.profile": ({"owned"}, set()),
-    "train.progress": ({"console"}, {"rich"}),
-    "train.optim": ({"objective", "train.experiment", "train.rows"}, {"optax"}),
-    "train.rows": ({"objective"}, set()),
-    "train.sampled": ({"losses", "objective", "train.rows"}, set()),
-    "train.state": (
-        {"models", "heads", "train.experiment", "train.optim"},
-        {"flax", "optax"},
+    "reference": (set(), set()),
+    "losses": ({"normalize", "rules"}, set()),
+    "config": ({"errors"}, set()),
+    "experiments": ({"config", "errors"}, set()),
+    "devices": ({"errors"}, set()),
+    "models": ({"errors"}, {"flax"}),
+    "heads": ({"config", "losses", "normalize", "theory"}, {"flax"}),
+    "data": (BASE, {"grain", "tensorflow_datasets"}),
+    "train": (
+        BASE | {"config", "data", "devices", "heads", "losses", "models", "normalize", "theory"},
+        {"flax", "optax", "orbax", "rich"},
     ),
-    "train.step": (
-        {
-            "heads",
-            "losses",
-            "normalize",
-            "objective",
-            "theory",
-            "train.guard",
-            "train.rows",
-            "train.sampled",
-            "train.state",
-        },
-        {"optax"},
-    ),
-    "train.divergence": ({"train.distributed"}, set()),
-    "train.guard": ({"train.optim"}, set()),
-    "train.launchers": ({"errors"}, set()),
-    "train.distributed": ({"train.launchers"}, set()),
-    "train.memory": ({"errors", "losses", "train.rows", "train.state"}, set()),
-    "train.traffic": ({"train.memory"}, set()),
-    "train.parallel": (
-        {"compiler", "data.images", "errors", "train.rows", "train.state", "train.step"},
-        set(),
-    ),
-    "train.together": ({"evaluate.embed", "train.parallel"}, set()),
-    "train.interrupt": ({"train.distributed"}, set()),
-    "train.folder": ({"errors", "owned", "train.parallel"}, set()),
-    "train.checksum": (set(), set()),
-    "train.damage": ({"errors"}, set()),
-    "train.contents": (
-        {"errors", "train.checksum", "train.damage", "train.state"},
-        {"flax"},
-    ),
-    "train.stored": (
-        {"errors", "train.checksum", "train.contents", "train.damage", "train.state"},
-        {"orbax"},
-    ),
-    "train.checkpoint": (
-        {
-            "errors",
-            "owned",
-            "train.checksum",
-            "train.contents",
-            "train.damage",
-            "train.distributed",
-            "train.state",
-            "train.stored",
-        },
-        {"orbax"},
-    ),
-    "train.record": (
-        {
-            "data.datasets",
-            "train.checkpoint",
-            "train.distributed",
-            "train.divergence",
-            "train.experiment",
-            "train.guard",
-            "train.metrics",
-            "train.optim",
-            "train.parallel",
-            "train.progress",
-            "train.state",
-        },
-        {"rich"},
-    ),
-    "train.loop": ({"console", "data", "errors", "owned", "train"}, {"rich"}),
+    "metrics": (set(), set()),
+    "protocols": (BASE | {"metrics"}, set()),
     "evaluate": (
-        {
-            "evaluate",
-            "arrays",
-            "compiler",
-            "data",
-            "errors",
-            "files",
-            "losses",
-            "normalize",
-            "objective",
-            "train.experiment",
-        },
+        BASE | {"config", "data", "devices", "losses", "metrics", "normalize", "protocols"},
         set(),
     ),
-    "weights": ({"archives", "errors", "files", "models", "weights"}, {"flax"}),
-    "weights.caffe": (set(), set()),
-    "weights.runs": ({"errors", "train.checksum", "train.damage"}, {"flax", "orbax"}),
-    "weights.export": (
-        {"weights", "models", "errors", "normalize", "evaluate.embed"},
-        {"flax"},
-    ),
-    "report": (
-        {"report", "evaluate", "owned", "data.cleaning", "data.overlap"},
-        {"matplotlib"},
-    ),
+    "weights": (BASE | {"evaluate", "models", "normalize", "train"}, {"flax", "orbax"}),
+    "report": (BASE | {"data", "evaluate", "metrics", "protocols"}, {"matplotlib"}),
 }
+MAY_IMPORT["runs"] = (
+    set(MAY_IMPORT) - {"heads", "losses", "reference", "theory"},
+    {"flax", "rich", "tyro"},
+)
+MAY_IMPORT["reproduce"] = (set(MAY_IMPORT), HEAVY)
 
 
 def modules():
     for path in sorted(ROOT.rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__")
-        if name.rstrip(".") not in ("", "train"):
+        if name:
             yield name.rstrip("."), path
 
 
@@ -157,31 +68,43 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def part_of(name, parts):
-    fitting = [part for part in parts if name == part or name.startswith(part + ".")]
-    return max(fitting, key=len, default=None)
-
-
 @pytest.mark.parametrize(("name", "path"), list(modules()))
 def test_imports_stay_within_the_layer(name, path):
-    part = part_of(name, MAY_IMPORT)
-    assert part, f"{name} has no layer: add it to MAY_IMPORT"
-    ours, heavy = MAY_IMPORT[part]
+    package = name.split(".")[0]
+    assert package in MAY_IMPORT, f"{package} has no layer: add it to MAY_IMPORT"
+    ours, heavy = MAY_IMPORT[package]
     for target in imported(path):
-        top = target.split(".")[0]
+        top, *below = target.split(".")
         assert top != "launch", f"{name} imports launch"
-        if top == "hyperface":
-            inner = target.removeprefix("hyperface.")
-            assert part_of(inner, ours), f"{name} imports {target}"
+        if top == "hyperface" and below:
+            assert below[0] in ours | {package}, f"{name} imports {target}"
         elif top in HEAVY:
             assert top in heavy, f"{name} imports {target}"
 
 
-def test_only_parallel_names_devices():
+def module_imports():
+    """Which of our modules each of our modules imports anywhere in it."""
+    names = {f"hyperface.{name}": path for name, path in modules()}
+    for name, path in names.items():
+        found = {
+            target if target in names else target.rpartition(".")[0] for target in imported(path)
+        }
+        yield name, found & set(names) - {name}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    left = dict(module_imports())
+    while leaves := [name for name, targets in left.items() if not targets & set(left)]:
+        for name in leaves:
+            del left[name]
+    assert not left, f"a circle of imports is among {sorted(left)}"
+
+
+def test_only_devices_and_the_mapping_of_the_step_name_devices():
     for name, path in modules():
-        if name != "train.parallel":
+        if name not in ("train.parallel", "devices.mesh"):
             text = path.read_text()
-            for word in ("pmap(", "shard_map(", "make_mesh", "jax.devices", "local_devices"):
+            for word in ("pmap(", "shard_map(", "jax.make_mesh", "jax.devices", "local_devices("):
                 assert word not in text, f"{name} has {word}"
 
 
@@ -193,6 +116,13 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
     for module in ("hyperface", "hyperface.losses, hyperface.reference, hyperface.theory"):
         code = f"import {module}, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
         assert run_python(code).stdout.strip() == "[]"
+
+
+PARSERS = {
+    "reproduce": ("hyperface.reproduce", "command"),
+    "torture": ("benchmarks.torture", "command"),
+}
+"""Where commands are that are not in `hyperface.runs`."""
 
 
 @pytest.mark.parametrize(
@@ -217,9 +147,10 @@ def test_importing_the_package_or_its_losses_loads_no_framework():
     ],
 )
 def test_options_are_parsed_before_jax_is_loaded(module, arguments):
+    package, module = PARSERS.get(module, ("hyperface.runs", module))
     code = f"""if True:
         import sys
-        from launch import {module}
+        from {package} import {module}
         try:
             {module}.main({arguments})
         except SystemExit:

@@ -23,15 +23,15 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from hyperface import owned
+from hyperface.config.experiment import Evaluation, Model, Optimizer
+from hyperface.devices import mesh
 from hyperface.errors import InputError
 from hyperface.train import divergence, interrupt, loop, parallel
-from hyperface.train.checkpoint import Checkpoints
+from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.divergence import DivergenceError, check_finite
-from hyperface.train.experiment import Evaluation, Model, Optimizer
-from hyperface.train.folder import claimed
 from hyperface.train.interrupt import Interrupted, listening
-from hyperface.train.metrics import MetricsLog, read_metrics
-from hyperface.train.progress import TrainingProgress
+from hyperface.train.logs import MetricsLog, TrainingProgress, read_metrics
+from hyperface.train.run_folder import claimed
 from hyperface.train.state import abstract_state
 
 
@@ -526,7 +526,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(finished, tiny_experim
             r"float32\[16\]",
         ),
     ):
-        checkpoints.restore(12, abstract_state(other, 6, (16, 14, 3)), parallel.replicated())
+        checkpoints.restore(12, abstract_state(other, 6, (16, 14, 3)), mesh.replicated())
 
 
 def test_a_dtype_is_compared_too(finished, tiny_experiment):
@@ -536,7 +536,7 @@ def test_a_dtype_is_compared_too(finished, tiny_experiment):
         Checkpoints(finished[0] / "checkpoints") as checkpoints,
         pytest.raises(InputError, match=r"expected float16.*found float32"),
     ):
-        checkpoints.restore(12, like.replace(params=half), parallel.replicated())
+        checkpoints.restore(12, like.replace(params=half), mesh.replicated())
 
 
 def test_a_broken_step_neither_counts_nor_stops_saving(finished, tmp_path):
@@ -562,7 +562,7 @@ def test_moving_averages_of_batch_norm_are_saved(finished, tmp_path):
         checkpoints.save(12, state, {})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         like = jax.eval_shape(lambda: state)
-        found = checkpoints.restore(12, like, parallel.replicated())
+        found = checkpoints.restore(12, like, mesh.replicated())
     chex.assert_trees_all_equal(found.variables, state.variables)
 
 

@@ -9,6 +9,7 @@ from loss_curves import LOSSES, curve, curves, first_state
 from processes import HERE, in_processes
 
 from hyperface import models
+from hyperface.devices import mesh
 from hyperface.train import parallel
 from hyperface.train.step import train_step
 
@@ -38,7 +39,7 @@ def nudged(name, steps):
 
 def mapped(name, steps):
     """The curve of `data_parallel_step`, the loop's own for agents that are not split."""
-    state = jax.device_put(first_state(name), parallel.replicated())
+    state = jax.device_put(first_state(name), mesh.replicated())
     return curve(parallel.data_parallel_step(), state, steps)
 
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from hyperface.config.experiment import Data, Experiment, Model, Optimizer
+from hyperface.config.loss import Loss, SoftmaxTerm
 from hyperface.errors import InputError
-from hyperface.objective import Loss, SoftmaxTerm
-from hyperface.train import memory, parallel
-from hyperface.train.experiment import Data, Experiment, Model, Optimizer
-from hyperface.train.memory import (
+from hyperface.train import cost, parallel
+from hyperface.train.cost import (
     Memory,
     Sizes,
     check_memory,
@@ -27,7 +27,7 @@ RUN = Sizes(2**20, 64, 2048, 2048, 200 * MIB, 100 * MIB, 10 * MIB)
 @pytest.fixture
 def blocks_of_four_mebibytes(monkeypatch):
     """The engine chooses its blocks by the machine's cache."""
-    monkeypatch.setattr(memory, "block_bytes", lambda: 4 * MIB)
+    monkeypatch.setattr(cost, "block_bytes", lambda: 4 * MIB)
 
 
 @pytest.mark.usefixtures("blocks_of_four_mebibytes")

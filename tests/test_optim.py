@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from hyperface.objective import CenterTerm, CTripletTerm, Loss, RingTerm, SoftmaxTerm
-from hyperface.train.experiment import Experiment, Group, Groups, Model, Optimizer
+from hyperface.config.experiment import Experiment, Group, Groups, Model, Optimizer
+from hyperface.config.loss import CenterTerm, CTripletTerm, Loss, RingTerm, SoftmaxTerm
 from hyperface.train.optim import (
     group_summaries,
     learning_rate,

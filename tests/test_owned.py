@@ -15,9 +15,10 @@ from hyperface.data import store
 from hyperface.data.planning import Options
 from hyperface.data.sources.trees import folder as tree
 from hyperface.errors import InputError
+from hyperface.reproduce import command
+from hyperface.runs import clean, evaluate, export, prepare, sweep, train
 from hyperface.train import loop
-from hyperface.train.checkpoint import Checkpoints
-from launch import clean, evaluate, export, prepare, reproduce, sweep, train
+from hyperface.train.checkpoint.manager import Checkpoints
 
 LOOK_ALIKES = (
     "thesis.tex",
@@ -446,7 +447,7 @@ def test_a_sweep_refuses_a_name_that_is_taken(tiny_data, tmp_path):
 def test_a_reproduction_refuses_a_name_that_is_taken(tmp_path):
     planted = plant(tmp_path / "out", ["normface/report.html"])
     arguments = ["normface", "--only", "proposition-1", "--out", str(tmp_path / "out")]
-    assert "report.html" in refused(reproduce.main, arguments)
+    assert "report.html" in refused(command.main, arguments)
     assert_untouched(planted)
 
 

@@ -6,16 +6,12 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
-from hyperface.evaluate import projection
-from hyperface.evaluate.pairs import (
-    PROTOCOLS,
-    PairProtocol,
-    verify_pairs,
-)
-from hyperface.evaluate.roc import eer, roc
-from hyperface.evaluate.splits import pair_rates
-from hyperface.evaluate.svm import svm_threshold
-from hyperface.evaluate.verification import balanced_accuracy
+from hyperface.metrics import projection
+from hyperface.metrics.roc import eer, roc
+from hyperface.metrics.splits import pair_rates
+from hyperface.metrics.svm import svm_threshold
+from hyperface.metrics.verification import balanced_accuracy
+from hyperface.protocols.pairs import PROTOCOLS, PairProtocol, verify_pairs
 
 
 def random_list(rng, images=60, dim=12, pairs=120, folds=4, signal=2.0):

@@ -20,17 +20,15 @@ import pytest
 import tyro
 from rich.console import Console
 
-from hyperface import owned
+from hyperface import experiments, owned
+from hyperface.config.experiment import check
 from hyperface.data.datasets import open_split
 from hyperface.errors import InputError
 from hyperface.files import digest
 from hyperface.report.planes import softmax_probability
-from hyperface.train.experiment import check
-from hyperface.train.loop import run_meta
-from hyperface.train.metrics import run_digest
-from launch import cli, evaluate, experiments, papers, reproduce
-from launch.papers import (
+from hyperface.reproduce import (
     claims,
+    command,
     digits,
     digits_normface,
     digits_planes,
@@ -38,6 +36,7 @@ from launch.papers import (
     gradients,
     methods,
     page,
+    papers,
     pictures,
     propositions,
     readme,
@@ -46,7 +45,7 @@ from launch.papers import (
     untrained,
     work,
 )
-from launch.papers.item import (
+from hyperface.reproduce.item import (
     CODE,
     HOLDS,
     RUNS,
@@ -58,7 +57,10 @@ from launch.papers.item import (
     read_result,
     write_result,
 )
-from launch.train import Train
+from hyperface.runs import evaluate, program
+from hyperface.runs.train import Train
+from hyperface.train.logs import run_digest
+from hyperface.train.loop import run_meta
 
 FIGURES = {"normface": 9, "ringloss": 8}
 TABLES = {"normface": 5, "ringloss": 4}
@@ -124,8 +126,8 @@ def test_no_score_overwrites_another(tmp_path, monkeypatch):
             if "evaluate" in printed:
                 rows = [row["row"] for row in printed["rows"]]
                 commands += methods.full_commands(printed, rows, tmp_path)
-        for command in commands:
-            made.setdefault(command.makes, set()).add(command.options)
+        for call in commands:
+            made.setdefault(call.makes, set()).add(call.options)
     assert len(made) > 50
     assert [(path, options) for path, options in made.items() if len(options) > 1] == []
 
@@ -197,7 +199,7 @@ def test_commands_of_table_rows_are_valid(name):
     method = papers.published()["methods"][name]
     experiment, *options = method["train"].split()
     default = Train(experiment=experiments.load(experiment))
-    parsed = cli.parse(default, options, prog="train", description="").experiment
+    parsed = program.parse(default, options, prog="train", description="").experiment
     check(parsed)
     assert method.get("start", name) in papers.published()["methods"]
     same = {"sm-r-0.01", "faces-ring-0.01"}  # They name the experiment's own weight.
@@ -279,7 +281,7 @@ def test_the_angular_margin_is_arccos_of_delta_at_equal_norms(tmp_path):
 
 def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
     options = ["normface", "--out", str(tmp_path), "--data-dir", str(tmp_path / "none")]
-    reproduce.main([*options, "--only", "proposition-2", "table-2", "figure-2"])
+    command.main([*options, "--only", "proposition-2", "table-2", "figure-2"])
     text = page_of(tmp_path / "normface/report.html")
     assert "<td>8.27 nats</td><td>8.2663 nats</td><td>3.3</td>" in text
     assert "<td>softmax, normalised</td><td>99.16 ± 0.025 %</td><td>not run</td>" in text
@@ -293,7 +295,7 @@ def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
 def test_an_item_without_its_data_says_so(tmp_path):
     data = tmp_path / "none"
     options = ["--out", str(tmp_path), "--data-dir", str(data), "--only", "figure-2"]
-    reproduce.main(["normface", *options])
+    command.main(["normface", *options])
     text = page_of(tmp_path / "normface/report.html")
     assert f"Data set &#x27;mnist&#x27; is not at {data / 'mnist'}: MNIST" in text
     assert "Made by: python -m launch.prepare mnist." in text
@@ -312,16 +314,16 @@ def test_kept_results_are_used_until_settings_change_or_asked_for(tmp_path, monk
 
     monkeypatch.setattr(papers, "measurement", lambda item: count)
     options = ["normface", "--out", str(tmp_path), "--only", "figure-5"]
-    reproduce.main(options)
-    reproduce.main(options)
+    command.main(options)
+    command.main(options)
     assert len(calls) == 1
-    reproduce.main([*options, "--fresh"])
+    command.main([*options, "--fresh"])
     assert len(calls) == 2
-    reproduce.main(["normface", "--out", str(tmp_path), "--only", "proposition-1"])
+    command.main(["normface", "--out", str(tmp_path), "--only", "proposition-1"])
     assert "<td>2.00</td>" in page_of(tmp_path / "normface/report.html")
     path = tmp_path / "normface/figure-5/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": {"version": "0"}}))
-    reproduce.main(options)
+    command.main(options)
     assert len(calls) == 4
 
 
@@ -343,7 +345,7 @@ def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
     (figure,) = papers.items("normface", ("figure-5",))
     keys = []
     for found in ("one", "other"):
-        monkeypatch.setattr("launch.papers.item.code_digest", lambda found=found: found)
+        monkeypatch.setattr("hyperface.reproduce.item.code_digest", lambda found=found: found)
         keys.append(context(tmp_path).key(figure))
     assert keys[0] != keys[1]
 
@@ -351,17 +353,17 @@ def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
 def test_results_are_of_the_protocol_files_and_of_whole_runs(tmp_path):
     (item,) = papers.items("normface", ("untrained",))
     made = context(tmp_path, runs=tmp_path)
-    keys = [made.key(item)]
+    keys = [methods.result_key(made, item)]
     lists = tmp_path / "data/protocols"
     lists.mkdir(parents=True)
     (lists / "cfp_protocol.zip").write_text("its pairs")
-    keys.append(made.key(item))
+    keys.append(methods.result_key(made, item))
     run = tmp_path / "faces-softmax"
     run.mkdir()
     (run / "metrics.jsonl").write_text("{}\n")
-    assert made.key(item) == keys[1]  # Not trained to the end.
+    assert methods.result_key(made, item) == keys[1]  # Not trained to the end.
     (run / "results.json").write_text("{}")
-    keys.append(made.key(item))
+    keys.append(methods.result_key(made, item))
     assert keys[0] != keys[1] != keys[2]
 
 
@@ -383,7 +385,7 @@ def test_an_item_that_cannot_be_measured_is_said_and_the_others_are_there(tmp_pa
     monkeypatch.setattr(propositions, "bound_curves", refused)
     options = ["--out", str(tmp_path), "--only", "figure-5", "proposition-1"]
     with pytest.raises(InputError, match=r"all to end well.*\nfigure-5: .*one in use"):
-        reproduce.main(["normface", *options])
+        command.main(["normface", *options])
     text = page_of(tmp_path / "normface/report.html")
     assert "expected a free folder, found one in use." in text
     assert (tmp_path / "normface/proposition-1/result.json").exists()
@@ -414,7 +416,7 @@ def test_two_do_not_train_in_one_folder_of_runs(tmp_path):
         owned.locked(tmp_path, "being trained in"),
         pytest.raises(InputError, match="is being trained"),
     ):
-        reproduce.main(["normface", *options.split()])
+        command.main(["normface", *options.split()])
 
 
 def test_measured_figures_show_their_spread_over_seeds():
@@ -651,7 +653,7 @@ def small_runs(tmp_path):
 
 def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_path):
     options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
-    reproduce.main(["normface", *options, "--only", "table-2", "table-3", "figure-9"])
+    command.main(["normface", *options, "--only", "table-2", "table-3", "figure-9"])
     text = page_of(tmp_path / "normface/report.html")
     assert "faces-normface: faces-normface: 9,646 images of 541 people, 400 steps\n" in text
     assert (
@@ -677,7 +679,7 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
     file = tmp_path / "README.md"
     file.write_text("# A\n<!-- measured: normface -->\nold\n<!-- end: normface -->\nB\n")
     options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
-    reproduce.main(["normface", *options, "--only", "table-2", "--readme", str(file)])
+    command.main(["normface", *options, "--only", "table-2", "--readme", str(file)])
     text = file.read_text()
     assert text.startswith("# A\n<!-- measured: normface -->\nTable 2: LFW, 6,000 pairs")
     assert text.endswith("|\n<!-- end: normface -->\nB\n")
@@ -692,12 +694,12 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
     assert str(tmp_path) not in kept
     old = Outcome([Entry.of("test accuracy, scale 1", 12.3)], "of an earlier day")
     write_result(tmp_path / "normface/scales", {}, old, {})
-    reproduce.main(["normface", *options, "--only", "figure-5", "--readme", str(file)])
+    command.main(["normface", *options, "--only", "figure-5", "--readme", str(file)])
     assert (tmp_path / "measured.json").read_text() == kept  # Nothing that was not asked for.
     with pytest.raises(InputError, match=r"--readme: expected <!-- measured: ringloss --> and"):
-        reproduce.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
+        command.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
     with pytest.raises(InputError, match=r"--readme: expected neither --quick nor --steps"):
-        reproduce.main(["normface", "--quick", "--readme", str(file)])
+        command.main(["normface", "--quick", "--readme", str(file)])
 
 
 def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path):
@@ -710,7 +712,7 @@ def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path)
     start.mkdir()
     (start / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="expected every trained run to be of the options") as said:
-        reproduce.main(["normface", *options, "--only", "proposition-2", "--no-train"])
+        command.main(["normface", *options, "--only", "proposition-2", "--no-train"])
     ours = [line for line in str(said.value).split("\n") if "normface-seed1:" in line]
     assert len(ours) == 1
     assert "loss.softmax.normalize was features, is now both" in ours[0]
@@ -720,7 +722,7 @@ def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path)
 
 @pytest.mark.parametrize("paper", papers.PAPERS)
 def test_the_readme_has_the_figures_that_were_kept(paper, tmp_path):
-    written = Path(reproduce.__file__).parents[1] / "README.md"
+    written = Path(command.__file__).parents[1] / "README.md"
     copy = tmp_path / "README.md"
     shutil.copy(written, copy)
     readme.write(paper, copy)
@@ -730,7 +732,7 @@ def test_the_readme_has_the_figures_that_were_kept(paper, tmp_path):
 def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
     names = ["figure-6", "figure-7", "figure-8"]
-    reproduce.main(["ringloss", *options, "--only", *names])
+    command.main(["ringloss", *options, "--only", *names])
     outcomes = [read_result(tmp_path / "ringloss" / name) for name in names]
     captions = [list(found.pictures) for found in outcomes]
     assert captions[0] == ["ROC: 60 people of CFP, frontal-profile pairs, small scale"]
@@ -898,7 +900,7 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
         program, options = f"launch.{command.program}", shlex.split(command.options)
         calls.append(f"{program} {command.options}")
         if "--loss.softmax.normalize" in options and "features" in options:
-            return cli.EXIT_DIVERGED
+            return program.EXIT_DIVERGED
         if program == "launch.train":
             start = options[options.index("--init-from") + 1] if "--init-from" in options else ""
             origin = f"{start} ({run_digest(Path(start))})"
@@ -1041,7 +1043,7 @@ def test_a_run_on_data_that_was_prepared_anew_is_not_done_and_refused(tmp_path):
     assert not command.is_done(data)
     found = "data.dataset was faces/1.0.0, is now faces/1.0.1"
     with pytest.raises(InputError, match=f"of the options and the data.*\n.*{found}"):
-        reproduce.main(
+        command.main(
             [
                 *("normface", "--only", "table-2", "--data-dir", str(data)),
                 *("--runs", str(tmp_path), "--out", str(tmp_path)),
@@ -1078,7 +1080,7 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--only", "table-5"]
     options += ["--data-dir", str(tmp_path / "data")]
     with pytest.raises(InputError, match=r"launch.train faces-normface .* ended with status 2\."):
-        reproduce.main(["normface", *options])
+        command.main(["normface", *options])
     assert len(calls) == 5  # Those after one that failed are run too.
     assert (tmp_path / "normface/report.html").exists()
 
@@ -1183,7 +1185,7 @@ def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
         "    pathlib.Path(sys.argv[1], 'saved').touch()\n"
     )
     parent = (
-        "import pathlib, sys\nfrom launch.papers import item, methods, work\n"
+        "import pathlib, sys\nfrom hyperface.reproduce import item, methods, work\n"
         "from rich.console import Console\n"
         "folder = pathlib.Path(sys.argv[2])\n"
         "work._arguments = lambda *_: [sys.executable, '-c', *sys.argv[1:]]\n"
@@ -1205,11 +1207,11 @@ def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
 
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match=r"unknown paper 'normfaces'.*'normface'"):
-        reproduce.main(["normfaces"])
+        command.main(["normfaces"])
     with pytest.raises(InputError, match=r"unknown item of ringloss 'figure-55'.*'figure-5'"):
-        reproduce.main(["ringloss", "--only", "figure-55"])
+        command.main(["ringloss", "--only", "figure-55"])
     with pytest.raises(InputError, match=r"--seeds: expected at least 1, found 0"):
-        reproduce.main(["ringloss", "--seeds", "0"])
+        command.main(["ringloss", "--seeds", "0"])
 
 
 def made_up(experiment, label, context):
@@ -1366,7 +1368,7 @@ def tiny_mnist(tmp_path_factory):
 @pytest.mark.slow
 def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, monkeypatch):
     options = ["--data-dir", str(tiny_mnist), "--out", str(tmp_path), "--quick", "--steps", "2"]
-    reproduce.main(["ringloss", *options, "--only", "figure-1"])
+    command.main(["ringloss", *options, "--only", "figure-1"])
     outcome = read_result(tmp_path / "ringloss/figure-1")
     found = {entry.row: entry for entry in outcome.entries}
     assert 0 <= found["test accuracy, softmax"].values[0] <= 100
@@ -1375,8 +1377,8 @@ def test_mnist_items_train_once_and_say_at_which_scale(tiny_mnist, tmp_path, mon
     assert "<td>98.97 %</td>" in text
     assert "2 of 2,000 steps" in text
     monkeypatch.setattr(digits, "train", None)  # What follows uses the same two runs.
-    reproduce.main(["ringloss", *options, "--only", "figure-5", "figure-4"])
-    reproduce.main(["normface", *options, "--only", "figure-2", "table-1"])
+    command.main(["ringloss", *options, "--only", "figure-5", "figure-4"])
+    command.main(["normface", *options, "--only", "figure-2", "table-1"])
     entries = read_result(tmp_path / "ringloss/figure-5").entries
     ratios = [e.values[0] for e in entries if e.column == "norm ratio" and "Ring" not in e.row]
     assert np.mean(ratios) == pytest.approx(1, abs=1e-4)  # As many images of each class.

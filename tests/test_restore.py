@@ -13,8 +13,8 @@ from restored_steps import LOSS, SAVED, STEPS, go_on
 
 from hyperface import models
 from hyperface.train import parallel
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.checksum import checksums
+from hyperface.train.checkpoint.integrity import checksums
+from hyperface.train.checkpoint.manager import Checkpoints
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,17 @@ from hyperface.data.pipeline import evaluation_batches
 from hyperface.data.planning import Options
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
-from launch import papers, reproduce
-from launch.papers import cached, heads_at_once, page, printed_spreads, robustness
-from launch.papers.item import HOLDS, Context
+from hyperface.reproduce import (
+    cached,
+    command,
+    heads_at_once,
+    methods,
+    page,
+    papers,
+    printed_spreads,
+    robustness,
+)
+from hyperface.reproduce.item import HOLDS, Context
 
 
 @pytest.fixture
@@ -153,7 +161,7 @@ def test_weight_10_counts_in_the_range_that_has_it():
 
 def test_without_its_run_an_item_says_how_to_make_it(tmp_path, capsys):
     options = ["--out", str(tmp_path), "--data-dir", str(tmp_path), "--runs", str(tmp_path / "r")]
-    reproduce.main(["ringloss", "--only", "robustness", *options])
+    command.main(["ringloss", "--only", "robustness", *options])
     assert "robustness              not run" in capsys.readouterr().out
     text = (tmp_path / "ringloss/report.html").read_text()
     folder = tmp_path / "r/faces-softmax"
@@ -163,10 +171,10 @@ def test_without_its_run_an_item_says_how_to_make_it(tmp_path, capsys):
 
 def test_a_result_is_of_its_run(context):
     (item,) = papers.items("ringloss", ("robustness",))
-    before, run = context.key(item), context.runs / robustness.RUN
-    assert context.key(item) == before
+    before, run = methods.result_key(context, item), context.runs / robustness.RUN
+    assert methods.result_key(context, item) == before
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert context.key(item) != before
+    assert methods.result_key(context, item) != before
 
 
 def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
@@ -175,14 +183,14 @@ def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
     run = context.runs / robustness.RUN
     (item,) = papers.items("ringloss", ("robustness",))
     item = item._replace(needs=("tiny",))
-    assert other.key(item) == context.key(item)
+    assert methods.result_key(other, item) == methods.result_key(context, item)
     shutil.rmtree(other.data_dir / "tiny")
     people = write_people(tmp_path / "people", people=10, images=8)
     first, second = people / "person0", people / "person1"
     (first / "0.png").rename(second / "moved.png")  # As many images, of other people.
     (second / "0.png").rename(first / "0.png")
     store.prepare(folder(people), other.data_dir / "tiny", Options(held_out=4))
-    assert other.key(item) != context.key(item)
+    assert methods.result_key(other, item) != methods.result_key(context, item)
     for one in (context, other):
         cached.features(run, one)
     assert len(list((context.out / "features").iterdir())) == 2

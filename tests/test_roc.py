@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 
-from hyperface.evaluate import streaming
-from hyperface.evaluate.bootstrap import bootstrap_people, resampled_tar
-from hyperface.evaluate.roc import auc, det, eer, roc, tar_at_far, true_accept_rate
-from hyperface.evaluate.streaming import RESOLUTION, ScoreStream, Tail
-from hyperface.evaluate.threshold import (
+from hyperface.metrics import streaming
+from hyperface.metrics.bootstrap import bootstrap_people, resampled_tar
+from hyperface.metrics.roc import auc, det, eer, roc, tar_at_far, true_accept_rate
+from hyperface.metrics.streaming import RESOLUTION, ScoreStream, Tail
+from hyperface.metrics.threshold import (
     accepted_share,
     allowed_impostors,
     impostor_threshold,

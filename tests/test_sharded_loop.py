@@ -16,13 +16,13 @@ from rich.console import Console
 from test_sharded_step import Linear
 
 from hyperface import models
+from hyperface.config.loss import CenterTerm, Loss, SoftmaxTerm
 from hyperface.data import store
 from hyperface.data.planning import Options
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
-from hyperface.objective import CenterTerm, Loss, SoftmaxTerm
 from hyperface.train import loop
-from hyperface.train.metrics import read_metrics
+from hyperface.train.logs import read_metrics
 
 
 @pytest.fixture(autouse=True)

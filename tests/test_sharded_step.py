@@ -10,8 +10,8 @@ import pytest
 from flax import linen as nn
 
 from hyperface import models
-from hyperface.errors import InputError
-from hyperface.objective import (
+from hyperface.config.experiment import Experiment, Model, Optimizer, check
+from hyperface.config.loss import (
     AdaFaceTerm,
     CContrastiveTerm,
     CenterTerm,
@@ -23,8 +23,9 @@ from hyperface.objective import (
     SoftmaxTerm,
     SphereFaceTerm,
 )
+from hyperface.devices import mesh
+from hyperface.errors import InputError
 from hyperface.train import parallel
-from hyperface.train.experiment import Experiment, Model, Optimizer, check
 from hyperface.train.state import create_state
 from hyperface.train.step import train_step
 
@@ -148,7 +149,7 @@ def test_the_gradient_is_clipped_by_its_whole_length(accumulate):
 def test_twenty_steps_are_those_of_the_replicated_head(name):
     run = experiment(LOSSES[name])
     before, expected, known = one_device(run, 20)
-    state = jax.device_put(before, parallel.replicated())
+    state = jax.device_put(before, mesh.replicated())
     step = parallel.data_parallel_step()
     for batch, truth in zip(batches(20), known, strict=True):
         state, metrics = step(state, batch)
@@ -243,6 +244,6 @@ def test_features_are_gathered_and_their_gradient_is_scattered(compiled):
 
 def test_what_cannot_be_split_is_refused():
     with pytest.raises(InputError, match=r"each of the 8 devices, found 7. Leave it out"):
-        parallel.check_classes(7)
+        mesh.check_classes(7)
     with pytest.raises(InputError, match="shard-agents: expected False with a loss that has neith"):
         experiment(Loss(softmax=OFF, ring=RingTerm(weight=0.1)))

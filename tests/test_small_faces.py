@@ -5,9 +5,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from hyperface.data.protocols import read_pairs
 from hyperface.errors import InputError
-from launch.papers import small_faces
+from hyperface.protocols.readers import read_pairs
+from hyperface.reproduce import small_faces
 
 KINDS = ("frontal", "profile")
 

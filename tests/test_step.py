@@ -14,8 +14,8 @@ import pytest
 from flax import linen as nn
 
 from hyperface import losses, models
-from hyperface.errors import InputError
-from hyperface.objective import (
+from hyperface.config.experiment import Experiment, Model, Optimizer
+from hyperface.config.loss import (
     BatchTripletTerm,
     CContrastiveTerm,
     CenterTerm,
@@ -24,8 +24,9 @@ from hyperface.objective import (
     RingTerm,
     SoftmaxTerm,
 )
-from hyperface.train import guard, parallel
-from hyperface.train.experiment import Experiment, Model, Optimizer
+from hyperface.devices import mesh
+from hyperface.errors import InputError
+from hyperface.train import divergence, parallel
 from hyperface.train.state import create_state, make_network
 from hyperface.train.step import train_step
 
@@ -82,7 +83,7 @@ def test_eight_devices_equal_one_even_with_uneven_masks_and_dropout(batch):
     batch["mask"][[0, 1, 9]] = 0  # The first device of eight has no example at all.
     states, seen = [], []
     for devices in (jax.local_devices()[:1], jax.local_devices()):
-        state = jax.device_put(fresh(batch), parallel.replicated(devices))
+        state = jax.device_put(fresh(batch), mesh.replicated(devices))
         step = parallel.data_parallel_step(devices)
         for _ in range(3):
             state, metrics = step(state, batch)
@@ -104,7 +105,7 @@ def test_batch_norm_trains_alike_on_one_device_and_eight(batch_normed, batch):
     batch["mask"][[0, 1, 9]] = 0
     states, features = [], []
     for devices in (jax.local_devices()[:1], jax.local_devices()):
-        state = jax.device_put(fresh(batch), parallel.replicated(devices))
+        state = jax.device_put(fresh(batch), mesh.replicated(devices))
         before = jax.device_get(state.batch_stats)
         step = parallel.data_parallel_step(devices)
         for _ in range(2):
@@ -135,7 +136,7 @@ def test_terms_that_look_at_the_whole_batch_do_so_on_eight_devices(linear, batch
     ended = []
     for devices in (jax.local_devices()[:1], jax.local_devices()[:2]):
         state = jax.device_put(
-            fresh(batch, replace(EXPERIMENT, loss=loss)), parallel.replicated(devices)
+            fresh(batch, replace(EXPERIMENT, loss=loss)), mesh.replicated(devices)
         )
         step = parallel.data_parallel_step(devices)
         for _ in range(2):
@@ -296,7 +297,7 @@ def test_the_gradient_is_that_of_the_weighted_mean_loss(linear, batch):
 
 def test_the_step_is_compiled_once(batch):
     """The first state is placed as the step returns it, so the second call finds the same types."""
-    state = jax.device_put(fresh(batch), parallel.replicated())
+    state = jax.device_put(fresh(batch), mesh.replicated())
     step = parallel.data_parallel_step()
     compiled = []
     with jax.log_compiles(), catch_logs(compiled):
@@ -329,7 +330,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_groups(linear, 
     images = batch["images"].copy()
     images[3] = np.inf
     state, metrics = step(before, batch | {"images": images})
-    found = guard.unsound_names(int(metrics["unsound"]))
+    found = divergence.unsound_names(int(metrics["unsound"]))
     names = "backbone.kernels, backbone.biases, head.agents, head.scale, head.centers"
     assert found == f"the gradients of {names}"
     assert bool(state.diverged)
@@ -345,7 +346,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_groups(linear, 
 def test_an_update_that_overflows_is_named(linear, batch):
     wild = replace(EXPERIMENT, optimizer=Optimizer(learning_rate=1e38))
     state, metrics = jax.jit(train_step)(fresh(batch, wild), batch)
-    assert guard.unsound_names(int(metrics["unsound"])).startswith("the new values of backbone.k")
+    assert divergence.unsound_names(int(metrics["unsound"])).startswith(
+        "the new values of backbone.k"
+    )
     assert not np.isfinite(metrics["parameter_norm"])
     assert not state.diverged
 
@@ -376,6 +379,6 @@ def test_the_model_is_made_as_the_experiment_says():
 
 def test_an_uneven_batch_is_refused():
     with pytest.raises(InputError, match=r"multiple of the 8 devices, found 60. Take 56 or 64"):
-        parallel.check_batch_size(60, 8)
+        mesh.check_batch_size(60, 8)
     with pytest.raises(InputError, match="Take 8"):
-        parallel.check_batch_size(3, 8)
+        mesh.check_batch_size(3, 8)

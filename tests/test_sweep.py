@@ -9,8 +9,8 @@ import pytest
 
 from hyperface.errors import InputError
 from hyperface.report.sweep import SweptRun, sweep_curves, sweep_table, write_sweep_report
+from hyperface.runs import sweep, train
 from hyperface.train.interrupt import Interrupted
-from launch import sweep, train
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2", "--model.name", "lenet",

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hyperface.evaluate import templates as module
-from hyperface.evaluate.roc import tar_at_far
-from hyperface.evaluate.template_groups import group_templates
-from hyperface.evaluate.templates import score_matrix, template_scores, verify_templates
+from hyperface.metrics.roc import tar_at_far
+from hyperface.protocols import templates as module
+from hyperface.protocols.template_groups import group_templates
+from hyperface.protocols.templates import score_matrix, template_scores, verify_templates
 
 
 def random_templates(rng, templates=30, dim=8):

@@ -7,9 +7,8 @@ import pytest
 from processes import HERE, in_processes
 from test_cli import SMALL
 
-from hyperface.evaluate.embed import Devices
+from hyperface.evaluate.embed import AllDevices, Devices
 from hyperface.evaluate.evaluator import evaluate_network, evaluate_pixels
-from hyperface.train.together import AllDevices
 
 
 def test_all_local_devices_embed_what_one_does(random_run, tiny_experiment, tiny_data):

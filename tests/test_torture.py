@@ -11,14 +11,14 @@ import pytest
 from processes import HERE
 from test_sharded_step import Linear
 
+from benchmarks.torture import command
+from benchmarks.torture.faults import FAULTS
+from benchmarks.torture.restarts import Trainer
 from hyperface import models
+from hyperface.config.experiment import Evaluation, Model
+from hyperface.config.loss import Loss, SoftmaxTerm
 from hyperface.errors import InputError
-from hyperface.objective import Loss, SoftmaxTerm
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.experiment import Evaluation, Model
-from launch import torture
-from launch.faults import FAULTS
-from launch.restarts import Trainer
+from hyperface.train.checkpoint.manager import Checkpoints
 
 
 def test_two_kills_and_a_flipped_bit_of_a_bare_run(
@@ -50,15 +50,15 @@ def test_a_run_that_ends_otherwise_is_a_row_that_fails(tmp_path):
     def ended(status):
         raise RuntimeError(f"expected status {status}, found 1: Traceback")
 
-    row = torture._judged("a full disk", lambda: ended(2))
+    row = command._judged("a full disk", lambda: ended(2))
     assert row == ("a full disk", "expected status 2, found 1: Traceback", False)
-    assert "FAILS  expected status 2" in torture._row(*row)
+    assert "FAILS  expected status 2" in command._row(*row)
 
 
 @pytest.mark.slow
 def test_a_killed_run_and_every_fault_end_as_they_should(capsys):
     with pytest.raises(SystemExit) as ended:
-        torture.main(["--kills", "3"])
+        command.main(["--kills", "3"])
     shown = capsys.readouterr().out
     assert ended.value.code == 0, shown
     assert "3 kills" in shown
@@ -90,6 +90,6 @@ def test_a_run_that_ends_otherwise_is_noticed(random_run, tmp_path):
 
 def test_wrong_options_are_refused():
     with pytest.raises(InputError, match="--kills: expected at least 1"):
-        torture.main(["--kills", "0"])
+        command.main(["--kills", "0"])
     with pytest.raises(InputError, match="unknown experiment 'mnist-rng'"):
-        torture.main(["mnist-rng"])
+        command.main(["mnist-rng"])

@@ -9,12 +9,11 @@ import pytest
 from flax import linen as nn
 
 from hyperface import models
-from hyperface.objective import CContrastiveTerm, Loss
+from hyperface.config.experiment import Data, Experiment, Model, Optimizer, check
+from hyperface.config.loss import CContrastiveTerm, Loss
 from hyperface.train import parallel
-from hyperface.train.experiment import Data, Experiment, Model, Optimizer, check
-from hyperface.train.memory import Sizes, run_sizes
+from hyperface.train.cost import Sizes, Traffic, run_sizes, traffic
 from hyperface.train.state import abstract_state, create_state
-from hyperface.train.traffic import Traffic, traffic
 
 BATCH, CLASSES, DIM, DEVICES = 64, 1024, 256, 8
 LOSSES = {

@@ -15,13 +15,13 @@ import pytest
 from conftest import write_people
 
 from hyperface import files, owned
+from hyperface.devices import mesh
 from hyperface.errors import InputError
-from hyperface.train import parallel
-from hyperface.train.checkpoint import Checkpoints
-from hyperface.train.damage import CorruptCheckpoint, read_step
+from hyperface.runs import clean, evaluate, export, prepare
+from hyperface.train.checkpoint.integrity import CorruptCheckpoint, read_step
+from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.weights import files as weight_files
 from hyperface.weights import read_run
-from launch import clean, evaluate, export, prepare
 
 HERE = Path(__file__).parent
 
@@ -53,7 +53,7 @@ def test_checkpoints_are_read_while_a_run_saves_and_removes_them(random_run, tmp
 
                 def restore(step, reader=reader):
                     reader.meta(step)
-                    reader.restore(step, like, parallel.replicated())
+                    reader.restore(step, like, mesh.replicated())
                     return step
 
                 found.append(reader.read(restore))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from hyperface.evaluate.frames import BINS, group_frames, video_similarities
-from hyperface.evaluate.svm import histogram_intersection, kernel_decisions
-from hyperface.evaluate.video import RULES, verify_videos
+from hyperface.metrics.svm import histogram_intersection, kernel_decisions
+from hyperface.protocols.frames import BINS, group_frames, video_similarities
+from hyperface.protocols.video import RULES, verify_videos
 
 
 def random_videos(rng, videos=40, dim=16, pairs=80, folds=4, signal=1.0):

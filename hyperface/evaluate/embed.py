@@ -6,9 +6,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from hyperface import compiler
 from hyperface.data.images import warn_of_range
+from hyperface.devices import compiler, mesh
 from hyperface.normalize import l2_norm
 
 Mirror = Literal["none", "sum", "max", "concat"]
@@ -125,3 +126,27 @@ def embed_split(
         *columns, mask = devices.gather((*found, batch["labels"], batch["mask"]))
         parts.append([column[mask > 0] for column in columns])
     return Embeddings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+class AllDevices(Devices):
+    """Each process embeds its share of the batches on all of its devices."""
+
+    def __init__(self) -> None:
+        self.num_local = jax.local_device_count()
+        self.process, self.processes = jax.process_index(), jax.process_count()
+
+    def put(self, tree: Any) -> Any:
+        """Parameters, whole on each device of this process."""
+        return mesh.put_whole(jax.device_get(tree))
+
+    def split(self, images: np.ndarray) -> jax.Array:
+        """A batch over the devices of this process."""
+        return mesh.split_rows(images)
+
+    def gather(self, tree: Any) -> Any:
+        """Arrays of each process, one after the other in the order of processes, on the host."""
+        return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays that may be split over all devices, on the host."""
+        return multihost_utils.process_allgather(tree, tiled=True)

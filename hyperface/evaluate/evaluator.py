@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hyperface.config.experiment import Experiment
+from hyperface.config.loss import normalization
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
@@ -20,12 +22,10 @@ from hyperface.evaluate.embed import (
     embed_split,
     embedder,
 )
-from hyperface.evaluate.pair_protocol import ACCURACY_STEP
-from hyperface.evaluate.svm import THRESHOLD_STEPS
-from hyperface.evaluate.threshold import RULE_STEPS
-from hyperface.evaluate.verification import Verification, all_pairs, deal_folds, verify
-from hyperface.objective import normalization
-from hyperface.train.experiment import Experiment
+from hyperface.metrics.svm import THRESHOLD_STEPS
+from hyperface.metrics.threshold import RULE_STEPS
+from hyperface.metrics.verification import Verification, all_pairs, deal_folds, verify
+from hyperface.protocols.pair_protocol import ACCURACY_STEP
 
 
 @dataclass(frozen=True)

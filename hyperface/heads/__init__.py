@@ -5,10 +5,10 @@ the objective of a network's features.
 import jax
 from flax import linen as nn
 
+from hyperface.config.loss import CenterTerm, ClasswiseTerm, Loss, RingTerm
 from hyperface.heads.agents import AgentHead
 from hyperface.heads.context import Context, Objective
 from hyperface.heads.others import CenterHead, RingHead, mined
-from hyperface.objective import CenterTerm, ClasswiseTerm, Loss, RingTerm
 
 __all__ = ["AgentHead", "CenterHead", "Context", "Heads", "Objective", "RingHead"]
 

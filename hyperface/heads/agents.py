@@ -5,10 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hyperface import losses, theory
-from hyperface.heads.context import Context, Objective, rows_of, xavier
-from hyperface.losses import classwise, shards
-from hyperface.normalize import l2_normalize
-from hyperface.objective import (
+from hyperface.config.loss import (
     AdaFaceTerm,
     CContrastiveTerm,
     ClasswiseTerm,
@@ -19,6 +16,9 @@ from hyperface.objective import (
     SphereFaceTerm,
     normalization,
 )
+from hyperface.heads.context import Context, Objective, rows_of, xavier
+from hyperface.losses import classwise, shards
+from hyperface.normalize import l2_normalize
 
 
 class AgentHead(nn.Module):

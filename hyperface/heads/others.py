@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hyperface import losses
+from hyperface.config.loss import BatchTripletTerm, CenterTerm, RingTerm
 from hyperface.heads.context import Context, Objective, rows_of, whole_batch, xavier
 from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_norm
-from hyperface.objective import BatchTripletTerm, CenterTerm, RingTerm
 
 
 class CenterHead(nn.Module):

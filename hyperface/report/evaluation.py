@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyperface import owned
-from hyperface.evaluate.scored import Figure, HardPair, Scored
+from hyperface.protocols.result import Figure, HardPair, Scored
 from hyperface.report import figures
 from hyperface.report.html import write_report
 from hyperface.report.sheets import pair_sheet

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hyperface import owned
-from hyperface.evaluate.roc import Roc, det
-from hyperface.evaluate.scored import Figure as Score
+from hyperface.metrics.roc import Roc, det
+from hyperface.protocols.result import Figure as Score
 from hyperface.report.drawings import COLOURS, panels
 
 Curve = Sequence[Mapping[str, float]]

@@ -9,8 +9,8 @@ import numpy as np
 
 from hyperface import owned
 from hyperface.evaluate.evaluator import Result
-from hyperface.evaluate.roc import thinned
-from hyperface.evaluate.threshold import TOO_FEW
+from hyperface.metrics.roc import thinned
+from hyperface.metrics.threshold import TOO_FEW
 from hyperface.report import figures, planes
 from hyperface.report.html import write_report
 from hyperface.report.tables import Table, percent

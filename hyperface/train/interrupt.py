@@ -11,7 +11,7 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from hyperface.train.distributed import AgreedStop
+from hyperface.devices.processes import AgreedStop
 
 AGAIN = 1.0
 """Seconds in which a signal is taken to be the one before, sent twice."""

@@ -11,21 +11,22 @@ import numpy as np
 from rich.console import Console
 
 from hyperface import owned
+from hyperface.config.experiment import Experiment
 from hyperface.console import make_console, say
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
+from hyperface.devices import mesh, processes
 from hyperface.errors import InputError
-from hyperface.train import distributed, parallel
-from hyperface.train.checkpoint import Checkpoints, check_path
+from hyperface.train import parallel
+from hyperface.train.checkpoint.manager import Checkpoints, check_path
+from hyperface.train.cost import check_memory, run_sizes
 from hyperface.train.divergence import DivergenceError, Divergences, OnNan
-from hyperface.train.experiment import Experiment
-from hyperface.train.folder import claimed, refuse_another
 from hyperface.train.interrupt import Interrupted, listening
-from hyperface.train.memory import check_memory, run_sizes
+from hyperface.train.logs import TrainingProgress
 from hyperface.train.optim import group_summaries, with_updates
 from hyperface.train.profile import Profile
-from hyperface.train.progress import TrainingProgress
 from hyperface.train.record import Job, Record
+from hyperface.train.run_folder import claimed, refuse_another
 from hyperface.train.state import TrainState, abstract_state, create_state
 
 
@@ -80,15 +81,15 @@ def train(
       DivergenceError: a metric became NaN or infinite; unless "stop", for the 11th time.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
-    if console is None or not distributed.is_writer():
-        console = make_console(quiet=not distributed.is_writer())
+    if console is None or not processes.is_writer():
+        console = make_console(quiet=not processes.is_writer())
     check_path(workdir)
     split = _checked_split(experiment, data_dir, profile_steps)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
         run_sizes(abstract, experiment.data.batch_size, split.image_shape),
-        parallel.num_devices(),
-        parallel.device_memory(),
+        mesh.num_devices(),
+        mesh.device_memory(),
         shard_agents=experiment.shard_agents,
     )
     say(console, f"{experiment.name} needs {needed}")
@@ -98,7 +99,7 @@ def train(
     warn = partial(say, console, style="yellow")
     with (
         claimed(workdir, meta, fresh=fresh, say=warn)
-        if distributed.is_writer()
+        if processes.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
         Checkpoints(
@@ -130,7 +131,7 @@ def _checked_split(
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     if split.num_classes < 2:
         raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
-    parallel.check_devices(data.batch_size)
+    mesh.check_devices(data.batch_size)
     if profile_steps is not None:
         first, last = profile_steps
         if not 1 <= first <= last <= experiment.steps:
@@ -139,7 +140,7 @@ def _checked_split(
                 f"found {first} and {last}."
             )
     if experiment.shard_agents:
-        parallel.check_classes(split.num_classes)
+        mesh.check_classes(split.num_classes)
     return split
 
 
@@ -157,13 +158,13 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
 
 def _is_local(experiment: Experiment) -> bool:
     """Whether the step is mapped over one host's devices, each with the whole state."""
-    return not (distributed.are_several() or experiment.shard_agents)
+    return not (processes.are_several() or experiment.shard_agents)
 
 
 @contextlib.contextmanager
 def _after_the_writer() -> Iterator[None]:
     """Entered once the process that writes has made the run's folder."""
-    distributed.wait_for_all("claimed")
+    processes.wait_for_all("claimed")
     yield
 
 
@@ -172,7 +173,7 @@ def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> T
     make = partial(create_state, experiment, split.num_classes)
     arguments = (batch["images"], batch["labels"], start and start.backbone)
     if _is_local(experiment):
-        return jax.device_put(make(*arguments), parallel.replicated())
+        return jax.device_put(make(*arguments), mesh.replicated())
     return parallel.on_mesh(make, *arguments, split_classes=experiment.shard_agents)
 
 
@@ -199,7 +200,7 @@ def _run(
         return state
     _print_groups(experiment, state, job.console)
     step_fn = _step_fn(experiment)
-    batches = _batches(experiment, job.split, first_step, job.workers, **distributed.share())
+    batches = _batches(experiment, job.split, first_step, job.workers, **processes.share())
     always_saved = set(experiment.snapshot_steps())
     after = partial(_after, accumulate=experiment.optimizer.accumulate)
     pending = None
@@ -237,7 +238,7 @@ def _run(
                     raise Interrupted(step, stop)
         except DivergenceError as error:
             checkpoints.wait()
-            newest = distributed.told_by_writer("newest", checkpoints.latest() or 0)
+            newest = processes.told_by_writer("newest", checkpoints.latest() or 0)
             if divergences.rolls_back(error, newest):
                 return None
             if newest < error.step - 1 and not error.updated:

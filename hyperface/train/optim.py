@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperface.objective import Loss
-from hyperface.train.experiment import Group, Groups, Optimizer
-from hyperface.train.rows import length
+from hyperface.config.experiment import Group, Groups, Optimizer
+from hyperface.config.loss import Loss
+from hyperface.train.class_rows import length
 
 OF_HEADS = ("agents", "scale", "radius", "centers")
 BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}

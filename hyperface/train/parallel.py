@@ -1,8 +1,6 @@
-"""The mapping of the step onto devices; the only module that names them."""
+"""The mapping of the training step onto devices."""
 
 import math
-import os
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -10,95 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from hyperface import compiler
 from hyperface.data.images import warn_of_range
-from hyperface.errors import InputError
-from hyperface.train.rows import has_class_rows
+from hyperface.devices import compiler
+from hyperface.devices.mesh import (
+    AXIS,
+    check_batch_size,
+    make_mesh,
+)
+from hyperface.train.class_rows import has_class_rows
 from hyperface.train.state import TrainState
 from hyperface.train.step import Metrics, train_step
-
-AXIS = "batch"
-
-
-def check_devices(batch_size: int) -> None:
-    """Refuses a batch that the devices of all processes cannot split evenly.
-
-    Raises:
-      InputError: naming both numbers and the nearest sizes that fit.
-    """
-    check_batch_size(batch_size, num_devices())
-
-
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Refuses a batch that cannot be split evenly.
-
-    Raises:
-      InputError: naming both numbers and the nearest sizes that fit.
-    """
-    if batch_size % num_devices:
-        below = batch_size // num_devices * num_devices
-        fits = f"{below} or {below + num_devices}" if below else f"{num_devices}"
-        raise InputError(
-            f"data.batch-size: expected a multiple of the {num_devices} devices, found "
-            f"{batch_size}. Take {fits}."
-        )
-
-
-def num_devices() -> int:
-    """Devices of all processes: those that take part in a step."""
-    return jax.device_count()
-
-
-def device_memory() -> int:
-    """Bytes of one local device; simulated CPU devices share the machine's."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    if all(stats):
-        return min(found["bytes_limit"] for found in stats)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
-
-
-def check_classes(num_classes: int) -> None:
-    """Refuses to split fewer classes than there are devices.
-
-    Raises:
-      InputError: naming both numbers.
-    """
-    if num_classes < num_devices():
-        raise InputError(
-            f"shard-agents: expected at least one class for each of the {num_devices()} devices, "
-            f"found {num_classes}. Leave it out."
-        )
-
-
-def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
-    """The sharding of the state that `data_parallel_step` returns: whole on every device.
-
-    A state that starts with it lets the step compile once.
-    """
-    return NamedSharding(_mesh(devices), PartitionSpec())
-
-
-def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -> jax.Array:
-    """Puts an array on the local devices, its first axis split over them.
-
-    A jitted function of it then runs on all of them: what evaluation does with images, and with the
-    blocks of a gallery. Where the rows cannot be split evenly, every device takes all.
-    """
-    mesh = _mesh(devices or jax.local_devices())
-    split = PartitionSpec() if array.shape[0] % mesh.size else PartitionSpec(AXIS)
-    return jax.device_put(array, NamedSharding(mesh, split))
-
-
-def put_whole(tree: Any) -> Any:
-    """Puts a tree whole on each local device, beside what `split_rows` puts there."""
-    return jax.device_put(tree, replicated(jax.local_devices()))
-
-
-def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
-    devices = list(devices or jax.devices())
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def data_parallel_step(
@@ -160,7 +81,7 @@ def mesh_step(
       (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with `lower` as
       its attribute. The shares are split evenly in order of process and device.
     """
-    mesh = _mesh(devices)
+    mesh = make_mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)
 
     @partial(jax.jit, donate_argnums=0, compiler_options=options)
@@ -222,7 +143,7 @@ def shapes_on_mesh(
     state: TrainState, *, split_classes: bool, devices: Sequence[jax.Device] | None = None
 ) -> TrainState:
     """What `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
-    mesh, rows = _mesh(devices), state.distortion.size
+    mesh, rows = make_mesh(devices), state.distortion.size
     if split_classes:
         rows += -rows % mesh.size
     return jax.tree.map(
@@ -307,22 +228,3 @@ def _refuse_another(compiled: Collection[Any], key: Any) -> None:
             f"expected a step to be compiled once, for the shapes of its first batch, found {now} "
             f"in place of {before}. Make another step for another shape."
         )
-
-
-def describe_devices() -> list[str]:
-    """The devices that `data_parallel_step` uses by default, in words."""
-    return [f"{device} ({device.device_kind})" for device in jax.local_devices()]
-
-
-def counted(devices: Sequence[str]) -> list[str]:
-    """How many there are of each kind.
-
-    Args:
-      devices: as `describe_devices` names them.
-
-    Example:
-      >>> counted(["cuda:0 (NVIDIA H100)", "cuda:1 (NVIDIA H100)"])
-      ['2 x NVIDIA H100']
-    """
-    kinds = Counter(name.partition("(")[2].rstrip(")") for name in devices)
-    return [f"{count} x {kind}" for kind, count in sorted(kinds.items())]

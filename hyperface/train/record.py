@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
+from hyperface.config.experiment import Experiment
 from hyperface.data.datasets import Split
-from hyperface.train import distributed, guard, parallel
-from hyperface.train.checkpoint import Checkpoints
+from hyperface.devices import processes
+from hyperface.train import divergence, parallel
+from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.divergence import Divergences
-from hyperface.train.experiment import Experiment
-from hyperface.train.metrics import MetricsLog, RunningMean
+from hyperface.train.logs import MetricsLog, RunningMean, TrainingProgress
 from hyperface.train.optim import learning_rate
-from hyperface.train.progress import TrainingProgress
 from hyperface.train.state import TrainState
 
 
@@ -60,7 +60,7 @@ class Record:
         self._mean_loss = RunningMean(saved.get("mean_loss"))
         divergences.count = max(divergences.count, saved.get("divergences", 0))
         self._log = None
-        if distributed.is_writer():
+        if processes.is_writer():
             every = job.experiment.log_every
             self._log = MetricsLog(job.workdir, first_step, every, self._position)
 
@@ -76,7 +76,7 @@ class Record:
         """
         last, sound, due = step == self._job.experiment.steps, True, False
         if metrics is not None:
-            unsound = guard.unsound_names(int(metrics["unsound"]))
+            unsound = divergence.unsound_names(int(metrics["unsound"]))
             values = {name: float(x) for name, x in metrics.items() if name != "unsound"}
             sound = self._divergences.passes(step, values, unsound)
         if metrics is not None and sound:

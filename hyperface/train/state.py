@@ -9,8 +9,8 @@ from flax import linen as nn
 from flax import struct
 
 from hyperface import models
+from hyperface.config.experiment import Experiment
 from hyperface.heads import Context, Heads, Objective
-from hyperface.train.experiment import Experiment
 from hyperface.train.optim import make_optimizer
 
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from hyperface import theory
+from hyperface.config.loss import Loss
 from hyperface.heads import Context, Objective
 from hyperface.losses import shards
 from hyperface.normalize import l2_norm, l2_normalize
-from hyperface.objective import Loss
-from hyperface.train import guard, sampled
-from hyperface.train.rows import has_class_rows, length
+from hyperface.train import class_rows, divergence
+from hyperface.train.class_rows import has_class_rows, length
 from hyperface.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -51,7 +51,7 @@ def train_step(
       (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and "examples"; and
       after it "parameter_norm" of what took part, which shows whether the new state is finite, and
       with agents "distortion", the mean over the classes seen so far of Proposition 3's bound. And
-      "unsound": for `guard.unsound_names`.
+      "unsound": for `divergence.unsound_names`.
     """
     images, mask = batch["images"], batch["mask"]
     loss, num_classes = state.network.head.loss, state.network.head.num_classes
@@ -59,7 +59,7 @@ def train_step(
     labels = jnp.where(counted, batch["labels"], 0)
     sample_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
     rows = state.distortion.size if split_classes else None
-    sample = sampled.draw(loss, sample_key, labels, num_classes, axis_name, rows)
+    sample = class_rows.draw(loss, sample_key, labels, num_classes, axis_name, rows)
     context = Context(
         step=state.step,
         counted=counted,
@@ -70,7 +70,7 @@ def train_step(
     )
     params, opt_state = whole = (state.params, state.opt_state)
     if sample is not None:
-        params, opt_state = sampled.take(whole, loss, sample)
+        params, opt_state = class_rows.take(whole, loss, sample)
     before = params, opt_state
 
     def loss_sum(params):
@@ -103,14 +103,14 @@ def train_step(
     # Not by the new parameters: that would keep them all beside the old ones.
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.float32(x) for x in metrics.values()])))
     sound = finite & ~state.diverged
-    params, opt_state = guard.chosen(sound, (params, opt_state), before)
+    params, opt_state = divergence.chosen(sound, (params, opt_state), before)
     average = _averaged(state, params)
     metrics["parameter_norm"], unsound_params = _norm(params, loss, split_axis)
     if sample is not None:
-        params, opt_state = sampled.put(whole, (params, opt_state), loss, sample)
+        params, opt_state = class_rows.put(whole, (params, opt_state), loss, sample)
     new = (batch_stats, distortion, average)
     old = (state.batch_stats, state.distortion, state.average)
-    batch_stats, distortion, average = guard.chosen(sound, new, old)
+    batch_stats, distortion, average = divergence.chosen(sound, new, old)
     state = state.replace(
         step=state.step + sound.astype(jnp.int32),
         params=params,
@@ -120,7 +120,7 @@ def train_step(
         average=average,
         diverged=~sound,
     )
-    return state, metrics | {"unsound": guard.packed(unsound_gradients, unsound_params)}
+    return state, metrics | {"unsound": divergence.packed(unsound_gradients, unsound_params)}
 
 
 def _forced(loss: Loss, params: Any) -> Any:
@@ -187,7 +187,7 @@ def _summed_gradients(grads, loss: Loss, axis_name: str | None, split_axis: str 
 
 def _norm(tree, loss: Loss, split_axis: str | None) -> tuple[jax.Array, jax.Array]:
     """The length of the whole tree, parts of which are on other devices; its unsound groups."""
-    unsound = _sum_over_devices(guard.unsound_groups(tree), split_axis)
+    unsound = _sum_over_devices(divergence.unsound_groups(tree), split_axis)
     return length(tree, loss, split_axis), unsound
 
 

@@ -9,8 +9,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from hyperface.errors import InputError
-from hyperface.train.checksum import checksums
-from hyperface.train.damage import Changed, read_step, reading
+from hyperface.train.checkpoint.integrity import Changed, checksums, read_step, reading
 
 
 class SavedBackbone(NamedTuple):

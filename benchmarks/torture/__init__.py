@@ -1,0 +1,1 @@
+"""Kills and faults that a run must survive."""

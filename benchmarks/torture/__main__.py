@@ -1,0 +1,7 @@
+"""`python -m benchmarks.torture`."""
+
+from benchmarks.torture.command import main
+from hyperface.runs import program
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,1 @@
+"""Devices, meshes and processes; nothing else in the project names them."""

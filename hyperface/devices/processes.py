@@ -1,0 +1,105 @@
+"""The processes that train together: how they join, meet, tell each other and end."""
+
+import itertools
+import json
+import os
+import sys
+import time
+from typing import Any, NoReturn
+
+import jax
+from jax._src.distributed import global_state  # jax.distributed shows neither client nor barrier.
+
+from hyperface.devices.launchers import Cluster
+
+PATIENCE = 7 * 24 * 3600
+"""Seconds that processes wait for the one that prepares or scores; a lost one is missed sooner."""
+GRACE = 1.0
+"""Seconds in which the others can say what befell them all, before the coordinator takes them
+with it."""
+
+_meetings = itertools.count()
+
+
+class AgreedStop(Exception):
+    """An end to which all processes come at the same step, in good order."""
+
+
+def initialize(cluster: Cluster | None) -> None:
+    """Joins the cluster's processes, before anything else of jax is used; nothing for None."""
+    if cluster is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.processes,
+        cluster.process,
+        local_device_ids=cluster.devices,
+        # Of SLURM and Open MPI jax would take one GPU a process, and leave a node's others idle.
+        cluster_detection_method="deactivate",
+        # The others wait at their end for process 0, which may score for hours.
+        shutdown_timeout_seconds=PATIENCE,
+    )
+
+
+def abandon(status: int) -> NoReturn:
+    """Ends this process at once, alone: the others miss it, and end too.
+
+    An orderly end would wait for them, and they, at their next collective, for this one.
+    """
+    if global_state.process_id == 0:
+        time.sleep(GRACE)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several, asked before anything else of jax is used."""
+    return global_state.num_processes > 1
+
+
+def are_several() -> bool:
+    """Whether other processes take part."""
+    return jax.process_count() > 1
+
+
+def share() -> dict[str, int]:
+    """Which share of each batch this process reads: keywords of `training_batches`."""
+    return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
+def is_writer() -> bool:
+    """Whether this process writes logs and reports: one of all does."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come to the point of this name.
+
+    They meet at the coordinator: a collective of the devices has its own, shorter patience.
+    """
+    if are_several():
+        _meet(f"hyperface/{next(_meetings)}/{name}")
+
+
+def told_by_all(name: str, value: Any) -> list[Any]:
+    """What each process has come to the point of this name with, JSON, in order; waits for all."""
+    if not are_several():
+        return [value]
+    key = f"hyperface/{next(_meetings)}/{name}"
+    global_state.client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+    _meet(key)
+    return [
+        json.loads(global_state.client.blocking_key_value_get(f"{key}/{process}", 60_000))
+        for process in range(jax.process_count())
+    ]
+
+
+def told_by_writer(name: str, value: Any) -> Any:
+    """What the process that writes has come to the point of this name with; waits for all."""
+    return told_by_all(name, value)[0]
+
+
+def _meet(key: str) -> None:
+    global_state.client.wait_at_barrier(key, PATIENCE * 1000)

@@ -1,0 +1,20 @@
+"""C-contrastive loss fine-tuned from a softmax baseline on real faces.
+
+Source: NormFace, Eq. 10, m = 1, and 5.1.
+Command: python -m launch.train faces-c-contrastive --init-from runs/faces-softmax
+Data: as for faces-softmax.
+Time: 2 minutes on two CPU cores.
+Published: none on this data.
+Measured: README, Results.
+"""
+
+import dataclasses
+
+from hyperface.config.loss import CContrastiveTerm, Loss, SoftmaxTerm
+from hyperface.experiments import faces_normface
+
+EXPERIMENT = dataclasses.replace(
+    faces_normface.EXPERIMENT,
+    name="faces-c-contrastive",
+    loss=Loss(softmax=SoftmaxTerm(weight=0.0), c_contrastive=CContrastiveTerm(weight=1.0)),
+)

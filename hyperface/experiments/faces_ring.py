@@ -1,0 +1,22 @@
+"""Softmax with Ring loss fine-tuned from a softmax baseline on real faces.
+
+Source: Ring loss, Eq. 4, lambda 0.01, on plain softmax.
+Command: python -m launch.train faces-ring --init-from runs/faces-softmax
+Data: as for faces-softmax.
+Time: 2 minutes on two CPU cores.
+Published: none on this data.
+Measured: README, Results.
+"""
+
+import dataclasses
+
+from hyperface.config.loss import RingTerm
+from hyperface.experiments import faces_softmax_continued
+
+CONTINUED = faces_softmax_continued.EXPERIMENT
+
+EXPERIMENT = dataclasses.replace(
+    CONTINUED,
+    name="faces-ring",
+    loss=dataclasses.replace(CONTINUED.loss, ring=RingTerm(weight=0.01)),
+)

@@ -1,0 +1,1 @@
+"""Numbers from scores: rates, thresholds, identification, intervals."""

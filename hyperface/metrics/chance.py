@@ -1,0 +1,79 @@
+"""Figures that a guess has too: names that are not those of the features give them, silently."""
+
+import numpy as np
+
+from hyperface.metrics.verification import Pairs, best_threshold, cosine_scores
+
+TRIED = 500
+"""Pairs of each kind that are scored again to see whether names are shifted."""
+
+
+def sampling_error(rate: float, trials: int) -> float:
+    """Four standard deviations of the share of successes in independent trials."""
+    return 4.0 * float(np.sqrt(rate * (1.0 - rate) / trials))
+
+
+def guess_warning(
+    figure: str, rate: float, chance: float, trials: int, *, least: float = 0.0
+) -> tuple[str, ...]:
+    """A step that warns of a rate that is not above that of a guess beyond sampling error.
+
+    Args:
+      figure: what the rate is called.
+      rate: what was measured.
+      chance: what a guess has, or the best features under names in a random order.
+      trials: how many it was measured on.
+      least: margin above chance that is asked for in any case.
+
+    Example:
+      >>> guess_warning("accuracy", 0.6, 0.5, 6000), len(guess_warning("accuracy", 0.6, 0.5, 300))
+      ((), 1)
+    """
+    if rate > chance + max(least, sampling_error(chance, trials)):
+        return ()
+    return (
+        f"WARNING: {figure} of {100 * rate:.3g} % is no more than the {100 * chance:.3g} % that a "
+        "guess, or names in a random order, may give; are the names those of the features?",
+    )
+
+
+def shift_warning(
+    features: np.ndarray, first: np.ndarray, second: np.ndarray, same: np.ndarray
+) -> tuple[str, ...]:
+    """A step that warns of names that stand a row too early or too late.
+
+    Features in the order of sorted names keep most of a person's images with their name when they
+    are shifted by a row, so that the accuracy is merely low.
+
+    Args:
+      features: [images, dim], in the order in which they came.
+      first: [pairs] row of one image.
+      second: [pairs] row of the other.
+      same: [pairs] bool.
+    """
+    kinds = [np.flatnonzero(same == kind) for kind in (True, False)]
+    if not all(kind.size for kind in kinds):
+        return ()
+    # Spread over each: a list may alternate, of which every second pair is of one kind.
+    spread = [
+        kind[np.linspace(0, kind.size - 1, min(TRIED, kind.size)).astype(int)] for kind in kinds
+    ]
+    tried = np.concatenate(spread)
+    same = same[tried]
+    right = {}
+    for shift in (0, 1, -1):
+        rows, index = np.unique(
+            (np.stack([first[tried], second[tried]]) + shift) % len(features), return_inverse=True
+        )
+        scores = cosine_scores(features[rows], Pairs(*index.reshape(2, -1), same))
+        right[shift] = (scores >= best_threshold(scores, same)) == same
+    best = max(right, key=lambda shift: right[shift].sum())
+    gained = right[best].sum() - right[0].sum()
+    # Of the pairs that only one of both has right, chance gives each a half.
+    if gained <= max(0.02 * same.size, 4.0 * np.sqrt(np.sum(right[best] != right[0]))):
+        return ()
+    return (
+        f"WARNING: with every name on the row {'after' if best > 0 else 'before'} its own, "
+        f"{100 * right[best].mean():.1f} % of {same.size:,} pairs are right at the best threshold, "
+        f"where now {100 * right[0].mean():.1f} % are; are the names shifted by a row?",
+    )

@@ -1,0 +1,65 @@
+"""Features of unit length, their products, and the features that have no direction."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics._checks import check_directions, checked_norms
+
+Item = TypeVar("Item")
+
+Place = Callable[[np.ndarray], jax.Array]
+"""Puts an array on a device, or split by rows over several."""
+
+
+def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> np.ndarray:
+    """Features brought to unit length, in float64 until the last rounding.
+
+    Args:
+      features: [images, dim], of any length and float type.
+      dtype: type of the result.
+
+    Raises:
+      ValueError: not two axes, a feature that is zero or not finite, or all features pointing one
+        way.
+
+    Example:
+      >>> unit_features([[3.0, 4.0], [0.0, 2.0]])
+      array([[0.6, 0.8],
+             [0. , 1. ]], dtype=float32)
+    """
+    features = np.asarray(features, np.float64)
+    if features.ndim != 2 or not features.size:
+        raise ValueError(f"expected features of shape [images, dim], found {features.shape}")
+    norms = checked_norms(features)
+    check_directions(features, norms)
+    return (features / norms).astype(dtype, copy=False)
+
+
+def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -> jax.Array:
+    """Every row's product with every column, jitted: [rows, dim] and [columns, dim], of one type.
+
+    float64 features give float64 products, whatever jax is set to. `place` puts the rows on jax's
+    default device; another one may split them over several, each of which then makes its share.
+    """
+    with jax.enable_x64(rows.dtype == np.float64):
+        return _product(place(rows), columns)
+
+
+@jax.jit
+def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    return jnp.matmul(rows, columns.T, precision="highest")
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Takes each item before the one ahead of it is used: a device works while the host does."""
+    items = iter(items)
+    for waiting in items:
+        for item in items:
+            yield waiting
+            waiting = item
+        yield waiting

@@ -1,0 +1,179 @@
+"""MegaFace: identification and verification of probes among up to a million distractors.
+
+I. Kemelmacher-Shlizerman, S. M. Seitz, D. Miller, E. Brossard. The MegaFace Benchmark: 1 Million
+Faces for Recognition at Scale. CVPR 2016.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics.blocks import Gallery, checked_mask
+from hyperface.metrics.cosine import Place, one_ahead, unit_features
+from hyperface.metrics.ranks import cmc
+from hyperface.metrics.search import GROUP, MateRanks, Probes, ScoredBlock, exact_cosines
+from hyperface.metrics.threshold import (
+    Rule,
+    accepted_share,
+    allowed_impostors,
+    impostor_threshold,
+    supported,
+)
+from hyperface.metrics.topk import Tail
+
+BLOCK_BYTES = 28 * 2**20
+"""Scores of this many bytes are made at once; two blocks are held."""
+
+
+class MegaFace(NamedTuple):
+    """Figures of one probe set among one set of distractors."""
+
+    cmc: np.ndarray
+    """[max_rank] share of searches whose mate is among the r best; the first is rank-1."""
+    ranks: np.ndarray
+    """[searches] rank of the mate; max_rank + 1 stands for all beyond."""
+    probes: np.ndarray
+    """[searches] row of the probe."""
+    mates: np.ndarray
+    """[searches] row of the mate."""
+    fars: np.ndarray
+    true_accept_rates: np.ndarray
+    """[fars] of same pairs of probes, at thresholds from all scores against distractors."""
+    thresholds: np.ndarray
+    """[fars]."""
+    supported: np.ndarray
+    """[fars] bool: there are 1 / FAR scores against distractors at least."""
+    num_probes: int
+    """Probes that were kept."""
+    num_distractors: int
+    """Distractors that were kept."""
+
+
+def megaface(
+    probes: np.ndarray,
+    labels: ArrayLike,
+    distractors: np.ndarray | Sequence[np.ndarray],
+    *,
+    fars: ArrayLike = (1e-6,),
+    max_rank: int = 100,
+    keep_probes: np.ndarray | None = None,
+    keep_distractors: np.ndarray | None = None,
+    rule: Rule = "strict",
+    dtype: jnp.dtype | type = jnp.bfloat16,
+    block_size: int | None = None,
+    place: Place = jnp.asarray,
+    progress: Callable[[int, int], None] | None = None,
+) -> MegaFace:
+    """Searches every probe once for each of its mates, put alone among the distractors.
+
+    Every ordered pair of two probes of one person is a search. The rank of the mate is one more
+    than the distractors that score at least as high: ties count against it. Verification takes the
+    same pairs as genuine and all scores of probes against distractors as impostors.
+
+    Scores are cosines in float64, rounded to float32; most are never computed, because products in
+    low precision prove them too low to matter (`search`). The distractors are read once, in blocks;
+    beside a block some 350 MiB are held for 3,530 probes. The cost grows
+    with `max_rank` where mates score low, and with the highest FAR.
+
+    Args:
+      probes: [probes, dim] features of any length.
+      labels: [probes] person of each.
+      distractors: [distractors, dim], a memory-mapped array for one, or a sequence of such blocks.
+      fars: in [0, 1].
+      max_rank: the last rank that is told apart.
+      keep_probes: [probes] bool, False for those of a noise list; None keeps all.
+      keep_distractors: [distractors] bool, over all blocks.
+      rule: that of `impostor_threshold`.
+      dtype: of the products; figures are the same. jnp.float32 may be faster on a processor
+        without bfloat16 units.
+      block_size: distractors a block, a multiple of 64; None lets the library choose.
+      place: puts a block [rows, dim] on jax's default device; another one may split its rows over
+        several.
+      progress: called with distractors done and all distractors.
+
+    Raises:
+      ValueError: a feature without direction, features that are all alike, shapes or masks that do
+        not fit, no two probes of one person, no distractors.
+    """
+    probes, labels = np.asarray(probes), np.asarray(labels)
+    if labels.shape != probes.shape[:1]:
+        raise ValueError(f"expected {len(probes)} labels, one a probe, found {labels.shape}")
+    kept = np.flatnonzero(checked_mask(keep_probes, len(probes), "probes"))
+    probes, unit = probes[kept], unit_features(probes[kept])
+    gallery = Gallery(distractors, unit.shape[1], keep_distractors)
+    first, second = _same_pairs(labels[kept])
+    genuine = exact_cosines(probes, probes, first, second)
+    of_probe, of_mate = np.concatenate([first, second]), np.concatenate([second, first])
+
+    num_impostors = kept.size * gallery.size
+    ranks = MateRanks(of_probe, np.tile(genuine, 2), kept.size, max_rank)
+    tail = Tail(int(np.max(allowed_impostors(fars, num_impostors, rule))) + 1)
+    rows = block_size or max(GROUP, BLOCK_BYTES // (4 * kept.size * GROUP) * GROUP)
+    rows = min(rows, -(-gallery.size // GROUP) * GROUP)
+    _search_all(probes, Probes(unit, dtype, place), gallery, rows, ranks, tail, progress)
+
+    found = ranks.ranks()
+    thresholds = impostor_threshold(tail.scores(), fars, rule=rule, num_impostors=num_impostors)
+    return MegaFace(
+        cmc=cmc(found, max_rank),
+        ranks=found,
+        probes=kept[of_probe],
+        mates=kept[of_mate],
+        fars=np.asarray(fars),
+        true_accept_rates=accepted_share(genuine, thresholds),
+        thresholds=thresholds,
+        supported=supported(fars, num_impostors),
+        num_probes=kept.size,
+        num_distractors=gallery.size,
+    )
+
+
+def _search_all(
+    features: np.ndarray,
+    probes: Probes,
+    gallery: Gallery,
+    rows: int,
+    ranks: MateRanks,
+    tail: Tail,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Takes every score that may matter to the ranks or to the tail."""
+    done = 0
+    started = ((block, probes.score(block.features, rows)) for block in gallery.blocks(rows))
+    for block, scored in one_ahead(started):
+        size = len(block.features)
+        block.check_norms(np.asarray(scored.norms)[:size])
+        enough = np.minimum(ranks.wanted, _tail_floor(tail, probes, scored, size))
+        found = probes.candidates(scored, enough, size)
+        scores = exact_cosines(features, block.features, found.probes, found.rows)
+        ranks.add(found.probes, scores)
+        tail.add(scores)
+        done += size
+        if progress:
+            progress(done, gallery.size)
+
+
+def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(labels, kind="stable")
+    people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    corners = [np.triu_indices(person.size, k=1) for person in people]
+    first, second = (
+        np.concatenate([person[at[side]] for person, at in zip(people, corners, strict=True)])
+        for side in (0, 1)
+    )
+    if not first.size:
+        raise ValueError(f"expected two probes of one person, found {len(people)} people, one each")
+    return first, second
+
+
+def _tail_floor(tail: Tail, probes: Probes, scored: ScoredBlock, rows: int) -> float:
+    """Scores below it are not among the highest, whatever is still to come."""
+    scores = np.asarray(scored.scores)[:, :rows]
+    if np.isfinite(tail.cut) or scores.size < tail.size:
+        return tail.cut
+    # As many pairs as the tail keeps score at least this in low precision.
+    least = np.partition(scores, scores.size - tail.size, axis=None)[scores.size - tail.size]
+    return least - probes.bound(scored).max()

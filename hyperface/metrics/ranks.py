@@ -1,0 +1,110 @@
+"""Identification in a gallery: ranks of mates, CMC, and the open-set DIR at a FAR."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics.threshold import Rule, checked_scores, impostor_threshold
+
+
+class OpenSet(NamedTuple):
+    """Probes searched in a gallery that holds some of their people."""
+
+    mate_scores: np.ndarray
+    """[probes with a mate] score of the best image of the same person."""
+    ranks: np.ndarray
+    """[probes with a mate] 1 where nobody else scores as high as that image."""
+    impostor_scores: np.ndarray
+    """[probes without a mate] highest score in the gallery."""
+
+
+def open_set(scores: np.ndarray, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
+    """What open-set identification needs of a score matrix.
+
+    The rank of a mate is one more than the gallery images of other people that score at least as
+    high: ties count against the probe. (BLUFR's released code lets the gallery's order decide.)
+
+    Args:
+      scores: [probes, gallery].
+      gallery_labels: [gallery] person of each image.
+      probe_labels: [probes].
+
+    Raises:
+      ValueError: shapes do not fit, or a score is not finite.
+
+    Example:
+      >>> open_set(np.array([[0.9, 0.3], [0.4, 0.2], [0.1, 0.5]]), [0, 1], [0, 1, 2])
+      OpenSet(mate_scores=array([0.9, 0.2]), ranks=array([1, 2]), impostor_scores=array([0.5]))
+    """
+    scores, gallery_labels = np.asarray(scores), np.asarray(gallery_labels)
+    probe_labels = np.asarray(probe_labels)
+    expected = (*probe_labels.shape, *gallery_labels.shape)
+    if scores.ndim != 2 or scores.shape != expected or not scores.size:
+        raise ValueError(f"expected scores of shape {expected} and not empty, found {scores.shape}")
+    checked_scores(scores.ravel(), "gallery")
+    has_mate = np.isin(probe_labels, gallery_labels)
+    mated = scores[has_mate]
+    mates = probe_labels[has_mate, None] == gallery_labels
+    best = np.where(mates, mated, -np.inf).max(axis=1, initial=-np.inf).astype(scores.dtype)
+    as_high = (mated >= best[:, None]) & ~mates
+    return OpenSet(best, 1 + np.count_nonzero(as_high, axis=1), scores[~has_mate].max(axis=1))
+
+
+def cmc(ranks: ArrayLike, max_rank: int) -> np.ndarray:
+    """Cumulative match characteristic: share of searches whose mate is among the r best.
+
+    Args:
+      ranks: [searches] rank of the mate, from 1.
+      max_rank: the last rank of the curve.
+
+    Returns:
+      [max_rank], rising; the first is the rank-1 identification rate.
+
+    Raises:
+      ValueError: there is no rank, or one is below 1.
+
+    Example:
+      >>> cmc([1, 3, 1, 7], max_rank=4)
+      array([0.5 , 0.5 , 0.75, 0.75])
+    """
+    ranks = np.asarray(ranks)
+    if not ranks.size or ranks.min() < 1:
+        raise ValueError(f"expected ranks from 1, found {ranks.min() if ranks.size else 'none'}")
+    counts = np.bincount(np.minimum(ranks, max_rank + 1), minlength=max_rank + 2)
+    return np.cumsum(counts)[1 : max_rank + 1] / ranks.size
+
+
+def dir_at_far(
+    searches: OpenSet, far: ArrayLike, *, rank: ArrayLike = 1, rule: Rule = "strict"
+) -> np.ndarray:
+    """Detection and identification rate at false accept rates.
+
+    Share of probes with a mate whose mate is both among the `rank` best and at or above the
+    threshold. A probe without a mate is falsely accepted when its highest score in the gallery is.
+
+    Args:
+      searches: what `open_set` found.
+      far: in [0, 1], one or an array; N are the probes without a mate.
+      rank: one or an array.
+      rule: that of `impostor_threshold`.
+
+    Returns:
+      Of the shape of rank followed by that of far.
+
+    Raises:
+      ValueError: there is no probe of a kind, or far is outside [0, 1].
+
+    Example:
+      >>> searches = OpenSet(np.array([0.9, 0.2]), np.array([1, 2]), np.array([0.5, 0.1]))
+      >>> print(dir_at_far(searches, [0.0, 0.5], rank=[1, 2]))
+      [[0.5 0.5]
+       [0.5 1. ]]
+    """
+    if not searches.mate_scores.size:
+        raise ValueError("expected probes whose person is in the gallery, found none")
+    thresholds = impostor_threshold(searches.impostor_scores, far, rule=rule)
+    detected = np.float64(searches.mate_scores[:, None] >= np.ravel(thresholds))
+    identified = np.float64(np.ravel(rank)[:, None] >= searches.ranks)
+    rates = identified @ detected / searches.ranks.size
+    return rates.reshape(np.shape(rank) + np.shape(far))[()]

@@ -1,0 +1,182 @@
+"""The ROC curve and its figures, exact from sorted scores: TAR at a FAR, EER, AUC, DET."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics.threshold import Rule, accepted_share, checked_scores, impostor_threshold
+
+
+class Roc(NamedTuple):
+    """One point a distinct score, from accepting nothing to accepting everything."""
+
+    far: np.ndarray
+    """False accept rate: share of different pairs accepted. Rising."""
+    tar: np.ndarray
+    """True accept rate: share of same pairs accepted. Rising."""
+    thresholds: np.ndarray
+    """A pair is accepted when its score is at least this; the first is inf."""
+
+    def rates(self) -> dict[str, list[float]]:
+        """Both rates as lists, ready for JSON."""
+        return {"far": self.far.tolist(), "tar": self.tar.tolist()}
+
+
+class Det(NamedTuple):
+    """Detection error trade-off: both error rates, usually drawn on normal deviate axes."""
+
+    far: np.ndarray
+    """False accept rate. Rising."""
+    frr: np.ndarray
+    """False reject rate: share of same pairs refused. Falling."""
+    thresholds: np.ndarray
+
+
+def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
+    """The ROC curve over all distinct scores.
+
+    It takes some 50 bytes a pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
+    the curve of any number of pairs.
+
+    Args:
+      scores: [pairs] similarities, higher for more alike.
+      same: [pairs] bool, True where both images show one person.
+
+    Raises:
+      ValueError: shapes differ, a score is not finite, or one of the two kinds is missing.
+
+    Example:
+      >>> curve = roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
+      >>> print(curve.far, curve.tar)
+      [0.  0.  0.5 0.5 1. ] [0.  0.5 0.5 1.  1. ]
+    """
+    scores, same = _checked(scores, same)
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(same[order])
+    last_of_ties = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
+    accepted_same = hits[last_of_ties]
+    accepted = last_of_ties + 1
+    return Roc(
+        far=np.concatenate([[0.0], (accepted - accepted_same) / (same.size - hits[-1])]),
+        tar=np.concatenate([[0.0], accepted_same / hits[-1]]),
+        thresholds=np.concatenate([np.full(1, np.inf, ranked.dtype), ranked[last_of_ties]]),
+    )
+
+
+def thinned(curve: Roc, points: int = 300) -> Roc:
+    """Some points of a long curve, enough to draw it on a logarithmic FAR axis.
+
+    Args:
+      curve: any.
+      points: about how many are kept; a shorter curve stays as it is.
+
+    Example:
+      >>> long = roc(np.linspace(1, 0, 5000), np.arange(5000) % 2 == 0)
+      >>> thinned(long).far.size, bool(thinned(long).tar[-1] == 1)
+      (198, True)
+    """
+    if curve.far.size <= points:
+        return curve
+    wanted = np.geomspace(curve.far[curve.far > 0][0], 1.0, points)
+    # The last point of a FAR has the highest TAR.
+    kept = np.searchsorted(curve.far, np.append(0.0, wanted), side="right") - 1
+    return Roc(*(column[np.unique(kept)] for column in curve))
+
+
+def true_accept_rate(
+    genuine: np.ndarray, impostors: np.ndarray, far: ArrayLike, *, rule: Rule = "strict"
+) -> np.ndarray:
+    """True accept rates at false accept rates, from the scores of both kinds apart.
+
+    float32 scores stay float32, so that 87 million of them take 350 MB more. Where they do not fit,
+    `streaming.ScoreStream` takes them in blocks.
+
+    Args:
+      genuine: [same pairs] scores.
+      impostors: [different pairs] scores.
+      far: in [0, 1], one or an array; `supported` says which of them N scores can carry.
+      rule: that of `impostor_threshold`.
+
+    Returns:
+      Share of genuine scores accepted, of the shape of far.
+
+    Raises:
+      ValueError: a score is not finite, a kind is missing, or far is outside [0, 1].
+
+    Example:
+      >>> true_accept_rate([0.9, 0.7, 0.4], [0.8, 0.4, 0.1], [0.0, 1 / 3]).round(2)
+      array([0.33, 0.67])
+    """
+    genuine = checked_scores(genuine, "genuine")
+    impostors = checked_scores(impostors, "impostor")
+    kind = np.result_type(genuine, impostors)  # In which a score just above another is defined.
+    thresholds = impostor_threshold(impostors.astype(kind, copy=False), far, rule=rule)
+    return accepted_share(genuine, thresholds)
+
+
+def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float, *, rule: Rule = "strict") -> float:
+    """The true accept rate at the threshold of `impostor_threshold`.
+
+    By the rule "strict" it is the largest one whose measured false accept rate is at most `far`:
+    same pairs tied with the best different pair that is refused are refused too.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool.
+      far: in [0, 1]; below 1/N it is the rate at no false accept at all.
+      rule: that of `impostor_threshold`.
+
+    Returns:
+      Share of same pairs accepted.
+
+    Raises:
+      ValueError: as `roc`, or far is outside [0, 1].
+
+    Example:
+      >>> tar_at_far(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]), 0.5)
+      1.0
+    """
+    scores, same = _checked(scores, same)
+    return float(true_accept_rate(scores[same], scores[~same], far, rule=rule))
+
+
+def eer(curve: Roc) -> float:
+    """Equal error rate: where the straight line between two points has FAR = 1 - TAR.
+
+    Example:
+      >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
+      0.5
+    """
+    excess = curve.far + curve.tar - 1.0
+    after = int(np.argmax(excess >= 0.0))
+    share = -excess[after - 1] / (excess[after] - excess[after - 1])
+    return float(curve.far[after - 1] + share * (curve.far[after] - curve.far[after - 1]))
+
+
+def auc(curve: Roc) -> float:
+    """Area under the curve: the chance that a same pair scores above a different one, ties half.
+
+    Example:
+      >>> auc(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
+      0.75
+    """
+    return float(np.trapezoid(curve.tar, curve.far))
+
+
+def det(curve: Roc) -> Det:
+    """The curve as error rates."""
+    return Det(curve.far, 1.0 - curve.tar, curve.thresholds)
+
+
+def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, same = np.asarray(scores), np.asarray(same, bool)
+    if scores.ndim != 1 or scores.shape != same.shape:
+        raise ValueError(
+            f"expected scores and same of one length, found {scores.shape} and {same.shape}"
+        )
+    if same.all() or not same.any():
+        raise ValueError(
+            f"expected same and different pairs, found {same.sum()} same of {same.size} pairs"
+        )
+    return checked_scores(scores, "pair"), same

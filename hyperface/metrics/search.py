@@ -1,0 +1,197 @@
+"""Exact search in a large gallery: low-precision products, and float64 where they leave doubt.
+
+A block of the gallery is scored in bfloat16. How far such a score can be from the true cosine is
+bounded by what rounding took from the features, which is measured: with u' and v' the rounded unit
+vectors, |u'v' - uv| <= |u' - u| |v'| + |v' - v| |u| plus the rounding of float32 sums. Only pairs
+whose score comes within that bound of a threshold are scored again, in float64, and rounded to
+float32. No result depends on the low precision, on block sizes or on the order of the gallery.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface.metrics.cosine import Place
+
+GROUP = 64
+"""Gallery images whose highest score is looked at first."""
+PAIRS = 2**12
+"""Pairs scored exactly at once."""
+PENDING = 2**16
+"""Scores that `MateRanks` gathers before it counts them."""
+
+
+class ScoredBlock(NamedTuple):
+    """One block in low precision."""
+
+    scores: jax.Array
+    """[probes, block]."""
+    highest: jax.Array
+    """[probes, block / GROUP] highest score of each group."""
+    norms: jax.Array
+    """[block] length of the features."""
+    error: jax.Array
+    """Longest difference of a rounded unit vector to the vector."""
+
+
+class Candidates(NamedTuple):
+    """Pairs of a probe and a gallery image that may reach the probe's threshold."""
+
+    probes: np.ndarray
+    rows: np.ndarray
+
+
+class Probes:
+    """Probes to be searched for in a gallery.
+
+    Args:
+      unit: [probes, dim] float32 unit features.
+      dtype: of the products; results are the same, speed is not.
+      place: puts a block where it is scored.
+    """
+
+    def __init__(
+        self, unit: np.ndarray, dtype: jnp.dtype | type = jnp.bfloat16, place: Place = jnp.asarray
+    ) -> None:
+        self._place = place
+        self._low = jnp.asarray(unit, dtype)
+        lost = np.linalg.norm(np.asarray(self._low, np.float64) - unit, axis=1)
+        # Norms, quotients and sums of `dim` terms in float32, each within its worst case.
+        self._rounding = 4.0 * (unit.shape[1] + 8) * 2.0**-24
+        self._lost = lost
+
+    def score(self, block: np.ndarray, rows: int) -> ScoredBlock:
+        """Starts scoring a block.
+
+        Args:
+          block: [rows at most, dim] float32 features of any length.
+          rows: a multiple of GROUP; always the same, since another one compiles again.
+        """
+        if len(block) < rows:
+            block = np.concatenate([block, np.zeros((rows - len(block), block.shape[1]), "f4")])
+        return _score(self._low, self._place(block))
+
+    def bound(self, scored: ScoredBlock) -> np.ndarray:
+        """[probes] how far at most the block's scores are from the cosines."""
+        error = 1.001 * float(scored.error)
+        return self._lost * (1.0 + error) + error + self._rounding
+
+    def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
+        """Pairs of which it is not proven that their cosine is below the probe's threshold.
+
+        Args:
+          scored: the block.
+          thresholds: [probes].
+          rows: how many rows of the block are real.
+        """
+        lowest = thresholds - self.bound(scored)
+        probes, groups = np.nonzero(np.asarray(scored.highest) >= lowest[:, None])
+        scores = np.asarray(scored.scores)
+        scores = scores.reshape(len(scores), -1, GROUP)[probes, groups]
+        group, place = np.nonzero(scores >= lowest[probes, None])
+        found = Candidates(probes[group], groups[group] * GROUP + place)
+        real = found.rows < rows
+        return Candidates(found.probes[real], found.rows[real])
+
+
+@jax.jit
+def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
+    norms = jnp.sqrt(jnp.sum(jnp.square(block), axis=1))
+    unit = block / jnp.where(norms > 0, norms, 1.0)[:, None]
+    low = unit.astype(probes.dtype)
+    error = jnp.sqrt(jnp.max(jnp.sum(jnp.square(low.astype(jnp.float32) - unit), axis=1)))
+    scores = jax.lax.dot_general(
+        probes,
+        low,
+        (((1,), (1,)), ((), ())),
+        precision="highest",
+        preferred_element_type=jnp.float32,
+    )
+    highest = jnp.max(scores.reshape(scores.shape[0], -1, GROUP), axis=2)
+    return ScoredBlock(scores, highest, norms, error)
+
+
+def exact_cosines(
+    first: np.ndarray, second: np.ndarray, of_first: np.ndarray, of_second: np.ndarray
+) -> np.ndarray:
+    """Cosines of pairs of rows, in float64 and rounded to float32.
+
+    Args:
+      first: [images, dim] features of any length.
+      second: [others, dim].
+      of_first: [pairs] rows.
+      of_second: [pairs] rows.
+    """
+    cosines = np.empty(of_first.size, np.float32)
+    for start in range(0, of_first.size, PAIRS):
+        part = slice(start, start + PAIRS)
+        a = first[of_first[part]].astype(np.float64)
+        b = second[of_second[part]].astype(np.float64)
+        squares = np.einsum("pd,pd->p", a, a) * np.einsum("pd,pd->p", b, b)
+        cosines[part] = np.einsum("pd,pd->p", a, b) / np.sqrt(squares)
+    return cosines
+
+
+class MateRanks:
+    """Ranks of mates among gallery scores that come in any order.
+
+    A pair of a probe and its mate has one more than the number of scores of that probe that are at
+    least the mate's: ties count against it. Pairs whose rank has passed `max_rank` ask for no more
+    scores.
+
+    Args:
+      probes: [pairs] which probe.
+      scores: [pairs] float32 score of its mate.
+      num_probes: how many probes there are.
+      max_rank: the last rank that is told apart.
+    """
+
+    def __init__(
+        self, probes: np.ndarray, scores: np.ndarray, num_probes: int, max_rank: int
+    ) -> None:
+        self._order = np.lexsort((scores, probes))
+        self._scores = scores[self._order]
+        self._keys = _keys(probes[self._order], self._scores)
+        self._first = np.searchsorted(probes[self._order], np.arange(num_probes + 1))
+        self._counts = np.zeros(scores.size, np.int64)
+        self._pending: list[np.ndarray] = []
+        self._max_rank = max_rank
+        self.wanted = np.full(num_probes, np.inf, np.float32)
+        """[probes] lowest score that still matters; inf where none does."""
+        self._update()
+
+    def add(self, probes: np.ndarray, scores: np.ndarray) -> None:
+        """Takes in [scores] gallery scores of [scores] probes; those below `wanted` may lack."""
+        reaching = scores >= self.wanted[probes]
+        self._pending.append(_keys(probes[reaching], scores[reaching]))
+        if sum(part.size for part in self._pending) > PENDING:
+            self._update()
+
+    def ranks(self) -> np.ndarray:
+        """[pairs] from 1; `max_rank` + 1 stands for all beyond."""
+        self._update()
+        ranks = np.empty_like(self._counts)
+        ranks[self._order] = np.minimum(self._counts, self._max_rank) + 1
+        return ranks
+
+    def _update(self) -> None:
+        keys = np.concatenate([np.empty(0, np.int64), *self._pending])
+        # A score counts for the pairs of its probe up to its place among them.
+        places = np.searchsorted(self._keys, keys, side="right")
+        up_to = np.cumsum(np.bincount(places, minlength=self._keys.size + 1))
+        begin, end = self._first[:-1], self._first[1:]
+        self._counts += np.repeat(up_to[end], end - begin) - up_to[:-1]
+        self._pending = []
+        # Pairs beyond the last rank are the lowest of their probe.
+        passed = np.concatenate([[0], np.cumsum(self._counts >= self._max_rank)])
+        lowest = begin + passed[end] - passed[begin]
+        self.wanted[:] = np.append(self._scores, np.inf)[np.where(lowest < end, lowest, -1)]
+
+
+def _keys(probes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """int64 that sort by probe, then by float32 score."""
+    bits = (np.float32(scores) + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0.
+    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    return (probes.astype(np.int64) << 32) + ordered

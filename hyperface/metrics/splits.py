@@ -1,0 +1,88 @@
+"""EER, AUC and TAR at FAR on each split of a pair list, and their spread over the splits."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.metrics._checks import check_both_kinds, checked_columns, checked_same
+from hyperface.metrics.roc import auc, eer, roc, tar_at_far
+from hyperface.metrics.threshold import allowed_impostors
+
+
+class Spread(NamedTuple):
+    """A figure over splits."""
+
+    mean: float
+    deviation: float
+    """Standard deviation over splits (ddof 1); nan with one split."""
+
+
+class PairRates(NamedTuple):
+    """Rates of each split."""
+
+    eer: np.ndarray
+    """[splits] equal error rate."""
+    auc: np.ndarray
+    """[splits] area under the ROC."""
+    tar: np.ndarray
+    """[splits, fars] true accept rate at each false accept rate."""
+    fars: tuple[float, ...]
+    allowed: np.ndarray
+    """[splits, fars] false accepts that a rate allows. Zero marks a rate that the different pairs
+    of the split cannot support: the figure is the rate at no false accept at all."""
+
+    def spread(self) -> dict[str, Spread]:
+        """Mean and deviation of every figure, by name."""
+        figures = {"eer": self.eer, "auc": self.auc}
+        figures |= {f"tar_at_far_{far:g}": self.tar[:, i] for i, far in enumerate(self.fars)}
+        return {name: _spread(values) for name, values in figures.items()}
+
+    def unsupported(self) -> list[float]:
+        """The false accept rates that some split has too few different pairs for."""
+        return [far for i, far in enumerate(self.fars) if np.any(self.allowed[:, i] == 0)]
+
+
+def pair_rates(
+    scores: np.ndarray, same: np.ndarray, split: np.ndarray, fars: Sequence[float] = (1e-3,)
+) -> PairRates:
+    """Rates on each split by itself, as CFP and IJB-A report them.
+
+    One split for all pairs pools them.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, True where both sides show one person.
+      split: [pairs] split id.
+      fars: false accept rates in [0, 1].
+
+    Raises:
+      ValueError: lengths differ, a score is not finite, a far is outside [0, 1], or a split has
+        pairs of one kind only.
+
+    Example:
+      >>> scores, same = [0.9, 0.8, 0.3, 0.1, 0.7, 0.2], [1, 0, 1, 0, 1, 0]
+      >>> rates = pair_rates(scores, same, split=[1, 1, 1, 1, 2, 2], fars=[0.5])
+      >>> print(rates.tar[:, 0], rates.allowed[:, 0], rates.spread()["eer"].mean)
+      [1. 1.] [1 0] 0.25
+    """
+    scores = np.asarray(scores)
+    same, split = checked_columns(same=same, split=split)
+    if scores.shape != same.shape:
+        raise ValueError(f"expected a score for each of {same.size} pairs, found {scores.shape}")
+    same = checked_same(same)
+    rates, allowed = [], []
+    for i in np.unique(split):
+        part = split == i
+        check_both_kinds(same[part], f"split {i}")
+        pairs = scores[part], same[part]
+        curve = roc(*pairs)
+        rates.append([eer(curve), auc(curve), *(tar_at_far(*pairs, far) for far in fars)])
+        allowed.append(allowed_impostors(fars, int(np.sum(~same[part]))))
+    table = np.array(rates)
+    return PairRates(table[:, 0], table[:, 1], table[:, 2:], tuple(fars), np.array(allowed))
+
+
+def _spread(values: np.ndarray) -> Spread:
+    deviation = np.std(values, ddof=1) if values.size > 1 else np.nan
+    return Spread(float(np.mean(values)), float(deviation))

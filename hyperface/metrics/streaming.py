@@ -1,0 +1,201 @@
+"""Verification from blocks of scores, in memory that the number of impostors does not set."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics.cosine import Place, one_ahead, product
+from hyperface.metrics.roc import Roc
+from hyperface.metrics.threshold import (
+    Rule,
+    accepted_share,
+    allowed_impostors,
+    checked_scores,
+    impostor_threshold,
+)
+from hyperface.metrics.topk import Tail
+
+BINS = 2**16
+"""Bins of a histogram over [-1, 1]."""
+RESOLUTION = 2.0 / BINS
+"""Width of a bin, in cosine."""
+CHUNK = 2**18
+"""Scores binned at once: they stay in the cache."""
+TILE = 512
+"""Images by images that `stream_all_pairs` scores at once."""
+SLACK = 1e-5
+"""How far beyond [-1, 1] rounding may take a cosine."""
+
+
+class ScoreStream:
+    """Verification over any number of pairs, whose scores come in blocks and are not kept.
+
+    Genuine scores are kept, and so are the highest impostor scores: rates up to `exact_far` are
+    those of `true_accept_rate`. Of all impostor scores there is a histogram, which answers for
+    higher rates: the threshold is then the nearest bin edge, above the exact one by the rule
+    "strict" and below it by "blufr", at less than `RESOLUTION`, 2^-15 in cosine. So the true accept
+    rate is never too high by "strict" and never too low by "blufr".
+
+    Args:
+      tail: how many of the highest impostor scores are kept.
+      dtype: type of the scores; a block of another type is refused, since rounding makes ties.
+
+    Example:
+      >>> stream = ScoreStream(tail=2)
+      >>> stream.add(genuine=np.float32([0.9, 0.7]), impostors=np.float32([0.8, 0.4]))
+      >>> stream.add(genuine=np.float32([0.4]), impostors=np.float32([0.1]))
+      >>> stream.true_accept_rate([0.0, 1 / 3]).round(2)
+      array([0.33, 0.67])
+    """
+
+    def __init__(self, *, tail: int = 2**20, dtype: np.dtype | type = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+        self.histogram = np.zeros(BINS, np.int64)
+        """Impostor scores a bin; the last bin holds 1.0 too."""
+        self.tail = Tail(tail, dtype)
+        self._genuine: list[np.ndarray] = []
+
+    @property
+    def num_genuine(self) -> int:
+        """Same pairs seen."""
+        return sum(part.size for part in self._genuine)
+
+    @property
+    def num_impostors(self) -> int:
+        """Different pairs seen."""
+        return int(self.histogram.sum())
+
+    @property
+    def exact_far(self) -> float:
+        """The highest false accept rate whose threshold is exact, by either rule."""
+        return min(1.0, (self.tail.size - 1) / max(1, self.num_impostors))
+
+    def add(
+        self, *, genuine: np.ndarray | None = None, impostors: np.ndarray | None = None
+    ) -> None:
+        """Takes in scores of any shape.
+
+        Args:
+          genuine: cosines of same pairs.
+          impostors: cosines of different pairs.
+
+        Raises:
+          ValueError: a score has another type, is not finite or lies outside [-1, 1].
+        """
+        if genuine is not None:
+            self._genuine.extend(chunk.copy() for chunk in self._chunks(genuine, "genuine"))
+        if impostors is not None:
+            for chunk in self._chunks(impostors, "impostor"):
+                self.histogram += np.bincount(_bins(chunk), minlength=BINS)
+                self.tail.add(chunk)
+
+    def merge(self, other: "ScoreStream") -> None:
+        """Takes in all that another stream with the same settings has seen."""
+        if other.dtype != self.dtype:
+            raise ValueError(f"expected a stream of {self.dtype} scores, found {other.dtype}")
+        self.tail.merge(other.tail)
+        self.histogram += other.histogram
+        self._genuine.extend(other._genuine)
+
+    def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> np.ndarray:
+        """`impostor_threshold` of all scores seen, up to `exact_far`; a bin edge above it."""
+        self._check_both_kinds()
+        far = np.asarray(far, np.float64)
+        allowed = allowed_impostors(far, self.num_impostors, rule)
+        exact = (allowed < self.tail.size) | (allowed >= self.num_impostors)
+        from_tail = impostor_threshold(
+            self.tail.scores(),
+            np.where(exact, far, 0.0),
+            rule=rule,
+            num_impostors=self.num_impostors,
+        )
+        at_least = np.cumsum(self.histogram[::-1])  # Impostors in the highest 1, 2, ... bins.
+        if rule == "strict":
+            bins = np.searchsorted(at_least, allowed, side="right")
+        else:
+            bins = np.searchsorted(at_least, allowed, side="left") + 1
+        return np.where(exact, from_tail, (1.0 - bins * RESOLUTION).astype(self.dtype))[()]
+
+    def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> np.ndarray:
+        """Share of genuine scores accepted at each false accept rate, of the shape of far."""
+        return accepted_share(self.genuine(), self.threshold(far, rule=rule))
+
+    def genuine(self) -> np.ndarray:
+        """All genuine scores, in the order in which they came."""
+        return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
+
+    def roc(self) -> Roc:
+        """The curve with a point a bin edge at which something changes, for `eer`, `auc`, plots."""
+        self._check_both_kinds()
+        genuine = np.bincount(_bins(self.genuine()), minlength=BINS)
+        used = np.flatnonzero((genuine + self.histogram)[::-1])
+        counts = (np.cumsum(kind[::-1])[used] for kind in (self.histogram, genuine))
+        far, tar = (np.concatenate([[0.0], count / count[-1]]) for count in counts)
+        return Roc(far, tar, np.concatenate([[np.inf], 1.0 - (used + 1) * RESOLUTION]))
+
+    def _check_both_kinds(self) -> None:
+        if not (self.num_genuine and self.num_impostors):
+            raise ValueError(
+                f"expected same and different pairs, found {self.num_genuine} and "
+                f"{self.num_impostors}"
+            )
+
+    def _chunks(self, scores: np.ndarray, name: str) -> Iterator[np.ndarray]:
+        scores = np.asarray(scores).ravel()
+        if scores.dtype != self.dtype:
+            raise ValueError(f"expected {self.dtype} {name} scores, found {scores.dtype}")
+        for start in range(0, scores.size, CHUNK):
+            chunk = checked_scores(scores[start : start + CHUNK], name)
+            low, high = chunk.min(), chunk.max()
+            if low < -1 - SLACK or high > 1 + SLACK:
+                raise ValueError(
+                    f"expected {name} scores in [-1, 1], found {low:g} to {high:g}: "
+                    "cosines need unit features"
+                )
+            yield chunk
+
+
+def stream_all_pairs(
+    unit: np.ndarray,
+    labels: np.ndarray,
+    *,
+    exact_far: float = 0.01,
+    place: Place = jnp.asarray,
+) -> ScoreStream:
+    """Scores of every pair of different images, a tile of the product at a time.
+
+    Args:
+      unit: [images, dim] unit features; the scores have their type.
+      labels: [images].
+      exact_far: up to here rates are exact.
+      place: puts a tile's rows on jax's default device; another one may split them over several.
+    """
+    order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
+    labels, images = labels[order], len(unit)
+    padded = np.zeros((-(-images // TILE) * TILE, unit.shape[1]), unit.dtype)
+    padded[:images] = unit[order]
+    stream = ScoreStream(tail=int(exact_far * images * (images - 1) / 2) + 1, dtype=unit.dtype)
+    starts = range(0, images, TILE)
+    tiles = ((i, j) for i in starts for j in starts if i <= j)
+    products = (
+        (i, j, product(padded[i : i + TILE], padded[j : j + TILE], place)) for i, j in tiles
+    )
+    for i, j, scores in one_ahead(products):
+        scores = np.asarray(scores)[: images - i, : images - j]
+        rows, columns = labels[i : i + TILE, None], labels[None, j : j + TILE]
+        if rows[-1, 0] < columns[0, 0]:
+            stream.add(impostors=scores)
+        else:
+            same = rows == columns
+            once = np.tri(*scores.shape, k=-1, dtype=bool) if i == j else True
+            stream.add(genuine=scores[same & once], impostors=scores[~same & once])
+    return stream
+
+
+def _bins(scores: np.ndarray) -> np.ndarray:
+    # A power of two scales without rounding, so that the edges are exact.
+    place = np.floor(scores * scores.dtype.type(BINS // 2))
+    place += BINS // 2
+    return np.clip(place, 0, BINS - 1, out=place).astype(np.intp)

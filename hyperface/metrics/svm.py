@@ -1,0 +1,92 @@
+"""The released codes' classifiers on top of similarities: libsvm, by scikit-learn."""
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.svm import SVC
+
+from hyperface.metrics.verification import best_threshold, mean_best_threshold
+
+
+def svm_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    """The threshold of a linear SVM on the scores: the rule of NormFace's released code.
+
+    libsvm's C-SVC with C = 1 and no shrinking on the scores as they are; the threshold is where its
+    decision changes sign. Where same pairs score no higher than different ones, the best line that
+    still rises is flat: the threshold is -inf, which accepts every pair.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool.
+
+    Returns:
+      The threshold; a pair is called the same when its score is at least this.
+
+    Example:
+      >>> scores, same = np.array([4.0, 3.0, 1.0, 0.0]), np.array([True, True, False, False])
+      >>> print(f"{svm_threshold(scores, same):.3f}")
+      2.000
+    """
+    machine = SVC(kernel="linear", C=1.0, shrinking=False).fit(scores[:, None], same)
+    slope, offset = machine.coef_.item(), machine.intercept_.item()
+    return -offset / slope if slope > 0 else -np.inf
+
+
+THRESHOLDS = {
+    "accuracy": best_threshold,
+    "accuracy-mean": mean_best_threshold,
+    "svm": svm_threshold,
+}
+"""Rules (scores, same) -> threshold by name: the highest balanced accuracy, or the SVM's."""
+
+THRESHOLD_STEPS = {
+    "accuracy": "threshold of highest accuracy on the other folds, median of equally good ones",
+    "accuracy-mean": "mean of all thresholds of highest accuracy on the other folds",
+    "svm": "threshold of a linear SVM, C = 1, fitted on the other folds' similarities",
+}
+"""What is printed of each rule."""
+
+
+def histogram_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The histogram intersection kernel: NormFace, 5.3.
+
+        K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
+
+    Args:
+      a: [n, bins] shares, not negative.
+      b: [m, bins].
+
+    Returns:
+      [n, m] float64; for histograms that sum to 1, in [0, 1], and 1 where they are equal.
+
+    Raises:
+      ValueError: unequal bins, or a share is negative or not finite.
+
+    Example:
+      >>> print(histogram_intersection(np.array([[0.5, 0.5, 0.0]]), np.array([[0.25, 0.25, 0.5]])))
+      [[0.5]]
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"expected two [rows, bins] arrays, found {a.shape} and {b.shape}")
+    if not all(np.all(np.isfinite(x) & (x >= 0)) for x in (a, b)):
+        raise ValueError("expected finite shares of at least 0, found others")
+    return 0.5 * (a.sum(axis=1)[:, None] + b.sum(axis=1) - cdist(a, b, "cityblock"))
+
+
+def kernel_decisions(kernel: np.ndarray, same: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Decisions of an SVM on the pairs of `test`, fitted on all others, from a kernel matrix.
+
+    libsvm's C-SVC on a precomputed kernel with C = 1 and no shrinking: the rule of NormFace's
+    released code.
+
+    Args:
+      kernel: [pairs, pairs].
+      same: [pairs] bool.
+      test: [pairs] bool, True for the held-out pairs.
+
+    Returns:
+      [tested pairs], above zero where the pair is called the same.
+    """
+    machine = SVC(kernel="precomputed", C=1.0, shrinking=False)
+    machine.fit(kernel[np.ix_(~test, ~test)], same[~test])
+    return machine.decision_function(kernel[np.ix_(test, ~test)])

@@ -1,0 +1,1 @@
+"""The field's protocols: their files, their scoring and their names."""

@@ -1,0 +1,66 @@
+"""AgeDB: pairs of images of one person or of two, some years of age apart."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.protocols._lines import Line
+from hyperface.protocols._matfile import read_mat
+from hyperface.protocols._pairlist import Pair, PairList, collect
+
+
+def agedb(path: Path | str, *, repeats: bool = False) -> PairList:
+    """Reads AgeDB's own protocol, `04_FINAL_protocol_30_years.mat` or that of other years.
+
+    Its variable `splits` has a cell a fold. Each is a struct of two fields: 2 x pairs cells with a
+    struct that starts with an image's name, and the labels of the pairs, 1 for one person and -1
+    for two. Text lists are for `read_pairs`.
+
+    Args:
+      path: the file.
+      repeats: whether a pair may be listed again.
+
+    Returns:
+      The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
+
+    Raises:
+      InputError: naming fold and pair as "file:splits{1}:7", where one breaks this form, is
+        repeated or has an image twice.
+
+    References:
+      Moschoglou et al.: AgeDB: the first manually collected, in-the-wild age database, CVPRW 2017.
+    """
+    splits = read_mat(path).get("splits")
+    if not isinstance(splits, np.ndarray) or splits.dtype != object or not splits.size:
+        raise InputError(f"{path}: expected the variable splits, a cell a fold, found none.")
+    return collect(
+        (
+            pair
+            for fold, split in enumerate(splits.ravel())
+            for pair in _pairs(split, fold, f"{path}:splits{{{fold + 1}}}")
+        ),
+        repeats=repeats,
+    )
+
+
+def _pairs(split: Any, fold: int, place: str) -> list[Pair]:
+    images, labels = [*(split.values() if isinstance(split, dict) else ()), None, None][:2]
+    arrays = isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)
+    if not arrays or images.shape != (2, labels.size) or labels.dtype.kind not in "iuf":
+        raise InputError(f"{place}: expected 2 x pairs images and a label a pair, found others.")
+    return [
+        _pair(Line(place, number, ""), columns, label, fold)
+        for number, (columns, label) in enumerate(zip(images.T, labels.ravel(), strict=True), 1)
+    ]
+
+
+def _pair(line: Line, images: np.ndarray, label: float, fold: int) -> Pair:
+    if label not in (1, -1):
+        raise line.fault("the label 1 or -1", str(label))
+    names = [next(iter(image.values()), None) for image in images if isinstance(image, dict)]
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise line.fault("two structs that start with an image's name", "others")
+    first, second = (line.image(f"{name}.jpg") for name in names)
+    return Pair(line, first, second, label == 1, fold)

@@ -1,0 +1,138 @@
+"""BLUFR: the benchmark of large-scale unconstrained face recognition on LFW."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.protocols._lfw import IMAGE_NAME, check_template, image_name
+from hyperface.protocols._lines import Line
+from hyperface.protocols._matfile import read_mat
+
+_TRIALS = {"train": "trainIndex", "test": "testIndex", "gallery": "galIndex", "probe": "probIndex"}
+_SINGLE = ("imageList", "labels", "devTrainIndex", "devTestIndex")
+
+
+class Trial(NamedTuple):
+    """One trial; every index is a row of `Blufr.images`, from 0."""
+
+    train: np.ndarray
+    test: np.ndarray
+    """Verification compares all pairs of these; nobody of them is in train."""
+    gallery: np.ndarray
+    """One image each of some people of test."""
+    probe: np.ndarray
+    """The rest of test: genuine where the person is in the gallery, else impostor."""
+
+
+class Blufr(NamedTuple):
+    """The images of LFW, ten trials, and a development set."""
+
+    images: list[str]
+    labels: np.ndarray
+    """[images] int64, the person, from 1."""
+    trials: list[Trial]
+    dev_train: np.ndarray
+    dev_test: np.ndarray
+
+
+def blufr(path: Path | str, template: str = IMAGE_NAME) -> Blufr:
+    """Reads `blufr_lfw_config.mat`.
+
+    Args:
+      path: the file.
+      template: the name of an image from `name` and `number`, as the data set has it; the file has
+        `{name}_{number:04}.jpg`.
+
+    Returns:
+      Its sets, with indices from 0.
+
+    Raises:
+      InputError: naming the variable, where the file is damaged, an index is outside of the images
+        or comes twice, a person is trained and tested, or gallery and probes are not the test set
+        with one gallery image a person.
+
+    References:
+      Liao, Lei, Yi, Li: A benchmark study of large-scale unconstrained face recognition, IJCB 2014.
+    """
+    check_template(template)
+    variables = read_mat(path)
+    missing = {*_SINGLE, *_TRIALS.values()} - set(variables)
+    if missing:
+        raise InputError(f"{path}: expected the variable {min(missing)}, found none.")
+    images = _images(variables["imageList"], template, str(path))
+    labels = _numbers(variables["labels"], "labels", path)
+    if labels.size != len(images):
+        raise InputError(f"{path}: expected {len(images)} labels, found {labels.size}.")
+    columns = {
+        field: _columns(variables[name], name, len(images), path) for field, name in _TRIALS.items()
+    }
+    if len({len(column) for column in columns.values()}) > 1:
+        counts = [len(column) for column in columns.values()]
+        raise InputError(f"{path}: expected as many sets of each kind, found {counts}.")
+    trials = [Trial(*sets) for sets in zip(*columns.values(), strict=True)]
+    for number, trial in enumerate(trials, 1):
+        _check(trial, labels, f"{path}: trial {number}")
+    train, test = (_indices(variables[name], name, len(images), path) for name in _SINGLE[2:])
+    return Blufr(images, labels, trials, train, test)
+
+
+def _images(cells: Any, template: str, file: str) -> list[str]:
+    if not isinstance(cells, np.ndarray) or cells.dtype != object or not cells.size:
+        raise InputError(f"{file}: expected cells of names in imageList, found none.")
+    images = []
+    for row, cell in enumerate(cells.ravel(), 1):
+        # The row of the variable stands where the line would.
+        line = Line(f"{file}:imageList", row, cell if isinstance(cell, str) else "")
+        match = re.fullmatch(r"(.+)_(\d{4})\.jpg", line.text)
+        if not match:
+            raise line.fault("a name as Aaron_Eckhart_0001.jpg")
+        images.append(image_name(line, match[1], match[2], template))
+    if len(set(images)) < len(images):
+        raise InputError(f"{file}: expected distinct names in imageList, found one twice.")
+    return images
+
+
+def _columns(cells: Any, name: str, images: int, path: Path | str) -> list[np.ndarray]:
+    if not isinstance(cells, np.ndarray) or cells.dtype != object or not cells.size:
+        raise InputError(f"{path}: expected a cell for each trial in {name}, found none.")
+    return [
+        _indices(cell, f"{name}{{{trial}}}", images, path)
+        for trial, cell in enumerate(cells.ravel(), 1)
+    ]
+
+
+def _indices(value: Any, name: str, images: int, path: Path | str) -> np.ndarray:
+    rows = _numbers(value, name, path) - 1
+    outside = rows[rows >= images]
+    if outside.size:
+        raise InputError(f"{path}: expected 1 to {images} in {name}, found {outside[0] + 1}.")
+    if np.unique(rows).size < rows.size:
+        raise InputError(f"{path}: expected distinct indices in {name}, found one twice.")
+    return rows
+
+
+def _numbers(value: Any, name: str, path: Path | str) -> np.ndarray:
+    """A vector of whole numbers from 1."""
+    good = isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.size
+    if not good or not np.all((value >= 1) & (value < 2**31) & (value == np.floor(value))):
+        raise InputError(f"{path}: expected whole numbers from 1 in {name}, found others.")
+    return value.ravel().astype(np.int64)
+
+
+def _check(trial: Trial, labels: np.ndarray, place: str) -> None:
+    shared = np.intersect1d(labels[trial.train], labels[trial.test])
+    if shared.size:
+        raise InputError(
+            f"{place}: expected other people in train than in test, found {shared.size} in both."
+        )
+    both = np.concatenate([trial.gallery, trial.probe])
+    if not np.array_equal(np.sort(both), np.sort(trial.test)):
+        raise InputError(
+            f"{place}: expected gallery and probes to be the {trial.test.size} test images, "
+            f"found {both.size} images, {np.setdiff1d(both, trial.test).size} of them others."
+        )
+    if np.unique(labels[trial.gallery]).size < trial.gallery.size:
+        raise InputError(f"{place}: expected one gallery image a person, found more.")

@@ -1,0 +1,159 @@
+"""IJB-A, CS3, IJB-B and IJB-C: templates, which are sets of images, and pairs of them."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.protocols._lines import Line, after, read_lines
+
+_BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
+_KNOWN = {
+    *_BOX, "TEMPLATE_ID", "SUBJECT_ID", "MEDIA_ID", "SIGHTING_ID", "FILE", "FILENAME",
+}  # fmt: skip
+"""Columns that are read."""
+
+
+class Templates(NamedTuple):
+    """Images and the templates that they belong to; an image may be in several."""
+
+    template: np.ndarray
+    """[images] int64, the template's id."""
+    subject: np.ndarray | None
+    """[images] int64, the person's id, where the file has it."""
+    media: np.ndarray
+    """[images] int64: frames of one video have one id."""
+    names: list[str]
+    """Of the image files."""
+    box: np.ndarray | None = None
+    """[images, 4] float64, the face in the image file: left, top, width and height in pixels, NaN
+    where the file leaves them out."""
+
+
+class Landmarks(NamedTuple):
+    """Five points of each face, for alignment."""
+
+    names: list[str]
+    points: np.ndarray
+    """[images, 5, 2] float64, x and y in pixels: eyes, nose, corners of the mouth."""
+    score: np.ndarray
+    """[images] float64 in [0, 1], how sure the detector is of the face."""
+
+
+def ijb_templates(path: Path | str) -> Templates:
+    """Reads templates with people: the CSV files of IJB-A and of CS3.
+
+    In IJB-A's 1:1 protocol these are `train_1.csv` and `verify_metadata_1.csv`, in 1:N
+    `search_gallery_1.csv` and `search_probe_1.csv`. Columns are found by the header: TEMPLATE_ID,
+    SUBJECT_ID, FILE or FILENAME, and MEDIA_ID or, where there is none, SIGHTING_ID; FACE_X, FACE_Y,
+    FACE_WIDTH and FACE_HEIGHT may be there, and others are left alone.
+
+    Args:
+      path: the file.
+
+    Returns:
+      A row for each line.
+
+    Raises:
+      InputError: naming the line that is malformed, or gives a template a second person.
+
+    References:
+      Klare et al.: Pushing the frontiers of unconstrained face detection and recognition: IARPA
+      Janus Benchmark A, CVPR 2015.
+    """
+    header, *lines = read_lines(path)
+    named = [name.upper() for name in _csv(header)]
+    columns = {name: index for index, name in enumerate(named)}
+    if twice := [name for name, count in Counter(named).items() if count > 1 and name in _KNOWN]:
+        raise header.fault("each column once", f"{twice[0]} again")
+    numbers = [_column(header, columns, n) for n in ("TEMPLATE_ID", "SUBJECT_ID")]
+    numbers.append(_column(header, columns, "MEDIA_ID", "SIGHTING_ID"))
+    name = _column(header, columns, "FILE", "FILENAME")
+    has_box = all(side in columns for side in _BOX)
+    if not lines:
+        raise after([header]).fault("images", "the end of the file")
+    ids, names, boxes, people = [], [], [], {}
+    for line in lines:
+        fields = _csv(line)
+        if len(fields) < len(named):
+            raise line.fault(f"the header's {len(named)} fields", str(len(fields)))
+        ids.append([line.whole(fields[column], "an id") for column in numbers])
+        names.append(line.image(fields[name]))
+        boxes.append([_side(line, fields[columns[side]], side) for side in _BOX if has_box])
+        template, person, _ = ids[-1]
+        if people.setdefault(template, person) != person:
+            raise line.fault(f"person {people[template]} of template {template}", str(person))
+    template, subject, media = np.array(ids, np.int64).T
+    return Templates(template, subject, media, names, np.array(boxes) if has_box else None)
+
+
+def ijb_faces(path: Path | str) -> Templates:
+    """Reads templates without people: `ijbb_face_tid_mid.txt` and `ijbc_face_tid_mid.txt`.
+
+    Args:
+      path: the file; a line is "1.jpg 1 69544": image, template and media.
+
+    Returns:
+      A row for each line.
+
+    Raises:
+      InputError: naming the line that is malformed.
+    """
+    ids, names = [], []
+    for line in read_lines(path):
+        fields = line.fields()
+        if len(fields) != 3:
+            raise line.fault("an image, its template and its media")
+        names.append(line.image(fields[0]))
+        ids.append([line.whole(field, "an id") for field in fields[1:]])
+    template, media = np.array(ids, np.int64).T
+    return Templates(template, None, media, names)
+
+
+def ijb_landmarks(path: Path | str) -> Landmarks:
+    """Reads `ijbb_name_5pts_score.txt` and `ijbc_name_5pts_score.txt`.
+
+    Args:
+      path: the file; a line has an image, five times x and y, and the score.
+
+    Returns:
+      A row for each line; the files of one release have the order of `ijb_faces`.
+
+    Raises:
+      InputError: naming the line that is malformed.
+    """
+    names, numbers = [], []
+    for line in read_lines(path):
+        name, *rest = line.fields()
+        if len(rest) != 11:
+            raise line.fault("an image, ten coordinates and a score")
+        names.append(line.image(name))
+        numbers.append([line.decimal(field, "a coordinate or score") for field in rest])
+        if not 0 <= numbers[-1][10] <= 1:
+            raise line.fault("a score in [0, 1]", rest[10])
+    table = np.array(numbers)
+    return Landmarks(names, table[:, :10].reshape(-1, 5, 2), table[:, 10])
+
+
+def _csv(line: Line) -> list[str]:
+    try:
+        (fields,) = csv.reader([line.text], strict=True)
+    except csv.Error as error:
+        raise line.fault("a CSV line", str(error)) from None
+    return [field.strip(" \t") for field in fields]
+
+
+def _column(header: Line, columns: dict[str, int], *names: str) -> int:
+    for name in names:
+        if name in columns:
+            return columns[name]
+    raise header.fault(f"a header with the column {' or '.join(names)}")
+
+
+def _side(line: Line, field: str, side: str) -> float:
+    value = line.decimal(field, f"{side} in pixels") if field else np.nan
+    if side in _BOX[2:] and value <= 0:
+        raise line.fault(f"{side} above 0", field)
+    return value

@@ -1,0 +1,134 @@
+"""Labeled Faces in the Wild: the pairs and people of both views."""
+
+from pathlib import Path
+
+from hyperface.errors import InputError
+from hyperface.protocols._lines import Line, after, expect_count, read_lines, shown
+from hyperface.protocols._pairlist import Pair, PairList, collect
+
+IMAGE_NAME = "{name}/{name}_{number:04}.jpg"
+"""How LFW names an image; the number is from 1."""
+
+
+def lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
+    """Reads `pairs.txt` (View 2), or `pairsDevTrain.txt` or `pairsDevTest.txt` (View 1).
+
+    The header of View 2 has the number of folds and of same pairs a fold, that of View 1 the number
+    of same pairs. A fold has as many different pairs after its same pairs. A same pair is
+    "name number number", a different one "name number name number".
+
+    Args:
+      path: the file.
+      template: the name of an image from `name` and `number`, as the data set has it.
+
+    Returns:
+      The pairs in the file's order; View 1 has fold 0 alone.
+
+    Raises:
+      InputError: naming the line that breaks these rules, repeats a pair, or pairs an image with
+        itself or one person as different.
+
+    References:
+      Huang, Ramesh, Berg, Learned-Miller: Labeled Faces in the Wild, 2007.
+    """
+    check_template(template)
+    header, *rows = lines = read_lines(path)
+    sizes = header.fields()
+    if len(sizes) > 2:
+        raise header.fault("the numbers of folds and of same pairs a fold")
+    size = header.whole(sizes[-1], "the number of same pairs a fold", least=1)
+    folds = header.whole(sizes[0], "the number of folds", least=1) if len(sizes) == 2 else 1
+    expect_count(lines, 1, 2 * folds * size, f"pairs ({folds} x ({size} same + {size} different))")
+    return collect(
+        _pair(line, same=row % (2 * size) < size, fold=row // (2 * size), template=template)
+        for row, line in enumerate(rows)
+    )
+
+
+def lfw_people(path: Path | str) -> list[dict[str, int]]:
+    """Reads `people.txt`, `peopleDevTrain.txt` or `peopleDevTest.txt`.
+
+    The header of `people.txt` is the number of folds, and each fold starts with its number of
+    people; the header of the others is the number of people.
+
+    Args:
+      path: the file.
+
+    Returns:
+      For each fold, the number of images by name; one fold for the lists of View 1.
+
+    Raises:
+      InputError: naming the line where a count is wrong, a person comes again or has no image.
+    """
+    header, *rows = lines = read_lines(path)
+    count = header.whole(header.text, "the number of folds or people", least=1)
+    if rows and len(rows[0].fields()) == 2:
+        expect_count(lines, 1, count, "people")
+        groups = [rows]
+    else:
+        groups = _groups(lines, count)
+    seen: set[str] = set()
+    return [dict(_person(line, seen) for line in group) for group in groups]
+
+
+def image_name(line: Line, name: str, number: str, template: str) -> str:
+    """The name of a person's image from the template, checked."""
+    if "/" in name:
+        raise line.fault("a person's name", shown(name))
+    index = line.whole(number, "the number of an image", least=1)
+    return line.image(template.format(name=name, number=index))
+
+
+def check_template(template: str) -> None:
+    """Refuses a template that does not make a name from `name` and `number`.
+
+    Raises:
+      InputError: it is broken, or leaves one of them out.
+    """
+    try:
+        names = {template.format(name=name, number=n) for name in ("A", "B") for n in (1, 2)}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        names = set()
+    if len(names) < 4:
+        raise InputError(f"template: expected one like {IMAGE_NAME!r}, found {template!r}.")
+
+
+def _pair(line: Line, *, same: bool, fold: int, template: str) -> Pair:
+    fields = line.fields()
+    if same and len(fields) == 3:
+        person, other, numbers = fields[0], fields[0], fields[1:]
+    elif not same and len(fields) == 4:
+        person, other, numbers = fields[0], fields[2], fields[1::2]
+        if person == other:
+            raise line.fault("a different pair to name two people", f"{shown(person)} twice")
+    else:
+        form = "name number number" if same else "name number name number"
+        raise line.fault(f"a {'same' if same else 'different'} pair, {form}")
+    first = image_name(line, person, numbers[0], template)
+    return Pair(line, first, image_name(line, other, numbers[1], template), same, fold)
+
+
+def _groups(lines: list[Line], folds: int) -> list[list[Line]]:
+    groups, at = [], 1
+    for fold in range(1, folds + 1):
+        if at == len(lines):
+            raise after(lines).fault(f"{folds} folds", f"the end of the file after {fold - 1}")
+        size = lines[at].whole(lines[at].text, f"the number of people in fold {fold}", least=1)
+        groups.append(lines[at + 1 : at + 1 + size])
+        if len(groups[-1]) < size:
+            found = f"the end of the file after {len(groups[-1])}"
+            raise after(lines).fault(f"{size} people in fold {fold}", found)
+        at += 1 + size
+    if at < len(lines):
+        raise lines[at].fault(f"the end of the file after {folds} folds")
+    return groups
+
+
+def _person(line: Line, seen: set[str]) -> tuple[str, int]:
+    fields = line.fields()
+    if len(fields) != 2:
+        raise line.fault("a person, name and number of images")
+    if fields[0] in seen:
+        raise line.fault("each person once", f"{shown(fields[0])} again")
+    seen.add(fields[0])
+    return fields[0], line.whole(fields[1], "the number of images", least=1)

@@ -1,0 +1,174 @@
+"""MegaFace and FaceScrub: lists of images, lists of noise, and the devkit's feature files."""
+
+import json
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.files import read_bytes, replace_bytes
+from hyperface.protocols._lines import LARGEST_FILE, Line, decoded, read_lines, shown
+
+LARGEST_DIM = 2**20
+"""Numbers of a feature; the largest that is published has 25,088."""
+_HEADER = struct.Struct("<4i")
+_FLOAT32 = 5
+"""OpenCV's CV_32F."""
+
+
+class ImageList(NamedTuple):
+    """Images of a probe or distractor list."""
+
+    names: list[str]
+    """Paths below the data set's folder."""
+    ids: list[str] | None
+    """Of the person, as text, where the list has them."""
+    source: str
+    """Name of the file."""
+
+
+def megaface_list(path: Path | str) -> ImageList:
+    """Reads a list of images of the devkit.
+
+    `facescrub_features_list.json` and `megaface_features_list.json_1000000_1` are JSON objects with
+    the lists "path" and, for probes, "id".
+
+    Args:
+      path: the file.
+
+    Returns:
+      The images in the file's order.
+
+    Raises:
+      InputError: naming the line where it is not JSON, or the place in a list as `path[7]`.
+
+    References:
+      Kemelmacher-Shlizerman, Seitz, Miller, Brossard: The MegaFace benchmark, CVPR 2016.
+    """
+    lists = _json(path)
+    names = _strings(lists.get("path"), "path", path)
+    ids = _strings(lists["id"], "id", path) if "id" in lists else None
+    if ids is not None and len(ids) != len(names):
+        raise InputError(f"{path}: expected {len(names)} ids, one a path, found {len(ids)}.")
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        line = Line(f"{path}:path", index, name)
+        line.image(name)
+        if seen.setdefault(name, index) != index:
+            raise line.fault("each image once", f"{shown(name)} as at {seen[name]}")
+    return ImageList(names, ids, Path(path).name)
+
+
+def megaface_noises(path: Path | str) -> frozenset[str]:
+    """Reads a list of wrongly labelled images, `facescrub_noises.txt` or `megaface_noises.txt`.
+
+    Args:
+      path: the file; a line is an image's name, or a number, a tab and the name; lines that start
+        with # are comments.
+
+    Returns:
+      The names. FaceScrub's are file names, MegaFace's paths.
+
+    Raises:
+      InputError: naming the line that has no name, or if there is none at all.
+
+    References:
+      Deng, Guo, Xue, Zafeiriou: ArcFace, CVPR 2019, section 3.1, whose authors made the lists.
+    """
+    names = set()
+    for line in read_lines(path):
+        if line.text.startswith("#"):
+            continue
+        *number, name = line.fields("\t")
+        if len(number) > 1:
+            raise line.fault("a name, or a number and a name")
+        for token in number:
+            line.whole(token, "a number before the tab")
+        names.add(line.image(name))
+    if not names:
+        raise InputError(f"{path}: expected names, found comments alone.")
+    return frozenset(names)
+
+
+def read_features(path: Path | str) -> np.ndarray:
+    """Reads one image's feature from a file of the devkit.
+
+    The file is an OpenCV column: four int32, rows, 1 column, 4 bytes a number and type 5 (float32),
+    then the rows, all little-endian. The ArcFace noise scripts append one number to the network's.
+
+    Args:
+      path: the file.
+
+    Returns:
+      [dim] float32.
+
+    Raises:
+      InputError: the header, the length or a number is wrong.
+    """
+    data = read_bytes(path, _HEADER.size + 4 * LARGEST_DIM)
+    if len(data) < _HEADER.size:
+        raise InputError(f"{path}: expected a header of 16 bytes, found {len(data)}.")
+    rows, *kind = _HEADER.unpack_from(data)
+    if rows < 1 or kind != [1, 4, _FLOAT32]:
+        raise InputError(
+            f"{path}: expected the header rows, 1, 4, {_FLOAT32}, found {[rows, *kind]}."
+        )
+    if len(data) != _HEADER.size + 4 * rows:
+        raise InputError(
+            f"{path}: expected {_HEADER.size + 4 * rows} bytes for {rows} rows, found {len(data)}."
+        )
+    feature = np.frombuffer(data, "<f4", offset=_HEADER.size).astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(feature))
+    if bad.size:
+        raise InputError(f"{path}: expected finite numbers, found {feature[bad[0]]} in {bad[0]}.")
+    return feature
+
+
+def write_features(path: Path | str, feature: np.ndarray) -> None:
+    """Writes one image's feature as the devkit reads it; the file is the old one or the whole new.
+
+    Args:
+      path: the file.
+      feature: [dim], stored as float32.
+
+    Raises:
+      ValueError: it is not a vector of numbers that are finite in float32.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.asarray(feature).astype("<f4")
+    if stored.ndim != 1 or not stored.size or not np.all(np.isfinite(stored)):
+        raise ValueError(f"expected a finite vector, found shape {stored.shape} or other numbers")
+    replace_bytes(Path(path), _HEADER.pack(stored.size, 1, 4, _FLOAT32) + stored.tobytes())
+
+
+def _json(path: Path | str) -> dict:
+    text = decoded(read_bytes(path, LARGEST_FILE), str(path))
+    try:
+        lists = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at column {error.colno}"
+        raise Line(str(path), error.lineno, "").fault("JSON", found) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: expected lists of text, found {error}.") from None
+    if not isinstance(lists, dict):
+        kind = type(lists).__name__
+        raise InputError(f"{path}: expected an object with the list path, found a {kind}.")
+    return lists
+
+
+def _strings(values: object, name: str, path: Path | str) -> list[str]:
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{path}: expected the list {name}, found {_kind(values)}.")
+    for index, value in enumerate(values):
+        if not isinstance(value, str) or not value:
+            raise InputError(f"{path}:{name}:{index}: expected text, found {_kind(value)}.")
+    return values
+
+
+def _kind(value: object) -> str:
+    """What a wrong value is; lists and objects may be deep, and are not shown."""
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__}" if value else f"an empty {type(value).__name__}"
+    return repr(value)[:60]

@@ -1,0 +1,101 @@
+"""Pairs of images by name, with folds: what every verification protocol comes to."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.protocols._lines import Line, shown
+
+
+class PairList(NamedTuple):
+    """Pairs of images, or of videos, by the names that the data set gives them."""
+
+    first: list[str]
+    second: list[str]
+    same: np.ndarray
+    """[pairs] bool, True where both show one person."""
+    fold: np.ndarray
+    """[pairs] int64, from 0; all 0 where the protocol has no folds."""
+
+    def names(self) -> list[str]:
+        """The distinct names, sorted.
+
+        Example:
+          >>> PairList(["b", "a"], ["c", "b"], np.array([True, False]), np.zeros(2, int)).names()
+          ['a', 'b', 'c']
+        """
+        return sorted({*self.first, *self.second})
+
+
+class Pair(NamedTuple):
+    """One pair and the line that names it."""
+
+    line: Line
+    first: str
+    second: str
+    same: bool
+    fold: int = 0
+
+
+def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool = False) -> PairList:
+    """The list of the pairs.
+
+    Args:
+      pairs: in the order of the file.
+      either_order: whether (a, b) repeats (b, a).
+      repeats: whether a pair may be listed again.
+
+    Raises:
+      InputError: naming the line of a pair of an image with itself, or of a repeated pair.
+    """
+    pairs, seen = list(pairs), {}
+    for pair in pairs:
+        if pair.first == pair.second:
+            raise pair.line.fault("two images", f"{shown(pair.first)} twice")
+        key = tuple(sorted(pair[1:3])) if either_order else pair[1:3]
+        earlier = seen.setdefault(key, pair.line)
+        if earlier is not pair.line and not repeats:
+            place = f"line {earlier.number}"
+            place += f" of {earlier.file}" if earlier.file != pair.line.file else ""
+            raise pair.line.fault("a new pair", f"the pair of {place} again")
+    return PairList(
+        first=[pair.first for pair in pairs],
+        second=[pair.second for pair in pairs],
+        same=np.array([pair.same for pair in pairs], bool),
+        fold=np.array([pair.fold for pair in pairs], np.int64),
+    )
+
+
+def block_folds(same: np.ndarray, folds: int, file: str) -> np.ndarray:
+    """The fold of each pair where folds are blocks: fold k has the k-th part of each kind.
+
+    In a list that is written fold by fold these are its own folds; in one with all same pairs
+    first, each fold still gets both kinds.
+
+    Args:
+      same: [pairs] bool.
+      folds: how many.
+      file: named in the error.
+
+    Returns:
+      [pairs] int64, from 0.
+
+    Raises:
+      InputError: the pairs of a kind cannot be split into equal parts.
+
+    Example:
+      >>> print(block_folds(np.array([True, True, False, False, True, False, True, False]), 2, ""))
+      [0 0 0 0 1 1 1 1]
+    """
+    fold = np.zeros(same.size, np.int64)
+    for kind, name in ((same, "same"), (~same, "different")):
+        count = int(kind.sum())
+        if folds < 1 or count % folds:
+            raise InputError(
+                f"{file}: expected {name} pairs in {folds} equal folds, found {count} pairs: give "
+                "the list's own number of folds, or folds=1 for a list without."
+            )
+        fold[kind] = np.arange(count) // max(1, count // folds)
+    return fold

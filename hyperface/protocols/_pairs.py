@@ -1,0 +1,107 @@
+"""Pair lists of any data set: AgeDB-30, CALFW, CPLFW and plain lists."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hyperface.protocols._agedb import agedb
+from hyperface.protocols._lines import Line, after, read_lines
+from hyperface.protocols._pairlist import Pair, PairList, block_folds, collect
+
+CSV_HEADERS = (["first", "second", "same"], ["first", "second", "same", "fold"])
+
+_SAME = {"1": True, "0": False, "-1": False}
+
+
+def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> PairList:
+    """Reads a pair list in one of these forms, told by its name or its first line.
+
+    - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
+      AgeDB-30 and the `_ann.txt` lists. Fields are separated by tabs or commas where the first line
+      has one, else by blanks.
+    - `first,second,same` or `first,second,same,fold`: a CSV file with this header; folds from 0.
+    - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines a pair. 0 stands
+      for different people; for one person CALFW has the fold from 1, CPLFW has 1 throughout.
+    - `.mat`: AgeDB's own protocol, as `agedb` reads it.
+
+    Args:
+      path: the file.
+      folds: how many folds, where the file does not say which pair is in which: `block_folds`.
+        CALFW says it of its same pairs alone.
+      repeats: whether a pair may be listed again.
+
+    Returns:
+      The pairs in the file's order.
+
+    Raises:
+      InputError: naming the line that breaks its form, repeats a pair or has an image twice.
+
+    References:
+      Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
+      Cross-Pose LFW, 2018.
+    """
+    if Path(path).suffix == ".mat":
+        return agedb(path, repeats=repeats)
+    lines = read_lines(path)
+    separator = next((mark for mark in "\t," if mark in lines[0].text), None)
+    first = lines[0].fields(separator)
+    if first in CSV_HEADERS:
+        pairs = collect(_csv(lines, first), repeats=repeats)
+        return pairs if "fold" in first else _in_blocks(pairs, folds, path)
+    if len(first) == 2:
+        pairs = collect(_two_lines(lines, separator, folds), repeats=repeats)
+        blocks = _in_blocks(pairs, folds, path)
+        named = pairs.same & (pairs.fold.max() > 0)
+        return blocks._replace(fold=np.where(named, pairs.fold, blocks.fold))
+    return _in_blocks(collect(_plain(lines, separator), repeats=repeats), folds, path)
+
+
+def _in_blocks(pairs: PairList, folds: int, path: Path | str) -> PairList:
+    return pairs._replace(fold=block_folds(pairs.same, folds, str(path)))
+
+
+def _plain(lines: list[Line], separator: str | None) -> Iterator[Pair]:
+    fields = lines[0].fields(separator)
+    label_last = fields[-1] in _SAME
+    for line in lines:
+        *images, label = fields = line.fields(separator)
+        if not label_last:
+            label, *images = fields
+        if len(images) != 2 or label not in _SAME:
+            form = "path path 0|1" if label_last else "0|1 path path"
+            raise line.fault(f"a pair, {form}, or name and label on two lines a pair")
+        yield Pair(line, line.image(images[0]), line.image(images[1]), _SAME[label])
+
+
+def _two_lines(lines: list[Line], separator: str | None, folds: int) -> Iterator[Pair]:
+    if len(lines) % 2:
+        raise after(lines).fault("two lines a pair", "the end of the file after the first")
+    for one, two in zip(lines[::2], lines[1::2], strict=True):
+        (first, fold), (second, again) = _labelled(one, separator), _labelled(two, separator)
+        if fold != again:
+            raise two.fault(f"the label {fold} of the line before", again)
+        number = two.whole(fold, "0 or the fold of a same pair", most=max(1, folds))
+        yield Pair(two, first, second, number > 0, max(0, number - 1))
+
+
+def _labelled(line: Line, separator: str | None) -> tuple[str, str]:
+    fields = line.fields(separator)
+    if len(fields) != 2:
+        raise line.fault("a path and a label")
+    return line.image(fields[0]), fields[1]
+
+
+def _csv(lines: list[Line], header: list[str]) -> Iterator[Pair]:
+    if len(lines) == 1:
+        raise after(lines).fault("pairs", "the end of the file")
+    for line in lines[1:]:
+        try:
+            (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
+        except csv.Error as error:
+            raise line.fault("a CSV line", str(error)) from None
+        if len(fields) != len(header) or fields[2] not in _SAME:
+            raise line.fault(f"{','.join(header)}, with same 0 or 1")
+        fold = line.whole(fields[3], "the fold") if "fold" in header else 0
+        yield Pair(line, line.image(fields[0]), line.image(fields[1]), _SAME[fields[2]], fold)

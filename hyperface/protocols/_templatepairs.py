@@ -1,0 +1,144 @@
+"""Pairs of templates to compare, up to the 16 million of IJB-C."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.files import read_bytes
+from hyperface.protocols._ijb import Templates
+from hyperface.protocols._lines import LARGEST, Line, split_lines
+
+LARGEST_FILE = 2**31
+"""Bytes; IJB-C's 47 million covariate pairs have about 700 MB."""
+BLOCK_BYTES = 2**24
+"""Text of this many bytes is read at once."""
+
+
+class TemplatePairs(NamedTuple):
+    """Pairs of templates by id."""
+
+    first: np.ndarray
+    """[pairs] int64."""
+    second: np.ndarray
+    same: np.ndarray | None
+    """[pairs] bool, True where both are of one person; None where nothing says it."""
+
+
+def ijb_pairs(
+    path: Path | str, templates: Templates | None = None, *, repeats: bool = False
+) -> TemplatePairs:
+    """Reads which templates are compared.
+
+    IJB-A's `verify_comparisons_1.csv` and CS3's matches have lines "10,24", two templates, and may
+    have a header; `ijbb_template_pair_label.txt` and `ijbc_template_pair_label.txt` have lines
+    "10 24 1", where 1 is for one person and 0 for two.
+
+    Args:
+      path: the file.
+      templates: those that may be named; where the file does not say whether the person is the
+        same, their people do.
+      repeats: whether a pair may be listed again.
+
+    Returns:
+      The pairs in the file's order.
+
+    Raises:
+      InputError: naming the line that is malformed, names an unknown template or one twice, repeats
+        a pair in either order, or contradicts the people of the templates.
+    """
+    file = str(path)
+    data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")
+    start = split_lines(data[:1000].partition(b"\n")[0] or data[:1000], file)[0]
+    separator = "," if "," in start.text else None
+    header = separator is not None and not any(field.isdigit() for field in start.fields(","))
+    data = data.partition(b"\n")[2] if header else data
+    table = _table(data, 2 if separator else 3, separator, file, 1 + header)
+    for bad, expected in _faults(table, templates, repeats):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise Line(file, row + 1 + header, " ".join(map(str, table[row]))).fault(expected)
+    return TemplatePairs(table[:, 0], table[:, 1], _same(table, templates))
+
+
+def _faults(
+    table: np.ndarray, templates: Templates | None, repeats: bool
+) -> Iterator[tuple[np.ndarray, str]]:
+    """For each rule, which lines break it and what it expects."""
+    yield table[:, 0] == table[:, 1], "two templates"
+    yield (table[:, 2:] > 1).any(1), "0 or 1 for the person"
+    if not repeats:
+        yield _repeated(table), "a pair that no earlier line has, in either order"
+    if templates is not None:
+        yield ~np.isin(table[:, :2], templates.template).all(1), "templates that are known"
+        if templates.subject is not None:
+            people = _same_subject(table, templates)
+            yield _same(table, templates) != people, "the label that the templates' people have"
+
+
+def _same(table: np.ndarray, templates: Templates | None) -> np.ndarray | None:
+    if table.shape[1] == 3:
+        return table[:, 2] == 1
+    if templates is None or templates.subject is None:
+        return None
+    return _same_subject(table, templates)
+
+
+def _same_subject(table: np.ndarray, templates: Templates) -> np.ndarray:
+    ids, rows = np.unique(templates.template, return_index=True)
+    first, second = templates.subject[rows][np.searchsorted(ids, table[:, :2].T)]
+    return first == second
+
+
+def _repeated(table: np.ndarray) -> np.ndarray:
+    """[pairs] True where an earlier pair has the same two templates."""
+    first, second = table[:, 0], table[:, 1]
+    keys = np.minimum(first, second) << 32 | np.maximum(first, second)
+    order = np.argsort(keys, kind="stable")
+    repeated = np.zeros(keys.size, bool)
+    repeated[order[1:]] = np.diff(keys[order]) == 0
+    return repeated
+
+
+def _table(data: bytes, columns: int, separator: str | None, file: str, line: int) -> np.ndarray:
+    """The whole numbers of the lines, [lines, columns]."""
+    if (blank := data.find(b"\n\n")) >= 0:
+        found = Line(file, line + data.count(b"\n", 0, blank) + 1, "")
+        raise found.fault("no blank line before the last line", "one")
+    blocks, start = [], 0
+    while start < len(data):
+        end = data.find(b"\n", start + BLOCK_BYTES) + 1 or len(data)
+        block = data[start:end]
+        table = _digits(block.rstrip(b"\n"), columns, ord(separator or " "))
+        blocks.append(_checked(block, columns, separator, file, line) if table is None else table)
+        start, line = end, line + len(blocks[-1])
+    if not blocks:
+        raise Line(file, line, "").fault("pairs of templates", "the end of the file")
+    return np.concatenate(blocks)
+
+
+def _digits(block: bytes, columns: int, separator: int) -> np.ndarray | None:
+    """The numbers where all is digits with one separator between them; else None."""
+    text = np.frombuffer(block + b"\n", np.uint8)
+    marks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
+    lengths = np.diff(marks, prepend=-1) - 1
+    if marks.size % columns or lengths.min() < 1 or lengths.max() > len(str(LARGEST)):
+        return None
+    pattern = [separator] * (columns - 1) + [ord("\n")]
+    if np.any(text[marks].reshape(-1, columns) != pattern):
+        return None
+    return np.fromstring(block.replace(b",", b" "), np.int64, sep=" ").reshape(-1, columns)
+
+
+def _checked(
+    block: bytes, columns: int, separator: str | None, file: str, start: int
+) -> np.ndarray:
+    """The numbers line by line, to name the first line that is not in order."""
+    rows = []
+    for line in split_lines(block, file, start):
+        fields = line.fields(separator)
+        if len(fields) != columns:
+            raise line.fault("two templates" + " and 0 or 1" * (columns == 3))
+        rows.append([line.whole(field, "an id") for field in fields])
+    return np.array(rows, np.int64)

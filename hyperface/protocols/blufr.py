@@ -1,0 +1,195 @@
+"""BLUFR on LFW: verification over all pairs and open-set identification, ten trials.
+
+S. Liao, Z. Lei, D. Yi, S. Z. Li. A Benchmark Study of Large-Scale Unconstrained Face Recognition.
+IJCB 2014.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics.cosine import Place, product, unit_features
+from hyperface.metrics.ranks import OpenSet, dir_at_far, open_set
+from hyperface.metrics.streaming import stream_all_pairs
+from hyperface.metrics.threshold import Rule, supported
+
+
+def _decades(lowest: int) -> tuple[float, ...]:
+    steps = (float(f"{digit}e{power}") for power in range(lowest, 0) for digit in range(1, 10))
+    return (0.0, *steps, 1.0)
+
+
+VERIFICATION_FARS = _decades(-8)
+"""0, 1e-8, 2e-8, ... 0.9, 1: the released code's list."""
+IDENTIFICATION_FARS = _decades(-4)
+"""0, 1e-4, 2e-4, ... 0.9, 1."""
+RANKS = (*range(1, 11), *range(20, 101, 10))
+"""1 to 10, then 20, 30, ... 100."""
+
+
+class Trial(Protocol):
+    """One of the ten trials: 0-based indices of images, gallery and probe being of the test."""
+
+    test: np.ndarray
+    gallery: np.ndarray
+    probe: np.ndarray
+
+
+class Spread(NamedTuple):
+    """One rate over the trials."""
+
+    trials: np.ndarray
+    """[trials]."""
+    mean: float
+    std: float
+    """Sample standard deviation over the trials; NaN for a single one."""
+    mean_minus_std: float
+    """The figure that BLUFR reports."""
+
+
+class Blufr(NamedTuple):
+    """Rates of every trial."""
+
+    verification_rates: np.ndarray
+    """[trials, verification FARs]."""
+    identification_rates: np.ndarray
+    """[trials, ranks, identification FARs] detection and identification rate (DIR)."""
+    verification_fars: np.ndarray
+    identification_fars: np.ndarray
+    ranks: np.ndarray
+    exact_fars: np.ndarray
+    """[trials] up to here verification rates are exact, above within a bin: `ScoreStream`."""
+    verification_supported: np.ndarray
+    """[trials, verification FARs] bool: the trial has 1 / FAR different pairs at least."""
+    identification_supported: np.ndarray
+    """[trials, identification FARs] bool: likewise for probes without a mate."""
+    num_genuine: np.ndarray
+    """[trials] same pairs."""
+    num_impostors: np.ndarray
+    """[trials] different pairs."""
+
+    def verification(self, far: float = 0.001) -> Spread:
+        """Verification rate at a FAR of the list."""
+        return _spread(self.verification_rates[:, _place(self.verification_fars, far, "FAR")])
+
+    def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
+        """Open-set DIR at a FAR and a rank of the lists."""
+        column = _place(self.identification_fars, far, "FAR")
+        return _spread(self.identification_rates[:, _place(self.ranks, rank, "rank"), column])
+
+
+def blufr(
+    features: ArrayLike,
+    labels: ArrayLike,
+    trials: Sequence[Trial],
+    *,
+    rule: Rule = "blufr",
+    verification_fars: Sequence[float] = VERIFICATION_FARS,
+    identification_fars: Sequence[float] = IDENTIFICATION_FARS,
+    ranks: Sequence[int] = RANKS,
+    exact_far: float = 0.01,
+    dtype: np.dtype | type = np.float32,
+    place: Place = jnp.asarray,
+    progress: Callable[[int, int], None] | None = None,
+) -> Blufr:
+    """Scores features by BLUFR, plain cosine.
+
+    Verification scores every pair of a trial's test images, some 47 million, which are never held
+    together. Open-set identification searches the probes in the gallery; the score of a probe
+    without a mate is its highest. The threshold rule is that of the protocol's released code,
+    unlike elsewhere here; `rule="strict"` has ours. Training images are not used: features that are
+    fitted to them, by PCA say, differ by trial and are scored one trial a call.
+
+    Args:
+      features: [images, dim], of any length; each is normalised here.
+      labels: [images] person of each image.
+      trials: indices into both.
+      rule: that of `impostor_threshold`.
+      verification_fars: in [0, 1].
+      identification_fars: in [0, 1].
+      ranks: of the DIR.
+      exact_far: up to here verification thresholds are exact, above within a bin of 2^-15.
+      dtype: of the scores. float32 rounds a cosine by some 1e-7; float64 takes twice the time.
+      place: puts rows of features on jax's default device; another one may split them over several,
+        which then share the products of tiles and, where their number can be split, of probes.
+      progress: called with trials done and all trials.
+
+    Returns:
+      Rates of every trial; `.verification()` and `.identification()` are the two figures reported.
+
+    Raises:
+      ValueError: a feature without direction, features that are all alike, labels that do not fit,
+        an index out of range or twice, a gallery or probe outside the test images, or a trial
+        without pairs of both kinds.
+    """
+    unit, labels = unit_features(features, dtype), np.asarray(labels)
+    if labels.shape != unit.shape[:1]:
+        raise ValueError(f"expected {len(unit)} labels, one a feature, found {labels.shape}")
+    if not trials:
+        raise ValueError("expected at least one trial, found none")
+    for number, trial in enumerate(trials):
+        _check_trial(trial, len(unit), number)
+    columns = []
+    for number, trial in enumerate(trials):
+        stream = stream_all_pairs(
+            unit[trial.test], labels[trial.test], exact_far=exact_far, place=place
+        )
+        searches = _search(unit, labels, trial, place)
+        columns.append(
+            (
+                stream.true_accept_rate(verification_fars, rule=rule),
+                dir_at_far(searches, identification_fars, rank=ranks, rule=rule),
+                stream.exact_far,
+                supported(verification_fars, stream.num_impostors),
+                supported(identification_fars, searches.impostor_scores.size),
+                stream.num_genuine,
+                stream.num_impostors,
+            )
+        )
+        if progress:
+            progress(number + 1, len(trials))
+    rates, dirs, *rest = (np.array(column) for column in zip(*columns, strict=True))
+    lists = (np.array(verification_fars), np.array(identification_fars), np.array(ranks))
+    return Blufr(rates, dirs, *lists, *rest)
+
+
+def _search(unit: np.ndarray, labels: np.ndarray, trial: Trial, place: Place) -> OpenSet:
+    return open_set(
+        np.asarray(product(unit[trial.probe], unit[trial.gallery], place)),
+        labels[trial.gallery],
+        labels[trial.probe],
+    )
+
+
+def _check_trial(trial: Trial, images: int, number: int) -> None:
+    test, gallery, probe = (np.asarray(part) for part in (trial.test, trial.gallery, trial.probe))
+    for name, part in (("test", test), ("gallery", gallery), ("probe", probe)):
+        found = f"in the {name} indices of trial {number + 1}"
+        if part.ndim != 1 or not part.size or not np.issubdtype(part.dtype, np.integer):
+            raise ValueError(f"expected whole numbers, found {part.dtype}{part.shape} {found}")
+        if part.min() < 0 or part.max() >= images:
+            raise ValueError(
+                f"expected 0 to {images - 1}, found {part.min()} to {part.max()} {found}"
+            )
+        if np.unique(part).size < part.size:
+            raise ValueError(f"expected every image once, found a repetition {found}")
+        if not np.isin(part, test).all():
+            raise ValueError(f"expected test images alone, found others {found}")
+    if np.isin(probe, gallery).any():
+        raise ValueError(f"expected no image in gallery and probe, found one in trial {number + 1}")
+
+
+def _spread(trials: np.ndarray) -> Spread:
+    mean = float(trials.mean())
+    std = float(trials.std(ddof=1)) if trials.size > 1 else float("nan")
+    return Spread(trials, mean, std, mean - std)
+
+
+def _place(values: np.ndarray, wanted: float, name: str) -> int:
+    place = np.flatnonzero(values == wanted)
+    if not place.size:
+        raise ValueError(f"expected a {name} of the list {values.tolist()}, found {wanted}")
+    return int(place[0])

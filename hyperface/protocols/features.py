@@ -1,0 +1,157 @@
+"""Features with the names of their images, from this library or any other."""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.arrays import open_npy, read_npz
+from hyperface.errors import InputError
+from hyperface.files import read_bytes
+from hyperface.metrics._checks import BLOCK, check_directions
+
+LONGEST_NAME = 4096
+"""Bytes of an image's name, which is a path."""
+
+
+class NamedFeatures(NamedTuple):
+    """One feature an image."""
+
+    names: Sequence[str]
+    """[images] unique."""
+    features: np.ndarray
+    """[images, dim] of any length."""
+    steps: tuple[str, ...] = ()
+    """How they were made, a sentence each."""
+
+    def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
+        """Indices of images by name.
+
+        Args:
+          wanted: names of images, repeats allowed.
+          source: what names them, for the message.
+
+        Raises:
+          InputError: an image is not there; the message has the nearest name that is.
+        """
+        places = {name: place for place, name in enumerate(self.names)}
+        missing = sorted(set(wanted) - places.keys())
+        if missing:
+            near = difflib.get_close_matches(missing[0], self.names[:20_000], n=1, cutoff=0.6)
+            hint = f"; the nearest name there is {near[0]!r}" if near else ""
+            raise InputError(
+                f"expected a feature of every image of {source}, found none of {missing[0]!r} "
+                f"({len(missing)} of {len(set(wanted))} images are missing){hint}."
+            )
+        return np.array([places[name] for name in wanted], np.int64)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of SHA-256 over names and features."""
+        return array_digest(self.features, "\n".join(self.names))
+
+
+def array_digest(features: np.ndarray, text: str = "") -> str:
+    """Sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
+    total = hashlib.sha256(text.encode())
+    for start in range(0, len(features), BLOCK):
+        total.update(np.ascontiguousarray(features[start : start + BLOCK]).data)
+    return total.hexdigest()[:16]
+
+
+def check(named: NamedFeatures, origin: str) -> NamedFeatures:
+    """Refuses features that no protocol could score, or only into nonsense.
+
+    Args:
+      named: the features.
+      origin: what they come from, for the message.
+
+    Returns:
+      The same, as floats of at least 32 bits.
+
+    Raises:
+      InputError: names and features differ in number, a name is there twice, a feature is zero or
+        not finite, or all features point one way.
+    """
+    names, features = list(named.names), np.asarray(named.features)
+    if features.ndim != 2 or len(names) != len(features) or not names:
+        raise InputError(
+            f"{origin}: expected [images, dim] features and a name each, found features "
+            f"{features.shape} and {len(names)} names."
+        )
+    if not np.issubdtype(features.dtype, np.floating):
+        raise InputError(f"{origin}: expected floats, found {features.dtype}.")
+    features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
+    if len(set(names)) != len(names):
+        seen: set[str] = set()
+        double = next(name for name in names if name in seen or seen.add(name))
+        raise InputError(f"{origin}: expected every name once, found {double!r} again.")
+    parts = [slice(start, start + BLOCK) for start in range(0, len(names), BLOCK)]
+    norms = np.concatenate([np.linalg.norm(features[part], axis=1) for part in parts])
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if bad.size:
+        raise InputError(
+            f"{origin}: expected finite features above zero, found norm {norms[bad[0]]} of "
+            f"{names[bad[0]]!r} ({bad.size} images in all)."
+        )
+    try:
+        check_directions(features, norms[:, None])
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}.") from None
+    return named._replace(names=names, features=features)
+
+
+def read_features(path: Path) -> NamedFeatures:
+    """Features that any program has written.
+
+    Args:
+      path: an .npz with `features` [images, dim] and `names` [images], or an .npy of features with
+        a text file of names, one a line, of the same name ending in .txt.
+
+    Raises:
+      InputError: the file is not one of these, or its features cannot be scored.
+    """
+    if path.suffix == ".npz":
+        features, stored = read_npz(path, ("features", "names"))
+        names = _texts(path, stored)
+    elif path.suffix == ".npy":
+        features, listed = open_npy(path, mapped=False), path.with_suffix(".txt")
+        if not listed.is_file():
+            raise InputError(f"{path}: expected names in {listed} beside it, found no file.")
+        names = read_names(listed, len(features) if features.ndim else 0)
+    else:
+        raise InputError(
+            f"{path}: expected features as .npz with names, or .npy with names in a .txt beside it."
+        )
+    found = check(NamedFeatures(names, features), str(path))
+    said = f"features of {len(names):,} images read from {path.name}"
+    return found._replace(steps=(f"{said}, {found.features.shape[1]} dims",))
+
+
+def read_names(path: Path, count: int) -> list[str]:
+    """That many names of images, one a line of a UTF-8 file.
+
+    Raises:
+      InputError: the file cannot be read, is not UTF-8, or has another number of lines.
+    """
+    try:
+        text = read_bytes(path, (count + 1) * LONGEST_NAME).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected names in UTF-8, found: {error}.") from None
+    text = text.replace("\r\n", "\n").removesuffix("\n")
+    found = text.count("\n") + 1 if text else 0  # Counted first: lines take more than bytes.
+    if found != count:
+        raise InputError(
+            f"{path}: expected a name for each of {count:,} features, one a line, found {found:,}."
+        )
+    return text.split("\n") if text else []
+
+
+def _texts(path: Path, names: np.ndarray) -> list[str]:
+    try:
+        values = np.atleast_1d(names).tolist()
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in values]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected names in UTF-8, found: {error}.") from None

@@ -1,0 +1,87 @@
+"""The steps between the features of a pair list and same or different, as plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hyperface.metrics.svm import THRESHOLD_STEPS
+
+SIMILARITY_STEPS = {"cosine": "the cosine", "euclidean": "the negative Euclidean distance"}
+"""A similarity's name and what is printed of it."""
+
+
+@dataclass(frozen=True)
+class PairProtocol:
+    """How features become same or different. Whatever is fitted, is fitted on the other folds.
+
+    Raises:
+      ValueError: an unknown similarity or threshold.
+    """
+
+    subtract_mean: bool = False
+    """Subtract the mean feature of the other folds' images."""
+    pca: float | int | None = None
+    """PCA on the other folds' images, without whitening: the share of variance to keep in (0, 1),
+    or the number of dimensions; None for no PCA. It removes the mean too."""
+    similarity: Literal["cosine", "euclidean"] = "cosine"
+    """Of the features at unit length: the cosine, or the negative distance. The squared distance is
+    2 - 2 cos, whose accuracies are the cosine's."""
+    threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy"
+    """Highest accuracy on the other folds, the median of equally good ones or, as SphereFace's code
+    has it, their mean; or the sign of a linear SVM fitted on them."""
+
+    def __post_init__(self):
+        for name, known in (("similarity", SIMILARITY_STEPS), ("threshold", THRESHOLD_STEPS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"expected {name} to be one of {', '.join(known)}, found {getattr(self, name)}"
+                )
+
+    def steps(self, fits: Sequence[int], dims: Sequence[int], dim: int) -> tuple[str, ...]:
+        """What is done, a sentence each.
+
+        Args:
+          fits: images that each tested fold's projection is fitted on.
+          dims: dimensions that each keeps.
+          dim: dimensions there were.
+        """
+        of = f"the {span(fits)} images of the other folds' pairs (duplicates kept)"
+        fitted = ["no mean subtracted, no PCA"]
+        if self.pca is not None:
+            asked = f"{100 * self.pca:g} % of the variance" if self.pca < 1 else "a fixed number"
+            fitted = [
+                f"mean of {of} subtracted",
+                f"PCA fitted on the same images, keeping {asked}: {span(dims)} of {dim} "
+                "dimensions, no whitening",
+            ]
+        elif self.subtract_mean:
+            fitted = [f"mean of {of} subtracted", "no PCA"]
+        return (
+            *fitted,
+            f"features scaled to unit length, similarity is {SIMILARITY_STEPS[self.similarity]}",
+            THRESHOLD_STEPS[self.threshold],
+            ACCURACY_STEP,
+        )
+
+
+ACCURACY_STEP = (
+    "a fold's same and different pairs weigh equally; standard error is the standard deviation "
+    "over folds (ddof 1) / sqrt(folds)"
+)
+"""How accuracies are averaged."""
+
+PROTOCOLS = {
+    "plain": PairProtocol(),
+    "normface": PairProtocol(pca=0.995),
+    "normface-released": PairProtocol(pca=0.995, similarity="euclidean", threshold="svm"),
+    "sphereface-released": PairProtocol(subtract_mean=True, threshold="accuracy-mean"),
+}
+"""By name: no step fitted; NormFace, 5.1, with the released share of variance; NormFace's released
+code; SphereFace's released code, which takes the mean of the best of 20,001 thresholds in [-1, 1]
+where here all cuts are tried."""
+
+
+def span(numbers: Sequence[int]) -> str:
+    """'77', or '77 to 80' where numbers differ."""
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"

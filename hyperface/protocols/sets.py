@@ -1,0 +1,223 @@
+"""Sets of images matched as one: the templates of IJB."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.metrics.chance import guess_warning
+from hyperface.metrics.progress import Progress, part
+from hyperface.metrics.ranks import cmc, dir_at_far, open_set
+from hyperface.metrics.roc import roc
+from hyperface.metrics.threshold import RULE_STEPS, supported
+from hyperface.protocols import readers
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.result import Figure, Scored, pair_counts
+from hyperface.protocols.settings import OVER_SPLITS
+from hyperface.protocols.template_groups import Templates as GroupedTemplates
+from hyperface.protocols.template_groups import group_templates
+from hyperface.protocols.templates import FARS, score_matrix, verify_templates
+
+SEARCH_FARS = (0.01, 0.1)
+SEARCH_RANKS = 50
+
+
+def score_templates(
+    name: str,
+    named: NamedFeatures,
+    splits: Sequence[tuple[readers.Templates, readers.TemplatePairs]],
+    gammas: int | None,
+    *,
+    pool_media: bool = False,
+    progress: Progress | None = None,
+) -> Scored:
+    """1:1 verification of templates, rates of each split and their spread.
+
+    Args:
+      name: what the protocol is called.
+      named: the features of images.
+      splits: templates and the pairs compared, one of each a split.
+      gammas: K of the fusion; None compares mean features.
+      pool_media: whether images of one medium count as one.
+      progress: called with parts done and all parts.
+
+    Raises:
+      InputError: an image has no feature, under the name that `face_names` gives it, or nothing
+        says which pairs are the same.
+    """
+    rates, steps, scores, same = [], [], [], []
+    faces = face_names([templates for templates, _ in splits])
+    for number, ((templates, pairs), names) in enumerate(zip(splits, faces, strict=True), 1):
+        if pairs.same is None:
+            raise InputError(f"{name}: expected pairs known to be the same or not, found neither.")
+        grouped = _grouped(name, named, templates, names, pool_media)
+        one_split = np.zeros(pairs.same.size, np.int64)
+        found = verify_templates(
+            grouped,
+            pairs.first,
+            pairs.second,
+            pairs.same,
+            one_split,
+            gammas=gammas,
+            progress=part(progress, number - 1, len(splits)),
+        )
+        rates.append(found.rates.tar[0])
+        steps += [f"split {number}: {step}" for step in found.steps]
+        scores.append(found.scores)
+        same.append(pairs.same)
+    spread = np.std(rates, axis=0, ddof=1) if len(rates) > 1 else [None] * len(FARS)
+    fewest = min(int(np.sum(~kind)) for kind in same)
+    figures = {
+        f"TAR at FAR {far:g}": Figure(float(mean), None if std is None else float(std))
+        for far, mean, std in zip(FARS, np.mean(rates, axis=0), spread, strict=True)
+        if supported(far, fewest)
+    }
+    warning = ()
+    if figures:
+        far = max(far for far in FARS if supported(far, fewest))
+        label, trials = f"TAR at FAR {far:g}", min(int(np.sum(kind)) for kind in same)
+        # Pairs that share a template are no trials of their own: hence a margin beside theirs.
+        warning = guess_warning(label, figures[label].value, far, trials, least=far / 2)
+    return Scored(
+        protocol=name,
+        figures=figures,
+        steps=(*named.steps, *steps, RULE_STEPS["strict"], *warning),
+        spread=OVER_SPLITS,
+        curves={name: roc(np.concatenate(scores), np.concatenate(same))},
+        counts=pair_counts(*same),
+        details={"TAR by split": np.array(rates).tolist(), "FARs": list(FARS)},
+    )
+
+
+def face_names(lists: Sequence[readers.Templates]) -> list[list[str]]:
+    """The names under which the features of each list's images are looked up.
+
+    An image in which the lists name one person goes by its own name. One in which they name
+    several, as a group photograph of IJB-A, has a face for each: `img/5.jpg` of the person 12 goes
+    by `img/5@12.jpg`.
+    """
+    people: dict[str, set[int]] = {}
+    for listed in lists:
+        if listed.subject is not None:
+            for name, person in zip(listed.names, listed.subject.tolist(), strict=True):
+                people.setdefault(name, set()).add(person)
+    shared = {name for name, found in people.items() if len(found) > 1}
+    return [
+        [
+            _face(name, person) if name in shared else name
+            for name, person in zip(listed.names, listed.subject.tolist(), strict=True)
+        ]
+        if shared and listed.subject is not None
+        else list(listed.names)
+        for listed in lists
+    ]
+
+
+def _face(name: str, person: int) -> str:
+    path = PurePosixPath(name)
+    return path.with_name(f"{path.stem}@{person}{path.suffix}").as_posix()
+
+
+def _grouped(
+    name: str,
+    named: NamedFeatures,
+    templates: readers.Templates,
+    faces: Sequence[str],
+    pool_media: bool,
+) -> GroupedTemplates:
+    several = " (several people in an image: FILE@SUBJECT.EXT each)"
+    source = name + several * (list(faces) != list(templates.names))
+    features = named.features[named.rows(faces, source)]
+    return group_templates(features, templates.template, templates.media if pool_media else None)
+
+
+def score_search(
+    name: str,
+    named: NamedFeatures,
+    splits: Sequence[tuple[readers.Templates, readers.Templates]],
+    gammas: int | None,
+    *,
+    pool_media: bool = False,
+    progress: Progress | None = None,
+) -> Scored:
+    """1:N search of templates: ranks, and DIR at FAR 1 and 10 %, of each split and their spread.
+
+    A FAR that the probes without a mate cannot support is left out.
+
+    Args:
+      name: what the protocol is called.
+      named: the features of images.
+      splits: gallery and probe templates, with people, one of each a split.
+      gammas: K of the fusion; None compares mean features.
+      pool_media: whether images of one medium count as one.
+      progress: called with parts done and all parts.
+
+    Raises:
+      InputError: an image has no feature, under the name that `face_names` gives it.
+    """
+    ranks, rates, steps, fewest, sizes = [], [], [], [], []
+    faces = face_names([side for split in splits for side in split])
+    for number, (gallery, probes) in enumerate(splits, 1):
+        names = faces[2 * number - 2] + faces[2 * number - 1]
+        both = _apart(gallery, probes)
+        grouped = _grouped(name, named, both, names, pool_media)
+        person = dict(zip(both.template.tolist(), both.subject.tolist(), strict=True))
+        enrolled = both.template % 2 == 0
+        sides = [np.unique(both.template[side]) for side in (~enrolled, enrolled)]
+        report = part(progress, number - 1, len(splits))
+        scores = score_matrix(grouped, *sides, gammas=gammas, progress=report)
+        people = [[person[template] for template in side.tolist()] for side in sides]
+        searches = open_set(scores, people[1], people[0])
+        ranks.append(cmc(searches.ranks, SEARCH_RANKS))
+        fewest.append(searches.impostor_scores.size)
+        sizes.append((scores.shape[1], searches.ranks.size))
+        if fewest[-1]:
+            rates.append(dir_at_far(searches, SEARCH_FARS))
+        steps += [f"split {number}: {step}" for step in grouped.steps]
+    figures = {
+        **{f"rank-{rank}": np.array(ranks)[:, rank - 1] for rank in (1, 5, 10)},
+        **{
+            f"DIR at FAR {100 * far:g} %, rank 1": np.array(rates)[:, place]
+            for place, far in enumerate(SEARCH_FARS)
+            if supported(far, min(fewest))
+        },
+    }
+    rank_1 = float(np.mean(figures["rank-1"]))
+    gallery, mated = zip(*sizes, strict=True)
+    chance = 1.0 / min(gallery)
+    fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
+    return Scored(
+        protocol=name,
+        figures={n: Figure(float(v.mean()), _deviation(v)) for n, v in figures.items()},
+        steps=(
+            *named.steps,
+            *steps,
+            f"score is the {fused}; ties count against the mate",
+            RULE_STEPS["strict"],
+            "impostor scores are those of each probe without a mate, the highest in the gallery",
+            *guess_warning("rank-1", rank_1, chance, sum(mated), least=chance),
+        ),
+        spread=OVER_SPLITS,
+        ranks=np.mean(ranks, axis=0),
+        counts={
+            "gallery templates": list(gallery),
+            "probes with a mate": list(mated),
+            "probes without a mate": fewest,
+        },
+        details={name: values.tolist() for name, values in figures.items()},
+    )
+
+
+def _apart(gallery: readers.Templates, probes: readers.Templates) -> readers.Templates:
+    """Both sides together; a template id that both have is one template of each."""
+    return readers.Templates(
+        np.concatenate([2 * gallery.template, 2 * probes.template + 1]),
+        np.concatenate([gallery.subject, probes.subject]),
+        np.concatenate([gallery.media, probes.media]),
+        gallery.names + probes.names,
+    )
+
+
+def _deviation(values: np.ndarray) -> float | None:
+    return float(np.std(values, ddof=1)) if values.size > 1 else None

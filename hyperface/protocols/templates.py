@@ -1,0 +1,214 @@
+"""Matching of templates, sets of images of a person: IJB-A, Janus CS3, IJB-B and IJB-C."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.metrics._checks import checked_columns, checked_same, positions
+from hyperface.metrics.progress import Progress
+from hyperface.metrics.splits import PairRates, pair_rates
+from hyperface.protocols.template_groups import Templates
+
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""False accept rates that IJB tables report."""
+
+MOST_GAMMAS = 40
+"""Up to here the smallest weight, exp(-2 gamma), is a normal float32."""
+
+BLOCK_COSINES = 2**20
+BLOCK_IMAGES = 2**14
+
+
+class TemplateVerification(NamedTuple):
+    """1:1 verification of template pairs."""
+
+    scores: np.ndarray
+    """[pairs]."""
+    rates: PairRates
+    steps: tuple[str, ...]
+    """What was done, a sentence each."""
+
+
+def template_scores(
+    templates: Templates,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    gammas: int | None = 8,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Scores of pairs of templates by Ring loss' fusion of their images' cosines s.
+
+        S = sum_{g = 1..K} sum s exp(g s) / sum exp(g s)
+
+    The sums are over all pairs of an image of one template and an image of the other. All
+    exponents are shifted by -g, so that no weight exceeds 1. A pair of single images scores K s.
+
+    Args:
+      templates: as `group_templates` makes them.
+      first: [pairs] template id.
+      second: [pairs] template id.
+      gammas: K, 8 for IJB-A and 2 for Janus CS3 in the paper; None for the cosine of the templates'
+        mean features, the usual alternative.
+      progress: called with pairs done and all pairs.
+
+    Returns:
+      [pairs], in [-K, K].
+
+    Raises:
+      ValueError: a template without images, lengths differ, or gammas outside 1 to MOST_GAMMAS.
+
+    Example:
+      >>> from hyperface.protocols.template_groups import group_templates
+      >>> templates = group_templates(np.eye(2), [5, 9])
+      >>> print(template_scores(templates, [5, 5], [5, 9]))
+      [8. 0.]
+
+    References:
+      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 4.
+    """
+    first, second = checked_columns(first=first, second=second)
+    first, second = (positions(templates.ids, ids, "template") for ids in (first, second))
+    gammas, templates = _checked_gammas(gammas, templates)
+    if np.unique(second).size < np.unique(first).size:  # Symmetric: fewer, larger groups.
+        first, second = second, first
+    order = np.argsort(first, kind="stable")
+    _, starts = np.unique(first[order], return_index=True)
+    scores, done = np.empty(first.size, templates.features.dtype), 0
+    for pairs in np.split(order, starts[1:]):
+        row = first[pairs[:1]]
+        for part in _blocks(templates, second[pairs], len(_images(templates, row)[0])):
+            scores[pairs[part]] = _fused(templates, row, second[pairs[part]], gammas)[0]
+        done += pairs.size
+        if progress:
+            progress(done, first.size)
+    return scores
+
+
+def score_matrix(
+    templates: Templates,
+    probes: np.ndarray,
+    gallery: np.ndarray,
+    *,
+    gammas: int | None = 8,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Scores of every probe template with every gallery template, for 1:N search.
+
+    Args:
+      templates: as `group_templates` makes them.
+      probes: [probes] template ids.
+      gallery: [gallery] template ids.
+      gammas: as `template_scores`.
+      progress: called with probes done and all probes.
+
+    Returns:
+      [probes, gallery].
+
+    Raises:
+      ValueError: as `template_scores`.
+    """
+    (probes,), (gallery,) = checked_columns(probes=probes), checked_columns(gallery=gallery)
+    probes, gallery = (positions(templates.ids, ids, "template") for ids in (probes, gallery))
+    gammas, templates = _checked_gammas(gammas, templates)
+    scores = np.empty((probes.size, gallery.size), templates.features.dtype)
+    side = int(np.sqrt(BLOCK_COSINES))
+    for rows in _blocks(templates, probes, side):
+        for columns in _blocks(templates, gallery, side):
+            scores[rows, columns] = _fused(templates, probes[rows], gallery[columns], gammas)
+        if progress:
+            progress(rows.stop, probes.size)
+    return scores
+
+
+def verify_templates(
+    templates: Templates,
+    first: np.ndarray,
+    second: np.ndarray,
+    same: np.ndarray,
+    split: np.ndarray,
+    *,
+    gammas: int | None = 8,
+    fars: Sequence[float] = FARS,
+    progress: Progress | None = None,
+) -> TemplateVerification:
+    """1:1 verification: TAR at each FAR on each split.
+
+    Args:
+      templates: as `group_templates` makes them.
+      first: [pairs] template id.
+      second: [pairs] template id.
+      same: [pairs] bool, True where both are of one person.
+      split: [pairs] split id.
+      gammas: as `template_scores`.
+      fars: false accept rates in [0, 1].
+      progress: as `template_scores`.
+
+    Raises:
+      ValueError: as `template_scores` and `pair_rates`.
+    """
+    first, second, same, split = checked_columns(first=first, second=second, same=same, split=split)
+    same = checked_same(same)
+    scores = template_scores(templates, first, second, gammas=gammas, progress=progress)
+    rates = pair_rates(scores, same, split, fars)
+    fusion = "score is the cosine of the templates' mean features"
+    if gammas is not None:
+        fusion = f"score is the sum over gamma = 1..{gammas} of softmax(gamma s)-weighted cosines s"
+    unsupported = ", ".join(f"{far:g}" for far in rates.unsupported()) or "none"
+    steps = (
+        *templates.steps,
+        fusion,
+        f"{same.size} pairs ({same.sum()} same) in {np.unique(split).size} splits",
+        f"FAR with too few different pairs in a split, measured at no false accept: {unsupported}",
+    )
+    return TemplateVerification(scores, rates, steps)
+
+
+def _checked_gammas(gammas: int | None, templates: Templates) -> tuple[int, Templates]:
+    """K, and the templates whose images it fuses: those of one mean image where K is None."""
+    if gammas is None:
+        means = templates.means()
+        return 1, templates._replace(features=means, starts=np.arange(len(means) + 1))
+    if not 1 <= gammas <= MOST_GAMMAS:
+        raise ValueError(f"expected gammas from 1 to {MOST_GAMMAS}, found {gammas}")
+    return gammas, templates
+
+
+def _blocks(templates: Templates, index: np.ndarray, beside: int) -> Iterator[slice]:
+    """Slices of `index` whose images, with `beside` others, make no more cosines than a block."""
+    most = max(1, min(BLOCK_IMAGES, BLOCK_COSINES // beside))
+    ends = np.cumsum(np.diff(templates.starts)[index])
+    start = 0
+    while start < index.size:
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _images(templates: Templates, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the templates' images, one template after another, and where each starts."""
+    sizes = np.diff(templates.starts)[index]
+    ends = np.cumsum(sizes)
+    rows = np.arange(ends[-1]) + np.repeat(templates.starts[index] - (ends - sizes), sizes)
+    return rows, ends - sizes
+
+
+def _fused(templates: Templates, rows: np.ndarray, columns: np.ndarray, gammas: int) -> np.ndarray:
+    """[rows, columns] scores of the templates at these positions."""
+    (one, one_starts), (other, other_starts) = (
+        _images(templates, index) for index in (rows, columns)
+    )
+    cosines = templates.features[one] @ templates.features[other].T
+
+    def total(values):
+        down = np.add.reduceat(values, one_starts, axis=0)
+        return np.add.reduceat(down, other_starts, axis=1)
+
+    step = np.exp(cosines - 1.0)
+    weights, score = step, 0.0
+    for _ in range(gammas):
+        score = score + total(weights * cosines) / total(weights)
+        weights = weights * step
+    return score

@@ -1,0 +1,1 @@
+"""Both papers item by item: what they print, and the same measured here."""

@@ -1,0 +1,246 @@
+"""Measures what the papers state, and writes a report with the published figures beside.
+
+    python -m launch.reproduce normface                    all items, in the paper's order
+    python -m launch.reproduce ringloss --quick            the MNIST items in a few steps
+    python -m launch.reproduce normface --only figure-5    some of them
+    python -m launch.reproduce normface --list             what there is
+
+Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
+those. What was measured with the same settings is not measured again, so that a killed command goes
+on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs). Those of
+the same losses at small scale are made first, where their data sets are there; for others the
+report has the commands.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from hyperface import owned
+from hyperface.errors import InputError, expect
+from hyperface.reproduce import papers
+from hyperface.reproduce.item import OTHER_WORK, RESULT, RUNS, Context, Item, Outcome
+from hyperface.runs import program
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from hyperface.reproduce.page import Shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Options of the command."""
+
+    paper: tyro.conf.Positional[str]
+    """normface or ringloss."""
+    only: tuple[str, ...] = ()
+    """Items to measure; all by default. The report shows the others as they were measured last."""
+    list: bool = False
+    """Show the items and stop."""
+    out: Path | None = None
+    """Folder for results, runs and reports; reproduction by default, reproduction-quick with
+    --quick or --steps."""
+    quick: bool = False
+    """Train for few steps and look at few images: shows that all works, not what it scores."""
+    steps: int | None = None
+    """Steps of every training run, instead of the experiment's own or of --quick's."""
+    seeds: int = 1
+    """Training runs of each experiment; of several, mean and standard deviation are reported."""
+    runs: Path | None = None
+    """Folder of trained runs with evaluation/evaluation.json, for the tables of faces; runs by
+    default, and with --quick or --steps a folder in that of --out, one a number of steps: such runs
+    are no figures."""
+    train: bool = True
+    """Train and score first what the tables lack of runs at small scale, --seeds of each: of seed 0
+    all, then of the next. What is there is kept; --no-train makes none."""
+    jobs: int = 1
+    """Of those, as many at once, each on its share of the cores."""
+    fresh: bool = False
+    """Measure again what was measured; trained runs are kept."""
+    readme: Path | None = None
+    """File in which the paper's tables of figures are replaced; their figures are kept in
+    hyperface/reproduce/measured.json."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and measures."""
+    options = tyro.cli(Reproduce, args=args, prog="python -m launch.reproduce", description=__doc__)
+    chosen = papers.items(options.paper, options.only)
+    if options.list:
+        for item in chosen:
+            needs = f" (needs {', '.join(item.needs)})" if item.needs else ""
+            gives = " and ".join(item.gives)
+            print(f"{item.name:24}{item.place}: {item.title}; {gives}{needs}")
+        return
+    expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
+    expect(options.jobs >= 1, "--jobs", "at least 1", options.jobs)
+    expect(options.steps is None or options.steps >= 1, "--steps", "at least 1", options.steps)
+    whole = options.steps is None and not options.quick
+    expect(whole or not options.readme, "--readme", "neither --quick nor --steps", "one of them")
+    run(options)
+
+
+def run(options: Reproduce) -> None:
+    """Measures the items that are asked for and writes the report of all."""
+    from hyperface.console import make_console, say
+    from hyperface.data.datasets import data_directory
+    from hyperface.report.html import write_sections
+    from hyperface.reproduce import methods, page, readme
+
+    program.quiet_libraries()
+    console = make_console()
+    steps = methods.few_steps(options)
+    out = options.out or Path("reproduction-quick" if steps else "reproduction")
+    runs = options.runs or (out / f"runs-{steps}-steps" if steps else Path("runs"))
+    options = dataclasses.replace(options, runs=runs)
+    context = Context(
+        out=out,
+        data_dir=data_directory(options.data_dir),
+        console=console,
+        quick=options.quick,
+        steps=options.steps,
+        seeds=options.seeds,
+        runs=runs,
+        jobs=options.jobs,
+    )
+    chosen = papers.items(options.paper, options.only)
+    wanted = {item.name for item in chosen}
+    printed = papers.published()[options.paper]
+    tables = [printed[item.name] for item in papers.items(options.paper) if item.measure == RUNS]
+    if foreign := methods.foreign(tables, context):
+        raise InputError(
+            "expected every trained run to be of the options and the data that its table names, "
+            "found others. Move them away, or take another --runs.\n" + "\n".join(foreign)
+        )
+    report = context.out / options.paper / "report.html"
+    owned.check_free(report)
+    # First, since items earlier in the paper's order start from the runs of later ones.
+    failed = _made(chosen, printed, context) if options.train else []
+    shown = []
+    for item in papers.items(options.paper):
+        try:
+            shown.append(_shown(item, options, context, measure=item.name in wanted))
+        except InputError as error:
+            failed.append(f"{item.name}: {error}")
+            shown.append(page.Shown(item, None, out, _command(item, options), str(error)))
+        if item.name in wanted:
+            state = page.state(shown[-1].outcome)
+            say(console, f"{item.name:24}{state}")
+    summary = page.summary(shown, printed, shortened=steps is not None)
+    with owned.writing(report.parent):
+        write_sections(
+            report,
+            title=papers.TITLES[options.paper],
+            summary=f"{summary}\n{page.READING}",
+            sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
+        )
+    if options.readme:
+        readme.keep(options.paper, [one for one in shown if one.item.name in wanted])
+        readme.write(options.paper, options.readme)
+    say(console, f"{summary}\nReport: {report}")
+    if failed:
+        raise InputError(
+            "expected all to end well; what went wrong is above. Mend that, and the same command "
+            "goes on from what is done.\n" + "\n".join(dict.fromkeys(failed))
+        )
+
+
+def _made(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
+    """Trains and scores what tables lack at small scale; says what failed."""
+    from hyperface.reproduce import methods, work
+
+    commands = methods.item_commands(items, printed, context)
+    if not commands:
+        return []
+    # Both papers start from some of the same runs.
+    with owned.writing(context.runs), owned.locked(context.runs, "being trained in"):
+        return work.make(commands, context)
+
+
+def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
+    """The item with its outcome: measured now, kept from before, or none and why."""
+    from hyperface.console import say
+    from hyperface.reproduce import methods, pictures, runs
+    from hyperface.reproduce.item import read_result, write_result
+    from hyperface.reproduce.page import Shown
+    from hyperface.train.divergence import DivergenceError
+
+    folder = context.out / options.paper / item.name
+    command = _command(item, options)
+    key = methods.result_key(context, item)
+    absent = _absent(item, options.paper, context)
+    if item.measure == RUNS:
+        printed = papers.published()[options.paper][item.name]
+        drawn = pictures.draw(printed, context)
+        with owned.writing(folder):
+            outcome = write_result(folder, key, runs.read(printed, context), drawn)
+        lines = methods.full_commands(printed, outcome.missing, context.runs)
+        at_scale = any("run" in row for row in printed["rows"])
+        reason = (
+            " ".join(filter(None, [_unread(outcome), *absent])) if lines or not at_scale else ""
+        )
+        command = "\n".join([command, *map(str, lines)])
+        return Shown(item, outcome, folder, command, reason)
+    kept = read_result(folder, key if measure else None)
+    if not measure or (kept and not options.fresh):
+        reason = "" if kept else "not asked for."
+        return Shown(item, kept, folder, command, reason)
+    if absent:
+        return Shown(item, None, folder, command, " ".join(absent))
+    say(context.console, f"{item.name}: {item.title}")
+    owned.check_free(folder / RESULT)
+    try:
+        found, figures = papers.measurement(item)(context)
+    except DivergenceError as error:
+        return Shown(item, None, folder, command, f"training diverged: {error}")
+    try:
+        with owned.writing(folder):
+            return Shown(item, write_result(folder, key, found, figures), folder, command)
+    except InputError:
+        for entry in found.entries:  # What was measured, perhaps for hours, is not lost.
+            values = ", ".join(f"{value:.{entry.digits}f}" for value in entry.values)
+            say(context.console, f"  {entry.row} {entry.column}: {values} {entry.unit}")
+        raise
+
+
+def _command(item: Item, options: Reproduce) -> str:
+    parts = [f"python -m launch.reproduce {options.paper} --only {item.name}"]
+    parts += [f"--out {options.out}"] if options.out else []
+    parts += [f"--runs {options.runs}"] if item.measure == RUNS else []
+    if item.needs:
+        parts += ["--quick"] if options.quick else []
+        parts += [f"--steps {options.steps}"] if options.steps else []
+        parts += [f"--seeds {options.seeds}"] if options.seeds > 1 else []
+    parts += [f"--runs {options.runs}"] if item.runs and options.runs != Path("runs") else []
+    return " ".join(parts)
+
+
+def _absent(item: Item, paper: str, context: Context) -> list[str]:
+    """A sentence for each data set, file and run that the item needs and that is not there."""
+    from hyperface.reproduce import methods
+
+    described, sentences = papers.published()["data"], []
+    for name in methods.absent_data([*item.needs, *methods.small_data(item, paper)], context):
+        about = described[name]
+        made = f" Made by: {about['prepare']}." if about["prepare"] else ""
+        where = context.data_dir / name
+        sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+    ours = {about.get("file") for about in papers.published()["small"].values()}
+    for path in methods.absent_files(item, paper, context):
+        made = " It is made with the data set faces." if Path(path).name in ours else ""
+        sentences.append(f"Protocol file {path} is not there.{made}")
+    for name in item.runs:
+        run = context.runs / name
+        if not (run / methods.TRAINED).exists():
+            made = ", then ".join(map(str, methods.training(name, context.runs)))
+            sentences.append(f"Run {name!r} is not at {run}. Made by: {made}.")
+    return sentences
+
+
+def _unread(outcome: Outcome) -> str:
+    count = sum(reason != OTHER_WORK for reason in outcome.missing.values())
+    return f"{count} {'row' if count == 1 else 'rows'} at the paper's scale." if count else ""

@@ -1,0 +1,144 @@
+"""The MNIST runs of both papers, trained where they are not there yet, and their features."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hyperface import experiments, owned
+from hyperface.config.experiment import Experiment, check
+from hyperface.data.datasets import open_split
+from hyperface.data.pipeline import evaluation_batches
+from hyperface.evaluate.classification import nearest_agent_accuracy
+from hyperface.evaluate.embed import embed_split, embedder
+from hyperface.reproduce.item import Context, features_digest
+from hyperface.train.logs import read_metrics
+from hyperface.train.loop import run_meta, train
+from hyperface.train.run_folder import check_same_run
+
+QUICK_STEPS = 60
+SHOWN = {False: 10_000, True: 1_000}
+"""Images of each split whose features are taken, in full and in quick runs."""
+
+
+class Trained(NamedTuple):
+    """A run, with features of some training and test images."""
+
+    metrics: list[dict[str, float]]
+    agents: np.ndarray
+    bias: np.ndarray | None
+    features: dict[str, np.ndarray]
+    """[images, dim] by split."""
+    labels: dict[str, np.ndarray]
+
+    def accuracy(self, *, normalized: bool = False) -> float:
+        """Share of test images, in percent: as trained, or by the cosine, which has no bias."""
+        return 100 * nearest_agent_accuracy(
+            self.features["test"],
+            self.agents,
+            self.labels["test"],
+            normalize="both" if normalized else "none",
+            bias=None if normalized else self.bias,
+        )
+
+    def norms(self, split: str = "test") -> np.ndarray:
+        """[images] feature norms."""
+        return np.linalg.norm(self.features[split], axis=1)
+
+    def class_norms(self, split: str = "test") -> np.ndarray:
+        """[classes] mean norm of a class over the mean norm of all: Ring loss, Figure 5."""
+        norms = self.norms(split)
+        by_class = [norms[self.labels[split] == c] for c in range(10)]
+        return np.array([found.mean() for found in by_class]) / norms.mean()
+
+
+def experiment(name: str, context: Context, **softmax) -> Experiment:
+    """A shipped experiment alone, with another softmax term, at the steps asked for."""
+    found = dataclasses.replace(experiments.load(name), compare=())
+    if softmax:
+        term = dataclasses.replace(found.loss.softmax, **softmax)
+        found = dataclasses.replace(found, loss=dataclasses.replace(found.loss, softmax=term))
+    steps = context.steps or (QUICK_STEPS if context.quick else found.steps)
+    if steps != found.steps:
+        rate = dataclasses.replace(found.optimizer, boundaries=())
+        found = dataclasses.replace(
+            found, steps=steps, log_every=5, checkpoint_every=500, optimizer=rate
+        )
+    return found
+
+
+def train_runs(experiment: Experiment, label: str, context: Context) -> list[Trained]:
+    """One run a seed, trained where it is not there yet; `label` begins its folder's name."""
+    return [
+        _run(dataclasses.replace(experiment, seed=seed), label, context)
+        for seed in range(context.seeds)
+    ]
+
+
+def _run(experiment: Experiment, label: str, context: Context) -> Trained:
+    size = f"{label}-{experiment.steps}-steps-{SHOWN[context.quick]}-images-seed{experiment.seed}"
+    folder = context.out / "runs" / size
+    data = experiment.data
+    split = open_split(data.name, data.train_split, context.data_dir)
+    check_same_run(folder, run_meta(check(experiment), split))
+    features = folder / f"features-{features_digest()}.npz"
+    if not features.exists():
+        state = train(experiment, context.data_dir, folder, console=context.console)
+        with owned.writing(folder), owned.locked(folder, "being embedded in"):
+            _write_features(experiment, state, features, context)
+    with np.load(features) as kept:
+        stored = dict(kept)
+    splits = ("train", "test")
+    return Trained(
+        read_metrics(folder / "metrics.jsonl"),
+        stored["agents"],
+        stored.get("bias"),
+        {split: stored[split] for split in splits},
+        {split: stored[f"{split}_labels"] for split in splits},
+    )
+
+
+def _write_features(experiment: Experiment, state, path: Path, context: Context) -> None:
+    variables = jax.device_put(jax.device_get(state.evaluated))
+    network = state.network
+    embed = embedder(lambda v, images: network.apply(v, images, method="embed"), "none")
+    head = variables["params"]["head"]["softmax"]
+    stored = {name: np.asarray(head[name]) for name in ("agents", "bias") if name in head}
+    for name in ("train", "test"):
+        split = open_split(experiment.data.name, name, context.data_dir)
+        count = min(SHOWN[context.quick], len(split.records))
+        # Stored by class: a stride takes of all.
+        places = np.linspace(0, len(split.records) - 1, count).astype(int)
+        some = dataclasses.replace(split, records=[split.records[int(i)] for i in places])
+        batches = evaluation_batches(some, batch_size=min(count, experiment.evaluation.batch_size))
+        found = embed_split(embed, variables, batches)
+        stored |= {name: found.features, f"{name}_labels": found.labels}
+    owned.write_arrays(path, **stored)
+
+
+def scale_of(context: Context, name: str, images: bool = True) -> str:
+    """The runs of an experiment, their steps and seeds, and the images looked at, in words."""
+    whole, chosen = experiments.load(name), experiment(name, context)
+    steps = f"{chosen.steps:,} of {whole.steps:,} steps of {chosen.data.batch_size} images"
+    seeds = "1 seed" if context.seeds == 1 else f"{context.seeds} seeds"
+    size = f"{name}, the network {chosen.model.name}: {steps}, {seeds}"
+    return f"{size}, {SHOWN[context.quick]:,} images of each split" if images else size
+
+
+def each(runs: list[Trained], figure: Callable[[Trained], float]) -> list[float]:
+    """A figure of each run."""
+    return [float(figure(run)) for run in runs]
+
+
+def softmax_runs(context: Context, **term) -> list[Trained]:
+    """Those of mnist-plane-softmax, with other fields of its softmax term."""
+    label = "-".join(["softmax", *term])
+    return train_runs(experiment("mnist-plane-softmax", context, **term), label, context)
+
+
+def ring_runs(context: Context) -> list[Trained]:
+    """Those of mnist-plane-ring."""
+    return train_runs(experiment("mnist-plane-ring", context), "ring", context)

@@ -1,0 +1,79 @@
+"""NormFace's other MNIST items: convergence, scales, distortion."""
+
+import dataclasses
+
+import numpy as np
+
+from hyperface.report import figures
+from hyperface.reproduce import digits
+from hyperface.reproduce.digits import Trained
+from hyperface.reproduce.item import Context, Entry, Outcome
+
+SCALES = (1, 2, 4, 7, 11)
+
+
+def convergence(context: Context):
+    """NormFace, 3.3: the cosine softmax without a scale, with a fixed one and a learned one."""
+    entries, curves, last = [], {}, {}
+    for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
+        chosen = digits.experiment("mnist-plane-normface", context, scale=scale)
+        # In 64 dimensions ten agents can form the simplex that meets the bound.
+        model = dataclasses.replace(chosen.model, feature_dim=64)
+        label = f"convergence-{name.replace(' ', '-')}"
+        runs = digits.train_runs(dataclasses.replace(chosen, model=model), label, context)
+        curves[name] = runs[0].metrics
+        last[name] = [run.metrics[-1] for run in runs]
+        entries += [
+            Entry.of(f"{name}: loss at the end", [m["softmax"] for m in last[name]], "nats", 4),
+            Entry.of(f"{name}: bound", [m["softmax_bound"] for m in last[name]], "nats", 4),
+        ]
+    stuck = [
+        m["softmax_bound"] <= m["softmax"] < 1.15 * m["softmax_bound"] for m in last["no scale"]
+    ]
+    both = zip(last["learned"], last["no scale"], strict=True)
+    below = [with_scale["softmax"] < without["softmax_bound"] for with_scale, without in both]
+    entries += [
+        Entry.of("learned: scale at the end", [m["scale"] for m in last["learned"]], "", 3),
+        Entry.of(
+            "softmax, not normalised: greatest |logit|",
+            digits.each(digits.softmax_runs(context), _logit),
+        ),
+        Entry.claim("without a scale the loss is stuck just above the bound", stuck),
+        Entry.claim("a learned scale goes below it", below),
+    ]
+    reason = "the figures of CASIA-WebFace need that data set"
+    missing = {f"CASIA-WebFace, n = 10,575: loss at the {end}": reason for end in ("start", "end")}
+    drawn = figures.loss_with_bound(curves)
+    size = digits.scale_of(context, "mnist-plane-normface", images=False)
+    scale = f"{size}, 10 classes, 64 dimensions"
+    return Outcome(entries, scale, missing=missing), {"Loss, bound and scale": drawn}
+
+
+def _logit(run: Trained) -> float:
+    """The logit of a test image furthest from zero."""
+    return np.abs(run.features["test"] @ run.agents.T).max()
+
+
+def scales(context: Context):
+    """Three-dimensional features at five fixed scales."""
+    entries = []
+    for scale in SCALES:
+        runs = digits.train_runs(
+            digits.experiment("mnist-plane-normface", context, scale=float(scale)),
+            f"scale-{scale}",
+            context,
+        )
+        found = digits.each(runs, lambda run: run.accuracy(normalized=True))
+        entries.append(Entry.of(f"test accuracy, scale {scale}", found, "%"))
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-normface")), {}
+
+
+def distortion(context: Context):
+    """Proposition 3's bound as training shows it."""
+    runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
+    last = [run.metrics[-1]["distortion"] for run in runs]
+    entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]
+    drawn = figures.distortion({"mnist-plane-normface": runs[0].metrics})
+    size = digits.scale_of(context, "mnist-plane-normface", images=False)
+    scale = f"{size}; MNIST, where the paper has faces"
+    return Outcome(entries, scale), {"The bound in training": drawn}

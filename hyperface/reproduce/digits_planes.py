@@ -1,0 +1,239 @@
+"""NormFace's Figures 2 and 3: MNIST features on the plane, and how pairs of them compare."""
+
+import numpy as np
+
+from hyperface.report import planes
+from hyperface.reproduce import digits
+from hyperface.reproduce.digits import Trained
+from hyperface.reproduce.faces import SIMILARITIES, pair_accuracy
+from hyperface.reproduce.item import Context, Entry, Outcome
+
+COMPARED = 1_000
+"""Test images of which all pairs are compared."""
+NEAR = 0.5
+"""A class is near the origin whose mean norm is below this share of the mean over classes."""
+
+
+def similarities(context: Context):
+    """Table 1 at MNIST's size: pairs compared before and after normalisation."""
+    runs = digits.softmax_runs(context)
+    entries, found = [], {}
+    for name in SIMILARITIES:
+        for column, normalized in (("before", False), ("after", True)):
+            found[name, column] = digits.each(
+                runs, lambda run, n=name, d=normalized: _pair_accuracy(run, n, d)
+            )
+            row = f"{name}, 2-d MNIST features"
+            entries.append(Entry.of(row, found[name, column], "%", 2, column))
+    for name in SIMILARITIES:
+        gains = np.subtract(found[name, "after"], found[name, "before"])
+        entries.append(Entry.above(f"{name}: normalisation helps on MNIST", gains))
+    reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
+    missing = dict.fromkeys(SIMILARITIES, reason)
+    scale = (
+        f"{digits.scale_of(context, 'mnist-plane-softmax')}; all pairs of {COMPARED:,} test "
+        "digits, best threshold, both kinds of pairs weigh equally"
+    )
+    return Outcome(entries, scale, missing=missing), {}
+
+
+def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
+    every = max(1, len(run.labels["test"]) // COMPARED)
+    features, labels = run.features["test"][::every], run.labels["test"][::every]
+    return pair_accuracy(features, labels, similarity, normalized=normalized)
+
+
+def softmax_plane(context: Context):
+    """NormFace, Figure 2: radial features, in which angles tell more than distances."""
+    runs = digits.softmax_runs(context)
+    before, after = (
+        digits.each(runs, lambda r, n=n: r.accuracy(normalized=n)) for n in (False, True)
+    )
+    spread = [float(run.norms("train").std() / run.norms("train").mean()) for run in runs]
+    entries = [
+        Entry.of("test accuracy, inner product", before, "%"),
+        Entry.of("test accuracy, cosine", after, "%"),
+        Entry.of("standard deviation of norms / mean norm", spread, "", 3),
+    ]
+    nearer = {}
+    for name, normalized in (("distance", False), ("angle", True)):
+        nearer[name] = digits.each(runs, lambda run, n=normalized: _nearer(run, n))
+        row = f"another class is nearer than the farthest of the own, by {name}"
+        entries.append(Entry.of(row, nearer[name], "%"))
+    pairs = {
+        name: np.array(digits.each(runs, lambda run, s=similarity: _pair_accuracy(run, *s)))
+        for name, similarity in (
+            ("angle", ("Inner-Product", True)),
+            ("Euclidean distance", ("Euclidean", False)),
+            ("inner product", ("Inner-Product", False)),
+        )
+    }
+    entries += [
+        Entry.of(f"accuracy of pairs, {name}", list(found), "%") for name, found in pairs.items()
+    ]
+    entries.append(
+        Entry.claim(
+            "features of different classes can be nearer than features of one class",
+            [share > 0 for share in nearer["distance"]],
+        )
+    )
+    entries += [
+        Entry.above(f"angles are a better metric than the {name}", pairs["angle"] - pairs[name])
+        for name in ("Euclidean distance", "inner product")
+    ]
+    triple = marked(runs[0])
+    drawn = planes.probability_plane(
+        runs[0].features["train"],
+        runs[0].labels["train"],
+        runs[0].agents,
+        marks=triple,
+        title="softmax, no bias: training features",
+    )
+    caption = "Training features, and the softmax probability of class 0 on the plane"
+    if triple:
+        one, two, three = triple.values()
+        apart, own = np.linalg.norm(one - two), np.linalg.norm(two - three)
+        caption += (
+            f"; f1 and f2 are of different classes and {apart:.3g} apart, f2 and f3 of one class "
+            f"and {own:.3g} apart"
+        )
+    scale = (
+        f"{digits.scale_of(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are "
+        "compared, in what is nearer those that are classified right"
+    )
+    return Outcome(entries, scale), {caption: drawn}
+
+
+def _nearer(run: Trained, normalized: bool) -> float:
+    """Share of test features, in percent, with one of another class nearer than the farthest of
+    their own; of those that are classified right, so that outliers do not decide."""
+    every = max(1, len(run.labels["test"]) // COMPARED)
+    features, labels = run.features["test"][::every], run.labels["test"][::every]
+    right = np.argmax(features @ run.agents.T, axis=1) == labels
+    if not right.any():
+        return 0.0
+    features, labels = features[right], labels[right]
+    if normalized:
+        features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    squared = np.sum(features**2, axis=1)
+    apart = squared[:, None] + squared - 2 * features @ features.T
+    own = labels[:, None] == labels
+    nearest = np.where(own, np.inf, apart).min(axis=1)
+    return 100 * float(np.mean(nearest < np.where(own, apart, -np.inf).max(axis=1)))
+
+
+def marked(run: Trained) -> dict[str, np.ndarray]:
+    """Three training features as in the caption of Figure 2: f_2 and f_3 of one class, f_1 of
+    another and much nearer to f_2; {} where there are none.
+
+    Of each class its features of the tenth and the ninetieth percentile of norms are looked at, of
+    those that are classified right, and the three whose distances differ most are taken.
+    """
+    features, labels = run.features["train"], run.labels["train"]
+    right = np.argmax(features @ run.agents.T, axis=1) == labels
+    near, far = {}, {}
+    for label in np.unique(labels[right]):
+        some = features[right & (labels == label)]
+        some = some[np.argsort(np.linalg.norm(some, axis=1))]
+        near[label], far[label] = some[len(some) // 10], some[len(some) * 9 // 10]
+    ratios = {
+        (one, two): np.linalg.norm(far[two] - near[two]) / np.linalg.norm(near[one] - near[two])
+        for one in near
+        for two in near
+        if one != two
+    }
+    if not ratios or max(ratios.values()) <= 1:
+        return {}
+    one, two = max(ratios, key=ratios.__getitem__)
+    return {"f_1": near[one], "f_2": near[two], "f_3": far[two]}
+
+
+def bias_plane(context: Context):
+    """NormFace, Figure 3: with a bias, classes near zero that normalisation scatters."""
+    free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
+    both = {"no bias": free, "with a bias": biased}
+    entries = [
+        Entry.of(
+            f"test accuracy, {kind}",
+            digits.each(runs, lambda r, n=n: r.accuracy(normalized=n)),
+            "%",
+        )
+        for name, runs in both.items()
+        for kind, n in ((f"{name}, as trained", False), (f"{name}, cosine", True))
+    ]
+    norms = {name: [_class_norms(run) for run in runs] for name, runs in both.items()}
+    counts = {name: [int(np.sum(n < NEAR)) for n in found] for name, found in norms.items()}
+    for name, found in norms.items():
+        row = f"least class norm / mean over classes, {name}"
+        entries.append(Entry.of(row, [n.min() for n in found], "", 3))
+        row = f"classes with a mean norm below {NEAR:g} of the mean over classes, {name}"
+        entries.append(Entry.of(row, counts[name], "of 10", 1))
+    centers = [int(np.argmin(n)) for n in norms["with a bias"]]
+    spread = np.array([[_spread(run, digit) for digit in range(10)] for run in biased])
+    lost = np.array([[_lost(run, digit) for digit in range(10)] for run in biased])
+    parts = {
+        "spread over the circle": (spread, "degrees"),
+        "accuracy lost by the cosine": (lost, "%"),
+    }
+    seeds = np.arange(len(biased))
+    central, others = {}, {}
+    for what, (found, unit) in parts.items():
+        central[what] = found[seeds, centers]
+        others[what] = (found.sum(axis=1) - central[what]) / 9
+        for name, of in (("class nearest the origin", central), ("mean of the others", others)):
+            entries.append(Entry.of(f"with a bias, {what}: {name}", list(of[what]), unit))
+    wider = central["spread over the circle"] > others["spread over the circle"]
+    costs = [
+        [run.accuracy() - run.accuracy(normalized=True) for run in runs] for runs in (biased, free)
+    ]
+    entries += [
+        Entry.claim(
+            "with a bias one or two clusters are near the origin",
+            [1 <= count <= 2 for count in counts["with a bias"]],
+        ),
+        Entry.claim(
+            "normalised, the cluster nearest the origin is spread wider than the others",
+            list(wider),
+            compares=True,
+        ),
+        Entry.above(
+            "normalised, the cluster nearest the origin is harder to tell than the others are",
+            np.subtract(*(of["accuracy lost by the cosine"] for of in (central, others))),
+        ),
+        Entry.above("with a bias normalisation costs more", np.subtract(*costs)),
+    ]
+    drawn = {
+        f"Training features{'' if seed == 0 else ', another seed'}": planes.feature_plane(
+            run.features["train"], run.labels["train"], f"softmax with a bias, seed {seed}"
+        )
+        for seed, run in enumerate(biased[:2])
+    }
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), drawn
+
+
+def _class_norms(run: Trained) -> np.ndarray:
+    """[classes] mean norm of a class' training features over the mean over classes."""
+    norms = run.class_norms("train")
+    return norms / norms.mean()
+
+
+def _spread(run: Trained, digit: int) -> float:
+    """Root mean squared angle, in degrees, of a digit's training features to their mean direction;
+    104 of features that lie everywhere on the circle."""
+    features = run.features["train"][run.labels["train"] == digit]
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    mean = unit.mean(axis=0)
+    cosines = np.clip(unit @ mean / np.linalg.norm(mean), -1, 1)
+    return float(np.degrees(np.sqrt(np.mean(np.arccos(cosines) ** 2))))
+
+
+def _lost(run: Trained, digit: int) -> float:
+    """Points that the cosine, which has no bias, loses in telling a digit from the others on test
+    images; both kinds of images weigh alike."""
+    features, own = run.features["test"], run.labels["test"] == digit
+    logits = features @ run.agents.T
+    found = []
+    for scores in (logits + run.bias, logits / np.linalg.norm(run.agents, axis=1)):
+        said = np.argmax(scores, axis=1) == digit
+        found.append(50 * (np.mean(said[own]) + np.mean(~said[~own])))
+    return float(found[0] - found[1])

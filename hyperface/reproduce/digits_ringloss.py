@@ -1,0 +1,165 @@
+"""Ring loss' MNIST items: the plane with and without it, norms and accuracy of each class."""
+
+import numpy as np
+
+from hyperface.report import drawings, planes
+from hyperface.reproduce import digits
+from hyperface.reproduce.digits import Trained
+from hyperface.reproduce.item import Context, Entry, Outcome
+
+LONG, SHORT = (3, 6, 8), (1, 7, 9)
+"""Digits that Ring loss, 2.1, finds to have features of high and of low norm."""
+
+
+def ring_planes(context: Context):
+    """Ring loss, Figure 1: the plane with and without Ring loss, and test accuracy."""
+    entries, drawn, deviation, accuracy = [], {}, {}, {}
+    plain = digits.softmax_runs(context)
+    for name, runs in (("softmax", plain), ("softmax + Ring loss", digits.ring_runs(context))):
+        deviation[name] = [float(run.norms().std() / run.norms().mean()) for run in runs]
+        accuracy[name] = digits.each(runs, Trained.accuracy)
+        entries += [
+            Entry.of(f"test accuracy, {name}", accuracy[name], "%"),
+            Entry.of(f"standard deviation of norms / mean norm, {name}", deviation[name], "", 3),
+        ]
+        drawn[name] = planes.feature_plane(
+            runs[0].features["train"], runs[0].labels["train"], f"{name}: training features"
+        )
+    equal = [a < b for a, b in zip(*reversed(deviation.values()), strict=True)]
+    entries.append(Entry.claim("Ring loss makes norms alike", equal, compares=True))
+    gains = np.subtract(*reversed(accuracy.values()))
+    entries.append(Entry.above("Ring loss raises the test accuracy", gains))
+    norms = [run.class_norms() for run in plain]
+    entries += [
+        Entry.claim(row, held, compares=True)
+        for row, held in (
+            (
+                "softmax: norms of 3, 6 and 8 above the mean",
+                [min(n[[*LONG]]) > 1 for n in norms],
+            ),
+            (
+                "softmax: norms of 1, 7 and 9 below the mean",
+                [max(n[[*SHORT]]) < 1 for n in norms],
+            ),
+            ("softmax: digit 1 has the lowest norm", [np.argmin(n) == 1 for n in norms]),
+        )
+    ]
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
+
+
+def digit_eight(context: Context):
+    """Ring loss, Figure 4: low norms go with a large variation in angle on test images."""
+    runs = digits.softmax_runs(context)
+    entries, angles = [], {}
+    for split in ("train", "test"):
+        for name, part in (("lowest", 0), ("highest", 3)):
+            angles[split, name] = [_angular_spread(run, split, part) for run in runs]
+            row = f"{split}: angular deviation of the {name} quarter of norms"
+            entries.append(Entry.of(row, angles[split, name], "degrees"))
+    both = zip(angles["test", "lowest"], angles["test", "highest"], strict=True)
+    entries.append(
+        Entry.claim(
+            "test: low norms vary more in angle", [low > high for low, high in both], compares=True
+        )
+    )
+    spread = {
+        split: [
+            np.sqrt(np.mean([_angular_spread(run, split, part) ** 2 for part in range(4)]))
+            for run in runs
+        ]
+        for split in ("train", "test")
+    }
+    entries += [
+        Entry.of(f"{split}: angular deviation of all norms", found, "degrees")
+        for split, found in spread.items()
+    ]
+    erratic = [of_test > of_train for of_train, of_test in zip(*spread.values(), strict=True)]
+    entries.append(
+        Entry.claim("features vary more in angle on test images", erratic, compares=True)
+    )
+    for split in ("train", "test"):
+        found = [_norm_spread(run, split) for run in runs]
+        entries.append(Entry.of(f"{split}: standard deviation of norms / mean norm", found, "", 3))
+    eight = {
+        split: runs[0].features[split][runs[0].labels[split] == 8] for split in ("train", "test")
+    }
+    drawn = drawings.planes({s: [drawings.Points(points, "", 4)] for s, points in eight.items()})
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), {
+        "Features of the digit 8": drawn
+    }
+
+
+def _angular_spread(run: Trained, split: str, quarter: int) -> float:
+    """Root mean squared angle to the class direction in one quarter of the digit 8's norms."""
+    features = run.features[split][run.labels[split] == 8]
+    order = np.argsort(np.linalg.norm(features, axis=1))
+    some = features[np.array_split(order, 4)[quarter]]
+    mean = features.sum(axis=0)
+    cosines = some @ mean / (np.linalg.norm(some, axis=1) * np.linalg.norm(mean))
+    return float(np.degrees(np.sqrt(np.mean(np.arccos(np.clip(cosines, -1, 1)) ** 2))))
+
+
+def _norm_spread(run: Trained, split: str) -> float:
+    """Of the digit 8."""
+    norms = run.norms(split)[run.labels[split] == 8]
+    return float(norms.std() / norms.mean())
+
+
+def class_norms(context: Context):
+    """Ring loss, Figure 5: norm ratio and accuracy of each class."""
+    found = {
+        "softmax": digits.softmax_runs(context),
+        "softmax + Ring loss": digits.ring_runs(context),
+    }
+    entries, variance = [], {}
+    for name, runs in found.items():
+        variance[name] = [float(run.class_norms().std()) for run in runs]
+        row = f"standard deviation of the ten norm ratios, {name}"
+        entries.append(Entry.of(row, variance[name], "", 3))
+    shares = {
+        name: np.array([[_class_accuracy(run, digit) for digit in range(10)] for run in runs])
+        for name, runs in found.items()
+    }
+    for digit in range(10):
+        for name, runs in found.items():
+            ratio = [run.class_norms()[digit] for run in runs]
+            row = f"digit {digit}, {name}"
+            entries.append(Entry.of(row, ratio, "", 3, "norm ratio"))
+            entries.append(Entry.of(row, list(shares[name][:, digit]), "%", 2, "test accuracy"))
+    gained = shares["softmax + Ring loss"] > shares["softmax"]
+    entries.append(
+        Entry.of("classes whose accuracy Ring loss raises", list(gained.sum(axis=1)), "of 10", 1)
+    )
+    entries.append(
+        Entry.claim(
+            "Ring loss raises the accuracy of all classes",
+            list(gained.all(axis=1)),
+            compares=True,
+        )
+    )
+    less = [a < b for a, b in zip(*reversed(variance.values()), strict=True)]
+    entries.append(
+        Entry.claim("Ring loss reduces the variance of class norms", less, compares=True)
+    )
+    drawn = drawings.bars(
+        {name: runs[0].class_norms() for name, runs in found.items()},
+        title="Mean norm of a class over the mean norm",
+        xlabel="digit",
+        ylabel="norm ratio",
+    )
+    errors = drawings.bars(
+        {name: 100 - share[0] for name, share in shares.items()},
+        title="Test error of a class",
+        xlabel="digit",
+        ylabel="error, %",
+    )
+    return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), {
+        "Norm ratio of each class": drawn,
+        "Test error of each class": errors,
+    }
+
+
+def _class_accuracy(run: Trained, digit: int) -> float:
+    chosen = run.labels["test"] == digit
+    found = np.argmax(run.features["test"][chosen] @ run.agents.T, axis=1)
+    return 100 * float(np.mean(found == digit))

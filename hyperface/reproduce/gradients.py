@@ -1,0 +1,328 @@
+"""The papers' equations: gradients against formula and finite differences, losses against plain.
+
+The plain formulas are those of `hyperface.reference`; what differs from them in form, and the
+printed gradients, is written here in NumPy.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface import losses, reference
+from hyperface.evaluate.classification import nearest_agent_accuracy
+from hyperface.normalize import cosine_similarity, l2_normalize
+from hyperface.report import drawings
+from hyperface.reproduce import sketches
+from hyperface.reproduce.item import Context, Entry, Outcome
+
+STEP = 1e-6
+"""Of central differences, in float64."""
+
+
+def _apart(found, expected) -> float:
+    """Greatest difference, relative to the greatest expected value."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+
+def _differences(function: Callable, x: np.ndarray) -> np.ndarray:
+    """Central differences of a scalar function of an array."""
+    slopes = np.zeros(x.shape)
+    for place in np.ndindex(x.shape):
+        moved = np.zeros(x.shape)
+        moved[place] = STEP
+        slopes[place] = (function(x + moved) - function(x - moved)) / (2 * STEP)
+    return slopes
+
+
+def normalization(context: Context):
+    """Eq. 3 and 4 and Figure 4: the gradient lies in the tangent plane, and the norm grows."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, slope = rng.normal(size=(2, 20, 8))
+
+        @jax.jit
+        def loss(x):
+            return jnp.sum(l2_normalize(x) * slope)
+
+        found = np.asarray(jax.grad(loss)(x))
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        along = np.sum(slope * unit, axis=1, keepdims=True)
+        formula = (slope - unit * along) / np.linalg.norm(x, axis=1, keepdims=True)
+        cosines = np.sum(found * x, axis=1) / (
+            np.linalg.norm(found, axis=1) * np.linalg.norm(x, axis=1)
+        )
+        rates = np.geomspace(1e-3, 10, 30)
+        moved = np.linalg.norm(x - rates[:, None, None] * found, axis=2)
+        expected = np.sqrt(np.sum(x**2, axis=1) + rates[:, None] ** 2 * np.sum(found**2, axis=1))
+        entries = [
+            Entry.of("Eq. 3, unit length: greatest error", _apart(l2_normalize(x), unit), "", 15),
+            Entry.of("Eq. 4 and the formula: greatest difference", _apart(found, formula), "", 15),
+            Entry.of(
+                "Eq. 4 and finite differences: greatest difference",
+                _apart(found, _differences(loss, x)),
+                "",
+                9,
+            ),
+            Entry.of("greatest |cosine| of x and its gradient", np.max(np.abs(cosines)), "", 15),
+            Entry.claim("x and its gradient are orthogonal", np.max(np.abs(cosines)) < 1e-6),
+            Entry.claim(
+                "the norm grows at every step of any size",
+                np.all(moved > np.linalg.norm(x, axis=1)),
+            ),
+            Entry.of("Pythagoras: greatest error of the new norm", _apart(moved, expected), "", 15),
+        ]
+        free, decayed = _norms(decay=0.0), _norms(decay=5e-3)
+    entries += [
+        Entry.of("mean norm of agents after 2,000 steps, no decay", free[-1]),
+        Entry.of("mean norm of agents after 2,000 steps, weight decay", decayed[-1]),
+        Entry.claim("weight decay keeps the norm from growing", decayed[-1] < free[-1]),
+    ]
+    steps = np.arange(free.size)
+    figures = {
+        "Left: the gradient at x is the projection of that at its direction onto the tangent, and "
+        "a step along it leaves the circle": sketches.tangent_line(),
+        "Right: what features of three classes ask of a normalised weight, each along the softmax "
+        "loss' gradient, lies in the tangent plane of the sphere": sketches.tangent_plane(),
+        "Norm of agents in training": drawings.curves(
+            {"no decay": (steps, free), "weight decay 0.005": (steps, decayed)},
+            title="Norm growth",
+            xlabel="step",
+            ylabel="mean norm of the agents",
+        ),
+    }
+    scale = (
+        f"{len(x)} random vectors of {x.shape[1]} dimensions in float64; 10 agents in "
+        f"{free.size:,} steps of SGD, batch 32"
+    )
+    return Outcome(entries, scale), figures
+
+
+def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
+    """Mean norm of ten agents under a cosine softmax of noisy classes, by step."""
+    rng = np.random.default_rng(1)
+    means = rng.normal(size=(10, 8))
+    labels = jnp.asarray(rng.integers(0, 10, 400))
+    features = jnp.asarray(means[labels] + 0.7 * rng.normal(size=(400, 8)))
+    agents = l2_normalize(jnp.asarray(rng.normal(size=(10, 8))))
+
+    def step(agents, some):
+        def loss(agents):
+            return jnp.mean(losses.softmax(features[some], agents, labels[some], scale=4.0))
+
+        agents = agents - rate * (jax.grad(loss)(agents) + decay * agents)
+        return agents, jnp.mean(jnp.linalg.norm(agents, axis=1))
+
+    batches = jnp.asarray(rng.integers(0, 400, (steps, 32)))
+    return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, batches))(agents)[1])
+
+
+def softmax_formulas(context: Context):
+    """Eq. 1, 2, 5 and 6: softmax with and without bias, its class, the cosine, and the softmax of
+    scaled cosines, with their gradients by hand in NumPy."""
+    rng = np.random.default_rng(0)
+    features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
+    labels = rng.integers(0, 10, 40)
+    cases = {
+        "Eq. 1, without bias": ("none", 1.0, None),
+        "Eq. 1, with a bias": ("none", 1.0, bias),
+        "Eq. 6, scale 1": ("both", 1.0, None),
+        "Eq. 6, scale 7": ("both", 7.0, None),
+    }
+    entries = []
+    with jax.enable_x64(True):
+        for name, (normalize, scale, added) in cases.items():
+            arguments = {"features": features, "agents": agents, "scale": np.array(scale)}
+            arguments |= {} if added is None else {"bias": added}
+
+            def loss(given, normalize=normalize):
+                return jnp.mean(losses.softmax(labels=labels, normalize=normalize, **given))
+
+            value, slopes = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, arguments))
+            expected, formula = _softmax(labels, normalize=normalize == "both", **arguments)
+            entries.append(
+                Entry.of(f"{name}: loss, greatest difference", _apart(value, expected), "", 15)
+            )
+            entries += [
+                Entry.of(
+                    f"{name}: gradient of the {argument}, greatest difference",
+                    _apart(slopes[argument], formula[argument]),
+                    "",
+                    15,
+                )
+                for argument in arguments
+                if argument != "scale" or normalize == "both"
+            ]
+        cosines = cosine_similarity(features, agents)
+        plain_cosines = reference.cosine_similarity(features, agents)
+    logits = features @ agents.T + bias
+    # The first class that no other's logit exceeds, which is how Eq. 2 has it.
+    classes = np.argmax(np.all(logits[:, :, None] >= logits[:, None], axis=2), axis=1)
+    accuracy = nearest_agent_accuracy(features, agents, classes, bias=bias)
+    entries += [
+        Entry.of("Eq. 2: features whose class is that of the greatest logit", 100 * accuracy, "%"),
+        Entry.of(
+            "Eq. 5, cosine and the plain formula: greatest difference",
+            _apart(cosines, plain_cosines),
+            "",
+            15,
+        ),
+    ]
+    size = f"{len(features)} random features, 10 classes, 8 dimensions, float64, the mean loss"
+    return Outcome(entries, size), {}
+
+
+def _softmax(
+    labels: np.ndarray,
+    features: np.ndarray,
+    agents: np.ndarray,
+    scale: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    normalize: bool,
+) -> tuple[float, dict[str, np.ndarray]]:
+    """Mean loss of Eq. 1 or, normalised, of Eq. 6, and its gradients by argument; Eq. 4 brings them
+    from directions to vectors."""
+    norms = [np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents)]
+    lengths = norms if normalize else [np.ones_like(norm) for norm in norms]
+    first, second = features / lengths[0], agents / lengths[1]
+    products = first @ second.T
+    scores = np.exp(scale * products + (0.0 if bias is None else bias))
+    shares = scores / scores.sum(axis=1, keepdims=True)
+    rows = np.arange(labels.size)
+    slope = (shares - np.eye(len(agents))[labels]) / labels.size
+    found = {}
+    for name, to_unit, unit, length in (
+        ("features", scale * slope @ second, first, lengths[0]),
+        ("agents", scale * slope.T @ first, second, lengths[1]),
+    ):
+        along = np.sum(to_unit * unit, axis=1, keepdims=True) if normalize else 0.0
+        found[name] = (to_unit - unit * along) / length
+    found |= {"scale": np.sum(slope * products), "bias": slope.sum(axis=0)}
+    return float(-np.mean(np.log(shares[rows, labels]))), found
+
+
+def reformulations(context: Context):
+    """Eq. 7 to 11: the losses of pairs and triplets, cosine softmax as distances, and the losses
+    over agents, against the plain formulas in float64."""
+    rng = np.random.default_rng(0)
+    features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
+    labels = rng.integers(0, 10, 200)
+    unit, heads = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents))
+    scores = np.exp(-4.0 / 2 * np.sum((unit[:, None] - heads[None]) ** 2, axis=2))
+    first, second, third = features[:80], features[80:160], features[120:]
+    same = labels[:80] == labels[80:160]
+    with jax.enable_x64(True):
+        plain = {
+            "Eq. 7": reference.contrastive(first, second, same, margin=1.0),
+            "Eq. 8": reference.triplet(first, second, third, margin=0.8),
+            "Eq. 9": -np.log(scores[np.arange(200), labels] / scores.sum(axis=1)),
+            "Eq. 10": reference.c_contrastive(features, agents, labels, margin=1.0),
+            "Eq. 11": reference.c_triplet(features, agents, labels, margin=0.8),
+        }
+    found = {
+        "Eq. 7": losses.contrastive(first, second, same, margin=1.0),
+        "Eq. 8": losses.triplet(first, second, third, margin=0.8),
+        "Eq. 9": losses.softmax(features, agents, labels, scale=4.0),
+        "Eq. 10": losses.c_contrastive(features, agents, labels, margin=1.0),
+        "Eq. 11": losses.c_triplet(features, agents, labels, margin=0.8),
+    }
+    titles = {
+        "Eq. 7": "Eq. 7, contrastive and the plain formula",
+        "Eq. 8": "Eq. 8, triplet and the plain formula",
+        "Eq. 9": "Eq. 9, softmax of cosines and of squared distances",
+        "Eq. 10": "Eq. 10, C-contrastive and the plain formula",
+        "Eq. 11": "Eq. 11, C-triplet and the plain formula",
+    }
+    entries = [
+        Entry.of(f"{title}: greatest difference", _apart(found[name], plain[name]), "", 8)
+        for name, title in titles.items()
+    ]
+    return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
+
+
+def norm_in_softmax(context: Context):
+    """Ring loss, Eq. 1 and 2: features of one direction and different norms, losses that differ."""
+    angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+    agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    norms = np.linspace(0.5, 30, 60)
+    features = norms[:, None] * np.array([[np.cos(0.2), np.sin(0.2)]])
+    found = np.asarray(losses.softmax(features, agents, np.zeros(60, np.int32), normalize="agents"))
+    logits = norms[:, None] * np.cos(0.2 - angles)
+    plain = -logits[:, 0] + np.log(np.sum(np.exp(logits), axis=1))
+    entries = [
+        Entry.of("Eq. 2 and Eq. 1: greatest difference", _apart(found, plain), "", 8),
+        Entry.of("loss at norm 0.5", found[0], "nats", 4),
+        Entry.of("loss at norm 30", found[-1], "nats", 4),
+        Entry.claim("one direction, different norms: the losses differ", np.ptp(found) > 0.1),
+    ]
+    drawn = drawings.curves(
+        {"a feature 0.2 rad from its weight": (norms, found)},
+        title="Softmax loss of one direction",
+        xlabel="feature norm",
+        ylabel="loss (nats)",
+    )
+    scale = "10 weights of unit length in the plane, one direction, 60 norms"
+    return Outcome(entries, scale), {"Loss against norm": drawn}
+
+
+def ring(context: Context):
+    """Ring loss, Eq. 3 to 6: its gradients by formula and by finite differences, and convexity."""
+    with jax.enable_x64(True):
+        features = np.random.default_rng(0).normal(size=(20, 4))
+        radius, weight = 1.5, 0.01
+
+        @jax.jit
+        def loss(features, radius):
+            return weight * jnp.mean(losses.ring(features, radius))
+
+        norms = np.linalg.norm(features, axis=1)
+        value = weight / (2 * norms.size) * np.sum((norms - radius) ** 2)
+        to_features, to_radius = jax.grad(loss, argnums=(0, 1))(features, radius)
+        eq5 = -weight / norms.size * np.sum(norms - radius)
+        eq6 = weight / norms.size * (1 - radius / norms)[:, None] * features
+        moved_features = _differences(lambda x: loss(x, radius), features)
+        moved_radius = _differences(lambda r: loss(features, r), np.array(radius))
+        entries = [
+            Entry.of(f"{name}: greatest difference", _apart(found, expected), "", digits)
+            for name, found, expected, digits in (
+                ("Eq. 4 and the plain sum", loss(features, radius), value, 15),
+                ("Eq. 5 and autodiff", to_radius, eq5, 15),
+                ("Eq. 5 and finite differences", moved_radius, eq5, 9),
+                ("Eq. 6 and autodiff", to_features, eq6, 15),
+                ("Eq. 6 and finite differences", moved_features, eq6, 9),
+            )
+        ]
+        entries += _convexity(lambda x: weight * np.asarray(losses.ring(x, radius)), radius)
+    scale = (
+        "20 random features of 4 dimensions, lambda 0.01, float64; convexity by the midpoints of "
+        "1,000 random pairs of features, of norms, and of features of norm R and at most R"
+    )
+    return Outcome(entries, scale), {}
+
+
+def _convexity(loss: Callable, radius: float, pairs: int = 1_000) -> list[Entry]:
+    """Whether the loss [features] of features, or of norms, is above none of its chords' midpoints,
+    and whether the midpoints of two sets' pairs stay in them."""
+    rng = np.random.default_rng(1)
+    both = rng.normal(size=(2, pairs, 4))
+    unit = both / np.linalg.norm(both, axis=2, keepdims=True)
+    lengths = np.linalg.norm(both, axis=2)[..., None] * np.eye(1, 4)
+
+    def above(points: np.ndarray) -> np.ndarray:
+        return loss(points.mean(axis=0)) > (loss(points[0]) + loss(points[1])) / 2 + 1e-12
+
+    on_sphere = np.linalg.norm(radius * unit.mean(axis=0), axis=1)
+    inside = np.linalg.norm(np.mean(radius * unit * rng.random((2, pairs, 1)), axis=0), axis=1)
+    ends = radius * np.array([[unit[0, 0]], [-unit[0, 0]], [np.zeros(4)]])
+    return [
+        Entry.of("pairs with a midpoint of higher loss than theirs", 100 * above(both).mean(), "%"),
+        Entry.of("loss of f and -f of norm R", max(loss(ends[0])[0], loss(ends[1])[0]), "", 6),
+        Entry.of("loss of their midpoint", loss(ends[2])[0], "", 6),
+        Entry.claim("Ring loss is convex in the feature", not above(both).any()),
+        Entry.claim("Ring loss is convex in the feature's norm", not above(lengths).any()),
+        Entry.claim("features of norm R are not a convex set", np.any(on_sphere < 0.99 * radius)),
+        Entry.claim("features of norm R at most are a convex set", np.all(inside <= radius)),
+    ]

@@ -1,0 +1,50 @@
+"""The two papers item by item: their propositions, equations, figures and tables, in their order.
+
+Items are plain data; the functions that measure them are loaded when they run. Published figures
+are in `published.toml`, each with its place, as the paper prints it.
+"""
+
+import importlib
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from hyperface.errors import unknown_name
+from hyperface.reproduce.item import Item
+from hyperface.reproduce.normface import ITEMS as NORMFACE
+from hyperface.reproduce.ringloss import ITEMS as RINGLOSS
+
+PAPERS: dict[str, tuple[Item, ...]] = {"normface": NORMFACE, "ringloss": RINGLOSS}
+TITLES = {
+    "normface": "NormFace: L2 Hypersphere Embedding for Face Verification",
+    "ringloss": "Ring loss: Convex Feature Normalization for Face Recognition",
+}
+
+
+def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
+    """Items of a paper in its order; those named, where some are.
+
+    Raises:
+      InputError: no such paper or item; the message has the nearest name.
+    """
+    if paper not in PAPERS:
+        raise unknown_name("paper", paper, PAPERS)
+    known = {item.name: item for item in PAPERS[paper]}
+    for name in only:
+        if name not in known:
+            raise unknown_name(f"item of {paper}", name, known)
+    return [item for name, item in known.items() if not only or name in only]
+
+
+@cache
+def published() -> dict[str, Any]:
+    """What the papers print, by paper and item, and the commands behind their tables' rows."""
+    return tomllib.loads(files(__package__).joinpath("published.toml").read_text("utf-8"))
+
+
+def measurement(item: Item) -> Callable:
+    """The function that measures an item: Context -> (Outcome, figures by caption)."""
+    module, function = item.measure.rsplit(".", 1)
+    return getattr(importlib.import_module(f"{__package__}.{module}"), function)

@@ -1,0 +1,241 @@
+"""Figures drawn of the results of runs: ROC curves, low resolution, loss weights, histograms.
+
+Those of runs at the paper's scale come first, then the same of runs at small scale.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hyperface.metrics.roc import Roc
+from hyperface.protocols.registry import SUITE
+from hyperface.protocols.result import Figure as Score
+from hyperface.report import drawings, figures
+from hyperface.reproduce import sketches
+from hyperface.reproduce.item import Context
+from hyperface.reproduce.methods import SCORED, Small, evaluation, folder, place, seeds
+from hyperface.reproduce.runs import figure, small_figures
+from hyperface.train.logs import run_digest
+
+PAIRS = {
+    "evaluation-profiles/pairs": "60 people of CFP, frontal-profile pairs, small scale",
+    "blufr": "LFW, BLUFR pairs, small scale",
+}
+"""What the curves of a protocol are of, at small scale."""
+AREA = "area / "
+"""A column of a factor by which images were made smaller has the factor after it."""
+READ = "the paper does not say that the factor is of the area: that is how it is read here"
+PAIR = (
+    "a: how a pair of videos gets its histogram, of two made-up videos of one person: the cosines "
+    "of all frames of one with all of the other are counted into bins"
+)
+
+
+class _Scored(NamedTuple):
+    """A row's run with what is there of its evaluation."""
+
+    row: str
+    run: Path
+    evaluation: str | None = None
+    """Folder of its figures at the paper's scale; at small scale its protocols say it."""
+
+    def record(self, protocol: str) -> Mapping[str, Any]:
+        """What evaluation.json has of a protocol; {} where none is there of the last training."""
+        where, name = (self.evaluation, protocol) if self.evaluation else place(protocol)
+        path = self.run / where / SCORED
+        if not path.exists():
+            return {}
+        record = json.loads(path.read_text())
+        current = record["settings"]["run"] == run_digest(self.run)
+        return record["protocols"].get(name, {}) if current else {}
+
+    def curve(self, protocol: str) -> Roc | None:
+        """The ROC curve of a protocol, if there is one."""
+        name = protocol if self.evaluation else place(protocol)[1]
+        rates = self.record(protocol).get("curves", {}).get(name)
+        if rates is None:
+            return None
+        far, tar = np.array(rates["far"]), np.array(rates["tar"])
+        return Roc(far, tar, np.full(far.size, np.nan))
+
+
+def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
+    """The pictures that a table asks for by `draw`, by caption; {} where no run is there.
+
+    `curves` are those of a protocol at small scale, of the least seed of each row; `sweep` are
+    accuracy and curves of every column of a factor; `weights` are accuracies against the loss'
+    weight; `histograms` are of the videos of a protocol at small scale, a row a picture.
+    """
+    wanted, drawn = printed.get("draw", {}), {}
+    for whole in (True, False):
+        scored = list(_runs(printed, context, whole=whole))
+        if protocol := wanted.get("curves"):
+            drawn |= _curves(scored, printed, protocol, whole=whole)
+        if wanted.get("sweep"):
+            drawn |= _low_resolution(scored, printed, context.runs, whole=whole)
+        if wanted.get("weights"):
+            drawn |= _weights(printed, context.runs, whole=whole)
+        if protocol := wanted.get("histograms"):
+            drawn |= _video_histograms(scored, printed, protocol, whole=whole)
+    return drawn
+
+
+def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Iterator[_Scored]:
+    """Rows with their run at the paper's scale, or with that of their least seed."""
+    for row in printed["rows"]:
+        if whole and "run" in row:
+            run = folder(context.runs, row["run"])
+            yield _Scored(row["row"], run, evaluation(printed, row))
+        elif not whole and "small" in row:
+            for seed in seeds(context.runs, row["small"])[:1]:
+                yield _Scored(row["row"], folder(context.runs, row["small"], seed))
+
+
+def _curves(
+    scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
+) -> dict[str, Figure]:
+    """ROC curves, a picture a protocol."""
+    protocols = dict.fromkeys(_protocols(printed)) if whole else (protocol,)
+    drawn = {}
+    for name in protocols:
+        curves = {one.row: curve for one in scored if (curve := one.curve(name))}
+        if curves:
+            title = f"ROC: {SUITE[name].title if whole else PAIRS[name]}"
+            drawn[title] = figures.roc_curves(curves, title=title, joined=True)
+    return drawn
+
+
+def _protocols(printed: Mapping[str, Any]) -> list[str]:
+    """Those of all rows at the paper's scale."""
+    rows = [row.get("protocols", printed["protocols"]) for row in printed["rows"] if "run" in row]
+    return [name for names in rows for name in names if name]
+
+
+def _low_resolution(
+    scored: list[_Scored], printed: Mapping[str, Any], runs: Path, *, whole: bool
+) -> dict[str, Figure]:
+    """Ring loss, Figure 8: ROC curves, a panel a factor, and the figure against the factor."""
+    small = Small.of(printed)
+    columns, protocols, names = (
+        (printed[key] for key in ("columns", "protocols", "figures"))
+        if whole
+        else (small.columns, small.protocols, small.figures)
+    )
+    of_factor = {
+        float(column.partition(AREA)[2]): (column, protocol)
+        for column, protocol in zip(columns, protocols, strict=True)
+        if AREA in column
+    }
+    panels = {}
+    for factor, (_, protocol) in of_factor.items():
+        curves = {one.row: curve for one in scored if (curve := one.curve(protocol))}
+        if curves:
+            panels[f"area / {factor:g}"] = curves
+    title = SUITE[place(protocols[-1])[1].partition("-area")[0]].title
+    drawn = {}
+    if panels:
+        caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"
+        drawn[f"{caption}; {READ}"] = figures.roc_panels(panels)
+    factors = {column: factor for factor, (column, _) in of_factor.items()}
+    sweeps = _against(printed, runs, factors, whole=whole)
+    if sweeps:
+        ylabel = f"{title}: {names[-1]}"
+        caption = f"{ylabel} against the factor by which images were made smaller"
+        drawn[f"{caption}; {READ}"] = figures.resolution_curves(sweeps, ylabel=ylabel)
+    return drawn
+
+
+def _against(
+    printed: Mapping[str, Any], runs: Path, factors: Mapping[str, float], *, whole: bool
+) -> dict[str, dict[float, Score]]:
+    """Row -> factor -> share; `factors` by column."""
+    sweeps: dict[str, dict[float, Score]] = {}
+    for (row, column), found in _scores(printed, runs, whole=whole).items():
+        if column in factors:
+            sweeps.setdefault(row, {})[factors[column]] = found
+    return sweeps
+
+
+def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tuple[str, str], Score]:
+    """(row, column) -> share, with its deviation: over snapshots, or at small scale over seeds."""
+    scores = {}
+    if not whole:
+        for key, of_seeds in small_figures(printed, runs).items():
+            shares = [found.value / 100 for found in of_seeds.values()]
+            scores[key] = Score(mean(shares), stdev(shares) if len(shares) > 1 else None)
+        return scores
+    for row in printed["rows"]:
+        if "run" not in row:
+            continue
+        names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
+        run, where = folder(runs, row["run"]), evaluation(printed, row)
+        for column, protocol, name in zip(printed.get("columns", [""]), *names, strict=True):
+            found = figure(run, where, protocol, name) if protocol else None
+            if found:
+                spread = None if found.spread is None else found.spread / 100
+                scores[row["row"], column] = Score(found.value / 100, spread)
+    return scores
+
+
+def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str, Figure]:
+    """NormFace, Figure 8: where a curve has two weights at least."""
+    curves: dict[str, dict[float, Score]] = {}
+    marks: dict[str, float] = {}
+    rows = {row["row"]: row for row in printed["rows"]}
+    first = printed.get("columns", [""])[0] if whole else Small.of(printed).columns[0]
+    for (name, column), found in _scores(printed, runs, whole=whole).items():
+        if column == first and "weight" in rows[name]:
+            curves.setdefault(rows[name]["curve"], {})[rows[name]["weight"]] = found
+        elif column == first and "curve" in rows[name]:
+            marks[rows[name]["curve"]] = found.value
+    if max(map(len, curves.values()), default=0) < 2:
+        return {}
+    scale = "mean and deviation over snapshots" if whole else "small scale, over seeds"
+    ylabel = "accuracy on LFW's 6,000 pairs"
+    drawn = figures.weight_curves(curves, marks=marks, ylabel=ylabel)
+    return {f"Accuracy against the loss' weight, {scale}": drawn}
+
+
+def _video_histograms(
+    scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
+) -> dict[str, Figure]:
+    """NormFace, Figure 9: how a histogram comes about, and those of pairs, a picture a row."""
+    drawn = {}
+    for one in scored:
+        name = printed["protocols"][0] if whole else protocol
+        shares = one.record(name).get("details", {}).get("histograms")
+        if shares:
+            drawn[PAIR] = sketches.pair_histogram()
+            of = "two videos of YTF" if whole else "two videos"
+            drawn[f"b: similarities of {of}, {one.row}"] = _histograms(shares)
+    return drawn
+
+
+def _histograms(shares: Mapping[str, Mapping[str, list]]) -> Figure:
+    """Share of the frame similarities of a pair of videos in each bin: single pairs, and the mean.
+
+    Scores that were made before single pairs were kept have the deviation about the mean.
+    """
+    bands, single = {}, {}
+    for kind, found in shares.items():
+        label = {"same": "one person", "different": "two people"}[kind]
+        middle, deviation = np.array(found["mean"]), np.array(found["deviation"])
+        edges = np.linspace(-1, 1, middle.size + 1)
+        bands[label] = (edges[:-1] + edges[1:]) / 2, middle, deviation
+        if found.get("single"):
+            single[label] = np.array(found["single"])
+    count = sum(map(len, single.values()))
+    return drawings.bands(
+        bands,
+        title=f"{count} pairs of videos, and the mean over all"
+        if count
+        else "Mean and deviation over all pairs; the paper draws 200 single ones",
+        xlabel="similarity of two frames",
+        ylabel="share of the pair's frame similarities",
+        single=single,
+    )

@@ -1,0 +1,77 @@
+"""NormFace, Figure 1: training by classification and testing by similarity, as a drawing."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hyperface.reproduce.item import Context, Outcome
+
+STEP = 2.6
+"""From the middle of one box to that of the next."""
+WIDTH, HEIGHT = 2.0, 0.7
+BEFORE = {0: "images", 1: "network", 2: "feature f", 4: "inner product", 5: "softmax loss"}
+AFTER = BEFORE | {3: "normalise f", 4: "cosine times s"}
+BRANCH = {1: "network", 2: "feature f", 3: "normalise f"}
+ADDED = ("normalise f", "normalise\nrows of W", "cosine times s")
+"""What NormFace adds to training; testing normalised features before."""
+ABOVE = 1.1
+"""From a row to what enters it from above: labels and weights."""
+
+
+def drawing(context: Context):
+    """Training before, NormFace's, and testing; what is coloured, earlier training did without."""
+    figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+    axes = figure.subplots()
+    for height, row in ((6.2, BEFORE), (3.5, AFTER)):
+        _row(axes, row, height, added=ADDED)
+        _row(axes, {5: "labels"}, height + ABOVE)
+        _down(axes, 5, height)
+        _down(axes, 4, height)
+    _row(axes, {4: "weights W"}, 6.2 + ABOVE)
+    _row(axes, {3: "weights W", 4: "normalise\nrows of W"}, 3.5 + ABOVE, added=ADDED)
+    _testing(axes)
+    for name, height in (("training\nbefore", 6.2), ("training\nNormFace", 3.5), ("testing", 1.05)):
+        axes.text(-1.6, height, name, rotation=90, va="center", ha="center", weight="bold")
+    for height in (5.35, 2.55):
+        axes.axhline(height, color="#cccccc", linewidth=0.8)
+    axes.set(xlim=(-2.1, 5 * STEP + 1.3), ylim=(0, 7.8))
+    axes.set_axis_off()
+    return Outcome([], "a drawing"), {
+        "Training as it was and as NormFace proposes it, and testing, which is the same for both; "
+        "the coloured steps are new in training": figure
+    }
+
+
+def _testing(axes: Axes) -> None:
+    """Two branches that meet: every method compared normalised features here."""
+    heights = {1.7: "image 1", 0.4: "image 2"}
+    for height, image in heights.items():
+        _row(axes, {0: image, **BRANCH}, height)
+        _arrow(axes, (3 * STEP + WIDTH / 2, height), (4 * STEP - WIDTH / 2, 1.05))
+    _row(axes, {4: "cosine", 5: "same or not"}, 1.05)
+
+
+def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[str] = ()) -> None:
+    """Boxes by place on one height, each with an arrow to the next."""
+    places = sorted(boxes)
+    for place, name in boxes.items():
+        corner = place * STEP - WIDTH / 2, height - HEIGHT / 2
+        colour = "#f4c9cf" if name in added else "#e7eef2"
+        axes.add_patch(Rectangle(corner, WIDTH, HEIGHT, facecolor=colour, edgecolor="#444444"))
+        axes.text(place * STEP, height, name, ha="center", va="center", fontsize=10)
+    for one, other in pairwise(places):
+        ends = one * STEP + WIDTH / 2, other * STEP - WIDTH / 2
+        _arrow(axes, *((end, height) for end in ends))
+
+
+def _down(axes: Axes, place: int, height: float) -> None:
+    """An arrow from the box above a row into the row."""
+    _arrow(axes, (place * STEP, height + ABOVE - HEIGHT / 2), (place * STEP, height + HEIGHT / 2))
+
+
+def _arrow(axes: Axes, tail: tuple[float, float], head: tuple[float, float]) -> None:
+    style = {"arrowstyle": "->", "color": "#444444", "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", head, tail, arrowprops=style)

@@ -1,0 +1,49 @@
+"""How far Ring loss' own tables vary over lambda and over alpha: its claim, from its figures."""
+
+import numpy as np
+
+from hyperface.reproduce.item import Entry
+from hyperface.reproduce.papers import published
+
+TABLES = {
+    "LFW": "table-1",
+    "MegaFace": "table-2",
+    "CFP": "table-2",
+    "IJB-A": "table-3",
+    "Janus CS3": "table-4",
+}
+"""Of Ring loss, by what they are of."""
+VARIED = {
+    "lambda, softmax": [f"SM + R ({w})" for w in ("0.01", "0.001", "0.0001")],
+    "lambda, SphereFace": [f"SF + R ({w})" for w in ("0.03", "0.01", "0.001", "0.0001")],
+    "alpha": [f"l2-Cons SM ({a})" for a in (30, 20, 10)],
+}
+"""The tables' rows over a hyper-parameter."""
+
+
+def entries() -> list[Entry]:
+    """Whether a data set's figures vary less over lambda than over alpha, and the deviations."""
+    claims, spreads = [], []
+    for name, table in TABLES.items():
+        printed = published()["ringloss"][table]
+        columns = printed.get("columns", [""])
+        rows = {row["row"]: row["values"] for row in printed["rows"]}
+        holds = []
+        for place, column in enumerate(columns):
+            if table == "table-2" and name not in column:
+                continue
+            found = {
+                over: np.std([float(rows[row][place]) for row in some], ddof=1)
+                for over, some in VARIED.items()
+            }
+            holds.append(
+                max(found["lambda, softmax"], found["lambda, SphereFace"]) < found["alpha"]
+            )
+            row = f"published, {column if name in column else f'{name} {column}'.strip()}"
+            spreads += [
+                Entry.of(row, value, "points", 3, f"deviation over {over}")
+                for over, value in found.items()
+            ]
+        row = f"published, {name}: varies less over lambda than over alpha"
+        claims.append(Entry.claim(row, all(holds)))
+    return [*claims, *spreads]

@@ -1,0 +1,116 @@
+"""The figures that README.md shows, kept in `measured.json`, and the README's tables made of them.
+
+Runs and reports stay out of the repository; these few figures of them are committed with the
+README, so that a test can hold one to the other and nobody types a figure.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperface.errors import InputError
+from hyperface.files import replace_text
+from hyperface.report.tables import Table, as_markdown
+from hyperface.reproduce.item import from_record, to_record
+from hyperface.reproduce.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, section
+from hyperface.reproduce.papers import PAPERS, items, published
+
+KEPT = Path(__file__).with_name("measured.json")
+SHOWN = {
+    "normface": (
+        "scales",
+        "untrained",
+        "table-2",
+        "from-scratch",
+        "table-3",
+        "table-4",
+        "table-5",
+    ),
+    "ringloss": ("figure-1", "table-1", "table-2", "from-scratch", "figure-8"),
+}
+"""Items of each paper whose tables the README has."""
+
+
+def keep(paper: str, shown: Sequence[Shown]) -> None:
+    """Puts what was measured of a paper's shown items into `measured.json`; others stay there."""
+    found = {
+        one.item.name: {
+            "command": _command(paper, one),
+            # Where the runs lie is of no use to others.
+            **to_record(dataclasses.replace(one.outcome, missing={}, pictures={})),
+        }
+        for one in shown
+        if one.item.name in SHOWN[paper] and one.outcome and one.outcome.entries
+    }
+    kept = read()
+    kept[paper] = kept.get(paper, {}) | found
+    whole = {
+        name: {item: kept[name][item] for item in SHOWN[name] if item in kept.get(name, {})}
+        for name in PAPERS
+    }
+    replace_text(KEPT, json.dumps(whole, indent=1) + "\n")
+
+
+def _command(paper: str, one: Shown) -> str:
+    """What measures an item, with the default folders."""
+    seeds = max(len(entry.values) for entry in one.outcome.entries)
+    several = f" --seeds {seeds}" if seeds > 1 else ""
+    return f"python -m launch.reproduce {paper} --only {one.item.name}{several}"
+
+
+def read() -> dict[str, Any]:
+    """Paper -> item -> outcome; {} where nothing was kept."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+
+
+def tables(paper: str) -> str:
+    """The README's tables of a paper, as Markdown."""
+    parts = []
+    for name, record in read().get(paper, {}).items():
+        (item,) = items(paper, (name,))
+        one = Shown(item, from_record(record), Path(), record["command"])
+        printed = published()[paper].get(name, {})
+        table = section(one, printed).table
+        title = f"{table.title} (`{record['command']}`)."
+        notes = [printed["note"]] if "note" in printed else []
+        notes += [f"Run: {one.outcome.scale}."] if one.outcome.scale else []
+        parts += [title, *notes, as_markdown(_shortened(table))]
+    return "\n\n".join(parts)
+
+
+def _shortened(table: Table) -> Table:
+    """Without places in the paper, and without rows and columns in which nothing was measured."""
+    places = [place for place, name in enumerate(table.header) if "published" not in name]
+    texts = {SOURCE_COLUMN, RUN_COLUMN}
+    figures = [place for place in places[1:] if table.header[place] not in texts]
+    empty = {"", NOT_RUN}
+    rows = [row for row in table.rows if {row[place] for place in figures} - empty]
+    columns = [
+        place
+        for place, name in enumerate(table.header)
+        if name != SOURCE_COLUMN and (place == 0 or {row[place] for row in rows} - empty)
+    ]
+    kept = [[row[place] for place in columns] for row in rows]
+    return table._replace(header=[table.header[place] for place in columns], rows=kept)
+
+
+def write(paper: str, path: Path) -> None:
+    """Writes a paper's tables between its two markers of a file.
+
+    Raises:
+      InputError: the file has no such markers, or cannot be read.
+    """
+    first, last = f"<!-- measured: {paper} -->", f"<!-- end: {paper} -->"
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"--readme: expected a file, found: {error}.") from None
+    between = re.compile(f"({first}\n).*?({last})", re.DOTALL)
+    if not between.search(text):
+        raise InputError(f"--readme: expected {first} and {last} in {path}, found neither or one.")
+    made = tables(paper)
+    block = f"{made}\n" if made else ""
+    replace_text(path, between.sub(lambda found: found[1] + block + found[2], text))

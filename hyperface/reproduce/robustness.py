@@ -1,0 +1,237 @@
+"""How far a loss' hyper-parameter moves what is measured: Ring loss' claim, and NormFace, Figure 8.
+
+Heads over the fixed features of a trained run, all settings and seeds in one program.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hyperface import theory
+from hyperface.metrics.verification import verify
+from hyperface.report import drawings
+from hyperface.reproduce import cached, heads_at_once, printed_spreads
+from hyperface.reproduce.heads_at_once import Setting
+from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.runs import program
+
+RUN = "faces-softmax"
+STEPS = {False: 1000, True: 60}
+"""In full and in quick runs."""
+SEEDS = 3
+"""At least."""
+LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+ALPHAS = (1.0, 3.0, 10.0, 20.0, 30.0, 50.0, 100.0)
+CENTERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+PRINTED = {"lambda": (1e-4, 1e-3, 1e-2), "alpha": (10.0, 20.0, 30.0)}
+"""The values of Ring loss' tables."""
+TRIED = {"lambda": LAMBDAS, "alpha": ALPHAS}
+EVERY = "all values: lambda 1e-5 to 10, alpha 1 to 100"
+WHOLE, TO_ONE = "weights 0.001 to 10", "weights 0.001 to 1"
+FIGURES = {"accuracy": "accuracy", "TAR": "tar"}
+FAR = 0.01
+BOUND = 0.1
+"""Nats of Proposition 2's bound that sets NormFace's scale."""
+
+
+class Scores(NamedTuple):
+    """Of one setting, a number a seed; NaN where it diverged."""
+
+    accuracy: np.ndarray
+    """[seeds] in percent, as the next."""
+    tar: np.ndarray
+    deviation: np.ndarray
+    """[seeds] standard deviation of the test features' norms over their mean."""
+
+
+def ring(context: Context):
+    """Ring loss: results over lambda beside those over alpha, and over center loss' weight."""
+    settings = {("softmax", 0.0): Setting()}
+    settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
+    settings |= {("alpha", a): Setting(unit_features=True, scale=a) for a in ALPHAS}
+    settings |= {("center", w): Setting(center=w) for w in CENTERS}
+    found, scale = _scored(settings, context)
+    outcome = _outcome(found, scale)
+    for label, ranges in {"the paper's values": PRINTED, EVERY: TRIED}.items():
+        for name, figure in FIGURES.items():
+            over = {k: _claimed(found, k, figure, values) for k, values in ranges.items()}
+            row = f"{name} varies less over lambda than over alpha, {label}"
+            outcome.entries += _above(row, over["alpha"], over["lambda"])
+    outcome.unjudged["alpha = 50 explodes"] = (
+        "gradients of a deep net are meant, and only heads are trained here; what they scored at "
+        "alpha = 50 is below"
+    )
+    outcome.entries += printed_spreads.entries()
+    for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
+        for label, some in (("the paper's values", PRINTED.get(key)), ("all values", values)):
+            if some is not None:
+                outcome.entries += _spread_entries(found, key, some, label)
+    panels = {
+        "lambda of Ring loss": {"softmax + ring": ("lambda", LAMBDAS)},
+        "alpha of l2-constrained softmax": {"softmax, unit features": ("alpha", ALPHAS)},
+        "weight of center loss": {"softmax + center": ("center", CENTERS)},
+    }
+    return outcome, _drawn(found, panels, ["softmax"])
+
+
+def weights(context: Context):
+    """NormFace, Figure 8: softmax with C-contrastive or, with m = 0, center loss, by weight."""
+    scale = theory.scale_for_bound(_classes(context), BOUND)
+    both = Setting(unit_features=True, unit_agents=True, scale=float(scale))
+    settings = {("softmax, not normalised", 0.0): Setting(), ("softmax, normalised", 0.0): both}
+    for name, margin in (("C-contrastive", 1.0), ("center", 0.0)):
+        settings |= {(name, w): both._replace(c_contrastive=w, margin=margin) for w in WEIGHTS}
+        alone = Setting(softmax=0.0, c_contrastive=1.0, margin=margin)
+        settings[f"{name} alone", 0.0] = alone
+    found, text = _scored(settings, context)
+    outcome = _outcome(found, f"{text}; center loss is C-contrastive with m = 0, as in Table 2")
+    over, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
+    for label, values in ranges.items():
+        for name, figure in FIGURES.items():
+            spread = {key: _claimed(found, key, figure, values) for key in over}
+            row = f"{name} varies less over C-contrastive's weight than over center's, {label}"
+            outcome.entries += _above(row, spread["center"], spread["C-contrastive"])
+    names = ("C-contrastive alone", "center alone", "softmax, not normalised")
+    alone, center, softmax = (found[name, 0.0].accuracy for name in names)
+    alone, center, softmax = (
+        np.where(np.isfinite(x), x, -np.inf) for x in (alone, center, softmax)
+    )
+    outcome.entries += _above("alone, C-contrastive verifies better than center", alone, center)
+    outcome.entries += _above("C-contrastive alone is above softmax", alone, softmax)
+    for key in over:
+        for label, values in ranges.items():
+            outcome.entries += _spread_entries(found, key, values, label)
+    lines = {f"softmax + {key}": (key, WEIGHTS) for key in over}
+    base = ["softmax, not normalised", "softmax, normalised"]
+    return outcome, _drawn(found, {"weight of the added loss": lines}, base)
+
+
+def _scored(settings: dict, context: Context) -> tuple[dict, str]:
+    """Scores by the settings' keys, and how they came about."""
+    splits = cached.features(context.runs / RUN, context)
+    train, test = splits["train"], splits["test"]
+    # So that the head's first features, and their gradients, do not depend on the run's norms.
+    size = np.sqrt(np.mean(train.features**2))
+    steps = context.steps or STEPS[context.quick]
+    seeds = max(SEEDS, context.seeds)
+    title = f"{len(settings)} settings x {seeds} seeds"
+    with program.progress(context.console, title, "steps") as advance:
+        heads = heads_at_once.train(
+            list(settings.values()),
+            train.features / size,
+            train.labels,
+            seeds=seeds,
+            steps=steps,
+            progress=advance,
+        )
+    features = jax.jit(jax.vmap(jax.vmap(heads_at_once.embed, (0, None)), (0, None)))
+    both = test.features.reshape(-1, test.features.shape[-1]) / size
+    made = np.asarray(features(heads, both))
+    made = made.reshape(*made.shape[:2], *test.features.shape[:2], -1)
+    with program.progress(context.console, "scoring", "settings") as advance:
+        found = {}
+        for place, key in enumerate(settings):
+            found[key] = _scores(made[:, place], test.labels)
+            advance(place + 1, len(settings))
+    return found, (
+        f"not end to end: linear, PReLU, linear over the fixed features of {RUN}, {steps:,} steps "
+        f"of {heads_at_once.BATCH}, {title} in one program, {train.labels.max() + 1} people; "
+        f"{np.unique(test.labels).size} other people, all pairs of {test.labels.size} images"
+    )
+
+
+def _classes(context: Context) -> int:
+    return int(cached.features(context.runs / RUN, context)["train"].labels.max()) + 1
+
+
+def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
+    """Of one setting; features [seeds, images, 2, dim]."""
+    norms = np.linalg.norm(features[:, :, 0], axis=2)
+    accuracy, tar = np.full((2, len(features)), np.nan)
+    for seed, merged in enumerate(features.sum(axis=2)):
+        if np.isfinite(merged).all() and np.linalg.norm(merged, axis=1).all():
+            verified = verify(merged, labels)
+            accuracy[seed] = 100 * verified.folds.mean
+            tar[seed] = 100 * verified.tar_at_far[FAR]
+    return Scores(accuracy, tar, norms.std(axis=1) / norms.mean(axis=1))
+
+
+def _label(key: tuple[str, float]) -> str:
+    name, value = key
+    return f"{name} {value:g}" if value else name
+
+
+def _outcome(found: dict, scale: str) -> Outcome:
+    """An entry a figure of every setting that ended well, else how many seeds diverged."""
+    outcome = Outcome([], scale)
+    for key, scores in found.items():
+        lost = np.sum(~np.isfinite(scores.accuracy))
+        if lost:
+            unit = f"of {scores.accuracy.size} seeds diverged"
+            outcome.entries.append(Entry.of(_label(key), lost, unit, 0, "accuracy"))
+            continue
+        outcome.entries += [
+            Entry.of(_label(key), list(scores.accuracy), "%", 2, "accuracy"),
+            Entry.of(_label(key), list(scores.tar), "%", 2, "TAR at FAR 1 %"),
+            Entry.of(_label(key), list(scores.deviation), "", 3, "deviation / mean of norms"),
+        ]
+    return outcome
+
+
+def _spread(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
+    """[seeds] standard deviation of a figure over the values of a hyper-parameter, but for those
+    that diverged; NaN of fewer than two."""
+    scores = np.array([getattr(found[key, value], figure) for value in values])
+    kept = scores[np.isfinite(scores).all(axis=1)]
+    return kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(scores.shape[1], np.nan)
+
+
+def _claimed(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
+    """[seeds] the same to be compared: infinite where a value diverged, which is not robust."""
+    scores = np.array([getattr(found[key, value], figure) for value in values])
+    whole = np.isfinite(scores).all(axis=0)
+    return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
+
+
+def _above(row: str, high: np.ndarray, low: np.ndarray) -> list[Entry]:
+    """A statement about figures [seeds], of those seeds in which not both sides diverged."""
+    some = np.isfinite(high) | np.isfinite(low)
+    return [Entry.above(row, list(high[some] - low[some]))] if some.any() else []
+
+
+def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str) -> list[Entry]:
+    row = f"deviation over {key}, {label}"
+    spreads = {
+        column: _spread(found, key, figure, values)
+        for figure, column in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %"))
+    }
+    return [
+        Entry.of(row, list(spread), "points", 2, column)
+        for column, spread in spreads.items()
+        if np.isfinite(spread).all()
+    ]
+
+
+def _drawn(found: dict, panels: dict, bases: list[str]) -> dict:
+    """A picture of each figure; what has no hyper-parameter is a dashed line."""
+    drawn = {}
+    for figure, name in (("accuracy", "Accuracy"), ("tar", "TAR at FAR 1 %")):
+        lines = {
+            xlabel: {
+                label: (
+                    np.array(values),
+                    np.array([getattr(found[key, value], figure) for value in values]),
+                )
+                for label, (key, values) in named.items()
+            }
+            for xlabel, named in panels.items()
+        }
+        marks = {base: float(getattr(found[base, 0.0], figure).mean()) for base in bases}
+        caption = (
+            f"{name}, heads over fixed features, mean and deviation over seeds; dashed is softmax "
+            "alone"
+        )
+        drawn[caption] = drawings.scatter_panels(lines, ylabel=f"{name}, %", marks=marks)
+    return drawn

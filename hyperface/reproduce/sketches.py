@@ -1,0 +1,170 @@
+"""Drawings that explain: the tangent plane, margins between two features, a pair's histogram."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Wedge
+
+from hyperface import losses, theory
+from hyperface.normalize import l2_normalize
+from hyperface.protocols.frames import BINS, group_frames, video_similarities
+from hyperface.report.drawings import COLOURS
+
+BLUE, RED, GREEN, _, YELLOW = COLOURS[:5]
+GREY = "#8a8a8a"
+
+
+def tangent_line() -> Figure:
+    """NormFace, Figure 4, left: x, its direction, the gradient at both, and steps along it."""
+    unit, slope = np.array([0.6, 0.8]), np.array([0.95, 0.15])
+    x = 1.5 * unit
+    gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(x))
+    along = slope - unit * (unit @ slope)
+    moved = x + 2.0 * gradient
+    figure = Figure(figsize=(6.2, 5.0), layout="constrained")
+    axes = figure.subplots()
+    axes.add_patch(Circle((0, 0), 1.0, fill=False, color=GREY))
+    axes.add_patch(Circle((0, 0), 1.5, fill=False, color=GREY, linestyle=":"))
+    for start in (unit, x):
+        axes.axline(start, start + along, color=GREY, linewidth=0.6)
+    axes.plot(*zip(unit + slope, unit + along, strict=True), color=BLUE, linestyle=":")
+    _arrow(axes, np.zeros(2), moved, GREY, r"$x + \alpha\,\partial L/\partial x$", (0.06, -0.02))
+    _arrow(axes, x, moved, GREY)
+    _arrow(axes, np.zeros(2), x, "#222222", "$x$", (-0.05, 0.06))
+    _arrow(axes, unit, unit + slope, BLUE, r"$\partial L/\partial\tilde{x}$", (0.04, 0.0))
+    _arrow(axes, unit, unit + along, RED, "its projection\non the tangent", (0.04, -0.08))
+    _arrow(axes, x, x + gradient, RED, r"$\partial L/\partial x$", (-0.02, 0.06))
+    axes.plot(*unit, "o", color="#222222")
+    axes.text(*np.add(unit, (-0.12, 0.02)), r"$\tilde{x}$", fontsize=12)
+    for radius, name in ((1.0, "1"), (1.5, r"$\|x\|$")):
+        axes.text(radius - 0.03, -0.12, name, color="#5a5a5a", ha="right")
+    axes.set(xlim=(-0.25, 2.1), ylim=(-0.25, 1.65), aspect="equal")
+    axes.set_axis_off()
+    return figure
+
+
+def tangent_plane() -> Figure:
+    """NormFace, Figure 4, right: what features of three classes ask of one class' weight."""
+    rng = np.random.default_rng(3)
+    centers = _on_sphere(np.array([[0.1, -0.75, 0.65], [0.85, -0.1, 0.5], [-0.65, 0.3, 0.7]]))
+    labels = np.repeat([0, 1, 2], 4)
+    features = _on_sphere(centers[labels] + 0.13 * rng.normal(size=(12, 3)))
+    weights = centers.copy()
+    weights[0] = weight = _on_sphere(np.array([0.12, -0.3, 1.0]))
+    loss = jax.jacobian(lambda w: losses.softmax(features, w, labels, scale=2.0))
+    steps = -0.6 * np.asarray(loss(weights))[:, 0]
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
+    turn, height = np.meshgrid(np.linspace(0, 2 * np.pi, 40), np.linspace(0, np.pi, 20))
+    sphere = np.sin(height) * np.cos(turn), np.sin(height) * np.sin(turn), np.cos(height)
+    axes.plot_wireframe(*sphere, color="#c9c9c9", linewidth=0.4, zorder=1)
+    first = _on_sphere(np.cross(weight, [0.0, 1.0, 0.0]))
+    second = np.cross(weight, first)
+    sides = np.array([[-0.85], [0.85]])
+    corners = weight + sides[:, None] * first + sides[None] * second
+    axes.plot_surface(*np.moveaxis(corners, 2, 0), color=BLUE, alpha=0.22, zorder=2)
+    head = {"arrow_length_ratio": 0.15}
+    for place, (colour, name) in enumerate(
+        ((RED, "features of the weight's class"), (YELLOW, "a second class"), (GREEN, "a third"))
+    ):
+        some = labels == place
+        axes.scatter(*features[some].T, color=colour, s=24, zorder=4, label=name, depthshade=False)
+        for step in steps[some]:
+            axes.quiver(*weight, *step, color=colour, linewidth=1.3, zorder=5, **head)
+    total = 0.7 * _on_sphere(steps.sum(axis=0))
+    axes.quiver(*weight, *total, color="#222222", zorder=6, label="direction of the sum", **head)
+    axes.scatter(*weight, color=BLUE, s=50, zorder=7, depthshade=False, label="weight")
+    axes.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.4, 1.2), box_aspect=(1, 1, 1))
+    axes.view_init(elev=30, azim=-55)
+    axes.set_axis_off()
+    axes.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def classification_margins(ratio: float = 2.0) -> Figure:
+    """Ring loss, Figure 2a: two weights, a feature of each class, and where each may lie.
+
+    Args:
+      ratio: r, norm of the second class' feature over that of the first, in the right panel.
+    """
+    towards = {"w_1": 125.0, "x_1": 110.0, "x_2": 50.0, "w_2": 35.0}
+    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
+    for axes, r in zip(figure.subplots(1, 2), (1.0, ratio), strict=True):
+        lengths = {"w_1": 1.25, "x_1": 1.0, "x_2": r, "w_2": 1.25}
+        for own, other, norms, colour in (
+            ("w_1", "x_2", r, YELLOW),
+            ("w_2", "x_1", 1 / r, GREEN),
+        ):
+            delta = np.cos(np.radians(towards[own] - towards[other]))
+            margin = float(np.degrees(theory.angular_margin(norms, delta)))
+            ends = towards[own] - margin, towards[own] + margin
+            label = f"margin of class {own[-1]}: {margin:.0f}° to either side of ${own}$"
+            axes.add_patch(Wedge((0, 0), 0.9, *ends, color=colour, alpha=0.25, label=label))
+        for name, degrees in towards.items():
+            direction = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+            colour = {"1": RED, "2": BLUE}[name[-1]] if name[0] == "x" else "#222222"
+            _arrow(
+                axes, np.zeros(2), lengths[name] * direction, colour, f"${name}$", 0.1 * direction
+            )
+        _angle(axes, towards["x_1"], towards["w_1"], 0.62, r"$\theta_1$")
+        _angle(axes, towards["x_2"], towards["w_1"], 0.36, r"$\theta_2$")
+        axes.set(xlim=(-1.25, 1.75), ylim=(-0.95, 1.85), aspect="equal")
+        axes.set_title(rf"$\|x_1\| = 1$, $\|x_2\| = r = {r:g}$")
+        axes.set_axis_off()
+        axes.legend(fontsize=8, loc="lower center")
+    return figure
+
+
+def pair_histogram() -> Figure:
+    """NormFace, Figure 9a: the cosines of all frames of two videos, counted into bins."""
+    rng = np.random.default_rng(0)
+    sizes = 12, 16
+    person = rng.normal(size=64)
+    frames = person + 0.9 * rng.normal(size=(sum(sizes), 64))
+    unit = _on_sphere(frames)
+    found = video_similarities(group_frames(frames, np.repeat([0, 1], sizes)), [0], [1])
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    matrix, counted = figure.subplots(1, 2)
+    shown = matrix.imshow(unit[: sizes[0]] @ unit[sizes[0] :].T, cmap="viridis")
+    figure.colorbar(shown, ax=matrix, label="cosine")
+    matrix.set(
+        title="1. Scores of all frames", xlabel="frame of video 2", ylabel="frame of video 1"
+    )
+    counted.bar(
+        np.linspace(-1, 1, BINS, endpoint=False),
+        found.histogram[0],
+        2 / BINS,
+        align="edge",
+        color=BLUE,
+    )
+    counted.set(
+        title=f"2. Counted into {BINS} bins",
+        xlabel="cosine of two frames",
+        ylabel="share of the pair's frame similarities",
+    )
+    counted.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _on_sphere(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _arrow(axes: Axes, tail, head, colour: str, label: str = "", offset=(0.0, 0.0)) -> None:
+    """An arrow; the label stands at its head, moved by the offset."""
+    style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
+    axes.annotate("", xy=head, xytext=tail, arrowprops=style)
+    axes.text(*(np.asarray(head) + offset), label, color=colour, fontsize=11)
+
+
+def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:
+    """An arc about the origin between two directions in degrees."""
+    turn = np.radians(np.linspace(start, end, 40))
+    axes.plot(radius * np.cos(turn), radius * np.sin(turn), color="#444444", linewidth=1)
+    middle = turn[20]
+    axes.text(
+        (radius + 0.04) * np.cos(middle), (radius + 0.04) * np.sin(middle), label, ha="center"
+    )

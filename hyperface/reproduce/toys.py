@@ -1,0 +1,257 @@
+"""Drawings of both papers that need no data: agents on a sphere, margins, the mesh of points."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface import losses, theory
+from hyperface.normalize import l2_normalize
+from hyperface.report import drawings
+from hyperface.reproduce import sketches
+from hyperface.reproduce.item import Context, Entry, Outcome
+
+LEAST_RATIO = 0.01
+"""Where the curves of Ring loss, Figure 2b, begin: r is above zero."""
+
+
+def _two_classes(apart: float, spread: float, count: int = 300):
+    """Features [images, 3] of two classes on the sphere, and their labels [images]."""
+    rng = np.random.default_rng(0)
+    centers = np.array([[np.sin(side), 0.0, np.cos(side)] for side in (-apart / 2, apart / 2)])
+    labels = np.repeat([0, 1], count)
+    features = centers[labels] + spread * rng.normal(size=(2 * count, 3))
+    return np.asarray(l2_normalize(features)), labels
+
+
+def _settled(features: np.ndarray, labels: np.ndarray, margin: float) -> np.ndarray:
+    """Agents [2, 3] of unit length after descent of C-contrastive loss on given features."""
+
+    def step(agents, _):
+        def loss(agents):
+            return jnp.mean(losses.c_contrastive(features, agents, labels, margin=margin))
+
+        return l2_normalize(agents - 0.05 * jax.grad(loss)(agents)), None
+
+    start = jnp.array([[-0.2, 0.6, 0.7], [0.2, -0.6, 0.7]])
+    return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, length=3_000))(start)[0])
+
+
+def _degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Angles [rows] between rows of unit length."""
+    return np.degrees(np.arccos(np.clip(np.sum(one * other, axis=-1), -1.0, 1.0)))
+
+
+def agents(context: Context):
+    """NormFace, Figure 6: agents at the class centers with m = 0, away from the boundary at 1."""
+    features, labels = _two_classes(apart=0.9, spread=0.25)
+    means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    boundary = means[1] - means[0]
+    boundary /= np.linalg.norm(boundary)
+    entries, panels, lines = [], {}, {}
+    from_boundary = 90 - _degrees(means, np.stack([-boundary, boundary]))
+    entries.append(Entry.of("class means to the boundary", from_boundary.mean(), "degrees"))
+    for margin in (0.0, 1.0):
+        found = _settled(features, labels, margin)
+        to_means = _degrees(found, means)
+        to_boundary = 90 - _degrees(found, np.stack([-boundary, boundary]))
+        entries += [
+            Entry.of(f"m = {margin:g}: agents to their class means", to_means.mean(), "degrees"),
+            Entry.of(f"m = {margin:g}: agents to the boundary", to_boundary.mean(), "degrees"),
+        ]
+        if margin == 0.0:
+            entries.append(Entry.claim("m = 0: agents are the class means", to_means.max() < 0.1))
+        else:
+            away = np.all(to_boundary > from_boundary + 0.1)
+            entries.append(Entry.claim("m = 1: agents are shifted away from the boundary", away))
+        panels[f"m = {margin:g}"] = [
+            *(drawings.Points(features[labels == c][:, :2], f"class {c}", 5) for c in (0, 1)),
+            drawings.Points(found[:, :2], "agents", 110, "*"),
+            drawings.Points(means[:, :2], "class means", 150, "s", hollow=True),
+        ]
+        lines[f"m = {margin:g}"] = [_great_circle(boundary), *_to_agents(features, labels, found)]
+    scale = "two overlapping classes of 300 fixed features on the 3-d sphere, 3,000 steps"
+    return Outcome(entries, scale), {
+        "Two classes, their means, their agents and the boundary, seen from above; arrows are the "
+        "intra-class steps of some features, a tenth as long": drawings.planes(panels, lines=lines)
+    }
+
+
+def _great_circle(normal: np.ndarray) -> drawings.Line:
+    """The boundary between two classes on the upper half of the sphere, seen from above."""
+    first = np.cross(normal, [0.0, 0.0, 1.0])
+    first /= np.linalg.norm(first)
+    turn = np.linspace(0, np.pi, 100)[:, None]
+    places = np.cos(turn) * first + np.sin(turn) * np.cross(first, normal)
+    return drawings.Line(places[:, :2], "boundary", style="--")
+
+
+def _to_agents(features: np.ndarray, labels: np.ndarray, agents: np.ndarray):
+    """Arrows against the gradient of a feature's squared distance to its agent, of every 12th."""
+
+    def loss(x):
+        return jnp.sum((l2_normalize(x) - agents[labels]) ** 2)
+
+    steps = -np.asarray(jax.grad(loss)(jnp.asarray(features)))
+    for place in range(0, labels.size, 12):
+        start = features[place, :2]
+        ends = np.stack([start, start + 0.1 * steps[place, :2]])
+        yield drawings.Line(ends, "" if place else "steps of features", "#555555", arrow=True)
+
+
+def margins(context: Context):
+    """NormFace, Figure 7: marginal features that pairs and triplets push, and that an agent misses.
+
+    A larger margin cannot reach fewer; what is measured is how many more it does.
+    """
+    features, labels = _two_classes(apart=1.2, spread=0.12)
+    agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
+    agents = np.asarray(l2_normalize(agents))
+    squared = np.sum((features[:, None] - features[None]) ** 2, axis=2)
+    same = labels[:, None] == labels
+    near_pair = np.where(same, 4.0, squared).min(axis=1)
+    far_pair = np.where(same, squared, 0.0).max(axis=1)
+    to_agents = np.sum((features[:, None] - agents[None]) ** 2, axis=2)
+    rows = np.arange(labels.size)
+    own, wrong = to_agents[rows, labels], to_agents[rows, 1 - labels]
+    pushed = {
+        "contrastive": (lambda m: near_pair < m, lambda m: wrong < m),
+        "triplet": (lambda m: m + far_pair - near_pair > 0, lambda m: m + own - wrong > 0),
+    }
+    entries, panels = [], {}
+    for (name, (by_samples, by_agents)), margin in zip(pushed.items(), (0.6, 0.4), strict=True):
+        samples, missed = by_samples(margin), by_samples(margin) & ~by_agents(margin)
+        larger = 2 * margin
+        shares = [np.mean(by_agents(m)) for m in (margin, larger)]
+        reached = features[missed & by_agents(larger)]
+        entries += [
+            Entry.of(f"{name}, m = {margin:g}: pushed by samples", 100 * samples.mean(), "%"),
+            Entry.of(f"{name}, m = {margin:g}: pushed by agents", 100 * shares[0], "%"),
+            Entry.of(f"{name}, m = {larger:g}: pushed by agents", 100 * shares[1], "%"),
+            Entry.claim(f"{name}: agents at the same margin miss marginal features", missed.any()),
+            Entry.claim(f"{name}: a larger margin reaches more", shares[1] > shares[0]),
+        ]
+        panels[f"{name}, m = {margin:g}"] = [
+            drawings.Points(features[~missed][:, :2], "other features", 5),
+            drawings.Points(features[missed][:, :2], "pushed by samples, missed by agents", 10),
+            drawings.Points(agents[:, :2], "agents", 150, "*"),
+            drawings.Points(reached[:, :2], "reached by agents at 2 m", 36, hollow=True),
+        ]
+    scale = "two classes of 300 features on the 3-d sphere, agents at the class means"
+    return Outcome(entries, scale), {
+        "Marginal features, pushed by samples of the other class and missed by its agent, seen "
+        "from above": drawings.planes(panels)
+    }
+
+
+def angular_margin(context: Context):
+    """Ring loss, Figure 2: the angular classification margins, and one against the norm ratio."""
+    lines, entries = {}, []
+    for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
+        ratios = np.linspace(LEAST_RATIO, 1 / cosine, 300)
+        angles = np.degrees(theory.angular_margin(ratios, cosine))
+        lines[f"delta = {cosine:g}"] = (ratios, angles)
+        at_one = np.degrees(theory.angular_margin(1.0, cosine))
+        entries.append(Entry.of(f"margin at r = 1, delta = {cosine:g}", at_one, "degrees"))
+    first = lines["delta = 0.1"][1]
+    entries += [
+        Entry.of("margin at the least r, delta = 0.1", first[0], "degrees"),
+        Entry.of("margin at r = 1 / delta, delta = 0.1", first[-1], "degrees"),
+        Entry.of("theta_2 at delta = 0.1", np.degrees(np.arccos(0.1)), "degrees"),
+        Entry.claim(
+            "the margin shrinks as r grows", all(np.all(np.diff(y) < 0) for _, y in lines.values())
+        ),
+        Entry.claim("it shrinks faster with a larger delta", _falls_faster()),
+    ]
+    drawn = drawings.curves(
+        lines,
+        title="Angular classification margin",
+        xlabel="r = ||x_2|| / ||x_1||",
+        ylabel="largest theta_1 (degrees)",
+    )
+    scale = f"closed form; r goes from {LEAST_RATIO:g}, where the margin is not quite 90 degrees"
+    return Outcome(entries, scale), {
+        "a: two weights, a feature of each class, and the angular margins of both": (
+            sketches.classification_margins()
+        ),
+        "b: margin against the norm ratio": drawn,
+    }
+
+
+def _falls_faster() -> bool:
+    """Whether at every r below 1 the margin falls faster with a larger delta, from 0.1 to 1."""
+    ratios, cosines = np.linspace(0.01, 0.99, 99), np.linspace(0.1, 1.0, 10)
+    falls = [-np.diff(np.asarray(theory.angular_margin(ratios, cosine))) for cosine in cosines]
+    return all(np.all(more > less) for less, more in itertools.pairwise(falls))
+
+
+def mesh(context: Context):
+    """Ring loss, Figure 3: a mesh of points under softmax and Ring loss, R = 1, 20 steps."""
+    side = np.linspace(-1.5, 1.5, 16)
+    start = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
+    weights = jnp.array([[0.0, 1.0], [0.0, -1.0]])
+    target = jnp.zeros(len(start), jnp.int32)
+    before = np.linalg.norm(start, axis=1)
+    size, steps, further = 0.1, 20, 180
+    entries, panels, norms = [], {}, {}
+    settled, last, turned = {}, {}, {}
+
+    @jax.jit
+    def moved(points, weight):
+        def loss(points):
+            softmax = losses.softmax(points, weights, target, normalize="agents")
+            return jnp.sum(softmax + weight * losses.ring(points, 1.0))
+
+        return points - size * jax.grad(loss)(points)
+
+    for weight in (0, 1, 10):
+        points = start
+        for _ in range(steps):
+            before_last, points = points, moved(points, float(weight))
+        reached = np.asarray(points)
+        norms[weight] = np.linalg.norm(reached, axis=1)
+        last[weight] = np.linalg.norm(reached - before_last, axis=1).mean()
+        for _ in range(further):
+            points = moved(points, float(weight))
+        settled[weight] = np.linalg.norm(points, axis=1).mean()
+        to_target = np.degrees(np.arccos(np.clip(reached[:, 1] / norms[weight], -1, 1)))
+        turned[weight] = 90 - to_target.mean()
+        entries += [
+            Entry.of(f"lambda = {weight}: mean norm", norms[weight].mean(), "", 3),
+            Entry.of(f"lambda = {weight}: standard deviation of norms", norms[weight].std(), "", 3),
+            Entry.of(f"lambda = {weight}: mean angle to the target", to_target.mean(), "degrees"),
+            Entry.of(f"lambda = {weight}: mean length of the last step", last[weight], "", 3),
+            Entry.of(
+                f"lambda = {weight}: mean norm after {steps + further} steps", settled[weight]
+            ),
+        ]
+        panels[f"lambda = {weight}"] = [
+            drawings.Points(start, "before", 6),
+            drawings.Points(reached, f"after {steps} steps", 8),
+        ]
+    entries += [
+        Entry.claim("lambda = 0: norms grow", norms[0].mean() > before.mean()),
+        Entry.claim("lambda = 0: norms do not converge", settled[0] > 1.1 * norms[0].mean()),
+        Entry.claim(
+            "lambda = 1: norms draw together", norms[1].std() < min(before.std(), norms[0].std())
+        ),
+        Entry.claim("lambda = 1: the last step is shorter than at 0", last[1] < last[0]),
+        Entry.claim("lambda = 10: norms are one", np.max(np.abs(norms[10] - 1)) < 0.2),
+        Entry.claim(
+            "the larger lambda, the less points turn to the target",
+            turned[10] < turned[1] < turned[0],
+        ),
+    ]
+    way = np.array([[0.0, 0.0], [0.0, 2.0]])
+    direction = drawings.Line(way, "target class", "#1f3fd0", ":", arrow=True)
+    scale = (
+        f"256 points, step {size}, {steps} steps; weights (0, 1), the target, and (0, -1). The "
+        "paper states neither step size nor the other classes"
+    )
+    return Outcome(entries, scale), {
+        "The mesh before and after; the dotted arrow is the target class, the circle R = 1": (
+            drawings.planes(panels, lines=dict.fromkeys(panels, (direction,)), circle=1.0)
+        )
+    }

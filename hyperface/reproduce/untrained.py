@@ -1,0 +1,89 @@
+"""What features that no loss has trained verify, by the protocols of the trained ones."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from hyperface.data.datasets import Split, find, open_split
+from hyperface.data.pipeline import evaluation_batches
+from hyperface.protocols import registry
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_protocol import PROTOCOLS
+from hyperface.protocols.result import Figure
+from hyperface.reproduce import cached
+from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.runs import program
+from hyperface.runs.embedding import BATCH
+
+FITTED_TO = "faces"
+"""The data set whose training images the eigenfaces are fitted to."""
+RUN = "faces-softmax"
+LISTS = {
+    "lfw": "LFW, 6,000 pairs",
+    "cfp-ff": "CFP, frontal and frontal",
+    "cfp-fp": "CFP, frontal and profile",
+}
+FIGURES = ("accuracy", "EER", "AUC", "TAR at FAR 0.1 %")
+COMPONENTS = 200
+
+
+def features(context: Context):
+    """Raw pixels and their principal components, beside a softmax net, without mirror images."""
+    protocols = context.data_dir / "protocols"
+    there = [
+        name
+        for name in LISTS
+        if find(registry.SUITE[name].dataset, context.data_dir)
+        and all((protocols / file).exists() for file in registry.SUITE[name].files)
+    ]
+    training = open_split(FITTED_TO, "train", context.data_dir)
+    eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
+    eigenfaces.fit(_pixels(training, context).features)
+    settings, entries = registry.Settings(pairs=PROTOCOLS["plain"]), []
+    for dataset in dict.fromkeys(registry.SUITE[name].dataset for name in there):
+        split = open_split(dataset, "test", context.data_dir)
+        pixels = _pixels(split, context)
+        compared = {
+            "raw pixels": pixels,
+            "eigenfaces": pixels._replace(features=eigenfaces.transform(pixels.features)),
+            RUN: cached.listed(context.runs / RUN, dataset, pixels.names, context),
+        }
+        for name in there:
+            if registry.SUITE[name].dataset != dataset:
+                continue
+            for what, named in compared.items():
+                scored = registry.score(name, named, protocols, settings).figures
+                entries += _entries(f"{LISTS[name]}: {what}", scored)
+    reason = "the data set or its protocol file is not there"
+    missing = {LISTS[name]: reason for name in LISTS if name not in there}
+    scale = (
+        f"eigenfaces are {COMPONENTS} components of {len(training.records):,} training images; "
+        "cosine, nothing fitted but the threshold, no mirror images; ± is the standard error over "
+        "LFW's folds, and the deviation over CFP's"
+    )
+    return Outcome(entries, scale, missing=missing), {}
+
+
+def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
+    """One a figure; of CFP's two TAR the last, of all splits' pairs together."""
+    entries = []
+    for column in FIGURES:
+        found = [figure for name, figure in scored.items() if name.startswith(column)][-1]
+        spread = None if found.spread is None else 100 * found.spread
+        entries.append(Entry(row, (100 * found.value,), column, "%", 2, spread))
+    return entries
+
+
+def _pixels(split: Split, context: Context) -> NamedFeatures:
+    """[images, height * width * channels] float32 in [-1, 1), with the images' names."""
+    found = np.empty((len(split.records), math.prod(split.image_shape)), np.float32)
+    done = 0
+    with program.progress(context.console, f"reading {split.dataset}", "images") as advance:
+        for batch in evaluation_batches(split, batch_size=BATCH):
+            images = batch["images"][batch["mask"] > 0]
+            found[done : done + len(images)] = images.reshape(len(images), -1)
+            done += len(images)
+            advance(done, len(found))
+    return NamedFeatures([record["name"].decode() for record in split.records], found)

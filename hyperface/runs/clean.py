@@ -1,0 +1,161 @@
+"""Cleans a training set by a trained run's features, and finds test people in it.
+
+    python -m launch.clean faces --run runs/faces-softmax --out cleaned
+
+Ring loss, section 3: people whose images lie far from their mean feature are dropped, then single
+images of the others. Without thresholds nothing is: `distances.png` and `farthest.png` help to
+choose them. With --overlap-with, people whom another data set has too are left out.
+
+`keep.txt` lists the images that stay, `dropped.csv` the others and why, `overlap.csv` and
+`overlap.png` the people that both data sets seem to have.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from hyperface import owned
+from hyperface.errors import expect
+from hyperface.runs import program
+
+if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
+    from hyperface.data.overlap import SimilarPeople
+    from hyperface.runs.embedding import Embedded
+
+RESULTS = ("keep.txt", "dropped.csv", "distances.png", "farthest.png", "overlap.csv", "overlap.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clean:
+    """Options of the command."""
+
+    dataset: tyro.conf.Positional[str]
+    """Prepared data set, such as faces."""
+    run: Path
+    """What embeds the images: the folder of a run or of an export, or "pixels"."""
+    out: Path
+    """Folder for the lists and pictures."""
+    split: str = "train"
+    """Which split of the data set."""
+    class_threshold: float | None = None
+    """Largest mean squared distance of a person's unit features to their mean."""
+    class_quantile: float | None = None
+    """Share of people to keep, instead of a threshold."""
+    image_threshold: float | None = None
+    """Largest squared distance of an image to its person's mean."""
+    image_quantile: float | None = None
+    """Share to keep of the images of people kept, instead of a threshold."""
+    overlap_with: str | None = None
+    """Prepared data set whose people are left out, found by name and by features."""
+    overlap_split: str = "test"
+    """Which split of it."""
+    similarity: float | None = None
+    """Cosine of two people's mean features from which on they count as one person."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and cleans."""
+    options = tyro.cli(Clean, args=args, prog="python -m launch.clean", description=__doc__)
+    _check(options)
+    owned.check_free(*(options.out / name for name in RESULTS))
+    from hyperface.console import make_console
+    from hyperface.data.datasets import data_directory
+    from hyperface.runs.embedding import embed_into, open_network
+
+    program.quiet_libraries()
+    console = make_console()
+    data_dir = data_directory(options.data_dir)
+    network = open_network(options.run)
+    splits = [network.open_split(options.dataset, options.split, data_dir)]
+    if options.overlap_with is not None:
+        splits.append(network.open_split(options.overlap_with, options.overlap_split, data_dir))
+    with owned.writing(options.out), owned.scratch(options.out) as folder:
+        files = [folder / str(i) for i in range(len(splits))]
+        parts = [
+            embed_into(file, s, network, console) for file, s in zip(files, splits, strict=True)
+        ]
+        clean(options, *parts, console=console)
+
+
+def _check(options: Clean) -> None:
+    for name in ("class", "image"):
+        threshold = getattr(options, f"{name}_threshold")
+        quantile = getattr(options, f"{name}_quantile")
+        one = threshold is None or quantile is None
+        expect(one, f"--{name}-threshold", f"no --{name}-quantile beside it", "both")
+        expect(threshold is None or threshold >= 0, f"--{name}-threshold", "at least 0", threshold)
+        share = quantile is None or 0 < quantile <= 1
+        expect(share, f"--{name}-quantile", "a share in (0, 1]", quantile)
+    both = (options.overlap_with is None) == (options.similarity is None)
+    expect(both, "--overlap-with", "it and --similarity together", "only one of them")
+    cosine = options.similarity is None or -1 <= options.similarity <= 1
+    expect(cosine, "--similarity", "a cosine in [-1, 1]", options.similarity)
+    folder = options.out.is_dir() or not options.out.exists()
+    expect(folder, "--out", "a folder", f"the file {options.out}")
+
+
+def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, console) -> None:
+    """Drops what lies far from its class or is in the other data set, and writes the results."""
+    import numpy as np
+
+    from hyperface.console import say
+    from hyperface.data import cleaning
+    from hyperface.report import cleaning as report
+
+    images, folder = data.images, options.out
+    distances = cleaning.squared_distances(data.blocks, int(images.labels.max()) + 1)
+    cleaned = cleaning.clean(
+        distances,
+        class_threshold=options.class_threshold,
+        class_quantile=options.class_quantile,
+        image_threshold=options.image_threshold,
+        image_quantile=options.image_quantile,
+    )
+    overlap = None if other is None else _overlap(options, data, other)
+    dropped = {pair.train_person for pair in overlap[0]} if overlap else set()
+    keep = cleaned.keep & ~np.isin(images.labels, list(dropped))
+    said = {
+        "people far from their mean": cleaned.dropped_classes.sum(),
+        "images of others": np.sum(~cleaned.keep & ~cleaned.dropped_classes[images.labels]),
+        "people in both sets": len(dropped),
+        "images kept": keep.sum(),
+        "people kept": np.unique(images.labels[keep]).size,
+    }
+    for what, count in said.items():  # Before they are written, so that a full disk costs none.
+        say(console, f"{count:10,} {what}")
+    for name in RESULTS:  # Of an earlier cleaning; keep.txt comes last.
+        owned.remove(folder / name)
+    if overlap is not None:
+        report.write_overlap(folder, images, other.images, *overlap)
+    report.write_distances(folder, images, distances, cleaned)
+    report.write_dropped(folder / "dropped.csv", images, distances, cleaned, dropped)
+    expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
+    names = [images.names[i] for i in np.flatnonzero(keep)]
+    cleaning.write_keep_list(folder / "keep.txt", names)
+    say(console, f"Lists and pictures: {folder}")
+
+
+def _overlap(
+    options: Clean, data: "Embedded", other: "Embedded"
+) -> tuple[list["SimilarPeople"], set[tuple[int, int]]]:
+    """The people in both sets, and the pairs of labels whose names are equal."""
+    from hyperface.data.overlap import same_names, similar_people
+
+    labels, other_labels = (
+        {name: label for label, name in one.images.people().items()} for one in (data, other)
+    )
+    named = {(labels[one], other_labels[two]) for one, two in same_names(labels, other_labels)}
+    pairs = similar_people(
+        data.features,
+        data.images.labels,
+        other.features,
+        other.images.labels,
+        options.similarity,
+        named,
+    )
+    return pairs, named

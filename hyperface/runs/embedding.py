@@ -1,0 +1,226 @@
+"""Networks that the commands embed images with, and prepared splits embedded by them."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+from rich.console import Console
+
+from hyperface import models
+from hyperface.data.datasets import Split, open_split
+from hyperface.data.images import decode
+from hyperface.data.pipeline import evaluation_batches
+from hyperface.devices import mesh
+from hyperface.errors import InputError, expect
+from hyperface.evaluate.embed import (
+    MIRROR_STEPS,
+    PIXEL_STEP,
+    AllDevices,
+    Embeddings,
+    Mirror,
+    embed_split,
+    embedder,
+)
+from hyperface.normalize import l2_norm
+from hyperface.report.cleaning import NamedImages
+from hyperface.runs import program
+from hyperface.weights import exported, read_run
+from hyperface.weights.export import open_stablehlo
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+BLOCK = 8192
+"""Features that are read at once."""
+BATCH = 256
+"""Images that are embedded at once, split over the devices."""
+
+
+class _Processes(AllDevices):
+    """All processes, of which each has a network that puts images on devices itself."""
+
+    def split(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+
+class Network(NamedTuple):
+    """Something that makes features of images."""
+
+    apply: "Callable[[ArrayLike], tuple[jax.Array, jax.Array]]"
+    """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
+    own)."""
+    image_shape: tuple[int, int, int] | None
+    """Of the images it takes; None takes any."""
+    crop: tuple[int, int] | None
+    """Height and width that are cut out of a data set's images."""
+    steps: tuple[str, ...]
+    """What it is and does, a sentence each."""
+
+    def open_split(self, name: str, split: str, data_dir: Path) -> Split:
+        """A split whose images fit.
+
+        Raises:
+          InputError: the data set is not there, or its images are of another size.
+        """
+        opened = open_split(name, split, data_dir, crop=self.crop)
+        wanted, found = self.image_shape, tuple(opened.image_shape)
+        fits = wanted in (None, found)
+        expect(fits, opened.dataset, f"images of {wanted}, as the network takes", found)
+        return opened
+
+
+class Embedded(NamedTuple):
+    """A split's images and their features, in stored order."""
+
+    images: NamedImages
+    features: np.ndarray
+    """[images, dim], mapped from a file: only what is looked at is in memory."""
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(features, labels) of some images at a time."""
+        for start in range(0, len(self.features), BLOCK):
+            block = slice(start, start + BLOCK)
+            yield self.features[block], self.images.labels[block]
+
+
+def open_network(path: Path, step: int | None = None, mirror: Mirror | None = None) -> Network:
+    """The network of a run, of an export, or no network at all.
+
+    Args:
+      path: folder of a run, an `embedder.stablehlo` or its folder, as launch.export makes them, or
+        "pixels", for the images themselves.
+      step: which checkpoint of a run; the newest by default.
+      mirror: how features of image and mirror image are merged; as the run says by default. An
+        export has its own way, and pixels have none.
+
+    Raises:
+      InputError: there is no such thing.
+    """
+    if str(path) == "pixels":
+        if step is not None:
+            raise InputError("pixels: expected no --step, which is of a run.")
+        flat = embedder(lambda _, images: images.reshape(images.shape[0], -1), mirror or "none")
+        return Network(
+            lambda images: flat(None, images),
+            None,
+            None,
+            (
+                f"the pixels themselves are the features, {PIXEL_STEP}",
+                MIRROR_STEPS[mirror or "none"],
+            ),
+        )
+    exported = path / "embedder.stablehlo" if path.is_dir() else path
+    if exported.suffix == ".stablehlo" and exported.is_file():
+        return _exported(exported, step, mirror)
+    if not path.is_dir():
+        raise InputError(
+            f"expected a run's folder, an exported embedder or 'pixels', found {path}."
+        )
+    saved = read_run(path, step)
+    evaluation, data = saved.experiment["evaluation"], saved.experiment["data"]
+    mirror = mirror or evaluation["mirror"]
+    network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
+    apply = embedder(network.apply, mirror)
+    variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
+    variables = mesh.put_whole(variables)
+    steps = (
+        f"network {saved.model} of {path.name} at step {saved.step}, images of "
+        f"{' x '.join(map(str, saved.image_shape))}, {PIXEL_STEP}",
+        MIRROR_STEPS[mirror],
+    )
+    crop = data.get("crop") and tuple(data["crop"])
+    return Network(
+        lambda images: apply(variables, mesh.split_rows(images)),
+        saved.image_shape,
+        crop,
+        steps,
+    )
+
+
+def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
+    record = exported.read_record(path.with_name(exported.NAME))
+    program = exported.read_file(path.parent, record, path.name)
+    shape, merge = tuple(record["input"][1:]), record["mirror"]
+    crop = record["crop"] and tuple(record["crop"])
+    expect(merge in MIRROR_STEPS, f"{path}: mirror", " or ".join(MIRROR_STEPS), merge)
+    if step is not None or mirror not in (None, merge):
+        raise InputError(
+            f"{path}: expected no --step or --mirror, which an export fixes ({merge})."
+        )
+    embed = open_stablehlo(program, shape, str(path))
+    steps = (
+        f"exported {record['model']} of step {record['step']}, images of "
+        f"{' x '.join(map(str, shape))}, {record['pixels']}",
+        MIRROR_STEPS[merge],
+    )
+
+    def apply(images: "ArrayLike") -> tuple[jax.Array, jax.Array]:
+        features = embed(images)
+        return features, l2_norm(features)
+
+    return Network(apply, shape, crop, steps)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file of that many bytes, all on the disk.
+
+    A file with holes would end the process by SIGBUS where the disk is full.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, BLOCK):
+                file.write(bytes(min(BLOCK, size - start)))
+
+
+def embed_into(
+    path: Path,
+    split: Split,
+    network: Network,
+    console: Console,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Embedded:
+    """Embeds a split, together with the other processes, and keeps the features in a file.
+
+    Args:
+      path: of the file.
+      split: the images.
+      network: what embeds them.
+      console: where progress goes.
+      change: of every image before that, as `evaluation_batches` takes it.
+
+    Raises:
+      InputError: the images have no names, or a feature is zero or not finite.
+    """
+    if "name" not in split.records[0]:
+        raise InputError(f"{split.dataset}: expected images with names, found none.")
+    names = [record["name"].decode() for record in split.records]
+    labels, features, done = np.empty(len(names), np.int32), None, 0
+    devices = _Processes()
+    share = {"process": devices.process, "processes": devices.processes}
+    title = f"embedding {split.dataset} ({split.name})"
+    with program.progress(console, title, "images") as advance:
+        for batch in evaluation_batches(split, batch_size=BATCH, change=change, **share):
+            part: Embeddings = embed_split(
+                lambda _, images: network.apply(images), None, [batch], devices
+            )
+            if not (np.isfinite(part.norms).all() and part.norms.all()):
+                raise InputError(
+                    f"{split.dataset}: expected finite features above zero, found others: has the "
+                    "run diverged?"
+                )
+            if features is None:
+                shape = len(names), part.features.shape[1]
+                _reserve(path, 4 * shape[0] * shape[1])
+                features = np.memmap(path, np.float32, "r+", shape=shape)
+            block = slice(done, done + len(part.labels))
+            features[block], labels[block] = part.features, part.labels
+            done = block.stop
+            advance(done, len(names))
+    images = NamedImages(names, labels, lambda place: decode(split.records[place]["image"]))
+    return Embedded(images, features)

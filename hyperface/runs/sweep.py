@@ -1,0 +1,310 @@
+"""Trains an experiment for every setting of some of its fields and every seed, and compares them.
+
+    python -m launch.sweep orl-ring loss.ring.weight=0,0.001,0.01,0.1,1 --seeds 3
+    python -m launch.sweep orl-normface loss.softmax.scale=learned,10 model.feature_dim=64,128
+    python -m launch.sweep orl-softmax optimizer.boundaries="400 600,500" -- --steps 800 --workers 2
+
+Fields are those of launch.train, whose other options follow after --. All settings are checked
+before the first run. Each run has a folder of its own, as launch.train makes it, and sweep.csv with
+a row a run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html are
+written anew after each. Figures of a run with several snapshots are their means. The same command
+goes on where it was killed: runs that are done are not trained again, and more values or seeds can
+be added. A run that diverges or fails is recorded and the others go on; the command then ends with
+status 3 or 2, and tries it again when it is given again.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import tyro
+
+from hyperface import experiments, owned
+from hyperface.config.experiment import Experiment, check
+from hyperface.errors import InputError, expect, unknown_name
+from hyperface.runs import program
+from hyperface.runs.train import Train, origin
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from rich.console import Console
+
+    from hyperface.report.sweep import SweptRun
+
+
+FILES = ("sweep.json", "sweep.csv", "settings.csv", "sweep.html")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Options of the command."""
+
+    experiment: tyro.conf.Positional[str]
+    """Name of the experiment."""
+    fields: tyro.conf.Positional[tuple[str, ...]]
+    """FIELD=VALUE,VALUE,... of the experiment; every combination is trained. A value of several
+    words is a sequence."""
+    seeds: int = 1
+    """Runs of each setting; seeds count up from the experiment's."""
+    out: Path | None = None
+    """Folder of the runs and tables; runs/sweep-NAME by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run to be made."""
+
+    values: dict[str, Any]
+    options: Train
+
+    @property
+    def name(self) -> str:
+        """The run's folder: "loss.ring.weight=0.01,seed=2"."""
+        return self.options.workdir.name
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and trains."""
+    args = list(args)
+    split = args.index("--") if "--" in args else len(args)
+    options = tyro.cli(Sweep, args=args[:split], prog="python -m launch.sweep", description=__doc__)
+    expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
+    planned = plan(options, args[split + 1 :])
+    with program.ending_in_order(planned[0].options.exit_on_preemption):
+        status = run(options, planned)
+    sys.exit(status)
+
+
+def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
+    """Every run of the sweep, checked, seeds of one setting together.
+
+    Args:
+      options: of the sweep.
+      more: options of launch.train.
+
+    Raises:
+      InputError: a field, a value or a combination does not fit.
+    """
+    base = Train(dataclasses.replace(experiments.load(options.experiment), compare=()))
+    fields = _fields(options.fields, base.experiment)
+    out = options.out or Path("runs") / f"sweep-{options.experiment}"
+    planned: dict[str, Planned] = {}
+    for texts in itertools.product(*fields.values()):
+        swept = [arg for field, text in zip(fields, texts, strict=True) for arg in
+                 _arguments(field, text, base.experiment)]  # fmt: skip
+        chosen = program.parse(base, [*more, *swept], prog="python -m launch.train", description="")
+        if chosen.workdir is not None:
+            raise InputError(f"--workdir: expected --out of the sweep, found {chosen.workdir}.")
+        check(chosen.experiment)
+        values = {field: _value(chosen.experiment, field) for field in fields}
+        for one in _seeded(chosen, values, options.seeds, out):
+            if planned.setdefault(one.name, one) is not one:
+                raise InputError(f"expected different settings, found {one.name} twice.")
+    return list(planned.values())
+
+
+def run(options: Sweep, planned: list[Planned]) -> int:
+    """Trains what is not done yet, writes the tables, and returns the command's status.
+
+    All runs share one process, so that jax is loaded once.
+
+    Raises:
+      Interrupted: a signal came, and the run under way is saved; it was said.
+    """
+    import jax
+
+    from hyperface.console import make_console, say
+    from hyperface.devices.launchers import cluster_of
+    from hyperface.report.sweep import sweep_table
+    from hyperface.report.tables import as_text
+
+    if cluster_of(os.environ) is not None:
+        raise InputError("expected one process for a sweep, found a launcher of several.")
+    program.quiet_libraries()
+    console = make_console()
+    out = planned[0].options.workdir.parent
+    owned.check_free(*(out / name for name in FILES))
+    with owned.writing(out), owned.locked(out, "being swept in"), _kept_programs():
+        finished = _check(planned, console)
+        waiting = [one for one in planned if one not in finished]
+        say(console, f"{len(planned)} runs, {len(finished)} of them done.")
+        runs = {one.name: _unfinished(one, "not run", "") for one in planned}
+        runs |= {one.name: _scored(one) for one in finished}
+        _write(out, options, runs.values(), planned[0])
+        began = time.monotonic()
+        for number, one in enumerate(waiting):
+            left = (time.monotonic() - began) / max(number, 1) * (len(waiting) - number) / 60
+            about = f", about {left:,.1f} minutes left" if number else ""
+            say(console, f"\n{one.name}: {number + 1} of {len(waiting)}{about}")
+            if number and one.values != waiting[number - 1].values:
+                jax.clear_caches()  # Programs of all settings together would fill the memory.
+            runs[one.name] = _outcome(one, console)
+            _write(out, options, runs.values(), planned[0])
+    say(console, f"\n{as_text(sweep_table(list(runs.values())))}")
+    say(console, f"\nReport: {out / 'sweep.html'}")
+    states = {one.status for one in runs.values()}
+    return (
+        program.EXIT_INPUT if "failed" in states else program.EXIT_DIVERGED * ("diverged" in states)
+    )
+
+
+def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned) -> None:
+    from hyperface.report.sweep import write_sweep_report
+
+    settings = {
+        "fields": list(options.fields),
+        "seeds": options.seeds,
+        "first run": first.options.experiment.to_dict(),
+    }
+    write_sweep_report(out, name=options.experiment, runs=list(runs), settings=settings)
+
+
+@contextlib.contextmanager
+def _kept_programs() -> Iterator[None]:
+    """Seeds of one setting are the same program, which XLA then compiles once."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="hyperface-sweep-") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+
+
+def _fields(given: Sequence[str], experiment: Experiment) -> dict[str, list[str]]:
+    """The texts of the values by field."""
+    fields = {}
+    for text in given:
+        field, equals, values = text.partition("=")
+        field = field.replace("-", "_")
+        if not equals:
+            raise InputError(f"expected FIELD=VALUE,VALUE,..., found {text!r}.")
+        expect(field not in fields, field, "one list of values", "two")
+        expect(field != "seed", "seed", "no values, but --seeds for how many runs", values)
+        expect(
+            not dataclasses.is_dataclass(_value(experiment, field)),
+            field,
+            "a field with a value",
+            "a group of fields",
+        )
+        fields[field] = [value.strip() for value in values.split(",")]
+    if not fields:
+        raise InputError(
+            "expected a field to sweep, such as loss.ring.weight=0.01,0.1, found none."
+        )
+    return fields
+
+
+def _value(experiment: Experiment, field: str) -> Any:
+    """What the field of a dotted name is set to."""
+    value, path = experiment, ""
+    for name in field.split("."):
+        inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+        known = [f.name for f in inner]
+        if name not in known:
+            raise unknown_name("field", path + name, [path + other for other in known])
+        value, path = getattr(value, name), f"{path}{name}."
+    return value
+
+
+def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
+    """The option of launch.train that sets a field."""
+    *groups, last = field.replace("_", "-").split(".")
+    if isinstance(_value(experiment, field), bool):
+        expect(text in ("True", "False"), field, "True or False", text)
+        last, text = last if text == "True" else f"no-{last}", ""
+    return ["--" + ".".join([*groups, last]), *text.split()]
+
+
+def _seeded(chosen: Train, values: dict[str, Any], seeds: int, out: Path) -> Iterator[Planned]:
+    """A setting's runs."""
+    setting = ",".join(f"{field}={_shown(value)}" for field, value in values.items())
+    for seed in range(chosen.experiment.seed, chosen.experiment.seed + seeds):
+        experiment = dataclasses.replace(chosen.experiment, seed=seed)
+        folder = out / f"{setting},seed={seed}"
+        yield Planned(values, dataclasses.replace(chosen, experiment=experiment, workdir=folder))
+
+
+def _shown(value: Any) -> str:
+    """As part of a folder's name."""
+    return quote("x".join(map(str, value)) if isinstance(value, tuple) else str(value), safe="+")
+
+
+def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
+    """The runs that are done, once all have their data and folders of their own.
+
+    Raises:
+      InputError: a run could not be scored, or its folder is another run's.
+    """
+    from hyperface.data.datasets import data_directory, open_split
+    from hyperface.evaluate.evaluator import check_scorable
+    from hyperface.runs.prepare import prepare_missing
+    from hyperface.train.loop import run_meta
+    from hyperface.train.run_folder import check_same_run
+
+    finished, scorable = [], set()
+    for one in planned:
+        options, experiment = one.options, one.options.experiment
+        data, data_dir = experiment.data, data_directory(options.data_dir)
+        if (data, experiment.evaluation) not in scorable:
+            prepare_missing(data.name, data_dir, console)
+            check_scorable(experiment, data_dir)
+            scorable.add((data, experiment.evaluation))
+        if options.fresh:
+            continue
+        split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
+        start = options.init_from and origin(options.init_from)
+        check_same_run(options.workdir, run_meta(experiment, split, start))
+        if (options.workdir / "results.json").exists():
+            finished.append(one)
+    return finished
+
+
+def _outcome(one: Planned, console: "Console") -> "SweptRun":
+    """Trains one run; what goes wrong in it is its outcome."""
+    from hyperface.console import say
+    from hyperface.runs.train import train_and_report
+    from hyperface.train.divergence import DivergenceError
+    from hyperface.train.interrupt import Interrupted
+
+    try:
+        train_and_report(one.options, console)
+    except Interrupted:
+        raise
+    except DivergenceError as error:
+        return _unfinished(one, "diverged", str(error))
+    except InputError as error:
+        say(console, f"{one.name} failed: {error}", "red")
+        return _unfinished(one, "failed", str(error))
+    except Exception as error:  # Whatever it is, the others go on.
+        say(console, traceback.format_exc())
+        return _unfinished(one, "failed", f"{type(error).__name__}: {error}")
+    return _scored(one)
+
+
+def _scored(one: Planned) -> "SweptRun":
+    from hyperface.report.run import snapshot_means
+    from hyperface.report.sweep import DONE, SweptRun
+
+    record = json.loads((one.options.workdir / "results.json").read_text())
+    seed = one.options.experiment.seed
+    return SweptRun(one.name, one.values, seed, DONE, snapshot_means(record))
+
+
+def _unfinished(one: Planned, status: str, message: str) -> "SweptRun":
+    from hyperface.report.sweep import SweptRun
+
+    return SweptRun(one.name, one.values, one.options.experiment.seed, status, {}, message)

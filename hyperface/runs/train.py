@@ -1,0 +1,304 @@
+"""Trains an experiment, scores it, and writes its report.
+
+    python -m launch.train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
+
+Without a name the default experiment runs. Every field of the experiment is an option. A run that
+was killed goes on when the same command is given again. `--list` shows the experiments and
+`--list-models` the backbones.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from hyperface import experiments, owned
+from hyperface.config.experiment import Experiment, check
+from hyperface.errors import InputError
+from hyperface.runs import program
+
+if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from rich.console import Console
+
+    from hyperface.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Options of the command."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """Folder of the run; runs/NAME by default."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    init_from: Path | None = None
+    """Backbone to fine-tune: an earlier run's folder, or a .safetensors, .pth or .caffemodel file
+    of the experiment's model."""
+    fresh: bool = False
+    """Delete the files that an earlier run recorded in the folder, instead of going on with it.
+    Other files stay, and a folder that is no run of ours is refused."""
+    workers: int = 0
+    """Processes that read and decode images; 0 uses threads. The run is the same for any number."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What a loss that is not finite does; that step's update is never made. stop: save the state
+    before it and end with status 3. skip: go on after it. rollback: go back to the last checkpoint
+    and on after that step from there, without the updates in between."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step of a profile in the run's folder, for TensorBoard or Perfetto."""
+    exit_on_preemption: int = 0
+    """Status of a run that SIGTERM stopped, saved; another than 0 where a scheduler takes that for
+    the end of the run."""
+    coordinator: str | None = None
+    """host:port of process 0, where several processes train together; under SLURM, Open MPI and
+    Kubernetes found by itself. See launch/slurm.sbatch, kubernetes.yaml and tpu_pod.sh."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    list: bool = False
+    """Show the experiments and stop."""
+    list_models: bool = False
+    """Show the backbones, their size and their cost, and stop."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and runs."""
+    name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
+    name = name or experiments.DEFAULT
+    chosen = experiments.load(name)
+    options = program.parse(
+        Train(experiment=chosen),
+        args,
+        prog=f"python -m launch.train {name}",
+        description=f"{__doc__}\n{name}: {experiments.run_card(name)}",
+    )
+    if options.list:
+        _list_experiments()
+        return
+    if options.list_models:
+        _list_models()
+        return
+    check(options.experiment)
+    with program.ending_in_order(options.exit_on_preemption):
+        run(options)
+
+
+def run(options: Train) -> None:
+    """Trains and reports; a run that diverges ends the program with its status.
+
+    Of several processes all train and embed; the first one scores and writes.
+
+    Raises:
+      Interrupted: a signal came, and the run is saved; it was said.
+    """
+    program.join(options)
+    from hyperface.console import make_console
+    from hyperface.devices import processes
+    from hyperface.train.divergence import DivergenceError
+
+    try:
+        train_and_report(options, make_console(quiet=not processes.is_writer()))
+    except DivergenceError:
+        sys.exit(program.EXIT_DIVERGED)
+
+
+def train_and_report(options: Train, console: "Console") -> None:
+    """Trains the experiment and those it is compared with, then writes the report.
+
+    Raises:
+      InputError: something does not fit.
+      DivergenceError: a loss became NaN or infinite; it was said.
+      Interrupted: a signal came, and the run is saved; it was said.
+    """
+    from hyperface.data.datasets import data_directory
+    from hyperface.devices import processes
+    from hyperface.evaluate.evaluator import check_scorable
+    from hyperface.report.run import Trained
+    from hyperface.runs.prepare import prepare_missing
+    from hyperface.train.logs import read_metrics
+
+    program.quiet_libraries()
+    experiment = options.experiment
+    data_dir = data_directory(options.data_dir)
+    workdir = options.workdir or Path("runs") / experiment.name
+    if processes.is_writer():
+        prepare_missing(experiment.data.name, data_dir, console)
+    processes.wait_for_all("prepared")
+    check_scorable(experiment, data_dir)
+    start = options.init_from and _start(options.init_from, experiment, data_dir, console)
+    trained = {}
+    for part in (experiment, *map(_like(experiment), experiment.compare)):
+        folder = workdir if part is experiment else workdir / "compare" / part.name
+        state = _trained_state(options, part, folder, data_dir, start, console)
+        snapshots = _snapshot_results(part, state, folder, data_dir)
+        if processes.is_writer():
+            trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
+    baselines = _baselines(experiment, state, start, data_dir)
+    if processes.is_writer():
+        _report(experiment, workdir, data_dir, trained, baselines, console)
+
+
+def _snapshot_results(part: Experiment, state: "TrainState", folder: Path, data_dir: Path):
+    """The scores of a run's snapshots, the last step's at the end."""
+    from hyperface.evaluate.embed import AllDevices
+    from hyperface.evaluate.evaluator import evaluate_network
+    from hyperface.runs.evaluate import restored
+    from hyperface.train.checkpoint.manager import Checkpoints
+
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        earlier = [restored(checkpoints, step)[1] for step in part.snapshot_steps()[:-1]]
+    return [
+        evaluate_network(part, shot.network, shot.evaluated, data_dir, AllDevices())
+        for shot in (*earlier, state)
+    ]
+
+
+def _baselines(experiment: Experiment, state: "TrainState", start, data_dir: Path):
+    """What is shown above a run that verifies: raw pixels, and the backbone before fine-tuning."""
+    from hyperface.evaluate.embed import AllDevices
+    from hyperface.evaluate.evaluator import evaluate_network, evaluate_pixels
+
+    if experiment.evaluation.protocol != "verification":
+        return {}
+    baselines = {"raw pixels": evaluate_pixels(experiment, data_dir, AllDevices())}
+    if start is not None:
+        before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
+        baselines["before"] = evaluate_network(
+            experiment, state.network, before, data_dir, AllDevices()
+        )
+    return baselines
+
+
+def _report(
+    experiment: Experiment, workdir: Path, data_dir: Path, trained, baselines, console: "Console"
+) -> None:
+    """Writes the report of a run and prints its tables."""
+    from hyperface.console import say
+    from hyperface.data.datasets import open_split
+    from hyperface.report.run import run_tables, write_run_report
+    from hyperface.report.tables import as_text
+
+    data = experiment.data
+    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
+    tables = run_tables(trained, baselines, split.num_classes)
+    for table in tables:  # Before they are written, so that a full disk costs no result.
+        say(console, f"\n{as_text(table)}")
+    with owned.writing(workdir, "Mend that, and the same command writes the report."):
+        write_run_report(
+            workdir,
+            name=experiment.name,
+            summary=f"{experiment.steps} steps of {experiment.data.batch_size} images on "
+            f"{split.dataset}, {split.num_classes} classes; scored on the split "
+            f"{experiment.data.test_split!r}.",
+            trained=trained,
+            baselines=baselines,
+            tables=tables,
+            settings={
+                "experiment": experiment.to_dict(),
+                "environment": json.loads((workdir / "environment.json").read_text()),
+            },
+        )
+    say(console, f"\nReport: {workdir / 'report.html'}")
+    again = shlex.join(["python", "-m", "launch.evaluate", str(workdir)])
+    say(console, f"Score the checkpoint again: {again}")
+
+
+def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
+    """The state after the last step; a run that diverges or is stopped is said."""
+    from hyperface.console import say
+    from hyperface.devices import processes
+    from hyperface.train.divergence import DivergenceError
+    from hyperface.train.interrupt import Interrupted
+    from hyperface.train.loop import train
+    from hyperface.train.run_folder import DIVERGED
+
+    try:
+        return train(
+            part,
+            data_dir,
+            folder,
+            start=start,
+            fresh=options.fresh,
+            workers=options.workers,
+            on_nan=options.on_nan,
+            profile_steps=options.profile_steps,
+            console=console,
+        )
+    except DivergenceError as error:
+        advice = ", or go on with --on-nan skip" if options.on_nan == "stop" else ""
+        say(
+            console,
+            f"{part.name} diverged: {error} The newest checkpoint is from before it: start again "
+            f"with a lower learning rate or weight of that term{advice}.",
+            "red",
+        )
+        if processes.is_writer():
+            record = {"step": error.step, "message": str(error)}
+            with owned.writing(folder):
+                owned.write_text(folder / DIVERGED, json.dumps(record, indent=2) + "\n")
+        raise
+    except Interrupted as stop:
+        say(console, f"{part.name} stopped by {stop}")
+        raise
+
+
+def _start(path: Path, experiment: Experiment, data_dir: Path, console):
+    """The backbone of a file or run, checked against the experiment's; says what was loaded."""
+    from hyperface.console import say
+    from hyperface.data.datasets import open_split
+    from hyperface.train.loop import Start
+    from hyperface.train.state import abstract_state
+    from hyperface.weights import load_backbone
+
+    data = experiment.data
+    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
+    like = abstract_state(experiment, split.num_classes, split.image_shape).variables
+    wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
+    backbone, report = load_backbone(path, experiment.model.name, wanted)
+    say(console, str(report))
+    return Start(origin(path), backbone)
+
+
+def origin(path: Path) -> str:
+    """What a fine-tuned run's config says it starts from; another text once that was made anew."""
+    from hyperface.files import digest
+    from hyperface.train.logs import run_digest
+
+    return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
+
+
+def _like(experiment: Experiment):
+    """Another experiment's loss on this one's data, network, optimiser and steps."""
+
+    def make(name: str) -> Experiment:
+        other = experiments.load(name)
+        if name == experiment.name:
+            raise InputError(f"compare: expected other experiments, found {name!r} itself.")
+        return check(dataclasses.replace(experiment, name=name, loss=other.loss, compare=()))
+
+    return make
+
+
+def _list_experiments() -> None:
+    for name in experiments.names():
+        default = " (default)" if name == experiments.DEFAULT else ""
+        print(f"{name + default:28} {experiments.run_card(name).splitlines()[0]}")
+
+
+def _list_models() -> None:
+    from hyperface import models
+
+    print(f"{'model':24}{'input':>13}{'features':>10}{'parameters':>13}{'GFLOP':>8}  source")
+    for name in models.MODELS:
+        found = models.describe(name)
+        print(
+            f"{name:24}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
+            f"{found.parameters:13,}{found.gflops:8.2f}  {found.source}"
+        )
+    print("GFLOP: for the feature of one image, a multiply-add counted as 2.")

@@ -1,0 +1,302 @@
+"""Why a checkpoint could not be read: damage, which sets it aside, or what a later try may mend."""
+
+import contextlib
+import json
+import math
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hyperface.errors import InputError
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds in which a checkpoint that is being removed disappears."""
+
+
+class CorruptCheckpoint(InputError):
+    """A checkpoint of which files are missing or cut short, or whose numbers changed."""
+
+
+class UnreadableCheckpoint(InputError):
+    """A checkpoint that may be sound: memory, the disk, the network or a permission failed."""
+
+
+class Changed(ValueError):
+    """What was read is not what was saved."""
+
+
+_OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
+"""TensorStore's codes for files that are missing, cut short or of other content."""
+_MISSING = FileNotFoundError | IsADirectoryError | NotADirectoryError
+_METADATA = "/orbax/checkpoint/_src/metadata/"
+"""Where Orbax reads its own files; a key that is missing there is missing in them."""
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether both parts of a checkpoint are in its folder."""
+    return all((folder / item).is_dir() for item in ("state", "meta"))
+
+
+def whole_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a folder, rising."""
+    names = (path.name for path in folder.glob("[0-9]*"))
+    return sorted(int(name) for name in names if name.isdigit() and is_whole(folder / name))
+
+
+def read_step(
+    folder: Path,
+    act: Callable[[int], T],
+    step: int | None = None,
+    agree: Callable[[str, list[int]], list[int]] = lambda name, steps: steps,
+) -> T:
+    """Reads a checkpoint beside a run that may remove it meanwhile, and returns what `act` does.
+
+    If the newest one disappears while it is read, a newer one is there: it is read instead.
+
+    Args:
+      folder: that of the checkpoints.
+      act: reads the checkpoint of a step.
+      step: which one; the newest by default.
+      agree: makes several processes go by the same list of steps.
+
+    Raises:
+      CorruptCheckpoint: the checkpoint is damaged; one that only disappeared is not.
+      InputError: there is no such checkpoint, or it was removed meanwhile; or as of `act`.
+    """
+    while True:
+        steps = agree("steps", whole_steps(folder))
+        if not steps or step not in (None, *steps):
+            wanted = "a whole checkpoint" if step is None else f"checkpoint {step}"
+            found = ", ".join(map(str, steps)) or "none"
+            raise InputError(f"expected {wanted} in {folder}, found steps: {found}.")
+        chosen = steps[-1] if step is None else step
+        try:
+            return act(chosen)
+        except InputError:
+            left = agree("left", _steps_left(folder, chosen, wait=step is not None))
+            if step is None and left and left[-1] > chosen:
+                continue
+            if chosen in left:
+                raise
+            raise InputError(
+                f"expected checkpoint {chosen} in {folder}, found that it was removed while it was "
+                f"read. Take another step: {', '.join(map(str, left)) or 'none is left'}."
+            ) from None
+
+
+def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
+    """The whole steps after a failure; a step that is being removed gets time to disappear.
+
+    The newest one needs none, since a run removes only older ones.
+    """
+    until = time.monotonic() + PATIENCE * wait
+    while chosen in (left := whole_steps(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+@contextlib.contextmanager
+def reading(folder: Path, advice: str = "") -> Iterator[None]:
+    """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way.
+
+    Args:
+      folder: the checkpoint's, for the message.
+      advice: what is said after the message of damage.
+
+    Raises:
+      CorruptCheckpoint: what was read within is missing, cut short or changed.
+      UnreadableCheckpoint: it could not be read for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_damage(error):
+            raise CorruptCheckpoint(
+                f"{folder}: expected a whole checkpoint, found a damaged one "
+                f"({reason(error)}).{advice}"
+            ) from error
+        raise UnreadableCheckpoint(
+            f"{folder}: expected to read it, found: {reason(error)}. Nothing was set aside; mend "
+            "that, and the same command goes on from there."
+        ) from error
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that a checkpoint's files are missing, cut short or changed.
+
+    Any other, a mistake of the code or an Orbax that takes other arguments among them, says nothing
+    of the files: it would set all checkpoints aside.
+
+    Args:
+      error: of Orbax, TensorStore, json or the system; what caused it counts too.
+
+    Example:
+      >>> is_damage(ValueError("DATA_LOSS: Error reading d/0")), is_damage(MemoryError())
+      (True, False)
+    """
+    verdicts = {_of_content(found) for found in _chain(error)} - {None}
+    return verdicts == {True}
+
+
+def _of_content(error: BaseException) -> bool | None:
+    """None where it alone does not tell."""
+    if type(error) is Exception:  # Orbax's, around TensorStore's.
+        return None
+    if isinstance(error, Changed | json.JSONDecodeError | UnicodeDecodeError | _MISSING):
+        return True
+    code = _tensorstore_code(error)
+    if code is not None:
+        return code in _OF_CONTENT
+    return isinstance(error, KeyError | ValueError) and _is_of_metadata(error)
+
+
+def _tensorstore_code(error: BaseException) -> str | None:
+    """XLA has the same codes, in errors of another type."""
+    found = re.match(r"([A-Z_]{4,}): ", str(error)) if isinstance(error, ValueError) else None
+    return found and found[1]
+
+
+def _is_of_metadata(error: BaseException) -> bool:
+    """Whether it was raised while Orbax took apart what it says of the arrays."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(_METADATA in frame.f_code.co_filename for frame, _ in frames)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or context
+
+
+def reason(error: BaseException) -> str:
+    """What lies under an error, in a line: TensorStore starts with a page of paths.
+
+    Example:
+      >>> reason(OSError(5, "Input/output error", "d/0")), reason(MemoryError())
+      ('Input/output error: d/0', 'MemoryError')
+    """
+    *_, inner = _chain(error)
+    if isinstance(inner, OSError) and inner.strerror:
+        return f"{inner.strerror}: {inner.filename}" if inner.filename else inner.strerror
+    if isinstance(inner, KeyError):
+        return f"no key {inner}"
+    first = str(inner).strip().partition("\n")[0]
+    if _tensorstore_code(inner) is not None:
+        first = first.rsplit(": ", 1)[-1]
+        if "[" not in first:  # Of "[OS error 5: EIO Input/output error]".
+            first = first.rstrip("]")
+    return first[:200] or type(inner).__name__
+
+
+_BLOCK = 1 << 14
+"""Words at a time, so that they stay in the cache."""
+_FACTOR = 0x9E3779B1
+"""Odd, as is the next, so that multiplying by it is one to one."""
+_SECOND_FACTOR = 0x85EBCA77
+
+
+def checksums(tree: Any, like: Any = None) -> dict[str, int]:
+    """A 32-bit checksum of each array of a tree.
+
+    Each word is mixed with its place in the array, one to one, and the results are added up: one
+    changed word always changes the sum, and devices and processes may each add up their part.
+
+    Args:
+      tree: nested dictionaries of arrays, whole on each device or split over them by the first or
+        the second axis.
+      like: the same with arrays or shapes: rows beyond theirs are padding, which does not count.
+
+    Returns:
+      By path, such as "params/head/scale"; the same on every process, unless one's own copy of an
+      array that all have whole differs.
+
+    Example:
+      >>> ones, others = np.ones(3, np.float32), np.float32([1, 1, 2])
+      >>> checksums({"a": {"b": ones}}) == checksums({"a": {"b": others}})
+      False
+    """
+    leaves, like = named_leaves(tree), named_leaves(tree if like is None else like)
+    sums = [_own_part(leaf, like[name].shape) for name, leaf in leaves.items()]
+    sums = np.array(sums, np.uint32)
+    shared = [isinstance(x, jax.Array) and not _is_here(x) for x in leaves.values()]
+    if any(shared):
+        parts = multihost_utils.process_allgather(sums)
+        sums = np.where(shared, parts.sum(axis=0, dtype=np.uint32), sums)
+    return dict(zip(leaves, sums.tolist(), strict=True))
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of nested dictionaries by path, "params/head/scale"."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
+
+
+def _is_here(array: jax.Array) -> bool:
+    """Whether this process has all of it."""
+    return array.is_fully_addressable or array.is_fully_replicated
+
+
+def _own_part(array: Any, shape: tuple[int, ...]) -> int:
+    """The sum of what this process holds the first copy of."""
+    if not isinstance(array, jax.Array):
+        return _sum(np.asarray(array), 0, 0)
+    total = 0
+    copies = array.addressable_shards
+    if array.is_fully_replicated:
+        return _part(np.asarray(copies[0].data), copies[0].index, shape)
+    for shard in copies:
+        if shard.replica_id == 0:
+            total += _part(np.asarray(shard.data), shard.index, shape)
+    return total & 0xFFFFFFFF
+
+
+def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -> int:
+    """The sum of the part of an array of this shape that begins where `index` does."""
+    if not shape:
+        return _sum(found, 0, 0)
+    row, width = index[0].start or 0, math.prod(shape[1:])
+    found = found[: max(0, shape[0] - row)]
+    if found.shape[1:] == shape[1:]:
+        return _sum(found, row * width, 0)
+    first = row * width + index[1].start * math.prod(shape[2:])
+    return _sum(found.reshape(len(found), -1), first, width)
+
+
+def _sum(array: np.ndarray, first: int, width: int) -> int:
+    """The sum of elements whose places in the whole array start at `first`.
+
+    Args:
+      array: their rows.
+      first: place of the first.
+      width: from row to row; 0 where each goes on where the one before it ends.
+    """
+    bits = 8 * min(array.dtype.itemsize, 4)
+    words = np.ascontiguousarray(array).reshape(len(array) if width else -1, -1 if width else 1)
+    words = words.view(f"uint{bits}")
+    scale = 8 * array.dtype.itemsize // bits
+    first, width = first * scale, width * scale or words.shape[1]
+    rows = max(1, _BLOCK // words.shape[1])
+    places = np.arange(rows)[:, None] * width + np.arange(words.shape[1])
+    places = places.astype(np.uint32) * np.uint32(_FACTOR)
+    total = 0
+    for start in range(0, len(words), rows):
+        block = words[start : start + rows]
+        before = np.uint32((first + start * width) * _FACTOR & 0xFFFFFFFF)
+        mixed = places[: len(block)] + before
+        mixed ^= block
+        mixed *= np.uint32(_FACTOR)
+        mixed ^= mixed >> np.uint32(15)
+        mixed *= np.uint32(_SECOND_FACTOR)
+        mixed ^= mixed >> np.uint32(13)
+        total += int(mixed.sum(dtype=np.uint64))
+    return total & 0xFFFFFFFF

@@ -1,0 +1,423 @@
+"""Orbax checkpoints of a whole run: everything that the next step depends on, and what it is."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from hyperface import owned
+from hyperface.devices import processes
+from hyperface.errors import InputError
+from hyperface.train.checkpoint.integrity import (
+    CorruptCheckpoint,
+    UnreadableCheckpoint,
+    checksums,
+    is_whole,
+    read_step,
+    reason,
+    whole_steps,
+)
+from hyperface.train.checkpoint.stored import (
+    Stored,
+    check_sums,
+    contents,
+    described,
+    meta_sum,
+    with_contents,
+)
+from hyperface.train.state import TrainState
+
+T = TypeVar("T")
+
+KEEP = 2
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""Suffix of the folder that Orbax fills and then renames to its step."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own; use as a context manager.
+
+    Each holds "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
+    experiment, the data it was made with, and a checksum of every array: Orbax restores flipped
+    bits without a word). Saving is asynchronous and atomic: a killed save leaves the previous
+    checkpoint as the newest.
+
+    Args:
+      folder: the checkpoints' own folder.
+      read_only: for a reader beside a running trainer: nothing in the folder is touched.
+      keep: steps whose checkpoints stay; of others only the newest two and the one of the lowest
+        score do.
+      say: is told of each checkpoint that is not used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        keep: Sequence[int] = (),
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self._folder = folder.absolute()
+        self._say = say
+        self._best = _Best()
+        self._manager = None
+        if read_only:  # A reader may want one step, and another's file may be out of reach.
+            return
+        check_path(self._folder)
+        if processes.is_writer():
+            with owned.writing(folder):
+                owned.adopt(self._folder, owned.CHECKPOINTS)
+                self._take_in_copies()
+                self._set_broken_steps_aside()
+        processes.wait_for_all("checkpoints")
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preserving(keep, self._best, self._folder),
+                cleanup_tmp_directories=False,  # It would remove those of others too.
+                create=False,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
+        )
+        self._find_best()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if self._manager is None:
+            return
+        several = processes.are_several()
+        if several and error is not None and not isinstance(error, processes.AgreedStop):
+            return  # The others are elsewhere, and a save would wait for them.
+        with self._saving():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+                if not several:  # Else the next start does.
+                    self._remove_unfinished()
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, rising."""
+        return whole_steps(self._folder)
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step; None where there is none."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step of the lowest finite score; None where no whole checkpoint has one."""
+        self._find_best()
+        return self._best.step
+
+    def read(self, act: Callable[[int], T], step: int | None = None) -> T:
+        """Returns what `act` reads of a step, by default the newest, beside a run that still saves.
+
+        Raises:
+          CorruptCheckpoint: it is damaged; one that was removed meanwhile is not.
+          InputError: there is no such step, or it was removed meanwhile; or as of `act`.
+        """
+        return read_step(self._folder, act, step, processes.told_by_writer)
+
+    def save(
+        self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
+    ) -> None:
+        """Saves after `step` optimiser steps; returns once the state is copied off the devices.
+
+        Args:
+          step: steps done.
+          state: after them.
+          meta: what the checkpoint is to say it is.
+          score: what `best` goes by, lower is better; None or not finite is never best.
+
+        Raises:
+          InputError: this save, or the one before it, could not be written. The checkpoints that
+            were whole still are.
+        """
+        arrays = contents(state)
+        meta = meta | {"arrays": described(arrays)} | ({} if score is None else {"score": score})
+        self._best.consider(step, score)
+        with self._saving():
+            if processes.is_writer():
+                self._claim(step)
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    meta=ocp.args.JsonSave(meta | {"checksum": meta_sum(meta)}),
+                ),
+            )
+        if not saved:
+            raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
+
+    def wait(self) -> None:
+        """Returns once what is being saved is on disk.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What the checkpoint says it is.
+
+        Raises:
+          CorruptCheckpoint: it is missing, cut short or changed.
+          InputError: it cannot be read for now.
+        """
+        meta = self._together(step, self._stored(step).meta)
+        del meta["arrays"]
+        return meta
+
+    def restore(
+        self, step: int, like: TrainState, sharding: jax.sharding.Sharding | TrainState
+    ) -> TrainState:
+        """The state saved at `step`.
+
+        Args:
+          step: one of this folder's.
+          like: a state, or its shapes, of the run that continues; its static parts are kept.
+          sharding: where the arrays go: one for all, or shapes that have theirs, whose rows beyond
+            the checkpoint's become zeros. The checkpoint may come from other devices; each process
+            reads what its own hold.
+
+        Raises:
+          InputError: names, shapes or dtypes differ: the checkpoint is of another model. Orbax
+            alone would cast a dtype silently. Or it cannot be read for now.
+          CorruptCheckpoint: files are missing or cut short, or an array is not as it was saved.
+        """
+        wanted = contents(like)
+        arrays, saved = self._together(step, lambda: self._stored(step).arrays(wanted, sharding))
+        sums = checksums(saved, like=wanted)
+
+        def check() -> None:
+            with self._stored(step).reading():
+                check_sums(sums, arrays)
+
+        self._together(step, check)
+        return with_contents(like, saved)
+
+    def restore_newest(
+        self, like: TrainState, sharding: jax.sharding.Sharding | TrainState
+    ) -> tuple[int, TrainState] | None:
+        """The newest checkpoint that is sound, as (step, state); None where there never was one.
+
+        Newer ones that are damaged, be it in the eyes of one process, are set aside, and said; the
+        run makes those steps again.
+
+        Raises:
+          InputError: the newest sound one is of another model, or cannot be read for now; or there
+            were some, and none is sound.
+        """
+        steps = processes.told_by_writer("steps", self.steps())
+        while steps:
+            step = steps.pop()
+            try:
+                return step, self.restore(step, like, sharding)
+            except CorruptCheckpoint as error:
+                self._set_aside(self._folder / str(step), str(error), last=not steps)
+                processes.wait_for_all(f"set aside {step}")
+                self._manager.reload()
+                self._find_best()
+        aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
+        aside = processes.told_by_writer("aside", aside)
+        if aside:
+            raise InputError(
+                f"expected a sound checkpoint in {self._folder}, found only damaged ones: "
+                f"{', '.join(aside)}. Put a sound copy of one there, named by its step, or pass "
+                "--fresh to train anew."
+            )
+        return None
+
+    def _together(self, step: int, act: Callable[[], T]) -> T:
+        """What `act` returns, where it succeeds on all processes; else all raise.
+
+        Raises:
+          CorruptCheckpoint: some found damage, and no one another fault.
+          InputError: one found another fault.
+        """
+        result, failed = None, None
+        try:
+            result = act()
+        except InputError as error:
+            failed = error
+        found = failed and [isinstance(failed, CorruptCheckpoint), str(failed)]
+        told = list(filter(None, processes.told_by_all(f"read {step}", found)))
+        others = [message for is_corrupt, message in told if not is_corrupt]
+        if others:
+            raise InputError(others[0]) from failed
+        if told:
+            raise CorruptCheckpoint(told[0][1]) from failed
+        return result
+
+    def _stored(self, step: int) -> Stored:
+        return Stored(
+            self._folder / str(step),
+            " Take another step of the run." if self._manager is None else "",
+        )
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """A full disk fails in Orbax or TensorStore, each in its own way."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            latest = self.latest() or 0
+            # Orbax measures its patience by the wall clock, which may be set forward meanwhile.
+            late = isinstance(error, TimeoutError)
+            needed = "time, by a clock that nobody sets," if late else "room and permission"
+            raise InputError(
+                f"expected {needed} to save in {self._folder}, found: {reason(error)}. The "
+                f"newest whole checkpoint is of step {latest}; mend that, and the same command "
+                "goes on from there."
+            ) from error
+
+    def _trees(self) -> list[Path]:
+        """The folders of checkpoints, finished or not, that a run recorded here."""
+        found = owned.read(self._folder)
+        paths = (self._folder / name for name in sorted(found.trees if found else ()))
+        return [path for path in paths if path.is_dir() and not path.is_symlink()]
+
+    def _unfinished(self) -> list[Path]:
+        return [path for path in self._trees() if path.name.endswith(UNFINISHED)]
+
+    def _claim(self, step: int) -> None:
+        """Records the two names that Orbax gives the folder of a step, the first while it fills it.
+
+        Orbax removes a folder that has the first one; so what a killed save left goes before.
+        """
+        unfinished = self._folder / f"{step}{UNFINISHED}"
+        owned.remove_tree(unfinished)
+        if unfinished.exists():
+            raise InputError(
+                f"{unfinished}: expected no such folder, or only what a killed save left in it, "
+                "found other files. Move them elsewhere, and the same command goes on."
+            )
+        owned.claim_tree(unfinished)
+        owned.claim_tree(self._folder / str(step))
+
+    def _find_best(self) -> None:
+        self._best.step = None
+        for step in self.steps():
+            try:
+                score = self._stored(step).meta().get("score")
+            except UnreadableCheckpoint:  # Its score unknown, the best would be deleted.
+                raise
+            except InputError:  # It is said where it is used.
+                continue
+            self._best.consider(step, score)
+
+    def _remove_unfinished(self) -> None:
+        """What a failed save leaves would keep the disk full."""
+        for _ in range(20):
+            for path in self._unfinished():
+                owned.remove_tree(path)
+            if not any(map(_has_files_of_orbax, self._unfinished())):
+                break
+            time.sleep(0.1)  # Other arrays of that save are still being written.
+
+    def _take_in_copies(self) -> None:
+        """Records checkpoints that the user put here; other numbered folders are refused.
+
+        Orbax takes every numbered folder for a step, and would remove it in time.
+        """
+        recorded = {path.name for path in self._trees()}
+        for path in sorted(self._folder.glob("[0-9]*")):
+            if path.name.isdigit() and path.name not in recorded:
+                if path.is_symlink() or owned.foreign_in_tree(path) or not _is_copy(path):
+                    raise InputError(
+                        f"{path}: expected a checkpoint of this run, found something that no run "
+                        "recorded. Move it elsewhere, or take another folder."
+                    )
+                owned.take_in_tree(path)
+
+    def _set_broken_steps_aside(self) -> None:
+        """Step folders without content would pass for the newest checkpoint."""
+        for path in self._unfinished():
+            self._say(f"{path}: a save that was cut short is removed.")
+            owned.remove_tree(path)
+        steps = [Stored(path) for path in self._trees() if path.name.isdigit()]
+        last = not any(stored.is_whole for stored in steps)
+        for path in sorted(stored.folder for stored in steps if not stored.is_whole):
+            why = f"{path}: expected a whole checkpoint, found parts of one."
+            self._set_aside(path, why, last=last)
+
+    def _set_aside(self, path: Path, why: str, *, last: bool) -> None:
+        aside = f"broken-{path.name}"
+        if processes.is_writer():
+            aside = owned.rename_tree(path, aside).name
+        next_one = "" if last else "; the one before it is used"
+        self._say(f"{why} It is kept as {aside}{next_one}.")
+
+
+def check_path(folder: Path) -> None:
+    """Refuses a path in which Orbax would save checkpoints that nobody can read.
+
+    Orbax searches a checkpoint for its parts by a pattern that contains the path as it is. In a
+    folder called "[x]" it finds none, and joins nothing, without an error.
+
+    Raises:
+      InputError: the path contains a character of patterns.
+    """
+    found = "".join(sorted(set("[]*?") & set(str(folder.absolute()))))
+    if found:
+        raise InputError(
+            f"expected a run folder without the characters [ ] * ? in its path, found {found} in "
+            f"{folder}: Orbax saves checkpoints there that cannot be read. Take another --workdir."
+        )
+
+
+def _has_files_of_orbax(path: Path) -> bool:
+    return any(owned.is_of_orbax(file.relative_to(path)) for file in path.rglob("*"))
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a folder is a checkpoint of ours by what it states of itself, with a checksum."""
+    try:
+        Stored(path).meta()
+    except InputError:
+        return False
+    return is_whole(path)
+
+
+class _Best:
+    """Preserves the step of the lowest score; Orbax's own rule deletes it where a score is NaN."""
+
+    step: int | None = None
+    score = math.inf
+
+    def consider(self, step: int, score: float | None) -> None:
+        if score is not None and (self.step is None or score < self.score) and math.isfinite(score):
+            self.step, self.score = step, score
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [found.step == self.step for found in checkpoints]
+
+
+class _Foreign:
+    """Preserves a step into whose folder somebody put a file: Orbax would remove it too."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [bool(owned.foreign_in_tree(self._folder / str(x.step))) for x in checkpoints]
+
+
+def _preserving(steps: Sequence[int], best: _Best, folder: Path) -> policies.PreservationPolicy:
+    kept = [policies.LatestN(KEEP), policies.CustomSteps(steps), best, _Foreign(folder)]
+    return policies.AnyPreservationPolicy(kept)

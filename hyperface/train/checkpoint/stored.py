@@ -1,0 +1,229 @@
+"""One checkpoint's folder, as one process reads it."""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization
+
+from hyperface.errors import InputError
+from hyperface.train.checkpoint.integrity import (
+    Changed,
+    checksums,
+    is_damage,
+    is_whole,
+    named_leaves,
+    reading,
+)
+from hyperface.train.state import TrainState
+
+
+class Stored(NamedTuple):
+    """What a step's folder holds: "state" and "meta".
+
+    It is read by Orbax's handlers alone: its manager's restore waits for all processes, of which
+    one may find damage alone.
+    """
+
+    folder: Path
+    advice: str = ""
+    """What is said after the message of damage."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both parts are there."""
+        return is_whole(self.folder)
+
+    def meta(self) -> dict[str, Any]:
+        """What the checkpoint says it is, with how its arrays are described.
+
+        Raises:
+          CorruptCheckpoint: it is missing, cut short or changed.
+          InputError: it cannot be read for now, or is of an earlier version.
+        """
+        args, read = ocp.args.JsonRestore(), ocp.JsonCheckpointHandler().restore
+        with self.reading():
+            meta = read(self.folder / "meta", args=args)
+            checksum = meta.pop("checksum", None)
+            if checksum not in (None, meta_sum(meta)):
+                raise Changed("meta changed")
+        if checksum is None:  # Not damaged: nothing may set it aside.
+            raise InputError(
+                f"{self.folder}: expected a checkpoint with checksums, found one of an earlier "
+                "version. Use it with that version, or pass --fresh to train again."
+            )
+        return meta
+
+    def arrays(
+        self, wanted: dict[str, Any], sharding: jax.sharding.Sharding | TrainState
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """How the arrays were described, and what this process reads of them.
+
+        Args:
+          wanted: what a state holds, by name.
+          sharding: where they go.
+
+        Raises:
+          InputError: names, shapes or dtypes differ; or as of `meta`.
+        """
+        if not self.is_whole:
+            raise InputError(
+                f"{self.folder}: expected a whole checkpoint, found none. Of several processes all "
+                "must see the run's folder."
+            )
+        described = self.meta()["arrays"]
+        check_same(wanted, described, self.folder)
+        args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
+        read = ocp.StandardCheckpointHandler().restore
+        with self.reading():
+            try:
+                return described, read(self.folder / "state", args=args)
+            except (AttributeError, ValueError) as error:
+                if not is_damage(error) and self._names_changed(wanted):
+                    raise Changed("Orbax's metadata changed") from None
+                raise
+
+    def _names_changed(self, wanted: dict[str, Any]) -> bool:
+        """Whether Orbax's files have some of the names and not all: it does not look at that.
+
+        A file in which none is found is of another version of Orbax.
+        """
+        leaves = {tuple(name.split("/")) for name in named_leaves(wanted)}
+        nodes = {*leaves, *_empty_nodes(wanted)}
+        state = self.folder / "state"
+        lists = [(nodes, _tree_names(state / "_METADATA"))]
+        files = sorted((state / "array_metadatas").glob("process_*"))
+        if files:
+            found = frozenset().union(*map(_array_names, files))
+            lists.append(({".".join(name) for name in leaves}, found))
+        return any(not known <= found and known & found for known, found in lists)
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """As `damage.reading`, of this folder."""
+        return reading(self.folder, self.advice)
+
+
+def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, inner in tree.items():
+        if inner is None or inner == {}:
+            yield (*above, name)
+        elif isinstance(inner, dict):
+            yield from _empty_nodes(inner, (*above, name))
+
+
+def _tree_names(path: Path) -> set[tuple[str, ...]]:
+    entries = json.loads(path.read_text())["tree_metadata"].values()
+    return {tuple(key.get("key") for key in entry["key_metadata"]) for entry in entries}
+
+
+def _array_names(path: Path) -> set[str]:
+    entries = json.loads(path.read_text())["array_metadatas"]
+    return {entry.get("array_metadata", {}).get("param_name") for entry in entries}
+
+
+def meta_sum(meta: dict[str, Any]) -> int:
+    """The checksum of what a checkpoint says."""
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def contents(state: TrainState) -> dict[str, Any]:
+    """Nested dictionaries of plain arrays: no class of a library is needed to read them."""
+    return {
+        "step": state.step,
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": serialization.to_state_dict(state.opt_state),
+        "key": _key_data(state.key),
+        "distortion": state.distortion,
+    } | ({} if state.average is None else {"average": state.average})
+
+
+def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
+    """The state whose `contents` were found; static parts are those of `like`."""
+    return like.replace(
+        step=found["step"],
+        params=found["params"],
+        batch_stats=found["batch_stats"],
+        opt_state=serialization.from_state_dict(like.opt_state, found["opt_state"]),
+        key=jax.random.wrap_key_data(found["key"]),
+        distortion=found["distortion"],
+        average=found.get("average"),
+        diverged=jax.device_put(np.zeros((), bool), found["step"].sharding),
+    )
+
+
+def _key_data(key: Any) -> Any:
+    if isinstance(key, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, key).update(sharding=key.sharding)
+    return jax.random.key_data(key)
+
+
+def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
+    """What Orbax shall make of the arrays.
+
+    Args:
+      wanted: the contents, or their shapes.
+      sharding: one for all, or shapes that have theirs.
+    """
+    if isinstance(sharding, TrainState):
+        return contents(sharding)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
+
+
+def described(arrays: Any) -> dict[str, dict[str, Any]]:
+    """Kind and checksum of each array, which a restored one must have."""
+    sums = checksums(arrays)
+    leaves = named_leaves(arrays)
+    return {name: {"kind": _kind(leaf), "sum": sums[name]} for name, leaf in leaves.items()}
+
+
+def check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> None:
+    """Refuses a checkpoint of another model.
+
+    Args:
+      wanted: the contents, or their shapes.
+      saved: as `described` made it of the checkpoint's.
+      where: the checkpoint, for the message.
+
+    Raises:
+      InputError: names, shapes or dtypes differ.
+    """
+    wanted = {name: _kind(leaf) for name, leaf in named_leaves(wanted).items()}
+    found = {name: array["kind"] for name, array in saved.items()}
+    if wanted == found:
+        return
+    differing = [
+        f"{name} expected {wanted.get(name, 'absent')}, found {found.get(name, 'absent')}"
+        for name in sorted(wanted.keys() | found.keys(), key=lambda n: (not n.startswith("p"), n))
+        if wanted.get(name) != found.get(name)
+    ]
+    raise InputError(
+        f"the checkpoint {where} is of another model: {len(differing)} arrays differ: "
+        f"{'; '.join(differing[:4])}{'; ...' if len(differing) > 4 else ''}."
+    )
+
+
+def check_sums(found: dict[str, int], saved: dict[str, dict[str, Any]]) -> None:
+    """Refuses arrays that are not as they were saved.
+
+    Args:
+      found: the `checksums` of the restored ones.
+      saved: as `described` made it of the checkpoint's.
+
+    Raises:
+      Changed: naming some that changed.
+    """
+    changed = [name for name, total in found.items() if total != saved[name]["sum"]]
+    if changed:
+        more = ", ..." if len(changed) > 3 else ""
+        raise Changed(f"{len(changed)} arrays changed, {', '.join(changed[:3])}{more}")
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"

@@ -1,0 +1,244 @@
+"""What a run needs of each device's memory, from shapes alone, before anything is compiled."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from hyperface.errors import InputError
+from hyperface.losses.classwise import ONE_BLOCK_BYTES, block_bytes
+from hyperface.train.class_rows import has_class_rows
+from hyperface.train.state import TrainState
+
+LIVE_BLOCKS = 3
+"""Arrays of a block's size that a sweep has at once: similarities, exponentials, slopes."""
+
+
+class Sizes(NamedTuple):
+    """Sizes of a run, in bytes where nothing else is said."""
+
+    num_classes: int
+    batch_size: int
+    """Images over all devices."""
+    class_params: int
+    """Agents, biases and centers of one class."""
+    class_state: int
+    """Their optimiser state, moving average and distortion."""
+    other_state: int
+    """Backbone, its optimiser state and moving averages."""
+    other_params: int
+    """Backbone's parameters alone: the size of their gradient."""
+    activations: int
+    """Of one image, kept for the backward pass."""
+    sample_rate: float = 1.0
+    memory_budget: int = 0
+
+
+class Memory(NamedTuple):
+    """Bytes on one device."""
+
+    agents: int
+    agent_state: int
+    gradients: int
+    backbone: int
+    activations: int
+    similarities: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+    def __str__(self) -> str:
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {_mebibytes(size)}"
+            for name, size in zip(self._fields, self, strict=True)
+        )
+        return f"about {_mebibytes(self.total)} a device: {parts}"
+
+
+def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Memory:
+    """The memory of a training step on each device.
+
+    Rough: what XLA takes is within a factor of 1.3 of it, either way (`tests/test_memory.py`).
+
+    Args:
+      sizes: of the run.
+      num_devices: that take part.
+      shard_agents: agents are split over them, and each sees the whole batch's features.
+
+    Example:
+      >>> run = Sizes(10**7, 1024, 2048, 2052, 200 * 2**20, 100 * 2**20, 25 * 2**20)
+      >>> print(memory_estimate(run, 8, shard_agents=True).agents / 2**20)
+      2441.40625
+    """
+    rows = -(-sizes.num_classes // num_devices) if shard_agents else sizes.num_classes
+    images = -(-sizes.batch_size // num_devices)
+    agents = rows * sizes.class_params
+    similarities = 4 * rows * (sizes.batch_size if shard_agents else images)
+    if similarities > max(sizes.memory_budget, ONE_BLOCK_BYTES):
+        similarities = min(similarities, block_bytes())
+    return Memory(
+        agents=agents,
+        agent_state=rows * sizes.class_state,
+        gradients=round(agents * sizes.sample_rate) + sizes.other_params,
+        backbone=sizes.other_state,
+        activations=images * sizes.activations,
+        similarities=LIVE_BLOCKS * similarities,
+    )
+
+
+def devices_that_do(sizes: Sizes, limit: int) -> int | None:
+    """The fewest devices of `limit` bytes that hold the run with its agents split.
+
+    Only numbers that split the batch evenly count; None where none of them does.
+    """
+    for devices in range(1, sizes.batch_size + 1):
+        if sizes.batch_size % devices or devices > sizes.num_classes:
+            continue
+        if memory_estimate(sizes, devices, shard_agents=True).total <= limit:
+            return devices
+    return None
+
+
+def check_memory(sizes: Sizes, num_devices: int, limit: int, *, shard_agents: bool) -> Memory:
+    """Refuses a run that cannot fit.
+
+    Args:
+      sizes: of the run.
+      num_devices: that take part.
+      limit: bytes of one device.
+      shard_agents: as of `memory_estimate`.
+
+    Returns:
+      The estimate.
+
+    Raises:
+      InputError: with the number of devices that would do.
+    """
+    found = memory_estimate(sizes, num_devices, shard_agents=shard_agents)
+    if found.total <= limit:
+        return found
+    enough = devices_that_do(sizes, limit)
+    if enough is None:
+        advice = f"No number of devices that splits {sizes.batch_size} images does: take fewer."
+    elif shard_agents:
+        advice = f"{enough} devices would do."
+    else:
+        advice = f"--shard-agents on {enough} devices would do."
+    raise InputError(
+        f"expected a run that fits into {_mebibytes(limit)} a device, found {sizes.num_classes:,} "
+        f"classes on {num_devices}, which need {found}. {advice}"
+    )
+
+
+def run_sizes(state: TrainState, batch_size: int, image_shape: tuple[int, ...]) -> Sizes:
+    """The sizes of a run, from the shapes of its state; nothing is computed.
+
+    Args:
+      state: or its shapes.
+      batch_size: images of a step over all devices.
+      image_shape: (height, width, channels).
+    """
+    head, loss = state.network.head, state.network.head.loss
+    params, of_classes = _bytes(state.params, loss)
+    whole, all_of_classes = _bytes(state, loss)
+    return Sizes(
+        num_classes=head.num_classes,
+        batch_size=batch_size,
+        class_params=of_classes // head.num_classes,
+        class_state=(all_of_classes - of_classes) // head.num_classes,
+        other_state=whole,
+        other_params=params,
+        activations=_activation_bytes(state, image_shape),
+        sample_rate=loss.sample_rate,
+        memory_budget=loss.memory_budget * 2**20,
+    )
+
+
+def _bytes(tree: Any, loss: Any) -> tuple[int, int]:
+    """Of leaves without and with a row a class."""
+    sizes = [0, 0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        sizes[has_class_rows(path, loss)] += leaf.size * leaf.dtype.itemsize
+    return sizes[0], sizes[1]
+
+
+def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
+    """What the backbone's backward pass keeps of an image: two images' less one's."""
+    backbone = state.network.backbone
+    trained = {"train": True} if getattr(backbone, "batch_norm", False) else {}
+    variables = {
+        name: tree["backbone"] for name, tree in state.variables.items() if "backbone" in tree
+    }
+
+    def kept(variables, images):
+        def features(params):
+            return backbone.apply(
+                variables | {"params": params}, images, **trained, mutable=["batch_stats"]
+            )[0]
+
+        return jax.vjp(features, variables["params"])[1]
+
+    def size(images: int) -> int:
+        shape = jax.ShapeDtypeStruct((images, *image_shape), "float32")
+        residuals = jax.tree.leaves(jax.eval_shape(kept, variables, shape))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
+
+    return size(2) - size(1)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+class Traffic(NamedTuple):
+    """Bytes that one device sends in a step, by what they are of; as many arrive."""
+
+    backbone: int
+    """Gradients of what every device holds, added up."""
+    agents: int
+    """Gradients of agents that every device holds, added up; 0 where they are split."""
+    features: int
+    """Features gathered, the own class' agents fetched, and the features' gradient returned; 0
+    where agents are not split."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def traffic(
+    sizes: Sizes, feature_dim: int, num_devices: int, *, shard_agents: bool, terms: int = 1
+) -> Traffic:
+    """What each device sends in a step, by ring collectives.
+
+    Of an array of s bytes a device sends s (n-1)/n to gather or to reduce-scatter it, and twice
+    that to add it up everywhere. A few numbers an example, metrics for one, are left out.
+
+    Args:
+      sizes: of the run.
+      feature_dim: of the features, which travel in float32.
+      num_devices: n.
+      shard_agents: whether agents are split over them.
+      terms: sweeps over agents of their own, each with a gradient to return; terms that share
+        agents are one.
+
+    Example:
+      >>> run = Sizes(10**7, 1024, 2048, 2052, 200 * 2**20, 100 * 2**20, 25 * 2**20)
+      >>> split = traffic(run, 512, 8, shard_agents=True)
+      >>> whole = traffic(run, 512, 8, shard_agents=False)
+      >>> print(split.features / 2**20, whole.agents / 2**20)
+      5.25 34179.6875
+    """
+
+    def sent(size: float) -> int:
+        return round(size * (num_devices - 1) / num_devices)
+
+    features = 4 * sizes.batch_size * feature_dim
+    agents = sizes.num_classes * sizes.class_params * sizes.sample_rate
+    return Traffic(
+        backbone=2 * sent(sizes.other_params),
+        agents=0 if shard_agents else 2 * sent(agents),
+        features=(2 + terms) * sent(features) if shard_agents else 0,
+    )

@@ -1,0 +1,198 @@
+"""Metrics of a run: checked, averaged between log lines, written as JSON lines and TensorBoard."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from hyperface import owned
+from hyperface.console import make_console, plain, plain_column, say
+from hyperface.files import digest
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events of one run, continued where a checkpoint stands.
+
+    Each line holds the means since the line before. Lines after the checkpoint that a run resumes
+    from are dropped, so that an interrupted run leaves the same file as an unbroken one.
+
+    Args:
+      folder: the run's.
+      first_step: steps that are done.
+      every: steps between lines.
+      position: what the log held after `first_step`, from its checkpoint.
+    """
+
+    def __init__(
+        self, folder: Path, first_step: int, every: int, position: dict[str, Any] | None = None
+    ):
+        self._path = folder / "metrics.jsonl"
+        self._every = every
+        self._sums: dict[str, float] = dict(position["sums"]) if position else {}
+        self._steps: int = position["steps"] if position else 0
+        kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
+        owned.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        events = folder / "tensorboard"
+        owned.adopt(events)
+        self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
+        with owned.recording(events):
+            self._events = SummaryWriter(
+                str(events), purge_step=first_step + 1 if first_step else None
+            )
+
+    def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
+        """Adds one step's metrics; says whether a line is due, as after the last step it is."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+        return last or step % self._every == 0
+
+    def write(self, step: int, **settings: float) -> None:
+        """Writes a line: the means since the line before, and the settings at this step."""
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        self._lines.write(json.dumps({"step": step, **means, **settings}) + "\n")
+        for name, value in (means | settings).items():
+            self._events.add_scalar(name, value, step)
+        self._sums, self._steps = {}, 0
+
+    def skip(self, step: int, *, last: bool = False) -> bool:
+        """Leaves a step out of the means; says whether a line of other steps is due."""
+        return self._steps > 0 and (last or step % self._every == 0)
+
+    def position(self) -> dict[str, Any]:
+        """What is not written yet: the sums since the last line, and their steps."""
+        return {"sums": dict(self._sums), "steps": self._steps}
+
+    def flush(self) -> None:
+        """Puts every line written so far on disk, as a checkpoint needs."""
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self.flush()
+        self._lines.close()
+        self._events.close()
+
+
+class RunningMean:
+    """The mean of what was added since it was last taken.
+
+    Args:
+      position: sum and count, as an earlier one had them.
+    """
+
+    def __init__(self, position: Sequence[float] | None = None) -> None:
+        self._sum, self._count = position or (0.0, 0)
+
+    def add(self, value: float) -> None:
+        """Adds one value."""
+        self._sum, self._count = self._sum + value, self._count + 1
+
+    def take(self) -> float | None:
+        """The mean, None of nothing; starts again."""
+        mean = self._sum / self._count if self._count else None
+        self._sum, self._count = 0.0, 0
+        return mean
+
+    def position(self) -> tuple[float, int]:
+        """Sum and count, to go on from."""
+        return self._sum, self._count
+
+
+def run_digest(folder: Path) -> str:
+    """Of what a run's training logged: another one once it was trained anew; "" before that."""
+    return digest(folder / "metrics.jsonl")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingProgress:
+    """Shows step, loss, what the heads learn, Proposition 3, images a second and time left."""
+
+    def __init__(self, name: str, first_step: int, steps: int, console: Console | None = None):
+        self._console = console or make_console()
+        self._steps = steps
+        self._name = name
+        self._began = self._last_line = time.monotonic()
+        self._timed_from: tuple[int, float] | None = None
+        self._bar = None
+        if self._console.is_terminal:
+            self._bar = _Bar(
+                plain_column("{task.description}"),
+                BarColumn(bar_width=None),
+                plain_column("{task.completed}/{task.total}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(name, total=steps, completed=first_step)
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows one step's metrics."""
+        now = time.monotonic()
+        if self._timed_from is None:
+            self._timed_from = (step, now)  # The first step's time is compilation.
+        since, began = self._timed_from
+        rate = (step - since) / (now - began) if step > since else 0.0
+        seen = _seen(metrics, rate)
+        if self._bar:
+            self._bar.seen = seen
+            self._bar.update(self._task, completed=step)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._steps:
+            self._last_line = now
+            left = f"{(self._steps - step) / rate:.0f} s left" if rate else ""
+            say(self._console, f"{self._name} {step}/{self._steps} {seen} {left}")
+
+
+class _Bar(Progress):
+    """The bar, and under it a line of what is seen, so that both fit a narrow terminal."""
+
+    seen = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield plain(self.seen)
+
+
+def _seen(metrics: dict[str, float], steps_per_second: float) -> str:
+    parts = [
+        f"{title} {metrics[name]:.{digits}f}"
+        for name, title, digits in (
+            ("loss", "loss", 4),
+            ("scale", "scale", 2),
+            ("a_softmax_blend", "lambda", 1),
+            ("l_softmax_blend", "lambda", 1),
+            ("radius", "R", 2),
+            ("distortion", "Prop. 3", 2),
+            ("feature_norm", "norm", 2),
+        )
+        if name in metrics
+    ]
+    if steps_per_second:
+        parts.append(f"{steps_per_second * metrics['examples']:.0f} images/s")
+    return " ".join(parts)

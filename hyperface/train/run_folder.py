@@ -1,0 +1,153 @@
+"""The folder of a run: made, checked to be of this run, and kept from a second one."""
+
+import contextlib
+import json
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hyperface import owned
+from hyperface.devices import mesh
+from hyperface.errors import InputError
+
+DIVERGED = "diverged.json"
+"""Where a run says at which step, and of what, it diverged; a run that goes on has none."""
+WRITTEN = ("config.json", "environment.json", "metrics.jsonl", "results.json", "report.html")
+"""Files that a run writes in any case, the last two after its last step."""
+RUN_META = ("experiment", "data", "init_from")
+"""What a run says it is; its checkpoints say more."""
+MAY_CHANGE = {"experiment.shard_agents"}
+"""Fields that a run may go on with another value of: the numbers stay."""
+SHOWN = 3
+"""Differing fields that a message names."""
+RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@contextlib.contextmanager
+def claimed(
+    workdir: Path,
+    meta: dict[str, Any],
+    *,
+    fresh: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
+    """Makes the run's folder, or checks that the one there is of this run; keeps a second run out.
+
+    Args:
+      workdir: the run's folder.
+      meta: the run's experiment and data, as `config.json` keeps them.
+      fresh: first delete the files that the folder's record names, and no others.
+      say: called with a sentence if the run was begun with other versions or on other devices.
+
+    Raises:
+      InputError: the folder is another run's, is not ours, is in use or cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
+            # A user's file of such a name would stop the run only after its last step.
+            owned.check_free(*(workdir / name for name in WRITTEN))
+            if fresh:
+                owned.clear(workdir, keep_marker=True)
+            _claim(workdir, meta, say)
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"expected a writable run folder {workdir}, found: {error}. Mend that, or take "
+                "another --workdir."
+            ) from error
+        yield
+
+
+def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
+    """Refuses a folder that is not ours, or whose `config.json` is another run's.
+
+    Args:
+      workdir: the run's folder, which may be absent.
+      meta: as in `claimed`.
+
+    Raises:
+      InputError: naming what is there instead, or the fields that differ.
+    """
+    owned.check(workdir, owned.RUN)
+    config = workdir / "config.json"
+    if config.exists():
+        refuse_another(str(workdir), json.loads(config.read_text()), meta)
+
+
+def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Refuses what another run left.
+
+    Args:
+      where: the folder or checkpoint, for the message.
+      found: what it says it is of; it may say more than a run does.
+      meta: as in `claimed`.
+
+    Raises:
+      InputError: naming the fields that differ.
+    """
+    differing = differences({name: found[name] for name in RUN_META if name in found}, meta)
+    if differing:
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        raise InputError(
+            f"{where} holds another run: {'; '.join(differing[:SHOWN])}{more}. Take another "
+            "--workdir, or pass --fresh to delete that run."
+        )
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The fields in which what was left is of another run than is wanted, in words."""
+    found, wanted = _flat(found), _flat(wanted)
+    return [
+        f"{name} was {found.get(name)}, is now {wanted.get(name)}"
+        for name in sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
+        if found.get(name) != wanted.get(name)
+    ]
+
+
+def _claim(workdir: Path, meta: dict[str, Any], say: Callable[[str], None]) -> None:
+    config = workdir / "config.json"
+    check_same_run(workdir, meta)
+    owned.remove(workdir / DIVERGED)
+    if not config.exists():
+        owned.write_text(config, json.dumps(meta, indent=2) + "\n")
+    path, now = workdir / "environment.json", _environment()
+    if path.exists():
+        changes = _changes(json.loads(path.read_text()), now)
+        if changes:
+            say(f"{workdir} was begun with {changes}: its numbers may differ in their last digits.")
+    owned.write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two environments, in words."""
+    before, now = _facts(before), _facts(now)
+    return "; ".join(
+        f"{name} {before.get(name, 'none')}, now {now.get(name, 'none')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )
+
+
+def _facts(environment: dict[str, Any]) -> dict[str, Any]:
+    """Versions, and devices by kind: "8 x cpu"."""
+    devices = ", ".join(mesh.counted(environment["devices"]))
+    return environment["versions"] | {"devices": devices, "python": environment["python"]}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
+        flat |= inner or {f"{prefix}{name}": value}
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": mesh.describe_devices(),
+        "versions": {name: version(name) for name in RECORDED_VERSIONS},
+    }
