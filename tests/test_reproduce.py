@@ -331,7 +331,7 @@ def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
     files = {path for folder, some in CODE.items() for p in some for path in folder.glob(p)}
     names = {path.name for path in files}
     assert {"digits.py", "heads_at_once.py", "classwise.py", "roc.py", "loop.py"} <= names
-    assert {"normalize.py", "theory.py", "objective.py", "images.py", "lists.py"} <= names
+    assert {"normalize.py", "theory.py", "loss.py", "images.py", "lists.py"} <= names
     assert {"agents.py", "faces_softmax.py", "embedding.py", "planes.py"} <= names
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text(name)

@@ -92,7 +92,7 @@ def put_whole(tree: Any) -> Any:
 def make_mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
     """Returns the mesh of these devices, by default of all devices of all processes."""
     devices = list(devices or jax.devices())
-    return jax.makemake_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def describe_devices() -> list[str]:
