@@ -1,4 +1,4 @@
-"""The one exception that commands show as a message instead of a traceback."""
+"""The exceptions that commands show as a message instead of a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,6 +7,10 @@ from typing import Any
 
 class InputError(ValueError):
     """Something the user gave cannot be used: the message says what was expected and found."""
+
+
+class MissingExtra(ModuleNotFoundError):
+    """A part of the package needs an optional dependency that is not installed."""
 
 
 def expect(condition: Any, name: str, expected: str, found: Any) -> None:

@@ -1,6 +1,8 @@
-"""Runs from a checkout what `hyperface clean` does."""
+"""`python -m launch.clean` from a checkout is `hyperface clean`."""
 
-from hyperface.runs import clean, program
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(clean.main)
+    run("clean", sys.argv[1:])

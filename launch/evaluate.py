@@ -1,6 +1,8 @@
-"""Runs from a checkout what `hyperface evaluate` does."""
+"""`python -m launch.evaluate` from a checkout is `hyperface evaluate`."""
 
-from hyperface.runs import evaluate, program
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(evaluate.main)
+    run("evaluate", sys.argv[1:])

@@ -1,6 +1,8 @@
-"""Runs from a checkout what `hyperface export` does."""
+"""`python -m launch.export` from a checkout is `hyperface export`."""
 
-from hyperface.runs import export, program
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(export.main)
+    run("export", sys.argv[1:])

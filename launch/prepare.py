@@ -1,6 +1,8 @@
-"""Runs from a checkout what `hyperface prepare` does."""
+"""`python -m launch.prepare` from a checkout is `hyperface prepare`."""
 
-from hyperface.runs import prepare, program
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(prepare.main)
+    run("prepare", sys.argv[1:])

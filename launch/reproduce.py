@@ -1,7 +1,8 @@
-"""Runs from a checkout what `hyperface reproduce` does."""
+"""`python -m launch.reproduce` from a checkout is `hyperface reproduce`."""
 
-from hyperface.reproduce import command
-from hyperface.runs import program
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(command.main)
+    run("reproduce", sys.argv[1:])

@@ -1,6 +1,8 @@
-"""Runs from a checkout what `hyperface sweep` does."""
+"""`python -m launch.sweep` from a checkout is `hyperface sweep`."""
 
-from hyperface.runs import program, sweep
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(sweep.main)
+    run("sweep", sys.argv[1:])

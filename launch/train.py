@@ -1,6 +1,8 @@
-"""Runs from a checkout what `hyperface train` does."""
+"""`python -m launch.train` from a checkout is `hyperface train`."""
 
-from hyperface.runs import program, train
+import sys
+
+from hyperface.cli import run
 
 if __name__ == "__main__":
-    program.run(train.main)
+    run("train", sys.argv[1:])

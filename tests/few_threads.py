@@ -1,10 +1,7 @@
 """Runs a command in a process that may start only some threads: LIMIT COMMAND ARGUMENTS."""
 
-import importlib
 import sys
 import threading
-
-from hyperface.runs import program
 
 limit, name = int(sys.argv[1]), sys.argv[2]
 begun, start = 0, threading._start_new_thread
@@ -20,4 +17,4 @@ def start_some(*args):
 
 threading._start_new_thread = start_some
 sys.argv = sys.argv[2:]
-program.run(importlib.import_module(f"launch.{name}").main)
+cli.run(name, sys.argv[1:])

@@ -34,7 +34,7 @@ SMALL = [
 
 def command(module, *args, **options):
     return subprocess.run(
-        [sys.executable, "-m", f"launch.{module}", *map(str, args)],
+        [sys.executable, "-m", "hyperface", module, *map(str, args)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -183,8 +183,8 @@ def test_memory_is_kept_from_step_to_step(environment, keeps):
     """Pages that the kernel maps for a block which a thread of its own takes again and again."""
     code = (
         "import resource, threading\n"
-        "from launch import cli\n"
-        "cli.keep_memory()\n"
+        "from hyperface.runs import program\n"
+        "program.keep_memory()\n"
         "def steps():\n"
         "    for _ in range(10):\n"
         "        bytearray(2**26)[::4096] = bytes(2**14)\n"
@@ -218,7 +218,7 @@ def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, t
     arguments = [*SMALL, "--data-dir", str(tiny_data), "--workdir", str(folder)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "launch.train", *arguments],
+        [sys.executable, "-m", "hyperface", "train", *arguments],
         stdout=subprocess.DEVNULL,
         env=environment,
     )
@@ -352,7 +352,7 @@ def test_the_list_names_every_experiment(capsys):
 def test_help_is_useful(module):
     shown = command(module, "--help")
     assert shown.returncode == 0
-    assert f"python -m launch.{module}" in shown.stdout
+    assert f"hyperface {module}" in shown.stdout
     assert "--data-dir" in shown.stdout
 
 
@@ -428,7 +428,7 @@ def test_sigterm_does_what_it_did_after_the_command(monkeypatch):
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 0)])
 def test_a_stopped_training_within_any_command_is_a_line(name, status, capsys):
-    """As of launch.reproduce, which trains small nets itself."""
+    """As of hyperface reproduce, which trains small nets itself."""
 
     def stopped(args):
         raise Interrupted(3, name)

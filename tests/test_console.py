@@ -11,7 +11,6 @@ from conftest import write_people
 from rich.console import Console
 
 import hyperface
-import launch
 from hyperface.console import make_console, plain, say
 from hyperface.errors import InputError
 from hyperface.reproduce import command
@@ -125,8 +124,8 @@ def test_sweep_and_reproduce_print_any_path(place, data, capsys, monkeypatch):
     def failing(options, console):
         raise InputError(f"expected better in {options.workdir}")
 
-    monkeypatch.setattr("launch.train.train_and_report", failing)
-    monkeypatch.setattr("launch.sweep._check", lambda planned, console: [])
+    monkeypatch.setattr("hyperface.runs.train.train_and_report", failing)
+    monkeypatch.setattr("hyperface.runs.sweep._check", lambda planned, console: [])
     arguments = ["orl-ring", "loss.ring.weight=0.1", "--out", str(place / "sweep"), "--"]
     with pytest.raises(SystemExit):
         sweep.main([*arguments, "--data-dir", str(data)])
@@ -149,7 +148,7 @@ def test_an_error_is_printed_as_it_is(place, capsys, monkeypatch):
 
 def test_nothing_is_printed_in_another_way():
     """Rich's own ways take strings for markup."""
-    roots = [Path(hyperface.__file__).parent, Path(launch.__file__).parent]
+    roots = [Path(hyperface.__file__).parent]
     for path in (path for root in roots for path in root.rglob("*.py")):
         if path.name == "console.py":
             continue

@@ -9,7 +9,7 @@ from hyperface.errors import InputError
 
 
 def test_a_data_set_that_is_not_there_names_the_command(tmp_path, tiny_data):
-    with pytest.raises(InputError, match=r"found nothing.*launch.prepare"):
+    with pytest.raises(InputError, match=r"found nothing.*hyperface prepare"):
         datasets.open_split("orl_faces", "train", tmp_path)
     (tmp_path / "orl_faces").mkdir()
     with pytest.raises(InputError, match="found an empty folder"):

@@ -13,14 +13,13 @@ import pytest
 import yaml
 from processes import HERE, ends, free_port, start
 
-import launch
 from hyperface import experiments
 from hyperface.devices import processes
 from hyperface.devices.launchers import Cluster, cluster_of
 from hyperface.errors import InputError
 from hyperface.runs import program, train
 
-LAUNCH = Path(launch.__file__).parent
+LAUNCH = Path(processes.__file__).parent / "clusters"
 SLURM = {
     "SLURM_JOB_ID": "4099",
     "SLURM_NTASKS": "2",
@@ -217,7 +216,7 @@ def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
     pod = job_set()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     *command, name = container["command"]
-    assert command == ["python", "-m", "launch.train"]
+    assert command == ["python", "-m", "hyperface", "train"]
     default = train.Train(experiments.load(name))
     options = program.parse(default, container["args"], prog="", description="")
     assert options.experiment.shard_agents
@@ -248,7 +247,7 @@ def test_the_slurm_script_runs_one_process_a_node_through_srun(tmp_path):
         text=True,
         check=True,
     )
-    assert shown.stdout == "1 -m launch.train orl-ring --seed 3\n"
+    assert shown.stdout == "1 -m hyperface train orl-ring --seed 3\n"
     assert "#SBATCH --ntasks-per-node 1\n" in script.read_text()
 
 
@@ -267,7 +266,7 @@ def test_the_tpu_script_starts_every_host_with_options_that_are_read(tmp_path):
     commands = sorted(shown.stdout.splitlines())
     assert len(commands) == 2
     for host, command in enumerate(commands):
-        assert "launch.train 'orl-ring' '--workdir' 'a b' --coordinator" in command
+        assert "hyperface train 'orl-ring' '--workdir' 'a b' --coordinator" in command
         options = dict(re.findall(r"--(coordinator|processes|process) (\S+)", command))
         options |= {name: int(options[name]) for name in ("processes", "process")}
         assert cluster_of({}, **options) == Cluster("10.0.0.9:12721", 2, host)

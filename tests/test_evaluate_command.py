@@ -100,7 +100,7 @@ def test_a_run_its_export_and_its_features_score_alike(
 def test_two_processes_score_a_run_as_one(random_run, score, listed, tiny_data, tmp_path):
     """Batches of 256 and 32 images: the second process has none of its own, and writes nothing."""
     folder, _ = random_run
-    command = ["-m", "launch.evaluate", folder, "--protocol", "pairs", "--pairs", listed]
+    command = ["-m", "hyperface", "evaluate", folder, "--protocol", "pairs", "--pairs", listed]
     command += ["--dataset", "tiny", "--data-dir", tiny_data, "--out", tmp_path / "two"]
     first, second = in_processes(command, 2, 2)
     assert "Report: " in first

@@ -56,7 +56,7 @@ def test_every_run_card_says_what_it_is(name):
     card = experiments.run_card(name)
     for part in ("Source:", "Command:", "Data:", "Time:", "Published:", "Measured:"):
         assert part in card, f"{name} lacks {part}"
-    assert f"python -m launch.train {name}" in card or name == experiments.DEFAULT
+    assert f"hyperface train {name}" in card or name == experiments.DEFAULT
 
 
 @pytest.mark.parametrize("name", experiments.names())

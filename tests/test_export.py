@@ -174,7 +174,15 @@ def test_a_wrong_file_does_not_stay(random_run, tmp_path, monkeypatch):
 
 def test_two_identical_exports_have_identical_files(random_run, exported, tmp_path):
     """In two processes: or a digest would not say whether they are the same."""
-    command = [sys.executable, "-m", "launch.export", random_run[0], "--out", tmp_path / "again"]
+    command = [
+        sys.executable,
+        "-m",
+        "hyperface",
+        "export",
+        random_run[0],
+        "--out",
+        tmp_path / "again",
+    ]
     root = Path(export.__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "7"}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True)
@@ -247,5 +255,5 @@ def test_a_program_that_calls_other_code_is_refused(random_run):
     program = writers.export_stablehlo(lambda images: images[:, 0, 0], SHAPE)
     with pytest.raises(InputError, match=r"of float32 images \[9, 9, 3\]"):
         writers.open_stablehlo(program, (9, 9, 3), "file")
-    with pytest.raises(InputError, match=r"expected a program as launch.export writes it"):
+    with pytest.raises(InputError, match=r"expected a program as `hyperface export` writes it"):
         writers.open_stablehlo(b"\0" * 100, SHAPE, "file")

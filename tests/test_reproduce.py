@@ -298,11 +298,11 @@ def test_an_item_without_its_data_says_so(tmp_path):
     command.main(["normface", *options])
     text = page_of(tmp_path / "normface/report.html")
     assert f"Data set &#x27;mnist&#x27; is not at {data / 'mnist'}: MNIST" in text
-    assert "Made by: python -m launch.prepare mnist." in text
-    assert f"python -m launch.reproduce normface --only figure-2 --out {tmp_path}" in text
+    assert "Made by: hyperface prepare mnist." in text
+    assert f"hyperface reproduce normface --only figure-2 --out {tmp_path}" in text
     assert not (tmp_path / "normface/figure-2/result.json").exists()
     assert "Data set &#x27;casia&#x27;" in text
-    assert "python -m launch.prepare SOURCE --out casia --held-out 300" in text
+    assert "hyperface prepare SOURCE --out casia --held-out 300" in text
 
 
 def test_kept_results_are_used_until_settings_change_or_asked_for(tmp_path, monkeypatch):
@@ -345,8 +345,8 @@ def test_results_are_of_all_the_code_that_makes_them(tmp_path, monkeypatch):
     (figure,) = papers.items("normface", ("figure-5",))
     keys = []
     for found in ("one", "other"):
-        monkeypatch.setattr("hyperface.reproduce.item.code_digest", lambda found=found: found)
-        keys.append(context(tmp_path).key(figure))
+        monkeypatch.setattr(methods, "code_digest", lambda found=found: found)
+        keys.append(methods.result_key(context(tmp_path), figure))
     assert keys[0] != keys[1]
 
 
@@ -574,22 +574,22 @@ def test_missing_rows_come_with_commands_and_their_start(tmp_path):
     printed = papers.published()["normface"]["table-4"]
     wanted = {"C-contrastive, normalised"}
     assert list(map(str, methods.full_commands(printed, wanted, tmp_path))) == [
-        f"python -m launch.train casia-lightcnn9-softmax --workdir {tmp_path}/wu-softmax",
-        "python -m launch.train casia-lightcnn9-normface --loss.softmax.weight 0 "
+        f"hyperface train casia-lightcnn9-softmax --workdir {tmp_path}/wu-softmax",
+        "hyperface train casia-lightcnn9-normface --loss.softmax.weight 0 "
         "--loss.c-contrastive.weight 1 "
         f"--init-from {tmp_path}/wu-softmax --workdir {tmp_path}/wu-c-contrastive",
-        f"python -m launch.evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain "
+        f"hyperface evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain "
         "--step 6000 7000 8000 9000 10000",
     ]
     wanted = {"softmax, not normalised"}
     assert str(methods.full_commands(printed, wanted, tmp_path)[-1]) == (
-        f"python -m launch.evaluate {tmp_path}/wu-softmax --protocol lfw --steps plain "
+        f"hyperface evaluate {tmp_path}/wu-softmax --protocol lfw --steps plain "
         f"--mirror none --out {tmp_path}/wu-softmax/evaluation-no-mirror"
     )
 
 
 def write_small_run(runs_folder, method, seed, accuracy):
-    """What launch.train and launch.evaluate leave of a run at small scale, as far as it is read."""
+    """What hyperface train and hyperface evaluate leave of a run at small scale, as far as it is read."""
     run = methods.folder(runs_folder, method, seed)
     run.mkdir(parents=True)
     experiment = methods.training(method, runs_folder, seed)[-1].experiment()
@@ -683,7 +683,7 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
     text = file.read_text()
     assert text.startswith("# A\n<!-- measured: normface -->\nTable 2: LFW, 6,000 pairs")
     assert text.endswith("|\n<!-- end: normface -->\nB\n")
-    assert "(`python -m launch.reproduce normface --only table-2 --seeds 2`)." in text
+    assert "(`hyperface reproduce normface --only table-2 --seeds 2`)." in text
     assert "\n|  | published | small scale: LFW | small scale: 60 people of CFP, all" in text
     assert "TAR at FAR 1 % | run |\n|---|---|---|---|---|\n" in text
     assert (
@@ -755,7 +755,7 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
 
 
 def write_whole_run(folder, method, evaluation, protocols):
-    """What launch.evaluate leaves of a run at the paper's scale, as far as it is read."""
+    """What hyperface evaluate leaves of a run at the paper's scale, as far as it is read."""
     rates = {"far": [0.0, 0.001, 1.0], "tar": [0.2, 0.6, 1.0]}
     record = {
         name: {"spreads": {}, "spread": "over 5 snapshots", "curves": {name: rates}} | scored
@@ -792,7 +792,7 @@ def test_figures_are_drawn_of_runs_at_the_papers_scale(tmp_path):
     assert set(outcome.missing) == {"SM + R (0.01)", "l2-Cons SM (30)", "SM + CL"}
     (_, command) = methods.full_commands(published["figure-8"], {"SM + CL"}, folder)
     assert str(command) == (
-        f"python -m launch.evaluate {folder}/sm-cl --protocol cs3 --resolution 1 4 16 25 36 64 "
+        f"hyperface evaluate {folder}/sm-cl --protocol cs3 --resolution 1 4 16 25 36 64 "
         f"--out {folder}/sm-cl/evaluation-cs3-resolution"
     )
 
@@ -897,11 +897,11 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
         return SimpleNamespace(poll=lambda: status)
 
     def made_of(command):
-        program, options = f"launch.{command.program}", shlex.split(command.options)
+        program, options = f"hyperface {command.program}", shlex.split(command.options)
         calls.append(f"{program} {command.options}")
         if "--loss.softmax.normalize" in options and "features" in options:
-            return program.EXIT_DIVERGED
-        if program == "launch.train":
+            return EXIT_DIVERGED
+        if program == "hyperface train":
             start = options[options.index("--init-from") + 1] if "--init-from" in options else ""
             origin = f"{start} ({run_digest(Path(start))})"
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
@@ -945,14 +945,14 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     seed1 = tune.replace("--init", "--seed 1 --init")
     score = "--protocol lfw,blufr,halves"
     assert calls == [
-        f"launch.train faces-softmax {short} --workdir {runs_folder}/faces-softmax",
-        f"launch.train faces-normface --loss.softmax.normalize features {tune}/faces-feature-only",
-        f"launch.train faces-normface {tune}/faces-normface",
-        f"launch.evaluate {runs_folder}/faces-normface {score}",
-        "launch.train faces-normface --loss.softmax.normalize features "
+        f"hyperface train faces-softmax {short} --workdir {runs_folder}/faces-softmax",
+        f"hyperface train faces-normface --loss.softmax.normalize features {tune}/faces-feature-only",
+        f"hyperface train faces-normface {tune}/faces-normface",
+        f"hyperface evaluate {runs_folder}/faces-normface {score}",
+        "hyperface train faces-normface --loss.softmax.normalize features "
         f"{seed1}/faces-feature-only-seed1",
-        f"launch.train faces-normface {seed1}/faces-normface-seed1",
-        f"launch.evaluate {runs_folder}/faces-normface-seed1 {score}",
+        f"hyperface train faces-normface {seed1}/faces-normface-seed1",
+        f"hyperface evaluate {runs_folder}/faces-normface-seed1 {score}",
     ]
     assert methods.seeds(runs_folder, "faces-normface") == [0, 1]
     calls.clear()
@@ -962,11 +962,11 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     scoring = papers.published()["small"]["evaluation"]
     monkeypatch.setitem(scoring, "options", "--protocol lfw,cfp-ff")
     make(printed, made)
-    assert len([call for call in calls if "launch.evaluate" in call]) == 2
+    assert len([call for call in calls if "hyperface evaluate" in call]) == 2
     calls.clear()
     (runs_folder / "faces-normface-seed1/metrics.jsonl").write_text("trained anew\n")
     make(printed, made)
-    scored = f"launch.evaluate {runs_folder}/faces-normface-seed1 --protocol lfw,cfp-ff"
+    scored = f"hyperface evaluate {runs_folder}/faces-normface-seed1 --protocol lfw,cfp-ff"
     assert [call for call in calls if "softmax.normalize" not in call] == [scored]
     calls.clear()
     monkeypatch.setitem(scoring, "options", "--protocol lfw,cfp-ff --steps plain")
@@ -975,7 +975,7 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     calls.clear()
     longer = context(tmp_path, runs=runs_folder, steps=200)
     make(printed, longer)
-    assert "launch.train faces-softmax --steps 200" in calls[0]
+    assert "hyperface train faces-softmax --steps 200" in calls[0]
 
 
 def test_an_evaluation_needs_its_data_and_its_protocol_file(tmp_path):
@@ -1023,7 +1023,7 @@ def test_a_run_from_another_start_is_not_done(tmp_path):
 
 
 def test_what_was_trained_beside_a_run_does_not_make_it_another(tmp_path):
-    """As `python -m launch.train` leaves it, which trains orl-softmax and orl-ring too."""
+    """As `hyperface train` leaves it, which trains orl-softmax and orl-ring too."""
     write_small_run(tmp_path, "orl-normface", 0, 0.8)
     path = tmp_path / "orl-normface/config.json"
     config = json.loads(path.read_text())
@@ -1079,7 +1079,9 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     (tmp_path / "faces-softmax/config.json").write_text(json.dumps(config))
     options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--only", "table-5"]
     options += ["--data-dir", str(tmp_path / "data")]
-    with pytest.raises(InputError, match=r"launch.train faces-normface .* ended with status 2\."):
+    with pytest.raises(
+        InputError, match=r"hyperface train faces-normface .* ended with status 2\."
+    ):
         command.main(["normface", *options])
     assert len(calls) == 5  # Those after one that failed are run too.
     assert (tmp_path / "normface/report.html").exists()
@@ -1165,7 +1167,7 @@ def test_what_starts_from_a_failed_run_is_left_out_though_an_old_one_is_there(
     scored = methods.Command("evaluate", "x", tmp_path / "tuned/x.json", tmp_path / "tuned")
     found = work.make([base, tuned, scored], context(tmp_path, runs=tmp_path))
     assert started == [base]
-    assert found == ["python -m launch.train base ended with status 2."]
+    assert found == ["hyperface train base ended with status 2."]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""launch.sweep: every setting and seed trained once, resumed, and put side by side."""
+"""hyperface sweep: every setting and seed trained once, resumed, and put side by side."""
 
 import csv
 import json

@@ -49,14 +49,14 @@ def test_two_processes_train_score_and_report_as_one(tiny_data, tmp_path, option
     for processes in (1, 2):
         run = tmp_path / str(processes)
         arguments = [*SMALL, *options, "--data-dir", tiny_data, "--workdir", run]
-        command = ["-m", "launch.train", "orl-softmax", *arguments]
+        command = ["-m", "hyperface", "train", "orl-softmax", *arguments]
         outputs = in_processes(command, processes, 2 // processes)
         results[processes] = json.loads((run / "results.json").read_text())
         assert "Report: " in outputs[0]
     assert outputs[1] == ""
     assert (run / "report.html").exists()
     assert results[2]["results"] == results[1]["results"]
-    command = ["-m", "launch.evaluate", run, "--data-dir", tiny_data]
+    command = ["-m", "hyperface", "evaluate", run, "--data-dir", tiny_data]
     outputs = in_processes(command, 2, 1)
     assert "orl-softmax, step 6" in outputs[0]
     assert outputs[1] == ""

@@ -217,7 +217,7 @@ def test_an_old_file_survives_a_full_disk(tmp_path, full_disk):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from launch.embedding import _reserve
+from hyperface.runs.embedding import _reserve
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     _reserve(Path(sys.argv[1]), 1_000_000)

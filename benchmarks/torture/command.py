@@ -3,7 +3,7 @@
     python -m benchmarks.torture                                    a made-up data set, 50 kills
     python -m benchmarks.torture mnist-ring --kills 10 -- --steps 400 --checkpoint-every 50
 
-What stands after -- are options of launch.train, the same for every run. The command trains once
+What stands after -- are options of hyperface train, the same for every run. The command trains once
 without a break, then again and again with kill -9 at random moments until enough kills are done;
 every run must end with the first one's parameters, log and scores, bit for bit, and no kill may
 cost more steps than an interval of checkpoints and the save under way. Then runs that go on with

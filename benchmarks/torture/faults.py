@@ -1,4 +1,4 @@
-"""What befalls a run of launch.train, and how it must end: the table of benchmarks.torture."""
+"""What befalls a run of hyperface train, and how it must end: the table of benchmarks.torture."""
 
 import os
 import resource

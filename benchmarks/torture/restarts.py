@@ -1,4 +1,4 @@
-"""Runs of launch.train that are killed and started again, and compared with an unbroken one."""
+"""Runs of hyperface train that are killed and started again, and compared with an unbroken one."""
 
 import contextlib
 import json
@@ -29,13 +29,16 @@ class Trainer:
     """Starts the same training again and again, each run in a folder of its own.
 
     Args:
-      arguments: of launch.train, without --workdir.
+      arguments: of hyperface train, without --workdir.
       root: where the runs' folders go.
       program: what the interpreter is to run.
     """
 
     def __init__(
-        self, arguments: list[str], root: Path, program: Sequence[str] = ("-m", "launch.train")
+        self,
+        arguments: list[str],
+        root: Path,
+        program: Sequence[str] = ("-m", "hyperface", "train"),
     ):
         self.arguments, self._program = arguments, program
         self.root = root

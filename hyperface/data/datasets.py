@@ -106,7 +106,7 @@ def open_split(
         state = "an empty folder" if (data_dir / name).is_dir() else "nothing"
         raise InputError(
             f"expected the prepared data set {name!r} in {data_dir}, found {state}. Prepare it "
-            "with python -m launch.prepare (see its --help), or point HYPERFACE_DATA_DIR at it."
+            "with hyperface prepare (see its --help), or point HYPERFACE_DATA_DIR at it."
         )
     builder = _builder(folder)
     if split not in builder.info.splits:

@@ -2,7 +2,7 @@
 
 Source: NormFace, 5.1 and Table 4: learning rate 0.0001, momentum 0.9, batch 256, the mean of five
   snapshots, 1,000 steps apart.
-Command: python -m launch.train casia-lightcnn9-normface --init-from runs/casia-lightcnn9-softmax
+Command: hyperface train casia-lightcnn9-normface --init-from runs/casia-lightcnn9-softmax
 Data: as for casia-lightcnn9-softmax. `--init-from` also takes the released weight files.
 Time: not known.
 Published: LFW 98.75 ± 0.008 % (NormFace, Table 4).

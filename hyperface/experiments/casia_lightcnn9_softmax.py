@@ -4,9 +4,9 @@ Source: the released LightenedCNN-B files and their author's answers: 128 x 128 
   32, learning rate 0.001 inside the velocity, times 0.457 every 500,000 of 2,000,000 steps,
   gradients clipped at 150, dropout 0.75 before the classifier; biases at twice the rate without
   decay.
-Command: python -m launch.train casia-lightcnn9-softmax
+Command: hyperface train casia-lightcnn9-softmax
 Data: CASIA-WebFace without the people of LFW, aligned to 144 x 144 by eyes and mouth, by
-  python -m launch.prepare SOURCE --out casia144 --channels 1 --held-out 300; crops of 128 x 128
+  hyperface prepare SOURCE --out casia144 --channels 1 --held-out 300; crops of 128 x 128
   are cut at random in training, the middle in evaluation.
 Time: not known.
 Published: LFW 98.13 % (NormFace, Table 4).

@@ -3,7 +3,7 @@
 Source: NormFace, 5.1 and Table 2: learning rate 0.001, momentum 0.9, batch 256; about 5,000 steps
   to converge, then the mean of five snapshots, 1,000 steps apart. The released file starts the
   scale at 10 and decays it; here it starts where Proposition 2's bound is 0.1, at 11.5.
-Command: python -m launch.train casia-wen28-normface --init-from runs/casia-wen28-softmax
+Command: hyperface train casia-wen28-normface --init-from runs/casia-wen28-softmax
 Data: as for casia-wen28-softmax. `--init-from` also takes a .caffemodel of the network.
 Time: not known.
 Published: LFW 99.16 ± 0.025 % (NormFace, Table 2).

@@ -3,9 +3,9 @@
 Source: the released caffe-face files: 112 x 96 images, batch 256, learning rate 0.1 inside the
   velocity, divided by 10 at 16,000 and 24,000 of 28,000 steps; biases at twice the rate without
   decay, a bias a class. Center loss at weight 0.008 makes Wen's own model of it.
-Command: python -m launch.train casia-wen28-softmax
+Command: hyperface train casia-wen28-softmax
 Data: CASIA-WebFace without the people of LFW, aligned to 112 x 96, one folder a person, by
-  python -m launch.prepare SOURCE --out casia --held-out 300.
+  hyperface prepare SOURCE --out casia --held-out 300.
 Time: not known: days of one accelerator's work are months of a CPU's.
 Published: LFW 98.28 % (NormFace, Table 2).
 Measured: not run: the data is not at hand.

@@ -1,7 +1,7 @@
 """C-contrastive loss fine-tuned from a softmax baseline on real faces.
 
 Source: NormFace, Eq. 10, m = 1, and 5.1.
-Command: python -m launch.train faces-c-contrastive --init-from runs/faces-softmax
+Command: hyperface train faces-c-contrastive --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.

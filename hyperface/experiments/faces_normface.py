@@ -1,7 +1,7 @@
 """Normalised softmax fine-tuned from a softmax baseline on real faces.
 
 Source: NormFace, Eq. 6 and 5.1: a small learning rate, the mean of several snapshots.
-Command: python -m launch.train faces-normface --init-from runs/faces-softmax
+Command: hyperface train faces-normface --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.

@@ -1,7 +1,7 @@
 """Softmax with Ring loss fine-tuned from a softmax baseline on real faces.
 
 Source: Ring loss, Eq. 4, lambda 0.01, on plain softmax.
-Command: python -m launch.train faces-ring --init-from runs/faces-softmax
+Command: hyperface train faces-ring --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.

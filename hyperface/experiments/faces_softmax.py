@@ -1,9 +1,9 @@
 """A softmax baseline on real faces: what fine-tuning starts from.
 
 Source: plain softmax, NormFace, Eq. 1; network, sizes and solver are chosen for two CPU cores.
-Command: python -m launch.train faces-softmax
+Command: hyperface train faces-softmax
 Data: any source of aligned 112 x 96 faces, the last 60 people held out, by
-  python -m launch.prepare SOURCE --out faces --held-out 60. Measured on the 10,120 images of 581
+  hyperface prepare SOURCE --out faces --held-out 60. Measured on the 10,120 images of 581
   people that python -m hyperface.reproduce.small_faces makes: 286 of CelebA, and 295 of CFP,
   whose last 60 are the test. Left out is everybody who is in LFW, or may be, and people of CelebA
   who are in CFP.

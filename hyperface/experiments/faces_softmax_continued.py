@@ -3,7 +3,7 @@
 Source: the control of the tables at small scale: as many steps and as fresh agents as the
   fine-tuned losses beside it. Agents of losses that normalise learn at larger rates: their gradient
   is smaller.
-Command: python -m launch.train faces-softmax-continued --init-from runs/faces-softmax
+Command: hyperface train faces-softmax-continued --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
 Published: none on this data.

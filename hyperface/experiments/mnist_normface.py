@@ -3,8 +3,8 @@
 Source: NormFace's released MNIST files: the 3x3 LeNet, batch 128, scale 7. The released run
   lasts 25,000 steps at learning rate 0.1; from these initial weights 0.1 diverges (norms of 1e7),
   so this one takes 2,000 steps at 0.01.
-Command: python -m launch.train mnist-normface
-Data: MNIST, by python -m launch.prepare mnist, or of a folder with its files, --out mnist.
+Command: hyperface train mnist-normface
+Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
 Time: 6 minutes on two CPU cores.
 Published: 99.49 % at scale 7 (file names of the released figures).
 Measured: 98.66 %.

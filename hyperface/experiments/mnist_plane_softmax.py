@@ -2,8 +2,8 @@
 
 Source: NormFace, Figure 2: the net of its released file, batch 128. The file's linear layers start
   at standard deviation 0.001 and its run lasts 20,000 steps; xavier needs fewer.
-Command: python -m launch.train mnist-plane-softmax
-Data: MNIST, by python -m launch.prepare mnist, or of a folder with its files, --out mnist.
+Command: hyperface train mnist-plane-softmax
+Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
 Time: 2 minutes on two CPU cores.
 Published: 98.97 % (Ring loss, Figure 1, whose net is not stated).
 Measured: README, Results.

@@ -3,8 +3,8 @@
 Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver, batch size or lambda;
   net, learning rate, momentum and decay are those of the code released under its name, whose
   weight 0.01 is lambda = 0.02.
-Command: python -m launch.train mnist-ring
-Data: MNIST, by python -m launch.prepare mnist, or of a folder with its files, --out mnist.
+Command: hyperface train mnist-ring
+Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
 Time: 18 minutes on two CPU cores for each of mnist-ring and mnist-softmax.
 Published: 99.34 % (Ring loss, Figure 1).
 Measured: 98.41 %; the paper does not say how long it trains.

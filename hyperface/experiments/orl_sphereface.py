@@ -1,7 +1,7 @@
 """A-Softmax with Ring loss on the ORL faces: Ring loss on top of SphereFace ("SF + R").
 
 Source: Ring loss, Table 1, lambda 0.01; A-Softmax m = 4 with the released annealing to 5.
-Command: python -m launch.train orl-sphereface
+Command: hyperface train orl-sphereface
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data (LFW 99.43 %, Table 1).

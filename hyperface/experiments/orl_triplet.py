@@ -1,7 +1,7 @@
 """Triplet loss on mined triplets of ORL faces: the baseline that NormFace's agents replace.
 
 Source: NormFace, Eq. 8, m = 0.8, on all violating triplets of a batch.
-Command: python -m launch.train orl-triplet
+Command: hyperface train orl-triplet
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data.

@@ -1,13 +1,13 @@
 """Measures what the papers state, and writes a report with the published figures beside.
 
-    python -m launch.reproduce normface                    all items, in the paper's order
-    python -m launch.reproduce ringloss --quick            the MNIST items in a few steps
-    python -m launch.reproduce normface --only figure-5    some of them
-    python -m launch.reproduce normface --list             what there is
+    hyperface reproduce normface                    all items, in the paper's order
+    hyperface reproduce ringloss --quick            the MNIST items in a few steps
+    hyperface reproduce normface --only figure-5    some of them
+    hyperface reproduce normface --list             what there is
 
 Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
 those. What was measured with the same settings is not measured again, so that a killed command goes
-on. Tables of faces are read from runs that launch.train and launch.evaluate made (--runs). Those of
+on. Tables of faces are read from runs that hyperface train and hyperface evaluate made (--runs). Those of
 the same losses at small scale are made first, where their data sets are there; for others the
 report has the commands.
 """
@@ -68,7 +68,7 @@ class Reproduce:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and measures."""
-    options = tyro.cli(Reproduce, args=args, prog="python -m launch.reproduce", description=__doc__)
+    options = tyro.cli(Reproduce, args=args, prog="hyperface reproduce", description=__doc__)
     chosen = papers.items(options.paper, options.only)
     if options.list:
         for item in chosen:
@@ -208,7 +208,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
 
 
 def _command(item: Item, options: Reproduce) -> str:
-    parts = [f"python -m launch.reproduce {options.paper} --only {item.name}"]
+    parts = [f"hyperface reproduce {options.paper} --only {item.name}"]
     parts += [f"--out {options.out}"] if options.out else []
     parts += [f"--runs {options.runs}"] if item.measure == RUNS else []
     if item.needs:

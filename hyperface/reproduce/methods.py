@@ -65,7 +65,7 @@ def place(protocol: str) -> tuple[str, str]:
 
 
 class Command(NamedTuple):
-    """A call of launch.train or launch.evaluate."""
+    """A call of hyperface train or hyperface evaluate."""
 
     program: str
     options: str
@@ -75,7 +75,7 @@ class Command(NamedTuple):
     """The run whose network it takes."""
 
     def __str__(self) -> str:
-        return f"python -m launch.{self.program} {self.options}"
+        return f"hyperface {self.program} {self.options}"
 
     def is_done(self, data_dir: Path) -> bool:
         """Whether the file is there, made with these options of start and data as they are now."""
@@ -106,10 +106,10 @@ class Command(NamedTuple):
         return found
 
     def experiment(self) -> Experiment:
-        """What a call of launch.train trains."""
+        """What a call of hyperface train trains."""
         name, *words = shlex.split(self.options)
         options = Train(experiment=experiments.load(name))
-        return program.parse(options, words, prog="launch.train", description="").experiment
+        return program.parse(options, words, prog="hyperface train", description="").experiment
 
     def _has_scored(self, had: Mapping[str, str]) -> bool:
         """Whether scores made with these options are this call's, or more of them."""

@@ -58,7 +58,7 @@ def _command(paper: str, one: Shown) -> str:
     """What measures an item, with the default folders."""
     seeds = max(len(entry.values) for entry in one.outcome.entries)
     several = f" --seeds {seeds}" if seeds > 1 else ""
-    return f"python -m launch.reproduce {paper} --only {one.item.name}{several}"
+    return f"hyperface reproduce {paper} --only {one.item.name}{several}"
 
 
 def read() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m hyperface.reproduce.small_faces celeba.zip cfp.zip overlap.csv --out people \\
         --pairs DATA/protocols/frontal_profile.csv
-    python -m launch.prepare people --out faces --held-out 60
+    hyperface prepare people --out faces --held-out 60
 
 DATA is the folder of prepared data sets. Both archives hold aligned 112 x 96 faces, a folder a
 person (CFP's with frontal/ and profile/ in it). The table names the people of CFP who are in LFW,

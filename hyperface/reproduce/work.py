@@ -112,7 +112,7 @@ def _next(waiting: Sequence[Command], places: Places) -> Command | None:
 
 def _arguments(command: Command, context: Context) -> list[str]:
     options = [*shlex.split(command.options), "--data-dir", str(context.data_dir)]
-    return [sys.executable, "-m", f"launch.{command.program}", *options]
+    return [sys.executable, "-m", "hyperface", command.program, *options]
 
 
 def _start(command: Command, place: int, context: Context) -> subprocess.Popen:

@@ -1,6 +1,6 @@
 """Cleans a training set by a trained run's features, and finds test people in it.
 
-    python -m launch.clean faces --run runs/faces-softmax --out cleaned
+    hyperface clean faces --run runs/faces-softmax --out cleaned
 
 Ring loss, section 3: people whose images lie far from their mean feature are dropped, then single
 images of the others. Without thresholds nothing is: `distances.png` and `farthest.png` help to
@@ -60,7 +60,7 @@ class Clean:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and cleans."""
-    options = tyro.cli(Clean, args=args, prog="python -m launch.clean", description=__doc__)
+    options = tyro.cli(Clean, args=args, prog="hyperface clean", description=__doc__)
     _check(options)
     owned.check_free(*(options.out / name for name in RESULTS))
     from hyperface.console import make_console

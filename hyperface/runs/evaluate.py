@@ -1,11 +1,11 @@
 """Scores a run's checkpoint, an exported network, or features that any program made.
 
-    python -m launch.evaluate runs/orl-normface                      by the run's own protocol
-    python -m launch.evaluate runs/casia --protocol lfw,blufr        by published protocols
-    python -m launch.evaluate exported/ --protocol cfp-fp            a network of launch.export
-    python -m launch.evaluate features.npz --protocol lfw            `features` and their `names`
-    python -m launch.evaluate pixels --protocol lfw --steps plain    what any network has to beat
-    python -m launch.evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
+    hyperface evaluate runs/orl-normface                      by the run's own protocol
+    hyperface evaluate runs/casia --protocol lfw,blufr        by published protocols
+    hyperface evaluate exported/ --protocol cfp-fp            a network of hyperface export
+    hyperface evaluate features.npz --protocol lfw            `features` and their `names`
+    hyperface evaluate pixels --protocol lfw --steps plain    what any network has to beat
+    hyperface evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
 Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, pairs (any
 list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface. Every
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # jax is loaded after the options are parsed.
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and scores."""
-    options = tyro.cli(Evaluate, args=args, prog="python -m launch.evaluate", description=__doc__)
+    options = tyro.cli(Evaluate, args=args, prog="hyperface evaluate", description=__doc__)
     program.join(options)
     if "best" in options.step:
         options = _with_best(options)

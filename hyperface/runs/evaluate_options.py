@@ -69,7 +69,7 @@ class Evaluate:
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
     coordinator: str | None = None
-    """host:port of process 0, where several processes embed together, as with launch.train."""
+    """host:port of process 0, where several processes embed together, as with hyperface train."""
     processes: int | None = None
     """How many there are."""
     process: int | None = None

@@ -1,7 +1,7 @@
 """Writes a run's embedder as files that other programs can use, and checks each.
 
-    python -m launch.export runs/orl-normface --out exported
-    python -m launch.export RUN --out FOLDER --format safetensors,stablehlo,onnx --mirror sum
+    hyperface export runs/orl-normface --out exported
+    hyperface export RUN --out FOLDER --format safetensors,stablehlo,onnx --mirror sum
 
 Images in, features out. `embedder.safetensors` holds the backbone's weights, without what follows
 it; `embedder.stablehlo` is a program that JAX runs without this library; `embedder.onnx` needs
@@ -34,7 +34,7 @@ class Export:
     """Options of the command."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a run, as launch.train made it."""
+    """Folder of a run, as hyperface train made it."""
     out: Path
     """Folder for the files."""
     format: str = "safetensors,stablehlo"
@@ -49,7 +49,7 @@ class Export:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and exports."""
-    options = tyro.cli(Export, args=args, prog="python -m launch.export", description=__doc__)
+    options = tyro.cli(Export, args=args, prog="hyperface export", description=__doc__)
     formats = tuple(name.strip() for name in options.format.split(","))
     for name in formats:
         if name not in FORMATS:

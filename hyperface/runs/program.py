@@ -55,8 +55,8 @@ def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
     return tyro.cli(type(default), default=default, args=args, prog=prog, description=description)
 
 
-def run(command: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command on the program's arguments and ends the program.
+def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = None) -> None:
+    """Runs a command on arguments, by default the program's, and ends the program.
 
     Status 0: done, or stopped by SIGTERM while training, and saved (another where
     --exit-on-preemption says so). 2: the input cannot be used, or nothing can be written. 3:
@@ -66,7 +66,7 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     keep_memory()
     keep_compiled()
     try:
-        command(sys.argv[1:])
+        command(sys.argv[1:] if args is None else args)
     except InputError as error:
         if _lacks_threads(error):
             _end(NO_THREADS, EXIT_INPUT, at_once=True)

@@ -1,11 +1,11 @@
 """Trains an experiment for every setting of some of its fields and every seed, and compares them.
 
-    python -m launch.sweep orl-ring loss.ring.weight=0,0.001,0.01,0.1,1 --seeds 3
-    python -m launch.sweep orl-normface loss.softmax.scale=learned,10 model.feature_dim=64,128
-    python -m launch.sweep orl-softmax optimizer.boundaries="400 600,500" -- --steps 800 --workers 2
+    hyperface sweep orl-ring loss.ring.weight=0,0.001,0.01,0.1,1 --seeds 3
+    hyperface sweep orl-normface loss.softmax.scale=learned,10 model.feature_dim=64,128
+    hyperface sweep orl-softmax optimizer.boundaries="400 600,500" -- --steps 800 --workers 2
 
-Fields are those of launch.train, whose other options follow after --. All settings are checked
-before the first run. Each run has a folder of its own, as launch.train makes it, and sweep.csv with
+Fields are those of hyperface train, whose other options follow after --. All settings are checked
+before the first run. Each run has a folder of its own, as hyperface train makes it, and sweep.csv with
 a row a run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html are
 written anew after each. Figures of a run with several snapshots are their means. The same command
 goes on where it was killed: runs that are done are not trained again, and more values or seeds can
@@ -76,7 +76,7 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and trains."""
     args = list(args)
     split = args.index("--") if "--" in args else len(args)
-    options = tyro.cli(Sweep, args=args[:split], prog="python -m launch.sweep", description=__doc__)
+    options = tyro.cli(Sweep, args=args[:split], prog="hyperface sweep", description=__doc__)
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
     planned = plan(options, args[split + 1 :])
     with program.ending_in_order(planned[0].options.exit_on_preemption):
@@ -89,7 +89,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
 
     Args:
       options: of the sweep.
-      more: options of launch.train.
+      more: options of hyperface train.
 
     Raises:
       InputError: a field, a value or a combination does not fit.
@@ -101,7 +101,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
     for texts in itertools.product(*fields.values()):
         swept = [arg for field, text in zip(fields, texts, strict=True) for arg in
                  _arguments(field, text, base.experiment)]  # fmt: skip
-        chosen = program.parse(base, [*more, *swept], prog="python -m launch.train", description="")
+        chosen = program.parse(base, [*more, *swept], prog="hyperface train", description="")
         if chosen.workdir is not None:
             raise InputError(f"--workdir: expected --out of the sweep, found {chosen.workdir}.")
         check(chosen.experiment)
@@ -221,7 +221,7 @@ def _value(experiment: Experiment, field: str) -> Any:
 
 
 def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
-    """The option of launch.train that sets a field."""
+    """The option of hyperface train that sets a field."""
     *groups, last = field.replace("_", "-").split(".")
     if isinstance(_value(experiment, field), bool):
         expect(text in ("True", "False"), field, "True or False", text)

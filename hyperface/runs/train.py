@@ -1,6 +1,6 @@
 """Trains an experiment, scores it, and writes its report.
 
-    python -m launch.train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
+    hyperface train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
 
 Without a name the default experiment runs. Every field of the experiment is an option. A run that
 was killed goes on when the same command is given again. `--list` shows the experiments and
@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> None:
     options = program.parse(
         Train(experiment=chosen),
         args,
-        prog=f"python -m launch.train {name}",
+        prog=f"hyperface train {name}",
         description=f"{__doc__}\n{name}: {experiments.run_card(name)}",
     )
     if options.list:
@@ -205,7 +205,7 @@ def _report(
             },
         )
     say(console, f"\nReport: {workdir / 'report.html'}")
-    again = shlex.join(["python", "-m", "launch.evaluate", str(workdir)])
+    again = shlex.join(["hyperface", "evaluate", str(workdir)])
     say(console, f"Score the checkpoint again: {again}")
 
 

@@ -65,13 +65,13 @@ def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != expected:
         raise InputError(
             f"{folder / name}: expected the file that {folder / NAME} was written with, found "
-            "another or a damaged one. Export the run again by launch.export."
+            "another or a damaged one. Export the run again by hyperface export."
         )
     return data
 
 
 def _changed(path: Path, found: str) -> InputError:
     return InputError(
-        f"{path}: expected a record as launch.export writes it, unchanged, found {found}. Export "
+        f"{path}: expected a record as hyperface export writes it, unchanged, found {found}. Export "
         "the run again."
     )

@@ -110,7 +110,7 @@ def _check_seal(path: Path) -> None:
         raise InputError(
             f"{path}: expected an export as this library wrote it, found "
             f"{'one without a digest' if found is None else 'a damaged or changed one'}. Export "
-            "the run again by launch.export."
+            "the run again by hyperface export."
         )
     record = path.with_name(exported.NAME)
     if record.is_file() and path.name in (known := exported.read_record(record))["files"]:

@@ -33,7 +33,7 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
     """The backbone of a run; the heads and the optimiser stay on disk.
 
     Args:
-      folder: a run, as launch.train made it, finished or not; nothing in it is touched.
+      folder: a run, as hyperface train made it, finished or not; nothing in it is touched.
       step: which checkpoint; the newest whole one by default.
 
     Raises:
