@@ -1,4 +1,4 @@
-"""The tables of faces: figures that hyperface train and hyperface evaluate wrote for runs, row by row.
+"""The tables of faces: scores that the commands wrote for runs, row by row.
 
 A row has its figures of the runs at the paper's scale, where there are any, and beside them those
 of the same loss at small scale, one a seed.

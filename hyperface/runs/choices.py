@@ -1,4 +1,4 @@
-"""Options of hyperface evaluate turned into the settings of protocols, and refused where none fits."""
+"""Options of the evaluation turned into settings of protocols, and refused where none fits."""
 
 import dataclasses
 import math

@@ -91,8 +91,8 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     """The network of a run, of an export, or no network at all.
 
     Args:
-      path: folder of a run, an `embedder.stablehlo` or its folder, as hyperface export makes them, or
-        "pixels", for the images themselves.
+      path: folder of a run, an `embedder.stablehlo` or its folder, as `hyperface export` makes
+        them, or "pixels", for the images themselves.
       step: which checkpoint of a run; the newest by default.
       mirror: how features of image and mirror image are merged; as the run says by default. An
         export has its own way, and pixels have none.

@@ -131,7 +131,7 @@ def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: st
         takes = (images.dtype.name, tuple(images.shape[1:]), features.ndim)
     except Exception as error:  # Whatever a damaged flatbuffer runs into.
         raise InputError(
-            f"{origin}: expected a program as hyperface export writes it, found: {str(error)[:100]}."
+            f"{origin}: expected a program of `hyperface export`, found: {str(error)[:100]}."
         ) from None
     if takes != ("float32", tuple(image_shape), 2) or calls - {"shape_assertion"}:
         raise InputError(

@@ -72,6 +72,6 @@ def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
 
 def _changed(path: Path, found: str) -> InputError:
     return InputError(
-        f"{path}: expected a record as hyperface export writes it, unchanged, found {found}. Export "
-        "the run again."
+        f"{path}: expected a record of `hyperface export`, unchanged, found {found}. Export the "
+        "run again."
     )
