@@ -3,6 +3,8 @@
 import sys
 import threading
 
+from hyperface import cli
+
 limit, name = int(sys.argv[1]), sys.argv[2]
 begun, start = 0, threading._start_new_thread
 

@@ -255,5 +255,5 @@ def test_a_program_that_calls_other_code_is_refused(random_run):
     program = writers.export_stablehlo(lambda images: images[:, 0, 0], SHAPE)
     with pytest.raises(InputError, match=r"of float32 images \[9, 9, 3\]"):
         writers.open_stablehlo(program, (9, 9, 3), "file")
-    with pytest.raises(InputError, match=r"expected a program as `hyperface export` writes it"):
+    with pytest.raises(InputError, match=r"expected a program of `hyperface export`"):
         writers.open_stablehlo(b"\0" * 100, SHAPE, "file")

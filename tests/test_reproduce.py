@@ -589,7 +589,7 @@ def test_missing_rows_come_with_commands_and_their_start(tmp_path):
 
 
 def write_small_run(runs_folder, method, seed, accuracy):
-    """What hyperface train and hyperface evaluate leave of a run at small scale, as far as it is read."""
+    """What the commands leave of a run at small scale, as far as it is read."""
     run = methods.folder(runs_folder, method, seed)
     run.mkdir(parents=True)
     experiment = methods.training(method, runs_folder, seed)[-1].experiment()
@@ -897,11 +897,11 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
         return SimpleNamespace(poll=lambda: status)
 
     def made_of(command):
-        program, options = f"hyperface {command.program}", shlex.split(command.options)
-        calls.append(f"{program} {command.options}")
+        called, options = f"hyperface {command.program}", shlex.split(command.options)
+        calls.append(f"{called} {command.options}")
         if "--loss.softmax.normalize" in options and "features" in options:
-            return EXIT_DIVERGED
-        if program == "hyperface train":
+            return program.EXIT_DIVERGED
+        if called == "hyperface train":
             start = options[options.index("--init-from") + 1] if "--init-from" in options else ""
             origin = f"{start} ({run_digest(Path(start))})"
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
@@ -946,7 +946,8 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     score = "--protocol lfw,blufr,halves"
     assert calls == [
         f"hyperface train faces-softmax {short} --workdir {runs_folder}/faces-softmax",
-        f"hyperface train faces-normface --loss.softmax.normalize features {tune}/faces-feature-only",
+        "hyperface train faces-normface --loss.softmax.normalize features "
+        f"{tune}/faces-feature-only",
         f"hyperface train faces-normface {tune}/faces-normface",
         f"hyperface evaluate {runs_folder}/faces-normface {score}",
         "hyperface train faces-normface --loss.softmax.normalize features "
@@ -1079,9 +1080,7 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     (tmp_path / "faces-softmax/config.json").write_text(json.dumps(config))
     options = ["--runs", str(tmp_path), "--out", str(tmp_path), "--only", "table-5"]
     options += ["--data-dir", str(tmp_path / "data")]
-    with pytest.raises(
-        InputError, match=r"hyperface train faces-normface .* ended with status 2\."
-    ):
+    with pytest.raises(InputError, match=r"faces-normface .* ended with status 2\."):
         command.main(["normface", *options])
     assert len(calls) == 5  # Those after one that failed are run too.
     assert (tmp_path / "normface/report.html").exists()

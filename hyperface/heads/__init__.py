@@ -2,6 +2,10 @@
 the objective of a network's features.
 """
 
+from hyperface.extras import require
+
+require("train", "flax")
+
 import jax
 from flax import linen as nn
 

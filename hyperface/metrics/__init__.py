@@ -1,1 +1,5 @@
 """Numbers from scores: rates, thresholds, identification, intervals."""
+
+from hyperface.extras import require
+
+require("train", "scipy", "sklearn")

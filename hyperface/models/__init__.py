@@ -3,6 +3,10 @@
 `create` makes one by name and `describe` says what it is; the table is `MODELS`.
 """
 
+from hyperface.extras import require
+
+require("train", "flax")
+
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

@@ -7,9 +7,9 @@
 
 Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
 those. What was measured with the same settings is not measured again, so that a killed command goes
-on. Tables of faces are read from runs that `hyperface train` and `hyperface evaluate` made (--runs).
-Those of the same losses at small scale are made first, where their data sets are there; for others the
-report has the commands.
+on. Tables of faces are read from runs that `hyperface train` and `hyperface evaluate` made
+(--runs). Those of the same losses at small scale are made first, where their data sets are there;
+for others the report has the commands.
 """
 
 import dataclasses

@@ -1,1 +1,5 @@
 """What the commands do, for Python too."""
+
+from hyperface.extras import require
+
+require("train", "tyro", "rich")

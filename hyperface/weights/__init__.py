@@ -3,6 +3,10 @@
 `load_backbone` fills a fresh backbone. `read` opens a file as it is. `export` writes an embedder.
 """
 
+from hyperface.extras import require
+
+require("train", "flax", "safetensors")
+
 from hyperface.weights.files import read
 from hyperface.weights.load import Report, load_backbone
 from hyperface.weights.runs import read_run
