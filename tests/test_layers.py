@@ -15,7 +15,7 @@ import hyperface
 ROOT = Path(hyperface.__file__).parent
 HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "tyro", "rich"}
 
-BASE = {"archives", "arrays", "console", "errors", "files", "owned"}
+BASE = {"archives", "arrays", "console", "errors", "extras", "files", "owned"}
 """Single modules that know nothing of faces: errors, files and what is written to the terminal."""
 
 # What each package may import of hyperface beside itself, and of the heavy packages.
@@ -29,14 +29,14 @@ MAY_IMPORT = {
     "config": ({"errors"}, set()),
     "experiments": ({"config", "errors"}, set()),
     "devices": ({"errors"}, set()),
-    "models": ({"errors"}, {"flax"}),
-    "heads": ({"config", "losses", "normalize", "theory"}, {"flax"}),
+    "models": (BASE, {"flax"}),
+    "heads": (BASE | {"config", "losses", "normalize", "theory"}, {"flax"}),
     "data": (BASE, {"grain", "tensorflow_datasets"}),
     "train": (
         BASE | {"config", "data", "devices", "heads", "losses", "models", "normalize", "theory"},
         {"flax", "optax", "orbax", "rich"},
     ),
-    "metrics": (set(), set()),
+    "metrics": (BASE, set()),
     "protocols": (BASE | {"metrics"}, set()),
     "evaluate": (
         BASE | {"config", "data", "devices", "losses", "metrics", "normalize", "protocols"},
@@ -50,6 +50,8 @@ MAY_IMPORT["runs"] = (
     {"flax", "rich", "tyro"},
 )
 MAY_IMPORT["reproduce"] = (set(MAY_IMPORT), HEAVY)
+MAY_IMPORT["cli"] = ({"errors"}, set())
+MAY_IMPORT["__main__"] = ({"cli"}, set())
 
 
 def modules():
@@ -123,6 +125,36 @@ PARSERS = {
     "torture": ("benchmarks.torture", "command"),
 }
 """Where commands are that are not in `hyperface.runs`."""
+
+
+WITHOUT = """if True:
+    import importlib.util, sys
+    from importlib.machinery import PathFinder
+
+    class Hidden(PathFinder):
+        @classmethod
+        def find_spec(cls, name, path=None, target=None):
+            if name.split(".")[0] in {hidden!r}:
+                raise ModuleNotFoundError(name)
+
+    find = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *rest: None if name in {hidden!r} else find(name, *rest)
+    sys.meta_path.insert(0, Hidden)
+    {code}
+"""
+
+
+def test_an_installation_of_the_losses_alone_works_and_names_the_extra_for_more():
+    hidden = {"flax", "optax", "orbax", "tyro", "rich", "matplotlib", "PIL", "sklearn"}
+    code = "from hyperface import losses, reference, theory, l2_normalize; print(losses.softmax)"
+    assert "softmax" in run_python(WITHOUT.format(hidden=hidden, code=code)).stdout
+    for package in ("heads", "models", "data", "train", "report", "runs"):
+        code = WITHOUT.format(hidden=hidden, code=f"import hyperface.{package}")
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "pip install 'hyperface[train]'" in ended.stderr.splitlines()[-1], package
+    code = WITHOUT.format(hidden=hidden, code="from hyperface import cli; cli.run('train', [])")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(
