@@ -9,8 +9,8 @@ before the first run. Each run has a folder of its own, as `hyperface train` mak
 with a row a run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html
 are written anew after each. Figures of a run with several snapshots are their means. The same
 command goes on where it was killed: runs that are done are not trained again, and more values or
-seeds can be added. A run that diverges or fails is recorded and the others go on; the command then ends with
-status 3 or 2, and tries it again when it is given again.
+seeds can be added. A run that diverges or fails is recorded and the others go on; the command then
+ends with status 3 or 2, and tries it again when it is given again.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Starts one process on every host of a TPU slice, from a machine with gcloud:
-#   ./tpu_pod.sh NAME ZONE HOSTS ms1mv3-iresnet50-arcface --shard-agents
+#   bash tpu_pod.sh NAME ZONE HOSTS ms1mv3-iresnet50-arcface --shard-agents
 # hyperface must be installed on the hosts, and its folder be the one that ssh arrives in; data and
 # runs belong on a disk or bucket that every host has mounted.
 set -euo pipefail
