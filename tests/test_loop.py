@@ -431,6 +431,15 @@ def test_an_update_that_overflowed_is_skipped_from_the_last_checkpoint(
     assert int(found.step) == 12
 
 
+def test_a_rollback_prints_the_steps_whose_updates_it_leaves_out():
+    """A user looks for the bad images in these steps' batches."""
+    printed = []
+    divergences = divergence.Divergences("rollback", printed.append)
+    assert divergences.rolls_back(DivergenceError(7, "step 7: bad."), 4)
+    assert printed == ["step 7: bad. Back to step 4; updates left out: 5 to 7."]
+    assert divergences.left_out == {5, 6, 7}
+
+
 @pytest.mark.parametrize("on_nan", ["skip", "rollback"])
 def test_a_run_that_diverges_again_and_again_is_given_up(
     on_nan, tiny_experiment, tiny_data, tmp_path, monkeypatch
