@@ -145,6 +145,20 @@ def test_of_equally_hard_agents_the_lowest_class_moves_at_any_block_size(block_s
     assert np.flatnonzero(np.any(found != 0, axis=1)).tolist() == [2]
 
 
+@pytest.mark.parametrize("closest", [1, 2, 3])
+def test_a_large_scale_does_not_overflow_whichever_block_has_the_closest_class(closest):
+    """Sums are relative to the largest logit so far: float32 ends before e^400."""
+    agents, labels = np.float32([[-1, 0]] * 4), np.zeros(1, np.int32)
+    agents[closest] = [1, 0]
+
+    def total(features, agents):
+        return jnp.sum(losses.softmax(features, agents, labels, scale=200.0, block_size=1))
+
+    found, slopes = jax.value_and_grad(total, argnums=(0, 1))(np.float32([[1, 0]]), agents)
+    np.testing.assert_allclose(found, 400.0, rtol=1e-6)
+    assert all(np.isfinite(slope).all() for slope in slopes)
+
+
 @pytest.mark.parametrize("name", ["c_triplet", "c_contrastive"])
 @pytest.mark.parametrize("block_size", [None, 1])
 def test_an_agent_exactly_at_the_margin_does_not_violate(name, block_size):

@@ -83,6 +83,14 @@ def test_the_radius_starts_at_the_first_batchs_mean_norm(batch):
     assert fixed.init(jax.random.key(0), batch[0])["params"]["radius"] == 3
 
 
+def test_dropout_keeps_the_mean_of_the_features():
+    """Evaluation drops nothing: what trained on shorter features would see longer ones there."""
+    keys = jax.random.split(jax.random.key(0), 400)
+    found = softmax_head(dropout=0.6)._dropped(jnp.ones((400, 8)), keys)
+    np.testing.assert_allclose(np.unique(found), [0.0, 2.5], rtol=1e-6)
+    np.testing.assert_allclose(np.mean(found), 1.0, atol=0.1)
+
+
 def test_dropout_follows_the_keys_alone(batch):
     head = softmax_head(dropout=0.5)
     variables = head.init(jax.random.key(0), *batch)

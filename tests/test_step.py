@@ -123,13 +123,14 @@ def test_only_batch_norm_has_averages(batch):
 
 
 def test_terms_that_look_at_the_whole_batch_do_so_on_eight_devices(linear, batch):
-    """Mined triplets, centers, sampled classes, the distortion: two devices equal one."""
+    """Mined triplets, centers, a mean norm, sampled classes, the distortion: two equal one."""
     batch["mask"][[0, 1, 9]] = 0
     loss = Loss(
         softmax=SoftmaxTerm(scale=5.0),
         c_triplet=CTripletTerm(weight=0.2, gradient="caffe"),
         center=CenterTerm(weight=0.01),
         triplet=BatchTripletTerm(weight=0.5),
+        ring=RingTerm(weight=0.1, form="released-auto"),
         sample_rate=0.4,
     )
     ended = []
@@ -272,9 +273,10 @@ def test_every_device_ends_with_the_same_state(batch):
 def test_masked_examples_do_not_count(linear, batch):
     state = fresh(batch)
     batch["mask"][10:] = 0
-    padded, _ = jax.jit(train_step)(state, batch)
-    cut, _ = jax.jit(train_step)(state, {name: x[:10] for name, x in batch.items()})
+    padded, logged = jax.jit(train_step)(state, batch)
+    cut, expected = jax.jit(train_step)(state, {name: x[:10] for name, x in batch.items()})
     chex.assert_trees_all_close(padded.params, cut.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(logged, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_is_not_counted_among_the_images_of_a_center(linear, batch):

@@ -426,5 +426,5 @@ def test_what_is_no_weight_file_is_refused(name, message, tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a whole checkpoint in .*, found steps: none"):
+    with pytest.raises(InputError, match=r"expected a whole checkpoint in .*, found steps: none"):
         weights.load_backbone(tmp_path, "tiny-sphereface", fresh("tiny-sphereface"))
