@@ -22,7 +22,8 @@ def test_a_planted_fault_fits_the_code(fault):
     source = (ROOT / fault["file"]).read_text()
     assert source.count(fault["text"]) == 1, "expected the text once: move the fault with the code"
     changed = source.replace(fault["text"], fault["becomes"])
-    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
+    if fault["file"].endswith(".py"):
+        assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
     assert fault["user"].endswith(".")
     for test in fault["tests"]:
         file, _, name = test.partition("::")

@@ -52,6 +52,20 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_the_wheel_has_every_module_and_every_file_that_one_reads(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        found = set(archive.namelist())
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*")
+        if path.suffix in (".py", ".toml", ".json") and path.parent != ROOT
+    }
+    packages = {name.split("/")[0] for name in found} & set(SOURCES)
+    assert sorted({name for name in wanted if name.split("/")[0] in packages} - found) == []
+    assert "hyperface" in packages
+
+
+@pytest.mark.slow
 def test_the_main_job_runs_from_the_built_wheel_in_an_empty_folder(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
