@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hyperface import losses
-from hyperface.evaluate import cosine, search
+from hyperface.metrics import cosine, search
 from hyperface.normalize import cosine_similarity
 
 FEATURES, AGENTS = np.ones((4, 8), np.float32), np.eye(6, 8, dtype=np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperface.data.cleaning import Cleaning, Distances
-from hyperface.evaluate.scored import HardPair, Scored
+from hyperface.protocols.result import HardPair, Scored
 from hyperface.report import cleaning, evaluation, figures
 from hyperface.report.sheets import GAP, LINE, PAIR_GAP, TILE, contact_sheet, pair_sheet
 

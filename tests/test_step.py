@@ -389,7 +389,7 @@ def test_one_array_that_is_not_finite_makes_its_group_unsound(bad):
     names = ("first", "second", "third")
     layers = {name: {"kernel": jnp.full(2, np.inf if name == bad else 1.0)} for name in names}
     tree = {"backbone": layers, "head": {"ring": {"radius": jnp.ones(())}}}
-    found = dict(zip(guard.GROUPS, guard.unsound_groups(tree), strict=True))
+    found = dict(zip(divergence.GROUPS, divergence.unsound_groups(tree), strict=True))
     assert [name for name, unsound in found.items() if unsound] == ["backbone.kernels"]
 
 

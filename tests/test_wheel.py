@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAIN_JOB = ("-m", "launch.train", "--steps", "20", "--workdir", "run")
+MAIN_JOB = ("-m", "hyperface", "train", "--steps", "20", "--workdir", "run")
 """The command that a user of the wheel starts, and the arguments that make it short."""
-SOURCES = ("hyperface", "launch", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("hyperface", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 # An editable installation would stand in for what the wheel lacks.
 WITHOUT_CHECKOUT = f"""
 import pathlib, sys
