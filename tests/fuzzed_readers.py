@@ -24,6 +24,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,6 +219,26 @@ def caffe() -> Files:
 
     net = caffe_nets.sphereface(np.random.default_rng(0), (20, 14, 3), (2, 3), (1, 1), 2, 15, 0.0)
     return {"a.caffemodel": caffe_nets.caffemodel(net.layers)}
+
+
+def onnx() -> Files:
+    import onnx_nets
+
+    from hyperface import models
+
+    sizes = {"stem": 8, "stages": ((4, 8, 8, 2),), "last": 16}
+    models.MODELS["fuzzed"] = models.Entry(
+        partial(models.MobileFaceNet, folded=True, **sizes), (20, 26, 3), 6, "test"
+    )
+    settings = {"image_shape": (20, 26, 3), "feature_dim": 6, "folded": True}
+    net = onnx_nets.mobilefacenet(np.random.default_rng(0), **sizes, **settings)
+    return {"a.onnx": net.data()}
+
+
+def recognised(folder: Path) -> None:
+    from hyperface import weights
+
+    weights.read_backbone(folder / "a.onnx")
 
 
 def mat(compress: bool, agedb: bool) -> Files:
@@ -423,6 +444,7 @@ READERS: dict[str, Reader] = {
     ),
     "safetensors": Reader(safetensors, both_safetensors),
     "caffemodel": Reader(caffe, weights("a.caffemodel")),
+    "onnx": Reader(onnx, recognised),
     **{
         f"mat {compress}": Reader(lambda c=compress: mat(c, True), mats)
         for compress in (False, True)

@@ -328,7 +328,7 @@ def test_options_that_no_protocol_takes_are_refused(tmp_path, protocols, option)
             "--gammas: expected at least 1, found 0",
         ),
         ("{tmp}/f.npz", ["--protocol", "megaface", "--distractors", "x"], "a data set needs a net"),
-        ("nowhere", LISTED, "an exported embedder or 'pixels', found nowhere"),
+        ("nowhere", LISTED, "'pixels', or a file of weights .*, found nowhere"),
         ("{tmp}/f.npz", [*LISTED, "--step", "3"], "expected no --step"),
         ("{tmp}/f.npz", ["--protocol", "pairs", "--pairs", "{list}"], "found none of 'person6/"),
         ("pixels", ["--protocol", "lfw", "--pca", "1.5"], "--pca: expected a share of variance"),

@@ -9,10 +9,12 @@ from jax.test_util import check_grads
 
 from hyperface import models
 from hyperface.errors import InputError
-from hyperface.models import iresnet
-from hyperface.models.iresnet import BatchNorm
+from hyperface.models import depthwise as layers_depthwise
+from hyperface.models import norm as norms
+from hyperface.models.depthwise import depthwise
 from hyperface.models.layers import PReLU, max_pool, xavier
 from hyperface.models.lightcnn import max_feature_map
+from hyperface.models.norm import BatchNorm
 
 FACE, SQUARE, GREY = (112, 96, 3), (112, 112, 3), (28, 28, 1)
 
@@ -48,6 +50,46 @@ def iresnet_parameters(blocks):
             total += 9 * width * width + 2 * width
             inputs = width
     return total + 2 * 512 + 7 * 7 * 512 * 512 + 512 + 512
+
+
+def mobilefacenet_parameters(feature_dim, stem=64, per_group=1, widths=(64, 128, 128)):
+    """Its layers one by one; a BN holds two numbers a channel."""
+
+    def layer(weights, channels, prelu=True):
+        return weights + (3 if prelu else 2) * channels
+
+    total = layer(27 * stem, stem) + layer(9 * per_group * stem, stem)
+    inputs = stem
+    for width, first, later, blocks in zip(
+        widths, (128, 256, 512), (128, 256, 256), (5, 7, 3), strict=True
+    ):
+        for block in range(blocks):
+            inside = later if block else first
+            total += layer(inputs * inside, inside) + layer(9 * inside, inside)
+            total += layer(inside * width, width, prelu=False)
+            inputs = width
+    total += layer(inputs * 512, 512) + layer(49 * 512, 512, prelu=False)
+    return total + layer(512 * feature_dim, feature_dim, prelu=False)
+
+
+def folded(parameters, channels):
+    """BN's scale and bias become one bias: one number less per channel."""
+    return parameters - channels
+
+
+WIDE = {"stem": 128, "per_group": 2, "widths": (128, 256, 256)}
+# Channels behind convolutions of MobileFaceNet: what each holds a BN for.
+MOBILE_CHANNELS = (
+    2 * 64 + 5 * (128 + 128 + 64) + 7 * (256 + 256 + 128) + (512 + 512 + 128)
+    + 2 * (256 + 256 + 128) + 2 * 512
+)  # fmt: skip
+
+
+def iresnet_folded(blocks):
+    """A BN behind a convolution becomes its bias; the last one joins the feature layer's bias."""
+    widths = (64, 128, 256, 512)
+    behind = 64 + sum(w * (2 * n + 1) for w, n in zip(widths, blocks, strict=True))
+    return folded(iresnet_parameters(blocks), behind) - 512
 
 
 # Where a released residual net gives its blocks biases that are frozen at zero, the published count
@@ -93,6 +135,22 @@ COUNTS = {
     "iresnet-18": (SQUARE, 512, iresnet_parameters((2, 2, 2, 2))),
     "iresnet-50": (SQUARE, 512, iresnet_parameters((3, 4, 14, 3))),
     "iresnet-100": (SQUARE, 512, iresnet_parameters((3, 13, 30, 3))),
+    "iresnet-18-folded": (SQUARE, 512, iresnet_folded((2, 2, 2, 2))),
+    "iresnet-50-folded": (SQUARE, 512, iresnet_folded((3, 4, 14, 3))),
+    "iresnet-100-folded": (SQUARE, 512, iresnet_folded((3, 13, 30, 3))),
+    "mobilefacenet": (SQUARE, 128, mobilefacenet_parameters(128)),
+    # As many numbers as a released file holds: by hand 1,190,336.
+    "mobilefacenet-folded": (SQUARE, 512, 1_190_336),
+    "mobilefacenet-wide": (SQUARE, 512, mobilefacenet_parameters(512, **WIDE)),
+    "mobilefacenet-wide-folded": (
+        SQUARE,
+        512,
+        # All channels behind a convolution: the stem's and the projections' are twice as many.
+        folded(
+            mobilefacenet_parameters(512, **WIDE),
+            MOBILE_CHANNELS + 512 + 2 * 64 + 5 * 64 + (7 + 3) * 128,
+        ),
+    ),
 }
 
 
@@ -100,6 +158,9 @@ def test_the_table_of_counts_is_whole():
     assert COUNTS.keys() == models.MODELS.keys()
     # insightface's own, less the scale of the last BN, which it freezes at one.
     assert iresnet_parameters((3, 13, 30, 3)) == 65_156_160 - 512
+    assert folded(mobilefacenet_parameters(512), MOBILE_CHANNELS + 512) == 1_190_336
+    # The paper rounds to 0.99 million, without the slopes of PReLU.
+    assert 0.98e6 < mobilefacenet_parameters(128) < 1.01e6
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -159,6 +220,89 @@ def test_maps_have_the_papers_sizes(name):
     assert variables["params"]["feature"]["kernel"].shape[0] == last
 
 
+def test_mobilefacenets_maps_have_the_papers_sizes():
+    """Table 1: 56, 28, 14 and 7 places a side, and the channels of each."""
+    model = models.create("mobilefacenet")
+    variables, images = abstract(model, SQUARE)
+
+    def outputs(variables, images):
+        state = model.apply(variables, images, capture_intermediates=True, mutable="intermediates")
+        return state[1]["intermediates"]
+
+    maps = jax.eval_shape(outputs, variables, images)
+    found = {
+        name: made["__call__"][0].shape[1:] for name, made in maps.items() if "__call__" in made
+    }
+    assert found["conv1"] == found["conv2"] == (56, 56, 64)
+    for stage, sides, width, blocks in ((1, 28, 64, 5), (2, 14, 128, 7), (3, 7, 128, 3)):
+        named = [name for name in found if name.startswith(f"block{stage}_")]
+        assert len(named) == blocks
+        assert {found[name] for name in named} == {(sides, sides, width)}
+    assert (found["conv3"], found["global"], found["feature"]) == ((7, 7, 512), (512,), (128,))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 7, 6, 5), (1, 1, 2, 3), (3, 8, 8, 4)])
+def test_depthwise_is_a_grouped_convolution(stride, shape, rng):
+    """Values and both gradients, also of the form for devices that are no CPU."""
+
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=shape[-1],
+        )  # fmt: skip
+
+    with jax.enable_x64(True):
+        x, kernel = rng.normal(size=shape), rng.normal(size=(3, 3, 1, shape[-1]))
+        expected, plain = jax.vjp(grouped, x, kernel)
+        found, rule = jax.vjp(lambda x, kernel: depthwise(x, kernel, stride), x, kernel)
+        slope = rng.normal(size=expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        for a, b in zip(plain(slope), rule(slope), strict=True):
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
+        elsewhere = layers_depthwise._at_once(stride, x, slope).reshape(kernel.shape)
+        np.testing.assert_allclose(elsewhere, plain(slope)[1], rtol=0, atol=1e-12)
+        check_grads(lambda *args: depthwise(*args, stride), (x, kernel), order=1, modes=["rev"])
+
+
+def test_depthwise_in_bfloat16_sums_in_float32(rng):
+    x, kernel = rng.normal(size=(2, 9, 9, 4)), rng.normal(size=(3, 3, 1, 4))
+    half = [jnp.asarray(part, jnp.bfloat16) for part in (x, kernel)]
+    found, rule = jax.vjp(depthwise, *half)
+    full, plain = jax.vjp(depthwise, *(part.astype(jnp.float32) for part in half))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, full.astype(jnp.bfloat16))
+    slope = jnp.ones_like(found)
+    for a, b in zip(rule(slope), plain(slope.astype(jnp.float32)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(np.float32), b, rtol=2e-2, atol=1e-1)
+
+
+def test_mobilefacenet_normalises_by_the_batch_where_it_is_trained(rng):
+    model, shape = SMALL["mobilefacenet"]
+    images = rng.standard_normal((4, *shape)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+
+    @jax.jit
+    def trained(variables, images):
+        features, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return features, changed, gradients(model, variables, images)
+
+    features, changed, slopes = trained(variables, images)
+    assert jnp.abs(features - jax.jit(model.apply)(variables, images)).max() > 1e-3
+    before, after = (jax.tree.leaves(tree["batch_stats"]) for tree in (variables, changed))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
+    assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(slopes))
+
+
+def test_maps_of_another_size_than_the_weights_over_them_are_refused():
+    model, shape = SMALL["mobilefacenet"]
+    variables, _ = abstract(model, shape)
+    images = jax.ShapeDtypeStruct((1, 24, 12, 3), jnp.float32)
+    with pytest.raises(InputError, match=r"whose last map is 2 x 2, .*found images of 24 x 12"):
+        jax.eval_shape(model.apply, variables, images)
+
+
 def test_the_residual_nets_convolutions_halve_the_image():
     model = models.SphereFace(widths=(8, 16), blocks=(0, 1), feature_dim=5)
     variables, images = abstract(model, (12, 10, 3), batch=2)
@@ -175,6 +319,19 @@ SMALL = {
     "lightcnn": (models.LightCNN(feature_dim=5), (16, 16, 1)),
     "sphereface": (models.SphereFace(widths=(4, 8), blocks=(1, 1), feature_dim=5), (12, 10, 3)),
     "iresnet": (models.IResNet(widths=(4, 8), blocks=(1, 1), feature_dim=5), (12, 10, 3)),
+    "iresnet-folded": (
+        models.IResNet(widths=(4, 8), blocks=(1, 1), feature_dim=5, folded=True),
+        (12, 10, 3),
+    ),
+    **{
+        f"mobilefacenet{'-folded' * folded}": (
+            models.MobileFaceNet(
+                stem=8, stages=((4, 8, 8, 2), (6, 8, 8, 1)), last=8, feature_dim=5, folded=folded
+            ),
+            (16, 12, 3),
+        )
+        for folded in (False, True)
+    },
 }
 
 
@@ -188,7 +345,8 @@ def gradients(model, variables, images):
     return jax.grad(loss)(variables["params"])
 
 
-@pytest.mark.parametrize("name", ["wen", "iresnet"])  # the other nets' blocks are Wen's
+# The other nets' blocks are Wen's.
+@pytest.mark.parametrize("name", ["wen", "iresnet", "mobilefacenet-folded"])
 def test_rematerialised_blocks_give_the_same_gradients(name, rng):
     model, shape = SMALL[name]
     images = rng.standard_normal((3, *shape)).astype(np.float32)
@@ -310,13 +468,13 @@ def test_batch_norm_gradients_are_those_of_its_formula(rng, counted):
         mask = jnp.asarray(counted)
 
         def rule(x, scale, bias):
-            center, spread, count = iresnet._statistics(jax.lax.stop_gradient(x), mask, None)
-            statistics = center, jax.lax.rsqrt(spread + iresnet.EPSILON), count
-            return iresnet._normalized(x, scale, bias, statistics, mask, None)
+            center, spread, count = norms._statistics(jax.lax.stop_gradient(x), mask, None)
+            statistics = center, jax.lax.rsqrt(spread + norms.EPSILON), count
+            return norms._normalized(x, scale, bias, statistics, mask, None)
 
         def plain(x, scale, bias):
             real = x[np.flatnonzero(counted)].reshape(-1, 4)
-            deviation = jnp.sqrt(real.var(axis=0) + iresnet.EPSILON)
+            deviation = jnp.sqrt(real.var(axis=0) + norms.EPSILON)
             unit = (x - real.mean(axis=0).reshape(1, 1, 4)) / deviation.reshape(1, 1, 4)
             return unit * scale.reshape(1, 1, 4) + bias.reshape(1, 1, 4)
 

@@ -21,6 +21,7 @@ from hyperface.models.iresnet import IResNet
 from hyperface.models.layers import Backbone
 from hyperface.models.lenet import LeNet, PlaneLeNet
 from hyperface.models.lightcnn import LightCNN
+from hyperface.models.mobilefacenet import MobileFaceNet
 from hyperface.models.sphereface import SphereFace
 from hyperface.models.wen import Wen
 
@@ -32,6 +33,7 @@ __all__ = [
     "IResNet",
     "LeNet",
     "LightCNN",
+    "MobileFaceNet",
     "PlaneLeNet",
     "SphereFace",
     "Wen",
@@ -66,6 +68,9 @@ _MNIST, _FACE, _SQUARE = (28, 28, 1), (112, 96, 3), (112, 112, 3)
 _SPHEREFACE = "Liu et al. 2017, SphereFace"
 _MINI = "this library, for small data"
 _IRESNET = "Duta et al. 2020, as insightface arranges it"
+_MOBILE = "Chen et al. 2018, MobileFaceNets"
+# Batch normalisation is part of the other layers, as deployed files have it.
+_FOLDED = "-folded"
 
 MODELS: dict[str, Entry] = {
     # 5x5 kernels, one slope a PReLU, a feature without bias.
@@ -109,9 +114,35 @@ MODELS: dict[str, Entry] = {
     "sphereface-64-released": Entry(
         partial(SphereFace, blocks=(3, 7, 16, 3)), _FACE, 512, f"{_SPHEREFACE}, released file"
     ),
-    "iresnet-18": Entry(partial(IResNet, blocks=(2, 2, 2, 2)), _SQUARE, 512, _IRESNET),
-    "iresnet-50": Entry(partial(IResNet, blocks=(3, 4, 14, 3)), _SQUARE, 512, _IRESNET),
-    "iresnet-100": Entry(partial(IResNet, blocks=(3, 13, 30, 3)), _SQUARE, 512, _IRESNET),
+    **{
+        f"iresnet-{depth}{ending}": Entry(
+            partial(IResNet, blocks=blocks, folded=bool(ending)),
+            _SQUARE,
+            512,
+            _IRESNET + ending.replace("-", ", "),
+        )
+        for ending in ("", _FOLDED)
+        for depth, blocks in ((18, (2, 2, 2, 2)), (50, (3, 4, 14, 3)), (100, (3, 13, 30, 3)))
+    },
+    "mobilefacenet": Entry(MobileFaceNet, _SQUARE, 128, _MOBILE),
+    "mobilefacenet-folded": Entry(
+        partial(MobileFaceNet, folded=True), _SQUARE, 512, f"{_MOBILE}, as a released file has it"
+    ),
+    **{
+        f"mobilefacenet-wide{ending}": Entry(
+            partial(
+                MobileFaceNet,
+                stem=128,
+                stem_groups=64,
+                stages=((128, 128, 128, 5), (256, 256, 256, 7), (256, 512, 256, 3)),
+                folded=bool(ending),
+            ),
+            _SQUARE,
+            512,
+            f"{_MOBILE}, as insightface widens it{ending.replace('-', ', ')}",
+        )
+        for ending in ("", _FOLDED)
+    },
 }
 
 

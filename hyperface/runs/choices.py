@@ -11,6 +11,7 @@ from hyperface.errors import InputError
 from hyperface.protocols import registry
 from hyperface.protocols.pair_protocol import PROTOCOLS
 from hyperface.protocols.readers import ImageList, megaface_list, megaface_noises
+from hyperface.weights.files import is_weights
 
 if TYPE_CHECKING:
     from hyperface.runs.evaluate_options import Evaluate
@@ -61,8 +62,10 @@ def settings(options: "Evaluate") -> registry.Settings:
                 f"none, found {options.pca}."
             )
         pca = options.pca if options.pca < 1 else int(options.pca)
+    # Released networks are scored as they are; NormFace's PCA is a part of NormFace's recipe.
+    steps = options.steps or ("plain" if is_weights(options.source) else None)
     return registry.Settings(
-        pairs=PROTOCOLS[options.steps] if options.steps else None,
+        pairs=PROTOCOLS[steps] if steps else None,
         pca=pca,
         rule=options.rule or "blufr",
         gammas=options.gammas,

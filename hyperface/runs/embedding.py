@@ -28,8 +28,10 @@ from hyperface.evaluate.embed import (
 from hyperface.normalize import l2_norm
 from hyperface.report.cleaning import NamedImages
 from hyperface.runs import program
-from hyperface.weights import exported, read_run
+from hyperface.weights import exported, read_backbone
 from hyperface.weights.export import open_stablehlo
+from hyperface.weights.files import KNOWN, is_weights
+from hyperface.weights.runs import SavedBackbone
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -92,10 +94,10 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
 
     Args:
       path: folder of a run, an `embedder.stablehlo` or its folder, as `hyperface export` makes
-        them, or "pixels", for the images themselves.
+        them, a file of weights whose network is known, or "pixels", for the images themselves.
       step: which checkpoint of a run; the newest by default.
       mirror: how features of image and mirror image are merged; as the run says by default. An
-        export has its own way, and pixels have none.
+        export has its own way; pixels and files of weights have none.
 
     Raises:
       InputError: there is no such thing.
@@ -116,27 +118,34 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     exported = path / "embedder.stablehlo" if path.is_dir() else path
     if exported.suffix == ".stablehlo" and exported.is_file():
         return _exported(exported, step, mirror)
-    if not path.is_dir():
+    if not path.is_dir() and not is_weights(path):
         raise InputError(
-            f"expected a run's folder, an exported embedder or 'pixels', found {path}."
+            "expected a run's folder, an exported embedder, 'pixels', or a file of weights "
+            f"({KNOWN}), found {path}."
         )
-    saved = read_run(path, step)
-    evaluation, data = saved.experiment["evaluation"], saved.experiment["data"]
-    mirror = mirror or evaluation["mirror"]
-    network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
+    return _saved(path, read_backbone(path, step), mirror)
+
+
+def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
+    """The network of a run or of a weight file, which is taken without mirror images."""
+    experiment = saved.experiment or {"evaluation": {"mirror": "none"}, "data": {}}
+    mirror = mirror or experiment["evaluation"]["mirror"]
+    network = models.create(saved.model, saved.feature_dim)
     apply = embedder(network.apply, mirror)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     variables = mesh.put_whole(variables)
+    at = "" if saved.step is None else f" at step {saved.step}"
+    of = "" if saved.trained_on is None else f", trained on {saved.trained_on}"
     steps = (
-        f"network {saved.model} of {path.name} at step {saved.step}, images of "
+        f"network {saved.model} of {path.name}{at}{of}, images of "
         f"{' x '.join(map(str, saved.image_shape))}, {PIXEL_STEP}",
         MIRROR_STEPS[mirror],
     )
-    crop = data.get("crop") and tuple(data["crop"])
+    crop = experiment["data"].get("crop")
     return Network(
         lambda images: apply(variables, mesh.split_rows(images)),
         saved.image_shape,
-        crop,
+        crop and tuple(crop),
         steps,
     )
 
@@ -152,8 +161,9 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
             f"{path}: expected no --step or --mirror, which an export fixes ({merge})."
         )
     embed = open_stablehlo(program, shape, str(path))
+    at = "" if record["step"] is None else f" of step {record['step']}"
     steps = (
-        f"exported {record['model']} of step {record['step']}, images of "
+        f"exported {record['model']}{at}, images of "
         f"{' x '.join(map(str, shape))}, {record['pixels']}",
         MIRROR_STEPS[merge],
     )

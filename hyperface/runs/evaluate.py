@@ -1,8 +1,9 @@
-"""Scores a run's checkpoint, an exported network, or features that any program made.
+"""Scores a run's checkpoint, an exported network, released weights, or features of any program.
 
     hyperface evaluate runs/orl-normface                      by the run's own protocol
     hyperface evaluate runs/casia --protocol lfw,blufr        by published protocols
     hyperface evaluate exported/ --protocol cfp-fp            a network of hyperface export
+    hyperface evaluate net.onnx --protocol lfw,blufr          released weights
     hyperface evaluate features.npz --protocol lfw            `features` and their `names`
     hyperface evaluate pixels --protocol lfw --steps plain    what any network has to beat
     hyperface evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64

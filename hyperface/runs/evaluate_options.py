@@ -14,8 +14,8 @@ class Evaluate:
     """Options of the command."""
 
     source: tyro.conf.Positional[Path]
-    """Folder of a run or of an export, "pixels", or a features file (.npz, or .npy with names in
-    .txt)."""
+    """Folder of a run or of an export, a file of weights (.onnx, .safetensors, .caffemodel, .pth),
+    "pixels", or a features file (.npz, or .npy with names in .txt)."""
     protocol: str = ""
     """Published protocols, separated by commas; the run's own by default."""
     step: tuple[int | Literal["best"], ...] = ()
@@ -24,11 +24,11 @@ class Evaluate:
     mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
     steps: Literal["normface", "normface-released", "sphereface-released", "plain"] | None = None
-    """Steps of pair lists; plain by default for CFP, normface for others. normface: PCA that keeps
-    99.5 % of the variance, cosine, best accuracy. normface-released: the same, Euclidean, linear
-    SVM. sphereface-released: mean subtracted, cosine, mean of the best thresholds. plain: nothing
-    fitted but the threshold. Of ytf and halves: the threshold of mean and maximum, and whether a
-    mean is subtracted; there is no PCA."""
+    """Steps of pair lists; plain by default for CFP and for a file of weights, normface for others.
+    normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy. normface-released: the
+    same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine, mean of the best
+    thresholds. plain: nothing fitted but the threshold. Of ytf and halves: the threshold of mean
+    and maximum, and whether a mean is subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or dimensions that PCA keeps in pair lists, whatever their steps;
     0 for no PCA."""

@@ -1,11 +1,13 @@
-"""Writes a run's embedder as files that other programs can use, and checks each.
+"""Writes an embedder as files that other programs can use, checks each, and writes a model card.
 
     hyperface export runs/orl-normface --out exported
     hyperface export RUN --out FOLDER --format safetensors,stablehlo,onnx --mirror sum
+    hyperface export net.onnx --out FOLDER --license mit      released weights
 
 Images in, features out. `embedder.safetensors` holds the backbone's weights, without what follows
 it; `embedder.stablehlo` is a program that JAX runs without this library; `embedder.onnx` needs
-jax2onnx and onnxruntime. Each is opened again and must give the features of the run.
+jax2onnx and onnxruntime. Each is opened again and must give the features of the run. `README.md`
+is the card that model hubs show: data, loss, results of hyperface evaluate, licence, input.
 """
 
 import dataclasses
@@ -18,11 +20,13 @@ import tyro
 
 from hyperface import owned
 from hyperface.errors import InputError, unknown_name
+from hyperface.report.card import Card
 from hyperface.runs import program
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.weights.runs import SavedBackbone
 
+CARD = "README.md"
 FORMATS = ("safetensors", "stablehlo", "onnx")
 
 TOLERANCE = 1e-4
@@ -33,8 +37,8 @@ TOLERANCE = 1e-4
 class Export:
     """Options of the command."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of a run, as hyperface train made it."""
+    source: tyro.conf.Positional[Path]
+    """Folder of a run, as hyperface train made it, or a file of weights whose network is known."""
     out: Path
     """Folder for the files."""
     format: str = "safetensors,stablehlo"
@@ -42,9 +46,14 @@ class Export:
     step: int | None = None
     """Which checkpoint; the newest by default."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
-    """How features of image and mirror image are merged; the experiment's way by default."""
+    """How features of image and mirror image are merged; the experiment's way by default, and none
+    for a file of weights."""
     normalize: bool = True
     """Scale features to unit length at the end."""
+    license: str | None = None
+    """Licence of the weights, by the name that model hubs use ("mit"), for the card."""
+    evaluation: Path | None = None
+    """The evaluation.json of these weights, for the card; the one in a run's folder by default."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -57,20 +66,66 @@ def main(args: Sequence[str]) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out: expected a folder, found the file {options.out}.")
     owned.check_free(*(options.out / f"embedder.{name}" for name in (*formats, "json")))
-    from hyperface.weights import read_run
+    owned.check_free(options.out / CARD)
+    from hyperface.weights import read_backbone
 
     program.quiet_libraries()
-    saved = read_run(options.run, options.step)
-    settings = {
-        "mirror": options.mirror or saved.experiment["evaluation"]["mirror"],
-        "normalize": options.normalize,
-    }
+    saved = read_backbone(options.source, options.step)
+    usual = saved.experiment["evaluation"]["mirror"] if saved.experiment else "none"
+    settings = {"mirror": options.mirror or usual, "normalize": options.normalize}
+    protocols = _protocols(options)
     with owned.writing(options.out):
-        _write(options.out, saved, settings, formats)
+        record = _write(options.out, saved, settings, formats)
+        card = Card(
+            record=record,
+            feature_dim=saved.feature_dim,
+            license=options.license,
+            init_from=saved.init_from,
+            experiment=saved.experiment,
+            protocols=protocols,
+        )
+        owned.write_text(options.out / CARD, card.text())
 
 
-def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[str]) -> None:
-    """Writes each file and checks it; one that gives other features is removed."""
+def _protocols(options: Export) -> dict:
+    """Results of hyperface evaluate, if they are of the weights that are exported.
+
+    Raises:
+      InputError: the file that was named is of other weights.
+    """
+    from hyperface.files import digest, read_json
+    from hyperface.train.logs import run_digest
+
+    path = options.evaluation or options.source / "evaluation" / "evaluation.json"
+    if options.evaluation is None and not path.is_file():
+        return {}
+    record = read_json(path)
+    try:
+        settings, protocols = record["settings"], record["protocols"]
+        step = None if options.step is None else str((options.step,))
+        found = settings["run"], settings["options"].get("step")
+        for scored in protocols.values():
+            if not {"figures", "spreads", "steps"} <= scored.keys():
+                raise KeyError("figures")
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: expected results of hyperface evaluate, found others.") from None
+    source = options.source
+    if found == (run_digest(source) if source.is_dir() else digest(source), step):
+        return protocols
+    if options.evaluation is None:
+        return {}  # Of another step, or from before the run went on.
+    raise InputError(
+        f"--evaluation: expected results of {source} as it is, found those of "
+        f"{record.get('source')} in {path}. Evaluate it again."
+    )
+
+
+def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[str]) -> dict:
+    """Writes each file and checks it; one that gives other features is removed.
+
+    Returns:
+      The record of the export.
+    """
     from hyperface.console import make_console, say
     from hyperface.weights import export, exported
 
@@ -83,7 +138,7 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
         "step": saved.step,
         "input": ["batch", *saved.image_shape],
         "pixels": "(pixel - 127.5) / 128",
-        "crop": saved.experiment["data"].get("crop"),
+        "crop": saved.experiment and saved.experiment["data"].get("crop"),
         **settings,
         "files": {},
     }
@@ -103,6 +158,7 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
         sha256 = hashlib.sha256(content).hexdigest()
         record["files"][path.name] = {"sha256": sha256, "largest_difference": difference}
     owned.write_text(out / exported.NAME, exported.seal(record))
+    return record
 
 
 def _content(name: str, embed, saved) -> bytes:

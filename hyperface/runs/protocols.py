@@ -15,6 +15,7 @@ from hyperface.console import make_console, say
 from hyperface.data.datasets import data_directory
 from hyperface.devices import mesh, processes
 from hyperface.errors import InputError, unknown_name
+from hyperface.files import digest
 from hyperface.protocols import registry
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.readers import read_pairs
@@ -99,7 +100,7 @@ def evaluate(options: "Evaluate") -> None:
             settings={
                 "options": recorded(options),
                 "data": features.digests,
-                "run": run_digest(options.source),
+                "run": run_digest(options.source) or digest(options.source),
                 "files": provenance.digests(
                     (path for name in protocols for path in choices.files(name, options, data_dir)),
                     choices.protocol_dir(options, data_dir),

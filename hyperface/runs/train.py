@@ -294,11 +294,11 @@ def _list_experiments() -> None:
 def _list_models() -> None:
     from hyperface import models
 
-    print(f"{'model':24}{'input':>13}{'features':>10}{'parameters':>13}{'GFLOP':>8}  source")
+    print(f"{'model':27}{'input':>13}{'features':>10}{'parameters':>13}{'GFLOP':>8}  source")
     for name in models.MODELS:
         found = models.describe(name)
         print(
-            f"{name:24}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
+            f"{name:27}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
             f"{found.parameters:13,}{found.gflops:8.2f}  {found.source}"
         )
     print("GFLOP: for the feature of one image, a multiply-add counted as 2.")

@@ -41,7 +41,7 @@ def make_embedder(
       mirror: how features of the image and its mirror image are merged.
       normalize: whether features are scaled to unit length at the end.
     """
-    network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
+    network = models.create(saved.model, saved.feature_dim)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     merge = merged(network.apply, mirror)
 
@@ -59,10 +59,12 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
     metadata = {
         "format": FORMAT,
         "model": saved.model,
-        "feature_dim": str(saved.experiment["model"]["feature_dim"]),
+        "feature_dim": str(saved.feature_dim),
         "input": "float32 [batch, {}, {}, {}], (pixel - 127.5) / 128".format(*saved.image_shape),
-        "step": str(saved.step),
+        "image_shape": " x ".join(map(str, saved.image_shape)),
     }
+    if saved.step is not None:
+        metadata["step"] = str(saved.step)
     arrays = {name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}
     return sealed(safetensors.numpy.save(arrays, metadata))
 
@@ -71,7 +73,7 @@ def open_safetensors(
     path: Path, saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
     """The embedder with the weights of such a file, loaded into a fresh backbone."""
-    network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
+    network = models.create(saved.model, saved.feature_dim)
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     fresh = jax.eval_shape(network.init, jax.random.key(0), images)
     variables, _ = load_backbone(path, saved.model, fresh)

@@ -15,8 +15,8 @@ NAME = "embedder.json"
 LARGEST_RECORD, LARGEST_FILE = 2**20, 2**33
 """Bytes of the record and of one of the files."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
-    "model": str, "step": int, "input": list, "pixels": str, "crop": (list, type(None)),
-    "mirror": str, "normalize": bool, "files": dict,
+    "model": str, "step": (int, type(None)), "input": list, "pixels": str,
+    "crop": (list, type(None)), "mirror": str, "normalize": bool, "files": dict,
 }  # fmt: skip
 
 

@@ -11,9 +11,12 @@ import numpy as np
 from hyperface.archives import open_zip
 from hyperface.errors import InputError
 from hyperface.files import read_bytes
-from hyperface.weights import caffe, exported
+from hyperface.weights import caffe, exported, onnx
+from hyperface.weights.wire import WireError
 
-KNOWN = ".safetensors, .pt, .pth, .pth.tar, .bin (PyTorch), .caffemodel, or the folder of a run"
+KNOWN = (
+    ".safetensors, .onnx, .pt, .pth, .pth.tar, .bin (PyTorch), .caffemodel, or the folder of a run"
+)
 FORMAT = "hyperface"
 """Metadata "format" of the safetensors files that this library writes."""
 # Older versions' safe loading could be made to run code.
@@ -30,8 +33,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a weight file, named and laid out as the file has them, in float32.
 
     Args:
-      path: `.safetensors`; a PyTorch state dictionary, `.pt`, `.pth`, `.pth.tar` or `.bin`, which
-        needs torch; or `.caffemodel`, whose blobs are called "layer.weight" and "layer.bias".
+      path: `.safetensors`; `.onnx`; a PyTorch state dictionary, `.pt`, `.pth`, `.pth.tar` or
+        `.bin`, which needs torch; or `.caffemodel`, whose blobs are called "layer.weight" and
+        "layer.bias".
 
     Raises:
       InputError: the file is none of these, is damaged, or holds other things than finite floats.
@@ -146,8 +150,35 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_caffe(path: Path) -> dict[str, np.ndarray]:
     try:
         return caffe.read(read_bytes(path, LARGEST_FILE))
-    except caffe.WireError as error:
+    except WireError as error:
         raise _damaged(path, "a binary Caffe network", error) from error
+
+
+def read_graph(path: Path) -> onnx.Graph:
+    """The graph of an `.onnx` file, with its weights in float32.
+
+    Raises:
+      InputError: the file is damaged, is another one, or has other numbers than finite floats.
+    """
+    try:
+        graph = onnx.read_graph(read_bytes(path, LARGEST_FILE))
+        graph.image_shape()
+    except WireError as error:
+        raise InputError(
+            f"{path}: expected an ONNX network with float32 weights, found a file that cannot be "
+            f"read as one: {error}."
+        ) from None
+    graph.arrays = {name: _float32(path, name, array) for name, array in graph.arrays.items()}
+    return graph
+
+
+def _read_onnx(path: Path) -> dict[str, np.ndarray]:
+    return read_graph(path).arrays
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a path has the ending of a file that `read` reads, and is a file."""
+    return Path(path).name.lower().endswith(tuple(READERS)) and Path(path).is_file()
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -220,5 +251,6 @@ def _array(tensor) -> np.ndarray:
 READERS = {
     ".safetensors": _read_safetensors,
     ".caffemodel": _read_caffe,
+    ".onnx": _read_onnx,
     **dict.fromkeys((".pt", ".pth", ".pth.tar", ".bin"), _read_torch),
 }

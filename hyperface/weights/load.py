@@ -13,9 +13,8 @@ from flax import traverse_util
 
 from hyperface import models
 from hyperface.errors import InputError
-from hyperface.weights.files import own_format, read
-from hyperface.weights.maps import OURS, Entry, NameMap, Pixels, name_maps, own_map
-from hyperface.weights.runs import read_run
+from hyperface.weights.contents import Contents, named, read_contents, some
+from hyperface.weights.maps import OURS, Entry, NameMap, Pixels
 
 CONSTANTS = {"zero": 0.0, "one": 1.0}
 """Kinds of arrays that have no parameter of ours, and what all their numbers must be."""
@@ -57,7 +56,7 @@ class Report:
                 f"{self.path}: {self.model}, names of {self.layout}",
                 f"trained on {self.trained_on}; {taken}",
                 f"loaded {len(self.loaded)}",
-                *(f"{k} {len(v)}{': ' * bool(v)}{_some(v)}" for k, v in names.items()),
+                *(f"{k} {len(v)}{': ' * bool(v)}{some(v)}" for k, v in names.items()),
             ]
         )
 
@@ -79,7 +78,8 @@ def load_backbone(
     that the net takes this library's images.
 
     Args:
-      path: a file that `read` reads, or a run's folder (its newest whole checkpoint).
+      path: a file that `read` reads, or a run's folder (its newest whole checkpoint). An `.onnx`
+        file is read where the network has a list of its layers (`weights.layers`).
       model_name: the network, a name of `models.MODELS`.
       params: its fresh parameters; or {"params": ..., "batch_stats": ...} for a network with
         batch statistics. Only shapes and dtypes matter, except of what stays fresh.
@@ -95,18 +95,42 @@ def load_backbone(
     Raises:
       InputError: the file is damaged, of another network or layout; nothing was loaded.
     """
-    path = Path(path)
+    contents = read_contents(Path(path))
+    return fill(
+        contents,
+        model_name,
+        params,
+        image_shape=image_shape,
+        pixels=pixels,
+        trained_on=trained_on,
+        fresh=fresh,
+    )
+
+
+def fill(
+    contents: Contents,
+    model_name: str,
+    params: Any,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    pixels: Pixels = OURS,
+    trained_on: Pixels | None = None,
+    fresh: Sequence[str] = (),
+) -> tuple[Any, Report]:
+    """Does what `load_backbone` does, for a file that was read before."""
+    path = contents.path
     variables = params if "params" in params else {"params": params}
     wanted = traverse_util.flatten_dict(variables, sep="/")
     kept = tuple(name for name in wanted if _starts(name, fresh))
-    arrays, names = _open(path, model_name, list(wanted))
+    arrays, names = named(contents, model_name, list(wanted))
     names = replace(names, pixels=trained_on or names.pixels)
     entries = [entry for entry in names.entries if entry.target not in kept]
     _check_names(path, model_name, names, entries, arrays, set(wanted) - set(kept))
     arrays |= _first_convolution(path, arrays, names, pixels)
     rows = None
     if any(entry.kind == "flat dense" for entry in entries):
-        rows = flattened_shape(model_name, image_shape or models.MODELS[model_name].image_shape)
+        shape = image_shape or names.image_shape or models.MODELS[model_name].image_shape
+        rows = flattened_shape(model_name, shape)
     filled, wrong = dict(wanted), []
     for entry in entries:
         try:
@@ -121,7 +145,7 @@ def load_backbone(
     if wrong:
         raise InputError(
             f"{path} does not fit the model {model_name!r}: {len(wrong)} arrays differ: "
-            f"{_some(wrong, '; ')}. Nothing was loaded."
+            f"{some(wrong, '; ')}. Nothing was loaded."
         )
     loaded = {e.target: e.source for e in entries if e.kind not in CONSTANTS}
     report = Report(
@@ -156,29 +180,6 @@ def flattened_shape(model_name: str, image_shape: tuple[int, int, int]) -> tuple
     raise AssertionError(f"{model_name} flattens no map")
 
 
-def _open(path: Path, model_name: str, paths: list[str]) -> tuple[dict[str, np.ndarray], NameMap]:
-    """The file's arrays, and the map that knows most of their names."""
-    if path.is_dir():
-        saved = read_run(path)
-        arrays, found, layout = saved.arrays, saved.model, "a run of this library"
-    else:
-        arrays, found = read(path), (own_format(path) or {}).get("model")
-        layout = "an export of this library"
-    if found is not None:
-        if found != model_name:
-            raise InputError(f"{path}: expected weights of {model_name!r}, found {found!r}.")
-        return arrays, own_map(paths, layout)
-    maps = name_maps(model_name)
-    known = [sum(entry.source in arrays for entry in names.entries) for names in maps]
-    if not any(known):
-        layouts = ", or of ".join(names.layout for names in maps)
-        raise InputError(
-            f"{path}: expected weights of {model_name!r} by the names of {layouts}, found "
-            f"{_some(sorted(arrays))}."
-        )
-    return arrays, maps[int(np.argmax(known))]
-
-
 def _check_names(
     path: Path,
     model_name: str,
@@ -197,7 +198,7 @@ def _check_names(
         "the parameters differ in": sorted(wanted ^ {entry.target for entry in needed}),
     }
     if any(problems.values()):
-        text = "; ".join(f"{what} {len(n)}: {_some(n)}" for what, n in problems.items() if n)
+        text = "; ".join(f"{what} {len(n)}: {some(n)}" for what, n in problems.items() if n)
         raise InputError(
             f"{path} is not the model {model_name!r} by the names of {names.layout}: {text}. "
             "Nothing was loaded."
@@ -284,7 +285,3 @@ def _check_constant(array: np.ndarray | None, kind: str) -> None:
 def _starts(name: str, beginnings: Sequence[str]) -> bool:
     ours = name.partition("/")[2]
     return any(ours == start or ours.startswith(f"{start}/") for start in beginnings)
-
-
-def _some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:
-    return separator.join(names[:most]) + (f"{separator}..." if len(names) > most else "")

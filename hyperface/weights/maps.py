@@ -54,15 +54,18 @@ class NameMap:
     pixels: Pixels = Pixels()
     ignored: str = r"(?!)"
     """Regular expression of names that are expected and of no use, the classifier's."""
+    image_shape: tuple[int, int, int] | None = None
+    """[height, width, channels] of the images, where the file states it."""
 
 
 # This library's own pixels; Wen's and SphereFace's are the same in the order of OpenCV.
 OURS = Pixels()
 _CAFFE = Pixels(channels="bgr")
+INSIGHTFACE = Pixels(127.5, 127.5, "rgb")
 
 
 def name_maps(model_name: str) -> list[NameMap]:
-    """The known maps of a model; none if only this library's own files fit it.
+    """The known maps of a model; none if only ONNX files and this library's own fit it.
 
     Raises:
       InputError: no such model.
@@ -123,6 +126,8 @@ def _lightcnn(model: models.LightCNN) -> Iterator[NameMap]:
 
 
 def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
+    if model.folded:
+        return
     entries = [
         *_conv("conv1", "conv1", first=True, bias=False),
         *_norm("bn1", "norm1"),
@@ -142,8 +147,36 @@ def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
     entries += _norm("bn2", "norm2")
     entries += _dense("fc", "feature", flat=True)
     entries += _norm("features", "norm_feature", scaled=False)
-    pixels = Pixels(127.5, 127.5, "rgb")
-    yield NameMap("insightface, PyTorch", tuple(entries), pixels, r".*\.num_batches_tracked")
+    yield NameMap(
+        "insightface, PyTorch", tuple(entries), INSIGHTFACE, ignored=r".*\.num_batches_tracked"
+    )
+
+
+def _mobilefacenet(model: models.MobileFaceNet) -> Iterator[NameMap]:
+    if model.folded:
+        return
+
+    def layer(theirs: str, ours: str, *, prelu: bool = True, first: bool = False) -> list[Entry]:
+        found = _conv(f"{theirs}.layers.0", ours, first=first, bias=False)
+        found += _norm(f"{theirs}.layers.1", f"{ours}/norm")
+        return found + (_prelu(f"{theirs}.layers.2", f"{ours}/prelu") if prelu else [])
+
+    entries = layer("layers.0", "conv1", first=True) + layer("layers.1", "conv2")
+    for stage, (*_, blocks) in enumerate(model.stages, 1):
+        for block in range(blocks):
+            # The first block of a stage stands alone, and the others are a list of their own.
+            later = f"layers.{2 * stage + 1}.layers.{block - 1}"
+            theirs = later if block else f"layers.{2 * stage}"
+            ours = f"block{stage}_{block + 1}"
+            entries += layer(f"{theirs}.layers.0", f"{ours}/expand")
+            entries += layer(f"{theirs}.layers.1", f"{ours}/depthwise")
+            entries += layer(f"{theirs}.layers.2", f"{ours}/project", prelu=False)
+    entries += layer("conv_sep", "conv3") + layer("features.layers.0", "global", prelu=False)
+    entries += _dense("features.layers.2", "feature", bias=False)
+    entries += _norm("features.layers.3", "feature/norm")
+    yield NameMap(
+        "insightface, PyTorch", tuple(entries), INSIGHTFACE, ignored=r".*\.num_batches_tracked"
+    )
 
 
 def _lenet(model: models.LeNet) -> Iterator[NameMap]:
@@ -236,6 +269,7 @@ _MAPS: dict[type[nn.Module], Callable[..., Iterator[NameMap]]] = {
     models.Wen: _wen,
     models.LightCNN: _lightcnn,
     models.IResNet: _iresnet,
+    models.MobileFaceNet: _mobilefacenet,
     models.LeNet: _lenet,
     models.PlaneLeNet: _plane_lenet,
 }

@@ -13,20 +13,23 @@ from hyperface.train.checkpoint.integrity import Changed, checksums, read_step, 
 
 
 class SavedBackbone(NamedTuple):
-    """A trained backbone, and what its run says of it."""
+    """A trained backbone, and what its run or its file says of it."""
 
     arrays: dict[str, np.ndarray]
     """By path, "params/conv1/kernel"; what the run is scored with: the moving average of the
     parameters, where it kept one."""
-    experiment: dict[str, Any]
-    """The run's experiment, as `Experiment.to_dict` made it."""
+    model: str
+    """Name of the network."""
+    feature_dim: int
     image_shape: tuple[int, int, int]
-    step: int
-
-    @property
-    def model(self) -> str:
-        """Name of the network."""
-        return self.experiment["model"]["name"]
+    experiment: dict[str, Any] | None = None
+    """The run's experiment, as `Experiment.to_dict` made it; None of a weight file."""
+    step: int | None = None
+    """Of the run."""
+    init_from: str | None = None
+    """What a fine-tuned run started from; the weight file itself."""
+    trained_on: str | None = None
+    """Pixels of a weight file, which was trained on others than this library's."""
 
 
 def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
@@ -59,9 +62,12 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
         arrays = _backbone(checkpoint / "state", meta["arrays"])
     return SavedBackbone(
         arrays=arrays,
-        experiment=meta["experiment"],
+        model=meta["experiment"]["model"]["name"],
+        feature_dim=meta["experiment"]["model"]["feature_dim"],
         image_shape=tuple(meta["data"]["image_shape"]),
+        experiment=meta["experiment"],
         step=step,
+        init_from=meta.get("init_from"),
     )
 
 

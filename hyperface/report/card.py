@@ -1,0 +1,150 @@
+"""The model card of an exported network, `README.md`, in the layout that model hubs read."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LIBRARY = "hyperface"
+TASK = "image-feature-extraction"
+"""What model hubs call a network of image to feature."""
+USES = {
+    "safetensors": "the weights; `hyperface.weights.read_backbone` opens them",
+    "stablehlo": "a program; `jax.export.deserialize(data).call(images)` runs it",
+    "onnx": 'ONNX; input "images", output "features", for any runtime of ONNX',
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card states."""
+
+    record: Mapping[str, Any]
+    """The record of the export, `embedder.json`."""
+    feature_dim: int
+    license: str | None = None
+    """Of the weights, by the name that hubs use; None if it is not known."""
+    init_from: str | None = None
+    """What the training started from; of a weight file, the file itself."""
+    experiment: Mapping[str, Any] | None = None
+    """Of the run; None of a weight file."""
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The protocols of an `evaluation.json`."""
+
+    def text(self) -> str:
+        """The content of the file."""
+        return "\n".join([*self._front_matter(), *self._body(), ""])
+
+    def _title(self) -> str:
+        return self.experiment["name"] if self.experiment else self.record["model"]
+
+    def _front_matter(self) -> list[str]:
+        lines = [
+            "---",
+            f"library_name: {LIBRARY}",
+            f"pipeline_tag: {TASK}",
+            f"license: {_quoted(self.license or 'unknown')}",
+            "tags:",
+            *(f"- {tag}" for tag in ("face-verification", "face-recognition", "jax")),
+        ]
+        results = [
+            line for name, scored in self.protocols.items() for line in _result(name, scored)
+        ]
+        if results:
+            lines += ["model-index:", f"- name: {_quoted(self._title())}", "  results:", *results]
+        return [*lines, "---", ""]
+
+    def _body(self) -> list[str]:
+        height, width, channels = self.record["input"][1:]
+        length = "of unit length" if self.record["normalize"] else "as the network makes them"
+        lines = [
+            f"# {self._title()}",
+            "",
+            f"A `{self.record['model']}` that turns a picture of an aligned face into a feature of "
+            f"{self._length()} numbers. The cosine of two features says how alike the faces are.",
+            "",
+            "## Input and output",
+            "",
+            f"- Input: float32 `[batch, {height}, {width}, {channels}]`, "
+            f"{'RGB' if channels == 3 else 'grey'}, pixels as `{self.record['pixels']}`.",
+            f"- Output: float32 `[batch, {self._length()}]`, {length}.",
+            f"- Mirror image: {self.record['mirror']}.",
+            "",
+            "| file | use | SHA-256 |",
+            "|---|---|---|",
+            *(
+                f"| `{name}` | {USES[name.rpartition('.')[2]]} | `{entry['sha256']}` |"
+                for name, entry in self.record["files"].items()
+            ),
+            "",
+            "## Training",
+            "",
+            *self._training(),
+            "",
+            "## Results",
+            "",
+        ]
+        scored = [line for name, found in self.protocols.items() for line in _table(name, found)]
+        return lines + (scored or ["No protocol was run on this network before it was exported."])
+
+    def _length(self) -> int:
+        return self.feature_dim * (2 if self.record["mirror"] == "concat" else 1)
+
+    def _training(self) -> Iterable[str]:
+        if self.experiment is None:
+            yield f"- Not trained by this program: these are the weights of {self.init_from}."
+            yield "- Data, people and loss of their training are not known here."
+        else:
+            data, loss = self.experiment["data"], _changed_loss(self.experiment["loss"])
+            yield f"- Data: `{data['name']}`, split `{data['train_split']}`."
+            yield f"- Loss: `{json.dumps(loss, sort_keys=True)}`."
+            yield f"- Steps: {self.record['step']:,} of {data['batch_size']} images."
+            start = self.init_from or "random weights"
+            yield f"- Start: {start}."
+        if self.license is None:
+            what = "the weights" if self.experiment is None else "the start and the data"
+            yield f"- Licence: not stated. Look up that of {what} before you pass these files on."
+        else:
+            yield f"- Licence: {self.license}."
+
+
+def _changed_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms that have a weight; of a term without one, all of it."""
+    return {
+        name: value
+        for name, value in loss.items()
+        if not (isinstance(value, Mapping) and value.get("weight") == 0)
+    }
+
+
+def _result(name: str, scored: Mapping[str, Any]) -> list[str]:
+    """One entry of `model-index`."""
+    lines = [
+        "  - task:",
+        "      type: face-verification",
+        "    dataset:",
+        f"      type: {_quoted(name)}",
+        f"      name: {_quoted(name)}",
+        "    metrics:",
+    ]
+    for figure, value in scored["figures"].items():
+        lines += [f"    - type: {_quoted(figure)}", f"      value: {value:.6g}"]
+    return lines
+
+
+def _table(name: str, scored: Mapping[str, Any]) -> list[str]:
+    """Figures of a protocol, and the steps behind them."""
+    spreads = scored["spreads"]
+    rows = [
+        f"| {figure} | {value:.4f}" + (f" ± {spreads[figure]:.4f} |" if figure in spreads else " |")
+        for figure, value in scored["figures"].items()
+    ]
+    steps: Sequence[str] = scored["steps"]
+    spread = [f"- ± is the {scored['spread']}"] if spreads and scored.get("spread") else []
+    head = [f"### {name}", "", "| figure | measured |", "|---|---|"]
+    return [*head, *rows, "", *(f"- {step}" for step in steps), *spread, ""]
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar: JSON's strings are some."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,100 @@
+"""What a weight file or a run contains, under the names that a network's map has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hyperface import models
+from hyperface.errors import InputError
+from hyperface.weights.files import own_format, read, read_graph
+from hyperface.weights.layers import layers
+from hyperface.weights.maps import INSIGHTFACE, NameMap, name_maps, own_map
+from hyperface.weights.match import Mismatch, match
+from hyperface.weights.onnx import Graph
+from hyperface.weights.runs import read_run
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file or run that was read."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    """By the file's own names; by the paths of our parameters if `model` is set."""
+    model: str | None = None
+    """The network, if the file is one of this library's."""
+    layout: str = ""
+    """What such a file is, for messages."""
+    graph: Graph | None = None
+    """Of an ONNX file."""
+
+
+def read_contents(path: Path) -> Contents:
+    """Reads a file that `files.read` reads, or the newest whole checkpoint of a run.
+
+    Raises:
+      InputError: it is damaged, or another kind of file.
+    """
+    if path.is_dir():
+        saved = read_run(path)
+        return Contents(path, saved.arrays, saved.model, "a run of this library")
+    if path.name.lower().endswith(".onnx"):
+        graph = read_graph(path)
+        return Contents(path, graph.arrays, graph=graph)
+    model = (own_format(path) or {}).get("model")
+    return Contents(path, read(path), model, "an export of this library")
+
+
+def named(
+    contents: Contents, model_name: str, paths: Sequence[str]
+) -> tuple[dict[str, np.ndarray], NameMap]:
+    """The arrays that a network's map names, and that map.
+
+    Args:
+      contents: of a file or run.
+      model_name: the network.
+      paths: of its parameters.
+
+    Raises:
+      InputError: the file is of another network.
+    """
+    path, found = contents.path, contents.model
+    if found is not None:
+        if found != model_name:
+            raise InputError(f"{path}: expected weights of {model_name!r}, found {found!r}.")
+        return contents.arrays, own_map(list(paths), contents.layout)
+    if contents.graph is not None:
+        return _of_graph(path, contents.graph, model_name)
+    maps = name_maps(model_name)
+    known = [sum(entry.source in contents.arrays for entry in names.entries) for names in maps]
+    if not any(known):
+        layouts = ", or of ".join(names.layout for names in maps) or "this library"
+        raise InputError(
+            f"{path}: expected weights of {model_name!r} by the names of {layouts}, found "
+            f"{some(sorted(contents.arrays))}."
+        )
+    return contents.arrays, maps[int(np.argmax(known))]
+
+
+def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.ndarray], NameMap]:
+    model = models.create(model_name)
+    if layers(model) is None:
+        known = ", ".join(name for name in models.MODELS if layers(models.create(name)))
+        raise InputError(
+            f"{path}: expected a model that ONNX files fit ({known}), found {model_name!r}."
+        )
+    try:
+        arrays, entries = match(graph, model)
+    except Mismatch as mismatch:
+        raise InputError(
+            f"{path} is not the model {model_name!r}: {mismatch}. Nothing was loaded."
+        ) from mismatch
+    shape = graph.image_shape()
+    return arrays, NameMap("an ONNX graph", tuple(entries), INSIGHTFACE, image_shape=shape)
+
+
+def some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:
+    """The first few of many names, for a message."""
+    return separator.join(names[:most]) + (f"{separator}..." if len(names) > most else "")

@@ -1,0 +1,108 @@
+"""The layers of a network in the order of its graph, to be found again in an ONNX file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from flax import linen as nn
+
+from hyperface import models
+
+IMAGES = 0
+"""The value that the first layer reads."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. Values are counted: layer n, from 1, makes value n."""
+
+    kind: Literal["conv", "map", "dense", "norm", "prelu", "add"]
+    """A convolution; one over the whole map; a linear layer; batch normalisation before a
+    convolution; PReLU; a sum."""
+    inputs: tuple[int, ...]
+    """The values that it reads."""
+    ours: str = ""
+    """Path of its parameters."""
+    norm: str = ""
+    """Path of the batch normalisation that follows, which a folded network does not have."""
+    scaled: bool = True
+    """Whether that one has a factor."""
+    bias: bool = False
+    """Whether the layer has a bias in front of it too."""
+    flat: bool = False
+    """Whether a linear layer reads a map of several places."""
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+
+
+def layers(model: nn.Module) -> list[Layer] | None:
+    """The layers of a network; None for a network that is not read from ONNX files."""
+    describe = _LAYERS.get(type(model))
+    if describe is None:
+        return None
+    found = _Layers()
+    describe(model, found)
+    return found.listed
+
+
+class _Layers:
+    """Collects layers; `add` returns the number of the value that the layer makes."""
+
+    def __init__(self) -> None:
+        self.listed: list[Layer] = []
+
+    def add(self, kind: str, *inputs: int, ours: str = "", **settings) -> int:
+        self.listed.append(Layer(kind, inputs, ours, **settings))
+        return len(self.listed)
+
+
+def _mobilefacenet(model: models.MobileFaceNet, net: _Layers) -> None:
+    def conv(x: int, ours: str, *, prelu: bool = True, kind: str = "conv", **settings) -> int:
+        x = net.add(kind, x, ours=ours, norm=f"{ours}/norm", **settings)
+        return net.add("prelu", x, ours=f"{ours}/prelu") if prelu else x
+
+    x = conv(IMAGES, "conv1", kernel=3, stride=2)
+    x = conv(x, "conv2", kernel=3, groups=model.stem_groups or model.stem)
+    for number, (_, first_expansion, expansion, blocks) in enumerate(model.stages, 1):
+        for block in range(1, blocks + 1):
+            ours, first = f"block{number}_{block}", block == 1
+            inside = first_expansion if first else expansion
+            before = x
+            x = conv(before, f"{ours}/expand")
+            x = conv(x, f"{ours}/depthwise", kernel=3, stride=1 + first, groups=inside)
+            x = conv(x, f"{ours}/project", prelu=False)
+            x = x if first else net.add("add", before, x)
+    x = conv(x, "conv3")
+    x = conv(x, "global", kind="map", groups=model.last, prelu=False)
+    conv(x, "feature", kind="dense", prelu=False)
+
+
+def _iresnet(model: models.IResNet, net: _Layers) -> None:
+    x = net.add("conv", IMAGES, ours="conv1", norm="norm1", kernel=3)
+    x = net.add("prelu", x, ours="prelu1")
+    for stage, blocks in enumerate(model.blocks, 1):
+        for block in range(1, blocks + 1):
+            x = _iresnet_block(net, x, f"block{stage}_{block}", first=block == 1)
+    x = net.add("norm", x, ours="norm2")
+    net.add("dense", x, ours="feature", norm="norm_feature", scaled=False, bias=True, flat=True)
+
+
+def _iresnet_block(net: _Layers, x: int, ours: str, *, first: bool) -> int:
+    stride = 2 if first else 1
+    branch = net.add("norm", x, ours=f"{ours}/norm1")
+    branch = net.add("conv", branch, ours=f"{ours}/conv1", norm=f"{ours}/norm2", kernel=3)
+    branch = net.add("prelu", branch, ours=f"{ours}/prelu")
+    branch = net.add(
+        "conv", branch, ours=f"{ours}/conv2", norm=f"{ours}/norm3", kernel=3, stride=stride
+    )
+    if first:
+        norm = f"{ours}/norm_shortcut"
+        x = net.add("conv", x, ours=f"{ours}/shortcut", norm=norm, stride=stride)
+    return net.add("add", x, branch)
+
+
+_LAYERS: dict[type[nn.Module], Callable] = {
+    models.MobileFaceNet: _mobilefacenet,
+    models.IResNet: _iresnet,
+}

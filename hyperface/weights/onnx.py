@@ -1,0 +1,294 @@
+"""The graph of an `.onnx` file: its arrays, and which operator reads which.
+
+The few messages of the public onnx.proto that hold them are read by the wire format. Nothing is
+run, and no other file is opened.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hyperface.weights.wire import (
+    BYTES,
+    FIXED32,
+    MAX_AXES,
+    VARINT,
+    Budget,
+    WireError,
+    fields,
+    integers,
+    numbers,
+    text,
+)
+
+OPSETS = range(7, 20)
+"""Versions of the operator set in which the operators of our networks mean the same."""
+
+# TensorProto.data_type. Whole numbers are shapes, and never weights.
+DTYPES = {1: "<f4", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}
+OTHERS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 16: "bfloat16", 21: "uint4", 22: "int4"}
+# TensorProto's numbers where they are not in raw_data, by data_type.
+TYPED = {1: 4, 7: 7, 11: 10}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    """Whole numbers, lists of them, floats, bytes, or arrays, by name."""
+
+    @property
+    def label(self) -> str:
+        """The operator and what it makes, for messages."""
+        return f"{self.op} {self.outputs[0]!r}"
+
+
+@dataclass
+class Graph:
+    """A network as a file has it."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    inputs: dict[str, list[int | None]] = field(default_factory=dict)
+    """Shapes of what the network takes; None where any size goes."""
+    outputs: list[str] = field(default_factory=list)
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """[height, width, channels] of the images.
+
+        Raises:
+          WireError: it takes something else than images of one size.
+        """
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            raise WireError(
+                f"expected one input and one output, found {len(self.inputs)} and "
+                f"{len(self.outputs)}"
+            )
+        (shape,) = self.inputs.values()
+        if len(shape) != 4 or not all(isinstance(side, int) and side > 0 for side in shape[1:]):
+            raise WireError(
+                "expected images [batch, channels, height, width] of one size, found "
+                f"{['any' if side is None else side for side in shape]}"
+            )
+        channels, height, width = shape[1:]
+        return height, width, channels
+
+
+def read(data: bytes) -> dict[str, np.ndarray]:
+    """All arrays of a file, by their names in it.
+
+    Raises:
+      WireError: as of `read_graph`.
+    """
+    return read_graph(data).arrays
+
+
+def read_graph(data: bytes) -> Graph:
+    """The graph of a file.
+
+    Raises:
+      WireError: the bytes are truncated, damaged or not an ONNX network; its numbers are quantised,
+        are in another file, or belong to an operator set that this reader does not know.
+    """
+    budget, graph, opset = Budget(), None, None
+    for number, wire, value in fields(memoryview(data), budget):
+        if number == 7 and wire == BYTES:
+            if graph is not None:
+                raise WireError("it has two graphs")
+            graph = value
+        elif number == 8 and wire == BYTES:
+            domain, version = _operator_set(value, budget)
+            opset = version if domain in ("", "ai.onnx") else opset
+    if graph is None or opset is None:
+        raise WireError("it has no graph of operators")
+    if opset not in OPSETS:
+        raise WireError(
+            f"expected operator set {OPSETS[0]} to {OPSETS[-1]}, found {opset}: export the network "
+            "again with such a one"
+        )
+    found = _graph(graph, budget)
+    if not (found.arrays and found.nodes):
+        raise WireError("it has no operators with weights")
+    return found
+
+
+def _operator_set(message: memoryview, budget: Budget) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, wire, value in fields(message, budget):
+        if number == 1 and wire == BYTES:
+            domain = text(value, "a domain")
+        elif number == 2 and wire == VARINT:
+            version = value
+    return domain, version
+
+
+def _graph(message: memoryview, budget: Budget) -> Graph:
+    graph = Graph()
+    for number, wire, value in fields(message, budget):
+        if wire != BYTES:
+            continue
+        if number == 1:
+            graph.nodes.append(_node(value, budget))
+        elif number == 5:
+            name, array = _tensor(value, budget)
+            _add(graph.arrays, name, array)
+        elif number == 11:
+            name, shape = _value(value, budget)
+            _add(graph.inputs, name, shape)
+        elif number == 12:
+            graph.outputs.append(_value(value, budget)[0])
+        elif number == 15:
+            raise WireError("expected float32 weights, found sparse ones")
+    for node in graph.nodes:
+        if node.op == "Constant" and isinstance(node.attributes.get("value"), np.ndarray):
+            _add(graph.arrays, node.outputs[0], node.attributes["value"])
+    # Older files list their arrays among the inputs too.
+    graph.inputs = {name: s for name, s in graph.inputs.items() if name not in graph.arrays}
+    _check_order(graph)
+    return graph
+
+
+def _add(found: dict[str, Any], name: str, value: Any) -> None:
+    if name in found:
+        raise WireError(f"two values are named {name!r}")
+    found[name] = value
+
+
+def _check_order(graph: Graph) -> None:
+    """WireError unless each value is made once, and before it is read."""
+    known = {*graph.arrays, *graph.inputs, ""}
+    for node in graph.nodes:
+        made = node.outputs if node.op != "Constant" else ()
+        missing = [name for name in node.inputs if name not in known]
+        if missing or known.intersection(made) - {""}:
+            raise WireError(f"{node.label} reads or makes a value out of order")
+        known.update(node.outputs)
+    if not known.issuperset(graph.outputs):
+        raise WireError("no operator makes its output")
+
+
+def _node(message: memoryview, budget: Budget) -> Node:
+    names: dict[int, list[str]] = {1: [], 2: []}
+    op, domain, attributes = "", "", {}
+    for number, wire, value in fields(message, budget):
+        if wire != BYTES:
+            continue
+        if number in names:
+            names[number].append(text(value, "the name of a value"))
+        elif number == 4:
+            op = text(value, "the name of an operator")
+        elif number == 5:
+            name, found = _attribute(value, budget)
+            attributes[name] = found
+        elif number == 7:
+            domain = text(value, "a domain")
+    if not op or not names[2]:
+        raise WireError("an operator has no name or makes nothing")
+    if domain not in ("", "ai.onnx"):
+        op = f"{domain}.{op}"
+    return Node(op, tuple(names[1]), tuple(names[2]), attributes)
+
+
+def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
+    name, found, listed = "", None, []
+    for item in fields(message, budget):
+        number, wire, value = item
+        if number == 1 and wire == BYTES:
+            name = text(value, "the name of an attribute")
+        elif number == 2 and wire == FIXED32:
+            found = struct.unpack("<f", value)[0]
+        elif number == 3 and wire == VARINT:
+            found = _signed(value)
+        elif number == 4 and wire == BYTES:
+            found = bytes(value[:100])  # "SAME_UPPER" is a long one.
+        elif number == 5 and wire == BYTES:
+            found = _tensor(value, budget)[1]
+        elif number == 8 and wire in (VARINT, BYTES):
+            listed += map(_signed, integers(item))
+            if len(listed) > MAX_AXES:
+                raise WireError(f"an operator has more than {MAX_AXES} axes")
+    return name, listed or found
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
+    name, kind, shape, raw, typed, outside = "", 0, [], None, {}, False
+    for item in fields(message, budget):
+        number, wire, value = item
+        if number == 1 and wire in (VARINT, BYTES):
+            shape += integers(item)
+            if len(shape) > MAX_AXES:
+                raise WireError(f"an array has more than {MAX_AXES} axes")
+        elif number == 2 and wire == VARINT:
+            kind = value
+        elif number == 8 and wire == BYTES:
+            name = text(value, "the name of an array")
+        elif number == 9 and wire == BYTES:
+            raw = value
+        elif number in TYPED.values():
+            typed.setdefault(number, []).append(item)
+        elif number == 13 or (number == 14 and value != 0):
+            outside = True
+    if outside:
+        raise WireError(
+            f"expected all numbers in one file, found {name!r} in another one: save the network "
+            "without external data"
+        )
+    if kind not in DTYPES:
+        raise WireError(
+            f"expected float32 weights, found {OTHERS.get(kind, f'type {kind}')} in {name!r}: take "
+            "the file from before it was quantised"
+        )
+    dtype = np.dtype(DTYPES[kind])
+    flat = numbers(raw, dtype) if raw is not None else _typed(typed.get(TYPED.get(kind), ()), dtype)
+    if math.prod(shape) != flat.size:
+        raise WireError(f"the array {name!r} of shape {shape} has {flat.size} numbers")
+    return name, flat.reshape(shape)
+
+
+def _typed(items: Iterable[Any], dtype: np.dtype) -> np.ndarray:
+    """Numbers in the field of their own type, one by one or packed."""
+    if dtype.kind == "i":
+        return np.array([_signed(n) for item in items for n in integers(item)], dtype)
+    parts = [numbers(item.value, dtype) for item in items if item.wire != VARINT]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+
+def _value(message: memoryview, budget: Budget) -> tuple[str, list[int | None]]:
+    """Name and shape of an input or output: type, tensor type, shape, dimension, number."""
+    name, shape = "", []
+    for number, wire, value in fields(message, budget):
+        if number == 1 and wire == BYTES:
+            name = text(value, "the name of an input")
+        elif number == 2 and wire == BYTES:
+            for inner in _within(_within([value], 1, budget), 2, budget):
+                shape += [_side(dim, budget) for dim in _within([inner], 1, budget)]
+    if len(shape) > MAX_AXES:
+        raise WireError(f"{name!r} has more than {MAX_AXES} axes")
+    return name, shape
+
+
+def _within(messages: Iterable[memoryview], number: int, budget: Budget) -> list[memoryview]:
+    """The messages inside, in the fields of a number."""
+    return [
+        item.value
+        for message in messages
+        for item in fields(message, budget)
+        if (item.number, item.wire) == (number, BYTES)
+    ]
+
+
+def _side(message: memoryview, budget: Budget) -> int | None:
+    sides = [f.value for f in fields(message, budget) if (f.number, f.wire) == (1, VARINT)]
+    return sides[0] if sides and 0 < sides[0] < 2**31 else None

@@ -1,0 +1,124 @@
+"""What one operator of an ONNX graph computes, checked against what a layer of ours does."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperface.models.norm import EPSILON
+from hyperface.weights.layers import Layer
+from hyperface.weights.onnx import Node
+
+MapShape = tuple[int, int, int]
+"""Channels, height and width of a map; a row of numbers is a map of 1 x 1."""
+
+
+class Wrong(ValueError):
+    """What is wrong with the layer that is looked for."""
+
+
+def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
+    """Refuses an operator that does something else.
+
+    Raises:
+      Wrong: `fits` is False.
+    """
+    if not fits:
+        raise Wrong(f"expected {expected} in {node.label}, found {str(found)[:80]}")
+
+
+class Norm(NamedTuple):
+    """A batch normalisation: float64 arrays [channels], and what is added to the variance."""
+
+    scale: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    epsilon: float
+
+    def as_affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Factor and term that do the same."""
+        with np.errstate(all="ignore"):  # Whatever is not finite is refused when it is kept.
+            factor = self.scale / np.sqrt(self.variance + self.epsilon)
+            return factor, self.bias - self.mean * factor
+
+
+def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
+    """The batch normalisation of an operator, as it is after training.
+
+    Raises:
+      Wrong: it normalises in another way.
+    """
+    for attribute, value in (("training_mode", 0), ("spatial", 1)):
+        found = node.attributes.get(attribute, value)
+        expect(found == value, node, f"{attribute} {value}", found)
+    shapes = {part.shape for part in parts}
+    expect(shapes == {(channels,)}, node, f"arrays of {channels} numbers", sorted(shapes))
+    epsilon = node.attributes.get("epsilon", 1e-5)
+    expect(isinstance(epsilon, float), node, "a number epsilon", epsilon)
+    # A file has 1e-5 as float32 rounds it.
+    epsilon = EPSILON if np.float32(epsilon) == np.float32(EPSILON) else epsilon
+    return Norm(*(part.astype(np.float64) for part in parts), epsilon)
+
+
+def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
+    """The shape of the map that a convolution makes.
+
+    Raises:
+      Wrong: it is another one than the layer's.
+    """
+    channels, *sides = shape
+    whole = layer.kind == "map"
+    kernel = sides if whole else [layer.kernel] * 2
+    wanted = [channels // layer.groups, *kernel]
+    found = list(weight.shape[1:])
+    expect(weight.ndim == 4 and found == wanted, node, f"weights of {wanted}", found)
+    _check_window(node, kernel, layer.stride, 0 if whole else layer.kernel // 2, layer.groups)
+    if whole:
+        return len(weight), 1, 1
+    return len(weight), *((side - 1) // layer.stride + 1 for side in sides)
+
+
+def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray:
+    """The weight of Gemm, MatMul or a convolution of a single place, as [outputs, inputs].
+
+    Raises:
+      Wrong: the operator does more, or has other inputs.
+    """
+    inputs = int(np.prod(shape))
+    if node.op == "Conv":
+        single = weight.ndim == 4 and weight.shape[2:] == shape[1:] == (1, 1)
+        expect(single, node, "a map and a kernel of 1 x 1", (*shape[1:], *weight.shape[2:]))
+        _check_window(node, [1, 1], stride=1, padding=0, groups=1)
+        weight = weight.reshape(weight.shape[:2])
+    elif node.op == "Gemm":
+        for attribute, value in {"alpha": 1.0, "beta": 1.0, "transA": 0}.items():
+            found = node.attributes.get(attribute, value)
+            expect(found == value, node, f"{attribute} {value}", found)
+    if node.op == "MatMul" or (node.op == "Gemm" and not node.attributes.get("transB", 0)):
+        weight = weight.T
+    fits = weight.ndim == 2 and weight.shape[1] == inputs
+    expect(fits, node, f"{inputs} inputs", list(weight.shape[1:]))
+    return weight
+
+
+def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
+    """One slope per channel.
+
+    Raises:
+      Wrong: there are others. Of [channels] alone, each would go to a column of the map.
+    """
+    wanted = (channels, 1, 1)
+    fits = slope.size == channels and slope.shape[-3:] == wanted
+    expect(fits, node, f"slopes {list(wanted)}", list(slope.shape))
+    return slope.reshape(-1)
+
+
+def _check_window(node: Node, kernel: list[int], stride: int, padding: int, groups: int) -> None:
+    usual = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "group": 1}
+    usual["dilations"] = [1, 1]
+    wanted = usual | {"strides": [stride] * 2, "pads": [padding] * 4, "group": groups}
+    for name, value in wanted.items():
+        found = node.attributes.get(name, usual[name])
+        expect(found == value, node, f"{name} {value}", found)
+    automatic = node.attributes.get("auto_pad", b"NOTSET")
+    expect(automatic == b"NOTSET", node, "padding in numbers", automatic)

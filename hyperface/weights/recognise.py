@@ -1,0 +1,109 @@
+"""The network of a weight file, found by the file's own names, order and shapes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from hyperface import models
+from hyperface.errors import InputError
+from hyperface.files import digest
+from hyperface.weights.contents import Contents, named, read_contents, some
+from hyperface.weights.files import own_format
+from hyperface.weights.load import CONSTANTS, Report, fill
+from hyperface.weights.maps import NameMap
+from hyperface.weights.runs import SavedBackbone, read_run
+
+
+def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
+    """The backbone of a run, or of a weight file whose network is one of `models.MODELS`.
+
+    Args:
+      path: a run's folder, or a file that `files.read` reads.
+      step: which checkpoint of a run; the newest whole one by default.
+
+    Raises:
+      InputError: there is no such run or file, it is damaged, or no network of ours fits it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_run(path, step)
+    if step is not None:
+        raise InputError(f"{path}: expected no --step, which is of a run.")
+    contents = read_contents(path)
+    found = _own(contents) if contents.model else _released(contents)
+    return SavedBackbone(
+        arrays=traverse_util.flatten_dict(jax.tree.map(np.asarray, found.variables), sep="/"),
+        model=found.report.model,
+        feature_dim=found.feature_dim,
+        image_shape=found.image_shape,
+        init_from=f"{path.name} ({digest(path)})",
+        trained_on=None if contents.model else str(found.report.trained_on),
+    )
+
+
+class _Found(NamedTuple):
+    variables: Any
+    report: Report
+    feature_dim: int
+    image_shape: tuple[int, int, int]
+
+
+def _own(contents: Contents) -> _Found:
+    """From a safetensors file that this library wrote."""
+    stated = own_format(contents.path) or {}
+    try:
+        dim = int(stated["feature_dim"])
+        height, width, channels = map(int, stated["image_shape"].split(" x "))
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{contents.path}: expected an export of this version, with its feature_dim and "
+            "image_shape, found another. Export the run again by hyperface export."
+        ) from None
+    shape = height, width, channels
+    fresh = _fresh(contents.model, dim, shape)
+    return _Found(*fill(contents, contents.model, fresh), dim, shape)
+
+
+def _released(contents: Contents) -> _Found:
+    """From a file of another program: the first network whose names and shapes all fit."""
+    nearest, depth = None, -1
+    for name, entry in models.MODELS.items():
+        try:
+            arrays, names = named(contents, name, ())
+        except InputError as error:
+            found = getattr(error.__cause__, "found", -1)
+            if found > depth:
+                nearest, depth = error, found
+            continue
+        if not all(e.source in arrays for e in names.entries if e.kind not in CONSTANTS):
+            continue
+        shape = names.image_shape or entry.image_shape
+        for dim in _feature_dims(arrays, names, entry.feature_dim):
+            try:
+                fresh = _fresh(name, dim, shape)
+                return _Found(*fill(contents, name, fresh, image_shape=shape), dim, shape)
+            except InputError as error:
+                nearest, depth = error, 2**31
+    if nearest is not None:
+        raise nearest
+    raise InputError(
+        f"{contents.path}: expected weights by the names of a known network "
+        f"({', '.join(models.MODELS)}), found {some(sorted(contents.arrays))}."
+    )
+
+
+def _feature_dims(arrays: dict[str, np.ndarray], names: NameMap, usual: int) -> list[int]:
+    """Sizes that the feature may have: the network's own, and the file's."""
+    (last,) = (e.source for e in names.entries if e.target == "params/feature/kernel")
+    return list(dict.fromkeys([usual, len(arrays[last])] if arrays[last].ndim else [usual]))
+
+
+def _fresh(model: str, feature_dim: int, image_shape: tuple[int, int, int]) -> Any:
+    """Shapes and dtypes of a network's variables."""
+    network = models.create(model, feature_dim)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), images)
