@@ -73,6 +73,19 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
     return data
 
 
+def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> bytes:
+    """The first bytes of a member, whose sum is not checked.
+
+    Raises:
+      ValueError: as `read_member`.
+    """
+    with open_member(archive, info) as file:
+        try:
+            return file.read(count)
+        except Exception as error:  # As in `open_zip`.
+            raise damaged_member(error) from None
+
+
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> zipfile.ZipExtFile:
     """A member as a file; read it in pieces, and never all of it at once.
 

@@ -256,6 +256,51 @@ def test_a_folder_is_prepared_by_command(tmp_path, capsys):
     assert '"test": [\n   "person1"' in (data_dir / "named/1.0.0/manifest.json").read_text()
 
 
+def test_prepare_says_who_is_held_out_which_people_are_meant_and_what_is_left_out(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = write_people(tmp_path / "faces/train", people=31, images=1)
+    (root / "person0/.x").mkdir()
+    (root / "person0/.x/1.png").write_bytes(b"x")
+    (root / "notes.txt").write_text("text")
+    data = ["--data-dir", "~/data"]
+    prepare.main(["~/faces", "--out", "mine", *data])
+    shown = capsys.readouterr().out
+    assert "test split: the last 10 people, a tenth and at least 10; --held-out N" in shown
+    assert "(test): 10 images of 10 identities" in shown
+    assert "person0/.x/: a hidden or service folder with 1 files" in shown
+    assert "train/notes.txt: not an image" in shown
+    assert (tmp_path / "data/mine/1.0.0/manifest.json").exists()
+    prepare.main([str(root), "--out", "few", "--keep", str(_kept(tmp_path)), *data])
+    assert "test split: nobody, of fewer than 30 people" in capsys.readouterr().out
+    (root / "person1/odd").mkdir()
+    (root / "person1/0.png").replace(root / "person1/odd/0.png")
+    around = write_people(tmp_path / "group/a", people=2, images=1).parent
+    write_people(around / "b", people=3, images=1)
+    with pytest.raises(InputError, match="--identity-level"):
+        prepare.main([str(around), "--out", "two", *data])
+    prepare.main([str(around), "--out", "two", "--identity-level", "1", *data])
+    assert "(train): 5 images of 2 identities" in capsys.readouterr().out
+
+
+def _kept(folder):
+    """A list of images as Windows' Notepad saves it."""
+    path = folder / "keep.txt"
+    path.write_bytes("\ufeffperson0/0.png\r\nperson1/0.png\r\n".encode())
+    return path
+
+
+def test_every_path_of_a_command_may_start_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    options = evaluate.Evaluate(Path("~/run"), distractors="~/d.npz", noises=(Path("~/n"),))
+    found = program.with_home(options)
+    assert found.source == Path("/home/ann/run")
+    assert (found.distractors, found.noises) == ("/home/ann/d.npz", (Path("/home/ann/n"),))
+    nobody = evaluate.Evaluate(Path("~no-such-user/x"))
+    assert program.with_home(nobody) == nobody
+
+
 def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys):
     root = write_people(tmp_path / "photos", people=2, images=2, shape=(150, 130, 3))
     points = "35,60,75,60,55,80,40,105,72,105"

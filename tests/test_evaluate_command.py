@@ -1,7 +1,10 @@
 """The evaluation command: a run, an export, pixels or foreign features, scored alike."""
 
 import dataclasses
+import errno
+import io
 import json
+import pickle
 import shutil
 import tracemalloc
 
@@ -18,7 +21,7 @@ from hyperface.evaluate import evaluator
 from hyperface.files import digest
 from hyperface.protocols.features import NamedFeatures, check
 from hyperface.protocols.pair_protocol import PROTOCOLS
-from hyperface.runs import choices, evaluate, export, provenance
+from hyperface.runs import choices, evaluate, export, prepare, provenance
 from hyperface.runs.features import Features
 
 
@@ -345,6 +348,41 @@ def test_what_cannot_be_scored_is_one_clear_error(
     folders = ["--data-dir", str(tiny_data), "--out", str(tmp_path / "out")]
     with pytest.raises(InputError, match=message):
         evaluate.main([source, *options, *folders])
+
+
+def test_a_verification_file_with_a_broken_image_is_scored_and_says_what_is_left_out(
+    tmp_path, capsys, rng
+):
+    data = []
+    for _ in range(80):
+        out = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (16, 14, 3), dtype=np.uint8)).save(out, "PNG")
+        data.append(out.getvalue())
+    data[4] = data[4][:40]
+    (tmp_path / "a.bin").write_bytes(pickle.dumps((data, [True, False] * 20), 2))
+    folders = ["--data-dir", str(tmp_path / "data")]
+    prepare.main([str(tmp_path / "a.bin"), "--out", "broken", *folders])
+    command = ["pixels", "--protocol", "pairs", "--dataset", "broken", *folders]
+    evaluate.main([*command, "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    assert "39 pairs (19 same) of 78 images in 10 folds" in shown
+    assert "1 pairs left out of the data set's list" in shown
+    assert "000004,000005" in shown
+
+
+def test_a_run_is_scored_where_it_cannot_be_written(random_run, tiny_data, tmp_path, monkeypatch):
+    folder, out = random_run[0], tmp_path / "elsewhere"
+    command = [str(folder), "--data-dir", str(tiny_data)]
+    evaluate.main([*command, "--out", str(out)])
+    assert json.loads((out / "evaluation.json").read_text())["figures"]
+    assert not (folder / "evaluation.json").exists()
+
+    def refuse(path, text):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("hyperface.owned.write_text", refuse)
+    with pytest.raises(InputError, match=r"Read-only file system.*another folder by --out"):
+        evaluate.main(command)
 
 
 def test_options_of_protocols_need_one(random_run):

@@ -44,6 +44,47 @@ def test_a_photograph_is_turned_upright_and_harmless_exif_is_kept(grey):
     np.testing.assert_array_equal(images.decode(data)[..., 0], np.rot90(grey, -1))
 
 
+def transparent(mode, **options):
+    """Four pixels of one hidden red or grey: opaque, half, hardly and not at all."""
+    red = np.array([[(200, 0, 0, alpha) for alpha in (255, 128, 1, 0)]], np.uint8)
+    image = Image.fromarray(red).convert(mode)
+    out = io.BytesIO()
+    image.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def test_what_is_transparent_shows_the_background_and_not_its_hidden_colour():
+    data, shape = images.conform(transparent("RGBA"), channels=3)
+    assert shape == (1, 4, 3)
+    expected = [[200, 0, 0], [227, 127, 127], [255, 254, 254], [255, 255, 255]]
+    np.testing.assert_allclose(images.decode(data)[0], expected, atol=1)
+    grey = images.decode(images.conform(transparent("LA"), channels=1)[0])[0, :, 0]
+    np.testing.assert_allclose(grey, [60, 157, 254, 255], atol=1)
+    # One colour of a palette, of grey or of RGB may be named as transparent.
+    for mode, hidden in (("P", 0), ("L", 60), ("RGB", (200, 0, 0))):
+        named = transparent(mode, transparency=hidden)
+        kept, _ = images.conform(named, channels=1 if mode == "L" else 3)
+        with Image.open(io.BytesIO(named)) as seen:
+            alpha = np.asarray(seen.convert("RGBA"))[..., 3]
+        assert (images.decode(kept)[alpha == 0] == 255).all()
+        assert (alpha == 0).any()
+
+
+def test_an_opaque_alpha_channel_changes_no_pixel(rng):
+    pixels = rng.integers(0, 256, (5, 6, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    data, _ = images.conform(encoded(pixels), channels=3)
+    np.testing.assert_array_equal(images.decode(data), pixels[..., :3])
+
+
+def test_the_first_frame_of_an_animation_is_taken(grey):
+    frames = [Image.fromarray(grey), Image.fromarray(255 - grey)]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    data, _ = images.conform(out.getvalue(), channels=1)
+    np.testing.assert_array_equal(images.decode(data)[..., 0], grey)
+
+
 def test_sixteen_bits_are_refused():
     deep = encoded(np.full((4, 4), 3000, np.uint16))
     with pytest.raises(ValueError, match="8 bits a channel, found mode I"):

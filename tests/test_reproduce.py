@@ -1,6 +1,7 @@
 """The papers item by item: nothing left out, exact figures, a report with both, honest reasons."""
 
 import dataclasses
+import html
 import io
 import json
 import os
@@ -290,6 +291,14 @@ def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
     heads = re.findall(r"<h2 id='\d+'>(.*?): ", text)
     assert heads == [item.place for item in papers.items("normface")]
     assert "proposition-2           39 figures" in capsys.readouterr().out
+
+
+def test_printed_commands_can_be_pasted(tmp_path):
+    out = tmp_path / "run ü 1"
+    command.main(["normface", "--out", str(out), "--data-dir", str(tmp_path), "--only", "figure-2"])
+    text = html.unescape(page_of(out / "normface/report.html"))
+    (line,) = re.findall(r"python -m launch\.reproduce normface --only figure-2[^<\n]*", text)
+    assert shlex.split(line)[-2:] == ["--out", str(out)]
 
 
 def test_an_item_without_its_data_says_so(tmp_path):

@@ -111,14 +111,14 @@ def test_numbered_people_are_sorted_as_numbers(tmp_path):
 
 
 def test_names_that_lead_out_of_an_archive_are_listed(tmp_path):
-    bad = ["../out/1.png", "/etc/a/1.png", "a/../../b.png", "a\\b\\1.png", "C:/a/1.png"]
+    bad = ["../out/1.png", "/etc/a/1.png", "a/../../b.png", "a\\..\\1.png", "C:/a/1.png"]
     files = {"a/1.png": b"good", **dict.fromkeys(bad, b"bad")}
     for source in (
         zipped(write_zip(tmp_path / "a.zip", files)),
         tarred(write_tar(tmp_path / "a.tar", files)),
     ):
         assert contents(source) == {"a/1.png": ("a", b"good")}
-        assert {r.name for r in source.rejected} == set(bad)
+        assert {r.name for r in source.rejected} == {name.replace("\\", "/") for name in bad}
         assert {r.reason for r in source.rejected} == {"its name leads out of the archive"}
 
 

@@ -23,6 +23,7 @@ from hyperface.data.sources.orl import orl
 from hyperface.data.sources.trees import folder
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
+from hyperface.protocols.readers import read_pairs
 
 
 @pytest.fixture
@@ -346,15 +347,48 @@ def test_the_pairs_of_a_verification_file_are_stored(people, tmp_path):
     source = verification(write_bin(tmp_path / "a.bin", data, [True, False]))
     whole = store.prepare(source, tmp_path / "pairs")
     assert (whole / "pairs.csv").read_text().splitlines() == [
-        "first,second,same", "000000,000001,1", "000002,000003,0"
+        "first,second,same,fold", "000000,000001,1,0", "000002,000003,0,0"
     ]  # fmt: skip
     assert datasets.open_split("pairs", "test", tmp_path).num_classes == 1
     with pytest.raises(InputError, match="has pairs, not people"):
         store.prepare(source, tmp_path / "other", Options(held_out=1))
     broken = verification(write_bin(tmp_path / "b.bin", [*data[:3], b"x"], [True, False]))
     whole = store.prepare(broken, tmp_path / "fewer")
-    assert (whole / "pairs.csv").read_text().splitlines()[1:] == ["000000,000001,1"]
+    assert (whole / "pairs.csv").read_text().splitlines()[1:] == ["000000,000001,1,0"]
     assert [r.name for r in Manifest.read(whole).rejected] == ["000003", "000002,000003"]
+
+
+def test_a_broken_image_costs_its_pair_alone_and_the_folds_stay(people, tmp_path):
+    data = [path.read_bytes() for path in sorted(people.glob("*/*.png"))]
+    data = [data[k % len(data)] for k in range(80)]
+    same = [True] * 20 + [False] * 20
+    whole = read_pairs(
+        store.prepare(verification(write_bin(tmp_path / "a.bin", data, same)), tmp_path / "whole")
+        / "pairs.csv"
+    )
+    assert np.bincount(whole.fold).tolist() == [4] * 10
+    for protocol, broken in ((2, b""), (4, b""), (2, data[4][:40]), (4, data[4][:40])):
+        some = [*data[:4], broken, *data[5:]]
+        source = verification(write_bin(tmp_path / "b.bin", some, same, protocol))
+        made = store.prepare(source, tmp_path / "fewer", replace=True)
+        fewer = read_pairs(made / "pairs.csv")
+        assert len(fewer.first) == 39
+        left = np.array([name != "000004" for name in whole.first])
+        np.testing.assert_array_equal(fewer.fold, whole.fold[left])
+        assert Manifest.read(made).lost_pairs == ["000004,000005"]
+
+
+def test_folds_have_both_kinds_however_many_pairs_there_are(people, tmp_path):
+    data = [path.read_bytes() for path in sorted(people.glob("*/*.png"))]
+    data = [data[k % len(data)] for k in range(40)]
+    same = [True] * 7 + [False] * 13
+    for broken, folds in ((None, 7), (0, 6)):
+        some = [b"" if k == broken else image for k, image in enumerate(data)]
+        source = verification(write_bin(tmp_path / f"{folds}.bin", some, same))
+        pairs = read_pairs(store.prepare(source, tmp_path / f"of_{folds}") / "pairs.csv")
+        assert pairs.fold.max() == folds - 1
+        for kind in (pairs.same, ~pairs.same):
+            assert (np.bincount(pairs.fold[kind], minlength=folds) > 0).all()
 
 
 def test_digits_have_the_same_classes_in_both_splits(tmp_path, rng):

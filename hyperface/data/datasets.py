@@ -19,7 +19,9 @@ _METADATA = {"people": dict, "source": str, "alignment": str}
 def data_directory(given: Path | None = None) -> Path:
     """The data folder: the one given, else HYPERFACE_DATA_DIR, else one in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given or os.environ.get("HYPERFACE_DATA_DIR") or cache / "hyperface")
+    # A shell leaves "~" alone in quotes and in files of variables.
+    found = given or os.environ.get("HYPERFACE_DATA_DIR") or cache / "hyperface"
+    return Path(os.path.expanduser(found))  # noqa: PTH111  Path's refuses the name of no user.
 
 
 @dataclass(frozen=True)

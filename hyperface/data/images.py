@@ -6,11 +6,14 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
-FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
+_AVIF = ("AVIF",) if features.check("avif") else ()  # Pillow can be built without it.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF", *_AVIF)
 """Formats that Pillow decodes in this process. Others start a program (EPS starts Ghostscript)
 or read fonts, archives and documents, whatever the name of the file says."""
+BACKGROUND = (255, 255, 255)
+"""Colour that shows through where an image is transparent, as viewers have it."""
 MAX_VALUE = 16.0
 """No usual scaling of pixels, to [-1, 1] or to mean 0 and deviation 1, makes larger values."""
 MAX_PIXELS = 25_000_000
@@ -24,8 +27,9 @@ MAX_SCANS = 100
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
     """Image bytes that decode to [height, width, channels] uint8, and that shape.
 
-    JPEG and PNG of the right mode and upright are kept byte for byte; anything else is turned
-    upright, as its EXIF orientation says, and stored as PNG.
+    JPEG and PNG of the right mode and upright are kept byte for byte. Anything else is turned
+    upright, as its EXIF orientation says, laid on `BACKGROUND` as far as it is transparent, and
+    stored as PNG. Of an animation the first frame is taken.
 
     Args:
       data: an encoded image of one of `FORMATS`.
@@ -113,13 +117,18 @@ def _conformed(
     mode = {1: "L", 3: "RGB"}[channels]
     try:
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
-        if image.format in ("JPEG", "PNG") and image.mode == mode and upright:
+        opaque = not image.has_transparency_data
+        if image.format in ("JPEG", "PNG") and image.mode == mode and upright and opaque:
             return data, (image.height, image.width, channels)
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's EXIF parser fails in as many ways as its decoders.
         raise ValueError(f"expected readable EXIF data, found: {_reason(error)}") from None
+    if not opaque:
+        # The colour of a transparent pixel is arbitrary: dropping its alpha would show it.
+        ground = Image.new("RGBA", image.size, BACKGROUND)
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
     image = image.convert(mode)
-    image.info = {}  # Pixels alone are stored: no colour profile, no transparency.
+    image.info = {}  # Pixels alone are stored: no colour profile.
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue(), (image.height, image.width, channels)

@@ -1,11 +1,14 @@
 """What a prepared data set says of itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperface.data.sources import Reject
 from hyperface.errors import InputError
 from hyperface.files import read_json
+
+LOST_PAIR = "a pair without one of its images"
+"""Why a pair is left out."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,13 @@ class Manifest:
     rejected: list[Reject]
     alignment: str = "of unknown alignment"
     """How the images were aligned when they were stored."""
+    ignored: list[Reject] = field(default_factory=list)
+    """Files that are no images, and hidden folders."""
+
+    @property
+    def lost_pairs(self) -> list[str]:
+        """The pairs that were left out, each as "first,second"."""
+        return [name for name, reason in self.rejected if reason == LOST_PAIR]
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -38,7 +48,8 @@ class Manifest:
         path = folder / "manifest.json"
         record = read_json(path)
         try:
-            record["rejected"] = [Reject(*reject) for reject in record["rejected"]]
+            for name in ("rejected", "ignored"):
+                record[name] = [Reject(*reject) for reject in record.get(name, [])]
             record["image_shape"] = tuple(record["image_shape"])
             manifest = cls(**record)
             manifest._check()
@@ -54,7 +65,7 @@ class Manifest:
         height, width, channels = self.image_shape
         texts = [self.source, self.kind, self.alignment, *self.sha256, *self.sha256.values()]
         texts += [name for names in self.people.values() for name in names]
-        texts += [text for reject in self.rejected for text in reject]
+        texts += [text for reject in (*self.rejected, *self.ignored) for text in reject]
         numbers = [height, width, channels, *self.images.values()]
         numbers += [n for counts in self.images_per_identity.values() for n in counts]
         if not all(isinstance(text, str) for text in texts):

@@ -11,6 +11,8 @@ from hyperface.data.sources import Source
 from hyperface.errors import InputError
 
 SHARD_IMAGES = 20_000
+FEWEST_PEOPLE, FEWEST_HELD_OUT = 30, 10
+"""From so many people on some are held out by default, a tenth of them and at least so many."""
 
 Align = Callable[[str, np.ndarray], np.ndarray]
 """(name, pixels) -> aligned pixels; ValueError says why an image cannot be aligned. Its repr tells
@@ -22,7 +24,8 @@ class Options:
     """What becomes of a source's images."""
 
     held_out: int | Literal["all"] | None = None
-    """People at the end of the sorted list who form the test split; None as the source says."""
+    """People at the end of the sorted list who form the test split; None as the source says, or by
+    `default_held_out`."""
     test_people: Collection[str] = ()
     """Names of people who form the test split, instead."""
     keep: Collection[str] | None = None
@@ -31,7 +34,7 @@ class Options:
     """1 stores grey images, 3 colour; None as the source says."""
     align: Align | None = None
     strict: bool = False
-    """Refuse a source with a reject, instead of listing it."""
+    """Refuse a source with a reject, instead of listing it, and one whose people are in doubt."""
 
 
 class Shard(NamedTuple):
@@ -45,17 +48,11 @@ class Shard(NamedTuple):
 
 def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
     """Shards in the source's order, and the identities of each split."""
-    chosen = np.ones(len(source.people), bool)
-    if options.keep is not None:
-        keep = set(options.keep)
-        chosen = np.array([name in keep for name in source.names])
-        if chosen.sum() != len(keep):
-            unknown = sorted(keep - set(source.names))
-            raise InputError(
-                f"expected names of the source in the list of images to keep, found {unknown[0]!r} "
-                f"({len(unknown)} that it does not have)."
-            )
-    present = np.unique(source.people[chosen])
+    if options.strict and source.doubt:
+        raise InputError(
+            f"--strict: expected people that are not in doubt, found that {source.doubt}."
+        )
+    chosen, present = _present(source, options)
     splits = _people_of_splits(source, options, present)
     plan, people = [], {}
     for split, ids in splits.items():
@@ -71,6 +68,33 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
             file = f"{split}.array_record-{number:05}-of-{count:05}"
             plan.append(Shard(split, file, part, label_of[source.people[part]]))
     return plan, people
+
+
+def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each image is taken, and the people who have one that is."""
+    chosen = np.ones(len(source.people), bool)
+    if options.keep is not None:
+        keep = set(options.keep)
+        chosen = np.array([name in keep for name in source.names])
+        if chosen.sum() != len(keep):
+            unknown = sorted(keep - set(source.names))
+            raise InputError(
+                f"expected names of the source in the list of images to keep, found {unknown[0]!r} "
+                f"({len(unknown)} that it does not have)."
+            )
+    return chosen, np.unique(source.people[chosen])
+
+
+def default_held_out(source: Source, options: Options) -> int | None:
+    """How many people are held out because neither the source nor the user says who.
+
+    None where one of them does.
+    """
+    said = source.held_out is not None or options.held_out is not None or options.test_people
+    if said or source.splits is not None or source.pairs is not None:
+        return None
+    people = _present(source, options)[1].size
+    return max(FEWEST_HELD_OUT, people // 10) if people >= FEWEST_PEOPLE else 0
 
 
 def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> dict:
@@ -93,7 +117,9 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
     elif options.held_out == "all" or source.pairs is not None:
         splits = {"test": present}
     else:
-        held_out = source.held_out if options.held_out is None else options.held_out
+        held_out = default_held_out(source, options)
+        if held_out is None:
+            held_out = source.held_out if options.held_out is None else options.held_out
         if not 0 <= held_out < present.size:
             raise InputError(
                 f"expected fewer people held out than the {present.size} found, found {held_out}; "
@@ -112,7 +138,7 @@ def alignment(options: Options) -> str:
 def fingerprint(source: Source, options: Options) -> str:
     """Equal for an equal data set: of the source and of what becomes of its images."""
     chosen = {
-        "held_out": options.held_out,
+        "held_out": default_held_out(source, options) or options.held_out,
         "test_people": sorted(options.test_people),
         "keep": None if options.keep is None else sorted(options.keep),
         "channels": options.channels,

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from hyperface import owned
 from hyperface.data import shards
 from hyperface.data.datasets import find
-from hyperface.data.manifest import Manifest
+from hyperface.data.manifest import LOST_PAIR, Manifest
 from hyperface.data.planning import Options, Shard, alignment, fingerprint, planned
 from hyperface.data.sources import Reject, Source
+from hyperface.data.sources.verification import folds
 from hyperface.errors import InputError
 from hyperface.files import read_json
 
@@ -149,6 +151,7 @@ def _summed(
         sha256={shard.file: record["sha256"] for shard, record in zip(plan, records, strict=True)},
         rejected=[*source.rejected],
         alignment=aligned,
+        ignored=[*source.ignored],
     )
     for shard, record in zip(plan, records, strict=True):
         manifest.images[shard.split] += record["images"]
@@ -200,22 +203,26 @@ def _add_metadata(
 
 
 def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
-    """The pairs that a verification file brings, by name, as `pairs.csv`.
+    """The pairs that a verification file brings, by name and with their folds, as `pairs.csv`.
 
-    Those of an image that was rejected are rejected too.
+    Those of an image that was rejected are rejected too; the others stay in their folds.
     """
     if source.pairs is None:
         return
     gone = {name for name, _ in manifest.rejected}
-    lines = ["first,second,same\n"]
-    for a, b, same in zip(*source.pairs, strict=True):
+    kept = []
+    for a, b, same, fold in zip(*source.pairs, strict=True):
         first, second = source.names[a], source.names[b]
         if gone & {first, second}:
-            reason = "a pair without one of its images"
-            manifest.rejected.append(Reject(f"{first},{second}", reason))
+            manifest.rejected.append(Reject(f"{first},{second}", LOST_PAIR))
         else:
-            lines.append(f"{first},{second},{int(same)}\n")
-    owned.write_text(work / "pairs.csv", "".join(lines))
+            kept.append((first, second, int(same), int(fold)))
+    if len({(same, fold) for _, _, same, fold in kept}) < 2 * len({row[3] for row in kept}):
+        # A fold of a short list has lost its only pair of a kind, and could not be scored.
+        again = folds(np.array([row[2] for row in kept], bool))
+        kept = [(*row[:3], int(fold)) for row, fold in zip(kept, again, strict=True)]
+    lines = [",".join(map(str, row)) + "\n" for row in kept]
+    owned.write_text(work / "pairs.csv", "first,second,same,fold\n" + "".join(lines))
 
 
 def _names(plan: list[Shard]) -> list[str]:

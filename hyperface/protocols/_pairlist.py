@@ -94,8 +94,9 @@ def block_folds(same: np.ndarray, folds: int, file: str) -> np.ndarray:
         count = int(kind.sum())
         if folds < 1 or count % folds:
             raise InputError(
-                f"{file}: expected {name} pairs in {folds} equal folds, found {count} pairs: give "
-                "the list's own number of folds, or folds=1 for a list without."
+                f"{file}: expected {name} pairs in {folds} equal folds, found {count} pairs. Say "
+                "which pair is in which fold: a CSV file with the first line "
+                "first,second,same,fold and folds from 0."
             )
         fold[kind] = np.arange(count) // max(1, count // folds)
     return fold

@@ -42,7 +42,7 @@ def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> P
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
       Cross-Pose LFW, 2018.
     """
-    if Path(path).suffix == ".mat":
+    if Path(path).suffix.lower() == ".mat":
         return agedb(path, repeats=repeats)
     lines = read_lines(path)
     separator = next((mark for mark in "\t," if mark in lines[0].text), None)

@@ -113,10 +113,11 @@ def read_features(path: Path) -> NamedFeatures:
     Raises:
       InputError: the file is not one of these, or its features cannot be scored.
     """
-    if path.suffix == ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         features, stored = read_npz(path, ("features", "names"))
         names = _texts(path, stored)
-    elif path.suffix == ".npy":
+    elif suffix == ".npy":
         features, listed = open_npy(path, mapped=False), path.with_suffix(".txt")
         if not listed.is_file():
             raise InputError(f"{path}: expected names in {listed} beside it, found no file.")

@@ -13,6 +13,7 @@ for others the report has the commands.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,9 @@ class Reproduce:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and measures."""
-    options = tyro.cli(Reproduce, args=args, prog="hyperface reproduce", description=__doc__)
+    options = program.with_home(
+        tyro.cli(Reproduce, args=args, prog="hyperface reproduce", description=__doc__)
+    )
     chosen = papers.items(options.paper, options.only)
     if options.list:
         for item in chosen:
@@ -208,15 +211,15 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
 
 
 def _command(item: Item, options: Reproduce) -> str:
-    parts = [f"hyperface reproduce {options.paper} --only {item.name}"]
-    parts += [f"--out {options.out}"] if options.out else []
-    parts += [f"--runs {options.runs}"] if item.measure == RUNS else []
+    parts = ["python", "-m", "hyperface", "reproduce", options.paper, "--only", item.name]
+    parts += ["--out", str(options.out)] if options.out else []
+    parts += ["--runs", str(options.runs)] if item.measure == RUNS else []
     if item.needs:
         parts += ["--quick"] if options.quick else []
-        parts += [f"--steps {options.steps}"] if options.steps else []
-        parts += [f"--seeds {options.seeds}"] if options.seeds > 1 else []
-    parts += [f"--runs {options.runs}"] if item.runs and options.runs != Path("runs") else []
-    return " ".join(parts)
+        parts += ["--steps", str(options.steps)] if options.steps else []
+        parts += ["--seeds", str(options.seeds)] if options.seeds > 1 else []
+    parts += ["--runs", str(options.runs)] if item.runs and options.runs != Path("runs") else []
+    return shlex.join(parts)
 
 
 def _absent(item: Item, paper: str, context: Context) -> list[str]:

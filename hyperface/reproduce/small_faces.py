@@ -62,8 +62,13 @@ class SmallFaces:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options and writes the folder."""
-    options = tyro.cli(
-        SmallFaces, args=args, prog="python -m hyperface.reproduce.small_faces", description=__doc__
+    options = program.with_home(
+        tyro.cli(
+            SmallFaces,
+            args=args,
+            prog="python -m hyperface.reproduce.small_faces",
+            description=__doc__,
+        )
     )
     for path in (options.celeba, options.cfp, options.overlap):
         expect(path.is_file(), str(path), "a file", "none")

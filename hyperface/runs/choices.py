@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperface.data.datasets import find, open_split
+from hyperface.data.manifest import Manifest
 from hyperface.devices import mesh
 from hyperface.errors import InputError
 from hyperface.protocols import registry
@@ -154,7 +155,7 @@ def megaface_lists(
 
 def is_features(source: Path | str) -> bool:
     """Whether it names a file of features, which need no network."""
-    return Path(source).suffix in (".npz", ".npy")
+    return Path(source).suffix.lower() in (".npz", ".npy")
 
 
 def dataset(protocol: str, options: "Evaluate") -> str:
@@ -166,6 +167,20 @@ def dataset(protocol: str, options: "Evaluate") -> str:
     if protocol in OTHERS:
         return OTHERS[protocol]
     return registry.SUITE[protocol].dataset
+
+
+def lost_pairs(options: "Evaluate", data_dir: Path) -> tuple[str, ...]:
+    """A sentence on the pairs of the data set's own list that an unreadable image has cost."""
+    folder = None if options.pairs or not options.dataset else find(options.dataset, data_dir)
+    described = folder and (folder / "manifest.json").exists()
+    lost = Manifest.read(folder).lost_pairs if described else []
+    if not lost:
+        return ()
+    shown = "; ".join(lost[:3]) + ("; ..." if len(lost) > 3 else "")
+    return (
+        f"{len(lost):,} pairs left out of the data set's list, each without one of its images: "
+        f"{shown}",
+    )
 
 
 def pair_list(options: "Evaluate", data_dir: Path) -> Path:

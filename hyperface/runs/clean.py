@@ -60,7 +60,9 @@ class Clean:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and cleans."""
-    options = tyro.cli(Clean, args=args, prog="hyperface clean", description=__doc__)
+    options = program.with_home(
+        tyro.cli(Clean, args=args, prog="hyperface clean", description=__doc__)
+    )
     _check(options)
     owned.check_free(*(options.out / name for name in RESULTS))
     from hyperface.console import make_console

@@ -116,7 +116,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
             ),
         )
     exported = path / "embedder.stablehlo" if path.is_dir() else path
-    if exported.suffix == ".stablehlo" and exported.is_file():
+    if exported.suffix.lower() == ".stablehlo" and exported.is_file():
         return _exported(exported, step, mirror)
     if not path.is_dir() and not is_weights(path):
         raise InputError(

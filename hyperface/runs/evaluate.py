@@ -34,7 +34,9 @@ if TYPE_CHECKING:  # jax is loaded after the options are parsed.
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and scores."""
-    options = tyro.cli(Evaluate, args=args, prog="hyperface evaluate", description=__doc__)
+    options = program.with_home(
+        tyro.cli(Evaluate, args=args, prog="hyperface evaluate", description=__doc__)
+    )
     program.join(options)
     if "best" in options.step:
         options = _with_best(options)
@@ -71,7 +73,7 @@ def own_protocol(options: Evaluate) -> None:
             f"expected the folder of a run with checkpoints, found none at {folder}. Other sources "
             "need --protocol."
         )
-    used = {"source", "step", "mirror", "data_dir", "coordinator", "processes", "process"}
+    used = {"source", "step", "mirror", "out", "data_dir", "coordinator", "processes", "process"}
     for field in dataclasses.fields(options):
         if field.name not in used and getattr(options, field.name) != field.default:
             raise InputError(
@@ -92,7 +94,8 @@ def own_protocol(options: Evaluate) -> None:
     program.quiet_libraries()
     if len(options.step) > 1:
         raise InputError("--step: expected one step without --protocol, found several.")
-    owned.check_free(options.source / RESULTS)
+    out = options.out or options.source
+    owned.check_free(out / RESULTS)
     with Checkpoints(folder, read_only=True) as checkpoints:
         step, experiment, state = checkpoints.read(
             lambda step: (step, *restored(checkpoints, step)), *options.step
@@ -122,8 +125,9 @@ def own_protocol(options: Evaluate) -> None:
     say(console, as_text(results_table({f"{experiment.name}, step {step}": result})))
     for line in steps:
         say(console, f"- {line}")
-    with owned.writing(options.source):  # After they are printed: a full disk costs no result.
-        owned.write_text(options.source / RESULTS, json.dumps(record, indent=2) + "\n")
+    # After they are printed: a full disk costs no result.
+    with owned.writing(out, "Free some space or choose another folder by --out."):
+        owned.write_text(out / RESULTS, json.dumps(record, indent=2) + "\n")
 
 
 def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:

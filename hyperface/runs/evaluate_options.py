@@ -65,7 +65,8 @@ class Evaluate:
     protocol_dir: Path | None = None
     """Folder of protocol files; `protocols` in the data folder by default."""
     out: Path | None = None
-    """Folder for the results; `evaluation` in the run's folder, or here, by default."""
+    """Folder for the results; `evaluation` in the run's folder, or here, by default. Without
+    --protocol it is the run's folder itself."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
     coordinator: str | None = None

@@ -58,7 +58,9 @@ class Export:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and exports."""
-    options = tyro.cli(Export, args=args, prog="hyperface export", description=__doc__)
+    options = program.with_home(
+        tyro.cli(Export, args=args, prog="hyperface export", description=__doc__)
+    )
     formats = tuple(name.strip() for name in options.format.split(","))
     for name in formats:
         if name not in FORMATS:

@@ -84,7 +84,7 @@ class Features:
         if not is_features(given):
             named = self.of(given, step, factor)
             return named.features, list(named.names)
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             named = read_features(path)
             self.digests[path.name] = named.digest()
             return named.features, list(named.names)

@@ -58,8 +58,8 @@ class Prepare:
     out: str | None = None
     """Name of the data set."""
     held_out: int | Literal["all"] | None = None
-    """People at the end of the sorted list who become the test split: none by default, 10 of
-    orl's."""
+    """People at the end of the sorted list who become the test split: by default 10 of orl's, and
+    of a source of 30 people or more a tenth, at least 10."""
     test_people: Path | None = None
     """A file of names, one a line, of the people who become the test split instead."""
     keep: Path | None = None
@@ -71,7 +71,8 @@ class Prepare:
     size: Literal["112x96", "112x112", "144x144", "128x128"] | None = None
     """Height x width to align to: the papers' templates, or LightCNN's by eyes and mouth."""
     strict: bool = False
-    """Refuse a source with an image that cannot be used, instead of listing it."""
+    """Refuse a source with an image that cannot be used, instead of listing it, and folders that
+    can be read in two ways."""
     replace: bool = False
     """Make it anew and take the place of a data set of this name, once the new one is whole."""
     kind: Annotated[str | None, tyro.conf.arg(metavar="KIND")] = None
@@ -86,13 +87,18 @@ class Prepare:
     """Follow links that lead out of a folder."""
     distinct_case: bool = False
     """Take identities that differ in case only for two people."""
+    identity_level: int | None = None
+    """Which folder on the way to an image names the person: 1 for the first one in the source.
+    Found out by default."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
 
 
 def main(args: Sequence[str]) -> None:
     """Parses the options and makes the data set."""
-    options = tyro.cli(Prepare, args=args, prog="hyperface prepare", description=__doc__)
+    options = program.with_home(
+        tyro.cli(Prepare, args=args, prog="hyperface prepare", description=__doc__)
+    )
     from hyperface.console import make_console
 
     program.quiet_libraries()
@@ -106,13 +112,14 @@ def prepare(options: Prepare, console) -> None:
         raise InputError(
             f"--out: expected a name of letters, digits and '_' for the data set, found {name!r}."
         )
-    from hyperface.console import plain
+    from hyperface.console import plain, say
     from hyperface.data import store
     from hyperface.data.datasets import data_directory
     from hyperface.data.manifest import Manifest
+    from hyperface.data.planning import default_held_out
     from hyperface.data.sources import open_source
 
-    data_dir = data_directory(options.data_dir)
+    chosen, data_dir = _chosen(options), data_directory(options.data_dir)
     with console.status(plain(f"listing {options.source}")):
         source = open_source(
             options.source,
@@ -123,16 +130,31 @@ def prepare(options: Prepare, console) -> None:
             label=options.label,
             follow_links=options.follow_links,
             distinct_case=options.distinct_case,
+            identity_level=options.identity_level,
         )
+    if source.doubt:
+        say(console, f"{options.source}: {source.doubt}.")
+    held_out = default_held_out(source, chosen)
+    if held_out is not None:
+        say(console, f"test split: {_held_out(held_out)}; --held-out N takes another number.")
     with program.progress(console, f"writing {name}", "images") as advance:
         folder = store.prepare(
             source,
             data_dir / name,
-            _chosen(options),
+            chosen,
             replace=options.replace,
             progress=advance,
         )
     _say(console, folder, Manifest.read(folder))
+
+
+def _held_out(people: int) -> str:
+    """Who is held out by default, in words."""
+    from hyperface.data.planning import FEWEST_HELD_OUT, FEWEST_PEOPLE
+
+    if not people:
+        return f"nobody, of fewer than {FEWEST_PEOPLE} people"
+    return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
 
 
 def inspect(options: Prepare, console) -> None:
@@ -152,7 +174,8 @@ def inspect(options: Prepare, console) -> None:
     _say(console, folder, manifest)
     names = [f"{split}-{name}.png" for split in manifest.images for name in PICTURES]
     owned.check_free(*(folder / name for name in names))
-    with owned.writing(folder):
+    advice = "The counts are above; for pictures, copy the data set to where they can be written."
+    with owned.writing(folder, advice):
         _draw(options.source, folder, data_dir, manifest, console)
 
 
@@ -249,5 +272,13 @@ def _say(console, folder: Path, manifest: "Manifest") -> None:
         say(console, f"{len(empty):,} identities have no usable image, first {empty[0]}")
     if manifest.rejected:
         say(console, f"{len(manifest.rejected):,} images left out, all listed in manifest.json:")
-        for name, reason in manifest.rejected[:SHOWN]:
-            say(console, f"  {name}: {reason}")
+    for name, reason in manifest.rejected[:SHOWN]:
+        say(console, f"  {name}: {reason}")
+    if manifest.ignored:
+        say(
+            console,
+            f"{len(manifest.ignored):,} hidden folders and files that are no images left out, all "
+            "listed in manifest.json:",
+        )
+    for name, reason in manifest.ignored[:SHOWN]:
+        say(console, f"  {name}: {reason}")

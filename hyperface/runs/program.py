@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import importlib.util
 import os
@@ -52,7 +53,26 @@ MALLOC = {
 
 def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
     """Changes a dataclass by command-line options; wrong ones end the program with status 2."""
-    return tyro.cli(type(default), default=default, args=args, prog=prog, description=description)
+    return with_home(
+        tyro.cli(type(default), default=default, args=args, prog=prog, description=description)
+    )
+
+
+def with_home(options: T) -> T:
+    """The options with "~" at the start of a path as the user's home.
+
+    A shell leaves it alone in quotes, behind "=", and in files of variables.
+    """
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(expanded, value))
+        if isinstance(value, str | Path):
+            return type(value)(os.path.expanduser(value))  # noqa: PTH111  A text stays a text.
+        return value
+
+    changes = {name: expanded(value) for name, value in vars(options).items()}
+    return dataclasses.replace(options, **changes)
 
 
 def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = None) -> None:

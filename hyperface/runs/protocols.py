@@ -123,6 +123,7 @@ def _scored(
         settings = replace(settings, progress=advance)
         if one.protocol == PAIRS:
             pairs = read_pairs(choices.pair_list(options, data_dir), folds=10, repeats=True)
+            named = named._replace(steps=(*named.steps, *choices.lost_pairs(options, data_dir)))
             try:
                 return registry.score_pairs(one.name, named, pairs, settings)
             except InputError:

@@ -76,7 +76,9 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and trains."""
     args = list(args)
     split = args.index("--") if "--" in args else len(args)
-    options = tyro.cli(Sweep, args=args[:split], prog="hyperface sweep", description=__doc__)
+    options = program.with_home(
+        tyro.cli(Sweep, args=args[:split], prog="hyperface sweep", description=__doc__)
+    )
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
     planned = plan(options, args[split + 1 :])
     with program.ending_in_order(planned[0].options.exit_on_preemption):

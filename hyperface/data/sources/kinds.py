@@ -1,6 +1,7 @@
 """Which kind of source something is."""
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hyperface.data.sources.digits import digits, downloaded_digits
 from hyperface.data.sources.lists import listed
 from hyperface.data.sources.orl import orl
 from hyperface.data.sources.recordio import recordio
-from hyperface.data.sources.source import Source
+from hyperface.data.sources.source import Source, files_ending
 from hyperface.data.sources.tables import parquet, tfds_dataset
 from hyperface.data.sources.trees import folder, tarred, zipped
 from hyperface.data.sources.verification import verification
@@ -60,7 +61,7 @@ def open_source(source: str, data_dir: Path, *, kind: str | None = None, **optio
         if source.startswith("tfds:"):
             return tfds_dataset(source.removeprefix("tfds:"), data_dir)
         return orl() if source == "orl" else downloaded_digits()
-    path = Path(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's refuses the name of no user.
     kind = kind or _guessed(path)
     if kind not in KINDS:
         raise unknown_name("kind of source", kind, KINDS)
@@ -74,18 +75,17 @@ def _guessed(path: Path) -> str:
     if path.is_dir():
         if any(path.glob("train-images-idx3-ubyte*")):
             return "digits"
-        if any(path.glob("*.parquet")):
+        if files_ending(path, ".parquet"):
             return "parquet"
-        records = sorted(path.glob("*.rec"))
-        if records:
+        if records := files_ending(path, ".rec"):
             raise InputError(f"{path}: expected one source, found RecordIO: give {records[0]}.")
         return "folder"
     if not path.exists():
         raise InputError(
             f"expected 'orl', 'mnist', 'tfds:NAME' or a path, found nothing at {path}."
         )
-    suffixes = path.suffixes[-2:]
-    if ".tar" in suffixes:
+    suffixes = path.name.lower().split(".")[1:]
+    if "tar" in suffixes[-2:]:
         return "tar"
     kind = _BY_SUFFIX.get(path.suffix.lower())
     if kind is None:

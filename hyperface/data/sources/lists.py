@@ -1,14 +1,19 @@
 """Image list files: `path label` a line, as the papers' Caffe code used, and MXNet's .lst."""
 
 import math
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from hyperface.data.sources.source import Reject, Source, by_identity, check_size
 from hyperface.errors import InputError
 from hyperface.files import text_lines
 
+_WHOLE = re.compile(r"([0-9]+)(\.0*)?")
 
-def listed(path: Path, *, root: Path | None = None) -> Source:
+
+def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False) -> Source:
     """Images named in a list file.
 
     A line is `path label` (the path may hold spaces), or tab-separated `index label path` (im2rec)
@@ -17,9 +22,11 @@ def listed(path: Path, *, root: Path | None = None) -> Source:
     Args:
       path: the list, UTF-8.
       root: what the paths are below; the list's own folder by default.
+      distinct_case: two labels that differ in case only are two people.
 
     Raises:
-      InputError: the list cannot be read, a line is not one of these, or none is there.
+      InputError: the list cannot be read, a line is not one of these, none is there, or a label is
+        spelt in two ways.
     """
     root = path.parent if root is None else root
     members, rejected, seen = [], [], {}
@@ -29,13 +36,14 @@ def listed(path: Path, *, root: Path | None = None) -> Source:
         parsed = _parsed(line)
         if parsed is None:
             raise InputError(f"{path}:{number}: expected 'path label', found {line[:80]!r}.")
-        name, identity = parsed
+        name, identity = os.path.normpath(parsed[0]), parsed[1]  # "./a.png" is "a.png".
         if name in seen:
             rejected.append(Reject(name, f"in line {number} again, first in line {seen[name]}"))
             continue
         seen[name] = number
         file = root / name
         members.append((identity, name, _size(file)))
+    _check_numbers(path, (identity for identity, _, _ in members))
 
     def read(index: int) -> bytes:
         check_size(members[index][2])
@@ -44,7 +52,20 @@ def listed(path: Path, *, root: Path | None = None) -> Source:
         except (OSError, ValueError) as error:  # A name can hold a byte that no path has.
             raise ValueError(f"expected a readable file, found: {error}") from None
 
-    return by_identity("list", members, read, rejected)
+    return by_identity("list", members, read, rejected, distinct_case=distinct_case)
+
+
+def _check_numbers(path: Path, labels: Iterable[str]) -> None:
+    """Refuses two spellings of one number, which would make two people of one."""
+    spelt: dict[str, str] = {}
+    for label in labels:
+        if number := _WHOLE.fullmatch(label):
+            value = number[1].lstrip("0")
+            if spelt.setdefault(value, label) != label:
+                raise InputError(
+                    f"{path}: expected one spelling of each label, found {spelt[value]!r} and "
+                    f"{label!r}. Give one person one label, and two people other numbers."
+                )
 
 
 def _size(file: Path) -> int:

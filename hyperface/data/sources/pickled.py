@@ -263,11 +263,18 @@ def _encode(machine: _Machine, text: Any, codec: Any = None) -> memoryview:
     return machine.made(bytes(out))
 
 
+def _no_bytes(machine: _Machine) -> memoryview:
+    """How the protocols before 3 spell bytes of which there are none: `bytes()`."""
+    return memoryview(b"")
+
+
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _empty_array,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
     **{(core, "_reconstruct"): _empty_array for core in _CORES},
     **{(core, "scalar"): _scalar for core in _CORES},
     **{

@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperface.data.datasets import check_features
 from hyperface.data.sources.pages import check_pages
-from hyperface.data.sources.source import Source, by_identity, check_size
+from hyperface.data.sources.source import Source, by_identity, check_size, files_ending
 from hyperface.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ LABELS = 2**16
 LONGEST_LABEL = 4096
 
 
-def parquet(path: Path, *, image: str = "image", label: str = "label") -> Source:
+def parquet(
+    path: Path, *, image: str = "image", label: str = "label", distinct_case: bool = False
+) -> Source:
     """Images of a parquet file, or of all those in a folder, by sorted name.
 
     Args:
@@ -30,11 +32,12 @@ def parquet(path: Path, *, image: str = "image", label: str = "label") -> Source
       image: the column of images, bytes or a struct with `bytes` (and `path`).
       label: the column of identities, whole numbers or text. Class names of Hugging Face's metadata
         are used where there are some.
+      distinct_case: two identities whose names differ in case only are two people.
 
     Raises:
       InputError: a file is not parquet, lacks a column, or there are no images.
     """
-    paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    paths = files_ending(path, ".parquet") if path.is_dir() else [path]
     files = [_Table(one, image, label) for one in paths]
     members, places = [], []
     for number, table in enumerate(files):
@@ -50,7 +53,7 @@ def parquet(path: Path, *, image: str = "image", label: str = "label") -> Source
         check_size(len(data))
         return data
 
-    return by_identity("parquet", members, read)
+    return by_identity("parquet", members, read, distinct_case=distinct_case)
 
 
 class _Table:

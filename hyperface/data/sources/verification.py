@@ -14,6 +14,8 @@ from hyperface.data.sources.source import Pairs, Source, check_size, fingerprint
 from hyperface.errors import InputError
 from hyperface.files import read_bytes
 
+FOLDS = 10
+"""Folds of every list that is published."""
 LARGEST_FILE = 2**32
 """Bytes; the largest that is published has some 500 MB."""
 MAX_REPEATS = 16
@@ -45,8 +47,25 @@ def verification(path: Path) -> Source:
         names=[f"{index:06}" for index in range(len(images))],
         read=read,
         fingerprint=fingerprint([*_digests(images), *same]),
-        pairs=Pairs(first, first + 1, same),
+        pairs=Pairs(first, first + 1, same, folds(same)),
     )
+
+
+def folds(same: np.ndarray) -> np.ndarray:
+    """The fold of each pair: fold k has the k-th part of the same and of the different pairs.
+
+    There are ten, or as many as the rarer kind has pairs, so that each has both kinds. Published
+    files are written fold by fold: these are their own.
+
+    Example:
+      >>> print(folds(np.array([True, True, False, False, False])))
+      [0 1 0 0 1]
+    """
+    count = max(1, min(FOLDS, int(same.sum()), int((~same).sum())))
+    fold = np.zeros(same.size, np.int64)
+    for kind in (same, ~same):
+        fold[kind] = np.arange(kind.sum()) * count // max(1, int(kind.sum()))
+    return fold
 
 
 def _checked(value: Any) -> tuple[list[memoryview], np.ndarray]:
