@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "devices": ({"errors"}, set()),
     "models": (BASE, {"flax"}),
     "heads": (BASE | {"config", "losses", "normalize", "theory"}, {"flax"}),
-    "data": (BASE, {"grain", "tensorflow_datasets"}),
+    "data": (BASE | {"devices"}, {"grain", "tensorflow_datasets"}),
     "train": (
         BASE | {"config", "data", "devices", "heads", "losses", "models", "normalize", "theory"},
         {"flax", "optax", "orbax", "rich"},

@@ -258,7 +258,7 @@ def test_a_journal_cut_by_a_power_failure_is_written_again(people, tmp_path, mon
 
 
 def test_the_size_is_that_of_most_images_wherever_they_stand(tmp_path):
-    root = write_people(tmp_path / "faces", people=1, images=70, shape=(5, 5, 3))
+    root = write_people(tmp_path / "faces", people=1, images=6, shape=(5, 5, 3))
     for person in range(1, 4):
         for image in range(70):
             path = root / f"person{person}/{image}.png"
@@ -266,7 +266,15 @@ def test_the_size_is_that_of_most_images_wherever_they_stand(tmp_path):
             Image.new("RGB", (6, 8)).save(path)
     manifest = Manifest.read(store.prepare(folder(root), tmp_path / "people"))
     assert manifest.image_shape == (8, 6, 3)
-    assert len(manifest.rejected) == 70
+    assert len(manifest.rejected) == 6
+
+
+def test_photos_of_mixed_sizes_are_refused_before_anything_is_written(tmp_path):
+    root = write_people(tmp_path / "photos/a", people=3, images=2, shape=(5, 5, 3)).parent
+    write_people(tmp_path / "photos/b", people=1, images=1, shape=(6, 5, 3))
+    with pytest.raises(shards.MixedSizes, match=r"2 sizes .* 7 images: 5 x 5 \(6\), 6 x 5 \(1\)"):
+        store.prepare(folder(root), tmp_path / "data/people")
+    assert not (tmp_path / "data").exists()
 
 
 def test_two_at_once_are_kept_apart(people, tmp_path):

@@ -37,7 +37,7 @@ EYE_ROW = {144: 48.0, 128: 40.0}
 class Aligner:
     """Aligns the images of a source by a file of landmarks; an image without any is refused."""
 
-    path: Path
+    path: Path = field(repr=False)
     """CSV, as `read_landmarks` takes it."""
     size: tuple[int, int]
     landmarks: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
@@ -57,7 +57,10 @@ class Aligner:
         """The aligned face; ValueError says why there is none."""
         if name not in self.landmarks:
             raise ValueError(f"no landmarks in {self.path.name}")
-        return align(pixels, self.landmarks[name], self.size)
+        points = self.landmarks[name]
+        if np.isnan(points).all():
+            raise ValueError(f"no face: its landmarks in {self.path.name} are nan")
+        return align(pixels, points, self.size)
 
 
 def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 96)) -> np.ndarray:

@@ -63,6 +63,26 @@ def decode(data: bytes) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def upright(data: bytes, channels: int) -> np.ndarray:
+    """Decodes an encoded image and turns it upright, as its EXIF orientation says.
+
+    Args:
+      data: an encoded image of one of `FORMATS`.
+      channels: 1 for grey, 3 for RGB.
+
+    Returns:
+      [height, width, channels] uint8.
+
+    Raises:
+      ValueError: as `conform`.
+    """
+    image = _opened(data)
+    with _turn(image):
+        _turn_upright(_loaded(image))
+        pixels = np.asarray(_converted(image, channels))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
 def warn_of_range(images: np.ndarray) -> None:
     """Warns where a batch for a network looks like pixels that nobody has scaled.
 
@@ -114,26 +134,38 @@ def _loaded(image: Image.Image) -> Image.Image:
 def _conformed(
     image: Image.Image, data: bytes, channels: int
 ) -> tuple[bytes, tuple[int, int, int]]:
-    mode = {1: "L", 3: "RGB"}[channels]
-    try:
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
-        opaque = not image.has_transparency_data
-        if image.format in ("JPEG", "PNG") and image.mode == mode and upright and opaque:
-            return data, (image.height, image.width, channels)
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:  # Pillow's EXIF parser fails in as many ways as its decoders.
-        raise ValueError(f"expected readable EXIF data, found: {_reason(error)}") from None
-    if not opaque:
-        # The colour of a transparent pixel is arbitrary: dropping its alpha would show it.
-        ground = Image.new("RGBA", image.size, BACKGROUND)
-        image = Image.alpha_composite(ground, image.convert("RGBA"))
-    image = image.convert(mode)
+    turned = _turn_upright(image)
+    kept = image.mode == _MODES[channels] and not image.has_transparency_data
+    if image.format in ("JPEG", "PNG") and kept and not turned:
+        return data, (image.height, image.width, channels)
+    image = _converted(image, channels)
     image.info = {}  # Pixels alone are stored: no colour profile.
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue(), (image.height, image.width, channels)
 
 
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    """Returns the image in grey or colour; what is transparent is laid on the background."""
+    if image.has_transparency_data:
+        # The colour of a transparent pixel is arbitrary: dropping its alpha would show it.
+        ground = Image.new("RGBA", image.size, BACKGROUND)
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return image.convert(_MODES[channels])
+
+
+def _turn_upright(image: Image.Image) -> bool:
+    """Turns a decoded image as its EXIF orientation says; returns whether it says so."""
+    try:
+        says_so = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+        if says_so:
+            ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # Pillow's EXIF parser fails in as many ways as its decoders.
+        raise ValueError(f"expected readable EXIF data, found: {_reason(error)}") from None
+    return says_so
+
+
+_MODES = {1: "L", 3: "RGB"}
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
 _large = threading.Lock()
 

@@ -1,10 +1,11 @@
 """Five landmarks an image: the CSV file that lists them, and what no face can have.
 
 Points are (x, y) in pixels in the order left eye, right eye, nose, left and right corner of the
-mouth; left is left in the image.
+mouth; left is left in the image. Further faces of one image are listed as IMAGE#2, IMAGE#3, ...
 """
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     """Landmarks [5, 2] by image name, from a CSV file.
 
     The first line names the columns: file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy; others are
-    ignored. A failed detection may stand as nan: `align` refuses that image alone.
+    ignored. A failed detection may stand as nan: that image alone is refused when it is aligned.
 
     Raises:
       InputError: naming the line: the file is not such a CSV, or names an image twice.
@@ -79,6 +80,21 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     if not landmarks:
         raise InputError(f"{path}: expected a line for each image, found none.")
     return landmarks
+
+
+def face_name(name: str, number: int) -> str:
+    """Returns the name of a face: the image's for the first one, IMAGE#2 for the second.
+
+    Example:
+      >>> face_name("a/1.jpg", 1), face_name("a/1.jpg", 2)
+      ('a/1.jpg', 'a/1.jpg#2')
+    """
+    return name if number == 1 else f"{name}#{number}"
+
+
+def image_of(name: str) -> str:
+    """Returns the name of the image that shows a face of a name that `face_name` made."""
+    return re.sub(r"#[1-9][0-9]*$", "", name)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:

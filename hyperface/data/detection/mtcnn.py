@@ -1,0 +1,180 @@
+"""MTCNN: three networks, each of which looks more closely at what the one before let through."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface.data.detection import networks
+from hyperface.data.detection.boxes import corrected, points_in, squares, suppressed, window_boxes
+from hyperface.data.detection.faces import Faces
+from hyperface.data.detection.networks import ONET_SIDE, RNET_SIDE, STRIDE
+from hyperface.data.detection.pyramid import CANVAS, Photo, Tile, grid, levels, packed
+from hyperface.data.detection.weights import Arrays, installed_weights
+from hyperface.devices import compiler
+from hyperface.errors import expect
+
+SMALLEST, PARTS = 20.0, 50.0
+"""The smallest face has 20 pixels, and in a large photo a fiftieth of its longer side."""
+MOST = 2000
+"""Windows of a level, and of a photo, that are looked at again: a hundred times what photos have.
+It bounds time and memory for pictures that are all texture."""
+BATCHES = {"pnet": 1, "rnet": 32, "onet": 4}
+"""Inputs that go through a network at once; the last batch is filled up. One size per network
+means one compilation per network, whatever the photos are."""
+
+
+@dataclass(frozen=True)
+class Mtcnn:
+    """Finds faces and their five landmarks in photos of any size.
+
+    Its work and its memory are bounded: a photo of more than 1,000 pixels is searched for faces of
+    at least a fiftieth of its longer side.
+
+    The landmarks lie one pixel to the right of and below the exact place, as those of the released
+    programs do (MATLAB counts pixels from 1). The templates of `hyperface.data.alignment` were
+    measured with such points, so that aligned faces lie where the papers' faces do.
+
+    Raises:
+      InputError: the extra `detect` is not installed, or a setting is out of range.
+
+    Example:
+      >>> find = Mtcnn()  # doctest: +SKIP
+      >>> boxes, scores, landmarks = find(pixels)  # doctest: +SKIP
+
+    References:
+      K. Zhang, Z. Zhang, Z. Li, Y. Qiao. Joint face detection and alignment using multitask
+      cascaded convolutional networks. IEEE SPL 23(10), 2016.
+    """
+
+    smallest: float | None = None
+    """Side in pixels of the smallest face to find; by default 20, and more in large photos."""
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    """Probability of a face above which a window passes each of the three networks."""
+    weights: Arrays = field(default_factory=installed_weights, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        expect(self.smallest is None or self.smallest >= 1, "smallest", "1 or more", self.smallest)
+        fitting = len(self.thresholds) == 3 and all(0 <= t <= 1 for t in self.thresholds)
+        expect(fitting, "thresholds", "three numbers from 0 to 1", self.thresholds)
+
+    def __call__(self, pixels: np.ndarray) -> Faces:
+        """Returns the faces of a photo, the most probable one first.
+
+        Args:
+          pixels: [height, width, 3] uint8, RGB.
+        """
+        photo = Photo(pixels)
+        boxes = self._proposals(photo)
+        boxes = self._refined(photo, boxes)
+        return self._judged(photo, boxes)
+
+    def _proposals(self, photo: Photo) -> np.ndarray:
+        """Squares of the photo that may be faces, by P-net at every level of the pyramid."""
+        longer = max(photo.height, photo.width)
+        smallest = self.smallest or max(SMALLEST, longer / PARTS)
+        sizes = levels(photo.height, photo.width, smallest)
+        tiles = packed(sizes)
+        maps = self._run("pnet", _canvases(photo, sizes, tiles))
+        kept = []
+        for level, size in enumerate(sizes):
+            scale = np.array([size[1] / photo.width, size[0] / photo.height])
+            own = [_passed(maps, tile, self.thresholds[0]) for tile in tiles if tile.level == level]
+            rows, columns, values = (np.concatenate(parts) for parts in zip(*own, strict=True))
+            boxes = window_boxes(rows, columns, scale)
+            best = _best(boxes, values[:, 0], 0.5)
+            kept.append((corrected(boxes[best], values[best, 1:]), values[best, 0]))
+        if not kept:
+            return np.zeros((0, 4))
+        boxes, scores = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        return squares(boxes[_best(boxes, scores, 0.7)])
+
+    def _refined(self, photo: Photo, boxes: np.ndarray) -> np.ndarray:
+        """The squares that R-net lets through, corrected."""
+        values = self._run("rnet", photo.windows(boxes, RNET_SIDE))
+        passed = values[:, 0] > self.thresholds[1]
+        boxes, values = corrected(boxes[passed], values[passed, 1:]), values[passed]
+        return squares(boxes[_best(boxes, values[:, 0], 0.7)])
+
+    def _judged(self, photo: Photo, boxes: np.ndarray) -> Faces:
+        """The faces among squares, by O-net; landmarks are of a second look at the final box.
+
+        The first look's square is off by some pixels, which moves the points: a second one brings
+        the 90th percentile of their error from 5.5 to 4.4 % of the distance of the eyes.
+        """
+        values = self._run("onet", photo.windows(boxes, ONET_SIDE))
+        passed = values[:, 0] > self.thresholds[2]
+        boxes, scores = corrected(boxes[passed], values[passed, 1:5]), values[passed, 0]
+        kept = _best(boxes, scores, 0.7, "smaller")
+        boxes, scores = boxes[kept], scores[kept]
+        again = squares(boxes)
+        values = self._run("onet", photo.windows(again, ONET_SIDE))
+        return Faces(boxes, scores, points_in(again, values[:, 5:]))
+
+    def _run(self, network: str, inputs: np.ndarray) -> np.ndarray:
+        """A network's output for uint8 inputs, batch by batch."""
+        size, run = BATCHES[network], _program(network)
+        found = []
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            filled = np.zeros((size, *inputs.shape[1:]), np.uint8)
+            filled[: len(batch)] = batch
+            found.append(np.asarray(run(self.weights[network], filled))[: len(batch)])
+        if not found:
+            return np.zeros((0, {"pnet": 5, "rnet": 5, "onet": 15}[network]), np.float32)
+        return np.concatenate(found)
+
+
+@functools.cache
+def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], jax.Array]:
+    """A network from uint8 pixels on, compiled once per process."""
+    function = getattr(networks, network)
+
+    def run(weights: networks.Weights, pixels: jax.Array) -> jax.Array:
+        # Faster accelerator formats would move points by more than a crop shows.
+        with jax.default_matmul_precision("highest"):
+            return function(weights, (pixels.astype(jnp.float32) - 127.5) / 128.0)
+
+    return jax.jit(run, compiler_options=compiler.options())
+
+
+def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> np.ndarray:
+    """The pyramid of a photo, [canvases, CANVAS, CANVAS, 3]."""
+    canvases = np.zeros((1 + max((t.canvas for t in tiles), default=-1), CANVAS, CANVAS, 3), "u1")
+    for level, size in enumerate(sizes):
+        pixels = photo.resized(*size)
+        for tile in tiles:
+            if tile.level == level:
+                part = pixels[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+                rows, columns = (
+                    slice(tile.row, tile.row + tile.height),
+                    slice(tile.column, tile.column + tile.width),
+                )
+                canvases[tile.canvas, rows, columns] = part
+    return canvases
+
+
+def _passed(
+    maps: np.ndarray, tile: Tile, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row and column in its level, and P-net's values, of each window that passes in a tile."""
+    row, column = tile.row // STRIDE, tile.column // STRIDE
+    height, width = grid(tile.height), grid(tile.width)
+    values = maps[tile.canvas, row : row + height, column : column + width]
+    rows, columns = np.nonzero(values[..., 0] > threshold)
+    return rows + tile.top // STRIDE, columns + tile.left // STRIDE, values[rows, columns]
+
+
+def _best(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    of: Literal["union", "smaller"] = "union",
+) -> np.ndarray:
+    """Non-maximum suppression among the boxes of the best scores, at most MOST."""
+    order = np.argsort(-scores, kind="stable")[:MOST]
+    return order[suppressed(boxes[order], scores[order], threshold, of)]

@@ -1,0 +1,147 @@
+"""The three networks of MTCNN as pure functions of weights and pixels.
+
+Each takes windows [batch, height, width, 3] as float32 (pixel - 127.5) / 128 in RGB order and looks
+at windows of one side: P-net slides one of 12 pixels over an image, R-net and O-net get whole
+windows of 24 and 48 pixels. Corrections of a box are fractions of the window's side.
+
+References:
+  K. Zhang, Z. Zhang, Z. Li, Y. Qiao. Joint face detection and alignment using multitask cascaded
+  convolutional networks. IEEE SPL 23(10), 2016.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Weights = dict[str, jax.Array]
+"""Arrays of a network by name: NAME/kernel and NAME/bias of a layer, NAME/slope of its PReLU."""
+
+PNET_SIDE, RNET_SIDE, ONET_SIDE = 12, 24, 48
+"""Side of the window that each network looks at, in pixels."""
+STRIDE = 2
+"""Pixels between neighbouring windows of P-net."""
+
+
+def _layer(name: str, *kernel: int, prelu: bool = True) -> dict[str, tuple[int, ...]]:
+    arrays = {f"{name}/kernel": kernel, f"{name}/bias": kernel[-1:]}
+    # A convolution has one slope per channel for all places.
+    slope = (1, 1, kernel[-1]) if len(kernel) == 4 else kernel[-1:]
+    return arrays | ({f"{name}/slope": slope} if prelu else {})
+
+
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "pnet": {
+        **_layer("conv1", 3, 3, 3, 10),
+        **_layer("conv2", 3, 3, 10, 16),
+        **_layer("conv3", 3, 3, 16, 32),
+        **_layer("box", 1, 1, 32, 4, prelu=False),
+        **_layer("face", 1, 1, 32, 2, prelu=False),
+    },
+    "rnet": {
+        **_layer("conv1", 3, 3, 3, 28),
+        **_layer("conv2", 3, 3, 28, 48),
+        **_layer("conv3", 2, 2, 48, 64),
+        **_layer("dense", 576, 128),
+        **_layer("box", 128, 4, prelu=False),
+        **_layer("face", 128, 2, prelu=False),
+    },
+    "onet": {
+        **_layer("conv1", 3, 3, 3, 32),
+        **_layer("conv2", 3, 3, 32, 64),
+        **_layer("conv3", 3, 3, 64, 64),
+        **_layer("conv4", 2, 2, 64, 128),
+        **_layer("dense", 1152, 256),
+        **_layer("box", 256, 4, prelu=False),
+        **_layer("points", 256, 10, prelu=False),
+        **_layer("face", 256, 2, prelu=False),
+    },
+}
+"""Shape of each array of each network, in the order in which the released files list them."""
+
+
+def pnet(weights: Weights, images: jax.Array) -> jax.Array:
+    """Looks for faces in every window of 12 pixels, each two pixels from the next.
+
+    Args:
+      weights: those of SHAPES["pnet"].
+      images: [batch, height, width, 3].
+
+    Returns:
+      [batch, (height - 10) // 2, (width - 10) // 2, 5]: the probability of a face, and the four
+      corrections (left, top, right, bottom) of its box.
+    """
+    x = _pool(_conv(weights, "conv1", images), 2, "SAME")
+    x = _conv(weights, "conv3", _conv(weights, "conv2", x))
+    return jnp.concatenate([_probability(weights, x), _linear(weights, "box", x)], axis=-1)
+
+
+def rnet(weights: Weights, windows: jax.Array) -> jax.Array:
+    """Judges windows of 24 pixels.
+
+    Args:
+      weights: those of SHAPES["rnet"].
+      windows: [batch, 24, 24, 3].
+
+    Returns:
+      [batch, 5]: the probability of a face, and the four corrections of its box.
+    """
+    x = _pool(_conv(weights, "conv1", windows), 3, "SAME")
+    x = _pool(_conv(weights, "conv2", x), 3, "VALID")
+    x = _dense(weights, _conv(weights, "conv3", x))
+    return jnp.concatenate([_probability(weights, x), _linear(weights, "box", x)], axis=-1)
+
+
+def onet(weights: Weights, windows: jax.Array) -> jax.Array:
+    """Judges windows of 48 pixels and finds five points in each.
+
+    Args:
+      weights: those of SHAPES["onet"].
+      windows: [batch, 48, 48, 3].
+
+    Returns:
+      [batch, 15]: the probability of a face, the four corrections of its box, the x of the five
+      points (left eye, right eye, nose, corners of the mouth) and their y, as fractions of the
+      window's side from its left and top edge.
+    """
+    x = _pool(_conv(weights, "conv1", windows), 3, "SAME")
+    x = _pool(_conv(weights, "conv2", x), 3, "VALID")
+    x = _pool(_conv(weights, "conv3", x), 2, "SAME")
+    x = _dense(weights, _conv(weights, "conv4", x))
+    outputs = [_linear(weights, name, x) for name in ("box", "points")]
+    return jnp.concatenate([_probability(weights, x), *outputs], axis=-1)
+
+
+def _conv(weights: Weights, name: str, x: jax.Array) -> jax.Array:
+    kernel = weights[f"{name}/kernel"]
+    x = lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return _prelu(weights, name, x + weights[f"{name}/bias"].reshape(1, 1, 1, -1))
+
+
+def _dense(weights: Weights, x: jax.Array) -> jax.Array:
+    # The weights are of a program that stores columns first.
+    x = x.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)
+    return _prelu(weights, "dense", _linear(weights, "dense", x))
+
+
+def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
+    kernel = weights[f"{name}/kernel"]
+    bias = weights[f"{name}/bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+    return x @ kernel.reshape(kernel.shape[-2:]) + bias
+
+
+def _prelu(weights: Weights, name: str, x: jax.Array) -> jax.Array:
+    slope = weights[f"{name}/slope"].reshape((1,) * (x.ndim - 1) + (-1,))
+    return jnp.maximum(x, 0.0) + slope * jnp.minimum(x, 0.0)
+
+
+def _pool(x: jax.Array, side: int, padding: str) -> jax.Array:
+    window, strides = (1, side, side, 1), (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+
+
+def _probability(weights: Weights, x: jax.Array) -> jax.Array:
+    """Softmax over (no face, face), of which the second is kept."""
+    logits = _linear(weights, "face", x)
+    return jax.nn.sigmoid(logits[..., 1:] - logits[..., :1])
