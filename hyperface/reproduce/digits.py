@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from hyperface.reproduce.item import Context, features_digest
 from hyperface.train.logs import read_metrics
 from hyperface.train.loop import run_meta, train
 from hyperface.train.run_folder import check_same_run
+from hyperface.train.state import TrainState
 
 QUICK_STEPS = 60
 SHOWN = {False: 10_000, True: 1_000}
@@ -55,7 +56,7 @@ class Trained(NamedTuple):
         return np.array([found.mean() for found in by_class]) / norms.mean()
 
 
-def experiment(name: str, context: Context, **softmax) -> Experiment:
+def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
     """A shipped experiment alone, with another softmax term, at the steps asked for."""
     found = dataclasses.replace(experiments.load(name), compare=())
     if softmax:
@@ -101,10 +102,17 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     )
 
 
-def _write_features(experiment: Experiment, state, path: Path, context: Context) -> None:
+def _write_features(
+    experiment: Experiment, state: TrainState, path: Path, context: Context
+) -> None:
     variables = jax.device_put(jax.device_get(state.evaluated))
     network = state.network
-    embed = embedder(lambda v, images: network.apply(v, images, method="embed"), "none")
+
+    def features(variables: Any, images: jax.Array) -> jax.Array:
+        # Without `mutable`, apply returns the features alone.
+        return cast(jax.Array, network.apply(variables, images, method="embed"))
+
+    embed = embedder(features, "none")
     head = variables["params"]["head"]["softmax"]
     stored = {name: np.asarray(head[name]) for name in ("agents", "bias") if name in head}
     for name in ("train", "test"):
@@ -133,7 +141,7 @@ def each(runs: list[Trained], figure: Callable[[Trained], float]) -> list[float]
     return [float(figure(run)) for run in runs]
 
 
-def softmax_runs(context: Context, **term) -> list[Trained]:
+def softmax_runs(context: Context, **term: float | str) -> list[Trained]:
     """Those of mnist-plane-softmax, with other fields of its softmax term."""
     label = "-".join(["softmax", *term])
     return train_runs(experiment("mnist-plane-softmax", context, **term), label, context)

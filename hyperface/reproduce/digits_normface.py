@@ -7,12 +7,12 @@ import numpy as np
 from hyperface.report import figures
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 SCALES = (1, 2, 4, 7, 11)
 
 
-def convergence(context: Context):
+def convergence(context: Context) -> Measured:
     """NormFace, 3.3: the cosine softmax without a scale, with a fixed one and a learned one."""
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
@@ -54,7 +54,7 @@ def _logit(run: Trained) -> float:
     return np.abs(run.features["test"] @ run.agents.T).max()
 
 
-def scales(context: Context):
+def scales(context: Context) -> Measured:
     """Three-dimensional features at five fixed scales."""
     entries = []
     for scale in SCALES:
@@ -68,7 +68,7 @@ def scales(context: Context):
     return Outcome(entries, digits.scale_of(context, "mnist-plane-normface")), {}
 
 
-def distortion(context: Context):
+def distortion(context: Context) -> Measured:
     """Proposition 3's bound as training shows it."""
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]

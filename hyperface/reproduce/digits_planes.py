@@ -6,7 +6,7 @@ from hyperface.report import planes
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
 from hyperface.reproduce.faces import SIMILARITIES, pair_accuracy
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 COMPARED = 1_000
 """Test images of which all pairs are compared."""
@@ -14,7 +14,7 @@ NEAR = 0.5
 """A class is near the origin whose mean norm is below this share of the mean over classes."""
 
 
-def similarities(context: Context):
+def similarities(context: Context) -> Measured:
     """Table 1 at MNIST's size: pairs compared before and after normalisation."""
     runs = digits.softmax_runs(context)
     entries, found = [], {}
@@ -29,7 +29,7 @@ def similarities(context: Context):
         gains = np.subtract(found[name, "after"], found[name, "before"])
         entries.append(Entry.above(f"{name}: normalisation helps on MNIST", gains))
     reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
-    missing = dict.fromkeys(SIMILARITIES, reason)
+    missing: dict[str, str] = dict.fromkeys(SIMILARITIES, reason)
     scale = (
         f"{digits.scale_of(context, 'mnist-plane-softmax')}; all pairs of {COMPARED:,} test "
         "digits, best threshold, both kinds of pairs weigh equally"
@@ -43,7 +43,7 @@ def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
     return pair_accuracy(features, labels, similarity, normalized=normalized)
 
 
-def softmax_plane(context: Context):
+def softmax_plane(context: Context) -> Measured:
     """NormFace, Figure 2: radial features, in which angles tell more than distances."""
     runs = digits.softmax_runs(context)
     before, after = (
@@ -148,7 +148,7 @@ def marked(run: Trained) -> dict[str, np.ndarray]:
     return {"f_1": near[one], "f_2": near[two], "f_3": far[two]}
 
 
-def bias_plane(context: Context):
+def bias_plane(context: Context) -> Measured:
     """NormFace, Figure 3: with a bias, classes near zero that normalisation scatters."""
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}
@@ -183,9 +183,9 @@ def bias_plane(context: Context):
         for name, of in (("class nearest the origin", central), ("mean of the others", others)):
             entries.append(Entry.of(f"with a bias, {what}: {name}", list(of[what]), unit))
     wider = central["spread over the circle"] > others["spread over the circle"]
-    costs = [
+    biased_costs, free_costs = (
         [run.accuracy() - run.accuracy(normalized=True) for run in runs] for runs in (biased, free)
-    ]
+    )
     entries += [
         Entry.claim(
             "with a bias one or two clusters are near the origin",
@@ -198,9 +198,9 @@ def bias_plane(context: Context):
         ),
         Entry.above(
             "normalised, the cluster nearest the origin is harder to tell than the others are",
-            np.subtract(*(of["accuracy lost by the cosine"] for of in (central, others))),
+            central["accuracy lost by the cosine"] - others["accuracy lost by the cosine"],
         ),
-        Entry.above("with a bias normalisation costs more", np.subtract(*costs)),
+        Entry.above("with a bias normalisation costs more", np.subtract(biased_costs, free_costs)),
     ]
     drawn = {
         f"Training features{'' if seed == 0 else ', another seed'}": planes.feature_plane(

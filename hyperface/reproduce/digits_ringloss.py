@@ -5,13 +5,13 @@ import numpy as np
 from hyperface.report import drawings, planes
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 LONG, SHORT = (3, 6, 8), (1, 7, 9)
 """Digits that Ring loss, 2.1, finds to have features of high and of low norm."""
 
 
-def ring_planes(context: Context):
+def ring_planes(context: Context) -> Measured:
     """Ring loss, Figure 1: the plane with and without Ring loss, and test accuracy."""
     entries, drawn, deviation, accuracy = [], {}, {}, {}
     plain = digits.softmax_runs(context)
@@ -47,7 +47,7 @@ def ring_planes(context: Context):
     return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
 
 
-def digit_eight(context: Context):
+def digit_eight(context: Context) -> Measured:
     """Ring loss, Figure 4: low norms go with a large variation in angle on test images."""
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
@@ -105,7 +105,7 @@ def _norm_spread(run: Trained, split: str) -> float:
     return float(norms.std() / norms.mean())
 
 
-def class_norms(context: Context):
+def class_norms(context: Context) -> Measured:
     """Ring loss, Figure 5: norm ratio and accuracy of each class."""
     found = {
         "softmax": digits.softmax_runs(context),
@@ -133,7 +133,7 @@ def class_norms(context: Context):
     entries.append(
         Entry.claim(
             "Ring loss raises the accuracy of all classes",
-            list(gained.all(axis=1)),
+            gained.all(axis=1).tolist(),
             compares=True,
         )
     )

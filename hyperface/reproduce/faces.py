@@ -13,7 +13,7 @@ from hyperface.protocols.readers import PairList, lfw_pairs
 from hyperface.protocols.registry import SUITE
 from hyperface.report import figures
 from hyperface.reproduce import cached, methods
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.train.logs import read_metrics
 
 RUN = "faces-softmax-continued"
@@ -70,7 +70,7 @@ def list_accuracy(
     return 100 * fold_accuracy(scores, pairs.same, pairs.fold).mean
 
 
-def normalization(context: Context):
+def normalization(context: Context) -> Measured:
     """Table 1 on faces: pairs compared before and after normalisation, without mirror images.
 
     On all pairs of the test people, and on LFW's list where that is at hand.
@@ -122,7 +122,7 @@ def _before_and_after(prefix: str, accuracies: Callable[[str, bool], list[float]
     return [*entries, Entry.claim(row, as_much, compares=True)]
 
 
-def mirror(context: Context):
+def mirror(context: Context) -> Measured:
     """Section 5.1: an image and its mirror image, their features summed or side by side."""
     every = [cached.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
@@ -162,7 +162,7 @@ def _pairs(every: Sequence[cached.Cached], how: str) -> str:
     )
 
 
-def distortion(context: Context):
+def distortion(context: Context) -> Measured:
     """Proposition 3's bound at the end of training on faces, one figure a seed."""
     entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():

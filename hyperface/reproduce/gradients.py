@@ -9,25 +9,27 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperface import losses, reference
+from hyperface.config.loss import Normalize
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.normalize import cosine_similarity, l2_normalize
 from hyperface.report import drawings
 from hyperface.reproduce import sketches
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 STEP = 1e-6
 """Of central differences, in float64."""
 
 
-def _apart(found, expected) -> float:
+def _apart(found: ArrayLike, expected: ArrayLike) -> float:
     """Greatest difference, relative to the greatest expected value."""
     found, expected = np.asarray(found), np.asarray(expected)
     return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
-def _differences(function: Callable, x: np.ndarray) -> np.ndarray:
+def _differences(function: Callable[[np.ndarray], jax.Array], x: np.ndarray) -> np.ndarray:
     """Central differences of a scalar function of an array."""
     slopes = np.zeros(x.shape)
     for place in np.ndindex(x.shape):
@@ -37,14 +39,14 @@ def _differences(function: Callable, x: np.ndarray) -> np.ndarray:
     return slopes
 
 
-def normalization(context: Context):
+def normalization(context: Context) -> Measured:
     """Eq. 3 and 4 and Figure 4: the gradient lies in the tangent plane, and the norm grows."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, slope = rng.normal(size=(2, 20, 8))
 
         @jax.jit
-        def loss(x):
+        def loss(x: jax.Array | np.ndarray) -> jax.Array:
             return jnp.sum(l2_normalize(x) * slope)
 
         found = np.asarray(jax.grad(loss)(x))
@@ -108,8 +110,8 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
     features = jnp.asarray(means[labels] + 0.7 * rng.normal(size=(400, 8)))
     agents = l2_normalize(jnp.asarray(rng.normal(size=(10, 8))))
 
-    def step(agents, some):
-        def loss(agents):
+    def step(agents: jax.Array, some: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(agents: jax.Array) -> jax.Array:
             return jnp.mean(losses.softmax(features[some], agents, labels[some], scale=4.0))
 
         agents = agents - rate * (jax.grad(loss)(agents) + decay * agents)
@@ -119,13 +121,13 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
     return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, batches))(agents)[1])
 
 
-def softmax_formulas(context: Context):
+def softmax_formulas(context: Context) -> Measured:
     """Eq. 1, 2, 5 and 6: softmax with and without bias, its class, the cosine, and the softmax of
     scaled cosines, with their gradients by hand in NumPy."""
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
     labels = rng.integers(0, 10, 40)
-    cases = {
+    cases: dict[str, tuple[Normalize, float, np.ndarray | None]] = {
         "Eq. 1, without bias": ("none", 1.0, None),
         "Eq. 1, with a bias": ("none", 1.0, bias),
         "Eq. 6, scale 1": ("both", 1.0, None),
@@ -137,8 +139,16 @@ def softmax_formulas(context: Context):
             arguments = {"features": features, "agents": agents, "scale": np.array(scale)}
             arguments |= {} if added is None else {"bias": added}
 
-            def loss(given, normalize=normalize):
-                return jnp.mean(losses.softmax(labels=labels, normalize=normalize, **given))
+            def loss(given: dict[str, jax.Array], normalize: Normalize = normalize) -> jax.Array:
+                found = losses.softmax(
+                    given["features"],
+                    given["agents"],
+                    labels,
+                    normalize=normalize,
+                    scale=given["scale"],
+                    bias=given.get("bias"),
+                )
+                return jnp.mean(found)
 
             value, slopes = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, arguments))
             expected, formula = _softmax(labels, normalize=normalize == "both", **arguments)
@@ -204,7 +214,7 @@ def _softmax(
     return float(-np.mean(np.log(shares[rows, labels]))), found
 
 
-def reformulations(context: Context):
+def reformulations(context: Context) -> Measured:
     """Eq. 7 to 11: the losses of pairs and triplets, cosine softmax as distances, and the losses
     over agents, against the plain formulas in float64."""
     rng = np.random.default_rng(0)
@@ -243,7 +253,7 @@ def reformulations(context: Context):
     return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
 
 
-def norm_in_softmax(context: Context):
+def norm_in_softmax(context: Context) -> Measured:
     """Ring loss, Eq. 1 and 2: features of one direction and different norms, losses that differ."""
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -268,14 +278,14 @@ def norm_in_softmax(context: Context):
     return Outcome(entries, scale), {"Loss against norm": drawn}
 
 
-def ring(context: Context):
+def ring(context: Context) -> Measured:
     """Ring loss, Eq. 3 to 6: its gradients by formula and by finite differences, and convexity."""
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))
         radius, weight = 1.5, 0.01
 
         @jax.jit
-        def loss(features, radius):
+        def loss(features: np.ndarray, radius: float | np.ndarray) -> jax.Array:
             return weight * jnp.mean(losses.ring(features, radius))
 
         norms = np.linalg.norm(features, axis=1)
@@ -303,7 +313,9 @@ def ring(context: Context):
     return Outcome(entries, scale), {}
 
 
-def _convexity(loss: Callable, radius: float, pairs: int = 1_000) -> list[Entry]:
+def _convexity(
+    loss: Callable[[np.ndarray], np.ndarray], radius: float, pairs: int = 1_000
+) -> list[Entry]:
     """Whether the loss [features] of features, or of norms, is above none of its chords' midpoints,
     and whether the midpoints of two sets' pairs stay in them."""
     rng = np.random.default_rng(1)

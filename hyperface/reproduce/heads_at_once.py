@@ -7,7 +7,7 @@ program like the parameters are, so that one program, compiled once, trains all 
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,33 +22,41 @@ RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
 PARTS = 20
 """The steps are made in so many calls, between which progress is said."""
 
+Params = dict[str, jax.Array]
+"""The parameters of a head by name, one array each."""
+Number = float | jax.Array
+"""A number or, in the mapped program, an array of one number per setting."""
+
 xavier = jax.nn.initializers.glorot_uniform()
 
 
 class Setting(NamedTuple):
     """The objective, softmax + ring + center + C-contrastive, in numbers."""
 
-    softmax: float = 1.0
-    """Weight, as the next three."""
-    ring: float = 0.0
-    center: float = 0.0
-    c_contrastive: float = 0.0
-    margin: float = 1.0
-    """Of C-contrastive."""
-    scale: float = 1.0
+    softmax: Number = 1.0
+    """Weight of the softmax loss."""
+    ring: Number = 0.0
+    """Weight of Ring loss."""
+    center: Number = 0.0
+    """Weight of center loss."""
+    c_contrastive: Number = 0.0
+    """Weight of C-contrastive loss."""
+    margin: Number = 1.0
+    """Margin of C-contrastive loss."""
+    scale: Number = 1.0
     """s on the softmax's similarities."""
-    unit_features: bool = False
+    unit_features: Number = False
     """Whether the softmax sees features at unit length: l2-constrained softmax."""
-    unit_agents: bool = False
+    unit_agents: Number = False
     """Whether it sees agents at unit length; with both it is NormFace's."""
 
 
 class Carry(NamedTuple):
     """What goes from one step to the next."""
 
-    params: Any
+    params: Params
     centers: jax.Array
-    opt_state: Any
+    opt_state: optax.OptState
 
 
 def train(
@@ -59,7 +67,7 @@ def train(
     seeds: int,
     steps: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Any:
+) -> Params:
     """Trains every setting with every seed at once.
 
     A seed sets the first parameters and the batches, the same for all settings. A batch shows
@@ -142,13 +150,15 @@ def some_steps(
         grads = jax.grad(objective)(carry.params, carry.centers, setting, batch, labels)
         updates, opt_state = optimizer(steps).update(grads, carry.opt_state, carry.params)
         moved = losses.updated_centers(carry.centers, embed(carry.params, batch), labels)
-        return Carry(optax.apply_updates(carry.params, updates), moved, opt_state)
+        # optax keeps the structure of the parameters, which its types do not say.
+        params = cast(Params, optax.apply_updates(carry.params, updates))
+        return Carry(params, moved, opt_state)
 
     return jax.lax.fori_loop(start, stop, step, carry)
 
 
 def objective(
-    params: Any, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
+    params: Params, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """The mean loss of a batch.
 
@@ -173,7 +183,7 @@ def objective(
     return jnp.mean(loss)
 
 
-def embed(params: Any, features: jax.Array) -> jax.Array:
+def embed(params: Params, features: jax.Array) -> jax.Array:
     """A head's features [batch, dim]: a linear layer, PReLU, a linear layer."""
     x = features @ params["inner"] + params["inner_bias"]
     x = jnp.where(x < 0, params["slope"] * x, x)
@@ -190,7 +200,7 @@ def drawn(
     return data[0][chosen, mirrored], data[1][chosen]
 
 
-def _decayed(params: dict[str, jax.Array]) -> dict[str, bool]:
+def _decayed(params: Params) -> dict[str, bool]:
     return {name: name not in ("inner_bias", "outer_bias", "radius") for name in params}
 
 

@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeAlias
 
 import hyperface
 from hyperface import owned
 from hyperface.files import digest
 
-if TYPE_CHECKING:  # Items are listed before matplotlib is loaded.
+if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
+    import numpy as np
     from matplotlib.figure import Figure
     from rich.console import Console
 
+Measured: TypeAlias = "tuple[Outcome, dict[str, Figure]]"
+"""What the measurement of an item returns: the outcome, and its figures by caption."""
 RESULT = "result.json"
 HOLDS = "holds"
 """The unit of a statement, which holds (1) or does not (0)."""
@@ -69,18 +72,31 @@ class Entry:
     """What is said beside it."""
 
     @classmethod
-    def of(cls, row: str, value: Any, unit: str = "", digits: int = 2, column: str = "") -> "Entry":
+    def of(
+        cls,
+        row: str,
+        value: SupportsFloat | Sequence[SupportsFloat],
+        unit: str = "",
+        digits: int = 2,
+        column: str = "",
+    ) -> "Entry":
         """An entry of one number, or of a sequence with one a seed."""
         values = value if isinstance(value, Sequence) else [value]
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
     @classmethod
-    def claim(cls, row: str, holds: Any, *, compares: bool = False) -> "Entry":
+    def claim(
+        cls,
+        row: str,
+        holds: SupportsFloat | Sequence[SupportsFloat],
+        *,
+        compares: bool = False,
+    ) -> "Entry":
         """A statement of the paper, and whether what was measured bears it out, one a seed."""
         return replace(cls.of(row, holds, HOLDS), compares=compares)
 
     @classmethod
-    def above(cls, row: str, by: Sequence[float], column: str = "") -> "Entry":
+    def above(cls, row: str, by: "Sequence[float] | np.ndarray", column: str = "") -> "Entry":
         """A statement that a figure is above another, by so many points, one a seed.
 
         Infinite is a side that diverged: it is below.
@@ -200,9 +216,12 @@ def to_record(outcome: Outcome) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Outcome:
     """The outcome in a record, which may hold more."""
-    entries = [
-        Entry(**{name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()})
-        for entry in record["entries"]
-    ]
-    rest = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
-    return Outcome(**rest | {"entries": entries})
+    fields = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
+    fields["entries"] = [_entry(entry) for entry in record["entries"]]
+    return Outcome(**fields)
+
+
+def _entry(record: Mapping[str, Any]) -> Entry:
+    # JSON turns tuples into lists.
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+    return Entry(**fields)

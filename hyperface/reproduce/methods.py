@@ -8,7 +8,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tyro
 
@@ -83,7 +83,7 @@ class Command(NamedTuple):
             return False
         if self.program == "evaluate":
             settings = json.loads(self.makes.read_text())["settings"]
-            same_run = settings["run"] == run_digest(self.start)
+            same_run = self.start is not None and settings["run"] == run_digest(self.start)
             same_files = _are_same(settings["files"], data_dir / "protocols")
             return self._has_scored(settings["options"]) and same_run and same_files
         started = self.start is None or bool(run_digest(self.start))
@@ -223,7 +223,17 @@ def _shorter(context: Context) -> str:
     return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
 
 
-def few_steps(asked: Any) -> int | None:
+class Shortened(Protocol):
+    """Settings that may ask for short trainings, which only show that everything works."""
+
+    @property
+    def steps(self) -> int | None: ...
+
+    @property
+    def quick(self) -> bool: ...
+
+
+def few_steps(asked: Shortened) -> int | None:
     """Those of a training that only shows that all works, by `steps` and `quick`; else None."""
     return asked.steps or (QUICK_STEPS if asked.quick else None)
 
@@ -321,7 +331,7 @@ def scoring(run: Path, options: str, evaluation: str) -> Command:
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
     """Returns what a kept result must agree in to be used again."""
-    found = {"version": hyperface.__version__, "code": code_digest()}
+    found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
     if item.needs:
         found |= {"quick": context.quick, "steps": context.steps, "seeds": context.seeds}
         used = (*item.needs, *item.uses)

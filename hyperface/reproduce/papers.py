@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from hyperface.errors import unknown_name
-from hyperface.reproduce.item import Item
+from hyperface.reproduce.item import Context, Item, Measured
 from hyperface.reproduce.normface import ITEMS as NORMFACE
 from hyperface.reproduce.ringloss import ITEMS as RINGLOSS
 
@@ -41,10 +41,10 @@ def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
 @cache
 def published() -> dict[str, Any]:
     """What the papers print, by paper and item, and the commands behind their tables' rows."""
-    return tomllib.loads(files(__package__).joinpath("published.toml").read_text("utf-8"))
+    return tomllib.loads(files("hyperface.reproduce").joinpath("published.toml").read_text("utf-8"))
 
 
-def measurement(item: Item) -> Callable:
+def measurement(item: Item) -> Callable[[Context], Measured]:
     """The function that measures an item: Context -> (Outcome, figures by caption)."""
     module, function = item.measure.rsplit(".", 1)
-    return getattr(importlib.import_module(f"{__package__}.{module}"), function)
+    return getattr(importlib.import_module(f"hyperface.reproduce.{module}"), function)

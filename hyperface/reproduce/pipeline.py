@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hyperface.reproduce.item import Context, Outcome
+from hyperface.reproduce.item import Context, Measured, Outcome
 
 STEP = 2.6
 """From the middle of one box to that of the next."""
@@ -21,7 +21,7 @@ ABOVE = 1.1
 """From a row to what enters it from above: labels and weights."""
 
 
-def drawing(context: Context):
+def drawing(context: Context) -> Measured:
     """Training before, NormFace's, and testing; what is coloured, earlier training did without."""
     figure = Figure(figsize=(10.5, 7.2), layout="constrained")
     axes = figure.subplots()

@@ -1,7 +1,7 @@
 """NormFace's three propositions, measured without data."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ import optax
 from hyperface import losses, theory
 from hyperface.normalize import l2_normalize
 from hyperface.report import drawings
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
+Params = dict[str, jax.Array]
 CLASS_COUNTS = (10, 100, 1_000, 10_575, 31_000, 100_000)
 
 
-def scaling(context: Context):
+def scaling(context: Context) -> Measured:
     """Proposition 1: a longer feature is a more certain one, as long as there is no bias."""
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
@@ -26,10 +27,10 @@ def scaling(context: Context):
     )
     factors = np.geomspace(1, 100, 41, dtype=np.float32)
 
-    def curves(bias):
+    def curves(bias: np.ndarray | None) -> np.ndarray:
         winner = np.argmax(features @ agents.T + (0.0 if bias is None else bias), axis=1)
 
-        def loss(factor):
+        def loss(factor: jax.Array) -> jax.Array:
             return losses.softmax(factor * features, agents, winner, normalize="none", bias=bias)
 
         return np.exp(-np.asarray(jax.lax.map(loss, factors)))
@@ -62,7 +63,7 @@ class _Descent(NamedTuple):
     scale: jax.Array
 
 
-def bound(context: Context):
+def bound(context: Context) -> Measured:
     """Proposition 2 and the numbers of 3.3, and free vectors that descend to the bound."""
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
     rows += [(31_000, s) for s in (1, 10, 15)] + [(10, 1), (10, 4), (1_000, 1), (1_000, 10)]
@@ -133,7 +134,7 @@ def _own_slope() -> list[Entry]:
     """The slope of softmax loss in the own class's logit, and what is left of it at the bound."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(100, 10)), jnp.float32)
 
-    def loss(logits):
+    def loss(logits: jax.Array) -> jax.Array:
         return jnp.sum(losses.softmax(logits, jnp.eye(10), owner, normalize="none"))
 
     owner = jnp.arange(100) % 10
@@ -157,22 +158,26 @@ def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) ->
     params = {"features": features, "agents": agents, "scale": jnp.asarray(scale)}
     optimizer = optax.adam(0.01)
 
-    def loss(params):
+    def loss(params: Params) -> jax.Array:
         inputs = params["features"], params["agents"], jnp.arange(10)
         return jnp.mean(losses.softmax(*inputs, scale=params["scale"]))
 
-    def step(carry, _):
+    def step(
+        carry: tuple[Params, optax.OptState], _: None
+    ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
         params, state = carry
         value, slope = jax.value_and_grad(loss)(params)
+        # optax keeps the structure of the parameters, which its types do not say.
         updates, state = optimizer.update(slope, state)
+        updates = cast(Params, updates)
         updates["scale"] *= learned
-        return (optax.apply_updates(params, updates), state), value
+        return (cast(Params, optax.apply_updates(params, updates)), state), value
 
     (params, _), found = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
     return _Descent(found, params["scale"])
 
 
-def bound_curves(context: Context):
+def bound_curves(context: Context) -> Measured:
     """Figure 5: the bound against l^2."""
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
@@ -193,7 +198,7 @@ def bound_curves(context: Context):
     return Outcome(entries, "closed form"), {"The bound as a function of the squared norm": drawn}
 
 
-def distortion(context: Context):
+def distortion(context: Context) -> Measured:
     """Proposition 3: what an agent costs in place of its class, and its bound."""
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16

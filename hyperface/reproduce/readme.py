@@ -14,7 +14,7 @@ from typing import Any
 from hyperface.errors import InputError
 from hyperface.files import replace_text
 from hyperface.report.tables import Table, as_markdown
-from hyperface.reproduce.item import from_record, to_record
+from hyperface.reproduce.item import Outcome, from_record, to_record
 from hyperface.reproduce.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, section
 from hyperface.reproduce.papers import PAPERS, items, published
 
@@ -36,14 +36,18 @@ SHOWN = {
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
     """Puts what was measured of a paper's shown items into `measured.json`; others stay there."""
-    found = {
-        one.item.name: {
-            "command": _command(paper, one),
-            # Where the runs lie is of no use to others.
-            **to_record(dataclasses.replace(one.outcome, missing={}, pictures={})),
-        }
+    measured = {
+        one.item.name: one.outcome
         for one in shown
         if one.item.name in SHOWN[paper] and one.outcome and one.outcome.entries
+    }
+    found = {
+        name: {
+            "command": _command(paper, name, outcome),
+            # Where the runs lie is of no use to others.
+            **to_record(dataclasses.replace(outcome, missing={}, pictures={})),
+        }
+        for name, outcome in measured.items()
     }
     kept = read()
     kept[paper] = kept.get(paper, {}) | found
@@ -54,11 +58,11 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
     replace_text(KEPT, json.dumps(whole, indent=1) + "\n")
 
 
-def _command(paper: str, one: Shown) -> str:
-    """What measures an item, with the default folders."""
-    seeds = max(len(entry.values) for entry in one.outcome.entries)
+def _command(paper: str, name: str, outcome: Outcome) -> str:
+    """Returns the command that measures an item, with the default folders."""
+    seeds = max(len(entry.values) for entry in outcome.entries)
     several = f" --seeds {seeds}" if seeds > 1 else ""
-    return f"hyperface reproduce {paper} --only {one.item.name}{several}"
+    return f"hyperface reproduce {paper} --only {name}{several}"
 
 
 def read() -> dict[str, Any]:
@@ -71,12 +75,13 @@ def tables(paper: str) -> str:
     parts = []
     for name, record in read().get(paper, {}).items():
         (item,) = items(paper, (name,))
-        one = Shown(item, from_record(record), Path(), record["command"])
+        outcome = from_record(record)
+        one = Shown(item, outcome, Path(), record["command"])
         printed = published()[paper].get(name, {})
         table = section(one, printed).table
         title = f"{table.title} (`{record['command']}`)."
         notes = [printed["note"]] if "note" in printed else []
-        notes += [f"Run: {one.outcome.scale}."] if one.outcome.scale else []
+        notes += [f"Run: {outcome.scale}."] if outcome.scale else []
         parts += [title, *notes, as_markdown(_shortened(table))]
     return "\n\n".join(parts)
 

@@ -13,7 +13,7 @@ from hyperface.metrics.verification import verify
 from hyperface.report import drawings
 from hyperface.reproduce import cached, heads_at_once, printed_spreads
 from hyperface.reproduce.heads_at_once import Setting
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
 
 RUN = "faces-softmax"
@@ -46,7 +46,7 @@ class Scores(NamedTuple):
     """[seeds] standard deviation of the test features' norms over their mean."""
 
 
-def ring(context: Context):
+def ring(context: Context) -> Measured:
     """Ring loss: results over lambda beside those over alpha, and over center loss' weight."""
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
@@ -76,7 +76,7 @@ def ring(context: Context):
     return outcome, _drawn(found, panels, ["softmax"])
 
 
-def weights(context: Context):
+def weights(context: Context) -> Measured:
     """NormFace, Figure 8: softmax with C-contrastive or, with m = 0, center loss, by weight."""
     scale = theory.scale_for_bound(_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))

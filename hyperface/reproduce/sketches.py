@@ -29,7 +29,7 @@ def tangent_line() -> Figure:
     axes.add_patch(Circle((0, 0), 1.0, fill=False, color=GREY))
     axes.add_patch(Circle((0, 0), 1.5, fill=False, color=GREY, linestyle=":"))
     for start in (unit, x):
-        axes.axline(start, start + along, color=GREY, linewidth=0.6)
+        axes.axline(tuple(start), tuple(start + along), color=GREY, linewidth=0.6)
     axes.plot(*zip(unit + slope, unit + along, strict=True), color=BLUE, linestyle=":")
     _arrow(axes, np.zeros(2), moved, GREY, r"$x + \alpha\,\partial L/\partial x$", (0.06, -0.02))
     _arrow(axes, x, moved, GREY)
@@ -38,7 +38,7 @@ def tangent_line() -> Figure:
     _arrow(axes, unit, unit + along, RED, "its projection\non the tangent", (0.04, -0.08))
     _arrow(axes, x, x + gradient, RED, r"$\partial L/\partial x$", (-0.02, 0.06))
     axes.plot(*unit, "o", color="#222222")
-    axes.text(*np.add(unit, (-0.12, 0.02)), r"$\tilde{x}$", fontsize=12)
+    axes.text(unit[0] - 0.12, unit[1] + 0.02, r"$\tilde{x}$", fontsize=12)
     for radius, name in ((1.0, "1"), (1.5, r"$\|x\|$")):
         axes.text(radius - 0.03, -0.12, name, color="#5a5a5a", ha="right")
     axes.set(xlim=(-0.25, 2.1), ylim=(-0.25, 1.65), aspect="equal")
@@ -107,7 +107,12 @@ def classification_margins(ratio: float = 2.0) -> Figure:
             direction = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
             colour = {"1": RED, "2": BLUE}[name[-1]] if name[0] == "x" else "#222222"
             _arrow(
-                axes, np.zeros(2), lengths[name] * direction, colour, f"${name}$", 0.1 * direction
+                axes,
+                np.zeros(2),
+                lengths[name] * direction,
+                colour,
+                f"${name}$",
+                tuple(0.1 * direction),
             )
         _angle(axes, towards["x_1"], towards["w_1"], 0.62, r"$\theta_1$")
         _angle(axes, towards["x_2"], towards["w_1"], 0.36, r"$\theta_2$")
@@ -125,7 +130,9 @@ def pair_histogram() -> Figure:
     person = rng.normal(size=64)
     frames = person + 0.9 * rng.normal(size=(sum(sizes), 64))
     unit = _on_sphere(frames)
-    found = video_similarities(group_frames(frames, np.repeat([0, 1], sizes)), [0], [1])
+    found = video_similarities(
+        group_frames(frames, np.repeat([0, 1], sizes)), np.array([0]), np.array([1])
+    )
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     matrix, counted = figure.subplots(1, 2)
     shown = matrix.imshow(unit[: sizes[0]] @ unit[sizes[0] :].T, cmap="viridis")
@@ -153,11 +160,18 @@ def _on_sphere(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _arrow(axes: Axes, tail, head, colour: str, label: str = "", offset=(0.0, 0.0)) -> None:
-    """An arrow; the label stands at its head, moved by the offset."""
+def _arrow(
+    axes: Axes,
+    tail: np.ndarray,
+    head: np.ndarray,
+    colour: str,
+    label: str = "",
+    offset: tuple[float, float] = (0.0, 0.0),
+) -> None:
+    """Draws an arrow, and a label at its head, moved by the offset."""
     style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
-    axes.annotate("", xy=head, xytext=tail, arrowprops=style)
-    axes.text(*(np.asarray(head) + offset), label, color=colour, fontsize=11)
+    axes.annotate("", xy=tuple(head), xytext=tuple(tail), arrowprops=style)
+    axes.text(head[0] + offset[0], head[1] + offset[1], label, color=colour, fontsize=11)
 
 
 def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:

@@ -13,7 +13,7 @@ from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.pair_protocol import PROTOCOLS
 from hyperface.protocols.result import Figure
 from hyperface.reproduce import cached
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
 from hyperface.runs.embedding import BATCH
 
@@ -29,7 +29,7 @@ FIGURES = ("accuracy", "EER", "AUC", "TAR at FAR 0.1 %")
 COMPONENTS = 200
 
 
-def features(context: Context):
+def features(context: Context) -> Measured:
     """Raw pixels and their principal components, beside a softmax net, without mirror images."""
     protocols = context.data_dir / "protocols"
     there = [
