@@ -1,4 +1,4 @@
-"""NormFace's Figures 2 and 3: MNIST features on the plane, and how pairs of them compare."""
+"""Measures NormFace's Figures 2 and 3 and Table 1 on MNIST features in the plane."""
 
 import numpy as np
 
@@ -9,13 +9,13 @@ from hyperface.reproduce.faces import SIMILARITIES, pair_accuracy
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 COMPARED = 1_000
-"""Test images of which all pairs are compared."""
+"""Number of test images whose pairs are all compared."""
 NEAR = 0.5
-"""A class is near the origin whose mean norm is below this share of the mean over classes."""
+"""A class is near the origin if its mean norm is below this share of the mean over classes."""
 
 
 def similarities(context: Context) -> Measured:
-    """Table 1 at MNIST's size: pairs compared before and after normalisation."""
+    """Measures Table 1 on MNIST: accuracy of pairs before and after normalisation."""
     runs = digits.softmax_runs(context)
     entries, found = [], {}
     for name in SIMILARITIES:
@@ -44,7 +44,7 @@ def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
 
 
 def softmax_plane(context: Context) -> Measured:
-    """NormFace, Figure 2: radial features, in which angles tell more than distances."""
+    """Measures NormFace, Figure 2: features are radial, so angles compare better than distances."""
     runs = digits.softmax_runs(context)
     before, after = (
         digits.each(runs, lambda r, n=n: r.accuracy(normalized=n)) for n in (False, True)
@@ -105,8 +105,11 @@ def softmax_plane(context: Context) -> Measured:
 
 
 def _nearer(run: Trained, normalized: bool) -> float:
-    """Share of test features, in percent, with one of another class nearer than the farthest of
-    their own; of those that are classified right, so that outliers do not decide."""
+    """Returns the share, in percent, of test features that lie nearer to another class.
+
+    Such a feature has a feature of another class nearer than the farthest feature of its own class.
+    Only correctly classified features count, so that outliers do not decide.
+    """
     every = max(1, len(run.labels["test"]) // COMPARED)
     features, labels = run.features["test"][::every], run.labels["test"][::every]
     right = np.argmax(features @ run.agents.T, axis=1) == labels
@@ -123,11 +126,11 @@ def _nearer(run: Trained, normalized: bool) -> float:
 
 
 def marked(run: Trained) -> dict[str, np.ndarray]:
-    """Three training features as in the caption of Figure 2: f_2 and f_3 of one class, f_1 of
-    another and much nearer to f_2; {} where there are none.
+    """Returns three training features as in the caption of Figure 2, or {} if there are none.
 
-    Of each class its features of the tenth and the ninetieth percentile of norms are looked at, of
-    those that are classified right, and the three whose distances differ most are taken.
+    f_2 and f_3 are of one class; f_1 is of another class and much nearer to f_2. The candidates are
+    the correctly classified features at the tenth and ninetieth percentile of each class' norms.
+    The three with the greatest ratio of distances are returned.
     """
     features, labels = run.features["train"], run.labels["train"]
     right = np.argmax(features @ run.agents.T, axis=1) == labels
@@ -149,7 +152,7 @@ def marked(run: Trained) -> dict[str, np.ndarray]:
 
 
 def bias_plane(context: Context) -> Measured:
-    """NormFace, Figure 3: with a bias, classes near zero that normalisation scatters."""
+    """Measures NormFace, Figure 3: a bias puts classes near zero, which normalisation scatters."""
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}
     entries = [
@@ -212,14 +215,16 @@ def bias_plane(context: Context) -> Measured:
 
 
 def _class_norms(run: Trained) -> np.ndarray:
-    """[classes] mean norm of a class' training features over the mean over classes."""
+    """Returns each class' mean norm of training features over the mean over classes [classes]."""
     norms = run.class_norms("train")
     return norms / norms.mean()
 
 
 def _spread(run: Trained, digit: int) -> float:
-    """Root mean squared angle, in degrees, of a digit's training features to their mean direction;
-    104 of features that lie everywhere on the circle."""
+    """Returns the root mean square angle, in degrees, of a digit's features to their mean.
+
+    Features that are spread evenly over the circle have 104 degrees.
+    """
     features = run.features["train"][run.labels["train"] == digit]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     mean = unit.mean(axis=0)
@@ -228,8 +233,11 @@ def _spread(run: Trained, digit: int) -> float:
 
 
 def _lost(run: Trained, digit: int) -> float:
-    """Points that the cosine, which has no bias, loses in telling a digit from the others on test
-    images; both kinds of images weigh alike."""
+    """Returns the accuracy, in points, that the cosine without bias loses on one digit.
+
+    The accuracy is that of telling the digit from all others on test images, with equal weight for
+    both kinds of images.
+    """
     features, own = run.features["test"], run.labels["test"] == digit
     logits = features @ run.agents.T
     found = []

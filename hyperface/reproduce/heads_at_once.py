@@ -1,7 +1,7 @@
-"""Small heads over fixed features, trained for many settings and seeds in one mapped program.
+"""Trains small heads on fixed features, for many settings and seeds in one mapped program.
 
-What a setting sets (the weights of the terms, the scale, what is normalised) is an array of the
-program like the parameters are, so that one program, compiled once, trains all of them.
+The weights of the terms, the scale and the choice of normalisation are arrays of the program, as
+the parameters are. So one program, compiled once, trains all settings.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from hyperface.normalize import l2_norm, l2_normalize
 HIDDEN, DIM, BATCH = 128, 128, 64
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
 PARTS = 20
-"""The steps are made in so many calls, between which progress is said."""
+"""Number of calls that the steps are split into; progress is reported after each."""
 
 Params = dict[str, jax.Array]
 """The parameters of a head by name, one array each."""
@@ -31,7 +31,7 @@ xavier = jax.nn.initializers.glorot_uniform()
 
 
 class Setting(NamedTuple):
-    """The objective, softmax + ring + center + C-contrastive, in numbers."""
+    """The numbers of the objective: softmax + ring + center + C-contrastive."""
 
     softmax: Number = 1.0
     """Weight of the softmax loss."""
@@ -46,13 +46,13 @@ class Setting(NamedTuple):
     scale: Number = 1.0
     """s on the softmax's similarities."""
     unit_features: Number = False
-    """Whether the softmax sees features at unit length: l2-constrained softmax."""
+    """Whether the softmax normalises features: l2-constrained softmax."""
     unit_agents: Number = False
-    """Whether it sees agents at unit length; with both it is NormFace's."""
+    """Whether the softmax normalises agents; with both it is NormFace's softmax."""
 
 
 class Carry(NamedTuple):
-    """What goes from one step to the next."""
+    """The state that a step passes to the next."""
 
     params: Params
     centers: jax.Array
@@ -76,10 +76,10 @@ def train(
     Args:
       settings: the objectives.
       features: [images, 2, dim] of images and their mirror images.
-      labels: [images] class ids from 0 on.
-      seeds: how many, from 0 on.
-      steps: of stochastic gradient descent; the rate is a tenth in the last fifth.
-      progress: called with steps done and all.
+      labels: [images] class ids, counted from 0.
+      seeds: number of seeds, counted from 0.
+      steps: of stochastic gradient descent; the rate drops to a tenth for the last fifth.
+      progress: called with the finished steps and the number of all steps.
 
     Returns:
       The heads' parameters, each array [seeds, settings, ...].
@@ -101,13 +101,13 @@ def train(
 
 
 def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps: int) -> Carry:
-    """Parameters before the first step; R is the mean feature norm of the first batch.
+    """Returns the state before the first step; R is the mean feature norm of the first batch.
 
     Args:
       key: of the seed.
       data: features and labels, as in `train`.
       classes: rows of agents and centers.
-      steps: in all.
+      steps: number of all steps.
     """
     inner, outer, agents = jax.random.split(jax.random.fold_in(key, 1), 3)
     params = {
@@ -133,16 +133,16 @@ def some_steps(
     *,
     steps: int,
 ) -> Carry:
-    """The steps from `start` to `stop` of one setting and seed.
+    """Runs the steps from `start` to `stop` of one setting and seed.
 
     Args:
-      carry: before them.
+      carry: the state before them.
       key: of the seed.
       setting: the objective.
-      start: steps that are done.
-      stop: steps that are done after it.
+      start: number of finished steps.
+      stop: number of finished steps afterwards.
       data: features and labels, as in `train`.
-      steps: in all.
+      steps: number of all steps.
     """
 
     def step(place: jax.Array, carry: Carry) -> Carry:
@@ -160,21 +160,21 @@ def some_steps(
 def objective(
     params: Params, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """The mean loss of a batch.
+    """Returns the mean loss of a batch.
 
     Args:
       params: of a head.
       centers: [classes, dim] of center loss.
       setting: what is minimised.
-      batch: [batch, dim] features that the head makes its own of.
+      batch: [batch, dim] input features of the head.
       labels: [batch] class ids.
     """
     features, agents = embed(params, batch), params["agents"]
-    # Normalised by hand: what a loss normalises is a choice of the program, not a number.
-    seen = jnp.where(setting.unit_features, l2_normalize(features), features)
+    # `normalize` of a loss is fixed when it is compiled, but here it differs between settings.
+    inputs = jnp.where(setting.unit_features, l2_normalize(features), features)
     rows = jnp.where(setting.unit_agents, l2_normalize(agents), agents)
     loss = (
-        setting.softmax * losses.softmax(setting.scale * seen, rows, labels, normalize="none")
+        setting.softmax * losses.softmax(setting.scale * inputs, rows, labels, normalize="none")
         + setting.ring * losses.ring(features, params["radius"])
         + setting.center * losses.center(features, centers, labels)
         + setting.c_contrastive
@@ -184,7 +184,7 @@ def objective(
 
 
 def embed(params: Params, features: jax.Array) -> jax.Array:
-    """A head's features [batch, dim]: a linear layer, PReLU, a linear layer."""
+    """Returns the head's features [batch, dim]: a linear layer, PReLU, a linear layer."""
     x = features @ params["inner"] + params["inner_bias"]
     x = jnp.where(x < 0, params["slope"] * x, x)
     return x @ params["outer"] + params["outer_bias"]
@@ -193,7 +193,7 @@ def embed(params: Params, features: jax.Array) -> jax.Array:
 def drawn(
     key: jax.Array, place: jax.Array | int, data: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """The batch of a step: features [batch, dim] and labels [batch]."""
+    """Samples the batch of a step: features [batch, dim] and labels [batch]."""
     which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), place))
     chosen = jax.random.randint(which, (BATCH,), 0, data[1].shape[0])
     mirrored = jax.random.randint(side, (BATCH,), 0, 2)
@@ -205,6 +205,6 @@ def _decayed(params: Params) -> dict[str, bool]:
 
 
 def optimizer(steps: int) -> optax.GradientTransformation:
-    """Gradient descent with momentum, a rate that drops once, and decay but of biases and R."""
+    """Returns SGD with momentum, one drop of the rate, and no weight decay of biases and R."""
     rate = optax.piecewise_constant_schedule(RATE, {steps * 4 // 5: 0.1})
     return optax.chain(optax.add_decayed_weights(DECAY, _decayed), optax.sgd(rate, MOMENTUM))

@@ -1,7 +1,7 @@
-"""The figures that README.md shows, kept in `measured.json`, and the README's tables made of them.
+"""Keeps the values that README.md shows in `measured.json`, and writes the README's tables.
 
-Runs and reports stay out of the repository; these few figures of them are committed with the
-README, so that a test can hold one to the other and nobody types a figure.
+Runs and reports stay out of the repository. These few values are committed with the README, so
+that a test can compare both and nobody types a value by hand.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ SHOWN = {
     ),
     "ringloss": ("figure-1", "table-1", "table-2", "from-scratch", "figure-8"),
 }
-"""Items of each paper whose tables the README has."""
+"""Paper -> the items whose tables are in the README."""
 
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
-    """Puts what was measured of a paper's shown items into `measured.json`; others stay there."""
+    """Writes the outcomes of the paper's shown items to `measured.json`; other items stay there."""
     measured = {
         one.item.name: one.outcome
         for one in shown
@@ -44,7 +44,7 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
     found = {
         name: {
             "command": _command(paper, name, outcome),
-            # Where the runs lie is of no use to others.
+            # Reasons with folders of this machine, and pictures, are of no use to other readers.
             **to_record(dataclasses.replace(outcome, missing={}, pictures={})),
         }
         for name, outcome in measured.items()
@@ -66,12 +66,12 @@ def _command(paper: str, name: str, outcome: Outcome) -> str:
 
 
 def read() -> dict[str, Any]:
-    """Paper -> item -> outcome; {} where nothing was kept."""
+    """Reads paper -> item -> outcome; returns {} if nothing was kept."""
     return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def tables(paper: str) -> str:
-    """The README's tables of a paper, as Markdown."""
+    """Formats the README's tables of a paper as Markdown."""
     parts = []
     for name, record in read().get(paper, {}).items():
         (item,) = items(paper, (name,))
@@ -87,7 +87,7 @@ def tables(paper: str) -> str:
 
 
 def _shortened(table: Table) -> Table:
-    """Without places in the paper, and without rows and columns in which nothing was measured."""
+    """Removes the places in the paper, and rows and columns in which nothing was measured."""
     places = [place for place, name in enumerate(table.header) if "published" not in name]
     texts = {SOURCE_COLUMN, RUN_COLUMN}
     figures = [place for place in places[1:] if table.header[place] not in texts]

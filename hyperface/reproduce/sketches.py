@@ -1,4 +1,4 @@
-"""Drawings that explain: the tangent plane, margins between two features, a pair's histogram."""
+"""Draws explanations: the tangent plane, margins between features, histograms of video pairs."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ GREY = "#8a8a8a"
 
 
 def tangent_line() -> Figure:
-    """NormFace, Figure 4, left: x, its direction, the gradient at both, and steps along it."""
+    """Draws NormFace, Figure 4, left: x, its direction, both gradients, and steps along them."""
     unit, slope = np.array([0.6, 0.8]), np.array([0.95, 0.15])
     x = 1.5 * unit
     gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(x))
@@ -47,7 +47,7 @@ def tangent_line() -> Figure:
 
 
 def tangent_plane() -> Figure:
-    """NormFace, Figure 4, right: what features of three classes ask of one class' weight."""
+    """Draws NormFace, Figure 4, right: how features of three classes pull one class weight."""
     rng = np.random.default_rng(3)
     centers = _on_sphere(np.array([[0.1, -0.75, 0.65], [0.85, -0.1, 0.5], [-0.65, 0.3, 0.7]]))
     labels = np.repeat([0, 1, 2], 4)
@@ -85,7 +85,7 @@ def tangent_plane() -> Figure:
 
 
 def classification_margins(ratio: float = 2.0) -> Figure:
-    """Ring loss, Figure 2a: two weights, a feature of each class, and where each may lie.
+    """Draws Ring loss, Figure 2a: two weights, a feature of each class, and their margins.
 
     Args:
       ratio: r, norm of the second class' feature over that of the first, in the right panel.
@@ -124,7 +124,7 @@ def classification_margins(ratio: float = 2.0) -> Figure:
 
 
 def pair_histogram() -> Figure:
-    """NormFace, Figure 9a: the cosines of all frames of two videos, counted into bins."""
+    """Draws NormFace, Figure 9a: the cosines of all frames of two videos, counted into bins."""
     rng = np.random.default_rng(0)
     sizes = 12, 16
     person = rng.normal(size=64)
@@ -175,7 +175,7 @@ def _arrow(
 
 
 def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:
-    """An arc about the origin between two directions in degrees."""
+    """Draws an arc around the origin between two directions in degrees."""
     turn = np.radians(np.linspace(start, end, 40))
     axes.plot(radius * np.cos(turn), radius * np.sin(turn), color="#444444", linewidth=1)
     middle = turn[20]
