@@ -203,7 +203,7 @@ def _spread(
 def _claimed(
     found: Mapping[Key, Scores], key: str, figure: str, values: tuple[float, ...]
 ) -> np.ndarray:
-    """Returns the same for comparisons [seeds]: infinite if a value diverged, as not robust."""
+    """Returns the standard deviation [seeds] to compare: infinite if a value diverged."""
     scores = np.array([getattr(found[key, value], figure) for value in values])
     whole = np.isfinite(scores).all(axis=0)
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
