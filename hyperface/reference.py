@@ -39,6 +39,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from hyperface.shapes import Agents, Bias, Centers, Features, Flags, Labels, Losses, Scalar
+
 EPS = 1e-12
 """Added to the squared length of a vector, as NormFace has it below Eq. 3."""
 
@@ -83,7 +85,7 @@ def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = EPS) -> jax.Array
     return unit.astype(jnp.asarray(x).dtype)
 
 
-def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
+def cosine_similarity(features: Features, agents: Agents) -> jax.Array:
     """Cosine between every feature and every agent: NormFace, Eq. 5.
 
         d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
@@ -99,16 +101,16 @@ def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
 
 
 def softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     normalize: Literal["both", "features", "agents", "none"] = "both",
     scale: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
+    bias: Bias | None = None,
     allow_normalized_bias: bool = False,
     gradient: Literal["exact", "caffe"] = "exact",
-) -> jax.Array:
+) -> Losses:
     """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
@@ -159,13 +161,13 @@ def softmax(
 
 
 def c_contrastive(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: ArrayLike = 1.0,
     gradient: Literal["exact", "caffe"] = "exact",
-) -> jax.Array:
+) -> Losses:
     """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
@@ -200,14 +202,14 @@ def c_contrastive(
 
 
 def c_triplet(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: ArrayLike = 0.8,
     negatives: Literal["all", "hardest"] = "all",
     always_pull: bool = False,
-) -> jax.Array:
+) -> Losses:
     """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
@@ -248,8 +250,12 @@ def c_triplet(
 
 
 def contrastive(
-    features_a: ArrayLike, features_b: ArrayLike, same: ArrayLike, *, margin: ArrayLike = 1.0
-) -> jax.Array:
+    features_a: Features,
+    features_b: Features,
+    same: Flags,
+    *,
+    margin: ArrayLike = 1.0,
+) -> Losses:
     """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
 
         L = ||f~_a - f~_b||^2 where the pair is of one class, max(0, m - ||f~_a - f~_b||^2) else
@@ -269,8 +275,12 @@ def contrastive(
 
 
 def triplet(
-    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, *, margin: ArrayLike = 0.8
-) -> jax.Array:
+    anchors: Features,
+    positives: Features,
+    negatives: Features,
+    *,
+    margin: ArrayLike = 0.8,
+) -> Losses:
     """Triplet loss on normalised features: NormFace, Eq. 8.
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
@@ -289,13 +299,13 @@ def triplet(
 
 
 def batch_contrastive(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    labels: Labels,
     *,
     margin: ArrayLike = 1.0,
     mining: Literal["all", "violating", "hardest"] = "all",
-    counted: ArrayLike | None = None,
-) -> jax.Array:
+    counted: Flags | None = None,
+) -> Scalar:
     """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
@@ -334,13 +344,13 @@ def batch_contrastive(
 
 
 def batch_triplet(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    labels: Labels,
     *,
     margin: ArrayLike = 0.8,
     mining: Literal["all", "violating", "hardest"] = "all",
-    counted: ArrayLike | None = None,
-) -> jax.Array:
+    counted: Flags | None = None,
+) -> Scalar:
     """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
@@ -380,7 +390,11 @@ def batch_triplet(
     return _mean(hinge, triplets & (hinge > 0) if mining == "violating" else triplets)
 
 
-def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Array:
+def center(
+    features: Features,
+    centers: Centers,
+    labels: Labels,
+) -> Losses:
     """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
 
         L = 1/2 ||f - c_y||^2
@@ -403,11 +417,11 @@ def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Ar
 
 
 def ring(
-    features: ArrayLike,
+    features: Features,
     radius: ArrayLike,
     *,
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper",
-) -> jax.Array:
+) -> Losses:
     """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
 
         L = 1/2 (||f|| - R)^2
@@ -448,13 +462,13 @@ def ring(
 
 
 def a_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: int = 4,
     blend: ArrayLike = 0.0,
-) -> jax.Array:
+) -> Losses:
     """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
@@ -482,13 +496,13 @@ def a_softmax(
 
 
 def l_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: int = 4,
     blend: ArrayLike = 0.0,
-) -> jax.Array:
+) -> Losses:
     """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
@@ -514,15 +528,15 @@ def l_softmax(
 
 
 def margin_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     scale: ArrayLike,
     angular_multiplier: ArrayLike = 1.0,
     angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
-) -> jax.Array:
+) -> Losses:
     """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
@@ -562,15 +576,15 @@ def margin_softmax(
 
 
 def adaface(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     statistics: tuple[ArrayLike, ArrayLike],
     scale: ArrayLike = 64.0,
     margin: ArrayLike = 0.4,
     concentration: ArrayLike = 0.333,
-) -> jax.Array:
+) -> Losses:
     """AdaFace (Kim et al.): margins that depend on the feature norm, which counts as quality.
 
         z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
@@ -606,9 +620,9 @@ def adaface(
 
 
 def magface(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     scale: ArrayLike = 64.0,
     lower_margin: ArrayLike = 0.45,
@@ -616,7 +630,7 @@ def magface(
     lower_norm: ArrayLike = 10.0,
     upper_norm: ArrayLike = 110.0,
     easy_margin: bool = True,
-) -> jax.Array:
+) -> Losses:
     """The classification part of MagFace (Meng et al.): a margin that grows with the norm.
 
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
@@ -642,7 +656,8 @@ def magface(
     """
     features = _wide(features)
     above = jnp.clip(l2_norm(features), lower_norm, upper_norm) - lower_norm
-    margin = lower_margin + (upper_margin - lower_margin) * above / (upper_norm - lower_norm)
+    rise = jnp.asarray(upper_margin) - lower_margin
+    margin = lower_margin + rise * above / (jnp.asarray(upper_norm) - lower_norm)
     angle = _angle(features, _rows_of(_wide(agents), labels))
     if easy_margin:
         margin = jnp.where(angle < math.pi / 2, margin, 0.0)
@@ -651,8 +666,11 @@ def magface(
 
 
 def magface_regularizer(
-    features: ArrayLike, *, lower_norm: ArrayLike = 10.0, upper_norm: ArrayLike = 110.0
-) -> jax.Array:
+    features: Features,
+    *,
+    lower_norm: ArrayLike = 10.0,
+    upper_norm: ArrayLike = 110.0,
+) -> Losses:
     """MagFace's regulariser (Meng et al.), smallest at the upper norm.
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
@@ -709,7 +727,7 @@ def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
     near 1 and -1, and an infinite slope there. 1 -+ cos is half of |x~ -+ y~|^2 plus what the eps
     inside the root takes from |x~|^2 = 1 - eps / ||x||^2 and from |y~|^2.
     """
-    missing = sum(EPS / l2_norm(rows) ** 2 for rows in (x, y))
+    missing = EPS / l2_norm(x) ** 2 + EPS / l2_norm(y) ** 2
     # sqrt has no slope at zero, which `missing` reaches where the squared norm overflows.
     missing = jnp.maximum(missing, float(jnp.finfo(missing.dtype).eps) ** 2)
     x, y = l2_normalize(x), l2_normalize(y)
@@ -717,8 +735,9 @@ def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
     return 2.0 * jnp.arctan2(jnp.sqrt(apart), jnp.sqrt(towards))
 
 
-def _cross_entropy(logits: jax.Array, labels: ArrayLike, target: jax.Array) -> jax.Array:
+def _cross_entropy(logits: jax.Array, labels: ArrayLike, target: ArrayLike) -> jax.Array:
     """-log of the softmax' target entry, where `target` [batch] replaces the target logit."""
+    target = jnp.asarray(target)
     logits = jnp.where(_own(logits, labels), target[:, None], logits)
     return jax.nn.logsumexp(logits, axis=1) - target
 

@@ -14,7 +14,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from jax.extend.core import Primitive
@@ -106,7 +106,7 @@ def automatic(
         return function(*arguments)
     mesh = meshes.pop()
     first_axis = (*jax.typeof(like).sharding.spec, None)[0]
-    whole = jax.sharding.auto_axes(
+    whole: Callable[..., Tree] = jax.sharding.auto_axes(
         function, axes=mesh.explicit_axes, out_sharding=split(first_axis)
     )
     # The arrays bring their mesh with them where the caller has set none.
@@ -142,7 +142,7 @@ def reverse_mode_only(name: str, tree: Tree) -> Tree:
 _tangent = Primitive("reverse_mode_tangent")
 
 
-def _refuse(*_: Any, name: str, **__: Any) -> Any:
+def _refuse(*_: Any, name: str, **__: Any) -> NoReturn:
     raise TypeError(
         f"{name} has a hand-written reverse-mode rule (jax.custom_vjp): expected jax.grad, jax.vjp "
         "or jax.jacrev, found forward mode (jax.jvp, jacfwd, hessian or linearize). Use the plain "
@@ -150,16 +150,18 @@ def _refuse(*_: Any, name: str, **__: Any) -> Any:
     )
 
 
-def _batch(operands, dims, *, name):
+def _batch(
+    operands: tuple[Any, Any], dims: tuple[int | None, int | None], *, name: str
+) -> tuple[Any, int | None]:
     (tangent, primal), (dim, primal_dim) = operands, dims
     if primal_dim is None:
-        _refuse(name=name)
+        return _refuse(name=name)
     if dim is None:
         return _tangent.bind(tangent, jax.numpy.take(primal, 0, primal_dim), name=name), dim
     return _tangent.bind(tangent, jax.numpy.moveaxis(primal, primal_dim, dim), name=name), dim
 
 
-def _jvp(primals, tangents, *, name):
+def _jvp(primals: Any, tangents: Any, *, name: str) -> tuple[Any, Any]:
     (tangent, primal), (change, _) = primals, tangents
     out = _tangent.bind(tangent, primal, name=name)
     if isinstance(change, ad.Zero):
@@ -181,7 +183,7 @@ def _guarded(name: str, x: jax.Array) -> jax.Array:
 
 
 @_guarded.defjvp
-def _guarded_jvp(name, primals, tangents):
+def _guarded_jvp(name: str, primals: Any, tangents: Any) -> tuple[Any, Any]:
     # The primal stays guarded: a forward mode around this reverse mode is refused as well.
     primal = _guarded(name, primals[0])
     return primal, _tangent.bind(tangents[0], primal, name=name)

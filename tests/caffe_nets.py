@@ -1,12 +1,13 @@
 """Files as other programs write them, for the tests of `hyperface.weights`.
 
 A writer of `.caffemodel` that shares nothing with the library's reader, and nets drawn layer by
-layer with the names and settings of the released prototxt files.
+layer with the names and settings of the released prototxt files, which compute their features.
 """
 
 import struct
 
 import numpy as np
+import numpy_layers
 
 
 def varint(number):
@@ -53,21 +54,13 @@ V1_TYPES = {"Convolution": 4, "InnerProduct": 14, "Eltwise": 25, "Pooling": 17, 
 
 
 class CaffeNet:
-    """A network with random weights: its prototxt, and the arrays of each layer."""
+    """A network with random weights: the arrays of each layer, and what the layers do in NumPy."""
 
     def __init__(self, image_shape, rng, *, old=False):
-        height, width, channels = image_shape
         self._rng, self._old = rng, old
-        self._text = [
-            'input: "data"',
-            *(f"input_dim: {side}" for side in (2, channels, height, width)),
-        ]
+        self._steps = []
         self.layers = []
-        self.top, self._channels = "data", channels
-
-    @property
-    def prototxt(self):
-        return "\n".join(self._text).encode()
+        self.top, self._channels = "data", image_shape[2]
 
     @property
     def arrays(self):
@@ -79,11 +72,15 @@ class CaffeNet:
             for index, array in enumerate(arrays)
         }
 
-    def _layer(self, name, kind, settings, arrays=(), bottoms=None, tops=None):
-        word, value = ("layers", _upper(kind)) if self._old else ("layer", f'"{kind}"')
-        lines = [f'bottom: "{bottom}"' for bottom in bottoms or [self.top]]
-        lines += [f'top: "{top}"' for top in tops or [name]]
-        self._text.append(f'{word} {{ name: "{name}" type: {value} {" ".join(lines)} {settings} }}')
+    def features(self, images):
+        """The features of images [batch, channel, row, column]."""
+        made = {"data": images}
+        for name, layer, inputs in self._steps:
+            made[name] = layer(*(made[key] for key in inputs))
+        return made[self.top]
+
+    def _layer(self, name, kind, layer, arrays=(), inputs=None):
+        self._steps.append((name, layer, inputs or [self.top]))
         if len(arrays):
             self.layers.append((name, kind, arrays))
         self.top = name
@@ -95,44 +92,35 @@ class CaffeNet:
         weight = self._normal((out, self._channels, kernel, kernel), fan_in)
         added = self._normal((out,), 10) if bias is None else np.full(out, bias, np.float32)
         self._channels = out
-        settings = f"num_output: {out} kernel_size: {kernel} stride: {stride} pad: {pad}"
-        return self._layer(
-            name, "Convolution", f"convolution_param {{ {settings} }}", [weight, added]
-        )
+
+        def layer(x):
+            return numpy_layers.conv(x, weight, added, stride=stride, pad=pad)
+
+        return self._layer(name, "Convolution", layer, [weight, added])
 
     def prelu(self, name):
         slopes = self._rng.uniform(0.1, 0.5, self._channels).astype(np.float32)
-        return self._layer(name, "PReLU", "", [slopes])
+        return self._layer(name, "PReLU", lambda x: numpy_layers.prelu(x, slopes), [slopes])
 
     def pool(self, name, window=2):
-        return self._layer(
-            name, "Pooling", f"pooling_param {{ pool: MAX kernel_size: {window} stride: 2 }}"
-        )
+        return self._layer(name, "Pooling", lambda x: numpy_layers.max_pool(x, window))
 
     def add(self, name, before):
-        return self._layer(name, "Eltwise", "eltwise_param { operation: SUM }",
-                           bottoms=[before, self.top])  # fmt: skip
+        return self._layer(name, "Eltwise", np.add, inputs=[before, self.top])
 
     def larger_half(self, name):
-        halves = [f"slice{name}_{i}" for i in (1, 2)]
-        dim = "slice_dim" if self._old else "axis"
-        self._layer(f"slice{name}", "Slice", f"slice_param {{ {dim}: 1 }}", tops=halves)
         self._channels //= 2
-        return self._layer(f"etlwise{name}", "Eltwise", "eltwise_param { operation: MAX }",
-                           bottoms=halves)  # fmt: skip
+        return self._layer(f"etlwise{name}", "Eltwise", numpy_layers.larger_half)
 
     def dense(self, name, inputs, out):
-        arrays = [self._normal((out, inputs), inputs), self._normal((out,), 10)]
+        weight, added = self._normal((out, inputs), inputs), self._normal((out,), 10)
         self._channels = out
-        settings = f"inner_product_param {{ num_output: {out} }}"
-        return self._layer(name, "InnerProduct", settings, arrays)
+        return self._layer(
+            name, "InnerProduct", lambda x: numpy_layers.dense(x, weight, added), [weight, added]
+        )
 
     def _normal(self, shape, fan_in):
         return self._rng.normal(0, fan_in**-0.5, shape).astype(np.float32)
-
-
-def _upper(kind):
-    return {"Convolution": "CONVOLUTION", "InnerProduct": "INNER_PRODUCT"}.get(kind, kind.upper())
 
 
 def sphereface(rng, image_shape, widths, blocks, feature_dim, rows, bias=0.0):

@@ -121,6 +121,22 @@ def test_every_flipped_bit_is_found(run, rng):
         checkpoints.restore(8, like, mesh.replicated())
 
 
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.5, 0.5, 0.5], 1), ([float("nan"), 0.5, 0.7], 2), ([2.0, 1.0, 1.0], 2)],
+)
+def test_of_equally_good_checkpoints_the_first_is_the_best_and_nan_never_is(
+    scores, best, random_run, tmp_path
+):
+    """It is the same one after a restart, which hears of the scores in order too."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in enumerate(scores, 1):
+            checkpoints.save(step, random_run[1], {}, score)
+        assert checkpoints._best.step == best
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best() == best
+
+
 def test_the_best_stays_beside_the_newest_and_no_nan_costs_it(random_run, tmp_path):
     _, state = random_run
     scores = [3.0, 1.0, 2.0, float("nan"), None, float("inf")]

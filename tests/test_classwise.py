@@ -127,6 +127,55 @@ def test_every_block_size_gives_the_formula(name, block_size):
         assert_close(found, expected, TOLERANCES["float64"])
 
 
+@pytest.mark.parametrize("block_size", [None, 1, 2, 3, 5])
+@pytest.mark.parametrize("budget", [0, 2**20])
+def test_of_equally_hard_agents_the_lowest_class_moves_at_any_block_size(block_size, budget):
+    """Else the run is another one for another block size, or moves more than one agent."""
+    agents = np.float32([[1, 0], [0, -1], [0.6, 0.8], [0.6, 0.8], [0, -1], [0.6, 0.8]])
+    features, labels = np.float32([[2, 0]]), np.zeros(1, np.int32)
+
+    def total(agents):
+        options = {"block_size": block_size, "memory_budget": budget}
+        loss = losses.c_triplet(
+            features, agents, labels, margin=2.0, negatives="hardest", **options
+        )
+        return jnp.sum(loss)
+
+    found = jax.grad(total)(agents)
+    assert np.flatnonzero(np.any(found != 0, axis=1)).tolist() == [2]
+
+
+@pytest.mark.parametrize("closest", [1, 2, 3])
+def test_a_large_scale_does_not_overflow_whichever_block_has_the_closest_class(closest):
+    """Sums are relative to the largest logit so far: float32 ends before e^400."""
+    agents, labels = np.float32([[-1, 0]] * 4), np.zeros(1, np.int32)
+    agents[closest] = [1, 0]
+
+    def total(features, agents):
+        return jnp.sum(losses.softmax(features, agents, labels, scale=200.0, block_size=1))
+
+    found, slopes = jax.value_and_grad(total, argnums=(0, 1))(np.float32([[1, 0]]), agents)
+    np.testing.assert_allclose(found, 400.0, rtol=1e-6)
+    assert all(np.isfinite(slope).all() for slope in slopes)
+
+
+@pytest.mark.parametrize("name", ["c_triplet", "c_contrastive"])
+@pytest.mark.parametrize("block_size", [None, 1])
+def test_an_agent_exactly_at_the_margin_does_not_violate(name, block_size):
+    """It has no slope: a class that the margin holds would be pushed on for ever."""
+    agents = np.float32([[0, 1], [0, -1], [-1, 0]])  # The second is at cosine 0 to the feature.
+    margin = {"c_triplet": 0.0, "c_contrastive": 2.0}[name]
+
+    def total(features, agents):
+        labels = np.zeros(1, np.int32)
+        loss = getattr(losses, name)(features, agents, labels, margin=margin, block_size=block_size)
+        return jnp.sum(loss)
+
+    to_features, to_agents = jax.grad(total, argnums=(0, 1))(np.float32([[1, 0]]), agents)
+    np.testing.assert_array_equal(to_agents[1:], 0.0)
+    np.testing.assert_array_equal(to_features, [[0.0, 0.0 if name == "c_triplet" else -2.0]])
+
+
 @pytest.mark.parametrize("name", MAIN_TERMS)
 def test_kept_similarities_give_the_formula(name):
     ours, plain = TERMS[name]

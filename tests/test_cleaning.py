@@ -210,6 +210,7 @@ def test_names_are_compared_without_case_accents_and_separators():
         "A_B",
         "a.b",
     ]
+    assert same_names(["Peña_Nieto"], ["pena nieto"]) == [("Peña_Nieto", "pena nieto")]
     assert same_names(train, test) == [
         ("Adam_Sandler", "adam sandler"),
         ("Beyoncé Knowles", "BEYONCE_KNOWLES"),

@@ -82,8 +82,8 @@ def test_processes_of_one_machine_share_its_gpus_and_one_has_all(more, devices):
 def test_jax_does_not_choose_a_gpu_by_itself_under_slurm():
     """Its own detection takes the one of SLURM_LOCALID, where it is not told which."""
     code = (
-        "import jax\nfrom hyperface.train import distributed, launchers\n"
-        f"distributed.initialize(launchers.Cluster('127.0.0.1:{free_port()}', 1, 0))\n"
+        "import jax\nfrom hyperface.devices import launchers, processes\n"
+        f"processes.initialize(launchers.Cluster('127.0.0.1:{free_port()}', 1, 0))\n"
         "print(jax.config.values['jax_cuda_visible_devices'])"
     )
     job = SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

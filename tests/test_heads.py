@@ -83,6 +83,14 @@ def test_the_radius_starts_at_the_first_batchs_mean_norm(batch):
     assert fixed.init(jax.random.key(0), batch[0])["params"]["radius"] == 3
 
 
+def test_dropout_keeps_the_mean_of_the_features():
+    """Evaluation drops nothing: what trained on shorter features would see longer ones there."""
+    keys = jax.random.split(jax.random.key(0), 400)
+    found = softmax_head(dropout=0.6)._dropped(jnp.ones((400, 8)), keys)
+    np.testing.assert_allclose(np.unique(found), [0.0, 2.5], rtol=1e-6)
+    np.testing.assert_allclose(np.mean(found), 1.0, atol=0.1)
+
+
 def test_dropout_follows_the_keys_alone(batch):
     head = softmax_head(dropout=0.5)
     variables = head.init(jax.random.key(0), *batch)
@@ -220,15 +228,16 @@ def test_agent_distances_are_those_of_proposition_3(batch):
 
 def test_the_centers_gradient_is_their_direction_whatever_the_weight(batch):
     head = CenterHead(5, CenterTerm(weight=0.01))
-    context = Context(counted=jnp.arange(6) != 4)
+    # Example 5 is of the class of example 0, and padding.
+    context = Context(counted=jnp.arange(6) < 4)
     variables = head.init(jax.random.key(0), *batch, context)
 
     def total(variables):
         return head.apply(variables, *batch, context).total
 
-    found = jax.grad(total)(variables)["params"]["centers"] / 5  # as the step does, by examples
+    found = jax.grad(total)(variables)["params"]["centers"] / 4  # as the step does, by examples
     centers, (features, labels) = variables["params"]["centers"], batch
-    kept = np.arange(6) != 4
+    kept = np.arange(6) < 4
     expected = losses.center_direction(centers, features[kept], labels[kept])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -195,6 +195,22 @@ def test_the_bound_holds_and_is_tight(rng, dtype):
         assert bound.max() < (0.01 if dtype == jnp.bfloat16 else 3e-5)
 
 
+@pytest.mark.parametrize("exact_side", ["probe", "gallery"])
+def test_the_bound_holds_where_only_one_side_is_rounded_and_all_errors_add_up(exact_side):
+    """Else a distractor that is nearer than the mate is dropped unseen, and ranks are too good.
+
+    Entries of 1/8 are whole in bfloat16. Those of the other side are all rounded up, along them.
+    """
+    even, uneven = np.zeros((1, 65), np.float32), np.full((1, 65), 205.6 / 2**11, np.float32)
+    even[0, :64] = 1 / 8
+    uneven[0, 64] = np.sqrt(1 - np.sum(np.square(uneven[0, :64], dtype=float)))
+    first, second = (even, uneven) if exact_side == "probe" else (uneven, even)
+    probes = Probes(first)
+    scored = probes.score(second, GROUP)
+    apart = abs(float(scored.scores[0, 0]) - float(even[0].astype(float) @ uneven[0]))
+    assert 1e-3 < apart <= probes.bound(scored)[0]
+
+
 def test_few_pairs_are_scored_exactly(rng, monkeypatch):
     """All of a small block at first, then only what may matter."""
     counted = []

@@ -22,10 +22,11 @@ BASE = {"archives", "arrays", "console", "errors", "extras", "files", "owned"}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, (BASE, {"rich"})),
     "rules": (set(), set()),
+    "shapes": (set(), set()),
     "normalize": ({"rules"}, set()),
     "theory": ({"normalize"}, set()),
-    "reference": (set(), set()),
-    "losses": ({"normalize", "rules"}, set()),
+    "reference": ({"shapes"}, set()),
+    "losses": ({"normalize", "rules", "shapes"}, set()),
     "config": ({"errors"}, set()),
     "experiments": ({"config", "errors"}, set()),
     "devices": ({"errors"}, set()),

@@ -235,7 +235,8 @@ def test_a_run_leaves_what_it_promises(finished, tiny_experiment):
     names = {"loss", "softmax", "ring", "scale", "radius", "feature_norm", "softmax_bound"}
     names |= {"c_contrastive", "center", "triplet", "distortion"}
     assert names | {"gradient_norm", "learning_rate", "examples"} <= set(lines[0])
-    assert [line["learning_rate"] for line in lines][::5] == pytest.approx([0.02, 0.002])
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == pytest.approx([0.02] * 3 + [0.002] * 3)  # It falls after the sixth step.
     assert json.loads((folder / "config.json").read_text())["experiment"]["name"] == "tiny"
     assert "jax" in json.loads((folder / "environment.json").read_text())["versions"]
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
@@ -429,6 +430,15 @@ def test_an_update_that_overflowed_is_skipped_from_the_last_checkpoint(
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert int(found.step) == 12
+
+
+def test_a_rollback_prints_the_steps_whose_updates_it_leaves_out():
+    """A user looks for the bad images in these steps' batches."""
+    printed = []
+    divergences = divergence.Divergences("rollback", printed.append)
+    assert divergences.rolls_back(DivergenceError(7, "step 7: bad."), 4)
+    assert printed == ["step 7: bad. Back to step 4; updates left out: 5 to 7."]
+    assert divergences.left_out == {5, 6, 7}
 
 
 @pytest.mark.parametrize("on_nan", ["skip", "rollback"])

@@ -123,6 +123,13 @@ def test_accumulated_batches_make_one_update_of_their_mean():
         np.testing.assert_allclose(jax.tree.leaves(found), jax.tree.leaves(wanted), rtol=1e-6)
 
 
+def test_a_frozen_backbone_waits_for_batches_not_for_updates():
+    """With two batches an update, as many images are seen before it moves."""
+    frozen = Optimizer(learning_rate=0.1, freeze_backbone=4, accumulate=2)
+    seen = [p["backbone"]["conv"]["bias"] for p in after(frozen, [1.0] * 6)]
+    np.testing.assert_allclose(seen, [1.0, 1.0, 1.0, 1.0, 1.0, 0.9], rtol=1e-6)
+
+
 def test_centers_under_the_papers_rule_know_no_schedule():
     loss = Loss(softmax=SoftmaxTerm(), center=CenterTerm(weight=0.01, rate=0.5))
     optimizer = Optimizer(learning_rate=1e-3, momentum=0.9, weight_decay=0.1)

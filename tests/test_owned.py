@@ -181,6 +181,21 @@ def test_a_link_is_never_written_through(write, tmp_path):
     assert outside.read_text() == "theirs"
 
 
+def test_a_tree_is_removed_without_the_notes_in_it_and_never_through_a_link(tmp_path):
+    folder, outside = tmp_path / "checkpoints", tmp_path / "outside"
+    owned.adopt(folder, owned.CHECKPOINTS)
+    for path, real in ((folder / "4", folder / "4"), (folder / "8", outside)):
+        owned.claim_tree(path)
+        real.mkdir()
+        (real / "_CHECKPOINT_METADATA").write_text("{}")
+    (folder / "4/note.txt").write_text("mine")
+    (folder / "8").symlink_to(outside)
+    owned.remove_tree(folder / "4")
+    owned.remove_tree(folder / "8")
+    assert [path.name for path in (folder / "4").iterdir()] == ["note.txt"]
+    assert (outside / "_CHECKPOINT_METADATA").is_file()
+
+
 def test_the_folder_that_the_user_names_may_be_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")

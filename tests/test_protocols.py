@@ -118,6 +118,13 @@ def test_ytf_with_and_without_its_header(written, header):
     np.testing.assert_array_equal(pairs.fold, [0, 0, 1, 1])
 
 
+def test_folds_of_a_plain_list_are_blocks_of_each_kind(written):
+    """They are those of the published lists; pairs dealt in turn would be other folds."""
+    lines = "".join(f"a/{i}.jpg b/{i}.jpg {int(i < 4)}\n" for i in range(8))
+    pairs = readers.read_pairs(written(lines), folds=2)
+    np.testing.assert_array_equal(pairs.fold, [0, 0, 1, 1, 0, 0, 1, 1])
+
+
 @pytest.mark.parametrize(
     "text",
     [

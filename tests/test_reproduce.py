@@ -722,7 +722,7 @@ def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path)
 
 @pytest.mark.parametrize("paper", papers.PAPERS)
 def test_the_readme_has_the_figures_that_were_kept(paper, tmp_path):
-    written = Path(command.__file__).parents[1] / "README.md"
+    written = Path(command.__file__).parents[2] / "README.md"
     copy = tmp_path / "README.md"
     shutil.copy(written, copy)
     readme.write(paper, copy)
@@ -790,8 +790,8 @@ def test_figures_are_drawn_of_runs_at_the_papers_scale(tmp_path):
     outcome = runs.read(published["figure-8"], made)
     assert len(outcome.entries) == 6
     assert set(outcome.missing) == {"SM + R (0.01)", "l2-Cons SM (30)", "SM + CL"}
-    (_, command) = methods.full_commands(published["figure-8"], {"SM + CL"}, folder)
-    assert str(command) == (
+    (_, call) = methods.full_commands(published["figure-8"], {"SM + CL"}, folder)
+    assert str(call) == (
         f"hyperface evaluate {folder}/sm-cl --protocol cs3 --resolution 1 4 16 25 36 64 "
         f"--out {folder}/sm-cl/evaluation-cs3-resolution"
     )
@@ -892,13 +892,13 @@ def test_a_statement_that_a_row_fails_to_train(small_runs, tmp_path):
 def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkeypatch):
     calls = []
 
-    def run(command, *_):
-        status = made_of(command)
+    def run(call, *_):
+        status = made_of(call)
         return SimpleNamespace(poll=lambda: status)
 
-    def made_of(command):
-        called, options = f"hyperface {command.program}", shlex.split(command.options)
-        calls.append(f"{called} {command.options}")
+    def made_of(call):
+        called, options = f"hyperface {call.program}", shlex.split(call.options)
+        calls.append(f"{called} {call.options}")
         if "--loss.softmax.normalize" in options and "features" in options:
             return program.EXIT_DIVERGED
         if called == "hyperface train":
@@ -906,7 +906,7 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
             origin = f"{start} ({run_digest(Path(start))})"
             made = Path(options[options.index("--workdir") + 1]) / "results.json"
             made.parent.mkdir(parents=True, exist_ok=True)
-            trained = methods.Command("train", command.options, made).experiment()
+            trained = methods.Command("train", call.options, made).experiment()
             data = {"dataset": "faces/1.0.0", "source": None}
             config = {"experiment": trained.to_dict(), "data": data, "init_from": origin}
             (made.parent / "config.json").write_text(json.dumps(config))
@@ -1009,18 +1009,18 @@ def test_protocols_without_their_files_are_left_out_of_an_evaluation(tmp_path):
 
 
 def test_a_run_from_another_start_is_not_done(tmp_path):
-    (command,) = methods.training("faces-normface", tmp_path / "my runs")[1:]
-    command.makes.parent.mkdir(parents=True)
-    command.start.mkdir()
-    (command.start / "metrics.jsonl").write_text("{}\n")
-    origin = f"{command.start} ({run_digest(command.start)})"
-    config = {"experiment": command.experiment().to_dict(), "init_from": origin, "data": {}}
-    (command.makes.parent / "config.json").write_text(json.dumps(config))
-    assert not command.is_done(tmp_path)
-    command.makes.write_text("{}")
-    assert command.is_done(tmp_path)
-    (command.start / "metrics.jsonl").write_text("trained anew\n")
-    assert not command.is_done(tmp_path)
+    (call,) = methods.training("faces-normface", tmp_path / "my runs")[1:]
+    call.makes.parent.mkdir(parents=True)
+    call.start.mkdir()
+    (call.start / "metrics.jsonl").write_text("{}\n")
+    origin = f"{call.start} ({run_digest(call.start)})"
+    config = {"experiment": call.experiment().to_dict(), "init_from": origin, "data": {}}
+    (call.makes.parent / "config.json").write_text(json.dumps(config))
+    assert not call.is_done(tmp_path)
+    call.makes.write_text("{}")
+    assert call.is_done(tmp_path)
+    (call.start / "metrics.jsonl").write_text("trained anew\n")
+    assert not call.is_done(tmp_path)
 
 
 def test_what_was_trained_beside_a_run_does_not_make_it_another(tmp_path):
@@ -1030,18 +1030,18 @@ def test_what_was_trained_beside_a_run_does_not_make_it_another(tmp_path):
     config = json.loads(path.read_text())
     config["experiment"]["compare"] = ["orl-softmax", "orl-ring"]
     path.write_text(json.dumps(config))
-    (command,) = methods.training("orl-normface", tmp_path)
-    assert command.is_done(tmp_path / "data")
+    (call,) = methods.training("orl-normface", tmp_path)
+    assert call.is_done(tmp_path / "data")
 
 
 def test_a_run_on_data_that_was_prepared_anew_is_not_done_and_refused(tmp_path):
     data = tmp_path / "data"
     has_dataset(data, "faces")
     write_small_run(tmp_path, "faces-softmax", 0, 0.8)
-    (command,) = methods.training("faces-softmax", tmp_path)
-    assert command.is_done(data)
+    (call,) = methods.training("faces-softmax", tmp_path)
+    assert call.is_done(data)
     (data / "faces/1.0.0").rename(data / "faces/1.0.1")
-    assert not command.is_done(data)
+    assert not call.is_done(data)
     found = "data.dataset was faces/1.0.0, is now faces/1.0.1"
     with pytest.raises(InputError, match=f"of the options and the data.*\n.*{found}"):
         command.main(
@@ -1058,13 +1058,13 @@ def test_scores_by_a_protocol_file_that_changed_are_not_done(tmp_path):
     lists.parent.mkdir(parents=True)
     lists.write_text("one")
     run = tmp_path / "faces-normface"
-    command = methods.scoring(run, "--protocol lfw", "evaluation")
-    asked = evaluate.recorded(tyro.cli(evaluate.Evaluate, args=shlex.split(command.options)))
+    call = methods.scoring(run, "--protocol lfw", "evaluation")
+    asked = evaluate.recorded(tyro.cli(evaluate.Evaluate, args=shlex.split(call.options)))
     settings = {"options": asked, "run": run_digest(run), "files": {"lfw/pairs.txt": digest(lists)}}
-    command.makes.write_text(json.dumps({"settings": settings}))
-    assert command.is_done(tmp_path / "data")
+    call.makes.write_text(json.dumps({"settings": settings}))
+    assert call.is_done(tmp_path / "data")
     lists.write_text("other")
-    assert not command.is_done(tmp_path / "data")
+    assert not call.is_done(tmp_path / "data")
 
 
 def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):

@@ -59,6 +59,9 @@ def test_released_forms_by_hand():
         np.testing.assert_allclose(ring(features, 2.0, form=form), expected, rtol=1e-6)
         gradient = jax.grad(lambda f, form=form: ring(f, 2.0, form=form)[0])(features)
         np.testing.assert_allclose(gradient[0], slope * features[0] / 5.0, rtol=1e-5)
+    # Short features, of a mean norm of 0.3, are divided by 0.5: their loss would blow up.
+    short = ring(0.1 * features, 0.2, form="released-auto")
+    np.testing.assert_allclose(short, [0.09 / 0.5, 0.01 / 0.5], rtol=1e-5)
     with pytest.raises(ValueError, match=r"form in .*found 'l2'"):
         ring(features, 2.0, form="l2")
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from hyperface.report import figures
+from hyperface.data.cleaning import Cleaning, Distances
+from hyperface.protocols.result import HardPair, Scored
+from hyperface.report import cleaning, evaluation, figures
 from hyperface.report.sheets import GAP, LINE, PAIR_GAP, TILE, contact_sheet, pair_sheet
 
 RED, BLUE = (np.full((56, 48, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
@@ -96,3 +98,34 @@ def test_distances_show_their_thresholds(rng, tmp_path):
     assert sum(bar.get_height() for bar in second.patches) == 1000
     path = figures.save({"distances": figure}, tmp_path)["distances"]
     assert path.stat().st_size > 10_000
+
+
+def test_the_farthest_images_come_first_each_beside_the_nearest_of_its_person(
+    tmp_path, monkeypatch
+):
+    """The user chooses a threshold by this picture."""
+    sheets = []
+    monkeypatch.setattr(cleaning, "_write_sheet", lambda *found: sheets.append(found))
+    labels = np.array([0, 0, 1, 1])
+    distances = Distances(
+        np.array([0.1, 0.9, 0.5, 0.2]), labels, np.array([0.5, 0.35]), np.array([2, 2])
+    )
+    kept = Cleaning(np.ones(4, bool), np.zeros(2, bool), 1.0, 1.0)
+    images = cleaning.NamedImages(["a/0", "a/1", "b/0", "b/1"], labels, lambda place: RED)
+    cleaning.write_distances(tmp_path, images, distances, kept)
+    ((path, _, _, shown, captions),) = sheets
+    assert path.name == "farthest.png"
+    assert [tuple(map(int, pair)) for pair in shown] == [(0, 1), (3, 2), (3, 3), (0, 0)]
+    assert captions[0] == "0.900\na/1"
+
+
+def test_false_accepts_and_false_rejects_are_not_exchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_sheet", lambda pairs, pixels: pairs[0].first.encode())
+    accepts, rejects = [HardPair("accepted", "b", 0.9)], [HardPair("rejected", "b", 0.1)]
+    scored = Scored("pairs", {}, (), false_accepts=accepts, false_rejects=rejects)
+    written = evaluation._sheets(tmp_path, "pairs", "Pairs", scored, lambda name: RED)
+    found = {caption: path.read_text() for caption, path in written.items()}
+    assert found == {
+        "Pairs: different people taken for one, worst first": "accepted",
+        "Pairs: one person taken for two, worst first": "rejected",
+    }

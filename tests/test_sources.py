@@ -369,6 +369,15 @@ def test_recordio_comes_back_as_it_went_in(tmp_path_factory, drawn, index):
     assert not source.rejected
 
 
+def test_the_label_of_a_record_with_several_is_the_first_of_its_list(tmp_path):
+    """The header's label then means nothing: whoever read it would make all people one."""
+    heads = [struct.pack("<IfQQ2f", 2, 7.0, i, 0, float(i), 5.0) for i in (0, 1, 2)]
+    path = write_rec(tmp_path / "a.rec", [record(head + b"image") for head in heads])
+    source = recordio(path)
+    assert [source.identities[i] for i in source.people] == ["0", "1", "2"]
+    assert source.read(2) == b"image"
+
+
 def test_recordio_cut_at_any_byte_keeps_what_is_whole(tmp_path, rng):
     images = [rng.bytes(int(n)) for n in rng.integers(1, 200, 6)]
     records = [image_record(float(i % 2), image) for i, image in enumerate(images)]

@@ -215,6 +215,25 @@ def test_a_full_disk_is_said_and_the_next_try_goes_on(people, tmp_path):
     assert len(records(tmp_path)) == 12
 
 
+def test_a_shard_that_lost_a_record_is_noticed(people, tmp_path, monkeypatch):
+    """Else a person's images are missing from the data set, and nobody is told."""
+
+    class Losing(shards.array_record_module.ArrayRecordWriter):
+        written = 0
+
+        def write(self, record):
+            Losing.written += 1
+            return super().write(record) if Losing.written != 3 else True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.array_record_module, "ArrayRecordWriter", Losing)
+        with pytest.raises(InputError, match="holds 11 of 12 records"):
+            store.prepare(folder(people), tmp_path / "people", Options(held_out=0))
+    assert datasets.find("people", tmp_path) is None
+    store.prepare(folder(people), tmp_path / "people", Options(held_out=0))
+    assert len(records(tmp_path)) == 12
+
+
 def test_a_data_set_of_another_program_is_never_replaced(people, tmp_path):
     whole = store.prepare(folder(people), tmp_path / "people")
     (whole / "manifest.json").unlink()

@@ -12,6 +12,7 @@ from hyperface.losses import _checks
 from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
 from hyperface.losses.classwise import Engine, Normalize, Target, single
 from hyperface.normalize import l2_norm
+from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 
 NORM_RANGE = (1e-3, 100.0)
 """Norms are clipped to it before they enter a margin or the statistics."""
@@ -30,10 +31,10 @@ class NormStatistics(NamedTuple):
 
 def updated_norm_statistics(
     statistics: NormStatistics,
-    features: ArrayLike,
+    features: Features,
     *,
     momentum: ArrayLike = 0.01,
-    counted: ArrayLike | None = None,
+    counted: Flags | None = None,
     axis_name: str | None = None,
 ) -> NormStatistics:
     """Moves AdaFace's statistics by a batch (Kim et al.).
@@ -139,23 +140,23 @@ class AdaFace(ScaledLogits):
         """The paper's z_hat [batch], in [-1, 1]: the norm in units of the statistics."""
         mean, std, concentration = (
             jax.lax.stop_gradient(jnp.asarray(x, feature_norm.dtype))
-            for x in (*self.statistics, self.concentration)
+            for x in (self.statistics.mean, self.statistics.std, self.concentration)
         )
         apart = _clipped_norms(feature_norm) - mean
         return jnp.clip(concentration * apart / (std + EPS), -1.0, 1.0)
 
 
 def adaface(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     statistics: NormStatistics,
     scale: ArrayLike = 64.0,
     margin: ArrayLike = 0.4,
     concentration: ArrayLike = 0.333,
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """AdaFace: long features get a margin that hard examples feel most, short ones one that easy
     examples feel most (Kim et al.).
 

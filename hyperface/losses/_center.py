@@ -6,9 +6,14 @@ from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.rules import automatic, per_example
+from hyperface.shapes import Centers, Features, Labels, Losses
 
 
-def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Array:
+def center(
+    features: Features,
+    centers: Centers,
+    labels: Labels,
+) -> Losses:
     """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
 
         L = 1/2 ||f - c_y||^2
@@ -48,7 +53,11 @@ def center(features: ArrayLike, centers: ArrayLike, labels: ArrayLike) -> jax.Ar
     )
 
 
-def center_direction(centers: ArrayLike, features: ArrayLike, labels: ArrayLike) -> jax.Array:
+def center_direction(
+    centers: Centers,
+    features: Features,
+    labels: Labels,
+) -> jax.Array:
     """What centers descend along after one batch (Wen et al., Eq. 4).
 
         delta c_j = sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
@@ -92,7 +101,11 @@ def center_direction(centers: ArrayLike, features: ArrayLike, labels: ArrayLike)
 
 
 def updated_centers(
-    centers: ArrayLike, features: ArrayLike, labels: ArrayLike, *, rate: ArrayLike = 0.5
+    centers: Centers,
+    features: Features,
+    labels: Labels,
+    *,
+    rate: ArrayLike = 0.5,
 ) -> jax.Array:
     """The centers after one batch: c_j - alpha delta c_j (Wen et al., Eq. 4 and Algorithm 1).
 

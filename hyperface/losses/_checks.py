@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from hyperface.normalize import at_least_float32
@@ -47,7 +48,7 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 def known(x: ArrayLike) -> np.ndarray | None:
     """Returns the values of an array, undiminished; None while JAX traces it."""
-    return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
+    return None if isinstance(x, Tracer) else np.asarray(x)
 
 
 def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:

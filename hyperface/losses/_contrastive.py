@@ -12,6 +12,7 @@ from hyperface.losses._blocks import AgentGradient
 from hyperface.losses._folds import HingeSum
 from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
 from hyperface.normalize import l2_normalize
+from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +36,7 @@ class CContrastive:
 
     def fold_args(self, target: Target) -> jax.Array:
         """The cosine above which a wrong class is within the margin: ||f~ - W~_j||^2 < m."""
-        return (1.0 - 0.5 * self.margin) * jnp.ones_like(target.similarity)
+        return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """The pull to the own agent, and twice the folded cosines: squared distances."""
@@ -43,14 +44,14 @@ class CContrastive:
 
 
 def c_contrastive(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: ArrayLike = 1.0,
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
@@ -93,8 +94,12 @@ def c_contrastive(
 
 
 def contrastive(
-    features_a: ArrayLike, features_b: ArrayLike, same: ArrayLike, *, margin: ArrayLike = 1.0
-) -> jax.Array:
+    features_a: Features,
+    features_b: Features,
+    same: Flags,
+    *,
+    margin: ArrayLike = 1.0,
+) -> Losses:
     """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
 
         L = ||f~_a - f~_b||^2 where the pair is of one class, max(0, m - ||f~_a - f~_b||^2) else

@@ -48,11 +48,25 @@ class Target(NamedTuple):
     """[batch] length of the own class's agent."""
     bias: jax.Array
     """[batch] what is added to the own class's logit; 0 without a bias."""
-    angle: jax.Array | None
-    """[batch] angle to the own class's agent in radians, with its digits near 0 and pi, which the
-    arccos of `similarity` loses. None unless a term has `needs_angle`."""
+    own_angle: jax.Array | None
+    """What `angle` returns; None unless a term has `needs_angle`."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
+
+    @property
+    def angle(self) -> jax.Array:
+        """[batch] angle to the own class's agent in radians.
+
+        It has its digits near 0 and pi, which the arccos of `similarity` loses.
+
+        Raises:
+          ValueError: no term has `needs_angle`.
+        """
+        if self.own_angle is None:
+            raise ValueError(
+                "expected a term with needs_angle = True, which `angle` is computed for"
+            )
+        return self.own_angle
 
 
 class Residuals(NamedTuple):
@@ -180,7 +194,9 @@ def summed_losses(
 
     Differentiation computes all gradients of the sum in the one scan that computes its value.
     """
-    losses = joint_losses(layout, terms, x, features, norms, agents, bias, classes)
+    losses: tuple[jax.Array, ...] = joint_losses(
+        layout, terms, x, features, norms, agents, bias, classes
+    )
     return total(losses, weights), losses
 
 
@@ -226,15 +242,14 @@ summed_losses.defvjp(_sum_fwd, _sum_bwd)
 
 def total(losses: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
     """Returns the sum over terms t and examples i of weights[t][i] losses[t][i]."""
-    return sum(
-        (jnp.sum(w * loss) for w, loss in zip(weights, losses, strict=True)), jnp.float32(0.0)
-    )
+    parts = [jnp.sum(w * loss) for w, loss in zip(weights, losses, strict=True)]
+    return sum(parts, jnp.zeros((), jnp.float32))
 
 
 # ------------------------------------------------------------------ what the terms say of the folds
 
 
-def _fold_args(terms, own, norms) -> list[Any]:
+def _fold_args(terms: Sequence[Any], own: tuple[Any, ...], norms: jax.Array) -> list[Any]:
     return [term.fold_args(Target(*own, norms)) for term in terms]
 
 

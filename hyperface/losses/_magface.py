@@ -14,6 +14,7 @@ from hyperface.losses._margin import MarginSoftmax
 from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
 from hyperface.losses.classwise import Engine, Normalize, Target, single
 from hyperface.normalize import l2_norm
+from hyperface.shapes import Agents, Features, Labels, Losses
 
 
 @jax.tree_util.register_dataclass
@@ -69,9 +70,9 @@ class MagFace(ScaledLogits):
 
 
 def magface(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     scale: ArrayLike = 64.0,
     lower_margin: ArrayLike = 0.45,
@@ -80,7 +81,7 @@ def magface(
     upper_norm: ArrayLike = 110.0,
     easy_margin: bool = True,
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """The classification part of MagFace: a margin that grows with the norm (Meng et al.).
 
         target logit s cos(theta_y + m(a)), the others s cos theta_j
@@ -138,8 +139,11 @@ def magface(
 
 
 def magface_regularizer(
-    features: ArrayLike, *, lower_norm: ArrayLike = 10.0, upper_norm: ArrayLike = 110.0
-) -> jax.Array:
+    features: Features,
+    *,
+    lower_norm: ArrayLike = 10.0,
+    upper_norm: ArrayLike = 110.0,
+) -> Losses:
     """MagFace's regulariser, smallest at the upper norm (Meng et al.).
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.losses._softmax import ScaledLogits, known_bound, per_example
 from hyperface.losses.classwise import Engine, Normalize, Target, single, slope_only
+from hyperface.shapes import Agents, Features, Labels, Losses
 
 MarginGradient = Literal["exact", "released"]
 """That of the printed equation, or what insightface's code computes in its place."""
@@ -77,9 +78,9 @@ def _is_all(x: ArrayLike, number: float) -> bool:
 
 
 def margin_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     scale: ArrayLike,
     angular_multiplier: ArrayLike = 1.0,
@@ -87,7 +88,7 @@ def margin_softmax(
     cosine_margin: ArrayLike = 0.0,
     gradient: MarginGradient = "exact",
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.normalize import l2_normalize
 from hyperface.rules import automatic, per_example
+from hyperface.shapes import Features, Flags, Labels, Scalar
 
 Mining = Literal["all", "violating", "hardest"]
 
@@ -22,13 +23,13 @@ TRIPLET_BYTES = 16 * 2**20
 
 
 def batch_contrastive(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    labels: Labels,
     *,
     margin: ArrayLike = 1.0,
     mining: Mining = "all",
-    counted: ArrayLike | None = None,
-) -> jax.Array:
+    counted: Flags | None = None,
+) -> Scalar:
     """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
@@ -88,13 +89,13 @@ def _contrastive(
 
 
 def batch_triplet(
-    features: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    labels: Labels,
     *,
     margin: ArrayLike = 0.8,
     mining: Mining = "all",
-    counted: ArrayLike | None = None,
-) -> jax.Array:
+    counted: Flags | None = None,
+) -> Scalar:
     """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
@@ -151,7 +152,7 @@ def _triplet(
         return jnp.where(found, jnp.maximum(0.0, margin + farthest - nearest), 0.0)
 
     @jax.checkpoint
-    def of_anchor(row):
+    def of_anchor(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         distance, same, different = row
         hinge = jnp.maximum(0.0, margin + distance[:, None] - distance[None, :])
         triplets = same[:, None] & different[None, :]
@@ -189,12 +190,12 @@ def _pairs(
     return distance, valid & of_one_class, valid & ~of_one_class
 
 
-def _mean(x, chosen, axis=1):
+def _mean(x: jax.Array, chosen: jax.Array, axis: int | None = 1) -> jax.Array:
     count = jnp.sum(chosen, axis=axis)
     return jnp.sum(jnp.where(chosen, x, 0.0), axis=axis) / jnp.maximum(count, 1)
 
 
-def _largest(x, chosen):
+def _largest(x: jax.Array, chosen: jax.Array) -> jax.Array:
     """The largest chosen value of each row; zero where none is."""
     largest = jnp.max(jnp.where(chosen, x, -jnp.inf), axis=1, initial=-jnp.inf)
     return jnp.where(jnp.any(chosen, axis=1), largest, 0.0)

@@ -9,17 +9,18 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.normalize import l2_norm
 from hyperface.rules import AxisName, axes_of, is_tracked, reverse_mode_only, vary_alike, vary_over
+from hyperface.shapes import Features, Losses
 
 Form = Literal["paper", "released-l2", "released-l1", "released-auto"]
 
 
 def ring(
-    features: ArrayLike,
+    features: Features,
     radius: ArrayLike,
     *,
     form: Form = "paper",
     axis_name: AxisName | None = None,
-) -> jax.Array:
+) -> Losses:
     """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
 
         L = 1/2 (||f|| - R)^2

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
 from hyperface.losses.shards import locate, num_shards
 from hyperface.rules import AxisName, automatic, per_example, vary_alike
+from hyperface.shapes import Labels
 
 
 class Sample(NamedTuple):
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
 def sample_classes(
     key: jax.Array,
-    labels: ArrayLike,
+    labels: Labels,
     num_classes: int,
     *,
     rate: float,
@@ -136,4 +136,4 @@ def _drawn(key: jax.Array, classes: int, count: int) -> jax.Array:
     edges = (np.arange(count + 1) * classes // count).astype(np.int32)
     inside = jax.random.randint(key, (count,), 0, np.diff(edges), jnp.int32)
     offset = jax.random.randint(offset_key, (), 0, classes, jnp.int32)
-    return (edges[:-1] + inside + offset) % classes
+    return (jnp.asarray(edges[:-1]) + inside + offset) % classes

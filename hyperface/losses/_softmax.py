@@ -14,12 +14,13 @@ from hyperface.losses._blocks import AgentGradient
 from hyperface.losses._folds import BOUNDED_SCALE, LogSumExp
 from hyperface.losses.classwise import Engine, Gradient, Normalize, Target, agent_rule, single
 from hyperface.normalize import at_least_float32
+from hyperface.shapes import Agents, Bias, Features, Labels, Losses
 
 
 def per_example(
     name: str,
     x: ArrayLike,
-    labels: ArrayLike,
+    labels: Labels,
     least: float = -math.inf,
     most: float = math.inf,
 ) -> ArrayLike:
@@ -106,17 +107,17 @@ _WITHOUT_SCALE = (
 
 
 def softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     normalize: Normalize = "both",
     scale: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
+    bias: Bias | None = None,
     allow_normalized_bias: bool = False,
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )

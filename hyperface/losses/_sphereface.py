@@ -20,6 +20,7 @@ from hyperface.losses.classwise import (
     single,
     slope_only,
 )
+from hyperface.shapes import Agents, Features, Labels, Losses
 
 
 @jax.tree_util.register_dataclass
@@ -135,15 +136,15 @@ def annealed_blend(
 
 
 def a_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: int = 4,
     blend: ArrayLike = 0.0,
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
@@ -188,14 +189,14 @@ def a_softmax(
 
 
 def l_softmax(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: int = 4,
     blend: ArrayLike = 0.0,
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )

@@ -20,6 +20,7 @@ from hyperface.losses.classwise import (
     slope_only,
 )
 from hyperface.normalize import l2_normalize
+from hyperface.shapes import Agents, Features, Labels, Losses
 
 Negatives = Literal["all", "hardest"]
 
@@ -67,16 +68,16 @@ class CTriplet:
 
 
 def c_triplet(
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
     margin: ArrayLike = 0.8,
     negatives: Negatives = "all",
     always_pull: bool = False,
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
-) -> jax.Array:
+) -> Losses:
     """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
@@ -123,8 +124,12 @@ def c_triplet(
 
 
 def triplet(
-    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, *, margin: ArrayLike = 0.8
-) -> jax.Array:
+    anchors: Features,
+    positives: Features,
+    negatives: Features,
+    *,
+    margin: ArrayLike = 0.8,
+) -> Losses:
     """Triplet loss on normalised features: NormFace, Eq. 8.
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)

@@ -33,6 +33,7 @@ from hyperface.losses._folds import Block, Slope
 from hyperface.losses.shards import Shards, num_shards
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.rules import AxisName, automatic, per_example, reverse_mode_only
+from hyperface.shapes import Agents, Bias, Features, Labels
 
 __all__ = [
     "AgentGradient",
@@ -178,11 +179,11 @@ def agent_rule(gradient: Gradient, term: Term) -> Engine:
 
 def joint(
     terms: Sequence[Term],
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
-    bias: ArrayLike | None = None,
+    bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> tuple[jax.Array, ...]:
     """Several class-wise losses in one pass over one agent matrix.
@@ -217,18 +218,26 @@ def joint(
 def single(
     name: str,
     term: Term,
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     *,
-    bias: ArrayLike | None = None,
+    bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array:
     """Returns the loss [batch] of one term, for the public function `name`."""
     return _joint(name, (term,), features, agents, labels, bias, engine)[0]
 
 
-def _joint(name, terms, features, agents, labels, bias, engine) -> tuple[jax.Array, ...]:
+def _joint(
+    name: str,
+    terms: Sequence[Term],
+    features: ArrayLike,
+    agents: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None,
+    engine: Engine,
+) -> tuple[jax.Array, ...]:
     layout, arrays = _prepare(name, terms, features, agents, labels, bias, (), **engine)
     if not layout.num_rows:
         return tuple(jnp.full_like(arrays.norms, jnp.nan) for _ in terms)
@@ -242,12 +251,12 @@ def _joint(name, terms, features, agents, labels, bias, engine) -> tuple[jax.Arr
 
 def weighted_sum(
     terms: Sequence[Term],
-    features: ArrayLike,
-    agents: ArrayLike,
-    labels: ArrayLike,
+    features: Features,
+    agents: Agents,
+    labels: Labels,
     weights: Sequence[ArrayLike],
     *,
-    bias: ArrayLike | None = None,
+    bias: Bias | None = None,
     with_losses: bool = False,
     **engine: Unpack[Engine],
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -298,7 +307,7 @@ def _summed(layout: Layout, *arrays: Any) -> tuple[jax.Array, tuple[jax.Array, .
     terms, *_, weights = arrays
     if all(term.fold.additive for term in terms):
         return summed_losses(layout, *arrays)
-    losses = joint_losses(layout, *arrays[:-1])
+    losses: tuple[jax.Array, ...] = joint_losses(layout, *arrays[:-1])
     return total(losses, weights), losses
 
 
@@ -374,23 +383,24 @@ def _prepare(
         precision=precision,
         save_similarities=fits and precision != "mixed",
     )
-    terms = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tuple(terms))
-    guarded = reverse_mode_only(name, (terms, features, agents, bias, tuple(weights)))
-    terms, (features, labels, weights), (agents, bias, present) = shards.cast(
-        guarded[0], (guarded[1], labels, guarded[4]), (guarded[2], guarded[3], present)
+    of_terms = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tuple(terms))
+    of_terms, f, w, b, sums = reverse_mode_only(
+        name, (of_terms, features, agents, bias, tuple(weights))
     )
-    x = l2_normalize(features) if mode in ("both", "features") else features
-    classes = Classes(labels, present)
-    norms = l2_norm(features)
-    raw = features if any(getattr(term, "needs_angle", False) for term in terms) else None
-    return layout, _Arrays(terms, x, raw, norms, agents, bias, classes, weights)
+    of_terms, (f, y, sums), (w, b, counted) = shards.cast(
+        of_terms, (f, labels, sums), (w, b, present)
+    )
+    x = l2_normalize(f) if mode in ("both", "features") else f
+    raw = f if any(getattr(term, "needs_angle", False) for term in terms) else None
+    return layout, _Arrays(of_terms, x, raw, l2_norm(f), w, b, Classes(y, counted), sums)
 
 
 def _one_mode(terms: Sequence[Term]) -> Normalize:
     modes = {term.normalize for term in terms}
-    if len(modes) != 1:
+    mode, *others = modes
+    if others:
         raise ValueError(f"expected terms of one normalisation mode, found {sorted(modes)}")
-    return modes.pop()
+    return mode
 
 
 def _check_takes_bias(terms: Sequence[Term]) -> None:

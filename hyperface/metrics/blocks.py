@@ -42,7 +42,8 @@ class Gallery:
         dim: int,
         keep: np.ndarray | None = None,
     ) -> None:
-        self._parts = [features] if getattr(features, "ndim", None) == 2 else features
+        alone = isinstance(features, np.ndarray) and features.ndim == 2
+        self._parts = [features] if alone else list(features)
         shapes = [part.shape for part in self._parts]
         wrong = [shape for shape in shapes if len(shape) != 2 or shape[1] != dim]
         if wrong:

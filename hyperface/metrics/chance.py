@@ -65,7 +65,7 @@ def shift_warning(
         rows, index = np.unique(
             (np.stack([first[tried], second[tried]]) + shift) % len(features), return_inverse=True
         )
-        scores = cosine_scores(features[rows], Pairs(*index.reshape(2, -1), same))
+        scores = cosine_scores(features[rows], Pairs(*index.reshape(2, -1), same=same))
         right[shift] = (scores >= best_threshold(scores, same)) == same
     best = max(right, key=lambda shift: right[shift].sum())
     gained = right[best].sum() - right[0].sum()

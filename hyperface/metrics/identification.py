@@ -176,4 +176,4 @@ def _tail_floor(tail: Tail, probes: Probes, scored: ScoredBlock, rows: int) -> f
         return tail.cut
     # As many pairs as the tail keeps score at least this in low precision.
     least = np.partition(scores, scores.size - tail.size, axis=None)[scores.size - tail.size]
-    return least - probes.bound(scored).max()
+    return float(least - probes.bound(scored).max())

@@ -25,7 +25,8 @@ class Projection(NamedTuple):
 class Moments(NamedTuple):
     """What a projection is fitted from, about a common middle."""
 
-    count: float
+    uses: float
+    """Number of features."""
     total: np.ndarray
     """[dim] sum of the features."""
     scatter: np.ndarray | float
@@ -71,7 +72,7 @@ def fold_moments(
     middle = features.mean(axis=0)
     centered = features - middle
     folds = {i: _moments(centered, rows[fold == i], scatter) for i in np.unique(fold)}
-    whole = Moments(*(sum(parts) for parts in zip(*folds.values(), strict=True)))
+    whole = Moments(*(sum(parts[1:], parts[0]) for parts in zip(*folds.values(), strict=True)))
     return FoldMoments(middle, whole, folds)
 
 
@@ -82,7 +83,8 @@ def spanned(features: np.ndarray) -> np.ndarray:
     """
     if features.shape[1] <= features.shape[0]:
         return features
-    return np.linalg.qr(np.asarray(features, np.float64).T, mode="r").T
+    triangle = np.linalg.qr(np.asarray(features, np.float64).T, mode="r")
+    return np.asarray(triangle).T
 
 
 def check_pca(pca: float | int | None, images: int, dim: int) -> None:

@@ -104,7 +104,7 @@ def dir_at_far(
     if not searches.mate_scores.size:
         raise ValueError("expected probes whose person is in the gallery, found none")
     thresholds = impostor_threshold(searches.impostor_scores, far, rule=rule)
-    detected = np.float64(searches.mate_scores[:, None] >= np.ravel(thresholds))
-    identified = np.float64(np.ravel(rank)[:, None] >= searches.ranks)
+    detected = (searches.mate_scores[:, None] >= np.ravel(thresholds)).astype(np.float64)
+    identified = (np.ravel(rank)[:, None] >= searches.ranks).astype(np.float64)
     rates = identified @ detected / searches.ranks.size
     return rates.reshape(np.shape(rank) + np.shape(far))[()]
