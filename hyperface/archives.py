@@ -9,10 +9,14 @@ import io
 import lzma
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
 from hyperface.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 RATIO, FLOOR = 10, 32 * 2**20
 """A compressed file may unpack to FLOOR + RATIO times its size: photographs and features hardly
@@ -22,6 +26,7 @@ DICTIONARY = 128 * 2**20
 _PIECE = 2**16
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 """Others are rare, and Python's zipfile unpacks them in steps of any size."""
+_OTHER_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 
 
 def unpacked_limit(size: int) -> int:
@@ -86,14 +91,14 @@ def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> by
             raise damaged_member(error) from None
 
 
-def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> zipfile.ZipExtFile:
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     """A member as a file; read it in pieces, and never all of it at once.
 
     Raises:
       ValueError: as `read_member`.
     """
     if info.compress_type not in _METHODS:
-        name = zipfile.compressor_names.get(info.compress_type, info.compress_type)
+        name = _OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
         raise ValueError(f"expected a member that is stored or deflated, found {name}")
     try:
         return archive.open(info)
@@ -109,9 +114,14 @@ def damaged_member(found: object) -> ValueError:
 class _Decompressor(Protocol):
     """What bz2 and lzma offer."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
@@ -142,7 +152,7 @@ def _xz() -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(memlimit=DICTIONARY)
 
 
-_KINDS = {
+_KINDS: dict[bytes, Callable[[], _Decompressor]] = {
     b"\x1f\x8b": _Gzip,
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\x00": _xz,
@@ -177,7 +187,7 @@ def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
 class _Unpacked(io.RawIOBase):
     """What a compressed file unpacks to; going back unpacks it again from the start."""
 
-    def __init__(self, file: BinaryIO, kind: type, limit: int):
+    def __init__(self, file: BinaryIO, kind: Callable[[], _Decompressor], limit: int) -> None:
         self._file, self._kind, self._limit = file, kind, limit
         self._restart()
 
@@ -205,9 +215,10 @@ class _Unpacked(io.RawIOBase):
             pass
         return self._at
 
-    def readinto(self, buffer: memoryview) -> int:
-        data = self._next(len(buffer))
-        buffer[: len(data)] = data
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        target = memoryview(buffer).cast("B")
+        data = self._next(len(target))
+        target[: len(data)] = data
         return len(data)
 
     def _next(self, most: int) -> bytes:

@@ -7,7 +7,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -104,11 +104,11 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     return array.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def _fill(array: np.ndarray, start: bytes, file: BinaryIO) -> None:
+def _fill(array: np.ndarray, start: bytes, file: IO[bytes]) -> None:
     """Fills an array in its own memory: what is declared is allocated once."""
     if not array.nbytes:
         return
-    target = memoryview(array.view(np.uint8))
+    target = array.view(np.uint8).data
     target[: len(start)] = start
     at = len(start)
     while at < len(target):

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
 
 class InputError(ValueError):
@@ -13,7 +12,7 @@ class MissingExtra(ModuleNotFoundError):
     """A part of the package needs an optional dependency that is not installed."""
 
 
-def expect(condition: Any, name: str, expected: str, found: Any) -> None:
+def expect(condition: object, name: str, expected: str, found: object) -> None:
     """Refuses a setting unless the condition holds.
 
     Raises:

@@ -35,7 +35,7 @@ import platform
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,9 +101,11 @@ def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
         for what, names in kept.items():
             if what in line:
                 names[line[what]] = None
-            names.pop(line.get("removed"), None)
+            if "removed" in line:
+                names.pop(line["removed"], None)
         holder = line.get("held", holder)
-    return Record(head["kind"], *map(frozenset, kept.values()), holder)
+    files, trees, folders = (frozenset(names) for names in kept.values())
+    return Record(head["kind"], files, trees, folders, holder)
 
 
 def adopt(folder: Path, kind: str = RESULTS) -> Record:
@@ -256,7 +258,8 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     partial = _claim_with_partial(path)
     with partial.open("wb") as file:
         try:
-            np.savez(file, **arrays)
+            # pyright fears an array of the name `allow_pickle`, which none of ours has.
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
         except BaseException:
@@ -460,7 +463,7 @@ def said(error: OSError) -> str:
 class _Open:
     """A marker, opened to be locked or to get more lines; never through a link."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
             self.descriptor = os.open(path, flags, 0o666)
@@ -473,11 +476,11 @@ class _Open:
         os.close(self.descriptor)
 
 
-def _append(folder: Path, *lines: dict[str, str | int]) -> None:
+def _append(folder: Path, *lines: Mapping[str, str | int]) -> None:
     """Adds lines in one write, so that those of several processes do not mix."""
     if not lines:
         return
-    data = b"".join(json.dumps(x | {"digest": _digest(x)}).encode() + b"\n" for x in lines)
+    data = b"".join(json.dumps({**x, "digest": _digest(x)}).encode() + b"\n" for x in lines)
     with contextlib.closing(_Open(folder / MARKER)) as marker:
         size = os.fstat(marker.descriptor).st_size
         if size and "format" in lines[0]:
@@ -499,7 +502,7 @@ def _parsed(line: bytes) -> dict[str, str] | None:
         return None
 
 
-def _digest(line: dict[str, str | int]) -> str:
+def _digest(line: Mapping[str, str | int]) -> str:
     return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,11 +7,13 @@ from the command line by its dotted name.
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from hyperface.config import loss
 from hyperface.config.loss import Loss
 from hyperface.errors import InputError, expect
+
+_Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _from_dict(cls: type, values: dict[str, Any]) -> Any:
+def _from_dict(cls: type[_Settings], values: dict[str, Any]) -> _Settings:
     kinds, made = get_type_hints(cls), {}
     for name, value in values.items():
         if isinstance(value, dict):

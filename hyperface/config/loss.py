@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from hyperface.errors import InputError, expect
 
+Normalize = Literal["both", "features", "agents", "none"]
+"""Which sides of a similarity are brought to unit length."""
 Gradient = Literal["exact", "caffe"]
 Mining = Literal["all", "violating", "hardest"]
 
@@ -21,7 +23,7 @@ class SoftmaxTerm:
     """Softmax loss (NormFace, Eq. 1 and 6)."""
 
     weight: float = 1.0
-    normalize: Literal["both", "features", "agents", "none"] = "both"
+    normalize: Normalize = "both"
     scale: float | Literal["learned"] = "learned"
     """s on the similarities: a number, or learned."""
     initial_bound: float = 0.1
@@ -222,11 +224,12 @@ class Loss:
         )
 
 
-def normalization(name: str, term: ClasswiseTerm) -> Literal["both", "features", "agents", "none"]:
+def normalization(name: str, term: ClasswiseTerm) -> Normalize:
     """Which sides of a class-wise term are brought to unit length."""
     if isinstance(term, SoftmaxTerm):
         return term.normalize
-    return {"a_softmax": "agents", "l_softmax": "none"}.get(name, "both")
+    one_sided: dict[str, Normalize] = {"a_softmax": "agents", "l_softmax": "none"}
+    return one_sided.get(name, "both")
 
 
 # Field of a term -> least and greatest value; an open range leaves out its ends.

@@ -49,14 +49,13 @@ def cluster_of(
       >>> cluster_of(slurm | {"SLURM_PROCID": "2"})
       Cluster(coordinator='n1:12728', processes=4, process=2, devices=None)
     """
-    options = (coordinator, processes, process)
-    if any(value is not None for value in options):
-        if None in options:
-            raise InputError(
-                "expected --coordinator, --processes and --process together, found "
-                f"{coordinator}, {processes} and {process}."
-            )
-        return _checked(Cluster(*options))
+    if coordinator is not None and processes is not None and process is not None:
+        return _checked(Cluster(coordinator, processes, process))
+    if any(value is not None for value in (coordinator, processes, process)):
+        raise InputError(
+            "expected --coordinator, --processes and --process together, found "
+            f"{coordinator}, {processes} and {process}."
+        )
     for variable, found in (
         ("SLURM_STEP_NODELIST", _slurm),  # Of srun: a batch script alone has one process.
         ("OMPI_COMM_WORLD_RANK", _open_mpi),

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -11,8 +11,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hyperface.errors import InputError
 
+# jaxlib ships no stubs, so a type checker takes jax.Device for a variable and knows nothing of it.
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
+"""One device of JAX: a GPU, a TPU core, or a CPU."""
 AXIS = "batch"
 """Name of the mesh's only axis, along which batches and agents are split."""
+
+_Tree = TypeVar("_Tree")
 
 
 def check_devices(batch_size: int) -> None:
@@ -65,7 +70,7 @@ def check_classes(num_classes: int) -> None:
         )
 
 
-def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+def replicated(devices: Sequence[Device] | None = None) -> NamedSharding:
     """The sharding of the state that `data_parallel_step` returns: whole on every device.
 
     A state that starts with it lets the step compile once.
@@ -73,7 +78,7 @@ def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
     return NamedSharding(make_mesh(devices), PartitionSpec())
 
 
-def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -> jax.Array:
+def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> jax.Array:
     """Puts an array on the local devices, its first axis split over them.
 
     A jitted function of it then runs on all of them: what evaluation does with images, and with the
@@ -84,12 +89,12 @@ def split_rows(array: np.ndarray, devices: Sequence[jax.Device] | None = None) -
     return jax.device_put(array, NamedSharding(mesh, split))
 
 
-def put_whole(tree: Any) -> Any:
+def put_whole(tree: _Tree) -> _Tree:
     """Puts a tree whole on each local device, beside what `split_rows` puts there."""
     return jax.device_put(tree, replicated(jax.local_devices()))
 
 
-def make_mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
+def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
     """Returns the mesh of these devices, by default of all devices of all processes."""
     devices = list(devices or jax.devices())
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)

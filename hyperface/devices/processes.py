@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 import jax
 from jax._src.distributed import global_state  # jax.distributed shows neither client nor barrier.
@@ -19,6 +19,17 @@ GRACE = 1.0
 with it."""
 
 _meetings = itertools.count()
+_Json = TypeVar("_Json")
+
+
+class _Coordinator(Protocol):
+    """The methods of jaxlib's client that are used here; jaxlib itself ships no stubs."""
+
+    def key_value_set(self, key: str, value: str) -> None: ...
+
+    def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
+
+    def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None: ...
 
 
 class AgreedStop(Exception):
@@ -83,23 +94,32 @@ def wait_for_all(name: str) -> None:
         _meet(f"hyperface/{next(_meetings)}/{name}")
 
 
-def told_by_all(name: str, value: Any) -> list[Any]:
+def told_by_all(name: str, value: _Json) -> list[_Json]:
     """What each process has come to the point of this name with, JSON, in order; waits for all."""
     if not are_several():
         return [value]
     key = f"hyperface/{next(_meetings)}/{name}"
-    global_state.client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+    client = _client()
+    client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
     _meet(key)
     return [
-        json.loads(global_state.client.blocking_key_value_get(f"{key}/{process}", 60_000))
+        json.loads(client.blocking_key_value_get(f"{key}/{process}", 60_000))
         for process in range(jax.process_count())
     ]
 
 
-def told_by_writer(name: str, value: Any) -> Any:
+def told_by_writer(name: str, value: _Json) -> _Json:
     """What the process that writes has come to the point of this name with; waits for all."""
     return told_by_all(name, value)[0]
 
 
 def _meet(key: str) -> None:
-    global_state.client.wait_at_barrier(key, PATIENCE * 1000)
+    _client().wait_at_barrier(key, PATIENCE * 1000)
+
+
+def _client() -> _Coordinator:
+    """Returns the connection to the coordinator, which every one of several processes has."""
+    client = global_state.client
+    if client is None:
+        raise RuntimeError("expected a call of `initialize` before processes meet, found none")
+    return client

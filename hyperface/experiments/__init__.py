@@ -5,6 +5,7 @@
 
 import importlib
 import pkgutil
+from types import ModuleType
 
 from hyperface.config.experiment import Experiment, check
 from hyperface.errors import unknown_name
@@ -28,10 +29,10 @@ def load(name: str) -> Experiment:
 
 def run_card(name: str) -> str:
     """The experiment's docstring: source, command, data, time, published and measured figures."""
-    return _module(name).__doc__.strip()
+    return (_module(name).__doc__ or "").strip()
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     if name not in names():
         raise unknown_name("experiment", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

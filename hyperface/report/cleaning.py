@@ -1,4 +1,4 @@
-"""What a cleaning did: lists to read and pictures to look at."""
+"""Writes what a cleaning of a data set did: CSV lists and image sheets."""
 
 import csv
 import io
@@ -15,33 +15,34 @@ from hyperface.report import figures
 from hyperface.report.sheets import pair_sheet
 
 SHOWN = 40
-"""Pairs of images on a sheet."""
+"""Largest number of pairs of images on a sheet."""
 
 
 class NamedImages(NamedTuple):
-    """A data set as far as a report needs it, in stored order."""
+    """The names, labels and pixels of a data set, in stored order."""
 
     names: Sequence[str]
     """"person/file" of each image."""
     labels: np.ndarray
     pixels: Callable[[int], np.ndarray]
-    """The image in a place, [height, width, 1 or 3] uint8."""
+    """A function from an image's position to its pixels [height, width, 1 or 3] uint8."""
 
     def people(self) -> dict[int, str]:
-        """The person's name of each label: what stands before the first "/" of its images."""
-        firsts = np.unique(self.labels, return_index=True)
+        """Returns the person's name of each label: the part of image names before the first "/"."""
+        labels, firsts = np.unique(self.labels, return_index=True)
         return {
-            int(label): self.names[i].partition("/")[0] for label, i in zip(*firsts, strict=True)
+            int(label): self.names[int(i)].partition("/")[0]
+            for label, i in zip(labels, firsts, strict=True)
         }
 
 
 def write_distances(
     folder: Path, images: NamedImages, distances: Distances, cleaning: Cleaning
 ) -> None:
-    """Writes `distances.png`, both histograms, and `farthest.png`.
+    """Writes the histograms `distances.png` and the image sheet `farthest.png`.
 
-    The latter shows the images farthest from the mean of their person, each to the right of the
-    image of that person that lies nearest to it.
+    The sheet shows the images that lie farthest from the mean of their person. To the left of each
+    stands the image of the same person that lies nearest to that mean.
     """
     in_kept = ~cleaning.dropped_classes[distances.labels]
     thresholds = cleaning.class_threshold, cleaning.image_threshold
@@ -64,8 +65,10 @@ def write_dropped(
 ) -> None:
     """Writes a CSV line for each image that is left out: name, reason, distance and threshold.
 
-    Reasons are "overlap", the person is in another data set too; "class", with the mean squared
-    distance of the person; and "image", with that of the image. The first that applies is given.
+    The reason is the first of these that applies:
+      "overlap": the person is in another data set too.
+      "class": the mean squared distance of the person's images is above the threshold.
+      "image": the squared distance of the image is above the threshold.
     """
     rows = []
     for i, (name, label) in enumerate(zip(images.names, images.labels, strict=True)):
@@ -87,15 +90,15 @@ def write_overlap(
     pairs: Sequence[SimilarPeople],
     named: Container[tuple[int, int]],
 ) -> None:
-    """Writes `overlap.csv`, a line a pair of people, and `overlap.png` with their closest images.
+    """Writes `overlap.csv`, one line per pair of people, and `overlap.png`, their closest images.
 
-    The picture is left out where there is no pair.
+    Without any pair there is no picture.
 
     Args:
-      folder: for both files.
-      images: the training set, on the left.
+      folder: that receives both files.
+      images: the training set, shown on the left.
       others: the evaluation set.
-      pairs: as `similar_people` finds them.
+      pairs: as `similar_people` returns them.
       named: pairs of labels whose names are equal.
     """
     people, other_people = images.people(), others.people()

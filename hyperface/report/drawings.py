@@ -1,4 +1,4 @@
-"""Drawings of the papers' figures: curves on one pair of axes, and points on several planes."""
+"""Draws the papers' figures: curves on one pair of axes, and points on several planes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
-"""In the order in which they are used."""
+"""The colours of curves and groups, in the order in which they are used."""
 _DASHES = ("--", ":", "-.")
 
 
 class Points(NamedTuple):
-    """Points of one colour."""
+    """A group of points, all of one colour."""
 
     places: np.ndarray
     """[points, 2]."""
@@ -21,11 +21,11 @@ class Points(NamedTuple):
     size: float = 8.0
     marker: str = "o"
     hollow: bool = False
-    """Whether only the outline is drawn, so that what lies below is seen."""
+    """Whether only the outline is drawn, so that points below stay visible."""
 
 
 class Line(NamedTuple):
-    """A line through places, or an arrow along it."""
+    """A line through points, or an arrow along them."""
 
     places: np.ndarray
     """[points, 2]."""
@@ -33,29 +33,29 @@ class Line(NamedTuple):
     colour: str = "#222222"
     style: str = "-"
     arrow: bool = False
-    """Whether its end has a head."""
+    """Whether the line ends in an arrow head."""
 
 
 def panels(
     rows: int, columns: int, *, width: float, height: float = 3.6, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with light axes, row by row.
+    """Returns a figure and its axes, row by row, without the upper and right border.
 
     Args:
-      rows: how many below each other.
-      columns: how many beside each other.
+      rows: number of rows of axes.
+      columns: number of axes per row.
       width: of the whole figure, in inches.
-      height: of it.
-      share: whether all have the same limits.
+      height: of the whole figure, in inches.
+      share: whether all axes have the same limits.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
-    shared = {"sharex": share, "sharey": share}
-    found: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for axes in found:
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    every: list[Axes] = list(grid.flat)
+    for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
-    return figure, found
+    return figure, every
 
 
 def curves(
@@ -67,13 +67,13 @@ def curves(
     marks: Mapping[str, float] | None = None,
     log: bool = False,
 ) -> Figure:
-    """Curves by label.
+    """Draws one curve per label on one pair of axes.
 
     Args:
       lines: label -> (x [points], y [points]).
-      title: what is shown.
-      xlabel: what runs along.
-      ylabel: what runs up.
+      title: of the axes.
+      xlabel: quantity on the x axis.
+      ylabel: quantity on the y axis.
       marks: label -> height of a dashed horizontal line.
       log: whether y is logarithmic.
     """
@@ -95,15 +95,16 @@ def bands(
     ylabel: str,
     single: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Curves with a band about each, or with the single ones that they are the mean of.
+    """Draws mean curves, each with a band around it or with the single curves behind it.
 
     Args:
       lines: label -> (x [points], y [points], half the height of the band [points]).
-      title: what is shown.
-      xlabel: what runs along.
-      ylabel: what runs up.
-      single: label -> [curves, points], drawn thinly, instead of the label's band.
+      title: of the axes.
+      xlabel: quantity on the x axis.
+      ylabel: quantity on the y axis.
+      single: label -> [curves, points], drawn as thin lines instead of the label's band.
     """
+    single = single or {}
     figure = curves(
         {label: line[:2] for label, line in lines.items()},
         title=title,
@@ -112,7 +113,7 @@ def bands(
     )
     (axes,) = figure.axes
     for colour, (label, (x, y, half)) in zip(COLOURS, lines.items(), strict=False):
-        if label in (single or {}):
+        if label in single:
             axes.plot(x, single[label].T, color=colour, alpha=0.15, linewidth=0.5, zorder=1)
             continue
         axes.fill_between(
@@ -127,13 +128,14 @@ def scatter_panels(
     ylabel: str,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Repeated measurements against a quantity over decades, panels side by side on one height.
+    """Draws repeated measurements against quantities that range over decades, one panel each.
 
-    Lines are means, bars the sample standard deviation; what is not finite is left out.
+    Lines are means and bars are sample standard deviations. A point with a value that is not finite
+    is left out. All panels share the y axis.
 
     Args:
       panels: xlabel -> label -> (x [points] above 0, y [points, repetitions]).
-      ylabel: what runs up.
+      ylabel: quantity on the y axis.
       marks: label -> height of a dashed horizontal line, each dashed in its own way, at most three.
     """
     figure = Figure(figsize=(max(4.2 * len(panels), 6.0), 3.8), layout="constrained")
@@ -145,8 +147,8 @@ def scatter_panels(
         for place, (label, (x, y)) in enumerate(lines.items()):
             known = np.isfinite(y).all(axis=1)
             mean, spread = y[known].mean(axis=1), y[known].std(axis=1, ddof=1)
-            style = {"color": COLOURS[place % len(COLOURS)], "marker": "o", "capsize": 3}
-            axes.errorbar(x[known], mean, spread, label=label, **style)
+            colour = COLOURS[place % len(COLOURS)]
+            axes.errorbar(x[known], mean, spread, label=label, color=colour, marker="o", capsize=3)
         for dashes, (label, height) in zip(_DASHES, (marks or {}).items(), strict=False):
             axes.axhline(height, label=label, color="#4a4a4a", linestyle=dashes, linewidth=1.4)
         axes.set(xlabel=xlabel, xscale="log")
@@ -163,16 +165,17 @@ def planes(
     lines: Mapping[str, Sequence[Line]] | None = None,
     circle: float | None = None,
 ) -> Figure:
-    """Points on planes side by side, all of one scale, with one legend below.
+    """Draws points on planes side by side, all with the same limits, and one legend below.
 
     Args:
-      panels: title -> groups of points, a colour each.
+      panels: title -> groups of points, one colour per group; at least one panel.
       lines: title -> lines and arrows.
-      circle: radius of a circle about the origin.
+      circle: radius of a circle around the origin.
     """
     figure = Figure(layout="constrained")
     turn = np.linspace(0, 2 * np.pi, 200)
-    every = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True).flat
+    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
+    every: list[Axes] = list(grid.flat)
     for axes, (title, groups) in zip(every, panels.items(), strict=True):
         if circle is not None:
             axes.plot(circle * np.cos(turn), circle * np.sin(turn), color="#bbbbbb", linewidth=1)
@@ -182,57 +185,70 @@ def planes(
             _draw_line(axes, line)
         axes.set(title=title, aspect="equal")
         axes.grid(alpha=0.25)
-    wide, high = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+    wide, high = np.ptp(every[0].get_xlim()), np.ptp(every[0].get_ylim())
     figure.set_size_inches(4.4 * len(panels), 4.0 * np.clip(high / wide, 0.4, 1.5) + 1.2)
     _legend_below(figure)
     return figure
 
 
 def _scatter(axes: Axes, group: Points, colour: str) -> None:
-    filling = {"facecolors": "none", "edgecolors": colour} if group.hollow else {"color": colour}
-    width = 1.0 if group.hollow else 0
-    label = group.label or None
-    style = {"marker": group.marker, "label": label, "linewidths": width, "zorder": 4, **filling}
-    axes.scatter(*group.places.T, s=group.size, **style)
+    x, y = group.places.T
+    axes.scatter(
+        x,
+        y,
+        s=group.size,
+        marker=group.marker,
+        label=group.label or None,
+        linewidths=1.0 if group.hollow else 0,
+        facecolors="none" if group.hollow else colour,
+        edgecolors=colour,
+        zorder=4,
+    )
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
-    style = {"color": line.colour, "linestyle": line.style, "linewidth": 1.1}
-    axes.plot(*line.places.T, label=line.label or None, **style)
+    x, y = line.places.T
+    label = line.label or None
+    axes.plot(x, y, label=label, color=line.colour, linestyle=line.style, linewidth=1.1)
     if line.arrow:
         before, end = line.places[-2:]
         head = {"arrowstyle": "-|>", "color": line.colour, "mutation_scale": 7, "shrinkB": 0}
-        axes.annotate("", xy=end, xytext=end - 0.01 * (end - before), arrowprops=head)
+        # A short arrow at the end alone: one along the whole line would hide the line's style.
+        start = end - 0.01 * (end - before)
+        axes.annotate("", xy=tuple(end), xytext=tuple(start), arrowprops=head)
 
 
 def _legend_below(figure: Figure) -> None:
-    """One for all panels, off the points; a label that several have stands once."""
+    """Adds one legend for all panels below them; a label of several panels stands there once."""
     drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
     known = {
-        label: one for handles, labels in drawn for one, label in zip(handles, labels, strict=True)
+        label: handle
+        for handles, labels in drawn
+        for handle, label in zip(handles, labels, strict=True)
     }
     if known:
         columns = min(len(known), 2 * len(figure.axes))
-        place = {"loc": "outside lower center", "ncols": columns, "fontsize": 8}
-        figure.legend(known.values(), known.keys(), **place)
+        handles, labels = list(known.values()), list(known)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Groups of bars, one bar a label and class.
+    """Draws one group of bars per class, with one bar per label.
 
     Args:
-      values: label -> [classes].
-      title: what is shown.
+      values: label -> [classes]; at least one label.
+      title: of the axes.
       xlabel: what the classes are.
-      ylabel: what runs up.
+      ylabel: quantity on the y axis.
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(values)
+    classes = len(next(iter(values.values())))
     for place, (label, heights) in enumerate(values.items()):
-        across = np.arange(len(heights)) + (place - (len(values) - 1) / 2) * width
+        across = np.arange(classes) + (place - (len(values) - 1) / 2) * width
         axes.bar(across, heights, width, label=label, color=COLOURS[place % len(COLOURS)])
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(len(heights)))
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(classes))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
     return figure

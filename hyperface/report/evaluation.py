@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables and figures of every protocol, and the hardest pairs."""
+"""Writes the report of an evaluation: each protocol's tables and figures, and the hardest pairs."""
 
 import io
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure as Picture
 
 from hyperface import owned
 from hyperface.protocols.result import Figure, HardPair, Scored
@@ -16,11 +17,13 @@ from hyperface.report.sheets import pair_sheet
 from hyperface.report.tables import Table, percent
 
 Pixels = Callable[[str], np.ndarray]
-"""Name of an image -> [height, width, 1 or 3] uint8."""
+"""A function from the name of an image to its pixels [height, width, 1 or 3] uint8."""
+Drawn = dict[str, tuple[str, Picture]]
+"""File name without its suffix -> caption and picture."""
 
 
 def protocol_table(title: str, scored: Scored) -> Table:
-    """Figures of one protocol, a row each, and the steps behind them."""
+    """Returns the table of one protocol, one row per score, with the procedure as its note."""
     rows = [(name, percent(f.value, f.spread)) for name, f in scored.figures.items()]
     spread = any(figure.spread is not None for figure in scored.figures.values())
     steps = [*scored.steps, *([f"± is the {scored.spread}"] if spread and scored.spread else [])]
@@ -28,7 +31,7 @@ def protocol_table(title: str, scored: Scored) -> Table:
 
 
 def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Scored]) -> list[Table]:
-    """The tables of all protocols."""
+    """Returns the tables of all protocols."""
     return [protocol_table(titles[name], found) for name, found in scored.items()]
 
 
@@ -45,13 +48,13 @@ def write_evaluation(
     """Writes `evaluation.json`, `evaluation.html` and their figures.
 
     Args:
-      folder: for the files.
-      source: what was evaluated.
-      scored: by protocol.
-      titles: of the protocols.
-      pixels: by protocol, where its images are at hand.
-      sweeps: a figure by area factor, for each label, where images were made smaller.
-      settings: goes into the JSON file as it is, beside the figures.
+      folder: that receives the files.
+      source: name of the run or of the features that were evaluated.
+      scored: protocol -> its outcome.
+      titles: protocol -> its title.
+      pixels: protocol -> its images, for the protocols whose images are at hand.
+      sweeps: label -> area factor -> score, if images of reduced resolution were scored too.
+      settings: written into the JSON file unchanged, beside the scores.
     """
     drawn = _draw(scored)
     if sweeps:
@@ -79,9 +82,9 @@ def write_evaluation(
     )
 
 
-def _draw(scored: Mapping[str, Scored]):
-    """Captions and figures by file name."""
-    drawn = {}
+def _draw(scored: Mapping[str, Scored]) -> Drawn:
+    """Draws the figures of all protocols."""
+    drawn: Drawn = {}
     curves = {
         label if label == name else f"{name}: {label}": curve
         for name, found in scored.items()
@@ -100,7 +103,7 @@ def _draw(scored: Mapping[str, Scored]):
 
 
 def _sheets(folder: Path, name: str, title: str, scored: Scored, pixels: Pixels) -> dict[str, Path]:
-    """The hardest pairs as pictures, by caption."""
+    """Writes the hardest pairs as image sheets; returns caption -> file."""
     written = {}
     for kind, pairs in (
         ("different people taken for one", scored.false_accepts),

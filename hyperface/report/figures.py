@@ -1,9 +1,10 @@
-"""The figures of a run. Each function returns a matplotlib figure; `save` writes them as PNG."""
+"""Draws the figures of a run as matplotlib figures, which `save` writes as PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,16 +17,25 @@ from hyperface.protocols.result import Figure as Score
 from hyperface.report.drawings import COLOURS, panels
 
 Curve = Sequence[Mapping[str, float]]
-"""Lines of a run's `metrics.jsonl`."""
+"""The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
 
 _DASHES = ("-", "--", "-.", ":")
-_RAW = {"color": "#8a8a8a", "linestyle": "--"}
+
+
+class _Style(TypedDict):
+    """Keyword arguments of the drawing functions of matplotlib."""
+
+    color: str
+    linestyle: str
+
+
+_RAW = _Style(color="#8a8a8a", linestyle="--")
 
 
 def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
-    """Training loss against step, with Proposition 2's bound at the scale of that step.
+    """Draws the training loss against the step, with Proposition 2's bound at that step's scale.
 
-    Of a method with a softmax term that term alone, else its whole loss.
+    Shows the softmax term alone for a method that has one, and the whole loss for the others.
     """
     figure, (losses, scales) = panels(1, 2, width=9.5)
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
@@ -35,11 +45,12 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
         losses.plot(steps, _column(lines, shown), label=label, **style)
         if "softmax_bound" in lines[0]:
             bound = _column(lines, "softmax_bound")
-            losses.plot(steps, bound, label=f"{name}: lower bound", **style | {"linestyle": ":"})
+            dotted = _Style(color=style["color"], linestyle=":")
+            losses.plot(steps, bound, label=f"{name}: lower bound", **dotted)
             scales.plot(steps, _column(lines, "scale"), label=f"{name}: scale s", **style)
         if "radius" in lines[0]:
-            style = style | {"linestyle": "-."}
-            scales.plot(steps, _column(lines, "radius"), label=f"{name}: radius R", **style)
+            dashed = _Style(color=style["color"], linestyle="-.")
+            scales.plot(steps, _column(lines, "radius"), label=f"{name}: radius R", **dashed)
     losses.set(yscale="log", xlabel="step", ylabel="loss", title="Loss and Proposition 2")
     scales.set(xlabel="step", title="Learned scale s and radius R")
     losses.legend(fontsize=8)
@@ -51,13 +62,14 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
 def roc_curves(
     curves: Mapping[str, Roc], *, title: str = "ROC of the test pairs", joined: bool = False
 ) -> Figure:
-    """True against false accept rate, the latter on a logarithmic axis.
+    """Draws the true accept rate against the false accept rate, on a logarithmic x axis.
 
     Args:
       curves: by name.
-      title: what is shown.
-      joined: whether lines join the points, for curves of few rates, where steps would be none of
-        the data's; each is thinner than the one below, so that those that are alike are all seen.
+      title: of the axes.
+      joined: whether straight lines join the points. Curves of a few chosen rates need it, because
+        steps between such rates are not in the data. Each line is thinner than the line below it,
+        so that equal curves all stay visible.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     _draw_roc(axes, curves, joined=joined)
@@ -67,15 +79,15 @@ def roc_curves(
 
 
 def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
-    """ROC curves on panels of one scale, three side by side, with one legend.
+    """Draws ROC curves on panels with the same limits, three per row, with one legend.
 
     Args:
-      curves_of: title -> name -> curve; a name has one colour on all.
+      curves_of: title -> name -> curve; a name has the same colour on all panels.
     """
     names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
     rows, columns = -(-len(curves_of) // 3), min(3, len(curves_of))
-    size = {"width": 3.6 * columns, "height": 3.2 * rows + 0.5}
-    figure, axes = panels(rows, columns, share=True, **size)
+    width, height = 3.6 * columns, 3.2 * rows + 0.5
+    figure, axes = panels(rows, columns, share=True, width=width, height=height)
     styles = dict(zip(names, _styles(dict.fromkeys(names)), strict=True))
     for panel, (title, curves) in zip(axes, curves_of.items(), strict=False):
         _draw_roc(panel, curves, joined=False, styles=styles)
@@ -84,8 +96,8 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
         panel.set_axis_off()
     for panel in axes[::columns]:
         panel.set_ylabel("true accept rate")
-    known = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    figure.legend(known.values(), known, loc="outside lower center", ncols=4, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
@@ -94,24 +106,31 @@ def _draw_roc(
     curves: Mapping[str, Roc],
     *,
     joined: bool,
-    styles: Mapping[str, dict[str, str]] | None = None,
+    styles: Mapping[str, _Style] | None = None,
 ) -> None:
     styles = styles or dict(zip(curves, _styles(curves), strict=True))
     for place, (name, curve) in enumerate(curves.items()):
-        # Each from its own lowest rate on: below, it measures nothing.
+        # A logarithmic axis has no place for a rate of 0, so a curve starts at its lowest rate.
         shown = curve.far > 0
-        style = {**styles[name]}
+        style, width = styles[name], None
         if joined:
-            style |= {"linestyle": _DASHES[place % 4], "linewidth": 1.2 + 2.2 / (1 + place)}
-        drawstyle = "default" if joined else "steps-post"
-        axes.plot(curve.far[shown], curve.tar[shown], drawstyle=drawstyle, label=name, **style)
+            style = _Style(color=style["color"], linestyle=_DASHES[place % len(_DASHES)])
+            width = 1.2 + 2.2 / (1 + place)
+        axes.plot(
+            curve.far[shown],
+            curve.tar[shown],
+            drawstyle="default" if joined else "steps-post",
+            linewidth=width,
+            label=name,
+            **style,
+        )
     axes.set(xscale="log", xlim=(None, 1), ylim=(0, 1.02), xlabel="false accept rate")
 
 
 def det_curves(curves: Mapping[str, Roc]) -> Figure:
-    """False reject against false accept rate, both on logarithmic axes.
+    """Draws the false reject rate against the false accept rate, both on logarithmic axes.
 
-    A curve without a point at which both are above zero is left out.
+    A curve is left out if it has no point at which both rates are above zero.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
@@ -129,11 +148,11 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure:
 def resolution_curves(
     sweeps: Mapping[str, Mapping[float, Score]], *, ylabel: str = "share"
 ) -> Figure:
-    """A figure against the area factor by which images were made smaller, as in Ring loss, Exp. 6.
+    """Draws a score against the factor by which the images' area was reduced (Ring loss, Exp. 6).
 
     Args:
-      sweeps: label -> area factor -> the figure, with its spread where it has one.
-      ylabel: what the figure is.
+      sweeps: label -> area factor -> the score, with its spread if it has one.
+      ylabel: name of the score.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     for factors in _draw_sweeps(axes, sweeps):
@@ -146,12 +165,12 @@ def resolution_curves(
 def weight_curves(
     curves: Mapping[str, Mapping[float, Score]], *, marks: Mapping[str, float], ylabel: str
 ) -> Figure:
-    """A figure against the weight of a loss, as in NormFace, Figure 8.
+    """Draws a score against the weight of a loss term, as in NormFace, Figure 8.
 
     Args:
-      curves: label -> weight -> the figure, with its spread where it has one.
+      curves: label -> weight -> the score, with its spread if it has one.
       marks: label -> height of a dashed line.
-      ylabel: what the figure is.
+      ylabel: name of the score.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
     _draw_sweeps(axes, curves)
@@ -163,7 +182,7 @@ def weight_curves(
 
 
 def _draw_sweeps(axes: Axes, sweeps: Mapping[str, Mapping[float, Score]]) -> list[list[float]]:
-    """Lines with bars where there is a spread; returns where each has its points."""
+    """Draws lines, with error bars if there is a spread; returns the x values of each line."""
     places = []
     for style, (name, values) in zip(_styles(sweeps), sweeps.items(), strict=True):
         places.append(sorted(values))
@@ -175,7 +194,7 @@ def _draw_sweeps(axes: Axes, sweeps: Mapping[str, Mapping[float, Score]]) -> lis
 
 
 def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
-    """Share of searches whose mate is among the best, against their number.
+    """Draws the share of searches whose mate is among the best matches, against their number.
 
     Args:
       ranked: [max_rank] cumulative match characteristic, by name.
@@ -189,7 +208,7 @@ def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
 
 
 def similarity_histograms(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Similarities of same and of different pairs, one panel a method.
+    """Draws histograms of the similarities of same and of different pairs, one panel per method.
 
     Args:
       scored: name -> (scores [pairs], same [pairs]).
@@ -198,8 +217,17 @@ def similarity_histograms(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
     for axes, (name, (scores, same)) in zip(beside, scored.items(), strict=True):
         # Cosines lie in [-1, 1], distances and sums of cosines elsewhere.
         bins = np.linspace(min(-1.0, scores.min()), max(1.0, scores.max()), 61)
-        axes.hist(scores[~same], bins, density=True, alpha=0.6, color="#d1495b", label="different")
-        axes.hist(scores[same], bins, density=True, alpha=0.6, color="#0b6e99", label="same")
+        axes.hist(
+            scores[~same],
+            bins.tolist(),
+            density=True,
+            alpha=0.6,
+            color="#d1495b",
+            label="different",
+        )
+        axes.hist(
+            scores[same], bins.tolist(), density=True, alpha=0.6, color="#0b6e99", label="same"
+        )
         axes.set(title=name, xlabel="similarity", yticks=[])
     beside[0].set_ylabel("density of pairs")
     beside[0].legend(fontsize=8)
@@ -207,7 +235,7 @@ def similarity_histograms(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
 
 
 def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) -> Figure:
-    """Mean feature norm in training, and the spread of norms over test images.
+    """Draws the mean feature norm during training, and a histogram of the norms of test images.
 
     Args:
       curves: lines of `metrics.jsonl` by method.
@@ -228,7 +256,7 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
 
 
 def distortion(curves: Mapping[str, Curve]) -> Figure:
-    """Proposition 3's bound in training, a moving average over the classes."""
+    """Draws Proposition 3's bound during training, a moving average over the classes."""
     figure, (axes,) = panels(1, 1, width=5.2)
     for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
         axes.plot(_column(lines, "step"), _column(lines, "distortion"), label=name, **style)
@@ -240,7 +268,9 @@ def distortion(curves: Mapping[str, Curve]) -> Figure:
 
 
 def images_per_identity(counts: np.ndarray) -> Figure:
-    """How many identities have how many images; both axes logarithmic where counts range far.
+    """Draws a histogram of the number of images per identity.
+
+    Both axes are logarithmic if the counts range over more than 60 values.
 
     Args:
       counts: [identities] images of each, at least 1.
@@ -250,7 +280,7 @@ def images_per_identity(counts: np.ndarray) -> Figure:
     if edges.size > 60:
         edges = np.unique(np.geomspace(edges[0], edges[-1], 40).astype(int))
         axes.set(xscale="log", yscale="log")
-    axes.hist(counts, edges - 0.5, color="#0b6e99", edgecolor="white", linewidth=0.4)
+    axes.hist(counts, (edges - 0.5).tolist(), color="#0b6e99", edgecolor="white", linewidth=0.4)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "linear":
             axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -265,12 +295,13 @@ def images_per_identity(counts: np.ndarray) -> Figure:
 def distance_histogram(
     class_distances: np.ndarray, image_distances: np.ndarray, thresholds: tuple[float, float]
 ) -> Figure:
-    """Squared distances to the class means, with the thresholds of a cleaning.
+    """Draws histograms of the squared distances to the class means, with a cleaning's thresholds.
 
     Args:
-      class_distances: [classes] mean over each; NaN for a class without images.
-      image_distances: [images].
-      thresholds: of classes and of images; what lies above is dropped, infinity drops nothing.
+      class_distances: [classes] mean squared distance per class; NaN for a class without images.
+      image_distances: [images] squared distance per image.
+      thresholds: of classes and of images. Classes and images above are dropped; infinity drops
+        none.
     """
     figure, beside = panels(1, 2, width=9.5)
     drawn = ("classes", class_distances[~np.isnan(class_distances)]), ("images", image_distances)
@@ -304,10 +335,13 @@ def write_picture(path: Path, figure: Figure, dpi: int = 130) -> None:
     owned.write_bytes(path, data.getvalue())
 
 
-def _styles(named: Mapping[str, object]) -> list[dict[str, str]]:
-    """Raw pixels grey and dashed, the others in a fixed order of colours."""
+def _styles(named: Mapping[str, object]) -> list[_Style]:
+    """Returns a style per name: grey and dashed for raw pixels, solid colours for the others."""
     colours = cycle(COLOURS)
-    return [_RAW if name.startswith("raw pixels") else {"color": next(colours)} for name in named]
+    return [
+        _RAW if name.startswith("raw pixels") else _Style(color=next(colours), linestyle="-")
+        for name in named
+    ]
 
 
 def _column(lines: Curve, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: tables and pictures, nothing fetched."""
+"""Writes one self-contained HTML file with tables and pictures, which loads nothing else."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -35,13 +35,13 @@ def write_report(
     pictures: Mapping[str, Path],
     settings: str,
 ) -> None:
-    """Writes the report, replacing an older one in one step.
+    """Writes the report; an older report is replaced in one step.
 
     Args:
       path: the HTML file.
       title: the heading.
-      summary: a paragraph under it.
-      tables: in order.
+      summary: a paragraph under the heading.
+      tables: in the order of the page.
       pictures: caption -> PNG file, embedded in the page.
       settings: the experiment and versions as JSON, shown folded.
     """
@@ -57,30 +57,30 @@ def write_report(
 
 
 class Section(NamedTuple):
-    """One item of a paper: its title, text, table and pictures together."""
+    """A section of a page: title, text, table and pictures of one item of a paper."""
 
     table: Table
-    """Its title heads the section, its note stands below the title."""
+    """The table's title is the heading of the section; its note stands below the heading."""
     pictures: Mapping[str, Path] = {}
     """Caption -> PNG file."""
     folded: Mapping[str, str] = {}
-    """Title -> text under it, of which the titles alone are seen at first."""
+    """Title -> text, shown as blocks that the reader opens by a click on the title."""
 
 
 def write_sections(path: Path, *, title: str, summary: str, sections: Sequence[Section]) -> None:
-    """Writes a page of sections in order, after links to them, replacing an older one in one step.
+    """Writes a page: links to all sections, then the sections. An older page is replaced at once.
 
     Args:
       path: the HTML file.
       title: the heading.
-      summary: lines under it.
-      sections: in order.
+      summary: lines under the heading.
+      sections: in the order of the page.
     """
     links = "".join(
-        f"<li><a href='#{number}'>{escape(one.table.title)}</a></li>"
-        for number, one in enumerate(sections, 1)
+        f"<li><a href='#{number}'>{escape(section.table.title)}</a></li>"
+        for number, section in enumerate(sections, 1)
     )
-    body = "".join(_section(number, *one) for number, one in enumerate(sections, 1))
+    body = "".join(_section(number, *section) for number, section in enumerate(sections, 1))
     about = f"<p class='note'>{escape(summary)}</p>"
     _write(path, title, f"{about}{_folded('Contents', f'<ul>{links}</ul>')}{body}")
 

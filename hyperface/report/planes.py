@@ -1,4 +1,4 @@
-"""Two-dimensional features as points on the plane: the papers' MNIST figures."""
+"""Draws two-dimensional features as points on the plane: the papers' MNIST figures."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ from hyperface.report.drawings import panels
 
 
 def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """Two-dimensional features as points, one colour a class: the papers' MNIST figures.
+    """Draws two-dimensional features as points, one colour per class.
 
     Args:
       features: [examples, 2].
       labels: [examples].
-      title: what is shown.
+      title: of the axes.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=5.0)
     _class_points(axes, features, labels)
@@ -32,14 +32,14 @@ def probability_plane(
     marks: Mapping[str, np.ndarray],
     title: str,
 ) -> Figure:
-    """NormFace, Figure 2: features in the plane, and the softmax probability of class 0 there.
+    """Draws features and the softmax probability of class 0 on the plane (NormFace, Figure 2).
 
     Args:
       features: [examples, 2].
       labels: [examples].
       agents: [classes, 2], without a bias.
-      marks: label -> [2] place of a feature that is pointed out on both panels.
-      title: what the features are.
+      marks: label -> [2] feature that is marked on both panels.
+      title: of the panel with the features.
     """
     figure, (points, heat) = panels(1, 2, width=10.5, height=4.8)
     _class_points(points, features, labels)
@@ -54,21 +54,28 @@ def probability_plane(
     heat.grid(False)
     for axes, colour in ((points, "#000000"), (heat, "#ffffff")):
         for label, place in marks.items():
-            axes.plot(*place, "o", color=colour, markersize=5, markerfacecolor="none")
-            offset = {"xytext": (5, 4), "textcoords": "offset points"}
-            axes.annotate(f"${label}$", place, color=colour, fontsize=12, **offset)
+            across, up = place.tolist()
+            axes.plot(across, up, "o", color=colour, markersize=5, markerfacecolor="none")
+            axes.annotate(
+                f"${label}$",
+                (across, up),
+                xytext=(5, 4),
+                textcoords="offset points",
+                color=colour,
+                fontsize=12,
+            )
     return figure
 
 
 def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """[..., classes] softmax of the inner products of features [..., dim] with agents."""
+    """Returns the softmax [..., classes] of the products of features [..., dim] with agents."""
     logits = features @ agents.T
     scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return scores / scores.sum(axis=-1, keepdims=True)
 
 
 def _class_points(axes: Axes, features: np.ndarray, labels: np.ndarray) -> None:
-    """Points of one colour a class, with the two axes through zero."""
+    """Draws the points of each class in its own colour, and the two axes through zero."""
     for label in np.unique(labels):
         points = features[labels == label]
         axes.scatter(*points.T, s=2, color=f"C{label % 10}", label=str(label), linewidths=0)

@@ -1,4 +1,4 @@
-"""The report of one run: its tables, its figures and the HTML page that holds both."""
+"""Writes the report of one run: tables, figures and the HTML page that contains both."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from hyperface import owned
 from hyperface.evaluate.evaluator import Result
@@ -16,53 +17,59 @@ from hyperface.report.html import write_report
 from hyperface.report.tables import Table, percent
 
 Lines = list[dict[str, float]]
+"""The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
+Drawn = dict[str, tuple[str, Figure]]
+"""File name without its suffix -> caption and figure."""
 
 
 class Trained(NamedTuple):
-    """One trained method of the report."""
+    """A trained method: its results and its training curve."""
 
     snapshots: list[Result]
-    """Of some checkpoints, the last step's at the end."""
+    """Results of one or several checkpoints; the result of the last step is the last."""
     metrics: Lines
 
     @property
     def result(self) -> Result:
-        """At the last step."""
+        """The result at the last step."""
         return self.snapshots[-1]
 
 
 def results_table(results: Mapping[str, Result]) -> Table:
-    """Measured figures by method."""
+    """Returns the table of measured scores, one row per method.
+
+    All methods of a report are scored by the same protocol.
+    """
     verified = [r.verification for r in results.values() if r.verification is not None]
     if not verified:
-        rows = [(name, percent(result.accuracy)) for name, result in results.items()]
+        accuracies = [r.accuracy for r in results.values() if r.accuracy is not None]
+        rows = list(zip(results, map(percent, accuracies), strict=True))
         return Table("Classification of the test split", ("method", "accuracy"), rows)
-    pairs = verified[0].pairs
     rows = [
         (
-            name,
-            percent(result.verification.folds.mean, result.verification.folds.standard_error),
-            *(percent(tar) for tar in result.verification.tar_at_far.values()),
+            method,
+            percent(found.folds.mean, found.folds.standard_error),
+            *(percent(tar) for tar in found.tar_at_far.values()),
         )
-        for name, result in results.items()
+        for method, found in zip(results, verified, strict=True)
     ]
-    few = verified[0].unsupported
+    first = verified[0]
+    pairs, few = first.pairs, first.unsupported
     rates = [
-        f"TAR at FAR {100 * far:g} %{TOO_FEW if far in few else ''}"
-        for far in verified[0].tar_at_far
+        f"TAR at FAR {100 * far:g} %{TOO_FEW if far in few else ''}" for far in first.tar_at_far
     ]
     return Table(
         "Verification of the test people",
         ("method", "accuracy", *rates),
         rows,
         f"{pairs.same.sum()} same and {(~pairs.same).sum()} different pairs, "
-        f"{verified[0].folds.accuracy.size} folds; accuracy weighs both kinds equally, ± is the "
+        f"{first.folds.accuracy.size} folds; accuracy weighs both kinds equally, ± is the "
         "standard error over folds.",
     )
 
 
 def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
-    """Final training loss and what the propositions say of it."""
+    """Returns the table of final training losses beside the bounds of Propositions 2 and 3."""
     columns = (("loss", 4), ("softmax", 4), ("scale", 3), ("softmax_bound", 4), ("distortion", 3))
     rows = [
         (name, *(f"{lines[-1][c]:.{digits}f}" if c in lines[-1] else "" for c, digits in columns))
@@ -80,7 +87,7 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
 
 
 def snapshot_table(trained: Mapping[str, Trained]) -> Table:
-    """Mean and spread of the figures over the last checkpoints."""
+    """Returns the table of means and standard deviations of scores over the last checkpoints."""
     names = [name for name in next(iter(trained.values())).result.figures() if "error" not in name]
     rows = []
     for method, (snapshots, _) in trained.items():
@@ -99,10 +106,10 @@ def snapshot_table(trained: Mapping[str, Trained]) -> Table:
 
 
 def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
-    """A run's own figures, each the mean over its snapshots.
+    """Returns the scores of a run by its own protocol, each the mean over its snapshots.
 
     Args:
-      record: what `write_run_report` left in the run's `results.json`.
+      record: the content of the run's `results.json`, as `write_run_report` writes it.
     """
     shots = record["snapshots"][record["experiment"]]
     return {name: float(np.mean([shot[name] for shot in shots])) for name in shots[0]}
@@ -111,7 +118,7 @@ def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
 def run_tables(
     trained: Mapping[str, Trained], baselines: Mapping[str, Result], num_classes: int
 ) -> list[Table]:
-    """The tables of a run's report.
+    """Returns the tables of a run's report.
 
     Args:
       trained: methods with a training curve, the experiment itself first.
@@ -143,8 +150,8 @@ def write_run_report(
       summary: a sentence about data and protocol.
       trained: methods with a training curve, the experiment itself first.
       baselines: methods without one, shown before them.
-      tables: as `run_tables` makes them.
-      settings: experiment and versions, kept with the figures.
+      tables: as `run_tables` builds them.
+      settings: experiment and versions, written beside the scores.
     """
     results = {**baselines, **{method: t.result for method, t in trained.items()}}
     drawn = _draw(trained, results)
@@ -179,11 +186,11 @@ def write_run_report(
     )
 
 
-def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]):
-    """Captions and figures by file name."""
+def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]) -> Drawn:
+    """Draws the figures of the report."""
     curves = {method: t.metrics for method, t in trained.items()}
     norms = {method: t.result.embeddings.norms for method, t in trained.items()}
-    drawn = {
+    drawn: Drawn = {
         "loss": ("Training loss, bound and scale", figures.loss_with_bound(curves)),
         "norms": ("Feature norms", figures.feature_norms(curves, norms)),
     }

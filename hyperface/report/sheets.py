@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids of small images with captions, to look at data by eye."""
+"""Draws contact sheets: grids of small images with captions, to inspect data by eye."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,21 @@ FONT_SIZE = 11
 LINE = 14
 GAP = 10
 PAIR_GAP = 26
-"""Between pairs, so that it is seen which two images belong together."""
+"""Pixels between pairs; wider than GAP, so that the eye sees which two images are a pair."""
 
 
 def contact_sheet(
     images: Sequence[np.ndarray], captions: Sequence[str] | None = None, *, columns: int = 10
 ) -> Image.Image:
-    """A grid of images, row by row, each scaled to one size with its caption below.
+    """Draws a grid of images, row by row, each scaled to one size with its caption below.
 
     Args:
       images: [height, width, 1 or 3] uint8 each, of any sizes.
-      captions: one an image; it may have several lines, and what is too wide is cut.
-      columns: images a row.
+      captions: one per image. A caption may have several lines; a line that is too wide is cut.
+      columns: images per row.
 
     Raises:
-      ValueError: there is no image, or not one caption an image.
+      ValueError: there is no image, or the number of captions differs from the number of images.
     """
     return _grid([_tile(pixels) for pixels in images], captions, columns, GAP)
 
@@ -36,7 +36,7 @@ def pair_sheet(
     *,
     columns: int = 5,
 ) -> Image.Image:
-    """As `contact_sheet`, with two images side by side in each place."""
+    """Draws a grid as `contact_sheet` does, with two images side by side in each cell."""
     return _grid([_side_by_side(*map(_tile, pair)) for pair in pairs], captions, columns, PAIR_GAP)
 
 
@@ -69,8 +69,9 @@ def _grid(
 def _tile(pixels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     scale = TILE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    # Pillow refuses a side of 0, which rounding gives for a very long image.
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
@@ -80,7 +81,7 @@ def _side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
     return both
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,4 +1,4 @@
-"""The report of a sweep: tables of its settings and its runs, as CSV and JSON, and its curves."""
+"""Writes the report of a sweep: tables of settings and runs as CSV and JSON, and curves."""
 
 import csv
 import io
@@ -20,42 +20,42 @@ from hyperface.report.tables import Table, percent
 
 DONE = "done"
 DECADE = 10.0
-"""Values that reach this far apart are drawn on a logarithmic axis."""
+"""An axis is logarithmic if its largest value is at least this many times its smallest."""
 
 
 class SweptRun(NamedTuple):
-    """One run of a sweep."""
+    """One run of a sweep: its settings and its outcome."""
 
     name: str
     values: dict[str, Any]
-    """Of the fields that are swept."""
+    """Swept field -> its value in this run."""
     seed: int
     status: str
-    """DONE, or what became of it instead: "diverged", "failed", "not run"."""
+    """DONE, or the reason for no result: "diverged", "failed", "not run"."""
     figures: Mapping[str, float] = MappingProxyType({})
-    """What it scored, as shares in [0, 1]; of a run that is done."""
+    """Scores by name, as shares in [0, 1]; empty unless the run is done."""
     message: str = ""
-    """Why it is not done."""
+    """The error message of a run that is not done."""
 
 
 class Setting(NamedTuple):
-    """The runs that differ in their seed alone."""
+    """The runs whose settings are equal and whose seeds differ."""
 
     values: dict[str, Any]
     runs: list[SweptRun]
 
     def scores(self, figure: str) -> list[float]:
-        """A figure of each run that is done and has it."""
+        """Returns the score of this name of every run that has one."""
         return [run.figures[figure] for run in self.runs if figure in run.figures]
 
     def spread(self, figure: str) -> float | None:
-        """Sample standard deviation over the seeds; None for fewer than two."""
+        """Returns the sample standard deviation over the seeds; None for fewer than two scores."""
         scores = self.scores(figure)
         return stdev(scores) if len(scores) > 1 else None
 
 
 def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
-    """The settings in order of their first run."""
+    """Groups runs by their settings, in the order of each setting's first run."""
     found: dict[tuple, Setting] = {}
     for run in runs:
         found.setdefault(tuple(run.values.items()), Setting(run.values, [])).runs.append(run)
@@ -63,13 +63,13 @@ def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
 
 
 def figure_names(runs: Sequence[SweptRun]) -> list[str]:
-    """The figures that runs have, without the standard errors of single runs."""
+    """Returns the names of the runs' scores, without the standard errors of single runs."""
     names = dict.fromkeys(name for run in runs for name in run.figures)
     return [name for name in names if "standard_error" not in name]
 
 
 def sweep_table(runs: Sequence[SweptRun]) -> Table:
-    """Mean and spread over the seeds of every setting."""
+    """Returns the table of means and standard deviations over seeds, one row per setting."""
     names, settings = figure_names(runs), settings_of(runs)
     fields = list(settings[0].values)
     rows = []
@@ -91,15 +91,15 @@ def sweep_table(runs: Sequence[SweptRun]) -> Table:
 
 
 def sweep_curves(runs: Sequence[SweptRun], field: str) -> Figure:
-    """Each figure against the values of a field, a line for each setting of the others.
+    """Draws each score against the values of a field, one line per setting of the other fields.
 
-    Points are runs, lines their means and bars their sample standard deviation. The axis is
-    logarithmic where numbers reach a decade apart, with zero beside them if it is a value, and has
-    a place for each value where they are no numbers.
+    Points are runs, lines are means and bars are sample standard deviations. The x axis is
+    logarithmic if the numbers range over a decade or more; zero then stands on a short linear part.
+    Values that are not numbers are spaced evenly.
 
     Args:
-      runs: of the sweep; those that are done are drawn.
-      field: one of those that were swept.
+      runs: of the sweep; only finished runs are drawn.
+      field: name of a swept field.
     """
     names = figure_names(runs)
     drawn = Figure(figsize=(max(4.6 * len(names), 5.2), 3.8), layout="constrained")
@@ -128,9 +128,9 @@ def write_sweep_report(
 
     Args:
       folder: of the sweep.
-      name: the experiment.
-      runs: all of them, also those that are not done.
-      settings: experiment and options, kept with the figures.
+      name: of the experiment.
+      runs: all runs, finished or not.
+      settings: experiment and options, written beside the scores.
     """
     found = settings_of(runs)
     record = {
@@ -179,7 +179,7 @@ def _csv(runs: Sequence[SweptRun]) -> str:
 
 
 def _settings_csv(settings: Sequence[Setting]) -> str:
-    """A row a setting: runs, how many are done, mean and sample standard deviation over these."""
+    """Returns one row per setting: runs, finished runs, mean and sample standard deviation."""
     names = figure_names([run for setting in settings for run in setting.runs])
     columns = [f"{name}: {what}" for name in names for what in ("mean", "standard deviation")]
     text = io.StringIO()
@@ -202,7 +202,7 @@ def _undone_table(runs: Sequence[SweptRun]) -> Table:
 
 
 def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
-    """Where values stand on the x axis, whose scale and ticks are set for them."""
+    """Sets the scale and ticks of the x axis; returns the position of each value on it."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         axes.set_xticks(range(len(values)), list(map(str, values)))
         return list(map(float, range(len(values))))
@@ -216,14 +216,15 @@ def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, Sequence[float]]], label: str) -> None:
-    found = [(x, 100 * np.array(scores)) for x, scores in points if scores]
-    points = sorted(found, key=lambda point: point[0])
-    if not points:
+    """Draws the mean over the scores at each x, and the scores themselves as points."""
+    scored = [(x, 100 * np.array(scores)) for x, scores in points if scores]
+    scored.sort(key=lambda point: point[0])
+    if not scored:
         return
-    spread = [scores.std(ddof=1) if scores.size > 1 else 0.0 for _, scores in points]
-    means = [scores.mean() for _, scores in points]
+    spread = [scores.std(ddof=1) if scores.size > 1 else 0.0 for _, scores in scored]
+    means = [scores.mean() for _, scores in scored]
     bars = axes.errorbar(
-        [x for x, _ in points], means, spread, marker="o", capsize=3, label=label or None
+        [x for x, _ in scored], means, spread, marker="o", capsize=3, label=label or None
     )
-    for x, scores in points:
+    for x, scores in scored:
         axes.plot(np.full(scores.size, x), scores, ".", alpha=0.5, color=bars[0].get_color())

@@ -1,11 +1,11 @@
-"""Tables of measured figures: plain rows in, text or HTML out."""
+"""Formats tables of measured numbers as text, HTML or Markdown."""
 
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
 SHORT = 28
-"""Characters of a cell that is not broken into lines."""
+"""Largest number of characters of a cell that is never broken into lines."""
 
 
 class Table(NamedTuple):
@@ -18,13 +18,13 @@ class Table(NamedTuple):
 
 
 def percent(value: float, spread: float | None = None) -> str:
-    """0.9912 -> '99.12 %', with '± 0.21' where a spread is given."""
+    """Formats a share in percent: 0.9912 as '99.12 %', or as '99.12 ± 0.21 %' with a spread."""
     shown = f"{100 * value:.2f}"
     return f"{shown} %" if spread is None else f"{shown} ± {100 * spread:.2f} %"
 
 
 def as_text(table: Table) -> str:
-    """Aligned columns for a terminal."""
+    """Formats a table as aligned columns for a terminal."""
     lines = [list(table.header), *map(list, table.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     shown = [
@@ -41,13 +41,13 @@ def as_text(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """An HTML table with its title and note."""
+    """Formats a table as HTML, with its title and note."""
     note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
     return f"<h2>{escape(table.title)}</h2>{rows_as_html(table)}{note}"
 
 
 def rows_as_html(table: Table) -> str:
-    """The HTML table alone; nothing where there is no row."""
+    """Formats the rows alone as HTML; returns "" for a table without rows."""
     if not table.rows:
         return ""
 
@@ -63,7 +63,7 @@ def rows_as_html(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """The rows as a Markdown table, without title and note.
+    """Formats the rows as a Markdown table, without title and note.
 
     Example:
       >>> print(as_markdown(Table("", ("", "accuracy"), [("softmax", "98.28 %")])))

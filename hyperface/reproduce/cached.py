@@ -1,4 +1,4 @@
-"""Features of a trained run's images, made once and kept, for heads that are trained on them."""
+"""Computes the features of a trained run's images once, and keeps them in files."""
 
 import dataclasses
 import json
@@ -33,11 +33,11 @@ class Cached(NamedTuple):
 
 
 def features(run: Path, context: Context, splits: Sequence[str] = SPLITS) -> dict[str, Cached]:
-    """Features of the run's training images and of those of its test people, by split.
+    """Returns the features of the run's training images and of its test people, by split.
 
     Args:
-      run: its folder.
-      context: says where the data and the kept features are.
+      run: folder of the run.
+      context: gives the folders of the data and of the kept features.
       splits: some of `SPLITS`.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
@@ -55,16 +55,16 @@ def features(run: Path, context: Context, splits: Sequence[str] = SPLITS) -> dic
 
 
 def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> NamedFeatures:
-    """Features of those images of a data set's test split that a protocol names.
+    """Returns the features of the test images that a protocol names.
 
     Args:
-      run: its folder.
+      run: folder of the run.
       name: of the prepared data set, whose images have names.
-      wanted: the names.
-      context: says where the data and the kept features are.
+      wanted: names of images.
+      context: gives the folders of the data and of the kept features.
 
     Raises:
-      InputError: an image that is named is not there.
+      InputError: the data set lacks a named image.
     """
     folder = _folder(run, fingerprint(name, context.data_dir), context)
     chosen = {*wanted}
@@ -82,14 +82,15 @@ def listed(run: Path, name: str, wanted: Sequence[str], context: Context) -> Nam
         with owned.writing(folder), owned.locked(folder, "being embedded in"):
             scratch = folder / "partial.f32"
             owned.claim(scratch)
-            made = embed_into(scratch, split, network, context.console)
-            owned.write_arrays(path, features=made.features, names=np.array(made.images.names))
+            embedded = embed_into(scratch, split, network, context.console)
+            names = np.array(embedded.images.names)
+            owned.write_arrays(path, features=embedded.features, names=names)
             owned.remove(scratch)
     return read_features(path)
 
 
 def _folder(run: Path, of_data: str, context: Context) -> Path:
-    """Where features of a run's network are kept, made of this data."""
+    """Returns the folder for the features of a run on this data, as its code is now."""
     made_of = f"{run_digest(run)}-{of_data}-{features_digest()}"
     return context.out / "features" / f"{run.name}-{made_of}"
 

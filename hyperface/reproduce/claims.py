@@ -1,4 +1,4 @@
-"""Whether the papers' statements about rows of a table hold in its runs, seed by seed."""
+"""Checks the papers' statements about rows of a table in the scores of runs, seed by seed."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,16 +11,18 @@ from hyperface.reproduce.methods import Small
 
 
 class Found(NamedTuple):
-    """A figure of one run, in percent."""
+    """A score of one run, in percent."""
 
     value: float
     spread: float | None = None
     over: str = ""
-    """What it is spread over: "folds"."""
+    """What the spread is taken over: "folds"."""
 
 
 Seeds = dict[int, Found]
+"""Seed -> score."""
 LOWEST = Found(-math.inf)
+"""Stands for the score of a run that diverged."""
 
 
 def of(
@@ -30,17 +32,17 @@ def of(
     unlearned: Mapping[str, Sequence[bool]],
     shared: Collection[str],
 ) -> list[Entry]:
-    """Whether a table's statements hold, seed by seed, and by how much at least.
+    """Checks a table's statements seed by seed; returns one entry per statement and column.
 
-    Some rows are above others, differ more than others do, or fail to train. A seed that diverged
-    is below all.
+    A statement says that some rows score above others, that some rows vary more than others, or
+    that a row fails to train. A run that diverged counts as below all others.
 
     Args:
-      printed: the table as `published.toml` has it.
-      small: its figures at small scale: (row, column) -> seed -> figure.
+      printed: the table as in `published.toml`.
+      small: the table's scores at small scale: (row, column) -> seed -> score.
       lost: row -> seeds that diverged.
-      unlearned: row -> whether it failed to train, one a seed.
-      shared: rows of one run that others of all seeds start from.
+      unlearned: row -> whether it failed to train, one value per seed.
+      shared: rows with a single run, which the runs of all seeds start from.
     """
     entries = []
     for row in printed["rows"]:
@@ -63,7 +65,7 @@ def of(
 def _of_all_seeds(
     small: Mapping[str, Seeds], lost: Mapping[str, Sequence[int]], shared: Collection[str]
 ) -> dict[str, Seeds]:
-    """Rows with the seeds that diverged, and a run that others share at each of their seeds."""
+    """Adds the seeds that diverged, and repeats the score of a shared run at every seed."""
     found = {row: dict.fromkeys(lost.get(row, ()), LOWEST) | small[row] for row in small}
     known = {seed for row in found if row not in shared for seed in found[row]}
     for row in shared & found.keys():
@@ -73,14 +75,14 @@ def _of_all_seeds(
 
 
 def _margins(above: list[Seeds], below: list[Seeds]) -> list[float]:
-    """The least of some figures less the greatest of others, one a seed that all of them have."""
+    """Returns the least score of one side minus the greatest of the other, per common seed."""
     return _differences(above, below, min, max)
 
 
 def _spreads(wide: list[Seeds], narrow: list[Seeds]) -> list[float]:
-    """The deviation over some figures less that over others, one a seed that all of them have.
+    """Returns the standard deviation of one side minus that of the other, per common seed.
 
-    It is infinite over figures of which one diverged.
+    The standard deviation counts as infinite if a run of the side diverged.
     """
     return _differences(wide, narrow, _deviation, _deviation)
 
@@ -91,7 +93,7 @@ def _differences(
     of_high: Callable[[list[float]], float],
     of_low: Callable[[list[float]], float],
 ) -> list[float]:
-    """A figure of one side less that of the other; a seed in which both diverged has none."""
+    """Returns a statistic of one side minus one of the other, without seeds where both diverged."""
     common = set.intersection(*(set(of_seeds) for of_seeds in (*high, *low)))
     pairs = [
         (of_high([one[seed].value for one in high]), of_low([one[seed].value for one in low]))
@@ -105,4 +107,4 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 _SIDES = {("above", "below"): _margins, ("wider", "narrower"): _spreads}
-"""What a statement compares, and how."""
+"""The two keys of a statement in `published.toml` -> the function that compares their rows."""

@@ -1,15 +1,15 @@
-"""Measures what the papers state, and writes a report with the published figures beside.
+"""Measures what the papers state, and writes a report with the published values beside.
 
     hyperface reproduce normface                    all items, in the paper's order
     hyperface reproduce ringloss --quick            the MNIST items in a few steps
     hyperface reproduce normface --only figure-5    some of them
-    hyperface reproduce normface --list             what there is
+    hyperface reproduce normface --list             a list of the items
 
-Each item writes its figures to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html is made of
-those. What was measured with the same settings is not measured again, so that a killed command goes
-on. Tables of faces are read from runs that `hyperface train` and `hyperface evaluate` made
-(--runs). Those of the same losses at small scale are made first, where their data sets are there;
-for others the report has the commands.
+The result of each item is written to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html shows
+all results. An item that was measured with the same settings is not measured again, so a killed
+command can be started again. Tables of faces are read from runs of `hyperface train` and
+`hyperface evaluate` (--runs). Runs of the same losses at small scale are trained first if their
+data sets are there; for the other runs the report has the commands.
 """
 
 import dataclasses
@@ -44,24 +44,24 @@ class Reproduce:
     """Folder for results, runs and reports; reproduction by default, reproduction-quick with
     --quick or --steps."""
     quick: bool = False
-    """Train for few steps and look at few images: shows that all works, not what it scores."""
+    """Train for few steps on few images: a test that everything works, without valid scores."""
     steps: int | None = None
     """Steps of every training run, instead of the experiment's own or of --quick's."""
     seeds: int = 1
-    """Training runs of each experiment; of several, mean and standard deviation are reported."""
+    """Training runs per experiment; mean and standard deviation of several runs are reported."""
     runs: Path | None = None
-    """Folder of trained runs with evaluation/evaluation.json, for the tables of faces; runs by
-    default, and with --quick or --steps a folder in that of --out, one a number of steps: such runs
-    are no figures."""
+    """Folder of trained runs with evaluation/evaluation.json, for the tables of faces. It is `runs`
+    by default; with --quick or --steps it is a folder in that of --out, one per number of steps,
+    because such runs give no valid scores."""
     train: bool = True
-    """Train and score first what the tables lack of runs at small scale, --seeds of each: of seed 0
-    all, then of the next. What is there is kept; --no-train makes none."""
+    """First train and score the missing runs of the tables at small scale, --seeds of each: all
+    runs of seed 0, then of seed 1. Existing runs are kept; --no-train trains none."""
     jobs: int = 1
-    """Of those, as many at once, each on its share of the cores."""
+    """Number of these runs that are trained at the same time, each on its share of the cores."""
     fresh: bool = False
-    """Measure again what was measured; trained runs are kept."""
+    """Measure items again that have a result; trained runs are kept."""
     readme: Path | None = None
-    """File in which the paper's tables of figures are replaced; their figures are kept in
+    """File in which the paper's tables are replaced; their values are kept in
     hyperface/reproduce/measured.json."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
@@ -88,7 +88,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def run(options: Reproduce) -> None:
-    """Measures the items that are asked for and writes the report of all."""
+    """Measures the requested items and writes the report of all items."""
     from hyperface.console import make_console, say
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
@@ -153,19 +153,19 @@ def run(options: Reproduce) -> None:
 
 
 def _made(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
-    """Trains and scores what tables lack at small scale; says what failed."""
+    """Trains and scores missing runs at small scale; returns a sentence for each failure."""
     from hyperface.reproduce import methods, work
 
     commands = methods.item_commands(items, printed, context)
     if not commands:
         return []
-    # Both papers start from some of the same runs.
+    # Both papers use some of the same runs, so two commands must not train them at once.
     with owned.writing(context.runs), owned.locked(context.runs, "being trained in"):
         return work.make(commands, context)
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
-    """The item with its outcome: measured now, kept from before, or none and why."""
+    """Returns the item with its outcome, measured now or before, or with the reason for none."""
     from hyperface.console import say
     from hyperface.reproduce import methods, pictures, runs
     from hyperface.reproduce.item import read_result, write_result
@@ -204,7 +204,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         with owned.writing(folder):
             return Shown(item, write_result(folder, key, found, figures), folder, command)
     except InputError:
-        for entry in found.entries:  # What was measured, perhaps for hours, is not lost.
+        for entry in found.entries:  # Values that took hours to measure are at least printed.
             values = ", ".join(f"{value:.{entry.digits}f}" for value in entry.values)
             say(context.console, f"  {entry.row} {entry.column}: {values} {entry.unit}")
         raise
@@ -223,7 +223,7 @@ def _command(item: Item, options: Reproduce) -> str:
 
 
 def _absent(item: Item, paper: str, context: Context) -> list[str]:
-    """A sentence for each data set, file and run that the item needs and that is not there."""
+    """Returns a sentence for each absent data set, file and run that the item needs."""
     from hyperface.reproduce import methods
 
     described, sentences = papers.published()["data"], []

@@ -1,9 +1,9 @@
-"""The MNIST runs of both papers, trained where they are not there yet, and their features."""
+"""Trains the MNIST runs of both papers, if they are absent, and returns their features."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -18,24 +18,25 @@ from hyperface.reproduce.item import Context, features_digest
 from hyperface.train.logs import read_metrics
 from hyperface.train.loop import run_meta, train
 from hyperface.train.run_folder import check_same_run
+from hyperface.train.state import TrainState
 
 QUICK_STEPS = 60
 SHOWN = {False: 10_000, True: 1_000}
-"""Images of each split whose features are taken, in full and in quick runs."""
+"""Quick -> number of images of each split whose features are computed."""
 
 
 class Trained(NamedTuple):
-    """A run, with features of some training and test images."""
+    """A trained run, with features of some training and test images."""
 
     metrics: list[dict[str, float]]
     agents: np.ndarray
     bias: np.ndarray | None
     features: dict[str, np.ndarray]
-    """[images, dim] by split."""
+    """Split -> [images, dim]."""
     labels: dict[str, np.ndarray]
 
     def accuracy(self, *, normalized: bool = False) -> float:
-        """Share of test images, in percent: as trained, or by the cosine, which has no bias."""
+        """Returns the test accuracy in percent, as trained or by the cosine without bias."""
         return 100 * nearest_agent_accuracy(
             self.features["test"],
             self.agents,
@@ -45,18 +46,18 @@ class Trained(NamedTuple):
         )
 
     def norms(self, split: str = "test") -> np.ndarray:
-        """[images] feature norms."""
+        """Returns the feature norms [images]."""
         return np.linalg.norm(self.features[split], axis=1)
 
     def class_norms(self, split: str = "test") -> np.ndarray:
-        """[classes] mean norm of a class over the mean norm of all: Ring loss, Figure 5."""
+        """Returns each class' mean norm over the mean norm [classes] (Ring loss, Figure 5)."""
         norms = self.norms(split)
         by_class = [norms[self.labels[split] == c] for c in range(10)]
         return np.array([found.mean() for found in by_class]) / norms.mean()
 
 
-def experiment(name: str, context: Context, **softmax) -> Experiment:
-    """A shipped experiment alone, with another softmax term, at the steps asked for."""
+def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
+    """Returns an experiment with other fields of its softmax term and the requested steps."""
     found = dataclasses.replace(experiments.load(name), compare=())
     if softmax:
         term = dataclasses.replace(found.loss.softmax, **softmax)
@@ -71,7 +72,7 @@ def experiment(name: str, context: Context, **softmax) -> Experiment:
 
 
 def train_runs(experiment: Experiment, label: str, context: Context) -> list[Trained]:
-    """One run a seed, trained where it is not there yet; `label` begins its folder's name."""
+    """Trains one run per seed, if it is absent; folder names begin with `label`."""
     return [
         _run(dataclasses.replace(experiment, seed=seed), label, context)
         for seed in range(context.seeds)
@@ -101,16 +102,23 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     )
 
 
-def _write_features(experiment: Experiment, state, path: Path, context: Context) -> None:
+def _write_features(
+    experiment: Experiment, state: TrainState, path: Path, context: Context
+) -> None:
     variables = jax.device_put(jax.device_get(state.evaluated))
     network = state.network
-    embed = embedder(lambda v, images: network.apply(v, images, method="embed"), "none")
+
+    def features(variables: Any, images: jax.Array) -> jax.Array:
+        # Without `mutable`, apply returns the features alone.
+        return cast(jax.Array, network.apply(variables, images, method="embed"))
+
+    embed = embedder(features, "none")
     head = variables["params"]["head"]["softmax"]
     stored = {name: np.asarray(head[name]) for name in ("agents", "bias") if name in head}
     for name in ("train", "test"):
         split = open_split(experiment.data.name, name, context.data_dir)
         count = min(SHOWN[context.quick], len(split.records))
-        # Stored by class: a stride takes of all.
+        # Records are sorted by class, so evenly spaced ones cover all classes.
         places = np.linspace(0, len(split.records) - 1, count).astype(int)
         some = dataclasses.replace(split, records=[split.records[int(i)] for i in places])
         batches = evaluation_batches(some, batch_size=min(count, experiment.evaluation.batch_size))
@@ -120,7 +128,7 @@ def _write_features(experiment: Experiment, state, path: Path, context: Context)
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:
-    """The runs of an experiment, their steps and seeds, and the images looked at, in words."""
+    """Describes the runs of an experiment: steps, seeds and, if asked, number of images."""
     whole, chosen = experiments.load(name), experiment(name, context)
     steps = f"{chosen.steps:,} of {whole.steps:,} steps of {chosen.data.batch_size} images"
     seeds = "1 seed" if context.seeds == 1 else f"{context.seeds} seeds"
@@ -129,16 +137,16 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
 
 
 def each(runs: list[Trained], figure: Callable[[Trained], float]) -> list[float]:
-    """A figure of each run."""
+    """Returns a value of each run."""
     return [float(figure(run)) for run in runs]
 
 
-def softmax_runs(context: Context, **term) -> list[Trained]:
-    """Those of mnist-plane-softmax, with other fields of its softmax term."""
+def softmax_runs(context: Context, **term: float | str) -> list[Trained]:
+    """Returns the runs of mnist-plane-softmax with other fields of its softmax term."""
     label = "-".join(["softmax", *term])
     return train_runs(experiment("mnist-plane-softmax", context, **term), label, context)
 
 
 def ring_runs(context: Context) -> list[Trained]:
-    """Those of mnist-plane-ring."""
+    """Returns the runs of mnist-plane-ring."""
     return train_runs(experiment("mnist-plane-ring", context), "ring", context)

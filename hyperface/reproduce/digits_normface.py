@@ -1,4 +1,4 @@
-"""NormFace's other MNIST items: convergence, scales, distortion."""
+"""Measures NormFace's MNIST items on convergence, scales and distortion."""
 
 import dataclasses
 
@@ -7,17 +7,17 @@ import numpy as np
 from hyperface.report import figures
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 SCALES = (1, 2, 4, 7, 11)
 
 
-def convergence(context: Context):
-    """NormFace, 3.3: the cosine softmax without a scale, with a fixed one and a learned one."""
+def convergence(context: Context) -> Measured:
+    """Measures cosine softmax without a scale, with a fixed and a learned one (NormFace, 3.3)."""
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
         chosen = digits.experiment("mnist-plane-normface", context, scale=scale)
-        # In 64 dimensions ten agents can form the simplex that meets the bound.
+        # The bound is reached by a regular simplex of ten agents, which needs nine dimensions.
         model = dataclasses.replace(chosen.model, feature_dim=64)
         label = f"convergence-{name.replace(' ', '-')}"
         runs = digits.train_runs(dataclasses.replace(chosen, model=model), label, context)
@@ -50,12 +50,12 @@ def convergence(context: Context):
 
 
 def _logit(run: Trained) -> float:
-    """The logit of a test image furthest from zero."""
+    """Returns the greatest absolute logit of the test images."""
     return np.abs(run.features["test"] @ run.agents.T).max()
 
 
-def scales(context: Context):
-    """Three-dimensional features at five fixed scales."""
+def scales(context: Context) -> Measured:
+    """Measures the test accuracy at five fixed scales."""
     entries = []
     for scale in SCALES:
         runs = digits.train_runs(
@@ -68,8 +68,8 @@ def scales(context: Context):
     return Outcome(entries, digits.scale_of(context, "mnist-plane-normface")), {}
 
 
-def distortion(context: Context):
-    """Proposition 3's bound as training shows it."""
+def distortion(context: Context) -> Measured:
+    """Measures Proposition 3's bound during training."""
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]
     entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]

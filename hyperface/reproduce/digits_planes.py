@@ -1,4 +1,4 @@
-"""NormFace's Figures 2 and 3: MNIST features on the plane, and how pairs of them compare."""
+"""Measures NormFace's Figures 2 and 3 and Table 1 on MNIST features in the plane."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from hyperface.report import planes
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
 from hyperface.reproduce.faces import SIMILARITIES, pair_accuracy
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 COMPARED = 1_000
-"""Test images of which all pairs are compared."""
+"""Number of test images whose pairs are all compared."""
 NEAR = 0.5
-"""A class is near the origin whose mean norm is below this share of the mean over classes."""
+"""A class is near the origin if its mean norm is below this share of the mean over classes."""
 
 
-def similarities(context: Context):
-    """Table 1 at MNIST's size: pairs compared before and after normalisation."""
+def similarities(context: Context) -> Measured:
+    """Measures Table 1 on MNIST: accuracy of pairs before and after normalisation."""
     runs = digits.softmax_runs(context)
     entries, found = [], {}
     for name in SIMILARITIES:
@@ -29,7 +29,7 @@ def similarities(context: Context):
         gains = np.subtract(found[name, "after"], found[name, "before"])
         entries.append(Entry.above(f"{name}: normalisation helps on MNIST", gains))
     reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
-    missing = dict.fromkeys(SIMILARITIES, reason)
+    missing: dict[str, str] = dict.fromkeys(SIMILARITIES, reason)
     scale = (
         f"{digits.scale_of(context, 'mnist-plane-softmax')}; all pairs of {COMPARED:,} test "
         "digits, best threshold, both kinds of pairs weigh equally"
@@ -43,8 +43,8 @@ def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
     return pair_accuracy(features, labels, similarity, normalized=normalized)
 
 
-def softmax_plane(context: Context):
-    """NormFace, Figure 2: radial features, in which angles tell more than distances."""
+def softmax_plane(context: Context) -> Measured:
+    """Measures NormFace, Figure 2: features are radial, so angles compare better than distances."""
     runs = digits.softmax_runs(context)
     before, after = (
         digits.each(runs, lambda r, n=n: r.accuracy(normalized=n)) for n in (False, True)
@@ -105,8 +105,11 @@ def softmax_plane(context: Context):
 
 
 def _nearer(run: Trained, normalized: bool) -> float:
-    """Share of test features, in percent, with one of another class nearer than the farthest of
-    their own; of those that are classified right, so that outliers do not decide."""
+    """Returns the share, in percent, of test features that lie nearer to another class.
+
+    Such a feature has a feature of another class nearer than the farthest feature of its own class.
+    Only correctly classified features count, so that outliers do not decide.
+    """
     every = max(1, len(run.labels["test"]) // COMPARED)
     features, labels = run.features["test"][::every], run.labels["test"][::every]
     right = np.argmax(features @ run.agents.T, axis=1) == labels
@@ -123,11 +126,11 @@ def _nearer(run: Trained, normalized: bool) -> float:
 
 
 def marked(run: Trained) -> dict[str, np.ndarray]:
-    """Three training features as in the caption of Figure 2: f_2 and f_3 of one class, f_1 of
-    another and much nearer to f_2; {} where there are none.
+    """Returns three training features as in the caption of Figure 2, or {} if there are none.
 
-    Of each class its features of the tenth and the ninetieth percentile of norms are looked at, of
-    those that are classified right, and the three whose distances differ most are taken.
+    f_2 and f_3 are of one class; f_1 is of another class and much nearer to f_2. The candidates are
+    the correctly classified features at the tenth and ninetieth percentile of each class' norms.
+    The three with the greatest ratio of distances are returned.
     """
     features, labels = run.features["train"], run.labels["train"]
     right = np.argmax(features @ run.agents.T, axis=1) == labels
@@ -148,8 +151,8 @@ def marked(run: Trained) -> dict[str, np.ndarray]:
     return {"f_1": near[one], "f_2": near[two], "f_3": far[two]}
 
 
-def bias_plane(context: Context):
-    """NormFace, Figure 3: with a bias, classes near zero that normalisation scatters."""
+def bias_plane(context: Context) -> Measured:
+    """Measures NormFace, Figure 3: a bias puts classes near zero, which normalisation scatters."""
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}
     entries = [
@@ -183,9 +186,9 @@ def bias_plane(context: Context):
         for name, of in (("class nearest the origin", central), ("mean of the others", others)):
             entries.append(Entry.of(f"with a bias, {what}: {name}", list(of[what]), unit))
     wider = central["spread over the circle"] > others["spread over the circle"]
-    costs = [
+    biased_costs, free_costs = (
         [run.accuracy() - run.accuracy(normalized=True) for run in runs] for runs in (biased, free)
-    ]
+    )
     entries += [
         Entry.claim(
             "with a bias one or two clusters are near the origin",
@@ -198,9 +201,9 @@ def bias_plane(context: Context):
         ),
         Entry.above(
             "normalised, the cluster nearest the origin is harder to tell than the others are",
-            np.subtract(*(of["accuracy lost by the cosine"] for of in (central, others))),
+            central["accuracy lost by the cosine"] - others["accuracy lost by the cosine"],
         ),
-        Entry.above("with a bias normalisation costs more", np.subtract(*costs)),
+        Entry.above("with a bias normalisation costs more", np.subtract(biased_costs, free_costs)),
     ]
     drawn = {
         f"Training features{'' if seed == 0 else ', another seed'}": planes.feature_plane(
@@ -212,14 +215,16 @@ def bias_plane(context: Context):
 
 
 def _class_norms(run: Trained) -> np.ndarray:
-    """[classes] mean norm of a class' training features over the mean over classes."""
+    """Returns each class' mean norm of training features over the mean over classes [classes]."""
     norms = run.class_norms("train")
     return norms / norms.mean()
 
 
 def _spread(run: Trained, digit: int) -> float:
-    """Root mean squared angle, in degrees, of a digit's training features to their mean direction;
-    104 of features that lie everywhere on the circle."""
+    """Returns the root mean square angle, in degrees, of a digit's features to their mean.
+
+    Features that are spread evenly over the circle have 104 degrees.
+    """
     features = run.features["train"][run.labels["train"] == digit]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     mean = unit.mean(axis=0)
@@ -228,8 +233,11 @@ def _spread(run: Trained, digit: int) -> float:
 
 
 def _lost(run: Trained, digit: int) -> float:
-    """Points that the cosine, which has no bias, loses in telling a digit from the others on test
-    images; both kinds of images weigh alike."""
+    """Returns the accuracy, in points, that the cosine without bias loses on one digit.
+
+    The accuracy is that of telling the digit from all others on test images, with equal weight for
+    both kinds of images.
+    """
     features, own = run.features["test"], run.labels["test"] == digit
     logits = features @ run.agents.T
     found = []

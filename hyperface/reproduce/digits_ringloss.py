@@ -1,18 +1,18 @@
-"""Ring loss' MNIST items: the plane with and without it, norms and accuracy of each class."""
+"""Measures Ring loss' MNIST items: the plane with and without it, norms and class accuracy."""
 
 import numpy as np
 
 from hyperface.report import drawings, planes
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 LONG, SHORT = (3, 6, 8), (1, 7, 9)
-"""Digits that Ring loss, 2.1, finds to have features of high and of low norm."""
+"""Digits whose features have high and low norms in Ring loss, section 2.1."""
 
 
-def ring_planes(context: Context):
-    """Ring loss, Figure 1: the plane with and without Ring loss, and test accuracy."""
+def ring_planes(context: Context) -> Measured:
+    """Measures Ring loss, Figure 1: the plane with and without Ring loss, and test accuracy."""
     entries, drawn, deviation, accuracy = [], {}, {}, {}
     plain = digits.softmax_runs(context)
     for name, runs in (("softmax", plain), ("softmax + Ring loss", digits.ring_runs(context))):
@@ -47,8 +47,8 @@ def ring_planes(context: Context):
     return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
 
 
-def digit_eight(context: Context):
-    """Ring loss, Figure 4: low norms go with a large variation in angle on test images."""
+def digit_eight(context: Context) -> Measured:
+    """Measures Ring loss, Figure 4: test features of low norm vary more in angle."""
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
     for split in ("train", "test"):
@@ -90,7 +90,7 @@ def digit_eight(context: Context):
 
 
 def _angular_spread(run: Trained, split: str, quarter: int) -> float:
-    """Root mean squared angle to the class direction in one quarter of the digit 8's norms."""
+    """Returns the root mean square angle to the class direction in a quarter of digit 8's norms."""
     features = run.features[split][run.labels[split] == 8]
     order = np.argsort(np.linalg.norm(features, axis=1))
     some = features[np.array_split(order, 4)[quarter]]
@@ -100,13 +100,13 @@ def _angular_spread(run: Trained, split: str, quarter: int) -> float:
 
 
 def _norm_spread(run: Trained, split: str) -> float:
-    """Of the digit 8."""
+    """Returns the standard deviation over the mean of the norms of the digit 8."""
     norms = run.norms(split)[run.labels[split] == 8]
     return float(norms.std() / norms.mean())
 
 
-def class_norms(context: Context):
-    """Ring loss, Figure 5: norm ratio and accuracy of each class."""
+def class_norms(context: Context) -> Measured:
+    """Measures Ring loss, Figure 5: norm ratio and accuracy of each class."""
     found = {
         "softmax": digits.softmax_runs(context),
         "softmax + Ring loss": digits.ring_runs(context),
@@ -133,7 +133,7 @@ def class_norms(context: Context):
     entries.append(
         Entry.claim(
             "Ring loss raises the accuracy of all classes",
-            list(gained.all(axis=1)),
+            gained.all(axis=1).tolist(),
             compares=True,
         )
     )

@@ -1,4 +1,4 @@
-"""NormFace's statements about faces, measured on trained runs at small scale."""
+"""Measures NormFace's statements about faces on trained runs at small scale."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from hyperface.protocols.readers import PairList, lfw_pairs
 from hyperface.protocols.registry import SUITE
 from hyperface.report import figures
 from hyperface.reproduce import cached, methods
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.train.logs import read_metrics
 
 RUN = "faces-softmax-continued"
@@ -21,14 +21,16 @@ DISTORTED = {
     "C-contrastive, normalised": "faces-c-contrastive",
     "softmax, normalised": "faces-normface",
 }
-"""Runs that show Proposition 3's bound in training, by what they are."""
+"""Loss -> the run that shows Proposition 3's bound during training."""
 SIMILARITIES = ("Inner-Product", "Euclidean")
 
 
 def pair_accuracy(
     features: np.ndarray, labels: np.ndarray, similarity: str, *, normalized: bool
 ) -> float:
-    """Accuracy in percent over all pairs at the best threshold, both kinds of pairs weighing alike.
+    """Returns the accuracy in percent over all pairs at the best threshold.
+
+    Same and different pairs have equal weight.
 
     Args:
       features: [images, dim].
@@ -50,7 +52,9 @@ def pair_accuracy(
 def list_accuracy(
     named: NamedFeatures, pairs: PairList, similarity: str, *, normalized: bool
 ) -> float:
-    """Accuracy in percent over a list's folds, each with the best threshold of the others.
+    """Returns the mean accuracy in percent over a list's folds.
+
+    The threshold of a fold is the best one of the other folds.
 
     Args:
       named: features of the list's images.
@@ -70,10 +74,10 @@ def list_accuracy(
     return 100 * fold_accuracy(scores, pairs.same, pairs.fold).mean
 
 
-def normalization(context: Context):
-    """Table 1 on faces: pairs compared before and after normalisation, without mirror images.
+def normalization(context: Context) -> Measured:
+    """Measures Table 1 on faces: accuracy before and after normalisation, without mirror images.
 
-    On all pairs of the test people, and on LFW's list where that is at hand.
+    It uses all pairs of the test people, and LFW's list if that is there.
     """
     runs = _runs(context)
     every = [cached.features(run, context, ("test",))["test"] for run in runs]
@@ -104,7 +108,7 @@ def normalization(context: Context):
 
 
 def _before_and_after(prefix: str, accuracies: Callable[[str, bool], list[float]]) -> list[Entry]:
-    """Entries of both similarities; accuracies (similarity, normalised) -> one a seed."""
+    """Returns the entries of both similarities from `accuracies`, which returns one per seed."""
     entries, gains = [], {}
     for name in SIMILARITIES:
         before, after = (np.array(accuracies(name, normalized)) for normalized in (False, True))
@@ -114,7 +118,7 @@ def _before_and_after(prefix: str, accuracies: Callable[[str, bool], list[float]
     entries += [
         Entry.above(f"{prefix}{name}: normalisation helps", gain) for name, gain in gains.items()
     ]
-    # As the paper rounds them.
+    # The paper rounds to one digit: 0.6 and 0.7 are the range from 0.55 up to 0.75.
     as_much = [
         all(0.55 <= gain < 0.75 for gain in both) for both in zip(*gains.values(), strict=True)
     ]
@@ -122,8 +126,8 @@ def _before_and_after(prefix: str, accuracies: Callable[[str, bool], list[float]
     return [*entries, Entry.claim(row, as_much, compares=True)]
 
 
-def mirror(context: Context):
-    """Section 5.1: an image and its mirror image, their features summed or side by side."""
+def mirror(context: Context) -> Measured:
+    """Measures section 5.1: features of an image and its mirror image, summed or concatenated."""
     every = [cached.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
         "the image alone": lambda both: both[:, 0],
@@ -149,7 +153,7 @@ def mirror(context: Context):
 
 
 def _runs(context: Context) -> list[Path]:
-    """Folders of every seed of RUN that was trained to the end."""
+    """Returns the folders of all finished seeds of RUN."""
     return [methods.folder(context.runs, RUN, seed) for seed in methods.seeds(context.runs, RUN)]
 
 
@@ -162,8 +166,8 @@ def _pairs(every: Sequence[cached.Cached], how: str) -> str:
     )
 
 
-def distortion(context: Context):
-    """Proposition 3's bound at the end of training on faces, one figure a seed."""
+def distortion(context: Context) -> Measured:
+    """Measures Proposition 3's bound at the end of training on faces, once per seed."""
     entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():
         seeds = methods.seeds(context.runs, method)

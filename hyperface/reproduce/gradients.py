@@ -1,7 +1,7 @@
-"""The papers' equations: gradients against formula and finite differences, losses against plain.
+"""Checks the papers' equations: losses and gradients against formulas and finite differences.
 
-The plain formulas are those of `hyperface.reference`; what differs from them in form, and the
-printed gradients, is written here in NumPy.
+The plain formulas come from `hyperface.reference`. Formulas of another form, and the printed
+gradients, are written here in NumPy.
 """
 
 from collections.abc import Callable
@@ -9,26 +9,28 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperface import losses, reference
+from hyperface.config.loss import Normalize
 from hyperface.evaluate.classification import nearest_agent_accuracy
 from hyperface.normalize import cosine_similarity, l2_normalize
 from hyperface.report import drawings
 from hyperface.reproduce import sketches
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 STEP = 1e-6
-"""Of central differences, in float64."""
+"""Step of central differences in float64."""
 
 
-def _apart(found, expected) -> float:
-    """Greatest difference, relative to the greatest expected value."""
+def _apart(found: ArrayLike, expected: ArrayLike) -> float:
+    """Returns the greatest absolute difference over the greatest absolute expected value."""
     found, expected = np.asarray(found), np.asarray(expected)
     return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
-def _differences(function: Callable, x: np.ndarray) -> np.ndarray:
-    """Central differences of a scalar function of an array."""
+def _differences(function: Callable[[np.ndarray], jax.Array], x: np.ndarray) -> np.ndarray:
+    """Returns the gradient of a scalar function of an array by central differences."""
     slopes = np.zeros(x.shape)
     for place in np.ndindex(x.shape):
         moved = np.zeros(x.shape)
@@ -37,14 +39,14 @@ def _differences(function: Callable, x: np.ndarray) -> np.ndarray:
     return slopes
 
 
-def normalization(context: Context):
-    """Eq. 3 and 4 and Figure 4: the gradient lies in the tangent plane, and the norm grows."""
+def normalization(context: Context) -> Measured:
+    """Checks Eq. 3 and 4 and Figure 4: gradients lie in the tangent plane, and norms grow."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, slope = rng.normal(size=(2, 20, 8))
 
         @jax.jit
-        def loss(x):
+        def loss(x: jax.Array | np.ndarray) -> jax.Array:
             return jnp.sum(l2_normalize(x) * slope)
 
         found = np.asarray(jax.grad(loss)(x))
@@ -101,15 +103,15 @@ def normalization(context: Context):
 
 
 def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
-    """Mean norm of ten agents under a cosine softmax of noisy classes, by step."""
+    """Returns the mean norm of ten agents per step of a cosine softmax on noisy classes."""
     rng = np.random.default_rng(1)
     means = rng.normal(size=(10, 8))
     labels = jnp.asarray(rng.integers(0, 10, 400))
     features = jnp.asarray(means[labels] + 0.7 * rng.normal(size=(400, 8)))
     agents = l2_normalize(jnp.asarray(rng.normal(size=(10, 8))))
 
-    def step(agents, some):
-        def loss(agents):
+    def step(agents: jax.Array, some: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(agents: jax.Array) -> jax.Array:
             return jnp.mean(losses.softmax(features[some], agents, labels[some], scale=4.0))
 
         agents = agents - rate * (jax.grad(loss)(agents) + decay * agents)
@@ -119,13 +121,16 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
     return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, batches))(agents)[1])
 
 
-def softmax_formulas(context: Context):
-    """Eq. 1, 2, 5 and 6: softmax with and without bias, its class, the cosine, and the softmax of
-    scaled cosines, with their gradients by hand in NumPy."""
+def softmax_formulas(context: Context) -> Measured:
+    """Checks Eq. 1, 2, 5 and 6 against values and gradients that are written out in NumPy.
+
+    The equations are softmax with and without bias, its class, the cosine, and the softmax of
+    scaled cosines.
+    """
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
     labels = rng.integers(0, 10, 40)
-    cases = {
+    cases: dict[str, tuple[Normalize, float, np.ndarray | None]] = {
         "Eq. 1, without bias": ("none", 1.0, None),
         "Eq. 1, with a bias": ("none", 1.0, bias),
         "Eq. 6, scale 1": ("both", 1.0, None),
@@ -137,8 +142,16 @@ def softmax_formulas(context: Context):
             arguments = {"features": features, "agents": agents, "scale": np.array(scale)}
             arguments |= {} if added is None else {"bias": added}
 
-            def loss(given, normalize=normalize):
-                return jnp.mean(losses.softmax(labels=labels, normalize=normalize, **given))
+            def loss(given: dict[str, jax.Array], normalize: Normalize = normalize) -> jax.Array:
+                found = losses.softmax(
+                    given["features"],
+                    given["agents"],
+                    labels,
+                    normalize=normalize,
+                    scale=given["scale"],
+                    bias=given.get("bias"),
+                )
+                return jnp.mean(found)
 
             value, slopes = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, arguments))
             expected, formula = _softmax(labels, normalize=normalize == "both", **arguments)
@@ -158,7 +171,7 @@ def softmax_formulas(context: Context):
         cosines = cosine_similarity(features, agents)
         plain_cosines = reference.cosine_similarity(features, agents)
     logits = features @ agents.T + bias
-    # The first class that no other's logit exceeds, which is how Eq. 2 has it.
+    # Eq. 2 takes the class whose logit no other logit exceeds; a tie goes to the first.
     classes = np.argmax(np.all(logits[:, :, None] >= logits[:, None], axis=2), axis=1)
     accuracy = nearest_agent_accuracy(features, agents, classes, bias=bias)
     entries += [
@@ -183,8 +196,10 @@ def _softmax(
     *,
     normalize: bool,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """Mean loss of Eq. 1 or, normalised, of Eq. 6, and its gradients by argument; Eq. 4 brings them
-    from directions to vectors."""
+    """Returns the mean loss of Eq. 1 or, normalised, of Eq. 6, and its gradient per argument.
+
+    Eq. 4 turns gradients with respect to directions into gradients with respect to vectors.
+    """
     norms = [np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents)]
     lengths = norms if normalize else [np.ones_like(norm) for norm in norms]
     first, second = features / lengths[0], agents / lengths[1]
@@ -204,9 +219,12 @@ def _softmax(
     return float(-np.mean(np.log(shares[rows, labels]))), found
 
 
-def reformulations(context: Context):
-    """Eq. 7 to 11: the losses of pairs and triplets, cosine softmax as distances, and the losses
-    over agents, against the plain formulas in float64."""
+def reformulations(context: Context) -> Measured:
+    """Checks Eq. 7 to 11 against the plain formulas in float64.
+
+    The equations are the losses of pairs and triplets, cosine softmax written with distances, and
+    the losses with agents.
+    """
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
     labels = rng.integers(0, 10, 200)
@@ -243,8 +261,8 @@ def reformulations(context: Context):
     return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
 
 
-def norm_in_softmax(context: Context):
-    """Ring loss, Eq. 1 and 2: features of one direction and different norms, losses that differ."""
+def norm_in_softmax(context: Context) -> Measured:
+    """Checks Ring loss, Eq. 1 and 2: the loss of a fixed direction varies with the norm."""
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     norms = np.linspace(0.5, 30, 60)
@@ -268,14 +286,14 @@ def norm_in_softmax(context: Context):
     return Outcome(entries, scale), {"Loss against norm": drawn}
 
 
-def ring(context: Context):
-    """Ring loss, Eq. 3 to 6: its gradients by formula and by finite differences, and convexity."""
+def ring(context: Context) -> Measured:
+    """Checks Ring loss, Eq. 3 to 6: gradients by formula and finite differences, and convexity."""
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))
         radius, weight = 1.5, 0.01
 
         @jax.jit
-        def loss(features, radius):
+        def loss(features: np.ndarray, radius: float | np.ndarray) -> jax.Array:
             return weight * jnp.mean(losses.ring(features, radius))
 
         norms = np.linalg.norm(features, axis=1)
@@ -303,9 +321,14 @@ def ring(context: Context):
     return Outcome(entries, scale), {}
 
 
-def _convexity(loss: Callable, radius: float, pairs: int = 1_000) -> list[Entry]:
-    """Whether the loss [features] of features, or of norms, is above none of its chords' midpoints,
-    and whether the midpoints of two sets' pairs stay in them."""
+def _convexity(
+    loss: Callable[[np.ndarray], np.ndarray], radius: float, pairs: int = 1_000
+) -> list[Entry]:
+    """Checks convexity by midpoints of random pairs: of the loss, and of two sets of features.
+
+    The loss is convex if it nowhere exceeds the mean of its values at both ends of a pair. A set is
+    convex if it contains the midpoints of its pairs.
+    """
     rng = np.random.default_rng(1)
     both = rng.normal(size=(2, pairs, 4))
     unit = both / np.linalg.norm(both, axis=2, keepdims=True)

@@ -1,13 +1,13 @@
-"""Small heads over fixed features, trained for many settings and seeds in one mapped program.
+"""Trains small heads on fixed features, for many settings and seeds in one mapped program.
 
-What a setting sets (the weights of the terms, the scale, what is normalised) is an array of the
-program like the parameters are, so that one program, compiled once, trains all of them.
+The weights of the terms, the scale and the choice of normalisation are arrays of the program, as
+the parameters are. So one program, compiled once, trains all settings.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +20,43 @@ from hyperface.normalize import l2_norm, l2_normalize
 HIDDEN, DIM, BATCH = 128, 128, 64
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
 PARTS = 20
-"""The steps are made in so many calls, between which progress is said."""
+"""Number of calls that the steps are split into; progress is reported after each."""
+
+Params = dict[str, jax.Array]
+"""The parameters of a head by name, one array each."""
+Number = float | jax.Array
+"""A number or, in the mapped program, an array of one number per setting."""
 
 xavier = jax.nn.initializers.glorot_uniform()
 
 
 class Setting(NamedTuple):
-    """The objective, softmax + ring + center + C-contrastive, in numbers."""
+    """The numbers of the objective: softmax + ring + center + C-contrastive."""
 
-    softmax: float = 1.0
-    """Weight, as the next three."""
-    ring: float = 0.0
-    center: float = 0.0
-    c_contrastive: float = 0.0
-    margin: float = 1.0
-    """Of C-contrastive."""
-    scale: float = 1.0
+    softmax: Number = 1.0
+    """Weight of the softmax loss."""
+    ring: Number = 0.0
+    """Weight of Ring loss."""
+    center: Number = 0.0
+    """Weight of center loss."""
+    c_contrastive: Number = 0.0
+    """Weight of C-contrastive loss."""
+    margin: Number = 1.0
+    """Margin of C-contrastive loss."""
+    scale: Number = 1.0
     """s on the softmax's similarities."""
-    unit_features: bool = False
-    """Whether the softmax sees features at unit length: l2-constrained softmax."""
-    unit_agents: bool = False
-    """Whether it sees agents at unit length; with both it is NormFace's."""
+    unit_features: Number = False
+    """Whether the softmax normalises features: l2-constrained softmax."""
+    unit_agents: Number = False
+    """Whether the softmax normalises agents; with both it is NormFace's softmax."""
 
 
 class Carry(NamedTuple):
-    """What goes from one step to the next."""
+    """The state that a step passes to the next."""
 
-    params: Any
+    params: Params
     centers: jax.Array
-    opt_state: Any
+    opt_state: optax.OptState
 
 
 def train(
@@ -59,7 +67,7 @@ def train(
     seeds: int,
     steps: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Any:
+) -> Params:
     """Trains every setting with every seed at once.
 
     A seed sets the first parameters and the batches, the same for all settings. A batch shows
@@ -68,10 +76,10 @@ def train(
     Args:
       settings: the objectives.
       features: [images, 2, dim] of images and their mirror images.
-      labels: [images] class ids from 0 on.
-      seeds: how many, from 0 on.
-      steps: of stochastic gradient descent; the rate is a tenth in the last fifth.
-      progress: called with steps done and all.
+      labels: [images] class ids, counted from 0.
+      seeds: number of seeds, counted from 0.
+      steps: of stochastic gradient descent; the rate drops to a tenth for the last fifth.
+      progress: called with the finished steps and the number of all steps.
 
     Returns:
       The heads' parameters, each array [seeds, settings, ...].
@@ -93,13 +101,13 @@ def train(
 
 
 def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps: int) -> Carry:
-    """Parameters before the first step; R is the mean feature norm of the first batch.
+    """Returns the state before the first step; R is the mean feature norm of the first batch.
 
     Args:
       key: of the seed.
       data: features and labels, as in `train`.
       classes: rows of agents and centers.
-      steps: in all.
+      steps: number of all steps.
     """
     inner, outer, agents = jax.random.split(jax.random.fold_in(key, 1), 3)
     params = {
@@ -125,16 +133,16 @@ def some_steps(
     *,
     steps: int,
 ) -> Carry:
-    """The steps from `start` to `stop` of one setting and seed.
+    """Runs the steps from `start` to `stop` of one setting and seed.
 
     Args:
-      carry: before them.
+      carry: the state before them.
       key: of the seed.
       setting: the objective.
-      start: steps that are done.
-      stop: steps that are done after it.
+      start: number of finished steps.
+      stop: number of finished steps afterwards.
       data: features and labels, as in `train`.
-      steps: in all.
+      steps: number of all steps.
     """
 
     def step(place: jax.Array, carry: Carry) -> Carry:
@@ -142,29 +150,31 @@ def some_steps(
         grads = jax.grad(objective)(carry.params, carry.centers, setting, batch, labels)
         updates, opt_state = optimizer(steps).update(grads, carry.opt_state, carry.params)
         moved = losses.updated_centers(carry.centers, embed(carry.params, batch), labels)
-        return Carry(optax.apply_updates(carry.params, updates), moved, opt_state)
+        # optax keeps the structure of the parameters, which its types do not say.
+        params = cast(Params, optax.apply_updates(carry.params, updates))
+        return Carry(params, moved, opt_state)
 
     return jax.lax.fori_loop(start, stop, step, carry)
 
 
 def objective(
-    params: Any, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
+    params: Params, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """The mean loss of a batch.
+    """Returns the mean loss of a batch.
 
     Args:
       params: of a head.
       centers: [classes, dim] of center loss.
       setting: what is minimised.
-      batch: [batch, dim] features that the head makes its own of.
+      batch: [batch, dim] input features of the head.
       labels: [batch] class ids.
     """
     features, agents = embed(params, batch), params["agents"]
-    # Normalised by hand: what a loss normalises is a choice of the program, not a number.
-    seen = jnp.where(setting.unit_features, l2_normalize(features), features)
+    # `normalize` of a loss is fixed when it is compiled, but here it differs between settings.
+    inputs = jnp.where(setting.unit_features, l2_normalize(features), features)
     rows = jnp.where(setting.unit_agents, l2_normalize(agents), agents)
     loss = (
-        setting.softmax * losses.softmax(setting.scale * seen, rows, labels, normalize="none")
+        setting.softmax * losses.softmax(setting.scale * inputs, rows, labels, normalize="none")
         + setting.ring * losses.ring(features, params["radius"])
         + setting.center * losses.center(features, centers, labels)
         + setting.c_contrastive
@@ -173,8 +183,8 @@ def objective(
     return jnp.mean(loss)
 
 
-def embed(params: Any, features: jax.Array) -> jax.Array:
-    """A head's features [batch, dim]: a linear layer, PReLU, a linear layer."""
+def embed(params: Params, features: jax.Array) -> jax.Array:
+    """Returns the head's features [batch, dim]: a linear layer, PReLU, a linear layer."""
     x = features @ params["inner"] + params["inner_bias"]
     x = jnp.where(x < 0, params["slope"] * x, x)
     return x @ params["outer"] + params["outer_bias"]
@@ -183,18 +193,18 @@ def embed(params: Any, features: jax.Array) -> jax.Array:
 def drawn(
     key: jax.Array, place: jax.Array | int, data: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """The batch of a step: features [batch, dim] and labels [batch]."""
+    """Samples the batch of a step: features [batch, dim] and labels [batch]."""
     which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), place))
     chosen = jax.random.randint(which, (BATCH,), 0, data[1].shape[0])
     mirrored = jax.random.randint(side, (BATCH,), 0, 2)
     return data[0][chosen, mirrored], data[1][chosen]
 
 
-def _decayed(params: dict[str, jax.Array]) -> dict[str, bool]:
+def _decayed(params: Params) -> dict[str, bool]:
     return {name: name not in ("inner_bias", "outer_bias", "radius") for name in params}
 
 
 def optimizer(steps: int) -> optax.GradientTransformation:
-    """Gradient descent with momentum, a rate that drops once, and decay but of biases and R."""
+    """Returns SGD with momentum, one drop of the rate, and no weight decay of biases and R."""
     rate = optax.piecewise_constant_schedule(RATE, {steps * 4 // 5: 0.1})
     return optax.chain(optax.add_decayed_weights(DECAY, _decayed), optax.sgd(rate, MOMENTUM))

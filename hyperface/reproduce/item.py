@@ -1,4 +1,4 @@
-"""One item of a paper: where it stands, what it needs, and what was measured of it."""
+"""Describes one item of a paper: its place, its needs, and the result of its measurement."""
 
 import dataclasses
 import hashlib
@@ -8,24 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeAlias
 
 import hyperface
 from hyperface import owned
 from hyperface.files import digest
 
-if TYPE_CHECKING:  # Items are listed before matplotlib is loaded.
+if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
+    import numpy as np
     from matplotlib.figure import Figure
     from rich.console import Console
 
+Measured: TypeAlias = "tuple[Outcome, dict[str, Figure]]"
+"""What the measurement of an item returns: the outcome, and its figures by caption."""
 RESULT = "result.json"
 HOLDS = "holds"
-"""The unit of a statement, which holds (1) or does not (0)."""
-
-
+"""The unit of a statement, which holds (1) or does not hold (0)."""
 RUNS = "runs"
+"""The `measure` of an item whose scores are read from trained runs."""
 OTHER_WORK = "other work"
-"""Why a row of a table is never run."""
+"""The reason why a row of a table is never run: other authors' method."""
 
 
 class Item(NamedTuple):
@@ -33,26 +35,25 @@ class Item(NamedTuple):
 
     name: str
     place: str
-    """In the paper: "Figure 5", "3.3"."""
+    """Place in the paper: "Figure 5", "3.3"."""
     title: str
     measure: str
-    """Module of this package and function, "propositions.bound"; RUNS where figures of trained runs
-    are read."""
+    """Module of this package and function, such as "propositions.bound", or RUNS."""
     needs: tuple[str, ...] = ()
-    """Prepared data sets."""
+    """Names of the prepared data sets that the measurement needs."""
     gives: tuple[str, ...] = ("table",)
-    """What it returns: "table", "figure"."""
+    """What the measurement returns: "table", "figure"."""
     runs: tuple[str, ...] = ()
-    """Methods whose trained runs it starts from."""
+    """Methods whose trained runs the measurement needs."""
     uses: tuple[str, ...] = ()
-    """Further ones, which it does without where they are not there."""
+    """Names of further data sets, which are used if they are there."""
     other_data: bool = False
-    """Whether the paper has it on other data, or of whole nets."""
+    """Whether the paper measures it on other data, or on whole networks instead of heads."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A measured figure: one number, or one a seed."""
+    """A measured value: a single number, or one number per seed."""
 
     row: str
     values: tuple[float, ...]
@@ -60,30 +61,46 @@ class Entry:
     unit: str = ""
     digits: int = 2
     spread: float | None = None
-    """Of a single number that has one of its own."""
+    """The standard deviation of a single number, if its protocol reports one."""
     compares: bool = False
-    """Whether it is a statement that compares figures, and needs more than one seed."""
+    """Whether it is a statement that compares values, which needs more than one seed."""
     by: tuple[float, ...] = ()
-    """How far it holds, in points, one a seed in which neither side diverged."""
+    """The margin of a statement in points, one per seed in which neither side diverged."""
     note: str = ""
-    """What is said beside it."""
+    """A remark, shown in brackets after the value."""
 
     @classmethod
-    def of(cls, row: str, value: Any, unit: str = "", digits: int = 2, column: str = "") -> "Entry":
-        """An entry of one number, or of a sequence with one a seed."""
+    def of(
+        cls,
+        row: str,
+        value: SupportsFloat | Sequence[SupportsFloat],
+        unit: str = "",
+        digits: int = 2,
+        column: str = "",
+    ) -> "Entry":
+        """Returns an entry of one number, or of a sequence with one number per seed."""
         values = value if isinstance(value, Sequence) else [value]
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
     @classmethod
-    def claim(cls, row: str, holds: Any, *, compares: bool = False) -> "Entry":
-        """A statement of the paper, and whether what was measured bears it out, one a seed."""
+    def claim(
+        cls,
+        row: str,
+        holds: SupportsFloat | Sequence[SupportsFloat],
+        *,
+        compares: bool = False,
+    ) -> "Entry":
+        """Returns a statement of the paper with whether it holds here, one truth value per seed."""
         return replace(cls.of(row, holds, HOLDS), compares=compares)
 
     @classmethod
-    def above(cls, row: str, by: Sequence[float], column: str = "") -> "Entry":
-        """A statement that a figure is above another, by so many points, one a seed.
+    def above(cls, row: str, by: "Sequence[float] | np.ndarray", column: str = "") -> "Entry":
+        """Returns the statement that one value is above another.
 
-        Infinite is a side that diverged: it is below.
+        Args:
+          row: the statement.
+          by: difference of the two values in points, one per seed; infinite if one side diverged.
+          column: of the table.
         """
         held = tuple(float(difference > 0) for difference in by)
         finite = tuple(float(difference) for difference in by if math.isfinite(difference))
@@ -92,26 +109,26 @@ class Entry:
 
 @dataclass
 class Outcome:
-    """What measuring an item gives."""
+    """The result of measuring an item."""
 
     entries: list[Entry]
     scale: str
-    """At which size and with which settings it ran."""
+    """Sizes and settings of the measurement, in words."""
     pictures: dict[str, str] = field(default_factory=dict)
-    """Caption -> PNG file beside the result."""
+    """Caption -> name of a PNG file in the folder of the result."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Row -> why it has no figure."""
+    """Row -> reason why it has no value."""
     unjudged: dict[str, str] = field(default_factory=dict)
-    """Row of a statement -> why what was measured beside it cannot tell."""
+    """Row of a statement -> reason why the other measurements cannot decide it."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Row -> the method and seeds behind its figures at small scale."""
+    """Row -> the method and seeds behind its values at small scale."""
     methods: dict[str, str] = field(default_factory=dict)
-    """Method -> its options and size."""
+    """Method -> its options, its data and its number of steps."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how items are measured."""
+    """The folders and settings with which items are measured."""
 
     out: Path
     data_dir: Path
@@ -121,13 +138,13 @@ class Context:
     seeds: int = 1
     runs: Path = Path("runs")
     jobs: int = 1
-    """Runs that are trained at once."""
+    """Number of runs that are trained at the same time."""
 
 
 CODE = {
     Path(hyperface.__file__).parent: ("**/*.py", "reproduce/published.toml"),
 }
-"""What results depend on: folders, and patterns of files below."""
+"""Folder -> patterns of the source files that all results depend on."""
 
 
 OF_FEATURES = {
@@ -136,23 +153,23 @@ OF_FEATURES = {
         *("evaluate/embed.py", "runs/embedding.py", "normalize.py"),
     ),
 }
-"""What features of a trained run depend on, as `CODE` has it."""
+"""Folder -> patterns of the source files that the features of a trained run depend on."""
 
 
 @cache
 def code_digest() -> str:
-    """Of all code that results depend on, which is read once a process."""
+    """Returns the digest of the code that results depend on, computed once per process."""
     return digest_of(CODE)
 
 
 @cache
 def features_digest() -> str:
-    """Of the code that features depend on."""
+    """Returns the digest of the code that features depend on, computed once per process."""
     return digest_of(OF_FEATURES)
 
 
 def digest_of(code: Mapping[Path, Sequence[str]]) -> str:
-    """Twelve hexadecimal digits of SHA-256 over names and contents of files."""
+    """Returns twelve hexadecimal digits of the SHA-256 of names and contents of files."""
     total = hashlib.sha256()
     for folder, patterns in code.items():
         for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
@@ -163,17 +180,18 @@ def digest_of(code: Mapping[Path, Sequence[str]]) -> str:
 def write_result(
     folder: Path, key: dict[str, Any], outcome: Outcome, figures: dict[str, "Figure"]
 ) -> Outcome:
-    """Writes the pictures, then `result.json`, and returns the outcome as it is read back.
+    """Writes the pictures and `result.json`; returns the outcome with the pictures' names.
 
     Args:
       folder: of the item.
-      key: settings that the result depends on.
+      key: the settings, code and data that the result depends on.
       outcome: what was measured.
-      figures: by caption; they become `figure-1.png` and so on.
+      figures: caption -> figure, written as `figure-1.png` and so on.
     """
     from hyperface.report.figures import write_picture
 
-    owned.remove(folder / RESULT)  # It is of the pictures that were there.
+    # A kill must not leave the old result beside new pictures.
+    owned.remove(folder / RESULT)
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
         write_picture(folder / outcome.pictures[caption], figure, dpi=110)
@@ -183,7 +201,7 @@ def write_result(
 
 
 def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | None:
-    """The kept result; None where there is none, or it was made with other settings."""
+    """Reads a kept result; returns None if there is none or if its key differs."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -194,15 +212,18 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
 
 
 def to_record(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as JSON has it."""
+    """Converts an outcome to dictionaries and lists, ready for JSON."""
     return dataclasses.asdict(outcome)
 
 
 def from_record(record: Mapping[str, Any]) -> Outcome:
-    """The outcome in a record, which may hold more."""
-    entries = [
-        Entry(**{name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()})
-        for entry in record["entries"]
-    ]
-    rest = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
-    return Outcome(**rest | {"entries": entries})
+    """Reads the outcome from a record, which may contain further keys."""
+    fields = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
+    fields["entries"] = [_entry(entry) for entry in record["entries"]]
+    return Outcome(**fields)
+
+
+def _entry(record: Mapping[str, Any]) -> Entry:
+    # JSON turns tuples into lists.
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+    return Entry(**fields)

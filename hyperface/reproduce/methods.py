@@ -1,14 +1,14 @@
-"""The runs behind the tables of faces: the commands that make them, in order, and their folders.
+"""Lists the runs behind the tables of faces: the commands that make them, and their folders.
 
-A run of seed 0 is in a folder of its method's name, one of seed 2 in `NAME-seed2`. A run that is
-fine-tuned starts from seed 0 of its start, whatever its own seed.
+The folder of a run of seed 0 has the name of the method; that of seed 2 is `NAME-seed2`. A
+fine-tuned run starts from seed 0 of the run before it, whatever its own seed.
 """
 
 import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tyro
 
@@ -34,7 +34,7 @@ OWN_TEST = "test"
 
 
 class Small(NamedTuple):
-    """What a table's figures at small scale are read from."""
+    """The columns of a table at small scale, with the protocol and score that each shows."""
 
     columns: list[str]
     protocols: list[str]
@@ -42,19 +42,19 @@ class Small(NamedTuple):
 
     @classmethod
     def of(cls, printed: Mapping[str, Any]) -> "Small":
-        """As the table says it, or else as its rows at the paper's scale are read."""
+        """Reads a table's `small` entry; its defaults are the columns at the paper's scale."""
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
         return cls(**{**whole, **printed.get("small", {})})
 
     def evaluations(self) -> list[str]:
-        """Those that its figures are in."""
+        """Returns the names of the evaluations that contain the scores."""
         others = [name for name in self.protocols if name != OWN_TEST]
         return list(dict.fromkeys(place(name)[0] for name in others))
 
 
 def place(protocol: str) -> tuple[str, str]:
-    """The evaluation that a protocol at small scale is in, and its name there.
+    """Returns the folder of the evaluation that has a protocol, and the protocol's name there.
 
     Example:
       >>> place("evaluation-profiles/pairs"), place("lfw")
@@ -65,39 +65,41 @@ def place(protocol: str) -> tuple[str, str]:
 
 
 class Command(NamedTuple):
-    """A call of hyperface train or hyperface evaluate."""
+    """A call of `hyperface train` or `hyperface evaluate`."""
 
     program: str
     options: str
     makes: Path
-    """The file that it ends with."""
+    """The file that the command writes last."""
     start: Path | None = None
-    """The run whose network it takes."""
+    """The folder of the run whose network the command loads."""
 
     def __str__(self) -> str:
         return f"hyperface {self.program} {self.options}"
 
     def is_done(self, data_dir: Path) -> bool:
-        """Whether the file is there, made with these options of start and data as they are now."""
+        """Returns whether the file exists and is of these options, this start and this data."""
         if not self.makes.exists():
             return False
         if self.program == "evaluate":
             settings = json.loads(self.makes.read_text())["settings"]
-            same_run = settings["run"] == run_digest(self.start)
+            same_run = self.start is not None and settings["run"] == run_digest(self.start)
             same_files = _are_same(settings["files"], data_dir / "protocols")
             return self._has_scored(settings["options"]) and same_run and same_files
         started = self.start is None or bool(run_digest(self.start))
         return started and not self.other_training(data_dir)
 
     def other_training(self, data_dir: Path) -> list[str]:
-        """In what the run that is there was trained otherwise, as far as its start and its data are
-        there too."""
+        """Returns a sentence for each difference between the existing run and this command.
+
+        A start or a data set that is absent is not compared.
+        """
         config = json.loads((self.makes.parent / "config.json").read_text())
         experiment = self.experiment()
         data = made_of(experiment.data.name, data_dir)
         had = {"experiment": config["experiment"], "data": {k: config["data"].get(k) for k in data}}
         wanted = {"experiment": experiment.to_dict(), "data": data}
-        # What was trained beside it changes nothing of the run.
+        # The runs that were trained for comparison do not change this run.
         had["experiment"]["compare"] = wanted["experiment"]["compare"]
         found = differences(had, wanted)
         origin, start = config.get("init_from", ""), self.start and run_digest(self.start)
@@ -106,13 +108,13 @@ class Command(NamedTuple):
         return found
 
     def experiment(self) -> Experiment:
-        """What a call of hyperface train trains."""
+        """Returns the experiment that a call of `hyperface train` trains."""
         name, *words = shlex.split(self.options)
         options = Train(experiment=experiments.load(name))
         return program.parse(options, words, prog="hyperface train", description="").experiment
 
     def _has_scored(self, had: Mapping[str, str]) -> bool:
-        """Whether scores made with these options are this call's, or more of them."""
+        """Returns whether scores made with the given options include those of this command."""
         asked = recorded(tyro.cli(Evaluate, args=shlex.split(self.options)))
         protocols = {*asked.pop("protocol").split(",")} <= {*had["protocol"].split(",")}
         placed = {"protocol", "source", "out", "data_dir"}
@@ -121,18 +123,18 @@ class Command(NamedTuple):
 
 
 def _are_same(files: Mapping[str, str], folder: Path) -> bool:
-    """Whether protocol files have the digests they had, those that are still there."""
+    """Returns whether the protocol files that still exist have their recorded digests."""
     paths = [folder / name for name in files if (folder / name).exists()]
     return provenance.digests(paths, folder).items() <= files.items()
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
-    """Where a run is."""
+    """Returns the folder of a run."""
     return runs / (f"{method}-seed{seed}" if seed else method)
 
 
 def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
-    """The seeds of a method that were trained to the end, or left another file."""
+    """Returns the seeds of a method whose run folder has a file: by default, the finished runs."""
     found = runs.glob(f"{method}-seed*/{leaves}")
     numbers = [path.parent.name.removeprefix(f"{method}-seed") for path in found]
     first = [0] if (runs / method / leaves).exists() else []
@@ -140,22 +142,22 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
 
 def diverged(runs: Path, method: str) -> list[int]:
-    """The seeds of a method that have no figures because they diverged."""
+    """Returns the seeds of a method that diverged and have no result."""
     return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
 
 def item_commands(
     items: Iterable[Item], tables: Mapping[str, Any], context: Context
 ) -> list[Command]:
-    """Those of items at small scale: of the runs they start from and of their tables' rows.
+    """Returns the commands that make the runs and scores of items at small scale.
 
-    All of seed 0 come first, then those of seed 1, and so on. What needs a data set that is not
-    there is left out.
+    All commands of seed 0 come first, then those of seed 1, and so on. A command whose data set is
+    absent is left out.
 
     Args:
       items: of one paper.
-      tables: the paper's, as `published.toml` has them.
-      context: says how many seeds, and where data and runs are.
+      tables: of the paper, as in `published.toml`.
+      context: gives the number of seeds, and the folders of data and runs.
     """
     found: dict[Command, None] = {}
     for seed in range(context.seeds):
@@ -168,11 +170,11 @@ def item_commands(
 
 
 def foreign(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
-    """A sentence for each trained run below the folder of runs that is not the one of its name.
+    """Returns a sentence for each trained run whose settings are not those of its method.
 
     Args:
-      tables: those whose runs are looked at, as `published.toml` has them.
-      context: says where runs are, and whether they are shortened.
+      tables: whose runs are checked, as in `published.toml`.
+      context: gives the folder of runs, and whether runs are shortened.
     """
     rows = [row for printed in tables for row in printed["rows"]]
     shorter = _shorter(context)
@@ -189,7 +191,7 @@ def foreign(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
 
 
 def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) -> list[Command]:
-    """Those of a table's rows at small scale, of one seed."""
+    """Returns the commands of a table's rows at small scale, for one seed."""
     found: dict[Command, None] = {}
     known = published()["small"]
     evaluations = {
@@ -207,9 +209,9 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 
 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
-    """What trains a method at small scale; nothing where its data set is not there.
+    """Returns the commands that train a method at small scale; [] if its data set is absent.
 
-    A run that others of all seeds start from has seed 0 alone.
+    A run that the runs of all seeds start from is trained with seed 0 alone.
     """
     shared = published()["methods"][method].get("shared")
     if (seed and shared) or absent_data([trained_on(method)], context):
@@ -218,23 +220,33 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
 
 def _shorter(context: Context) -> str:
-    """Options of a training that only shows that all works."""
+    """Returns the options that shorten a training, "" for a training of full length."""
     steps = few_steps(context)
     return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
 
 
-def few_steps(asked: Any) -> int | None:
-    """Those of a training that only shows that all works, by `steps` and `quick`; else None."""
+class Shortened(Protocol):
+    """Settings that may ask for short trainings, which only show that everything works."""
+
+    @property
+    def steps(self) -> int | None: ...
+
+    @property
+    def quick(self) -> bool: ...
+
+
+def few_steps(asked: Shortened) -> int | None:
+    """Returns the number of steps of a shortened training; None for one of full length."""
     return asked.steps or (QUICK_STEPS if asked.quick else None)
 
 
 def trained_on(method: str) -> str:
-    """The data set of a method's experiment."""
+    """Returns the name of the data set that a method is trained on."""
     return experiments.load(shlex.split(published()["methods"][method]["train"])[0]).data.name
 
 
 def small_data(item: Item, paper: str) -> list[str]:
-    """The data sets of a table's rows at small scale: trained on, and scored by."""
+    """Returns the names of the data sets that a table at small scale trains and scores on."""
     if item.measure != RUNS:
         return []
     printed, known = published()[paper][item.name], published()["small"]
@@ -244,7 +256,7 @@ def small_data(item: Item, paper: str) -> list[str]:
 
 
 def absent_files(item: Item, paper: str, context: Context) -> list[str]:
-    """The protocol files of a table's evaluations at small scale that are not there."""
+    """Returns the absent protocol files of a table's evaluations at small scale."""
     if item.measure != RUNS:
         return []
     evaluations = Small.of(published()[paper][item.name]).evaluations()
@@ -253,9 +265,9 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 
 
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
-    """The options of an evaluation at small scale, and the protocol files that are not there.
+    """Returns the options of an evaluation at small scale, and its absent protocol files.
 
-    Protocols whose files they are are left out of the options, which are "" where none is left.
+    The options leave out each protocol with an absent file; they are "" if no protocol is left.
     """
     from hyperface.protocols.registry import SUITE
 
@@ -273,13 +285,13 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
-    """Those of some data sets that are neither there nor made by the command that needs them."""
+    """Returns the data sets that are absent and that no command prepares by itself."""
     missing = [name for name in names if find(name, context.data_dir) is None]
     return [name for name in missing if name not in AUTOMATIC]
 
 
 def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -> list[Command]:
-    """Those of some of a table's rows at the paper's scale."""
+    """Returns the commands of the given rows of a table, at the paper's scale."""
     found: dict[Command, None] = {}
     for row in printed["rows"]:
         if "run" not in row or row["row"] not in rows:
@@ -296,12 +308,12 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
 
 
 def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The folder, in that of a run, of a row's figures at the paper's scale."""
+    """Returns the name of the folder in a run's folder with a row's scores at full scale."""
     return row.get("evaluation", printed.get("evaluation", EVALUATION))
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
-    """What trains a method, after what trains its start."""
+    """Returns the commands that train a method: first those of its start, then its own."""
     about, run = published()["methods"][method], folder(runs, method, seed)
     start = about.get("start")
     before = training(start, runs, 0, shorter) if start else []
@@ -313,15 +325,15 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:
-    """What scores a run."""
+    """Returns the command that scores a run."""
     out = "" if evaluation == EVALUATION else f" --out {shlex.quote(str(run / evaluation))}"
     makes = run / evaluation / SCORED
     return Command("evaluate", f"{shlex.quote(str(run))} {options}{out}", makes, run)
 
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
-    """Returns what a kept result must agree in to be used again."""
-    found = {"version": hyperface.__version__, "code": code_digest()}
+    """Returns the versions, settings and digests that a kept result must share to be used again."""
+    found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
     if item.needs:
         found |= {"quick": context.quick, "steps": context.steps, "seeds": context.seeds}
         used = (*item.needs, *item.uses)

@@ -1,4 +1,4 @@
-"""An item's section of the report: published beside measured, or why it was not run."""
+"""Builds an item's section of the report: published beside measured values, or why none."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ AGAINST = "the printed figures say otherwise"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
 _KINDS = ("measured as the paper has it", "at small scale or on other data", "drawn", NOT_RUN)
 SMALL = 1e-4
-"""Figures below it are written with an exponent."""
+"""Values below it are written with an exponent."""
 READING = (
     "± is the standard deviation over seeds, of fine-tuned runs without that of the run they all "
     "start from; what the protocol gives of a single seed is in brackets. A statement that "
@@ -26,22 +26,22 @@ READING = (
 
 
 class Shown(NamedTuple):
-    """An item with what there is of it."""
+    """An item with its outcome, and the command that measures it."""
 
     item: Item
     outcome: Outcome | None
     folder: Path
     command: str
     reason: str = ""
-    """Why nothing, or not everything, was measured."""
+    """The reason why nothing, or not everything, was measured."""
 
 
 def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
-    """The section of one item.
+    """Builds the section of one item.
 
     Args:
       shown: the item and its outcome.
-      printed: the item as `published.toml` has it, {} where the paper prints no figure of it.
+      printed: the item as in `published.toml`; {} if the paper prints no value of it.
     """
     item, outcome = shown.item, shown.outcome
     notes = [printed["note"]] if "note" in printed else []
@@ -59,10 +59,10 @@ def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
 
 
 def verdict(entry: Entry) -> str:
-    """Whether a statement held here: HELD, FAILED or UNDECIDED.
+    """Returns whether a statement holds here: HELD, FAILED or UNDECIDED.
 
-    A difference of one seed, or one that is not larger than its deviation over seeds, decides
-    nothing.
+    A comparison needs two seeds at least, agreement of all seeds, and a mean difference that is
+    larger than its standard deviation over seeds; otherwise it is undecided.
     """
     share = mean(entry.values)
     if 0 < share < 1 or (entry.compares and len(entry.values) < 2):
@@ -73,7 +73,7 @@ def verdict(entry: Entry) -> str:
 
 
 def shown_entry(entry: Entry) -> str:
-    """A measured figure: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 ± 0.110 points'."""
+    """Formats an entry: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 ± 0.110 points'."""
     if entry.unit != HOLDS:
         figure = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
         return f"{figure} ({entry.note})" if entry.note else figure
@@ -85,7 +85,7 @@ def shown_entry(entry: Entry) -> str:
 
 
 def _number(values: Sequence[float], digits: int, spread: float | None = None) -> str:
-    """The mean with the deviation of several, or the spread of a single one."""
+    """Formats the mean with the standard deviation, or a single value with its own spread."""
     value, digits = mean(values), min(digits, 6)
     spread = stdev(values) if len(values) > 1 else spread
     text = f"{value:.1e}" if 0 < abs(value) < SMALL else f"{value:.{digits}f}"
@@ -93,10 +93,10 @@ def _number(values: Sequence[float], digits: int, spread: float | None = None) -
 
 
 def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[str], list[list]]:
-    """Header and rows: printed rows in their order, then those that were measured beside.
+    """Returns header and rows: first the rows of the paper, then further measured rows.
 
-    A published column has the measured one beside it, unless nothing of it was measured and there
-    are other columns.
+    The measured column stands beside the published one. It is left out if nothing of it was
+    measured and there are other columns.
     """
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
@@ -133,7 +133,7 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
 def _published(
     rows: Mapping[str, Mapping[str, Any]], printed: Mapping[str, Any]
 ) -> dict[tuple[str, str], str]:
-    """What is printed, by row and column, of statements with what the printed figures say."""
+    """Returns (row, column) -> published text; statements show the difference of printed values."""
     found = {}
     for name, row in rows.items():
         unit = row.get("unit", printed.get("unit", ""))
@@ -149,7 +149,7 @@ def _published(
 
 
 def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int) -> str:
-    """By how much the printed figures of a column bear a statement out; "" where it has none."""
+    """Formats the margin of a statement in the printed values of a column; "" without values."""
     found = printed_differences(row, rows, place)
     if not found:
         return ""
@@ -166,8 +166,11 @@ def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], pla
 def printed_differences(
     row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int
 ) -> list[float]:
-    """A column's printed figures above less the greatest of those below, the least first; [] where
-    the row compares none."""
+    """Returns the margins of a statement in a column's printed values, in ascending order.
+
+    A margin is a value of an `above` row minus the greatest value of the `below` rows. The list is
+    empty if the row compares nothing or if a value is not printed.
+    """
     if "above" not in row:
         return []
     texts = [[rows[name]["values"][place] for name in row[key]] for key in ("above", "below")]
@@ -184,19 +187,21 @@ def _is_expected(
     published: Mapping[tuple[str, str], str],
     at_full_scale: bool,
 ) -> bool:
-    """Whether a cell without a measured figure lacks one."""
+    """Returns whether a cell without a measured value should have one."""
     if name not in rows:
         return False
     row = rows[name]
     if not at_full_scale:
         return "small" in row
-    if any("run" in other for other in rows.values()):  # Others of a table are other people's.
+    if any(
+        "run" in other for other in rows.values()
+    ):  # Rows without a run are other authors' methods.
         return "run" in row and ((name, column) in published or not any(row["values"]))
     return (name, column) in published
 
 
 def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where it is in the paper: as the row says it, or else its number in a printed table."""
+    """Returns a row's place in the paper: its `source`, or else its number in the printed table."""
     row = rows.get(name, {"source": ""})
     if "source" in row or row.get("unit") == HOLDS or not any(row["values"]):
         return row.get("source", "")
@@ -205,19 +210,19 @@ def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def state(outcome: Outcome | None) -> str:
-    """What there is of an item, in a word or two."""
+    """Describes the outcome of an item in a word or two."""
     if outcome and outcome.entries:
         return f"{len(outcome.entries)} figures"
     return "drawn" if outcome and outcome.pictures else NOT_RUN
 
 
 def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bool = False) -> str:
-    """How much of a paper was measured, and which of its statements held, a line each.
+    """Summarises how much of a paper was measured and which statements hold, one line each.
 
     Args:
-      shown: its items.
-      printed: the paper as `published.toml` has it.
-      shortened: whether training runs were, so that their figures mean little.
+      shown: the paper's items.
+      printed: the paper as in `published.toml`.
+      shortened: whether training runs were shortened, so that their scores mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]
     counts = [f"{kinds.count(kind)} {kind}" for kind in _KINDS]
@@ -240,7 +245,7 @@ def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bo
 
 
 def _kind(shown: Shown, printed: Mapping[str, Any]) -> str:
-    """Which of `_KINDS` an item is."""
+    """Returns the one of `_KINDS` that describes an item."""
     if shown.outcome is None or not (shown.outcome.entries or shown.outcome.pictures):
         return _KINDS[3]
     if not shown.outcome.entries:

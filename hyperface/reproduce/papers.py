@@ -1,7 +1,7 @@
-"""The two papers item by item: their propositions, equations, figures and tables, in their order.
+"""Lists the items of both papers: propositions, equations, figures and tables, in their order.
 
-Items are plain data; the functions that measure them are loaded when they run. Published figures
-are in `published.toml`, each with its place, as the paper prints it.
+Items are plain data; the functions that measure them are imported when they run. `published.toml`
+contains the published values, each with its place in the paper.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from hyperface.errors import unknown_name
-from hyperface.reproduce.item import Item
+from hyperface.reproduce.item import Context, Item, Measured
 from hyperface.reproduce.normface import ITEMS as NORMFACE
 from hyperface.reproduce.ringloss import ITEMS as RINGLOSS
 
@@ -24,10 +24,10 @@ TITLES = {
 
 
 def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
-    """Items of a paper in its order; those named, where some are.
+    """Returns the items of a paper in its order, or only the named items.
 
     Raises:
-      InputError: no such paper or item; the message has the nearest name.
+      InputError: the paper or item is unknown; the message has the nearest name.
     """
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
@@ -40,11 +40,11 @@ def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
 
 @cache
 def published() -> dict[str, Any]:
-    """What the papers print, by paper and item, and the commands behind their tables' rows."""
-    return tomllib.loads(files(__package__).joinpath("published.toml").read_text("utf-8"))
+    """Reads `published.toml`: values by paper and item, and the commands of the tables' rows."""
+    return tomllib.loads(files("hyperface.reproduce").joinpath("published.toml").read_text("utf-8"))
 
 
-def measurement(item: Item) -> Callable:
-    """The function that measures an item: Context -> (Outcome, figures by caption)."""
+def measurement(item: Item) -> Callable[[Context], Measured]:
+    """Imports and returns the function that measures an item."""
     module, function = item.measure.rsplit(".", 1)
-    return getattr(importlib.import_module(f"{__package__}.{module}"), function)
+    return getattr(importlib.import_module(f"hyperface.reproduce.{module}"), function)

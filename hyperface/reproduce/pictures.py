@@ -1,6 +1,6 @@
-"""Figures drawn of the results of runs: ROC curves, low resolution, loss weights, histograms.
+"""Draws the results of runs: ROC curves, low resolution, loss weights, histograms.
 
-Those of runs at the paper's scale come first, then the same of runs at small scale.
+The figures of runs at the paper's scale come first, then the same figures of runs at small scale.
 """
 
 import json
@@ -26,9 +26,9 @@ PAIRS = {
     "evaluation-profiles/pairs": "60 people of CFP, frontal-profile pairs, small scale",
     "blufr": "LFW, BLUFR pairs, small scale",
 }
-"""What the curves of a protocol are of, at small scale."""
+"""Protocol at small scale -> title of its curves."""
 AREA = "area / "
-"""A column of a factor by which images were made smaller has the factor after it."""
+"""Start of the name of a column of reduced images; the factor of the area follows."""
 READ = "the paper does not say that the factor is of the area: that is how it is read here"
 PAIR = (
     "a: how a pair of videos gets its histogram, of two made-up videos of one person: the cosines "
@@ -37,15 +37,15 @@ PAIR = (
 
 
 class _Scored(NamedTuple):
-    """A row's run with what is there of its evaluation."""
+    """The run of a row, with access to its evaluation."""
 
     row: str
     run: Path
     evaluation: str | None = None
-    """Folder of its figures at the paper's scale; at small scale its protocols say it."""
+    """Folder of the scores at the paper's scale; None at small scale, where protocols name it."""
 
     def record(self, protocol: str) -> Mapping[str, Any]:
-        """What evaluation.json has of a protocol; {} where none is there of the last training."""
+        """Reads a protocol's scores; returns {} if the current run has not been scored."""
         where, name = (self.evaluation, protocol) if self.evaluation else place(protocol)
         path = self.run / where / SCORED
         if not path.exists():
@@ -55,7 +55,7 @@ class _Scored(NamedTuple):
         return record["protocols"].get(name, {}) if current else {}
 
     def curve(self, protocol: str) -> Roc | None:
-        """The ROC curve of a protocol, if there is one."""
+        """Reads the ROC curve of a protocol; returns None if there is none."""
         name = protocol if self.evaluation else place(protocol)[1]
         rates = self.record(protocol).get("curves", {}).get(name)
         if rates is None:
@@ -65,13 +65,18 @@ class _Scored(NamedTuple):
 
 
 def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
-    """The pictures that a table asks for by `draw`, by caption; {} where no run is there.
+    """Draws the figures that a table asks for by `draw`; returns them by caption.
 
-    `curves` are those of a protocol at small scale, of the least seed of each row; `sweep` are
-    accuracy and curves of every column of a factor; `weights` are accuracies against the loss'
-    weight; `histograms` are of the videos of a protocol at small scale, a row a picture.
+    The keys of `draw`:
+      curves: ROC curves of a protocol at small scale, of the lowest seed of each row.
+      sweep: scores and ROC curves of every column of reduced images.
+      weights: accuracies against the weight of a loss term.
+      histograms: of the videos of a protocol at small scale, one figure per row.
+
+    A figure without any run is left out.
     """
-    wanted, drawn = printed.get("draw", {}), {}
+    wanted = printed.get("draw", {})
+    drawn: dict[str, Figure] = {}
     for whole in (True, False):
         scored = list(_runs(printed, context, whole=whole))
         if protocol := wanted.get("curves"):
@@ -86,7 +91,7 @@ def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
 
 
 def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Iterator[_Scored]:
-    """Rows with their run at the paper's scale, or with that of their least seed."""
+    """Yields rows with their run at the paper's scale, or with that of their lowest seed."""
     for row in printed["rows"]:
         if whole and "run" in row:
             run = folder(context.runs, row["run"])
@@ -99,7 +104,7 @@ def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Itera
 def _curves(
     scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
 ) -> dict[str, Figure]:
-    """ROC curves, a picture a protocol."""
+    """Draws ROC curves, one figure per protocol."""
     protocols = dict.fromkeys(_protocols(printed)) if whole else (protocol,)
     drawn = {}
     for name in protocols:
@@ -111,7 +116,7 @@ def _curves(
 
 
 def _protocols(printed: Mapping[str, Any]) -> list[str]:
-    """Those of all rows at the paper's scale."""
+    """Returns the protocols of all rows at the paper's scale."""
     rows = [row.get("protocols", printed["protocols"]) for row in printed["rows"] if "run" in row]
     return [name for names in rows for name in names if name]
 
@@ -119,7 +124,7 @@ def _protocols(printed: Mapping[str, Any]) -> list[str]:
 def _low_resolution(
     scored: list[_Scored], printed: Mapping[str, Any], runs: Path, *, whole: bool
 ) -> dict[str, Figure]:
-    """Ring loss, Figure 8: ROC curves, a panel a factor, and the figure against the factor."""
+    """Draws Ring loss, Figure 8: one panel of ROC curves per factor, and scores against factors."""
     small = Small.of(printed)
     columns, protocols, names = (
         (printed[key] for key in ("columns", "protocols", "figures"))
@@ -153,7 +158,7 @@ def _low_resolution(
 def _against(
     printed: Mapping[str, Any], runs: Path, factors: Mapping[str, float], *, whole: bool
 ) -> dict[str, dict[float, Score]]:
-    """Row -> factor -> share; `factors` by column."""
+    """Returns row -> factor -> score, from the factor of each column."""
     sweeps: dict[str, dict[float, Score]] = {}
     for (row, column), found in _scores(printed, runs, whole=whole).items():
         if column in factors:
@@ -162,7 +167,7 @@ def _against(
 
 
 def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tuple[str, str], Score]:
-    """(row, column) -> share, with its deviation: over snapshots, or at small scale over seeds."""
+    """Reads (row, column) -> score; its spread is over snapshots or, at small scale, over seeds."""
     scores = {}
     if not whole:
         for key, of_seeds in small_figures(printed, runs).items():
@@ -183,7 +188,7 @@ def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tupl
 
 
 def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str, Figure]:
-    """NormFace, Figure 8: where a curve has two weights at least."""
+    """Draws NormFace, Figure 8, if a curve has at least two weights."""
     curves: dict[str, dict[float, Score]] = {}
     marks: dict[str, float] = {}
     rows = {row["row"]: row for row in printed["rows"]}
@@ -204,7 +209,7 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
 def _video_histograms(
     scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
 ) -> dict[str, Figure]:
-    """NormFace, Figure 9: how a histogram comes about, and those of pairs, a picture a row."""
+    """Draws NormFace, Figure 9: how a histogram is computed, and histograms of pairs per row."""
     drawn = {}
     for one in scored:
         name = printed["protocols"][0] if whole else protocol
@@ -216,10 +221,10 @@ def _video_histograms(
     return drawn
 
 
-def _histograms(shares: Mapping[str, Mapping[str, list]]) -> Figure:
-    """Share of the frame similarities of a pair of videos in each bin: single pairs, and the mean.
+def _histograms(shares: Mapping[str, Mapping[str, list[float] | list[list[float]]]]) -> Figure:
+    """Draws the share of a video pair's frame similarities in each bin: the mean and single pairs.
 
-    Scores that were made before single pairs were kept have the deviation about the mean.
+    Without single pairs in the scores, a band shows the standard deviation around the mean.
     """
     bands, single = {}, {}
     for kind, found in shares.items():

@@ -1,4 +1,4 @@
-"""NormFace, Figure 1: training by classification and testing by similarity, as a drawing."""
+"""Draws NormFace, Figure 1: training by classification and testing by similarity."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,22 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hyperface.reproduce.item import Context, Outcome
+from hyperface.reproduce.item import Context, Measured, Outcome
 
 STEP = 2.6
-"""From the middle of one box to that of the next."""
+"""Distance between the middles of neighbouring boxes."""
 WIDTH, HEIGHT = 2.0, 0.7
 BEFORE = {0: "images", 1: "network", 2: "feature f", 4: "inner product", 5: "softmax loss"}
 AFTER = BEFORE | {3: "normalise f", 4: "cosine times s"}
 BRANCH = {1: "network", 2: "feature f", 3: "normalise f"}
 ADDED = ("normalise f", "normalise\nrows of W", "cosine times s")
-"""What NormFace adds to training; testing normalised features before."""
+"""The steps that NormFace adds to training; tests normalised features before NormFace too."""
 ABOVE = 1.1
-"""From a row to what enters it from above: labels and weights."""
+"""Distance from a row to the labels and weights above it."""
 
 
-def drawing(context: Context):
-    """Training before, NormFace's, and testing; what is coloured, earlier training did without."""
+def drawing(context: Context) -> Measured:
+    """Draws earlier training, NormFace's training with its new steps coloured, and the test."""
     figure = Figure(figsize=(10.5, 7.2), layout="constrained")
     axes = figure.subplots()
     for height, row in ((6.2, BEFORE), (3.5, AFTER)):
@@ -46,7 +46,7 @@ def drawing(context: Context):
 
 
 def _testing(axes: Axes) -> None:
-    """Two branches that meet: every method compared normalised features here."""
+    """Draws the test: two branches of normalised features that meet in their cosine."""
     heights = {1.7: "image 1", 0.4: "image 2"}
     for height, image in heights.items():
         _row(axes, {0: image, **BRANCH}, height)
@@ -55,7 +55,7 @@ def _testing(axes: Axes) -> None:
 
 
 def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[str] = ()) -> None:
-    """Boxes by place on one height, each with an arrow to the next."""
+    """Draws a row of boxes by position, each with an arrow to the next."""
     places = sorted(boxes)
     for place, name in boxes.items():
         corner = place * STEP - WIDTH / 2, height - HEIGHT / 2
@@ -68,7 +68,7 @@ def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[st
 
 
 def _down(axes: Axes, place: int, height: float) -> None:
-    """An arrow from the box above a row into the row."""
+    """Draws an arrow from the box above a row into the row."""
     _arrow(axes, (place * STEP, height + ABOVE - HEIGHT / 2), (place * STEP, height + HEIGHT / 2))
 
 

@@ -1,4 +1,4 @@
-"""How far Ring loss' own tables vary over lambda and over alpha: its claim, from its figures."""
+"""Checks in Ring loss' printed tables whether scores vary less over lambda than over alpha."""
 
 import numpy as np
 
@@ -12,17 +12,17 @@ TABLES = {
     "IJB-A": "table-3",
     "Janus CS3": "table-4",
 }
-"""Of Ring loss, by what they are of."""
+"""Data set -> the table of Ring loss that reports it."""
 VARIED = {
     "lambda, softmax": [f"SM + R ({w})" for w in ("0.01", "0.001", "0.0001")],
     "lambda, SphereFace": [f"SF + R ({w})" for w in ("0.03", "0.01", "0.001", "0.0001")],
     "alpha": [f"l2-Cons SM ({a})" for a in (30, 20, 10)],
 }
-"""The tables' rows over a hyper-parameter."""
+"""Hyper-parameter -> the rows of the tables in which it varies."""
 
 
 def entries() -> list[Entry]:
-    """Whether a data set's figures vary less over lambda than over alpha, and the deviations."""
+    """Returns, per data set, whether scores vary less over lambda, and the standard deviations."""
     claims, spreads = [], []
     for name, table in TABLES.items():
         printed = published()["ringloss"][table]

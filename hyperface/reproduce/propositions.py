@@ -1,7 +1,7 @@
-"""NormFace's three propositions, measured without data."""
+"""Measures NormFace's three propositions without any data set."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,14 @@ import optax
 from hyperface import losses, theory
 from hyperface.normalize import l2_normalize
 from hyperface.report import drawings
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
+Params = dict[str, jax.Array]
 CLASS_COUNTS = (10, 100, 1_000, 10_575, 31_000, 100_000)
 
 
-def scaling(context: Context):
-    """Proposition 1: a longer feature is a more certain one, as long as there is no bias."""
+def scaling(context: Context) -> Measured:
+    """Measures Proposition 1: without bias, a longer feature is classified with more certainty."""
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
     features, agents, bias = (
@@ -26,10 +27,10 @@ def scaling(context: Context):
     )
     factors = np.geomspace(1, 100, 41, dtype=np.float32)
 
-    def curves(bias):
+    def curves(bias: np.ndarray | None) -> np.ndarray:
         winner = np.argmax(features @ agents.T + (0.0 if bias is None else bias), axis=1)
 
-        def loss(factor):
+        def loss(factor: jax.Array) -> jax.Array:
             return losses.softmax(factor * features, agents, winner, normalize="none", bias=bias)
 
         return np.exp(-np.asarray(jax.lax.map(loss, factors)))
@@ -58,12 +59,12 @@ def scaling(context: Context):
 
 class _Descent(NamedTuple):
     losses: jax.Array
-    """[steps] before each step."""
+    """[steps] loss before each step."""
     scale: jax.Array
 
 
-def bound(context: Context):
-    """Proposition 2 and the numbers of 3.3, and free vectors that descend to the bound."""
+def bound(context: Context) -> Measured:
+    """Measures Proposition 2, the numbers of 3.3, and the descent of free vectors to the bound."""
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
     rows += [(31_000, s) for s in (1, 10, 15)] + [(10, 1), (10, 4), (1_000, 1), (1_000, 10)]
     entries = [
@@ -116,7 +117,7 @@ def bound(context: Context):
 
 
 def _simplex(least: float) -> list[Entry]:
-    """Whether ten classes reach the bound in nine dimensions, and in three."""
+    """Measures whether ten classes reach the bound in nine and in three dimensions."""
     ends = {dim: _descend(1.0, 0.0, dim=dim).losses[-1] for dim in (9, 3)}
     entries = [
         Entry.of(f"10 classes in {dim} dimensions, l^2 = 1: loss after descent", end, "nats", 4)
@@ -130,10 +131,10 @@ def _simplex(least: float) -> list[Entry]:
 
 
 def _own_slope() -> list[Entry]:
-    """The slope of softmax loss in the own class's logit, and what is left of it at the bound."""
+    """Measures the slope of softmax loss in the own class's logit, also at the bound."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(100, 10)), jnp.float32)
 
-    def loss(logits):
+    def loss(logits: jax.Array) -> jax.Array:
         return jnp.sum(losses.softmax(logits, jnp.eye(10), owner, normalize="none"))
 
     owner = jnp.arange(100) % 10
@@ -152,28 +153,32 @@ def _own_slope() -> list[Entry]:
 
 @partial(jax.jit, static_argnames=("steps", "dim"))
 def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) -> _Descent:
-    """Adam on one free feature a class and the agents; on the scale too where learned is 1."""
+    """Runs Adam on one free feature per class and the agents; also on the scale if learned is 1."""
     features, agents = jax.random.normal(jax.random.key(0), (2, 10, dim))
     params = {"features": features, "agents": agents, "scale": jnp.asarray(scale)}
     optimizer = optax.adam(0.01)
 
-    def loss(params):
+    def loss(params: Params) -> jax.Array:
         inputs = params["features"], params["agents"], jnp.arange(10)
         return jnp.mean(losses.softmax(*inputs, scale=params["scale"]))
 
-    def step(carry, _):
+    def step(
+        carry: tuple[Params, optax.OptState], _: None
+    ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
         params, state = carry
         value, slope = jax.value_and_grad(loss)(params)
+        # optax keeps the structure of the parameters, which its types do not say.
         updates, state = optimizer.update(slope, state)
+        updates = cast(Params, updates)
         updates["scale"] *= learned
-        return (optax.apply_updates(params, updates), state), value
+        return (cast(Params, optax.apply_updates(params, updates)), state), value
 
     (params, _), found = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
     return _Descent(found, params["scale"])
 
 
-def bound_curves(context: Context):
-    """Figure 5: the bound against l^2."""
+def bound_curves(context: Context) -> Measured:
+    """Measures Figure 5: the bound against l^2."""
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
     at = {20: 200, 30: 300}
@@ -193,8 +198,8 @@ def bound_curves(context: Context):
     return Outcome(entries, "closed form"), {"The bound as a function of the squared norm": drawn}
 
 
-def distortion(context: Context):
-    """Proposition 3: what an agent costs in place of its class, and its bound."""
+def distortion(context: Context) -> Measured:
+    """Measures Proposition 3: the distortion of distances by an agent, and its bound."""
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16
     means = rng.normal(size=(classes, dim))

@@ -1,7 +1,7 @@
-"""The figures that README.md shows, kept in `measured.json`, and the README's tables made of them.
+"""Keeps the values that README.md shows in `measured.json`, and writes the README's tables.
 
-Runs and reports stay out of the repository; these few figures of them are committed with the
-README, so that a test can hold one to the other and nobody types a figure.
+Runs and reports stay out of the repository. These few values are committed with the README, so
+that a test can compare both and nobody types a value by hand.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 from hyperface.errors import InputError
 from hyperface.files import replace_text
 from hyperface.report.tables import Table, as_markdown
-from hyperface.reproduce.item import from_record, to_record
+from hyperface.reproduce.item import Outcome, from_record, to_record
 from hyperface.reproduce.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, section
 from hyperface.reproduce.papers import PAPERS, items, published
 
@@ -31,19 +31,23 @@ SHOWN = {
     ),
     "ringloss": ("figure-1", "table-1", "table-2", "from-scratch", "figure-8"),
 }
-"""Items of each paper whose tables the README has."""
+"""Paper -> the items whose tables are in the README."""
 
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
-    """Puts what was measured of a paper's shown items into `measured.json`; others stay there."""
-    found = {
-        one.item.name: {
-            "command": _command(paper, one),
-            # Where the runs lie is of no use to others.
-            **to_record(dataclasses.replace(one.outcome, missing={}, pictures={})),
-        }
+    """Writes the outcomes of the paper's shown items to `measured.json`; other items stay there."""
+    measured = {
+        one.item.name: one.outcome
         for one in shown
         if one.item.name in SHOWN[paper] and one.outcome and one.outcome.entries
+    }
+    found = {
+        name: {
+            "command": _command(paper, name, outcome),
+            # Reasons with folders of this machine, and pictures, are of no use to other readers.
+            **to_record(dataclasses.replace(outcome, missing={}, pictures={})),
+        }
+        for name, outcome in measured.items()
     }
     kept = read()
     kept[paper] = kept.get(paper, {}) | found
@@ -54,35 +58,36 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
     replace_text(KEPT, json.dumps(whole, indent=1) + "\n")
 
 
-def _command(paper: str, one: Shown) -> str:
-    """What measures an item, with the default folders."""
-    seeds = max(len(entry.values) for entry in one.outcome.entries)
+def _command(paper: str, name: str, outcome: Outcome) -> str:
+    """Returns the command that measures an item, with the default folders."""
+    seeds = max(len(entry.values) for entry in outcome.entries)
     several = f" --seeds {seeds}" if seeds > 1 else ""
-    return f"hyperface reproduce {paper} --only {one.item.name}{several}"
+    return f"hyperface reproduce {paper} --only {name}{several}"
 
 
 def read() -> dict[str, Any]:
-    """Paper -> item -> outcome; {} where nothing was kept."""
+    """Reads paper -> item -> outcome; returns {} if nothing was kept."""
     return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def tables(paper: str) -> str:
-    """The README's tables of a paper, as Markdown."""
+    """Formats the README's tables of a paper as Markdown."""
     parts = []
     for name, record in read().get(paper, {}).items():
         (item,) = items(paper, (name,))
-        one = Shown(item, from_record(record), Path(), record["command"])
+        outcome = from_record(record)
+        one = Shown(item, outcome, Path(), record["command"])
         printed = published()[paper].get(name, {})
         table = section(one, printed).table
         title = f"{table.title} (`{record['command']}`)."
         notes = [printed["note"]] if "note" in printed else []
-        notes += [f"Run: {one.outcome.scale}."] if one.outcome.scale else []
+        notes += [f"Run: {outcome.scale}."] if outcome.scale else []
         parts += [title, *notes, as_markdown(_shortened(table))]
     return "\n\n".join(parts)
 
 
 def _shortened(table: Table) -> Table:
-    """Without places in the paper, and without rows and columns in which nothing was measured."""
+    """Removes the places in the paper, and rows and columns in which nothing was measured."""
     places = [place for place, name in enumerate(table.header) if "published" not in name]
     texts = {SOURCE_COLUMN, RUN_COLUMN}
     figures = [place for place in places[1:] if table.header[place] not in texts]

@@ -1,33 +1,36 @@
-"""How far a loss' hyper-parameter moves what is measured: Ring loss' claim, and NormFace, Figure 8.
+"""Measures how much a loss' hyper-parameter changes the scores: Ring loss, and NormFace, Figure 8.
 
-Heads over the fixed features of a trained run, all settings and seeds in one program.
+Heads are trained on the fixed features of a run, with all settings and seeds in one program.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from hyperface import theory
 from hyperface.metrics.verification import verify
 from hyperface.report import drawings
 from hyperface.reproduce import cached, heads_at_once, printed_spreads
 from hyperface.reproduce.heads_at_once import Setting
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
 
 RUN = "faces-softmax"
 STEPS = {False: 1000, True: 60}
-"""In full and in quick runs."""
+"""Quick -> number of steps."""
 SEEDS = 3
-"""At least."""
+"""Least number of seeds."""
 LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ALPHAS = (1.0, 3.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 CENTERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 PRINTED = {"lambda": (1e-4, 1e-3, 1e-2), "alpha": (10.0, 20.0, 30.0)}
-"""The values of Ring loss' tables."""
+"""Hyper-parameter -> its values in Ring loss' tables."""
 TRIED = {"lambda": LAMBDAS, "alpha": ALPHAS}
+"""Hyper-parameter -> all values that are measured here."""
 EVERY = "all values: lambda 1e-5 to 10, alpha 1 to 100"
 WHOLE, TO_ONE = "weights 0.001 to 10", "weights 0.001 to 1"
 FIGURES = {"accuracy": "accuracy", "TAR": "tar"}
@@ -36,18 +39,23 @@ BOUND = 0.1
 """Nats of Proposition 2's bound that sets NormFace's scale."""
 
 
+Key = tuple[str, float]
+"""Hyper-parameter and its value; 0 for a setting without hyper-parameter."""
+
+
 class Scores(NamedTuple):
-    """Of one setting, a number a seed; NaN where it diverged."""
+    """The scores of one setting, one number per seed; NaN for a seed that diverged."""
 
     accuracy: np.ndarray
-    """[seeds] in percent, as the next."""
+    """[seeds] in percent."""
     tar: np.ndarray
+    """[seeds] true accept rate at FAR, in percent."""
     deviation: np.ndarray
     """[seeds] standard deviation of the test features' norms over their mean."""
 
 
-def ring(context: Context):
-    """Ring loss: results over lambda beside those over alpha, and over center loss' weight."""
+def ring(context: Context) -> Measured:
+    """Measures scores over lambda of Ring loss, over alpha, and over the weight of center loss."""
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
     settings |= {("alpha", a): Setting(unit_features=True, scale=a) for a in ALPHAS}
@@ -76,8 +84,8 @@ def ring(context: Context):
     return outcome, _drawn(found, panels, ["softmax"])
 
 
-def weights(context: Context):
-    """NormFace, Figure 8: softmax with C-contrastive or, with m = 0, center loss, by weight."""
+def weights(context: Context) -> Measured:
+    """Measures NormFace, Figure 8: softmax with C-contrastive or, at m = 0, center loss."""
     scale = theory.scale_for_bound(_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))
     settings = {("softmax, not normalised", 0.0): Setting(), ("softmax, normalised", 0.0): both}
@@ -108,11 +116,11 @@ def weights(context: Context):
     return outcome, _drawn(found, {"weight of the added loss": lines}, base)
 
 
-def _scored(settings: dict, context: Context) -> tuple[dict, str]:
-    """Scores by the settings' keys, and how they came about."""
+def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key, Scores], str]:
+    """Trains and scores all settings; returns scores by key, and the procedure in words."""
     splits = cached.features(context.runs / RUN, context)
     train, test = splits["train"], splits["test"]
-    # So that the head's first features, and their gradients, do not depend on the run's norms.
+    # A common scale, so that the head's first features and gradients do not depend on the run.
     size = np.sqrt(np.mean(train.features**2))
     steps = context.steps or STEPS[context.quick]
     seeds = max(SEEDS, context.seeds)
@@ -147,7 +155,7 @@ def _classes(context: Context) -> int:
 
 
 def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
-    """Of one setting; features [seeds, images, 2, dim]."""
+    """Scores one setting by its features [seeds, images, 2, dim]."""
     norms = np.linalg.norm(features[:, :, 0], axis=2)
     accuracy, tar = np.full((2, len(features)), np.nan)
     for seed, merged in enumerate(features.sum(axis=2)):
@@ -158,13 +166,13 @@ def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
     return Scores(accuracy, tar, norms.std(axis=1) / norms.mean(axis=1))
 
 
-def _label(key: tuple[str, float]) -> str:
+def _label(key: Key) -> str:
     name, value = key
     return f"{name} {value:g}" if value else name
 
 
-def _outcome(found: dict, scale: str) -> Outcome:
-    """An entry a figure of every setting that ended well, else how many seeds diverged."""
+def _outcome(found: Mapping[Key, Scores], scale: str) -> Outcome:
+    """Returns one entry per score of each setting, or the number of seeds that diverged."""
     outcome = Outcome([], scale)
     for key, scores in found.items():
         lost = np.sum(~np.isfinite(scores.accuracy))
@@ -180,28 +188,36 @@ def _outcome(found: dict, scale: str) -> Outcome:
     return outcome
 
 
-def _spread(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
-    """[seeds] standard deviation of a figure over the values of a hyper-parameter, but for those
-    that diverged; NaN of fewer than two."""
+def _spread(
+    found: Mapping[Key, Scores], key: str, figure: str, values: tuple[float, ...]
+) -> np.ndarray:
+    """Returns the standard deviation of a score over the values of a hyper-parameter [seeds].
+
+    Values that diverged are left out; fewer than two values give NaN.
+    """
     scores = np.array([getattr(found[key, value], figure) for value in values])
     kept = scores[np.isfinite(scores).all(axis=1)]
     return kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(scores.shape[1], np.nan)
 
 
-def _claimed(found: dict, key: str, figure: str, values: tuple[float, ...]) -> np.ndarray:
-    """[seeds] the same to be compared: infinite where a value diverged, which is not robust."""
+def _claimed(
+    found: Mapping[Key, Scores], key: str, figure: str, values: tuple[float, ...]
+) -> np.ndarray:
+    """Returns the standard deviation [seeds] to compare: infinite if a value diverged."""
     scores = np.array([getattr(found[key, value], figure) for value in values])
     whole = np.isfinite(scores).all(axis=0)
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
 
 
 def _above(row: str, high: np.ndarray, low: np.ndarray) -> list[Entry]:
-    """A statement about figures [seeds], of those seeds in which not both sides diverged."""
+    """Returns a statement on scores [seeds], without seeds in which both sides diverged."""
     some = np.isfinite(high) | np.isfinite(low)
     return [Entry.above(row, list(high[some] - low[some]))] if some.any() else []
 
 
-def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str) -> list[Entry]:
+def _spread_entries(
+    found: Mapping[Key, Scores], key: str, values: tuple[float, ...], label: str
+) -> list[Entry]:
     row = f"deviation over {key}, {label}"
     spreads = {
         column: _spread(found, key, figure, values)
@@ -214,8 +230,12 @@ def _spread_entries(found: dict, key: str, values: tuple[float, ...], label: str
     ]
 
 
-def _drawn(found: dict, panels: dict, bases: list[str]) -> dict:
-    """A picture of each figure; what has no hyper-parameter is a dashed line."""
+def _drawn(
+    found: Mapping[Key, Scores],
+    panels: Mapping[str, Mapping[str, tuple[str, tuple[float, ...]]]],
+    bases: Sequence[str],
+) -> dict[str, Figure]:
+    """Draws one figure per score; a setting without hyper-parameter is a dashed line."""
     drawn = {}
     for figure, name in (("accuracy", "Accuracy"), ("tar", "TAR at FAR 1 %")):
         lines = {

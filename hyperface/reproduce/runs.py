@@ -1,7 +1,7 @@
-"""The tables of faces: scores that the commands wrote for runs, row by row.
+"""Reads the tables of faces from the scores of trained runs, row by row.
 
-A row has its figures of the runs at the paper's scale, where there are any, and beside them those
-of the same loss at small scale, one a seed.
+A row has the scores at the paper's scale, if there are any, and beside them the scores of the same
+loss at small scale, one per seed.
 """
 
 import json
@@ -30,11 +30,11 @@ from hyperface.train.logs import read_metrics, run_digest
 
 
 def read(printed: Mapping[str, Any], context: Context) -> Outcome:
-    """What there is of a table in the results below the folder of runs; nothing is trained.
+    """Reads the scores of a table from the folder of runs, without training anything.
 
     Args:
-      printed: the table as `published.toml` has it.
-      context: says where the runs are.
+      printed: the table as in `published.toml`.
+      context: gives the folder of runs.
     """
     entries, missing = [], {}
     for row in printed["rows"]:
@@ -60,7 +60,7 @@ def read(printed: Mapping[str, Any], context: Context) -> Outcome:
 
 
 def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str], Seeds]:
-    """The table's figures at small scale: (row, column) -> seed -> figure."""
+    """Reads a table's scores at small scale: (row, column) -> seed -> score."""
     small, found = Small.of(printed), {}
     for row in printed["rows"]:
         if "small" not in row:
@@ -70,15 +70,15 @@ def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str
             of_seeds = {}
             for seed in seeds(runs, row["small"]):
                 run = folder(runs, row["small"], seed)
-                found_one = figure(run, *place(protocol), name)
-                of_seeds |= {} if found_one is None else {seed: found_one}
+                score = figure(run, *place(protocol), name)
+                of_seeds |= {} if score is None else {seed: score}
             if of_seeds:
                 found[row["row"], column] = of_seeds
     return found
 
 
 def figure(run: Path, evaluation: str, protocol: str, name: str) -> Found | None:
-    """A figure of a protocol with its spread; None where there is none of the last training."""
+    """Reads a score with its spread; returns None if the current run has not been scored."""
     if protocol == OWN_TEST:
         return _own_figure(run, name)
     path = run / evaluation / SCORED
@@ -94,7 +94,7 @@ def figure(run: Path, evaluation: str, protocol: str, name: str) -> Found | None
 
 
 def _own_figure(run: Path, name: str) -> Found | None:
-    """The mean over a run's snapshots of a figure of its own protocol."""
+    """Reads the mean over a run's snapshots of a score of the run's own protocol."""
     path = run / TRAINED
     if not path.exists():
         return None
@@ -105,7 +105,7 @@ def _own_figure(run: Path, name: str) -> Found | None:
 def _full(
     printed: Mapping[str, Any], row: Mapping[str, Any], runs: Path
 ) -> tuple[list[Entry], str]:
-    """A row's figures at the paper's scale, and what is absent of them."""
+    """Reads a row's scores at the paper's scale; also returns which score is absent, or ""."""
     entries, absent = [], ""
     columns, run = printed.get("columns", [""]), folder(runs, row["run"])
     protocols, figures = (row.get(key, printed[key]) for key in ("protocols", "figures"))
@@ -121,7 +121,7 @@ def _full(
 
 
 def _entry(row: str, column: str, of_seeds: Seeds, trained: int) -> Entry:
-    """The entry of a row at small scale; `trained` seeds may be more than those scored."""
+    """Returns a row's entry at small scale, with a note if a trained seed has no score."""
     found = list(of_seeds.values())
     notes = [f"{len(found)} of {trained} seeds"] if len(found) < trained else []
     if len(found) == 1 and found[0].spread is not None:
@@ -131,7 +131,7 @@ def _entry(row: str, column: str, of_seeds: Seeds, trained: int) -> Entry:
 
 
 def _unlearned(runs: Path, method: str) -> list[bool]:
-    """Whether the softmax loss that was logged last is no better than a guess, one a seed."""
+    """Returns, per seed, whether the last logged softmax loss is no better than that of a guess."""
     found = []
     for seed in seeds(runs, method):
         run = folder(runs, method, seed)
@@ -143,14 +143,14 @@ def _unlearned(runs: Path, method: str) -> list[bool]:
 
 
 def _made(runs: Path, method: str) -> str:
-    """A method and its seeds: "faces-normface, 3 seeds"."""
+    """Describes a method and its seeds: "faces-normface, 3 seeds"."""
     count = len(seeds(runs, method))
     parts = [method] + ([f"{count} {'seed' if count == 1 else 'seeds'}"] if count else [])
     return ", ".join([*parts, *(f"seed {seed} diverged" for seed in diverged(runs, method))])
 
 
 def _about(runs: Path, method: str) -> str:
-    """Options and size of a method's runs."""
+    """Describes the options, the data and the steps of a method's runs."""
     train, found = published()["methods"][method]["train"], seeds(runs, method)
     if not found:
         return train

@@ -1,4 +1,4 @@
-"""Drawings that explain: the tangent plane, margins between two features, a pair's histogram."""
+"""Draws explanations: the tangent plane, margins between features, histograms of video pairs."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ GREY = "#8a8a8a"
 
 
 def tangent_line() -> Figure:
-    """NormFace, Figure 4, left: x, its direction, the gradient at both, and steps along it."""
+    """Draws NormFace, Figure 4, left: x, its direction, both gradients, and steps along them."""
     unit, slope = np.array([0.6, 0.8]), np.array([0.95, 0.15])
     x = 1.5 * unit
     gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(x))
@@ -29,7 +29,7 @@ def tangent_line() -> Figure:
     axes.add_patch(Circle((0, 0), 1.0, fill=False, color=GREY))
     axes.add_patch(Circle((0, 0), 1.5, fill=False, color=GREY, linestyle=":"))
     for start in (unit, x):
-        axes.axline(start, start + along, color=GREY, linewidth=0.6)
+        axes.axline(tuple(start), tuple(start + along), color=GREY, linewidth=0.6)
     axes.plot(*zip(unit + slope, unit + along, strict=True), color=BLUE, linestyle=":")
     _arrow(axes, np.zeros(2), moved, GREY, r"$x + \alpha\,\partial L/\partial x$", (0.06, -0.02))
     _arrow(axes, x, moved, GREY)
@@ -38,7 +38,7 @@ def tangent_line() -> Figure:
     _arrow(axes, unit, unit + along, RED, "its projection\non the tangent", (0.04, -0.08))
     _arrow(axes, x, x + gradient, RED, r"$\partial L/\partial x$", (-0.02, 0.06))
     axes.plot(*unit, "o", color="#222222")
-    axes.text(*np.add(unit, (-0.12, 0.02)), r"$\tilde{x}$", fontsize=12)
+    axes.text(unit[0] - 0.12, unit[1] + 0.02, r"$\tilde{x}$", fontsize=12)
     for radius, name in ((1.0, "1"), (1.5, r"$\|x\|$")):
         axes.text(radius - 0.03, -0.12, name, color="#5a5a5a", ha="right")
     axes.set(xlim=(-0.25, 2.1), ylim=(-0.25, 1.65), aspect="equal")
@@ -47,7 +47,7 @@ def tangent_line() -> Figure:
 
 
 def tangent_plane() -> Figure:
-    """NormFace, Figure 4, right: what features of three classes ask of one class' weight."""
+    """Draws NormFace, Figure 4, right: how features of three classes pull one class weight."""
     rng = np.random.default_rng(3)
     centers = _on_sphere(np.array([[0.1, -0.75, 0.65], [0.85, -0.1, 0.5], [-0.65, 0.3, 0.7]]))
     labels = np.repeat([0, 1, 2], 4)
@@ -85,7 +85,7 @@ def tangent_plane() -> Figure:
 
 
 def classification_margins(ratio: float = 2.0) -> Figure:
-    """Ring loss, Figure 2a: two weights, a feature of each class, and where each may lie.
+    """Draws Ring loss, Figure 2a: two weights, a feature of each class, and their margins.
 
     Args:
       ratio: r, norm of the second class' feature over that of the first, in the right panel.
@@ -107,7 +107,12 @@ def classification_margins(ratio: float = 2.0) -> Figure:
             direction = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
             colour = {"1": RED, "2": BLUE}[name[-1]] if name[0] == "x" else "#222222"
             _arrow(
-                axes, np.zeros(2), lengths[name] * direction, colour, f"${name}$", 0.1 * direction
+                axes,
+                np.zeros(2),
+                lengths[name] * direction,
+                colour,
+                f"${name}$",
+                tuple(0.1 * direction),
             )
         _angle(axes, towards["x_1"], towards["w_1"], 0.62, r"$\theta_1$")
         _angle(axes, towards["x_2"], towards["w_1"], 0.36, r"$\theta_2$")
@@ -119,13 +124,15 @@ def classification_margins(ratio: float = 2.0) -> Figure:
 
 
 def pair_histogram() -> Figure:
-    """NormFace, Figure 9a: the cosines of all frames of two videos, counted into bins."""
+    """Draws NormFace, Figure 9a: the cosines of all frames of two videos, counted into bins."""
     rng = np.random.default_rng(0)
     sizes = 12, 16
     person = rng.normal(size=64)
     frames = person + 0.9 * rng.normal(size=(sum(sizes), 64))
     unit = _on_sphere(frames)
-    found = video_similarities(group_frames(frames, np.repeat([0, 1], sizes)), [0], [1])
+    found = video_similarities(
+        group_frames(frames, np.repeat([0, 1], sizes)), np.array([0]), np.array([1])
+    )
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     matrix, counted = figure.subplots(1, 2)
     shown = matrix.imshow(unit[: sizes[0]] @ unit[sizes[0] :].T, cmap="viridis")
@@ -153,15 +160,22 @@ def _on_sphere(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _arrow(axes: Axes, tail, head, colour: str, label: str = "", offset=(0.0, 0.0)) -> None:
-    """An arrow; the label stands at its head, moved by the offset."""
+def _arrow(
+    axes: Axes,
+    tail: np.ndarray,
+    head: np.ndarray,
+    colour: str,
+    label: str = "",
+    offset: tuple[float, float] = (0.0, 0.0),
+) -> None:
+    """Draws an arrow, and a label at its head, moved by the offset."""
     style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
-    axes.annotate("", xy=head, xytext=tail, arrowprops=style)
-    axes.text(*(np.asarray(head) + offset), label, color=colour, fontsize=11)
+    axes.annotate("", xy=tuple(head), xytext=tuple(tail), arrowprops=style)
+    axes.text(head[0] + offset[0], head[1] + offset[1], label, color=colour, fontsize=11)
 
 
 def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:
-    """An arc about the origin between two directions in degrees."""
+    """Draws an arc around the origin between two directions in degrees."""
     turn = np.radians(np.linspace(start, end, 40))
     axes.plot(radius * np.cos(turn), radius * np.sin(turn), color="#444444", linewidth=1)
     middle = turn[20]

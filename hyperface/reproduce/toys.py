@@ -1,6 +1,7 @@
-"""Drawings of both papers that need no data: agents on a sphere, margins, the mesh of points."""
+"""Measures and draws both papers' figures without data: agents, margins, the mesh of points."""
 
 import itertools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,14 @@ from hyperface import losses, theory
 from hyperface.normalize import l2_normalize
 from hyperface.report import drawings
 from hyperface.reproduce import sketches
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 LEAST_RATIO = 0.01
-"""Where the curves of Ring loss, Figure 2b, begin: r is above zero."""
+"""Least r of the curves of Ring loss, Figure 2b, which is above zero."""
 
 
-def _two_classes(apart: float, spread: float, count: int = 300):
-    """Features [images, 3] of two classes on the sphere, and their labels [images]."""
+def _two_classes(apart: float, spread: float, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """Samples features [images, 3] of two classes on the sphere, with labels [images]."""
     rng = np.random.default_rng(0)
     centers = np.array([[np.sin(side), 0.0, np.cos(side)] for side in (-apart / 2, apart / 2)])
     labels = np.repeat([0, 1], count)
@@ -26,10 +27,10 @@ def _two_classes(apart: float, spread: float, count: int = 300):
 
 
 def _settled(features: np.ndarray, labels: np.ndarray, margin: float) -> np.ndarray:
-    """Agents [2, 3] of unit length after descent of C-contrastive loss on given features."""
+    """Returns unit agents [2, 3] after descent of C-contrastive loss on fixed features."""
 
-    def step(agents, _):
-        def loss(agents):
+    def step(agents: jax.Array, _: None) -> tuple[jax.Array, None]:
+        def loss(agents: jax.Array) -> jax.Array:
             return jnp.mean(losses.c_contrastive(features, agents, labels, margin=margin))
 
         return l2_normalize(agents - 0.05 * jax.grad(loss)(agents)), None
@@ -39,12 +40,12 @@ def _settled(features: np.ndarray, labels: np.ndarray, margin: float) -> np.ndar
 
 
 def _degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Angles [rows] between rows of unit length."""
+    """Returns the angles [rows], in degrees, between rows of unit length."""
     return np.degrees(np.arccos(np.clip(np.sum(one * other, axis=-1), -1.0, 1.0)))
 
 
-def agents(context: Context):
-    """NormFace, Figure 6: agents at the class centers with m = 0, away from the boundary at 1."""
+def agents(context: Context) -> Measured:
+    """Measures NormFace, Figure 6: agents are class means at m = 0, and leave them at m = 1."""
     features, labels = _two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -80,7 +81,7 @@ def agents(context: Context):
 
 
 def _great_circle(normal: np.ndarray) -> drawings.Line:
-    """The boundary between two classes on the upper half of the sphere, seen from above."""
+    """Returns the boundary of two classes on the upper half of the sphere, seen from above."""
     first = np.cross(normal, [0.0, 0.0, 1.0])
     first /= np.linalg.norm(first)
     turn = np.linspace(0, np.pi, 100)[:, None]
@@ -88,10 +89,12 @@ def _great_circle(normal: np.ndarray) -> drawings.Line:
     return drawings.Line(places[:, :2], "boundary", style="--")
 
 
-def _to_agents(features: np.ndarray, labels: np.ndarray, agents: np.ndarray):
-    """Arrows against the gradient of a feature's squared distance to its agent, of every 12th."""
+def _to_agents(
+    features: np.ndarray, labels: np.ndarray, agents: np.ndarray
+) -> Iterator[drawings.Line]:
+    """Yields arrows against the gradient of squared distances to agents, for every 12th feature."""
 
-    def loss(x):
+    def loss(x: jax.Array) -> jax.Array:
         return jnp.sum((l2_normalize(x) - agents[labels]) ** 2)
 
     steps = -np.asarray(jax.grad(loss)(jnp.asarray(features)))
@@ -101,10 +104,10 @@ def _to_agents(features: np.ndarray, labels: np.ndarray, agents: np.ndarray):
         yield drawings.Line(ends, "" if place else "steps of features", "#555555", arrow=True)
 
 
-def margins(context: Context):
-    """NormFace, Figure 7: marginal features that pairs and triplets push, and that an agent misses.
+def margins(context: Context) -> Measured:
+    """Measures NormFace, Figure 7: pairs and triplets push marginal features, but agents miss some.
 
-    A larger margin cannot reach fewer; what is measured is how many more it does.
+    A larger margin never reaches fewer features; the measurement is how many more it reaches.
     """
     features, labels = _two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -146,8 +149,8 @@ def margins(context: Context):
     }
 
 
-def angular_margin(context: Context):
-    """Ring loss, Figure 2: the angular classification margins, and one against the norm ratio."""
+def angular_margin(context: Context) -> Measured:
+    """Measures Ring loss, Figure 2: angular classification margins against the norm ratio."""
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
         ratios = np.linspace(LEAST_RATIO, 1 / cosine, 300)
@@ -181,14 +184,14 @@ def angular_margin(context: Context):
 
 
 def _falls_faster() -> bool:
-    """Whether at every r below 1 the margin falls faster with a larger delta, from 0.1 to 1."""
+    """Returns whether, at every r below 1, the margin falls faster for a larger delta."""
     ratios, cosines = np.linspace(0.01, 0.99, 99), np.linspace(0.1, 1.0, 10)
     falls = [-np.diff(np.asarray(theory.angular_margin(ratios, cosine))) for cosine in cosines]
     return all(np.all(more > less) for less, more in itertools.pairwise(falls))
 
 
-def mesh(context: Context):
-    """Ring loss, Figure 3: a mesh of points under softmax and Ring loss, R = 1, 20 steps."""
+def mesh(context: Context) -> Measured:
+    """Measures Ring loss, Figure 3: a mesh of points under softmax and Ring loss, 20 steps."""
     side = np.linspace(-1.5, 1.5, 16)
     start = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
     weights = jnp.array([[0.0, 1.0], [0.0, -1.0]])
@@ -199,15 +202,15 @@ def mesh(context: Context):
     settled, last, turned = {}, {}, {}
 
     @jax.jit
-    def moved(points, weight):
-        def loss(points):
+    def moved(points: jax.Array | np.ndarray, weight: float) -> jax.Array:
+        def loss(points: jax.Array | np.ndarray) -> jax.Array:
             softmax = losses.softmax(points, weights, target, normalize="agents")
             return jnp.sum(softmax + weight * losses.ring(points, 1.0))
 
         return points - size * jax.grad(loss)(points)
 
     for weight in (0, 1, 10):
-        points = start
+        before_last = points = start
         for _ in range(steps):
             before_last, points = points, moved(points, float(weight))
         reached = np.asarray(points)

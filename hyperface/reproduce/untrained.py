@@ -1,4 +1,4 @@
-"""What features that no loss has trained verify, by the protocols of the trained ones."""
+"""Measures how well untrained features verify faces, by the protocols of trained features."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.pair_protocol import PROTOCOLS
 from hyperface.protocols.result import Figure
 from hyperface.reproduce import cached
-from hyperface.reproduce.item import Context, Entry, Outcome
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
 from hyperface.runs.embedding import BATCH
 
@@ -29,8 +29,8 @@ FIGURES = ("accuracy", "EER", "AUC", "TAR at FAR 0.1 %")
 COMPONENTS = 200
 
 
-def features(context: Context):
-    """Raw pixels and their principal components, beside a softmax net, without mirror images."""
+def features(context: Context) -> Measured:
+    """Scores raw pixels and eigenfaces beside a softmax network, all without mirror images."""
     protocols = context.data_dir / "protocols"
     there = [
         name
@@ -67,7 +67,7 @@ def features(context: Context):
 
 
 def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
-    """One a figure; of CFP's two TAR the last, of all splits' pairs together."""
+    """Returns one entry per score; of CFP's two TARs, the last, over the pairs of all splits."""
     entries = []
     for column in FIGURES:
         found = [figure for name, figure in scored.items() if name.startswith(column)][-1]
@@ -77,7 +77,7 @@ def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
 
 
 def _pixels(split: Split, context: Context) -> NamedFeatures:
-    """[images, height * width * channels] float32 in [-1, 1), with the images' names."""
+    """Returns pixels [images, height * width * channels] float32 in [-1, 1), with image names."""
     found = np.empty((len(split.records), math.prod(split.image_shape)), np.float32)
     done = 0
     with program.progress(context.console, f"reading {split.dataset}", "images") as advance:

@@ -1,4 +1,4 @@
-"""Commands that train and score, run one after another or side by side."""
+"""Runs commands that train and score, one after another or several at the same time."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ from hyperface.runs.prepare import prepare_missing
 from hyperface.runs.program import EXIT_DIVERGED
 
 POLL = 0.1
-"""Seconds between looks at what is under way."""
+"""Seconds between two checks whether a process has ended."""
 
 
 class UnderWay(NamedTuple):
-    """A command whose process has not ended, as far as is known."""
+    """A command whose process was running at the last check."""
 
     command: Command
     process: subprocess.Popen
@@ -30,22 +30,22 @@ class UnderWay(NamedTuple):
 
 
 Places = list[UnderWay | None]
-"""As many as commands may run at once."""
+"""One place per command that may run at the same time; None for a free place."""
 
 
 def make(commands: Sequence[Command], context: Context) -> list[str]:
-    """Runs those commands that are not done yet, each in a process.
+    """Runs the commands that are not done yet, each in its own process.
 
-    With several jobs as many run at once, each on its share of the cores, and what they print is in
-    `context.out / "logs"`. One waits until what it starts from is made. Where one diverges or
-    fails, what starts from it is left out and the others go on.
+    With `context.jobs` above 1, that many run at the same time. Each then gets its share of the
+    cores, and its output goes to `context.out / "logs"`. A command waits for the run that it starts
+    from. If that run diverges or fails, the command is left out and the others go on.
 
     Returns:
-      A sentence for each that failed; what it said is above, or in its log. A run that diverged is
-      no failure: its folder says so.
+      A sentence for each command that failed. A run that diverged is no failure: its folder records
+      the divergence.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C or SIGTERM came, and the commands under way have ended, saved.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, when the running commands have saved and ended.
     """
     waiting = [command for command in commands if not command.is_done(context.data_dir)]
     _prepare(waiting, context)
@@ -76,7 +76,7 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
                     say(context.console, f"[{total - len(waiting)}/{total}] {command}")
                     process = _start(command, place, context)
                     places[place] = UnderWay(command, process, time.monotonic())
-                    if is_told():  # Before there was a process to pass it on to.
+                    if is_told():  # The signal came before there was a process to receive it.
                         process.terminate()
             if any(places):
                 time.sleep(POLL)
@@ -86,7 +86,7 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
 
 
 def _prepare(commands: Sequence[Command], context: Context) -> None:
-    """Makes the data sets that need nothing from the user, which commands would make at once."""
+    """Prepares data sets that need nothing from the user, before several commands would do so."""
     names = {c.experiment().data.name for c in commands if c.program == "train"}
     for name in sorted(names):
         prepare_missing(name, context.data_dir, context.console)
@@ -101,7 +101,7 @@ def _failure(command: Command, status: int) -> list[str]:
 
 
 def _next(waiting: Sequence[Command], places: Places) -> Command | None:
-    """The first command of which nothing that it needs is still to be made."""
+    """Returns the first command whose start is not still to be trained; None if there is none."""
     unmade = {one.command.makes for one in places if one}
     for command in waiting:
         if command.start is None or command.start / TRAINED not in unmade:
@@ -116,9 +116,10 @@ def _arguments(command: Command, context: Context) -> list[str]:
 
 
 def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
-    """Starts a program in a process group of its own, which a terminal's Ctrl-C does not reach.
+    """Starts a command in its own process group, which a terminal's Ctrl-C does not reach.
 
-    Of several at once each has a log, its share of the cores, and of an accelerator's memory.
+    With several jobs, each command gets a log, a share of the cores, and a share of the
+    accelerator's memory.
     """
     arguments = _arguments(command, context)
     if context.jobs == 1:
@@ -135,8 +136,9 @@ def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
             process_group=0,
             env=memory | dict(os.environ),
         )
-    # Before its runtime counts cores: it then starts as many threads as it may use.
-    with contextlib.suppress(AttributeError, ProcessLookupError):  # Linux has it.
+    # Before the runtime of the process counts its cores, so that it starts as many threads. Only
+    # Linux has the call.
+    with contextlib.suppress(AttributeError, ProcessLookupError):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(process.pid, cores[place % len(cores) :: context.jobs])
     return process
@@ -144,7 +146,7 @@ def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def _listening(places: Places) -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C came, which is passed on to what is under way."""
+    """Passes SIGTERM and Ctrl-C on to running commands; yields a check whether one has come."""
     told = False
 
     def end(number: int, frame: object) -> None:
@@ -159,6 +161,6 @@ def _listening(places: Places) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for one in filter(None, places):  # After an error here; else all have ended.
+        for one in filter(None, places):  # Processes are left only if an error ended the loop.
             one.process.terminate()
             one.process.wait()

@@ -270,7 +270,7 @@ def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
     return machine.made(bytes(out))
 
 
-def _no_bytes(machine: _Machine) -> memoryview:
+def _no_bytes(machine: Machine) -> memoryview:
     """How the protocols before 3 spell bytes of which there are none: `bytes()`."""
     return memoryview(b"")
 
