@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyperface import owned
-from hyperface.protocols.result import Figure, HardPair, Scored
+from hyperface.protocols.result import Figure, HardPair, Result
 from hyperface.report import figures
 from hyperface.report.html import write_report
 from hyperface.report.sheets import pair_sheet
@@ -19,7 +19,7 @@ Pixels = Callable[[str], np.ndarray]
 """Name of an image -> [height, width, 1 or 3] uint8."""
 
 
-def protocol_table(title: str, scored: Scored) -> Table:
+def protocol_table(title: str, scored: Result) -> Table:
     """Figures of one protocol, a row each, and the steps behind them."""
     rows = [(name, percent(f.value, f.spread)) for name, f in scored.figures.items()]
     spread = any(figure.spread is not None for figure in scored.figures.values())
@@ -27,7 +27,7 @@ def protocol_table(title: str, scored: Scored) -> Table:
     return Table(title, ("figure", "measured"), rows, "\n".join(f"- {step}" for step in steps))
 
 
-def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Scored]) -> list[Table]:
+def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Result]) -> list[Table]:
     """The tables of all protocols."""
     return [protocol_table(titles[name], found) for name, found in scored.items()]
 
@@ -36,7 +36,7 @@ def write_evaluation(
     folder: Path,
     *,
     source: str,
-    scored: Mapping[str, Scored],
+    scored: Mapping[str, Result],
     titles: Mapping[str, str],
     pixels: Mapping[str, Pixels],
     sweeps: Mapping[str, Mapping[float, Figure]],
@@ -79,7 +79,7 @@ def write_evaluation(
     )
 
 
-def _draw(scored: Mapping[str, Scored]):
+def _draw(scored: Mapping[str, Result]):
     """Captions and figures by file name."""
     drawn = {}
     curves = {
@@ -99,7 +99,7 @@ def _draw(scored: Mapping[str, Scored]):
     return drawn
 
 
-def _sheets(folder: Path, name: str, title: str, scored: Scored, pixels: Pixels) -> dict[str, Path]:
+def _sheets(folder: Path, name: str, title: str, scored: Result, pixels: Pixels) -> dict[str, Path]:
     """The hardest pairs as pictures, by caption."""
     written = {}
     for kind, pairs in (
