@@ -16,7 +16,8 @@ import sklearn
 from sklearn.decomposition import PCA
 
 from hyperface.metrics.verification import Pairs, cosine_scores, held_out_accuracy
-from hyperface.protocols.pairs import PairProtocol, verify_pairs
+from hyperface.protocols.pair_rules import PairRules
+from hyperface.protocols.pair_verification import verify_pairs
 
 KEPT = 0.995
 
@@ -50,7 +51,7 @@ def refitted(features, first, second, same, fold):
 
 def subtracted(*data):
     """The same by this library."""
-    return verify_pairs(*data, PairProtocol(pca=KEPT)).folds.accuracy
+    return verify_pairs(*data, PairRules(pca=KEPT)).folds.accuracy
 
 
 CANDIDATES = {"scikit-learn": refitted, "hyperface": subtracted}

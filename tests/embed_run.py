@@ -12,7 +12,7 @@ def main() -> None:
     process, _, (run, data_dir, out) = join()
     from hyperface.evaluate.embed import AllDevices
     from hyperface.evaluate.evaluator import evaluate_network
-    from hyperface.runs.evaluate import restored
+    from hyperface.runs.evaluate_own import restored
     from hyperface.train.checkpoint.manager import Checkpoints
 
     with Checkpoints(Path(run) / "checkpoints", read_only=True) as checkpoints:

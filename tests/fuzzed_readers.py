@@ -25,6 +25,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,11 +263,12 @@ def mat(compress: bool, agedb: bool) -> Files:
 
 
 def mats(folder: Path) -> None:
-    from hyperface.protocols import readers
+    from hyperface.protocols._agedb import read_agedb
+    from hyperface.protocols._blufr import read_blufr
     from hyperface.protocols._matfile import read_mat
 
     read_mat(folder / "a.mat")
-    for read in (readers.agedb, readers.blufr):
+    for read in (read_agedb, read_blufr):
         refused(read, folder / "a.mat")
 
 
@@ -278,39 +280,42 @@ def refused(read: Callable, path: Path) -> None:
 
 
 TEXTS = {
-    "lfw_pairs": "1\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n",
-    "lfw_people": "1\n2\nAnn\t2\nBob\t1\n",
-    "read_pairs": "first,second,same,fold\na/1.jpg,a/2.jpg,1,0\na/1.jpg,b/1.jpg,0,1\n",
-    "ytf_splits": "split, number, first, second, same\n1, 1, A/0, A/1, 1\n1, 2, A/0, B/1, 0\n",
-    "ijb_templates": "TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID\n1,2,img/3.jpg,4\n",
-    "ijb_faces": "1.jpg 1 69544\n2.jpg 2 69545\n",
-    "ijb_landmarks": "1.jpg 1 2 3 4 5 6 7 8 9 10 0.5\n",
-    "ijb_pairs": "1 2 1\n1 3 0\n",
-    "megaface_list": '{"path": ["a/1.jpg", "b/2.jpg"], "id": ["a", "b"]}',
-    "megaface_noises": "# noises\n1\ta/1.jpg\nb/2.jpg\n",
+    "lfw.read_lfw_pairs": "1\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n",
+    "lfw.read_lfw_people": "1\n2\nAnn\t2\nBob\t1\n",
+    "pairs.read_pairs": "first,second,same,fold\na/1.jpg,a/2.jpg,1,0\na/1.jpg,b/1.jpg,0,1\n",
+    "video.read_ytf_splits": (
+        "split, number, first, second, same\n1, 1, A/0, A/1, 1\n1, 2, A/0, B/1, 0\n"
+    ),
+    "ijb.read_ijb_templates": "TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID\n1,2,img/3.jpg,4\n",
+    "ijb.read_ijb_faces": "1.jpg 1 69544\n2.jpg 2 69545\n",
+    "ijb.read_ijb_landmarks": "1.jpg 1 2 3 4 5 6 7 8 9 10 0.5\n",
+    "ijb.read_ijb_pairs": "1 2 1\n1 3 0\n",
+    "megaface.read_megaface_list": '{"path": ["a/1.jpg", "b/2.jpg"], "id": ["a", "b"]}',
+    "megaface.read_megaface_noises": "# noises\n1\ta/1.jpg\nb/2.jpg\n",
 }
 
 
 def text_reader(name: str) -> Callable[[Path], Any]:
-    from hyperface.protocols import readers
+    module, function = name.split(".")
 
     def read(folder: Path) -> Any:
-        few = {"folds": 1, "size": 1} if name == "ytf_splits" else {}
-        return getattr(readers, name)(folder / "a.txt", **few)
+        few = {"folds": 1, "size": 1} if function == "read_ytf_splits" else {}
+        reader = getattr(import_module(f"hyperface.protocols.{module}"), function)
+        return reader(folder / "a.txt", **few)
 
     return read
 
 
 def devkit_feature(folder: Path) -> Any:
-    from hyperface.protocols import readers
+    from hyperface.protocols.megaface import read_devkit_feature
 
-    return readers.read_features(folder / "a.bin")
+    return read_devkit_feature(folder / "a.bin")
 
 
 def cfp(folder: Path) -> Any:
-    from hyperface.protocols import readers
+    from hyperface.protocols.cfp import read_cfp
 
-    return readers.cfp(folder / "a.zip", folds=1, size=1)
+    return read_cfp(folder / "a.zip", folds=1, size=1)
 
 
 def cfp_files() -> Files:

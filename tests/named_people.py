@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hyperface.protocols import registry
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.pair_protocol import PROTOCOLS
+from hyperface.protocols.pair_rules import PRESETS
+from hyperface.protocols.protocol import Settings
 
-PLAIN = registry.Settings(pairs=PROTOCOLS["plain"])
+PLAIN = Settings(PRESETS["plain"])
 PEOPLE, IMAGES = 8, 6
 
 

@@ -141,15 +141,15 @@ def test_the_checkpoint_scores_again_to_the_same_figures(run, tiny_data, capsys)
 
 
 def test_the_best_checkpoint_can_be_asked_for(run, tiny_data, tmp_path):
-    evaluate.main([str(run), "--data-dir", str(tiny_data), "--step", "best"])
+    evaluate.main([str(run), "--data-dir", str(tiny_data), "--checkpoint", "best"])
     step = json.loads((run / "evaluation.json").read_text())["step"]
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         scores = {step: checkpoints.meta(step).get("score") for step in checkpoints.steps()}
     # A checkpoint off the run's interval has no score.
     known = {step: score for step, score in scores.items() if score is not None}
     assert step == min(known, key=known.get)
-    with pytest.raises(InputError, match="--step best: expected checkpoints with a score"):
-        evaluate.main([str(tmp_path), "--step", "best"])
+    with pytest.raises(InputError, match="--checkpoint best: expected checkpoints with a score"):
+        evaluate.main([str(tmp_path), "--checkpoint", "best"])
 
 
 def test_what_is_compiled_is_kept_for_this_kind_of_processor(tmp_path, monkeypatch):
@@ -206,7 +206,7 @@ def test_memory_is_kept_from_step_to_step(environment, keeps):
 
 
 def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
-    evaluate.main([str(run), "--data-dir", str(tiny_data), "--mirror", "none", "--step", "4"])
+    evaluate.main([str(run), "--data-dir", str(tiny_data), "--mirror", "none", "--checkpoint", "4"])
     found = json.loads((run / "evaluation.json").read_text())
     assert (found["step"], found["mirror"]) == (4, "none")
 
@@ -366,7 +366,7 @@ def test_what_could_not_be_scored_is_refused_before_training(
 
 def test_a_checkpoint_that_is_not_there_is_refused(run):
     with pytest.raises(InputError, match="found steps: 3, 4, 6"):
-        evaluate.main([str(run), "--step", "5"])
+        evaluate.main([str(run), "--checkpoint", "5"])
 
 
 def test_a_run_on_eight_devices_is_scored_on_one(run, tiny_data):

@@ -86,7 +86,7 @@ def test_evaluate_prints_any_path(run, data, capsys):
                     if a < b and (a[:7] == b[:7]) == same] for same in (True, False)}  # fmt: skip
     pairs.write_text("".join(["first,second,same\n", *lines[True][:100], *lines[False][:100]]))
     options = ["--protocol", "pairs", "--dataset", "tiny", "--pairs", str(pairs)]
-    evaluate.main([str(run), "--data-dir", str(data), *options, "--steps", "plain"])
+    evaluate.main([str(run), "--data-dir", str(data), *options, "--preset", "plain"])
     assert f"Report: {run}/evaluation/evaluation.html" in capsys.readouterr().out
 
 

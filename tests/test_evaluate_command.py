@@ -11,18 +11,20 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from named_people import write_lists
 from PIL import Image
 from processes import in_processes
 
+from hyperface.console import make_console
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate import evaluator
 from hyperface.files import digest
 from hyperface.protocols.features import NamedFeatures, check
-from hyperface.protocols.pair_protocol import PROTOCOLS
-from hyperface.runs import choices, evaluate, export, prepare, provenance
-from hyperface.runs.features import Features
+from hyperface.protocols.pair_rules import PRESETS
+from hyperface.runs import evaluate, evaluate_own, evaluate_plan, export, prepare
+from hyperface.runs.evaluate_run import FeatureCache, digests
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +73,17 @@ def test_a_run_its_export_and_its_features_score_alike(
     random_run, tiny_data, score, tmp_path, capsys
 ):
     folder, state = random_run
-    of_run = score(folder, "--steps", "plain")
+    of_run = score(folder, "--preset", "plain")
     shown = capsys.readouterr().out
     assert "Pairs of tiny" in shown
     assert "network sphereface-mini of run at step 8, images of 16 x 14 x 3" in shown
     assert "features of image and mirror image merged by sum" in shown
 
     export.main([str(folder), "--out", str(tmp_path / "exported")])
-    of_export = score(tmp_path / "exported", "--steps", "plain", out="b")
+    of_export = score(tmp_path / "exported", "--preset", "plain", out="b")
     names, features = features_of(state, tiny_data)
     np.savez(tmp_path / "features.npz", names=names, features=features)
-    of_features = score(tmp_path / "features.npz", "--steps", "plain", out="c")
+    of_features = score(tmp_path / "features.npz", "--preset", "plain", out="c")
     for other in (of_export, of_features):
         assert other["figures"] == pytest.approx(of_run["figures"], abs=1e-6)
         assert other["details"]["fold accuracies"] == of_run["details"]["fold accuracies"]
@@ -113,7 +115,7 @@ def test_two_processes_score_a_run_as_one(random_run, score, listed, tiny_data, 
 
 
 def test_pixels_pca_and_mirror(score):
-    plain = score("pixels", "--steps", "plain")
+    plain = score("pixels", "--preset", "plain")
     assert plain["figures"]["accuracy"] > 0.9  # Patterns with little noise.
     fitted = score("pixels", "--pca", "0.9", "--mirror", "max")
     assert "keeping 90 % of the variance" in " ".join(fitted["steps"])
@@ -124,18 +126,23 @@ def test_pixels_pca_and_mirror(score):
     assert fixed["details"]["dimensions"] == [3] * 4
 
 
-def test_pca_is_chosen_beside_the_steps(tmp_path):
-    """Videos, and lists whose steps are others by default, keep theirs."""
+def test_pca_is_chosen_beside_the_preset(tmp_path):
+    """Videos, and lists with another preset by default, keep theirs."""
+    write_lists(tmp_path, {"protocols/lfw/pairs.txt": ["10 300"]})
+    path = tmp_path / "features.npz"
     for given, pca in ((None, None), (0.0, 0), (0.9, 0.9), (3.0, 3)):
-        chosen = choices.settings(evaluate.Evaluate(tmp_path, pca=given))
-        assert (chosen.pairs, chosen.pca) == (None, pca)
-        assert chosen.steps() == PROTOCOLS["normface"]
-        assert chosen.pair_steps().pca == (0.995 if pca is None else pca or None)
+        (task,) = evaluate.plan(
+            evaluate.Evaluate(path, protocol="lfw", pca=given, data_dir=tmp_path)
+        )
+        chosen = task.settings
+        assert (chosen.rules, chosen.pca) == (None, pca)
+        assert chosen.video_rules() == PRESETS["normface"]
+        assert chosen.pair_rules().pca == (0.995 if pca is None else pca or None)
 
 
 def test_the_data_of_a_run_is_recorded_as_it_is_fed(random_run, tiny_data, tmp_path, monkeypatch):
     shutil.copytree(random_run[0], tmp_path / "run")
-    restored, network = evaluate.restored, evaluator.evaluate_network
+    restored, network = evaluate_own.restored, evaluator.evaluate_network
 
     def cropped(*args, crop=(14, 12)):
         experiment, state = restored(*args)
@@ -146,7 +153,7 @@ def test_the_data_of_a_run_is_recorded_as_it_is_fed(random_run, tiny_data, tmp_p
         data = dataclasses.replace(experiment.data, crop=None)
         return network(dataclasses.replace(experiment, data=data), *rest)
 
-    monkeypatch.setattr(evaluate, "restored", cropped)
+    monkeypatch.setattr(evaluate_own, "restored", cropped)
     monkeypatch.setattr(evaluator, "evaluate_network", whole)
     evaluate.main([str(tmp_path / "run"), "--data-dir", str(tiny_data)])
     record = json.loads((tmp_path / "run/evaluation.json").read_text())
@@ -156,7 +163,7 @@ def test_the_data_of_a_run_is_recorded_as_it_is_fed(random_run, tiny_data, tmp_p
 
 
 def test_several_checkpoints_are_averaged(random_run, score):
-    record = score(random_run[0], "--step", 4, 8)
+    record = score(random_run[0], "--checkpoint", 4, 8)
     assert record["spread"] == "standard deviation over 2 snapshots"
     assert record["spreads"]["accuracy"] == 0.0  # Both hold the same numbers.
     assert len(record["details"]["snapshots"]["accuracy"]) == 2
@@ -167,7 +174,7 @@ def test_several_checkpoints_are_averaged(random_run, score):
 
 
 def test_low_resolution_is_a_protocol_each(score, tmp_path):
-    whole = score("pixels", "--resolution", 1, 4, 16, "--steps", "plain")
+    whole = score("pixels", "--resolution", 1, 4, 16, "--preset", "plain")
     protocols = json.loads((tmp_path / "out/evaluation.json").read_text())["protocols"]
     assert list(protocols) == ["pairs", "pairs-area4", "pairs-area16"]
     assert "made 16 times smaller in area" in " ".join(protocols["pairs-area16"]["steps"])
@@ -238,7 +245,7 @@ def test_files_of_one_name_are_all_recorded(tmp_path):
         (tmp_path / path).write_text(path)
     protocols = tmp_path / "protocols"
     paths = [protocols / "a/list.txt", protocols / "b/list.txt", tmp_path / "c/list.txt"]
-    found = provenance.digests([*paths, paths[0], protocols / "a"], protocols)
+    found = digests([*paths, paths[0], protocols / "a"], protocols)
     assert list(found) == ["a/list.txt", "b/list.txt", "c/list.txt", "a"]
     assert [found[n] for n in ("a/list.txt", "b/list.txt", "c/list.txt")] == list(
         map(digest, paths)
@@ -249,10 +256,10 @@ def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):
     """Neither its digest nor the check of features holds a copy of it."""
     features = rng.standard_normal((40_000, 64)).astype(np.float32)
     np.save(tmp_path / "d.npy", features)
-    options = evaluate.Evaluate(tmp_path, distractors=str(tmp_path / "d.npy"))
     names = [str(i) for i in range(40_000)]
     tracemalloc.start()
-    found, none = Features(options, tmp_path, tmp_path, None).distractors(None, 1.0)
+    images = evaluate_plan.Images(tmp_path / "d.npy")
+    found, none = FeatureCache(tmp_path, make_console()).distractors(images)
     check(NamedFeatures(names, features), "here")
     NamedFeatures(names, features).digest()
     peak = tracemalloc.get_traced_memory()[1]
@@ -277,7 +284,7 @@ MEGAFACE = ["--protocol", "megaface", "--dataset", "tiny", "--distractors"]
         ("lfw,ytf", ["--rule", "blufr"]),
         ("lfw,blufr", ["--gammas", "2"]),
         ("ytf", ["--pca", "0.9"]),
-        ("blufr,ijbc,megaface", ["--steps", "plain"]),
+        ("blufr,ijbc,megaface", ["--preset", "plain"]),
         ("lfw", ["--pool-media"]),
         ("lfw", ["--noises", "a.txt"]),
         ("lfw", ["--distractors", "a.npy"]),
@@ -320,9 +327,9 @@ def test_options_that_no_protocol_takes_are_refused(tmp_path, protocols, option)
         ),
         ("pixels", [*LISTED, "--bootstrap", "-1"], "--bootstrap: expected at least 0"),
         ("pixels", [], "Other sources need --protocol"),
-        ("pixels", ["--step", "3"], "Other sources need --protocol"),
+        ("pixels", ["--checkpoint", "3"], "Other sources need --protocol"),
         ("pixels", ["--protocol", ","], "expected names of protocols, found none"),
-        ("pixels", [*LISTED, "--step", "3"], "pixels: expected no --step"),
+        ("pixels", [*LISTED, "--checkpoint", "3"], "pixels: expected no checkpoint"),
         ("pixels", [*LISTED, "--resolution", "0"], "area factors from 1, found 0"),
         ("pixels", [*LISTED, "--pca", "nan"], "--pca: expected a share of variance"),
         (
@@ -332,7 +339,7 @@ def test_options_that_no_protocol_takes_are_refused(tmp_path, protocols, option)
         ),
         ("{tmp}/f.npz", ["--protocol", "megaface", "--distractors", "x"], "a data set needs a net"),
         ("nowhere", LISTED, "'pixels', or a file of weights .*, found nowhere"),
-        ("{tmp}/f.npz", [*LISTED, "--step", "3"], "expected no --step"),
+        ("{tmp}/f.npz", [*LISTED, "--checkpoint", "3"], "expected no --checkpoint"),
         ("{tmp}/f.npz", ["--protocol", "pairs", "--pairs", "{list}"], "found none of 'person6/"),
         ("pixels", ["--protocol", "lfw", "--pca", "1.5"], "--pca: expected a share of variance"),
     ],

@@ -10,7 +10,8 @@ from rich.console import Console
 from hyperface.data.datasets import Split
 from hyperface.data.images import encode_png
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.readers import PairList, lfw_pairs
+from hyperface.protocols.lfw import read_lfw_pairs
+from hyperface.protocols.pair_list import PairList
 from hyperface.reproduce import cached, faces, methods, page, papers, untrained
 from hyperface.reproduce.command import Reproduce, _shown
 from hyperface.reproduce.item import HOLDS, Context
@@ -141,7 +142,7 @@ def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
     assert found[row + untrained.RUN, "accuracy"] == (100.0,)
     # In cosine distances of the images themselves, by hand.
     flat = (np.clip(images, 0, 255).astype(np.uint8).reshape(60, -1) - 127.5) / 128
-    pairs = lfw_pairs(context.data_dir / "protocols/lfw/pairs.txt")
+    pairs = read_lfw_pairs(context.data_dir / "protocols/lfw/pairs.txt")
     expected = faces.list_accuracy(NamedFeatures(NAMES, flat), pairs, "Inner-Product",
                                    normalized=True)  # fmt: skip
     assert found[row + "raw pixels", "accuracy"] == pytest.approx((expected,))

@@ -31,8 +31,11 @@ from hyperface.data.sources.trees import tarred, zipped
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
 from hyperface.files import text_lines
-from hyperface.protocols import readers
+from hyperface.protocols._blufr import read_blufr
 from hyperface.protocols.features import read_features
+from hyperface.protocols.ijb import read_ijb_templates
+from hyperface.protocols.lfw import read_lfw_pairs
+from hyperface.protocols.megaface import read_devkit_feature, read_megaface_list
 from hyperface.weights import files
 
 
@@ -388,7 +391,7 @@ def test_a_list_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "pairs.txt"
     with path.open("wb") as file:
         file.truncate(2**40)
-    for read in (readers.lfw_pairs, readers.read_features, readers.megaface_list):
+    for read in (read_lfw_pairs, read_devkit_feature, read_megaface_list):
         with cheap(), pytest.raises(InputError, match=r"at most .* bytes, found 1,099,511,627,776"):
             read(path)
 
@@ -398,7 +401,7 @@ def test_deep_json_is_refused(tmp_path):
     for text in ('{"path": ' + "[" * 100_000, '{"path": {"a": ' + "[" * 500 + "]" * 500 + "}}"):
         path.write_text(text)
         with pytest.raises(InputError):
-            readers.megaface_list(path)
+            read_megaface_list(path)
 
 
 def test_a_mat_file_has_as_many_cells_as_a_protocol_needs(tmp_path, monkeypatch):
@@ -409,14 +412,14 @@ def test_a_mat_file_has_as_many_cells_as_a_protocol_needs(tmp_path, monkeypatch)
     many[:] = [[1]]
     scipy.io.savemat(tmp_path / "a.mat", {"x": many}, do_compression=True)
     with cheap(), pytest.raises(InputError, match=r"2000 cells in .* of at most 1000 in all"):
-        readers.blufr(tmp_path / "a.mat")
+        read_blufr(tmp_path / "a.mat")
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID,SUBJECT_ID\n1,2,a.jpg,4,5\n")
     with pytest.raises(InputError, match=r"a.csv:1: expected each column once, found SUBJECT_ID"):
-        readers.ijb_templates(path)
+        read_ijb_templates(path)
 
 
 # Prepared data sets

@@ -7,9 +7,10 @@ from named_people import PEOPLE, PLAIN, named_people, write_lists
 from hyperface.errors import InputError
 from hyperface.protocols import registry
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.readers import TemplatePairs, Templates
+from hyperface.protocols.ijb import TemplatePairs, Templates
+from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure
-from hyperface.protocols.sets import face_names
+from hyperface.protocols.template_protocols import face_names, score_search, score_templates
 
 
 @pytest.fixture
@@ -36,11 +37,11 @@ def test_templates_report_supported_rates_only(named):
     ids = np.unique(template)
     first, second = (ids[i] for i in np.triu_indices(ids.size, 1))
     pairs = TemplatePairs(first, second, first // 2 == second // 2)
-    scored = registry.score_templates("ijba", named, [(templates, pairs)] * 2, 8)
+    scored = score_templates("ijba", named, [(templates, pairs)] * 2, 8)
     # 112 different pairs.
     assert scored.figures == dict.fromkeys(("TAR at FAR 0.01", "TAR at FAR 0.1"), Figure(1.0, 0.0))
     with pytest.raises(InputError, match="known to be the same or not"):
-        registry.score_templates("x", named, [(templates, pairs._replace(same=None))], None)
+        score_templates("x", named, [(templates, pairs._replace(same=None))], None)
 
 
 def test_templates_are_searched_in_a_gallery(named):
@@ -56,7 +57,7 @@ def test_templates_are_searched_in_a_gallery(named):
     gallery = templates((image < 2) & (people < 6), 100)
     probes = templates(image >= 4, 200)
     for gammas, pool in ((8, False), (None, True)):
-        scored = registry.score_search(
+        scored = score_search(
             "ijba-search", named, [(gallery, probes)] * 2, gammas, pool_media=pool
         )
         assert scored.figures["rank-1"] == Figure(1.0, 0.0)
@@ -74,9 +75,9 @@ def test_template_ids_of_gallery_and_probes_are_two_things(named):
     shifted = (people[~first] + 1) % PEOPLE
     probes = Templates(shifted, people[~first], np.arange(24), names[1])
     apart = probes._replace(template=100 + shifted)
-    found = registry.score_search("search", named, [(gallery, probes)], 8)
+    found = score_search("search", named, [(gallery, probes)], 8)
     assert found.figures["rank-1"].value == 1.0
-    assert found.figures == registry.score_search("search", named, [(gallery, apart)], 8).figures
+    assert found.figures == score_search("search", named, [(gallery, apart)], 8).figures
     assert "split 1: 16 templates of 48 images" in found.steps
 
 
@@ -94,11 +95,11 @@ def test_an_image_of_two_people_has_a_face_of_each(named):
         [*named.names, "g/1@0.jpg", "g/1@1.jpg"],
         np.concatenate([named.features, named.features[rows]]),
     )
-    scored = registry.score_search("search", faces, [(one, other)], 8)
+    scored = score_search("search", faces, [(one, other)], 8)
     assert scored.figures["rank-1"].value == 1.0
     wanted = r"image of search \(several people in an image: FILE@SUBJECT.EXT each\), found none of"
     with pytest.raises(InputError, match=wanted + r" 'g/1@0.jpg'"):
-        registry.score_search("search", named, [(one, other)], 8)
+        score_search("search", named, [(one, other)], 8)
 
 
 def test_ijba_reads_its_ten_splits(named, tmp_path):
@@ -121,7 +122,7 @@ def test_ijba_reads_its_ten_splits(named, tmp_path):
             },
         )  # fmt: skip
     told = []
-    settings = registry.Settings(progress=lambda *at: told.append(at))
+    settings = Settings(progress=lambda *at: told.append(at))
     verified = registry.score("ijba", named, tmp_path, settings)
     assert verified.figures == {"TAR at FAR 0.1": Figure(1.0, 0.0)}  # Of 56 different pairs.
     assert any("gamma = 1..8 " in step for step in verified.steps)

@@ -11,7 +11,8 @@ from hyperface.metrics.roc import eer, roc
 from hyperface.metrics.splits import pair_rates
 from hyperface.metrics.svm import svm_threshold
 from hyperface.metrics.verification import balanced_accuracy
-from hyperface.protocols.pairs import PROTOCOLS, PairProtocol, verify_pairs
+from hyperface.protocols.pair_rules import PRESETS, PairRules
+from hyperface.protocols.pair_verification import verify_pairs
 
 
 def random_list(rng, images=60, dim=12, pairs=120, folds=4, signal=2.0):
@@ -53,7 +54,7 @@ def test_six_pairs_by_hand():
     middle = [(cos[10] + cos[40]) / 2, (cos[55] + cos[60]) / 2]
     expected = [(cos[20] + cos[40]) / 2, middle[0], (cos[20] + cos[50]) / 2]
     np.testing.assert_allclose(result.folds.thresholds, expected)
-    mean = PairProtocol(threshold="accuracy-mean")
+    mean = PairRules(threshold="accuracy-mean")
     released = verify_pairs(features, first, second, same, fold, mean)
     np.testing.assert_allclose(released.folds.thresholds[1], np.mean(middle))
     rest = fold != 1
@@ -76,23 +77,23 @@ def test_pca_is_that_of_scikit_learn_fitted_on_the_other_folds(rng, pca):
         return fitted[-1].transform
 
     expected = brute(*data, project)
-    result = verify_pairs(*data, PairProtocol(pca=pca))
+    result = verify_pairs(*data, PairRules(pca=pca))
     np.testing.assert_allclose(result.scores, expected, atol=1e-12)
     np.testing.assert_array_equal(result.dims, [machine.n_components_ for machine in fitted])
-    single = verify_pairs(data[0].astype(np.float32), *data[1:], PairProtocol(pca=pca))
+    single = verify_pairs(data[0].astype(np.float32), *data[1:], PairRules(pca=pca))
     np.testing.assert_allclose(single.scores, expected, atol=2e-5)
 
 
 def test_more_dimensions_than_images_change_nothing_in_pca(rng):
     features, *pairs = random_list(rng, images=40, dim=200)
-    result = verify_pairs(features, *pairs, PairProtocol(pca=0.99))
+    result = verify_pairs(features, *pairs, PairRules(pca=0.99))
     expected = brute(features, *pairs, lambda images: PCA(0.99).fit(images).transform)
     np.testing.assert_allclose(result.scores, expected, atol=1e-10)
 
 
 def test_only_the_mean_of_the_other_folds_is_subtracted(rng):
     data = random_list(rng)
-    result = verify_pairs(*data, PROTOCOLS["sphereface-released"])
+    result = verify_pairs(*data, PRESETS["sphereface-released"])
     expected = brute(*data, lambda images: lambda rows: rows - images.mean(axis=0))
     np.testing.assert_allclose(result.scores, expected, atol=1e-12)
 
@@ -104,8 +105,8 @@ def test_nothing_is_fitted_on_the_fold_that_is_tested(rng):
     data, other = (first, second, same, fold), features.copy()
     of_fold = np.concatenate([first[fold == 2], second[fold == 2]])
     other[of_fold] = rng.standard_normal((of_fold.size, 12))
-    for name, protocol in PROTOCOLS.items():
-        before, after = (verify_pairs(x, *data, protocol) for x in (features, other))
+    for name, rules in PRESETS.items():
+        before, after = (verify_pairs(x, *data, rules) for x in (features, other))
         np.testing.assert_allclose(
             before.folds.thresholds[2], after.folds.thresholds[2], err_msg=name
         )
@@ -114,7 +115,7 @@ def test_nothing_is_fitted_on_the_fold_that_is_tested(rng):
 
 def test_euclidean_with_the_svm_is_the_released_rule(rng):
     features, first, second, same, fold = random_list(rng)
-    result = verify_pairs(features, first, second, same, fold, PROTOCOLS["normface-released"])
+    result = verify_pairs(features, first, second, same, fold, PRESETS["normface-released"])
     pca = PCA(0.995, svd_solver="full")
     accuracy = []
     for i in range(4):
@@ -139,45 +140,43 @@ def test_an_svm_where_same_pairs_score_lower_accepts_everything():
     assert svm_threshold(np.array([0.0, 1.0]), np.array([True, False])) == -np.inf
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_random_features_score_a_half_and_perfect_ones_one(rng, name):
     same, fold = np.arange(2000) % 2 == 0, np.arange(2000) // 200
     first, second = np.arange(2000), np.arange(2000, 4000)
-    chance = verify_pairs(
-        rng.standard_normal((4000, 8)), first, second, same, fold, PROTOCOLS[name]
-    )
+    chance = verify_pairs(rng.standard_normal((4000, 8)), first, second, same, fold, PRESETS[name])
     assert chance.folds.mean == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 2000))
     people = rng.standard_normal((50, 8))
     person = rng.integers(0, 50, 2000)
     perfect = people[np.concatenate([person, (person + ~same) % 50])]
-    result = verify_pairs(perfect, first, second, same, fold, PROTOCOLS[name])
+    result = verify_pairs(perfect, first, second, same, fold, PRESETS[name])
     assert (result.folds.mean, result.folds.standard_error) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_the_order_of_images_pairs_and_sides_changes_nothing(rng, name):
     features, first, second, same, fold = random_list(rng)
     images, pairs = rng.permutation(60), rng.permutation(120)
     place = np.argsort(images)
     turned = rng.random(120) < 0.5
     one, other = np.where(turned, (second, first), (first, second))
-    before = verify_pairs(features, first, second, same, fold, PROTOCOLS[name])
+    before = verify_pairs(features, first, second, same, fold, PRESETS[name])
     after = verify_pairs(
         features[images],
         place[one][pairs],
         place[other][pairs],
         same[pairs],
         fold[pairs],
-        PROTOCOLS[name],
+        PRESETS[name],
     )
     np.testing.assert_allclose(after.scores, before.scores[pairs], atol=1e-12)
     np.testing.assert_array_equal(after.folds.accuracy, before.folds.accuracy)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_progress_is_told_a_fold(rng, name):
     told = []
-    verify_pairs(*random_list(rng), PROTOCOLS[name], progress=lambda *at: told.append(at))
+    verify_pairs(*random_list(rng), PRESETS[name], progress=lambda *at: told.append(at))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -194,7 +193,7 @@ def test_view_1_tests_one_of_two_lists(rng):
 
 def test_every_step_is_told_with_its_numbers(rng):
     data = random_list(rng)
-    steps = verify_pairs(*data, PROTOCOLS["normface-released"]).steps
+    steps = verify_pairs(*data, PRESETS["normface-released"]).steps
     for words in (
         "120 pairs (60 same) of 59 images in 4 folds, 4 of them tested",
         "mean of the 180 images of the other folds' pairs (duplicates kept)",
@@ -204,10 +203,10 @@ def test_every_step_is_told_with_its_numbers(rng):
         "ddof 1",
     ):
         assert sum(words in step for step in steps) == 1
-    assert "keeping a fixed number: 5 of 12" in verify_pairs(*data, PairProtocol(pca=5)).steps[2]
+    assert "keeping a fixed number: 5 of 12" in verify_pairs(*data, PairRules(pca=5)).steps[2]
     plain = verify_pairs(*data)
     assert plain.steps[1] == "no mean subtracted, no PCA"
-    assert plain.protocol == PROTOCOLS["plain"]
+    assert plain.rules == PRESETS["plain"]
 
 
 def changed(data, **changes):
@@ -240,26 +239,26 @@ def test_what_cannot_be_scored_is_refused(rng):
         ({"same": same & (fold == 0), "tested": [0]}, "in the folds other than 0, found 0 same"),
         ({"fold": np.zeros(120, int)}, "at least 2 folds, found 1"),
         ({"tested": [4]}, r"tested folds among \[0, 1, 2, 3\], found \[4\]"),
-        ({"protocol": PairProtocol(pca=13)}, r"in \(0, 1\) or 1 to 12 dimensions, found 13"),
-        ({"protocol": PairProtocol(pca=1.0)}, "1 to 12 dimensions, found 1.0"),
-        ({"protocol": PairProtocol(pca=0)}, "1 to 12 dimensions, found 0"),
+        ({"rules": PairRules(pca=13)}, r"in \(0, 1\) or 1 to 12 dimensions, found 13"),
+        ({"rules": PairRules(pca=1.0)}, "1 to 12 dimensions, found 1.0"),
+        ({"rules": PairRules(pca=0)}, "1 to 12 dimensions, found 0"),
     ):
         with pytest.raises(ValueError, match=message):
             verify_pairs(**changed(data, **changes))
     with pytest.raises(ValueError, match="similarity to be one of cosine, euclidean, found dot"):
-        PairProtocol(similarity="dot")
+        PairRules(similarity="dot")
     with pytest.raises(
         ValueError, match="threshold to be one of accuracy, accuracy-mean, svm, found best"
     ):
-        PairProtocol(threshold="best")
+        PairRules(threshold="best")
 
 
 def test_a_pca_too_large_is_refused_before_it_starts(rng, monkeypatch):
     monkeypatch.setattr(projection, "LARGEST_PCA", 11)
     data = random_list(rng)
     with pytest.raises(ValueError, match="at most 11 dimensions or images for PCA per fold"):
-        verify_pairs(*data, PairProtocol(pca=0.9))
-    verify_pairs(data[0][:, :11], *data[1:], PairProtocol(pca=0.9))
+        verify_pairs(*data, PairRules(pca=0.9))
+    verify_pairs(data[0][:, :11], *data[1:], PairRules(pca=0.9))
     verify_pairs(*data)  # Without PCA any size will do.
 
 
@@ -336,13 +335,13 @@ def test_lfw_with_published_features(lfw):
 def test_lfw_with_pca_equals_scikit_learn(lfw):
     features, *pairs = lfw
     features = features.astype(np.float64)
-    result = verify_pairs(features, *pairs, PROTOCOLS["normface"])
+    result = verify_pairs(features, *pairs, PRESETS["normface"])
     assert np.round([100 * result.folds.mean, 100 * result.folds.standard_error], 2).tolist() == [
         97.57,
         0.23,
     ]
     first_folds = [column[pairs[3] < 3] for column in pairs]
-    few = verify_pairs(features, *first_folds, PROTOCOLS["normface"])
+    few = verify_pairs(features, *first_folds, PRESETS["normface"])
     pca = PCA(0.995, svd_solver="covariance_eigh")
     expected = brute(features, *first_folds, lambda images: pca.fit(images).transform)
     np.testing.assert_allclose(few.scores, expected, atol=1e-8)

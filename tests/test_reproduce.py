@@ -587,12 +587,12 @@ def test_missing_rows_come_with_commands_and_their_start(tmp_path):
         "hyperface train casia-lightcnn9-normface --loss.softmax.weight 0 "
         "--loss.c-contrastive.weight 1 "
         f"--init-from {tmp_path}/wu-softmax --workdir {tmp_path}/wu-c-contrastive",
-        f"hyperface evaluate {tmp_path}/wu-c-contrastive --protocol lfw --steps plain "
-        "--step 6000 7000 8000 9000 10000",
+        f"hyperface evaluate {tmp_path}/wu-c-contrastive --protocol lfw --preset plain "
+        "--checkpoint 6000 7000 8000 9000 10000",
     ]
     wanted = {"softmax, not normalised"}
     assert str(methods.full_commands(printed, wanted, tmp_path)[-1]) == (
-        f"hyperface evaluate {tmp_path}/wu-softmax --protocol lfw --steps plain "
+        f"hyperface evaluate {tmp_path}/wu-softmax --protocol lfw --preset plain "
         f"--mirror none --out {tmp_path}/wu-softmax/evaluation-no-mirror"
     )
 
@@ -979,9 +979,9 @@ def test_missing_runs_at_small_scale_are_made_once_seed_by_seed(tmp_path, monkey
     scored = f"hyperface evaluate {runs_folder}/faces-normface-seed1 --protocol lfw,cfp-ff"
     assert [call for call in calls if "softmax.normalize" not in call] == [scored]
     calls.clear()
-    monkeypatch.setitem(scoring, "options", "--protocol lfw,cfp-ff --steps plain")
+    monkeypatch.setitem(scoring, "options", "--protocol lfw,cfp-ff --preset plain")
     make(printed, made)
-    assert len([call for call in calls if "--steps plain" in call]) == 2
+    assert len([call for call in calls if "--preset plain" in call]) == 2
     calls.clear()
     longer = context(tmp_path, runs=runs_folder, steps=200)
     make(printed, longer)

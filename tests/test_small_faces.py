@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyperface.errors import InputError
-from hyperface.protocols.readers import read_pairs
+from hyperface.protocols.pairs import read_pairs
 from hyperface.reproduce import small_faces
 
 KINDS = ("frontal", "profile")

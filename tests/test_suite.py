@@ -8,12 +8,18 @@ from hyperface.errors import InputError
 from hyperface.metrics.chance import guess_warning, shift_warning
 from hyperface.metrics.roc import tar_at_far
 from hyperface.metrics.threshold import RULE_STEPS
-from hyperface.protocols import registry, videos
+from hyperface.protocols import registry, video
+from hyperface.protocols._blufr import BlufrLists, Trial
 from hyperface.protocols.blufr import blufr
 from hyperface.protocols.features import NamedFeatures, check, read_features
-from hyperface.protocols.pair_protocol import PROTOCOLS, PairProtocol
-from hyperface.protocols.readers import Blufr, ImageList, PairList, TemplatePairs, Templates, Trial
-from hyperface.protocols.result import Figure, Scored, hardest, over_snapshots
+from hyperface.protocols.ijb import TemplatePairs, Templates
+from hyperface.protocols.megaface import ImageList, score_megaface
+from hyperface.protocols.pair_list import PairList
+from hyperface.protocols.pair_rules import PRESETS, PairRules
+from hyperface.protocols.pair_verification import score_pairs
+from hyperface.protocols.protocol import Settings
+from hyperface.protocols.result import Figure, Result, hardest, over_snapshots
+from hyperface.protocols.template_protocols import score_search, score_templates
 from hyperface.reproduce.papers import published
 
 
@@ -107,7 +113,7 @@ def test_the_digest_is_of_names_and_features(named):
 
 
 def test_good_features_score_perfectly_whatever_their_order_and_length(named, pairs):
-    scored = registry.score_pairs("mine", named, pairs, PLAIN)
+    scored = score_pairs("mine", named, pairs, PLAIN)
     shown = {name: figure.value for name, figure in scored.figures.items()}
     few = " (too few pairs: at no false accept)"  # Forty different pairs support no FAR of 1 %.
     assert shown == {
@@ -121,18 +127,16 @@ def test_good_features_score_perfectly_whatever_their_order_and_length(named, pa
 
 def test_intervals_are_over_people(named, pairs):
     noisy = named._replace(features=named.features[::-1] * 0.5 + named.features)
-    scored = registry.score_pairs(
-        "mine", noisy, pairs, registry.Settings(PROTOCOLS["plain"], draws=200)
-    )
+    scored = score_pairs("mine", noisy, pairs, Settings(PRESETS["plain"], bootstrap=200))
     for rate, (low, high) in scored.details["95 % over people"].items():
         assert 0 <= low <= scored.figures[rate].value <= high <= 1
         assert high - low > 0.1  # Eight people say little.
     assert "95 % of 200 resamples of people have TAR at FAR 1 %" in " ".join(scored.steps)
     flat = noisy._replace(names=[name.replace("/", "_") for name in noisy.names])
     renamed = [[name.replace("/", "_") for name in side] for side in pairs[:2]]
-    settings = registry.Settings(PROTOCOLS["plain"], draws=200)
+    settings = Settings(PRESETS["plain"], bootstrap=200)
     with pytest.raises(InputError, match="expected names person/file for intervals over people"):
-        registry.score_pairs("mine", flat, PairList(*renamed, *pairs[2:]), settings)
+        score_pairs("mine", flat, PairList(*renamed, *pairs[2:]), settings)
 
 
 def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
@@ -156,10 +160,10 @@ def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
     compared = TemplatePairs(2 * first, 2 * second + 1, first == second)
     for features, warned in ((named, 0), (swapped, 1)):
         for scored in (
-            registry.score_templates("templates", features, [(both, compared)], 8),
-            registry.score_pairs("mine", features, pairs, PLAIN),
-            registry.score_search("search", features, [(gallery, probes)], 8),
-            registry.score_megaface(features, 10 * rng.standard_normal((2000, 16))),
+            score_templates("templates", features, [(both, compared)], 8),
+            score_pairs("mine", features, pairs, PLAIN),
+            score_search("search", features, [(gallery, probes)], 8),
+            score_megaface(features, 10 * rng.standard_normal((2000, 16))),
         ):
             assert sum("WARNING" in step for step in scored.steps) == warned, scored.protocol
 
@@ -184,13 +188,13 @@ def test_names_shifted_by_a_row_are_warned_of(named, shift, where, rng):
     order = np.argsort(named.names)
     rows = np.roll(order, shift)  # The feature of a name is a row further on, or back.
     shifted = NamedFeatures([named.names[i] for i in order], named.features[rows])
-    scored = registry.score_pairs("mine", shifted, pairs, PLAIN)
+    scored = score_pairs("mine", shifted, pairs, PLAIN)
     assert 0.6 < scored.figures["accuracy"].value < 1.0
     (step,) = (step for step in scored.steps if "WARNING" in step)
     assert f"with every name on the row {where} its own" in step
     assert "100.0 % of 600 pairs are right" in step
     ordered = NamedFeatures([named.names[i] for i in order], named.features[order])
-    steps = registry.score_pairs("mine", ordered, pairs, PLAIN).steps
+    steps = score_pairs("mine", ordered, pairs, PLAIN).steps
     assert not any("WARNING" in step for step in steps)
 
 
@@ -209,20 +213,20 @@ def test_a_list_that_alternates_is_tried_on_both_kinds(named):
 
 
 def test_the_record_has_curves_ranks_and_counts(named, pairs, rng):
-    record = registry.score_pairs("mine", named, pairs, PLAIN).record()
+    record = score_pairs("mine", named, pairs, PLAIN).record()
     curve = record["curves"]["mine"]
     assert curve["thresholds"][0] is None  # Nothing is accepted at infinity.
     assert len(curve["thresholds"]) == len(curve["far"])
     assert record["counts"] == {"same pairs": 40, "different pairs": 40}
     assert record["cmc"] is None
-    searched = registry.score_megaface(named, rng.standard_normal((200, 16))).record()
+    searched = score_megaface(named, rng.standard_normal((200, 16))).record()
     assert searched["cmc"] == [1.0] * 100
     assert searched["counts"]["distractors"] == 200
     assert searched["counts"]["same pairs"] == PEOPLE * 15
 
 
 def test_the_hardest_pairs_are_the_worst_mistakes(named, pairs):
-    scored = registry.score_pairs("mine", named, pairs, PLAIN)
+    scored = score_pairs("mine", named, pairs, PLAIN)
     rows = {name: i for i, name in enumerate(named.names)}
     unit = named.features / np.linalg.norm(named.features, axis=1, keepdims=True)
     cosines = {
@@ -244,7 +248,7 @@ def test_the_hardest_pairs_are_the_worst_mistakes(named, pairs):
 def test_lfw_by_name(named, tmp_path, monkeypatch, pairs):
     (tmp_path / "lfw").mkdir()
     (tmp_path / "lfw/pairs.txt").touch()
-    monkeypatch.setattr("hyperface.protocols.readers.lfw_pairs", lambda path: pairs)
+    monkeypatch.setattr("hyperface.protocols.lfw.read_lfw_pairs", lambda path: pairs)
     assert registry.score("lfw", named, tmp_path, PLAIN).figures["accuracy"].value == 1.0
     for name in ("pairsDevTrain.txt", "pairsDevTest.txt"):
         (tmp_path / "lfw" / name).touch()
@@ -256,7 +260,7 @@ def test_lfw_by_name(named, tmp_path, monkeypatch, pairs):
     few = named._replace(names=named.names[:40], features=named.features[:40])
     with pytest.raises(InputError, match=r"every image of lfw, found none of 'p"):
         registry.score("lfw", few, tmp_path, PLAIN)
-    settings = registry.Settings(pairs=PairProtocol(pca=4000))
+    settings = Settings(PairRules(pca=4000))
     with pytest.raises(InputError, match="lfw: expected"):
         registry.score("lfw", named, tmp_path, settings)
 
@@ -266,7 +270,7 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     noisy = named._replace(
         features=named.features + 3 * np.random.default_rng(2).standard_normal(named.features.shape)
     )
-    monkeypatch.setattr("hyperface.protocols.readers.cfp", lambda path: {"FF": pairs, "FP": pairs})
+    monkeypatch.setattr("hyperface.protocols.cfp.read_cfp", lambda path: {"FF": pairs, "FP": pairs})
     scored = registry.score("cfp-fp", noisy, tmp_path, PLAIN)
     folds = scored.details["fold accuracies"]
     assert scored.figures["accuracy"].value == pytest.approx(np.mean(folds))
@@ -276,7 +280,7 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     few = "TAR at FAR 0.1 %, all splits' pairs together (too few pairs: at no false accept)"
     assert few in scored.figures
     assert "no mean subtracted, no PCA" in registry.score("cfp-fp", noisy, tmp_path).steps
-    three = registry.score("cfp-fp", noisy, tmp_path, registry.Settings(pca=3))
+    three = registry.score("cfp-fp", noisy, tmp_path, Settings(pca=3))
     assert three.details["dimensions"] == [3] * 4
 
 
@@ -287,7 +291,7 @@ def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs)
     many = PairList(
         pairs.first * 40, pairs.second * 40, np.tile(pairs.same, 40), np.tile(pairs.fold, 40)
     )
-    monkeypatch.setattr("hyperface.protocols.readers.cfp", lambda path: {"FF": many, "FP": many})
+    monkeypatch.setattr("hyperface.protocols.cfp.read_cfp", lambda path: {"FF": many, "FP": many})
     noisy = named._replace(features=named.features + 3 * noise)
     scored = registry.score("cfp-fp", noisy, tmp_path)
     table = published()["ringloss"]["table-2"]
@@ -301,8 +305,8 @@ def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs)
 
 def test_every_tar_and_dir_tells_its_threshold_rule(named, pairs, tmp_path, monkeypatch, rng):
     scored = [
-        registry.score_pairs("mine", named, pairs, PLAIN),
-        registry.score_megaface(named, rng.standard_normal((200, 16))),
+        score_pairs("mine", named, pairs, PLAIN),
+        score_megaface(named, rng.standard_normal((200, 16))),
     ]
     people = np.array([int(name[1]) for name in named.names])
     templates = Templates(2 * people, people, np.arange(48), list(named.names))
@@ -312,8 +316,8 @@ def test_every_tar_and_dir_tells_its_threshold_rule(named, pairs, tmp_path, monk
     both = Templates(*(np.concatenate(c) for c in zip(templates[:3], odd[:3], strict=True)),
                      names=templates.names * 2)  # fmt: skip
     compared = TemplatePairs(first, second, first // 2 == second // 2)
-    scored.append(registry.score_templates("ijba", named, [(both, compared)], 8))
-    scored.append(registry.score_search("ijba-search", named, [(templates, odd)], 8))
+    scored.append(score_templates("ijba", named, [(both, compared)], 8))
+    scored.append(score_search("ijba-search", named, [(templates, odd)], 8))
     for found in scored:
         assert found.steps.count(RULE_STEPS["strict"]) == 1, found.protocol
 
@@ -327,15 +331,15 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
         known = np.unique(people[chosen])[:3]
         gallery = np.array([np.flatnonzero(people == person)[0] for person in known])
         trials.append(Trial(np.array([], int), chosen, gallery, np.setdiff1d(chosen, gallery)))
-    config = Blufr(list(named.names), people, trials, *[np.array([], int)] * 2)
-    monkeypatch.setattr("hyperface.protocols.readers.blufr", lambda path: config)
+    config = BlufrLists(list(named.names), people, trials, *[np.array([], int)] * 2)
+    monkeypatch.setattr("hyperface.protocols.blufr.read_blufr", lambda path: config)
     noisy = named._replace(features=named.features + rng.standard_normal(named.features.shape) * 2)
     scored = registry.score("blufr", noisy, tmp_path, PLAIN)
     expected = blufr(noisy.features, people, trials)
     rates = expected.verification(0.001).trials
     assert scored.figures["VR at FAR 0.1 %"] == Figure(rates.mean(), np.std(rates, ddof=1))
     assert scored.steps.count(RULE_STEPS["blufr"]) == 1
-    strict = registry.score("blufr", noisy, tmp_path, registry.Settings(rule="strict"))
+    strict = registry.score("blufr", noisy, tmp_path, Settings(rule="strict"))
     assert strict.steps.count(RULE_STEPS["strict"]) == 1
     assert not any("WARNING" in step for step in scored.steps)
     assert len(scored.record()["counts"]["different pairs"]) == 3
@@ -350,9 +354,9 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     (tmp_path / "ytf/splits.txt").touch()
     names, features, directions = [], [], rng.standard_normal((6, 8))
     for person in range(6):
-        for video in range(2):
+        for clip in range(2):
             for frame in range(int(rng.integers(2, 5))):
-                names.append(f"p{person}/{video}/{frame}.jpg")
+                names.append(f"p{person}/{clip}/{frame}.jpg")
                 features.append(directions[person] + 0.1 * rng.standard_normal(8))
     first, second, same, fold = [], [], [], []
     for number in range(24):
@@ -363,15 +367,15 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
         same.append(one == other)
         fold.append(number // 12)
     pairs = PairList(first, second, np.array(same), np.array(fold))
-    monkeypatch.setattr("hyperface.protocols.readers.ytf_splits", lambda path: pairs)
+    monkeypatch.setattr("hyperface.protocols.video.read_ytf_splits", lambda path: pairs)
     named = NamedFeatures(names, np.array(features))
     scored = registry.score("ytf", named, tmp_path, PLAIN)
     assert {name: f.value for name, f in scored.figures.items()} == dict.fromkeys(
         ("accuracy, mean", "accuracy, max", "accuracy, histogram"), 1.0
     )
     told = {
-        name: " ".join(registry.score("ytf", named, tmp_path, registry.Settings(protocol)).steps)
-        for name, protocol in PROTOCOLS.items()
+        name: " ".join(registry.score("ytf", named, tmp_path, Settings(protocol)).steps)
+        for name, protocol in PRESETS.items()
     }
     assert "mean, max: threshold of a linear SVM" in told["normface-released"]
     assert "mean, max: mean of all thresholds of highest" in told["sphereface-released"]
@@ -379,9 +383,9 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     subtracted = [name for name, steps in told.items() if "pairs subtracted" in steps]
     assert subtracted == ["normface", "normface-released", "sphereface-released"]
     for pca in (0, 3):  # Of pair lists alone.
-        asked = registry.score("ytf", named, tmp_path, registry.Settings(pca=pca))
+        asked = registry.score("ytf", named, tmp_path, Settings(pca=pca))
         assert " ".join(asked.steps) == told["normface"]
-        plain = registry.Settings(PROTOCOLS["plain"], pca=pca)
+        plain = Settings(PRESETS["plain"], pca=pca)
         assert " ".join(registry.score("ytf", named, tmp_path, plain).steps) == told["plain"]
     keep = [i for i, name in enumerate(names) if not name.startswith("p3/1")]
     few = NamedFeatures([names[i] for i in keep], np.array(features)[keep])
@@ -415,7 +419,7 @@ def test_halves_of_peoples_images_stand_for_videos(tmp_path, rng):
 
 
 def test_pairs_of_halves_keep_to_their_fold():
-    pairs = videos._half_pairs([f"p{i}" for i in range(23)])
+    pairs = video.half_pairs([f"p{i}" for i in range(23)])
     assert pairs.same.sum() * 2 == pairs.same.size == 46
     of = [{(f.split("/")[0]) for f in side} for side in pairs[:2]]
     assert of[0] == of[1] == {f"p{i}" for i in range(23)}
@@ -454,17 +458,17 @@ def test_lists_of_ten_folds_are_scored(named, tmp_path, name, file, label):
 
 def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     distractors = rng.standard_normal((200, 16))
-    scored = registry.score_megaface(named, distractors)
+    scored = score_megaface(named, distractors)
     assert scored.figures["rank-1"].value == 1.0
     assert scored.ranks[0] == 1.0
     assert "noise lists: none" in scored.steps
     mates = named.features[:1] * 3  # A distractor that is a probe's own person.
     with_mate = np.concatenate([distractors, mates])
     assert "no list of probes: all there are" in scored.steps
-    assert registry.score_megaface(named, with_mate).figures["rank-1"].value < 1.0
+    assert score_megaface(named, with_mate).figures["rank-1"].value < 1.0
     given = {"distractor_names": [f"d/{i}.jpg" for i in range(201)], "noises": ["mine.txt"]}
     for noise in ({"d/200.jpg"}, {"200.jpg"}):  # FaceScrub's lists have file names alone.
-        cleaned = registry.score_megaface(named, with_mate, noise=noise, **given)
+        cleaned = score_megaface(named, with_mate, noise=noise, **given)
         assert cleaned.figures["rank-1"].value == 1.0
         assert "0 probes left out, 1 distractors left out" in cleaned.steps
     # Twelve probes whose ids, not whose folders, say who they are; all distractors but the mate.
@@ -472,7 +476,7 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     probe_list = ImageList(names, [name[1] for name in names], "probes.json")
     distractor_list = ImageList([f"d/{i}.jpg" for i in range(200)], None, "distractors.json")
     lists = {"probe_list": probe_list, "distractor_list": distractor_list}
-    listed = registry.score_megaface(named, with_mate, noise={"d/7.jpg"}, **given, **lists)
+    listed = score_megaface(named, with_mate, noise={"d/7.jpg"}, **given, **lists)
     assert listed.figures["rank-1"].value == 1.0
     for step in (
         "probes: the 12 of probes.json",
@@ -483,17 +487,17 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     ):
         assert step in listed.steps
     with pytest.raises(InputError, match="distractors with names, of which distractors"):
-        registry.score_megaface(named, distractors, distractor_list=distractor_list)
+        score_megaface(named, distractors, distractor_list=distractor_list)
     missing = distractor_list._replace(names=["d/0.jpg", "d/900.jpg"])
     with pytest.raises(InputError, match=r"found none of 'd/900.jpg' \(1 of 2 are missing\)"):
-        registry.score_megaface(named, with_mate, distractor_list=missing, **given)
-    nameless = registry.score_megaface(named, distractors, noise={named.names[0]})
+        score_megaface(named, with_mate, distractor_list=missing, **given)
+    nameless = score_megaface(named, distractors, noise={named.names[0]})
     assert "1 probes left out, distractors have no names and are all taken" in nameless.steps
 
 
 def test_snapshots_are_averaged_with_their_spread():
     shots = [
-        Scored("lfw", {"accuracy": Figure(value, 0.1)}, (f"at step {step}", "the cosine"))
+        Result("lfw", {"accuracy": Figure(value, 0.1)}, (f"at step {step}", "the cosine"))
         for step, value in ((4, 0.5), (8, 0.7))
     ]
     found = over_snapshots(shots)

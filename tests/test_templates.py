@@ -5,8 +5,12 @@ import pytest
 
 from hyperface.metrics.roc import tar_at_far
 from hyperface.protocols import templates as module
-from hyperface.protocols.template_groups import group_templates
-from hyperface.protocols.templates import score_matrix, template_scores, verify_templates
+from hyperface.protocols.templates import (
+    group_templates,
+    score_matrix,
+    template_scores,
+    verify_templates,
+)
 
 
 def random_templates(rng, templates=30, dim=8):

@@ -185,7 +185,7 @@ def test_scores_of_protocols_are_printed_before_they_are_written(tmp_path, full_
     (tmp_path / "pairs.csv").write_text("first,second,same,fold\n" + "".join(lines))
     full_disk()
     out = tmp_path / "out"
-    options = ["--protocol", "pairs", "--pairs", str(tmp_path / "pairs.csv"), "--steps", "plain"]
+    options = ["--protocol", "pairs", "--pairs", str(tmp_path / "pairs.csv"), "--preset", "plain"]
     shown = fails(evaluate, [str(tmp_path / "f.npz"), *options, "--out", str(out)], capsys)
     assert "accuracy" in shown
     assert left(out) == []

@@ -5,8 +5,13 @@ import pytest
 from sklearn.svm import SVC
 
 from hyperface.metrics.svm import histogram_intersection, kernel_decisions
-from hyperface.protocols.frames import BINS, group_frames, video_similarities
-from hyperface.protocols.video import RULES, verify_videos
+from hyperface.protocols.frames import (
+    BINS,
+    RULES,
+    group_frames,
+    verify_videos,
+    video_similarities,
+)
 
 
 def random_videos(rng, videos=40, dim=16, pairs=80, folds=4, signal=1.0):

@@ -232,7 +232,7 @@ class Trainer:
             return ours.best() == theirs.best() and all(same)
 
     def _state(self, name: str):
-        from hyperface.runs.evaluate import restored
+        from hyperface.runs.evaluate_own import restored
 
         with self._checkpoints(name) as checkpoints:
             return restored(checkpoints, self.steps)[1]

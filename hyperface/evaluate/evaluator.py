@@ -25,7 +25,7 @@ from hyperface.evaluate.embed import (
 from hyperface.metrics.svm import THRESHOLD_STEPS
 from hyperface.metrics.threshold import RULE_STEPS
 from hyperface.metrics.verification import Verification, all_pairs, deal_folds, verify
-from hyperface.protocols.pair_protocol import ACCURACY_STEP
+from hyperface.protocols.pair_rules import ACCURACY_STEP
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,26 @@ import numpy as np
 from hyperface.errors import InputError
 from hyperface.protocols._lines import Line
 from hyperface.protocols._matfile import read_mat
-from hyperface.protocols._pairlist import Pair, PairList, collect
+from hyperface.protocols.pair_list import Pair, PairList, collect
 
 
-def agedb(path: Path | str, *, repeats: bool = False) -> PairList:
+def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
     """Reads AgeDB's own protocol, `04_FINAL_protocol_30_years.mat` or that of other years.
 
-    Its variable `splits` has a cell a fold. Each is a struct of two fields: 2 x pairs cells with a
-    struct that starts with an image's name, and the labels of the pairs, 1 for one person and -1
-    for two. Text lists are for `read_pairs`.
+    Its variable `splits` has one cell per fold. A cell is a struct of two fields. The first has 2 x
+    pairs cells, each with a struct that starts with an image's name. The second has the labels of
+    the pairs: 1 for one person and -1 for two. `read_pairs` reads the text lists.
 
     Args:
       path: the file.
-      repeats: whether a pair may be listed again.
+      repeats: whether a pair may be listed twice.
 
     Returns:
       The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
 
     Raises:
-      InputError: naming fold and pair as "file:splits{1}:7", where one breaks this form, is
-        repeated or has an image twice.
+      InputError: a pair breaks this form, is repeated or has an image twice. The message names fold
+        and pair as "file:splits{1}:7".
 
     References:
       Moschoglou et al.: AgeDB: the first manually collected, in-the-wild age database, CVPRW 2017.

@@ -1,4 +1,4 @@
-"""BLUFR: the benchmark of large-scale unconstrained face recognition on LFW."""
+"""Reads the lists of BLUFR, the benchmark of large-scale unconstrained face recognition on LFW."""
 
 import re
 from pathlib import Path
@@ -7,27 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperface.errors import InputError
-from hyperface.protocols._lfw import IMAGE_NAME, check_template, image_name
 from hyperface.protocols._lines import Line
 from hyperface.protocols._matfile import read_mat
+from hyperface.protocols.lfw import IMAGE_NAME, check_template, image_name
 
 _TRIALS = {"train": "trainIndex", "test": "testIndex", "gallery": "galIndex", "probe": "probIndex"}
 _SINGLE = ("imageList", "labels", "devTrainIndex", "devTestIndex")
 
 
 class Trial(NamedTuple):
-    """One trial; every index is a row of `Blufr.images`, from 0."""
+    """One trial; every index is a row of `BlufrLists.images`, from 0."""
 
     train: np.ndarray
     test: np.ndarray
-    """Verification compares all pairs of these; nobody of them is in train."""
+    """Images whose pairs are all compared for verification; none of their people is in train."""
     gallery: np.ndarray
-    """One image each of some people of test."""
+    """One image per person, of some people of test."""
     probe: np.ndarray
-    """The rest of test: genuine where the person is in the gallery, else impostor."""
+    """The rest of test: genuine if the person is in the gallery, else impostor."""
 
 
-class Blufr(NamedTuple):
+class BlufrLists(NamedTuple):
     """The images of LFW, ten trials, and a development set."""
 
     images: list[str]
@@ -38,7 +38,7 @@ class Blufr(NamedTuple):
     dev_test: np.ndarray
 
 
-def blufr(path: Path | str, template: str = IMAGE_NAME) -> Blufr:
+def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
     """Reads `blufr_lfw_config.mat`.
 
     Args:
@@ -76,7 +76,7 @@ def blufr(path: Path | str, template: str = IMAGE_NAME) -> Blufr:
     for number, trial in enumerate(trials, 1):
         _check(trial, labels, f"{path}: trial {number}")
     train, test = (_indices(variables[name], name, len(images), path) for name in _SINGLE[2:])
-    return Blufr(images, labels, trials, train, test)
+    return BlufrLists(images, labels, trials, train, test)
 
 
 def _images(cells: Any, template: str, file: str) -> list[str]:
@@ -84,7 +84,7 @@ def _images(cells: Any, template: str, file: str) -> list[str]:
         raise InputError(f"{file}: expected cells of names in imageList, found none.")
     images = []
     for row, cell in enumerate(cells.ravel(), 1):
-        # The row of the variable stands where the line would.
+        # The error names the row of the variable in place of a line.
         line = Line(f"{file}:imageList", row, cell if isinstance(cell, str) else "")
         match = re.fullmatch(r"(.+)_(\d{4})\.jpg", line.text)
         if not match:

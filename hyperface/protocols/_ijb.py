@@ -1,4 +1,4 @@
-"""IJB-A, CS3, IJB-B and IJB-C: templates, which are sets of images, and pairs of them."""
+"""Reads the templates of IJB-A, CS3, IJB-B and IJB-C; a template is a set of images of a person."""
 
 import csv
 from collections import Counter
@@ -13,7 +13,7 @@ _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
 _KNOWN = {
     *_BOX, "TEMPLATE_ID", "SUBJECT_ID", "MEDIA_ID", "SIGHTING_ID", "FILE", "FILENAME",
 }  # fmt: skip
-"""Columns that are read."""
+"""Columns that are read; others are ignored."""
 
 
 class Templates(NamedTuple):
@@ -42,7 +42,7 @@ class Landmarks(NamedTuple):
     """[images] float64 in [0, 1], how sure the detector is of the face."""
 
 
-def ijb_templates(path: Path | str) -> Templates:
+def read_ijb_templates(path: Path | str) -> Templates:
     """Reads templates with people: the CSV files of IJB-A and of CS3.
 
     In IJB-A's 1:1 protocol these are `train_1.csv` and `verify_metadata_1.csv`, in 1:N
@@ -54,7 +54,7 @@ def ijb_templates(path: Path | str) -> Templates:
       path: the file.
 
     Returns:
-      A row for each line.
+      One row per line.
 
     Raises:
       InputError: naming the line that is malformed, or gives a template a second person.
@@ -89,14 +89,14 @@ def ijb_templates(path: Path | str) -> Templates:
     return Templates(template, subject, media, names, np.array(boxes) if has_box else None)
 
 
-def ijb_faces(path: Path | str) -> Templates:
+def read_ijb_faces(path: Path | str) -> Templates:
     """Reads templates without people: `ijbb_face_tid_mid.txt` and `ijbc_face_tid_mid.txt`.
 
     Args:
       path: the file; a line is "1.jpg 1 69544": image, template and media.
 
     Returns:
-      A row for each line.
+      One row per line.
 
     Raises:
       InputError: naming the line that is malformed.
@@ -112,14 +112,14 @@ def ijb_faces(path: Path | str) -> Templates:
     return Templates(template, None, media, names)
 
 
-def ijb_landmarks(path: Path | str) -> Landmarks:
+def read_ijb_landmarks(path: Path | str) -> Landmarks:
     """Reads `ijbb_name_5pts_score.txt` and `ijbc_name_5pts_score.txt`.
 
     Args:
       path: the file; a line has an image, five times x and y, and the score.
 
     Returns:
-      A row for each line; the files of one release have the order of `ijb_faces`.
+      A row for each line; the files of one release have the order of `read_ijb_faces`.
 
     Raises:
       InputError: naming the line that is malformed.

@@ -1,4 +1,4 @@
-"""MegaFace and FaceScrub: lists of images, lists of noise, and the devkit's feature files."""
+"""Reads MegaFace's and FaceScrub's lists of images and of noise, and the devkit's feature files."""
 
 import json
 import struct
@@ -12,7 +12,7 @@ from hyperface.files import read_bytes, replace_bytes
 from hyperface.protocols._lines import LARGEST_FILE, Line, decoded, read_lines, shown
 
 LARGEST_DIM = 2**20
-"""Numbers of a feature; the largest that is published has 25,088."""
+"""Most numbers in a feature; the largest published one has 25,088."""
 _HEADER = struct.Struct("<4i")
 _FLOAT32 = 5
 """OpenCV's CV_32F."""
@@ -24,12 +24,12 @@ class ImageList(NamedTuple):
     names: list[str]
     """Paths below the data set's folder."""
     ids: list[str] | None
-    """Of the person, as text, where the list has them."""
+    """Ids of the people, as text; None if the list has none."""
     source: str
     """Name of the file."""
 
 
-def megaface_list(path: Path | str) -> ImageList:
+def read_megaface_list(path: Path | str) -> ImageList:
     """Reads a list of images of the devkit.
 
     `facescrub_features_list.json` and `megaface_features_list.json_1000000_1` are JSON objects with
@@ -61,7 +61,7 @@ def megaface_list(path: Path | str) -> ImageList:
     return ImageList(names, ids, Path(path).name)
 
 
-def megaface_noises(path: Path | str) -> frozenset[str]:
+def read_megaface_noises(path: Path | str) -> frozenset[str]:
     """Reads a list of wrongly labelled images, `facescrub_noises.txt` or `megaface_noises.txt`.
 
     Args:
@@ -92,7 +92,7 @@ def megaface_noises(path: Path | str) -> frozenset[str]:
     return frozenset(names)
 
 
-def read_features(path: Path | str) -> np.ndarray:
+def read_devkit_feature(path: Path | str) -> np.ndarray:
     """Reads one image's feature from a file of the devkit.
 
     The file is an OpenCV column: four int32, rows, 1 column, 4 bytes a number and type 5 (float32),
@@ -126,8 +126,8 @@ def read_features(path: Path | str) -> np.ndarray:
     return feature
 
 
-def write_features(path: Path | str, feature: np.ndarray) -> None:
-    """Writes one image's feature as the devkit reads it; the file is the old one or the whole new.
+def write_devkit_feature(path: Path | str, feature: np.ndarray) -> None:
+    """Writes one image's feature as the devkit reads it, and replaces an old file in one step.
 
     Args:
       path: the file.
@@ -168,7 +168,7 @@ def _strings(values: object, name: str, path: Path | str) -> list[str]:
 
 
 def _kind(value: object) -> str:
-    """What a wrong value is; lists and objects may be deep, and are not shown."""
+    """Describes a wrong value; lists and objects may be deep, so that only their kind is shown."""
     if isinstance(value, list | dict):
         return f"a {type(value).__name__}" if value else f"an empty {type(value).__name__}"
     return repr(value)[:60]

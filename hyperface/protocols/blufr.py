@@ -1,20 +1,27 @@
-"""BLUFR on LFW: verification over all pairs and open-set identification, ten trials.
+"""BLUFR on LFW: ten trials of verification over all pairs and of open-set identification.
 
 S. Liao, Z. Lei, D. Yi, S. Z. Li. A Benchmark Study of Large-Scale Unconstrained Face Recognition.
 IJCB 2014.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics.chance import guess_warning
 from hyperface.metrics.cosine import Place, product, unit_features
 from hyperface.metrics.ranks import OpenSet, dir_at_far, open_set
+from hyperface.metrics.roc import Roc
 from hyperface.metrics.streaming import stream_all_pairs
-from hyperface.metrics.threshold import Rule, supported
+from hyperface.metrics.threshold import RULE_STEPS, Rule, supported
+from hyperface.protocols._blufr import Trial, read_blufr
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.protocols.result import OVER_TRIALS, Figure, Result
 
 
 def _decades(lowest: int) -> tuple[float, ...]:
@@ -23,19 +30,11 @@ def _decades(lowest: int) -> tuple[float, ...]:
 
 
 VERIFICATION_FARS = _decades(-8)
-"""0, 1e-8, 2e-8, ... 0.9, 1: the released code's list."""
+"""0, 1e-8, 2e-8, ... 0.9, 1, as in the released code."""
 IDENTIFICATION_FARS = _decades(-4)
 """0, 1e-4, 2e-4, ... 0.9, 1."""
 RANKS = (*range(1, 11), *range(20, 101, 10))
 """1 to 10, then 20, 30, ... 100."""
-
-
-class Trial(Protocol):
-    """One of the ten trials: 0-based indices of images, gallery and probe being of the test."""
-
-    test: np.ndarray
-    gallery: np.ndarray
-    probe: np.ndarray
 
 
 class Spread(NamedTuple):
@@ -50,7 +49,7 @@ class Spread(NamedTuple):
     """The figure that BLUFR reports."""
 
 
-class Blufr(NamedTuple):
+class BlufrRates(NamedTuple):
     """Rates of every trial."""
 
     verification_rates: np.ndarray
@@ -61,22 +60,23 @@ class Blufr(NamedTuple):
     identification_fars: np.ndarray
     ranks: np.ndarray
     exact_fars: np.ndarray
-    """[trials] up to here verification rates are exact, above within a bin: `ScoreStream`."""
+    """[trials] the FAR up to which verification rates are exact; above it they are exact to within
+    a bin of `ScoreStream`."""
     verification_supported: np.ndarray
-    """[trials, verification FARs] bool: the trial has 1 / FAR different pairs at least."""
+    """[trials, verification FARs] bool: the trial has at least 1 / FAR different pairs."""
     identification_supported: np.ndarray
-    """[trials, identification FARs] bool: likewise for probes without a mate."""
+    """[trials, identification FARs] bool: the trial has at least 1 / FAR probes without a mate."""
     num_genuine: np.ndarray
     """[trials] same pairs."""
     num_impostors: np.ndarray
     """[trials] different pairs."""
 
     def verification(self, far: float = 0.001) -> Spread:
-        """Verification rate at a FAR of the list."""
+        """Returns the verification rate at one of the list's FARs."""
         return _spread(self.verification_rates[:, _place(self.verification_fars, far, "FAR")])
 
     def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
-        """Open-set DIR at a FAR and a rank of the lists."""
+        """Returns the open-set DIR at one of the lists' FARs and ranks."""
         column = _place(self.identification_fars, far, "FAR")
         return _spread(self.identification_rates[:, _place(self.ranks, rank, "rank"), column])
 
@@ -94,31 +94,32 @@ def blufr(
     dtype: np.dtype | type = np.float32,
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
-) -> Blufr:
-    """Scores features by BLUFR, plain cosine.
+) -> BlufrRates:
+    """Computes BLUFR's rates with the cosine as the similarity.
 
     Verification scores every pair of a trial's test images, some 47 million, which are never held
-    together. Open-set identification searches the probes in the gallery; the score of a probe
-    without a mate is its highest. The threshold rule is that of the protocol's released code,
-    unlike elsewhere here; `rule="strict"` has ours. Training images are not used: features that are
-    fitted to them, by PCA say, differ by trial and are scored one trial a call.
+    in memory together. Open-set identification searches the probes in the gallery; the score of a
+    probe without a mate is its highest. The threshold rule is that of the protocol's released code;
+    `rule="strict"` is the rule of all other protocols here. Training images are not used: if
+    features are fitted to them, by PCA for example, call this function once per trial.
 
     Args:
       features: [images, dim], of any length; each is normalised here.
       labels: [images] person of each image.
-      trials: indices into both.
+      trials: indices into both; gallery and probes are test images.
       rule: that of `impostor_threshold`.
       verification_fars: in [0, 1].
       identification_fars: in [0, 1].
       ranks: of the DIR.
-      exact_far: up to here verification thresholds are exact, above within a bin of 2^-15.
+      exact_far: up to this FAR verification thresholds are exact, above it to within 2^-15.
       dtype: of the scores. float32 rounds a cosine by some 1e-7; float64 takes twice the time.
-      place: puts rows of features on jax's default device; another one may split them over several,
-        which then share the products of tiles and, where their number can be split, of probes.
-      progress: called with trials done and all trials.
+      place: puts rows of features on jax's default device. Another function may split the rows over
+        several devices, which then share the products of tiles and, if they divide evenly, of
+        probes.
+      progress: called with the number of trials done and of all trials.
 
     Returns:
-      Rates of every trial; `.verification()` and `.identification()` are the two figures reported.
+      Rates of every trial; papers report `.verification()` and `.identification()`.
 
     Raises:
       ValueError: a feature without direction, features that are all alike, labels that do not fit,
@@ -153,7 +154,7 @@ def blufr(
             progress(number + 1, len(trials))
     rates, dirs, *rest = (np.array(column) for column in zip(*columns, strict=True))
     lists = (np.array(verification_fars), np.array(identification_fars), np.array(ranks))
-    return Blufr(rates, dirs, *lists, *rest)
+    return BlufrRates(rates, dirs, *lists, *rest)
 
 
 def _search(unit: np.ndarray, labels: np.ndarray, trial: Trial, place: Place) -> OpenSet:
@@ -193,3 +194,70 @@ def _place(values: np.ndarray, wanted: float, name: str) -> int:
     if not place.size:
         raise ValueError(f"expected a {name} of the list {values.tolist()}, found {wanted}")
     return int(place[0])
+
+
+def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
+    """Reports VR at FAR 0.1 % and DIR at FAR 1 %: mean and deviation over the ten trials."""
+    lists = read_blufr(files[0])
+    features = named.features[named.rows(lists.images, name)]
+    found = blufr(
+        features,
+        lists.labels,
+        lists.trials,
+        rule=settings.rule,
+        place=settings.place,
+        progress=settings.progress,
+    )
+    verification, identification = found.verification(0.001), found.identification(0.01, 1)
+    fars = found.verification_fars
+    mean = found.verification_rates.mean(axis=0)
+    # Even if the names are in a random order, some same pairs stay the same.
+    chance = 0.001 + np.mean(found.num_genuine / (found.num_genuine + found.num_impostors))
+    return Result(
+        protocol=name,
+        figures={
+            "VR at FAR 0.1 %, mean - deviation": Figure(verification.mean_minus_std),
+            "VR at FAR 0.1 %": Figure(verification.mean, verification.std),
+            "DIR at FAR 1 %, rank 1, mean - deviation": Figure(identification.mean_minus_std),
+            "DIR at FAR 1 %, rank 1": Figure(identification.mean, identification.std),
+        },
+        steps=(
+            *named.steps,
+            f"{len(found.num_genuine)} trials, {found.num_genuine.min():,} to "
+            f"{found.num_genuine.max():,} same and {found.num_impostors.min():,} to "
+            f"{found.num_impostors.max():,} different pairs each; training images are not used",
+            "features scaled to unit length, similarity is the cosine in float32",
+            RULE_STEPS[settings.rule],
+            "impostor scores are those of different pairs (VR), and the highest of each probe "
+            "without a mate (DIR); reported is mean minus sample standard deviation",
+            *guess_warning(
+                "VR at FAR 0.1 %", verification.mean, chance, found.num_genuine.min(), least=0.001
+            ),
+        ),
+        spread=OVER_TRIALS,
+        curves={name: Roc(fars, mean, np.full(fars.size, np.nan))},
+        counts={
+            "same pairs": found.num_genuine.tolist(),
+            "different pairs": found.num_impostors.tolist(),
+        },
+        details={
+            "verification FARs": fars.tolist(),
+            "verification rates": found.verification_rates.tolist(),
+            "identification FARs": found.identification_fars.tolist(),
+            "ranks": found.ranks.tolist(),
+            "identification rates": found.identification_rates.tolist(),
+            "FARs with too few pairs": fars[~found.verification_supported.all(axis=0)].tolist(),
+        },
+    )
+
+
+PROTOCOLS = (
+    Protocol(
+        name="blufr",
+        title="BLUFR on LFW",
+        dataset="lfw",
+        file_names=("blufr_lfw_config.mat",),
+        options=frozenset({"rule"}),
+        scorer=_score,
+    ),
+)

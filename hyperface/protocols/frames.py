@@ -1,14 +1,32 @@
-"""Frame by frame similarities of video pairs: their mean, maximum and NormFace's histogram."""
+"""Verification of video pairs by the similarities of all their frames: mean, maximum, histogram."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import checked_columns, checked_features, positions, unit_rows
+from hyperface.metrics._checks import (
+    checked_columns,
+    checked_features,
+    checked_folds,
+    checked_same,
+    positions,
+    unit_rows,
+)
+from hyperface.metrics.progress import Progress, part
+from hyperface.metrics.svm import (
+    THRESHOLD_STEPS,
+    THRESHOLDS,
+    histogram_intersection,
+    kernel_decisions,
+)
+from hyperface.metrics.verification import FoldAccuracy, balanced_accuracy, held_out_accuracy
+from hyperface.protocols.pair_rules import ACCURACY_STEP
 
 BINS = 100
-"""Bins of the histogram, each 0.02 wide, from -1 to 1: NormFace, 5.3."""
+"""Number of bins of the histogram from -1 to 1, each 0.02 wide: NormFace, 5.3."""
+RULES = ("mean", "max", "histogram")
+"""The mean and the largest frame similarity, and an SVM on the histogram of frame similarities."""
 
 
 class Videos(NamedTuple):
@@ -19,22 +37,22 @@ class Videos(NamedTuple):
     ids: np.ndarray
     """[videos] rising."""
     rows: list[np.ndarray]
-    """[videos] rows of features that hold a video's frames."""
+    """[videos] rows of `features` that hold each video's frames."""
 
     def means(self) -> np.ndarray:
-        """[videos, dim] mean feature of each video, float64."""
+        """Returns the mean feature of each video, [videos, dim] float64."""
         return np.stack([self.features[rows].mean(axis=0, dtype=np.float64) for rows in self.rows])
 
 
 class VideoSimilarities(NamedTuple):
-    """What the matrix of frame by frame cosines says of each pair of videos."""
+    """Summaries of the matrix of cosines between all frames of a pair of videos."""
 
     mean: np.ndarray
-    """[pairs] mean of its elements."""
+    """[pairs] mean element of the matrix."""
     max: np.ndarray
-    """[pairs] largest element."""
+    """[pairs] largest element of the matrix."""
     histogram: np.ndarray
-    """[pairs, BINS] share of its elements in each bin; rows sum to 1."""
+    """[pairs, BINS] share of the matrix' elements in each bin; rows sum to 1."""
 
 
 def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
@@ -42,7 +60,7 @@ def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
 
     Args:
       features: [frames, dim] of any length.
-      video: [frames] id of the video that each frame is of.
+      video: [frames] id of the video that each frame belongs to.
 
     Raises:
       ValueError: a frame is zero or not finite, all are equal, or lengths differ.
@@ -67,11 +85,12 @@ def video_similarities(
     """Compares every frame of one video with every frame of the other, pair by pair.
 
     Args:
-      videos: as `group_frames` makes them.
+      videos: as `group_frames` returns them.
       first: [pairs] id of one video.
       second: [pairs] id of the other.
-      mean: [dim] subtracted from every frame before it is scaled to unit length, or None.
-      progress: called with pairs done and pairs in all.
+      mean: [dim] feature that is subtracted from every frame before it is scaled to unit length;
+        None subtracts nothing.
+      progress: called with the number of pairs done and of all pairs.
 
     Raises:
       ValueError: a video has no frames, or a frame equals the mean.
@@ -104,6 +123,115 @@ def _unit_frames(videos: Videos, index: int, mean: np.ndarray | None) -> np.ndar
 
 
 def _histogram(cosines: np.ndarray) -> np.ndarray:
-    """[BINS] shares; a cosine of 1, or beyond by rounding, is of the last bin."""
+    """Returns [BINS] shares; a cosine of 1, or above 1 by rounding, falls in the last bin."""
     bins = ((cosines.ravel() + 1.0) * (BINS / 2)).astype(np.intp)
     return np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS) / bins.size
+
+
+class VideoResult(NamedTuple):
+    """How well each of `RULES` separates same from different pairs of videos."""
+
+    folds: dict[str, FoldAccuracy]
+    """Accuracy in folds by rule."""
+    scores: dict[str, np.ndarray]
+    """[pairs] by rule: similarity or SVM decision, from when the pair's fold was held out."""
+    steps: tuple[str, ...]
+    """What was done, a sentence per step."""
+
+
+def verify_videos(
+    features: np.ndarray,
+    video: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    same: np.ndarray,
+    fold: np.ndarray,
+    *,
+    subtract_mean: bool = True,
+    threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy",
+    progress: Progress | None = None,
+) -> VideoResult:
+    """Computes the accuracy on each fold for each of `RULES`.
+
+    The mean feature is that of the videos of the other folds' pairs. Each video's own mean counts
+    once per pair that the video is in, as in NormFace's released code.
+
+    Args:
+      features: [frames, dim] of any length.
+      video: [frames] id of the video that each frame belongs to.
+      first: [pairs] id of one video.
+      second: [pairs] id of the other.
+      same: [pairs] bool, True where both show one person.
+      fold: [pairs] fold id.
+      subtract_mean: whether that mean feature is subtracted, which takes one sweep over all pairs
+        per fold.
+      threshold: rule for "mean" and "max"; the released code has "svm".
+      progress: called with the number of pairs done and of all pairs, summed over all sweeps.
+
+    Raises:
+      ValueError: a frame is zero or not finite; lengths differ; a video has no frames; a fold has
+        pairs of one kind only; or an unknown threshold.
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.
+    """
+    if threshold not in THRESHOLDS:
+        raise ValueError(
+            f"expected threshold to be one of {', '.join(THRESHOLDS)}, found {threshold}"
+        )
+    videos = group_frames(features, video)
+    first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
+    same, tested = checked_same(same), checked_folds(same, fold)
+    tests = [fold == i for i in tested]
+    sweeps = [(tests, None)]
+    if subtract_mean:
+        means = videos.means()
+        sides = [positions(videos.ids, ids, "video") for ids in (first, second)]
+        sweeps = [([test], _mean_feature(means, sides, ~test)) for test in tests]
+    scores, held_out = {rule: np.empty(same.size) for rule in RULES}, {rule: [] for rule in RULES}
+    for sweep, (its_tests, mean) in enumerate(sweeps):
+        found = video_similarities(
+            videos, first, second, mean=mean, progress=part(progress, sweep, len(sweeps))
+        )
+        kernel = histogram_intersection(found.histogram, found.histogram)
+        for test in its_tests:
+            for rule, scored in _scored(found, kernel, same, test, threshold).items():
+                scores[rule][test], figures = scored
+                held_out[rule].append(figures)
+    folds = {rule: FoldAccuracy(*np.array(found).T) for rule, found in held_out.items()}
+    counted = (
+        f"{same.size} video pairs ({same.sum()} same) of {videos.ids.size} videos with "
+        f"{len(videos.features)} frames, {tested.size} folds"
+    )
+    return VideoResult(folds, scores, (counted, *_steps(subtract_mean, threshold)))
+
+
+def _scored(
+    found: VideoSimilarities, kernel: np.ndarray, same: np.ndarray, test: np.ndarray, threshold: str
+) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
+    """Returns by rule the scores of the held-out pairs, and (accuracy, threshold)."""
+    decisions = kernel_decisions(kernel, same, test)
+    scored = {"histogram": (decisions, (balanced_accuracy(decisions, same[test], 0.0), 0.0))}
+    for rule, similarities in (("mean", found.mean), ("max", found.max)):
+        figures = held_out_accuracy(similarities, same, test, THRESHOLDS[threshold])
+        scored[rule] = similarities[test], figures
+    return scored
+
+
+def _mean_feature(means: np.ndarray, sides: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
+    """Returns the mean [dim] of each video's own mean over both sides of the fitted pairs."""
+    counts = sum(np.bincount(side[fitted], minlength=len(means)) for side in sides)
+    return counts @ means / counts.sum()
+
+
+def _steps(subtract_mean: bool, threshold: str) -> tuple[str, ...]:
+    return (
+        "mean of the videos of the other folds' pairs subtracted (duplicates kept)"
+        if subtract_mean
+        else "no mean subtracted",
+        "frames scaled to unit length, similarity of every frame with every frame is the cosine",
+        f"mean, max: {THRESHOLD_STEPS[threshold]}",
+        f"histogram: {BINS} bins from -1 to 1, sum 1; SVM on the histogram intersection kernel, "
+        "C = 1, fitted on the other folds",
+        ACCURACY_STEP,
+    )

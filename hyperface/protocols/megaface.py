@@ -1,6 +1,7 @@
-"""MegaFace: probes among distractors, less the images of noise lists."""
+"""MegaFace: probes searched among distractors, without the images of noise lists."""
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,26 @@ from hyperface.metrics.chance import guess_warning
 from hyperface.metrics.cosine import Place
 from hyperface.metrics.identification import megaface
 from hyperface.metrics.threshold import RULE_STEPS
+from hyperface.protocols._megaface import (
+    ImageList,
+    read_devkit_feature,
+    read_megaface_list,
+    read_megaface_noises,
+    write_devkit_feature,
+)
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.readers import ImageList
-from hyperface.protocols.result import Figure, Scored
+from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.protocols.result import Figure, Result
+
+__all__ = [
+    "PROTOCOLS",
+    "ImageList",
+    "read_devkit_feature",
+    "read_megaface_list",
+    "read_megaface_noises",
+    "score_megaface",
+    "write_devkit_feature",
+]
 
 
 def score_megaface(
@@ -26,20 +44,21 @@ def score_megaface(
     noises: Sequence[str] = (),
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
-) -> Scored:
-    """MegaFace: rank-1 of probes among distractors, and TAR at FAR 1e-6.
+) -> Result:
+    """Computes rank-1 of probes among distractors, and TAR at FAR 1e-6.
 
     Args:
       probes: images of people, named person/file.
-      distractors: [distractors, dim], a memory-mapped array for one.
-      distractor_names: of the distractors, where they have any.
-      probe_list: the probes to take, such as the devkit's 3,530, with their people; None takes all,
-        and people from the names.
+      distractors: [distractors, dim]; the array may be mapped from a file.
+      distractor_names: [distractors], or None if they have no names.
+      probe_list: the probes to take, such as the devkit's 3,530, with their people. None takes all
+        images, and their folders as people.
       distractor_list: the distractors to take; None takes all.
-      noise: names of images that are left out of both: whole ones, or the part after the last "/".
-      noises: what the lists of them are called, to be reported.
+      noise: names of images to leave out of probes and distractors. A name is the whole path or
+        the part after the last "/".
+      noises: names of the noise lists, for the report.
       place: puts blocks of distractors on devices, as `megaface` takes it.
-      progress: called with the distractors done and all distractors.
+      progress: called with the number of distractors done and of all distractors.
 
     Raises:
       InputError: an image of a list has no feature, or distractors without names have a list.
@@ -63,11 +82,11 @@ def score_megaface(
         progress=progress,
     )
     rate = "TAR at FAR 1e-6" if found.supported[0] else "TAR at no false accept"
-    # Names in a random order leave some mates the mate.
+    # Even if the names are in a random order, some mates stay the mate.
     pairs = found.num_probes * (found.num_probes - 1)
     chance = 1.0 / (1 + found.num_distractors) + found.ranks.size / pairs
     impostors = found.num_probes * found.num_distractors
-    return Scored(
+    return Result(
         protocol="megaface",
         figures={
             "rank-1": Figure(float(found.cmc[0])),
@@ -105,7 +124,7 @@ def score_megaface(
 
 
 def _chosen(probes: NamedFeatures, listed: ImageList | None) -> tuple[NamedFeatures, list[str]]:
-    """The probes that are taken, and their people."""
+    """Returns the probes that are taken, and their people."""
     if listed is not None:
         rows = probes.rows(listed.names, listed.source)
         probes = probes._replace(names=listed.names, features=probes.features[rows])
@@ -115,7 +134,7 @@ def _chosen(probes: NamedFeatures, listed: ImageList | None) -> tuple[NamedFeatu
 
 
 def _listed(names: Sequence[str] | None, listed: ImageList | None) -> np.ndarray | None:
-    """Which distractors are taken; None, all of those without names."""
+    """Returns which distractors are taken; None takes all of them, if they have no names."""
     if names is None:
         if listed is not None:
             raise InputError(
@@ -144,3 +163,46 @@ def _told(kind: str, listed: ImageList | None) -> str:
 def _kept(names: Sequence[str], noise: Collection[str]) -> np.ndarray:
     noise = frozenset(noise)
     return np.array([name not in noise and name.rpartition("/")[2] not in noise for name in names])
+
+
+def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
+    if settings.distractors is None:
+        raise InputError(f"{name}: expected features of distractors in the settings, found none.")
+    probes, distractors = (
+        None if path is None else read_megaface_list(path)
+        for path in (settings.probe_list, settings.distractor_list)
+    )
+    return score_megaface(
+        named,
+        settings.distractors.features,
+        distractor_names=settings.distractors.names,
+        probe_list=probes,
+        distractor_list=distractors,
+        noise=frozenset().union(*map(read_megaface_noises, settings.noises)),
+        noises=[path.name for path in settings.noises],
+        place=settings.place,
+        progress=settings.progress,
+    )
+
+
+def _find_lists(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
+    """Reads the lists that the settings name, so that a damaged one is found early."""
+    images = [path for path in (settings.probe_list, settings.distractor_list) if path is not None]
+    for path in images:
+        read_megaface_list(path)
+    for path in settings.noises:
+        read_megaface_noises(path)
+    return [*images, *settings.noises]
+
+
+PROTOCOLS = (
+    Protocol(
+        name="megaface",
+        title="MegaFace",
+        dataset="facescrub",
+        options=frozenset({"distractors", "probe_list", "distractor_list", "noises"}),
+        find_files=_find_lists,
+        has_distractors=True,
+        scorer=_score,
+    ),
+)

@@ -1,149 +1,182 @@
-"""Verification on a list of image pairs in folds: LFW's 6,000 pairs, View 1, AgeDB, CALFW, CFP.
+"""Pair lists of any data set: AgeDB-30, CALFW, CPLFW, and lists of the user's own."""
 
-A protocol is plain data; the result tells every step that was taken, so that two figures can be
-compared.
-"""
-
-import os
+import csv
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from hyperface.metrics._checks import (
-    checked_columns,
-    checked_features,
-    checked_folds,
-    checked_rows,
-    checked_same,
-)
-from hyperface.metrics.progress import Progress
-from hyperface.metrics.projection import check_pca, fold_moments, spanned
-from hyperface.metrics.svm import THRESHOLDS
-from hyperface.metrics.verification import FoldAccuracy, Pairs, cosine_scores, held_out_accuracy
-from hyperface.protocols.pair_protocol import PROTOCOLS, PairProtocol
+from hyperface.errors import InputError
+from hyperface.files import read_json
+from hyperface.protocols._agedb import read_agedb
+from hyperface.protocols._lines import Line, after, read_lines
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_list import Pair, PairList, block_folds, collect
+from hyperface.protocols.pair_verification import score_pairs
+from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
+from hyperface.protocols.result import Result
 
+CSV_HEADERS = (["first", "second", "same"], ["first", "second", "same", "fold"])
 
-class PairResult(NamedTuple):
-    """How well a protocol tells same from different pairs."""
-
-    folds: FoldAccuracy
-    """Accuracy and threshold of each tested fold, their mean and its standard error."""
-    scores: np.ndarray
-    """[pairs] similarity of each pair when its fold was held out; nan where it never was."""
-    dims: np.ndarray
-    """[tested folds] dimensions compared: those that PCA kept, or all."""
-    protocol: PairProtocol
-    steps: tuple[str, ...]
-    """What was done, a sentence each."""
+_SAME = {"1": True, "0": False, "-1": False}
 
 
-def verify_pairs(
-    features: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    same: np.ndarray,
-    fold: np.ndarray,
-    protocol: PairProtocol = PROTOCOLS["plain"],
-    *,
-    tested: Sequence[int] | None = None,
-    progress: Progress | None = None,
-) -> PairResult:
-    """Accuracy on each fold with everything fitted on the others: LFW's protocol.
+def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> PairList:
+    """Reads a pair list in one of these forms, which its name or its first line tells apart.
 
-    PCA is fitted on both images of every other pair, an image in two pairs counting twice, as in
-    NormFace's released code. Same and different pairs of a fold weigh equally.
+    - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
+      AgeDB-30 and the `_ann.txt` lists. Fields are separated by tabs or commas where the first line
+      has one, else by blanks.
+    - `first,second,same` or `first,second,same,fold`: a CSV file with this header; folds from 0.
+    - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines per pair. 0
+      stands for different people. For one person CALFW has the fold, from 1; CPLFW always has 1.
+    - `.mat`: AgeDB's own protocol, as `read_agedb` reads it.
 
     Args:
-      features: [images, dim] of any length, mirror already merged.
-      first: [pairs] row of one image.
-      second: [pairs] row of the other.
-      same: [pairs] bool, True where both images show one person.
-      fold: [pairs] fold id.
-      protocol: the steps; PROTOCOLS has the published ones.
-      tested: fold ids that are held out in turn, by default all. LFW's View 1 is two folds of
-        which only the test list is tested.
-      progress: called with tested folds done and all of them.
+      path: the file.
+      folds: number of folds, for a file that does not say which pair is in which fold; then
+        `block_folds` splits the pairs. CALFW names the folds of its same pairs only.
+      repeats: whether a pair may be listed twice.
+
+    Returns:
+      The pairs in the file's order.
 
     Raises:
-      ValueError: a feature is zero or not finite or all are equal; lengths differ; a row is not
-        there; a fold has pairs of one kind only; or the protocol does not fit the features.
-
-    Example:
-      >>> features = np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
-      >>> pairs = {"first": [0, 0, 2, 1], "second": [1, 2, 3, 3], "same": [1, 0, 1, 0]}
-      >>> result = verify_pairs(features, **pairs, fold=[0, 0, 1, 1])
-      >>> result.folds.mean
-      1.0
-      >>> print(result.steps[2])
-      features scaled to unit length, similarity is the cosine
+      InputError: naming the line that breaks its form, repeats a pair or has an image twice.
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.1.
+      Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
+      Cross-Pose LFW, 2018.
     """
-    features = checked_features(features)
-    first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
-    checked_rows(first, len(features), "first")
-    checked_rows(second, len(features), "second")
-    same, tested = checked_same(same), checked_folds(same, fold, tested)
-    used, index = np.unique([first, second], return_inverse=True)
-    pairs = Pairs(*index.reshape(2, -1), same)
-    fits = [2 * int(np.sum(fold != i)) for i in tested]
-    check_pca(protocol.pca, min(used.size, *fits), features.shape[1])
-    scores, dims, held_out = np.full(same.size, np.nan), [], []
-    folds = _fold_scores(features[used], pairs, fold, tested, protocol)
-    for i, (similarities, dim) in zip(tested, folds, strict=True):
-        test = fold == i
-        held_out.append(held_out_accuracy(similarities, same, test, THRESHOLDS[protocol.threshold]))
-        scores[test] = similarities[test]
-        dims.append(dim)
-        if progress:
-            progress(len(dims), tested.size)
-    accuracy = FoldAccuracy(*np.array(held_out).T)
-    steps = (
-        f"{same.size} pairs ({same.sum()} same) of {used.size} images in {np.unique(fold).size} "
-        f"folds, {tested.size} of them tested",
-        *protocol.steps(fits, dims, features.shape[1]),
+    if Path(path).suffix.lower() == ".mat":
+        return read_agedb(path, repeats=repeats)
+    lines = read_lines(path)
+    separator = next((mark for mark in "\t," if mark in lines[0].text), None)
+    first = lines[0].fields(separator)
+    if first in CSV_HEADERS:
+        pairs = collect(_csv(lines, first), repeats=repeats)
+        return pairs if "fold" in first else _in_blocks(pairs, folds, path)
+    if len(first) == 2:
+        pairs = collect(_two_lines(lines, separator, folds), repeats=repeats)
+        blocks = _in_blocks(pairs, folds, path)
+        named = pairs.same & (pairs.fold.max() > 0)
+        return blocks._replace(fold=np.where(named, pairs.fold, blocks.fold))
+    return _in_blocks(collect(_plain(lines, separator), repeats=repeats), folds, path)
+
+
+def _in_blocks(pairs: PairList, folds: int, path: Path | str) -> PairList:
+    return pairs._replace(fold=block_folds(pairs.same, folds, str(path)))
+
+
+def _plain(lines: list[Line], separator: str | None) -> Iterator[Pair]:
+    fields = lines[0].fields(separator)
+    label_last = fields[-1] in _SAME
+    for line in lines:
+        *images, label = fields = line.fields(separator)
+        if not label_last:
+            label, *images = fields
+        if len(images) != 2 or label not in _SAME:
+            form = "path path 0|1" if label_last else "0|1 path path"
+            raise line.fault(f"a pair, {form}, or name and label on two lines a pair")
+        yield Pair(line, line.image(images[0]), line.image(images[1]), _SAME[label])
+
+
+def _two_lines(lines: list[Line], separator: str | None, folds: int) -> Iterator[Pair]:
+    if len(lines) % 2:
+        raise after(lines).fault("two lines a pair", "the end of the file after the first")
+    for one, two in zip(lines[::2], lines[1::2], strict=True):
+        (first, fold), (second, again) = _labelled(one, separator), _labelled(two, separator)
+        if fold != again:
+            raise two.fault(f"the label {fold} of the line before", again)
+        number = two.whole(fold, "0 or the fold of a same pair", most=max(1, folds))
+        yield Pair(two, first, second, number > 0, max(0, number - 1))
+
+
+def _labelled(line: Line, separator: str | None) -> tuple[str, str]:
+    fields = line.fields(separator)
+    if len(fields) != 2:
+        raise line.fault("a path and a label")
+    return line.image(fields[0]), fields[1]
+
+
+def _csv(lines: list[Line], header: list[str]) -> Iterator[Pair]:
+    if len(lines) == 1:
+        raise after(lines).fault("pairs", "the end of the file")
+    for line in lines[1:]:
+        try:
+            (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
+        except csv.Error as error:
+            raise line.fault("a CSV line", str(error)) from None
+        if len(fields) != len(header) or fields[2] not in _SAME:
+            raise line.fault(f"{','.join(header)}, with same 0 or 1")
+        fold = line.whole(fields[3], "the fold") if "fold" in header else 0
+        yield Pair(line, line.image(fields[0]), line.image(fields[1]), _SAME[fields[2]], fold)
+
+
+def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
+    """Scores a published list of ten folds."""
+    return score_pairs(name, named, read_pairs(files[0]), settings)
+
+
+def _score_any(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Scores a list of the user's own, in which a pair may be listed twice."""
+    named = named._replace(steps=(*named.steps, *_lost_pairs(files[0])))
+    return score_pairs(name, named, read_pairs(files[0], folds=10, repeats=True), settings)
+
+
+def _lost_pairs(path: Path) -> tuple[str, ...]:
+    """Returns a sentence on the pairs that unreadable images cost a data set's own list."""
+    manifest = path.with_name("manifest.json")
+    lost = read_json(manifest).get("lost_pairs", []) if manifest.is_file() else []
+    if not lost:
+        return ()
+    shown = "; ".join(lost[:3]) + ("; ..." if len(lost) > 3 else "")
+    return (
+        f"{len(lost):,} pairs left out of the data set's list, each without one of its images: "
+        f"{shown}",
     )
-    return PairResult(accuracy, scores, np.array(dims), protocol, steps)
 
 
-def _fold_scores(
-    features: np.ndarray,
-    pairs: Pairs,
-    fold: np.ndarray,
-    tested: np.ndarray,
-    protocol: PairProtocol,
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Similarities of all pairs and the dimensions compared, for each tested fold."""
-    if protocol.pca is None and not protocol.subtract_mean:
-        yield from repeat(
-            (_similarities(features, pairs, protocol), features.shape[1]), tested.size
+def _find_list(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
+    """Finds the list that --pairs names, here or among the protocol files, or the data set's."""
+    if settings.pairs is not None:
+        beside = folder / settings.pairs
+        if settings.pairs.is_file() or beside.is_file():
+            return [settings.pairs if settings.pairs.is_file() else beside]
+        also = "" if beside == settings.pairs else f" or {beside}"
+        raise InputError(f"--pairs: expected a list, found no file at {settings.pairs}{also}.")
+    if dataset is None or not (dataset / "pairs.csv").exists():
+        raise InputError(
+            f"{name}: expected --pairs FILE, or a --dataset that a verification file was made "
+            "into, found neither."
         )
-        return
-    if protocol.pca is not None:
-        features = spanned(features)
-    moments = fold_moments(
-        features,
-        np.concatenate([pairs.first, pairs.second]),
-        np.concatenate([fold, fold]),
-        scatter=protocol.pca is not None,
-    )
-
-    def score(held_out: int) -> tuple[np.ndarray, int]:
-        projected = moments.projection(held_out, protocol.pca)(features)
-        return _similarities(projected, pairs, protocol), projected.shape[1]
-
-    # An eigendecomposition gains little from a second core: a fold a core is faster.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(score, tested)
+    return [dataset / "pairs.csv"]
 
 
-def _similarities(features: np.ndarray, pairs: Pairs, protocol: PairProtocol) -> np.ndarray:
-    cosines = cosine_scores(features, pairs)
-    if protocol.similarity == "cosine":
-        return cosines
-    return -np.sqrt(np.maximum(0.0, 2.0 - 2.0 * cosines))
+PROTOCOLS = (
+    *(
+        Protocol(
+            name=name,
+            title=title,
+            dataset=name,
+            file_names=(file,),
+            options=PAIR_OPTIONS,
+            scorer=_score,
+        )
+        for name, title, file in (
+            ("agedb", "AgeDB-30", "agedb/agedb_30.txt"),
+            ("calfw", "CALFW", "calfw/pairs_CALFW.txt"),
+            ("cplfw", "CPLFW", "cplfw/pairs_CPLFW.txt"),
+        )
+    ),
+    Protocol(
+        name="pairs",
+        title="Pairs",
+        dataset=None,
+        options=PAIR_OPTIONS | {"pairs"},
+        find_files=_find_list,
+        scorer=_score_any,
+    ),
+)

@@ -1,4 +1,4 @@
-"""What any protocol gives: figures, the steps behind them, curves, and its worst mistakes."""
+"""The result of a protocol: figures, the steps behind them, curves, and its worst mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,11 @@ import numpy as np
 from hyperface.metrics.roc import Roc, thinned
 
 HARDEST = 20
-"""Pairs of each kind that are kept to be shown."""
+"""Number of pairs of each kind that are kept to be shown."""
+OVER_FOLDS = "standard error over folds"
+OVER_TRIALS = "standard deviation over trials"
+OVER_SPLITS = "standard deviation over splits"
+"""What the spread of a protocol's figures is."""
 
 
 class Figure(NamedTuple):
@@ -17,11 +21,11 @@ class Figure(NamedTuple):
 
     value: float
     spread: float | None = None
-    """Over what `Scored.spread` says."""
+    """Spread of the value; `Result.spread` says of which kind."""
 
 
 class HardPair(NamedTuple):
-    """Two images that were taken for the wrong thing, or nearly."""
+    """A pair of images that was, or nearly was, decided wrongly."""
 
     first: str
     second: str
@@ -29,18 +33,18 @@ class HardPair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The outcome of one protocol."""
+class Result:
+    """The result of one protocol."""
 
     protocol: str
     figures: dict[str, Figure]
     steps: tuple[str, ...]
-    """What was done to come to them, a sentence each."""
+    """What was done to compute the figures, a sentence per step."""
     spread: str = ""
-    """What the figures' spread is, of those that have one."""
+    """What kind of spread the figures have, if they have one."""
     curves: dict[str, Roc] = field(default_factory=dict)
     scores: tuple[np.ndarray, np.ndarray] | None = None
-    """Scores and whether same, for a histogram."""
+    """([pairs] scores, [pairs] bool whether one person), for a histogram."""
     ranks: np.ndarray | None = None
     """[max_rank] cumulative match characteristic."""
     false_accepts: Sequence[HardPair] = ()
@@ -48,12 +52,12 @@ class Scored:
     false_rejects: Sequence[HardPair] = ()
     """Same people with the lowest scores."""
     details: dict[str, Any] = field(default_factory=dict)
-    """By fold, trial or split; goes into JSON."""
+    """Numbers by fold, trial or split, for the JSON file."""
     counts: dict[str, int | list[int]] = field(default_factory=dict)
-    """Pairs, or what else is compared; a list has one a split or trial."""
+    """Number of pairs, or of whatever else is compared; a list has one per split or trial."""
 
     def record(self) -> dict[str, Any]:
-        """All of it that goes into a JSON file."""
+        """Returns the part of the result that goes into a JSON file."""
         return _finite(
             {
                 "figures": {name: figure.value for name, figure in self.figures.items()},
@@ -73,14 +77,14 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 
 
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
-    """`Scored.counts` of pairs, one array [pairs] bool a split."""
+    """Returns `Result.counts` of pairs, from one array [pairs] bool per split."""
     kinds = {"same pairs": [int(np.sum(one)) for one in same]}
     kinds["different pairs"] = [int(np.sum(~one)) for one in same]
     return kinds if len(same) > 1 else {kind: found[0] for kind, found in kinds.items()}
 
 
 def _finite(value: Any) -> Any:
-    """With None for every number that JSON has no word for, such as a threshold of infinity."""
+    """Replaces by None every number that JSON cannot hold, such as a threshold of infinity."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -91,10 +95,10 @@ def _finite(value: Any) -> Any:
 def hardest(
     scores: np.ndarray, first: Sequence[str], second: Sequence[str], same: np.ndarray
 ) -> tuple[list[HardPair], list[HardPair]]:
-    """The different pairs with the highest and the same pairs with the lowest scores.
+    """Returns the different pairs with the highest scores and the same pairs with the lowest.
 
     Args:
-      scores: [pairs]; pairs without a finite one are left out.
+      scores: [pairs]; pairs whose score is not finite are left out.
       first: [pairs] names.
       second: [pairs] names.
       same: [pairs] bool.
@@ -103,43 +107,44 @@ def hardest(
       >>> hardest(np.array([0.9, 0.2]), ["a", "b"], ["c", "d"], np.array([False, True]))[0]
       [HardPair(first='a', second='c', score=0.9)]
     """
-    found = []
+    worst_of_kind = []
     for kind, sign in ((~same, -1.0), (same, 1.0)):
-        places = np.flatnonzero(kind & np.isfinite(scores))
-        worst = places[np.argsort(sign * scores[places], kind="stable")[:HARDEST]]
-        found.append([HardPair(first[i], second[i], float(scores[i])) for i in worst])
-    return found[0], found[1]
+        rows = np.flatnonzero(kind & np.isfinite(scores))
+        worst = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
+        worst_of_kind.append([HardPair(first[i], second[i], float(scores[i])) for i in worst])
+    return worst_of_kind[0], worst_of_kind[1]
 
 
-def over_snapshots(scored: Sequence[Scored]) -> Scored:
-    """Mean figures of one protocol over several snapshots, with their spread; the last one's rest.
+def over_snapshots(results: Sequence[Result]) -> Result:
+    """Averages the figures of one protocol over several snapshots, and adds their spread.
 
-    A step that is not the same of all says of which snapshot it is.
+    Curves and pairs are those of the last snapshot. A step that differs between snapshots says to
+    which snapshot it belongs.
 
     Raises:
-      ValueError: fewer than two, or of several protocols.
+      ValueError: there are fewer than two results, or they are of several protocols.
     """
-    names = {found.protocol for found in scored}
-    if len(scored) < 2 or len(names) > 1:
+    names = {result.protocol for result in results}
+    if len(results) < 2 or len(names) > 1:
         raise ValueError(
-            f"expected at least two snapshots of one protocol, found {len(scored)} of {len(names)}"
+            f"expected at least two snapshots of one protocol, found {len(results)} of {len(names)}"
         )
     values = {
-        name: np.array([found.figures[name].value for found in scored])
-        for name in scored[-1].figures
+        name: np.array([result.figures[name].value for result in results])
+        for name in results[-1].figures
     }
-    shared = [step for step in scored[-1].steps if all(step in found.steps for found in scored)]
+    shared = [step for step in results[-1].steps if all(step in result.steps for result in results)]
     own = [
         f"snapshot {number}: {step}"
-        for number, found in enumerate(scored, 1)
-        for step in found.steps
+        for number, result in enumerate(results, 1)
+        for step in result.steps
         if step not in shared
     ]
-    last = f"curves and pairs are those of snapshot {len(scored)}"
+    last = f"curves and pairs are those of snapshot {len(results)}"
     return replace(
-        scored[-1],
+        results[-1],
         steps=(*own, *shared, last),
         figures={n: Figure(float(v.mean()), float(v.std(ddof=1))) for n, v in values.items()},
-        spread=f"standard deviation over {len(scored)} snapshots",
-        details=scored[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},
+        spread=f"standard deviation over {len(results)} snapshots",
+        details=results[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},
     )

@@ -1,23 +1,81 @@
-"""Matching of templates, sets of images of a person: IJB-A, Janus CS3, IJB-B and IJB-C."""
+"""Templates, which are sets of images of a person: grouping, scores of pairs, and verification."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import checked_columns, checked_same, positions
+from hyperface.metrics._checks import (
+    checked_columns,
+    checked_features,
+    checked_same,
+    positions,
+    unit_rows,
+)
 from hyperface.metrics.progress import Progress
 from hyperface.metrics.splits import PairRates, pair_rates
-from hyperface.protocols.template_groups import Templates
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """False accept rates that IJB tables report."""
 
 MOST_GAMMAS = 40
-"""Up to here the smallest weight, exp(-2 gamma), is a normal float32."""
+"""Largest K; up to here the smallest weight, exp(-2 gamma), is a normal float32."""
 
 BLOCK_COSINES = 2**20
 BLOCK_IMAGES = 2**14
+"""Largest numbers of cosines, and of images on one side, that are computed at once."""
+
+
+class GroupedTemplates(NamedTuple):
+    """Features of images, grouped by template."""
+
+    features: np.ndarray
+    """[images, dim] at unit length; the images of a template are adjacent."""
+    ids: np.ndarray
+    """[templates] in ascending order."""
+    starts: np.ndarray
+    """[templates + 1] row where each template's images start; the last is the number of images."""
+    steps: tuple[str, ...]
+    """What was done, a sentence per step."""
+
+    def means(self) -> np.ndarray:
+        """Returns the mean of each template's features at unit length, [templates, dim]."""
+        return unit_rows(np.add.reduceat(self.features, self.starts[:-1], axis=0))
+
+
+def group_templates(
+    features: np.ndarray, template: np.ndarray, media: np.ndarray | None = None
+) -> GroupedTemplates:
+    """Groups images, in any order, by template, and averages the images of one medium if asked.
+
+    Args:
+      features: [images, dim] of any length. Give an image twice if it is in two templates.
+      template: [images] template id.
+      media: [images] media id, which the frames of one video share. Each medium of a template then
+        counts as one image: the mean of its images, at unit length. None keeps all images.
+
+    Raises:
+      ValueError: a feature is zero or not finite, all are equal, or lengths differ.
+    """
+    unit = unit_rows(checked_features(features))
+    columns = {"template": template} if media is None else {"template": template, "media": media}
+    keys = checked_columns(**columns)
+    if keys[0].size != len(unit):
+        raise ValueError(
+            f"expected a template for each of {len(unit)} images, found {keys[0].size}"
+        )
+    order = np.lexsort(keys[::-1])
+    unit, keys = unit[order], [key[order] for key in keys]
+    steps = ("images scaled to unit length",)
+    if media is not None:
+        changes = np.any([np.diff(key) != 0 for key in keys], axis=0)
+        starts = np.append(0, np.flatnonzero(changes) + 1)
+        pooled = unit_rows(np.add.reduceat(unit, starts, axis=0))
+        steps = (*steps, f"{len(unit)} images averaged within {len(pooled)} media, to unit length")
+        unit, keys = pooled, [keys[0][starts]]
+    ids, starts = np.unique(keys[0], return_index=True)
+    counted = f"{ids.size} templates of {len(unit)} images"
+    return GroupedTemplates(unit, ids, np.append(starts, len(unit)), (*steps, counted))
 
 
 class TemplateVerification(NamedTuple):
@@ -27,18 +85,18 @@ class TemplateVerification(NamedTuple):
     """[pairs]."""
     rates: PairRates
     steps: tuple[str, ...]
-    """What was done, a sentence each."""
+    """What was done, a sentence per step."""
 
 
 def template_scores(
-    templates: Templates,
+    templates: GroupedTemplates,
     first: np.ndarray,
     second: np.ndarray,
     *,
     gammas: int | None = 8,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Scores of pairs of templates by Ring loss' fusion of their images' cosines s.
+    """Computes the scores of pairs of templates by Ring loss' fusion of their images' cosines s.
 
         S = sum_{g = 1..K} sum s exp(g s) / sum exp(g s)
 
@@ -46,12 +104,12 @@ def template_scores(
     exponents are shifted by -g, so that no weight exceeds 1. A pair of single images scores K s.
 
     Args:
-      templates: as `group_templates` makes them.
+      templates: as `group_templates` returns them.
       first: [pairs] template id.
       second: [pairs] template id.
       gammas: K, 8 for IJB-A and 2 for Janus CS3 in the paper; None for the cosine of the templates'
         mean features, the usual alternative.
-      progress: called with pairs done and all pairs.
+      progress: called with the number of pairs done and of all pairs.
 
     Returns:
       [pairs], in [-K, K].
@@ -60,7 +118,6 @@ def template_scores(
       ValueError: a template without images, lengths differ, or gammas outside 1 to MOST_GAMMAS.
 
     Example:
-      >>> from hyperface.protocols.template_groups import group_templates
       >>> templates = group_templates(np.eye(2), [5, 9])
       >>> print(template_scores(templates, [5, 5], [5, 9]))
       [8. 0.]
@@ -71,7 +128,9 @@ def template_scores(
     first, second = checked_columns(first=first, second=second)
     first, second = (positions(templates.ids, ids, "template") for ids in (first, second))
     gammas, templates = _checked_gammas(gammas, templates)
-    if np.unique(second).size < np.unique(first).size:  # Symmetric: fewer, larger groups.
+    if (
+        np.unique(second).size < np.unique(first).size
+    ):  # Scores are symmetric: group by the side with fewer templates.
         first, second = second, first
     order = np.argsort(first, kind="stable")
     _, starts = np.unique(first[order], return_index=True)
@@ -87,21 +146,21 @@ def template_scores(
 
 
 def score_matrix(
-    templates: Templates,
+    templates: GroupedTemplates,
     probes: np.ndarray,
     gallery: np.ndarray,
     *,
     gammas: int | None = 8,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Scores of every probe template with every gallery template, for 1:N search.
+    """Computes the score of every probe template with every gallery template, for 1:N search.
 
     Args:
-      templates: as `group_templates` makes them.
+      templates: as `group_templates` returns them.
       probes: [probes] template ids.
       gallery: [gallery] template ids.
       gammas: as `template_scores`.
-      progress: called with probes done and all probes.
+      progress: called with the number of probes done and of all probes.
 
     Returns:
       [probes, gallery].
@@ -123,7 +182,7 @@ def score_matrix(
 
 
 def verify_templates(
-    templates: Templates,
+    templates: GroupedTemplates,
     first: np.ndarray,
     second: np.ndarray,
     same: np.ndarray,
@@ -133,10 +192,10 @@ def verify_templates(
     fars: Sequence[float] = FARS,
     progress: Progress | None = None,
 ) -> TemplateVerification:
-    """1:1 verification: TAR at each FAR on each split.
+    """Verifies pairs of templates (1:1): TAR at each FAR on each split.
 
     Args:
-      templates: as `group_templates` makes them.
+      templates: as `group_templates` returns them.
       first: [pairs] template id.
       second: [pairs] template id.
       same: [pairs] bool, True where both are of one person.
@@ -165,8 +224,10 @@ def verify_templates(
     return TemplateVerification(scores, rates, steps)
 
 
-def _checked_gammas(gammas: int | None, templates: Templates) -> tuple[int, Templates]:
-    """K, and the templates whose images it fuses: those of one mean image where K is None."""
+def _checked_gammas(
+    gammas: int | None, templates: GroupedTemplates
+) -> tuple[int, GroupedTemplates]:
+    """Returns K and the templates to fuse; if K is None, a template's one image is its mean."""
     if gammas is None:
         means = templates.means()
         return 1, templates._replace(features=means, starts=np.arange(len(means) + 1))
@@ -175,8 +236,8 @@ def _checked_gammas(gammas: int | None, templates: Templates) -> tuple[int, Temp
     return gammas, templates
 
 
-def _blocks(templates: Templates, index: np.ndarray, beside: int) -> Iterator[slice]:
-    """Slices of `index` whose images, with `beside` others, make no more cosines than a block."""
+def _blocks(templates: GroupedTemplates, index: np.ndarray, beside: int) -> Iterator[slice]:
+    """Yields slices of `index` whose images have at most a block's cosines with `beside` others."""
     most = max(1, min(BLOCK_IMAGES, BLOCK_COSINES // beside))
     ends = np.cumsum(np.diff(templates.starts)[index])
     start = 0
@@ -187,16 +248,18 @@ def _blocks(templates: Templates, index: np.ndarray, beside: int) -> Iterator[sl
         start = stop
 
 
-def _images(templates: Templates, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the templates' images, one template after another, and where each starts."""
+def _images(templates: GroupedTemplates, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of the templates' images, template by template, and where each starts."""
     sizes = np.diff(templates.starts)[index]
     ends = np.cumsum(sizes)
     rows = np.arange(ends[-1]) + np.repeat(templates.starts[index] - (ends - sizes), sizes)
     return rows, ends - sizes
 
 
-def _fused(templates: Templates, rows: np.ndarray, columns: np.ndarray, gammas: int) -> np.ndarray:
-    """[rows, columns] scores of the templates at these positions."""
+def _fused(
+    templates: GroupedTemplates, rows: np.ndarray, columns: np.ndarray, gammas: int
+) -> np.ndarray:
+    """Returns the scores [rows, columns] of the templates at these positions."""
     (one, one_starts), (other, other_starts) = (
         _images(templates, index) for index in (rows, columns)
     )

@@ -1,128 +1,217 @@
-"""Verification of video pairs in folds: YTF's protocol."""
+"""Videos compared frame by frame: YouTube Faces, and halves of people's images as videos."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from hyperface.metrics._checks import checked_columns, checked_folds, checked_same, positions
-from hyperface.metrics.progress import Progress, part
-from hyperface.metrics.svm import (
-    THRESHOLD_STEPS,
-    THRESHOLDS,
-    histogram_intersection,
-    kernel_decisions,
-)
-from hyperface.metrics.verification import FoldAccuracy, balanced_accuracy, held_out_accuracy
-from hyperface.protocols.frames import BINS, VideoSimilarities, group_frames, video_similarities
-from hyperface.protocols.pair_protocol import ACCURACY_STEP
+from hyperface.errors import InputError
+from hyperface.metrics.chance import guess_warning
+from hyperface.metrics.roc import roc
+from hyperface.protocols._lines import Line, expect_count, read_lines
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.frames import group_frames, verify_videos, video_similarities
+from hyperface.protocols.pair_list import Pair, PairList, collect
+from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.protocols.result import OVER_FOLDS, Figure, Result, pair_counts
 
-RULES = ("mean", "max", "histogram")
-"""The mean and the largest frame similarity, and the SVM on their histogram."""
-
-
-class VideoResult(NamedTuple):
-    """How well each of RULES tells same from different pairs of videos."""
-
-    folds: dict[str, FoldAccuracy]
-    """By rule."""
-    scores: dict[str, np.ndarray]
-    """[pairs] by rule, when the pair's fold was held out: similarities, or the SVM's decisions."""
-    steps: tuple[str, ...]
-    """What was done, a sentence each."""
+FRAMES = 10
+"""Number of images that a person needs for two videos."""
+FOLDS = 10
+SINGLE = 100
+"""Number of single pairs of each kind whose histograms are kept; NormFace, Figure 9b, shows 200."""
 
 
-def verify_videos(
-    features: np.ndarray,
-    video: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    same: np.ndarray,
-    fold: np.ndarray,
-    *,
-    subtract_mean: bool = True,
-    threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy",
-    progress: Progress | None = None,
-) -> VideoResult:
-    """Accuracy on each fold by the mean, the maximum and the histogram of frame similarities.
+def read_ytf_splits(path: Path | str, *, folds: int = 10, size: int = 250) -> PairList:
+    """Reads `splits.txt`, with or without its header.
 
-    The mean feature is that of the videos of the other folds' pairs, each video's own mean counting
-    once for each pair it is in, as in NormFace's released code.
+    A line is "fold, number, video, video, same". Folds and numbers start at 1 and are in order. A
+    video is named by the folder of its frames, such as `Sadie_Frost/1`.
 
     Args:
-      features: [frames, dim] of any length.
-      video: [frames] id of the video that each frame is of.
-      first: [pairs] id of one video.
-      second: [pairs] id of the other.
-      same: [pairs] bool, True where both show one person.
-      fold: [pairs] fold id.
-      subtract_mean: subtract that mean feature, which takes a sweep over all pairs for each fold.
-      threshold: rule for "mean" and "max"; the released code has "svm".
-      progress: called with pairs compared and pairs to compare, over all sweeps.
+      path: the file.
+      folds: number of folds.
+      size: number of same pairs per fold, and of different pairs.
+
+    Returns:
+      The pairs of videos in the file's order.
 
     Raises:
-      ValueError: a frame is zero or not finite; lengths differ; a video has no frames; a fold has
-        pairs of one kind only; or an unknown threshold.
+      InputError: naming the line that breaks these rules or repeats a pair.
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.
+      Wolf, Hassner, Maoz: Face recognition in unconstrained videos with matched background
+      similarity, CVPR 2011.
     """
-    if threshold not in THRESHOLDS:
-        raise ValueError(
-            f"expected threshold to be one of {', '.join(THRESHOLDS)}, found {threshold}"
+    lines = read_lines(path)
+    fields = lines[0].fields(",")
+    header = len(fields) == 5 and not any(field.isdigit() for field in fields)
+    expect_count(lines, header, 2 * folds * size, f"pairs of videos ({folds} x {2 * size})")
+    rows = lines[header:]
+    pairs = [_ytf_pair(line, *divmod(row, 2 * size)) for row, line in enumerate(rows)]
+    for fold in range(folds):
+        part = pairs[2 * size * fold : 2 * size * (fold + 1)]
+        same = sum(pair.same for pair in part)
+        if same != size:
+            raise part[0].line.fault(f"{size} same pairs in fold {fold + 1}", str(same))
+    return collect(pairs)
+
+
+def _ytf_pair(line: Line, fold: int, row: int) -> Pair:
+    fields = line.fields(",")
+    if len(fields) != 5:
+        raise line.fault("fold, number, video, video, same")
+    if fields[:2] != [str(fold + 1), str(row + 1)]:
+        raise line.fault(f"pair {row + 1} of fold {fold + 1}", f"{fields[1]} of {fields[0]}")
+    first, second = line.image(fields[2]), line.image(fields[3])
+    same = line.whole(fields[4], "whether the person is the same", most=1) == 1
+    if same != (first.split("/")[0] == second.split("/")[0]):
+        raise line.fault(f"{'one person' if same else 'two people'} in a pair marked {fields[4]}")
+    return Pair(line, first, second, same, fold)
+
+
+def _score_ytf(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Scores frames that are named person/video/frame."""
+    videos = ["/".join(image.split("/")[:2]) for image in named.names]
+    return _score(name, named, videos, read_ytf_splits(files[0]), settings)
+
+
+def _score_halves(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Scores the halves of each person's images as two videos: NormFace, 5.3, without videos.
+
+    People with at least ten images take part, in ten folds at random. Each person gives one same
+    pair and one different pair.
+    """
+    people = [image.partition("/")[0] for image in named.names]
+    places: dict[str, list[int]] = {}
+    for place in np.argsort(named.names):
+        places.setdefault(people[place], []).append(int(place))
+    chosen = [person for person, found in places.items() if len(found) >= FRAMES]
+    if len(chosen) < 2 * FOLDS:
+        raise InputError(
+            f"{name}: expected {2 * FOLDS} people or more with at least {FRAMES} images, named "
+            f"person/file, found {len(chosen)}."
         )
-    videos = group_frames(features, video)
-    first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
-    same, tested = checked_same(same), checked_folds(same, fold)
-    tests = [fold == i for i in tested]
-    sweeps = [(tests, None)]
-    if subtract_mean:
-        means = videos.means()
-        sides = [positions(videos.ids, ids, "video") for ids in (first, second)]
-        sweeps = [([test], _mean_feature(means, sides, ~test)) for test in tests]
-    scores, held_out = {rule: np.empty(same.size) for rule in RULES}, {rule: [] for rule in RULES}
-    for sweep, (its_tests, mean) in enumerate(sweeps):
-        found = video_similarities(
-            videos, first, second, mean=mean, progress=part(progress, sweep, len(sweeps))
+    videos = [""] * len(named.names)
+    for person in chosen:
+        for order, place in enumerate(places[person]):
+            videos[place] = f"{person}/{order % 2}"
+    rows = np.array([place for place, video in enumerate(videos) if video])
+    some = NamedFeatures(
+        [named.names[row] for row in rows],
+        named.features[rows],
+        (
+            *named.steps,
+            f"{len(chosen)} people with at least {FRAMES} images; every other image of a person is "
+            "a frame of one video, the rest of another",
+        ),
+    )
+    return _score(name, some, [videos[row] for row in rows], half_pairs(chosen), settings)
+
+
+def half_pairs(people: Sequence[str]) -> PairList:
+    """Pairs each person's two videos, and the first video with the second one of the next person.
+
+    Both people of a pair are in the same fold. Folds are drawn at random, but always the same.
+    """
+    dealt = np.random.default_rng(0).permutation(len(people))
+    first, second, same, fold = [], [], [], []
+    for number in range(FOLDS):
+        members = [people[i] for i in dealt[number::FOLDS]]
+        for person, other in zip(members, members[1:] + members[:1], strict=True):
+            first += [f"{person}/0", f"{person}/0"]
+            second += [f"{person}/1", f"{other}/1"]
+            same += [True, False]
+            fold += [number, number]
+    return PairList(tuple(first), tuple(second), np.array(same), np.array(fold))
+
+
+def _score(
+    name: str,
+    named: NamedFeatures,
+    videos: Sequence[str],
+    pairs: PairList,
+    settings: Settings,
+) -> Result:
+    ids = {video: place for place, video in enumerate(dict.fromkeys(videos))}
+    missing = sorted({*pairs.first, *pairs.second} - ids.keys())
+    if missing:
+        raise InputError(
+            f"{name}: expected frames of every video, named person/video/frame, found none of "
+            f"{missing[0]!r} ({len(missing)} videos are missing)."
         )
-        kernel = histogram_intersection(found.histogram, found.histogram)
-        for test in its_tests:
-            for rule, scored in _scored(found, kernel, same, test, threshold).items():
-                scores[rule][test], figures = scored
-                held_out[rule].append(figures)
-    folds = {rule: FoldAccuracy(*np.array(found).T) for rule, found in held_out.items()}
-    counted = (
-        f"{same.size} video pairs ({same.sum()} same) of {videos.ids.size} videos with "
-        f"{len(videos.features)} frames, {tested.size} folds"
+    video = np.array([ids[one] for one in videos])
+    first, second = (np.array([ids[one] for one in side]) for side in pairs[:2])
+    rules = settings.video_rules()
+    found = verify_videos(
+        named.features,
+        video,
+        first,
+        second,
+        pairs.same,
+        pairs.fold,
+        subtract_mean=rules.subtract_mean or rules.pca is not None,
+        threshold=rules.threshold,
+        progress=settings.progress,
     )
-    return VideoResult(folds, scores, (counted, *_steps(subtract_mean, threshold)))
-
-
-def _scored(
-    found: VideoSimilarities, kernel: np.ndarray, same: np.ndarray, test: np.ndarray, threshold: str
-) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """By rule: scores of the held-out pairs, and (accuracy, threshold)."""
-    decisions = kernel_decisions(kernel, same, test)
-    scored = {"histogram": (decisions, (balanced_accuracy(decisions, same[test], 0.0), 0.0))}
-    for rule, similarities in (("mean", found.mean), ("max", found.max)):
-        figures = held_out_accuracy(similarities, same, test, THRESHOLDS[threshold])
-        scored[rule] = similarities[test], figures
-    return scored
-
-
-def _mean_feature(means: np.ndarray, sides: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
-    """[dim] mean over both sides of the fitted pairs of each video's own mean."""
-    counts = sum(np.bincount(side[fitted], minlength=len(means)) for side in sides)
-    return counts @ means / counts.sum()
-
-
-def _steps(subtract_mean: bool, threshold: str) -> tuple[str, ...]:
-    return (
-        "mean of the videos of the other folds' pairs subtracted (duplicates kept)"
-        if subtract_mean
-        else "no mean subtracted",
-        "frames scaled to unit length, similarity of every frame with every frame is the cosine",
-        f"mean, max: {THRESHOLD_STEPS[threshold]}",
-        f"histogram: {BINS} bins from -1 to 1, sum 1; SVM on the histogram intersection kernel, "
-        "C = 1, fitted on the other folds",
-        ACCURACY_STEP,
+    shares = video_similarities(group_frames(named.features, video), first, second).histogram
+    return Result(
+        protocol=name,
+        figures={
+            f"accuracy, {rule}": Figure(folds.mean, folds.standard_error)
+            for rule, folds in found.folds.items()
+        },
+        steps=(
+            *named.steps,
+            *found.steps,
+            *guess_warning(
+                "accuracy, mean", found.folds["mean"].mean, 0.5, pairs.same.size, least=0.02
+            ),
+        ),
+        spread=OVER_FOLDS,
+        curves={rule: roc(scores, pairs.same) for rule, scores in found.scores.items()},
+        counts={"videos": len(ids), **pair_counts(pairs.same)},
+        details={
+            **{
+                f"fold accuracies, {rule}": folds.accuracy.tolist()
+                for rule, folds in found.folds.items()
+            },
+            "histograms": {
+                kind: {
+                    "mean": np.mean(shares[chosen], axis=0).tolist(),
+                    "deviation": np.std(shares[chosen], axis=0, ddof=1).tolist(),
+                    "single": _some(shares[chosen]),
+                }
+                for kind, chosen in (("same", pairs.same), ("different", ~pairs.same))
+            },
+        },
     )
+
+
+def _some(histograms: np.ndarray) -> list[list[float]]:
+    """Returns at most SINGLE rows, evenly spaced among all, rounded to five decimals."""
+    rows = np.linspace(0, len(histograms) - 1, min(SINGLE, len(histograms))).astype(int)
+    return np.round(histograms[rows].astype(np.float64), 5).tolist()
+
+
+PROTOCOLS = (
+    Protocol(
+        name="ytf",
+        title="YTF, 5,000 video pairs",
+        dataset="ytf",
+        file_names=("ytf/splits.txt",),
+        options=frozenset({"preset"}),
+        scorer=_score_ytf,
+    ),
+    Protocol(
+        name="halves",
+        title="Halves of each person's images as two videos",
+        dataset="lfw",
+        options=frozenset({"preset"}),
+        scorer=_score_halves,
+    ),
+)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 
 from hyperface import owned
-from hyperface.protocols.result import Figure, HardPair, Scored
+from hyperface.protocols.result import Figure, HardPair, Result
 from hyperface.report import figures
 from hyperface.report.html import write_report
 from hyperface.report.sheets import pair_sheet
@@ -22,7 +22,7 @@ Drawn = dict[str, tuple[str, Picture]]
 """File name without its suffix -> caption and picture."""
 
 
-def protocol_table(title: str, scored: Scored) -> Table:
+def protocol_table(title: str, scored: Result) -> Table:
     """Returns the table of one protocol, one row per score, with the procedure as its note."""
     rows = [(name, percent(f.value, f.spread)) for name, f in scored.figures.items()]
     spread = any(figure.spread is not None for figure in scored.figures.values())
@@ -30,7 +30,7 @@ def protocol_table(title: str, scored: Scored) -> Table:
     return Table(title, ("figure", "measured"), rows, "\n".join(f"- {step}" for step in steps))
 
 
-def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Scored]) -> list[Table]:
+def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Result]) -> list[Table]:
     """Returns the tables of all protocols."""
     return [protocol_table(titles[name], found) for name, found in scored.items()]
 
@@ -39,7 +39,7 @@ def write_evaluation(
     folder: Path,
     *,
     source: str,
-    scored: Mapping[str, Scored],
+    scored: Mapping[str, Result],
     titles: Mapping[str, str],
     pixels: Mapping[str, Pixels],
     sweeps: Mapping[str, Mapping[float, Figure]],
@@ -82,7 +82,7 @@ def write_evaluation(
     )
 
 
-def _draw(scored: Mapping[str, Scored]) -> Drawn:
+def _draw(scored: Mapping[str, Result]) -> Drawn:
     """Draws the figures of all protocols."""
     drawn: Drawn = {}
     curves = {
@@ -102,7 +102,7 @@ def _draw(scored: Mapping[str, Scored]) -> Drawn:
     return drawn
 
 
-def _sheets(folder: Path, name: str, title: str, scored: Scored, pixels: Pixels) -> dict[str, Path]:
+def _sheets(folder: Path, name: str, title: str, scored: Result, pixels: Pixels) -> dict[str, Path]:
     """Writes the hardest pairs as image sheets; returns caption -> file."""
     written = {}
     for kind, pairs in (

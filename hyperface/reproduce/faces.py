@@ -9,8 +9,9 @@ from sklearn.metrics import roc_curve
 from hyperface.data.datasets import find
 from hyperface.metrics.verification import fold_accuracy
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.readers import PairList, lfw_pairs
-from hyperface.protocols.registry import SUITE
+from hyperface.protocols.lfw import read_lfw_pairs
+from hyperface.protocols.pair_list import PairList
+from hyperface.protocols.registry import PROTOCOLS
 from hyperface.report import figures
 from hyperface.reproduce import cached, methods
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
@@ -89,9 +90,9 @@ def normalization(context: Context) -> Measured:
         ],
     )
     scale, missing = _pairs(every, "no mirror images"), {}
-    path = context.data_dir / "protocols" / SUITE["lfw"].files[0]
+    path = context.data_dir / "protocols" / PROTOCOLS["lfw"].file_names[0]
     if find("lfw", context.data_dir) and path.exists():
-        pairs = lfw_pairs(path)
+        pairs = read_lfw_pairs(path)
         names = [*pairs.first, *pairs.second]
         of_list = [cached.listed(run, "lfw", names, context) for run in runs]
         entries += _before_and_after(

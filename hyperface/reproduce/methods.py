@@ -17,11 +17,12 @@ from hyperface import experiments
 from hyperface.config.experiment import Experiment
 from hyperface.data.datasets import find, fingerprint, made_of
 from hyperface.files import digest
-from hyperface.protocols.registry import SUITE
+from hyperface.protocols.registry import PROTOCOLS
 from hyperface.reproduce.item import RUNS, Context, Item, code_digest
 from hyperface.reproduce.papers import published
-from hyperface.runs import program, provenance
+from hyperface.runs import program
 from hyperface.runs.evaluate_options import Evaluate, recorded
+from hyperface.runs.evaluate_run import digests
 from hyperface.runs.prepare import AUTOMATIC
 from hyperface.runs.train import Train
 from hyperface.train.logs import run_digest
@@ -125,7 +126,7 @@ class Command(NamedTuple):
 def _are_same(files: Mapping[str, str], folder: Path) -> bool:
     """Returns whether the protocol files that still exist have their recorded digests."""
     paths = [folder / name for name in files if (folder / name).exists()]
-    return provenance.digests(paths, folder).items() <= files.items()
+    return digests(paths, folder).items() <= files.items()
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
@@ -269,7 +270,7 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
     The options leave out each protocol with an absent file; they are "" if no protocol is left.
     """
-    from hyperface.protocols.registry import SUITE
+    from hyperface.protocols.registry import PROTOCOLS
 
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
@@ -277,7 +278,7 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
     own = [about["file"]] if "file" in about else []
     absent = {}
     for protocol in words[place].split(","):
-        files = [*(SUITE[protocol].files if protocol in SUITE else ()), *own]
+        files = [*(PROTOCOLS[protocol].file_names if protocol in PROTOCOLS else ()), *own]
         absent[protocol] = [str(folder / file) for file in files if not (folder / file).exists()]
     words[place] = ",".join(protocol for protocol, files in absent.items() if not files)
     every = [path for paths in absent.values() for path in paths]
@@ -338,8 +339,8 @@ def result_key(context: Context, item: Item) -> dict[str, Any]:
         found |= {"quick": context.quick, "steps": context.steps, "seeds": context.seeds}
         used = (*item.needs, *item.uses)
         found["data"] = [fingerprint(name, context.data_dir) for name in used]
-        of_data = [entry for entry in SUITE.values() if entry.dataset in item.uses]
-        files = sorted({file for entry in of_data for file in entry.files})
+        of_data = [entry for entry in PROTOCOLS.values() if entry.dataset in item.uses]
+        files = sorted({file for entry in of_data for file in entry.file_names})
         found["files"] = [digest(context.data_dir / "protocols" / file) for file in files]
     if item.runs:
         paths = [

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hyperface.metrics.roc import Roc
-from hyperface.protocols.registry import SUITE
+from hyperface.protocols.registry import PROTOCOLS
 from hyperface.protocols.result import Figure as Score
 from hyperface.report import drawings, figures
 from hyperface.reproduce import sketches
@@ -110,7 +110,7 @@ def _curves(
     for name in protocols:
         curves = {one.row: curve for one in scored if (curve := one.curve(name))}
         if curves:
-            title = f"ROC: {SUITE[name].title if whole else PAIRS[name]}"
+            title = f"ROC: {PROTOCOLS[name].title if whole else PAIRS[name]}"
             drawn[title] = figures.roc_curves(curves, title=title, joined=True)
     return drawn
 
@@ -141,7 +141,7 @@ def _low_resolution(
         curves = {one.row: curve for one in scored if (curve := one.curve(protocol))}
         if curves:
             panels[f"area / {factor:g}"] = curves
-    title = SUITE[place(protocols[-1])[1].partition("-area")[0]].title
+    title = PROTOCOLS[place(protocols[-1])[1].partition("-area")[0]].title
     drawn = {}
     if panels:
         caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"

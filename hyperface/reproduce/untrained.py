@@ -10,7 +10,8 @@ from hyperface.data.datasets import Split, find, open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.protocols import registry
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.pair_protocol import PROTOCOLS
+from hyperface.protocols.pair_rules import PRESETS
+from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure
 from hyperface.reproduce import cached
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
@@ -35,14 +36,14 @@ def features(context: Context) -> Measured:
     there = [
         name
         for name in LISTS
-        if find(registry.SUITE[name].dataset, context.data_dir)
-        and all((protocols / file).exists() for file in registry.SUITE[name].files)
+        if find(registry.PROTOCOLS[name].dataset, context.data_dir)
+        and all((protocols / file).exists() for file in registry.PROTOCOLS[name].file_names)
     ]
     training = open_split(FITTED_TO, "train", context.data_dir)
     eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
     eigenfaces.fit(_pixels(training, context).features)
-    settings, entries = registry.Settings(pairs=PROTOCOLS["plain"]), []
-    for dataset in dict.fromkeys(registry.SUITE[name].dataset for name in there):
+    settings, entries = Settings(PRESETS["plain"]), []
+    for dataset in dict.fromkeys(registry.PROTOCOLS[name].dataset for name in there):
         split = open_split(dataset, "test", context.data_dir)
         pixels = _pixels(split, context)
         compared = {
@@ -51,7 +52,7 @@ def features(context: Context) -> Measured:
             RUN: cached.listed(context.runs / RUN, dataset, pixels.names, context),
         }
         for name in there:
-            if registry.SUITE[name].dataset != dataset:
+            if registry.PROTOCOLS[name].dataset != dataset:
                 continue
             for what, named in compared.items():
                 scored = registry.score(name, named, protocols, settings).figures

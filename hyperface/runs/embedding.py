@@ -104,7 +104,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     """
     if str(path) == "pixels":
         if step is not None:
-            raise InputError("pixels: expected no --step, which is of a run.")
+            raise InputError("pixels: expected no checkpoint to be chosen, which only a run has.")
         flat = embedder(lambda _, images: images.reshape(images.shape[0], -1), mirror or "none")
         return Network(
             lambda images: flat(None, images),
@@ -158,7 +158,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     expect(merge in MIRROR_STEPS, f"{path}: mirror", " or ".join(MIRROR_STEPS), merge)
     if step is not None or mirror not in (None, merge):
         raise InputError(
-            f"{path}: expected no --step or --mirror, which an export fixes ({merge})."
+            f"{path}: expected no checkpoint or --mirror, which an export fixes ({merge})."
         )
     embed = open_stablehlo(program, shape, str(path))
     at = "" if record["step"] is None else f" of step {record['step']}"

@@ -1,35 +1,35 @@
-"""Scores a run's checkpoint, an exported network, released weights, or features of any program.
+"""Scores a run's checkpoint, an exported network, or features that any program wrote.
 
     hyperface evaluate runs/orl-normface                      by the run's own protocol
     hyperface evaluate runs/casia --protocol lfw,blufr        by published protocols
     hyperface evaluate exported/ --protocol cfp-fp            a network of hyperface export
     hyperface evaluate net.onnx --protocol lfw,blufr          released weights
     hyperface evaluate features.npz --protocol lfw            `features` and their `names`
-    hyperface evaluate pixels --protocol lfw --steps plain    what any network has to beat
+    hyperface evaluate pixels --protocol lfw --preset plain   what any network has to beat
     hyperface evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
-Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, pairs (any
-list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface. Every
-step that was taken is printed, and kept with all figures in evaluation.json; evaluation.html has
-the curves and the hardest pairs.
+Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, xqlfw, pairs
+(any list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface,
+tinyface. Every step that was taken is printed, and recorded with all figures in evaluation.json;
+evaluation.html has the curves and the hardest pairs.
+
+In Python, `plan` turns the same options into tasks and `run` scores them.
 """
 
-import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from hyperface import owned
-from hyperface.config.experiment import Experiment, check
-from hyperface.errors import InputError
 from hyperface.runs import program
-from hyperface.runs.evaluate_options import RESULTS, Evaluate, recorded
+from hyperface.runs.evaluate_options import Evaluate, recorded
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
-    from hyperface.train.checkpoint.manager import Checkpoints
-    from hyperface.train.state import TrainState
+    from hyperface.protocols.result import Result
+    from hyperface.runs.evaluate_plan import Task
+
+__all__ = ["Evaluate", "main", "plan", "recorded", "run"]
 
 
 def main(args: Sequence[str]) -> None:
@@ -38,112 +38,66 @@ def main(args: Sequence[str]) -> None:
         tyro.cli(Evaluate, args=args, prog="hyperface evaluate", description=__doc__)
     )
     program.join(options)
-    if "best" in options.step:
-        options = _with_best(options)
-    if options.protocol:
-        from hyperface.runs.protocols import evaluate
-
-        program.quiet_libraries()
-        evaluate(options)
-    else:
-        own_protocol(options)
-
-
-def _with_best(options: Evaluate) -> Evaluate:
-    """The options with the number of the best step."""
-    from hyperface.train.checkpoint.manager import Checkpoints
-
-    folder = options.source / "checkpoints"
-    best = None
-    if folder.is_dir():
-        program.quiet_libraries()
-        with Checkpoints(folder, read_only=True) as checkpoints:
-            best = checkpoints.best()
-    if best is None:
-        raise InputError(f"--step best: expected checkpoints with a score in {folder}, found none.")
-    steps = tuple(best if step == "best" else step for step in options.step)
-    return dataclasses.replace(options, step=steps)
-
-
-def own_protocol(options: Evaluate) -> None:
-    """Scores a run by the protocol it was trained for; the figures are those of its report."""
-    folder = options.source / "checkpoints"
-    if not folder.is_dir():
-        raise InputError(
-            f"expected the folder of a run with checkpoints, found none at {folder}. Other sources "
-            "need --protocol."
-        )
-    used = {"source", "step", "mirror", "out", "data_dir", "coordinator", "processes", "process"}
-    for field in dataclasses.fields(options):
-        if field.name not in used and getattr(options, field.name) != field.default:
-            raise InputError(
-                f"--{field.name.replace('_', '-')}: expected --protocol with it, found none."
-            )
-    from hyperface.console import make_console, say
-    from hyperface.data.datasets import data_directory, open_split
-    from hyperface.devices import processes
-    from hyperface.evaluate.embed import AllDevices
-    from hyperface.evaluate.evaluator import evaluate_network
-    from hyperface.protocols.features import array_digest
-    from hyperface.report.run import results_table
-    from hyperface.report.tables import as_text
-    from hyperface.runs import provenance
-    from hyperface.train.checkpoint.manager import Checkpoints
-    from hyperface.train.logs import run_digest
-
     program.quiet_libraries()
-    if len(options.step) > 1:
-        raise InputError("--step: expected one step without --protocol, found several.")
-    out = options.out or options.source
-    owned.check_free(out / RESULTS)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        step, experiment, state = checkpoints.read(
-            lambda step: (step, *restored(checkpoints, step)), *options.step
-        )
-    experiment = _chosen(experiment, options)
-    data_dir = data_directory(options.data_dir)
-    result = evaluate_network(experiment, state.network, state.evaluated, data_dir, AllDevices())
-    if not processes.is_writer():
+    if not options.protocol:
+        from hyperface.runs.evaluate_own import score_own_test
+
+        score_own_test(options)
         return
-    steps = (f"{experiment.name} at step {step}", *result.steps)
-    data = experiment.data
-    opened = open_split(data.name, data.test_split, data_dir, crop=data.crop)
-    record = {
-        "step": step,
-        "mirror": experiment.evaluation.mirror,
-        "figures": result.figures(),
-        "steps": steps,
-        "settings": {
-            "options": recorded(options),
-            "data": opened.facts(),
-            "features": array_digest(result.embeddings.features),
-            "run": run_digest(options.source),
-            **provenance.environment(),
-        },
-    }
-    console = make_console()
-    say(console, as_text(results_table({f"{experiment.name}, step {step}": result})))
-    for line in steps:
-        say(console, f"- {line}")
-    # After they are printed: a full disk costs no result.
-    with owned.writing(out, "Free some space or choose another folder by --out."):
-        owned.write_text(out / RESULTS, json.dumps(record, indent=2) + "\n")
+    run(plan(options), options.out or _default_out(options.source), recorded(options))
 
 
-def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainState"]:
-    """What a checkpoint says it is of, and its state."""
-    from hyperface.train import parallel
-    from hyperface.train.state import abstract_state
+def plan(options: Evaluate) -> "list[Task]":
+    """Returns the tasks that the options ask for: one per protocol, checkpoint and resolution.
 
-    meta = checkpoints.meta(step)
-    experiment, data = Experiment.from_dict(meta["experiment"]), meta["data"]
-    like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
-    placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
-    return experiment, parallel.whole_classes(checkpoints.restore(step, like, placed))
+    Everything that can be wrong with options, files and data sets is found here, before an image is
+    embedded.
+
+    Raises:
+      InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a
+        file or a data set is missing.
+
+    Example:
+      >>> from hyperface.runs import evaluate
+      >>> options = evaluate.Evaluate(Path("features.npz"), protocol="halves", preset="plain")
+      >>> [task.name for task in evaluate.plan(options)]
+      ['halves']
+    """
+    from hyperface.runs import evaluate_plan
+
+    return evaluate_plan.plan(options)
 
 
-def _chosen(experiment: Experiment, options: Evaluate) -> Experiment:
-    if options.mirror is None:
-        return experiment
-    evaluation = dataclasses.replace(experiment.evaluation, mirror=options.mirror)
-    return check(dataclasses.replace(experiment, evaluation=evaluation))
+def run(
+    tasks: "Sequence[Task]", out: Path | None = None, request: Mapping[str, str] | None = None
+) -> "dict[str, Result]":
+    """Scores tasks, prints their tables, and writes the report if a folder is given for it.
+
+    Args:
+      tasks: as `plan` returns them.
+      out: folder of evaluation.json, evaluation.html and their plots; None writes none.
+      request: the options as `recorded` returns them, for evaluation.json.
+
+    Returns:
+      The results by task name, such as "lfw" or "lfw-area4".
+
+    Raises:
+      InputError: there is no such network, its images do not fit, or features cannot be scored.
+
+    Example:
+      ```
+      from hyperface.runs import evaluate
+
+      results = evaluate.run(evaluate.plan(evaluate.Evaluate(Path("runs/x"), protocol="lfw")))
+      results["lfw"].figures["accuracy"].value
+      ```
+    """
+    from hyperface.runs import evaluate_run
+
+    return evaluate_run.run(tasks, out, request)
+
+
+def _default_out(source: Path) -> Path:
+    if source.is_dir():
+        return source / "evaluation"
+    return Path("evaluation") / source.stem

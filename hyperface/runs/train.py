@@ -148,7 +148,7 @@ def _snapshot_results(part: Experiment, state: "TrainState", folder: Path, data_
     """The scores of a run's snapshots, the last step's at the end."""
     from hyperface.evaluate.embed import AllDevices
     from hyperface.evaluate.evaluator import evaluate_network
-    from hyperface.runs.evaluate import restored
+    from hyperface.runs.evaluate_own import restored
     from hyperface.train.checkpoint.manager import Checkpoints
 
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:

@@ -1,4 +1,4 @@
-"""Sets of images matched as one: the templates of IJB."""
+"""Verification (1:1) and search (1:N) of templates: the figures of each split and their spread."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -11,13 +11,17 @@ from hyperface.metrics.progress import Progress, part
 from hyperface.metrics.ranks import cmc, dir_at_far, open_set
 from hyperface.metrics.roc import roc
 from hyperface.metrics.threshold import RULE_STEPS, supported
-from hyperface.protocols import readers
+from hyperface.protocols._ijb import Templates
+from hyperface.protocols._ijb_pairs import TemplatePairs
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.result import Figure, Scored, pair_counts
-from hyperface.protocols.settings import OVER_SPLITS
-from hyperface.protocols.template_groups import Templates as GroupedTemplates
-from hyperface.protocols.template_groups import group_templates
-from hyperface.protocols.templates import FARS, score_matrix, verify_templates
+from hyperface.protocols.result import OVER_SPLITS, Figure, Result, pair_counts
+from hyperface.protocols.templates import (
+    FARS,
+    GroupedTemplates,
+    group_templates,
+    score_matrix,
+    verify_templates,
+)
 
 SEARCH_FARS = (0.01, 0.1)
 SEARCH_RANKS = 50
@@ -26,25 +30,25 @@ SEARCH_RANKS = 50
 def score_templates(
     name: str,
     named: NamedFeatures,
-    splits: Sequence[tuple[readers.Templates, readers.TemplatePairs]],
+    splits: Sequence[tuple[Templates, TemplatePairs]],
     gammas: int | None,
     *,
     pool_media: bool = False,
     progress: Progress | None = None,
-) -> Scored:
-    """1:1 verification of templates, rates of each split and their spread.
+) -> Result:
+    """Verifies pairs of templates (1:1): the rates of each split and their spread.
 
     Args:
-      name: what the protocol is called.
-      named: the features of images.
-      splits: templates and the pairs compared, one of each a split.
+      name: of the protocol.
+      named: features of the templates' images.
+      splits: for each split, its templates and the pairs that are compared.
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
-      progress: called with parts done and all parts.
+      progress: called with the parts done and the number of parts.
 
     Raises:
-      InputError: an image has no feature, under the name that `face_names` gives it, or nothing
-        says which pairs are the same.
+      InputError: an image has no feature under the name that `face_names` gives it, or neither the
+        list nor people say which pairs are the same.
     """
     rates, steps, scores, same = [], [], [], []
     faces = face_names([templates for templates, _ in splits])
@@ -77,9 +81,9 @@ def score_templates(
     if figures:
         far = max(far for far in FARS if supported(far, fewest))
         label, trials = f"TAR at FAR {far:g}", min(int(np.sum(kind)) for kind in same)
-        # Pairs that share a template are no trials of their own: hence a margin beside theirs.
+        # Pairs that share a template are not independent, so that a margin is asked for as well.
         warning = guess_warning(label, figures[label].value, far, trials, least=far / 2)
-    return Scored(
+    return Result(
         protocol=name,
         figures=figures,
         steps=(*named.steps, *steps, RULE_STEPS["strict"], *warning),
@@ -90,12 +94,12 @@ def score_templates(
     )
 
 
-def face_names(lists: Sequence[readers.Templates]) -> list[list[str]]:
-    """The names under which the features of each list's images are looked up.
+def face_names(lists: Sequence[Templates]) -> list[list[str]]:
+    """Returns the names under which the features of each list's images are looked up.
 
-    An image in which the lists name one person goes by its own name. One in which they name
-    several, as a group photograph of IJB-A, has a face for each: `img/5.jpg` of the person 12 goes
-    by `img/5@12.jpg`.
+    If the lists name one person in an image, its face has the image's name. If they name several,
+    as in a group photograph of IJB-A, the image has a face per person: the face of person 12 in
+    `img/5.jpg` is named `img/5@12.jpg`.
     """
     people: dict[str, set[int]] = {}
     for listed in lists:
@@ -122,7 +126,7 @@ def _face(name: str, person: int) -> str:
 def _grouped(
     name: str,
     named: NamedFeatures,
-    templates: readers.Templates,
+    templates: Templates,
     faces: Sequence[str],
     pool_media: bool,
 ) -> GroupedTemplates:
@@ -135,26 +139,26 @@ def _grouped(
 def score_search(
     name: str,
     named: NamedFeatures,
-    splits: Sequence[tuple[readers.Templates, readers.Templates]],
+    splits: Sequence[tuple[Templates, Templates]],
     gammas: int | None,
     *,
     pool_media: bool = False,
     progress: Progress | None = None,
-) -> Scored:
-    """1:N search of templates: ranks, and DIR at FAR 1 and 10 %, of each split and their spread.
+) -> Result:
+    """Searches probe templates in a gallery (1:N): ranks and DIR of each split, and their spread.
 
-    A FAR that the probes without a mate cannot support is left out.
+    DIR is reported at FAR 1 and 10 %, if there are enough probes without a mate.
 
     Args:
-      name: what the protocol is called.
-      named: the features of images.
-      splits: gallery and probe templates, with people, one of each a split.
+      name: of the protocol.
+      named: features of the templates' images.
+      splits: for each split, its gallery and its probe templates, both with people.
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
-      progress: called with parts done and all parts.
+      progress: called with the parts done and the number of parts.
 
     Raises:
-      InputError: an image has no feature, under the name that `face_names` gives it.
+      InputError: an image has no feature under the name that `face_names` gives it.
     """
     ranks, rates, steps, fewest, sizes = [], [], [], [], []
     faces = face_names([side for split in splits for side in split])
@@ -187,7 +191,7 @@ def score_search(
     gallery, mated = zip(*sizes, strict=True)
     chance = 1.0 / min(gallery)
     fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
-    return Scored(
+    return Result(
         protocol=name,
         figures={n: Figure(float(v.mean()), _deviation(v)) for n, v in figures.items()},
         steps=(
@@ -209,9 +213,9 @@ def score_search(
     )
 
 
-def _apart(gallery: readers.Templates, probes: readers.Templates) -> readers.Templates:
-    """Both sides together; a template id that both have is one template of each."""
-    return readers.Templates(
+def _apart(gallery: Templates, probes: Templates) -> Templates:
+    """Puts both sides into one list; gallery ids become even, probe ids odd, to tell them apart."""
+    return Templates(
         np.concatenate([2 * gallery.template, 2 * probes.template + 1]),
         np.concatenate([gallery.subject, probes.subject]),
         np.concatenate([gallery.media, probes.media]),

@@ -1,4 +1,4 @@
-"""Pairs of images by name, with folds: what every verification protocol comes to."""
+"""Pairs of images by name, with folds: the form that every list of pairs is read into."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class PairList(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One pair and the line that names it."""
+    """One pair and the line of the file that names it."""
 
     line: Line
     first: str
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 
 def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool = False) -> PairList:
-    """The list of the pairs.
+    """Checks pairs and collects them into a list.
 
     Args:
       pairs: in the order of the file.
@@ -69,15 +69,15 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 
 
 def block_folds(same: np.ndarray, folds: int, file: str) -> np.ndarray:
-    """The fold of each pair where folds are blocks: fold k has the k-th part of each kind.
+    """Returns the fold of each pair if folds are blocks: fold k has the k-th part of each kind.
 
     In a list that is written fold by fold these are its own folds; in one with all same pairs
     first, each fold still gets both kinds.
 
     Args:
       same: [pairs] bool.
-      folds: how many.
-      file: named in the error.
+      folds: number of folds.
+      file: its name, for the error.
 
     Returns:
       [pairs] int64, from 0.

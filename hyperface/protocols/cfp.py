@@ -1,25 +1,33 @@
-"""Celebrities in Frontal-Profile: frontal-frontal and frontal-profile pairs."""
+"""Celebrities in Frontal-Profile (CFP): frontal-frontal and frontal-profile pairs."""
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from hyperface.archives import open_zip, read_member
 from hyperface.errors import InputError
+from hyperface.metrics.splits import pair_rates
 from hyperface.protocols._lines import Line, expect_count, read_lines, split_lines
-from hyperface.protocols._pairlist import Pair, PairList, collect
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_list import Pair, PairList, collect
+from hyperface.protocols.pair_verification import rate_labels, score_pairs
+from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
+from hyperface.protocols.result import OVER_SPLITS, Figure, Result
 
 LARGEST_FILE = 4 * 2**20
-"""Bytes; the longest file of the protocol has 200 kB."""
+"""Size limit in bytes; the longest file of the protocol has 200 kB."""
 
 _FRONTAL = "Pair_list_F.txt"
 _IMAGE = re.compile(r"(?:\.\./)*Data/Images/(\d+/(frontal|profile)/\d+\.jpg)")
 _Read = Callable[[str], list[Line]]
 
 
-def cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str, PairList]:
+def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str, PairList]:
     """Reads the protocol from its folder, or from a zip file in place.
 
     `Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile images from 1;
@@ -27,12 +35,12 @@ def cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str, Pair
 
     Args:
       path: the folder `Protocol`, the folder above it, or a zip file with either.
-      folds: how many folds it has.
-      size: same pairs a fold, and different pairs.
+      folds: number of folds.
+      size: number of same pairs per fold, and of different pairs.
 
     Returns:
       "FF" and "FP"; images are named `001/frontal/01.jpg`, and each fold has its same pairs first.
-      In FF some pairs come once in each order, and stay.
+      Some pairs of FF are listed once in each order; both are kept.
 
     Raises:
       InputError: naming the file and line that breaks these rules or repeats a pair.
@@ -89,7 +97,7 @@ def _pair(line: Line, sides: list[list[str]], same: bool, fold: int) -> Pair:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Read]:
-    """A reader of the protocol's files by name, from a folder or a zip file."""
+    """Opens a folder or a zip file; yields a function that reads the protocol's files by name."""
     if path.is_dir():
         root = path / "Protocol" if (path / "Protocol").is_dir() else path
         yield lambda name: read_lines(root / name)
@@ -105,7 +113,7 @@ def _opened(path: Path) -> Iterator[_Read]:
 
 
 def _prefix(archive: zipfile.ZipFile, path: Path) -> str:
-    """What stands before the names of the protocol's files."""
+    """Returns the folder of the protocol's files inside the zip file, as a prefix."""
     lists = [name for name in archive.namelist() if Path(name).name == _FRONTAL]
     if len(lists) != 1:
         raise InputError(f"{path}: expected one {_FRONTAL} in the zip file, found {len(lists)}.")
@@ -119,3 +127,49 @@ def _member(archive: zipfile.ZipFile, name: str, place: str) -> bytes:
         raise InputError(f"{place}: expected this file in the zip file, found none.") from None
     except ValueError as error:
         raise InputError(f"{place}: {error}.") from None
+
+
+def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
+    """Scores each of the ten splits by itself and averages.
+
+    A split's 350 different pairs do not support a FAR of 0.1 %, so that rate is also computed over
+    the 3,500 different pairs of all splits together.
+    """
+    if settings.bootstrap:
+        raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
+    pairs = read_cfp(files[0])[name.removeprefix("cfp-").upper()]
+    rules = settings.video_rules("plain")
+    result = score_pairs(name, named, pairs, replace(settings, rules=rules))
+    assert result.scores is not None
+    scores = result.scores[0]
+    of_splits = pair_rates(scores, pairs.same, pairs.fold, (0.001,))
+    together = pair_rates(scores, pairs.same, np.zeros(pairs.same.size, np.int64), (0.001,))
+    labels = rate_labels(of_splits)
+    rates = {labels[n]: Figure(rate.mean, rate.deviation) for n, rate in of_splits.spread().items()}
+    pooled = rate_labels(together, ", all splits' pairs together")["tar_at_far_0.001"]
+    accuracy = result.figures["accuracy"]._replace(
+        spread=float(np.std(result.details["fold accuracies"], ddof=1))
+    )
+    return replace(
+        result,
+        figures={"accuracy": accuracy, **rates, pooled: Figure(float(together.tar[0, 0]))},
+        spread=OVER_SPLITS,
+        steps=(
+            *result.steps,
+            "accuracy, EER, AUC and TAR of each split by itself, then averaged, unless of all "
+            f"splits' {np.sum(~pairs.same):,} different pairs together",
+        ),
+    )
+
+
+PROTOCOLS = tuple(
+    Protocol(
+        name=f"cfp-{kind}",
+        title=title,
+        dataset="cfp",
+        file_names=("cfp_protocol.zip",),
+        options=PAIR_OPTIONS - {"bootstrap"},
+        scorer=_score,
+    )
+    for kind, title in (("ff", "CFP, frontal and frontal"), ("fp", "CFP, frontal and profile"))
+)

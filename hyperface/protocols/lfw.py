@@ -1,28 +1,35 @@
-"""Labeled Faces in the Wild: the pairs and people of both views."""
+"""Labeled Faces in the Wild (LFW): 6,000 pairs in ten folds, and the development view."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from hyperface.errors import InputError
 from hyperface.protocols._lines import Line, after, expect_count, read_lines, shown
-from hyperface.protocols._pairlist import Pair, PairList, collect
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_list import Pair, PairList, collect
+from hyperface.protocols.pair_verification import score_pairs
+from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
+from hyperface.protocols.result import Result
 
 IMAGE_NAME = "{name}/{name}_{number:04}.jpg"
-"""How LFW names an image; the number is from 1."""
+"""How LFW names an image; the number starts at 1."""
 
 
-def lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
+def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
     """Reads `pairs.txt` (View 2), or `pairsDevTrain.txt` or `pairsDevTest.txt` (View 1).
 
-    The header of View 2 has the number of folds and of same pairs a fold, that of View 1 the number
-    of same pairs. A fold has as many different pairs after its same pairs. A same pair is
-    "name number number", a different one "name number name number".
+    The header of View 2 has two numbers: the folds, and the same pairs per fold. The header of View
+    1 has the number of same pairs. A fold has its same pairs first, then as many different pairs. A
+    same pair is "name number number", a different pair is "name number name number".
 
     Args:
       path: the file.
       template: the name of an image from `name` and `number`, as the data set has it.
 
     Returns:
-      The pairs in the file's order; View 1 has fold 0 alone.
+      The pairs in the file's order. All pairs of View 1 are in fold 0.
 
     Raises:
       InputError: naming the line that breaks these rules, repeats a pair, or pairs an image with
@@ -45,7 +52,7 @@ def lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
     )
 
 
-def lfw_people(path: Path | str) -> list[dict[str, int]]:
+def read_lfw_people(path: Path | str) -> list[dict[str, int]]:
     """Reads `people.txt`, `peopleDevTrain.txt` or `peopleDevTest.txt`.
 
     The header of `people.txt` is the number of folds, and each fold starts with its number of
@@ -72,7 +79,7 @@ def lfw_people(path: Path | str) -> list[dict[str, int]]:
 
 
 def image_name(line: Line, name: str, number: str, template: str) -> str:
-    """The name of a person's image from the template, checked."""
+    """Returns the checked name of a person's image, built from the template."""
     if "/" in name:
         raise line.fault("a person's name", shown(name))
     index = line.whole(number, "the number of an image", least=1)
@@ -80,10 +87,10 @@ def image_name(line: Line, name: str, number: str, template: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Refuses a template that does not make a name from `name` and `number`.
+    """Checks that a template builds a name from both `name` and `number`.
 
     Raises:
-      InputError: it is broken, or leaves one of them out.
+      InputError: the template is broken, or leaves one of them out.
     """
     try:
         names = {template.format(name=name, number=n) for name in ("A", "B") for n in (1, 2)}
@@ -132,3 +139,43 @@ def _person(line: Line, seen: set[str]) -> tuple[str, int]:
         raise line.fault("each person once", f"{shown(fields[0])} again")
     seen.add(fields[0])
     return fields[0], line.whole(fields[1], "the number of images", least=1)
+
+
+def _score_view_2(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    return score_pairs(name, named, read_lfw_pairs(files[0]), settings)
+
+
+def _score_view_1(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Fits everything on the training list and tests on the test list."""
+    fitted, tested = map(read_lfw_pairs, files)
+    pairs = PairList(
+        fitted.first + tested.first,
+        fitted.second + tested.second,
+        np.concatenate([fitted.same, tested.same]),
+        np.repeat([0, 1], [fitted.same.size, tested.same.size]),
+    )
+    return score_pairs(name, named, pairs, settings, tested=[1])
+
+
+PROTOCOLS = (
+    Protocol(
+        name="lfw",
+        title="LFW, 6,000 pairs",
+        dataset="lfw",
+        file_names=("lfw/pairs.txt",),
+        options=PAIR_OPTIONS,
+        scorer=_score_view_2,
+    ),
+    Protocol(
+        name="lfw-view1",
+        title="LFW, View 1",
+        dataset="lfw",
+        file_names=("lfw/pairsDevTrain.txt", "lfw/pairsDevTest.txt"),
+        options=PAIR_OPTIONS,
+        scorer=_score_view_1,
+    ),
+)

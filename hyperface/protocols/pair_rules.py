@@ -1,4 +1,4 @@
-"""The steps between the features of a pair list and same or different, as plain data."""
+"""The rules that turn the features of a pair into "same" or "different", as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Literal
 from hyperface.metrics.svm import THRESHOLD_STEPS
 
 SIMILARITY_STEPS = {"cosine": "the cosine", "euclidean": "the negative Euclidean distance"}
-"""A similarity's name and what is printed of it."""
+"""Similarities by name, and the words that the procedure uses for them."""
 
 
 @dataclass(frozen=True)
-class PairProtocol:
-    """How features become same or different. Whatever is fitted, is fitted on the other folds.
+class PairRules:
+    """How a pair of features becomes "same" or "different". All fitting is on the other folds.
 
     Raises:
       ValueError: an unknown similarity or threshold.
@@ -38,12 +38,12 @@ class PairProtocol:
                 )
 
     def steps(self, fits: Sequence[int], dims: Sequence[int], dim: int) -> tuple[str, ...]:
-        """What is done, a sentence each.
+        """Returns what is done, a sentence per step.
 
         Args:
-          fits: images that each tested fold's projection is fitted on.
-          dims: dimensions that each keeps.
-          dim: dimensions there were.
+          fits: number of images that each tested fold's projection is fitted on.
+          dims: number of dimensions that each projection keeps.
+          dim: number of dimensions of the features.
         """
         of = f"the {span(fits)} images of the other folds' pairs (duplicates kept)"
         fitted = ["no mean subtracted, no PCA"]
@@ -68,20 +68,25 @@ ACCURACY_STEP = (
     "a fold's same and different pairs weigh equally; standard error is the standard deviation "
     "over folds (ddof 1) / sqrt(folds)"
 )
-"""How accuracies are averaged."""
+"""Says how accuracies are averaged."""
 
-PROTOCOLS = {
-    "plain": PairProtocol(),
-    "normface": PairProtocol(pca=0.995),
-    "normface-released": PairProtocol(pca=0.995, similarity="euclidean", threshold="svm"),
-    "sphereface-released": PairProtocol(subtract_mean=True, threshold="accuracy-mean"),
+PRESETS = {
+    "plain": PairRules(),
+    "normface": PairRules(pca=0.995),
+    "normface-released": PairRules(pca=0.995, similarity="euclidean", threshold="svm"),
+    "sphereface-released": PairRules(subtract_mean=True, threshold="accuracy-mean"),
 }
-"""By name: no step fitted; NormFace, 5.1, with the released share of variance; NormFace's released
-code; SphereFace's released code, which takes the mean of the best of 20,001 thresholds in [-1, 1]
-where here all cuts are tried."""
+"""Rules by name:
+
+- plain fits nothing but the threshold;
+- normface is NormFace, 5.1, with the share of variance of its released code;
+- normface-released is NormFace's released code;
+- sphereface-released is SphereFace's released code. That code takes the mean of the best of 20,001
+  thresholds in [-1, 1]; here every cut between two scores is tried.
+"""
 
 
 def span(numbers: Sequence[int]) -> str:
-    """'77', or '77 to 80' where numbers differ."""
+    """Returns '77', or '77 to 80' if the numbers differ."""
     least, most = min(numbers), max(numbers)
     return f"{least}" if least == most else f"{least} to {most}"

@@ -1,4 +1,4 @@
-"""Pairs of templates to compare, up to the 16 million of IJB-C."""
+"""Reads which pairs of templates are compared; IJB-C has 16 million of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,9 @@ from hyperface.protocols._ijb import Templates
 from hyperface.protocols._lines import LARGEST, Line, split_lines
 
 LARGEST_FILE = 2**31
-"""Bytes; IJB-C's 47 million covariate pairs have about 700 MB."""
+"""Size limit in bytes; IJB-C's 47 million covariate pairs have about 700 MB."""
 BLOCK_BYTES = 2**24
-"""Text of this many bytes is read at once."""
+"""Bytes of text that are parsed at once."""
 
 
 class TemplatePairs(NamedTuple):
@@ -23,10 +23,10 @@ class TemplatePairs(NamedTuple):
     """[pairs] int64."""
     second: np.ndarray
     same: np.ndarray | None
-    """[pairs] bool, True where both are of one person; None where nothing says it."""
+    """[pairs] bool, True if both are of one person; None if neither the list nor people tell."""
 
 
-def ijb_pairs(
+def read_ijb_pairs(
     path: Path | str, templates: Templates | None = None, *, repeats: bool = False
 ) -> TemplatePairs:
     """Reads which templates are compared.
@@ -37,9 +37,9 @@ def ijb_pairs(
 
     Args:
       path: the file.
-      templates: those that may be named; where the file does not say whether the person is the
-        same, their people do.
-      repeats: whether a pair may be listed again.
+      templates: those that may be named. If the file does not say which pairs are of one person,
+        the people of the templates do.
+      repeats: whether a pair may be listed twice.
 
     Returns:
       The pairs in the file's order.
@@ -65,7 +65,7 @@ def ijb_pairs(
 def _faults(
     table: np.ndarray, templates: Templates | None, repeats: bool
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """For each rule, which lines break it and what it expects."""
+    """Yields for each rule which lines break it and what it expects."""
     yield table[:, 0] == table[:, 1], "two templates"
     yield (table[:, 2:] > 1).any(1), "0 or 1 for the person"
     if not repeats:
@@ -92,7 +92,7 @@ def _same_subject(table: np.ndarray, templates: Templates) -> np.ndarray:
 
 
 def _repeated(table: np.ndarray) -> np.ndarray:
-    """[pairs] True where an earlier pair has the same two templates."""
+    """Returns [pairs] bool: True where an earlier pair has the same two templates."""
     first, second = table[:, 0], table[:, 1]
     keys = np.minimum(first, second) << 32 | np.maximum(first, second)
     order = np.argsort(keys, kind="stable")
@@ -102,7 +102,7 @@ def _repeated(table: np.ndarray) -> np.ndarray:
 
 
 def _table(data: bytes, columns: int, separator: str | None, file: str, line: int) -> np.ndarray:
-    """The whole numbers of the lines, [lines, columns]."""
+    """Returns the whole numbers of the lines, [lines, columns]."""
     if (blank := data.find(b"\n\n")) >= 0:
         found = Line(file, line + data.count(b"\n", 0, blank) + 1, "")
         raise found.fault("no blank line before the last line", "one")
@@ -119,7 +119,7 @@ def _table(data: bytes, columns: int, separator: str | None, file: str, line: in
 
 
 def _digits(block: bytes, columns: int, separator: int) -> np.ndarray | None:
-    """The numbers where all is digits with one separator between them; else None."""
+    """Returns the numbers if the text is digits and single separators only, else None."""
     text = np.frombuffer(block + b"\n", np.uint8)
     marks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
     lengths = np.diff(marks, prepend=-1) - 1
@@ -134,7 +134,7 @@ def _digits(block: bytes, columns: int, separator: int) -> np.ndarray | None:
 def _checked(
     block: bytes, columns: int, separator: str | None, file: str, start: int
 ) -> np.ndarray:
-    """The numbers line by line, to name the first line that is not in order."""
+    """Reads the numbers line by line, so that an error names the first faulty line."""
     rows = []
     for line in split_lines(block, file, start):
         fields = line.fields(separator)

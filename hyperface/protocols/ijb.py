@@ -1,0 +1,173 @@
+"""IJB-A, Janus CS3, IJB-B and IJB-C: verification and search of templates."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.protocols._ijb import (
+    Landmarks,
+    Templates,
+    read_ijb_faces,
+    read_ijb_landmarks,
+    read_ijb_templates,
+)
+from hyperface.protocols._ijb_pairs import TemplatePairs, read_ijb_pairs
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.protocol import Protocol, Scorer, Settings
+from hyperface.protocols.result import Result
+from hyperface.protocols.template_protocols import score_search, score_templates
+
+__all__ = [
+    "PROTOCOLS",
+    "Landmarks",
+    "TemplatePairs",
+    "Templates",
+    "read_ijb_faces",
+    "read_ijb_landmarks",
+    "read_ijb_pairs",
+    "read_ijb_templates",
+]
+
+
+def _score_ijba(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Verifies IJB-A's ten splits by Ring loss' fusion, K = 8."""
+    splits = []
+    for number in range(1, 11):
+        folder = files[0] / f"split{number}"
+        templates = read_ijb_templates(folder / f"verify_metadata_{number}.csv")
+        pairs = read_ijb_pairs(folder / f"verify_comparisons_{number}.csv", templates)
+        splits.append((templates, pairs))
+    return score_templates(name, named, splits, **_choices(settings, 8))
+
+
+def _search_ijba(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Searches IJB-A's ten open-set splits by Ring loss' fusion, K = 8."""
+    splits = []
+    for number in range(1, 11):
+        folder = files[0] / f"split{number}"
+        gallery = read_ijb_templates(folder / f"search_gallery_{number}.csv")
+        probes = read_ijb_templates(folder / f"search_probe_{number}.csv")
+        splits.append((gallery, probes))
+    return score_search(name, named, splits, **_choices(settings, 8))
+
+
+def _score_cs3(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Verifies CS3's one split by Ring loss' fusion, K = 2; its lists have IJB-A's columns."""
+    templates = read_ijb_templates(files[0])
+    pairs = read_ijb_pairs(files[1], templates)
+    return score_templates(name, named, [(templates, pairs)], **_choices(settings, 2))
+
+
+def _search_cs3(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Searches CS3's one open-set gallery by Ring loss' fusion, K = 2."""
+    gallery, probes = (read_ijb_templates(path) for path in files)
+    return score_search(name, named, [(gallery, probes)], **_choices(settings, 2))
+
+
+def _score_ijbc(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Verifies the one list of IJB-B or IJB-C, by mean features unless the user asks for fusion."""
+    pairs = read_ijb_pairs(files[1])
+    splits = [(read_ijb_faces(files[0]), pairs)]
+    return score_templates(name, named, splits, **_choices(settings, None))
+
+
+def _search_ijbc(
+    name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
+) -> Result:
+    """Searches each of the two galleries of IJB-B or IJB-C, by mean features by default.
+
+    The galleries have no person in common, so that a probe has a mate in one of them only. The list
+    of faces has the images of each template; the other lists say whose template it is.
+    """
+    faces = read_ijb_faces(files[0])
+    first, second, probes = (_of_people(faces, path, name) for path in files[1:])
+    splits = [(first, probes), (second, probes)]
+    return score_search(name, named, splits, **_choices(settings, None))
+
+
+def _of_people(faces: Templates, path: Path, name: str) -> Templates:
+    """Returns the faces of the templates that a list names, with the people that the list names."""
+    listed = read_ijb_templates(path)
+    person = dict(zip(listed.template.tolist(), listed.subject.tolist(), strict=True))
+    missing = sorted(person.keys() - set(faces.template.tolist()))
+    if missing:
+        raise InputError(
+            f"{name}: expected faces of every template of {path.name}, found none of "
+            f"{missing[0]} ({len(missing):,} of {len(person):,} are missing)."
+        )
+    rows = np.flatnonzero(np.isin(faces.template, list(person)))
+    return Templates(
+        faces.template[rows],
+        np.array([person[template] for template in faces.template[rows].tolist()]),
+        faces.media[rows],
+        [faces.names[row] for row in rows],
+    )
+
+
+def _choices(settings: Settings, gammas: int | None) -> dict:
+    return {
+        "gammas": gammas if settings.gammas is None else settings.gammas,
+        "pool_media": settings.pool_media,
+        "progress": settings.progress,
+    }
+
+
+OPTIONS = frozenset({"gammas", "pool_media"})
+"""Options that every protocol of templates takes."""
+
+
+def _lists_of(dataset: str, galleries: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the files of IJB-B or IJB-C, for verification and for search."""
+    start = f"{dataset}/{dataset}"
+    faces = f"{start}_face_tid_mid.txt"
+    sides = (f"gallery_{galleries}1", f"gallery_{galleries}2", "probe_mixed")
+    search = (faces, *(f"{start}_1N_{side}.csv" for side in sides))
+    return (faces, f"{start}_template_pair_label.txt"), search
+
+
+def _both(
+    dataset: str,
+    title: str,
+    files: tuple[tuple[str, ...], tuple[str, ...]],
+    scorers: tuple[Scorer, Scorer],
+) -> tuple[Protocol, Protocol]:
+    """Returns a benchmark's protocols of verification and of search."""
+    verification, search = (
+        Protocol(
+            name=dataset + suffix,
+            title=f"{title}, {kind}",
+            dataset=dataset,
+            file_names=names,
+            options=OPTIONS,
+            scorer=scorer,
+        )
+        for suffix, kind, names, scorer in zip(
+            ("", "-search"), ("1:1", "1:N"), files, scorers, strict=True
+        )
+    )
+    return verification, search
+
+
+_CS3 = (
+    ("cs3/verify_metadata.csv", "cs3/verify_comparisons.csv"),
+    ("cs3/search_gallery.csv", "cs3/search_probe.csv"),
+)
+
+PROTOCOLS = (
+    *_both("ijba", "IJB-A", (("IJB-A_11_sets",), ("IJB-A_1N_sets",)), (_score_ijba, _search_ijba)),
+    *_both("cs3", "Janus CS3", _CS3, (_score_cs3, _search_cs3)),
+    *_both("ijbb", "IJB-B", _lists_of("ijbb", "S"), (_score_ijbc, _search_ijbc)),
+    *_both("ijbc", "IJB-C", _lists_of("ijbc", "G"), (_score_ijbc, _search_ijbc)),
+)

@@ -1,0 +1,279 @@
+"""Verification on a list of image pairs in folds, as LFW, AgeDB, CALFW and CFP have it.
+
+The rules are plain data. The result lists every step that was taken, so that two accuracies can be
+compared.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import compress, repeat
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from hyperface.errors import InputError
+from hyperface.metrics._checks import (
+    checked_columns,
+    checked_features,
+    checked_folds,
+    checked_rows,
+    checked_same,
+)
+from hyperface.metrics.bootstrap import bootstrap_people, resampled_tar
+from hyperface.metrics.chance import guess_warning, shift_warning
+from hyperface.metrics.progress import Progress, part
+from hyperface.metrics.projection import check_pca, fold_moments, spanned
+from hyperface.metrics.roc import roc
+from hyperface.metrics.splits import PairRates, pair_rates
+from hyperface.metrics.svm import THRESHOLDS
+from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW
+from hyperface.metrics.verification import FoldAccuracy, Pairs, cosine_scores, held_out_accuracy
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_list import PairList
+from hyperface.protocols.pair_rules import PRESETS, PairRules
+from hyperface.protocols.protocol import Settings
+from hyperface.protocols.result import OVER_FOLDS, Figure, Result, hardest, pair_counts
+
+PAIR_FARS = (0.01, 0.001)
+"""False accept rates that are reported of a pair list."""
+
+
+class PairResult(NamedTuple):
+    """How well the rules separate same from different pairs."""
+
+    folds: FoldAccuracy
+    """Accuracy and threshold of each tested fold, their mean and its standard error."""
+    scores: np.ndarray
+    """[pairs] similarity of each pair when its fold was held out; nan where it never was."""
+    dims: np.ndarray
+    """[tested folds] dimensions compared: those that PCA kept, or all."""
+    rules: PairRules
+    steps: tuple[str, ...]
+    """What was done, a sentence per step."""
+
+
+def verify_pairs(
+    features: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    same: np.ndarray,
+    fold: np.ndarray,
+    rules: PairRules = PRESETS["plain"],
+    *,
+    tested: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> PairResult:
+    """Computes the accuracy on each fold with everything fitted on the other folds, as LFW asks.
+
+    PCA is fitted on both images of every other pair, an image in two pairs counting twice, as in
+    NormFace's released code. Same and different pairs of a fold weigh equally.
+
+    Args:
+      features: [images, dim] of any length, mirror already merged.
+      first: [pairs] row of one image.
+      second: [pairs] row of the other.
+      same: [pairs] bool, True where both images show one person.
+      fold: [pairs] fold id.
+      rules: how pairs are decided; `PRESETS` has the published ones.
+      tested: fold ids that are held out in turn, by default all. LFW's View 1 is two folds of
+        which only the test list is tested.
+      progress: called with tested folds done and all of them.
+
+    Raises:
+      ValueError: a feature is zero or not finite or all are equal; lengths differ; a row is not
+        there; a fold has pairs of one kind only; or the rules do not fit the features.
+
+    Example:
+      >>> features = np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
+      >>> pairs = {"first": [0, 0, 2, 1], "second": [1, 2, 3, 3], "same": [1, 0, 1, 0]}
+      >>> result = verify_pairs(features, **pairs, fold=[0, 0, 1, 1])
+      >>> result.folds.mean
+      1.0
+      >>> print(result.steps[2])
+      features scaled to unit length, similarity is the cosine
+
+    References:
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.1.
+    """
+    features = checked_features(features)
+    first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
+    checked_rows(first, len(features), "first")
+    checked_rows(second, len(features), "second")
+    same, tested = checked_same(same), checked_folds(same, fold, tested)
+    used, index = np.unique([first, second], return_inverse=True)
+    pairs = Pairs(*index.reshape(2, -1), same)
+    fits = [2 * int(np.sum(fold != i)) for i in tested]
+    check_pca(rules.pca, min(used.size, *fits), features.shape[1])
+    scores, dims, held_out = np.full(same.size, np.nan), [], []
+    folds = _fold_scores(features[used], pairs, fold, tested, rules)
+    for i, (similarities, dim) in zip(tested, folds, strict=True):
+        test = fold == i
+        held_out.append(held_out_accuracy(similarities, same, test, THRESHOLDS[rules.threshold]))
+        scores[test] = similarities[test]
+        dims.append(dim)
+        if progress:
+            progress(len(dims), tested.size)
+    accuracy = FoldAccuracy(*np.array(held_out).T)
+    steps = (
+        f"{same.size} pairs ({same.sum()} same) of {used.size} images in {np.unique(fold).size} "
+        f"folds, {tested.size} of them tested",
+        *rules.steps(fits, dims, features.shape[1]),
+    )
+    return PairResult(accuracy, scores, np.array(dims), rules, steps)
+
+
+def _fold_scores(
+    features: np.ndarray,
+    pairs: Pairs,
+    fold: np.ndarray,
+    tested: np.ndarray,
+    rules: PairRules,
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Similarities of all pairs and the dimensions compared, for each tested fold."""
+    if rules.pca is None and not rules.subtract_mean:
+        yield from repeat((_similarities(features, pairs, rules), features.shape[1]), tested.size)
+        return
+    if rules.pca is not None:
+        features = spanned(features)
+    moments = fold_moments(
+        features,
+        np.concatenate([pairs.first, pairs.second]),
+        np.concatenate([fold, fold]),
+        scatter=rules.pca is not None,
+    )
+
+    def score(held_out: int) -> tuple[np.ndarray, int]:
+        projected = moments.projection(held_out, rules.pca)(features)
+        return _similarities(projected, pairs, rules), projected.shape[1]
+
+    # An eigendecomposition gains little from a second core: one fold per core is faster.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(score, tested)
+
+
+def _similarities(features: np.ndarray, pairs: Pairs, rules: PairRules) -> np.ndarray:
+    cosines = cosine_scores(features, pairs)
+    if rules.similarity == "cosine":
+        return cosines
+    return -np.sqrt(np.maximum(0.0, 2.0 - 2.0 * cosines))
+
+
+def score_pairs(
+    name: str,
+    named: NamedFeatures,
+    pairs: PairList,
+    settings: Settings,
+    *,
+    tested: Sequence[int] | None = None,
+) -> Result:
+    """Computes accuracy in folds, EER, AUC and TAR at FAR of a pair list.
+
+    Each pair's score is the one it had when its fold was held out. EER, AUC and TAR are those of
+    all tested pairs together.
+
+    Args:
+      name: of the protocol.
+      named: features of the list's images.
+      pairs: the list.
+      settings: `rules`, `pca`, `bootstrap` and `progress` are used.
+      tested: folds that are held out in turn; all by default.
+    """
+    first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
+    rules = settings.pair_rules()
+    parts = 1 + (len(PAIR_FARS) if settings.bootstrap else 0)
+    found = verify_pairs(
+        named.features,
+        first,
+        second,
+        pairs.same,
+        pairs.fold,
+        rules,
+        tested=tested,
+        progress=part(settings.progress, 0, parts),
+    )
+    use = np.isfinite(found.scores)
+    scores, same = found.scores[use], pairs.same[use]
+    rates = pair_rates(scores, same, np.zeros(same.size, np.int64), PAIR_FARS)
+    figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
+    labels = rate_labels(rates)
+    figures |= {labels[name]: Figure(rate.mean) for name, rate in rates.spread().items()}
+    intervals = {}
+    if settings.bootstrap:
+        names = [list(compress(side, use)) for side in pairs[:2]]
+        found_intervals = _intervals_over_people(name, scores, same, names, settings)
+        intervals = {labels[rate]: limits for rate, limits in found_intervals.items()}
+    accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
+    return Result(
+        protocol=name,
+        figures=figures,
+        steps=(
+            *named.steps,
+            *found.steps,
+            RULE_STEPS["strict"],
+            *(
+                f"95 % of {settings.bootstrap} resamples of people have {rate} from "
+                f"{100 * low:.2f} to {100 * high:.2f} %"
+                for rate, (low, high) in intervals.items()
+            ),
+            *guess_warning("accuracy", found.folds.mean, 0.5, same.size, least=0.02),
+            *shift_warning(named.features, first, second, pairs.same),
+        ),
+        spread=OVER_FOLDS,
+        curves={name: roc(scores, same)},
+        scores=(scores, same),
+        false_accepts=accepts,
+        false_rejects=rejects,
+        details={
+            "fold accuracies": found.folds.accuracy.tolist(),
+            "fold thresholds": found.folds.thresholds.tolist(),
+            "dimensions": found.dims.tolist(),
+            "95 % over people": intervals,
+        },
+        counts=pair_counts(same),
+    )
+
+
+def _intervals_over_people(
+    name: str,
+    scores: np.ndarray,
+    same: np.ndarray,
+    sides: Sequence[Sequence[str]],
+    settings: Settings,
+) -> dict[str, list[float]]:
+    """Returns the limits that 95 % of resamples of people lie in, for the TAR at each FAR.
+
+    Raises:
+      InputError: the images' names, one sequence per side of the pairs, do not tell the people.
+    """
+    if not all("/" in image for side in sides for image in side):
+        raise InputError(
+            f"{name}: expected names person/file for intervals over people, found others. Leave "
+            "--bootstrap out."
+        )
+    people = [np.array([image.partition("/")[0] for image in side]) for side in sides]
+    parts, intervals = 1 + len(PAIR_FARS), {}
+    for number, far in enumerate(PAIR_FARS, 1):
+        tar = resampled_tar(scores, same, far)
+        low, high, _ = bootstrap_people(
+            tar, *people, draws=settings.bootstrap, progress=part(settings.progress, number, parts)
+        )
+        intervals[f"tar_at_far_{far:g}"] = [low, high]
+    return intervals
+
+
+def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
+    """Returns the labels of rates for tables, by the rates' names.
+
+    The label of a rate that has too few pairs says so.
+    """
+    names = {"eer": "EER", "auc": "AUC"}
+    for far in rates.fars:
+        few = TOO_FEW if far in rates.unsupported() else ""
+        names[f"tar_at_far_{far:g}"] = f"TAR at FAR {100 * far:g} %{of}{few}"
+    return names
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

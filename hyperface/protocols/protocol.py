@@ -1,0 +1,156 @@
+"""What a protocol is: one object that knows its files, its options and how features are scored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.metrics.cosine import Place
+from hyperface.metrics.threshold import Rule
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.pair_rules import PRESETS, PairRules
+from hyperface.protocols.result import Result
+
+
+class Distractors(NamedTuple):
+    """Features of images that nobody looks for; probes are searched among them."""
+
+    features: np.ndarray
+    """[distractors, dim], which may be mapped from a file."""
+    names: Sequence[str] | None = None
+    """[distractors], where they have names."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices that the user has within the protocols; each protocol uses those in its `options`."""
+
+    rules: PairRules | None = None
+    """Rules of pair lists and videos; None takes the protocol's default. The option is `preset`."""
+    pca: float | int | None = None
+    """Share of variance or dimensions that PCA keeps in pair lists, instead of the rules' own; 0
+    for no PCA."""
+    bootstrap: int = 0
+    """Resamples of people, for intervals of a pair list's rates; 0 for none."""
+    rule: Rule = "blufr"
+    """BLUFR's threshold rule."""
+    gammas: int | None = None
+    """K of the templates' fusion; None takes the protocol's default."""
+    pool_media: bool = False
+    """Whether a template's images of one medium, such as a video, count as one."""
+    pairs: Path | None = None
+    """The list of the protocol `pairs`."""
+    distractors: Distractors | None = None
+    """Features of the distractors, for a protocol that searches among them."""
+    probe_list: Path | None = None
+    """MegaFace's list of probes; None takes all images."""
+    distractor_list: Path | None = None
+    """MegaFace's list of distractors; None takes all of them."""
+    noises: tuple[Path, ...] = ()
+    """MegaFace's lists of images to leave out."""
+    place: Place = jnp.asarray
+    """Puts rows of features on one device, or splits them over several."""
+    progress: Callable[[int, int], None] | None = None
+    """Long scorings call it with the parts done and the number of parts."""
+
+    def pair_rules(self, default: str = "normface") -> PairRules:
+        """Returns the rules of pair lists: those given, else the preset of this name, with the PCA
+        that was chosen."""
+        rules = self.video_rules(default)
+        return rules if self.pca is None else replace(rules, pca=self.pca or None)
+
+    def video_rules(self, default: str = "normface") -> PairRules:
+        """Returns the rules of videos, to which `pca` does not apply."""
+        return self.rules or PRESETS[default]
+
+
+Scorer = Callable[[str, NamedFeatures, Sequence[Path], Settings], Result]
+"""(the protocol's name, features, the protocol's files, settings) -> result."""
+FindFiles = Callable[[str, Path, Settings, Path | None], list[Path]]
+"""(the protocol's name, folder of protocol files, settings, folder of the data set) -> files."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published way to compare images and to score the comparisons.
+
+    Example:
+      >>> from hyperface.protocols import registry
+      >>> protocol = registry.find("lfw")
+      >>> protocol.title, protocol.dataset, protocol.file_names
+      ('LFW, 6,000 pairs', 'lfw', ('lfw/pairs.txt',))
+      >>> sorted(protocol.options)
+      ['bootstrap', 'pca', 'preset']
+    """
+
+    name: str
+    title: str
+    dataset: str | None
+    """Name of the prepared data set whose images it compares; None if the user has to name one."""
+    scorer: Scorer
+    file_names: tuple[str, ...] = ()
+    """Its files, below the folder of protocol files."""
+    options: frozenset[str] = frozenset()
+    """Names of the evaluation's options that it takes."""
+    find_files: FindFiles | None = None
+    """Finds the files where options name them; `file_names` are taken if it is None."""
+    has_distractors: bool = False
+    """Whether probes are searched among distractors, which the user names by --distractors."""
+
+    def files(
+        self,
+        folder: Path,
+        settings: Settings = Settings(),
+        dataset: Path | None = None,
+    ) -> list[Path]:
+        """Returns the files that say what is compared.
+
+        Args:
+          folder: holds the protocol files.
+          settings: may name other files.
+          dataset: folder of the prepared data set, if there is one.
+
+        Raises:
+          InputError: a file is missing, or no option names it.
+        """
+        if self.find_files is not None:
+            return self.find_files(self.name, folder, settings, dataset)
+        paths = [folder / name for name in self.file_names]
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            raise InputError(
+                f"{self.name}: expected the protocol's file at {missing[0]}, found none. Put it "
+                "there, or name the folder of protocol files by --protocol-dir."
+            )
+        return paths
+
+    def score(
+        self,
+        features: NamedFeatures,
+        files: Sequence[Path],
+        settings: Settings = Settings(),
+    ) -> Result:
+        """Scores features of at least the images that the files name.
+
+        Args:
+          features: one per image.
+          files: as `files` returns them.
+          settings: choices within the protocol.
+
+        Raises:
+          InputError: a file is damaged, an image has no feature, or the features cannot be scored.
+        """
+        try:
+            return self.scorer(self.name, features, files, settings)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self.name}: {error}.") from error
+
+
+PAIR_OPTIONS = frozenset({"preset", "pca", "bootstrap"})
+"""Options that a list of image pairs takes."""

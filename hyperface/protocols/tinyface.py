@@ -1,0 +1,203 @@
+"""TinyFace: identification of low-resolution faces among more than 150,000 distractors.
+
+Z. Cheng, X. Zhu, S. Gong. Low-Resolution Face Recognition. ACCV 2018.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.metrics.chance import guess_warning
+from hyperface.metrics.cosine import Place, product, unit_features
+from hyperface.metrics.progress import Progress
+from hyperface.metrics.ranks import cmc
+from hyperface.protocols._lines import Line
+from hyperface.protocols._matfile import read_mat
+from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.protocols.result import Figure, Result
+
+GALLERY, PROBES, DISTRACTORS = "Gallery_Match", "Probe", "Gallery_Distractor"
+"""Folders of the test images."""
+RANKS = (1, 5, 20, 50)
+BLOCK_PROBES = 64
+"""Number of probes that are searched at once; their scores take some 40 MB."""
+
+
+class ImagesOfPeople(NamedTuple):
+    """Images and the people in them."""
+
+    names: list[str]
+    """Paths below the data set's folder."""
+    people: np.ndarray
+    """[images] int64, the person's id."""
+
+
+class Searches(NamedTuple):
+    """Outcomes of searching each probe in a gallery that has at least one mate of it."""
+
+    ranks: np.ndarray
+    """[probes] one more than the number of other people's images that score at least as high as the
+    best mate."""
+    average_precision: np.ndarray
+    """[probes] average precision over the probe's mates, as in the released evaluation code."""
+
+
+def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeople:
+    """Reads `gallery_match_img_ID_pairs.mat` or `probe_img_ID_pairs.mat`.
+
+    Args:
+      path: the file.
+      kind: "gallery" or "probe", with which the names of its variables start: `gallery_set` has a
+        cell per image name, and `gallery_ids` the people.
+      folder: of the images, which goes before their names.
+
+    Raises:
+      InputError: the file is damaged, or a variable is missing or malformed; the message names the
+        variable and the row.
+    """
+    variables = read_mat(path)
+    cells, ids = (variables.get(f"{kind}_{part}") for part in ("set", "ids"))
+    if not isinstance(cells, np.ndarray) or cells.dtype != object or not cells.size:
+        raise InputError(f"{path}: expected cells of names in {kind}_set, found none.")
+    expected = f"{cells.size} whole numbers in {kind}_ids, one per name"
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iuf" or ids.size != cells.size:
+        raise InputError(f"{path}: expected {expected}, found others.")
+    if not np.all((np.abs(ids) < 2**31) & (ids == np.floor(ids))):
+        raise InputError(f"{path}: expected {expected}, found others.")
+    names: dict[str, int] = {}
+    for row, cell in enumerate(cells.ravel(), 1):
+        # The error names the row of the variable in place of a line.
+        line = Line(f"{path}:{kind}_set", row, cell if isinstance(cell, str) else "")
+        name = line.image(f"{folder}/{line.text}")
+        if names.setdefault(name, row) != row:
+            raise line.fault("each image once", f"{name} as in row {names[name]}")
+    return ImagesOfPeople(list(names), ids.ravel().astype(np.int64))
+
+
+def search_mates(
+    probes: np.ndarray,
+    probe_people: np.ndarray,
+    gallery: np.ndarray,
+    gallery_people: np.ndarray,
+    *,
+    place: Place = jnp.asarray,
+    progress: Progress | None = None,
+) -> Searches:
+    """Searches every probe in the gallery by the cosine; ties count against the mates.
+
+    Args:
+      probes: [probes, dim] features of any length.
+      probe_people: [probes] person of each.
+      gallery: [gallery, dim] features of any length.
+      gallery_people: [gallery] person of each; distractors have an id that no probe has.
+      place: puts rows of features on one device, or splits them over several.
+      progress: called with the number of probes done and of all probes.
+
+    Raises:
+      ValueError: a feature is zero or not finite, or a probe has no mate.
+
+    Example:
+      >>> gallery, people = np.eye(2)[[0, 0, 1]], np.array([7, 8, 8])
+      >>> found = search_mates(np.eye(2), np.array([7, 8]), gallery, people)
+      >>> print(found.ranks, found.average_precision.round(3))
+      [2 1] [0.25  0.792]
+    """
+    unit, columns = unit_features(probes), unit_features(gallery)
+    lonely = np.flatnonzero(~np.isin(probe_people, gallery_people))
+    if lonely.size:
+        raise ValueError(
+            f"expected a mate of every probe in the gallery, found none of person "
+            f"{probe_people[lonely[0]]} ({lonely.size} probes in all)"
+        )
+    ranks, precision = np.empty(len(unit), np.int64), np.empty(len(unit))
+    for start in range(0, len(unit), BLOCK_PROBES):
+        rows = slice(start, start + BLOCK_PROBES)
+        scores = np.asarray(product(unit[rows], columns, place))
+        for row, probe_scores in enumerate(scores, start):
+            mates = gallery_people == probe_people[row]
+            ranks[row], precision[row] = _search(probe_scores[mates], probe_scores[~mates])
+        if progress:
+            progress(min(rows.stop, len(unit)), len(unit))
+    return Searches(ranks, precision)
+
+
+def _search(mates: np.ndarray, others: np.ndarray) -> tuple[int, float]:
+    """Returns the rank of the best mate and the average precision over all mates.
+
+    The area under precision over recall is a sum of trapezoids, as in the released code. Each mate
+    counts with the mean of the precision at its place and at the place before it; precision starts
+    at 1.
+    """
+    mates = np.sort(mates)[::-1]
+    found = np.arange(1, mates.size + 1)
+    places = found + np.array([np.count_nonzero(others >= score) for score in mates])
+    before = np.where(places > 1, (found - 1) / np.maximum(places - 1, 1), 1.0)
+    return int(places[0]), float(np.mean((found / places + before) / 2))
+
+
+def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
+    gallery = read_tinyface_list(files[0], "gallery", GALLERY)
+    probes = read_tinyface_list(files[1], "probe", PROBES)
+    distractors = [row for row, n in enumerate(named.names) if n.startswith(f"{DISTRACTORS}/")]
+    if not distractors:
+        raise InputError(f"{name}: expected features of images in {DISTRACTORS}/, found none.")
+    known = named.rows(gallery.names, files[0].name)
+    people = np.concatenate([gallery.people, np.full(len(distractors), _nobody(gallery, probes))])
+    found = search_mates(
+        named.features[named.rows(probes.names, files[1].name)],
+        probes.people,
+        named.features[np.concatenate([known, distractors])],
+        people,
+        place=settings.place,
+        progress=settings.progress,
+    )
+    curve = cmc(found.ranks, max(RANKS))
+    mates = np.mean([np.count_nonzero(gallery.people == person) for person in probes.people])
+    chance = float(mates / people.size)
+    return Result(
+        protocol=name,
+        figures={
+            **{f"rank-{rank}": Figure(float(curve[rank - 1])) for rank in RANKS},
+            "mAP": Figure(float(found.average_precision.mean())),
+        },
+        steps=(
+            *named.steps,
+            f"{len(probes.names):,} probes of {np.unique(probes.people).size:,} people, each "
+            f"searched among {len(gallery.names):,} gallery images and {len(distractors):,} "
+            "distractors; ties count against the mates",
+            "features scaled to unit length, similarity is the cosine in float32",
+            "rank is that of the best mate; mAP is the mean over probes of the area under "
+            "precision over recall, by trapezoids",
+            *guess_warning("rank-1", curve[0], chance, len(probes.names), least=chance),
+        ),
+        ranks=curve,
+        counts={
+            "probes": len(probes.names),
+            "gallery images": len(gallery.names),
+            "distractors": len(distractors),
+        },
+    )
+
+
+def _nobody(*lists: ImagesOfPeople) -> int:
+    """Returns an id that no person of the lists has, for distractors."""
+    return min(int(listed.people.min()) for listed in lists) - 1
+
+
+PROTOCOLS = (
+    Protocol(
+        name="tinyface",
+        title="TinyFace, identification",
+        dataset="tinyface",
+        file_names=(
+            "tinyface/gallery_match_img_ID_pairs.mat",
+            "tinyface/probe_img_ID_pairs.mat",
+        ),
+        scorer=_score,
+    ),
+)

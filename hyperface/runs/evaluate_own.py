@@ -1,0 +1,105 @@
+"""Scores a run by the protocol it was trained for: the test people of its own data set."""
+
+import dataclasses
+import json
+from typing import Any
+
+from hyperface import owned
+from hyperface.config.experiment import Experiment, check
+from hyperface.console import make_console, say
+from hyperface.data.datasets import data_directory, open_split
+from hyperface.devices import processes
+from hyperface.errors import InputError
+from hyperface.evaluate import evaluator
+from hyperface.evaluate.embed import AllDevices
+from hyperface.protocols.features import array_digest
+from hyperface.report.run import results_table
+from hyperface.report.tables import as_text
+from hyperface.runs.evaluate_options import Evaluate, recorded
+from hyperface.runs.evaluate_plan import checkpoints
+from hyperface.runs.evaluate_run import environment
+from hyperface.train import parallel
+from hyperface.train.checkpoint.manager import Checkpoints
+from hyperface.train.logs import run_digest
+from hyperface.train.state import TrainState, abstract_state
+
+RESULTS = "evaluation.json"
+USED = {"source", "checkpoint", "mirror", "out", "data_dir", "coordinator", "processes", "process"}
+"""Options that apply without --protocol."""
+
+
+def score_own_test(options: Evaluate) -> None:
+    """Scores a run by its own protocol, as its report does, and writes evaluation.json into it.
+
+    Raises:
+      InputError: the source is not a run with checkpoints, or an option needs --protocol.
+    """
+    steps, folder = checkpoints(options), options.source / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(
+            f"expected the folder of a run with checkpoints, found none at {folder}. Other sources "
+            "need --protocol."
+        )
+    _check_options(options)
+    out = options.out or options.source
+    owned.check_free(out / RESULTS)
+    with Checkpoints(folder, read_only=True) as stored:
+        step, experiment, state = stored.read(lambda step: (step, *restored(stored, step)), *steps)
+    experiment = _with_mirror(experiment, options.mirror)
+    data_dir = data_directory(options.data_dir)
+    result = evaluator.evaluate_network(
+        experiment, state.network, state.evaluated, data_dir, AllDevices()
+    )
+    if not processes.is_writer():
+        return
+    procedure = (f"{experiment.name} at step {step}", *result.steps)
+    data = experiment.data
+    opened = open_split(data.name, data.test_split, data_dir, crop=data.crop)
+    record: dict[str, Any] = {
+        "step": step,
+        "mirror": experiment.evaluation.mirror,
+        "figures": result.figures(),
+        "steps": procedure,
+        "settings": {
+            "options": recorded(options),
+            "data": opened.facts(),
+            "features": array_digest(result.embeddings.features),
+            "run": run_digest(options.source),
+            **environment(),
+        },
+    }
+    console = make_console()
+    say(console, as_text(results_table({f"{experiment.name}, step {step}": result})))
+    for line in procedure:
+        say(console, f"- {line}")
+    # Results are printed before the file is written: a full disk costs no result.
+    with owned.writing(out, "Free some space or choose another folder by --out."):
+        owned.write_text(out / RESULTS, json.dumps(record, indent=2) + "\n")
+
+
+def _check_options(options: Evaluate) -> None:
+    """Refuses options that need a published protocol, and several checkpoints."""
+    for field in dataclasses.fields(options):
+        if field.name not in USED and getattr(options, field.name) != field.default:
+            raise InputError(
+                f"--{field.name.replace('_', '-')}: expected --protocol with it, found none."
+            )
+    if len(options.checkpoint) > 1:
+        raise InputError("--checkpoint: expected one step without --protocol, found several.")
+
+
+def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
+    """Returns the experiment that a checkpoint belongs to, and the checkpoint's state."""
+    meta = stored.meta(step)
+    experiment, data = Experiment.from_dict(meta["experiment"]), meta["data"]
+    like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
+    placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
+    return experiment, parallel.whole_classes(stored.restore(step, like, placed))
+
+
+def _with_mirror(experiment: Experiment, mirror: str | None) -> Experiment:
+    """Returns the experiment with features of mirror images merged in this way, if given."""
+    if mirror is None:
+        return experiment
+    evaluation = dataclasses.replace(experiment.evaluation, mirror=mirror)
+    return check(dataclasses.replace(experiment, evaluation=evaluation))

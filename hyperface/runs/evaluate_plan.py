@@ -1,0 +1,243 @@
+"""Turns the options of an evaluation into tasks: all is resolved, or refused with one error."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperface.data.datasets import data_directory, find, open_split
+from hyperface.devices import mesh
+from hyperface.errors import InputError
+from hyperface.evaluate.embed import Mirror
+from hyperface.protocols import registry
+from hyperface.protocols.pair_rules import PRESETS
+from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.runs.evaluate_options import Evaluate
+from hyperface.train.checkpoint.manager import Checkpoints
+from hyperface.weights.files import is_weights
+
+FULL = 1.0
+"""The area factor that leaves images as they are."""
+
+
+class Images(NamedTuple):
+    """A prepared data set and what embeds its images, or a file of features."""
+
+    source: Path
+    """The folder of a run or of an export, "pixels", or a file of features."""
+    dataset: str | None = None
+    """Name of the prepared data set; None if `source` is a file of features."""
+    split: str = "test"
+    """Split of the data set."""
+    data_dir: Path = Path()
+    """Folder of prepared data sets."""
+    checkpoint: int | None = None
+    """Step of the run's checkpoint; None takes the newest."""
+    mirror: Mirror | None = None
+    """How features of image and mirror image are merged; None does it as the network's run did."""
+    area: float = FULL
+    """Factor by which the images are made smaller in area before they are embedded."""
+
+    def __str__(self) -> str:
+        if self.dataset is None:
+            return self.source.name
+        return f"{self.dataset}, step {self.checkpoint or 'newest'}, area / {self.area:g}"
+
+
+class Task(NamedTuple):
+    """One protocol to score, on the images of one checkpoint at one resolution."""
+
+    protocol: Protocol
+    title: str
+    """The protocol's title, with the data set or the resolution if they are not the usual ones."""
+    images: Images
+    distractors: Images | None
+    """Images among which probes are searched, for protocols that do so."""
+    files: tuple[Path, ...]
+    """The files that say what is compared."""
+    protocol_dir: Path
+    """Folder of protocol files; the record names files by their path in it."""
+    settings: Settings
+    """Choices within the protocol."""
+
+    @property
+    def name(self) -> str:
+        """The protocol's name, with the area factor if images are made smaller."""
+        area = self.images.area
+        return self.protocol.name if area == FULL else f"{self.protocol.name}-area{area:g}"
+
+
+def plan(options: Evaluate) -> list[Task]:
+    """Returns the tasks that the options ask for, in the order in which they are scored.
+
+    Raises:
+      InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a
+        file or a data set is missing.
+    """
+    protocols = _protocols(options.protocol)
+    settings = _settings(options)
+    _check_taken(protocols, options)
+    if is_features(options.source) and (options.checkpoint or options.mirror or options.resolution):
+        raise InputError(
+            f"{options.source}: expected no --checkpoint, --mirror or --resolution, which need the "
+            "network."
+        )
+    data_dir = data_directory(options.data_dir)
+    resolved = [_resolve(protocol, options, settings, data_dir) for protocol in protocols]
+    return [
+        task
+        for checkpoint in checkpoints(options) or (None,)
+        for task in resolved
+        for task in _at_resolutions(task, checkpoint, options.resolution or (FULL,))
+    ]
+
+
+def _protocols(names: str) -> list[Protocol]:
+    protocols = [registry.find(name.strip()) for name in names.split(",") if name.strip()]
+    if not protocols:
+        raise InputError("--protocol: expected names of protocols, found none.")
+    return protocols
+
+
+def _settings(options: Evaluate) -> Settings:
+    """Returns what the options choose within the protocols; refuses a value outside its range."""
+    for factor in options.resolution:
+        if not (math.isfinite(factor) and factor >= 1):
+            raise InputError(f"--resolution: expected area factors from 1, found {factor}.")
+    for name, least in (("gammas", 1), ("bootstrap", 0)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise InputError(f"--{name}: expected at least {least}, found {value}.")
+    # Released networks are scored as they are; NormFace's PCA is a part of NormFace's recipe.
+    preset = options.preset or ("plain" if is_weights(options.source) else None)
+    return Settings(
+        rules=PRESETS[preset] if preset else None,
+        pca=_checked_pca(options.pca),
+        bootstrap=options.bootstrap,
+        rule=options.rule or "blufr",
+        gammas=options.gammas,
+        pool_media=options.pool_media,
+        pairs=options.pairs,
+        probe_list=options.probe_list,
+        distractor_list=options.distractor_list,
+        noises=options.noises,
+        place=mesh.split_rows,
+    )
+
+
+def _checked_pca(pca: float | None) -> float | int | None:
+    """Returns a share of variance as it is, and a number of dimensions as a whole number."""
+    if pca is None or 0 <= pca < 1:
+        return pca
+    if not (math.isfinite(pca) and pca == int(pca) and pca > 0):
+        raise InputError(
+            f"--pca: expected a share of variance below 1, a number of dimensions, or 0 for "
+            f"none, found {pca}."
+        )
+    return int(pca)
+
+
+def _check_taken(protocols: list[Protocol], options: Evaluate) -> None:
+    """Refuses an option that belongs to protocols, but to none of those asked for."""
+    names = [protocol.name for protocol in protocols]
+    for field in dataclasses.fields(options):
+        takers = registry.takers(field.name)
+        if not takers or getattr(options, field.name) == field.default:
+            continue
+        if not set(takers) & set(names):
+            raise InputError(
+                f"--{field.name.replace('_', '-')}: expected one of the protocols that take it "
+                f"({', '.join(takers)}), found {', '.join(names)}."
+            )
+
+
+def checkpoints(options: Evaluate) -> tuple[int, ...]:
+    """Returns the checkpoints' steps, with the step of the best one in place of "best".
+
+    Raises:
+      InputError: the best one is asked for, but no checkpoint has a score.
+    """
+    if "best" not in options.checkpoint:
+        return tuple(step for step in options.checkpoint if step != "best")
+    folder = options.source / "checkpoints"
+    best = None
+    if folder.is_dir():
+        with Checkpoints(folder, read_only=True) as stored:
+            best = stored.best()
+    if best is None:
+        raise InputError(
+            f"--checkpoint best: expected checkpoints with a score in {folder}, found none."
+        )
+    return tuple(best if step == "best" else step for step in options.checkpoint)
+
+
+def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir: Path) -> Task:
+    """Returns the protocol's task for the newest checkpoint and images as they are."""
+    dataset = options.dataset or protocol.dataset
+    protocol_dir = options.protocol_dir or data_dir / "protocols"
+    prepared = find(dataset, data_dir) if dataset else None
+    files = protocol.files(protocol_dir, settings, prepared)
+    images = Images(options.source)
+    if not is_features(options.source):
+        if dataset is None:
+            raise InputError(
+                f"{protocol.name}: expected --dataset, whose images the list compares."
+            )
+        open_split(dataset, options.split, data_dir)
+        images = Images(options.source, dataset, options.split, data_dir, mirror=options.mirror)
+    title = protocol.title
+    if protocol.dataset is None and dataset is not None:
+        title = f"{title} of {dataset}"
+    distractors = None
+    if protocol.has_distractors:
+        distractors = _distractors(protocol.name, images, options)
+    return Task(protocol, title, images, distractors, tuple(files), protocol_dir, settings)
+
+
+def _distractors(protocol: str, images: Images, options: Evaluate) -> Images:
+    """Returns the images that --distractors names: a data set or a file of features."""
+    given = options.distractors
+    if given is None:
+        raise InputError(
+            f"{protocol}: expected --distractors, a data set or a features file, found none."
+        )
+    if not is_features(given):
+        if images.dataset is None:
+            raise InputError(
+                f"--distractors: expected a features file beside the one of the probes, found "
+                f"{given!r}: a data set needs a network."
+            )
+        open_split(given, images.split, images.data_dir)
+        return images._replace(dataset=given)
+    if not Path(given).is_file():
+        raise InputError(f"--distractors: expected a features file, found none at {given}.")
+    if any(factor != FULL for factor in options.resolution):
+        raise InputError(
+            f"--resolution: expected a data set of distractors, whose images can be made smaller, "
+            f"found the features {given}."
+        )
+    return Images(Path(given))
+
+
+def _at_resolutions(
+    task: Task, checkpoint: int | None, factors: tuple[float, ...]
+) -> Iterator[Task]:
+    """Yields the task once per area factor, for this checkpoint."""
+
+    def at(images: Images | None, factor: float) -> Images | None:
+        if images is None or images.dataset is None:
+            return images  # Features of a file are what they are.
+        return images._replace(checkpoint=checkpoint, area=factor)
+
+    for factor in factors:
+        smaller = "" if factor == FULL else f", area / {factor:g}"
+        images = at(task.images, factor)
+        assert images is not None
+        yield task._replace(
+            title=task.title + smaller, images=images, distractors=at(task.distractors, factor)
+        )
+
+
+def is_features(source: Path | str) -> bool:
+    """Returns whether this names a file of features, which need no network."""
+    return Path(source).suffix.lower() in (".npz", ".npy")

@@ -1,0 +1,220 @@
+"""Scores tasks: embeds their images, scores the features, and writes the report."""
+
+import contextlib
+import hashlib
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hyperface import owned
+from hyperface.arrays import open_npy
+from hyperface.console import make_console, say
+from hyperface.data.resolution import degrade
+from hyperface.devices import mesh, processes
+from hyperface.files import digest
+from hyperface.protocols.features import NamedFeatures, check, read_features, read_names
+from hyperface.protocols.protocol import Distractors
+from hyperface.protocols.result import Figure, Result, over_snapshots
+from hyperface.report.cleaning import NamedImages
+from hyperface.report.evaluation import Pixels, protocol_tables, write_evaluation
+from hyperface.report.tables import as_text
+from hyperface.runs import program
+from hyperface.runs.embedding import embed_into, open_network
+from hyperface.runs.evaluate_plan import FULL, Images, Task
+from hyperface.train.logs import run_digest
+
+VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
+"""Packages whose versions are recorded."""
+
+
+def run(
+    tasks: Sequence[Task], out: Path | None = None, request: Mapping[str, str] | None = None
+) -> dict[str, Result]:
+    """Scores every task, prints the tables and writes the report.
+
+    Results of several checkpoints are averaged.
+
+    Args:
+      tasks: as `plan` returns them.
+      out: folder of the report; None writes none.
+      request: what was asked for, in words, for the record of the report.
+
+    Returns:
+      The results by task name; nothing in all processes but the first.
+
+    Raises:
+      InputError: there is no such network, its images do not fit, or features cannot be scored.
+    """
+    writes = processes.is_writer()
+    console = make_console(quiet=not writes)
+    if writes and out is not None:
+        owned.check_free(out / "evaluation.json", out / "evaluation.html")
+    with contextlib.ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(owned.writing(out))
+        scratch = owned.scratch(out) if writes and out else tempfile.TemporaryDirectory()
+        features = FeatureCache(Path(stack.enter_context(scratch)), console)
+        shots: dict[str, list[Result]] = {}
+        for task in tasks:
+            named = features.of(task.images)
+            distractors = features.distractors(task.distractors) if task.distractors else None
+            if writes:  # Other processes only help to embed.
+                found = _score(task, named, distractors, console)
+                shots.setdefault(task.name, []).append(found)
+        results = {n: over_snapshots(of) if len(of) > 1 else of[0] for n, of in shots.items()}
+        titles = {task.name: task.title for task in tasks}
+        if not writes:
+            return {}
+        # Tables are printed before files are written: a full disk costs no result.
+        for table in protocol_tables(titles, results):
+            say(console, f"\n{as_text(table)}")
+        if out is not None:
+            write_evaluation(
+                out,
+                source=str(tasks[0].images.source),
+                scored=results,
+                titles=titles,
+                pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
+                sweeps=_sweeps(tasks, results),
+                settings=_record(tasks, features.digests, request or {}),
+            )
+    if out is not None:
+        say(console, f"\nReport: {out / 'evaluation.html'}")
+    return results
+
+
+def _score(
+    task: Task, named: NamedFeatures, distractors: Distractors | None, console: Console
+) -> Result:
+    with program.progress(console, f"scoring {task.name}", "parts") as advance:
+        settings = replace(task.settings, distractors=distractors, progress=advance)
+        found = task.protocol.score(named, task.files, settings)
+    curves = {task.name if n == task.protocol.name else n: c for n, c in found.curves.items()}
+    return replace(found, protocol=task.name, curves=curves)
+
+
+def _sweeps(tasks: Sequence[Task], results: Mapping[str, Result]) -> dict[str, dict[float, Figure]]:
+    """Returns the first figure of each protocol by area factor, if there are several factors."""
+    sweeps: dict[str, dict[float, Figure]] = {}
+    for task in tasks:
+        name, figure = next(iter(results[task.name].figures.items()))
+        sweeps.setdefault(f"{task.protocol.name}: {name}", {})[task.images.area] = figure
+    return {label: values for label, values in sweeps.items() if len(values) > 1}
+
+
+def _record(
+    tasks: Sequence[Task], data: Mapping[str, str], request: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns what the figures were computed with, for the JSON file."""
+    files = (path for task in tasks for path in task.files)
+    return {
+        "options": dict(request),
+        "data": dict(data),
+        "run": run_digest(tasks[0].images.source) or digest(tasks[0].images.source),
+        "files": digests(files, tasks[0].protocol_dir),
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Returns the versions of packages, and the number and kind of devices."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in VERSIONS},
+        },
+        "devices": mesh.counted(mesh.describe_devices()),
+    }
+
+
+def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
+    """Returns the digest of each file; a folder's digest is of the names and digests of its files.
+
+    Args:
+      paths: files and folders.
+      folder: of protocol files. A path in it is named by its path there, any other by its last two
+        parts.
+    """
+    found = {}
+    for path in dict.fromkeys(map(Path.absolute, paths)):
+        inside = path.is_relative_to(folder.absolute())
+        name = path.relative_to(folder.absolute()) if inside else Path(*path.parts[-2:])
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            lines = [f"{file.relative_to(path).as_posix()} {digest(file)}" for file in files]
+            found[name.as_posix()] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+        else:
+            found[name.as_posix()] = digest(path)
+    return found
+
+
+class FeatureCache:
+    """Features of images, each embedded or read once.
+
+    Args:
+      scratch: folder for files of features.
+      console: shows progress.
+    """
+
+    def __init__(self, scratch: Path, console: Console):
+        self._scratch, self._console = scratch, console
+        self._features: dict[Images, NamedFeatures] = {}
+        self._images: dict[Images, NamedImages] = {}
+        self.digests: dict[str, str] = {}
+        """Digests of names and features, by the images' label."""
+
+    def of(self, images: Images) -> NamedFeatures:
+        """Returns the features of the images.
+
+        Raises:
+          InputError: the file cannot be read, or the network cannot embed the images.
+        """
+        if images not in self._features:
+            if images.dataset is None:
+                self._features[images] = read_features(images.source)
+            else:
+                self._features[images] = self._embed(images, images.dataset)
+            self.digests[str(images)] = self._features[images].digest()
+        return self._features[images]
+
+    def _embed(self, images: Images, dataset: str) -> NamedFeatures:
+        network = open_network(images.source, images.checkpoint, images.mirror)
+        split = network.open_split(dataset, images.split, images.data_dir)
+        change = None if images.area == FULL else partial(degrade, factor=images.area)
+        path = self._scratch / str(len(self._features))
+        found = embed_into(path, split, network, self._console, change)
+        self._images[images] = found.images
+        smaller = (f"images made {images.area:g} times smaller in area, bicubic",)
+        steps = (split.step, *(() if change is None else smaller), *network.steps)
+        return check(NamedFeatures(found.images.names, found.features, steps), split.dataset)
+
+    def distractors(self, images: Images) -> Distractors:
+        """Returns features of distractors, and their names if they have any.
+
+        An .npy file is not read as a whole. Its names are in the .txt beside it, if there is one.
+        """
+        path = images.source
+        if images.dataset is not None or path.suffix.lower() == ".npz":
+            named = self.of(images)
+            return Distractors(named.features, list(named.names))
+        features = open_npy(path, mapped=True)
+        with path.open("rb") as file:
+            self.digests[str(images)] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        listed = path.with_suffix(".txt")
+        rows = len(features) if features.ndim else 0
+        return Distractors(features, read_names(listed, rows) if listed.is_file() else None)
+
+    def pixels(self, images: Images) -> Pixels | None:
+        """Returns a function from an image's name to its pixels, if the images are at hand."""
+        stored = self._images.get(images)
+        if stored is None:
+            return None
+        rows = {name: row for row, name in enumerate(stored.names)}
+        return lambda name: stored.pixels(rows[name])
