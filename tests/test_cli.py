@@ -22,7 +22,7 @@ from hyperface.errors import InputError
 from hyperface.runs import evaluate, prepare, program, sweep, train
 from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.interrupt import Interrupted
-from hyperface.train.run_folder import claimed
+from hyperface.train.run_folder import locked_run_folder
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
@@ -118,7 +118,7 @@ def test_a_run_that_diverged_says_so_until_it_goes_on(tiny_data, tmp_path):
         train.main([*options, "--seed", "1"])
     assert said.exists()
     meta = json.loads((tmp_path / "r/config.json").read_text())
-    with claimed(tmp_path / "r", meta):
+    with locked_run_folder(tmp_path / "r", meta):
         assert not said.exists()
 
 

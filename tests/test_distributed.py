@@ -294,7 +294,7 @@ def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     for _ in range(2):
         processes.wait_for_all("prepared")
-    assert processes.told_by_all("sound", "ours") == ["ours", "other"]
+    assert processes.allgather("sound", "ours") == ["ours", "other"]
     keys, patience = zip(*met, strict=True)
     assert len(set(keys)) == 3  # A barrier is passed once.
     assert set(patience) == {7 * 24 * 3600 * 1000}

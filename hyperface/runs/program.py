@@ -267,7 +267,7 @@ def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
     if _is_joined():
         from hyperface.devices import processes
 
-        processes.abandon(status)
+        processes.exit_now(status)
     sys.exit(status)
 
 

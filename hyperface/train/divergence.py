@@ -1,4 +1,4 @@
-"""What a run does about a step that is not finite."""
+"""Steps whose numbers are not finite: how they are found, named, and handled by a run."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -46,14 +46,14 @@ class Divergences:
         self._on_nan, self._say = on_nan, say
         self._counted: set[int] = set()
 
-    def passes(self, step: int, metrics: dict[str, float], unsound: str) -> bool:
+    def passes(self, step: int, metrics: dict[str, float], nonfinite: str) -> bool:
         """Whether a step is finite; False where it is not, and the run skips it.
 
         Raises:
           DivergenceError: it is not, and the run does not skip it.
         """
         try:
-            check_finite(step, metrics, unsound)
+            check_finite(step, metrics, nonfinite)
         except DivergenceError as error:
             if error.updated or self._on_nan != "skip" or not self._one_more(step):
                 raise
@@ -81,14 +81,14 @@ class Divergences:
         return self.count <= MAX_LEFT_OUT
 
 
-def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> None:
+def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> None:
     """Refuses metrics that are not finite.
 
     Args:
       step: optimiser steps done, for the message.
       metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
         are blamed where no other is.
-      unsound: the groups of parameters that are not finite, in words.
+      nonfinite: the groups of parameters that are not finite, in words.
 
     Raises:
       DivergenceError: naming the step, the terms that are not finite, and the groups.
@@ -98,7 +98,7 @@ def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> Non
         return
     causes = [name for name in bad if name not in _CONSEQUENCES] or bad[:1]
     found = ", ".join(f"{name} = {metrics[name]}" for name in causes)
-    where = f" Not finite: {unsound}." if unsound else ""
+    where = f" Not finite: {nonfinite}." if nonfinite else ""
     raise DivergenceError(
         step,
         f"step {step}: expected finite metrics, found {found}.{where}",
@@ -110,38 +110,43 @@ GROUPS = tuple(f"{part}.{name}" for part, names in OF_PARTS.items() for name in 
 """Every group of parameters that a rule of the optimiser is for."""
 
 
-def chosen(sound: jax.Array, new: Any, old: Any) -> Any:
-    """A tree of the new arrays where the update is sound, of the old ones where it is not."""
-    return jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
+def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
+    """Returns whether every metric is finite, as a scalar bool."""
+    return jnp.all(jnp.isfinite(jnp.stack([jnp.float32(x) for x in metrics.values()])))
 
 
-def unsound_groups(tree: Any) -> jax.Array:
-    """Which groups of parameters have a sum of squares that is not finite.
+def select_update(is_finite: jax.Array, new: Any, old: Any) -> Any:
+    """Returns the tree of new arrays where the update is finite, of the old ones otherwise."""
+    return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+
+
+def nonfinite_groups(tree: Any) -> jax.Array:
+    """Finds the groups of parameters whose sum of squares is not finite.
 
     Args:
       tree: parameters, or their gradients.
 
     Returns:
-      [groups] int32, 1 where it is not, in order of `GROUPS`.
+      [groups] int32, 1 for a group that is not finite, in order of `GROUPS`.
     """
-    unsound = dict.fromkeys(GROUPS, jnp.zeros((), bool))
+    found = dict.fromkeys(GROUPS, jnp.zeros((), bool))
     labels = jax.tree.leaves(parameter_groups(tree))
     for label, leaf in zip(labels, jax.tree.leaves(tree), strict=True):
-        unsound[label] |= ~jnp.isfinite(jnp.sum(jnp.square(leaf)))
-    return jnp.stack(list(unsound.values())).astype(jnp.int32)
+        found[label] |= ~jnp.isfinite(jnp.sum(jnp.square(leaf)))
+    return jnp.stack(list(found.values())).astype(jnp.int32)
 
 
-def packed(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
-    """Both results of `unsound_groups` as the bits of one int32."""
+def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
+    """Packs both results of `nonfinite_groups` into the bits of one int32."""
     bits = jnp.concatenate([gradients, parameters]) > 0
     return jnp.sum(bits << jnp.arange(bits.size, dtype=jnp.int32))
 
 
-def unsound_names(bits: int) -> str:
-    """What `packed` tells, in words; empty where all is finite.
+def nonfinite_names(bits: int) -> str:
+    """Decodes `encode_groups` into words; empty where everything is finite.
 
     Example:
-      >>> unsound_names(0b1001)
+      >>> nonfinite_names(0b1001)
       'the gradients of backbone.kernels, backbone.norms'
     """
     kinds = {"gradients": bits, "new values": bits >> len(GROUPS)}

@@ -26,7 +26,7 @@ from hyperface.train.logs import TrainingProgress
 from hyperface.train.optim import group_summaries, with_updates
 from hyperface.train.profile import Profile
 from hyperface.train.record import Job, Record
-from hyperface.train.run_folder import claimed, refuse_another
+from hyperface.train.run_folder import check_same_experiment, locked_run_folder
 from hyperface.train.state import TrainState, abstract_state, create_state
 
 
@@ -98,7 +98,7 @@ def train(
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     warn = partial(say, console, style="yellow")
     with (
-        claimed(workdir, meta, fresh=fresh, say=warn)
+        locked_run_folder(workdir, meta, fresh=fresh, say=warn)
         if processes.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
@@ -111,7 +111,9 @@ def train(
             found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
                 first_step, state = found
-                refuse_another(f"{workdir}: step {first_step}", checkpoints.meta(first_step), meta)
+                check_same_experiment(
+                    f"{workdir}: step {first_step}", checkpoints.meta(first_step), meta
+                )
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
                 say(console, f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
                 state = parallel.with_padding_unseen(state)
@@ -158,7 +160,7 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
 
 def _is_local(experiment: Experiment) -> bool:
     """Whether the step is mapped over one host's devices, each with the whole state."""
-    return not (processes.are_several() or experiment.shard_agents)
+    return not (processes.is_multiprocess() or experiment.shard_agents)
 
 
 @contextlib.contextmanager
@@ -200,7 +202,7 @@ def _run(
         return state
     _print_groups(experiment, state, job.console)
     step_fn = _step_fn(experiment)
-    batches = _batches(experiment, job.split, first_step, job.workers, **processes.share())
+    batches = _batches(experiment, job.split, first_step, job.workers, **processes.process_slice())
     always_saved = set(experiment.snapshot_steps())
     after = partial(_after, accumulate=experiment.optimizer.accumulate)
     pending = None
@@ -238,7 +240,7 @@ def _run(
                     raise Interrupted(step, stop)
         except DivergenceError as error:
             checkpoints.wait()
-            newest = processes.told_by_writer("newest", checkpoints.latest() or 0)
+            newest = processes.broadcast_from_writer("newest", checkpoints.latest() or 0)
             if divergences.rolls_back(error, newest):
                 return None
             if newest < error.step - 1 and not error.updated:

@@ -10,7 +10,7 @@ import optax
 
 from hyperface.config.experiment import Group, Groups, Optimizer
 from hyperface.config.loss import Loss
-from hyperface.train.class_rows import length
+from hyperface.train.class_rows import global_norm
 
 OF_HEADS = ("agents", "scale", "radius", "centers")
 BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}
@@ -60,7 +60,7 @@ def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArg
     """optax.clip_by_global_norm, of a gradient that may be split over devices too."""
 
     def update(updates, state, params=None, *, split_axis: str | None = None, **_: Any):
-        norm = length(updates, loss, split_axis)
+        norm = global_norm(updates, loss, split_axis)
         short = jax.tree.map(lambda x: jnp.where(norm < longest, x, x / norm * longest), updates)
         return short, state
 

@@ -76,9 +76,9 @@ class Record:
         """
         last, sound, due = step == self._job.experiment.steps, True, False
         if metrics is not None:
-            unsound = divergence.unsound_names(int(metrics["unsound"]))
-            values = {name: float(x) for name, x in metrics.items() if name != "unsound"}
-            sound = self._divergences.passes(step, values, unsound)
+            nonfinite = divergence.nonfinite_names(int(metrics["nonfinite"]))
+            values = {name: float(x) for name, x in metrics.items() if name != "nonfinite"}
+            sound = self._divergences.passes(step, values, nonfinite)
         if metrics is not None and sound:
             self._progress.update(step, values)
             self._mean_loss.add(values["loss"])

@@ -1,4 +1,4 @@
-"""The folder of a run: made, checked to be of this run, and kept from a second one."""
+"""The folder of a run: it is created, checked to belong to this run, and locked."""
 
 import contextlib
 import json
@@ -13,27 +13,27 @@ from hyperface.devices import mesh
 from hyperface.errors import InputError
 
 DIVERGED = "diverged.json"
-"""Where a run says at which step, and of what, it diverged; a run that goes on has none."""
+"""File with the step at which a run diverged and the reason; a run that goes on has none."""
 WRITTEN = ("config.json", "environment.json", "metrics.jsonl", "results.json", "report.html")
 """Files that a run writes in any case, the last two after its last step."""
 RUN_META = ("experiment", "data", "init_from")
-"""What a run says it is; its checkpoints say more."""
+"""Fields of `config.json` that identify a run; its checkpoints hold more."""
 MAY_CHANGE = {"experiment.shard_agents"}
-"""Fields that a run may go on with another value of: the numbers stay."""
+"""Fields that may change when a run goes on: the numbers stay the same."""
 SHOWN = 3
-"""Differing fields that a message names."""
+"""Number of differing fields that a message names."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @contextlib.contextmanager
-def claimed(
+def locked_run_folder(
     workdir: Path,
     meta: dict[str, Any],
     *,
     fresh: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[None]:
-    """Makes the run's folder, or checks that the one there is of this run; keeps a second run out.
+    """Creates the run's folder, or checks that it belongs to this run, and locks it meanwhile.
 
     Args:
       workdir: the run's folder.
@@ -65,7 +65,7 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
 
     Args:
       workdir: the run's folder, which may be absent.
-      meta: as in `claimed`.
+      meta: as in `locked_run_folder`.
 
     Raises:
       InputError: naming what is there instead, or the fields that differ.
@@ -73,16 +73,16 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
     owned.check(workdir, owned.RUN)
     config = workdir / "config.json"
     if config.exists():
-        refuse_another(str(workdir), json.loads(config.read_text()), meta)
+        check_same_experiment(str(workdir), json.loads(config.read_text()), meta)
 
 
-def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Refuses what another run left.
+def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raises where a folder or checkpoint belongs to another experiment or other data.
 
     Args:
       where: the folder or checkpoint, for the message.
-      found: what it says it is of; it may say more than a run does.
-      meta: as in `claimed`.
+      found: its fields; fields that are not in `RUN_META` are not compared.
+      meta: as in `locked_run_folder`.
 
     Raises:
       InputError: naming the fields that differ.
@@ -97,7 +97,7 @@ def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> N
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The fields in which what was left is of another run than is wanted, in words."""
+    """Returns the fields in which two runs differ, each with both values, in words."""
     found, wanted = _flat(found), _flat(wanted)
     return [
         f"{name} was {found.get(name)}, is now {wanted.get(name)}"

@@ -97,7 +97,7 @@ class Checkpoints:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if self._manager is None:
             return
-        several = processes.are_several()
+        several = processes.is_multiprocess()
         if several and error is not None and not isinstance(error, processes.AgreedStop):
             return  # The others are elsewhere, and a save would wait for them.
         with self._saving():
@@ -128,7 +128,7 @@ class Checkpoints:
           CorruptCheckpoint: it is damaged; one that was removed meanwhile is not.
           InputError: there is no such step, or it was removed meanwhile; or as of `act`.
         """
-        return read_step(self._folder, act, step, processes.told_by_writer)
+        return read_step(self._folder, act, step, processes.broadcast_from_writer)
 
     def save(
         self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
@@ -221,7 +221,7 @@ class Checkpoints:
           InputError: the newest sound one is of another model, or cannot be read for now; or there
             were some, and none is sound.
         """
-        steps = processes.told_by_writer("steps", self.steps())
+        steps = processes.broadcast_from_writer("steps", self.steps())
         while steps:
             step = steps.pop()
             try:
@@ -232,7 +232,7 @@ class Checkpoints:
                 self._manager.reload()
                 self._find_best()
         aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
-        aside = processes.told_by_writer("aside", aside)
+        aside = processes.broadcast_from_writer("aside", aside)
         if aside:
             raise InputError(
                 f"expected a sound checkpoint in {self._folder}, found only damaged ones: "
@@ -254,7 +254,7 @@ class Checkpoints:
         except InputError as error:
             failed = error
         found = failed and [isinstance(failed, CorruptCheckpoint), str(failed)]
-        told = list(filter(None, processes.told_by_all(f"read {step}", found)))
+        told = list(filter(None, processes.allgather(f"read {step}", found)))
         others = [message for is_corrupt, message in told if not is_corrupt]
         if others:
             raise InputError(others[0]) from failed
