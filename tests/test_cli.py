@@ -357,6 +357,29 @@ def test_help_is_useful(module):
 
 
 @pytest.mark.parametrize(
+    ("module", "rare"), [(train, "--loss.margin-softmax.scale"), (prepare, "--label")]
+)
+def test_help_shows_what_people_use_and_where_the_rest_is(module, rare, capsys):
+    shown = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            module.main([option])
+        assert ended.value.code == 0
+        shown[option] = capsys.readouterr().out
+    assert "All of them: hyperface" in shown["--help"]
+    assert rare not in shown["--help"]
+    assert rare in shown["--help-all"]
+    for name in module.MAIN_OPTIONS:
+        option = "--" + name.replace("_", "-")
+        assert name == "source" or option in shown["--help"]
+    common, known = (
+        set(re.findall(r"^\W*(--[a-z][\w.-]*)", text, re.MULTILINE)) for text in shown.values()
+    )
+    assert common < known
+    assert len(common) <= 14
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["orl-normfce"], "Did you mean 'orl-normface'?"),

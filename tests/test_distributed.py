@@ -218,7 +218,9 @@ def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
     *command, name = container["command"]
     assert command == ["python", "-m", "hyperface", "train"]
     default = train.Train(experiments.load(name))
-    options = program.parse(default, container["args"], prog="", description="")
+    options = program.parse(
+        train.Train, container["args"], prog="", description="", default=default
+    )
     assert options.experiment.shard_agents
     assert options.exit_on_preemption == 143
 

@@ -384,13 +384,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_groups(linear, 
 
 
 @pytest.mark.parametrize("bad", ["first", "second", "third"])
-def test_one_array_that_is_not_finite_makes_its_group_unsound(bad):
+def test_one_array_that_is_not_finite_is_found_in_its_group(bad):
     """Else a run that diverges names nothing, or other parameters than those that did."""
     names = ("first", "second", "third")
     layers = {name: {"kernel": jnp.full(2, np.inf if name == bad else 1.0)} for name in names}
     tree = {"backbone": layers, "head": {"ring": {"radius": jnp.ones(())}}}
-    found = dict(zip(divergence.GROUPS, divergence.unsound_groups(tree), strict=True))
-    assert [name for name, unsound in found.items() if unsound] == ["backbone.kernels"]
+    found = dict(zip(divergence.GROUPS, divergence.nonfinite_groups(tree), strict=True))
+    assert [name for name, is_bad in found.items() if is_bad] == ["backbone.kernels"]
 
 
 def test_an_update_that_overflows_is_named(linear, batch):

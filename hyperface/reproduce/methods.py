@@ -109,7 +109,9 @@ class Command(NamedTuple):
         """What a call of hyperface train trains."""
         name, *words = shlex.split(self.options)
         options = Train(experiment=experiments.load(name))
-        return program.parse(options, words, prog="hyperface train", description="").experiment
+        return program.parse(
+            Train, words, prog="hyperface train", description="", default=options
+        ).experiment
 
     def _has_scored(self, had: Mapping[str, str]) -> bool:
         """Whether scores made with these options are this call's, or more of them."""

@@ -10,7 +10,6 @@ import numpy as np
 from flax import traverse_util
 from rich.console import Console
 
-from hyperface import models
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
@@ -123,7 +122,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     saved = read_run(path, step)
     evaluation, data = saved.experiment["evaluation"], saved.experiment["data"]
     mirror = mirror or evaluation["mirror"]
-    network = models.create(saved.model, saved.experiment["model"]["feature_dim"])
+    network = saved.network()
     apply = embedder(network.apply, mirror)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     variables = mesh.put_whole(variables)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from hyperface import owned
+from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
 from hyperface.errors import InputError
 from hyperface.runs import program
@@ -131,7 +131,7 @@ def restored(checkpoints: "Checkpoints", step: int) -> tuple[Experiment, "TrainS
     from hyperface.train.state import abstract_state
 
     meta = checkpoints.meta(step)
-    experiment, data = Experiment.from_dict(meta["experiment"]), meta["data"]
+    experiment, data = experiments.of_run(meta["experiment"], checkpoints.run), meta["data"]
     like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
     placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
     return experiment, parallel.whole_classes(checkpoints.restore(step, like, placed))

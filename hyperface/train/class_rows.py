@@ -19,7 +19,10 @@ def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
       path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
       loss: the loss whose heads own the parameters.
     """
-    names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path[-3:]]
+    names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
+    if "backbone" in names:  # Its modules may have any names, those of our heads too.
+        return False
+    names = names[-3:]
     if names == ["distortion"]:
         return True
     match names:

@@ -12,7 +12,7 @@ from hyperface.train.optim import OF_PARTS, parameter_groups
 
 OnNan = Literal["stop", "skip", "rollback"]
 MAX_LEFT_OUT = 10
-"""Times that a run passes over what is not finite, before it is held to diverge."""
+"""Number of steps that a run skips or goes back for; one more, and it has diverged."""
 
 _CONSEQUENCES = ("gradient_norm", "loss", "parameter_norm")
 
@@ -21,9 +21,9 @@ class DivergenceError(AgreedStop):
     """A metric became NaN or infinite.
 
     Args:
-      step: whose batch it was.
-      message: the step, the metric and the groups of parameters.
-      updated: the update itself overflowed, so that the state before it is gone.
+      step: the step.
+      message: names the step, the metrics and the groups of parameters.
+      updated: whether the update itself overflowed, so that the state before it is lost.
     """
 
     def __init__(self, step: int, message: str, *, updated: bool = False):
@@ -32,25 +32,25 @@ class DivergenceError(AgreedStop):
 
 
 class Divergences:
-    """What a run does about steps that are not finite, and how often it did.
+    """Handles the steps of a run that are not finite, and counts them.
 
     Args:
       on_nan: "stop", "skip" or "rollback".
-      say: is told of each that is passed over.
+      say: called with a line for each step that is skipped.
     """
 
     def __init__(self, on_nan: OnNan, say: Callable[[str], None]):
         self.count = 0
         self.left_out: set[int] = set()
-        """Steps before which the run went back: they are passed over, without an update."""
+        """Steps that a rollback undid: they are repeated without an update."""
         self._on_nan, self._say = on_nan, say
         self._counted: set[int] = set()
 
     def passes(self, step: int, metrics: dict[str, float], nonfinite: str) -> bool:
-        """Whether a step is finite; False where it is not, and the run skips it.
+        """Returns whether a step is finite; False means that the run skips it.
 
         Raises:
-          DivergenceError: it is not, and the run does not skip it.
+          DivergenceError: the step is not finite, and the run does not skip it.
         """
         try:
             check_finite(step, metrics, nonfinite)
@@ -62,9 +62,10 @@ class Divergences:
         return True
 
     def rolls_back(self, error: DivergenceError, saved: int) -> bool:
-        """Whether the run is to go back to step `saved`, its newest checkpoint, and on from there.
+        """Returns whether the run goes back to step `saved`, its newest checkpoint.
 
-        With "skip" too, where the state before the update is gone: the steps since are made again.
+        This happens with "skip" too, if the state before the update is lost. The steps since the
+        checkpoint are then repeated.
         """
         back = self._on_nan == "rollback" or (self._on_nan == "skip" and error.updated)
         if not back or not self._one_more(error.step):
@@ -107,7 +108,7 @@ def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> N
 
 
 GROUPS = tuple(f"{part}.{name}" for part, names in OF_PARTS.items() for name in names)
-"""Every group of parameters that a rule of the optimiser is for."""
+"""Every group of parameters for which the optimiser has a rule."""
 
 
 def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:

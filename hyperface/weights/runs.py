@@ -1,4 +1,4 @@
-"""The backbone out of a run's checkpoint, and nothing else of it."""
+"""Reads the backbone, and nothing else, from a checkpoint of a run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,31 +6,47 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import linen as nn
 from flax import traverse_util
 
+from hyperface import experiments, models
 from hyperface.errors import InputError
 from hyperface.train.checkpoint.integrity import Changed, checksums, read_step, reading
 
 
 class SavedBackbone(NamedTuple):
-    """A trained backbone, and what its run says of it."""
+    """A trained backbone, and the record of its run."""
 
     arrays: dict[str, np.ndarray]
-    """By path, "params/conv1/kernel"; what the run is scored with: the moving average of the
-    parameters, where it kept one."""
+    """Arrays by path, such as "params/conv1/kernel", as the run is scored with them: the moving
+    average of the parameters where it kept one."""
     experiment: dict[str, Any]
     """The run's experiment, as `Experiment.to_dict` made it."""
     image_shape: tuple[int, int, int]
     step: int
+    folder: Path
+    """The folder of the run, with the copy of its experiment file if it has one."""
 
     @property
     def model(self) -> str:
         """Name of the network."""
         return self.experiment["model"]["name"]
 
+    def network(self) -> nn.Module:
+        """Returns the backbone as a module that computes in float32.
+
+        Raises:
+          InputError: it is an object, and the run's experiment file does not make it.
+        """
+        model = self.experiment["model"]
+        if "backbone" not in model:
+            return models.create(model["name"], model["feature_dim"])
+        own = experiments.of_run(self.experiment, self.folder).model
+        return models.from_object(own.backbone, feature_dim=own.feature_dim)
+
 
 def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
-    """The backbone of a run; the heads and the optimiser stay on disk.
+    """Reads the backbone of a run; the heads and the optimiser stay on disk.
 
     Args:
       folder: a run, as hyperface train made it, finished or not; nothing in it is touched.
@@ -62,6 +78,7 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
         experiment=meta["experiment"],
         image_shape=tuple(meta["data"]["image_shape"]),
         step=step,
+        folder=checkpoints.parent,
     )
 
 
