@@ -278,11 +278,11 @@ def unguarded(call: Stepped, device) -> Stepped:
 
     state = jax.tree.map(jnp.copy, call.state)
     other = Stepped(parallel.data_parallel_step([device]), state, call.data)
-    kept = divergence.chosen, divergence.unsound_groups
-    divergence.chosen = lambda sound, new, old: new
-    divergence.unsound_groups = lambda tree: jnp.zeros(len(divergence.GROUPS), jnp.int32)
+    kept = divergence.select_update, divergence.nonfinite_groups
+    divergence.select_update = lambda sound, new, old: new
+    divergence.nonfinite_groups = lambda tree: jnp.zeros(len(divergence.GROUPS), jnp.int32)
     other()
-    divergence.chosen, divergence.unsound_groups = kept
+    divergence.select_update, divergence.nonfinite_groups = kept
     return other
 
 

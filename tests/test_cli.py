@@ -22,7 +22,7 @@ from hyperface.errors import InputError
 from hyperface.runs import evaluate, prepare, program, sweep, train
 from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.interrupt import Interrupted
-from hyperface.train.run_folder import claimed
+from hyperface.train.run_folder import locked_run_folder
 
 SMALL = [
     "--steps", "6", "--log-every", "1", "--checkpoint-every", "2",
@@ -118,7 +118,7 @@ def test_a_run_that_diverged_says_so_until_it_goes_on(tiny_data, tmp_path):
         train.main([*options, "--seed", "1"])
     assert said.exists()
     meta = json.loads((tmp_path / "r/config.json").read_text())
-    with claimed(tmp_path / "r", meta):
+    with locked_run_folder(tmp_path / "r", meta):
         assert not said.exists()
 
 
@@ -399,6 +399,29 @@ def test_help_is_useful(module):
     assert shown.returncode == 0
     assert f"hyperface {module}" in shown.stdout
     assert "--data-dir" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "rare"), [(train, "--loss.margin-softmax.scale"), (prepare, "--label")]
+)
+def test_help_shows_what_people_use_and_where_the_rest_is(module, rare, capsys):
+    shown = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            module.main([option])
+        assert ended.value.code == 0
+        shown[option] = capsys.readouterr().out
+    assert "All of them: hyperface" in shown["--help"]
+    assert rare not in shown["--help"]
+    assert rare in shown["--help-all"]
+    for name in module.MAIN_OPTIONS:
+        option = "--" + name.replace("_", "-")
+        assert name == "source" or option in shown["--help"]
+    common, known = (
+        set(re.findall(r"^\W*(--[a-z][\w.-]*)", text, re.MULTILINE)) for text in shown.values()
+    )
+    assert common < known
+    assert len(common) <= 14
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,9 @@ def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
     *command, name = container["command"]
     assert command == ["python", "-m", "hyperface", "train"]
     default = train.Train(experiments.load(name))
-    options = program.parse(default, container["args"], prog="", description="")
+    options = program.parse(
+        train.Train, container["args"], prog="", description="", default=default
+    )
     assert options.experiment.shard_agents
     assert options.exit_on_preemption == 143
 
@@ -294,7 +296,7 @@ def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     for _ in range(2):
         processes.wait_for_all("prepared")
-    assert processes.told_by_all("sound", "ours") == ["ours", "other"]
+    assert processes.allgather("sound", "ours") == ["ours", "other"]
     keys, patience = zip(*met, strict=True)
     assert len(set(keys)) == 3  # A barrier is passed once.
     assert set(patience) == {7 * 24 * 3600 * 1000}

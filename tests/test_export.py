@@ -183,7 +183,7 @@ def test_two_identical_exports_have_identical_files(random_run, exported, tmp_pa
         "--out",
         tmp_path / "again",
     ]
-    root = Path(export.__file__).parents[1]
+    root = Path(export.__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "7"}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True)
     for name in ("embedder.safetensors", "embedder.stablehlo"):

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "reference": ({"shapes"}, set()),
     "losses": ({"normalize", "rules", "shapes"}, set()),
     "config": ({"errors"}, set()),
-    "experiments": ({"config", "errors"}, set()),
+    "experiments": ({"config", "errors", "files"}, set()),
     "devices": ({"errors"}, set()),
     "models": (BASE, {"flax"}),
     "heads": (BASE | {"config", "losses", "normalize", "theory"}, {"flax"}),
@@ -43,7 +43,10 @@ MAY_IMPORT = {
         BASE | {"config", "data", "devices", "losses", "metrics", "normalize", "protocols"},
         set(),
     ),
-    "weights": (BASE | {"evaluate", "models", "normalize", "train"}, {"flax", "orbax"}),
+    "weights": (
+        BASE | {"evaluate", "experiments", "models", "normalize", "train"},
+        {"flax", "orbax"},
+    ),
     "report": (BASE | {"data", "evaluate", "metrics", "protocols"}, {"matplotlib"}),
 }
 MAY_IMPORT["runs"] = (

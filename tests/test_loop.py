@@ -31,7 +31,7 @@ from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.divergence import DivergenceError, check_finite
 from hyperface.train.interrupt import Interrupted, listening
 from hyperface.train.logs import MetricsLog, TrainingProgress, read_metrics
-from hyperface.train.run_folder import claimed
+from hyperface.train.run_folder import locked_run_folder
 from hyperface.train.state import abstract_state
 
 
@@ -420,8 +420,8 @@ def test_an_update_that_overflowed_is_skipped_from_the_last_checkpoint(
     """Its metrics were finite until the parameters were not: what was before them is gone."""
     checked = divergence.check_finite
 
-    def overflowing(step, values, unsound=""):
-        checked(step, values | {"parameter_norm": np.inf} if step == 7 else values, unsound)
+    def overflowing(step, values, nonfinite=""):
+        checked(step, values | {"parameter_norm": np.inf} if step == 7 else values, nonfinite)
 
     monkeypatch.setattr(divergence, "check_finite", overflowing)
     console = quiet()
@@ -511,13 +511,17 @@ def test_a_run_folder_without_write_permission_is_said():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         meta = {"experiment": {"name": "run"}}
-        with claimed(folder / "run", meta):
+        with locked_run_folder(folder / "run", meta):
             pass
         for path in (folder / "run", folder):
             path.chmod(0o555)
         for name in ("run", "new"):
             message = "expected a writable run folder .*Permission denied.*take another --workdir"
-            with nobody(), pytest.raises(InputError, match=message), claimed(folder / name, meta):
+            with (
+                nobody(),
+                pytest.raises(InputError, match=message),
+                locked_run_folder(folder / name, meta),
+            ):
                 pass
         folder.chmod(0o755)
         (folder / "run").chmod(0o755)

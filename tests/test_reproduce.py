@@ -200,7 +200,7 @@ def test_commands_of_table_rows_are_valid(name):
     method = papers.published()["methods"][name]
     experiment, *options = method["train"].split()
     default = Train(experiment=experiments.load(experiment))
-    parsed = program.parse(default, options, prog="train", description="").experiment
+    parsed = program.parse(Train, options, prog="train", description="", default=default).experiment
     check(parsed)
     assert method.get("start", name) in papers.published()["methods"]
     same = {"sm-r-0.01", "faces-ring-0.01"}  # They name the experiment's own weight.

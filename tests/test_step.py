@@ -370,13 +370,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_groups(linear, 
     images = batch["images"].copy()
     images[3] = np.inf
     state, metrics = step(before, batch | {"images": images})
-    found = divergence.unsound_names(int(metrics["unsound"]))
+    found = divergence.nonfinite_names(int(metrics["nonfinite"]))
     names = "backbone.kernels, backbone.biases, head.agents, head.scale, head.centers"
     assert found == f"the gradients of {names}"
     assert bool(state.diverged)
     chex.assert_trees_all_equal(state.replace(diverged=before.diverged), before)
     again, metrics = step(state, batch)
-    assert int(metrics["unsound"]) == 0
+    assert int(metrics["nonfinite"]) == 0
     chex.assert_trees_all_equal(again, state)
     onward, _ = step(state.replace(diverged=before.diverged), batch)
     expected, _ = step(before, batch)
@@ -384,19 +384,19 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_groups(linear, 
 
 
 @pytest.mark.parametrize("bad", ["first", "second", "third"])
-def test_one_array_that_is_not_finite_makes_its_group_unsound(bad):
+def test_one_array_that_is_not_finite_is_found_in_its_group(bad):
     """Else a run that diverges names nothing, or other parameters than those that did."""
     names = ("first", "second", "third")
     layers = {name: {"kernel": jnp.full(2, np.inf if name == bad else 1.0)} for name in names}
     tree = {"backbone": layers, "head": {"ring": {"radius": jnp.ones(())}}}
-    found = dict(zip(divergence.GROUPS, divergence.unsound_groups(tree), strict=True))
-    assert [name for name, unsound in found.items() if unsound] == ["backbone.kernels"]
+    found = dict(zip(divergence.GROUPS, divergence.nonfinite_groups(tree), strict=True))
+    assert [name for name, is_bad in found.items() if is_bad] == ["backbone.kernels"]
 
 
 def test_an_update_that_overflows_is_named(linear, batch):
     wild = replace(EXPERIMENT, optimizer=Optimizer(learning_rate=1e38))
     state, metrics = jax.jit(train_step)(fresh(batch, wild), batch)
-    assert divergence.unsound_names(int(metrics["unsound"])).startswith(
+    assert divergence.nonfinite_names(int(metrics["nonfinite"])).startswith(
         "the new values of backbone.k"
     )
     assert not np.isfinite(metrics["parameter_norm"])

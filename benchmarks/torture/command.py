@@ -56,9 +56,7 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then runs; ends with status 1 where something did not hold."""
     args, given = _split(list(args))
     name = args.pop(0) if args and not args[0].startswith("-") else None
-    options = program.parse(
-        Torture(), args, prog="python -m benchmarks.torture", description=__doc__
-    )
+    options = program.parse(Torture, args, prog="python -m benchmarks.torture", description=__doc__)
     if options.kills < 1:
         raise InputError(f"--kills: expected at least 1, found {options.kills}.")
     if name is not None:

@@ -1,31 +1,33 @@
 """What a run is: frozen dataclasses, checked before jax is loaded.
 
-An experiment file under `hyperface/experiments/` makes one `Experiment`; every field can be changed
-from the command line by its dotted name.
+An experiment file, one of `hyperface/experiments/` or the user's own, defines one `Experiment`.
+Every field can be changed from the command line by its dotted name, except for those that hold an
+object, such as a backbone of the user's.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
-from hyperface.config import loss
+from hyperface.config import loss, records
 from hyperface.config.loss import Loss
 from hyperface.errors import InputError, expect
-
-_Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which prepared data set, and how it is fed."""
+    """The prepared data set, and how its images are fed."""
 
     name: str = "orl_faces"
     """Folder of the prepared data set below the data directory."""
     train_split: str = "train"
+    """Split of the people to train on."""
     test_split: str = "test"
+    """Split of the people to score on."""
     batch_size: int = 64
-    """Images a step over all devices."""
+    """Number of images per step, over all devices."""
     mirror: bool = True
     """Flip training images left to right at random."""
     shift: int = 0
@@ -37,19 +39,37 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """The backbone."""
+    """The backbone: one of ours by name, or the user's own as an object."""
 
     name: str = "sphereface-mini"
+    """Name of one of our backbones; --list-models shows them."""
     feature_dim: int = 128
+    """Size of the feature."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's computation; parameters, features and losses are float32."""
+    """Type that the backbone computes in; parameters, features and losses are float32."""
     remat: bool = False
     """Compute the insides of blocks again in the backward pass: less memory, more time."""
+    backbone: Callable | None = field(default=None, metadata=records.OBJECT)
+    """A flax linen module from images [batch, height, width, channels] to features [batch, dim], or
+    a function that returns one, in place of `name`. The function is given those of `feature_dim`,
+    `dtype` and `remat` that it has arguments for. A module with batch statistics states
+    `batch_norm = True`, as `hyperface.models.Backbone` documents."""
+
+    @property
+    def title(self) -> str:
+        """The name of the backbone in reports; for an object, its class and settings."""
+        return self.name if self.backbone is None else records.describe(self.backbone)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the backbone is a finished module, which has its own size and type."""
+        is_code = hasattr(self.backbone, "__qualname__")
+        return self.backbone is not None and not is_code and hasattr(self.backbone, "apply")
 
 
 @dataclass(frozen=True)
 class Group:
-    """How one group of parameters departs from the optimiser's rule."""
+    """Factors by which one group of parameters differs from the optimiser's rule."""
 
     rate: float = 1.0
     """Factor of the learning rate; 0 freezes."""
@@ -68,7 +88,7 @@ class Groups:
     kernels: Group = Group()
     biases: Group = Group(decay=0.0)
     slopes: Group = Group()
-    """Of PReLU."""
+    """Slopes of PReLU."""
     norms: Group = Group(decay=0.0)
     """Scale and bias of batch normalisation."""
     agents: Group = Group()
@@ -76,11 +96,13 @@ class Groups:
     """The softmax's learned s; the released code decays it."""
     radius: Group = Group(decay=0.0)
     centers: Group = Group(decay=0.0)
-    """Under Caffe's rule; the paper's has a rate of its own."""
+    """Centers under Caffe's rule; the paper's rule has its own rate."""
+    others: Group = field(default=Group(), metadata=records.RARE)
+    """Parameters of any other name, such as a transformer's pos_embedding."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The groups' names, in order."""
+        """Returns the names of the groups, in order."""
         return tuple(f.name for f in dataclasses.fields(cls))
 
 
@@ -89,22 +111,24 @@ class Optimizer:
     """Stochastic gradient descent with momentum and a step schedule."""
 
     learning_rate: float = 0.1
+    """Learning rate before the first boundary."""
     momentum: float = 0.9
+    """Share of the velocity that each step keeps, in [0, 1)."""
     rate_in_velocity: bool = False
     """Caffe's momentum: the learning rate multiplies the gradient before the velocity gathers it,
     so that a lower rate does not shorten the velocity at once."""
     weight_decay: float = 5e-4
     """Coupled L2, added to the gradient before momentum."""
     clip: float | None = None
-    """Longest gradient over all parameters; a longer one is brought to this length."""
+    """Largest norm of the gradient over all parameters; a longer one is scaled to it."""
     boundaries: tuple[int, ...] = ()
     """Steps after which the learning rate is multiplied by `factor`."""
     factor: float = 0.1
     freeze_backbone: int = 0
-    """Steps at the start in which only the heads learn."""
+    """Number of steps at the start in which only the heads learn."""
     accumulate: int = 1
-    """Batches whose mean gradient makes one update, for batch sizes that do not fit. Steps count
-    batches."""
+    """Number of batches whose mean gradient makes one update, for batch sizes that do not fit into
+    memory. Steps count batches."""
     average: float = 0.0
     """Decay of a moving average of the parameters, which is evaluated in their place; 0 for none.
     It is (1 + t) / (10 + t) at step t where that is less."""
@@ -120,13 +144,14 @@ class Evaluation:
     mirror: Literal["none", "sum", "max", "concat"] = "sum"
     """How features of an image and of its mirror are merged."""
     batch_size: int = 100
+    """Number of images that are embedded at once."""
     folds: int = 10
-    """Folds of the pairs; the threshold for each is chosen on all others."""
+    """Number of folds of the pairs; the threshold of each is chosen on all others."""
     snapshots: int = 1
-    """Checkpoints scored, the last step's and those before it; the report has their mean and
-    spread, as NormFace's tables do."""
+    """Number of checkpoints that are scored, that of the last step and earlier ones. The report has
+    their mean and spread, as NormFace's tables do."""
     snapshot_every: int = 1000
-    """Steps between them."""
+    """Number of steps between these checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -135,43 +160,81 @@ class Experiment:
 
     name: str
     steps: int
-    """Optimiser steps."""
+    """Number of optimiser steps. A finished run that is given more goes on from its end."""
     seed: int = 0
     """Sets the initial parameters, the order of the data, augmentation and dropout."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """Number of steps between lines of metrics.jsonl."""
     checkpoint_every: int = 100
+    """Number of steps between checkpoints."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     shard_agents: bool = False
-    """Split agents, centers and their optimiser state by rows over the devices, for class counts
-    that one device cannot hold."""
+    """Split agents, centers and their optimiser state by rows over the devices, for more classes
+    than one device can hold."""
     compare: tuple[str, ...] = ()
-    """Experiments whose loss is trained too, all else equal, to stand beside this one."""
+    """Experiments whose loss is trained too, with everything else equal, for comparison."""
+    on_metrics: Callable[[int, dict[str, float]], object] | None = field(
+        default=None, metadata=records.OBJECT
+    )
+    """Function that is called with the step and the metrics of each line of metrics.jsonl, on the
+    process that writes. An error in it is reported, and training goes on. A run that is resumed
+    calls it again for the lines after its checkpoint. To log to Weights & Biases:
+
+        import wandb
+        wandb.init(project="faces", id="run-1", resume="allow")
+        EXPERIMENT = Experiment(..., on_metrics=lambda step, metrics: wandb.log(metrics, step=step))
+
+    and to MLflow:
+
+        import mlflow
+        mlflow.set_experiment("faces")
+        EXPERIMENT = Experiment(..., on_metrics=lambda step, m: mlflow.log_metrics(m, step=step))
+    """
 
     def snapshot_steps(self) -> list[int]:
-        """The steps whose checkpoints are scored, rising."""
+        """Returns the steps whose checkpoints are scored, in rising order."""
         e = self.evaluation
         return [self.steps - i * e.snapshot_every for i in reversed(range(e.snapshots))]
 
     def to_dict(self) -> dict[str, Any]:
-        """As nested dictionaries, lists and numbers, ready for JSON."""
-        return _listed(dataclasses.asdict(self))
+        """Returns nested dictionaries, lists, numbers and texts, ready for JSON.
+
+        An object is its description; `name` of the model is then that text too.
+        """
+        values = records.to_dict(self)
+        if self.model.backbone is not None:
+            own = ("feature_dim", "dtype", "remat") if self.model.is_module else ()
+            model = {name: x for name, x in values["model"].items() if name not in own}
+            values["model"] = model | {"name": self.model.title}
+        return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Experiment":
-        """The inverse of `to_dict`.
+    def from_dict(cls, values: dict[str, Any], given: "Experiment | None" = None) -> "Experiment":
+        """Returns the experiment that `to_dict` recorded.
+
+        Args:
+          values: the record.
+          given: an experiment with the objects that the record describes. `on_metrics` is taken
+            from it as it is: it does not belong to what was trained.
 
         Raises:
-          InputError: a field is missing, or is not one of this version's.
+          InputError: a field is missing, or is not one of this version's; or an object is not among
+            those of `given`.
         """
+        values = {name: value for name, value in values.items() if name != "on_metrics"}
+        if "backbone" in values.get("model", {}):
+            model = {name: x for name, x in values["model"].items() if name != "name"}
+            values = values | {"model": model}
         try:
-            return _from_dict(cls, values)
+            found = records.from_dict(cls, values)
         except TypeError as error:
             raise InputError(f"this is not an experiment of this version: {error}") from None
+        found = records.with_objects(found, given)
+        return dataclasses.replace(found, on_metrics=given and given.on_metrics)
 
 
 def check(experiment: Experiment) -> Experiment:
@@ -184,6 +247,7 @@ def check(experiment: Experiment) -> Experiment:
       InputError: naming the field, what was expected and what was found.
     """
     _check_ranges(experiment)
+    _check_model(experiment.model)
     _check_optimizer(experiment.optimizer)
     loss.check(experiment.loss)
     _check_together(experiment)
@@ -213,6 +277,16 @@ def _check_ranges(e: Experiment) -> None:
         expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
     crop = e.data.crop is None or min(e.data.crop) > 0
     expect(crop, "data.crop", "height and width above 0", e.data.crop)
+
+
+def _check_model(model: Model) -> None:
+    if model.backbone is None:
+        return
+    expect(callable(model.backbone), "model.backbone", "a module or a function", model.title)
+    for name in ("name", *(("feature_dim", "dtype", "remat") if model.is_module else ())):
+        found, default = getattr(model, name), getattr(Model, name)
+        expected = f"no value but {default!r} beside the backbone {model.title}, which has its own"
+        expect(found == default, f"model.{name.replace('_', '-')}", expected, repr(found))
 
 
 def _check_optimizer(o: Optimizer) -> None:
@@ -268,20 +342,3 @@ def _check_steps(e: Experiment) -> None:
             f"evaluation.snapshots: expected steps from 1 to {e.steps} that are multiples of "
             f"log-every ({e.log_every}), found {steps}."
         )
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_dict(cls: type[_Settings], values: dict[str, Any]) -> _Settings:
-    kinds, made = get_type_hints(cls), {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            if not dataclasses.is_dataclass(kinds.get(name)):
-                raise TypeError(f"unknown field {name!r} of {cls.__name__}")
-            value = _from_dict(kinds[name], value)
-        made[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**made)

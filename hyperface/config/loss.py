@@ -1,15 +1,17 @@
-"""What is minimised: a weighted sum of terms, as plain data that is read and checked without jax.
+"""The objective as plain data: a weighted sum of terms, read and checked without jax.
 
-`heads.Heads` makes it of a network's features, and an experiment holds one. A term of weight 0 is
-left out.
+An experiment holds one, and `heads.Heads` computes it from a network's features. A term of weight 0
+is left out.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, cast
 
+from hyperface.config import records
 from hyperface.errors import InputError, expect
 
 Normalize = Literal["both", "features", "agents", "none"]
@@ -31,7 +33,7 @@ class SoftmaxTerm:
     min_scale: float = 0.01
     """Floor of a learned scale."""
     bias: bool = False
-    """One bias a class; against Proposition 1 when anything is normalised."""
+    """One bias per class; against Proposition 1 when anything is normalised."""
     allow_normalized_bias: bool = False
     dropout: float = 0.0
     """Share of feature elements dropped before this loss."""
@@ -158,11 +160,38 @@ class RingTerm:
     """Ring loss (Ring loss, Eq. 4)."""
 
     weight: float = 0.0
-    """The paper's lambda."""
+    """Weight of Ring loss, the paper's lambda; 0 leaves it out."""
     initial_radius: float | None = None
     """R at the start; None takes the first batch's mean feature norm."""
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper"
-    """The paper's, or a variant of the code released under its name."""
+    """The paper's form, or one of the code that was released under its name."""
+
+
+# Compared by identity: a loss may hold arrays, which have neither one truth value nor a hash.
+@dataclass(frozen=True, eq=False)
+class CustomTerm:
+    """A loss of the user's, given as an object."""
+
+    name: str
+    """Name of the term in metrics, parameters and messages."""
+    loss: Callable | Any = field(metadata=records.OBJECT)
+    """One of three:
+
+    - a class-wise term, as `hyperface.losses.classwise.Term` documents it: it gets agents of its
+      own, or the shared ones, and works with split agents, blocks and sampled classes;
+    - a function from features [batch, dim] and labels [batch] to the loss [batch];
+    - a flax linen module that is called like this function, and whose parameters are learned with
+      it. They are whole on every device.
+
+    The loss of an example depends on this example alone: a function is given the part of a batch
+    that is on its device, so that losses on pairs of a batch would depend on the number of devices.
+    """
+    weight: float = 1.0
+
+    @property
+    def is_classwise(self) -> bool:
+        """Whether the loss is a class-wise term."""
+        return all(hasattr(self.loss, name) for name in ("normalize", "fold", "fold_args", "loss"))
 
 
 ClasswiseTerm = (
@@ -174,12 +203,16 @@ ClasswiseTerm = (
     | AdaFaceTerm
     | MagFaceTerm
 )
-Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm
+Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm | CustomTerm
+RESERVED = {"shared", "scale", "bias", "radius", "softmax_bound", "distortion", "examples", "step"}
+RESERVED |= {"loss", "feature_norm", "gradient_norm", "parameter_norm", "nonfinite"}
+RESERVED |= {"learning_rate", "name", "parent"}
+"""Names of metrics and parameters that no custom term may have, beside those of our terms."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The objective: a weighted sum of terms, and how those over classes are computed."""
+    """The objective: a weighted sum of terms, and how class-wise terms are computed."""
 
     softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
     c_contrastive: CContrastiveTerm = field(default_factory=CContrastiveTerm)
@@ -194,29 +227,33 @@ class Loss:
     triplet: BatchTripletTerm = field(default_factory=BatchTripletTerm)
     ring: RingTerm = field(default_factory=RingTerm)
     share_agents: bool = False
-    """One agent matrix for all terms over classes, in one pass; the released joint loss has one
-    each."""
+    """One agent matrix for all class-wise terms, in one pass; the released joint loss has one
+    per term."""
     sample_rate: float = 1.0
     """Share of the classes drawn at each step beside the batch's own (Partial FC); 1 takes all."""
     precision: Literal["float32", "mixed", "bf16"] = "float32"
-    """Of the matmuls' operands with the agents."""
+    """Type of the operands of matmuls with the agents."""
     memory_budget: int = 0
     """MiB that similarities may take, so that they need not be computed twice."""
+    custom: tuple[CustomTerm, ...] = field(default=(), metadata=records.RARE)
+    """Losses of the user's, given as objects."""
 
     def terms(self) -> dict[str, Term]:
-        """The terms that take part, by name."""
+        """Returns the terms that take part, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values |= {term.name: term for term in self.custom}
         return {name: term for name, term in values.items() if getattr(term, "weight", 0)}
 
-    def agent_heads(self) -> dict[str, dict[str, ClasswiseTerm]]:
-        """The terms over classes, by the name of the head that owns their agents."""
-        over_classes = {n: t for n, t in self.terms().items() if isinstance(t, ClasswiseTerm)}
+    def agent_heads(self) -> dict[str, dict[str, "ClasswiseTerm | CustomTerm"]]:
+        """Returns the terms over classes, by the name of the head that owns their agents."""
+        terms = self.terms().items()
+        over_classes = {name: term for name, term in terms if is_classwise(term)}
         if self.share_agents and over_classes:
             return {"shared": over_classes}
         return {name: {name: term} for name, term in over_classes.items()}
 
     def forced(self) -> tuple[str, ...]:
-        """Heads whose agents are brought back to unit length after each step."""
+        """Returns the heads whose agents are scaled to unit length after each step."""
         return tuple(
             head
             for head, terms in self.agent_heads().items()
@@ -224,8 +261,15 @@ class Loss:
         )
 
 
-def normalization(name: str, term: ClasswiseTerm) -> Normalize:
-    """Which sides of a class-wise term are brought to unit length."""
+def is_classwise(term: Term) -> TypeGuard[ClasswiseTerm | CustomTerm]:
+    """Says whether a term reads the similarities to all classes, and so needs agents."""
+    return term.is_classwise if isinstance(term, CustomTerm) else isinstance(term, ClasswiseTerm)
+
+
+def normalization(name: str, term: ClasswiseTerm | CustomTerm) -> Normalize:
+    """Returns which sides of a class-wise term are brought to unit length."""
+    if isinstance(term, CustomTerm):
+        return cast(Any, term.loss).normalize
     if isinstance(term, SoftmaxTerm):
         return term.normalize
     one_sided: dict[str, Normalize] = {"a_softmax": "agents", "l_softmax": "none"}
@@ -279,6 +323,7 @@ def check(loss: Loss) -> None:
         weight = getattr(getattr(loss, f.name), "weight", 0.0)
         name = f"loss.{f.name.replace('_', '-')}.weight"
         expect(0 <= weight < math.inf, name, "a finite number of at least 0", weight)
+    _check_custom(loss)
     terms = loss.terms()
     expect(terms, "loss", "a term with a weight above 0", "none")
     for name, (least, most) in _RANGES.items():
@@ -301,6 +346,20 @@ def check(loss: Loss) -> None:
         )
     if loss.share_agents:
         _check_shared(loss)
+
+
+def _check_custom(loss: Loss) -> None:
+    taken = RESERVED | {f.name for f in dataclasses.fields(loss)}
+    for place, term in enumerate(loss.custom):
+        where = f"loss.custom.{place}"
+        fits = term.name.isidentifier() and term.name not in taken
+        expect(fits, f"{where}.name", "a name of letters, digits and _ of its own", term.name)
+        taken = taken | {term.name}
+        fits = 0 <= term.weight < math.inf
+        expect(fits, f"{where}.weight", "a finite number of at least 0", term.weight)
+        expected = "a class-wise term, a function of features and labels, or a flax module"
+        fits = term.is_classwise or callable(term.loss)
+        expect(fits, f"{where}.loss", expected, records.describe(term.loss))
 
 
 def _field(loss: Loss, name: str) -> Any:

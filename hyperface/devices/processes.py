@@ -1,4 +1,4 @@
-"""The processes that train together: how they join, meet, tell each other and end."""
+"""The processes that train together: how they join, wait, exchange values and end."""
 
 import itertools
 import json
@@ -53,10 +53,10 @@ def initialize(cluster: Cluster | None) -> None:
     )
 
 
-def abandon(status: int) -> NoReturn:
-    """Ends this process at once, alone: the others miss it, and end too.
+def exit_now(status: int) -> NoReturn:
+    """Ends this process at once; the other processes notice that it is gone, and end too.
 
-    An orderly end would wait for them, and they, at their next collective, for this one.
+    An orderly end would wait for them, and they would wait for this one at their next collective.
     """
     if global_state.process_id == 0:
         time.sleep(GRACE)
@@ -70,13 +70,13 @@ def is_joined() -> bool:
     return global_state.num_processes > 1
 
 
-def are_several() -> bool:
-    """Whether other processes take part."""
+def is_multiprocess() -> bool:
+    """Says whether several processes train together."""
     return jax.process_count() > 1
 
 
-def share() -> dict[str, int]:
-    """Which share of each batch this process reads: keywords of `training_batches`."""
+def process_slice() -> dict[str, int]:
+    """Returns the keywords of `training_batches` that say which slice of a batch we read."""
     return {"process": jax.process_index(), "processes": jax.process_count()}
 
 
@@ -90,13 +90,16 @@ def wait_for_all(name: str) -> None:
 
     They meet at the coordinator: a collective of the devices has its own, shorter patience.
     """
-    if are_several():
+    if is_multiprocess():
         _meet(f"hyperface/{next(_meetings)}/{name}")
 
 
-def told_by_all(name: str, value: _Json) -> list[_Json]:
-    """What each process has come to the point of this name with, JSON, in order; waits for all."""
-    if not are_several():
+def allgather(name: str, value: _Json) -> list[_Json]:
+    """Returns the value that each process brought to the point of this name, in order of process.
+
+    Waits for all processes. Values travel as JSON.
+    """
+    if not is_multiprocess():
         return [value]
     key = f"hyperface/{next(_meetings)}/{name}"
     client = _client()
@@ -108,9 +111,9 @@ def told_by_all(name: str, value: _Json) -> list[_Json]:
     ]
 
 
-def told_by_writer(name: str, value: _Json) -> _Json:
-    """What the process that writes has come to the point of this name with; waits for all."""
-    return told_by_all(name, value)[0]
+def broadcast_from_writer(name: str, value: _Json) -> _Json:
+    """Returns the value that the writing process brought to this point; waits for all."""
+    return allgather(name, value)[0]
 
 
 def _meet(key: str) -> None:

@@ -72,7 +72,7 @@ def evaluate_network(
     embeddings, images = _embedded(experiment, embed, backbone, data_dir, devices)
     steps = (
         images,
-        f"network {experiment.model.name}, {PIXEL_STEP}",
+        f"network {experiment.model.title}, {PIXEL_STEP}",
         MIRROR_STEPS[experiment.evaluation.mirror],
     )
     if experiment.evaluation.protocol == "verification":

@@ -1,5 +1,6 @@
-"""Linen modules that own what the losses learn, agents, bias, scale, centers and radius, and make
-the objective of a network's features.
+"""Linen modules that own the parameters of the losses, and compute the objective of features.
+
+The parameters are agents, bias, scale, centers, radius, and those of a user's own loss.
 """
 
 from hyperface.extras import require
@@ -9,19 +10,19 @@ require("train", "flax")
 import jax
 from flax import linen as nn
 
-from hyperface.config.loss import CenterTerm, ClasswiseTerm, Loss, RingTerm
+from hyperface.config.loss import CenterTerm, CustomTerm, Loss, RingTerm, is_classwise
 from hyperface.heads.agents import AgentHead
 from hyperface.heads.context import Context, Objective
-from hyperface.heads.others import CenterHead, RingHead, mined
+from hyperface.heads.others import CenterHead, CustomHead, RingHead, mined
 
-__all__ = ["AgentHead", "CenterHead", "Context", "Heads", "Objective", "RingHead"]
+__all__ = ["AgentHead", "CenterHead", "Context", "CustomHead", "Heads", "Objective", "RingHead"]
 
 
 class Heads(nn.Module):
-    """The whole objective over one feature.
+    """The objective over one feature: the sum of the loss' terms.
 
     Attributes:
-      num_classes: people in the training split.
+      num_classes: number of people in the training split.
       loss: the terms.
     """
 
@@ -56,7 +57,10 @@ class Heads(nn.Module):
                 parts.append(head(features, labels, context))
             elif isinstance(options, RingTerm):
                 parts.append(RingHead(options, name=name)(features, context))
-            elif not isinstance(options, ClasswiseTerm):
+            elif isinstance(options, CustomTerm) and not options.is_classwise:
+                head = CustomHead(options.loss, options.name, options.weight, name=name)
+                parts.append(head(features, labels, context))
+            elif not is_classwise(options):
                 parts.append(mined(name, options, features, labels, context))
         distances = [p.agent_distances for p in parts if p.agent_distances is not None]
         return Objective(

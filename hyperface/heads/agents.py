@@ -10,19 +10,21 @@ from hyperface.config.loss import (
     CContrastiveTerm,
     ClasswiseTerm,
     CTripletTerm,
+    CustomTerm,
     MagFaceTerm,
     MarginTerm,
     SoftmaxTerm,
     SphereFaceTerm,
     normalization,
 )
+from hyperface.errors import InputError
 from hyperface.heads.context import Context, Objective, rows_of, xavier
 from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_normalize
 
 
 class AgentHead(nn.Module):
-    """An agent matrix and the class-wise terms over it, made in one pass.
+    """An agent matrix and the class-wise terms over it, which are computed in one pass.
 
     A learned scale starts where Proposition 2's bound equals `initial_bound` for this class count,
     and acts as at least `min_scale`. Below that floor the loss sees the floor, while the parameter
@@ -32,13 +34,13 @@ class AgentHead(nn.Module):
     is mutable they move by the batch before they are used.
 
     Attributes:
-      num_classes: rows of the agent matrix.
+      num_classes: number of rows of the agent matrix.
       terms: names and options of the terms, which normalise alike.
       precision, memory_budget: as in `losses.joint`, the latter in MiB.
     """
 
     num_classes: int
-    terms: tuple[tuple[str, ClasswiseTerm], ...] = (("softmax", SoftmaxTerm()),)
+    terms: tuple[tuple[str, ClasswiseTerm | CustomTerm], ...] = (("softmax", SoftmaxTerm()),)
     precision: str = "float32"
     memory_budget: int = 0
 
@@ -46,8 +48,10 @@ class AgentHead(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> Objective:
-        """The terms' objective; scalars are the scale, Proposition 2's bound at it, blends, and
-        AdaFace's statistics of the feature norm.
+        """Returns the objective of the terms.
+
+        Its scalars are the scale, Proposition 2's bound at this scale, blends, and AdaFace's
+        statistics of the feature norm.
 
         Args:
           features: [batch, dim], un-normalised.
@@ -98,7 +102,7 @@ class AgentHead(nn.Module):
         )
 
     def _agents(self, dim: int, *, unit: bool) -> jax.Array:
-        """Random unit rows where their length does not matter, Caffe's xavier where it does."""
+        """Returns the agents, which start as unit rows, or as Caffe's xavier if length matters."""
 
         def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
             return l2_normalize(jax.random.normal(key, shape)) if unit else xavier(key, shape)
@@ -109,9 +113,17 @@ class AgentHead(nn.Module):
         return self.get_variable("params", "agents")
 
     def _term(
-        self, name: str, options: ClasswiseTerm, features: jax.Array, context: Context
+        self,
+        name: str,
+        options: ClasswiseTerm | CustomTerm,
+        features: jax.Array,
+        context: Context,
     ) -> tuple[classwise.Term, dict[str, jax.Array]]:
-        """The engine's term, and what to look at."""
+        """Returns the engine's term, and the scalars to log.
+
+        Raises:
+          InputError: a user's term is no pytree.
+        """
         match options:
             case SoftmaxTerm():
                 scale = self._scale(options)
@@ -151,11 +163,19 @@ class AgentHead(nn.Module):
                 norm_range = (options.lower_norm, options.upper_norm)
                 numbers = (options.scale, *margins, *norm_range)
                 return losses.MagFace.of(*numbers, options.easy_margin), {}
+            case CustomTerm():
+                if jax.tree_util.all_leaves([options.loss]):
+                    raise InputError(
+                        f"loss.custom: expected a pytree as the class-wise term {name}, found "
+                        f"{type(options.loss).__name__}, which JAX does not know. Decorate the "
+                        "class by @jax.tree_util.register_dataclass."
+                    )
+                return options.loss, {}
 
     def _norm_statistics(
         self, options: AdaFaceTerm, features: jax.Array, context: Context
     ) -> losses.NormStatistics:
-        """AdaFace's statistics, moved by this batch first where "batch_stats" may be changed."""
+        """Returns AdaFace's statistics, updated by this batch if "batch_stats" is mutable."""
         kept = [
             self.variable("batch_stats", f"norm_{name}", lambda start=start: jnp.float32(start))
             for name, start in losses.NormStatistics()._asdict().items()
@@ -201,7 +221,7 @@ class AgentHead(nn.Module):
 
 
 def _padding(matrix: jax.Array, num_classes: int, context: Context) -> dict[str, jax.Array]:
-    """The engine's keyword for which of this device's rows are classes, where not all are."""
+    """Returns the engine's keyword that tells classes from padding among this device's rows."""
     rows = matrix.shape[0]
     if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}

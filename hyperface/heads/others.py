@@ -1,5 +1,6 @@
-"""Heads without agents: centers, the radius, and losses on the pairs or triplets of a batch."""
+"""Heads without agents: centers, the radius, a user's loss, and losses on pairs or triplets."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from flax import linen as nn
 
 from hyperface import losses
 from hyperface.config.loss import BatchTripletTerm, CenterTerm, RingTerm
+from hyperface.errors import InputError
 from hyperface.heads.context import Context, Objective, rows_of, whole_batch, xavier
 from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_norm
@@ -16,8 +18,9 @@ from hyperface.normalize import l2_norm
 class CenterHead(nn.Module):
     """Center loss with its centers.
 
-    The centers' gradient is not the loss' but `losses.center_direction` over the whole batch,
-    whatever the weight: what the paper's rule takes a share of, and Caffe's optimiser is given.
+    The gradient of the centers is not that of the loss. It is `losses.center_direction` over the
+    whole batch, for any weight: the paper's rule moves centers by a share of it, and Caffe passes
+    it to the optimiser.
     """
 
     num_classes: int
@@ -25,7 +28,7 @@ class CenterHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, labels: jax.Array, context: Context) -> Objective:
-        """The term's objective.
+        """Returns the term's objective.
 
         Args:
           features: [batch, dim], un-normalised.
@@ -64,7 +67,7 @@ class RingHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, context: Context | None = None) -> Objective:
-        """The term's objective; the scalar is R.
+        """Returns the term's objective; its scalar is R.
 
         Args:
           features: [batch, dim], un-normalised.
@@ -85,8 +88,46 @@ class RingHead(nn.Module):
         return Objective(total, {"ring": loss}, {"radius": radius})
 
 
+class CustomHead(nn.Module):
+    """A user's loss per example, with the parameters that it has where it is a linen module.
+
+    Attributes:
+      loss: from features [batch, dim] and labels [batch] to the loss [batch].
+      title: the term's name.
+      weight: the term's.
+    """
+
+    loss: Callable
+    title: str
+    weight: float
+
+    def __call__(self, features: jax.Array, labels: jax.Array, context: Context) -> Objective:
+        """Returns the term's objective.
+
+        Args:
+          features: [batch, dim], un-normalised.
+          labels: [batch] class ids.
+          context: of the step.
+
+        Raises:
+          InputError: the loss returns something else than one number per example.
+        """
+        loss = self.loss(features, labels)
+        shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", type(loss))
+        if shape != labels.shape or not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"loss.custom: expected the loss {self.title} to return floats "
+                f"[{labels.size}], one per example, found {dtype} of shape {shape}."
+            )
+        loss = loss.astype(jnp.float32)
+        weights = context.weights(labels.size)
+        # Padding may be infinite, and 0 times infinity would be NaN.
+        total = jnp.sum(jnp.where(weights > 0, loss, 0.0))
+        return Objective(self.weight * total, {self.title: loss}, {})
+
+
 def mined(name: str, options: Any, features, labels, context: Context) -> Objective:
-    """A loss on the pairs or triplets of the whole batch, its anchors those of this device."""
+    """Returns a loss on pairs or triplets of the whole batch, with the anchors of this device."""
     triplet = isinstance(options, BatchTripletTerm)
     weights = context.weights(features.shape[0])
     everything = (features, labels, weights > 0)

@@ -96,6 +96,9 @@ class Fold(Protocol):
 class Term(Protocol):
     """A class-wise loss: a pytree whose leaves are its differentiable hyper-parameters.
 
+    `joint` and `weighted_sum` take any object of this form, and so does an experiment, as
+    `hyperface.config.loss.CustomTerm`.
+
     Two more attributes are optional. `released_gradient`, an `AgentGradient`, is for a term whose
     released code computes another gradient for the agents: that of `gradient="caffe"`.
     `needs_angle = True` asks for `Target.angle`.

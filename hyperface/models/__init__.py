@@ -1,22 +1,24 @@
 """Backbones: images [batch, height, width, channels] in [-1, 1] to features [batch, dim].
 
-`create` makes one by name and `describe` says what it is; the table is `MODELS`.
+`create` builds one by name, `from_object` takes a user's own, and `describe` says what one of ours
+is. The table of ours is `MODELS`.
 """
 
 from hyperface.extras import require
 
 require("train", "flax")
 
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from hyperface.errors import unknown_name
+from hyperface.errors import InputError, unknown_name
 from hyperface.models.iresnet import IResNet
 from hyperface.models.layers import Backbone
 from hyperface.models.lenet import LeNet, PlaneLeNet
@@ -39,6 +41,7 @@ __all__ = [
     "Wen",
     "create",
     "describe",
+    "from_object",
 ]
 
 
@@ -53,14 +56,14 @@ class Entry(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a backbone is at the sizes of its paper."""
+    """Description of a backbone at the sizes of its paper."""
 
     name: str
     image_shape: tuple[int, int, int]
     feature_dim: int
     parameters: int
     gflops: float
-    """10^9 floating-point operations for one feature: a multiply-add is 2, padding is none."""
+    """10^9 floating-point operations per feature; a multiply-add counts as 2, padding as 0."""
     source: str
 
 
@@ -153,7 +156,7 @@ def create(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> nn.Module:
-    """The backbone of that name, for images of any size.
+    """Returns the backbone of a name, for images of any size.
 
     Args:
       name: one of `MODELS`.
@@ -170,8 +173,34 @@ def create(
     return entry.make(feature_dim=feature_dim or entry.feature_dim, dtype=dtype, remat=remat)
 
 
+def from_object(
+    backbone: Any, *, feature_dim: int, dtype: DTypeLike = jnp.float32, remat: bool = False
+) -> nn.Module:
+    """Returns the backbone that a user gave as an object.
+
+    Args:
+      backbone: a linen module; or a function or class that returns one, and is given those of the
+        other arguments that it has parameters for.
+      feature_dim, dtype, remat: as of `create`.
+
+    Raises:
+      InputError: the object is no linen module, and the function returns none.
+    """
+    if not isinstance(backbone, nn.Module):
+        known = inspect.signature(backbone).parameters
+        settings = {"feature_dim": feature_dim, "dtype": dtype, "remat": remat}
+        module = backbone(**{name: x for name, x in settings.items() if name in known})
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                "model.backbone: expected a flax linen module, or a function that returns one, "
+                f"found {type(module).__name__}."
+            )
+        backbone = module
+    return backbone.clone(name=None, parent=None)
+
+
 def describe(name: str) -> Description:
-    """What the backbone of that name is at its paper's sizes; nothing is computed or compiled.
+    """Describes the backbone of a name at its paper's sizes; nothing is computed or compiled.
 
     Raises:
       InputError: no such name; the message has the nearest one.

@@ -132,7 +132,7 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
     whole, chosen = experiments.load(name), experiment(name, context)
     steps = f"{chosen.steps:,} of {whole.steps:,} steps of {chosen.data.batch_size} images"
     seeds = "1 seed" if context.seeds == 1 else f"{context.seeds} seeds"
-    size = f"{name}, the network {chosen.model.name}: {steps}, {seeds}"
+    size = f"{name}, the network {chosen.model.title}: {steps}, {seeds}"
     return f"{size}, {SHOWN[context.quick]:,} images of each split" if images else size
 
 

@@ -112,7 +112,9 @@ class Command(NamedTuple):
         """Returns the experiment that a call of `hyperface train` trains."""
         name, *words = shlex.split(self.options)
         options = Train(experiment=experiments.load(name))
-        return program.parse(options, words, prog="hyperface train", description="").experiment
+        return program.parse(
+            Train, words, prog="hyperface train", description="", default=options
+        ).experiment
 
     def _has_scored(self, had: Mapping[str, str]) -> bool:
         """Returns whether scores made with the given options include those of this command."""

@@ -10,7 +10,6 @@ import numpy as np
 from flax import traverse_util
 from rich.console import Console
 
-from hyperface import models
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
@@ -130,7 +129,7 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
     """The network of a run or of a weight file, which is taken without mirror images."""
     experiment = saved.experiment or {"evaluation": {"mirror": "none"}, "data": {}}
     mirror = mirror or experiment["evaluation"]["mirror"]
-    network = models.create(saved.model, saved.feature_dim)
+    network = saved.network()
     apply = embedder(network.apply, mirror)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     variables = mesh.put_whole(variables)

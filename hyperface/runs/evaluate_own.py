@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from hyperface import owned
+from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
 from hyperface.console import make_console, say
 from hyperface.data.datasets import data_directory, open_split
@@ -91,7 +91,7 @@ def _check_options(options: Evaluate) -> None:
 def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
     """Returns the experiment that a checkpoint belongs to, and the checkpoint's state."""
     meta = stored.meta(step)
-    experiment, data = Experiment.from_dict(meta["experiment"]), meta["data"]
+    experiment, data = experiments.of_run(meta["experiment"], stored.run), meta["data"]
     like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
     placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
     return experiment, parallel.whole_classes(stored.restore(step, like, placed))

@@ -33,6 +33,8 @@ from hyperface.files import text_lines
 from hyperface.runs import program
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
+    from rich.console import Console
+
     from hyperface.data.alignment import Aligner
     from hyperface.data.detection import Detector
     from hyperface.data.manifest import Manifest
@@ -110,10 +112,32 @@ class Prepare:
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
 
 
+MAIN_OPTIONS = (
+    "source",
+    "inspect",
+    "out",
+    "held_out",
+    "test_people",
+    "detect",
+    "faces",
+    "landmarks",
+    "size",
+    "channels",
+    "replace",
+    "root",
+    "data_dir",
+)
+"""What --help shows."""
+
+
 def main(args: Sequence[str]) -> None:
     """Parses the options and makes the data set."""
-    options = program.with_home(
-        tyro.cli(Prepare, args=args, prog="hyperface prepare", description=__doc__)
+    options = program.parse(
+        Prepare,
+        args,
+        prog="hyperface prepare",
+        description=__doc__,
+        main_options=MAIN_OPTIONS,
     )
     from hyperface.console import make_console
     from hyperface.data.shards import MixedSizes
@@ -126,14 +150,28 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"{error} For example: {command}") from None
 
 
-def prepare(options: Prepare, console) -> None:
-    """Makes the data set and says where it is, what it holds and what was left out."""
+def prepare(options: Prepare, console: "Console | None" = None) -> Path:
+    """Writes a data set, and prints what it holds and which images were left out.
+
+    Args:
+      options: those of the command.
+      console: where progress goes; standard output by default.
+
+    Returns:
+      The folder of the data set.
+
+    Raises:
+      InputError: the source cannot be used, or the data set is there and is another one.
+
+    Example:
+      >>> prepare(Prepare("photos/", out="mine", held_out=10))  # doctest: +SKIP
+    """
     name = options.out or OWN_NAMES.get(options.source)
     if name is None or not re.fullmatch(r"[A-Za-z]\w*", name):
         raise InputError(
             f"--out: expected a name of letters, digits and '_' for the data set, found {name!r}."
         )
-    from hyperface.console import plain, say
+    from hyperface.console import make_console, plain, say
     from hyperface.data import store
     from hyperface.data.datasets import data_directory
     from hyperface.data.manifest import Manifest
@@ -142,7 +180,7 @@ def prepare(options: Prepare, console) -> None:
     from hyperface.data.sources.faces import with_faces
 
     detector = _detector(options)
-    data_dir = data_directory(options.data_dir)
+    data_dir, console = data_directory(options.data_dir), console or make_console()
     with console.status(plain(f"listing {options.source}")):
         source = open_source(
             options.source,
@@ -176,6 +214,7 @@ def prepare(options: Prepare, console) -> None:
     _say(console, folder, manifest)
     if aligner is None and name not in AUTOMATIC and min(manifest.image_shape[:2]) >= SMALLEST_FACE:
         _warn_of_raw_photos(source, console)
+    return folder
 
 
 def _held_out(people: int) -> str:

@@ -1,4 +1,4 @@
-"""What the commands share: options parsed before jax is loaded, one line for a user's mistake."""
+"""Parts that the commands share: options are parsed before jax is loaded, mistakes are a line."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -22,6 +22,7 @@ import tyro
 
 from hyperface import owned
 from hyperface.errors import InputError, expect
+from hyperface.runs.short_help import print_short_help
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,13 +52,6 @@ MALLOC = {
 """Parameters of glibc's mallopt, each with its number and a value."""
 
 
-def parse(default: T, args: Sequence[str], *, prog: str, description: str) -> T:
-    """Changes a dataclass by command-line options; wrong ones end the program with status 2."""
-    return with_home(
-        tyro.cli(type(default), default=default, args=args, prog=prog, description=description)
-    )
-
-
 def with_home(options: T) -> T:
     """The options with "~" at the start of a path as the user's home.
 
@@ -73,6 +67,45 @@ def with_home(options: T) -> T:
 
     changes = {name: expanded(value) for name, value in vars(options).items()}
     return dataclasses.replace(options, **changes)
+
+
+def parse(
+    kind: type[T],
+    args: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    default: T | None = None,
+    main_options: Collection[str] = (),
+) -> T:
+    """Reads command-line options into a dataclass; wrong ones end the program with status 2.
+
+    Fields that hold an object, such as a backbone, are no options and stay as they are.
+
+    Args:
+      kind: the dataclass.
+      args: the command line's words.
+      prog: the command, for messages.
+      description: what it does, for the help.
+      default: values that the options change; those of the dataclass by default.
+      main_options: names of the options that --help shows, where there are many; --help-all then
+        shows all.
+    """
+    if main_options and {"-h", "--help"} & set(args):
+        print_short_help(kind, default, main_options, prog=prog, description=description)
+        sys.exit(0)
+    if main_options:
+        args = ["--help" if arg == "--help-all" else arg for arg in args]
+    return with_home(
+        tyro.cli(
+            kind,
+            default=tyro.MISSING_NONPROP if default is None else default,
+            args=args,
+            prog=prog,
+            description=description,
+            config=(tyro.conf.SuppressFixed,),
+        )
+    )
 
 
 def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = None) -> None:
@@ -287,7 +320,7 @@ def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
     if _is_joined():
         from hyperface.devices import processes
 
-        processes.abandon(status)
+        processes.exit_now(status)
     sys.exit(status)
 
 

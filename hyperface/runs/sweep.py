@@ -49,7 +49,7 @@ class Sweep:
     """Options of the command."""
 
     experiment: tyro.conf.Positional[str]
-    """Name of the experiment."""
+    """Name of the experiment, or a Python file of your own that defines one."""
     fields: tyro.conf.Positional[tuple[str, ...]]
     """FIELD=VALUE,VALUE,... of the experiment; every combination is trained. A value of several
     words is a sequence."""
@@ -96,14 +96,17 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
     Raises:
       InputError: a field, a value or a combination does not fit.
     """
-    base = Train(dataclasses.replace(experiments.load(options.experiment), compare=()))
+    experiment = dataclasses.replace(experiments.load(options.experiment), compare=())
+    base = Train(experiment, file=experiments.file_of(options.experiment))
     fields = _fields(options.fields, base.experiment)
-    out = options.out or Path("runs") / f"sweep-{options.experiment}"
+    out = options.out or Path("runs") / f"sweep-{base.experiment.name}"
     planned: dict[str, Planned] = {}
     for texts in itertools.product(*fields.values()):
         swept = [arg for field, text in zip(fields, texts, strict=True) for arg in
                  _arguments(field, text, base.experiment)]  # fmt: skip
-        chosen = program.parse(base, [*more, *swept], prog="hyperface train", description="")
+        chosen = program.parse(
+            Train, [*more, *swept], prog="hyperface train", description="", default=base
+        )
         if chosen.workdir is not None:
             raise InputError(f"--workdir: expected --out of the sweep, found {chosen.workdir}.")
         check(chosen.experiment)
@@ -167,7 +170,7 @@ def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned
         "seeds": options.seeds,
         "first run": first.options.experiment.to_dict(),
     }
-    write_sweep_report(out, name=options.experiment, runs=list(runs), settings=settings)
+    write_sweep_report(out, name=first.options.experiment.name, runs=list(runs), settings=settings)
 
 
 @contextlib.contextmanager
@@ -211,9 +214,12 @@ def _fields(given: Sequence[str], experiment: Experiment) -> dict[str, list[str]
 
 
 def _value(experiment: Experiment, field: str) -> Any:
-    """What the field of a dotted name is set to."""
+    """Returns the value of the field of a dotted name."""
     value, path = experiment, ""
     for name in field.split("."):
+        if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
+            value, path = value[int(name)], f"{path}{name}."  # As of loss.custom.0.weight.
+            continue
         inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
         known = [f.name for f in inner]
         if name not in known:
@@ -270,9 +276,17 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
         split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
         start = options.init_from and origin(options.init_from)
         check_same_run(options.workdir, run_meta(experiment, split, start))
-        if (options.workdir / "results.json").exists():
+        if _has_results(options.workdir, experiment.steps):
             finished.append(one)
     return finished
+
+
+def _has_results(folder: Path, steps: int) -> bool:
+    """Says whether a run has results of its last step; a run that is given more steps has older."""
+    path = folder / "results.json"
+    if not path.exists():
+        return False
+    return json.loads(path.read_text())["settings"]["experiment"]["steps"] == steps
 
 
 def _outcome(one: Planned, console: "Console") -> "SweptRun":

@@ -1,19 +1,28 @@
 """Trains an experiment, scores it, and writes its report.
 
     hyperface train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
+    hyperface train my_experiment.py --steps 800
 
-Without a name the default experiment runs. Every field of the experiment is an option. A run that
-was killed goes on when the same command is given again. `--list` shows the experiments and
-`--list-models` the backbones.
+Without a name the default experiment is trained. A Python file of your own defines EXPERIMENT, and
+may hold a backbone, a loss and a function for metrics. Every field of the experiment is an option.
+The same command goes on with a run that was killed, and with more --steps from the end of one that
+is finished. --list shows the experiments and --list-models the backbones.
+
+From Python:
+
+    from hyperface.runs import train
+    run = train.train("orl-normface", workdir="runs/orl", data_dir="data")
+    print(run.scores["orl-normface"]["accuracy"])
 """
 
 import dataclasses
+import functools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
@@ -23,9 +32,11 @@ from hyperface.errors import InputError
 from hyperface.runs import program
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    import jax
+    from jax.typing import ArrayLike
     from rich.console import Console
 
-    from hyperface.train.state import TrainState
+    from hyperface.train.state import EmbeddingNetwork, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +55,76 @@ class Train:
     """Delete the files that an earlier run recorded in the folder, instead of going on with it.
     Other files stay, and a folder that is no run of ours is refused."""
     workers: int = 0
-    """Processes that read and decode images; 0 uses threads. The run is the same for any number."""
+    """Number of processes that read and decode images; 0 uses threads. The run is the same for any
+    number."""
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
-    """What a loss that is not finite does; that step's update is never made. stop: save the state
-    before it and end with status 3. skip: go on after it. rollback: go back to the last checkpoint
-    and on after that step from there, without the updates in between."""
+    """How a run handles a loss that is not finite; that step's update is never made. stop: save the
+    state before it and end with status 3. skip: go on after it. rollback: go back to the last
+    checkpoint, and on from there without the updates up to that step."""
     profile_steps: tuple[int, int] | None = None
     """First and last step of a profile in the run's folder, for TensorBoard or Perfetto."""
     exit_on_preemption: int = 0
-    """Status of a run that SIGTERM stopped, saved; another than 0 where a scheduler takes that for
-    the end of the run."""
+    """Exit status of a run that was saved and stopped at SIGTERM. Give another one than 0 where a
+    scheduler takes 0 for the end of the run."""
     coordinator: str | None = None
-    """host:port of process 0, where several processes train together; under SLURM, Open MPI and
-    Kubernetes found by itself. See launch/slurm.sbatch, kubernetes.yaml and tpu_pod.sh."""
+    """host:port of process 0, where several processes train together. Under SLURM, Open MPI and
+    Kubernetes it is found automatically; `hyperface cluster` prints launchers."""
     processes: int | None = None
-    """How many there are."""
+    """Number of processes that train together."""
     process: int | None = None
-    """Which one this is, from 0."""
+    """Number of this process, from 0."""
     list: bool = False
     """Show the experiments and stop."""
     list_models: bool = False
     """Show the backbones, their size and their cost, and stop."""
+    file: tyro.conf.Suppress[Path | None] = None
+    """The user's Python file that defines the experiment."""
+
+
+MAIN_OPTIONS = (
+    "list",
+    "list_models",
+    "workdir",
+    "data_dir",
+    "init_from",
+    "fresh",
+    "steps",
+    "seed",
+    "data.name",
+    "data.batch_size",
+    "model.name",
+    "loss.softmax.scale",
+    "loss.ring.weight",
+    "optimizer.learning_rate",
+)
+"""What --help shows."""
+
+
+class TrainedRun(NamedTuple):
+    """A run that is trained and scored."""
+
+    folder: Path
+    """The run's folder, with its checkpoints, report.html and results.json."""
+    network: "EmbeddingNetwork"
+    """The backbone and its heads, as modules without parameters."""
+    scores: dict[str, dict[str, float]]
+    """Scores on the test split, shares in [0, 1], by method and name. The methods are the
+    experiment, those it is compared with, and the baselines. Only the process that writes has
+    them."""
+
+    def embedder(self) -> "Callable[[ArrayLike], jax.Array]":
+        """Loads the last checkpoint and returns the function that it computes.
+
+        Images [batch, height, width, channels], (pixel - 127.5) / 128, become un-normalised
+        features [batch, dim].
+        """
+        import jax
+        from flax import traverse_util
+
+        from hyperface.weights import read_run
+
+        variables = traverse_util.unflatten_dict(read_run(self.folder).arrays, sep="/")
+        return jax.jit(functools.partial(self.network.backbone.apply, variables))
 
 
 def main(args: Sequence[str]) -> None:
@@ -73,10 +133,12 @@ def main(args: Sequence[str]) -> None:
     name = name or experiments.DEFAULT
     chosen = experiments.load(name)
     options = program.parse(
-        Train(experiment=chosen),
+        Train,
         args,
         prog=f"hyperface train {name}",
         description=f"{__doc__}\n{name}: {experiments.run_card(name)}",
+        default=Train(experiment=chosen, file=experiments.file_of(name)),
+        main_options=MAIN_OPTIONS,
     )
     if options.list:
         _list_experiments()
@@ -92,10 +154,10 @@ def main(args: Sequence[str]) -> None:
 def run(options: Train) -> None:
     """Trains and reports; a run that diverges ends the program with its status.
 
-    Of several processes all train and embed; the first one scores and writes.
+    All processes train and embed; the first one scores and writes.
 
     Raises:
-      Interrupted: a signal came, and the run is saved; it was said.
+      Interrupted: a signal came, and the run is saved, which was logged.
     """
     program.join(options)
     from hyperface.console import make_console
@@ -108,13 +170,72 @@ def run(options: Train) -> None:
         sys.exit(program.EXIT_DIVERGED)
 
 
-def train_and_report(options: Train, console: "Console") -> None:
+def train(
+    experiment: Experiment | str | Path,
+    *,
+    workdir: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    init_from: Path | str | None = None,
+    fresh: bool = False,
+    workers: int = 0,
+    on_nan: Literal["stop", "skip", "rollback"] = "stop",
+    console: "Console | None" = None,
+) -> TrainedRun:
+    """Does what `hyperface train` does, for Python and notebooks.
+
+    The same call goes on with a run that was interrupted, and returns the scores of a finished one.
+
+    Args:
+      experiment: an experiment, the name of one of ours, or the path of a Python file with one.
+        `dataclasses.replace` changes its fields. A run of an experiment that was defined in a
+        notebook can be evaluated by commands only if it holds no objects.
+      workdir: the run's folder; runs/NAME by default.
+      data_dir: folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default.
+      init_from: backbone to fine-tune: a run's folder or a file of weights.
+      fresh: delete the files of an earlier run that the folder records, and train anew.
+      workers: number of processes that read and decode images; 0 uses threads.
+      on_nan: what a loss that is not finite does, as `hyperface.train.loop.train` documents.
+      console: where progress goes; standard output by default.
+
+    Raises:
+      InputError: the experiment, the data or the folder does not fit.
+      DivergenceError: a loss became NaN or infinite.
+      Interrupted: a signal came, and the run is saved.
+
+    Example:
+      >>> import dataclasses
+      >>> from hyperface import experiments
+      >>> ring = dataclasses.replace(experiments.load("orl-ring"), steps=400)
+      >>> run = train(ring, workdir="runs/ring")  # doctest: +SKIP
+      >>> run.scores["orl-ring"]["accuracy"]  # doctest: +SKIP
+      0.87
+    """
+    from hyperface.console import make_console
+
+    file = None
+    if not isinstance(experiment, Experiment):
+        file = experiments.file_of(str(experiment))
+        experiment = experiments.load(str(experiment))
+    options = Train(
+        experiment=check(experiment),
+        workdir=None if workdir is None else Path(workdir),
+        data_dir=None if data_dir is None else Path(data_dir),
+        init_from=None if init_from is None else Path(init_from),
+        fresh=fresh,
+        workers=workers,
+        on_nan=on_nan,
+        file=file,
+    )
+    return train_and_report(options, console or make_console())
+
+
+def train_and_report(options: Train, console: "Console") -> TrainedRun:
     """Trains the experiment and those it is compared with, then writes the report.
 
     Raises:
       InputError: something does not fit.
-      DivergenceError: a loss became NaN or infinite; it was said.
-      Interrupted: a signal came, and the run is saved; it was said.
+      DivergenceError: a loss became NaN or infinite, which was logged.
+      Interrupted: a signal came, and the run is saved, which was logged.
     """
     from hyperface.data.datasets import data_directory
     from hyperface.devices import processes
@@ -133,19 +254,29 @@ def train_and_report(options: Train, console: "Console") -> None:
     check_scorable(experiment, data_dir)
     start = options.init_from and _start(options.init_from, experiment, data_dir, console)
     trained = {}
-    for part in (experiment, *map(_like(experiment), experiment.compare)):
-        folder = workdir if part is experiment else workdir / "compare" / part.name
+
+    # It returns no state, so that the device has one at a time.
+    def train_part(part: Experiment, folder: Path) -> "EmbeddingNetwork":
         state = _trained_state(options, part, folder, data_dir, start, console)
         snapshots = _snapshot_results(part, state, folder, data_dir)
         if processes.is_writer():
             trained[part.name] = Trained(snapshots, read_metrics(folder / "metrics.jsonl"))
-    baselines = _baselines(experiment, state, start, data_dir)
+        return state.network
+
+    others = [*map(_like(experiment), experiment.compare)]  # Refused before hours of training.
+    network = train_part(experiment, workdir)
+    for part in others:
+        train_part(part, workdir / "compare" / part.name)
+    baselines = _baselines(experiment, network, start, data_dir)
     if processes.is_writer():
         _report(experiment, workdir, data_dir, trained, baselines, console)
+    results = baselines | {name: method.result for name, method in trained.items()}
+    scores = {name: result.figures() for name, result in results.items()}
+    return TrainedRun(workdir, network, scores if processes.is_writer() else {})
 
 
 def _snapshot_results(part: Experiment, state: "TrainState", folder: Path, data_dir: Path):
-    """The scores of a run's snapshots, the last step's at the end."""
+    """Returns the scores of a run's snapshots, those of the last step at the end."""
     from hyperface.evaluate.embed import AllDevices
     from hyperface.evaluate.evaluator import evaluate_network
     from hyperface.runs.evaluate_own import restored
@@ -159,8 +290,8 @@ def _snapshot_results(part: Experiment, state: "TrainState", folder: Path, data_
     ]
 
 
-def _baselines(experiment: Experiment, state: "TrainState", start, data_dir: Path):
-    """What is shown above a run that verifies: raw pixels, and the backbone before fine-tuning."""
+def _baselines(experiment: Experiment, network: "EmbeddingNetwork", start, data_dir: Path):
+    """Scores the baselines of a run that verifies: raw pixels, and the backbone it started from."""
     from hyperface.evaluate.embed import AllDevices
     from hyperface.evaluate.evaluator import evaluate_network, evaluate_pixels
 
@@ -169,9 +300,7 @@ def _baselines(experiment: Experiment, state: "TrainState", start, data_dir: Pat
     baselines = {"raw pixels": evaluate_pixels(experiment, data_dir, AllDevices())}
     if start is not None:
         before = {name: {"backbone": tree} for name, tree in start.backbone.items()}
-        baselines["before"] = evaluate_network(
-            experiment, state.network, before, data_dir, AllDevices()
-        )
+        baselines["before"] = evaluate_network(experiment, network, before, data_dir, AllDevices())
     return baselines
 
 
@@ -210,7 +339,7 @@ def _report(
 
 
 def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
-    """The state after the last step; a run that diverges or is stopped is said."""
+    """Returns the state after the last step; logs that a run diverged or was stopped."""
     from hyperface.console import say
     from hyperface.devices import processes
     from hyperface.train.divergence import DivergenceError
@@ -228,6 +357,7 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
             workers=options.workers,
             on_nan=options.on_nan,
             profile_steps=options.profile_steps,
+            file=options.file,
             console=console,
         )
     except DivergenceError as error:
@@ -249,7 +379,7 @@ def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Pat
 
 
 def _start(path: Path, experiment: Experiment, data_dir: Path, console):
-    """The backbone of a file or run, checked against the experiment's; says what was loaded."""
+    """Loads the backbone of a file or run, checks it against the experiment's, and logs it."""
     from hyperface.console import say
     from hyperface.data.datasets import open_split
     from hyperface.train.loop import Start
@@ -260,13 +390,13 @@ def _start(path: Path, experiment: Experiment, data_dir: Path, console):
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     like = abstract_state(experiment, split.num_classes, split.image_shape).variables
     wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
-    backbone, report = load_backbone(path, experiment.model.name, wanted)
+    backbone, report = load_backbone(path, experiment.model.title, wanted)
     say(console, str(report))
     return Start(origin(path), backbone)
 
 
 def origin(path: Path) -> str:
-    """What a fine-tuned run's config says it starts from; another text once that was made anew."""
+    """Returns the path and digest of a run or file, by which a fine-tuned run knows its start."""
     from hyperface.files import digest
     from hyperface.train.logs import run_digest
 
@@ -274,7 +404,7 @@ def origin(path: Path) -> str:
 
 
 def _like(experiment: Experiment):
-    """Another experiment's loss on this one's data, network, optimiser and steps."""
+    """Returns a function from a name to that experiment's loss with everything else of this one."""
 
     def make(name: str) -> Experiment:
         other = experiments.load(name)

@@ -1,4 +1,4 @@
-"""Which arrays of a state have one row a class, and the length of a tree that has some."""
+"""Arrays of a state that have one row per class: their sampled rows, and norms over devices."""
 
 from typing import Any
 
@@ -13,13 +13,16 @@ _OF_HEADS = {"agents", "bias"}
 
 
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
-    """Whether a leaf of parameters, of the optimiser's state or of a `TrainState` is per class.
+    """Says whether a leaf of parameters, optimiser state or a `TrainState` has one row per class.
 
     Args:
-      path: the leaf's, as `jax.tree_util.tree_map_with_path` gives it.
-      loss: whose heads the parameters are.
+      path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
+      loss: the loss whose heads own the parameters.
     """
-    names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path[-3:]]
+    names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
+    if "backbone" in names:  # Its modules may have any names, those of our heads too.
+        return False
+    names = names[-3:]
     if names == ["distortion"]:
         return True
     match names:
@@ -30,23 +33,25 @@ def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
     return False
 
 
-def length(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
-    """The length of a whole tree of parameters or gradients.
+def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
+    """Returns the Euclidean norm of all parameters or gradients together.
 
     Args:
       tree: the arrays.
-      loss: whose heads they are of.
-      split_axis: the mapped axis over which those with a row a class are split; None for whole
-        ones.
+      loss: the loss whose heads own them.
+      split_axis: the mapped axis over which arrays with one row per class are split; None where
+        every device has all rows.
     """
     squares = [0.0, 0.0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         squares[split_axis is not None and has_class_rows(path, loss)] += jnp.sum(leaf**2)
-    whole, here = squares
-    return jnp.sqrt(whole if split_axis is None else whole + jax.lax.psum(here, split_axis))
+    replicated, split = squares
+    if split_axis is None:
+        return jnp.sqrt(replicated)
+    return jnp.sqrt(replicated + jax.lax.psum(split, split_axis))
 
 
-def draw(
+def sample(
     loss: Loss,
     key: jax.Array,
     labels: jax.Array,
@@ -54,16 +59,16 @@ def draw(
     axis_name: str | None,
     rows: int | None = None,
 ) -> losses.Sample | None:
-    """The classes of a step; None where all take part.
+    """Draws the classes that take part in a step; None where all do.
 
     Args:
-      loss: says the rate.
+      loss: gives the sample rate.
       key: the same on every device.
       labels: [batch] class ids of this device's part of the batch.
       num_classes: people in the training split.
       axis_name: the mapped axis that the batch is spread over.
-      rows: agents on this device, where they are split over the axis too; the last devices' may
-        be padding. None where every device holds all agents and draws the same.
+      rows: number of agents on this device, where they are split over the axis too; the last
+        devices may hold padding. None where every device holds all agents and draws the same.
 
     Returns:
       A sample whose labels are those of this device's examples.
@@ -72,30 +77,34 @@ def draw(
         return None
     if axis_name is None:
         return losses.sample_classes(key, labels, num_classes, rate=loss.sample_rate)
-    everyones = jax.lax.all_gather(labels, axis_name, tiled=True)
+    global_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
     if rows is None:
-        sample = losses.sample_classes(key, everyones, num_classes, rate=loss.sample_rate)
+        drawn = losses.sample_classes(key, global_labels, num_classes, rate=loss.sample_rate)
     else:
-        sample = losses.sample_classes(
-            key, everyones, rows, rate=loss.sample_rate, axis_name=axis_name
+        drawn = losses.sample_classes(
+            key, global_labels, rows, rate=loss.sample_rate, axis_name=axis_name
         )
-        real = shards.first_class(rows, axis_name) + sample.rows < num_classes
-        sample = sample._replace(present=sample.present & real)
-    return sample._replace(labels=shards.this_device_part(sample.labels, axis_name, labels.size))
+        is_class = shards.first_class(rows, axis_name) + drawn.rows < num_classes
+        drawn = drawn._replace(present=drawn.present & is_class)
+    return drawn._replace(labels=shards.this_device_part(drawn.labels, axis_name, labels.size))
 
 
-def take(tree: Any, loss: Loss, sample: losses.Sample) -> Any:
-    """Parameters or optimiser state with only the sampled rows of what has one row a class."""
+def gather_rows(tree: Any, loss: Loss, sample: losses.Sample | None) -> Any:
+    """Returns parameters or optimiser state with only the sampled rows of arrays per class."""
+    if sample is None:
+        return tree
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf[sample.rows] if _per_class(path, loss) else leaf, tree
+        lambda path, leaf: leaf[sample.rows] if _is_sampled(path, loss) else leaf, tree
     )
 
 
-def put(tree: Any, part: Any, loss: Loss, sample: losses.Sample) -> Any:
-    """The tree with what `take` took replaced; other rows are not touched."""
+def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None) -> Any:
+    """Returns the tree with what `gather_rows` took replaced by `part`; other rows stay."""
+    if sample is None:
+        return part
 
-    def replaced(path, leaf, new):
-        if not _per_class(path, loss):
+    def replaced(path: tuple[Any, ...], leaf: jax.Array, new: jax.Array) -> jax.Array:
+        if not _is_sampled(path, loss):
             return new
         # Places without a class would write old values over a neighbour's new ones.
         rows = jnp.where(sample.present, sample.rows, leaf.shape[0])
@@ -104,5 +113,5 @@ def put(tree: Any, part: Any, loss: Loss, sample: losses.Sample) -> Any:
     return jax.tree_util.tree_map_with_path(replaced, tree, part)
 
 
-def _per_class(path: tuple[Any, ...], loss: Loss) -> bool:
+def _is_sampled(path: tuple[Any, ...], loss: Loss) -> bool:
     return has_class_rows(path, loss) and path[-1].key != "centers"

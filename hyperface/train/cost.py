@@ -1,4 +1,4 @@
-"""What a run needs of each device's memory, from shapes alone, before anything is compiled."""
+"""Memory and traffic of a run per device, from shapes alone, before anything is compiled."""
 
 from typing import Any, NamedTuple
 
@@ -7,18 +7,18 @@ import jax
 from hyperface.errors import InputError
 from hyperface.losses.classwise import ONE_BLOCK_BYTES, block_bytes
 from hyperface.train.class_rows import has_class_rows
-from hyperface.train.state import TrainState
+from hyperface.train.state import TrainState, takes_batch
 
 LIVE_BLOCKS = 3
-"""Arrays of a block's size that a sweep has at once: similarities, exponentials, slopes."""
+"""Number of arrays of a block's size in a scan: similarities, exponentials and slopes."""
 
 
 class Sizes(NamedTuple):
-    """Sizes of a run, in bytes where nothing else is said."""
+    """Sizes of a run, in bytes if no other unit is named."""
 
     num_classes: int
     batch_size: int
-    """Images over all devices."""
+    """Number of images per step, over all devices."""
     class_params: int
     """Agents, biases and centers of one class."""
     class_state: int
@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
     other_params: int
     """Backbone's parameters alone: the size of their gradient."""
     activations: int
-    """Of one image, kept for the backward pass."""
+    """Activations of one image that are kept for the backward pass."""
     sample_rate: float = 1.0
     memory_budget: int = 0
 
@@ -45,7 +45,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return sum(self)
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Memory(NamedTuple):
 
 
 def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Memory:
-    """The memory of a training step on each device.
+    """Estimates the memory of a training step on each device.
 
     Rough: what XLA takes is within a factor of 1.3 of it, either way (`tests/test_memory.py`).
 
@@ -88,7 +88,7 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
 
 
 def devices_that_do(sizes: Sizes, limit: int) -> int | None:
-    """The fewest devices of `limit` bytes that hold the run with its agents split.
+    """Returns the fewest devices of `limit` bytes that hold the run with its agents split.
 
     Only numbers that split the batch evenly count; None where none of them does.
     """
@@ -132,7 +132,7 @@ def check_memory(sizes: Sizes, num_devices: int, limit: int, *, shard_agents: bo
 
 
 def run_sizes(state: TrainState, batch_size: int, image_shape: tuple[int, ...]) -> Sizes:
-    """The sizes of a run, from the shapes of its state; nothing is computed.
+    """Returns the sizes of a run from the shapes of its state; nothing is computed.
 
     Args:
       state: or its shapes.
@@ -156,7 +156,7 @@ def run_sizes(state: TrainState, batch_size: int, image_shape: tuple[int, ...]) 
 
 
 def _bytes(tree: Any, loss: Any) -> tuple[int, int]:
-    """Of leaves without and with a row a class."""
+    """Returns the bytes of leaves without and with one row per class."""
     sizes = [0, 0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         sizes[has_class_rows(path, loss)] += leaf.size * leaf.dtype.itemsize
@@ -164,9 +164,9 @@ def _bytes(tree: Any, loss: Any) -> tuple[int, int]:
 
 
 def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
-    """What the backbone's backward pass keeps of an image: two images' less one's."""
+    """Returns the bytes that the backward pass keeps of an image: of two images, less of one."""
     backbone = state.network.backbone
-    trained = {"train": True} if getattr(backbone, "batch_norm", False) else {}
+    trained = {"train": True} if takes_batch(backbone) else {}
     variables = {
         name: tree["backbone"] for name, tree in state.variables.items() if "backbone" in tree
     }
@@ -192,7 +192,7 @@ def _mebibytes(size: int) -> str:
 
 
 class Traffic(NamedTuple):
-    """Bytes that one device sends in a step, by what they are of; as many arrive."""
+    """Bytes that one device sends in a step, by kind; it receives as many."""
 
     backbone: int
     """Gradients of what every device holds, added up."""
@@ -204,14 +204,14 @@ class Traffic(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return sum(self)
 
 
 def traffic(
     sizes: Sizes, feature_dim: int, num_devices: int, *, shard_agents: bool, terms: int = 1
 ) -> Traffic:
-    """What each device sends in a step, by ring collectives.
+    """Estimates what each device sends in a step, with ring collectives.
 
     Of an array of s bytes a device sends s (n-1)/n to gather or to reduce-scatter it, and twice
     that to add it up everywhere. A few numbers an example, metrics for one, are left out.

@@ -1,4 +1,4 @@
-"""What a run does about a step that is not finite."""
+"""Steps whose numbers are not finite: how they are found, named, and handled by a run."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from hyperface.train.optim import OF_PARTS, parameter_groups
 
 OnNan = Literal["stop", "skip", "rollback"]
 MAX_LEFT_OUT = 10
-"""Times that a run passes over what is not finite, before it is held to diverge."""
+"""Number of steps that a run skips or goes back for; one more, and it has diverged."""
 
 _CONSEQUENCES = ("gradient_norm", "loss", "parameter_norm")
 
@@ -21,9 +21,9 @@ class DivergenceError(AgreedStop):
     """A metric became NaN or infinite.
 
     Args:
-      step: whose batch it was.
-      message: the step, the metric and the groups of parameters.
-      updated: the update itself overflowed, so that the state before it is gone.
+      step: the step.
+      message: names the step, the metrics and the groups of parameters.
+      updated: whether the update itself overflowed, so that the state before it is lost.
     """
 
     def __init__(self, step: int, message: str, *, updated: bool = False):
@@ -32,28 +32,28 @@ class DivergenceError(AgreedStop):
 
 
 class Divergences:
-    """What a run does about steps that are not finite, and how often it did.
+    """Handles the steps of a run that are not finite, and counts them.
 
     Args:
       on_nan: "stop", "skip" or "rollback".
-      say: is told of each that is passed over.
+      say: called with a line for each step that is skipped.
     """
 
     def __init__(self, on_nan: OnNan, say: Callable[[str], None]):
         self.count = 0
         self.left_out: set[int] = set()
-        """Steps before which the run went back: they are passed over, without an update."""
+        """Steps that a rollback undid: they are repeated without an update."""
         self._on_nan, self._say = on_nan, say
         self._counted: set[int] = set()
 
-    def passes(self, step: int, metrics: dict[str, float], unsound: str) -> bool:
-        """Whether a step is finite; False where it is not, and the run skips it.
+    def passes(self, step: int, metrics: dict[str, float], nonfinite: str) -> bool:
+        """Returns whether a step is finite; False means that the run skips it.
 
         Raises:
-          DivergenceError: it is not, and the run does not skip it.
+          DivergenceError: the step is not finite, and the run does not skip it.
         """
         try:
-            check_finite(step, metrics, unsound)
+            check_finite(step, metrics, nonfinite)
         except DivergenceError as error:
             if error.updated or self._on_nan != "skip" or not self._one_more(step):
                 raise
@@ -62,9 +62,10 @@ class Divergences:
         return True
 
     def rolls_back(self, error: DivergenceError, saved: int) -> bool:
-        """Whether the run is to go back to step `saved`, its newest checkpoint, and on from there.
+        """Returns whether the run goes back to step `saved`, its newest checkpoint.
 
-        With "skip" too, where the state before the update is gone: the steps since are made again.
+        This happens with "skip" too, if the state before the update is lost. The steps since the
+        checkpoint are then repeated.
         """
         back = self._on_nan == "rollback" or (self._on_nan == "skip" and error.updated)
         if not back or not self._one_more(error.step):
@@ -81,14 +82,14 @@ class Divergences:
         return self.count <= MAX_LEFT_OUT
 
 
-def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> None:
+def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> None:
     """Refuses metrics that are not finite.
 
     Args:
       step: optimiser steps done, for the message.
       metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
         are blamed where no other is.
-      unsound: the groups of parameters that are not finite, in words.
+      nonfinite: the groups of parameters that are not finite, in words.
 
     Raises:
       DivergenceError: naming the step, the terms that are not finite, and the groups.
@@ -98,7 +99,7 @@ def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> Non
         return
     causes = [name for name in bad if name not in _CONSEQUENCES] or bad[:1]
     found = ", ".join(f"{name} = {metrics[name]}" for name in causes)
-    where = f" Not finite: {unsound}." if unsound else ""
+    where = f" Not finite: {nonfinite}." if nonfinite else ""
     raise DivergenceError(
         step,
         f"step {step}: expected finite metrics, found {found}.{where}",
@@ -107,41 +108,46 @@ def check_finite(step: int, metrics: dict[str, float], unsound: str = "") -> Non
 
 
 GROUPS = tuple(f"{part}.{name}" for part, names in OF_PARTS.items() for name in names)
-"""Every group of parameters that a rule of the optimiser is for."""
+"""Every group of parameters for which the optimiser has a rule."""
 
 
-def chosen(sound: jax.Array, new: Any, old: Any) -> Any:
-    """A tree of the new arrays where the update is sound, of the old ones where it is not."""
-    return jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
+def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
+    """Returns whether every metric is finite, as a scalar bool."""
+    return jnp.all(jnp.isfinite(jnp.stack([jnp.float32(x) for x in metrics.values()])))
 
 
-def unsound_groups(tree: Any) -> jax.Array:
-    """Which groups of parameters have a sum of squares that is not finite.
+def select_update(is_finite: jax.Array, new: Any, old: Any) -> Any:
+    """Returns the tree of new arrays where the update is finite, of the old ones otherwise."""
+    return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+
+
+def nonfinite_groups(tree: Any) -> jax.Array:
+    """Finds the groups of parameters whose sum of squares is not finite.
 
     Args:
       tree: parameters, or their gradients.
 
     Returns:
-      [groups] int32, 1 where it is not, in order of `GROUPS`.
+      [groups] int32, 1 for a group that is not finite, in order of `GROUPS`.
     """
-    unsound = dict.fromkeys(GROUPS, jnp.zeros((), bool))
+    found = dict.fromkeys(GROUPS, jnp.zeros((), bool))
     labels = jax.tree.leaves(parameter_groups(tree))
     for label, leaf in zip(labels, jax.tree.leaves(tree), strict=True):
-        unsound[label] |= ~jnp.isfinite(jnp.sum(jnp.square(leaf)))
-    return jnp.stack(list(unsound.values())).astype(jnp.int32)
+        found[label] |= ~jnp.isfinite(jnp.sum(jnp.square(leaf)))
+    return jnp.stack(list(found.values())).astype(jnp.int32)
 
 
-def packed(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
-    """Both results of `unsound_groups` as the bits of one int32."""
+def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
+    """Packs both results of `nonfinite_groups` into the bits of one int32."""
     bits = jnp.concatenate([gradients, parameters]) > 0
     return jnp.sum(bits << jnp.arange(bits.size, dtype=jnp.int32))
 
 
-def unsound_names(bits: int) -> str:
-    """What `packed` tells, in words; empty where all is finite.
+def nonfinite_names(bits: int) -> str:
+    """Decodes `encode_groups` into words; empty where everything is finite.
 
     Example:
-      >>> unsound_names(0b1001)
+      >>> nonfinite_names(0b1001)
       'the gradients of backbone.kernels, backbone.norms'
     """
     kinds = {"gradients": bits, "new values": bits >> len(GROUPS)}

@@ -1,4 +1,4 @@
-"""Metrics of a run: checked, averaged between log lines, written as JSON lines and TensorBoard."""
+"""Metrics of a run: averaged between log lines, written as JSON lines and TensorBoard events."""
 
 import json
 import os
@@ -47,30 +47,32 @@ class MetricsLog:
             )
 
     def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
-        """Adds one step's metrics; says whether a line is due, as after the last step it is."""
+        """Adds one step's metrics; returns whether a line is due now."""
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
         return last or step % self._every == 0
 
-    def write(self, step: int, **settings: float) -> None:
-        """Writes a line: the means since the line before, and the settings at this step."""
+    def write(self, step: int, **settings: float) -> dict[str, float]:
+        """Writes and returns a line: the means since the line before, and settings of this step."""
         means = {name: total / self._steps for name, total in self._sums.items()}
-        self._lines.write(json.dumps({"step": step, **means, **settings}) + "\n")
-        for name, value in (means | settings).items():
+        line = means | settings
+        self._lines.write(json.dumps({"step": step, **line}) + "\n")
+        for name, value in line.items():
             self._events.add_scalar(name, value, step)
         self._sums, self._steps = {}, 0
+        return line
 
     def skip(self, step: int, *, last: bool = False) -> bool:
-        """Leaves a step out of the means; says whether a line of other steps is due."""
+        """Leaves a step out of the means; returns whether a line of other steps is due."""
         return self._steps > 0 and (last or step % self._every == 0)
 
     def position(self) -> dict[str, Any]:
-        """What is not written yet: the sums since the last line, and their steps."""
+        """Returns what is not written yet: the sums since the last line, and the steps."""
         return {"sums": dict(self._sums), "steps": self._steps}
 
     def flush(self) -> None:
-        """Puts every line written so far on disk, as a checkpoint needs."""
+        """Puts every line written so far on disk; a checkpoint must not be newer than its log."""
         self._lines.flush()
         os.fsync(self._lines.fileno())
         self._events.flush()
@@ -83,10 +85,10 @@ class MetricsLog:
 
 
 class RunningMean:
-    """The mean of what was added since it was last taken.
+    """The mean of the values added since it was last taken.
 
     Args:
-      position: sum and count, as an earlier one had them.
+      position: sum and count of an earlier mean, which this one continues.
     """
 
     def __init__(self, position: Sequence[float] | None = None) -> None:
@@ -97,23 +99,23 @@ class RunningMean:
         self._sum, self._count = self._sum + value, self._count + 1
 
     def take(self) -> float | None:
-        """The mean, None of nothing; starts again."""
+        """Returns the mean, None where nothing was added, and starts again."""
         mean = self._sum / self._count if self._count else None
         self._sum, self._count = 0.0, 0
         return mean
 
     def position(self) -> tuple[float, int]:
-        """Sum and count, to go on from."""
+        """Returns sum and count, from which another mean goes on."""
         return self._sum, self._count
 
 
 def run_digest(folder: Path) -> str:
-    """Of what a run's training logged: another one once it was trained anew; "" before that."""
+    """Returns the digest of a run's log; it changes when the run is trained anew."""
     return digest(folder / "metrics.jsonl")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    """Reads the complete lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]

@@ -1,4 +1,4 @@
-"""The training loop: data, step, metrics and checkpoints, in an order that resuming repeats."""
+"""The training loop: data, step, metrics and checkpoints, in an order that a resume repeats."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from hyperface.train.logs import TrainingProgress
 from hyperface.train.optim import group_summaries, with_updates
 from hyperface.train.profile import Profile
 from hyperface.train.record import Job, Record
-from hyperface.train.run_folder import claimed, refuse_another
+from hyperface.train.run_folder import check_same_experiment, locked_run_folder, record_start
 from hyperface.train.state import TrainState, abstract_state, create_state
 
 
@@ -49,18 +49,20 @@ def train(
     workers: int = 0,
     on_nan: OnNan = "stop",
     profile_steps: tuple[int, int] | None = None,
+    file: Path | None = None,
     console: Console | None = None,
 ) -> TrainState:
-    """Trains to the experiment's last step, from its newest checkpoint in `workdir` if it has one.
+    """Trains to the experiment's last step, from the newest checkpoint in `workdir` if it has one.
 
-    A run that is killed and started again, on the same machine with as many devices, ends with the
-    same numbers, bit for bit, as one that was not.
+    A run that is killed and started again on the same machine, with as many devices, ends with the
+    same numbers, bit for bit, as an unbroken run. A run that is finished goes on from its end where
+    the experiment has more steps. `history.jsonl` has a line for each start.
 
     Args:
       experiment: a checked experiment.
       data_dir: where the prepared data set is.
-      workdir: the run's folder: `config.json`, `environment.json`, `metrics.jsonl`,
-        `tensorboard/` and `checkpoints/`.
+      workdir: the run's folder: `config.json`, `environment.json`, `history.jsonl`,
+        `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
       start: the backbone to fine-tune; None starts from random parameters.
       fresh: first delete the files of an earlier run that `workdir` records, and no others.
       workers: processes that read images; 0 reads in threads. The run is the same for any number.
@@ -70,6 +72,8 @@ def train(
         may have led to it (as Chowdhery et al., PaLM, 2022, 5.1, did by hand). A killed run does
         the same again, and ends with the same numbers.
       profile_steps: the first and the last step of a profile, in `workdir/profile`.
+      file: the user's Python file that defines the experiment. The run's folder keeps a copy, by
+        which a run with objects of that file is evaluated.
       console: where progress goes.
 
     Returns:
@@ -98,7 +102,7 @@ def train(
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     warn = partial(say, console, style="yellow")
     with (
-        claimed(workdir, meta, fresh=fresh, say=warn)
+        locked_run_folder(workdir, meta, file=file, fresh=fresh, say=warn)
         if processes.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
@@ -107,16 +111,23 @@ def train(
         ) as checkpoints,
     ):
         divergences = Divergences(on_nan, warn)
+        is_new_start = processes.is_writer()
         while True:
             found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
                 first_step, state = found
-                refuse_another(f"{workdir}: step {first_step}", checkpoints.meta(first_step), meta)
+                check_same_experiment(
+                    f"{workdir}: step {first_step}", checkpoints.meta(first_step), meta
+                )
+                _check_snapshots(experiment, first_step, checkpoints)
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
                 say(console, f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
+            if is_new_start and first_step < experiment.steps:
+                record_start(workdir, first_step, experiment.steps)
+            is_new_start = False  # What a rollback repeats is the same start.
             profiled = Profile(profile_steps, workdir / "profile")
             state = _run(job, state, first_step, checkpoints, divergences, profiled)
             if state is not None:
@@ -126,7 +137,7 @@ def train(
 def _checked_split(
     experiment: Experiment, data_dir: Path, profile_steps: tuple[int, int] | None
 ) -> Split:
-    """The training images, once all that can be refused before anything is compiled fits."""
+    """Returns the training images, after every check that needs no compiled program."""
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     if split.num_classes < 2:
@@ -144,11 +155,28 @@ def _checked_split(
     return split
 
 
+def _check_snapshots(experiment: Experiment, first_step: int, checkpoints: Checkpoints) -> None:
+    """Refuses to go on where a checkpoint that is to be scored at the end was not kept.
+
+    A run keeps those of its own last steps, which are others once it has more steps.
+    """
+    needed = [step for step in experiment.snapshot_steps() if 0 < step <= first_step]
+    kept = processes.broadcast_from_writer("kept", checkpoints.steps())
+    missing = sorted(set(needed) - set(kept))
+    if missing:
+        raise InputError(
+            f"steps: expected a number whose {experiment.evaluation.snapshots} snapshots, "
+            f"{experiment.evaluation.snapshot_every} steps apart, are kept or still to be made, "
+            f"found {experiment.steps}, which needs the checkpoints of steps {missing}. Kept are "
+            f"{kept}."
+        )
+
+
 def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
-    """What a run's folder and checkpoints say they are of.
+    """Returns what identifies a run in its folder and its checkpoints.
 
     Args:
-      experiment: the run.
+      experiment: the run's.
       split: the training images.
       origin: where the backbone came from, as `Start` has it.
     """
@@ -157,13 +185,13 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
 
 
 def _is_local(experiment: Experiment) -> bool:
-    """Whether the step is mapped over one host's devices, each with the whole state."""
-    return not (processes.are_several() or experiment.shard_agents)
+    """Says whether the step is mapped over the devices of one host, each with the whole state."""
+    return not (processes.is_multiprocess() or experiment.shard_agents)
 
 
 @contextlib.contextmanager
 def _after_the_writer() -> Iterator[None]:
-    """Entered once the process that writes has made the run's folder."""
+    """Waits until the process that writes has created the run's folder."""
     processes.wait_for_all("claimed")
     yield
 
@@ -185,7 +213,7 @@ def _run(
     divergences: Divergences,
     profiled: Profile,
 ) -> TrainState | None:
-    """Trains to the last step; None where the run is to go on from its newest checkpoint."""
+    """Trains to the last step; returns None where the run must go back to its newest checkpoint."""
     # The order of a step, which a resumed run repeats exactly:
     #   1. batch k is made from the seed and k alone;
     #   2. the step runs on the devices;
@@ -200,7 +228,7 @@ def _run(
         return state
     _print_groups(experiment, state, job.console)
     step_fn = _step_fn(experiment)
-    batches = _batches(experiment, job.split, first_step, job.workers, **processes.share())
+    batches = _batches(experiment, job.split, first_step, job.workers, **processes.process_slice())
     always_saved = set(experiment.snapshot_steps())
     after = partial(_after, accumulate=experiment.optimizer.accumulate)
     pending = None
@@ -238,7 +266,7 @@ def _run(
                     raise Interrupted(step, stop)
         except DivergenceError as error:
             checkpoints.wait()
-            newest = processes.told_by_writer("newest", checkpoints.latest() or 0)
+            newest = processes.broadcast_from_writer("newest", checkpoints.latest() or 0)
             if divergences.rolls_back(error, newest):
                 return None
             if newest < error.step - 1 and not error.updated:
@@ -254,14 +282,14 @@ def _step_fn(experiment: Experiment):
 
 
 def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
-    """The state as that after `step`, whose update is left out; schedules go on with the step."""
+    """Returns the state after `step` without its update; schedules go on with the step."""
     values = jax.device_put((np.int32(step), np.bool_(False)), state.step.sharding)
     opt_state = with_updates(state.opt_state, step // accumulate)
     return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)
 
 
 def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
-    """How each group of parameters is optimised, so that a wrong multiplier is seen at once."""
+    """Prints how each group of parameters is optimised, so that a wrong multiplier is seen."""
     groups = "; ".join(map(str, group_summaries(state.params, experiment.optimizer)))
     say(console, f"{experiment.name} learns {groups}")
 

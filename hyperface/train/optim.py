@@ -1,4 +1,4 @@
-"""The optimiser: SGD with momentum, rules by group of parameters, a step schedule."""
+"""The optimiser: SGD with momentum, a rule per group of parameters, and a step schedule."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,34 +10,42 @@ import optax
 
 from hyperface.config.experiment import Group, Groups, Optimizer
 from hyperface.config.loss import Loss
-from hyperface.train.class_rows import length
+from hyperface.train.class_rows import global_norm
 
 OF_HEADS = ("agents", "scale", "radius", "centers")
 BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}
-OF_PARTS = {"backbone": (*BY_NAME.values(), "norms"), "head": (*OF_HEADS, "biases")}
+OF_PARTS = {
+    "backbone": (*BY_NAME.values(), "norms", "others"),
+    "head": (*OF_HEADS, *BY_NAME.values(), "others"),
+}
+"""The groups that each part of the network may have. Only a user's own loss has kernels in a head,
+and only a user's own module has a parameter of another name."""
 
 
 class GroupSummary(NamedTuple):
-    """One line of what a run prints at its start."""
+    """A group of parameters, as a run prints it at its start."""
 
     name: str
     parameters: int
     rule: Group
+    members: tuple[str, ...] = ()
+    """Names of the parameters of a group that they do not follow from."""
 
     def __str__(self) -> str:
         rule = f"{self.rule.rate:g} x rate, {self.rule.decay:g} x decay"
-        return f"{self.name} {self.parameters:,} ({rule})"
+        members = f": {', '.join(self.members)}" if self.members else ""
+        return f"{self.name} {self.parameters:,} ({rule}{members})"
 
 
 def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransformation:
-    """SGD as both papers train: decay is added to the gradient before momentum.
+    """Returns SGD as both papers train: decay is added to the gradient before momentum.
 
-    Each group of parameters has multipliers of its own (`Groups`). Centers under the paper's rule
-    move by its alpha of their direction instead, with neither schedule nor momentum.
+    Each group of parameters has its own multipliers (`Groups`). Centers under the paper's rule move
+    by the share alpha of their direction instead, with neither schedule nor momentum.
 
     Returns:
       A gradient transformation over the parameters of `state.EmbeddingNetwork`. Its update takes
-      `split_axis`, the mapped axis over which what has one row a class is split, where it is.
+      `split_axis`, the mapped axis over which arrays with one row per class are split, if any.
     """
     frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
     chains = {
@@ -57,10 +65,10 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
 
 
 def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:
-    """optax.clip_by_global_norm, of a gradient that may be split over devices too."""
+    """Returns optax.clip_by_global_norm for a gradient that may be split over devices."""
 
     def update(updates, state, params=None, *, split_axis: str | None = None, **_: Any):
-        norm = length(updates, loss, split_axis)
+        norm = global_norm(updates, loss, split_axis)
         short = jax.tree.map(lambda x: jnp.where(norm < longest, x, x / norm * longest), updates)
         return short, state
 
@@ -68,7 +76,7 @@ def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArg
 
 
 def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientTransformation:
-    """The rule of one group, whose parameters stay as they are before `first_step`."""
+    """Returns the rule of one group, whose parameters stay fixed before `first_step`."""
 
     def rate(update: jax.Array) -> jax.Array:
         # Updates are counted, not the batches that they were gathered from.
@@ -88,18 +96,18 @@ def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientT
 
 
 def learning_rate(optimizer: Optimizer) -> optax.Schedule:
-    """Step -> learning rate: constant, times `factor` from each boundary on."""
+    """Returns the learning rate by step: constant, times `factor` from each boundary on."""
     return optax.piecewise_constant_schedule(
         optimizer.learning_rate, dict.fromkeys(optimizer.boundaries, optimizer.factor)
     )
 
 
 def with_updates(opt_state: Any, updates: int) -> Any:
-    """The optimiser's state with its schedules where they are after this many updates.
+    """Returns the optimiser's state with its schedules advanced to a number of updates.
 
     Args:
-      opt_state: of an optimiser of `make_optimizer`.
-      updates: made, or left out.
+      opt_state: the state of an optimiser of `make_optimizer`.
+      updates: number of updates that were made or left out.
     """
 
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -111,16 +119,14 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 
 
 def parameter_groups(params: Mapping[str, Any]) -> Any:
-    """The tree of "part.group" labels of an `EmbeddingNetwork`'s parameters.
+    """Returns the tree of "part.group" labels of an `EmbeddingNetwork`'s parameters.
 
-    Part is "backbone" or "head", group a field of `Groups`.
-
-    Raises:
-      ValueError: a parameter's name is of no group.
+    Part is "backbone" or "head", group a field of `Groups`: by the parameter's name, and "others"
+    for a name that we do not know.
     """
 
     def walk(node: Mapping[str, Any], part: str) -> dict[str, Any]:
-        norm = part == "backbone" and "scale" in node  # BatchNorm's scale and bias
+        norm = part == "backbone" and "scale" in node  # Scale and bias of a normalisation.
         return {
             name: walk(child, part)
             if isinstance(child, Mapping)
@@ -132,14 +138,23 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
 
 
 def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[GroupSummary]:
-    """The groups that a network has, with their sizes and rules, in order of `Groups`."""
+    """Returns the groups that a network has, with their sizes and rules, in order of `Groups`."""
     sizes: dict[str, int] = {}
+    unknown: dict[str, None] = {}
     labels = jax.tree.leaves(parameter_groups(params))
-    for label, leaf in zip(labels, jax.tree.leaves(params), strict=True):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for label, (path, leaf) in zip(labels, leaves, strict=True):
         name = label.split(".")[1]
         sizes[name] = sizes.get(name, 0) + leaf.size
+        if name == "others":
+            unknown[path[-1].key] = None
     return [
-        GroupSummary(name, sizes[name], getattr(optimizer.groups, name))
+        GroupSummary(
+            name,
+            sizes[name],
+            getattr(optimizer.groups, name),
+            tuple(unknown) if name == "others" else (),
+        )
         for name in Groups.names()
         if name in sizes
     ]
@@ -148,9 +163,7 @@ def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[Gro
 def _group(name: str, part: str) -> str:
     if part == "head" and name in OF_HEADS:
         return name
-    if name not in BY_NAME:
-        raise ValueError(f"expected a parameter named {sorted(BY_NAME)}, found {name!r}")
-    return BY_NAME[name]
+    return BY_NAME.get(name, "others")
 
 
 def _label(part: str, group: str) -> str:

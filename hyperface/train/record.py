@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics of each step, checked, and checkpoints beside."""
+"""The record of a run: metrics of each step are checked and logged, and checkpoints saved."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +7,8 @@ import jax
 from rich.console import Console
 
 from hyperface.config.experiment import Experiment
+from hyperface.config.records import describe
+from hyperface.console import say
 from hyperface.data.datasets import Split
 from hyperface.devices import processes
 from hyperface.train import divergence, parallel
@@ -18,30 +20,30 @@ from hyperface.train.state import TrainState
 
 
 class Job(NamedTuple):
-    """A run: what stays as it is from the first step to the last."""
+    """The settings of a run, which stay the same from the first step to the last."""
 
     experiment: Experiment
     split: Split
     """The training images."""
     workdir: Path
     meta: dict[str, Any]
-    """What its folder and checkpoints say they are of."""
+    """Experiment and data, by which its folder and checkpoints are known."""
     workers: int
-    """Processes that read images."""
+    """Number of processes that read images."""
     console: Console
 
 
 class Record:
     """The record of a run from one step on.
 
-    The process that writes has the log; all of them check the metrics and save their share.
+    One process writes the log; all processes check the metrics and save their share.
 
     Args:
       job: the run.
-      first_step: steps that are done; their checkpoint says how far the log was.
-      checkpoints: of the run.
-      divergences: what is done about a step that is not finite.
-      progress: is told of each step.
+      first_step: number of steps that are done; their checkpoint holds the position of the log.
+      checkpoints: the run's.
+      divergences: the rule for steps that are not finite.
+      progress: shows each step.
     """
 
     def __init__(
@@ -65,20 +67,20 @@ class Record:
             self._log = MetricsLog(job.workdir, first_step, every, self._position)
 
     def finish(self, step: int, metrics: dict[str, jax.Array] | None) -> bool:
-        """Checks and logs a step; False where it diverged, and the run skips it.
+        """Checks and logs a step; returns False where it diverged and the run skips it.
 
         Args:
-          step: which one.
-          metrics: what it returned; None where its update was left out.
+          step: its number.
+          metrics: what the step returned; None where its update was left out.
 
         Raises:
-          DivergenceError: it diverged, and the run does not skip it.
+          DivergenceError: the step diverged, and the run does not skip it.
         """
         last, sound, due = step == self._job.experiment.steps, True, False
         if metrics is not None:
-            unsound = divergence.unsound_names(int(metrics["unsound"]))
-            values = {name: float(x) for name, x in metrics.items() if name != "unsound"}
-            sound = self._divergences.passes(step, values, unsound)
+            nonfinite = divergence.nonfinite_names(int(metrics["nonfinite"]))
+            values = {name: float(x) for name, x in metrics.items() if name != "nonfinite"}
+            sound = self._divergences.passes(step, values, nonfinite)
         if metrics is not None and sound:
             self._progress.update(step, values)
             self._mean_loss.add(values["loss"])
@@ -86,8 +88,27 @@ class Record:
         elif self._log is not None:
             due = self._log.skip(step, last=last)
         if due:
-            self._log.write(step, learning_rate=float(self._rate(step - 1)))
+            line = self._log.write(step, learning_rate=float(self._rate(step - 1)))
+            self._call_back(step, line)
         return sound
+
+    def _call_back(self, step: int, line: dict[str, float]) -> None:
+        """Passes a line of the log to the experiment's own function.
+
+        An error there, of a network say, must not cost the run: metrics.jsonl has the line.
+        """
+        function = self._job.experiment.on_metrics
+        if function is None:
+            return
+        try:
+            function(step, line)
+        except Exception as error:
+            say(
+                self._job.console,
+                f"step {step}: on_metrics, {describe(function)}, raised {type(error).__name__}: "
+                f"{error}. Training goes on.",
+                "yellow",
+            )
 
     def save(self, step: int, state: TrainState) -> None:
         """Puts the log on disk, then saves the state after a step."""

@@ -1,6 +1,8 @@
-"""The folder of a run: made, checked to be of this run, and kept from a second one."""
+"""The folder of a run: it is created, checked to belong to this run, and locked."""
 
 import contextlib
+import datetime
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator
@@ -11,33 +13,45 @@ from typing import Any
 from hyperface import owned
 from hyperface.devices import mesh
 from hyperface.errors import InputError
+from hyperface.files import digest
 
 DIVERGED = "diverged.json"
-"""Where a run says at which step, and of what, it diverged; a run that goes on has none."""
-WRITTEN = ("config.json", "environment.json", "metrics.jsonl", "results.json", "report.html")
+"""File with the step at which a run diverged and the reason; a run that goes on has none."""
+WRITTEN = (
+    "config.json",
+    "environment.json",
+    "history.jsonl",
+    "metrics.jsonl",
+    "results.json",
+    "report.html",
+)
 """Files that a run writes in any case, the last two after its last step."""
 RUN_META = ("experiment", "data", "init_from")
-"""What a run says it is; its checkpoints say more."""
-MAY_CHANGE = {"experiment.shard_agents"}
-"""Fields that a run may go on with another value of: the numbers stay."""
+"""Fields of `config.json` that identify a run; its checkpoints hold more."""
+MAY_CHANGE = {"experiment.shard_agents", "experiment.on_metrics"}
+"""Fields that may change when a run goes on: the numbers stay the same."""
+HISTORY = "history.jsonl"
+"""File with one line for each time that the run was started: from which step to which."""
 SHOWN = 3
-"""Differing fields that a message names."""
+"""Number of differing fields that a message names."""
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @contextlib.contextmanager
-def claimed(
+def locked_run_folder(
     workdir: Path,
     meta: dict[str, Any],
     *,
+    file: Path | None = None,
     fresh: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[None]:
-    """Makes the run's folder, or checks that the one there is of this run; keeps a second run out.
+    """Creates the run's folder, or checks that it belongs to this run, and locks it meanwhile.
 
     Args:
       workdir: the run's folder.
       meta: the run's experiment and data, as `config.json` keeps them.
+      file: the user's Python file that defines the experiment, of which the folder keeps a copy.
       fresh: first delete the files that the folder's record names, and no others.
       say: called with a sentence if the run was begun with other versions or on other devices.
 
@@ -48,10 +62,11 @@ def claimed(
         try:
             stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
             # A user's file of such a name would stop the run only after its last step.
-            owned.check_free(*(workdir / name for name in WRITTEN))
+            copies = (file.name,) if file else ()
+            owned.check_free(*(workdir / name for name in (*WRITTEN, *copies)))
             if fresh:
                 owned.clear(workdir, keep_marker=True)
-            _claim(workdir, meta, say)
+            _claim(workdir, meta, file, say)
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(
                 f"expected a writable run folder {workdir}, found: {error}. Mend that, or take "
@@ -65,7 +80,7 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
 
     Args:
       workdir: the run's folder, which may be absent.
-      meta: as in `claimed`.
+      meta: as in `locked_run_folder`.
 
     Raises:
       InputError: naming what is there instead, or the fields that differ.
@@ -73,21 +88,22 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
     owned.check(workdir, owned.RUN)
     config = workdir / "config.json"
     if config.exists():
-        refuse_another(str(workdir), json.loads(config.read_text()), meta)
+        check_same_experiment(str(workdir), json.loads(config.read_text()), meta)
 
 
-def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Refuses what another run left.
+def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raises where a folder or checkpoint belongs to another experiment or other data.
 
     Args:
       where: the folder or checkpoint, for the message.
-      found: what it says it is of; it may say more than a run does.
-      meta: as in `claimed`.
+      found: its fields; fields that are not in `RUN_META` are not compared, and it may have fewer
+        steps, since a run that is given more goes on from its end.
+      meta: as in `locked_run_folder`.
 
     Raises:
       InputError: naming the fields that differ.
     """
-    differing = differences({name: found[name] for name in RUN_META if name in found}, meta)
+    differing = differences(_grown(found, meta), meta)
     if differing:
         more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise InputError(
@@ -96,8 +112,17 @@ def refuse_another(where: str, found: dict[str, Any], meta: dict[str, Any]) -> N
         )
 
 
+def _grown(found: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """Returns what identifies a run, with the steps of `meta` where those are more."""
+    found = {name: found[name] for name in RUN_META if name in found}
+    steps, wanted = (run.get("experiment", {}).get("steps", 0) for run in (found, meta))
+    if steps < wanted:
+        found["experiment"] = found["experiment"] | {"steps": wanted}
+    return found
+
+
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The fields in which what was left is of another run than is wanted, in words."""
+    """Returns the fields in which two runs differ, each with both values, in words."""
     found, wanted = _flat(found), _flat(wanted)
     return [
         f"{name} was {found.get(name)}, is now {wanted.get(name)}"
@@ -106,18 +131,53 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-def _claim(workdir: Path, meta: dict[str, Any], say: Callable[[str], None]) -> None:
-    config = workdir / "config.json"
+def record_start(workdir: Path, first_step: int, steps: int) -> None:
+    """Adds a line to the history of a run that starts, or goes on.
+
+    Args:
+      workdir: the run's folder.
+      first_step: number of steps that are done.
+      steps: number of steps after which it ends.
+    """
+    path = workdir / HISTORY
+    earlier = path.read_text() if path.exists() else ""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    line = {"time": now, "from_step": first_step, "to_step": steps}
+    config = json.loads((workdir / "config.json").read_text())
+    if "file" in config:
+        line["file"] = digest(workdir / config["file"]["name"])
+    owned.write_text(path, earlier + json.dumps(line) + "\n")
+
+
+def _claim(
+    workdir: Path, meta: dict[str, Any], file: Path | None, say: Callable[[str], None]
+) -> None:
     check_same_run(workdir, meta)
     owned.remove(workdir / DIVERGED)
-    if not config.exists():
-        owned.write_text(config, json.dumps(meta, indent=2) + "\n")
+    config = meta if file is None else meta | {"file": _file_record(workdir, file, say)}
+    text = json.dumps(config, indent=2) + "\n"
+    path = workdir / "config.json"
+    if not path.exists() or path.read_text() != text:  # It grew, or its file is another one.
+        owned.write_text(path, text)
     path, now = workdir / "environment.json", _environment()
     if path.exists():
         changes = _changes(json.loads(path.read_text()), now)
         if changes:
             say(f"{workdir} was begun with {changes}: its numbers may differ in their last digits.")
     owned.write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def _file_record(workdir: Path, file: Path, say: Callable[[str], None]) -> dict[str, str]:
+    """Copies the experiment's file into the run's folder, and returns what config.json has of it.
+
+    The copy is what the run is evaluated with later, whatever becomes of the file.
+    """
+    copy, content = workdir / file.name, file.read_bytes()
+    if copy.exists() and copy.read_bytes() != content:
+        say(f"{file} has changed since {workdir} was begun: its numbers may differ.")
+    owned.write_bytes(copy, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"name": file.name, "path": str(file.resolve()), "sha256": sha256}
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The network that is trained, and everything a run carries from one step to the next."""
+"""The network, and the state that a run carries from one step to the next."""
 
 from typing import Any
 
@@ -10,8 +10,14 @@ from flax import struct
 
 from hyperface import models
 from hyperface.config.experiment import Experiment
+from hyperface.errors import InputError
 from hyperface.heads import Context, Heads, Objective
 from hyperface.train.optim import make_optimizer
+
+
+def takes_batch(backbone: nn.Module) -> bool:
+    """Says whether a backbone's `__call__` takes `train`, `counted` and `axis_name`."""
+    return getattr(backbone, "batch_norm", False)
 
 
 class EmbeddingNetwork(nn.Module):
@@ -23,21 +29,30 @@ class EmbeddingNetwork(nn.Module):
     def __call__(
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
-        """Features [batch, dim], and what the heads make of them."""
+        """Returns the features [batch, dim], and the heads' objective of them.
+
+        Raises:
+          InputError: the backbone returns something else.
+        """
         settings = {}
-        if getattr(self.backbone, "batch_norm", False):
+        if takes_batch(self.backbone):
             context = context or Context()
             settings = {"train": True, "counted": context.counted, "axis_name": context.axis_name}
         features = self.backbone(images, **settings)
+        if getattr(features, "ndim", 0) != 2 or len(features) != len(images):
+            raise InputError(
+                f"model.backbone: expected features [{len(images)}, dim] of "
+                f"{type(self.backbone).__name__}, found {jax.tree.map(jnp.shape, features)}."
+            )
         return features, self.head(features, labels, context)
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Un-normalised features [batch, dim]; batch norm uses its moving averages."""
+        """Returns un-normalised features [batch, dim]; batch norm uses its moving averages."""
         return self.backbone(images)
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything a run carries on. The data position is the step."""
+    """The state of a run. The position in the data follows from the step."""
 
     step: jax.Array
     params: Any
@@ -50,21 +65,21 @@ class TrainState(struct.PyTreeNode):
     average: Any
     """Moving average of the parameters; None where the optimiser keeps none."""
     diverged: jax.Array
-    """Whether an update was left out because it was not finite, as all after it then are. Not
-    saved: never so in a checkpoint."""
+    """Whether an update was left out because it was not finite; all later ones then are too. It is
+    not saved, and is False in every checkpoint."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     decay: float = struct.field(pytree_node=False)
-    """Of the moving average."""
+    """Decay of the moving average."""
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is trained with."""
+        """The variables that the network is trained with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """What the network is scored with: the average of the parameters where there is one."""
+        """The variables that the network is scored with: averaged parameters if there are any."""
         return self.variables if self.average is None else self.variables | {"params": self.average}
 
 
@@ -75,7 +90,7 @@ def create_state(
     labels: jax.Array,
     backbone: Any = None,
 ) -> TrainState:
-    """A fresh state, the same for the same seed, first batch and backbone.
+    """Returns a fresh state; it depends on the seed, the first batch and the backbone only.
 
     Args:
       experiment: the run.
@@ -83,8 +98,12 @@ def create_state(
       images: [batch, height, width, channels], the first batch: Ring loss' R starts at its mean
         feature norm.
       labels: [batch] class ids.
-      backbone: "params", and "batch_stats" where it has them, to start the backbone from, where a
-        net is fine-tuned; the heads, and R with them, start from its features.
+      backbone: "params", and "batch_stats" where it has them, from which a fine-tuned backbone
+        starts. The heads, and R with them, then start from its features.
+
+    Raises:
+      InputError: a module of the user's returns no features, or keeps variables that are neither
+        parameters nor batch statistics.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
@@ -92,7 +111,8 @@ def create_state(
     @jax.jit
     def initialise(seed_key, images, labels, backbone):
         init_key, key = jax.random.split(seed_key)
-        variables = network.init(init_key, images, labels)
+        variables = nn.unbox(network.init(init_key, images, labels))
+        _check_variables(variables, network)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         if backbone is not None:
             features = network.backbone.apply(backbone, images)
@@ -127,7 +147,7 @@ def _named(name: str, tree: Any) -> dict[str, Any]:
 def abstract_state(
     experiment: Experiment, num_classes: int, image_shape: tuple[int, int, int]
 ) -> TrainState:
-    """The state's shapes and dtypes, with nothing computed: what a checkpoint must match."""
+    """Returns the state's shapes and dtypes, which a checkpoint must match; nothing is computed."""
     batch = experiment.data.batch_size
     return jax.eval_shape(
         lambda images, labels: create_state(experiment, num_classes, images, labels),
@@ -137,13 +157,30 @@ def abstract_state(
 
 
 def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
-    """The experiment's backbone and heads.
+    """Returns the experiment's backbone and heads.
 
     Raises:
-      InputError: the model's name is unknown.
+      InputError: the model's name is unknown, or its object is no linen module.
     """
     model = experiment.model
-    return EmbeddingNetwork(
-        backbone=models.create(model.name, model.feature_dim, dtype=model.dtype, remat=model.remat),
-        head=Heads(num_classes, experiment.loss),
-    )
+    settings = {"feature_dim": model.feature_dim, "dtype": model.dtype, "remat": model.remat}
+    if model.backbone is None:
+        backbone = models.create(model.name, **settings)
+    else:
+        backbone = models.from_object(model.backbone, **settings)
+    return EmbeddingNetwork(backbone=backbone, head=Heads(num_classes, experiment.loss))
+
+
+def _check_variables(variables: Any, network: EmbeddingNetwork) -> None:
+    """Refuses what a user's module keeps and no state could carry on from step to step."""
+    unknown = sorted(set(variables) - {"params", "batch_stats"})
+    if unknown:
+        raise InputError(
+            "model.backbone, loss.custom: expected modules with parameters and batch statistics, "
+            f"found the collection {unknown[0]!r}."
+        )
+    if "backbone" in variables.get("batch_stats", {}) and not takes_batch(network.backbone):
+        raise InputError(
+            "model.backbone: expected `batch_norm = True` of a module with batch statistics, as "
+            f"hyperface.models.Backbone has it, found none in {type(network.backbone).__name__}."
+        )

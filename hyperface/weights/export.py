@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from hyperface import models
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import Mirror, merged
 from hyperface.normalize import l2_normalize
@@ -41,7 +40,7 @@ def make_embedder(
       mirror: how features of the image and its mirror image are merged.
       normalize: whether features are scaled to unit length at the end.
     """
-    network = models.create(saved.model, saved.feature_dim)
+    network = saved.network()
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     merge = merged(network.apply, mirror)
 
@@ -56,10 +55,13 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
     """The backbone's arrays by their paths; the metadata says what they are, with a digest."""
     import safetensors.numpy
 
+    variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
+    images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
+    features = jax.eval_shape(saved.network().apply, variables, images)
     metadata = {
         "format": FORMAT,
         "model": saved.model,
-        "feature_dim": str(saved.feature_dim),
+        "feature_dim": str(features.shape[1]),
         "input": "float32 [batch, {}, {}, {}], (pixel - 127.5) / 128".format(*saved.image_shape),
         "image_shape": " x ".join(map(str, saved.image_shape)),
     }
@@ -73,7 +75,7 @@ def open_safetensors(
     path: Path, saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
     """The embedder with the weights of such a file, loaded into a fresh backbone."""
-    network = models.create(saved.model, saved.feature_dim)
+    network = saved.network()
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     fresh = jax.eval_shape(network.init, jax.random.key(0), images)
     variables, _ = load_backbone(path, saved.model, fresh)

@@ -1,4 +1,4 @@
-"""The backbone out of a run's checkpoint, and nothing else of it."""
+"""Reads the backbone, and nothing else, from a checkpoint of a run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import linen as nn
 from flax import traverse_util
 
+from hyperface import experiments, models
 from hyperface.errors import InputError
 from hyperface.train.checkpoint.integrity import Changed, checksums, read_step, reading
 
@@ -16,24 +18,38 @@ class SavedBackbone(NamedTuple):
     """A trained backbone, and what its run or its file says of it."""
 
     arrays: dict[str, np.ndarray]
-    """By path, "params/conv1/kernel"; what the run is scored with: the moving average of the
-    parameters, where it kept one."""
+    """Arrays by path, such as "params/conv1/kernel", as the run is scored with them: the moving
+    average of the parameters where it kept one."""
     model: str
     """Name of the network."""
     feature_dim: int
     image_shape: tuple[int, int, int]
     experiment: dict[str, Any] | None = None
-    """The run's experiment, as `Experiment.to_dict` made it; None of a weight file."""
+    """The run's experiment, as `Experiment.to_dict` made it; None for a weight file."""
     step: int | None = None
-    """Of the run."""
+    """Step of the run's checkpoint."""
     init_from: str | None = None
-    """What a fine-tuned run started from; the weight file itself."""
+    """What a fine-tuned run started from; for a weight file the file itself."""
     trained_on: str | None = None
-    """Pixels of a weight file, which was trained on others than this library's."""
+    """The pixels that a weight file was trained on, if they are not this library's."""
+    folder: Path | None = None
+    """The folder of the run, with the copy of its experiment file if it has one."""
+
+    def network(self) -> nn.Module:
+        """Returns the backbone as a module that computes in float32.
+
+        Raises:
+          InputError: it is an object, and the run's experiment file does not make it.
+        """
+        if self.experiment is None or "backbone" not in self.experiment["model"]:
+            return models.create(self.model, self.feature_dim)
+        assert self.folder is not None  # Only a run has an experiment.
+        own = experiments.of_run(self.experiment, self.folder).model
+        return models.from_object(own.backbone, feature_dim=own.feature_dim)
 
 
 def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
-    """The backbone of a run; the heads and the optimiser stay on disk.
+    """Reads the backbone of a run; the heads and the optimiser stay on disk.
 
     Args:
       folder: a run, as hyperface train made it, finished or not; nothing in it is touched.
@@ -68,6 +84,7 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
         experiment=meta["experiment"],
         step=step,
         init_from=meta.get("init_from"),
+        folder=checkpoints.parent,
     )
 
 

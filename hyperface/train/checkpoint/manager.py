@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a whole run: everything that the next step depends on, and what it is."""
+"""Orbax checkpoints of a run: all state that the next step depends on, and its description."""
 
 import contextlib
 import math
@@ -43,17 +43,17 @@ UNFINISHED = ".orbax-checkpoint-tmp"
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; use as a context manager.
 
-    Each holds "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
-    experiment, the data it was made with, and a checksum of every array: Orbax restores flipped
-    bits without a word). Saving is asynchronous and atomic: a killed save leaves the previous
-    checkpoint as the newest.
+    Each contains "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
+    experiment, its data, and a checksum of every array, because Orbax restores flipped bits without
+    an error). Saving is asynchronous and atomic: a killed save leaves the previous checkpoint as
+    the newest.
 
     Args:
       folder: the checkpoints' own folder.
-      read_only: for a reader beside a running trainer: nothing in the folder is touched.
-      keep: steps whose checkpoints stay; of others only the newest two and the one of the lowest
-        score do.
-      say: is told of each checkpoint that is not used.
+      read_only: for a reader beside a running trainer; nothing in the folder is changed.
+      keep: steps whose checkpoints stay. Of the others, only the newest two and the one with the
+        lowest score stay.
+      say: called with a line for each checkpoint that is not used.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Checkpoints:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if self._manager is None:
             return
-        several = processes.are_several()
+        several = processes.is_multiprocess()
         if several and error is not None and not isinstance(error, processes.AgreedStop):
             return  # The others are elsewhere, and a save would wait for them.
         with self._saving():
@@ -108,16 +108,21 @@ class Checkpoints:
                 if not several:  # Else the next start does.
                     self._remove_unfinished()
 
+    @property
+    def run(self) -> Path:
+        """The folder of the run whose checkpoints these are."""
+        return self._folder.parent
+
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, rising."""
+        """Returns the steps of the complete checkpoints, in rising order."""
         return whole_steps(self._folder)
 
     def latest(self) -> int | None:
-        """The newest whole checkpoint's step; None where there is none."""
+        """Returns the step of the newest complete checkpoint; None where there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step of the lowest finite score; None where no whole checkpoint has one."""
+        """Returns the step with the lowest finite score; None where no checkpoint has a score."""
         self._find_best()
         return self._best.step
 
@@ -128,7 +133,7 @@ class Checkpoints:
           CorruptCheckpoint: it is damaged; one that was removed meanwhile is not.
           InputError: there is no such step, or it was removed meanwhile; or as of `act`.
         """
-        return read_step(self._folder, act, step, processes.told_by_writer)
+        return read_step(self._folder, act, step, processes.broadcast_from_writer)
 
     def save(
         self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
@@ -162,7 +167,7 @@ class Checkpoints:
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
 
     def wait(self) -> None:
-        """Returns once what is being saved is on disk.
+        """Waits until the checkpoint that is being saved is on disk.
 
         Raises:
           InputError: it could not be written.
@@ -171,7 +176,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What the checkpoint says it is.
+        """Returns the description of a checkpoint: its experiment, data and log position.
 
         Raises:
           CorruptCheckpoint: it is missing, cut short or changed.
@@ -184,7 +189,7 @@ class Checkpoints:
     def restore(
         self, step: int, like: TrainState, sharding: jax.sharding.Sharding | TrainState
     ) -> TrainState:
-        """The state saved at `step`.
+        """Restores the state that was saved at `step`.
 
         Args:
           step: one of this folder's.
@@ -212,16 +217,16 @@ class Checkpoints:
     def restore_newest(
         self, like: TrainState, sharding: jax.sharding.Sharding | TrainState
     ) -> tuple[int, TrainState] | None:
-        """The newest checkpoint that is sound, as (step, state); None where there never was one.
+        """Restores the newest undamaged checkpoint as (step, state); None if there never was one.
 
-        Newer ones that are damaged, be it in the eyes of one process, are set aside, and said; the
-        run makes those steps again.
+        A newer checkpoint that any process finds damaged is renamed to `broken-STEP` and logged;
+        the run repeats those steps.
 
         Raises:
           InputError: the newest sound one is of another model, or cannot be read for now; or there
             were some, and none is sound.
         """
-        steps = processes.told_by_writer("steps", self.steps())
+        steps = processes.broadcast_from_writer("steps", self.steps())
         while steps:
             step = steps.pop()
             try:
@@ -232,7 +237,7 @@ class Checkpoints:
                 self._manager.reload()
                 self._find_best()
         aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
-        aside = processes.told_by_writer("aside", aside)
+        aside = processes.broadcast_from_writer("aside", aside)
         if aside:
             raise InputError(
                 f"expected a sound checkpoint in {self._folder}, found only damaged ones: "
@@ -242,7 +247,7 @@ class Checkpoints:
         return None
 
     def _together(self, step: int, act: Callable[[], T]) -> T:
-        """What `act` returns, where it succeeds on all processes; else all raise.
+        """Returns what `act` returns if it succeeds on all processes; otherwise all raise.
 
         Raises:
           CorruptCheckpoint: some found damage, and no one another fault.
@@ -254,7 +259,7 @@ class Checkpoints:
         except InputError as error:
             failed = error
         found = failed and [isinstance(failed, CorruptCheckpoint), str(failed)]
-        told = list(filter(None, processes.told_by_all(f"read {step}", found)))
+        told = list(filter(None, processes.allgather(f"read {step}", found)))
         others = [message for is_corrupt, message in told if not is_corrupt]
         if others:
             raise InputError(others[0]) from failed
@@ -287,7 +292,7 @@ class Checkpoints:
             ) from error
 
     def _trees(self) -> list[Path]:
-        """The folders of checkpoints, finished or not, that a run recorded here."""
+        """Returns the folders of checkpoints, finished or not, that a run recorded here."""
         found = owned.read(self._folder)
         paths = (self._folder / name for name in sorted(found.trees if found else ()))
         return [path for path in paths if path.is_dir() and not path.is_symlink()]
@@ -322,7 +327,7 @@ class Checkpoints:
             self._best.consider(step, score)
 
     def _remove_unfinished(self) -> None:
-        """What a failed save leaves would keep the disk full."""
+        """Removes the remains of a failed save, which would keep the disk full."""
         for _ in range(20):
             for path in self._unfinished():
                 owned.remove_tree(path)
@@ -346,7 +351,7 @@ class Checkpoints:
                 owned.take_in_tree(path)
 
     def _set_broken_steps_aside(self) -> None:
-        """Step folders without content would pass for the newest checkpoint."""
+        """Renames step folders without content, which would pass for the newest checkpoint."""
         for path in self._unfinished():
             self._say(f"{path}: a save that was cut short is removed.")
             owned.remove_tree(path)
@@ -386,7 +391,7 @@ def _has_files_of_orbax(path: Path) -> bool:
 
 
 def _is_copy(path: Path) -> bool:
-    """Whether a folder is a checkpoint of ours by what it states of itself, with a checksum."""
+    """Says whether a folder is a checkpoint of ours: its description has a valid checksum."""
     try:
         Stored(path).meta()
     except InputError:

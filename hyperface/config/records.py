@@ -1,0 +1,133 @@
+"""Experiments as JSON: plain values as they are, objects of the user's by name and settings.
+
+A backbone or a loss that an experiment file holds cannot be written to JSON. Its record is a text,
+`describe(object)`. An experiment is read back with the objects of another one, which the file
+makes again, and each of them must have the recorded text.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hyperface.errors import InputError
+
+OBJECT = {"object": True, "rare": True}
+"""Metadata of a field that holds an object of the user's."""
+RARE = {"rare": True}
+"""Metadata of a field that is recorded only where it differs from its default."""
+
+
+def describe(value: Any) -> str:
+    """Returns a text for an object: where its code is, and its settings.
+
+    Equal settings of the same class give the same text in every process. Code is not compared: two
+    versions of a function with the same name have the same text.
+
+    Example:
+      >>> describe(functools.partial(max, default=0))
+      'partial(builtins.max, default=0)'
+    """
+    if isinstance(value, functools.partial):
+        settings = [*map(describe, (value.func, *value.args)), *_settings(value.keywords)]
+        return f"partial({', '.join(settings)})"
+    if hasattr(value, "__qualname__"):  # A class or a function.
+        return f"{value.__module__}.{value.__qualname__}"
+    if dataclasses.is_dataclass(value):
+        settings = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+        if hasattr(value, "apply"):  # A flax module, which also holds its place among others.
+            settings = {k: v for k, v in settings.items() if k not in ("parent", "name")}
+        return f"{describe(type(value))}({', '.join(_settings(settings))})"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(describe, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(_settings(value))}}}"
+    # An address differs from process to process.
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _settings(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={describe(value)}" for name, value in values.items()]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a configuration as nested dictionaries, lists, numbers and texts."""
+    return {
+        f.name: _plain(getattr(config, f.name), f)
+        for f in dataclasses.fields(config)
+        if not f.metadata.get("rare") or getattr(config, f.name) != _default(f)
+    }
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _plain(value: Any, field: dataclasses.Field) -> Any:
+    if field.metadata.get("object"):
+        return None if value is None else describe(value)
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    return [_plain(item, field) for item in value] if isinstance(value, tuple) else value
+
+
+def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
+    """Returns the configuration of such dictionaries, with texts in the place of objects.
+
+    Raises:
+      TypeError: a field is missing, or is not one of this version's.
+    """
+    kinds, fields = get_type_hints(cls), {}
+    for name, value in values.items():
+        kind = kinds.get(name)
+        if isinstance(value, dict):
+            if not dataclasses.is_dataclass(kind):
+                raise TypeError(f"unknown field {name!r} of {cls.__name__}")
+            value = from_dict(kind, value)
+        elif isinstance(value, list):
+            item = get_args(kind)[0] if get_origin(kind) is tuple else None
+            is_config = dataclasses.is_dataclass(item)
+            value = tuple(from_dict(item, one) if is_config else one for one in value)
+        fields[name] = value
+    return cls(**fields)
+
+
+def with_objects(found: Any, given: Any, where: str = "") -> Any:
+    """Returns a configuration with objects in the place of their texts.
+
+    Args:
+      found: what `from_dict` returned.
+      given: a configuration that holds the objects; None where there is none.
+      where: the name of the configuration, for messages.
+
+    Raises:
+      InputError: an object is missing, or its text differs. The message names the field.
+    """
+    changes = {}
+    for f in dataclasses.fields(found):
+        value, other = getattr(found, f.name), getattr(given, f.name, None)
+        name = f"{where}{f.name}"
+        if f.metadata.get("object"):
+            if isinstance(value, str):
+                changes[f.name] = _checked(name, value, other)
+        elif dataclasses.is_dataclass(value):
+            changes[f.name] = with_objects(value, other, f"{name}.")
+        elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+            others = (*(other or ()), *(None for _ in value))
+            changes[f.name] = tuple(
+                with_objects(item, others[i], f"{name}.{i}.") for i, item in enumerate(value)
+            )
+    return dataclasses.replace(found, **changes)
+
+
+def _checked(name: str, text: str, given: Callable | None) -> Callable:
+    found = "none" if given is None else describe(given)
+    if given is None or found != text:
+        raise InputError(
+            f"{name}: expected the object {text} that the run was trained with, found {found}. "
+            "Only the experiment file of the run can make it."
+        )
+    return given
