@@ -80,7 +80,7 @@ def test_a_file_of_weights_is_scored_as_it_is(released, tiny_data, pairs, tmp_pa
     folders = ["--data-dir", str(tiny_data), "--out", str(tmp_path / "out")]
     evaluate.main([str(released), *pairs, *folders])
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"network {NAME} of net.onnx, trained on (pixel - 127.5) / 127.5, rgb" in shown
+    assert f"network {NAME} of net.onnx, trained on (pixel - 127.5) / 127.5, bgr" in shown
     assert "no mirror image" in shown
     assert "no PCA" in shown  # NormFace's would be fitted to the people of the pairs.
     record = json.loads((tmp_path / "out/evaluation.json").read_text())
@@ -125,7 +125,7 @@ def test_a_file_leaves_as_onnx(released, tmp_path, images):
     session = onnxruntime.InferenceSession(tmp_path / "embedder.onnx")
     (found,) = session.run(["features"], {"images": images})
     original = onnxruntime.InferenceSession(released)
-    theirs = np.ascontiguousarray((images * 128 / 127.5).transpose(0, 3, 1, 2))
+    theirs = np.ascontiguousarray((images[..., ::-1] * 128 / 127.5).transpose(0, 3, 1, 2))
     expected = [original.run(None, {"input.1": image[None]})[0][0] for image in theirs]
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 

@@ -10,7 +10,7 @@ from hyperface import models
 from hyperface.errors import InputError
 from hyperface.weights.files import own_format, read, read_graph
 from hyperface.weights.layers import layers
-from hyperface.weights.maps import INSIGHTFACE, NameMap, name_maps, own_map
+from hyperface.weights.maps import NameMap, graph_pixels, name_maps, own_map
 from hyperface.weights.match import Mismatch, match
 from hyperface.weights.onnx import Graph
 from hyperface.weights.runs import read_run
@@ -92,7 +92,7 @@ def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.n
             f"{path} is not the model {model_name!r}: {mismatch}. Nothing was loaded."
         ) from mismatch
     shape = graph.image_shape()
-    return arrays, NameMap("an ONNX graph", tuple(entries), INSIGHTFACE, image_shape=shape)
+    return arrays, NameMap("an ONNX graph", tuple(entries), graph_pixels(model), image_shape=shape)
 
 
 def some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:

@@ -5,7 +5,7 @@ array changes: released nets keep channels before rows and columns, ours after t
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flax import linen as nn
@@ -72,6 +72,16 @@ def name_maps(model_name: str) -> list[NameMap]:
     """
     model = models.create(model_name)
     return list(_MAPS.get(type(model), lambda model: ())(model))
+
+
+def graph_pixels(model: nn.Module) -> Pixels:
+    """The pixels of a network in an ONNX file, which does not state them.
+
+    insightface feeds its files RGB. The released narrow MobileFaceNet was trained on BGR: on LFW it
+    has 99.4 % with it, and 99.1 % with RGB.
+    """
+    narrow = isinstance(model, models.MobileFaceNet) and model.stem_groups is None
+    return replace(INSIGHTFACE, channels="bgr") if narrow else INSIGHTFACE
 
 
 def own_map(paths: list[str], layout: str) -> NameMap:
