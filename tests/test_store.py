@@ -23,7 +23,7 @@ from hyperface.data.sources.orl import orl
 from hyperface.data.sources.trees import folder
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
-from hyperface.protocols.readers import read_pairs
+from hyperface.protocols.pairs import read_pairs
 
 
 @pytest.fixture
