@@ -13,6 +13,7 @@ from hyperface.devices import compiler, mesh
 from hyperface.normalize import l2_norm
 
 Images = jax.Array | np.ndarray
+"""[batch, height, width, channels], on devices or still on the host."""
 Mirror = Literal["none", "sum", "max", "concat"]
 MIRROR_STEPS = {
     "none": "no mirror image",

@@ -167,7 +167,8 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     )
 
     def apply(images: Images) -> tuple[jax.Array, jax.Array]:
-        features = embed(images)
+        # An exported program takes NumPy's arrays too.
+        features = embed(cast(jax.Array, images))
         return features, l2_norm(features)
 
     return Network(apply, shape, crop, steps)

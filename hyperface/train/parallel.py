@@ -164,7 +164,8 @@ def whole_classes(state: TrainState) -> TrainState:
     num_classes = state.network.head.num_classes
     if state.distortion.size == num_classes:
         return state
-    mesh = cast(NamedSharding, state.distortion.sharding).mesh  # As `on_mesh` made it.
+    # `on_mesh` gave the state its sharding, over a mesh of devices.
+    mesh = cast(jax.sharding.Mesh, cast(NamedSharding, state.distortion.sharding).mesh)
 
     def cut(leaf: jax.Array) -> jax.Array:
         whole = NamedSharding(mesh, PartitionSpec())

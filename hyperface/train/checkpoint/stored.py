@@ -110,7 +110,7 @@ class Stored(NamedTuple):
 
 
 def _restore_of(handler: ocp.CheckpointHandler) -> Callable[..., Any]:
-    """Returns the handler's `restore`, which takes a `pathlib.Path` though its annotation does not."""
+    """Returns the handler's `restore`; it takes any path, but is annotated with another library's."""
     return cast(Callable[..., Any], handler.restore)
 
 
