@@ -110,7 +110,7 @@ class Stored(NamedTuple):
 
 
 def _restore_of(handler: ocp.CheckpointHandler) -> Callable[..., Any]:
-    """Returns the handler's `restore`; it takes any path, but is annotated with another library's."""
+    """Returns the handler's `restore`, which takes a `pathlib.Path` despite its annotation."""
     return cast(Callable[..., Any], handler.restore)
 
 
