@@ -12,6 +12,8 @@ from hyperface.data.images import warn_of_range
 from hyperface.devices import compiler, mesh
 from hyperface.normalize import l2_norm
 
+Images = jax.Array | np.ndarray
+"""[batch, height, width, channels], on devices or still on the host."""
 Mirror = Literal["none", "sum", "max", "concat"]
 MIRROR_STEPS = {
     "none": "no mirror image",
@@ -40,7 +42,7 @@ class Devices:
         """Parameters, whole on each device of this process."""
         return jax.device_put(jax.device_get(tree))
 
-    def split(self, images: np.ndarray) -> jax.Array:
+    def split(self, images: np.ndarray) -> Images:
         """A batch over the devices of this process."""
         return jnp.asarray(images)
 
@@ -69,14 +71,14 @@ class Embeddings(NamedTuple):
 
 def embedder(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
-) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
     """`merged`, jitted with this library's compiler options."""
     return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
 
 
 def merged(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
-) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
     """A function (parameters, images) -> (merged features, norms of the images' own features).
 
     Args:
@@ -102,7 +104,7 @@ def merged(
 
 
 def embed_split(
-    embed: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
+    embed: Callable[[Any, Images], tuple[jax.Array, jax.Array]],
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
     devices: Devices = ONE_DEVICE,
@@ -139,7 +141,7 @@ class AllDevices(Devices):
         """Parameters, whole on each device of this process."""
         return mesh.put_whole(jax.device_get(tree))
 
-    def split(self, images: np.ndarray) -> jax.Array:
+    def split(self, images: np.ndarray) -> Images:
         """A batch over the devices of this process."""
         return mesh.split_rows(images)
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hyperface.config.experiment import Experiment
-from hyperface.config.loss import normalization
+from hyperface.config.loss import SoftmaxTerm, normalization
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
@@ -42,7 +42,8 @@ class Result:
     def figures(self) -> dict[str, float]:
         """The figures of a results table, by name, as shares in [0, 1]."""
         if self.verification is None:
-            return {"accuracy": self.accuracy}
+            # Only the process that scores asks for figures, and it has one of the two.
+            return {"accuracy": cast(float, self.accuracy)}
         folds = self.verification.folds
         rates = {f"tar_at_far_{far}": tar for far, tar in self.verification.tar_at_far.items()}
         return {"accuracy": folds.mean, "accuracy_standard_error": folds.standard_error, **rates}
@@ -82,15 +83,17 @@ def evaluate_network(
     head, (named, *_) = devices.whole(variables["params"]["head"][head_name]), terms.items()
     if devices.process:
         return Result(embeddings)
-    learned = "scale" in head
+    term = named[1]
+    if isinstance(term, SoftmaxTerm) and "scale" in head:  # A learned scale has a floor.
+        scale = max(head["scale"], term.min_scale)
+    else:
+        scale = getattr(term, "scale", 1.0)
     accuracy = nearest_agent_accuracy(
         embeddings.features,
         head["agents"],
         embeddings.labels,
         normalize=normalization(*named),
-        scale=max(head["scale"], named[1].min_scale)
-        if learned
-        else getattr(named[1], "scale", 1.0),
+        scale=scale,
         bias=head.get("bias"),
     )
     told = "an image is of the class with the highest logit, as in training without a margin"

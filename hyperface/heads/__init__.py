@@ -7,6 +7,8 @@ from hyperface.extras import require
 
 require("train", "flax")
 
+from typing import cast
+
 import jax
 from flax import linen as nn
 
@@ -64,7 +66,8 @@ class Heads(nn.Module):
                 parts.append(mined(name, options, features, labels, context))
         distances = [p.agent_distances for p in parts if p.agent_distances is not None]
         return Objective(
-            sum(part.total for part in parts),
+            # There is at least one term, so that this is not the 0 of an empty sum.
+            cast(jax.Array, sum(part.total for part in parts)),
             {name: loss for part in parts for name, loss in part.terms.items()},
             {name: value for part in parts for name, value in part.scalars.items()},
             distances[0] if distances else None,

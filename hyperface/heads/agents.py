@@ -1,5 +1,7 @@
 """Agents, with bias and scale, and the class-wise terms over them."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -72,7 +74,7 @@ class AgentHead(nn.Module):
             engine |= _padding(agents, self.num_classes, context)
         for name, options in self.terms:
             if not isinstance(options, MarginTerm):  # whose released gradient is of the logit alone
-                rule = getattr(options, "gradient", "exact")
+                rule: classwise.Gradient = getattr(options, "gradient", "exact")
                 engine |= classwise.agent_rule(rule, terms[name])
         weights = context.weights(features.shape[0])
         total, found = losses.weighted_sum(
@@ -170,7 +172,8 @@ class AgentHead(nn.Module):
                         f"{type(options.loss).__name__}, which JAX does not know. Decorate the "
                         "class by @jax.tree_util.register_dataclass."
                     )
-                return options.loss, {}
+                # A loss of another kind has no agents, so that it is not computed here.
+                return cast(classwise.Term, options.loss), {}
 
     def _norm_statistics(
         self, options: AdaFaceTerm, features: jax.Array, context: Context
@@ -202,7 +205,7 @@ class AgentHead(nn.Module):
 
     def _bias(self, terms: dict[str, classwise.Term]) -> jax.Array | None:
         options = dict(self.terms).get("softmax")
-        if options is None or not options.bias:
+        if not isinstance(options, SoftmaxTerm) or not options.bias:
             return None
         if self.is_initializing():
             bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
@@ -212,8 +215,8 @@ class AgentHead(nn.Module):
 
     def _dropped(self, features: jax.Array, keys: jax.Array | None) -> jax.Array:
         options = dict(self.terms).get("softmax")
-        rate = 0.0 if options is None or keys is None else options.dropout
-        if not rate:
+        rate = options.dropout if isinstance(options, SoftmaxTerm) else 0.0
+        if keys is None or not rate:
             return features
         shape = features.shape[1:]
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(keys)

@@ -13,7 +13,7 @@ choose them. With --overlap-with, people whom another data set has too are left 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import tyro
 
@@ -132,12 +132,12 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, 
         say(console, f"{count:10,} {what}")
     for name in RESULTS:  # Of an earlier cleaning; keep.txt comes last.
         owned.remove(folder / name)
-    if overlap is not None:
+    if other is not None and overlap is not None:
         report.write_overlap(folder, images, other.images, *overlap)
     report.write_distances(folder, images, distances, cleaned)
     report.write_dropped(folder / "dropped.csv", images, distances, cleaned, dropped)
     expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
-    names = [images.names[i] for i in np.flatnonzero(keep)]
+    names = [images.names[i] for i in np.flatnonzero(keep).tolist()]
     cleaning.write_keep_list(folder / "keep.txt", names)
     say(console, f"Lists and pictures: {folder}")
 
@@ -157,7 +157,7 @@ def _overlap(
         data.images.labels,
         other.features,
         other.images.labels,
-        options.similarity,
+        cast(float, options.similarity),  # `_check` wants it with --overlap-with.
         named,
     )
     return pairs, named

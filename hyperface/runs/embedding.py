@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from hyperface.evaluate.embed import (
     PIXEL_STEP,
     AllDevices,
     Embeddings,
+    Images,
     Mirror,
     embed_split,
     embedder,
@@ -32,9 +33,6 @@ from hyperface.weights.export import open_stablehlo
 from hyperface.weights.files import KNOWN, is_weights
 from hyperface.weights.runs import SavedBackbone
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 BLOCK = 8192
 """Features that are read at once."""
 BATCH = 256
@@ -44,14 +42,14 @@ BATCH = 256
 class _Processes(AllDevices):
     """All processes, of which each has a network that puts images on devices itself."""
 
-    def split(self, images: np.ndarray) -> np.ndarray:
+    def split(self, images: np.ndarray) -> Images:
         return images
 
 
 class Network(NamedTuple):
     """Something that makes features of images."""
 
-    apply: "Callable[[ArrayLike], tuple[jax.Array, jax.Array]]"
+    apply: Callable[[Images], tuple[jax.Array, jax.Array]]
     """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
     own)."""
     image_shape: tuple[int, int, int] | None
@@ -128,9 +126,10 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
 def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
     """The network of a run or of a weight file, which is taken without mirror images."""
     experiment = saved.experiment or {"evaluation": {"mirror": "none"}, "data": {}}
-    mirror = mirror or experiment["evaluation"]["mirror"]
+    merge: Mirror = mirror or experiment["evaluation"]["mirror"]
     network = saved.network()
-    apply = embedder(network.apply, mirror)
+    # Linen returns a tuple where collections are mutable, and here none is.
+    apply = embedder(cast(Callable[[Any, jax.Array], jax.Array], network.apply), merge)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     variables = mesh.put_whole(variables)
     at = "" if saved.step is None else f" at step {saved.step}"
@@ -138,7 +137,7 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
     steps = (
         f"network {saved.model} of {path.name}{at}{of}, images of "
         f"{' x '.join(map(str, saved.image_shape))}, {PIXEL_STEP}",
-        MIRROR_STEPS[mirror],
+        MIRROR_STEPS[merge],
     )
     crop = experiment["data"].get("crop")
     return Network(
@@ -167,8 +166,9 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         MIRROR_STEPS[merge],
     )
 
-    def apply(images: "ArrayLike") -> tuple[jax.Array, jax.Array]:
-        features = embed(images)
+    def apply(images: Images) -> tuple[jax.Array, jax.Array]:
+        # An exported program takes NumPy's arrays too.
+        features = embed(cast(jax.Array, images))
         return features, l2_norm(features)
 
     return Network(apply, shape, crop, steps)
@@ -232,4 +232,5 @@ def embed_into(
             done = block.stop
             advance(done, len(names))
     images = NamedImages(names, labels, lambda place: decode(split.records[place]["image"]))
-    return Embedded(images, features)
+    # There is at least one image, whose record is read above, and so there are features.
+    return Embedded(images, cast(np.ndarray, features))

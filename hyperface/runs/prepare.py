@@ -136,7 +136,7 @@ def main(args: Sequence[str]) -> None:
         Prepare,
         args,
         prog="hyperface prepare",
-        description=__doc__,
+        description=__doc__ or "",
         main_options=MAIN_OPTIONS,
     )
     from hyperface.console import make_console

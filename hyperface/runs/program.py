@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 
 import tyro
 
@@ -25,11 +25,12 @@ from hyperface.errors import InputError, expect
 from hyperface.runs.short_help import print_short_help
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from rich.console import Console
 
     from hyperface.train.interrupt import Interrupted
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 EXIT_BUG = 1
 EXIT_INPUT = 2
@@ -324,7 +325,7 @@ def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
     sys.exit(status)
 
 
-def _is_interrupted(error: Exception) -> bool:
+def _is_interrupted(error: Exception) -> "TypeGuard[Interrupted]":
     """Whether it is training's `Interrupted`, which only what has loaded jax can have raised."""
     interrupt = sys.modules.get("hyperface.train.interrupt")
     return interrupt is not None and isinstance(error, interrupt.Interrupted)

@@ -24,7 +24,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import tyro
@@ -67,9 +67,14 @@ class Planned:
     options: Train
 
     @property
+    def folder(self) -> Path:
+        """The run's folder, which the sweep gives to every run."""
+        return cast(Path, self.options.workdir)
+
+    @property
     def name(self) -> str:
-        """The run's folder: "loss.ring.weight=0.01,seed=2"."""
-        return self.options.workdir.name
+        """The name of the run's folder: "loss.ring.weight=0.01,seed=2"."""
+        return self.folder.name
 
 
 def main(args: Sequence[str]) -> None:
@@ -136,7 +141,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
         raise InputError("expected one process for a sweep, found a launcher of several.")
     program.quiet_libraries()
     console = make_console()
-    out = planned[0].options.workdir.parent
+    out = planned[0].folder.parent
     owned.check_free(*(out / name for name in FILES))
     with owned.writing(out), owned.locked(out, "being swept in"), _kept_programs():
         finished = _check(planned, console)
@@ -178,7 +183,8 @@ def _kept_programs() -> Iterator[None]:
     """Seeds of one setting are the same program, which XLA then compiles once."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
+    # Options are attributes that jax makes as it is loaded, which no type checker sees.
+    if jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         yield
         return
     with tempfile.TemporaryDirectory(prefix="hyperface-sweep-") as folder:
@@ -275,8 +281,8 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
             continue
         split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
         start = options.init_from and origin(options.init_from)
-        check_same_run(options.workdir, run_meta(experiment, split, start))
-        if _has_results(options.workdir, experiment.steps):
+        check_same_run(one.folder, run_meta(experiment, split, start))
+        if _has_results(one.folder, experiment.steps):
             finished.append(one)
     return finished
 
@@ -315,7 +321,7 @@ def _scored(one: Planned) -> "SweptRun":
     from hyperface.report.run import snapshot_means
     from hyperface.report.sweep import DONE, SweptRun
 
-    record = json.loads((one.options.workdir / "results.json").read_text())
+    record = json.loads((one.folder / "results.json").read_text())
     seed = one.options.experiment.seed
     return SweptRun(one.name, one.values, seed, DONE, snapshot_means(record))
 

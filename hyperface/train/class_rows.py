@@ -42,7 +42,7 @@ def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
       split_axis: the mapped axis over which arrays with one row per class are split; None where
         every device has all rows.
     """
-    squares = [0.0, 0.0]
+    squares: list[jax.Array | float] = [0.0, 0.0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         squares[split_axis is not None and has_class_rows(path, loss)] += jnp.sum(leaf**2)
     replicated, split = squares

@@ -166,7 +166,7 @@ def _bytes(tree: Any, loss: Any) -> tuple[int, int]:
 def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
     """Returns the bytes that the backward pass keeps of an image: of two images, less of one."""
     backbone = state.network.backbone
-    trained = {"train": True} if takes_batch(backbone) else {}
+    trained: dict[str, Any] = {"train": True} if takes_batch(backbone) else {}
     variables = {
         name: tree["backbone"] for name, tree in state.variables.items() if "backbone" in tree
     }

@@ -104,7 +104,7 @@ class RunningMean:
         self._sum, self._count = 0.0, 0
         return mean
 
-    def position(self) -> tuple[float, int]:
+    def position(self) -> tuple[float, float]:
         """Returns sum and count, from which another mean goes on."""
         return self._sum, self._count
 

@@ -1,7 +1,7 @@
 """The optimiser: SGD with momentum, a rule per group of parameters, and a step schedule."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
       `split_axis`, the mapped axis over which arrays with one row per class are split, if any.
     """
     frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
-    chains = {
+    chains: dict[Hashable, optax.GradientTransformation] = {
         _label(part, name): _sgd(optimizer, getattr(optimizer.groups, name), frozen_until[part])
         for part, names in OF_PARTS.items()
         for name in names
@@ -60,7 +60,9 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
         steps = optax.chain(_clipped(optimizer.clip, loss), steps)
     if optimizer.accumulate > 1:
         several = optax.MultiSteps(steps, optimizer.accumulate)
-        steps = optax.GradientTransformationExtraArgs(several.init, several.update)
+        # Optax annotates this update by its own state, which is a transformation's all the same.
+        update = cast(optax.TransformUpdateExtraArgsFn, several.update)
+        steps = optax.GradientTransformationExtraArgs(several.init, update)
     return steps
 
 
@@ -78,11 +80,11 @@ def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArg
 def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientTransformation:
     """Returns the rule of one group, whose parameters stay fixed before `first_step`."""
 
-    def rate(update: jax.Array) -> jax.Array:
+    def rate(update: Any) -> Any:
         # Updates are counted, not the batches that they were gathered from.
         return group.rate * learning_rate(optimizer)(update * optimizer.accumulate)
 
-    def open_gate(update: jax.Array) -> jax.Array:
+    def open_gate(update: Any) -> jax.Array:
         return jnp.where(update * optimizer.accumulate >= first_step, 1.0, 0.0)
 
     descend, momentum = optax.scale_by_learning_rate(rate), optax.trace(optimizer.momentum)

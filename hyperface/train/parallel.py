@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from hyperface.data.images import warn_of_range
 from hyperface.devices import compiler
 from hyperface.devices.mesh import (
     AXIS,
+    Device,
     check_batch_size,
     make_mesh,
 )
@@ -23,7 +24,7 @@ from hyperface.train.step import Metrics, train_step
 
 
 def data_parallel_step(
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
     """`train_step` over the batch's first axis on all local devices, by `jax.pmap`.
 
@@ -65,7 +66,7 @@ def data_parallel_step(
 
 
 def mesh_step(
-    devices: Sequence[jax.Device] | None = None, *, split_classes: bool
+    devices: Sequence[Device] | None = None, *, split_classes: bool
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
     """`train_step` over the devices of all processes, by `jax.shard_map`.
 
@@ -108,7 +109,7 @@ def mesh_step(
         whole = partial(jax.make_array_from_process_local_data, sharding)
         return mapped(state, jax.tree.map(whole, batch))
 
-    step.lower = mapped.lower
+    step.lower = mapped.lower  # pyright: ignore[reportFunctionMemberAccess]  A function takes it.
     return step
 
 
@@ -116,7 +117,7 @@ def on_mesh(
     make: Callable[..., TrainState],
     *arguments: Any,
     split_classes: bool,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
 ) -> TrainState:
     """A state for `mesh_step`, made where it will be: no device holds all agents that are split.
 
@@ -140,7 +141,7 @@ def on_mesh(
 
 
 def shapes_on_mesh(
-    state: TrainState, *, split_classes: bool, devices: Sequence[jax.Device] | None = None
+    state: TrainState, *, split_classes: bool, devices: Sequence[Device] | None = None
 ) -> TrainState:
     """What `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
     mesh, rows = make_mesh(devices), state.distortion.size
@@ -163,7 +164,8 @@ def whole_classes(state: TrainState) -> TrainState:
     num_classes = state.network.head.num_classes
     if state.distortion.size == num_classes:
         return state
-    mesh = state.distortion.sharding.mesh
+    # `on_mesh` gave the state its sharding, over a mesh of devices.
+    mesh = cast(jax.sharding.Mesh, cast(NamedSharding, state.distortion.sharding).mesh)
 
     def cut(leaf: jax.Array) -> jax.Array:
         whole = NamedSharding(mesh, PartitionSpec())

@@ -1,5 +1,6 @@
 """The record of a run: metrics of each step are checked and logged, and checkpoints saved."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +57,9 @@ class Record:
     ):
         self._job, self._checkpoints, self._progress = job, checkpoints, progress
         self._divergences = divergences
-        self._rate = learning_rate(job.experiment.optimizer)
-        saved = checkpoints.meta(first_step) if first_step else {"log": None}
+        # Optax's type of a schedule's value has complex numbers too.
+        self._rate: Callable[[int], Any] = learning_rate(job.experiment.optimizer)
+        saved: dict[str, Any] = checkpoints.meta(first_step) if first_step else {"log": None}
         self._position = saved["log"]
         self._mean_loss = RunningMean(saved.get("mean_loss"))
         divergences.count = max(divergences.count, saved.get("divergences", 0))
@@ -77,6 +79,7 @@ class Record:
           DivergenceError: the step diverged, and the run does not skip it.
         """
         last, sound, due = step == self._job.experiment.steps, True, False
+        values: dict[str, float] = {}
         if metrics is not None:
             nonfinite = divergence.nonfinite_names(int(metrics["nonfinite"]))
             values = {name: float(x) for name, x in metrics.items() if name != "nonfinite"}
@@ -87,7 +90,7 @@ class Record:
             due = self._log is not None and self._log.add(step, values, last=last)
         elif self._log is not None:
             due = self._log.skip(step, last=last)
-        if due:
+        if due and self._log is not None:
             line = self._log.write(step, learning_rate=float(self._rate(step - 1)))
             self._call_back(step, line)
         return sound

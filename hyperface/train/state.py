@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -86,8 +87,8 @@ class TrainState(struct.PyTreeNode):
 def create_state(
     experiment: Experiment,
     num_classes: int,
-    images: jax.Array,
-    labels: jax.Array,
+    images: jax.Array | np.ndarray,
+    labels: jax.Array | np.ndarray,
     backbone: Any = None,
 ) -> TrainState:
     """Returns a fresh state; it depends on the seed, the first batch and the backbone only.

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -109,6 +109,11 @@ class Checkpoints:
                     self._remove_unfinished()
 
     @property
+    def _writing_manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager, which only a reader lacks: it neither saves nor sets aside."""
+        return cast(ocp.CheckpointManager, self._manager)
+
+    @property
     def run(self) -> Path:
         """The folder of the run whose checkpoints these are."""
         return self._folder.parent
@@ -156,7 +161,7 @@ class Checkpoints:
         with self._saving():
             if processes.is_writer():
                 self._claim(step)
-            saved = self._manager.save(
+            saved = self._writing_manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
@@ -173,7 +178,7 @@ class Checkpoints:
           InputError: it could not be written.
         """
         with self._saving():
-            self._manager.wait_until_finished()
+            self._writing_manager.wait_until_finished()
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns the description of a checkpoint: its experiment, data and log position.
@@ -234,7 +239,7 @@ class Checkpoints:
             except CorruptCheckpoint as error:
                 self._set_aside(self._folder / str(step), str(error), last=not steps)
                 processes.wait_for_all(f"set aside {step}")
-                self._manager.reload()
+                self._writing_manager.reload()
                 self._find_best()
         aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
         aside = processes.broadcast_from_writer("aside", aside)
@@ -265,7 +270,7 @@ class Checkpoints:
             raise InputError(others[0]) from failed
         if told:
             raise CorruptCheckpoint(told[0][1]) from failed
-        return result
+        return cast(T, result)  # `act` succeeded: a T may itself be None.
 
     def _stored(self, step: int) -> Stored:
         return Stored(

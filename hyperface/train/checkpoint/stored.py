@@ -3,9 +3,9 @@
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -47,9 +47,9 @@ class Stored(NamedTuple):
           CorruptCheckpoint: it is missing, cut short or changed.
           InputError: it cannot be read for now, or is of an earlier version.
         """
-        args, read = ocp.args.JsonRestore(), ocp.JsonCheckpointHandler().restore
+        args, read = ocp.args.JsonRestore(), _restore_of(ocp.JsonCheckpointHandler())
         with self.reading():
-            meta = read(self.folder / "meta", args=args)
+            meta: dict[str, Any] = read(self.folder / "meta", args=args)
             checksum = meta.pop("checksum", None)
             if checksum not in (None, meta_sum(meta)):
                 raise Changed("meta changed")
@@ -80,7 +80,7 @@ class Stored(NamedTuple):
         described = self.meta()["arrays"]
         check_same(wanted, described, self.folder)
         args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
-        read = ocp.StandardCheckpointHandler().restore
+        read = _restore_of(ocp.StandardCheckpointHandler())
         with self.reading():
             try:
                 return described, read(self.folder / "state", args=args)
@@ -97,7 +97,7 @@ class Stored(NamedTuple):
         leaves = {tuple(name.split("/")) for name in named_leaves(wanted)}
         nodes = {*leaves, *_empty_nodes(wanted)}
         state = self.folder / "state"
-        lists = [(nodes, _tree_names(state / "_METADATA"))]
+        lists: list[tuple[Set[Any], Set[Any]]] = [(nodes, _tree_names(state / "_METADATA"))]
         files = sorted((state / "array_metadatas").glob("process_*"))
         if files:
             found = frozenset().union(*map(_array_names, files))
@@ -107,6 +107,11 @@ class Stored(NamedTuple):
     def reading(self) -> contextlib.AbstractContextManager[None]:
         """As `damage.reading`, of this folder."""
         return reading(self.folder, self.advice)
+
+
+def _restore_of(handler: ocp.CheckpointHandler) -> Callable[..., Any]:
+    """Returns the handler's `restore`, which takes a `pathlib.Path` despite its annotation."""
+    return cast(Callable[..., Any], handler.restore)
 
 
 def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
