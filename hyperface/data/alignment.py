@@ -169,7 +169,7 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
     data = np.column_stack([linear, offset]).ravel().tolist()
     how = {"method": Image.Transform.AFFINE, "resample": Image.Resampling.BILINEAR}
     channels = [
-        Image.fromarray(framed[..., c]).transform(size[::-1], data=data, **how)
+        np.asarray(Image.fromarray(framed[..., c]).transform((size[1], size[0]), data=data, **how))
         for c in range(pixels.shape[2])
     ]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)

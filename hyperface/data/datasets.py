@@ -67,7 +67,7 @@ def find(name: str, data_dir: Path) -> Path | None:
         for info in (data_dir / name).glob("*.*.*/dataset_info.json")
         if info.parent.name.replace(".", "").isdigit()
     }
-    return max(versions, key=versions.get, default=None)
+    return max(versions, key=versions.__getitem__, default=None)
 
 
 def fingerprint(name: str, data_dir: Path) -> str:
@@ -211,7 +211,7 @@ def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
     try:
         features = builder.info.features
         height, width, channels = features["image"].shape
-        sides = tuple(int(side) for side in (height, width, channels))
+        sides = int(height), int(width), int(channels)
         return sides, int(features["label"].num_classes)
     except Exception as error:  # Other features have neither.
         raise _damaged(folder, error) from None

@@ -7,6 +7,7 @@ int32 and "mask" [batch] float32, 1 for an example and 0 for padding.
 import math
 import os
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import grain
 import numpy as np
@@ -134,7 +135,7 @@ def evaluation_batches(
     for batch in dataset[process::processes].to_iter_dataset(_READ_OPTIONS):
         yield pad_batch(batch, batch_size)
     if len(dataset) % processes and process >= len(dataset) % processes:
-        filler = pad_batch(dataset[0], batch_size)
+        filler = pad_batch(cast(Batch, dataset[0]), batch_size)  # Only a filter makes None.
         yield filler | {"mask": np.zeros_like(filler["mask"])}
 
 
@@ -197,7 +198,9 @@ def _example(split: Split, index: int) -> Batch:
             f"expected labels of {split.dataset} ({split.name}) in [0, {split.num_classes}), "
             f"found {label}: prepare the data set again."
         )
-    return {"images": pixels, "labels": np.int32(label), "mask": np.float32(1.0)}
+    # Scalars of NumPy do what arrays without axes do.
+    example = {"images": pixels, "labels": np.int32(label), "mask": np.float32(1.0)}
+    return cast(Batch, example)
 
 
 def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputError:

@@ -120,6 +120,8 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
         held_out = default_held_out(source, options)
         if held_out is None:
             held_out = source.held_out if options.held_out is None else options.held_out
+        # Of a source that says nothing, `default_held_out` does; "all" has its own branch.
+        assert held_out is not None
         if not 0 <= held_out < present.size:
             raise InputError(
                 f"expected fewer people held out than the {present.size} found, found {held_out}; "

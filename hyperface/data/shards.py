@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+
+# A compiled module without stubs.
+from array_record.python import (
+    array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 from hyperface.data import images
 from hyperface.data.planning import Options, Shard
@@ -80,7 +84,8 @@ def _encoder(described: tfds.features.FeaturesDict) -> Callable[[dict[str, Any]]
 
     `FeaturesDict.serialize_example` writes the fields in an order that differs by process.
     """
-    serializer = tfds.core.example_serializer.ExampleSerializer(described.get_serialized_info())
+    core: Any = tfds.core  # It has more modules than it declares.
+    serializer = core.example_serializer.ExampleSerializer(described.get_serialized_info())
 
     def encode(example: dict[str, Any]) -> bytes:
         record = serializer.get_tf_example(described.encode_example(example))

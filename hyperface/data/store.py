@@ -185,7 +185,8 @@ def _add_metadata(
             shard_lengths=[record["images"] for shard, record in journals if shard.split == split],
             num_bytes=sum(path.stat().st_size for path in work.glob(f"{split}.array_record*")),
             filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=work,
+                # TFDS asks for a path of its own kind, and takes any.
+                data_dir=work,  # pyright: ignore[reportArgumentType]
                 dataset_name=name,
                 split=split,
                 filetype_suffix="array_record",
@@ -262,7 +263,9 @@ def _unfinished(key: str) -> str:
 def _work_folder(folder: Path, key: str) -> Path:
     """The folder of this source's unfinished data set; recorded ones of other sources go."""
     work = folder / _unfinished(key)
-    for name in sorted(owned.read(folder).folders):
+    marked = owned.read(folder)
+    assert marked is not None  # The folder is being written, and so has a marker.
+    for name in sorted(marked.folders):
         other = owned.read(folder / name)
         is_unfinished = name.startswith("unfinished-") and other and other.kind == owned.DATA
         if is_unfinished and name != work.name and not (folder / name).is_symlink():

@@ -23,7 +23,7 @@ from hyperface.models.iresnet import IResNet
 from hyperface.models.layers import Backbone
 from hyperface.models.lenet import LeNet, PlaneLeNet
 from hyperface.models.lightcnn import LightCNN
-from hyperface.models.mobilefacenet import MobileFaceNet
+from hyperface.models.mobilefacenet import MobileFaceNet, Stage
 from hyperface.models.sphereface import SphereFace
 from hyperface.models.wen import Wen
 
@@ -137,7 +137,11 @@ MODELS: dict[str, Entry] = {
                 MobileFaceNet,
                 stem=128,
                 stem_groups=64,
-                stages=((128, 128, 128, 5), (256, 256, 256, 7), (256, 512, 256, 3)),
+                stages=(
+                    Stage(128, 128, 128, 5),
+                    Stage(256, 256, 256, 7),
+                    Stage(256, 512, 256, 3),
+                ),
                 folded=bool(ending),
             ),
             _SQUARE,
@@ -211,6 +215,7 @@ def describe(name: str) -> Description:
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     cost = jax.jit(model.apply).lower(variables, images).cost_analysis()
+    assert cost is not None  # XLA counts on each of its platforms.
     return Description(
         name, entry.image_shape, entry.feature_dim, parameters, cost["flops"] / 1e9, entry.source
     )

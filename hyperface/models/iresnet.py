@@ -1,6 +1,7 @@
 """The improved residual nets with batch normalisation that later face work trains."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,9 @@ class IResNet(Backbone):
     widths: Sequence[int] = (64, 128, 256, 512)
     folded: bool = False
 
+    # Read of modules only, where a property does as well as the class variable of others.
     @property
-    def batch_norm(self) -> bool:
+    def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether there are batch statistics."""
         return not self.folded
 
@@ -109,10 +111,11 @@ def _norms(
 ) -> Callable[..., jax.Array]:
     """A function that applies the normalisation of a name."""
 
-    def norm(name: str, x: jax.Array, **settings) -> jax.Array:
+    def norm(name: str, x: jax.Array, **settings: Any) -> jax.Array:
         if folded:
             return Affine(name=name, dtype=dtype)(x)
-        layer = BatchNorm(name=name, **({"dtype": dtype} | settings))
+        chosen: dict[str, Any] = {"dtype": dtype} | settings
+        layer = BatchNorm(name=name, **chosen)
         return layer(x, train=train, counted=counted, axis_name=axis_name)
 
     return norm

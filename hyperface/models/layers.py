@@ -1,7 +1,7 @@
 """Layers with Caffe's meaning, which the papers' networks are made of."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class Backbone(nn.Module):
             )
         return x.reshape(x.shape[0], -1)
 
-    def block(self, body: Callable[[nn.Module, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    def block(self, body: Callable[[Self, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         """Layers of this module made by `body`; with `remat` computed again when needed."""
         return (nn.remat(body) if self.remat else body)(self, x)
 
@@ -152,4 +152,6 @@ def max_pool(x: jax.Array, window: int = 2, *, round_up: bool = False) -> jax.Ar
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         return x.max(axis=(2, 4))
     over = [(0, -(side - window) % 2 if round_up else 0) for side in (height, width)]
-    return nn.max_pool(x, window_shape=(window, window), strides=(2, 2), padding=over)
+    # Flax takes pairs as well, though its annotation has names alone.
+    padding = cast(str, over)
+    return nn.max_pool(x, window_shape=(window, window), strides=(2, 2), padding=padding)

@@ -54,8 +54,9 @@ class MobileFaceNet(Backbone):
     last: int = 512
     folded: bool = False
 
+    # Read of modules only, where a property does as well as the class variable of others.
     @property
-    def batch_norm(self) -> bool:
+    def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether there are batch statistics."""
         return not self.folded
 

@@ -1,6 +1,7 @@
 """Batch normalisation, and what is left of it where its statistics are constants."""
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,8 @@ class BatchNorm(nn.Module):
                 # A batch of nothing but padding says nothing.
                 average.value = jnp.where(count > 0, moved, average.value)
         statistics = center, jax.lax.rsqrt(spread + EPSILON), jnp.maximum(count, 1)
-        return _normalized(x, scale, bias, statistics, counted, axis_name).astype(self.dtype)
+        normalized = _normalized(x, scale, bias, statistics, counted, axis_name)
+        return cast(jax.Array, normalized).astype(self.dtype)  # `custom_vjp` loses the type.
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -67,13 +67,13 @@ def _faults(
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Yields for each rule which lines break it and what it expects."""
     yield table[:, 0] == table[:, 1], "two templates"
-    yield (table[:, 2:] > 1).any(1), "0 or 1 for the person"
+    yield np.any(table[:, 2:] > 1, axis=1), "0 or 1 for the person"
     if not repeats:
         yield _repeated(table), "a pair that no earlier line has, in either order"
     if templates is not None:
-        yield ~np.isin(table[:, :2], templates.template).all(1), "templates that are known"
+        yield ~np.all(np.isin(table[:, :2], templates.template), axis=1), "templates that are known"
         if templates.subject is not None:
-            people = _same_subject(table, templates)
+            people = _same_subject(table, templates.template, templates.subject)
             yield _same(table, templates) != people, "the label that the templates' people have"
 
 
@@ -82,12 +82,12 @@ def _same(table: np.ndarray, templates: Templates | None) -> np.ndarray | None:
         return table[:, 2] == 1
     if templates is None or templates.subject is None:
         return None
-    return _same_subject(table, templates)
+    return _same_subject(table, templates.template, templates.subject)
 
 
-def _same_subject(table: np.ndarray, templates: Templates) -> np.ndarray:
-    ids, rows = np.unique(templates.template, return_index=True)
-    first, second = templates.subject[rows][np.searchsorted(ids, table[:, :2].T)]
+def _same_subject(table: np.ndarray, template: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    ids, rows = np.unique(template, return_index=True)
+    first, second = subject[rows][np.searchsorted(ids, table[:, :2].T)]
     return first == second
 
 

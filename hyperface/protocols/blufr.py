@@ -212,7 +212,8 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     fars = found.verification_fars
     mean = found.verification_rates.mean(axis=0)
     # Even if the names are in a random order, some same pairs stay the same.
-    chance = 0.001 + np.mean(found.num_genuine / (found.num_genuine + found.num_impostors))
+    share = np.mean(found.num_genuine / (found.num_genuine + found.num_impostors))
+    chance = 0.001 + float(share)
     return Result(
         protocol=name,
         figures={

@@ -106,7 +106,8 @@ def video_similarities(
     """
     first, second = checked_columns(first=first, second=second)
     first, second = (positions(videos.ids, ids, "video") for ids in (first, second))
-    found = VideoSimilarities(*np.empty((2, first.size)), np.empty((first.size, BINS)))
+    means, maxima = np.empty((2, first.size))
+    found = VideoSimilarities(means, maxima, np.empty((first.size, BINS)))
     for pair, (one, other) in enumerate(zip(first, second, strict=True)):
         cosines = _unit_frames(videos, one, mean) @ _unit_frames(videos, other, mean).T
         found.mean[pair] = cosines.mean(dtype=np.float64)
@@ -220,7 +221,7 @@ def _scored(
 
 def _mean_feature(means: np.ndarray, sides: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
     """Returns the mean [dim] of each video's own mean over both sides of the fitted pairs."""
-    counts = sum(np.bincount(side[fitted], minlength=len(means)) for side in sides)
+    counts = np.sum([np.bincount(side[fitted], minlength=len(means)) for side in sides], axis=0)
     return counts @ means / counts.sum()
 
 

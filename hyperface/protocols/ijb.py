@@ -100,6 +100,7 @@ def _search_ijbc(
 def _of_people(faces: Templates, path: Path, name: str) -> Templates:
     """Returns the faces of the templates that a list names, with the people that the list names."""
     listed = read_ijb_templates(path)
+    assert listed.subject is not None  # These files always say.
     person = dict(zip(listed.template.tolist(), listed.subject.tolist(), strict=True))
     missing = sorted(person.keys() - set(faces.template.tolist()))
     if missing:

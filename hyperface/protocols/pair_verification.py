@@ -101,24 +101,26 @@ def verify_pairs(
     first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
     checked_rows(first, len(features), "first")
     checked_rows(second, len(features), "second")
-    same, tested = checked_same(same), checked_folds(same, fold, tested)
+    same = checked_same(same)
+    held = checked_folds(same, fold, tested)
     used, index = np.unique([first, second], return_inverse=True)
-    pairs = Pairs(*index.reshape(2, -1), same)
-    fits = [2 * int(np.sum(fold != i)) for i in tested]
+    one, other = index.reshape(2, -1)
+    pairs = Pairs(one, other, same)
+    fits = [2 * int(np.sum(fold != i)) for i in held]
     check_pca(rules.pca, min(used.size, *fits), features.shape[1])
     scores, dims, held_out = np.full(same.size, np.nan), [], []
-    folds = _fold_scores(features[used], pairs, fold, tested, rules)
-    for i, (similarities, dim) in zip(tested, folds, strict=True):
+    folds = _fold_scores(features[used], pairs, fold, held, rules)
+    for i, (similarities, dim) in zip(held, folds, strict=True):
         test = fold == i
         held_out.append(held_out_accuracy(similarities, same, test, THRESHOLDS[rules.threshold]))
         scores[test] = similarities[test]
         dims.append(dim)
         if progress:
-            progress(len(dims), tested.size)
+            progress(len(dims), held.size)
     accuracy = FoldAccuracy(*np.array(held_out).T)
     steps = (
         f"{same.size} pairs ({same.sum()} same) of {used.size} images in {np.unique(fold).size} "
-        f"folds, {tested.size} of them tested",
+        f"folds, {held.size} of them tested",
         *rules.steps(fits, dims, features.shape[1]),
     )
     return PairResult(accuracy, scores, np.array(dims), rules, steps)

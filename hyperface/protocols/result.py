@@ -80,7 +80,7 @@ def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
     """Returns `Result.counts` of pairs, from one array [pairs] bool per split."""
     kinds = {"same pairs": [int(np.sum(one)) for one in same]}
     kinds["different pairs"] = [int(np.sum(~one)) for one in same]
-    return kinds if len(same) > 1 else {kind: found[0] for kind, found in kinds.items()}
+    return {kind: found if len(same) > 1 else found[0] for kind, found in kinds.items()}
 
 
 def _finite(value: Any) -> Any:
@@ -111,7 +111,9 @@ def hardest(
     for kind, sign in ((~same, -1.0), (same, 1.0)):
         rows = np.flatnonzero(kind & np.isfinite(scores))
         worst = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
-        worst_of_kind.append([HardPair(first[i], second[i], float(scores[i])) for i in worst])
+        worst_of_kind.append(
+            [HardPair(first[i], second[i], float(scores[i])) for i in map(int, worst)]
+        )
     return worst_of_kind[0], worst_of_kind[1]
 
 

@@ -166,6 +166,7 @@ def score_search(
         names = faces[2 * number - 2] + faces[2 * number - 1]
         both = _apart(gallery, probes)
         grouped = _grouped(name, named, both, names, pool_media)
+        assert both.subject is not None  # Both sides have people.
         person = dict(zip(both.template.tolist(), both.subject.tolist(), strict=True))
         enrolled = both.template % 2 == 0
         sides = [np.unique(both.template[side]) for side in (~enrolled, enrolled)]
@@ -215,6 +216,8 @@ def score_search(
 
 def _apart(gallery: Templates, probes: Templates) -> Templates:
     """Puts both sides into one list; gallery ids become even, probe ids odd, to tell them apart."""
+    assert gallery.subject is not None  # `score_search` asks for people of both.
+    assert probes.subject is not None
     return Templates(
         np.concatenate([2 * gallery.template, 2 * probes.template + 1]),
         np.concatenate([gallery.subject, probes.subject]),

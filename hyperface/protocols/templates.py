@@ -274,4 +274,4 @@ def _fused(
     for _ in range(gammas):
         score = score + total(weights * cosines) / total(weights)
         weights = weights * step
-    return score
+    return np.asarray(score)

@@ -102,7 +102,7 @@ def _score_halves(
             videos[place] = f"{person}/{order % 2}"
     rows = np.array([place for place, video in enumerate(videos) if video])
     some = NamedFeatures(
-        [named.names[row] for row in rows],
+        [named.names[row] for row in map(int, rows)],
         named.features[rows],
         (
             *named.steps,
@@ -127,7 +127,7 @@ def half_pairs(people: Sequence[str]) -> PairList:
             second += [f"{person}/1", f"{other}/1"]
             same += [True, False]
             fold += [number, number]
-    return PairList(tuple(first), tuple(second), np.array(same), np.array(fold))
+    return PairList(first, second, np.array(same), np.array(fold))
 
 
 def _score(

@@ -45,9 +45,9 @@ def read(data: bytes) -> dict[str, np.ndarray]:
       WireError: the bytes are truncated, damaged, or not a Caffe network with weights.
     """
     arrays, budget = {}, Budget()
-    for number, wire, value in fields(memoryview(data), budget):
-        if number in LAYERS and wire == BYTES:
-            name, blobs = _layer(value, LAYERS[number], budget)
+    for field in fields(memoryview(data), budget):
+        if field.number in LAYERS and field.wire == BYTES:
+            name, blobs = _layer(field.value, LAYERS[field.number], budget)
             for index, blob in enumerate(blobs):
                 role = ROLES[index] if index < len(ROLES) else str(index)
                 key = f"{name}.{role}"
@@ -61,11 +61,11 @@ def read(data: bytes) -> dict[str, np.ndarray]:
 
 def _layer(message: memoryview, layer: Fields, budget: Budget) -> tuple[str, list[np.ndarray]]:
     name, blobs = "", []
-    for number, wire, value in fields(message, budget):
-        if wire == BYTES and number == layer.name:
-            name = text(value, "a layer's name")
-        elif wire == BYTES and number == layer.blobs:
-            blobs.append(_blob(value, budget))
+    for field in fields(message, budget):
+        if field.wire == BYTES and field.number == layer.name:
+            name = text(field.value, "a layer's name")
+        elif field.wire == BYTES and field.number == layer.blobs:
+            blobs.append(_blob(field.value, budget))
     if blobs and not name:
         raise WireError("a layer with weights has no name")
     return name, blobs
@@ -73,13 +73,14 @@ def _layer(message: memoryview, layer: Fields, budget: Budget) -> tuple[str, lis
 
 def _blob(message: memoryview, budget: Budget) -> np.ndarray:
     sides, shape, values = {}, None, []
-    for number, wire, value in fields(message, budget):
-        if number in SIDES and wire == VARINT:
-            sides[number] = value
-        elif number == SHAPE and wire == BYTES:
-            shape = _shape(value, budget)
-        elif number in (FLOATS, DOUBLES) and wire != VARINT:
-            values.append(numbers(value, np.dtype("<f4" if number == FLOATS else "<f8")))
+    for field in fields(message, budget):
+        number = field.number
+        if number in SIDES and field.wire == VARINT:
+            sides[number] = field.value
+        elif number == SHAPE and field.wire == BYTES:
+            shape = _shape(field.value, budget)
+        elif number in (FLOATS, DOUBLES) and field.wire != VARINT:
+            values.append(numbers(field.value, np.dtype("<f4" if number == FLOATS else "<f8")))
     if shape is None:
         shape = tuple(sides.get(number, 1) for number in SIDES)
     if len(values) == 1:

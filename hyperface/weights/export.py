@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ def make_embedder(
     """
     network = saved.network()
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
-    merge = merged(network.apply, mirror)
+    # Without `mutable`, which nobody passes here, it returns the features alone.
+    merge = merged(cast(Callable[[Any, jax.Array], jax.Array], network.apply), mirror)
 
     def embed(images: jax.Array) -> jax.Array:
         features, _ = merge(variables, images)
@@ -170,7 +172,7 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
       InputError: jax2onnx is not installed, or does not know how to convert the network.
     """
     try:
-        import jax2onnx
+        import jax2onnx  # pyright: ignore[reportMissingImports]  # An optional one.
     except ImportError:
         raise InputError("onnx: expected jax2onnx to be installed, found none.") from None
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
@@ -209,7 +211,7 @@ def open_onnx(path: Path) -> Embed:
 
     def embed(images: jax.Array) -> jax.Array:
         (features,) = session.run(None, {session.get_inputs()[0].name: np.asarray(images)})
-        return features
+        return cast(jax.Array, features)  # A NumPy array, which does as well.
 
     return embed
 

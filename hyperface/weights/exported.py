@@ -25,7 +25,7 @@ def seal(record: dict[str, Any]) -> str:
     return json.dumps(record | {"digest": digest(record)}, indent=2) + "\n"
 
 
-def digest(record: dict[str, Any], *more: bytes) -> str:
+def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
     """SHA-256 over the fields of a record, in any order but "digest", and further bytes."""
     fields = {name: value for name, value in record.items() if name != "digest"}
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())

@@ -183,7 +183,7 @@ def is_weights(path: Path) -> bool:
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # An optional one.
     except ImportError:
         raise InputError(
             f"{path}: expected torch to be installed to read a PyTorch file, found none. Install "

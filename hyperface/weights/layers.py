@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from flax import linen as nn
 
@@ -12,13 +12,16 @@ IMAGES = 0
 """The value that the first layer reads."""
 
 
+LayerKind = Literal["conv", "map", "dense", "norm", "prelu", "add"]
+"""A convolution; one over the whole map; a linear layer; batch normalisation before a convolution;
+PReLU; a sum."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer. Values are counted: layer n, from 1, makes value n."""
 
-    kind: Literal["conv", "map", "dense", "norm", "prelu", "add"]
-    """A convolution; one over the whole map; a linear layer; batch normalisation before a
-    convolution; PReLU; a sum."""
+    kind: LayerKind
     inputs: tuple[int, ...]
     """The values that it reads."""
     ours: str = ""
@@ -52,13 +55,15 @@ class _Layers:
     def __init__(self) -> None:
         self.listed: list[Layer] = []
 
-    def add(self, kind: str, *inputs: int, ours: str = "", **settings) -> int:
+    def add(self, kind: LayerKind, *inputs: int, ours: str = "", **settings: Any) -> int:
         self.listed.append(Layer(kind, inputs, ours, **settings))
         return len(self.listed)
 
 
 def _mobilefacenet(model: models.MobileFaceNet, net: _Layers) -> None:
-    def conv(x: int, ours: str, *, prelu: bool = True, kind: str = "conv", **settings) -> int:
+    def conv(
+        x: int, ours: str, *, prelu: bool = True, kind: LayerKind = "conv", **settings: Any
+    ) -> int:
         x = net.add(kind, x, ours=ours, norm=f"{ours}/norm", **settings)
         return net.add("prelu", x, ours=f"{ours}/prelu") if prelu else x
 

@@ -120,7 +120,8 @@ def fill(
     """Does what `load_backbone` does, for a file that was read before."""
     path = contents.path
     variables = params if "params" in params else {"params": params}
-    wanted = traverse_util.flatten_dict(variables, sep="/")
+    # Arrays, or their shapes and dtypes; Flax says that there may be dicts.
+    wanted: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     kept = tuple(name for name in wanted if _starts(name, fresh))
     arrays, names = named(contents, model_name, list(wanted))
     names = replace(names, pixels=trained_on or names.pixels)
@@ -213,7 +214,7 @@ def _first_convolution(
     source = next((e.source for e in names.entries if e.kind == "first conv"), None)
     if source is None and pixels != trained_on:
         raise InputError(f"{path}: expected pixels {trained_on}, as trained on, found {pixels}.")
-    if source not in arrays or arrays[source].ndim != 4:
+    if source is None or source not in arrays or arrays[source].ndim != 4:
         return {}
     kernel, bias = arrays[source], source.removesuffix("weight") + "bias"
     # trained-on pixel = gain * taken pixel + offset
@@ -256,6 +257,7 @@ def _converted(
         if entry.kind in ("conv", "first conv"):
             array = array.transpose(2, 3, 1, 0)
         elif entry.kind == "flat dense":
+            assert rows is not None  # `fill` knows them where an entry is of this kind.
             array = _rows_first(array, rows)
         elif entry.kind == "dense":
             array = array.T

@@ -56,9 +56,10 @@ def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[E
     Raises:
       Mismatch: the graph is another network, or another form of it.
     """
-    search, found = _Search(graph, model.folded), 0
+    search, found, wanted = _Search(graph, model.folded), 0, layers(model)
+    assert wanted is not None  # Others are refused before their graph is searched.
     try:
-        for layer in layers(model):
+        for layer in wanted:
             search.take(layer)
             found += 1
         search.finish()
@@ -138,10 +139,10 @@ class _Search:
         bias = self._array(node, 2).reshape(-1) if len(node.inputs) > 2 else np.zeros(shape[0])
         expect(len(bias) == shape[0], node, f"{shape[0]} biases", len(bias))
         behind = self._behind(node.outputs[0], "BatchNormalization")
-        norm = behind and self._norm(behind, shape[0])
+        norm = None if behind is None else self._norm(behind, shape[0])
         path = f"params/{layer.ours}"
         if not self._folded:
-            if norm is None:
+            if behind is None or norm is None:
                 raise Wrong(
                     f"expected batch normalisation behind {node.label}, found it folded: take the "
                     "folded form of the model"

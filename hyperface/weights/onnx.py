@@ -18,6 +18,7 @@ from hyperface.weights.wire import (
     MAX_AXES,
     VARINT,
     Budget,
+    Field,
     WireError,
     fields,
     integers,
@@ -73,12 +74,13 @@ class Graph:
                 f"{len(self.outputs)}"
             )
         (shape,) = self.inputs.values()
-        if len(shape) != 4 or not all(isinstance(side, int) and side > 0 for side in shape[1:]):
+        sides = [side for side in shape[1:] if isinstance(side, int) and side > 0]
+        if len(shape) != 4 or len(sides) != 3:
             raise WireError(
                 "expected images [batch, channels, height, width] of one size, found "
                 f"{['any' if side is None else side for side in shape]}"
             )
-        channels, height, width = shape[1:]
+        channels, height, width = sides
         return height, width, channels
 
 
@@ -99,13 +101,13 @@ def read_graph(data: bytes) -> Graph:
         are in another file, or belong to an operator set that this reader does not know.
     """
     budget, graph, opset = Budget(), None, None
-    for number, wire, value in fields(memoryview(data), budget):
-        if number == 7 and wire == BYTES:
+    for item in fields(memoryview(data), budget):
+        if item.number == 7 and item.wire == BYTES:
             if graph is not None:
                 raise WireError("it has two graphs")
-            graph = value
-        elif number == 8 and wire == BYTES:
-            domain, version = _operator_set(value, budget)
+            graph = item.value
+        elif item.number == 8 and item.wire == BYTES:
+            domain, version = _operator_set(item.value, budget)
             opset = version if domain in ("", "ai.onnx") else opset
     if graph is None or opset is None:
         raise WireError("it has no graph of operators")
@@ -122,19 +124,20 @@ def read_graph(data: bytes) -> Graph:
 
 def _operator_set(message: memoryview, budget: Budget) -> tuple[str, int]:
     domain, version = "", 0
-    for number, wire, value in fields(message, budget):
-        if number == 1 and wire == BYTES:
-            domain = text(value, "a domain")
-        elif number == 2 and wire == VARINT:
-            version = value
+    for item in fields(message, budget):
+        if item.number == 1 and item.wire == BYTES:
+            domain = text(item.value, "a domain")
+        elif item.number == 2 and item.wire == VARINT:
+            version = item.value
     return domain, version
 
 
 def _graph(message: memoryview, budget: Budget) -> Graph:
     graph = Graph()
-    for number, wire, value in fields(message, budget):
-        if wire != BYTES:
+    for item in fields(message, budget):
+        if item.wire != BYTES:
             continue
+        number, value = item.number, item.value
         if number == 1:
             graph.nodes.append(_node(value, budget))
         elif number == 5:
@@ -178,9 +181,10 @@ def _check_order(graph: Graph) -> None:
 def _node(message: memoryview, budget: Budget) -> Node:
     names: dict[int, list[str]] = {1: [], 2: []}
     op, domain, attributes = "", "", {}
-    for number, wire, value in fields(message, budget):
-        if wire != BYTES:
+    for item in fields(message, budget):
+        if item.wire != BYTES:
             continue
+        number, value = item.number, item.value
         if number in names:
             names[number].append(text(value, "the name of a value"))
         elif number == 4:
@@ -200,18 +204,18 @@ def _node(message: memoryview, budget: Budget) -> Node:
 def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
     name, found, listed = "", None, []
     for item in fields(message, budget):
-        number, wire, value = item
-        if number == 1 and wire == BYTES:
-            name = text(value, "the name of an attribute")
-        elif number == 2 and wire == FIXED32:
-            found = struct.unpack("<f", value)[0]
-        elif number == 3 and wire == VARINT:
-            found = _signed(value)
-        elif number == 4 and wire == BYTES:
-            found = bytes(value[:100])  # "SAME_UPPER" is a long one.
-        elif number == 5 and wire == BYTES:
-            found = _tensor(value, budget)[1]
-        elif number == 8 and wire in (VARINT, BYTES):
+        number = item.number
+        if number == 1 and item.wire == BYTES:
+            name = text(item.value, "the name of an attribute")
+        elif number == 2 and item.wire == FIXED32:
+            found = struct.unpack("<f", item.value)[0]
+        elif number == 3 and item.wire == VARINT:
+            found = _signed(item.value)
+        elif number == 4 and item.wire == BYTES:
+            found = bytes(item.value[:100])  # "SAME_UPPER" is a long one.
+        elif number == 5 and item.wire == BYTES:
+            found = _tensor(item.value, budget)[1]
+        elif number == 8 and item.wire in (VARINT, BYTES):
             listed += map(_signed, integers(item))
             if len(listed) > MAX_AXES:
                 raise WireError(f"an operator has more than {MAX_AXES} axes")
@@ -225,20 +229,20 @@ def _signed(value: int) -> int:
 def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
     name, kind, shape, raw, typed, outside = "", 0, [], None, {}, False
     for item in fields(message, budget):
-        number, wire, value = item
-        if number == 1 and wire in (VARINT, BYTES):
+        number = item.number
+        if number == 1 and item.wire in (VARINT, BYTES):
             shape += integers(item)
             if len(shape) > MAX_AXES:
                 raise WireError(f"an array has more than {MAX_AXES} axes")
-        elif number == 2 and wire == VARINT:
-            kind = value
-        elif number == 8 and wire == BYTES:
-            name = text(value, "the name of an array")
-        elif number == 9 and wire == BYTES:
-            raw = value
+        elif number == 2 and item.wire == VARINT:
+            kind = item.value
+        elif number == 8 and item.wire == BYTES:
+            name = text(item.value, "the name of an array")
+        elif number == 9 and item.wire == BYTES:
+            raw = item.value
         elif number in TYPED.values():
             typed.setdefault(number, []).append(item)
-        elif number == 13 or (number == 14 and value != 0):
+        elif number == 13 or (number == 14 and item.value != 0):
             outside = True
     if outside:
         raise WireError(
@@ -257,7 +261,7 @@ def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
     return name, flat.reshape(shape)
 
 
-def _typed(items: Iterable[Any], dtype: np.dtype) -> np.ndarray:
+def _typed(items: Iterable[Field], dtype: np.dtype) -> np.ndarray:
     """Numbers in the field of their own type, one by one or packed."""
     if dtype.kind == "i":
         return np.array([_signed(n) for item in items for n in integers(item)], dtype)
@@ -268,11 +272,11 @@ def _typed(items: Iterable[Any], dtype: np.dtype) -> np.ndarray:
 def _value(message: memoryview, budget: Budget) -> tuple[str, list[int | None]]:
     """Name and shape of an input or output: type, tensor type, shape, dimension, number."""
     name, shape = "", []
-    for number, wire, value in fields(message, budget):
-        if number == 1 and wire == BYTES:
-            name = text(value, "the name of an input")
-        elif number == 2 and wire == BYTES:
-            for inner in _within(_within([value], 1, budget), 2, budget):
+    for item in fields(message, budget):
+        if item.number == 1 and item.wire == BYTES:
+            name = text(item.value, "the name of an input")
+        elif item.number == 2 and item.wire == BYTES:
+            for inner in _within(_within([item.value], 1, budget), 2, budget):
                 shape += [_side(dim, budget) for dim in _within([inner], 1, budget)]
     if len(shape) > MAX_AXES:
         raise WireError(f"{name!r} has more than {MAX_AXES} axes")
@@ -285,10 +289,10 @@ def _within(messages: Iterable[memoryview], number: int, budget: Budget) -> list
         item.value
         for message in messages
         for item in fields(message, budget)
-        if (item.number, item.wire) == (number, BYTES)
+        if item.number == number and item.wire == BYTES
     ]
 
 
 def _side(message: memoryview, budget: Budget) -> int | None:
-    sides = [f.value for f in fields(message, budget) if (f.number, f.wire) == (1, VARINT)]
+    sides = [f.value for f in fields(message, budget) if f.number == 1 and f.wire == VARINT]
     return sides[0] if sides and 0 < sides[0] < 2**31 else None

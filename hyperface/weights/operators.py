@@ -57,7 +57,8 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
     expect(isinstance(epsilon, float), node, "a number epsilon", epsilon)
     # A file has 1e-5 as float32 rounds it.
     epsilon = EPSILON if np.float32(epsilon) == np.float32(EPSILON) else epsilon
-    return Norm(*(part.astype(np.float64) for part in parts), epsilon)
+    scale, bias, mean, variance = (part.astype(np.float64) for part in parts)
+    return Norm(scale, bias, mean, variance, epsilon)
 
 
 def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
@@ -66,16 +67,17 @@ def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> 
     Raises:
       Wrong: it is another one than the layer's.
     """
-    channels, *sides = shape
+    channels, height, width = shape
     whole = layer.kind == "map"
-    kernel = sides if whole else [layer.kernel] * 2
+    kernel = [height, width] if whole else [layer.kernel] * 2
     wanted = [channels // layer.groups, *kernel]
     found = list(weight.shape[1:])
     expect(weight.ndim == 4 and found == wanted, node, f"weights of {wanted}", found)
     _check_window(node, kernel, layer.stride, 0 if whole else layer.kernel // 2, layer.groups)
     if whole:
         return len(weight), 1, 1
-    return len(weight), *((side - 1) // layer.stride + 1 for side in sides)
+    stride = layer.stride
+    return len(weight), (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
 def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The network of a weight file, found by the file's own names, order and shapes."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,13 @@ def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
     if step is not None:
         raise InputError(f"{path}: expected no --step, which is of a run.")
     contents = read_contents(path)
-    found = _own(contents) if contents.model else _released(contents)
+    found = _own(contents, contents.model) if contents.model else _released(contents)
+    arrays = cast(
+        dict[str, np.ndarray],
+        traverse_util.flatten_dict(jax.tree.map(np.asarray, found.variables), sep="/"),
+    )
     return SavedBackbone(
-        arrays=traverse_util.flatten_dict(jax.tree.map(np.asarray, found.variables), sep="/"),
+        arrays=arrays,
         model=found.report.model,
         feature_dim=found.feature_dim,
         image_shape=found.image_shape,
@@ -52,7 +56,7 @@ class _Found(NamedTuple):
     image_shape: tuple[int, int, int]
 
 
-def _own(contents: Contents) -> _Found:
+def _own(contents: Contents, model: str) -> _Found:
     """From a safetensors file that this library wrote."""
     stated = own_format(contents.path) or {}
     try:
@@ -64,8 +68,8 @@ def _own(contents: Contents) -> _Found:
             "image_shape, found another. Export the run again by hyperface export."
         ) from None
     shape = height, width, channels
-    fresh = _fresh(contents.model, dim, shape)
-    return _Found(*fill(contents, contents.model, fresh), dim, shape)
+    fresh = _fresh(model, dim, shape)
+    return _Found(*fill(contents, model, fresh), dim, shape)
 
 
 def _released(contents: Contents) -> _Found:

@@ -1,7 +1,7 @@
 """Reads the backbone, and nothing else, from a checkpoint of a run."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -112,4 +112,4 @@ def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.nda
             raise Changed(f"{name} changed")
     named = {"average": "params"}
     trees = {named.get(name, name): tree["backbone"] for name, tree in found.items()}
-    return traverse_util.flatten_dict(trees, sep="/")
+    return cast(dict[str, np.ndarray], traverse_util.flatten_dict(trees, sep="/"))

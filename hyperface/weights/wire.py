@@ -6,11 +6,14 @@ anything is made of it.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
 import numpy as np
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT: Final = 0
+FIXED64: Final = 1
+BYTES: Final = 2
+FIXED32: Final = 5
 
 MAX_FIELDS = 200_000
 """Fields of a file. A network has some thousands; its numbers stand packed in one field each."""
@@ -22,13 +25,24 @@ class WireError(ValueError):
     """The bytes are no protocol buffer of that kind."""
 
 
-class Field(NamedTuple):
-    """One field of a message."""
+class Varint(NamedTuple):
+    """A field of a message that is a number."""
 
     number: int
-    wire: int
-    value: int | memoryview
-    """An int for a varint, else the bytes."""
+    wire: Literal[0]
+    value: int
+
+
+class Run(NamedTuple):
+    """A field of a message that is a run of bytes."""
+
+    number: int
+    wire: Literal[1, 2, 5]
+    value: memoryview
+
+
+Field = Varint | Run
+"""One field of a message; its `wire` tells which."""
 
 
 class Budget:
@@ -61,7 +75,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
         number, wire = key >> 3, key & 7
         if wire == VARINT:
             value, at = varint(message, at)
-            yield Field(number, wire, value)
+            yield Varint(number, VARINT, value)
             continue
         if wire == BYTES:
             size, at = varint(message, at)
@@ -71,7 +85,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
             raise WireError(f"byte {at} starts a field of unknown wire type {wire}")
         if number == 0 or at + size > len(message):
             raise WireError(f"a field of {size} bytes ends behind its message")
-        yield Field(number, wire, message[at : at + size])
+        yield Run(number, cast(Literal[1, 2, 5], wire), message[at : at + size])
         at += size
 
 

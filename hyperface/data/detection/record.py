@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def find_landmarks(
             owned.write_text(path, "".join(lines))
         _write(folder, key, [source.names[i] for i in indices], list(parts.values()))
         _remove_parts(folder)
-        return _stored(folder, key, replace)
+        return cast(Found, _stored(folder, key, replace))  # It was just written.
 
 
 def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> Iterator[str]:
@@ -177,7 +177,9 @@ def _part(key: str, start: int) -> str:
 
 def _remove_parts(folder: Path, keep: Collection[str] = ()) -> None:
     """Removes the recorded parts, those of an earlier command with other options too."""
-    for name in owned.read(folder).files - set(keep):
+    marked = owned.read(folder)
+    assert marked is not None  # The folder is being written, and so has a marker.
+    for name in marked.files - set(keep):
         if name.startswith("landmarks-") and name.endswith(".part"):
             owned.remove(folder / name)
 

@@ -44,7 +44,7 @@ def digits(root: Path) -> Source:
         labels.append(classes)
         splits += [split] * len(classes)
     pixels, labels = np.concatenate(pixels), np.concatenate(labels)
-    content = hashlib.sha256(pixels).hexdigest()
+    content = hashlib.sha256(pixels.data).hexdigest()
     return by_identity(
         "digits",
         [(str(label), f"{label}/{place:05}", content) for place, label in enumerate(labels)],

@@ -78,7 +78,7 @@ class Machine:
     """What a pickle may name, by module and name; set below."""
 
     def __init__(self, data: bytes):
-        self.data = memoryview(data)
+        self.whole, self.data = data, memoryview(data)
         self.at = 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -114,7 +114,7 @@ class Machine:
 
     def line(self, longest: int = _LONGEST_LINE) -> memoryview:
         """The rest of the line, without its end."""
-        end = self.data.obj.find(b"\n", self.at, self.at + longest)
+        end = self.whole.find(b"\n", self.at, self.at + longest)
         if end < 0:
             raise ValueError(f"no end of the line that starts at byte {self.at}")
         taken = self.take(end - self.at)

@@ -133,7 +133,10 @@ class _Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __getitem__(self, index: int) -> str:
+    # Names are asked for one by one, never by a slice.
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, index: int
+    ) -> str:
         return f"{self._labels[index]}/{self._keys[index]}"
 
 

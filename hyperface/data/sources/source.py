@@ -70,6 +70,10 @@ class Source:
     """Of the stored images, unless the user says otherwise."""
 
 
+def _as_number(name: str) -> tuple[int, str]:
+    return int(name), name
+
+
 def by_identity(
     kind: str,
     members: Iterable[tuple[str, str, object]],
@@ -96,10 +100,7 @@ def by_identity(
     found = {identity for identity, _, _ in members}
     _check_spelling(found, distinct_case)
     if key is None and all(name.isdecimal() for name in found):
-
-        def key(name: str) -> tuple[int, str]:
-            return int(name), name
-
+        key = _as_number
     identities = sorted(found, key=key)
     order = {identity: place for place, identity in enumerate(identities)}
     return Source(

@@ -118,6 +118,7 @@ class _Table:
         if self._held is None or self._held[0] != group or self._held[1] > row:
             self._held = (group, 0, self._batches(group, self._image, 1))
         _, place, batches = self._held
+        value = None
         try:
             for _ in range(row - place + 1):
                 (value,) = next(batches).to_pylist()
@@ -155,9 +156,10 @@ def _texts(labels: Any) -> list[Any]:
     """The labels of a batch."""
     import pyarrow.compute
 
+    compute: Any = pyarrow.compute  # Its functions are made when it is imported.
     if not hasattr(labels, "dictionary"):
         return labels.to_pylist()
-    longest = pyarrow.compute.max(pyarrow.compute.binary_length(labels.dictionary)).as_py() or 0
+    longest = compute.max(compute.binary_length(labels.dictionary)).as_py() or 0
     if longest > LONGEST_LABEL:
         raise ValueError(f"a label of {longest:,} bytes, above {LONGEST_LABEL:,}")
     values = labels.dictionary.to_pylist()
@@ -181,10 +183,11 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
     """
     import tensorflow_datasets as tfds
 
-    for features in (data_dir / name.split("/")[0].split(":")[0]).rglob("features.json"):
-        check_features(features)
+    for file in (data_dir / name.split("/")[0].split(":")[0]).rglob("features.json"):
+        check_features(file)
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        # TFDS' decorators hide the parameters of its methods, and its features may be of any type.
+        builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
         features = builder.info.features
     # TFDS runs the data set's own code here, which can raise anything.

@@ -49,7 +49,7 @@ class _Entry(tarfile.TarInfo):
     tarfile reads a long name into memory however long it says it is.
     """
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+    def _proc_member(self, archive: "_Tar") -> tarfile.TarInfo:
         if self.size < 0:
             raise tarfile.ReadError(f"a member of {self.size} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:
@@ -61,7 +61,8 @@ class _Entry(tarfile.TarInfo):
                     f"a header of {max(self.size, archive.global_header):,} bytes, above "
                     f"{LONGEST_HEADER:,}"
                 )
-        return super()._proc_member(archive)
+        # A private method, which typeshed leaves out.
+        return super()._proc_member(archive)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _proc_gnusparse_10(self, *_: object) -> None:
         raise tarfile.ReadError("a sparse member: pack the archive without --sparse")
@@ -82,6 +83,8 @@ class _Tar(tarfile.TarFile):
     """Is read from as long as its source lives, and closes itself then, as ZipFile does."""
 
     tarinfo = _Entry
+    members: list[tarfile.TarInfo]
+    """Those read so far, which TarFile keeps."""
     global_header = 0
     """Bytes of headers that hold for all members; each member copies them."""
 
