@@ -11,6 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import write_people
+from hyperface.protocols.readers import read_pairs
 from PIL import Image
 from test_sources import write_bin, write_mnist
 
@@ -23,7 +24,6 @@ from hyperface.data.sources.orl import orl
 from hyperface.data.sources.trees import folder
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
-from hyperface.protocols.readers import read_pairs
 
 
 @pytest.fixture
