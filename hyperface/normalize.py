@@ -136,13 +136,15 @@ def _l2_normalize(x: jax.Array, eps: jax.Array) -> jax.Array:
     return _l2_normalize_fwd(x, eps)[0]
 
 
-def _l2_normalize_fwd(x, eps):
+def _l2_normalize_fwd(x: jax.Array, eps: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     inverse_norm = jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + eps)
     unit = x * inverse_norm
     return unit, (unit, inverse_norm)
 
 
-def _l2_normalize_bwd(residuals, cotangent):
+def _l2_normalize_bwd(
+    residuals: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
     unit, inverse_norm = residuals
     radial = jnp.sum(cotangent * unit, axis=-1, keepdims=True)
     return (cotangent - unit * radial) * inverse_norm, -0.5 * jnp.sum(radial * inverse_norm**2)
@@ -156,12 +158,14 @@ def _l2_norm(x: jax.Array, eps: jax.Array) -> jax.Array:
     return _l2_norm_fwd(x, eps)[0]
 
 
-def _l2_norm_fwd(x, eps):
+def _l2_norm_fwd(x: jax.Array, eps: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     norm = jnp.sqrt(jnp.sum(x * x, axis=-1) + eps)
     return norm, (x, norm)
 
 
-def _l2_norm_bwd(residuals, cotangent):
+def _l2_norm_bwd(
+    residuals: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
     x, norm = residuals
     per_norm = cotangent / norm
     return per_norm[..., None] * x, 0.5 * jnp.sum(per_norm)

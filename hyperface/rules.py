@@ -106,7 +106,8 @@ def automatic(
         return function(*arguments)
     mesh = meshes.pop()
     first_axis = (*jax.typeof(like).sharding.spec, None)[0]
-    whole: Callable[..., Tree] = jax.sharding.auto_axes(
+    # Called with a function it returns one, which its annotation does not say.
+    whole: Any = jax.sharding.auto_axes(
         function, axes=mesh.explicit_axes, out_sharding=split(first_axis)
     )
     # The arrays bring their mesh with them where the caller has set none.

@@ -11,6 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import write_people
+from hyperface.protocols.readers import read_pairs
 from PIL import Image
 from test_sources import write_bin, write_mnist
 

@@ -75,7 +75,7 @@ class AgentHead(nn.Module):
         for name, options in self.terms:
             if not isinstance(options, MarginTerm):  # whose released gradient is of the logit alone
                 rule: classwise.Gradient = getattr(options, "gradient", "exact")
-                engine |= classwise.agent_rule(rule, terms[name])
+                engine = classwise.agent_rule(rule, terms[name], engine)
         weights = context.weights(features.shape[0])
         total, found = losses.weighted_sum(
             list(terms.values()),

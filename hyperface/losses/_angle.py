@@ -62,12 +62,14 @@ def angle(features: jax.Array, rows: jax.Array) -> jax.Array:
     return _angle_fwd(features, rows)[0]
 
 
-def _angle_fwd(features, rows):
+def _angle_fwd(features: jax.Array, rows: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     parts = _parts(features, rows)
     return jnp.arctan2(parts.sine, parts.cosine), (features, rows)
 
 
-def _angle_bwd(residuals, cotangent):
+def _angle_bwd(
+    residuals: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
     parts = _parts(*residuals)
     sine = parts.sine
     slope = cotangent / jnp.where(sine > 0.0, sine, 1.0)

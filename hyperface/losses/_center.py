@@ -44,7 +44,9 @@ def center(
     """
     features, centers, labels = _checked(features, centers, labels)
 
-    def half_squared_distance(features, centers, labels):
+    def half_squared_distance(
+        features: jax.Array, centers: jax.Array, labels: jax.Array
+    ) -> jax.Array:
         own = jax.lax.stop_gradient(centers.at[labels].get(mode="fill", fill_value=jnp.nan))
         return 0.5 * jnp.sum((features - own) ** 2, axis=1)
 
@@ -91,7 +93,7 @@ def center_direction(
     """
     features, centers, labels = _checked(features, centers, labels)
 
-    def direction(features, centers, labels):
+    def direction(features: jax.Array, centers: jax.Array, labels: jax.Array) -> jax.Array:
         apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
         sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
         counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
@@ -134,7 +136,9 @@ def updated_centers(
     return jax.lax.stop_gradient(jnp.asarray(centers, direction.dtype) - rate * direction)
 
 
-def _checked(features, centers, labels):
+def _checked(
+    features: Features, centers: Centers, labels: Labels
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     features, centers = _checks.matrices("centers", features, centers)
     labels = _checks.class_labels(labels, features.shape[0], centers.shape[0])
     # A negative index would read from the end.

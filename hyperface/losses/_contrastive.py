@@ -89,7 +89,7 @@ def c_contrastive(
     """
     term = CContrastive(_checks.number("margin", margin, 0.0, 4.0))
     return single(
-        "c_contrastive", term, features, agents, labels, **engine, **agent_rule(gradient, term)
+        "c_contrastive", term, features, agents, labels, **agent_rule(gradient, term, engine)
     )
 
 

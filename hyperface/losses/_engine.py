@@ -127,7 +127,16 @@ def joint_losses(
     return _losses_fwd(layout, terms, x, features, norms, agents, bias, classes)[0]
 
 
-def _losses_fwd(layout, terms, x, features, norms, agents, bias, classes):
+def _losses_fwd(
+    layout: Layout,
+    terms: tuple[Any, ...],
+    x: jax.Array,
+    features: jax.Array | None,
+    norms: jax.Array,
+    agents: jax.Array,
+    bias: jax.Array | None,
+    classes: Classes,
+) -> tuple[Any, Any]:
     shards, folds = layout.shards, [term.fold for term in terms]
     x, features, labels = shards.all_gather_batch((x, features, classes.labels))
     global_classes = classes._replace(labels=labels)
@@ -136,7 +145,7 @@ def _losses_fwd(layout, terms, x, features, norms, agents, bias, classes):
     # A scan's carry keeps its type: it varies over devices from the start, as the agents do.
     axes = varying_axes(x, agents)
 
-    def fold_block(summaries, start, first):
+    def fold_block(summaries: list[Any], start: Any, first: Any) -> Any:
         similarities, *_ = similarities_of(layout, x, agents, start, forward=True)
         block = block_of(layout, similarities, bias, global_classes, start, first)
         new = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
@@ -152,7 +161,7 @@ def _losses_fwd(layout, terms, x, features, norms, agents, bias, classes):
     )
 
 
-def _losses_bwd(layout, residuals, cotangents):
+def _losses_bwd(layout: Layout, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
     terms, x, features, norms, agents, bias, classes, own, summaries, saved = residuals
     shards, folds = layout.shards, [term.fold for term in terms]
     _, pull_losses = jax.vjp(_losses, terms, own, norms, _values(folds, summaries))
@@ -162,7 +171,7 @@ def _losses_bwd(layout, residuals, cotangents):
         (fold_args, summaries, to_values)
     )
 
-    def slopes(block):
+    def slopes(block: Block) -> Any:
         return _slopes(folds, batch_fold_args, batch_summaries, value_cotangents, block)
 
     gradients = _scan_gradients(layout, x, agents, bias, classes, slopes, saved=saved)
@@ -200,7 +209,17 @@ def summed_losses(
     return total(losses, weights), losses
 
 
-def _sum_fwd(layout, terms, x, features, norms, agents, bias, classes, weights):
+def _sum_fwd(
+    layout: Layout,
+    terms: tuple[Any, ...],
+    x: jax.Array,
+    features: jax.Array | None,
+    norms: jax.Array,
+    agents: jax.Array,
+    bias: jax.Array | None,
+    classes: Classes,
+    weights: tuple[jax.Array, ...],
+) -> tuple[Any, Any]:
     shards, folds = layout.shards, [term.fold for term in terms]
     x, features, labels = shards.all_gather_batch((x, features, classes.labels))
     own = _own_class(layout, x, features, agents, bias, labels, classes.labels)
@@ -210,7 +229,7 @@ def _sum_fwd(layout, terms, x, features, norms, agents, bias, classes, weights):
     to_values = jax.vjp(partial(_losses, terms, own, norms), zeros)[1](weights)[0]
     batch_fold_args, value_cotangents = shards.all_gather_batch((fold_args, to_values))
 
-    def slopes(block):
+    def slopes(block: Block) -> Any:
         no_summaries = [None] * len(folds)
         slope, extra = _slopes(folds, batch_fold_args, no_summaries, value_cotangents, block)
         summaries = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
@@ -231,7 +250,7 @@ def _sum_fwd(layout, terms, x, features, norms, agents, bias, classes, weights):
     return (total(losses, weights), losses), residuals
 
 
-def _sum_bwd(layout, gradients, cotangents):
+def _sum_bwd(layout: Layout, gradients: Any, cotangents: Any) -> tuple[Any, ...]:
     del layout
     to_total, _ = cotangents  # `weighted_sum` stops gradients to the losses.
     return jax.tree.map(lambda gradient: to_total * gradient, gradients)
@@ -250,19 +269,27 @@ def total(losses: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Arra
 
 
 def _fold_args(terms: Sequence[Any], own: tuple[Any, ...], norms: jax.Array) -> list[Any]:
-    return [term.fold_args(Target(*own, norms)) for term in terms]
+    return [term.fold_args(Target(*own, feature_norm=norms)) for term in terms]
 
 
-def _values(folds, summaries) -> list[jax.Array]:
+def _values(folds: Sequence[Any], summaries: list[Any]) -> list[jax.Array]:
     return [fold.value(summary) for fold, summary in zip(folds, summaries, strict=True)]
 
 
-def _losses(terms, own, norms, values) -> tuple[jax.Array, ...]:
-    target = Target(*own, norms)
+def _losses(
+    terms: tuple[Any, ...], own: tuple[Any, ...], norms: jax.Array, values: list[jax.Array]
+) -> tuple[jax.Array, ...]:
+    target = Target(*own, feature_norm=norms)
     return tuple(term.loss(target, value) for term, value in zip(terms, values, strict=True))
 
 
-def _slopes(folds, fold_args, summaries, value_cotangents, block: Block) -> tuple[Any, Any]:
+def _slopes(
+    folds: Sequence[Any],
+    fold_args: list[Any],
+    summaries: list[Any],
+    value_cotangents: list[jax.Array],
+    block: Block,
+) -> tuple[Any, Any]:
     """Returns the derivatives of the weighted values by one block: by similarities and logits
     (for the bias), and by the folds' arguments."""
     found = [f.slope(block, a, s) for f, a, s in zip(folds, fold_args, summaries, strict=True)]
@@ -299,7 +326,9 @@ def _scan_gradients(
     """
     axes = varying_axes(x, agents)
 
-    def block_gradients(carry, start, first, similarities=None):
+    def block_gradients(
+        carry: Any, start: Any, first: Any, similarities: jax.Array | None = None
+    ) -> Any:
         if similarities is None:
             similarities, rows, inverse_norms = similarities_of(
                 layout, x, agents, start, forward=False
@@ -344,7 +373,13 @@ def _scan_gradients(
     return backward_scan(layout, block_gradients, vary_over(axes, zeros), saved)
 
 
-def _products(layout, x, slope, rows, inverse_norms) -> tuple[jax.Array, jax.Array]:
+def _products(
+    layout: Layout,
+    x: jax.Array,
+    slope: jax.Array,
+    rows: jax.Array,
+    inverse_norms: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients to x and to a block's rows from the slopes [batch, block]."""
     scaled = slope if inverse_norms is None else slope * inverse_norms[None, :]
     to_x = matmul(layout, scaled, rows, forward=False)
@@ -377,7 +412,13 @@ def _updated(whole: jax.Array, part: jax.Array, start: Any) -> jax.Array:
 
 
 def _own_class(
-    layout, x, features, agents, bias, labels, labels_here
+    layout: Layout,
+    x: jax.Array,
+    features: jax.Array | None,
+    agents: jax.Array,
+    bias: jax.Array | None,
+    labels: jax.Array,
+    labels_here: jax.Array,
 ) -> tuple[jax.Array | None, ...]:
     """Returns `Target` without its last field for `labels_here`, NaN for a label out of range.
 
@@ -391,7 +432,13 @@ def _own_class(
     return jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
 
 
-def _of_rows(layout, x, features, rows, bias) -> tuple[jax.Array | None, ...]:
+def _of_rows(
+    layout: Layout,
+    x: jax.Array,
+    features: jax.Array | None,
+    rows: jax.Array,
+    bias: jax.Array | None,
+) -> tuple[jax.Array | None, ...]:
     """Returns `Target` without its last field from each example's own agent and bias."""
     if not layout.normalize_agents:
         unit = rows
@@ -400,7 +447,7 @@ def _of_rows(layout, x, features, rows, bias) -> tuple[jax.Array | None, ...]:
     else:
         unit = jax.lax.stop_gradient(l2_normalize(rows, eps=AGENT_EPS)) + slope_only(rows)
 
-    def similarity_of(x):
+    def similarity_of(x: jax.Array) -> Any:
         found = jnp.sum(x * unit, axis=1)
         if layout.normalize_agents and layout.agent_gradient == "distance":
             # -1/2 ||f~ - W||^2 has this slope beside that of the inner product.
@@ -414,7 +461,15 @@ def _of_rows(layout, x, features, rows, bias) -> tuple[jax.Array | None, ...]:
     return similarity, agent_similarity, l2_norm(rows), bias, own_angle
 
 
-def _add_own_class(layout, x, features, agents, labels, to_own, gradients: Gradients):
+def _add_own_class(
+    layout: Layout,
+    x: jax.Array,
+    features: jax.Array | None,
+    agents: jax.Array,
+    labels: jax.Array,
+    to_own: Any,
+    gradients: Gradients,
+) -> Any:
     """Returns the gradients to x, features, agents and bias, with the own classes' part added.
 
     Those to x and features are summed over the devices. The agents' rows are where they belong.

@@ -84,12 +84,14 @@ def _ring(features: jax.Array, radius: jax.Array) -> jax.Array:
     return _ring_fwd(features, radius)[0]
 
 
-def _ring_fwd(features, radius):
+def _ring_fwd(features: jax.Array, radius: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     norm = l2_norm(features)
     return 0.5 * (norm - radius) ** 2, (features, norm, radius)
 
 
-def _ring_bwd(residuals, cotangent):
+def _ring_bwd(
+    residuals: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
     features, norm, radius = residuals
     to_features = (cotangent * (1.0 - radius / norm))[:, None] * features
     return to_features, -jnp.sum(cotangent * (norm - radius))

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +78,16 @@ def sample_classes(
     batch = np.size(labels)
     labels = _checks.class_labels(labels, batch, num_shards(axis_name) * num_classes)
     size = max(1, math.ceil(rate * num_classes))
+
+    def split(first_axis: Any) -> Any:
+        specs: list[Any] = [per_example(None), per_example(None), per_example(first_axis)]
+        return Sample(*specs)
+
     return automatic(
         partial(_sample, size=size, num_classes=num_classes, axis_name=axis_name),
         key,
         labels,
-        split=lambda first_axis: Sample(
-            per_example(None), per_example(None), per_example(first_axis)
-        ),
+        split=split,
         like=labels,
     )
 

@@ -178,7 +178,7 @@ def softmax(
     without_scale = scale is None
     scale = 1.0 if scale is None else per_example("scale", scale, labels)
     term = Softmax.of(scale, normalize, biased=bias is not None)
-    engine |= agent_rule(gradient, term)
+    engine = agent_rule(gradient, term, engine)
     losses = single("softmax", term, features, agents, labels, bias=bias, **engine)
     if without_scale and normalize == "both":
         # In the caller's frame: Python shows a warning once for each place in the code.

@@ -183,9 +183,7 @@ def a_softmax(
     """
     blend = _checks.number("blend", blend, 0.0, math.inf)
     term = SphereFace(blend, _checked(margin), gradient=gradient)
-    return single(
-        "a_softmax", term, features, agents, labels, **engine, **agent_rule(gradient, term)
-    )
+    return single("a_softmax", term, features, agents, labels, **agent_rule(gradient, term, engine))
 
 
 def l_softmax(

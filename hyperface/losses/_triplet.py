@@ -118,9 +118,7 @@ def c_triplet(
     _checks.one_of("negatives", negatives, get_args(Negatives))
     margin = _checks.number("margin", margin, 0.0, 4.0)
     term = CTriplet(margin, negatives, always_pull, gradient)
-    return single(
-        "c_triplet", term, features, agents, labels, **engine, **agent_rule(gradient, term)
-    )
+    return single("c_triplet", term, features, agents, labels, **agent_rule(gradient, term, engine))
 
 
 def triplet(

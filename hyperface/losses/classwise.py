@@ -162,22 +162,22 @@ class Engine(TypedDict, total=False):
     that overwrite the rows by their normalised values instead."""
 
 
-def agent_rule(gradient: Gradient, term: Term) -> Engine:
-    """Returns the engine's keyword for a loss' `gradient`.
+def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
+    """Returns the engine's keywords with the one for a loss' `gradient`.
 
     Raises:
       ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
     """
     _checks.one_of("gradient", gradient, get_args(Gradient))
     if gradient == "exact":
-        return {"agent_gradient": "tangent"}
+        return {**engine, "agent_gradient": "tangent"}
     released = getattr(term, "released_gradient", None)
     if released is None:
         raise ValueError(
             f'expected gradient="exact" for {type(term).__name__}, found "caffe": the term states '
             "no `released_gradient` of its agents."
         )
-    return {"agent_gradient": released}
+    return {**engine, "agent_gradient": released}
 
 
 def joint(
@@ -399,11 +399,10 @@ def _prepare(
 
 
 def _one_mode(terms: Sequence[Term]) -> Normalize:
-    modes = {term.normalize for term in terms}
-    mode, *others = modes
-    if others:
+    modes: list[Normalize] = list(dict.fromkeys(term.normalize for term in terms))
+    if len(modes) != 1:
         raise ValueError(f"expected terms of one normalisation mode, found {sorted(modes)}")
-    return mode
+    return modes[0]
 
 
 def _check_takes_bias(terms: Sequence[Term]) -> None:

@@ -43,7 +43,7 @@ class Gallery:
         keep: np.ndarray | None = None,
     ) -> None:
         alone = isinstance(features, np.ndarray) and features.ndim == 2
-        self._parts = [features] if alone else list(features)
+        self._parts: list[np.ndarray] = [np.asarray(features)] if alone else list(features)
         shapes = [part.shape for part in self._parts]
         wrong = [shape for shape in shapes if len(shape) != 2 or shape[1] != dim]
         if wrong:

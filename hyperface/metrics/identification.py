@@ -173,7 +173,7 @@ def _tail_floor(tail: Tail, probes: Probes, scored: ScoredBlock, rows: int) -> f
     """Scores below it are not among the highest, whatever is still to come."""
     scores = np.asarray(scored.scores)[:, :rows]
     if np.isfinite(tail.cut) or scores.size < tail.size:
-        return tail.cut
+        return float(tail.cut)
     # As many pairs as the tail keeps score at least this in low precision.
     least = np.partition(scores, scores.size - tail.size, axis=None)[scores.size - tail.size]
     return float(least - probes.bound(scored).max())

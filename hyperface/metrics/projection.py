@@ -72,7 +72,12 @@ def fold_moments(
     middle = features.mean(axis=0)
     centered = features - middle
     folds = {i: _moments(centered, rows[fold == i], scatter) for i in np.unique(fold)}
-    whole = Moments(*(sum(parts[1:], parts[0]) for parts in zip(*folds.values(), strict=True)))
+    first, *others = folds.values()
+    whole = first
+    for other in others:
+        whole = Moments(
+            whole.uses + other.uses, whole.total + other.total, whole.scatter + other.scatter
+        )
     return FoldMoments(middle, whole, folds)
 
 
