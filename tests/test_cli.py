@@ -324,8 +324,8 @@ def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys
     with Image.open(tmp_path / "data/mine/1.0.0/train-faces.png") as sheet:
         assert sheet.width > 3 * 96
     assert (tmp_path / "data/mine/1.0.0/train-images-per-identity.png").exists()
-    with pytest.raises(InputError, match="--landmarks and --size together"):
-        prepare.main([str(root), "--out", "x", *given, *data])
+    prepare.main([str(root), "--out", "usual", *given, *data])
+    assert "112 x 96 x 3" in capsys.readouterr().out
     with pytest.raises(InputError, match="expected a prepared data set 'x'"):
         prepare.main(["x", "--inspect", *data])
 

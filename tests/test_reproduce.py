@@ -297,7 +297,7 @@ def test_printed_commands_can_be_pasted(tmp_path):
     out = tmp_path / "run ü 1"
     command.main(["normface", "--out", str(out), "--data-dir", str(tmp_path), "--only", "figure-2"])
     text = html.unescape(page_of(out / "normface/report.html"))
-    (line,) = re.findall(r"python -m launch\.reproduce normface --only figure-2[^<\n]*", text)
+    (line,) = re.findall(r"hyperface reproduce normface --only figure-2[^<\n]*", text)
     assert shlex.split(line)[-2:] == ["--out", str(out)]
 
 

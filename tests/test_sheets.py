@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperface.data.cleaning import Cleaning, Distances
-from hyperface.protocols.result import HardPair, Scored
+from hyperface.protocols.result import HardPair, Result
 from hyperface.report import cleaning, evaluation, figures
 from hyperface.report.sheets import GAP, LINE, PAIR_GAP, TILE, contact_sheet, pair_sheet
 
@@ -122,7 +122,7 @@ def test_the_farthest_images_come_first_each_beside_the_nearest_of_its_person(
 def test_false_accepts_and_false_rejects_are_not_exchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "_sheet", lambda pairs, pixels: pairs[0].first.encode())
     accepts, rejects = [HardPair("accepted", "b", 0.9)], [HardPair("rejected", "b", 0.1)]
-    scored = Scored("pairs", {}, (), false_accepts=accepts, false_rejects=rejects)
+    scored = Result("pairs", {}, (), false_accepts=accepts, false_rejects=rejects)
     written = evaluation._sheets(tmp_path, "pairs", "Pairs", scored, lambda name: RED)
     found = {caption: path.read_text() for caption, path in written.items()}
     assert found == {

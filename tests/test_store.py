@@ -11,7 +11,6 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import write_people
-from hyperface.protocols.readers import read_pairs
 from PIL import Image
 from test_sources import write_bin, write_mnist
 
@@ -271,8 +270,9 @@ def test_the_size_is_that_of_most_images_wherever_they_stand(tmp_path):
 
 
 def test_photos_of_mixed_sizes_are_refused_before_anything_is_written(tmp_path):
-    root = write_people(tmp_path / "photos/a", people=3, images=2, shape=(5, 5, 3)).parent
-    write_people(tmp_path / "photos/b", people=1, images=1, shape=(6, 5, 3))
+    root = write_people(tmp_path / "photos", people=3, images=2, shape=(5, 5, 3))
+    write_people(tmp_path / "other", people=1, images=1, shape=(6, 5, 3))
+    (tmp_path / "other/person0").rename(root / "person3")
     with pytest.raises(shards.MixedSizes, match=r"2 sizes .* 7 images: 5 x 5 \(6\), 6 x 5 \(1\)"):
         store.prepare(folder(root), tmp_path / "data/people")
     assert not (tmp_path / "data").exists()

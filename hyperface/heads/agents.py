@@ -65,7 +65,10 @@ class AgentHead(nn.Module):
         terms = {name: term for name, (term, _) in made.items()}
         (mode,) = {normalization(*named) for named in self.terms}
         agents = self._agents(features.shape[-1], unit=mode in ("both", "agents"))
-        engine = {"precision": self.precision, "memory_budget": self.memory_budget * 2**20}
+        engine: losses.Engine = {
+            "precision": self.precision,
+            "memory_budget": self.memory_budget * 2**20,
+        }
         if context.split_classes:
             engine |= {"axis_name": context.axis_name, "split_batch": True}
         if context.sample is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from hyperface.errors import InputError
-from hyperface.files import read_json
 from hyperface.protocols._agedb import read_agedb
 from hyperface.protocols._lines import Line, after, read_lines
 from hyperface.protocols.features import NamedFeatures
@@ -122,21 +121,7 @@ def _score_any(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
     """Scores a list of the user's own, in which a pair may be listed twice."""
-    named = named._replace(steps=(*named.steps, *_lost_pairs(files[0])))
     return score_pairs(name, named, read_pairs(files[0], folds=10, repeats=True), settings)
-
-
-def _lost_pairs(path: Path) -> tuple[str, ...]:
-    """Returns a sentence on the pairs that unreadable images cost a data set's own list."""
-    manifest = path.with_name("manifest.json")
-    lost = read_json(manifest).get("lost_pairs", []) if manifest.is_file() else []
-    if not lost:
-        return ()
-    shown = "; ".join(lost[:3]) + ("; ..." if len(lost) > 3 else "")
-    return (
-        f"{len(lost):,} pairs left out of the data set's list, each without one of its images: "
-        f"{shown}",
-    )
 
 
 def _find_list(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:

@@ -30,20 +30,25 @@ FIGURES = ("accuracy", "EER", "AUC", "TAR at FAR 0.1 %")
 COMPONENTS = 200
 
 
+def _dataset(protocol: str) -> str:
+    """Returns the data set of a published list, which names one."""
+    return registry.PROTOCOLS[protocol].dataset or ""
+
+
 def features(context: Context) -> Measured:
     """Scores raw pixels and eigenfaces beside a softmax network, all without mirror images."""
     protocols = context.data_dir / "protocols"
     there = [
         name
         for name in LISTS
-        if find(registry.PROTOCOLS[name].dataset, context.data_dir)
+        if find(_dataset(name), context.data_dir)
         and all((protocols / file).exists() for file in registry.PROTOCOLS[name].file_names)
     ]
     training = open_split(FITTED_TO, "train", context.data_dir)
     eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
     eigenfaces.fit(_pixels(training, context).features)
     settings, entries = Settings(PRESETS["plain"]), []
-    for dataset in dict.fromkeys(registry.PROTOCOLS[name].dataset for name in there):
+    for dataset in dict.fromkeys(map(_dataset, there)):
         split = open_split(dataset, "test", context.data_dir)
         pixels = _pixels(split, context)
         compared = {
@@ -52,7 +57,7 @@ def features(context: Context) -> Measured:
             RUN: cached.listed(context.runs / RUN, dataset, pixels.names, context),
         }
         for name in there:
-            if registry.PROTOCOLS[name].dataset != dataset:
+            if _dataset(name) != dataset:
                 continue
             for what, named in compared.items():
                 scored = registry.score(name, named, protocols, settings).figures

@@ -16,6 +16,7 @@ from rich.console import Console
 from hyperface import owned
 from hyperface.arrays import open_npy
 from hyperface.console import make_console, say
+from hyperface.data.manifest import Manifest
 from hyperface.data.resolution import degrade
 from hyperface.devices import mesh, processes
 from hyperface.files import digest
@@ -93,11 +94,25 @@ def run(
 def _score(
     task: Task, named: NamedFeatures, distractors: Distractors | None, console: Console
 ) -> Result:
+    named = named._replace(steps=(*named.steps, *_lost_pairs(task.files)))
     with program.progress(console, f"scoring {task.name}", "parts") as advance:
         settings = replace(task.settings, distractors=distractors, progress=advance)
         found = task.protocol.score(named, task.files, settings)
     curves = {task.name if n == task.protocol.name else n: c for n, c in found.curves.items()}
     return replace(found, protocol=task.name, curves=curves)
+
+
+def _lost_pairs(files: Sequence[Path]) -> tuple[str, ...]:
+    """Returns a sentence on the pairs that unreadable images cost a prepared data set's own list."""
+    lists = [path for path in files if path.with_name("manifest.json").is_file()]
+    lost = [pair for path in lists for pair in Manifest.read(path.parent).lost_pairs]
+    if not lost:
+        return ()
+    shown = "; ".join(lost[:3]) + ("; ..." if len(lost) > 3 else "")
+    return (
+        f"{len(lost):,} pairs left out of the data set's list, each without one of its images: "
+        f"{shown}",
+    )
 
 
 def _sweeps(tasks: Sequence[Task], results: Mapping[str, Result]) -> dict[str, dict[float, Figure]]:
