@@ -43,7 +43,7 @@ class AgentHead(nn.Module):
 
     num_classes: int
     terms: tuple[tuple[str, ClasswiseTerm | CustomTerm], ...] = (("softmax", SoftmaxTerm()),)
-    precision: str = "float32"
+    precision: classwise.Precision = "float32"
     memory_budget: int = 0
 
     @nn.compact
@@ -226,7 +226,7 @@ class AgentHead(nn.Module):
         return jnp.where(keep, features / (1.0 - rate), 0.0)
 
 
-def _padding(matrix: jax.Array, num_classes: int, context: Context) -> dict[str, jax.Array]:
+def _padding(matrix: jax.Array, num_classes: int, context: Context) -> losses.Engine:
     """Returns the engine's keyword that tells classes from padding among this device's rows."""
     rows = matrix.shape[0]
     if rows * shards.num_shards(context.axis_name) == num_classes:

@@ -103,7 +103,7 @@ def _score(
 
 
 def _lost_pairs(files: Sequence[Path]) -> tuple[str, ...]:
-    """Returns a sentence on the pairs that unreadable images cost a prepared data set's own list."""
+    """Returns a sentence on the pairs that unreadable images cost a data set's own list."""
     lists = [path for path in files if path.with_name("manifest.json").is_file()]
     lost = [pair for path in lists for pair in Manifest.read(path.parent).lost_pairs]
     if not lost:
