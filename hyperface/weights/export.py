@@ -202,7 +202,7 @@ def open_onnx(path: Path) -> Embed:
       InputError: onnxruntime is not installed.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]  # An extra.
     except ImportError:
         raise InputError(
             "onnx: expected onnxruntime to be installed, to check the file, found none."
