@@ -235,7 +235,9 @@ def test_another_data_set_is_noticed_before_faces_are_looked_for(
 def test_photos_without_alignment_are_refused_with_the_command(photos, tmp_path, run):
     with pytest.raises(InputError) as caught:
         run(photos, "--out", "mine", "--held-out", "1")
-    command = f"launch.prepare {photos} --out mine --held-out 1 --data-dir {tmp_path}/data --detect"
+    command = (
+        f"hyperface prepare {photos} --out mine --held-out 1 --data-dir {tmp_path}/data --detect"
+    )
     assert command in str(caught.value)
     assert "5 sizes (height x width) among 5 images" in str(caught.value)
     assert not (tmp_path / "data").exists()

@@ -85,8 +85,8 @@ def test_a_file_of_weights_is_scored_as_it_is(released, tiny_data, pairs, tmp_pa
     assert "no PCA" in shown  # NormFace's would be fitted to the people of the pairs.
     record = json.loads((tmp_path / "out/evaluation.json").read_text())
     assert record["settings"]["run"]  # The digest of the file.
-    with pytest.raises(InputError, match="expected no --step, which is of a run"):
-        evaluate.main([str(released), *pairs, *folders, "--step", "3"])
+    with pytest.raises(InputError, match="expected no checkpoint to be chosen"):
+        evaluate.main([str(released), *pairs, *folders, "--checkpoint", "3"])
 
 
 def test_images_of_another_size_are_refused(released, tiny_data):
@@ -162,7 +162,7 @@ def test_results_of_other_weights_are_refused(released, tuned, tiny_data, pairs,
     with pytest.raises(InputError, match=r"expected results of .*net\.onnx as it is, found those"):
         export.main([str(released), *options])
     (scored / "other.json").write_text("{}")
-    with pytest.raises(InputError, match=r"other\.json: expected results of launch\.evaluate"):
+    with pytest.raises(InputError, match=r"other\.json: expected results of hyperface evaluate"):
         export.main([str(released), *options[2:], "--evaluation", str(scored / "other.json")])
     assert not (tmp_path / "out").exists()
 

@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"--out: expected a folder, found the file {options.out}.")
     owned.check_free(*(options.out / f"embedder.{name}" for name in (*formats, "json")))
     owned.check_free(options.out / CARD)
-    from hyperface.weights import read_backbone
+    from hyperface.weights import export, read_backbone
 
     program.quiet_libraries()
     saved = read_backbone(options.source, options.step)
@@ -80,7 +80,7 @@ def main(args: Sequence[str]) -> None:
         record = _write(options.out, saved, settings, formats)
         card = Card(
             record=record,
-            feature_dim=saved.feature_dim,
+            feature_dim=export.feature_dim(saved),
             license=options.license,
             init_from=saved.init_from,
             experiment=saved.experiment,

@@ -53,17 +53,21 @@ def make_embedder(
     return jax.jit(embed)
 
 
+def feature_dim(saved: SavedBackbone) -> int:
+    """Returns the length of the features of one image, without its mirror image."""
+    variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
+    images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
+    return jax.eval_shape(saved.network().apply, variables, images).shape[1]
+
+
 def export_safetensors(saved: SavedBackbone) -> bytes:
     """The backbone's arrays by their paths; the metadata says what they are, with a digest."""
     import safetensors.numpy
 
-    variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
-    images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
-    features = jax.eval_shape(saved.network().apply, variables, images)
     metadata = {
         "format": FORMAT,
         "model": saved.model,
-        "feature_dim": str(features.shape[1]),
+        "feature_dim": str(feature_dim(saved)),
         "input": "float32 [batch, {}, {}, {}], (pixel - 127.5) / 128".format(*saved.image_shape),
         "image_shape": " x ".join(map(str, saved.image_shape)),
     }

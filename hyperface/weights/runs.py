@@ -22,7 +22,8 @@ class SavedBackbone(NamedTuple):
     average of the parameters where it kept one."""
     model: str
     """Name of the network."""
-    feature_dim: int
+    feature_dim: int | None
+    """Length of the features; None if the network is an object, which has its own."""
     image_shape: tuple[int, int, int]
     experiment: dict[str, Any] | None = None
     """The run's experiment, as `Experiment.to_dict` made it; None for a weight file."""
@@ -42,6 +43,7 @@ class SavedBackbone(NamedTuple):
           InputError: it is an object, and the run's experiment file does not make it.
         """
         if self.experiment is None or "backbone" not in self.experiment["model"]:
+            assert self.feature_dim is not None  # Only an object lacks it.
             return models.create(self.model, self.feature_dim)
         assert self.folder is not None  # Only a run has an experiment.
         own = experiments.of_run(self.experiment, self.folder).model
@@ -79,7 +81,7 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
     return SavedBackbone(
         arrays=arrays,
         model=meta["experiment"]["model"]["name"],
-        feature_dim=meta["experiment"]["model"]["feature_dim"],
+        feature_dim=meta["experiment"]["model"].get("feature_dim"),
         image_shape=tuple(meta["data"]["image_shape"]),
         experiment=meta["experiment"],
         step=step,
