@@ -61,7 +61,7 @@ def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Arrays of an .npz archive by name; others in it are not touched.
+    """Reads the named arrays of an .npz archive; other arrays in it are not read.
 
     Raises:
       InputError: it is no such archive, is damaged, lacks one of the arrays, unpacks to far more

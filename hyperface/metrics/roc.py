@@ -165,7 +165,7 @@ def auc(curve: Roc) -> float:
 
 
 def det(curve: Roc) -> Det:
-    """The curve as error rates."""
+    """Returns the curve of both error rates, the false accepts and the false rejects (DET)."""
     return Det(curve.far, 1.0 - curve.tar, curve.thresholds)
 
 

@@ -123,7 +123,7 @@ class ScoreStream:
         return accepted_share(self.genuine(), self.threshold(far, rule=rule))
 
     def genuine(self) -> np.ndarray:
-        """All genuine scores, in the order in which they came."""
+        """Returns the scores of all genuine pairs seen so far, in the order in which they were added."""
         return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
 
     def roc(self) -> Roc:
