@@ -123,7 +123,7 @@ class ScoreStream:
         return accepted_share(self.genuine(), self.threshold(far, rule=rule))
 
     def genuine(self) -> np.ndarray:
-        """Returns the scores of all genuine pairs seen so far, in the order in which they were added."""
+        """Returns the scores of all genuine pairs so far, in the order of their blocks."""
         return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
 
     def roc(self) -> Roc:
