@@ -1,12 +1,12 @@
-"""What it brings to keep a step's memory for the next one, on a CPU.
+"""Measures what a step gains on a CPU if its memory is kept for the next one.
 
     python benchmarks/allocator.py
     python benchmarks/allocator.py --models sphereface-mini wen28 --batch 32
 
 The commands keep freed memory where jax has the CPU alone
-(`hyperface.runs.program.keep_memory`). A process each without and with it, in turn: images a second
-of a train step and of embedding, pages that the kernel maps a step, and the process at its largest.
-Medians over rounds.
+(`hyperface.runs.process_settings.keep_memory`). Processes without and with it run in turn. Printed
+are medians over rounds: images per second of a train step and of embedding, pages that the kernel
+maps per step, and the largest size of the process.
 """
 
 import argparse
@@ -71,7 +71,8 @@ def main() -> None:
             found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
             for _ in range(options.rounds):
                 for keeps, records in found.items():
-                    code = "from launch import cli; cli.keep_memory(); " if keeps else ""
+                    setting = "from hyperface.runs import process_settings as s; s.keep_memory(); "
+                    code = setting if keeps else ""
                     code += "import allocator; allocator.main()"
                     words = ["--child", str(data_dir), str(keeps), "--models", model]
                     words += ["--batch", str(options.batch), "--steps", str(options.steps)]

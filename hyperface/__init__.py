@@ -6,6 +6,7 @@ jax is loaded.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ __version__ = "0.1.0"
 __all__ = ["cosine_similarity", "l2_norm", "l2_normalize", "losses", "reference", "theory"]
 
 _MODULES = ("losses", "reference", "theory")
+
+# As every library: without it Python prints warnings that nobody asked to see.
+logging.getLogger("hyperface").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,6 +42,7 @@ import numpy as np
 
 from hyperface.errors import InputError
 from hyperface.files import sync_to
+from hyperface.orbax_layout import is_of_orbax
 
 MARKER = "hyperface-files.jsonl"
 """Name of the file that marks a folder as ours and records what was written there."""
@@ -51,15 +51,6 @@ RUN, CHECKPOINTS, DATA, RESULTS = "run", "folder of checkpoints", "data set", "r
 """The kinds of folders."""
 PARTIAL = ".partial"
 """Suffix of a file that is being written; its name is recorded with the file's."""
-
-# Names of files and folders inside a checkpoint. TensorStore locks a file while it writes it.
-_TEMPORARY = r"(\.orbax-checkpoint-tmp)?"
-_ORBAX_FOLDER = re.compile(rf"(state|meta){_TEMPORARY}|d|array_metadatas|ocdbt\.process_\d+")
-_ORBAX_FILE = re.compile(
-    r"(_CHECKPOINT_METADATA|commit_success\.txt|_METADATA|_sharding|metadata|manifest\.ocdbt"
-    r"|process_\d+|[0-9a-f]{32})"
-    r"(\.__lock)?"
-)
 
 
 class Record(NamedTuple):
@@ -351,12 +342,6 @@ def foreign_in_tree(path: Path) -> str:
     """Returns a file in a checkpoint's folder that Orbax did not write; "" if there is none."""
     names = (file.relative_to(path) for file in _files_below(path))
     return next((name.as_posix() for name in names if not is_of_orbax(name)), "")
-
-
-def is_of_orbax(path: Path) -> bool:
-    """Whether Orbax gives a file in a checkpoint's folder this path."""
-    *folders, name = path.parts
-    return bool(all(map(_ORBAX_FOLDER.fullmatch, folders)) and _ORBAX_FILE.fullmatch(name))
 
 
 def foreign(folder: Path) -> str:

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hyperface.console import show_log
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # On a busy machine time says nothing. The same examples each time: a failure comes again.
@@ -50,6 +52,18 @@ def _programs_kept_for_some_files():
     yield
     if next(_files) % 8 == 0:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _log_is_shown():
+    """Tests call the commands' `main`, which `program.run` calls once the log is shown."""
+    show_log()
+
+
+@pytest.fixture
+def logged(caplog):
+    """Returns what the library has logged so far in the test."""
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "hyperface"]
 
 
 @pytest.fixture(autouse=True)

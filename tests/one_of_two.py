@@ -8,14 +8,17 @@ from processes import join
 
 def main() -> None:
     """Trains with the least backbone; says so where a signal stopped it."""
-    *_, (data_dir, workdir, experiment) = join()
+    process, _, (data_dir, workdir, experiment) = join()
     from test_sharded_step import Linear
 
     from hyperface import models
     from hyperface.config.experiment import Experiment
+    from hyperface.console import show_log
     from hyperface.train import loop
     from hyperface.train.interrupt import Interrupted
 
+    if process == 0:
+        show_log()
     models.create = lambda name, feature_dim, **_: Linear(feature_dim)
     experiment = Experiment.from_dict(json.loads(experiment))
     try:

@@ -69,15 +69,16 @@ def empty(step):
 
 
 @pytest.mark.parametrize("damage", [flip, cut, lose, change_meta, empty])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run):
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run, logged):
     folder, state = run
     damage(folder / "checkpoints/8")
-    like, said = jax.eval_shape(lambda: state), []
-    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
+    like = jax.eval_shape(lambda: state)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         step, found = checkpoints.restore_newest(like, mesh.replicated())
         assert step == 4
         chex.assert_trees_all_equal(found.params, state.params)
         checkpoints.save(8, state, {})
+    said = logged()
     assert len(said) == 1
     assert "checkpoints/8: expected a whole checkpoint, found" in said[0]
     assert "kept as broken-8; the one before it is used" in said[0]
@@ -85,22 +86,21 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(damage, run):
         assert checkpoints.steps() == [4, 8]
 
 
-def test_a_half_written_checkpoint_is_ignored_and_said(run):
+def test_a_half_written_checkpoint_is_ignored_and_said(run, logged):
     """Orbax gives a step's folder its name once all is in it."""
     folder, state = run
     half = folder / "checkpoints/12.orbax-checkpoint-tmp"
     owned.claim_tree(half)  # As the run does before it saves.
     shutil.copytree(folder / "checkpoints/8", half)
     cut(half)
-    said = []
-    with Checkpoints(folder / "checkpoints", read_only=True, say=said.append) as checkpoints:
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4, 8]
     assert half.exists()  # It may be another process's, which is writing it.
-    with Checkpoints(folder / "checkpoints", say=said.append) as checkpoints:
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         like = jax.eval_shape(lambda: state)
         assert checkpoints.restore_newest(like, mesh.replicated())[0] == 8
         checkpoints.save(12, state, {})
-    assert said == [f"{half}: a save that was cut short is removed."]
+    assert logged() == [f"{half}: a save that was cut short is removed."]
     assert names(folder) == ["12", "8"]
 
 
@@ -213,18 +213,19 @@ def test_a_save_that_comes_too_late_says_so(run, monkeypatch):
         assert checkpoints.steps() == [8, 12]
 
 
-def test_with_no_sound_checkpoint_the_run_does_not_start_over(run):
+def test_with_no_sound_checkpoint_the_run_does_not_start_over(run, logged):
     """Nor does it the second time, when all are set aside."""
     folder, state = run
     flip(folder / "checkpoints/4")
     empty(folder / "checkpoints/8")
-    like, said = jax.eval_shape(lambda: state), []
+    like = jax.eval_shape(lambda: state)
     for _ in range(2):
         with (
-            Checkpoints(folder / "checkpoints", say=said.append) as checkpoints,
+            Checkpoints(folder / "checkpoints") as checkpoints,
             pytest.raises(InputError, match=r"only damaged ones: broken-4, broken-8\. .* --fresh"),
         ):
             checkpoints.restore_newest(like, mesh.replicated())
+    said = logged()
     assert len(said) == 2
     assert said[0].endswith("kept as broken-8; the one before it is used.")
     assert said[1].endswith("kept as broken-4.")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import write_people
 from PIL import Image
-from rich.console import Console
 
 from hyperface.data import store
 from hyperface.data.cleaning import read_keep_list
@@ -158,4 +157,4 @@ def test_what_cannot_be_embedded_is_refused(tmp_path, monkeypatch, record, norm,
         lambda images: (np.full((1, 4), norm), np.array([norm])), SHAPE, None, ()
     )
     with pytest.raises(InputError, match=message):
-        embedding.embed_into(tmp_path / "features", split, network, Console())
+        embedding.embed_into(tmp_path / "features", split, network)

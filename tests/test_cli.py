@@ -19,7 +19,7 @@ from PIL import Image
 from hyperface import experiments
 from hyperface.data import datasets
 from hyperface.errors import InputError
-from hyperface.runs import evaluate, prepare, program, sweep, train
+from hyperface.runs import evaluate, prepare, process_settings, program, sweep, train
 from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.interrupt import Interrupted
 from hyperface.train.run_folder import locked_run_folder
@@ -157,11 +157,11 @@ def test_what_is_compiled_is_kept_for_this_kind_of_processor(tmp_path, monkeypat
     # What is set is taken back after the test: other tests' programs start with this environment.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "given")
-    program.keep_compiled()
+    process_settings.keep_compiled()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "given"
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
-    program.keep_compiled()
+    process_settings.keep_compiled()
     folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     assert folder.parent == tmp_path / "hyperface-compiled"
     compiling = "import warnings; warnings.simplefilter('error'); import jax; jax.jit(abs)(1.0)"
@@ -183,8 +183,8 @@ def test_memory_is_kept_from_step_to_step(environment, keeps):
     """Pages that the kernel maps for a block which a thread of its own takes again and again."""
     code = (
         "import resource, threading\n"
-        "from hyperface.runs import program\n"
-        "program.keep_memory()\n"
+        "from hyperface.runs import process_settings\n"
+        "process_settings.keep_memory()\n"
         "def steps():\n"
         "    for _ in range(10):\n"
         "        bytearray(2**26)[::4096] = bytes(2**14)\n"
@@ -402,7 +402,12 @@ def test_help_is_useful(module):
 
 
 @pytest.mark.parametrize(
-    ("module", "rare"), [(train, "--loss.margin-softmax.scale"), (prepare, "--label")]
+    ("module", "rare"),
+    [
+        (train, "--loss.margin-softmax.scale"),
+        (prepare, "--label"),
+        (evaluate, "--gammas"),
+    ],
 )
 def test_help_shows_what_people_use_and_where_the_rest_is(module, rare, capsys):
     shown = {}
@@ -462,7 +467,7 @@ def test_comparing_with_itself_is_refused(tiny_data, tmp_path):
 def test_a_preemption_between_steps_is_said_and_has_its_status(more, status, monkeypatch, capsys):
     """At the start, while scoring, between two runs: there is no step to finish."""
 
-    def scoring(options, console):
+    def scoring(tasks):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
@@ -471,8 +476,9 @@ def test_a_preemption_between_steps_is_said_and_has_its_status(more, status, mon
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # Sent to the group, and passed on.
 
-    monkeypatch.setattr(train, "train_and_report", scoring)
-    monkeypatch.setattr(sweep, "run", lambda options, planned: scoring(options, None))
+    monkeypatch.setattr(train, "plan", lambda options: [])
+    monkeypatch.setattr(train, "run", scoring)
+    monkeypatch.setattr(sweep, "run", lambda options, planned: scoring(planned))
     swept = ["orl-ring", "loss.ring.weight=0", *(["--", *more] if more else [])]
     before = signal.getsignal(signal.SIGTERM)
     for module, arguments in ((train, ["orl-softmax", *more]), (sweep, swept)):
@@ -489,7 +495,8 @@ def test_a_preemption_between_steps_is_said_and_has_its_status(more, status, mon
 
 def test_sigterm_does_what_it_did_after_the_command(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(train, "train_and_report", lambda options, console: None)
+    monkeypatch.setattr(train, "plan", lambda options: [])
+    monkeypatch.setattr(train, "run", lambda tasks: None)
     train.main(["orl-softmax"])
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -509,10 +516,11 @@ def test_a_stopped_training_within_any_command_is_a_line(name, status, capsys):
 
 
 def test_a_preempted_training_has_the_status_that_is_wanted(monkeypatch):
-    def stopped(options, console):
+    def stopped(tasks):
         raise Interrupted(3, "SIGTERM")
 
-    monkeypatch.setattr(train, "train_and_report", stopped)
+    monkeypatch.setattr(train, "plan", lambda options: [])
+    monkeypatch.setattr(train, "run", stopped)
     with pytest.raises(SystemExit) as ended:
         train.main(["orl-softmax", "--exit-on-preemption", "143"])
     assert ended.value.code == 143

@@ -2,8 +2,11 @@
 
 import ast
 import io
+import logging
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,14 @@ from conftest import write_people
 from rich.console import Console
 
 import hyperface
-from hyperface.console import make_console, plain, say
+from hyperface.console import (
+    ConsoleHandler,
+    log_console,
+    make_console,
+    plain,
+    say,
+    show_log,
+)
 from hyperface.errors import InputError
 from hyperface.reproduce import command
 from hyperface.runs import clean, evaluate, export, prepare, program, sweep
@@ -39,14 +49,61 @@ def test_characters_that_steer_a_terminal_are_shown(text, shown):
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_progress_is_titled_by_any_text(is_terminal):
+def test_progress_is_titled_by_any_text(is_terminal, logged):
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=200)
     with program.progress(console, MARKUP, "images") as advance:
         advance(1, 2)
     with TrainingProgress(MARKUP, 0, 2, console) as progress:
         progress.update(1, {"loss": 1.0, "examples": 4})
         progress.update(2, {"loss": 1.0, "examples": 4})
-    assert MARKUP in console.file.getvalue()
+    shown = [console.file.getvalue()] if is_terminal else logged()
+    assert any(MARKUP in text for text in shown)
+
+
+def test_a_record_is_printed_as_it_is():
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=30)
+    logger = logging.Logger("other")
+    logger.addHandler(ConsoleHandler(console))
+    for level, colour in ((logging.INFO, ""), (logging.WARNING, "33"), (logging.ERROR, "31")):
+        logger.log(level, f"{MARKUP} 100 % of a line that is longer than the terminal")
+        shown = console.file.getvalue()
+        assert f"{MARKUP} 100 % of a line that is longer than the terminal" in shown
+        assert (f"\x1b[{colour}m" in shown) == bool(colour)
+        console.file.seek(0)
+        console.file.truncate()
+
+
+SILENT = """if True:
+    import logging, sys
+    from pathlib import Path
+    from hyperface.config.experiment import Experiment
+    from hyperface.train.run_folder import locked_run_folder
+
+    def warn(folder):
+        experiment = {"experiment": {}, "data": {}}
+        for known in ("0.1", "0.2"):
+            with locked_run_folder(Path(folder), experiment):
+                path = Path(folder) / "environment.json"
+                path.write_text(path.read_text().replace('"numpy": "', '"numpy": "' + known))
+
+    warn(sys.argv[1])
+    print("listening")
+    logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s")
+    warn(sys.argv[1])
+"""
+
+
+def test_the_library_is_silent_unless_logging_is_configured(tmp_path):
+    command = [sys.executable, "-c", SILENT, str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == ["listening", *["hyperface WARNING"] * 2]
+
+
+def test_the_log_is_shown_once_however_often_that_is_asked(capsys):
+    assert show_log() is show_log() is log_console()
+    logging.getLogger("hyperface").info("once")
+    assert capsys.readouterr().out == "once\n"
 
 
 @pytest.fixture
@@ -121,11 +178,11 @@ def test_a_run_folder_in_which_orbax_would_lose_checkpoints_is_refused(
 
 
 def test_sweep_and_reproduce_print_any_path(place, data, capsys, monkeypatch):
-    def failing(options, console):
+    def failing(options):
         raise InputError(f"expected better in {options.workdir}")
 
-    monkeypatch.setattr("hyperface.runs.train.train_and_report", failing)
-    monkeypatch.setattr("hyperface.runs.sweep._check", lambda planned, console: [])
+    monkeypatch.setattr("hyperface.runs.train.plan", failing)
+    monkeypatch.setattr("hyperface.runs.sweep._check", lambda planned: [])
     arguments = ["orl-ring", "loss.ring.weight=0.1", "--out", str(place / "sweep"), "--"]
     with pytest.raises(SystemExit):
         sweep.main([*arguments, "--data-dir", str(data)])

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 import yaml
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 from processes import HERE, ends, free_port, start
 
 from hyperface import experiments
@@ -285,18 +287,21 @@ def test_a_process_that_fails_ends_the_others(failing):
 
 def test_waiting_is_done_at_the_coordinator_and_patiently(monkeypatch):
     """Gloo's collectives give up after 30 seconds, which a data set takes to prepare."""
-    met, told = [], {}
-    client = SimpleNamespace(
-        wait_at_barrier=lambda key, milliseconds: met.append((key, milliseconds)),
-        key_value_set=told.__setitem__,
-        blocking_key_value_get=lambda key, _: told.get(key, '"other"'),
-    )
-    monkeypatch.setattr(processes.global_state, "client", client)
+    met = []
+
+    def barrier():
+        return lambda key, timeout_ms: met.append((key, timeout_ms))
+
+    def gathered(value):
+        return np.stack([value, value])
+
+    monkeypatch.setattr(multihost, "get_barrier_sync_fn", barrier)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gathered)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     for _ in range(2):
         processes.wait_for_all("prepared")
-    assert processes.allgather("sound", "ours") == ["ours", "other"]
+    assert processes.allgather("sound", "ours \u00e9") == ["ours \u00e9"] * 2
     keys, patience = zip(*met, strict=True)
     assert len(set(keys)) == 3  # A barrier is passed once.
     assert set(patience) == {7 * 24 * 3600 * 1000}

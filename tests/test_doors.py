@@ -1,6 +1,5 @@
 """Open doors: a stranger's file, backbone, losses, metrics function, and training by Python."""
 
-import io
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from conftest import write_people
 from flax import linen as nn
-from rich.console import Console
 
 from hyperface import experiments
 from hyperface.config.experiment import Data, Evaluation, Experiment, Model, Optimizer, check
@@ -122,10 +120,6 @@ EXPERIMENT = Experiment(
 '''
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO())
-
-
 def write_files(folder: Path, experiment: str = EXPERIMENT) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "stranger_backbone.py").write_text(BACKBONE)
@@ -149,9 +143,7 @@ def data(tmp_path_factory):
     """Twelve people to train, so that eight devices can each hold some, and four to test."""
     root = write_people(tmp_path_factory.mktemp("people"), people=16, images=6)
     data_dir = tmp_path_factory.mktemp("data")
-    folder = prepare.prepare(
-        prepare.Prepare(str(root), out="tiny", held_out=4, data_dir=data_dir), quiet()
-    )
+    folder = prepare.prepare(prepare.Prepare(str(root), out="tiny", held_out=4, data_dir=data_dir))
     assert folder.is_dir()
     return ["--data-dir", str(data_dir)]
 
@@ -359,8 +351,8 @@ def test_a_notebook_does_the_main_job(data, tmp_path):
         loss=Loss(custom=(CustomTerm("short", lambda x, labels: jnp.abs(x).sum(1), 0.01),)),
         on_metrics=lambda step, metrics: seen.append((step, metrics["short"])),
     )
-    run = train.train(experiment, workdir=tmp_path / "r", data_dir=data[1], console=quiet())
-    again = train.train(experiment, workdir=tmp_path / "r", data_dir=data[1], console=quiet())
+    run = train.train(experiment, workdir=tmp_path / "r", data_dir=data[1])
+    again = train.train(experiment, workdir=tmp_path / "r", data_dir=data[1])
     assert [step for step, _ in seen] == [1, 2]
     assert set(run.scores) == {"raw pixels", "mine"}
     assert again.scores == run.scores

@@ -15,7 +15,6 @@ from named_people import write_lists
 from PIL import Image
 from processes import in_processes
 
-from hyperface.console import make_console
 from hyperface.data.datasets import open_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
@@ -259,7 +258,7 @@ def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):
     names = [str(i) for i in range(40_000)]
     tracemalloc.start()
     images = evaluate_plan.Images(tmp_path / "d.npy")
-    found, none = FeatureCache(tmp_path, make_console()).distractors(images)
+    found, none = FeatureCache(tmp_path).distractors(images)
     check(NamedFeatures(names, features), "here")
     NamedFeatures(names, features).digest()
     peak = tracemalloc.get_traced_memory()[1]

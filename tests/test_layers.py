@@ -15,7 +15,7 @@ import hyperface
 ROOT = Path(hyperface.__file__).parent
 HEAVY = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "tyro", "rich"}
 
-BASE = {"archives", "arrays", "console", "errors", "extras", "files", "owned"}
+BASE = {"archives", "arrays", "console", "errors", "extras", "files", "orbax_layout", "owned"}
 """Single modules that know nothing of faces: errors, files and what is written to the terminal."""
 
 # What each package may import of hyperface beside itself, and of the heavy packages.
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "losses": ({"normalize", "rules", "shapes"}, set()),
     "config": ({"errors"}, set()),
     "experiments": ({"config", "errors", "files"}, set()),
-    "devices": ({"errors"}, set()),
+    "devices": ({"errors"}, {"orbax"}),  # For its barrier, if there are several processes.
     "models": (BASE, {"flax"}),
     "heads": (BASE | {"config", "losses", "normalize", "theory"}, {"flax"}),
     "data": (BASE | {"devices"}, {"grain", "tensorflow_datasets"}),

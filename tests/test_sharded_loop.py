@@ -1,7 +1,6 @@
 """A run with agents split over devices: the replicated run's numbers, also when interrupted."""
 
 import dataclasses
-import io
 import json
 import re
 import signal
@@ -12,7 +11,6 @@ import jax
 import pytest
 from conftest import write_people
 from processes import HERE, ends, in_processes, start
-from rich.console import Console
 from test_sharded_step import Linear
 
 from hyperface import models, owned
@@ -39,7 +37,7 @@ def ten_people(tmp_path_factory):
 
 
 def train(experiment, data_dir, workdir):
-    state = loop.train(experiment, data_dir, workdir, console=Console(file=io.StringIO()))
+    state = loop.train(experiment, data_dir, workdir)
     return jax.device_get((state.params, state.distortion)), read_metrics(workdir / "metrics.jsonl")
 
 

@@ -40,13 +40,13 @@ def done(tiny_data, tmp_path_factory):
 @pytest.fixture
 def trained(monkeypatch):
     """The runs that are trained, while the test lasts."""
-    names, whole = [], train.train_and_report
+    names, whole = [], train.plan
 
-    def listed(options, console):
+    def listed(options):
         names.append(options.workdir.name)
-        whole(options, console)
+        return whole(options)
 
-    monkeypatch.setattr(train, "train_and_report", listed)
+    monkeypatch.setattr(train, "plan", listed)
     return names
 
 
@@ -138,10 +138,10 @@ def test_a_run_that_diverges_or_fails_does_not_stop_the_others(tiny_data, tmp_pa
 
 
 def test_any_failure_of_a_run_is_recorded(tiny_data, tmp_path, monkeypatch):
-    def broken(options, console):
+    def broken(tasks):
         raise MemoryError("too large")
 
-    monkeypatch.setattr(train, "train_and_report", broken)
+    monkeypatch.setattr(train, "run", broken)
     status, record = swept(tmp_path, tiny_data, RING)
     assert status == 2
     assert [run["status"] for run in record["runs"]] == ["failed", "failed"]
@@ -150,10 +150,10 @@ def test_any_failure_of_a_run_is_recorded(tiny_data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("signal", "expected"), [("SIGINT", 130), ("SIGTERM", 0)])
 def test_a_signal_ends_the_sweep(tiny_data, tmp_path, monkeypatch, signal, expected):
-    def stopped(options, console):
+    def stopped(tasks):
         raise Interrupted(3, signal)
 
-    monkeypatch.setattr(train, "train_and_report", stopped)
+    monkeypatch.setattr(train, "run", stopped)
     status, record = swept(tmp_path, tiny_data, RING)
     assert status == expected
     assert [run["status"] for run in record["runs"]] == ["not run", "not run"]

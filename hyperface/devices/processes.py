@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import time
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
-from jax._src.distributed import global_state  # jax.distributed shows neither client nor barrier.
+import numpy as np
+from jax.experimental import multihost_utils
 
 from hyperface.devices.launchers import Cluster
 
@@ -20,16 +21,8 @@ with it."""
 
 _meetings = itertools.count()
 _Json = TypeVar("_Json")
-
-
-class _Coordinator(Protocol):
-    """The methods of jaxlib's client that are used here; jaxlib itself ships no stubs."""
-
-    def key_value_set(self, key: str, value: str) -> None: ...
-
-    def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
-
-    def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None: ...
+_joined: Cluster | None = None
+"""The cluster that this process is one of."""
 
 
 class AgreedStop(Exception):
@@ -38,8 +31,10 @@ class AgreedStop(Exception):
 
 def initialize(cluster: Cluster | None) -> None:
     """Joins the cluster's processes, before anything else of jax is used; nothing for None."""
+    global _joined
     if cluster is None:
         return
+    _joined = cluster
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         cluster.coordinator,
@@ -58,7 +53,7 @@ def exit_now(status: int) -> NoReturn:
 
     An orderly end would wait for them, and they would wait for this one at their next collective.
     """
-    if global_state.process_id == 0:
+    if _joined is not None and _joined.process == 0:
         time.sleep(GRACE)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -66,8 +61,8 @@ def exit_now(status: int) -> NoReturn:
 
 
 def is_joined() -> bool:
-    """Whether this process is one of several, asked before anything else of jax is used."""
-    return global_state.num_processes > 1
+    """Returns whether this process joined others; it may be asked before jax has devices."""
+    return _joined is not None and _joined.processes > 1
 
 
 def is_multiprocess() -> bool:
@@ -90,8 +85,13 @@ def wait_for_all(name: str) -> None:
 
     They meet at the coordinator: a collective of the devices has its own, shorter patience.
     """
-    if is_multiprocess():
-        _meet(f"hyperface/{next(_meetings)}/{name}")
+    if not is_multiprocess():
+        return
+    # Orbax has the public barrier at jax's coordinator; jax itself shows only one of the devices.
+    from orbax.checkpoint import multihost
+
+    key = f"hyperface/{next(_meetings)}/{name}"
+    multihost.get_barrier_sync_fn()(key=key, timeout_ms=PATIENCE * 1000)
 
 
 def allgather(name: str, value: _Json) -> list[_Json]:
@@ -101,28 +101,16 @@ def allgather(name: str, value: _Json) -> list[_Json]:
     """
     if not is_multiprocess():
         return [value]
-    key = f"hyperface/{next(_meetings)}/{name}"
-    client = _client()
-    client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
-    _meet(key)
-    return [
-        json.loads(client.blocking_key_value_get(f"{key}/{process}", 60_000))
-        for process in range(jax.process_count())
-    ]
+    wait_for_all(name)
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(text.size))
+    # A power of two, so that values of many lengths need few compiled programs.
+    padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
+    padded[: text.size] = text
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(row[:size])) for row, size in zip(rows, lengths, strict=True)]
 
 
 def broadcast_from_writer(name: str, value: _Json) -> _Json:
     """Returns the value that the writing process brought to this point; waits for all."""
     return allgather(name, value)[0]
-
-
-def _meet(key: str) -> None:
-    _client().wait_at_barrier(key, PATIENCE * 1000)
-
-
-def _client() -> _Coordinator:
-    """Returns the connection to the coordinator, which every one of several processes has."""
-    client = global_state.client
-    if client is None:
-        raise RuntimeError("expected a call of `initialize` before processes meet, found none")
-    return client

@@ -11,6 +11,7 @@ choose them. With --overlap-with, people whom another data set has too are left 
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,6 +25,8 @@ from hyperface.runs import program
 if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
     from hyperface.data.overlap import SimilarPeople
     from hyperface.runs.embedding import Embedded
+
+log = logging.getLogger("hyperface")
 
 RESULTS = ("keep.txt", "dropped.csv", "distances.png", "farthest.png", "overlap.csv", "overlap.png")
 
@@ -60,17 +63,13 @@ class Clean:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and cleans."""
-    options = program.with_home(
-        tyro.cli(Clean, args=args, prog="hyperface clean", description=__doc__)
-    )
+    options = program.parse(Clean, args, prog="hyperface clean", description=__doc__ or "")
     _check(options)
     owned.check_free(*(options.out / name for name in RESULTS))
-    from hyperface.console import make_console
     from hyperface.data.datasets import data_directory
     from hyperface.runs.embedding import embed_into, open_network
 
     program.quiet_libraries()
-    console = make_console()
     data_dir = data_directory(options.data_dir)
     network = open_network(options.run)
     splits = [network.open_split(options.dataset, options.split, data_dir)]
@@ -78,10 +77,8 @@ def main(args: Sequence[str]) -> None:
         splits.append(network.open_split(options.overlap_with, options.overlap_split, data_dir))
     with owned.writing(options.out), owned.scratch(options.out) as folder:
         files = [folder / str(i) for i in range(len(splits))]
-        parts = [
-            embed_into(file, s, network, console) for file, s in zip(files, splits, strict=True)
-        ]
-        clean(options, *parts, console=console)
+        parts = [embed_into(file, s, network) for file, s in zip(files, splits, strict=True)]
+        clean(options, *parts)
 
 
 def _check(options: Clean) -> None:
@@ -101,11 +98,10 @@ def _check(options: Clean) -> None:
     expect(folder, "--out", "a folder", f"the file {options.out}")
 
 
-def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, console) -> None:
+def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> None:
     """Drops what lies far from its class or is in the other data set, and writes the results."""
     import numpy as np
 
-    from hyperface.console import say
     from hyperface.data import cleaning
     from hyperface.report import cleaning as report
 
@@ -128,8 +124,11 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, 
         "images kept": keep.sum(),
         "people kept": np.unique(images.labels[keep]).size,
     }
-    for what, count in said.items():  # Before they are written, so that a full disk costs none.
-        say(console, f"{count:10,} {what}")
+    for (
+        what,
+        count,
+    ) in said.items():  # Before the lists are written, so that a full disk costs no count.
+        log.info(f"{count:10,} {what}")
     for name in RESULTS:  # Of an earlier cleaning; keep.txt comes last.
         owned.remove(folder / name)
     if other is not None and overlap is not None:
@@ -139,7 +138,7 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None, *, 
     expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
     names = [images.names[i] for i in np.flatnonzero(keep).tolist()]
     cleaning.write_keep_list(folder / "keep.txt", names)
-    say(console, f"Lists and pictures: {folder}")
+    log.info(f"Lists and pictures: {folder}")
 
 
 def _overlap(

@@ -20,22 +20,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from hyperface.runs import program
-from hyperface.runs.evaluate_options import Evaluate, recorded
+from hyperface.runs.evaluate_options import MAIN_OPTIONS, Evaluate, recorded
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.protocols.result import Result
     from hyperface.runs.evaluate_plan import Task
 
-__all__ = ["Evaluate", "main", "plan", "recorded", "run"]
+__all__ = ["MAIN_OPTIONS", "Evaluate", "main", "plan", "recorded", "run"]
 
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and scores."""
-    options = program.with_home(
-        tyro.cli(Evaluate, args=args, prog="hyperface evaluate", description=__doc__)
+    options = program.parse(
+        Evaluate,
+        args,
+        prog="hyperface evaluate",
+        description=__doc__ or "",
+        main_options=MAIN_OPTIONS,
     )
     program.join(options)
     program.quiet_libraries()
@@ -71,7 +73,7 @@ def plan(options: Evaluate) -> "list[Task]":
 def run(
     tasks: "Sequence[Task]", out: Path | None = None, request: Mapping[str, str] | None = None
 ) -> "dict[str, Result]":
-    """Scores tasks, prints their tables, and writes the report if a folder is given for it.
+    """Scores tasks, logs their tables, and writes the report if a folder is given for it.
 
     Args:
       tasks: as `plan` returns them.

@@ -81,6 +81,24 @@ class Evaluate:
     """Number of this process, from 0."""
 
 
+MAIN_OPTIONS = (
+    "source",
+    "protocol",
+    "checkpoint",
+    "mirror",
+    "preset",
+    "pca",
+    "bootstrap",
+    "resolution",
+    "dataset",
+    "pairs",
+    "protocol_dir",
+    "out",
+    "data_dir",
+)
+"""What --help shows."""
+
+
 def recorded(options: Evaluate) -> dict[str, str]:
     """Returns the options that are set, as `evaluation.json` records them."""
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import logging
 from typing import Any
 
 from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
-from hyperface.console import make_console, say
 from hyperface.data.datasets import data_directory, open_split
 from hyperface.devices import processes
 from hyperface.errors import InputError
@@ -22,6 +22,8 @@ from hyperface.train import parallel
 from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.train.logs import run_digest
 from hyperface.train.state import TrainState, abstract_state
+
+log = logging.getLogger("hyperface")
 
 RESULTS = "evaluation.json"
 USED = {"source", "checkpoint", "mirror", "out", "data_dir", "coordinator", "processes", "process"}
@@ -68,11 +70,10 @@ def score_own_test(options: Evaluate) -> None:
             **environment(),
         },
     }
-    console = make_console()
-    say(console, as_text(results_table({f"{experiment.name}, step {step}": result})))
+    log.info(as_text(results_table({f"{experiment.name}, step {step}": result})))
     for line in procedure:
-        say(console, f"- {line}")
-    # Results are printed before the file is written: a full disk costs no result.
+        log.info(f"- {line}")
+    # Results are logged before the file is written: a full disk costs no result.
     with owned.writing(out, "Free some space or choose another folder by --out."):
         owned.write_text(out / RESULTS, json.dumps(record, indent=2) + "\n")
 

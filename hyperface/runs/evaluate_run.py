@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from hyperface import owned
 from hyperface.arrays import open_npy
-from hyperface.console import make_console, say
+from hyperface.console import log_console
 from hyperface.data.manifest import Manifest
 from hyperface.data.resolution import degrade
 from hyperface.devices import mesh, processes
@@ -31,6 +30,8 @@ from hyperface.runs.embedding import embed_into, open_network
 from hyperface.runs.evaluate_plan import FULL, Images, Task
 from hyperface.train.logs import run_digest
 
+log = logging.getLogger("hyperface")
+
 VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
 """Packages whose versions are recorded."""
 
@@ -38,7 +39,7 @@ VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillo
 def run(
     tasks: Sequence[Task], out: Path | None = None, request: Mapping[str, str] | None = None
 ) -> dict[str, Result]:
-    """Scores every task, prints the tables and writes the report.
+    """Scores every task, logs the tables and writes the report.
 
     Results of several checkpoints are averaged.
 
@@ -54,28 +55,27 @@ def run(
       InputError: there is no such network, its images do not fit, or features cannot be scored.
     """
     writes = processes.is_writer()
-    console = make_console(quiet=not writes)
     if writes and out is not None:
         owned.check_free(out / "evaluation.json", out / "evaluation.html")
     with contextlib.ExitStack() as stack:
         if out is not None:
             stack.enter_context(owned.writing(out))
         scratch = owned.scratch(out) if writes and out else tempfile.TemporaryDirectory()
-        features = FeatureCache(Path(stack.enter_context(scratch)), console)
+        features = FeatureCache(Path(stack.enter_context(scratch)))
         shots: dict[str, list[Result]] = {}
         for task in tasks:
             named = features.of(task.images)
             distractors = features.distractors(task.distractors) if task.distractors else None
             if writes:  # Other processes only help to embed.
-                found = _score(task, named, distractors, console)
+                found = _score(task, named, distractors)
                 shots.setdefault(task.name, []).append(found)
         results = {n: over_snapshots(of) if len(of) > 1 else of[0] for n, of in shots.items()}
         titles = {task.name: task.title for task in tasks}
         if not writes:
             return {}
-        # Tables are printed before files are written: a full disk costs no result.
+        # Tables are logged before files are written: a full disk costs no result.
         for table in protocol_tables(titles, results):
-            say(console, f"\n{as_text(table)}")
+            log.info(f"\n{as_text(table)}")
         if out is not None:
             write_evaluation(
                 out,
@@ -87,15 +87,13 @@ def run(
                 settings=_record(tasks, features.digests, request or {}),
             )
     if out is not None:
-        say(console, f"\nReport: {out / 'evaluation.html'}")
+        log.info(f"\nReport: {out / 'evaluation.html'}")
     return results
 
 
-def _score(
-    task: Task, named: NamedFeatures, distractors: Distractors | None, console: Console
-) -> Result:
+def _score(task: Task, named: NamedFeatures, distractors: Distractors | None) -> Result:
     named = named._replace(steps=(*named.steps, *_lost_pairs(task.files)))
-    with program.progress(console, f"scoring {task.name}", "parts") as advance:
+    with program.progress(log_console(), f"scoring {task.name}", "parts") as advance:
         settings = replace(task.settings, distractors=distractors, progress=advance)
         found = task.protocol.score(named, task.files, settings)
     curves = {task.name if n == task.protocol.name else n: c for n, c in found.curves.items()}
@@ -175,11 +173,10 @@ class FeatureCache:
 
     Args:
       scratch: folder for files of features.
-      console: shows progress.
     """
 
-    def __init__(self, scratch: Path, console: Console):
-        self._scratch, self._console = scratch, console
+    def __init__(self, scratch: Path):
+        self._scratch = scratch
         self._features: dict[Images, NamedFeatures] = {}
         self._images: dict[Images, NamedImages] = {}
         self.digests: dict[str, str] = {}
@@ -204,7 +201,7 @@ class FeatureCache:
         split = network.open_split(dataset, images.split, images.data_dir)
         change = None if images.area == FULL else partial(degrade, factor=images.area)
         path = self._scratch / str(len(self._features))
-        found = embed_into(path, split, network, self._console, change)
+        found = embed_into(path, split, network, change=change)
         self._images[images] = found.images
         smaller = (f"images made {images.area:g} times smaller in area, bicubic",)
         steps = (split.step, *(() if change is None else smaller), *network.steps)

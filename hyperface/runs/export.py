@@ -12,6 +12,7 @@ is the card that model hubs show: data, loss, results of hyperface evaluate, lic
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,8 @@ from hyperface.runs import program
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.weights.runs import SavedBackbone
+
+log = logging.getLogger("hyperface")
 
 CARD = "README.md"
 FORMATS = ("safetensors", "stablehlo", "onnx")
@@ -58,9 +61,7 @@ class Export:
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and exports."""
-    options = program.with_home(
-        tyro.cli(Export, args=args, prog="hyperface export", description=__doc__)
-    )
+    options = program.parse(Export, args, prog="hyperface export", description=__doc__ or "")
     formats = tuple(name.strip() for name in options.format.split(","))
     for name in formats:
         if name not in FORMATS:
@@ -128,7 +129,6 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
     Returns:
       The record of the export.
     """
-    from hyperface.console import make_console, say
     from hyperface.weights import export, exported
 
     embed = export.make_embedder(saved, **settings)
@@ -151,7 +151,7 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
             embed, _opened(name, path, saved, settings), saved.image_shape
         )
         line = f"{path}: {len(content) / 1e6:.1f} MB, largest difference {difference:.1e}"
-        say(make_console(), line)
+        log.info(line)
         if not difference <= TOLERANCE:
             owned.remove(path)
             raise InputError(

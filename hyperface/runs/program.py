@@ -1,18 +1,15 @@
 """Parts that the commands share: options are parsed before jax is loaded, mistakes are a line."""
 
 import contextlib
-import ctypes
 import dataclasses
 import errno
-import importlib.util
+import logging
 import os
-import platform
 import signal
 import sys
 import threading
 import time
 import traceback
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -21,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 import tyro
 
 from hyperface import owned
+from hyperface.console import log_console, plain_column, show_log
 from hyperface.errors import InputError, expect
+from hyperface.runs import process_settings
 from hyperface.runs.short_help import print_short_help
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperface.train.interrupt import Interrupted
+
+log = logging.getLogger("hyperface")
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -43,20 +44,12 @@ NO_THREADS = (
     "Raise the limit of processes (ulimit -u, or the container's), or end other programs."
 )
 SECONDS_BETWEEN_LINES = 10.0
-CACHE_BYTES = 4 * 2**30
-"""Of compiled programs; the ones longest unused go first."""
-MALLOC = {
-    "M_ARENA_MAX": (-8, 1),
-    "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-}
-"""Parameters of glibc's mallopt, each with its number and a value."""
 
 
 def with_home(options: T) -> T:
-    """The options with "~" at the start of a path as the user's home.
+    """Returns the options with the user's home in place of "~" at the start of a path.
 
-    A shell leaves it alone in quotes, behind "=", and in files of variables.
+    A shell leaves "~" alone in quotes, behind "=", and in files of variables.
     """
 
     def expanded(value: Any) -> Any:
@@ -89,14 +82,13 @@ def parse(
       prog: the command, for messages.
       description: what it does, for the help.
       default: values that the options change; those of the dataclass by default.
-      main_options: names of the options that --help shows, where there are many; --help-all then
-        shows all.
+      main_options: names of the options that --help shows, for a command with many; --help-all
+        always shows all.
     """
     if main_options and {"-h", "--help"} & set(args):
         print_short_help(kind, default, main_options, prog=prog, description=description)
         sys.exit(0)
-    if main_options:
-        args = ["--help" if arg == "--help-all" else arg for arg in args]
+    args = ["--help" if arg == "--help-all" else arg for arg in args]
     return with_home(
         tyro.cli(
             kind,
@@ -117,8 +109,9 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
     training diverged. 130: interrupted. Of several processes the first that fails ends the others,
     which have a status of their own.
     """
-    keep_memory()
-    keep_compiled()
+    process_settings.keep_memory()
+    process_settings.keep_compiled()
+    show_log()
     try:
         command(sys.argv[1:] if args is None else args)
     except InputError as error:
@@ -147,7 +140,10 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
 
 
 def join(options: Any) -> None:
-    """Joins the processes that its coordinator, processes and process, or a launcher, tell of."""
+    """Joins the processes that the options coordinator, processes and process name, or a launcher.
+
+    Of all processes only the writer shows its log from then on.
+    """
     from hyperface.devices import launchers, processes
 
     processes.initialize(
@@ -158,6 +154,7 @@ def join(options: Any) -> None:
             process=options.process,
         )
     )
+    log_console().quiet = not processes.is_writer()
 
 
 class Terminated(BaseException):
@@ -202,66 +199,20 @@ def ending_in_order(status: int) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def keep_memory() -> None:
-    """Has glibc keep what a step frees for the next one, where jax has the CPU alone.
-
-    XLA takes the workspace of a program anew each time it runs. Blocks of that size are mapped and
-    unmapped by default, and the kernel clears every page: a tenth of a small net's step. One
-    heap that is not trimmed keeps them; threads that came before would have heaps of their own. An
-    environment that tunes malloc, or has another, is left alone.
-    """
-    tuned = {"GLIBC_TUNABLES", "LD_PRELOAD"} & os.environ.keys()
-    if tuned or any(name.startswith("MALLOC_") for name in os.environ) or not _has_cpu_alone():
-        return
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in MALLOC.values():
-            mallopt(parameter, value)
-
-
-def _has_cpu_alone() -> bool:
-    """Whether jax has no other backend, before it is loaded: by what is installed or asked for."""
-    asked = os.environ.get("JAX_PLATFORMS")
-    plugins = ("jax_plugins", "libtpu")
-    return asked == "cpu" if asked else not any(map(importlib.util.find_spec, plugins))
-
-
-def keep_compiled() -> None:
-    """Has jax keep what it compiles in the user's cache, before jax is loaded.
-
-    JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 keeps
-    nothing. Each kind of processor has a folder of its own, since a program compiled for one may
-    not run on another that shares the cache.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    # With no place to keep it, or no home, it is compiled anew each time.
-    with contextlib.suppress(OSError, RuntimeError):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache / "hyperface-compiled" / f"{platform.machine()}-{_processor():08x}"
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
-
-
-def _processor() -> int:
-    """A number for what the processor can do."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
-    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
-    return zlib.crc32("".join(sorted(features or lines[:1])).encode())
-
-
 @contextlib.contextmanager
 def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (done, all) that shows rate and time left.
+    """Yields a function of (done, all) that shows rate and time left.
 
-    A live bar on a terminal; elsewhere a line every ten seconds.
+    On a terminal this is a bar. Elsewhere a line is logged every ten seconds.
+
+    Args:
+      console: where the bar is shown.
+      title: what is done, for the bar and the lines.
+      unit: of the numbers, such as "images".
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from hyperface.console import plain_column, say
-
+    is_bar = console.is_terminal and not console.quiet
     began = last = time.monotonic()
     columns = plain_column("{task.description}"), BarColumn(), MofNCompleteColumn()
     rate_column = plain_column("{task.fields[rate]}")
@@ -270,7 +221,7 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
         rate_column,
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not is_bar,
     ) as bar:
         task = bar.add_task(title, total=None, rate="")
 
@@ -280,10 +231,10 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
             speed = done / max(now - began, 1e-9)
             rate = f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s"
             bar.update(task, completed=done, total=total, rate=rate)
-            if not console.is_terminal and now - last > SECONDS_BETWEEN_LINES:
+            if not is_bar and now - last > SECONDS_BETWEEN_LINES:
                 last = now
                 left = f"{(total - done) / speed:,.0f} s left" if done else ""
-                say(console, f"{title} {done:,}/{total:,} {rate} {left}")
+                log.info(f"{title} {done:,}/{total:,} {rate} {left}")
 
         yield advance
 

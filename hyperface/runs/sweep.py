@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -32,14 +33,13 @@ import tyro
 from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
 from hyperface.errors import InputError, expect, unknown_name
-from hyperface.runs import program
-from hyperface.runs.train import Train, origin
+from hyperface.runs import program, train
+from hyperface.runs.train_options import Train
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
-    from rich.console import Console
-
     from hyperface.report.sweep import SweptRun
 
+log = logging.getLogger("hyperface")
 
 FILES = ("sweep.json", "sweep.csv", "settings.csv", "sweep.html")
 
@@ -81,9 +81,7 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and trains."""
     args = list(args)
     split = args.index("--") if "--" in args else len(args)
-    options = program.with_home(
-        tyro.cli(Sweep, args=args[:split], prog="hyperface sweep", description=__doc__)
-    )
+    options = program.parse(Sweep, args[:split], prog="hyperface sweep", description=__doc__ or "")
     expect(options.seeds >= 1, "--seeds", "at least 1", options.seeds)
     planned = plan(options, args[split + 1 :])
     with program.ending_in_order(planned[0].options.exit_on_preemption):
@@ -128,11 +126,10 @@ def run(options: Sweep, planned: list[Planned]) -> int:
     All runs share one process, so that jax is loaded once.
 
     Raises:
-      Interrupted: a signal came, and the run under way is saved; it was said.
+      Interrupted: a signal came, and the run under way is saved, which was logged.
     """
     import jax
 
-    from hyperface.console import make_console, say
     from hyperface.devices.launchers import cluster_of
     from hyperface.report.sweep import sweep_table
     from hyperface.report.tables import as_text
@@ -140,13 +137,12 @@ def run(options: Sweep, planned: list[Planned]) -> int:
     if cluster_of(os.environ) is not None:
         raise InputError("expected one process for a sweep, found a launcher of several.")
     program.quiet_libraries()
-    console = make_console()
     out = planned[0].folder.parent
     owned.check_free(*(out / name for name in FILES))
     with owned.writing(out), owned.locked(out, "being swept in"), _kept_programs():
-        finished = _check(planned, console)
+        finished = _check(planned)
         waiting = [one for one in planned if one not in finished]
-        say(console, f"{len(planned)} runs, {len(finished)} of them done.")
+        log.info(f"{len(planned)} runs, {len(finished)} of them done.")
         runs = {one.name: _unfinished(one, "not run", "") for one in planned}
         runs |= {one.name: _scored(one) for one in finished}
         _write(out, options, runs.values(), planned[0])
@@ -154,13 +150,13 @@ def run(options: Sweep, planned: list[Planned]) -> int:
         for number, one in enumerate(waiting):
             left = (time.monotonic() - began) / max(number, 1) * (len(waiting) - number) / 60
             about = f", about {left:,.1f} minutes left" if number else ""
-            say(console, f"\n{one.name}: {number + 1} of {len(waiting)}{about}")
+            log.info(f"\n{one.name}: {number + 1} of {len(waiting)}{about}")
             if number and one.values != waiting[number - 1].values:
                 jax.clear_caches()  # Programs of all settings together would fill the memory.
-            runs[one.name] = _outcome(one, console)
+            runs[one.name] = _outcome(one)
             _write(out, options, runs.values(), planned[0])
-    say(console, f"\n{as_text(sweep_table(list(runs.values())))}")
-    say(console, f"\nReport: {out / 'sweep.html'}")
+    log.info(f"\n{as_text(sweep_table(list(runs.values())))}")
+    log.info(f"\nReport: {out / 'sweep.html'}")
     states = {one.status for one in runs.values()}
     return (
         program.EXIT_INPUT if "failed" in states else program.EXIT_DIVERGED * ("diverged" in states)
@@ -257,7 +253,7 @@ def _shown(value: Any) -> str:
     return quote("x".join(map(str, value)) if isinstance(value, tuple) else str(value), safe="+")
 
 
-def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
+def _check(planned: Sequence[Planned]) -> list[Planned]:
     """The runs that are done, once all have their data and folders of their own.
 
     Raises:
@@ -266,6 +262,7 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
     from hyperface.data.datasets import data_directory, open_split
     from hyperface.evaluate.evaluator import check_scorable
     from hyperface.runs.prepare import prepare_missing
+    from hyperface.runs.train_plan import origin
     from hyperface.train.loop import run_meta
     from hyperface.train.run_folder import check_same_run
 
@@ -274,7 +271,7 @@ def _check(planned: Sequence[Planned], console: "Console") -> list[Planned]:
         options, experiment = one.options, one.options.experiment
         data, data_dir = experiment.data, data_directory(options.data_dir)
         if (data, experiment.evaluation) not in scorable:
-            prepare_missing(data.name, data_dir, console)
+            prepare_missing(data.name, data_dir)
             check_scorable(experiment, data_dir)
             scorable.add((data, experiment.evaluation))
         if options.fresh:
@@ -295,24 +292,22 @@ def _has_results(folder: Path, steps: int) -> bool:
     return json.loads(path.read_text())["settings"]["experiment"]["steps"] == steps
 
 
-def _outcome(one: Planned, console: "Console") -> "SweptRun":
-    """Trains one run; what goes wrong in it is its outcome."""
-    from hyperface.console import say
-    from hyperface.runs.train import train_and_report
+def _outcome(one: Planned) -> "SweptRun":
+    """Trains one run and returns its scores, or what went wrong."""
     from hyperface.train.divergence import DivergenceError
     from hyperface.train.interrupt import Interrupted
 
     try:
-        train_and_report(one.options, console)
+        train.run(train.plan(one.options))
     except Interrupted:
         raise
     except DivergenceError as error:
         return _unfinished(one, "diverged", str(error))
     except InputError as error:
-        say(console, f"{one.name} failed: {error}", "red")
+        log.error(f"{one.name} failed: {error}")
         return _unfinished(one, "failed", str(error))
     except Exception as error:  # Whatever it is, the others go on.
-        say(console, traceback.format_exc())
+        log.error(traceback.format_exc())
         return _unfinished(one, "failed", f"{type(error).__name__}: {error}")
     return _scored(one)
 

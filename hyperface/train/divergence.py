@@ -1,7 +1,8 @@
 """Steps whose numbers are not finite: how they are found, named, and handled by a run."""
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 
 from hyperface.devices.processes import AgreedStop
 from hyperface.train.optim import OF_PARTS, parameter_groups
+
+log = logging.getLogger("hyperface")
 
 OnNan = Literal["stop", "skip", "rollback"]
 MAX_LEFT_OUT = 10
@@ -32,18 +35,17 @@ class DivergenceError(AgreedStop):
 
 
 class Divergences:
-    """Handles the steps of a run that are not finite, and counts them.
+    """Handles the steps of a run that are not finite, counts them and logs each that is skipped.
 
     Args:
       on_nan: "stop", "skip" or "rollback".
-      say: called with a line for each step that is skipped.
     """
 
-    def __init__(self, on_nan: OnNan, say: Callable[[str], None]):
+    def __init__(self, on_nan: OnNan):
         self.count = 0
         self.left_out: set[int] = set()
         """Steps that a rollback undid: they are repeated without an update."""
-        self._on_nan, self._say = on_nan, say
+        self._on_nan: OnNan = on_nan
         self._counted: set[int] = set()
 
     def passes(self, step: int, metrics: dict[str, float], nonfinite: str) -> bool:
@@ -57,7 +59,7 @@ class Divergences:
         except DivergenceError as error:
             if error.updated or self._on_nan != "skip" or not self._one_more(step):
                 raise
-            self._say(f"{error} Its update is left out.")
+            log.warning(f"{error} Its update is left out.")
             return False
         return True
 
@@ -72,7 +74,7 @@ class Divergences:
             return False
         first = saved + 1 if self._on_nan == "rollback" else error.step
         self.left_out |= set(range(first, error.step + 1))
-        self._say(f"{error} Back to step {saved}; updates left out: {first} to {error.step}.")
+        log.warning(f"{error} Back to step {saved}; updates left out: {first} to {error.step}.")
         return True
 
     def _one_more(self, step: int) -> bool:

@@ -1,6 +1,7 @@
 """Metrics of a run: averaged between log lines, written as JSON lines and TensorBoard events."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,10 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from hyperface import owned
-from hyperface.console import make_console, plain, plain_column, say
+from hyperface.console import log_console, plain, plain_column
 from hyperface.files import digest
+
+log = logging.getLogger("hyperface")
 
 
 class MetricsLog:
@@ -126,22 +129,31 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Shows step, loss, what the heads learn, Proposition 3, images a second and time left."""
+    """Shows step, loss, what the heads learn, Proposition 3, images per second and time left.
+
+    On a terminal this is a bar. Elsewhere a line is logged every ten seconds, and at the last step.
+
+    Args:
+      name: the experiment.
+      first_step: number of steps that are done.
+      steps: number of steps after which it ends.
+      console: where the bar is shown; by default where the log is.
+    """
 
     def __init__(self, name: str, first_step: int, steps: int, console: Console | None = None):
-        self._console = console or make_console()
+        console = console or log_console()
         self._steps = steps
         self._name = name
         self._began = self._last_line = time.monotonic()
         self._timed_from: tuple[int, float] | None = None
         self._bar = None
-        if self._console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self._bar = _Bar(
                 plain_column("{task.description}"),
                 BarColumn(bar_width=None),
                 plain_column("{task.completed}/{task.total}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                console=self._console,
+                console=console,
             )
             self._task = self._bar.add_task(name, total=steps, completed=first_step)
 
@@ -168,7 +180,7 @@ class TrainingProgress:
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._steps:
             self._last_line = now
             left = f"{(self._steps - step) / rate:.0f} s left" if rate else ""
-            say(self._console, f"{self._name} {step}/{self._steps} {seen} {left}")
+            log.info(f"{self._name} {step}/{self._steps} {seen} {left}")
 
 
 class _Bar(Progress):

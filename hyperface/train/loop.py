@@ -1,6 +1,7 @@
 """The training loop: data, step, metrics and checkpoints, in an order that a resume repeats."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from hyperface import owned
 from hyperface.config.experiment import Experiment
-from hyperface.console import make_console, say
+from hyperface.console import log_console, make_console
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.devices import mesh, processes
@@ -28,6 +29,8 @@ from hyperface.train.profile import Profile
 from hyperface.train.record import Job, Record
 from hyperface.train.run_folder import check_same_experiment, locked_run_folder, record_start
 from hyperface.train.state import TrainState, abstract_state, create_state
+
+log = logging.getLogger("hyperface")
 
 
 class Start(NamedTuple):
@@ -74,7 +77,7 @@ def train(
       profile_steps: the first and the last step of a profile, in `workdir/profile`.
       file: the user's Python file that defines the experiment. The run's folder keeps a copy, by
         which a run with objects of that file is evaluated.
-      console: where progress goes.
+      console: where the progress bar is shown; by default where the log is.
 
     Returns:
       The state after the last step, on the devices of all processes: replicated, or agents split.
@@ -85,10 +88,8 @@ def train(
       DivergenceError: a metric became NaN or infinite; unless "stop", for the 11th time.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
-    if console is None or not processes.is_writer():
-        console = make_console(quiet=not processes.is_writer())
     check_path(workdir)
-    split = _checked_split(experiment, data_dir, profile_steps)
+    split = checked_split(experiment, data_dir, profile_steps)
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
         run_sizes(abstract, experiment.data.batch_size, split.image_shape),
@@ -96,21 +97,18 @@ def train(
         mesh.device_memory(),
         shard_agents=experiment.shard_agents,
     )
-    say(console, f"{experiment.name} needs {needed}")
+    log.info(f"{experiment.name} needs {needed}")
     meta = run_meta(experiment, split, start and start.origin)
-    job = Job(experiment, split, workdir, meta, workers, console)
+    job = Job(experiment, split, workdir, meta, workers, _progress_console(console))
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
-    warn = partial(say, console, style="yellow")
     with (
-        locked_run_folder(workdir, meta, file=file, fresh=fresh, say=warn)
+        locked_run_folder(workdir, meta, file=file, fresh=fresh)
         if processes.is_writer()
         else contextlib.nullcontext(),
         _after_the_writer(),
-        Checkpoints(
-            workdir / "checkpoints", keep=experiment.snapshot_steps(), say=warn
-        ) as checkpoints,
+        Checkpoints(workdir / "checkpoints", keep=experiment.snapshot_steps()) as checkpoints,
     ):
-        divergences = Divergences(on_nan, warn)
+        divergences = Divergences(on_nan)
         is_new_start = processes.is_writer()
         while True:
             found = checkpoints.restore_newest(abstract, placed)
@@ -121,7 +119,7 @@ def train(
                 )
                 _check_snapshots(experiment, first_step, checkpoints)
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
-                say(console, f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
+                log.info(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
@@ -134,10 +132,20 @@ def train(
                 return parallel.whole_classes(state)
 
 
-def _checked_split(
-    experiment: Experiment, data_dir: Path, profile_steps: tuple[int, int] | None
+def checked_split(
+    experiment: Experiment, data_dir: Path, profile_steps: tuple[int, int] | None = None
 ) -> Split:
-    """Returns the training images, after every check that needs no compiled program."""
+    """Returns the training images, after every check that needs no compiled program.
+
+    Args:
+      experiment: a checked experiment.
+      data_dir: folder of prepared data sets.
+      profile_steps: as `train` takes them.
+
+    Raises:
+      InputError: the data set is absent or has too few classes, the batch or the classes do not
+        divide among the devices, or the profile is of other steps.
+    """
     data = experiment.data
     split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
     if split.num_classes < 2:
@@ -184,6 +192,13 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
     return meta if origin is None else meta | {"init_from": origin}
 
 
+def _progress_console(console: Console | None) -> Console:
+    """Returns where the progress bar is shown: of several processes only the writer shows one."""
+    if not processes.is_writer():
+        return make_console(quiet=True)
+    return console or log_console()
+
+
 def _is_local(experiment: Experiment) -> bool:
     """Says whether the step is mapped over the devices of one host, each with the whole state."""
     return not (processes.is_multiprocess() or experiment.shard_agents)
@@ -226,7 +241,7 @@ def _run(
     experiment = job.experiment
     if first_step >= experiment.steps:
         return state
-    _print_groups(experiment, state, job.console)
+    _log_groups(experiment, state)
     step_fn = _step_fn(experiment)
     batches = _batches(experiment, job.split, first_step, job.workers, **processes.process_slice())
     always_saved = set(experiment.snapshot_steps())
@@ -288,10 +303,10 @@ def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
     return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)
 
 
-def _print_groups(experiment: Experiment, state: TrainState, console: Console) -> None:
-    """Prints how each group of parameters is optimised, so that a wrong multiplier is seen."""
+def _log_groups(experiment: Experiment, state: TrainState) -> None:
+    """Logs how each group of parameters is optimised, so that a wrong multiplier is seen."""
     groups = "; ".join(map(str, group_summaries(state.params, experiment.optimizer)))
-    say(console, f"{experiment.name} learns {groups}")
+    log.info(f"{experiment.name} learns {groups}")
 
 
 def _batches(

@@ -1,5 +1,6 @@
 """The record of a run: metrics of each step are checked and logged, and checkpoints saved."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,6 @@ from rich.console import Console
 
 from hyperface.config.experiment import Experiment
 from hyperface.config.records import describe
-from hyperface.console import say
 from hyperface.data.datasets import Split
 from hyperface.devices import processes
 from hyperface.train import divergence, parallel
@@ -18,6 +18,8 @@ from hyperface.train.divergence import Divergences
 from hyperface.train.logs import MetricsLog, RunningMean, TrainingProgress
 from hyperface.train.optim import learning_rate
 from hyperface.train.state import TrainState
+
+log = logging.getLogger("hyperface")
 
 
 class Job(NamedTuple):
@@ -32,6 +34,7 @@ class Job(NamedTuple):
     workers: int
     """Number of processes that read images."""
     console: Console
+    """Where the progress bar is shown."""
 
 
 class Record:
@@ -106,11 +109,9 @@ class Record:
         try:
             function(step, line)
         except Exception as error:
-            say(
-                self._job.console,
+            log.warning(
                 f"step {step}: on_metrics, {describe(function)}, raised {type(error).__name__}: "
-                f"{error}. Training goes on.",
-                "yellow",
+                f"{error}. Training goes on."
             )
 
     def save(self, step: int, state: TrainState) -> None:

@@ -4,8 +4,9 @@ import contextlib
 import datetime
 import hashlib
 import json
+import logging
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hyperface import owned
 from hyperface.devices import mesh
 from hyperface.errors import InputError
 from hyperface.files import digest
+
+log = logging.getLogger("hyperface")
 
 DIVERGED = "diverged.json"
 """File with the step at which a run diverged and the reason; a run that goes on has none."""
@@ -44,35 +47,42 @@ def locked_run_folder(
     *,
     file: Path | None = None,
     fresh: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[None]:
     """Creates the run's folder, or checks that it belongs to this run, and locks it meanwhile.
+
+    A warning is logged if the run was begun with other versions or on other devices.
 
     Args:
       workdir: the run's folder.
       meta: the run's experiment and data, as `config.json` keeps them.
       file: the user's Python file that defines the experiment, of which the folder keeps a copy.
       fresh: first delete the files that the folder's record names, and no others.
-      say: called with a sentence if the run was begun with other versions or on other devices.
 
     Raises:
       InputError: the folder is another run's, is not ours, is in use or cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _usable(workdir):
             stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
             # A user's file of such a name would stop the run only after its last step.
             copies = (file.name,) if file else ()
             owned.check_free(*(workdir / name for name in (*WRITTEN, *copies)))
             if fresh:
                 owned.clear(workdir, keep_marker=True)
-            _claim(workdir, meta, file, say)
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"expected a writable run folder {workdir}, found: {error}. Mend that, or take "
-                "another --workdir."
-            ) from error
+            _claim(workdir, meta, file)
         yield
+
+
+@contextlib.contextmanager
+def _usable(workdir: Path) -> Iterator[None]:
+    """Turns an error of the system, or of a damaged file, into one that names the run's folder."""
+    try:
+        yield
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"expected a writable run folder {workdir}, found: {error}. Mend that, or take "
+            "another --workdir."
+        ) from error
 
 
 def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
@@ -85,10 +95,11 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
     Raises:
       InputError: naming what is there instead, or the fields that differ.
     """
-    owned.check(workdir, owned.RUN)
-    config = workdir / "config.json"
-    if config.exists():
-        check_same_experiment(str(workdir), json.loads(config.read_text()), meta)
+    with _usable(workdir):
+        owned.check(workdir, owned.RUN)
+        config = workdir / "config.json"
+        if config.exists():
+            check_same_experiment(str(workdir), json.loads(config.read_text()), meta)
 
 
 def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -149,12 +160,10 @@ def record_start(workdir: Path, first_step: int, steps: int) -> None:
     owned.write_text(path, earlier + json.dumps(line) + "\n")
 
 
-def _claim(
-    workdir: Path, meta: dict[str, Any], file: Path | None, say: Callable[[str], None]
-) -> None:
+def _claim(workdir: Path, meta: dict[str, Any], file: Path | None) -> None:
     check_same_run(workdir, meta)
     owned.remove(workdir / DIVERGED)
-    config = meta if file is None else meta | {"file": _file_record(workdir, file, say)}
+    config = meta if file is None else meta | {"file": _file_record(workdir, file)}
     text = json.dumps(config, indent=2) + "\n"
     path = workdir / "config.json"
     if not path.exists() or path.read_text() != text:  # It grew, or its file is another one.
@@ -163,18 +172,20 @@ def _claim(
     if path.exists():
         changes = _changes(json.loads(path.read_text()), now)
         if changes:
-            say(f"{workdir} was begun with {changes}: its numbers may differ in their last digits.")
+            log.warning(
+                f"{workdir} was begun with {changes}: its numbers may differ in their last digits."
+            )
     owned.write_text(path, json.dumps(now, indent=2) + "\n")
 
 
-def _file_record(workdir: Path, file: Path, say: Callable[[str], None]) -> dict[str, str]:
+def _file_record(workdir: Path, file: Path) -> dict[str, str]:
     """Copies the experiment's file into the run's folder, and returns what config.json has of it.
 
     The copy is what the run is evaluated with later, whatever becomes of the file.
     """
     copy, content = workdir / file.name, file.read_bytes()
     if copy.exists() and copy.read_bytes() != content:
-        say(f"{file} has changed since {workdir} was begun: its numbers may differ.")
+        log.warning(f"{file} has changed since {workdir} was begun: its numbers may differ.")
     owned.write_bytes(copy, content)
     sha256 = hashlib.sha256(content).hexdigest()
     return {"name": file.name, "path": str(file.resolve()), "sha256": sha256}

@@ -11,7 +11,13 @@ from flax import traverse_util
 
 from hyperface import experiments, models
 from hyperface.errors import InputError
-from hyperface.train.checkpoint.integrity import Changed, checksums, read_step, reading
+from hyperface.train.checkpoint.integrity import (
+    Changed,
+    checksums,
+    read_step,
+    reading,
+    saved_tree,
+)
 
 
 class SavedBackbone(NamedTuple):
@@ -91,12 +97,8 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
 
 
 def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
+    stored = saved_tree(state)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(state).item_metadata
-        if metadata is None:  # Orbax keeps to itself why.
-            (state / "_METADATA").read_bytes()
-            raise Changed("Orbax's metadata changed")
-        stored = metadata.tree
         held = {
             name: tree["backbone"]
             for name in ("params", "average", "batch_stats")

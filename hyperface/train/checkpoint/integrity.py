@@ -5,13 +5,13 @@ import json
 import math
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hyperface.errors import InputError
@@ -37,8 +37,6 @@ class Changed(ValueError):
 _OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
 """TensorStore's codes for files that are missing, cut short or of other content."""
 _MISSING = FileNotFoundError | IsADirectoryError | NotADirectoryError
-_METADATA = "/orbax/checkpoint/_src/metadata/"
-"""Where Orbax reads its own files; a key that is missing there is missing in them."""
 
 
 def is_whole(folder: Path) -> bool:
@@ -153,22 +151,33 @@ def _of_content(error: BaseException) -> bool | None:
         return None
     if isinstance(error, Changed | json.JSONDecodeError | UnicodeDecodeError | _MISSING):
         return True
-    code = _tensorstore_code(error)
-    if code is not None:
-        return code in _OF_CONTENT
-    return isinstance(error, KeyError | ValueError) and _is_of_metadata(error)
+    return tensorstore_code(error) in _OF_CONTENT
 
 
-def _tensorstore_code(error: BaseException) -> str | None:
-    """XLA has the same codes, in errors of another type."""
+def tensorstore_code(error: BaseException) -> str | None:
+    """Returns the code of an error of TensorStore; XLA has the same codes in another type."""
     found = re.match(r"([A-Z_]{4,}): ", str(error)) if isinstance(error, ValueError) else None
     return found and found[1]
 
 
-def _is_of_metadata(error: BaseException) -> bool:
-    """Whether it was raised while Orbax took apart what it says of the arrays."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(_METADATA in frame.f_code.co_filename for frame, _ in frames)
+def saved_tree(state: Path) -> dict[str, Any]:
+    """Returns Orbax's own description of the arrays, as nested dictionaries.
+
+    Args:
+      state: folder of the state in a checkpoint.
+
+    Raises:
+      Changed: the description cannot be parsed.
+      OSError, ValueError: it cannot be read, as `is_damage` tells apart.
+    """
+    # The method takes a `pathlib.Path` despite its annotation.
+    read = cast(Callable[[Path], Any], ocp.StandardCheckpointHandler().metadata)
+    try:
+        return read(state).tree
+    except (KeyError, ValueError) as error:
+        if tensorstore_code(error) is not None or is_damage(error):
+            raise
+        raise Changed("Orbax's metadata changed") from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -191,7 +200,7 @@ def reason(error: BaseException) -> str:
     if isinstance(inner, KeyError):
         return f"no key {inner}"
     first = str(inner).strip().partition("\n")[0]
-    if _tensorstore_code(inner) is not None:
+    if tensorstore_code(inner) is not None:
         first = first.rsplit(": ", 1)[-1]
         if "[" not in first:  # Of "[OS error 5: EIO Input/output error]".
             first = first.rstrip("]")

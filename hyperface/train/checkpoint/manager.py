@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: all state that the next step depends on, and its description."""
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from hyperface import owned
 from hyperface.devices import processes
 from hyperface.errors import InputError
+from hyperface.orbax_layout import UNFINISHED, is_of_orbax
 from hyperface.train.checkpoint.integrity import (
     CorruptCheckpoint,
     UnreadableCheckpoint,
@@ -33,11 +35,11 @@ from hyperface.train.checkpoint.stored import (
 )
 from hyperface.train.state import TrainState
 
+log = logging.getLogger("hyperface")
+
 T = TypeVar("T")
 
 KEEP = 2
-UNFINISHED = ".orbax-checkpoint-tmp"
-"""Suffix of the folder that Orbax fills and then renames to its step."""
 
 
 class Checkpoints:
@@ -46,14 +48,13 @@ class Checkpoints:
     Each contains "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
     experiment, its data, and a checksum of every array, because Orbax restores flipped bits without
     an error). Saving is asynchronous and atomic: a killed save leaves the previous checkpoint as
-    the newest.
+    the newest. A warning is logged for each checkpoint that is not used.
 
     Args:
       folder: the checkpoints' own folder.
       read_only: for a reader beside a running trainer; nothing in the folder is changed.
       keep: steps whose checkpoints stay. Of the others, only the newest two and the one with the
         lowest score stay.
-      say: called with a line for each checkpoint that is not used.
     """
 
     def __init__(
@@ -62,10 +63,8 @@ class Checkpoints:
         *,
         read_only: bool = False,
         keep: Sequence[int] = (),
-        say: Callable[[str], None] = lambda line: None,
     ):
         self._folder = folder.absolute()
-        self._say = say
         self._best = _Best()
         self._manager = None
         if read_only:  # A reader may want one step, and another's file may be out of reach.
@@ -358,7 +357,7 @@ class Checkpoints:
     def _set_broken_steps_aside(self) -> None:
         """Renames step folders without content, which would pass for the newest checkpoint."""
         for path in self._unfinished():
-            self._say(f"{path}: a save that was cut short is removed.")
+            log.warning(f"{path}: a save that was cut short is removed.")
             owned.remove_tree(path)
         steps = [Stored(path) for path in self._trees() if path.name.isdigit()]
         last = not any(stored.is_whole for stored in steps)
@@ -371,7 +370,7 @@ class Checkpoints:
         if processes.is_writer():
             aside = owned.rename_tree(path, aside).name
         next_one = "" if last else "; the one before it is used"
-        self._say(f"{why} It is kept as {aside}{next_one}.")
+        log.warning(f"{why} It is kept as {aside}{next_one}.")
 
 
 def check_path(folder: Path) -> None:
@@ -392,7 +391,7 @@ def check_path(folder: Path) -> None:
 
 
 def _has_files_of_orbax(path: Path) -> bool:
-    return any(owned.is_of_orbax(file.relative_to(path)) for file in path.rglob("*"))
+    return any(is_of_orbax(file.relative_to(path)) for file in path.rglob("*"))
 
 
 def _is_copy(path: Path) -> bool:

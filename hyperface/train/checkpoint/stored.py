@@ -3,7 +3,7 @@
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 
 from hyperface.errors import InputError
+from hyperface.orbax_layout import recorded_arrays
 from hyperface.train.checkpoint.integrity import (
     Changed,
     checksums,
@@ -20,6 +21,7 @@ from hyperface.train.checkpoint.integrity import (
     is_whole,
     named_leaves,
     reading,
+    saved_tree,
 )
 from hyperface.train.state import TrainState
 
@@ -84,24 +86,30 @@ class Stored(NamedTuple):
         with self.reading():
             try:
                 return described, read(self.folder / "state", args=args)
-            except (AttributeError, ValueError) as error:
-                if not is_damage(error) and self._names_changed(wanted):
-                    raise Changed("Orbax's metadata changed") from None
-                raise
+            except Exception as error:
+                failed = error
+            # Outside of the handler, or each error that is met now would have that one as its cause.
+            if not is_damage(failed) and self._is_metadata_changed(wanted):
+                raise Changed("Orbax's metadata changed")
+            raise failed
 
-    def _names_changed(self, wanted: dict[str, Any]) -> bool:
-        """Whether Orbax's files have some of the names and not all: it does not look at that.
+    def _is_metadata_changed(self, wanted: dict[str, Any]) -> bool:
+        """Returns whether Orbax's own files cannot be parsed, or have only some of the names.
 
-        A file in which none is found is of another version of Orbax.
+        Orbax does not look at the names. If none is found, another version wrote the files.
         """
-        leaves = {tuple(name.split("/")) for name in named_leaves(wanted)}
-        nodes = {*leaves, *_empty_nodes(wanted)}
         state = self.folder / "state"
-        lists: list[tuple[Set[Any], Set[Any]]] = [(nodes, _tree_names(state / "_METADATA"))]
-        files = sorted((state / "array_metadatas").glob("process_*"))
-        if files:
-            found = frozenset().union(*map(_array_names, files))
-            lists.append(({".".join(name) for name in leaves}, found))
+        try:
+            tree = saved_tree(state)
+        except (OSError, ValueError) as error:  # It may be of the disk.
+            return is_damage(error)
+        try:
+            recorded = recorded_arrays(state)
+        except ValueError:
+            return True
+        leaves, nodes = _names(wanted)
+        _, listed = _names(tree)
+        lists = [(nodes, listed), ({".".join(name) for name in leaves}, recorded)]
         return any(not known <= found and known & found for known, found in lists)
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
@@ -114,22 +122,18 @@ def _restore_of(handler: ocp.CheckpointHandler) -> Callable[..., Any]:
     return cast(Callable[..., Any], handler.restore)
 
 
+def _names(tree: dict[str, Any]) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
+    """Returns the paths of a tree's leaves, and those of leaves and empty nodes together."""
+    leaves = {tuple(name.split("/")) for name in named_leaves(tree)}
+    return leaves, {*leaves, *_empty_nodes(tree)}
+
+
 def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, inner in tree.items():
         if inner is None or inner == {}:
             yield (*above, name)
         elif isinstance(inner, dict):
             yield from _empty_nodes(inner, (*above, name))
-
-
-def _tree_names(path: Path) -> set[tuple[str, ...]]:
-    entries = json.loads(path.read_text())["tree_metadata"].values()
-    return {tuple(key.get("key") for key in entry["key_metadata"]) for entry in entries}
-
-
-def _array_names(path: Path) -> set[str]:
-    entries = json.loads(path.read_text())["array_metadatas"]
-    return {entry.get("array_metadata", {}).get("param_name") for entry in entries}
 
 
 def meta_sum(meta: dict[str, Any]) -> int:

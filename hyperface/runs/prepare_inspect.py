@@ -1,0 +1,107 @@
+"""Shows what a prepared data set holds: its counts, and pictures of it."""
+
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from hyperface import owned
+from hyperface.data import datasets
+from hyperface.data.images import decode
+from hyperface.data.manifest import Manifest
+from hyperface.errors import InputError
+from hyperface.report import figures
+from hyperface.report.sheets import contact_sheet
+
+log = logging.getLogger("hyperface")
+
+PICTURES = ("faces", "images-per-identity")
+"""What is drawn of each split."""
+SHEET = 60
+"""Number of images on a sheet of faces."""
+SHOWN = 10
+"""Number of rejected images that are logged; the manifest has all."""
+
+
+def inspect(name: str, data_dir: Path | None = None) -> None:
+    """Logs what a prepared data set holds, and draws faces and images per identity beside it.
+
+    Args:
+      name: of the data set.
+      data_dir: folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default.
+
+    Raises:
+      InputError: there is no such data set, or `hyperface prepare` did not write it.
+    """
+    data_dir = datasets.data_directory(data_dir)
+    folder = datasets.find(name, data_dir)
+    if folder is None:
+        raise InputError(f"expected a prepared data set {name!r} in {data_dir}.")
+    if Manifest.source_of(folder) is None:
+        raise InputError(
+            f"expected a data set that this command made in {folder}, found no manifest.json."
+        )
+    manifest = Manifest.read(folder)
+    log_contents(folder, manifest)
+    names = [f"{split}-{name}.png" for split in manifest.images for name in PICTURES]
+    owned.check_free(*(folder / name for name in names))
+    advice = "The counts are above; for pictures, copy the data set to where they can be written."
+    with owned.writing(folder, advice):
+        _draw(name, folder, data_dir, manifest)
+
+
+def log_contents(folder: Path, manifest: Manifest) -> None:
+    """Logs the counts of a data set, and the images and files that are not in it.
+
+    Args:
+      folder: the data set's.
+      manifest: what is in it.
+    """
+    size = " x ".join(map(str, manifest.image_shape))
+    for split, count in manifest.images.items():
+        people = len(manifest.people[split])
+        log.info(
+            f"{folder} ({split}): {count:,} images of {people:,} identities, {size}, "
+            f"{manifest.alignment}"
+        )
+    empty = [
+        person
+        for split, counts in manifest.images_per_identity.items()
+        for person, count in zip(manifest.people[split], counts, strict=True)
+        if not count
+    ]
+    if empty:
+        log.info(f"{len(empty):,} identities have no usable image, first {empty[0]}")
+    if manifest.rejected:
+        log.info(f"{len(manifest.rejected):,} images left out, all listed in manifest.json:")
+    for name, reason in manifest.rejected[:SHOWN]:
+        log.info(f"  {name}: {reason}")
+    if manifest.ignored:
+        log.info(
+            f"{len(manifest.ignored):,} hidden folders and files that are no images left out, all "
+            "listed in manifest.json:"
+        )
+    for name, reason in manifest.ignored[:SHOWN]:
+        log.info(f"  {name}: {reason}")
+
+
+def _draw(name: str, folder: Path, data_dir: Path, manifest: Manifest) -> None:
+    """Draws some faces and the images per identity of each split, and logs the files."""
+    faces, by_identity = PICTURES
+    rng = np.random.default_rng(0)
+    for split, counts in manifest.images_per_identity.items():
+        records = datasets.open_split(name, split, data_dir).records
+        chosen = np.sort(rng.permutation(len(records))[:SHEET])
+        shown = [records[int(index)] for index in chosen]
+        sheet = contact_sheet(
+            [decode(record["image"]) for record in shown],
+            [record["name"].decode() for record in shown],
+        )
+        data = io.BytesIO()
+        sheet.save(data, "PNG")
+        owned.write_bytes(folder / f"{split}-{faces}.png", data.getvalue())
+        figure = figures.images_per_identity(np.array([c for c in counts if c]))
+        figures.save({f"{split}-{by_identity}": figure}, folder)
+        for picture in PICTURES:
+            log.info(str(folder / f"{split}-{picture}.png"))

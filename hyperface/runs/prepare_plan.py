@@ -1,0 +1,133 @@
+"""Turns the options of a preparation into a task: all is resolved, or refused with one error."""
+
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperface.console import log_console, plain
+from hyperface.data import planning
+from hyperface.data.alignment import Aligner
+from hyperface.data.datasets import data_directory, find
+from hyperface.data.detection import Detector, Mtcnn, Which
+from hyperface.data.detection.record import LANDMARKS
+from hyperface.data.sources import Source, open_source
+from hyperface.errors import InputError
+from hyperface.files import text_lines
+from hyperface.runs.prepare_options import OWN_NAMES, Prepare
+
+log = logging.getLogger("hyperface")
+
+DEFAULT_SIZE = "112x96"
+
+
+class Detection(NamedTuple):
+    """How the faces of raw photos are found."""
+
+    detector: Detector
+    which: Which
+    """Which of several faces of a photo are taken."""
+
+
+class Task(NamedTuple):
+    """A data set to write."""
+
+    source: Source
+    folder: Path
+    """The data set's, whose last part is its name."""
+    stored: planning.Options
+    """What becomes of the images. If faces are to be found, `align` is not set yet."""
+    detection: Detection | None
+    """None if the source has aligned faces, or landmarks are given."""
+    size: tuple[int, int]
+    """Height and width to which faces are aligned."""
+    replace: bool
+    """Whether the data set takes the place of one of the same name."""
+
+
+def plan(options: Prepare) -> Task:
+    """Returns the data set to write, after its source was listed.
+
+    Raises:
+      InputError: an option has a wrong value, or the source or a file cannot be used.
+    """
+    name = _name(options)
+    detection = _detection(options)
+    data_dir = data_directory(options.data_dir)
+    with log_console().status(plain(f"listing {options.source}")):
+        source = _listed(options, data_dir)
+    if source.doubt:
+        log.info(f"{options.source}: {source.doubt}.")
+    folder = data_dir / name
+    height, width = map(int, (options.size or DEFAULT_SIZE).split("x"))
+    if detection is not None:
+        _check_replaceable(folder, replace=options.replace)
+    aligned = detection is not None or options.landmarks is not None
+    # LightCNN's template, the only other square one, is of grey images.
+    grey = 1 if aligned and height == width != 112 else None
+    stored = planning.Options(
+        held_out=options.held_out,
+        test_people=_lines(options.test_people) or (),
+        keep=_lines(options.keep),
+        channels=options.channels or grey,
+        align=options.landmarks and Aligner(options.landmarks, (height, width)),
+        strict=options.strict,
+    )
+    return Task(source, folder, stored, detection, (height, width), options.replace)
+
+
+def _name(options: Prepare) -> str:
+    name = options.out or OWN_NAMES.get(options.source)
+    if name is None or not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise InputError(
+            f"--out: expected a name of letters, digits and '_' for the data set, found {name!r}."
+        )
+    return name
+
+
+def _detection(options: Prepare) -> Detection | None:
+    """Returns how faces are found with --detect; refuses options that do not fit together."""
+    if options.detect and options.landmarks is not None:
+        raise InputError("expected one of --detect and --landmarks, found both.")
+    if options.faces is not None and not options.detect:
+        raise InputError("--faces: expected --detect with it, which finds the faces, found none.")
+    if options.size is not None and not options.detect and options.landmarks is None:
+        raise InputError(
+            f"--size {options.size}: expected --detect with it, to find faces in photos and align "
+            "them to this size, or --landmarks with a file of points; found neither."
+        )
+    return Detection(Mtcnn(), options.faces or "largest") if options.detect else None
+
+
+def _listed(options: Prepare, data_dir: Path) -> Source:
+    return open_source(
+        options.source,
+        data_dir,
+        kind=options.kind,
+        root=options.root,
+        image=options.image,
+        label=options.label,
+        follow_links=options.follow_links,
+        distinct_case=options.distinct_case,
+        identity_level=options.identity_level,
+    )
+
+
+def _check_replaceable(folder: Path, *, replace: bool) -> None:
+    """Refuses a folder with a data set of aligned faces, since finding faces takes long."""
+    there = find(folder.name, folder.parent)
+    if there is not None and not replace and not (folder / LANDMARKS).exists():
+        raise InputError(
+            f"expected no data set in {there}, or one made by --detect, found another one. Take "
+            "another --out, or pass --replace."
+        )
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    """Returns the names in a file, which has one per line."""
+    if path is None:
+        return None
+    names = [line.strip() for line in text_lines(path) if line.strip()]
+    if not names:
+        raise InputError(f"expected names in {path}, one a line, found none.")
+    return names

@@ -1,0 +1,110 @@
+"""Writes a planned data set: faces are found and aligned, and the images stored."""
+
+import dataclasses
+import io
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from hyperface import owned
+from hyperface.console import log_console
+from hyperface.data import store
+from hyperface.data.alignment import Aligner
+from hyperface.data.detection import Mtcnn, find_landmarks, look_raw
+from hyperface.data.manifest import Manifest
+from hyperface.data.planning import FEWEST_HELD_OUT, FEWEST_PEOPLE, default_held_out
+from hyperface.data.sources import Source
+from hyperface.data.sources.faces import with_faces
+from hyperface.errors import InputError
+from hyperface.report.detections import detection_sheet
+from hyperface.runs import program
+from hyperface.runs.prepare_inspect import log_contents
+from hyperface.runs.prepare_options import AUTOMATIC
+from hyperface.runs.prepare_plan import Detection, Task
+
+log = logging.getLogger("hyperface")
+
+SHEET_OF_DETECTIONS = "detections.png"
+"""Picture of photos with the faces found, beside the landmarks."""
+SMALLEST_FACE = 48
+"""Side of an image below which nobody looks whether it is a photo or an aligned face."""
+
+
+def run(task: Task, console: Console | None = None) -> Path:
+    """Writes the data set, logs what it holds, and returns its folder.
+
+    Args:
+      task: as `plan` returns it.
+      console: where progress bars are shown; by default where the log is.
+
+    Raises:
+      InputError: images cannot be used, or the data set is there and is another one.
+    """
+    console = console or log_console()
+    source, stored = task.source, task.stored
+    if task.detection is not None:
+        aligner = _find_faces(task, task.detection, console)
+        stored = dataclasses.replace(stored, align=aligner)
+    if isinstance(stored.align, Aligner):
+        source = with_faces(source, stored.align.landmarks)
+    held_out = default_held_out(source, stored)
+    if held_out is not None:
+        log.info(f"test split: {_held_out(held_out)}; --held-out N takes another number.")
+    name = task.folder.name
+    with program.progress(console, f"writing {name}", "images") as advance:
+        folder = store.prepare(source, task.folder, stored, replace=task.replace, progress=advance)
+    manifest = Manifest.read(folder)
+    log_contents(folder, manifest)
+    as_it_came = stored.align is None and name not in AUTOMATIC
+    if as_it_came and min(manifest.image_shape[:2]) >= SMALLEST_FACE:
+        _warn_of_raw_photos(source)
+    return folder
+
+
+def _held_out(people: int) -> str:
+    """Returns in words who is held out by default."""
+    if not people:
+        return f"nobody, of fewer than {FEWEST_PEOPLE} people"
+    return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
+
+
+def _find_faces(task: Task, detection: Detection, console: Console) -> Aligner:
+    """Finds the faces of the photos, writes their landmarks and a sheet of them to look at."""
+    with program.progress(console, "finding faces", "photos") as advance:
+        found = find_landmarks(
+            task.source,
+            detection.detector,
+            task.folder,
+            detection.which,
+            keep=task.stored.keep,
+            replace=task.replace,
+            progress=advance,
+        )
+    log.info(str(found))
+    aligner = Aligner(found.path, task.size)
+    sheet = detection_sheet(task.source, aligner)
+    if sheet is not None:
+        data = io.BytesIO()
+        sheet.save(data, "PNG")
+        path = found.path.with_name(SHEET_OF_DETECTIONS)
+        owned.write_bytes(path, data.getvalue())
+        log.info(f"look at {path}")
+    return aligner
+
+
+def _warn_of_raw_photos(source: Source) -> None:
+    """Warns if images that were stored as they came look like photos.
+
+    Without the package that finds faces nothing is checked.
+    """
+    try:
+        detector = Mtcnn()
+    except InputError:
+        return
+    reason = look_raw(source, detector)
+    if reason:
+        log.warning(
+            f"warning: these look like photos and not like aligned faces: {reason}. Networks need "
+            "aligned ones; --detect finds and aligns the faces."
+        )

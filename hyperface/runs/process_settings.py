@@ -1,0 +1,68 @@
+"""Settings of the process that the commands make before jax is loaded: its memory and its cache."""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import platform
+import zlib
+from pathlib import Path
+
+CACHE_BYTES = 4 * 2**30
+"""Size of the cache of compiled programs; those that were unused longest are removed first."""
+MALLOC = {
+    "M_ARENA_MAX": (-8, 1),
+    "M_MMAP_MAX": (-4, 0),
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+}
+"""Parameters of glibc's mallopt, each with its number and a value."""
+
+
+def keep_memory() -> None:
+    """Has glibc keep what a step frees for the next one, where jax has the CPU alone.
+
+    XLA takes the workspace of a program anew each time it runs. Blocks of that size are mapped and
+    unmapped by default, and the kernel clears every page: a tenth of a small net's step. One heap
+    that is not trimmed keeps them. Threads that began earlier would have heaps of their own. An
+    environment that tunes malloc, or has another malloc, is left alone.
+    """
+    tuned = {"GLIBC_TUNABLES", "LD_PRELOAD"} & os.environ.keys()
+    if tuned or any(name.startswith("MALLOC_") for name in os.environ) or not _has_cpu_alone():
+        return
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in MALLOC.values():
+            mallopt(parameter, value)
+
+
+def _has_cpu_alone() -> bool:
+    """Returns whether jax has no other backend: by what is installed, or by what is asked for."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    plugins = ("jax_plugins", "libtpu")
+    return asked == "cpu" if asked else not any(map(importlib.util.find_spec, plugins))
+
+
+def keep_compiled() -> None:
+    """Has jax keep what it compiles in the user's cache.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 keeps
+    nothing. Each kind of processor has a folder of its own, since a program compiled for one may
+    not run on another that shares the cache.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    # Without a home, or a place to keep them, programs are compiled anew each time.
+    with contextlib.suppress(OSError, RuntimeError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "hyperface-compiled" / f"{platform.machine()}-{_processor():08x}"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
+
+
+def _processor() -> int:
+    """Returns a number for what the processor can do."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return zlib.crc32("".join(sorted(features or lines[:1])).encode())

@@ -1,0 +1,119 @@
+"""Turns the options of a training into tasks: all is resolved, or refused with one error."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperface import experiments
+from hyperface.config.experiment import Experiment, check
+from hyperface.data.datasets import data_directory
+from hyperface.devices import processes
+from hyperface.errors import InputError
+from hyperface.evaluate.evaluator import check_scorable
+from hyperface.files import digest
+from hyperface.runs.prepare import prepare_missing
+from hyperface.runs.train_options import Train
+from hyperface.train.checkpoint.manager import check_path
+from hyperface.train.divergence import OnNan
+from hyperface.train.logs import run_digest
+from hyperface.train.loop import Start, checked_split, run_meta
+from hyperface.train.run_folder import check_same_run
+from hyperface.train.state import abstract_state
+from hyperface.weights import load_backbone
+
+log = logging.getLogger("hyperface")
+
+
+class Task(NamedTuple):
+    """One experiment to train in one folder, and how."""
+
+    experiment: Experiment
+    folder: Path
+    """The run's folder."""
+    data_dir: Path
+    """Folder of prepared data sets."""
+    start: Start | None
+    """The backbone to fine-tune."""
+    fresh: bool
+    """Whether the files of an earlier run are deleted first."""
+    workers: int
+    """Number of processes that read images; 0 uses threads."""
+    on_nan: OnNan
+    profile_steps: tuple[int, int] | None
+    """First and last step of a profile."""
+    file: Path | None
+    """The user's Python file that defines the experiment."""
+
+
+def plan(options: Train) -> list[Task]:
+    """Returns the experiment's task first, then one for each experiment that it is compared with.
+
+    A data set that needs nothing from the user is prepared if it is absent.
+
+    Raises:
+      InputError: the experiment, the data, a folder or the backbone to start from does not fit.
+    """
+    experiment = check(options.experiment)
+    data_dir = data_directory(options.data_dir)
+    if processes.is_writer():
+        prepare_missing(experiment.data.name, data_dir)
+    processes.wait_for_all("prepared")
+    check_scorable(experiment, data_dir)
+    workdir = options.workdir or Path("runs") / experiment.name
+    compared = [(part, workdir / "compare" / part.name) for part in _compared(experiment)]
+    start = options.init_from and _start(options.init_from, experiment, data_dir)
+    tasks = [
+        Task(
+            experiment=part,
+            folder=folder,
+            data_dir=data_dir,
+            start=start,
+            fresh=options.fresh,
+            workers=options.workers,
+            on_nan=options.on_nan,
+            profile_steps=options.profile_steps,
+            file=options.file,
+        )
+        for part, folder in [(experiment, workdir), *compared]
+    ]
+    for task in tasks:
+        _check(task)
+    return tasks
+
+
+def _compared(experiment: Experiment) -> list[Experiment]:
+    """Returns this experiment with the loss of each one that it is compared with."""
+    if experiment.name in experiment.compare:
+        raise InputError(f"compare: expected other experiments, found {experiment.name!r} itself.")
+    return [
+        check(
+            dataclasses.replace(experiment, name=name, loss=experiments.load(name).loss, compare=())
+        )
+        for name in experiment.compare
+    ]
+
+
+def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
+    """Loads the backbone of a file or run, checks it against the experiment's, and logs it."""
+    split = checked_split(experiment, data_dir)
+    like = abstract_state(experiment, split.num_classes, split.image_shape).variables
+    wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
+    backbone, report = load_backbone(path, experiment.model.title, wanted)
+    log.info(str(report))
+    return Start(origin(path), backbone)
+
+
+def origin(path: Path) -> str:
+    """Returns the path and digest of a run or file, by which a fine-tuned run knows its start."""
+    return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
+
+
+def _check(task: Task) -> None:
+    """Refuses what would stop this run only after those before it were trained."""
+    check_path(task.folder)
+    split = checked_split(task.experiment, task.data_dir, task.profile_steps)
+    if processes.is_writer() and not task.fresh:
+        check_same_run(
+            task.folder, run_meta(task.experiment, split, task.start and task.start.origin)
+        )

@@ -1,0 +1,173 @@
+"""Trains planned experiments, scores their snapshots, and writes the report of the run."""
+
+import functools
+import json
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import traverse_util
+from jax.typing import ArrayLike
+
+from hyperface import owned
+from hyperface.data.datasets import open_split
+from hyperface.devices import processes
+from hyperface.evaluate.embed import AllDevices
+from hyperface.evaluate.evaluator import Result, evaluate_network, evaluate_pixels
+from hyperface.report.run import Trained, run_tables, write_run_report
+from hyperface.report.tables import as_text
+from hyperface.runs.evaluate_own import restored
+from hyperface.runs.train_plan import Task
+from hyperface.train import loop
+from hyperface.train.checkpoint.manager import Checkpoints
+from hyperface.train.divergence import DivergenceError
+from hyperface.train.interrupt import Interrupted
+from hyperface.train.logs import read_metrics
+from hyperface.train.run_folder import DIVERGED
+from hyperface.train.state import EmbeddingNetwork, TrainState
+from hyperface.weights import read_run
+
+log = logging.getLogger("hyperface")
+
+
+class TrainedRun(NamedTuple):
+    """A run that is trained and scored."""
+
+    folder: Path
+    """The run's folder, with its checkpoints, report.html and results.json."""
+    network: EmbeddingNetwork
+    """The backbone and its heads, as modules without parameters."""
+    scores: dict[str, dict[str, float]]
+    """Scores on the test split, shares in [0, 1], by method and name. The methods are the
+    experiment, those it is compared with, and the baselines. Only the process that writes has
+    them."""
+
+    def embedder(self) -> Callable[[ArrayLike], jax.Array]:
+        """Loads the last checkpoint and returns the function that it computes.
+
+        Images [batch, height, width, channels], (pixel - 127.5) / 128, become un-normalised
+        features [batch, dim].
+        """
+        variables = traverse_util.unflatten_dict(read_run(self.folder).arrays, sep="/")
+        return jax.jit(functools.partial(self.network.backbone.apply, variables))
+
+
+def run(tasks: Sequence[Task]) -> TrainedRun:
+    """Trains one experiment after another, then logs their scores and writes the report.
+
+    All processes train and embed; the first one scores and writes.
+
+    Args:
+      tasks: as `plan` returns them; the report is of the first one.
+
+    Raises:
+      InputError: a folder or the data does not fit.
+      DivergenceError: a loss became NaN or infinite, which was logged.
+      Interrupted: a signal came, and the run is saved, which was logged.
+    """
+    trained: dict[str, Trained] = {}
+
+    # It returns no state, so that the device has one at a time.
+    def train_one(task: Task) -> EmbeddingNetwork:
+        state = _trained_state(task)
+        snapshots = _snapshot_results(task, state)
+        if processes.is_writer():
+            metrics = read_metrics(task.folder / "metrics.jsonl")
+            trained[task.experiment.name] = Trained(snapshots, metrics)
+        return state.network
+
+    first, *others = tasks
+    network = train_one(first)
+    for task in others:
+        train_one(task)
+    baselines = _baselines(first, network)
+    if processes.is_writer():
+        _report(first, trained, baselines)
+    results = baselines | {name: method.result for name, method in trained.items()}
+    scores = {name: result.figures() for name, result in results.items()}
+    return TrainedRun(first.folder, network, scores if processes.is_writer() else {})
+
+
+def _trained_state(task: Task) -> TrainState:
+    """Returns the state after the last step; logs that a run diverged or was stopped."""
+    name = task.experiment.name
+    try:
+        return loop.train(
+            task.experiment,
+            task.data_dir,
+            task.folder,
+            start=task.start,
+            fresh=task.fresh,
+            workers=task.workers,
+            on_nan=task.on_nan,
+            profile_steps=task.profile_steps,
+            file=task.file,
+        )
+    except DivergenceError as error:
+        advice = ", or go on with --on-nan skip" if task.on_nan == "stop" else ""
+        log.error(
+            f"{name} diverged: {error} The newest checkpoint is from before it: start again "
+            f"with a lower learning rate or weight of that term{advice}."
+        )
+        if processes.is_writer():
+            record = {"step": error.step, "message": str(error)}
+            with owned.writing(task.folder):
+                owned.write_text(task.folder / DIVERGED, json.dumps(record, indent=2) + "\n")
+        raise
+    except Interrupted as stop:
+        log.info(f"{name} stopped by {stop}")
+        raise
+
+
+def _snapshot_results(task: Task, state: TrainState) -> list[Result]:
+    """Returns the scores of a run's snapshots, those of the last step at the end."""
+    experiment = task.experiment
+    with Checkpoints(task.folder / "checkpoints", read_only=True) as checkpoints:
+        earlier = [restored(checkpoints, step)[1] for step in experiment.snapshot_steps()[:-1]]
+    return [
+        evaluate_network(experiment, shot.network, shot.evaluated, task.data_dir, AllDevices())
+        for shot in (*earlier, state)
+    ]
+
+
+def _baselines(task: Task, network: EmbeddingNetwork) -> dict[str, Result]:
+    """Scores the baselines of a run that verifies: raw pixels, and the backbone it started from."""
+    experiment, data_dir = task.experiment, task.data_dir
+    if experiment.evaluation.protocol != "verification":
+        return {}
+    baselines = {"raw pixels": evaluate_pixels(experiment, data_dir, AllDevices())}
+    if task.start is not None:
+        before = {name: {"backbone": tree} for name, tree in task.start.backbone.items()}
+        baselines["before"] = evaluate_network(experiment, network, before, data_dir, AllDevices())
+    return baselines
+
+
+def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, Result]) -> None:
+    """Logs the tables of a run and writes its report."""
+    experiment, workdir = task.experiment, task.folder
+    data = experiment.data
+    split = open_split(data.name, data.train_split, task.data_dir, crop=data.crop)
+    tables = run_tables(trained, baselines, split.num_classes)
+    for table in tables:  # Before they are written, so that a full disk costs no result.
+        log.info(f"\n{as_text(table)}")
+    with owned.writing(workdir, "Mend that, and the same command writes the report."):
+        write_run_report(
+            workdir,
+            name=experiment.name,
+            summary=f"{experiment.steps} steps of {data.batch_size} images on "
+            f"{split.dataset}, {split.num_classes} classes; scored on the split "
+            f"{data.test_split!r}.",
+            trained=trained,
+            baselines=baselines,
+            tables=tables,
+            settings={
+                "experiment": experiment.to_dict(),
+                "environment": json.loads((workdir / "environment.json").read_text()),
+            },
+        )
+    log.info(f"\nReport: {workdir / 'report.html'}")
+    again = shlex.join(["hyperface", "evaluate", str(workdir)])
+    log.info(f"Score the checkpoint again: {again}")
