@@ -8,11 +8,13 @@ use `hyperface.reference`, which has the same functions without such rules.
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from hyperface.rules import reverse_mode_only, vary_alike
+from hyperface.shapes import Agents, Cosines, Features, SameShape, Vectors
 
 
-def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = 1e-12) -> jax.Array:
+def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape:
     """Scales vectors to unit length: NormFace, Eq. 3.
 
         x~ = x / ||x||,   ||x|| = sqrt(sum_i x_i^2 + eps)
@@ -55,8 +57,8 @@ def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = 1e-12) -> jax.Arr
 
 
 def l2_norm(
-    x: ArrayLike, axis: int = -1, *, eps: float = 1e-12, keepdims: bool = False
-) -> jax.Array:
+    x: Vectors, axis: int = -1, *, eps: float = 1e-12, keepdims: bool = False
+) -> Float[jax.Array, "..."]:
     """Euclidean norm with the eps inside the root: NormFace, Eq. 3.
 
         ||x|| = sqrt(sum_i x_i^2 + eps),   gradient x / ||x||
@@ -92,7 +94,7 @@ def l2_norm(
     return jnp.expand_dims(norm, axis) if keepdims else norm
 
 
-def cosine_similarity(features: ArrayLike, agents: ArrayLike) -> jax.Array:
+def cosine_similarity(features: Features, agents: Agents) -> Cosines:
     """Cosine between every feature and every agent: NormFace, Eq. 5.
 
         d(f, W_j) = <f, W_j> / (||f|| ||W_j||)

@@ -24,3 +24,15 @@ Losses = Float[Array, " batch"]
 """One loss per example."""
 Scalar = Float[Array, ""]
 """One number."""
+Cosines = Float[Array, "batch classes"]
+"""Cosine of each example's feature and each class's agent."""
+PerClass = Float[Array, " classes"]
+"""One number per class."""
+Vectors = Float[ArrayLike, "*shape"]
+"""Vectors along one of the axes."""
+SameShape = Float[Array, "*shape"]
+"""The shape of the vectors that were given."""
+Numbers = Float[ArrayLike, "*numbers"]
+"""One number or an array of them."""
+NumberEach = Float[Array, "*numbers"]
+"""One number for each that was given."""

@@ -5,12 +5,21 @@ Everywhere `scale` is s = l^2, the factor on the cosine, and losses are in nats.
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from hyperface.normalize import l2_normalize
+from hyperface.shapes import (
+    Agents,
+    Features,
+    Flags,
+    Labels,
+    Losses,
+    NumberEach,
+    Numbers,
+    PerClass,
+)
 
 
-def softmax_lower_bound(num_classes: int, scale: ArrayLike) -> jax.Array:
+def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
     """The least softmax loss that normalised features can reach: NormFace, Proposition 2.
 
         log(1 + (n - 1) exp(-n / (n - 1) s)),   s = l^2
@@ -43,7 +52,7 @@ def softmax_lower_bound(num_classes: int, scale: ArrayLike) -> jax.Array:
     return jax.nn.softplus(jnp.log(n - 1.0) - n / (n - 1.0) * scale)
 
 
-def scale_for_bound(num_classes: int, bound: ArrayLike) -> jax.Array:
+def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
     """The scale at which Proposition 2's bound takes a given value: its inverse.
 
         s = (n - 1) / n log((n - 1) / (exp(bound) - 1))
@@ -70,7 +79,7 @@ def scale_for_bound(num_classes: int, bound: ArrayLike) -> jax.Array:
     return (n - 1.0) / n * (jnp.log(n - 1.0) - jnp.log(jnp.expm1(bound)))
 
 
-def max_probability(num_classes: int, scale: ArrayLike = 1.0) -> jax.Array:
+def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
     """The largest probability a cosine softmax can give: NormFace, 3.3.
 
         e^s / (e^s + (n - 1) e^-s)
@@ -101,8 +110,8 @@ def max_probability(num_classes: int, scale: ArrayLike = 1.0) -> jax.Array:
 
 
 def agent_distortion(
-    features: ArrayLike, agents: ArrayLike, labels: ArrayLike, num_classes: int
-) -> jax.Array:
+    features: Features, agents: Agents, labels: Labels, num_classes: int
+) -> PerClass:
     """Bound on what an agent costs in place of its class's examples: NormFace, Proposition 3.
 
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
@@ -140,13 +149,13 @@ def agent_distortion(
 
 
 def updated_distortion(
-    average: ArrayLike,
-    distances: ArrayLike,
-    labels: ArrayLike,
+    average: PerClass,
+    distances: Losses,
+    labels: Labels,
     *,
     decay: float = 0.9,
-    counted: ArrayLike | None = None,
-) -> jax.Array:
+    counted: Flags | None = None,
+) -> PerClass:
     """A moving average per class of Proposition 3's bound, over the batches that hold the class.
 
     Args:
@@ -179,7 +188,7 @@ def updated_distortion(
     return jax.lax.stop_gradient(jnp.where(counts > 0, blended, average))
 
 
-def angular_margin(norm_ratio: ArrayLike, cos_other: ArrayLike) -> jax.Array:
+def angular_margin(norm_ratio: Numbers, cos_other: Numbers) -> NumberEach:
     """The largest angle at which a feature still wins against another: Ring loss, Figure 2b.
 
         theta_1 < arccos(r delta),   r = ||x_2|| / ||x_1||,   delta = cos theta_2

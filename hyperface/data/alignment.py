@@ -44,7 +44,7 @@ class Aligner:
     digest: str = field(init=False)
     """Of the file: equal digests align alike."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "landmarks", read_landmarks(self.path))
         found = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
         object.__setattr__(self, "digest", found)

@@ -88,7 +88,7 @@ def similar_people(
 class _People:
     """Images of a set by person."""
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray):
+    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         self.features = features
         order = np.argsort(labels, kind="stable")
         self.ids, starts = np.unique(np.asarray(labels)[order], return_index=True)

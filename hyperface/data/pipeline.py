@@ -165,7 +165,7 @@ class _Images:
     it was read: to read a small image again takes longer than a step of a small net.
     """
 
-    def __init__(self, split: Split, keep: int = 0):
+    def __init__(self, split: Split, keep: int = 0) -> None:
         self._split = split
         self._keeps = len(split.records) * math.prod(split.image_shape) <= keep
         self._kept: dict[int, Batch] = {}

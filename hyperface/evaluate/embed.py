@@ -88,7 +88,7 @@ def merged(
         [batch, 2 dim].
     """
 
-    def embed(params, images):
+    def embed(params: Any, images: Any) -> tuple[jax.Array, jax.Array]:
         features = apply(params, images)
         norms = l2_norm(features)
         if mirror == "none":

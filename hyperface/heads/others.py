@@ -126,7 +126,9 @@ class CustomHead(nn.Module):
         return Objective(self.weight * total, {self.title: loss}, {})
 
 
-def mined(name: str, options: Any, features, labels, context: Context) -> Objective:
+def mined(
+    name: str, options: Any, features: jax.Array, labels: jax.Array, context: Context
+) -> Objective:
     """Returns a loss on pairs or triplets of the whole batch, with the anchors of this device."""
     triplet = isinstance(options, BatchTripletTerm)
     weights = context.weights(features.shape[0])

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hyperface.metrics.shapes import Features, Norms, Same
+
 BLOCK = 8192
 """Rows that are looked at together: a mapped file is never in memory as a whole."""
 LEAST_SPREAD = 1e-6
@@ -44,7 +46,7 @@ def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
     )
 
 
-def checked_norms(features: np.ndarray) -> np.ndarray:
+def checked_norms(features: Features) -> Norms:
     """[rows, 1], the lengths of rows that all have a direction.
 
     Raises:
@@ -60,7 +62,7 @@ def checked_norms(features: np.ndarray) -> np.ndarray:
     return norms[:, None]
 
 
-def unit_rows(features: np.ndarray) -> np.ndarray:
+def unit_rows(features: Features) -> Features:
     """Rows scaled to unit length; ValueError where a row has no direction."""
     return features / checked_norms(features)
 
@@ -82,7 +84,7 @@ def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-def checked_same(same: np.ndarray) -> np.ndarray:
+def checked_same(same: Same) -> Same:
     """`same` as bool; ValueError where it holds more than 0 and 1."""
     if np.any((same != 0) & (same != 1)):
         raise ValueError(f"expected same to be 0 or 1, found {np.unique(same)[:5].tolist()}")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hyperface.metrics.shapes import Features, PairRows, Same
 from hyperface.metrics.verification import Pairs, best_threshold, cosine_scores
 
 TRIED = 500
@@ -38,7 +39,7 @@ def guess_warning(
 
 
 def shift_warning(
-    features: np.ndarray, first: np.ndarray, second: np.ndarray, same: np.ndarray
+    features: Features, first: PairRows, second: PairRows, same: Same
 ) -> tuple[str, ...]:
     """A step that warns of names that stand a row too early or too late.
 

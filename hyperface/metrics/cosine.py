@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hyperface.metrics._checks import check_directions, checked_norms
+from hyperface.metrics.shapes import Features
 
 Item = TypeVar("Item")
 
@@ -16,7 +17,7 @@ Place = Callable[[np.ndarray], jax.Array]
 """Puts an array on a device, or split by rows over several."""
 
 
-def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> np.ndarray:
+def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> Features:
     """Features brought to unit length, in float64 until the last rounding.
 
     Args:

@@ -15,6 +15,7 @@ from hyperface.metrics.blocks import Gallery, checked_mask
 from hyperface.metrics.cosine import Place, one_ahead, unit_features
 from hyperface.metrics.ranks import cmc
 from hyperface.metrics.search import GROUP, MateRanks, Probes, ScoredBlock, exact_cosines
+from hyperface.metrics.shapes import AtRanks, FarFlags, PerFar, ProbeFeatures, Searches
 from hyperface.metrics.threshold import (
     Rule,
     accepted_share,
@@ -31,20 +32,20 @@ BLOCK_BYTES = 28 * 2**20
 class MegaFace(NamedTuple):
     """Figures of one probe set among one set of distractors."""
 
-    cmc: np.ndarray
+    cmc: AtRanks
     """[max_rank] share of searches whose mate is among the r best; the first is rank-1."""
-    ranks: np.ndarray
+    ranks: Searches
     """[searches] rank of the mate; max_rank + 1 stands for all beyond."""
-    probes: np.ndarray
+    probes: Searches
     """[searches] row of the probe."""
-    mates: np.ndarray
+    mates: Searches
     """[searches] row of the mate."""
-    fars: np.ndarray
-    true_accept_rates: np.ndarray
+    fars: PerFar
+    true_accept_rates: PerFar
     """[fars] of same pairs of probes, at thresholds from all scores against distractors."""
-    thresholds: np.ndarray
+    thresholds: PerFar
     """[fars]."""
-    supported: np.ndarray
+    supported: FarFlags
     """[fars] bool: there are 1 / FAR scores against distractors at least."""
     num_probes: int
     """Probes that were kept."""
@@ -53,7 +54,7 @@ class MegaFace(NamedTuple):
 
 
 def megaface(
-    probes: np.ndarray,
+    probes: ProbeFeatures,
     labels: ArrayLike,
     distractors: np.ndarray | Sequence[np.ndarray],
     *,

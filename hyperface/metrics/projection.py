@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperface.metrics.shapes import Features, Projected, Spanned, UseFolds, Uses
+
 LARGEST_PCA = 4096
 """Images or dimensions, whichever are fewer, up to which PCA is fitted per fold."""
 
@@ -16,7 +18,7 @@ class Projection(NamedTuple):
     basis: np.ndarray | None
     """[dim, kept dim] with orthonormal columns, or None to keep all."""
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
+    def __call__(self, features: Features) -> Projected:
         """Features [images, dim] to [images, kept dim], in the features' own precision."""
         centered = features - self.mean.astype(features.dtype)
         return centered if self.basis is None else centered @ self.basis.astype(features.dtype)
@@ -57,9 +59,7 @@ class FoldMoments(NamedTuple):
         return Projection(mean + self.middle, basis)
 
 
-def fold_moments(
-    features: np.ndarray, rows: np.ndarray, fold: np.ndarray, *, scatter: bool
-) -> FoldMoments:
+def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: bool) -> FoldMoments:
     """Sums each row once, where a fit a fold would sum it once for each other fold.
 
     Args:
@@ -81,7 +81,7 @@ def fold_moments(
     return FoldMoments(middle, whole, folds)
 
 
-def spanned(features: np.ndarray) -> np.ndarray:
+def spanned(features: Features) -> Spanned:
     """Features in coordinates of their own span: [images, at most images], same inner products.
 
     For more dimensions than images, as raw pixels have.

@@ -5,21 +5,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics.shapes import AtRanks, ImpostorScores, MatedRanks, MateScores, ProbeScores
 from hyperface.metrics.threshold import Rule, checked_scores, impostor_threshold
 
 
 class OpenSet(NamedTuple):
     """Probes searched in a gallery that holds some of their people."""
 
-    mate_scores: np.ndarray
+    mate_scores: MateScores
     """[probes with a mate] score of the best image of the same person."""
-    ranks: np.ndarray
+    ranks: MatedRanks
     """[probes with a mate] 1 where nobody else scores as high as that image."""
-    impostor_scores: np.ndarray
+    impostor_scores: ImpostorScores
     """[probes without a mate] highest score in the gallery."""
 
 
-def open_set(scores: np.ndarray, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
+def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
     """What open-set identification needs of a score matrix.
 
     The rank of a mate is one more than the gallery images of other people that score at least as
@@ -51,7 +52,7 @@ def open_set(scores: np.ndarray, gallery_labels: ArrayLike, probe_labels: ArrayL
     return OpenSet(best, 1 + np.count_nonzero(as_high, axis=1), scores[~has_mate].max(axis=1))
 
 
-def cmc(ranks: ArrayLike, max_rank: int) -> np.ndarray:
+def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
     """Cumulative match characteristic: share of searches whose mate is among the r best.
 
     Args:

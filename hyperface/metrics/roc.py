@@ -5,17 +5,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics.shapes import Genuine, Impostors, OfRates, Points, Same, Scores
 from hyperface.metrics.threshold import Rule, accepted_share, checked_scores, impostor_threshold
 
 
 class Roc(NamedTuple):
     """One point a distinct score, from accepting nothing to accepting everything."""
 
-    far: np.ndarray
+    far: Points
     """False accept rate: share of different pairs accepted. Rising."""
-    tar: np.ndarray
+    tar: Points
     """True accept rate: share of same pairs accepted. Rising."""
-    thresholds: np.ndarray
+    thresholds: Points
     """A pair is accepted when its score is at least this; the first is inf."""
 
     def rates(self) -> dict[str, list[float]]:
@@ -26,14 +27,14 @@ class Roc(NamedTuple):
 class Det(NamedTuple):
     """Detection error trade-off: both error rates, usually drawn on normal deviate axes."""
 
-    far: np.ndarray
+    far: Points
     """False accept rate. Rising."""
-    frr: np.ndarray
+    frr: Points
     """False reject rate: share of same pairs refused. Falling."""
-    thresholds: np.ndarray
+    thresholds: Points
 
 
-def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
+def roc(scores: Scores, same: Same) -> Roc:
     """The ROC curve over all distinct scores.
 
     It takes some 50 bytes a pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
@@ -85,8 +86,8 @@ def thinned(curve: Roc, points: int = 300) -> Roc:
 
 
 def true_accept_rate(
-    genuine: np.ndarray, impostors: np.ndarray, far: ArrayLike, *, rule: Rule = "strict"
-) -> np.ndarray:
+    genuine: Genuine, impostors: Impostors, far: ArrayLike, *, rule: Rule = "strict"
+) -> OfRates:
     """True accept rates at false accept rates, from the scores of both kinds apart.
 
     float32 scores stay float32, so that 87 million of them take 350 MB more. Where they do not fit,
@@ -115,7 +116,7 @@ def true_accept_rate(
     return accepted_share(genuine, thresholds)
 
 
-def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float, *, rule: Rule = "strict") -> float:
+def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
     """The true accept rate at the threshold of `impostor_threshold`.
 
     By the rule "strict" it is the largest one whose measured false accept rate is at most `far`:
@@ -169,7 +170,7 @@ def det(curve: Roc) -> Det:
     return Det(curve.far, 1.0 - curve.tar, curve.thresholds)
 
 
-def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores: Scores, same: Same) -> tuple[Scores, Same]:
     scores, same = np.asarray(scores), np.asarray(same, bool)
     if scores.ndim != 1 or scores.shape != same.shape:
         raise ValueError(

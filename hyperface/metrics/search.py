@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperface.metrics.cosine import Place
+from hyperface.metrics.shapes import Features, Others, PairRows, Scores
 
 GROUP = 64
 """Gallery images whose highest score is looked at first."""
@@ -114,8 +115,8 @@ def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
 
 
 def exact_cosines(
-    first: np.ndarray, second: np.ndarray, of_first: np.ndarray, of_second: np.ndarray
-) -> np.ndarray:
+    first: Features, second: Others, of_first: PairRows, of_second: PairRows
+) -> Scores:
     """Cosines of pairs of rows, in float64 and rounded to float32.
 
     Args:

@@ -7,6 +7,7 @@ import numpy as np
 
 from hyperface.metrics._checks import check_both_kinds, checked_columns, checked_same
 from hyperface.metrics.roc import auc, eer, roc, tar_at_far
+from hyperface.metrics.shapes import Folds, PerFold, Same, Scores, SplitCounts, SplitRates
 from hyperface.metrics.threshold import allowed_impostors
 
 
@@ -21,14 +22,14 @@ class Spread(NamedTuple):
 class PairRates(NamedTuple):
     """Rates of each split."""
 
-    eer: np.ndarray
+    eer: PerFold
     """[splits] equal error rate."""
-    auc: np.ndarray
+    auc: PerFold
     """[splits] area under the ROC."""
-    tar: np.ndarray
+    tar: SplitRates
     """[splits, fars] true accept rate at each false accept rate."""
     fars: tuple[float, ...]
-    allowed: np.ndarray
+    allowed: SplitCounts
     """[splits, fars] false accepts that a rate allows. Zero marks a rate that the different pairs
     of the split cannot support: the figure is the rate at no false accept at all."""
 
@@ -44,7 +45,7 @@ class PairRates(NamedTuple):
 
 
 def pair_rates(
-    scores: np.ndarray, same: np.ndarray, split: np.ndarray, fars: Sequence[float] = (1e-3,)
+    scores: Scores, same: Same, split: Folds, fars: Sequence[float] = (1e-3,)
 ) -> PairRates:
     """Rates on each split by itself, as CFP and IJB-A report them.
 
@@ -83,6 +84,6 @@ def pair_rates(
     return PairRates(table[:, 0], table[:, 1], table[:, 2:], tuple(fars), np.array(allowed))
 
 
-def _spread(values: np.ndarray) -> Spread:
+def _spread(values: PerFold) -> Spread:
     deviation = np.std(values, ddof=1) if values.size > 1 else np.nan
     return Spread(float(np.mean(values)), float(deviation))

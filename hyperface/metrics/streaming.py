@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from hyperface.metrics.cosine import Place, one_ahead, product
 from hyperface.metrics.roc import Roc
+from hyperface.metrics.shapes import Features, Labels, OfRates
 from hyperface.metrics.threshold import (
     Rule,
     accepted_share,
@@ -99,7 +100,7 @@ class ScoreStream:
         self.histogram += other.histogram
         self._genuine.extend(other._genuine)
 
-    def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> np.ndarray:
+    def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """`impostor_threshold` of all scores seen, up to `exact_far`; a bin edge above it."""
         self._check_both_kinds()
         far = np.asarray(far, np.float64)
@@ -118,7 +119,7 @@ class ScoreStream:
             bins = np.searchsorted(at_least, allowed, side="left") + 1
         return np.where(exact, from_tail, (1.0 - bins * RESOLUTION).astype(self.dtype))[()]
 
-    def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> np.ndarray:
+    def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """Share of genuine scores accepted at each false accept rate, of the shape of far."""
         return accepted_share(self.genuine(), self.threshold(far, rule=rule))
 
@@ -158,8 +159,8 @@ class ScoreStream:
 
 
 def stream_all_pairs(
-    unit: np.ndarray,
-    labels: np.ndarray,
+    unit: Features,
+    labels: Labels,
     *,
     exact_far: float = 0.01,
     place: Place = jnp.asarray,

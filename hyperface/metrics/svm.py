@@ -4,10 +4,20 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.svm import SVC
 
+from hyperface.metrics.shapes import (
+    Decisions,
+    Histograms,
+    Intersections,
+    Kernel,
+    OtherHistograms,
+    Same,
+    Scores,
+    Tested,
+)
 from hyperface.metrics.verification import best_threshold, mean_best_threshold
 
 
-def svm_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+def svm_threshold(scores: Scores, same: Same) -> float:
     """The threshold of a linear SVM on the scores: the rule of NormFace's released code.
 
     libsvm's C-SVC with C = 1 and no shrinking on the scores as they are; the threshold is where its
@@ -46,7 +56,7 @@ THRESHOLD_STEPS = {
 """What is printed of each rule."""
 
 
-def histogram_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
     """The histogram intersection kernel: NormFace, 5.3.
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
@@ -73,7 +83,7 @@ def histogram_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 0.5 * (a.sum(axis=1)[:, None] + b.sum(axis=1) - cdist(a, b, "cityblock"))
 
 
-def kernel_decisions(kernel: np.ndarray, same: np.ndarray, test: np.ndarray) -> np.ndarray:
+def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
     """Decisions of an SVM on the pairs of `test`, fitted on all others, from a kernel matrix.
 
     libsvm's C-SVC on a precomputed kernel with C = 1 and no shrinking: the rule of NormFace's

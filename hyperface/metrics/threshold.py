@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics.shapes import Impostors, OfRates
+
 Rule = Literal["strict", "blufr"]
 """How a false accept rate becomes a threshold: see `impostor_threshold`."""
 
@@ -63,12 +65,12 @@ def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict")
 
 
 def impostor_threshold(
-    impostors: np.ndarray,
+    impostors: Impostors,
     far: ArrayLike,
     *,
     rule: Rule = "strict",
     num_impostors: int | None = None,
-) -> np.ndarray:
+) -> OfRates:
     """The threshold at a false accept rate, the one rule that everything here uses.
 
     Of N impostor scores k = `allowed_impostors` may be accepted.

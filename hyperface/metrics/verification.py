@@ -7,6 +7,17 @@ import numpy as np
 
 from hyperface.metrics._checks import unit_rows
 from hyperface.metrics.roc import Roc, roc, tar_at_far
+from hyperface.metrics.shapes import (
+    Cuts,
+    Features,
+    Folds,
+    Labels,
+    PairRows,
+    PerFold,
+    Same,
+    Scores,
+    Tested,
+)
 from hyperface.metrics.threshold import supported
 
 BLOCK_BYTES = 64 * 2**20
@@ -16,18 +27,18 @@ BLOCK_BYTES = 64 * 2**20
 class Pairs(NamedTuple):
     """Image pairs by index."""
 
-    first: np.ndarray
-    second: np.ndarray
-    same: np.ndarray
+    first: PairRows
+    second: PairRows
+    same: Same
     """[pairs] bool, True where both images show one person."""
 
 
 class FoldAccuracy(NamedTuple):
     """Accuracy on each fold at the threshold chosen on the others."""
 
-    accuracy: np.ndarray
+    accuracy: PerFold
     """[folds]."""
-    thresholds: np.ndarray
+    thresholds: PerFold
     """[folds]; a pair is called the same when its score is at least this."""
 
     @property
@@ -49,7 +60,7 @@ class Verification(NamedTuple):
     folds: FoldAccuracy
     tar_at_far: dict[float, float]
     curve: Roc
-    scores: np.ndarray
+    scores: Scores
     pairs: Pairs
 
     @property
@@ -59,7 +70,7 @@ class Verification(NamedTuple):
         return [far for far in self.tar_at_far if not supported(far, different)]
 
 
-def verify(features: np.ndarray, labels: np.ndarray, *, folds: int = 10) -> Verification:
+def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verification:
     """Scores every pair of images by the cosine of their features.
 
     Args:
@@ -81,14 +92,14 @@ def verify(features: np.ndarray, labels: np.ndarray, *, folds: int = 10) -> Veri
     )
 
 
-def all_pairs(labels: np.ndarray) -> Pairs:
+def all_pairs(labels: Labels) -> Pairs:
     """Every unordered pair of different images, n (n - 1) / 2 of them."""
     labels = np.asarray(labels)
     first, second = np.triu_indices(labels.size, k=1)
     return Pairs(first, second, labels[first] == labels[second])
 
 
-def cosine_scores(features: np.ndarray, pairs: Pairs) -> np.ndarray:
+def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     """Cosine of each pair's features, in float64.
 
     Raises:
@@ -106,7 +117,7 @@ def cosine_scores(features: np.ndarray, pairs: Pairs) -> np.ndarray:
     return scores
 
 
-def deal_folds(same: np.ndarray, folds: int) -> np.ndarray:
+def deal_folds(same: Same, folds: int) -> Folds:
     """A fold id for each pair: pairs of each kind are dealt out in turn, so all folds are alike.
 
     Raises:
@@ -124,7 +135,7 @@ def deal_folds(same: np.ndarray, folds: int) -> np.ndarray:
     return fold
 
 
-def fold_accuracy(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> FoldAccuracy:
+def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
     """k-fold verification accuracy, the threshold for each fold chosen on all others.
 
     Same and different pairs weigh equally, as in LFW's balanced lists: accuracy is the mean of the
@@ -141,9 +152,9 @@ def fold_accuracy(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Fol
 
 
 def held_out_accuracy(
-    scores: np.ndarray,
-    same: np.ndarray,
-    test: np.ndarray,
+    scores: Scores,
+    same: Same,
+    test: Tested,
     rule: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> tuple[float, float]:
     """Balanced accuracy on the pairs of `test`, and the threshold, chosen on all others.
@@ -158,12 +169,12 @@ def held_out_accuracy(
     return balanced_accuracy(scores[test], same[test], threshold), threshold
 
 
-def balanced_accuracy(scores: np.ndarray, same: np.ndarray, threshold: float) -> float:
+def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
     """Mean of the share of same pairs at or above a threshold and of different pairs below it."""
     return float(0.5 * (np.mean(scores[same] >= threshold) + np.mean(scores[~same] < threshold)))
 
 
-def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+def best_threshold(scores: Scores, same: Same) -> float:
     """The threshold of the highest balanced accuracy: midway between two neighbouring scores.
 
     Every distinct cut is tried. Of several equally good ones it is the median, the higher of the
@@ -179,7 +190,7 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return float(cuts[(cuts.size - 1) // 2])
 
 
-def mean_best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+def mean_best_threshold(scores: Scores, same: Same) -> float:
     """The mean of all equally good cuts of `best_threshold`: SphereFace's released rule.
 
     Its accuracy may be below the highest.
@@ -187,7 +198,7 @@ def mean_best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return float(np.mean(_best_cuts(scores, same)))
 
 
-def _best_cuts(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
+def _best_cuts(scores: Scores, same: Same) -> Cuts:
     """Thresholds of the highest balanced accuracy, falling."""
     curve = roc(scores, same)
     num_same, num_different = int(np.sum(same)), int(np.sum(~np.asarray(same, bool)))

@@ -32,6 +32,8 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return cast(jax.Array, total).astype(x.dtype)
 
 
+_Kept = tuple[jax.Array, jax.Array]
+"""Image and kernel, which the backward pass needs."""
 _TAPS = [(row, column) for row in range(3) for column in range(3)]
 
 
@@ -50,11 +52,11 @@ def _windows(x: jax.Array, stride: int) -> Iterator[jax.Array]:
         yield lax.slice(padded, *window)
 
 
-def _depthwise_fwd(x, kernel, stride):
+def _depthwise_fwd(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, _Kept]:
     return depthwise(x, kernel, stride), (x, kernel)
 
 
-def _depthwise_bwd(stride, kept, slope):
+def _depthwise_bwd(stride: int, kept: _Kept, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
     # Pyright takes a decorator made by `partial` for a function, without JAX's attribute.
     forward = depthwise.fun  # pyright: ignore[reportAttributeAccessIssue]
@@ -64,7 +66,7 @@ def _depthwise_bwd(stride, kept, slope):
     to_kernel = lax.platform_dependent(
         x, slope, cpu=partial(_by_image, stride), default=partial(_at_once, stride)
     )
-    return *to_x(slope), to_kernel.reshape(kernel.shape).astype(kernel.dtype)
+    return to_x(slope)[0], to_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _at_once(stride: int, x: jax.Array, slope: jax.Array) -> jax.Array:

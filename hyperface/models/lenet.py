@@ -38,7 +38,9 @@ class LeNet(Backbone):
         x = self.first(images, "conv1a")
         for stage, (width, window) in enumerate([(32, 2), (64, 2), (128, self.last_pool)], 1):
 
-            def pair(self: LeNet, x: jax.Array, stage=stage, width=width) -> jax.Array:
+            def pair(
+                self: LeNet, x: jax.Array, stage: int = stage, width: int = width
+            ) -> jax.Array:
                 for place in ("a", "b"):
                     conv = nn.Conv(
                         width,

@@ -47,7 +47,13 @@ class LightCNN(Backbone):
         x = self.first(images, "conv1")
         for name, kernel, width, pool in _CONVOLUTIONS:
 
-            def body(self: LightCNN, x: jax.Array, name=name, kernel=kernel, width=width):
+            def body(
+                self: LightCNN,
+                x: jax.Array,
+                name: str = name,
+                kernel: int = kernel,
+                width: int = width,
+            ) -> jax.Array:
                 channels = 2 * width // self.slimmer
                 conv = nn.Conv(channels, (kernel, kernel), name=name, **settings)
                 return max_feature_map(conv(x))

@@ -1,7 +1,7 @@
 """Batch normalisation, and what is left of it where its statistics are constants."""
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,11 @@ from jax.typing import DTypeLike
 
 MOMENTUM = 0.9
 EPSILON = 1e-5
+
+Statistics = tuple[jax.Array, jax.Array, jax.Array]
+"""Mean, variance or its inverse root, each [channels], and the number of places that count."""
+_Kept = tuple[jax.Array, jax.Array, Statistics, jax.Array]
+"""What the backward pass needs: x, scale, the statistics, and which examples count."""
 
 
 class BatchNorm(nn.Module):
@@ -72,13 +77,13 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None):
+def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Statistics:
     """Mean and variance [channels] of the examples that count, and the number of their places."""
     x = _wide(x)
     axes = tuple(range(x.ndim - 1))
     mask = counted.reshape((-1,) + (1,) * (x.ndim - 1))
 
-    def total(values):
+    def total(values: jax.Array) -> jax.Array:
         return _over_devices(jnp.sum(jnp.where(mask, values, 0.0), axes), axis_name)
 
     count = _over_devices(jnp.sum(counted) * (x[0].size // x.shape[-1]), axis_name)
@@ -93,7 +98,14 @@ def _over_devices(total: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _normalized(x, scale, bias, statistics, counted, axis_name):
+def _normalized(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    statistics: Statistics,
+    counted: jax.Array,
+    axis_name: str | None,
+) -> jax.Array:
     """(x - mean) / deviation * scale + bias, in float32 at least, with the statistics of x itself.
 
     The rule has the gradient through mean and deviation in it: one sweep for its two sums and one
@@ -106,12 +118,20 @@ def _normalized(x, scale, bias, statistics, counted, axis_name):
     return unit * scale.reshape(row) + bias.reshape(row)
 
 
-def _normalized_fwd(x, scale, bias, statistics, counted, axis_name):
+def _normalized_fwd(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    statistics: Statistics,
+    counted: jax.Array,
+    axis_name: str | None,
+) -> tuple[jax.Array, _Kept]:
     out = _normalized(x, scale, bias, statistics, counted, axis_name)
-    return out, (x, scale, statistics, counted)
+    return cast(jax.Array, out), (x, scale, statistics, counted)
 
 
-def _normalized_bwd(axis_name, kept, slope):
+def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tuple[Any, ...]:
+    """Returns the cotangents of x, scale and bias; the others get none."""
     # With h = (x - mean) inverse, n places that count and their mask m,
     # dx = inverse scale (slope - m (sum(slope) + h sum(slope h)) / n).
     x, scale, (mean, inverse, places), counted = kept
@@ -127,7 +147,7 @@ def _normalized_bwd(axis_name, kept, slope):
     return to_x.astype(x.dtype), to_scale, to_bias, *nothing
 
 
-def _no_cotangent(leaf: jax.Array):
+def _no_cotangent(leaf: jax.Array) -> jax.Array | np.ndarray:
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
     return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 

@@ -44,7 +44,9 @@ class Wen(Backbone):
         for stage, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
             place = "1b" if stage == 1 else str(stage)
 
-            def pooled(self: Wen, x: jax.Array, width=width, place=place) -> jax.Array:
+            def pooled(
+                self: Wen, x: jax.Array, width: int = width, place: str = place
+            ) -> jax.Array:
                 return max_pool(conv(self, x, width, place), round_up=True)
 
             x = self.block(pooled, x)

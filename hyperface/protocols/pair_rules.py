@@ -30,7 +30,7 @@ class PairRules:
     """Highest accuracy on the other folds, the median of equally good ones or, as SphereFace's code
     has it, their mean; or the sign of a linear SVM fitted on them."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("similarity", SIMILARITY_STEPS), ("threshold", THRESHOLD_STEPS)):
             if getattr(self, name) not in known:
                 raise ValueError(

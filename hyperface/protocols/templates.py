@@ -265,7 +265,7 @@ def _fused(
     )
     cosines = templates.features[one] @ templates.features[other].T
 
-    def total(values):
+    def total(values: np.ndarray) -> np.ndarray:
         down = np.add.reduceat(values, one_starts, axis=0)
         return np.add.reduceat(down, other_starts, axis=1)
 

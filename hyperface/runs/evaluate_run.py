@@ -175,7 +175,7 @@ class FeatureCache:
       scratch: folder for files of features.
     """
 
-    def __init__(self, scratch: Path):
+    def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._features: dict[Images, NamedFeatures] = {}
         self._images: dict[Images, NamedImages] = {}

@@ -25,6 +25,7 @@ from hyperface.report.card import Card
 from hyperface.runs import program
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
+    from hyperface.weights.export import Embed
     from hyperface.weights.runs import SavedBackbone
 
 log = logging.getLogger("hyperface")
@@ -163,7 +164,7 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
     return record
 
 
-def _content(name: str, embed, saved) -> bytes:
+def _content(name: str, embed: "Embed", saved: "SavedBackbone") -> bytes:
     from hyperface.weights import export
 
     if name == "safetensors":
@@ -172,7 +173,7 @@ def _content(name: str, embed, saved) -> bytes:
     return make(embed, saved.image_shape)
 
 
-def _opened(name: str, path: Path, saved, settings):
+def _opened(name: str, path: Path, saved: "SavedBackbone", settings: dict) -> "Embed":
     from hyperface.weights import export
 
     if name == "safetensors":

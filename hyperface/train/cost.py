@@ -171,8 +171,8 @@ def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
         name: tree["backbone"] for name, tree in state.variables.items() if "backbone" in tree
     }
 
-    def kept(variables, images):
-        def features(params):
+    def kept(variables: dict[str, Any], images: jax.Array) -> Any:
+        def features(params: Any) -> Any:
             return backbone.apply(
                 variables | {"params": params}, images, **trained, mutable=["batch_stats"]
             )[0]

@@ -29,7 +29,7 @@ class DivergenceError(AgreedStop):
       updated: whether the update itself overflowed, so that the state before it is lost.
     """
 
-    def __init__(self, step: int, message: str, *, updated: bool = False):
+    def __init__(self, step: int, message: str, *, updated: bool = False) -> None:
         super().__init__(message)
         self.step, self.updated = step, updated
 
@@ -41,7 +41,7 @@ class Divergences:
       on_nan: "stop", "skip" or "rollback".
     """
 
-    def __init__(self, on_nan: OnNan):
+    def __init__(self, on_nan: OnNan) -> None:
         self.count = 0
         self.left_out: set[int] = set()
         """Steps that a rollback undid: they are repeated without an update."""

@@ -25,7 +25,7 @@ class Interrupted(AgreedStop):
       name: of the signal.
     """
 
-    def __init__(self, step: int, name: str):
+    def __init__(self, step: int, name: str) -> None:
         super().__init__(f"{name}: step {step} is saved. The same command goes on from it.")
         self.by_user = name == signal.SIGINT.name
 

@@ -34,7 +34,7 @@ class MetricsLog:
 
     def __init__(
         self, folder: Path, first_step: int, every: int, position: dict[str, Any] | None = None
-    ):
+    ) -> None:
         self._path = folder / "metrics.jsonl"
         self._every = every
         self._sums: dict[str, float] = dict(position["sums"]) if position else {}
@@ -140,7 +140,9 @@ class TrainingProgress:
       console: where the bar is shown; by default where the log is.
     """
 
-    def __init__(self, name: str, first_step: int, steps: int, console: Console | None = None):
+    def __init__(
+        self, name: str, first_step: int, steps: int, console: Console | None = None
+    ) -> None:
         console = console or log_console()
         self._steps = steps
         self._name = name

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,7 +248,9 @@ def _run(
     after = partial(_after, accumulate=experiment.optimizer.accumulate)
     pending = None
 
-    def make(step: int, state: TrainState, batch: Batch):
+    def make(
+        step: int, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array] | None]:
         if step in divergences.left_out:
             return after(step, state), None
         return step_fn(state, batch)
@@ -290,7 +292,9 @@ def _run(
     return state
 
 
-def _step_fn(experiment: Experiment):
+def _step_fn(
+    experiment: Experiment,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     if _is_local(experiment):
         return parallel.data_parallel_step()
     return parallel.mesh_step(split_classes=experiment.shard_agents)

@@ -69,7 +69,9 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
 def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:
     """Returns optax.clip_by_global_norm for a gradient that may be split over devices."""
 
-    def update(updates, state, params=None, *, split_axis: str | None = None, **_: Any):
+    def update(
+        updates: Any, state: Any, params: Any = None, *, split_axis: str | None = None, **_: Any
+    ) -> tuple[Any, Any]:
         norm = global_norm(updates, loss, split_axis)
         short = jax.tree.map(lambda x: jnp.where(norm < longest, x, x / norm * longest), updates)
         return short, state

@@ -17,7 +17,7 @@ class Profile:
       folder: where the trace goes.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, folder: Path):
+    def __init__(self, steps: tuple[int, int] | None, folder: Path) -> None:
         self._first, self._last = steps or (0, 0)
         self._folder = folder
         self._recording = False

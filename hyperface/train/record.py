@@ -57,7 +57,7 @@ class Record:
         checkpoints: Checkpoints,
         divergences: Divergences,
         progress: TrainingProgress,
-    ):
+    ) -> None:
         self._job, self._checkpoints, self._progress = job, checkpoints, progress
         self._divergences = divergences
         # Optax's type of a schedule's value has complex numbers too.

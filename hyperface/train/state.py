@@ -110,7 +110,12 @@ def create_state(
     optimizer = make_optimizer(experiment.optimizer, experiment.loss)
 
     @jax.jit
-    def initialise(seed_key, images, labels, backbone):
+    def initialise(
+        seed_key: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        backbone: dict[str, Any] | None,
+    ) -> tuple[Any, Any, Any, jax.Array]:
         init_key, key = jax.random.split(seed_key)
         variables = nn.unbox(network.init(init_key, images, labels))
         _check_variables(variables, network)

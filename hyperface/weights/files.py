@@ -243,7 +243,7 @@ def _check_sizes(tensors: Iterable[Any], size: int) -> None:
         raise ValueError(f"tensors of {total:,} bytes in a file of {size:,}")
 
 
-def _array(tensor) -> np.ndarray:
+def _array(tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 

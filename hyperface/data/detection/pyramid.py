@@ -43,7 +43,7 @@ class Photo:
     a window costs the same, whatever the size of the face.
     """
 
-    def __init__(self, pixels: np.ndarray):
+    def __init__(self, pixels: np.ndarray) -> None:
         """Takes [height, width, 3] uint8."""
         self.height, self.width = pixels.shape[:2]
         self.copies = [Image.fromarray(pixels)]

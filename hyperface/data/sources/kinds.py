@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hyperface.data.sources.digits import digits, downloaded_digits
 from hyperface.data.sources.lists import listed
@@ -40,7 +41,7 @@ _BY_SUFFIX = {
 }
 
 
-def open_source(source: str, data_dir: Path, *, kind: str | None = None, **options) -> Source:
+def open_source(source: str, data_dir: Path, *, kind: str | None = None, **options: Any) -> Source:
     """Opens what a user names.
 
     Args:

@@ -107,7 +107,7 @@ def _parsed(data: bytes) -> tuple[dict[int, Any], int]:
 
 
 class _Reader:
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes) -> None:
         self._data, self.at, self._left = data, 0, MAX_VALUES
 
     def struct(self, depth: int) -> dict[int, Any]:

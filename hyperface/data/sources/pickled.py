@@ -49,7 +49,7 @@ class Global(NamedTuple):
 class _DType:
     """Stands in for numpy.dtype: only bytes and bools exist."""
 
-    def __init__(self, code: str):
+    def __init__(self, code: str) -> None:
         if code not in ("u1", "b1", "|u1", "|b1"):
             raise ValueError(f"an array of {code!r}, expected bytes or bools")
         self.dtype = np.dtype(code)
@@ -77,7 +77,7 @@ class Machine:
     calls: ClassVar[dict[tuple[str, str], Callable[..., Any]]]
     """What a pickle may name, by module and name; set below."""
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes) -> None:
         self.whole, self.data = data, memoryview(data)
         self.at = 0
         self.stack: list[Any] = []

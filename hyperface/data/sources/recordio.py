@@ -111,7 +111,7 @@ def _listed(file: BinaryIO, path: Path, rejected: list[Reject]) -> tuple[array, 
 class _Damage:
     """What is damaged in a file, listed as long as it looks like a RecordIO file at all."""
 
-    def __init__(self, path: Path, rejected: list[Reject]):
+    def __init__(self, path: Path, rejected: list[Reject]) -> None:
         self._path, self._rejected = path, rejected
 
     def found(self, name: str, reason: str) -> None:
@@ -127,7 +127,7 @@ class _Damage:
 class _Names(Sequence[str]):
     """label/key of every image, made when asked for: a large file has millions."""
 
-    def __init__(self, labels: array, keys: array):
+    def __init__(self, labels: array, keys: array) -> None:
         self._labels, self._keys = labels, keys
 
     def __len__(self) -> int:

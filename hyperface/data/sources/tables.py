@@ -59,7 +59,7 @@ def parquet(
 class _Table:
     """A parquet file whose rows are read one by one."""
 
-    def __init__(self, path: Path, image: str, label: str):
+    def __init__(self, path: Path, image: str, label: str) -> None:
         import pyarrow.parquet
 
         self.path, self._label = path, label

@@ -88,14 +88,14 @@ class _Tar(tarfile.TarFile):
     global_header = 0
     """Bytes of headers that hold for all members; each member copies them."""
 
-    def __del__(self):
+    def __del__(self) -> None:
         self.fileobj.close()
 
 
 class _Content:
     """Reads the content of members. The last one is kept: a hard link may ask for it again."""
 
-    def __init__(self, archive: tarfile.TarFile):
+    def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive, self._start, self._data = archive, -1, b""
 
     def of(self, start: int, size: int, limit: int = -1) -> bytes:

@@ -71,7 +71,7 @@ class _Content:
 
     __slots__ = ("_path",)
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self._path = path
 
     def __call__(self, limit: int = -1) -> bytes:

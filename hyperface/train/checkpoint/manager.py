@@ -63,7 +63,7 @@ class Checkpoints:
         *,
         read_only: bool = False,
         keep: Sequence[int] = (),
-    ):
+    ) -> None:
         self._folder = folder.absolute()
         self._best = _Best()
         self._manager = None
@@ -420,7 +420,7 @@ class _Best:
 class _Foreign:
     """Preserves a step into whose folder somebody put a file: Orbax would remove it too."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:

@@ -88,7 +88,7 @@ class Stored(NamedTuple):
                 return described, read(self.folder / "state", args=args)
             except Exception as error:
                 failed = error
-            # Outside of the handler, or each error that is met now would have that one as its cause.
+            # Outside of the handler: an error met there would have this one as its context.
             if not is_damage(failed) and self._is_metadata_changed(wanted):
                 raise Changed("Orbax's metadata changed")
             raise failed
