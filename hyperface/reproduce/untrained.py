@@ -13,7 +13,7 @@ from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.pair_rules import PRESETS
 from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure
-from hyperface.reproduce import cached
+from hyperface.reproduce import feature_cache
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
 from hyperface.runs.embedding import BATCH
@@ -54,7 +54,7 @@ def features(context: Context) -> Measured:
         compared = {
             "raw pixels": pixels,
             "eigenfaces": pixels._replace(features=eigenfaces.transform(pixels.features)),
-            RUN: cached.listed(context.runs / RUN, dataset, pixels.names, context),
+            RUN: feature_cache.named_features(context.runs / RUN, dataset, pixels.names, context),
         }
         for name in there:
             if _dataset(name) != dataset:
