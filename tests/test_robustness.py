@@ -154,9 +154,9 @@ def test_weight_10_counts_in_the_range_that_has_it():
         for w, value in zip((0.1, 1.0, 10.0), values, strict=True)
     }
     to_one, whole = (0.1, 1.0), (0.1, 1.0, 10.0)
-    spreads = {k: robustness._claimed(found, k, "accuracy", to_one) for k in of}
+    spreads = {k: robustness._spread(found, k, "accuracy", to_one) for k in of}
     assert not (spreads["C-contrastive"] < spreads["center"]).any()
-    spreads = {k: robustness._claimed(found, k, "accuracy", whole) for k in of}
+    spreads = {k: robustness._spread(found, k, "accuracy", whole) for k in of}
     assert (spreads["C-contrastive"] < spreads["center"]).tolist() == [False, True]
 
 
@@ -206,7 +206,7 @@ def test_all_values_are_judged_beside_the_papers_own():
             found[key, value] = robustness.Scores(score, score, score)
 
     def less(ranges):
-        of = {k: robustness._claimed(found, k, "tar", values) for k, values in ranges.items()}
+        of = {k: robustness._spread(found, k, "tar", values) for k, values in ranges.items()}
         return bool((of["lambda"] < of["alpha"]).all())
 
     assert less(robustness.PRINTED)

@@ -96,7 +96,7 @@ def run(options: Reproduce) -> None:
 
     program.quiet_libraries()
     console = make_console()
-    steps = commands.few_steps(options)
+    steps = commands.few_steps(options.steps, options.quick)
     out = options.out or Path("reproduction-quick" if steps else "reproduction")
     runs = options.runs or (out / f"runs-{steps}-steps" if steps else Path("runs"))
     options = dataclasses.replace(options, runs=runs)

@@ -8,7 +8,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -224,23 +224,13 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
 def _shorter(context: Context) -> str:
     """Returns the options that shorten a training, "" for a training of full length."""
-    steps = few_steps(context)
+    steps = few_steps(context.steps, context.quick)
     return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
 
 
-class Shortened(Protocol):
-    """Settings that may ask for short trainings, which only show that everything works."""
-
-    @property
-    def steps(self) -> int | None: ...
-
-    @property
-    def quick(self) -> bool: ...
-
-
-def few_steps(asked: Shortened) -> int | None:
+def few_steps(steps: int | None, quick: bool) -> int | None:
     """Returns the number of steps of a shortened training; None for one of full length."""
-    return asked.steps or (QUICK_STEPS if asked.quick else None)
+    return steps or (QUICK_STEPS if quick else None)
 
 
 def trained_on(method: str) -> str:

@@ -296,11 +296,9 @@ def summary(
                 where = ", ".join(filter(None, [one.item.place, entry.column]))
                 text = shown_entry(entry, verdict)
                 found[verdict].append(f"{where}: {entry.row} ({text})")
-                comparisons += is_testable(entry.parts)
+            comparisons += entry.judged and is_testable(entry.parts)
     total = sum(map(len, found.values()))
-    tested = f" {comparisons} of them are comparisons that were tested together." * (
-        comparisons > 0
-    )
+    tested = f" {comparisons} comparisons were tested together." if comparisons else ""
     lines += [f"Statements: {len(found[HELD])} of {total} hold here.{tested}"] if total else []
     for kind, title in ((FAILED, "Do not hold here:"), (UNDECIDED, "Undecided here:")):
         lines += [title, *(f"– {text}" for text in found[kind])] if found[kind] else []

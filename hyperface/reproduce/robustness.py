@@ -64,7 +64,7 @@ def ring(context: Context) -> Measured:
     outcome = _outcome(found, scale)
     for label, ranges in {"the paper's values": PRINTED, EVERY: TRIED}.items():
         for name, figure in FIGURES.items():
-            over = {k: _claimed(found, k, figure, values) for k, values in ranges.items()}
+            over = {k: _spread(found, k, figure, values) for k, values in ranges.items()}
             row = f"{name} varies less over lambda than over alpha, {label}"
             outcome.entries += comparisons.per_seed(row, _margins(over["alpha"], over["lambda"]))
     outcome.unjudged["alpha = 50 explodes"] = (
@@ -98,7 +98,7 @@ def weights(context: Context) -> Measured:
     over, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
     for label, values in ranges.items():
         for name, figure in FIGURES.items():
-            spread = {key: _claimed(found, key, figure, values) for key in over}
+            spread = {key: _spread(found, key, figure, values) for key in over}
             row = f"{name} varies less over C-contrastive's weight than over center's, {label}"
             outcome.entries += comparisons.per_seed(
                 row, _margins(spread["center"], spread["C-contrastive"])
@@ -198,17 +198,8 @@ def _spread(
 ) -> np.ndarray:
     """Returns the standard deviation of a score over the values of a hyper-parameter [seeds].
 
-    Values that diverged are left out; fewer than two values give NaN.
+    It is infinite for a seed in which a value diverged.
     """
-    scores = np.array([getattr(found[key, value], figure) for value in values])
-    kept = scores[np.isfinite(scores).all(axis=1)]
-    return kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(scores.shape[1], np.nan)
-
-
-def _claimed(
-    found: Mapping[Key, Scores], key: str, figure: str, values: tuple[float, ...]
-) -> np.ndarray:
-    """Returns the standard deviation [seeds] to compare: infinite if a value diverged."""
     scores = np.array([getattr(found[key, value], figure) for value in values])
     whole = np.isfinite(scores).all(axis=0)
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
@@ -223,15 +214,17 @@ def _margins(high: np.ndarray, low: np.ndarray) -> np.ndarray:
 def _spread_entries(
     found: Mapping[Key, Scores], key: str, values: tuple[float, ...], label: str
 ) -> list[Entry]:
-    row = f"deviation over {key}, {label}"
-    spreads = {
-        column: _spread(found, key, figure, values)
-        for figure, column in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %"))
-    }
+    """Returns the deviations over the values that did not diverge in any seed, if there are two."""
+    kept = tuple(v for v in values if np.isfinite(found[key, v].accuracy).all())
     return [
-        Entry.of(row, list(spread), "points", 2, column)
-        for column, spread in spreads.items()
-        if np.isfinite(spread).all()
+        Entry.of(
+            f"deviation over {key}, {label}",
+            list(_spread(found, key, figure, kept)),
+            "points",
+            column=column,
+        )
+        for figure, column in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %"))
+        if len(kept) > 1
     ]
 
 
