@@ -33,12 +33,12 @@ Verdict = Literal["yes", "no", "undecided"]
 
 
 class Interval(NamedTuple):
-    """A percentile interval."""
+    """A percentile interval of one score."""
 
     low: float
     high: float
     draws: np.ndarray
-    """[draws] the statistic of every resample; NaN where it had none of a kind of pairs."""
+    """[draws] the statistic of each resample; NaN if the resample had no pair of a kind."""
 
 
 def bootstrap_people(
@@ -51,24 +51,26 @@ def bootstrap_people(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
-    """Draws as many people as there are, with replacement, and takes the pairs that they form.
+    """Returns the interval of a score over resamples of the people in a test set.
 
-    A person drawn twice brings their own pairs twice, and pairs with another person as often as the
-    product of both counts; two copies of one person form no pair. Pairs taken one by one would look
-    independent and give intervals that are far too narrow.
+    Each resample draws as many people as there are, with replacement, and takes the pairs that they
+    form. The pairs of a person who is drawn twice are taken twice. Pairs of two people are taken as
+    often as the product of both counts. Two copies of one person form no pair. If pairs were drawn
+    one by one, they would look independent, and the intervals would be far too narrow.
 
     Args:
-      statistic: [pairs] how often each pair is taken, whole numbers -> a figure, or NaN where the
-        pairs taken have none.
+      statistic: [pairs] how often each pair is taken, whole numbers -> a score, or NaN if the
+        taken pairs have none.
       first: [pairs] person on one side of each pair.
-      second: [pairs] person on the other; the same one for a genuine pair, or for a single image.
-      draws: how many resamples.
+      second: [pairs] person on the other side; the same one for a genuine pair, or for a single
+        image.
+      draws: number of resamples.
       level: share of the draws in the interval.
       seed: of the draws.
-      progress: called with draws done and all draws.
+      progress: called with the number of finished draws and of all draws.
 
     Raises:
-      ValueError: shapes differ, there are fewer than two people, or no draw has a figure.
+      ValueError: shapes differ, there are fewer than two people, or no draw has a score.
 
     Example:
       >>> right = np.array([1.0, 0.0, 1.0, 1.0])
@@ -79,39 +81,41 @@ def bootstrap_people(
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"expected a person a side, found {first.shape} and {second.shape}")
-    people, place = np.unique(np.concatenate([first, second]), return_inverse=True)
+        raise ValueError(
+            f"expected one person per side of each pair, found {first.shape} and {second.shape}"
+        )
+    people, index = np.unique(np.concatenate([first, second]), return_inverse=True)
     if people.size < 2:
         raise ValueError(f"expected two people or more, found {people.size}")
     if not 0.0 < level < 1.0 or draws < 1:
         raise ValueError(f"expected level in (0, 1) and draws, found {level} and {draws}")
-    a, b = place[: first.size], place[first.size :]
+    a, b = index[: first.size], index[first.size :]
     rng = np.random.default_rng(seed)
-    figures = np.empty(draws)
+    values = np.empty(draws)
     for draw in range(draws):
         taken = np.bincount(rng.integers(people.size, size=people.size), minlength=people.size)
-        figures[draw] = statistic(np.where(a == b, taken[a], taken[a] * taken[b]))
+        values[draw] = statistic(np.where(a == b, taken[a], taken[a] * taken[b]))
         if progress:
             progress(draw + 1, draws)
-    if np.isnan(figures).all():
-        raise ValueError(f"expected a figure from some of {draws} draws, found NaN in all")
-    low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), figures)
+    if np.isnan(values).all():
+        raise ValueError(f"expected a score from some of {draws} draws, found NaN in all")
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), values)
 
 
 def resampled_tar(
     scores: ArrayLike, same: ArrayLike, far: float, *, rule: Rule = "strict"
 ) -> Callable[[np.ndarray], float]:
-    """True accept rate at a FAR of pairs that are taken several times or not at all.
+    """Returns a function that computes the true accept rate of pairs that are taken repeatedly.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool.
-      far: in [0, 1].
+      same: [pairs] bool, True where both images show one person.
+      far: false accept rate, in [0, 1].
       rule: that of `impostor_threshold`.
 
     Returns:
-      A statistic for `bootstrap_people`: the figure of `tar_at_far` on the pairs as taken.
+      A statistic for `bootstrap_people`: `tar_at_far` of the pairs as often as they are taken.
 
     Example:
       >>> tar = resampled_tar([0.9, 0.8, 0.3, 0.1], [True, False, True, False], 0.0)
@@ -120,7 +124,7 @@ def resampled_tar(
     """
     scores, same = checked_scores(scores, "pair"), np.asarray(same, bool)
     if scores.shape != same.shape:
-        raise ValueError(f"expected {scores.size} bools, one a score, found {same.shape}")
+        raise ValueError(f"expected {scores.size} bools, one per score, found {same.shape}")
     genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
     impostor = impostor[np.argsort(-scores[impostor], kind="stable")]
     falling = scores[impostor]
@@ -287,8 +291,8 @@ def difference_of_accuracies(
       >>> round(difference_of_accuracies(ours, theirs, first, second).value, 1)
       50.0
     """
-    people, place = np.unique(np.stack([first, second]), return_inverse=True)
-    low, high = np.sort(place.reshape(2, -1), axis=0)
+    people, index = np.unique(np.stack([first, second]), return_inverse=True)
+    low, high = np.sort(index.reshape(2, -1), axis=0)
     # All pairs of the same two people are taken equally often, so that their sums are enough.
     groups, group = np.unique(low * people.size + high, return_inverse=True)
     a, b = np.divmod(groups, people.size)

@@ -5,6 +5,7 @@ written here, because they are what is checked.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -141,11 +142,7 @@ def softmax_formulas(context: Context) -> Measured:
             given = {"features": features, "agents": agents, **more}
             given = {key: jnp.asarray(array) for key, array in given.items()}
             (value, slopes), (plain, plain_slopes) = (
-                jax.value_and_grad(
-                    lambda given, softmax=softmax, normalize=normalize: jnp.mean(
-                        softmax(labels=labels, normalize=normalize, **given)
-                    )
-                )(given)
+                jax.value_and_grad(partial(_mean_loss, softmax, labels, normalize))(given)
                 for softmax in (losses.softmax, reference.softmax)
             )
             entries.append(_difference(f"{name}: loss", value, plain))
@@ -165,6 +162,15 @@ def softmax_formulas(context: Context) -> Measured:
     ]
     size = f"{len(features)} random features, 10 classes, 8 dimensions, float64, the mean loss"
     return Outcome(entries, size), {}
+
+
+def _mean_loss(
+    softmax: Callable[..., jax.Array],
+    labels: np.ndarray,
+    normalize: Normalize,
+    given: dict[str, jax.Array],
+) -> jax.Array:
+    return jnp.mean(softmax(labels=labels, normalize=normalize, **given))
 
 
 def reformulations(context: Context) -> Measured:

@@ -183,8 +183,10 @@ def to_record(outcome: Outcome) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Outcome:
     """Reads the outcome from a record, which may contain further keys."""
-    fields = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
-    return Outcome(**fields | {"entries": [_entry(entry) for entry in record["entries"]]})
+    known = {f.name for f in dataclasses.fields(Outcome)}
+    fields: dict[str, Any] = {name: value for name, value in record.items() if name in known}
+    fields["entries"] = [_entry(entry) for entry in record["entries"]]
+    return Outcome(**fields)
 
 
 def _set_fields(thing: Entry | Outcome) -> dict[str, Any]:
@@ -204,8 +206,12 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(record: Mapping[str, Any]) -> Entry:
-    parts = [
-        Difference(**{name: math.nan if v is None else v for name, v in part.items()})
-        for part in record.get("parts", ())
-    ]
-    return Entry(**{**record, "values": tuple(record["values"]), "parts": tuple(parts)})
+    fields = dict(record)
+    fields["values"] = tuple(record["values"])
+    fields["parts"] = tuple(_difference(part) for part in record.get("parts", ()))
+    return Entry(**fields)
+
+
+def _difference(record: Mapping[str, Any]) -> Difference:
+    fields: dict[str, Any] = {name: math.nan if v is None else v for name, v in record.items()}
+    return Difference(**fields)

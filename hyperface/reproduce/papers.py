@@ -38,7 +38,9 @@ def measurement(item: Item) -> Callable[[Context], Measured]:
 
 
 def _item(name: str, fields: Mapping[str, Any]) -> Item:
-    found = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        found[key] = tuple(value) if isinstance(value, list) else value
     if "statements" in found:
         found["statements"] = function(found["statements"])
     return Item(name, **found)
