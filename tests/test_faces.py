@@ -12,7 +12,7 @@ from hyperface.data.images import encode_png
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.lfw import read_lfw_pairs
 from hyperface.protocols.pair_list import PairList
-from hyperface.reproduce import cached, faces, methods, page, papers, untrained
+from hyperface.reproduce import commands, faces, feature_cache, page, papers, untrained
 from hyperface.reproduce.command import Reproduce, _shown
 from hyperface.reproduce.item import HOLDS, Context
 
@@ -38,22 +38,30 @@ def test_pair_accuracy_weighs_both_kinds_alike():
     features = np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     labels = np.array([0, 0, 1, 1])
     # From 4 on: one of two same pairs, no different one; from 1 on: all same, two of four others.
-    assert faces.pair_accuracy(features, labels, "Inner-Product", normalized=False) == 75.0
+    assert (
+        faces.decide_all_pairs(features, labels, "Inner-Product", normalized=False).accuracy()
+        == 75.0
+    )
     # Cosines: same 1 and 0.71, different 0, 0.71, 0, 0.71.
-    assert faces.pair_accuracy(features, labels, "Inner-Product", normalized=True) == 75.0
+    assert (
+        faces.decide_all_pairs(features, labels, "Inner-Product", normalized=True).accuracy()
+        == 75.0
+    )
     # Squared distances: same 0 and 1, different 5, 2, 5 and 2: all told apart.
-    assert faces.pair_accuracy(features, labels, "Euclidean", normalized=False) == 100.0
+    assert (
+        faces.decide_all_pairs(features, labels, "Euclidean", normalized=False).accuracy() == 100.0
+    )
 
 
 def kept_by_seed(context, monkeypatch, *made):
     """A trained run a seed, whose features are these, of people a tenth of the images each."""
     runs = {}
     for seed, features in enumerate(made):
-        run = methods.folder(context.runs, faces.RUN, seed)
+        run = commands.folder(context.runs, faces.RUN, seed)
         run.mkdir(parents=True)
         (run / "results.json").write_text("{}")
-        runs[run] = cached.Cached(features, np.repeat(np.arange(6), 10))
-    monkeypatch.setattr(cached, "features", lambda run, c, splits: {"test": runs[run]})
+        runs[run] = feature_cache.MirroredFeatures(features, np.repeat(np.arange(6), 10))
+    monkeypatch.setattr(feature_cache, "features", lambda run, c, splits: {"test": runs[run]})
 
 
 def noisy_people(seed):
@@ -78,8 +86,7 @@ def test_statements_of_one_seed_are_undecided(context, monkeypatch):
     kept_by_seed(context, monkeypatch, noisy_people(0))
     for name in ("table-1-faces", "mirror"):
         outcome, _ = measured(name, context)
-        claims = [entry for entry in outcome.entries if entry.unit == HOLDS]
-        assert {page.verdict(entry) for entry in claims} == {page.UNDECIDED}
+        assert set(page.judge({name: outcome}).values()) == {page.UNDECIDED}
 
 
 def test_a_list_is_scored_in_its_folds_before_and_after_normalisation():
@@ -93,10 +100,12 @@ def test_a_list_is_scored_in_its_folds_before_and_after_normalisation():
                      np.concatenate([same.same, apart.same]),
                      np.concatenate([same.fold, apart.fold]))  # fmt: skip
     for name in faces.SIMILARITIES:
-        assert faces.list_accuracy(named, pairs, name, normalized=True) == 100
+        assert faces.decide_list(named, pairs, name, normalized=True).accuracy() == 100
     # Distances: same 3 and 1, different 1.41 and 2.83. The second fold's threshold, 1.91, has both
     # pairs of the first wrong; no cut of the first is as good as a guess, so that all is accepted.
-    assert faces.list_accuracy(named, pairs, "Euclidean", normalized=False) == 25
+    decided = faces.decide_list(named, pairs, "Euclidean", normalized=False)
+    assert decided.accuracy() == 25
+    assert decided.first.tolist() == ["a", "b", "a", "a"]
 
 
 PEOPLE = [f"p{person}" for person in range(6)]
@@ -132,7 +141,7 @@ def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
     monkeypatch.setattr(untrained, "find", lambda name, _: name == "lfw")
     monkeypatch.setattr(untrained, "COMPONENTS", 6)
     monkeypatch.setattr(
-        cached, "listed", lambda run, *_: NamedFeatures(NAMES, noisy_people(0)[:, 0])
+        feature_cache, "named_features", lambda run, *_: NamedFeatures(NAMES, noisy_people(0)[:, 0])
     )
     write_pairs(context)
     outcome, found = measured("untrained", context)
@@ -143,8 +152,8 @@ def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
     # In cosine distances of the images themselves, by hand.
     flat = (np.clip(images, 0, 255).astype(np.uint8).reshape(60, -1) - 127.5) / 128
     pairs = read_lfw_pairs(context.data_dir / "protocols/lfw/pairs.txt")
-    expected = faces.list_accuracy(NamedFeatures(NAMES, flat), pairs, "Inner-Product",
-                                   normalized=True)  # fmt: skip
+    expected = faces.decide_list(NamedFeatures(NAMES, flat), pairs, "Inner-Product",
+                                   normalized=True).accuracy()  # fmt: skip
     assert found[row + "raw pixels", "accuracy"] == pytest.approx((expected,))
     assert found[row + "eigenfaces", "accuracy"][0] < 100
     assert set(outcome.missing) == {"CFP, frontal and frontal", "CFP, frontal and profile"}
@@ -153,7 +162,7 @@ def test_untrained_features_are_scored_as_a_net_is(context, monkeypatch):
 def test_lfw_is_compared_where_it_is_at_hand(context, monkeypatch):
     kept_by_seed(context, monkeypatch, noisy_people(0), noisy_people(1))
     monkeypatch.setattr(
-        cached, "listed", lambda run, *_: NamedFeatures(NAMES, noisy_people(0)[:, 0])
+        feature_cache, "named_features", lambda run, *_: NamedFeatures(NAMES, noisy_people(0)[:, 0])
     )
     monkeypatch.setattr(faces, "find", lambda name, folder: folder)
     write_pairs(context)
@@ -188,9 +197,9 @@ def test_the_distortion_of_every_seed_is_read(context):
     write_run(context, "faces-c-contrastive", 0.7)
     write_run(context, "faces-normface", 0.5)
     (item,) = papers.items("normface", ("proposition-3-faces",))
-    before = methods.result_key(context, item)
+    before = commands.result_key(context, item)
     write_run(context, "faces-normface-seed1", 0.6)
-    assert methods.result_key(context, item) != before
+    assert commands.result_key(context, item) != before
     outcome, found = measured("proposition-3-faces", context)
     own = "mean squared distance to the own agent"
     assert found[f"softmax, normalised: {own}", ""] == pytest.approx((0.5, 0.6))

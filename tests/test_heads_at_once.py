@@ -100,17 +100,19 @@ def test_training_learns_the_classes(together, data):
         assert np.mean(np.argmax(unit @ agents.T, axis=1) == labels) > 0.6
 
 
-def test_spread_is_over_settings_for_each_seed_and_leaves_out_what_diverged():
+def test_spread_is_over_settings_for_each_seed_and_infinite_where_one_diverged():
     scores = {1.0: [80, 70], 2.0: [84, 76], 3.0: [np.nan, 75]}
     found = {
         ("lambda", v): robustness.Scores(np.array(s, float), np.array(s, float), np.ones(2))
         for v, s in scores.items()
     }
-    spread = robustness._spread(found, "lambda", "accuracy", (1.0, 2.0, 3.0))
+    spread = robustness._spread(found, "lambda", "accuracy", (1.0, 2.0))
     assert spread == pytest.approx([4 / 2**0.5, 6 / 2**0.5])
-    # In a claim, a seed that diverged somewhere is the opposite of robust.
-    claimed = robustness._claimed(found, "lambda", "accuracy", (1.0, 2.0, 3.0))
-    assert claimed == pytest.approx([np.inf, np.std([70, 76, 75], ddof=1)])
+    # A seed that diverged somewhere is the opposite of robust.
+    spread = robustness._spread(found, "lambda", "accuracy", (1.0, 2.0, 3.0))
+    assert spread == pytest.approx([np.inf, np.std([70, 76, 75], ddof=1)])
+    shown = robustness._spread_entries(found, "lambda", (1.0, 2.0, 3.0), "all")
+    assert shown[0].values == pytest.approx((4 / 2**0.5, 6 / 2**0.5))
     outcome = robustness._outcome(found, "small")
     lost = Entry.of("lambda 3", 1, "of 2 seeds diverged", 0, "accuracy")
     assert lost in outcome.entries

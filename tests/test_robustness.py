@@ -17,10 +17,11 @@ from hyperface.data.planning import Options
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
 from hyperface.reproduce import (
-    cached,
     command,
+    commands,
+    comparisons,
+    feature_cache,
     heads_at_once,
-    methods,
     page,
     papers,
     printed_spreads,
@@ -45,7 +46,7 @@ def test_features_of_images_and_mirror_images_are_made_once(
     context, random_run, tiny_data, monkeypatch
 ):
     run = context.runs / robustness.RUN
-    found = cached.features(run, context)
+    found = feature_cache.features(run, context)
     assert found["train"].features.shape == (48, 2, 16)
     state = random_run[1]
     split = open_split("tiny", "test", tiny_data)
@@ -54,23 +55,23 @@ def test_features_of_images_and_mirror_images_are_made_once(
         direct = state.network.apply(state.evaluated, images, method="embed")
         np.testing.assert_allclose(found["test"].features[:, side], direct, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(found["test"].labels, batch["labels"])
-    monkeypatch.setattr(cached, "open_network", None)  # Nothing is embedded again.
-    again = cached.features(run, context)
+    monkeypatch.setattr(feature_cache, "open_network", None)  # Nothing is embedded again.
+    again = feature_cache.features(run, context)
     np.testing.assert_array_equal(again["test"].features, found["test"].features)
     with monkeypatch.context() as changed:
-        changed.setattr(cached, "features_digest", lambda: "of other code")
+        changed.setattr(feature_cache, "code_digest", lambda _: "of other code")
         with pytest.raises(TypeError):
-            cached.features(run, context)
+            feature_cache.features(run, context)
     (run / "metrics.jsonl").write_text("{1}\n")
     with pytest.raises(TypeError):
-        cached.features(run, context)
+        feature_cache.features(run, context)
 
 
 def test_features_of_a_list_are_those_of_the_images_it_names(context, random_run, tiny_data):
     run = context.runs / robustness.RUN
     split = open_split("tiny", "test", tiny_data)
     wanted = [split.records[place]["name"].decode() for place in (3, 5, 7)]
-    found = cached.listed(run, "tiny", wanted, context)
+    found = feature_cache.named_features(run, "tiny", wanted, context)
     assert sorted(found.names) == sorted(wanted)
     (batch,) = evaluation_batches(split, batch_size=32)
     state = random_run[1]
@@ -78,7 +79,7 @@ def test_features_of_a_list_are_those_of_the_images_it_names(context, random_run
     rows = found.rows(wanted, "the list")
     np.testing.assert_allclose(found.features[rows], direct, rtol=1e-3, atol=1e-5)
     with pytest.raises(InputError, match="all images that are named, found no nobody/1"):
-        cached.listed(run, "tiny", [*wanted, "nobody/1"], context)
+        feature_cache.named_features(run, "tiny", [*wanted, "nobody/1"], context)
 
 
 def untrained(settings, features, labels, *, seeds, steps, progress):
@@ -114,12 +115,12 @@ def test_every_setting_has_its_figures(paper, name, settings, context, monkeypat
     printed = papers.published()[paper][name]
     assert claims | outcome.unjudged.keys() == {row["row"] for row in printed["rows"]}
     assert set(outcome.unjudged) == ({"alpha = 50 explodes"} if paper == "ringloss" else set())
-    for row in page.section(page.Shown(item, outcome, context.out, ""), printed).table.rows:
+    verdicts = page.judge({name: outcome})
+    shown = page.Shown(item, outcome, context.out, "")
+    for row in page.section(shown, printed, verdicts).table.rows:
         if row[0] in outcome.unjudged:
             assert row[1:3] == ["yes", f"{page.NOT_JUDGED}: {outcome.unjudged[row[0]]}"]
-    assert "explodes" not in page.summary(
-        [page.Shown(item, outcome, context.out, "")], {name: printed}
-    )
+    assert "explodes" not in page.summary([shown], {name: printed}, verdicts)
     assert [caption.split(",")[0] for caption in figures] == ["Accuracy", "TAR at FAR 1 %"]
     lines = [axes.get_legend_handles_labels()[1] for axes in figures.popitem()[1].axes]
     assert all(label.startswith("softmax") for labels in lines for label in labels)
@@ -153,9 +154,9 @@ def test_weight_10_counts_in_the_range_that_has_it():
         for w, value in zip((0.1, 1.0, 10.0), values, strict=True)
     }
     to_one, whole = (0.1, 1.0), (0.1, 1.0, 10.0)
-    spreads = {k: robustness._claimed(found, k, "accuracy", to_one) for k in of}
+    spreads = {k: robustness._spread(found, k, "accuracy", to_one) for k in of}
     assert not (spreads["C-contrastive"] < spreads["center"]).any()
-    spreads = {k: robustness._claimed(found, k, "accuracy", whole) for k in of}
+    spreads = {k: robustness._spread(found, k, "accuracy", whole) for k in of}
     assert (spreads["C-contrastive"] < spreads["center"]).tolist() == [False, True]
 
 
@@ -171,10 +172,10 @@ def test_without_its_run_an_item_says_how_to_make_it(tmp_path, capsys):
 
 def test_a_result_is_of_its_run(context):
     (item,) = papers.items("ringloss", ("robustness",))
-    before, run = methods.result_key(context, item), context.runs / robustness.RUN
-    assert methods.result_key(context, item) == before
+    before, run = commands.result_key(context, item), context.runs / robustness.RUN
+    assert commands.result_key(context, item) == before
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert methods.result_key(context, item) != before
+    assert commands.result_key(context, item) != before
 
 
 def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
@@ -183,16 +184,16 @@ def test_what_is_kept_is_of_its_data(context, tiny_data, tmp_path):
     run = context.runs / robustness.RUN
     (item,) = papers.items("ringloss", ("robustness",))
     item = item._replace(needs=("tiny",))
-    assert methods.result_key(other, item) == methods.result_key(context, item)
+    assert commands.result_key(other, item) == commands.result_key(context, item)
     shutil.rmtree(other.data_dir / "tiny")
     people = write_people(tmp_path / "people", people=10, images=8)
     first, second = people / "person0", people / "person1"
     (first / "0.png").rename(second / "moved.png")  # As many images, of other people.
     (second / "0.png").rename(first / "0.png")
     store.prepare(folder(people), other.data_dir / "tiny", Options(held_out=4))
-    assert methods.result_key(other, item) != methods.result_key(context, item)
+    assert commands.result_key(other, item) != commands.result_key(context, item)
     for one in (context, other):
-        cached.features(run, one)
+        feature_cache.features(run, one)
     assert len(list((context.out / "features").iterdir())) == 2
 
 
@@ -205,7 +206,7 @@ def test_all_values_are_judged_beside_the_papers_own():
             found[key, value] = robustness.Scores(score, score, score)
 
     def less(ranges):
-        of = {k: robustness._claimed(found, k, "tar", values) for k, values in ranges.items()}
+        of = {k: robustness._spread(found, k, "tar", values) for k, values in ranges.items()}
         return bool((of["lambda"] < of["alpha"]).all())
 
     assert less(robustness.PRINTED)
@@ -219,4 +220,5 @@ def test_a_hyper_parameter_with_one_value_left_has_no_spread():
         ("lambda", 10.0): robustness.Scores(lost, lost, lost),
     }
     assert robustness._spread_entries(found, "lambda", (1.0, 10.0), "all") == []
-    assert robustness._above("", lost, lost) == []
+    margins = robustness._margins(lost, lost)
+    assert comparisons.per_seed("", margins) == []

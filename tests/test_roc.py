@@ -340,7 +340,7 @@ def test_a_pair_is_taken_as_often_as_both_its_people():
 
 
 def test_misuse_of_the_bootstrap_says_what_was_expected():
-    with pytest.raises(ValueError, match=r"a person a side, found \(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"one person per side .*found \(3,\) and \(2,\)"):
         bootstrap_people(np.mean, [1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="two people or more, found 1"):
         bootstrap_people(np.mean, [1, 1], [1, 1])
@@ -348,5 +348,5 @@ def test_misuse_of_the_bootstrap_says_what_was_expected():
         bootstrap_people(lambda taken: np.nan, [1, 2], [1, 2], draws=3)
     with pytest.raises(ValueError, match=r"level in \(0, 1\) and draws, found 95"):
         bootstrap_people(np.mean, [1, 2], [1, 2], level=95)
-    with pytest.raises(ValueError, match=r"6 bools, one a score, found \(5,\)"):
+    with pytest.raises(ValueError, match=r"6 bools, one per score, found \(5,\)"):
         resampled_tar(SCORES, SAME[:5], 0.1)

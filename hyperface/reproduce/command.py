@@ -92,11 +92,11 @@ def run(options: Reproduce) -> None:
     from hyperface.console import make_console, say
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from hyperface.reproduce import methods, page, readme
+    from hyperface.reproduce import commands, page, readme
 
     program.quiet_libraries()
     console = make_console()
-    steps = methods.few_steps(options)
+    steps = commands.few_steps(options.steps, options.quick)
     out = options.out or Path("reproduction-quick" if steps else "reproduction")
     runs = options.runs or (out / f"runs-{steps}-steps" if steps else Path("runs"))
     options = dataclasses.replace(options, runs=runs)
@@ -114,15 +114,15 @@ def run(options: Reproduce) -> None:
     wanted = {item.name for item in chosen}
     printed = papers.published()[options.paper]
     tables = [printed[item.name] for item in papers.items(options.paper) if item.measure == RUNS]
-    if foreign := methods.foreign(tables, context):
+    if mismatched := commands.mismatched_runs(tables, context):
         raise InputError(
             "expected every trained run to be of the options and the data that its table names, "
-            "found others. Move them away, or take another --runs.\n" + "\n".join(foreign)
+            "found others. Move them away, or take another --runs.\n" + "\n".join(mismatched)
         )
     report = context.out / options.paper / "report.html"
     owned.check_free(report)
     # First, since items earlier in the paper's order start from the runs of later ones.
-    failed = _made(chosen, printed, context) if options.train else []
+    failed = _trained(chosen, printed, context) if options.train else []
     shown = []
     for item in papers.items(options.paper):
         try:
@@ -133,13 +133,14 @@ def run(options: Reproduce) -> None:
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
             say(console, f"{item.name:24}{state}")
-    summary = page.summary(shown, printed, shortened=steps is not None)
+    verdicts = page.judge({one.item.name: one.outcome for one in shown})
+    summary = page.summary(shown, printed, verdicts, shortened=steps is not None)
     with owned.writing(report.parent):
         write_sections(
             report,
             title=papers.TITLES[options.paper],
             summary=f"{summary}\n{page.READING}",
-            sections=[page.section(one, printed.get(one.item.name, {})) for one in shown],
+            sections=[page.section(one, printed.get(one.item.name, {}), verdicts) for one in shown],
         )
     if options.readme:
         readme.keep(options.paper, [one for one in shown if one.item.name in wanted])
@@ -152,36 +153,36 @@ def run(options: Reproduce) -> None:
         )
 
 
-def _made(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
+def _trained(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
     """Trains and scores missing runs at small scale; returns a sentence for each failure."""
-    from hyperface.reproduce import methods, work
+    from hyperface.reproduce import commands, scheduler
 
-    commands = methods.item_commands(items, printed, context)
-    if not commands:
+    wanted = commands.item_commands(items, printed, context)
+    if not wanted:
         return []
     # Both papers use some of the same runs, so two commands must not train them at once.
     with owned.writing(context.runs), owned.locked(context.runs, "being trained in"):
-        return work.make(commands, context)
+        return scheduler.run_all(wanted, context)
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """Returns the item with its outcome, measured now or before, or with the reason for none."""
     from hyperface.console import say
-    from hyperface.reproduce import methods, pictures, runs
+    from hyperface.reproduce import commands, pictures, runs
     from hyperface.reproduce.item import read_result, write_result
     from hyperface.reproduce.page import Shown
     from hyperface.train.divergence import DivergenceError
 
     folder = context.out / options.paper / item.name
     command = _command(item, options)
-    key = methods.result_key(context, item)
+    key = commands.result_key(context, item)
     absent = _absent(item, options.paper, context)
     if item.measure == RUNS:
         printed = papers.published()[options.paper][item.name]
         drawn = pictures.draw(printed, context)
         with owned.writing(folder):
-            outcome = write_result(folder, key, runs.read(printed, context), drawn)
-        lines = methods.full_commands(printed, outcome.missing, context.runs)
+            outcome = write_result(folder, key, runs.read(item, printed, context), drawn)
+        lines = commands.full_commands(printed, outcome.missing, context.runs)
         at_scale = any("run" in row for row in printed["rows"])
         reason = (
             " ".join(filter(None, [_unread(outcome), *absent])) if lines or not at_scale else ""
@@ -224,22 +225,22 @@ def _command(item: Item, options: Reproduce) -> str:
 
 def _absent(item: Item, paper: str, context: Context) -> list[str]:
     """Returns a sentence for each absent data set, file and run that the item needs."""
-    from hyperface.reproduce import methods
+    from hyperface.reproduce import commands
 
     described, sentences = papers.published()["data"], []
-    for name in methods.absent_data([*item.needs, *methods.small_data(item, paper)], context):
+    for name in commands.absent_data([*item.needs, *commands.small_data(item, paper)], context):
         about = described[name]
         made = f" Made by: {about['prepare']}." if about["prepare"] else ""
         where = context.data_dir / name
         sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
     ours = {about.get("file") for about in papers.published()["small"].values()}
-    for path in methods.absent_files(item, paper, context):
+    for path in commands.absent_files(item, paper, context):
         made = " It is made with the data set faces." if Path(path).name in ours else ""
         sentences.append(f"Protocol file {path} is not there.{made}")
     for name in item.runs:
         run = context.runs / name
-        if not (run / methods.TRAINED).exists():
-            made = ", then ".join(map(str, methods.training(name, context.runs)))
+        if not (run / commands.TRAINED).exists():
+            made = ", then ".join(map(str, commands.training(name, context.runs)))
             sentences.append(f"Run {name!r} is not at {run}. Made by: {made}.")
     return sentences
 

@@ -2,19 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
-from hyperface import experiments, owned
+from hyperface import experiments
 from hyperface.config.experiment import Experiment, check
 from hyperface.data.datasets import open_split
-from hyperface.data.pipeline import evaluation_batches
 from hyperface.evaluate.classification import nearest_agent_accuracy
-from hyperface.evaluate.embed import embed_split, embedder
-from hyperface.reproduce.item import Context, features_digest
+from hyperface.evaluate.embed import embedder
+from hyperface.metrics.bootstrap import difference_of_means
+from hyperface.reproduce import feature_cache
+from hyperface.reproduce.item import HOLDS, OF_FEATURES, Context, Entry, code_digest
 from hyperface.train.logs import read_metrics
 from hyperface.train.loop import run_meta, train
 from hyperface.train.run_folder import check_same_run
@@ -44,6 +44,14 @@ class Trained(NamedTuple):
             normalize="both" if normalized else "none",
             bias=None if normalized else self.bias,
         )
+
+    def right(self, *, normalized: bool = False) -> np.ndarray:
+        """Returns [test images] bool, which test images are classified rightly."""
+        agents, bias = self.agents, self.bias
+        if normalized:
+            agents, bias = agents / np.linalg.norm(agents, axis=1, keepdims=True), None
+        logits = self.features["test"] @ agents.T + (0.0 if bias is None else bias)
+        return np.argmax(logits, axis=1) == self.labels["test"]
 
     def norms(self, split: str = "test") -> np.ndarray:
         """Returns the feature norms [images]."""
@@ -85,11 +93,10 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     data = experiment.data
     split = open_split(data.name, data.train_split, context.data_dir)
     check_same_run(folder, run_meta(check(experiment), split))
-    features = folder / f"features-{features_digest()}.npz"
+    features = folder / f"features-{code_digest(OF_FEATURES)}.npz"
     if not features.exists():
         state = train(experiment, context.data_dir, folder, console=context.console)
-        with owned.writing(folder), owned.locked(folder, "being embedded in"):
-            _write_features(experiment, state, features, context)
+        feature_cache.write(features, lambda: _features(experiment, state, context))
     with np.load(features) as kept:
         stored = dict(kept)
     splits = ("train", "test")
@@ -102,17 +109,15 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     )
 
 
-def _write_features(
-    experiment: Experiment, state: TrainState, path: Path, context: Context
-) -> None:
+def _features(experiment: Experiment, state: TrainState, context: Context) -> dict[str, np.ndarray]:
+    """Returns what `Trained` contains, as arrays by name."""
     variables = jax.device_put(jax.device_get(state.evaluated))
-    network = state.network
 
-    def features(variables: Any, images: jax.Array) -> jax.Array:
+    def apply(variables: Any, images: jax.Array) -> jax.Array:
         # Without `mutable`, apply returns the features alone.
-        return cast(jax.Array, network.apply(variables, images, method="embed"))
+        return cast(jax.Array, state.network.apply(variables, images, method="embed"))
 
-    embed = embedder(features, "none")
+    network = embedder(apply, "none")
     head = variables["params"]["head"]["softmax"]
     stored = {name: np.asarray(head[name]) for name in ("agents", "bias") if name in head}
     for name in ("train", "test"):
@@ -121,10 +126,9 @@ def _write_features(
         # Records are sorted by class, so evenly spaced ones cover all classes.
         places = np.linspace(0, len(split.records) - 1, count).astype(int)
         some = dataclasses.replace(split, records=[split.records[int(i)] for i in places])
-        batches = evaluation_batches(some, batch_size=min(count, experiment.evaluation.batch_size))
-        found = embed_split(embed, variables, batches)
-        stored |= {name: found.features, f"{name}_labels": found.labels}
-    owned.write_arrays(path, **stored)
+        found = feature_cache.embed(some, lambda images: network(variables, images), context)
+        stored[name], stored[f"{name}_labels"] = found
+    return stored
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:
@@ -136,15 +140,39 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
     return f"{size}, {SHOWN[context.quick]:,} images of each split" if images else size
 
 
-def each(runs: list[Trained], figure: Callable[[Trained], float]) -> list[float]:
+def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[float]:
     """Returns a value of each run."""
-    return [float(figure(run)) for run in runs]
+    return [float(score(run)) for run in runs]
 
 
-def softmax_runs(context: Context, **term: float | str) -> list[Trained]:
-    """Returns the runs of mnist-plane-softmax with other fields of its softmax term."""
+def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
+    """Returns the statement that one kind of runs classifies more test images rightly.
+
+    Args:
+      row: the statement.
+      better: [seeds, images] how rightly each image is classified.
+      than: [seeds, images] by the other kind of runs.
+    """
+    found = difference_of_means(100.0 * better, 100.0 * than, draws=2_000)
+    gains = np.mean(better, axis=1) - np.mean(than, axis=1)
+    held = tuple(float(gain > 0) for gain in gains)
+    return Entry(row, held, unit=HOLDS, parts=(found,), note="points")
+
+
+def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Trained]:
+    """Returns the runs of mnist-plane-softmax with other fields of its softmax term.
+
+    Args:
+      context: gives the folders, the steps and the number of seeds.
+      dim: number of features.
+      **term: fields of the softmax term.
+    """
+    chosen = experiment("mnist-plane-softmax", context, **term)
     label = "-".join(["softmax", *term])
-    return train_runs(experiment("mnist-plane-softmax", context, **term), label, context)
+    if dim != chosen.model.feature_dim:
+        model = dataclasses.replace(chosen.model, feature_dim=dim)
+        chosen, label = dataclasses.replace(chosen, model=model), f"{label}-{dim}d"
+    return train_runs(chosen, label, context)
 
 
 def ring_runs(context: Context) -> list[Trained]:

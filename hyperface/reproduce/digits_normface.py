@@ -36,7 +36,7 @@ def convergence(context: Context) -> Measured:
         Entry.of("learned: scale at the end", [m["scale"] for m in last["learned"]], "", 3),
         Entry.of(
             "softmax, not normalised: greatest |logit|",
-            digits.each(digits.softmax_runs(context), _logit),
+            digits.per_run(digits.softmax_runs(context), _logit),
         ),
         Entry.claim("without a scale the loss is stuck just above the bound", stuck),
         Entry.claim("a learned scale goes below it", below),
@@ -63,7 +63,7 @@ def scales(context: Context) -> Measured:
             f"scale-{scale}",
             context,
         )
-        found = digits.each(runs, lambda run: run.accuracy(normalized=True))
+        found = digits.per_run(runs, lambda run: run.accuracy(normalized=True))
         entries.append(Entry.of(f"test accuracy, scale {scale}", found, "%"))
     return Outcome(entries, digits.scale_of(context, "mnist-plane-normface")), {}
 

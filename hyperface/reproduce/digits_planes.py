@@ -3,9 +3,9 @@
 import numpy as np
 
 from hyperface.report import planes
-from hyperface.reproduce import digits
+from hyperface.reproduce import comparisons, digits
 from hyperface.reproduce.digits import Trained
-from hyperface.reproduce.faces import SIMILARITIES, pair_accuracy
+from hyperface.reproduce.faces import SIMILARITIES, decide_all_pairs
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 COMPARED = 1_000
@@ -20,14 +20,14 @@ def similarities(context: Context) -> Measured:
     entries, found = [], {}
     for name in SIMILARITIES:
         for column, normalized in (("before", False), ("after", True)):
-            found[name, column] = digits.each(
+            found[name, column] = digits.per_run(
                 runs, lambda run, n=name, d=normalized: _pair_accuracy(run, n, d)
             )
             row = f"{name}, 2-d MNIST features"
             entries.append(Entry.of(row, found[name, column], "%", 2, column))
     for name in SIMILARITIES:
         gains = np.subtract(found[name, "after"], found[name, "before"])
-        entries.append(Entry.above(f"{name}: normalisation helps on MNIST", gains))
+        entries += comparisons.per_seed(f"{name}: normalisation helps on MNIST", gains)
     reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
     missing: dict[str, str] = dict.fromkeys(SIMILARITIES, reason)
     scale = (
@@ -40,14 +40,14 @@ def similarities(context: Context) -> Measured:
 def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
     every = max(1, len(run.labels["test"]) // COMPARED)
     features, labels = run.features["test"][::every], run.labels["test"][::every]
-    return pair_accuracy(features, labels, similarity, normalized=normalized)
+    return decide_all_pairs(features, labels, similarity, normalized=normalized).accuracy()
 
 
 def softmax_plane(context: Context) -> Measured:
     """Measures NormFace, Figure 2: features are radial, so angles compare better than distances."""
     runs = digits.softmax_runs(context)
     before, after = (
-        digits.each(runs, lambda r, n=n: r.accuracy(normalized=n)) for n in (False, True)
+        digits.per_run(runs, lambda r, n=n: r.accuracy(normalized=n)) for n in (False, True)
     )
     spread = [float(run.norms("train").std() / run.norms("train").mean()) for run in runs]
     entries = [
@@ -57,11 +57,11 @@ def softmax_plane(context: Context) -> Measured:
     ]
     nearer = {}
     for name, normalized in (("distance", False), ("angle", True)):
-        nearer[name] = digits.each(runs, lambda run, n=normalized: _nearer(run, n))
+        nearer[name] = digits.per_run(runs, lambda run, n=normalized: _nearer(run, n))
         row = f"another class is nearer than the farthest of the own, by {name}"
         entries.append(Entry.of(row, nearer[name], "%"))
     pairs = {
-        name: np.array(digits.each(runs, lambda run, s=similarity: _pair_accuracy(run, *s)))
+        name: np.array(digits.per_run(runs, lambda run, s=similarity: _pair_accuracy(run, *s)))
         for name, similarity in (
             ("angle", ("Inner-Product", True)),
             ("Euclidean distance", ("Euclidean", False)),
@@ -77,10 +77,9 @@ def softmax_plane(context: Context) -> Measured:
             [share > 0 for share in nearer["distance"]],
         )
     )
-    entries += [
-        Entry.above(f"angles are a better metric than the {name}", pairs["angle"] - pairs[name])
-        for name in ("Euclidean distance", "inner product")
-    ]
+    for name in ("Euclidean distance", "inner product"):
+        row = f"angles are a better metric than the {name}"
+        entries += comparisons.per_seed(row, pairs["angle"] - pairs[name])
     triple = marked(runs[0])
     drawn = planes.probability_plane(
         runs[0].features["train"],
@@ -158,7 +157,7 @@ def bias_plane(context: Context) -> Measured:
     entries = [
         Entry.of(
             f"test accuracy, {kind}",
-            digits.each(runs, lambda r, n=n: r.accuracy(normalized=n)),
+            digits.per_run(runs, lambda r, n=n: r.accuracy(normalized=n)),
             "%",
         )
         for name, runs in both.items()
@@ -185,25 +184,28 @@ def bias_plane(context: Context) -> Measured:
         others[what] = (found.sum(axis=1) - central[what]) / 9
         for name, of in (("class nearest the origin", central), ("mean of the others", others)):
             entries.append(Entry.of(f"with a bias, {what}: {name}", list(of[what]), unit))
-    wider = central["spread over the circle"] > others["spread over the circle"]
-    biased_costs, free_costs = (
-        [run.accuracy() - run.accuracy(normalized=True) for run in runs] for runs in (biased, free)
-    )
+    costs = [
+        np.array([1.0 * run.right() - run.right(normalized=True) for run in runs])
+        for runs in (biased, free)
+    ]
     entries += [
         Entry.claim(
             "with a bias one or two clusters are near the origin",
             [1 <= count <= 2 for count in counts["with a bias"]],
         ),
-        Entry.claim(
-            "normalised, the cluster nearest the origin is spread wider than the others",
-            list(wider),
-            compares=True,
+        *(
+            entry
+            for what, row in (
+                ("spread over the circle", "is spread wider than the others"),
+                ("accuracy lost by the cosine", "is harder to tell than the others are"),
+            )
+            for entry in comparisons.per_seed(
+                f"normalised, the cluster nearest the origin {row}",
+                central[what] - others[what],
+                unit=parts[what][1].replace("%", "points"),
+            )
         ),
-        Entry.above(
-            "normalised, the cluster nearest the origin is harder to tell than the others are",
-            central["accuracy lost by the cosine"] - others["accuracy lost by the cosine"],
-        ),
-        Entry.above("with a bias normalisation costs more", np.subtract(biased_costs, free_costs)),
+        digits.compared("with a bias normalisation costs more", *costs),
     ]
     drawn = {
         f"Training features{'' if seed == 0 else ', another seed'}": planes.feature_plane(

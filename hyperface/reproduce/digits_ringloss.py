@@ -3,7 +3,7 @@
 import numpy as np
 
 from hyperface.report import drawings, planes
-from hyperface.reproduce import digits
+from hyperface.reproduce import comparisons, digits
 from hyperface.reproduce.digits import Trained
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
@@ -13,38 +13,54 @@ LONG, SHORT = (3, 6, 8), (1, 7, 9)
 
 def ring_planes(context: Context) -> Measured:
     """Measures Ring loss, Figure 1: the plane with and without Ring loss, and test accuracy."""
-    entries, drawn, deviation, accuracy = [], {}, {}, {}
+    entries, drawn, deviation, rights = [], {}, {}, {}
     plain = digits.softmax_runs(context)
     for name, runs in (("softmax", plain), ("softmax + Ring loss", digits.ring_runs(context))):
         deviation[name] = [float(run.norms().std() / run.norms().mean()) for run in runs]
-        accuracy[name] = digits.each(runs, Trained.accuracy)
+        rights[name] = np.array([run.right() for run in runs])
         entries += [
-            Entry.of(f"test accuracy, {name}", accuracy[name], "%"),
+            Entry.of(f"test accuracy, {name}", digits.per_run(runs, Trained.accuracy), "%"),
             Entry.of(f"standard deviation of norms / mean norm, {name}", deviation[name], "", 3),
         ]
         drawn[name] = planes.feature_plane(
             runs[0].features["train"], runs[0].labels["train"], f"{name}: training features"
         )
-    equal = [a < b for a, b in zip(*reversed(deviation.values()), strict=True)]
-    entries.append(Entry.claim("Ring loss makes norms alike", equal, compares=True))
-    gains = np.subtract(*reversed(accuracy.values()))
-    entries.append(Entry.above("Ring loss raises the test accuracy", gains))
-    norms = [run.class_norms() for run in plain]
-    entries += [
-        Entry.claim(row, held, compares=True)
-        for row, held in (
-            (
-                "softmax: norms of 3, 6 and 8 above the mean",
-                [min(n[[*LONG]]) > 1 for n in norms],
-            ),
-            (
-                "softmax: norms of 1, 7 and 9 below the mean",
-                [max(n[[*SHORT]]) < 1 for n in norms],
-            ),
-            ("softmax: digit 1 has the lowest norm", [np.argmin(n) == 1 for n in norms]),
+    entries += comparisons.per_seed(
+        "Ring loss makes norms alike", np.subtract(*deviation.values()), unit=""
+    )
+    entries.append(
+        digits.compared(
+            "Ring loss raises the test accuracy", rights["softmax + Ring loss"], rights["softmax"]
         )
-    ]
+    )
+    for dim, runs in ((2, plain), (5, digits.softmax_runs(context, dim=5))):
+        entries += _norm_order(dim, [run.class_norms() for run in runs])
     return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
+
+
+def _norm_order(dim: int, norms: list[np.ndarray]) -> list[Entry]:
+    """Returns in how many seeds the class norms are ordered as the paper shows them.
+
+    Args:
+      dim: number of features. In the plane, the norm of a class follows from where its agent
+        happens to stand, so that a single training says little.
+      norms: of each seed, mean norms [classes] over the mean of all.
+    """
+    orders = {
+        "norms of 3, 6 and 8 above the mean": [min(n[[*LONG]]) > 1 for n in norms],
+        "norms of 1, 7 and 9 below the mean": [max(n[[*SHORT]]) < 1 for n in norms],
+        "digit 1 has the lowest norm": [np.argmin(n) == 1 for n in norms],
+    }
+    return [
+        Entry(
+            f"softmax, {dim} dimensions: {row}",
+            (100 * float(np.mean(held)),),
+            unit="% of seeds",
+            digits=0,
+            note=f"{sum(held)} of {len(held)}",
+        )
+        for row, held in orders.items()
+    ]
 
 
 def digit_eight(context: Context) -> Measured:
@@ -56,11 +72,10 @@ def digit_eight(context: Context) -> Measured:
             angles[split, name] = [_angular_spread(run, split, part) for run in runs]
             row = f"{split}: angular deviation of the {name} quarter of norms"
             entries.append(Entry.of(row, angles[split, name], "degrees"))
-    both = zip(angles["test", "lowest"], angles["test", "highest"], strict=True)
-    entries.append(
-        Entry.claim(
-            "test: low norms vary more in angle", [low > high for low, high in both], compares=True
-        )
+    entries += comparisons.per_seed(
+        "test: low norms vary more in angle",
+        np.subtract(angles["test", "lowest"], angles["test", "highest"]),
+        unit="degrees",
     )
     spread = {
         split: [
@@ -73,9 +88,10 @@ def digit_eight(context: Context) -> Measured:
         Entry.of(f"{split}: angular deviation of all norms", found, "degrees")
         for split, found in spread.items()
     ]
-    erratic = [of_test > of_train for of_train, of_test in zip(*spread.values(), strict=True)]
-    entries.append(
-        Entry.claim("features vary more in angle on test images", erratic, compares=True)
+    entries += comparisons.per_seed(
+        "features vary more in angle on test images",
+        np.subtract(spread["test"], spread["train"]),
+        unit="degrees",
     )
     for split in ("train", "test"):
         found = [_norm_spread(run, split) for run in runs]
@@ -130,16 +146,12 @@ def class_norms(context: Context) -> Measured:
     entries.append(
         Entry.of("classes whose accuracy Ring loss raises", list(gained.sum(axis=1)), "of 10", 1)
     )
-    entries.append(
-        Entry.claim(
-            "Ring loss raises the accuracy of all classes",
-            gained.all(axis=1).tolist(),
-            compares=True,
-        )
+    entries += comparisons.per_seed(
+        "Ring loss raises the accuracy of all classes",
+        *np.subtract(shares["softmax + Ring loss"], shares["softmax"]).T,
     )
-    less = [a < b for a, b in zip(*reversed(variance.values()), strict=True)]
-    entries.append(
-        Entry.claim("Ring loss reduces the variance of class norms", less, compares=True)
+    entries += comparisons.per_seed(
+        "Ring loss reduces the variance of class norms", np.subtract(*variance.values()), unit=""
     )
     drawn = drawings.bars(
         {name: runs[0].class_norms() for name, runs in found.items()},

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
 from hyperface.data.datasets import find
+from hyperface.metrics.bootstrap import difference_of_accuracies
 from hyperface.metrics.verification import fold_accuracy
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.lfw import read_lfw_pairs
 from hyperface.protocols.pair_list import PairList
 from hyperface.protocols.registry import PROTOCOLS
 from hyperface.report import figures
-from hyperface.reproduce import cached, methods
-from hyperface.reproduce.item import Context, Entry, Measured, Outcome
+from hyperface.reproduce import commands, comparisons, feature_cache
+from hyperface.reproduce.item import HOLDS, Context, Entry, Measured, Outcome
 from hyperface.train.logs import read_metrics
 
 RUN = "faces-softmax-continued"
@@ -26,12 +28,26 @@ DISTORTED = {
 SIMILARITIES = ("Inner-Product", "Euclidean")
 
 
-def pair_accuracy(
-    features: np.ndarray, labels: np.ndarray, similarity: str, *, normalized: bool
-) -> float:
-    """Returns the accuracy in percent over all pairs at the best threshold.
+class Decisions(NamedTuple):
+    """Which pairs of images are decided rightly at the best threshold."""
 
-    Same and different pairs have equal weight.
+    right: np.ndarray
+    """[pairs] bool."""
+    first: np.ndarray
+    """[pairs] person on one side of each pair."""
+    second: np.ndarray
+    """[pairs] person on the other side."""
+
+    def accuracy(self) -> float:
+        """Returns the accuracy in percent; pairs of one person and of two have equal weight."""
+        same = self.first == self.second
+        return float(50 * (self.right[same].mean() + self.right[~same].mean()))
+
+
+def decide_all_pairs(
+    features: np.ndarray, labels: np.ndarray, similarity: str, *, normalized: bool
+) -> Decisions:
+    """Decides all pairs of images at the threshold with the highest accuracy.
 
     Args:
       features: [images, dim].
@@ -46,19 +62,20 @@ def pair_accuracy(
         squared = np.sum(features**2, axis=1)
         scores = 2 * scores - squared[:, None] - squared
     upper = np.triu_indices(labels.size, 1)
-    far, tar, _ = roc_curve((labels[:, None] == labels)[upper], scores[upper])
-    return float(50 * np.max(1 + tar - far))
+    first, second = labels[upper[0]], labels[upper[1]]
+    same, scores = first == second, scores[upper]
+    far, tar, thresholds = roc_curve(same, scores)
+    accepted = scores >= thresholds[np.argmax(1 + tar - far)]
+    return Decisions(accepted == same, first, second)
 
 
-def list_accuracy(
+def decide_list(
     named: NamedFeatures, pairs: PairList, similarity: str, *, normalized: bool
-) -> float:
-    """Returns the mean accuracy in percent over a list's folds.
-
-    The threshold of a fold is the best one of the other folds.
+) -> Decisions:
+    """Decides the pairs of a list, each fold at the best threshold of the other folds.
 
     Args:
-      named: features of the list's images.
+      named: features of the list's images, whose names begin with the person.
       pairs: the list.
       similarity: one of SIMILARITIES.
       normalized: whether features are brought to unit length.
@@ -72,7 +89,30 @@ def list_accuracy(
         scores = -np.linalg.norm(first - second, axis=1)
     else:
         scores = np.sum(first * second, axis=1)
-    return 100 * fold_accuracy(scores, pairs.same, pairs.fold).mean
+    thresholds = fold_accuracy(scores, pairs.same, pairs.fold).thresholds
+    folds = np.unique(pairs.fold, return_inverse=True)[1]
+    people = [np.array([name.rpartition("/")[0] for name in side]) for side in pairs[:2]]
+    return Decisions((scores >= thresholds[folds]) == pairs.same, *people)
+
+
+def _compared(row: str, better: Sequence[Decisions], than: Sequence[Decisions]) -> Entry:
+    """Returns the statement that one way to compare images verifies better than another.
+
+    Args:
+      row: the statement.
+      better: decisions of one way, one per seed.
+      than: decisions of the other way.
+    """
+    gains = [one.accuracy() - other.accuracy() for one, other in zip(better, than, strict=True)]
+    found = difference_of_accuracies(
+        np.array([one.right for one in better]),
+        np.array([other.right for other in than]),
+        better[0].first,
+        better[0].second,
+        starts=1 if commands.is_of_one_start(RUN) else None,
+    )
+    held = tuple(float(gain > 0) for gain in gains)
+    return Entry(row, held, unit=HOLDS, parts=(found,), note="points")
 
 
 def normalization(context: Context) -> Measured:
@@ -81,11 +121,11 @@ def normalization(context: Context) -> Measured:
     It uses all pairs of the test people, and LFW's list if that is there.
     """
     runs = _runs(context)
-    every = [cached.features(run, context, ("test",))["test"] for run in runs]
+    every = [feature_cache.features(run, context, ("test",))["test"] for run in runs]
     entries = _before_and_after(
         "",
         lambda name, normalized: [
-            pair_accuracy(kept.features[:, 0], kept.labels, name, normalized=normalized)
+            decide_all_pairs(kept.features[:, 0], kept.labels, name, normalized=normalized)
             for kept in every
         ],
     )
@@ -94,11 +134,11 @@ def normalization(context: Context) -> Measured:
     if find("lfw", context.data_dir) and path.exists():
         pairs = read_lfw_pairs(path)
         names = [*pairs.first, *pairs.second]
-        of_list = [cached.listed(run, "lfw", names, context) for run in runs]
+        of_list = [feature_cache.named_features(run, "lfw", names, context) for run in runs]
         entries += _before_and_after(
             "LFW, ",
             lambda name, normalized: [
-                list_accuracy(named, pairs, name, normalized=normalized) for named in of_list
+                decide_list(named, pairs, name, normalized=normalized) for named in of_list
             ],
         )
         scale += f"; LFW: {pairs.same.size:,} pairs in {np.unique(pairs.fold).size} folds"
@@ -108,57 +148,58 @@ def normalization(context: Context) -> Measured:
     return Outcome(entries, scale, missing=missing), {}
 
 
-def _before_and_after(prefix: str, accuracies: Callable[[str, bool], list[float]]) -> list[Entry]:
-    """Returns the entries of both similarities from `accuracies`, which returns one per seed."""
-    entries, gains = [], {}
+def _before_and_after(
+    prefix: str, decisions: Callable[[str, bool], list[Decisions]]
+) -> list[Entry]:
+    """Returns the entries of both similarities from `decisions`, which returns one per seed."""
+    entries, compared, gains = [], [], {}
     for name in SIMILARITIES:
-        before, after = (np.array(accuracies(name, normalized)) for normalized in (False, True))
-        gains[name] = after - before
-        for column, found in (("before", before), ("after", after), ("gain", gains[name])):
+        before, after = (decisions(name, normalized) for normalized in (False, True))
+        values = [np.array([one.accuracy() for one in side]) for side in (before, after)]
+        gains[name] = values[1] - values[0]
+        for column, found in zip(("before", "after", "gain"), (*values, gains[name]), strict=True):
             entries.append(Entry.of(f"{prefix}{name}", list(found), "%", 2, column))
-    entries += [
-        Entry.above(f"{prefix}{name}: normalisation helps", gain) for name, gain in gains.items()
-    ]
+        compared.append(_compared(f"{prefix}{name}: normalisation helps", after, before))
     # The paper rounds to one digit: 0.6 and 0.7 are the range from 0.55 up to 0.75.
-    as_much = [
-        all(0.55 <= gain < 0.75 for gain in both) for both in zip(*gains.values(), strict=True)
-    ]
+    bounds = [side for gain in gains.values() for side in (gain - 0.55, 0.75 - gain)]
     row = f"{prefix}normalisation adds 0.6 to 0.7 points"
-    return [*entries, Entry.claim(row, as_much, compares=True)]
+    starts = 1 if commands.is_of_one_start(RUN) else None
+    parts = [dict(enumerate(map(float, side))) for side in bounds]
+    return [*entries, *compared, *comparisons.entry(row, parts, starts=starts)]
 
 
 def mirror(context: Context) -> Measured:
     """Measures section 5.1: features of an image and its mirror image, summed or concatenated."""
-    every = [cached.features(run, context, ("test",))["test"] for run in _runs(context)]
+    every = [feature_cache.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
         "the image alone": lambda both: both[:, 0],
         "image and mirror image, concatenated": lambda both: both.reshape(len(both), -1),
         "image and mirror image, summed": lambda both: both.sum(axis=1),
     }
     found = {
-        name: np.array(
-            [
-                pair_accuracy(merge(kept.features), kept.labels, "Inner-Product", normalized=True)
-                for kept in every
-            ]
-        )
+        name: [
+            decide_all_pairs(merge(kept.features), kept.labels, "Inner-Product", normalized=True)
+            for kept in every
+        ]
         for name, merge in merged.items()
     }
-    alone, side_by_side, summed = found.values()
-    entries = [Entry.of(name, list(accuracy), "%") for name, accuracy in found.items()]
+    alone, concatenated, summed = found.values()
+    entries = [
+        Entry.of(name, [one.accuracy() for one in decided], "%") for name, decided in found.items()
+    ]
     entries += [
-        Entry.above("the sum verifies better than the image alone", summed - alone),
-        Entry.above("the sum verifies better than the concatenation", summed - side_by_side),
+        _compared("the sum verifies better than the image alone", summed, alone),
+        _compared("the sum verifies better than the concatenation", summed, concatenated),
     ]
     return Outcome(entries, _pairs(every, "cosine")), {}
 
 
 def _runs(context: Context) -> list[Path]:
     """Returns the folders of all finished seeds of RUN."""
-    return [methods.folder(context.runs, RUN, seed) for seed in methods.seeds(context.runs, RUN)]
+    return [commands.folder(context.runs, RUN, seed) for seed in commands.seeds(context.runs, RUN)]
 
 
-def _pairs(every: Sequence[cached.Cached], how: str) -> str:
+def _pairs(every: Sequence[feature_cache.MirroredFeatures], how: str) -> str:
     labels, count = every[0].labels, len(every)
     return (
         f"features of {RUN}, {count} {'seed' if count == 1 else 'seeds'}; all pairs of "
@@ -171,8 +212,8 @@ def distortion(context: Context) -> Measured:
     """Measures Proposition 3's bound at the end of training on faces, once per seed."""
     entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():
-        seeds = methods.seeds(context.runs, method)
-        folders = [methods.folder(context.runs, method, seed) for seed in seeds]
+        seeds = commands.seeds(context.runs, method)
+        folders = [commands.folder(context.runs, method, seed) for seed in seeds]
         metrics = [read_metrics(folder / "metrics.jsonl") for folder in folders]
         last = [lines[-1]["distortion"] for lines in metrics]
         entries.append(Entry.of(f"{name}: mean squared distance to the own agent", last, "", 3))

@@ -1,10 +1,11 @@
 """Checks the papers' equations: losses and gradients against formulas and finite differences.
 
-The plain formulas come from `hyperface.reference`. Formulas of another form, and the printed
-gradients, are written here in NumPy.
+The plain formulas come from `hyperface.reference`. Only the gradients that the papers print are
+written here, because they are what is checked.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,10 @@ def _apart(found: ArrayLike, expected: ArrayLike) -> float:
     return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
+def _difference(what: str, found: ArrayLike, expected: ArrayLike, digits: int = 15) -> Entry:
+    return Entry.of(f"{what}: greatest difference", _apart(found, expected), "", digits)
+
+
 def _differences(function: Callable[[np.ndarray], jax.Array], x: np.ndarray) -> np.ndarray:
     """Returns the gradient of a scalar function of an array by central differences."""
     slopes = np.zeros(x.shape)
@@ -50,7 +55,7 @@ def normalization(context: Context) -> Measured:
             return jnp.sum(l2_normalize(x) * slope)
 
         found = np.asarray(jax.grad(loss)(x))
-        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        unit = np.asarray(reference.l2_normalize(x))
         along = np.sum(slope * unit, axis=1, keepdims=True)
         formula = (slope - unit * along) / np.linalg.norm(x, axis=1, keepdims=True)
         cosines = np.sum(found * x, axis=1) / (
@@ -61,13 +66,8 @@ def normalization(context: Context) -> Measured:
         expected = np.sqrt(np.sum(x**2, axis=1) + rates[:, None] ** 2 * np.sum(found**2, axis=1))
         entries = [
             Entry.of("Eq. 3, unit length: greatest error", _apart(l2_normalize(x), unit), "", 15),
-            Entry.of("Eq. 4 and the formula: greatest difference", _apart(found, formula), "", 15),
-            Entry.of(
-                "Eq. 4 and finite differences: greatest difference",
-                _apart(found, _differences(loss, x)),
-                "",
-                9,
-            ),
+            _difference("Eq. 4 and the formula", found, formula),
+            _difference("Eq. 4 and finite differences", found, _differences(loss, x), 9),
             Entry.of("greatest |cosine| of x and its gradient", np.max(np.abs(cosines)), "", 15),
             Entry.claim("x and its gradient are orthogonal", np.max(np.abs(cosines)) < 1e-6),
             Entry.claim(
@@ -122,7 +122,7 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
 
 
 def softmax_formulas(context: Context) -> Measured:
-    """Checks Eq. 1, 2, 5 and 6 against values and gradients that are written out in NumPy.
+    """Checks Eq. 1, 2, 5 and 6 against the plain formulas and their automatic gradients.
 
     The equations are softmax with and without bias, its class, the cosine, and the softmax of
     scaled cosines.
@@ -130,43 +130,25 @@ def softmax_formulas(context: Context) -> Measured:
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
     labels = rng.integers(0, 10, 40)
-    cases: dict[str, tuple[Normalize, float, np.ndarray | None]] = {
-        "Eq. 1, without bias": ("none", 1.0, None),
-        "Eq. 1, with a bias": ("none", 1.0, bias),
-        "Eq. 6, scale 1": ("both", 1.0, None),
-        "Eq. 6, scale 7": ("both", 7.0, None),
+    cases: dict[str, tuple[Normalize, dict[str, ArrayLike]]] = {
+        "Eq. 1, without bias": ("none", {}),
+        "Eq. 1, with a bias": ("none", {"bias": bias}),
+        "Eq. 6, scale 1": ("both", {"scale": 1.0}),
+        "Eq. 6, scale 7": ("both", {"scale": 7.0}),
     }
     entries = []
     with jax.enable_x64(True):
-        for name, (normalize, scale, added) in cases.items():
-            arguments = {"features": features, "agents": agents, "scale": np.array(scale)}
-            arguments |= {} if added is None else {"bias": added}
-
-            def loss(given: dict[str, jax.Array], normalize: Normalize = normalize) -> jax.Array:
-                found = losses.softmax(
-                    given["features"],
-                    given["agents"],
-                    labels,
-                    normalize=normalize,
-                    scale=given["scale"],
-                    bias=given.get("bias"),
-                )
-                return jnp.mean(found)
-
-            value, slopes = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, arguments))
-            expected, formula = _softmax(labels, normalize=normalize == "both", **arguments)
-            entries.append(
-                Entry.of(f"{name}: loss, greatest difference", _apart(value, expected), "", 15)
+        for name, (normalize, more) in cases.items():
+            given = {"features": features, "agents": agents, **more}
+            given = {key: jnp.asarray(array) for key, array in given.items()}
+            (value, slopes), (plain, plain_slopes) = (
+                jax.value_and_grad(partial(_mean_loss, softmax, labels, normalize))(given)
+                for softmax in (losses.softmax, reference.softmax)
             )
+            entries.append(_difference(f"{name}: loss", value, plain))
             entries += [
-                Entry.of(
-                    f"{name}: gradient of the {argument}, greatest difference",
-                    _apart(slopes[argument], formula[argument]),
-                    "",
-                    15,
-                )
-                for argument in arguments
-                if argument != "scale" or normalize == "both"
+                _difference(f"{name}: gradient of the {key}", slope, plain_slopes[key])
+                for key, slope in slopes.items()
             ]
         cosines = cosine_similarity(features, agents)
         plain_cosines = reference.cosine_similarity(features, agents)
@@ -176,47 +158,19 @@ def softmax_formulas(context: Context) -> Measured:
     accuracy = nearest_agent_accuracy(features, agents, classes, bias=bias)
     entries += [
         Entry.of("Eq. 2: features whose class is that of the greatest logit", 100 * accuracy, "%"),
-        Entry.of(
-            "Eq. 5, cosine and the plain formula: greatest difference",
-            _apart(cosines, plain_cosines),
-            "",
-            15,
-        ),
+        _difference("Eq. 5, cosine and the plain formula", cosines, plain_cosines),
     ]
     size = f"{len(features)} random features, 10 classes, 8 dimensions, float64, the mean loss"
     return Outcome(entries, size), {}
 
 
-def _softmax(
+def _mean_loss(
+    softmax: Callable[..., jax.Array],
     labels: np.ndarray,
-    features: np.ndarray,
-    agents: np.ndarray,
-    scale: np.ndarray,
-    bias: np.ndarray | None = None,
-    *,
-    normalize: bool,
-) -> tuple[float, dict[str, np.ndarray]]:
-    """Returns the mean loss of Eq. 1 or, normalised, of Eq. 6, and its gradient per argument.
-
-    Eq. 4 turns gradients with respect to directions into gradients with respect to vectors.
-    """
-    norms = [np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents)]
-    lengths = norms if normalize else [np.ones_like(norm) for norm in norms]
-    first, second = features / lengths[0], agents / lengths[1]
-    products = first @ second.T
-    scores = np.exp(scale * products + (0.0 if bias is None else bias))
-    shares = scores / scores.sum(axis=1, keepdims=True)
-    rows = np.arange(labels.size)
-    slope = (shares - np.eye(len(agents))[labels]) / labels.size
-    found = {}
-    for name, to_unit, unit, length in (
-        ("features", scale * slope @ second, first, lengths[0]),
-        ("agents", scale * slope.T @ first, second, lengths[1]),
-    ):
-        along = np.sum(to_unit * unit, axis=1, keepdims=True) if normalize else 0.0
-        found[name] = (to_unit - unit * along) / length
-    found |= {"scale": np.sum(slope * products), "bias": slope.sum(axis=0)}
-    return float(-np.mean(np.log(shares[rows, labels]))), found
+    normalize: Normalize,
+    given: dict[str, jax.Array],
+) -> jax.Array:
+    return jnp.mean(softmax(labels=labels, normalize=normalize, **given))
 
 
 def reformulations(context: Context) -> Measured:
@@ -228,36 +182,30 @@ def reformulations(context: Context) -> Measured:
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
     labels = rng.integers(0, 10, 200)
-    unit, heads = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, agents))
-    scores = np.exp(-4.0 / 2 * np.sum((unit[:, None] - heads[None]) ** 2, axis=2))
     first, second, third = features[:80], features[80:160], features[120:]
     same = labels[:80] == labels[80:160]
+    classified, paired = (features, agents, labels), (first, second, same)
+    cases = {
+        "Eq. 7, contrastive": ("contrastive", paired, {"margin": 1.0}),
+        "Eq. 8, triplet": ("triplet", (first, second, third), {"margin": 0.8}),
+        "Eq. 10, C-contrastive": ("c_contrastive", classified, {"margin": 1.0}),
+        "Eq. 11, C-triplet": ("c_triplet", classified, {"margin": 0.8}),
+    }
+    entries = []
+    for title, (name, inputs, options) in cases.items():
+        with jax.enable_x64(True):
+            plain = getattr(reference, name)(*inputs, **options)
+        found = getattr(losses, name)(*inputs, **options)
+        entries.append(_difference(f"{title} and the plain formula", found, plain, 8))
     with jax.enable_x64(True):
-        plain = {
-            "Eq. 7": reference.contrastive(first, second, same, margin=1.0),
-            "Eq. 8": reference.triplet(first, second, third, margin=0.8),
-            "Eq. 9": -np.log(scores[np.arange(200), labels] / scores.sum(axis=1)),
-            "Eq. 10": reference.c_contrastive(features, agents, labels, margin=1.0),
-            "Eq. 11": reference.c_triplet(features, agents, labels, margin=0.8),
-        }
-    found = {
-        "Eq. 7": losses.contrastive(first, second, same, margin=1.0),
-        "Eq. 8": losses.triplet(first, second, third, margin=0.8),
-        "Eq. 9": losses.softmax(features, agents, labels, scale=4.0),
-        "Eq. 10": losses.c_contrastive(features, agents, labels, margin=1.0),
-        "Eq. 11": losses.c_triplet(features, agents, labels, margin=0.8),
-    }
-    titles = {
-        "Eq. 7": "Eq. 7, contrastive and the plain formula",
-        "Eq. 8": "Eq. 8, triplet and the plain formula",
-        "Eq. 9": "Eq. 9, softmax of cosines and of squared distances",
-        "Eq. 10": "Eq. 10, C-contrastive and the plain formula",
-        "Eq. 11": "Eq. 11, C-triplet and the plain formula",
-    }
-    entries = [
-        Entry.of(f"{title}: greatest difference", _apart(found[name], plain[name]), "", 8)
-        for name, title in titles.items()
-    ]
+        # Eq. 9: the squared distance of unit vectors is 2 - 2 cos, and the 2 cancels in softmax.
+        unit, rows = reference.l2_normalize(features), reference.l2_normalize(agents)
+        squared = jnp.sum((unit[:, None] - rows[None]) ** 2, axis=2)
+        shares = jax.nn.log_softmax(-4.0 / 2 * squared)
+        plain = -shares[np.arange(200), labels]
+    found = losses.softmax(features, agents, labels, scale=4.0)
+    title = "Eq. 9, softmax of cosines and of squared distances"
+    entries.insert(2, _difference(title, found, plain, 8))
     return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
 
 
@@ -268,10 +216,13 @@ def norm_in_softmax(context: Context) -> Measured:
     norms = np.linspace(0.5, 30, 60)
     features = norms[:, None] * np.array([[np.cos(0.2), np.sin(0.2)]])
     found = np.asarray(losses.softmax(features, agents, np.zeros(60, np.int32), normalize="agents"))
-    logits = norms[:, None] * np.cos(0.2 - angles)
-    plain = -logits[:, 0] + np.log(np.sum(np.exp(logits), axis=1))
+    with jax.enable_x64(True):
+        # Eq. 2 writes the logits of Eq. 1 as norms times cosines.
+        cosines = reference.cosine_similarity(features, agents)
+        logits = norms[:, None] * np.asarray(cosines)
+        plain = -np.asarray(jax.nn.log_softmax(logits))[:, 0]
     entries = [
-        Entry.of("Eq. 2 and Eq. 1: greatest difference", _apart(found, plain), "", 8),
+        _difference("Eq. 2 and Eq. 1", found, plain, 8),
         Entry.of("loss at norm 0.5", found[0], "nats", 4),
         Entry.of("loss at norm 30", found[-1], "nats", 4),
         Entry.claim("one direction, different norms: the losses differ", np.ptp(found) > 0.1),
@@ -297,16 +248,16 @@ def ring(context: Context) -> Measured:
             return weight * jnp.mean(losses.ring(features, radius))
 
         norms = np.linalg.norm(features, axis=1)
-        value = weight / (2 * norms.size) * np.sum((norms - radius) ** 2)
+        plain = weight * jnp.mean(reference.ring(features, radius))
         to_features, to_radius = jax.grad(loss, argnums=(0, 1))(features, radius)
         eq5 = -weight / norms.size * np.sum(norms - radius)
         eq6 = weight / norms.size * (1 - radius / norms)[:, None] * features
         moved_features = _differences(lambda x: loss(x, radius), features)
         moved_radius = _differences(lambda r: loss(features, r), np.array(radius))
         entries = [
-            Entry.of(f"{name}: greatest difference", _apart(found, expected), "", digits)
+            _difference(name, found, expected, digits)
             for name, found, expected, digits in (
-                ("Eq. 4 and the plain sum", loss(features, radius), value, 15),
+                ("Eq. 4 and the plain formula", loss(features, radius), plain, 15),
                 ("Eq. 5 and autodiff", to_radius, eq5, 15),
                 ("Eq. 5 and finite differences", moved_radius, eq5, 9),
                 ("Eq. 6 and autodiff", to_features, eq6, 15),

@@ -1,21 +1,21 @@
 """Describes one item of a paper: its place, its needs, and the result of its measurement."""
 
 import dataclasses
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeAlias
 
 import hyperface
 from hyperface import owned
-from hyperface.files import digest
+from hyperface.files import digest, text_digest
+from hyperface.metrics.bootstrap import Difference
+from hyperface.reproduce.statements import Scores, Statements
 
 if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
-    import numpy as np
     from matplotlib.figure import Figure
     from rich.console import Console
 
@@ -49,6 +49,8 @@ class Item(NamedTuple):
     """Names of further data sets, which are used if they are there."""
     other_data: bool = False
     """Whether the paper measures it on other data, or on whole networks instead of heads."""
+    statements: Callable[[Scores], Statements] | None = None
+    """Tests of the statements about a table whose scores are read from trained runs."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ class Entry:
     digits: int = 2
     spread: float | None = None
     """The standard deviation of a single number, if its protocol reports one."""
-    compares: bool = False
-    """Whether it is a statement that compares values, which needs more than one seed."""
-    by: tuple[float, ...] = ()
-    """The margin of a statement in points, one per seed in which neither side diverged."""
+    parts: tuple[Difference, ...] = ()
+    """Of a statement that compares scores: how far each of its parts is above zero."""
+    judged: bool = True
+    """False for a comparison that is shown, but is not the one that its statement is judged by."""
     note: str = ""
-    """A remark, shown in brackets after the value."""
+    """A remark, shown in brackets after the value; of a comparison, the unit of its parts."""
 
     @classmethod
     def of(
@@ -83,28 +85,9 @@ class Entry:
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
     @classmethod
-    def claim(
-        cls,
-        row: str,
-        holds: SupportsFloat | Sequence[SupportsFloat],
-        *,
-        compares: bool = False,
-    ) -> "Entry":
-        """Returns a statement of the paper with whether it holds here, one truth value per seed."""
-        return replace(cls.of(row, holds, HOLDS), compares=compares)
-
-    @classmethod
-    def above(cls, row: str, by: "Sequence[float] | np.ndarray", column: str = "") -> "Entry":
-        """Returns the statement that one value is above another.
-
-        Args:
-          row: the statement.
-          by: difference of the two values in points, one per seed; infinite if one side diverged.
-          column: of the table.
-        """
-        held = tuple(float(difference > 0) for difference in by)
-        finite = tuple(float(difference) for difference in by if math.isfinite(difference))
-        return cls(row, held, column, HOLDS, compares=True, by=finite)
+    def claim(cls, row: str, holds: SupportsFloat | Sequence[SupportsFloat]) -> "Entry":
+        """Returns a statement that compares nothing, with whether it holds, one value per seed."""
+        return cls.of(row, holds, HOLDS)
 
 
 @dataclass
@@ -141,40 +124,22 @@ class Context:
     """Number of runs that are trained at the same time."""
 
 
-CODE = {
-    Path(hyperface.__file__).parent: ("**/*.py", "reproduce/published.toml"),
-}
-"""Folder -> patterns of the source files that all results depend on."""
+PACKAGE = Path(hyperface.__file__).parent
+CODE = ("**/*.py", "reproduce/published.toml")
+"""Patterns of the source files that all results depend on."""
+OF_FEATURES = (
+    *("models/*.py", "weights/*.py", "data/*.py"),
+    *("evaluate/embed.py", "runs/embedding.py", "normalize.py"),
+)
+"""Patterns of the source files that the features of a trained run depend on."""
 
 
-OF_FEATURES = {
-    Path(hyperface.__file__).parent: (
-        *("models/*.py", "weights/*.py", "data/*.py"),
-        *("evaluate/embed.py", "runs/embedding.py", "normalize.py"),
-    ),
-}
-"""Folder -> patterns of the source files that the features of a trained run depend on."""
-
-
-@cache
-def code_digest() -> str:
-    """Returns the digest of the code that results depend on, computed once per process."""
-    return digest_of(CODE)
-
-
-@cache
-def features_digest() -> str:
-    """Returns the digest of the code that features depend on, computed once per process."""
-    return digest_of(OF_FEATURES)
-
-
-def digest_of(code: Mapping[Path, Sequence[str]]) -> str:
-    """Returns twelve hexadecimal digits of the SHA-256 of names and contents of files."""
-    total = hashlib.sha256()
-    for folder, patterns in code.items():
-        for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-            total.update(f"{path.relative_to(folder).as_posix()} {digest(path)}\n".encode())
-    return total.hexdigest()[:12]
+@cache  # The code of a process does not change.
+def code_digest(patterns: tuple[str, ...] = CODE, folder: Path = PACKAGE) -> str:
+    """Returns the digest of the names and contents of source files."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    lines = [f"{path.relative_to(folder).as_posix()} {digest(path)}\n" for path in paths]
+    return text_digest("".join(lines))
 
 
 def write_result(
@@ -212,18 +177,41 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
 
 
 def to_record(outcome: Outcome) -> dict[str, Any]:
-    """Converts an outcome to dictionaries and lists, ready for JSON."""
-    return dataclasses.asdict(outcome)
+    """Converts an outcome to dictionaries and lists for JSON, without fields at their defaults."""
+    return _set_fields(outcome) | {"entries": [_entry_record(one) for one in outcome.entries]}
 
 
 def from_record(record: Mapping[str, Any]) -> Outcome:
     """Reads the outcome from a record, which may contain further keys."""
-    fields = {f.name: record[f.name] for f in dataclasses.fields(Outcome) if f.name in record}
+    known = {f.name for f in dataclasses.fields(Outcome)}
+    fields: dict[str, Any] = {name: value for name, value in record.items() if name in known}
     fields["entries"] = [_entry(entry) for entry in record["entries"]]
     return Outcome(**fields)
 
 
+def _set_fields(thing: Entry | Outcome) -> dict[str, Any]:
+    """Returns the fields of a dataclass whose values are not empty or the default."""
+    fields = {f.name: f.default for f in dataclasses.fields(thing)}
+    values = {name: getattr(thing, name) for name in fields}
+    return {n: v for n, v in values.items() if v != fields[n] and v not in ({}, ())}
+
+
+def _entry_record(entry: Entry) -> dict[str, Any]:
+    # JSON has no NaN, which stands for the interval of a comparison by signs.
+    parts = [
+        {name: v if math.isfinite(v) else None for name, v in part._asdict().items()}
+        for part in entry.parts
+    ]
+    return _set_fields(entry) | ({"parts": parts} if parts else {})
+
+
 def _entry(record: Mapping[str, Any]) -> Entry:
-    # JSON turns tuples into lists.
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+    fields = dict(record)
+    fields["values"] = tuple(record["values"])
+    fields["parts"] = tuple(_difference(part) for part in record.get("parts", ()))
     return Entry(**fields)
+
+
+def _difference(record: Mapping[str, Any]) -> Difference:
+    fields: dict[str, Any] = {name: math.nan if v is None else v for name, v in record.items()}
+    return Difference(**fields)

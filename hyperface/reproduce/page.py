@@ -1,28 +1,40 @@
 """Builds an item's section of the report: published beside measured values, or why none."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from hyperface.metrics.bootstrap import decide, is_testable
 from hyperface.report.html import Section
 from hyperface.report.tables import Table
 from hyperface.reproduce.item import HOLDS, RUNS, Entry, Item, Outcome
+from hyperface.reproduce.statements import Part, Scores
 
 NOT_RUN, NOT_JUDGED = "not run", "not judged here"
 RUN_COLUMN, SOURCE_COLUMN = "run", "source"
-AGAINST = "the printed figures say otherwise"
+AGAINST = "the printed values say otherwise"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
 _KINDS = ("measured as the paper has it", "at small scale or on other data", "drawn", NOT_RUN)
 SMALL = 1e-4
 """Values below it are written with an exponent."""
 READING = (
-    "± is the standard deviation over seeds, of fine-tuned runs without that of the run they all "
-    "start from; what the protocol gives of a single seed is in brackets. A statement that "
-    "compares figures is decided where there are at least two seeds, all agree, and the mean "
-    "difference is larger than its deviation. In brackets beside a published statement is the "
-    "difference of the printed figures; beside a published figure, ± is the paper's own."
+    "± is the standard deviation over seeds. For fine-tuned runs it does not include that of the "
+    "run they all start from. What the protocol reports of a single seed is in brackets. "
+    "A comparison shows its mean difference, the 95 % interval in square brackets, and the true "
+    "difference that such an experiment finds in 4 of 5 repetitions. Intervals are over seeds, and "
+    "over people where the scores of single people are known. "
+    "A comparison is decided only with three or more independently trained networks per method; "
+    "seeds 'of one start' were all fine-tuned from one network. All comparisons of a paper are "
+    "tested together, so that even one wrong verdict has a chance of at most 5 % (Holm). A "
+    "statement of several parts holds if each part does. Each statement is judged by one number, "
+    "and its other differences are shown without a verdict. "
+    "In brackets beside a published statement is the difference of the printed values. Beside a "
+    "published value, ± is the paper's own."
 )
+Verdicts = Mapping[tuple[str, str, str], str]
+"""Item, row and column of a statement -> HELD, FAILED or UNDECIDED."""
 
 
 class Shown(NamedTuple):
@@ -36,12 +48,13 @@ class Shown(NamedTuple):
     """The reason why nothing, or not everything, was measured."""
 
 
-def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
+def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Section:
     """Builds the section of one item.
 
     Args:
       shown: the item and its outcome.
       printed: the item as in `published.toml`; {} if the paper prints no value of it.
+      verdicts: those of `judge` on all items of the paper.
     """
     item, outcome = shown.item, shown.outcome
     notes = [printed["note"]] if "note" in printed else []
@@ -49,7 +62,8 @@ def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
     missing = dict.fromkeys(outcome.missing.values()) if outcome else {}
     reasons = [shown.reason] if shown.reason else [f"{reason}." for reason in missing]
     notes += [f"Not run: {' '.join(reasons)}"] if reasons else []
-    table = Table(f"{item.place}: {item.title}", *_table(outcome, printed), "\n".join(notes))
+    header, rows = _table(item, outcome, printed, verdicts)
+    table = Table(f"{item.place}: {item.title}", header, rows, "\n".join(notes))
     pictures = outcome.pictures if outcome else {}
     paths = {caption: shown.folder / name for caption, name in pictures.items()}
     methods = outcome.methods if outcome else {}
@@ -58,30 +72,63 @@ def section(shown: Shown, printed: Mapping[str, Any]) -> Section:
     return Section(table, paths, folded | {"Commands": shown.command})
 
 
-def verdict(entry: Entry) -> str:
-    """Returns whether a statement holds here: HELD, FAILED or UNDECIDED.
+def judge(outcomes: Mapping[str, Outcome | None]) -> Verdicts:
+    """Returns the verdicts on the statements of a paper, by item, row and column.
 
-    A comparison needs two seeds at least, agreement of all seeds, and a mean difference that is
-    larger than its standard deviation over seeds; otherwise it is undecided.
+    A statement that compares nothing, such as that a bound is never exceeded, holds if it holds in
+    every seed. Comparisons are decided together, with Holm's correction.
+
+    Args:
+      outcomes: by item.
     """
-    share = mean(entry.values)
-    if 0 < share < 1 or (entry.compares and len(entry.values) < 2):
-        return UNDECIDED
-    if len(entry.by) > 1 and abs(mean(entry.by)) <= stdev(entry.by):
-        return UNDECIDED
-    return HELD if share else FAILED
+    found, compared = {}, {}
+    for item, outcome in outcomes.items():
+        for entry in outcome.entries if outcome else ():
+            if entry.unit == HOLDS and entry.judged:
+                share = mean(entry.values)
+                found[item, entry.row, entry.column] = (
+                    UNDECIDED if 0 < share < 1 else HELD if share else FAILED
+                )
+                if entry.parts:
+                    compared[item, entry.row, entry.column] = entry.parts
+    return found | dict(zip(compared, decide(list(compared.values())), strict=True))
 
 
-def shown_entry(entry: Entry) -> str:
-    """Formats an entry: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 ± 0.110 points'."""
+def shown_entry(entry: Entry, verdict: str = "") -> str:
+    """Formats an entry: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 [0.10, 0.30] points'.
+
+    Args:
+      entry: what was measured.
+      verdict: on a statement; "" for one that is not judged.
+    """
     if entry.unit != HOLDS:
-        figure = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
-        return f"{figure} ({entry.note})" if entry.note else figure
+        value = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
+        return f"{value} ({entry.note})" if entry.note else value
+    if entry.parts and not verdict:
+        return _difference(entry)
     count, seeds = int(sum(entry.values)), len(entry.values)
-    parts = [verdict(entry)]
+    parts = [verdict] if verdict else []
     parts += [f"{count} of {seeds} seeds"] if seeds > 1 else []
-    parts += [f"by {_number(entry.by, entry.digits)} points"] if entry.by else []
+    if entry.parts:
+        starts = min(part.seeds for part in entry.parts)
+        parts += ["of one start"] if starts < seeds else []
+        parts += filter(None, [_difference(entry, with_power=True)])
     return ", ".join(parts)
+
+
+def _difference(entry: Entry, *, with_power: bool = False) -> str:
+    """Formats the difference of a comparison, or the least certain one if it has several parts."""
+    known = [part for part in entry.parts if math.isfinite(part.value)]
+    if not known:
+        return ""
+    least = max(known, key=lambda part: part.p_not_above)
+    text = f"by {least.value:.2f}"
+    if math.isfinite(least.error):
+        text += f" [{least.low:.2f}, {least.high:.2f}]"
+    text += f" {entry.note}" if entry.note else ""
+    if with_power and math.isfinite(least.error):
+        text += f" (finds {least.detectable:.2f})"
+    return f"{text}, the least certain of {len(known)} parts" if len(known) > 1 else text
 
 
 def _number(values: Sequence[float], digits: int, spread: float | None = None) -> str:
@@ -92,7 +139,9 @@ def _number(values: Sequence[float], digits: int, spread: float | None = None) -
     return text if spread is None else f"{text} ± {spread:.{digits + 1}f}"
 
 
-def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[str], list[list]]:
+def _table(
+    item: Item, outcome: Outcome | None, printed: Mapping[str, Any], verdicts: Verdicts
+) -> tuple[list[str], list[list]]:
     """Returns header and rows: first the rows of the paper, then further measured rows.
 
     The measured column stands beside the published one. It is left out if nothing of it was
@@ -100,11 +149,18 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
     """
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
-    measured = {(entry.row, entry.column): shown_entry(entry) for entry in entries}
+    measured = {
+        (entry.row, entry.column): shown_entry(
+            entry, verdicts.get((item.name, entry.row, entry.column), "")
+        )
+        for entry in entries
+    }
     unjudged = outcome.unjudged if outcome else {}
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
-    published = _published(rows, printed)
+    published = _published(item, rows, printed)
     in_print = {column for _, column in published}
+    protocols = zip(printed.get("columns", ()), printed.get("protocols", ()), strict=False)
+    unscored = {column for column, protocol in protocols if not protocol}
     beside = {column for _, column in measured}
     columns = [column for column in columns if column in in_print | beside]
     alone = in_print - beside if beside - in_print or len(in_print) > 1 else set()
@@ -119,7 +175,9 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
         for column in columns:
             found = measured.get((name, column))
             if found is None:
-                expected = _is_expected(name, column, rows, published, column in in_print)
+                expected = column not in unscored and _is_expected(
+                    name, column, rows, published, column in in_print
+                )
                 found = f"{NOT_JUDGED}: {unjudged[name]}" if name in unjudged else NOT_RUN
                 found = found if expected else ""
             line += [published.get((name, column), "")] if column in in_print else []
@@ -131,16 +189,17 @@ def _table(outcome: Outcome | None, printed: Mapping[str, Any]) -> tuple[list[st
 
 
 def _published(
-    rows: Mapping[str, Mapping[str, Any]], printed: Mapping[str, Any]
+    item: Item, rows: Mapping[str, Mapping[str, Any]], printed: Mapping[str, Any]
 ) -> dict[tuple[str, str], str]:
     """Returns (row, column) -> published text; statements show the difference of printed values."""
     found = {}
-    for name, row in rows.items():
-        unit = row.get("unit", printed.get("unit", ""))
-        for place, column in enumerate(printed.get("columns", [""])):
+    for place, column in enumerate(printed.get("columns", [""])):
+        tested = item.statements(_printed_scores(rows, place)) if item.statements else {}
+        for name, row in rows.items():
+            unit = row.get("unit", printed.get("unit", ""))
             value = row["values"][place] if place < len(row["values"]) else ""
             if value and unit == HOLDS:
-                value += _in_print(row, rows, place)
+                value += _margin_in_print(tested.get(name, []))
             elif value and value != "-":
                 value = f"{value} {unit}".strip()
             if value:
@@ -148,36 +207,26 @@ def _published(
     return found
 
 
-def _in_print(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int) -> str:
+def _printed_scores(rows: Mapping[str, Mapping[str, Any]], place: int) -> Scores:
+    """Returns the printed scores of a column, as if they were of one seed."""
+    texts = {
+        name: row["values"][place]
+        for name, row in rows.items()
+        if row.get("unit") != HOLDS and place < len(row["values"])
+    }
+    return Scores({n: {0: float(v.split()[0])} for n, v in texts.items() if v not in ("", "-")})
+
+
+def _margin_in_print(parts: Sequence[Part]) -> str:
     """Formats the margin of a statement in the printed values of a column; "" without values."""
-    found = printed_differences(row, rows, place)
-    if not found:
+    if not parts or not all(part.margins for part in parts):
         return ""
+    found = sorted(margin for part in parts for margin in part.margins.values())
     shown = f"{found[0]:+.2f}"
-    if "between" in row:
+    if math.isfinite(parts[0].most):
         shown = " to ".join(dict.fromkeys([shown, f"{found[-1]:+.2f}"]))
-        low, high = row["between"]
-        held = all(low <= round(difference, 1) <= high for difference in found)
-    else:
-        held = found[0] > 0
+    held = all(part.is_as_printed() for part in parts)
     return f" ({shown})" if held else f" ({shown}: {AGAINST})"
-
-
-def printed_differences(
-    row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], place: int
-) -> list[float]:
-    """Returns the margins of a statement in a column's printed values, in ascending order.
-
-    A margin is a value of an `above` row minus the greatest value of the `below` rows. The list is
-    empty if the row compares nothing or if a value is not printed.
-    """
-    if "above" not in row:
-        return []
-    texts = [[rows[name]["values"][place] for name in row[key]] for key in ("above", "below")]
-    if {"", "-"} & {*texts[0], *texts[1]}:
-        return []
-    above, below = ([float(text.split()[0]) for text in side] for side in texts)
-    return sorted(figure - max(below) for figure in above)
 
 
 def _is_expected(
@@ -216,12 +265,19 @@ def state(outcome: Outcome | None) -> str:
     return "drawn" if outcome and outcome.pictures else NOT_RUN
 
 
-def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bool = False) -> str:
+def summary(
+    shown: Sequence[Shown],
+    printed: Mapping[str, Any],
+    verdicts: Verdicts,
+    *,
+    shortened: bool = False,
+) -> str:
     """Summarises how much of a paper was measured and which statements hold, one line each.
 
     Args:
       shown: the paper's items.
       printed: the paper as in `published.toml`.
+      verdicts: those of `judge`.
       shortened: whether training runs were shortened, so that their scores mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]
@@ -230,15 +286,20 @@ def summary(shown: Sequence[Shown], printed: Mapping[str, Any], *, shortened: bo
     if shortened:
         lines.append("Training was cut short: its figures show that all works, not what it scores.")
     found: dict[str, list[str]] = {kind: [] for kind in (HELD, FAILED, UNDECIDED)}
+    comparisons = 0
     for one in shown:
         rows = printed.get(one.item.name, {}).get("rows", ())
         published = {row["row"] for row in rows if any(row["values"])}
         for entry in one.outcome.entries if one.outcome else ():
-            if entry.unit == HOLDS and entry.row in published:
+            verdict = verdicts.get((one.item.name, entry.row, entry.column))
+            if verdict and entry.row in published:
                 where = ", ".join(filter(None, [one.item.place, entry.column]))
-                found[verdict(entry)].append(f"{where}: {entry.row} ({shown_entry(entry)})")
+                text = shown_entry(entry, verdict)
+                found[verdict].append(f"{where}: {entry.row} ({text})")
+            comparisons += entry.judged and is_testable(entry.parts)
     total = sum(map(len, found.values()))
-    lines += [f"Statements: {len(found[HELD])} of {total} hold here."] if total else []
+    tested = f" {comparisons} comparisons were tested together." if comparisons else ""
+    lines += [f"Statements: {len(found[HELD])} of {total} hold here.{tested}"] if total else []
     for kind, title in ((FAILED, "Do not hold here:"), (UNDECIDED, "Undecided here:")):
         lines += [title, *(f"– {text}" for text in found[kind])] if found[kind] else []
     return "\n".join(lines)

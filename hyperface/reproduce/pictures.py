@@ -17,9 +17,9 @@ from hyperface.protocols.registry import PROTOCOLS
 from hyperface.protocols.result import Figure as Score
 from hyperface.report import drawings, figures
 from hyperface.reproduce import sketches
+from hyperface.reproduce.commands import SCORED, SmallScale, evaluation, folder, place, seeds
 from hyperface.reproduce.item import Context
-from hyperface.reproduce.methods import SCORED, Small, evaluation, folder, place, seeds
-from hyperface.reproduce.runs import figure, small_figures
+from hyperface.reproduce.runs import full_scores, small_scores
 from hyperface.train.logs import run_digest
 
 PAIRS = {
@@ -125,7 +125,7 @@ def _low_resolution(
     scored: list[_Scored], printed: Mapping[str, Any], runs: Path, *, whole: bool
 ) -> dict[str, Figure]:
     """Draws Ring loss, Figure 8: one panel of ROC curves per factor, and scores against factors."""
-    small = Small.of(printed)
+    small = SmallScale.of(printed)
     columns, protocols, names = (
         (printed[key] for key in ("columns", "protocols", "figures"))
         if whole
@@ -168,23 +168,16 @@ def _against(
 
 def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tuple[str, str], Score]:
     """Reads (row, column) -> score; its spread is over snapshots or, at small scale, over seeds."""
-    scores = {}
-    if not whole:
-        for key, of_seeds in small_figures(printed, runs).items():
-            shares = [found.value / 100 for found in of_seeds.values()]
-            scores[key] = Score(mean(shares), stdev(shares) if len(shares) > 1 else None)
-        return scores
-    for row in printed["rows"]:
-        if "run" not in row:
-            continue
-        names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
-        run, where = folder(runs, row["run"]), evaluation(printed, row)
-        for column, protocol, name in zip(printed.get("columns", [""]), *names, strict=True):
-            found = figure(run, where, protocol, name) if protocol else None
-            if found:
-                spread = None if found.spread is None else found.spread / 100
-                scores[row["row"], column] = Score(found.value / 100, spread)
-    return scores
+    if whole:
+        return {
+            cell: Score(found.value / 100, None if found.spread is None else found.spread / 100)
+            for cell, found in full_scores(printed, runs).items()
+        }
+    shares = {
+        cell: [found.value / 100 for found in by_seed.values()]
+        for cell, by_seed in small_scores(printed, runs).items()
+    }
+    return {c: Score(mean(of), stdev(of) if len(of) > 1 else None) for c, of in shares.items()}
 
 
 def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str, Figure]:
@@ -192,7 +185,7 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
     curves: dict[str, dict[float, Score]] = {}
     marks: dict[str, float] = {}
     rows = {row["row"]: row for row in printed["rows"]}
-    first = printed.get("columns", [""])[0] if whole else Small.of(printed).columns[0]
+    first = printed.get("columns", [""])[0] if whole else SmallScale.of(printed).columns[0]
     for (name, column), found in _scores(printed, runs, whole=whole).items():
         if column == first and "weight" in rows[name]:
             curves.setdefault(rows[name]["curve"], {})[rows[name]["weight"]] = found

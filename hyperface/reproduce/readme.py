@@ -7,7 +7,7 @@ that a test can compare both and nobody types a value by hand.
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hyperface.errors import InputError
 from hyperface.files import replace_text
 from hyperface.report.tables import Table, as_markdown
 from hyperface.reproduce.item import Outcome, from_record, to_record
-from hyperface.reproduce.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, section
+from hyperface.reproduce.page import NOT_RUN, RUN_COLUMN, SOURCE_COLUMN, Shown, judge, section
 from hyperface.reproduce.papers import PAPERS, items, published
 
 KEPT = Path(__file__).with_name("measured.json")
@@ -55,7 +55,23 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
         name: {item: kept[name][item] for item in SHOWN[name] if item in kept.get(name, {})}
         for name in PAPERS
     }
-    replace_text(KEPT, json.dumps(whole, indent=1) + "\n")
+    replace_text(KEPT, as_json(whole))
+
+
+def as_json(kept: Mapping[str, Any]) -> str:
+    """Formats the kept values with one line per entry, so that changes are easy to review."""
+    entries: list[str] = []
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, dict) and "row" in value:
+            entries.append(json.dumps(value))
+            return f"<entry {len(entries) - 1}>"
+        if isinstance(value, dict):
+            return {name: shortened(one) for name, one in value.items()}
+        return [shortened(one) for one in value] if isinstance(value, list) else value
+
+    text = json.dumps(shortened(kept), indent=1)
+    return re.sub(r'"<entry (\d+)>"', lambda found: entries[int(found[1])], text) + "\n"
 
 
 def _command(paper: str, name: str, outcome: Outcome) -> str:
@@ -72,13 +88,14 @@ def read() -> dict[str, Any]:
 
 def tables(paper: str) -> str:
     """Formats the README's tables of a paper as Markdown."""
-    parts = []
-    for name, record in read().get(paper, {}).items():
-        (item,) = items(paper, (name,))
-        outcome = from_record(record)
+    parts, kept = [], read().get(paper, {})
+    outcomes = {name: from_record(record) for name, record in kept.items()}
+    verdicts = judge(outcomes)
+    for name, record in kept.items():
+        (item,), outcome = items(paper, (name,)), outcomes[name]
         one = Shown(item, outcome, Path(), record["command"])
         printed = published()[paper].get(name, {})
-        table = section(one, printed).table
+        table = section(one, printed, verdicts).table
         title = f"{table.title} (`{record['command']}`)."
         notes = [printed["note"]] if "note" in printed else []
         notes += [f"Run: {outcome.scale}."] if outcome.scale else []

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from hyperface import theory
 from hyperface.metrics.verification import verify
 from hyperface.report import drawings
-from hyperface.reproduce import cached, heads_at_once, printed_spreads
+from hyperface.reproduce import comparisons, feature_cache, heads_at_once, printed_spreads
 from hyperface.reproduce.heads_at_once import Setting
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
@@ -64,9 +64,9 @@ def ring(context: Context) -> Measured:
     outcome = _outcome(found, scale)
     for label, ranges in {"the paper's values": PRINTED, EVERY: TRIED}.items():
         for name, figure in FIGURES.items():
-            over = {k: _claimed(found, k, figure, values) for k, values in ranges.items()}
+            over = {k: _spread(found, k, figure, values) for k, values in ranges.items()}
             row = f"{name} varies less over lambda than over alpha, {label}"
-            outcome.entries += _above(row, over["alpha"], over["lambda"])
+            outcome.entries += comparisons.per_seed(row, _margins(over["alpha"], over["lambda"]))
     outcome.unjudged["alpha = 50 explodes"] = (
         "gradients of a deep net are meant, and only heads are trained here; what they scored at "
         "alpha = 50 is below"
@@ -98,16 +98,21 @@ def weights(context: Context) -> Measured:
     over, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
     for label, values in ranges.items():
         for name, figure in FIGURES.items():
-            spread = {key: _claimed(found, key, figure, values) for key in over}
+            spread = {key: _spread(found, key, figure, values) for key in over}
             row = f"{name} varies less over C-contrastive's weight than over center's, {label}"
-            outcome.entries += _above(row, spread["center"], spread["C-contrastive"])
+            outcome.entries += comparisons.per_seed(
+                row, _margins(spread["center"], spread["C-contrastive"])
+            )
     names = ("C-contrastive alone", "center alone", "softmax, not normalised")
     alone, center, softmax = (found[name, 0.0].accuracy for name in names)
     alone, center, softmax = (
         np.where(np.isfinite(x), x, -np.inf) for x in (alone, center, softmax)
     )
-    outcome.entries += _above("alone, C-contrastive verifies better than center", alone, center)
-    outcome.entries += _above("C-contrastive alone is above softmax", alone, softmax)
+    for row, other in (
+        ("alone, C-contrastive verifies better than center", center),
+        ("C-contrastive alone is above softmax", softmax),
+    ):
+        outcome.entries += comparisons.per_seed(row, _margins(alone, other))
     for key in over:
         for label, values in ranges.items():
             outcome.entries += _spread_entries(found, key, values, label)
@@ -118,7 +123,7 @@ def weights(context: Context) -> Measured:
 
 def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key, Scores], str]:
     """Trains and scores all settings; returns scores by key, and the procedure in words."""
-    splits = cached.features(context.runs / RUN, context)
+    splits = feature_cache.features(context.runs / RUN, context)
     train, test = splits["train"], splits["test"]
     # A common scale, so that the head's first features and gradients do not depend on the run.
     size = np.sqrt(np.mean(train.features**2))
@@ -151,7 +156,7 @@ def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key
 
 
 def _classes(context: Context) -> int:
-    return int(cached.features(context.runs / RUN, context)["train"].labels.max()) + 1
+    return int(feature_cache.features(context.runs / RUN, context)["train"].labels.max()) + 1
 
 
 def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
@@ -193,40 +198,33 @@ def _spread(
 ) -> np.ndarray:
     """Returns the standard deviation of a score over the values of a hyper-parameter [seeds].
 
-    Values that diverged are left out; fewer than two values give NaN.
+    It is infinite for a seed in which a value diverged.
     """
-    scores = np.array([getattr(found[key, value], figure) for value in values])
-    kept = scores[np.isfinite(scores).all(axis=1)]
-    return kept.std(axis=0, ddof=1) if len(kept) > 1 else np.full(scores.shape[1], np.nan)
-
-
-def _claimed(
-    found: Mapping[Key, Scores], key: str, figure: str, values: tuple[float, ...]
-) -> np.ndarray:
-    """Returns the standard deviation [seeds] to compare: infinite if a value diverged."""
     scores = np.array([getattr(found[key, value], figure) for value in values])
     whole = np.isfinite(scores).all(axis=0)
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
 
 
-def _above(row: str, high: np.ndarray, low: np.ndarray) -> list[Entry]:
-    """Returns a statement on scores [seeds], without seeds in which both sides diverged."""
-    some = np.isfinite(high) | np.isfinite(low)
-    return [Entry.above(row, list(high[some] - low[some]))] if some.any() else []
+def _margins(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Returns the differences [seeds]; NaN for a seed in which both sides diverged."""
+    with np.errstate(invalid="ignore"):
+        return high - low
 
 
 def _spread_entries(
     found: Mapping[Key, Scores], key: str, values: tuple[float, ...], label: str
 ) -> list[Entry]:
-    row = f"deviation over {key}, {label}"
-    spreads = {
-        column: _spread(found, key, figure, values)
-        for figure, column in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %"))
-    }
+    """Returns the deviations over the values that did not diverge in any seed, if there are two."""
+    kept = tuple(v for v in values if np.isfinite(found[key, v].accuracy).all())
     return [
-        Entry.of(row, list(spread), "points", 2, column)
-        for column, spread in spreads.items()
-        if np.isfinite(spread).all()
+        Entry.of(
+            f"deviation over {key}, {label}",
+            list(_spread(found, key, figure, kept)),
+            "points",
+            column=column,
+        )
+        for figure, column in (("accuracy", "accuracy"), ("tar", "TAR at FAR 1 %"))
+        if len(kept) > 1
     ]
 
 

@@ -5,82 +5,114 @@ loss at small scale, one per seed.
 """
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hyperface.report.run import snapshot_means
-from hyperface.reproduce import claims
-from hyperface.reproduce.claims import Found, Seeds
-from hyperface.reproduce.item import HOLDS, OTHER_WORK, Context, Entry, Outcome
-from hyperface.reproduce.methods import (
+from hyperface.reproduce import comparisons, statements
+from hyperface.reproduce.commands import (
     OWN_TEST,
     SCORED,
     TRAINED,
-    Small,
+    SmallScale,
     diverged,
     evaluation,
     folder,
+    is_of_one_start,
     place,
     seeds,
 )
+from hyperface.reproduce.item import HOLDS, OTHER_WORK, Context, Entry, Item, Outcome
 from hyperface.reproduce.papers import published
+from hyperface.reproduce.statements import Part, Scores
 from hyperface.train.logs import read_metrics, run_digest
 
 
-def read(printed: Mapping[str, Any], context: Context) -> Outcome:
+class Score(NamedTuple):
+    """A score of one run, in percent."""
+
+    value: float
+    spread: float | None = None
+    over: str = ""
+    """What the spread is taken over: "folds"."""
+
+
+Cell = tuple[str, str]
+"""Row and column of a table."""
+
+
+def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
     """Reads the scores of a table from the folder of runs, without training anything.
 
     Args:
+      item: gives the tests of the statements.
       printed: the table as in `published.toml`.
       context: gives the folder of runs.
     """
-    entries, missing = [], {}
-    for row in printed["rows"]:
-        if "run" in row:
-            found, absent = _full(printed, row, context.runs)
-            entries += found
-            missing |= {row["row"]: absent} if absent else {}
-        elif "small" not in row and row.get("unit") != HOLDS:
-            missing[row["row"]] = OTHER_WORK
-    small = small_figures(printed, context.runs)
+    runs = context.runs
+    full, small = full_scores(printed, runs), small_scores(printed, runs)
+    missing = {
+        row["row"]: OTHER_WORK
+        for row in printed["rows"]
+        if not {"run", "small"} & row.keys() and row.get("unit") != HOLDS
+    }
+    for row, column, protocol, _ in _full_cells(printed):
+        if (row["row"], column) not in full:
+            missing[row["row"]] = f"no {protocol} in {folder(runs, row['run'])}"
     methods = {row["row"]: row["small"] for row in printed["rows"] if "small" in row}
-    for (row, column), of_seeds in small.items():
-        trained = len(seeds(context.runs, methods[row]))
-        entries.append(_entry(row, column, of_seeds, trained))
-    lost = {row: diverged(context.runs, method) for row, method in methods.items()}
-    known = published()["methods"]
-    shared = {row for row, method in methods.items() if known[method].get("shared")}
-    failed = {row: _unlearned(context.runs, method) for row, method in methods.items()}
-    entries += claims.of(printed, small, lost, failed, shared)
-    notes = {row: _made(context.runs, method) for row, method in methods.items()}
-    about = {method: _about(context.runs, method) for method in dict.fromkeys(methods.values())}
+    entries = [
+        Entry(row, (score.value,), column, "%", 2, score.spread)
+        for (row, column), score in full.items()
+    ]
+    entries += [
+        _entry(cell, by_seed, len(seeds(runs, methods[cell[0]]))) for cell, by_seed in small.items()
+    ]
+    entries += _statements(item, printed, small, methods, runs)
+    notes = {row: _seeds_of(runs, method) for row, method in methods.items()}
+    about = {method: _about(runs, method) for method in dict.fromkeys(methods.values())}
     return Outcome(entries, "", missing=missing, notes=notes, methods=about)
 
 
-def small_figures(printed: Mapping[str, Any], runs: Path) -> dict[tuple[str, str], Seeds]:
-    """Reads a table's scores at small scale: (row, column) -> seed -> score."""
-    small, found = Small.of(printed), {}
+def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str, str]]:
+    """Yields row, column, protocol and name of each score at the paper's scale."""
+    for row in printed["rows"]:
+        if "run" in row:
+            names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
+            for column, protocol, name in zip(printed.get("columns", [""]), *names, strict=True):
+                if protocol:
+                    yield row, column, protocol, name
+
+
+def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
+    """Reads a table's scores at the paper's scale."""
+    found = {}
+    for row, column, protocol, name in _full_cells(printed):
+        score = read_score(folder(runs, row["run"]), evaluation(printed, row), protocol, name)
+        found |= {} if score is None else {(row["row"], column): score}
+    return found
+
+
+def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int, Score]]:
+    """Reads a table's scores at small scale, by cell and by seed."""
+    small, found = SmallScale.of(printed), {}
     for row in printed["rows"]:
         if "small" not in row:
             continue
         names = row.get("figures", small.figures)
         for column, protocol, name in zip(small.columns, small.protocols, names, strict=True):
-            of_seeds = {}
             for seed in seeds(runs, row["small"]):
                 run = folder(runs, row["small"], seed)
-                score = figure(run, *place(protocol), name)
-                of_seeds |= {} if score is None else {seed: score}
-            if of_seeds:
-                found[row["row"], column] = of_seeds
+                score = read_score(run, *place(protocol), name)
+                if score is not None:
+                    found.setdefault((row["row"], column), {})[seed] = score
     return found
 
 
-def figure(run: Path, evaluation: str, protocol: str, name: str) -> Found | None:
+def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | None:
     """Reads a score with its spread; returns None if the current run has not been scored."""
     if protocol == OWN_TEST:
-        return _own_figure(run, name)
+        return _own_score(run, name)
     path = run / evaluation / SCORED
     if not path.exists():
         return None
@@ -90,59 +122,84 @@ def figure(run: Path, evaluation: str, protocol: str, name: str) -> Found | None
         return None
     spread = scored["spreads"].get(name)
     over = scored.get("spread", "").rpartition(" over ")[2]
-    return Found(100 * scored["figures"][name], None if spread is None else 100 * spread, over)
+    return Score(100 * scored["figures"][name], None if spread is None else 100 * spread, over)
 
 
-def _own_figure(run: Path, name: str) -> Found | None:
+def _own_score(run: Path, name: str) -> Score | None:
     """Reads the mean over a run's snapshots of a score of the run's own protocol."""
     path = run / TRAINED
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text())
-    return Found(100 * snapshot_means(record)[name])
+    return (
+        Score(100 * snapshot_means(json.loads(path.read_text()))[name]) if path.exists() else None
+    )
 
 
-def _full(
-    printed: Mapping[str, Any], row: Mapping[str, Any], runs: Path
-) -> tuple[list[Entry], str]:
-    """Reads a row's scores at the paper's scale; also returns which score is absent, or ""."""
-    entries, absent = [], ""
-    columns, run = printed.get("columns", [""]), folder(runs, row["run"])
-    protocols, figures = (row.get(key, printed[key]) for key in ("protocols", "figures"))
-    for column, protocol, name in zip(columns, protocols, figures, strict=True):
-        if not protocol:
+def _statements(
+    item: Item,
+    printed: Mapping[str, Any],
+    small: Mapping[Cell, Mapping[int, Score]],
+    methods: Mapping[str, str],
+    runs: Path,
+) -> list[Entry]:
+    """Tests the statements of a table on the scores at small scale.
+
+    A run that diverged counts as below all others. Rows that all seeds share have one score, which
+    stands for every seed.
+    """
+    if item.statements is None or not small:
+        return []
+    known, columns = published()["methods"], SmallScale.of(printed).columns
+    every = {seed for by_seed in small.values() for seed in by_seed}
+    failures = {row: _failures(runs, method) for row, method in methods.items()}
+    tested: dict[Cell, list[Part]] = {}
+    for column in columns:
+        rows = {}
+        for row, method in methods.items():
+            lost = dict.fromkeys(diverged(runs, method), statements.LOWEST)
+            scores = {seed: one.value for seed, one in small.get((row, column), {}).items()}
+            if known[method].get("shared") and scores:
+                scores = dict.fromkeys(every, next(iter(scores.values())))
+            rows[row] = lost | scores
+        of_column = item.statements(Scores(rows, failures if column == columns[0] else {}))
+        tested |= {(sentence, column): parts for sentence, parts in of_column.items()}
+    starts = 1 if any(map(is_of_one_start, methods.values())) else None
+    entries = []
+    for row in printed["rows"]:
+        primary = row.get("primary", columns[:1])
+        if row.get("unit") != HOLDS or not primary:
             continue
-        found = figure(run, evaluation(printed, row), protocol, name)
-        if found is None:
-            absent = f"no {protocol} in {run}"
-        else:
-            entries.append(Entry(row["row"], (found.value,), column, "%", 2, found.spread))
-    return entries, absent
+        if len(primary) > 1:
+            parts = [part.margins for column in primary for part in tested[row["row"], column]]
+            entries += comparisons.entry(row["row"], parts, starts=starts)
+        for column in columns:
+            parts = [part.margins for part in tested[row["row"], column]]
+            judged = primary == [column]
+            entries += comparisons.entry(row["row"], parts, column, starts=starts, judged=judged)
+    return entries
 
 
-def _entry(row: str, column: str, of_seeds: Seeds, trained: int) -> Entry:
+def _failures(runs: Path, method: str) -> dict[int, float]:
+    """Returns seed -> margin of `statements.failure`; it is infinite for a run that diverged."""
+    found = dict.fromkeys(diverged(runs, method), -statements.LOWEST)
+    for seed in seeds(runs, method):
+        run = folder(runs, method, seed)
+        norms = [line["feature_norm"] for line in read_metrics(run / "metrics.jsonl")]
+        score = _own_score(run, "accuracy")
+        if norms and score is not None:
+            found[seed] = statements.failure(score.value, norms)
+    return found
+
+
+def _entry(cell: Cell, by_seed: Mapping[int, Score], trained: int) -> Entry:
     """Returns a row's entry at small scale, with a note if a trained seed has no score."""
-    found = list(of_seeds.values())
+    found = list(by_seed.values())
     notes = [f"{len(found)} of {trained} seeds"] if len(found) < trained else []
     if len(found) == 1 and found[0].spread is not None:
         notes.append(f"± {found[0].spread:.2f} over {found[0].over}")
-    values = tuple(one.value for one in found)
-    return Entry(row, values, column, "%", 2, note=", ".join(notes))
+    values = tuple(score.value for score in found)
+    return Entry(cell[0], values, cell[1], "%", 2, note=", ".join(notes))
 
 
-def _unlearned(runs: Path, method: str) -> list[bool]:
-    """Returns, per seed, whether the last logged softmax loss is no better than that of a guess."""
-    found = []
-    for seed in seeds(runs, method):
-        run = folder(runs, method, seed)
-        metrics = read_metrics(run / "metrics.jsonl")
-        if metrics and "softmax" in metrics[-1]:
-            classes = json.loads((run / "config.json").read_text())["data"]["classes"]
-            found.append(not metrics[-1]["softmax"] < math.log(classes))
-    return found + [True] * len(diverged(runs, method))
-
-
-def _made(runs: Path, method: str) -> str:
+def _seeds_of(runs: Path, method: str) -> str:
     """Describes a method and its seeds: "faces-normface, 3 seeds"."""
     count = len(seeds(runs, method))
     parts = [method] + ([f"{count} {'seed' if count == 1 else 'seeds'}"] if count else [])

@@ -1,22 +1,19 @@
 """Measures how well untrained features verify faces, by the protocols of trained features."""
 
-import math
 from collections.abc import Mapping
+from pathlib import Path
 
-import numpy as np
 from sklearn.decomposition import PCA
 
 from hyperface.data.datasets import Split, find, open_split
-from hyperface.data.pipeline import evaluation_batches
 from hyperface.protocols import registry
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.pair_rules import PRESETS
 from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure
-from hyperface.reproduce import cached
+from hyperface.reproduce import feature_cache
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
-from hyperface.runs import program
-from hyperface.runs.embedding import BATCH
+from hyperface.runs.embedding import open_network
 
 FITTED_TO = "faces"
 """The data set whose training images the eigenfaces are fitted to."""
@@ -54,7 +51,7 @@ def features(context: Context) -> Measured:
         compared = {
             "raw pixels": pixels,
             "eigenfaces": pixels._replace(features=eigenfaces.transform(pixels.features)),
-            RUN: cached.listed(context.runs / RUN, dataset, pixels.names, context),
+            RUN: feature_cache.named_features(context.runs / RUN, dataset, pixels.names, context),
         }
         for name in there:
             if _dataset(name) != dataset:
@@ -84,12 +81,5 @@ def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
 
 def _pixels(split: Split, context: Context) -> NamedFeatures:
     """Returns pixels [images, height * width * channels] float32 in [-1, 1), with image names."""
-    found = np.empty((len(split.records), math.prod(split.image_shape)), np.float32)
-    done = 0
-    with program.progress(context.console, f"reading {split.dataset}", "images") as advance:
-        for batch in evaluation_batches(split, batch_size=BATCH):
-            images = batch["images"][batch["mask"] > 0]
-            found[done : done + len(images)] = images.reshape(len(images), -1)
-            done += len(images)
-            advance(done, len(found))
-    return NamedFeatures([record["name"].decode() for record in split.records], found)
+    pixels, _ = feature_cache.embed(split, open_network(Path("pixels")).apply, context)
+    return NamedFeatures([record["name"].decode() for record in split.records], pixels)

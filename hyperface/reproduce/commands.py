@@ -1,14 +1,14 @@
-"""Lists the runs behind the tables of faces: the commands that make them, and their folders.
+"""Lists the commands that train and score the runs behind the tables of faces.
 
 The folder of a run of seed 0 has the name of the method; that of seed 2 is `NAME-seed2`. A
-fine-tuned run starts from seed 0 of the run before it, whatever its own seed.
+fine-tuned run starts from the run of its own seed, or from seed 0 if that run is `shared`.
 """
 
 import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -34,7 +34,7 @@ OWN_TEST = "test"
 """The protocol of a run's own results.json: all pairs of the test people of its data set."""
 
 
-class Small(NamedTuple):
+class SmallScale(NamedTuple):
     """The columns of a table at small scale, with the protocol and score that each shows."""
 
     columns: list[str]
@@ -42,7 +42,7 @@ class Small(NamedTuple):
     figures: list[str]
 
     @classmethod
-    def of(cls, printed: Mapping[str, Any]) -> "Small":
+    def of(cls, printed: Mapping[str, Any]) -> "SmallScale":
         """Reads a table's `small` entry; its defaults are the columns at the paper's scale."""
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
@@ -172,7 +172,7 @@ def item_commands(
     return list(found)
 
 
-def foreign(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
+def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
     """Returns a sentence for each trained run whose settings are not those of its method.
 
     Args:
@@ -199,7 +199,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
     known = published()["small"]
     evaluations = {
         name: small_options(name, context)[0]
-        for name in Small.of(printed).evaluations()
+        for name in SmallScale.of(printed).evaluations()
         if not absent_data([known[name]["data"]], context)
     }
     for method in dict.fromkeys(row["small"] for row in printed["rows"] if "small" in row):
@@ -224,23 +224,13 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
 def _shorter(context: Context) -> str:
     """Returns the options that shorten a training, "" for a training of full length."""
-    steps = few_steps(context)
+    steps = few_steps(context.steps, context.quick)
     return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
 
 
-class Shortened(Protocol):
-    """Settings that may ask for short trainings, which only show that everything works."""
-
-    @property
-    def steps(self) -> int | None: ...
-
-    @property
-    def quick(self) -> bool: ...
-
-
-def few_steps(asked: Shortened) -> int | None:
+def few_steps(steps: int | None, quick: bool) -> int | None:
     """Returns the number of steps of a shortened training; None for one of full length."""
-    return asked.steps or (QUICK_STEPS if asked.quick else None)
+    return steps or (QUICK_STEPS if quick else None)
 
 
 def trained_on(method: str) -> str:
@@ -254,7 +244,7 @@ def small_data(item: Item, paper: str) -> list[str]:
         return []
     printed, known = published()[paper][item.name], published()["small"]
     small = [row["small"] for row in printed["rows"] if "small" in row]
-    scored = [known[name]["data"] for name in Small.of(printed).evaluations()] if small else []
+    scored = [known[name]["data"] for name in SmallScale.of(printed).evaluations()] if small else []
     return list(dict.fromkeys([*map(trained_on, small), *scored]))
 
 
@@ -262,7 +252,7 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
     """Returns the absent protocol files of a table's evaluations at small scale."""
     if item.measure != RUNS:
         return []
-    evaluations = Small.of(published()[paper][item.name]).evaluations()
+    evaluations = SmallScale.of(published()[paper][item.name]).evaluations()
     absent = [path for name in evaluations for path in small_options(name, context)[1]]
     return list(dict.fromkeys(absent))
 
@@ -272,8 +262,6 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
     The options leave out each protocol with an absent file; they are "" if no protocol is left.
     """
-    from hyperface.protocols.registry import PROTOCOLS
-
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
     place = words.index("--protocol") + 1
@@ -318,13 +306,21 @@ def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
     """Returns the commands that train a method: first those of its start, then its own."""
     about, run = published()["methods"][method], folder(runs, method, seed)
-    start = about.get("start")
-    before = training(start, runs, 0, shorter) if start else []
-    options = about["train"] + shorter
+    options, start, before = about["train"] + shorter, None, []
     options += f" --seed {seed}" if seed else ""
-    options += f" --init-from {shlex.quote(str(runs / start))}" if start else ""
-    from_run, where = runs / start if start else None, shlex.quote(str(run))
-    return [*before, Command("train", f"{options} --workdir {where}", run / TRAINED, from_run)]
+    if "start" in about:
+        of_start = 0 if is_of_one_start(about["start"]) else seed
+        start = folder(runs, about["start"], of_start)
+        before = training(about["start"], runs, of_start, shorter)
+        options += f" --init-from {shlex.quote(str(start))}"
+    options += f" --workdir {shlex.quote(str(run))}"
+    return [*before, Command("train", options, run / TRAINED, start)]
+
+
+def is_of_one_start(method: str) -> bool:
+    """Returns whether the runs of all seeds of a method go back to a single trained run."""
+    about = published()["methods"][method]
+    return bool(about.get("shared")) or ("start" in about and is_of_one_start(about["start"]))
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:

@@ -1,4 +1,11 @@
-"""Runs commands that train and score, one after another or several at the same time."""
+"""Runs commands that train and score, one after another or several at the same time.
+
+A task runner such as doit would replace `_next` and the loop of `run_all`, some 40 lines, and needs
+about as many to describe the tasks. It would not replace the rest. Whether a run is up to date
+depends on its recorded options and on the digests of its start, data and protocol files, not on
+file times (`commands.py`). Each command needs its share of the cores and a log, a run that diverged
+is no failure, and on SIGTERM each running command has to save before it ends.
+"""
 
 import contextlib
 import os
@@ -12,8 +19,8 @@ from typing import NamedTuple
 
 from hyperface import owned
 from hyperface.console import say
+from hyperface.reproduce.commands import TRAINED, Command
 from hyperface.reproduce.item import Context
-from hyperface.reproduce.methods import TRAINED, Command
 from hyperface.runs.prepare import prepare_missing
 from hyperface.runs.program import EXIT_DIVERGED
 
@@ -21,7 +28,7 @@ POLL = 0.1
 """Seconds between two checks whether a process has ended."""
 
 
-class UnderWay(NamedTuple):
+class Running(NamedTuple):
     """A command whose process was running at the last check."""
 
     command: Command
@@ -29,11 +36,11 @@ class UnderWay(NamedTuple):
     began: float
 
 
-Places = list[UnderWay | None]
-"""One place per command that may run at the same time; None for a free place."""
+Slots = list[Running | None]
+"""One slot per command that may run at the same time; None for a free slot."""
 
 
-def make(commands: Sequence[Command], context: Context) -> list[str]:
+def run_all(commands: Sequence[Command], context: Context) -> list[str]:
     """Runs the commands that are not done yet, each in its own process.
 
     With `context.jobs` above 1, that many run at the same time. Each then gets its share of the
@@ -50,20 +57,19 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
     waiting = [command for command in commands if not command.is_done(context.data_dir)]
     _prepare(waiting, context)
     total, failed, lost = len(waiting), [], set()
-    places: Places = [None] * context.jobs
+    slots: Slots = [None] * context.jobs
 
-    with _listening(places) as is_told:
-        while any(places) or (waiting and not is_told()):
-            for place, one in enumerate(places):
-                if one and (status := one.process.poll()) is not None:
-                    places[place] = None
-                    say(
-                        context.console, f"took {time.monotonic() - one.began:.0f} s: {one.command}"
-                    )
-                    if status or not one.command.is_done(context.data_dir):
-                        lost.add(one.command.makes)
-                        failed += _failure(one.command, status)
-                elif not one and not is_told() and (command := _next(waiting, places)):
+    with _signals_passed_on(slots) as is_stopped:
+        while any(slots) or (waiting and not is_stopped()):
+            for slot, running in enumerate(slots):
+                if running and (status := running.process.poll()) is not None:
+                    slots[slot] = None
+                    seconds = time.monotonic() - running.began
+                    say(context.console, f"took {seconds:.0f} s: {running.command}")
+                    if status or not running.command.is_done(context.data_dir):
+                        lost.add(running.command.makes)
+                        failed += _failure(running.command, status)
+                elif not running and not is_stopped() and (command := _next(waiting, slots)):
                     waiting.remove(command)
                     needed = command.start and command.start / TRAINED
                     if needed and (needed in lost or not needed.exists()):
@@ -74,13 +80,13 @@ def make(commands: Sequence[Command], context: Context) -> list[str]:
                         )
                         continue
                     say(context.console, f"[{total - len(waiting)}/{total}] {command}")
-                    process = _start(command, place, context)
-                    places[place] = UnderWay(command, process, time.monotonic())
-                    if is_told():  # The signal came before there was a process to receive it.
+                    process = _start(command, slot, context)
+                    slots[slot] = Running(command, process, time.monotonic())
+                    if is_stopped():  # The signal came before there was a process to receive it.
                         process.terminate()
-            if any(places):
+            if any(slots):
                 time.sleep(POLL)
-    if is_told():
+    if is_stopped():
         raise KeyboardInterrupt
     return failed
 
@@ -100,9 +106,9 @@ def _failure(command: Command, status: int) -> list[str]:
     return [f"{command} ended well, but what it left is of other options or of another start."]
 
 
-def _next(waiting: Sequence[Command], places: Places) -> Command | None:
+def _next(waiting: Sequence[Command], slots: Slots) -> Command | None:
     """Returns the first command whose start is not still to be trained; None if there is none."""
-    unmade = {one.command.makes for one in places if one}
+    unmade = {one.command.makes for one in slots if one}
     for command in waiting:
         if command.start is None or command.start / TRAINED not in unmade:
             return command
@@ -115,7 +121,7 @@ def _arguments(command: Command, context: Context) -> list[str]:
     return [sys.executable, "-m", "hyperface", command.program, *options]
 
 
-def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
+def _start(command: Command, slot: int, context: Context) -> subprocess.Popen:
     """Starts a command in its own process group, which a terminal's Ctrl-C does not reach.
 
     With several jobs, each command gets a log, a share of the cores, and a share of the
@@ -140,27 +146,27 @@ def _start(command: Command, place: int, context: Context) -> subprocess.Popen:
     # Linux has the call.
     with contextlib.suppress(AttributeError, ProcessLookupError):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(process.pid, cores[place % len(cores) :: context.jobs])
+        os.sched_setaffinity(process.pid, cores[slot % len(cores) :: context.jobs])
     return process
 
 
 @contextlib.contextmanager
-def _listening(places: Places) -> Iterator[Callable[[], bool]]:
+def _signals_passed_on(slots: Slots) -> Iterator[Callable[[], bool]]:
     """Passes SIGTERM and Ctrl-C on to running commands; yields a check whether one has come."""
-    told = False
+    stopped = False
 
     def end(number: int, frame: object) -> None:
-        nonlocal told
-        told = True
-        for one in filter(None, places):
+        nonlocal stopped
+        stopped = True
+        for one in filter(None, slots):
             one.process.send_signal(number)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: told
+        yield lambda: stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for one in filter(None, places):  # Processes are left only if an error ended the loop.
+        for one in filter(None, slots):  # Processes are left only if an error ended the loop.
             one.process.terminate()
             one.process.wait()

@@ -1,0 +1,73 @@
+"""Turns the margins of a statement, one per seed, into an entry that can be judged."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import binom, t
+
+from hyperface.metrics.bootstrap import Difference
+from hyperface.reproduce.item import HOLDS, Entry
+
+
+def entry(
+    row: str,
+    parts: Sequence[Mapping[int, float]],
+    column: str = "",
+    *,
+    unit: str = "points",
+    starts: int | None = None,
+    judged: bool = True,
+) -> list[Entry]:
+    """Returns the entry of a statement, or none if a part of it has no margins.
+
+    Args:
+      row: the statement.
+      parts: seed -> margin, for each part.
+      column: of the table.
+      unit: of the margins.
+      starts: number of independently trained networks; all seeds by default.
+      judged: False if this is not the number that the statement is judged by.
+    """
+    if not parts or not all(parts):
+        return []
+    seeds = sorted({seed for margins in parts for seed in margins})
+    # In a part without a seed, both sides diverged there, which says nothing.
+    held = [all(margins.get(seed, math.inf) > 0 for margins in parts) for seed in seeds]
+    found = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
+    values = tuple(map(float, held))
+    return [Entry(row, values, column, HOLDS, parts=found, judged=judged, note=unit)]
+
+
+def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
+    """Returns the entry of a statement from one margin per seed, for each of its parts."""
+    finite = [dict(enumerate(map(float, part))) for part in parts]
+    return entry(
+        row, [{n: v for n, v in p.items() if not math.isnan(v)} for p in finite], unit=unit
+    )
+
+
+def paired_t(
+    margins: Sequence[float], *, starts: int | None = None, level: float = 0.95
+) -> Difference:
+    """Returns the mean margin over seeds, with the interval of the paired t-test.
+
+    Seeds that diverged have infinite margins, and equal margins in all seeds have no deviation. In
+    both cases only the signs are counted.
+
+    Args:
+      margins: one difference per seed.
+      starts: number of independently trained networks; all seeds by default.
+      level: of the interval.
+    """
+    values = np.asarray(margins, float)
+    finite = values[np.isfinite(values)]
+    count, value = values.size, float(finite.mean()) if finite.size else math.nan
+    starts = count if starts is None else min(starts, count)
+    error = float(finite.std(ddof=1) / math.sqrt(count)) if finite.size == count > 1 else 0.0
+    if not error:
+        by_sign = [float(binom.sf(np.sum(side > 0) - 1, count, 0.5)) for side in (values, -values)]
+        return Difference(value, math.nan, math.nan, math.nan, by_sign[0], by_sign[1], starts)
+    half = float(t.ppf((1 + level) / 2, count - 1)) * error
+    sides = [float(t.sf(side / error, count - 1)) for side in (value, -value)]
+    return Difference(value, value - half, value + half, error, sides[0], sides[1], starts)
