@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "devices": ({"errors"}, {"orbax"}),  # For its barrier, if there are several processes.
     "models": (BASE, {"flax"}),
     "heads": (BASE | {"config", "losses", "normalize", "theory"}, {"flax"}),
-    "data": (BASE | {"devices"}, {"grain", "tensorflow_datasets"}),
+    "data": (BASE | {"config", "devices"}, {"grain", "tensorflow_datasets"}),
     "train": (
         BASE | {"config", "data", "devices", "heads", "losses", "models", "normalize", "theory"},
         {"flax", "optax", "orbax", "rich"},

@@ -32,9 +32,15 @@ class Data:
     """Flip training images left to right at random."""
     shift: int = 0
     """Largest random shift of training images, in pixels each way; the edge is repeated."""
+    shrink: int = field(default=1, metadata=records.RARE)
+    """Factor by which stored images are made smaller per side: each pixel is the mean of a block of
+    shrink x shrink. It is applied before the crop."""
     crop: tuple[int, int] | None = None
-    """Height and width cut out of the stored images: anywhere in training, the middle in
-    evaluation; None feeds them whole."""
+    """Height and width cut out of the images: anywhere in training, the middle in evaluation; None
+    feeds them whole."""
+    people_fold: tuple[int, int] | None = field(default=None, metadata=records.RARE)
+    """(k, n) deals the people of both splits together into n groups. Group k, from 1, is scored and
+    all others are trained on. None trains and scores the splits as they are."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,10 @@ class Evaluation:
     """Number of images that are embedded at once."""
     folds: int = 10
     """Number of folds of the pairs; the threshold of each is chosen on all others."""
+    people_folds: int = field(default=1, metadata=records.RARE)
+    """Number of groups that the people of both splits together are dealt into. One network per
+    group is trained on all other people and scored on the group, so that every person is scored
+    once, by a network that never saw them. 1 trains one network and scores the test split."""
     snapshots: int = 1
     """Number of checkpoints that are scored, that of the last step and earlier ones. The report has
     their mean and spread, as NormFace's tables do."""
@@ -263,6 +273,7 @@ def _check_ranges(e: Experiment) -> None:
         ("checkpoint-every", e.checkpoint_every, 1),
         ("data.batch-size", e.data.batch_size, 1),
         ("data.shift", e.data.shift, 0),
+        ("data.shrink", e.data.shrink, 1),
         ("model.feature-dim", e.model.feature_dim, 1),
         ("optimizer.learning-rate", e.optimizer.learning_rate, 0),
         ("optimizer.weight-decay", e.optimizer.weight_decay, 0),
@@ -271,12 +282,17 @@ def _check_ranges(e: Experiment) -> None:
         ("optimizer.accumulate", e.optimizer.accumulate, 1),
         ("evaluation.batch-size", e.evaluation.batch_size, 1),
         ("evaluation.folds", e.evaluation.folds, 2),
+        ("evaluation.people-folds", e.evaluation.people_folds, 1),
         ("evaluation.snapshots", e.evaluation.snapshots, 1),
         ("evaluation.snapshot-every", e.evaluation.snapshot_every, 1),
     ):
         expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
     crop = e.data.crop is None or min(e.data.crop) > 0
     expect(crop, "data.crop", "height and width above 0", e.data.crop)
+    if e.data.people_fold is not None:
+        group, groups = e.data.people_fold
+        fits = groups >= 2 and 1 <= group <= groups
+        expect(fits, "data.people-fold", "a group from 1 to n, and n from 2", e.data.people_fold)
 
 
 def _check_model(model: Model) -> None:
@@ -321,6 +337,14 @@ def _check_together(e: Experiment) -> None:
         raise InputError(
             "evaluation.mirror: expected none, sum or max with the classification protocol, found "
             "concat, whose features are longer than the agents."
+        )
+    if e.evaluation.people_folds > 1:
+        one = e.evaluation.protocol == "verification" and e.evaluation.snapshots == 1
+        expect(
+            one,
+            "evaluation.people-folds",
+            "1 with the classification protocol or with several snapshots",
+            e.evaluation.people_folds,
         )
     if e.evaluation.protocol == "classification" and not e.loss.agent_heads():
         raise InputError(

@@ -1,13 +1,16 @@
 """Prepared data sets by name, below one data folder."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from hyperface.config.experiment import Data
 from hyperface.errors import InputError, unknown_name
 from hyperface.files import digest, read_json
 
@@ -24,13 +27,23 @@ def data_directory(given: Path | None = None) -> Path:
     return Path(os.path.expanduser(found))  # noqa: PTH111  Path's refuses the name of no user.
 
 
+class Records(Protocol):
+    """Records of a data set, read at random."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a prepared data set, read at random."""
 
     dataset: str
     name: str
-    records: Sequence[dict[str, Any]]
+    records: Records
     """Encoded: "image" bytes, "label" int, and for faces "name" bytes."""
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -38,15 +51,18 @@ class Split:
     source: str | None = None
     """Fingerprint of the files it was made from, where the data set has one."""
     crop: tuple[int, int] | None = None
-    """Height and width cut out of the stored image."""
+    """Height and width cut out of the image."""
+    shrink: int = 1
+    """Factor by which the stored image is made smaller per side, before the crop."""
     alignment: str = "of unknown alignment"
     """How the images were aligned when they were stored."""
 
     @property
     def step(self) -> str:
         """What is printed of it."""
+        small = f", {self.shrink} times smaller per side" if self.shrink > 1 else ""
         cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
-        return f"{len(self.records):,} images of {self.dataset}, {self.alignment}{cut}"
+        return f"{len(self.records):,} images of {self.dataset}, {self.alignment}{small}{cut}"
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps, to notice that the data changed under a run."""
@@ -89,7 +105,12 @@ def made_of(name: str, data_dir: Path) -> dict[str, Any]:
 
 
 def open_split(
-    name: str, split: str, data_dir: Path, *, crop: tuple[int, int] | None = None
+    name: str,
+    split: str,
+    data_dir: Path,
+    *,
+    crop: tuple[int, int] | None = None,
+    shrink: int = 1,
 ) -> Split:
     """Opens a split for reading; image bytes stay encoded.
 
@@ -97,11 +118,12 @@ def open_split(
       name: of the prepared data set.
       split: of its splits.
       data_dir: the data folder.
-      crop: height and width to be cut out of the stored images; None feeds them whole.
+      crop: height and width to be cut out of the images; None feeds them whole.
+      shrink: factor by which the stored images are made smaller per side, before that.
 
     Raises:
       InputError: the data set is not prepared, has no such split, the split is empty, or its images
-        are smaller than the crop.
+        are smaller than the crop or do not divide by `shrink`.
     """
     folder = find(name, data_dir)
     if folder is None:
@@ -123,6 +145,12 @@ def open_split(
         )
     (height, width, channels), classes = _described(builder, folder)
     metadata = builder.info.metadata or {}
+    if height % shrink or width % shrink:
+        raise InputError(
+            f"data.shrink: expected a factor of both sides of {name}'s {height} x {width}, found "
+            f"{shrink}."
+        )
+    height, width = height // shrink, width // shrink
     if crop is not None and not (crop[0] <= height and crop[1] <= width):
         raise InputError(
             f"data.crop: expected at most the {height} x {width} of {name}, found "
@@ -136,8 +164,69 @@ def open_split(
         image_shape=(*(crop or (height, width)), channels),
         source=metadata.get("source"),
         crop=crop,
+        shrink=shrink,
         alignment=metadata.get("alignment", Split.alignment),
     )
+
+
+def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: Path) -> Split:
+    """Opens the images that an experiment trains on, or those that it is scored on.
+
+    Args:
+      data: the experiment's data.
+      part: which of the two.
+      data_dir: the data folder.
+
+    Raises:
+      InputError: as `open_split` does, or there are fewer people than groups of them.
+    """
+
+    def opened(split: str) -> Split:
+        return open_split(data.name, split, data_dir, crop=data.crop, shrink=data.shrink)
+
+    if data.people_fold is None:
+        return opened(data.train_split if part == "train" else data.test_split)
+    splits = [opened(data.train_split), opened(data.test_split)]
+    group, groups = data.people_fold
+    people = sum(split.num_classes for split in splits)
+    if people < 2 * groups:
+        raise InputError(
+            f"data.people-fold: expected at least {2 * groups} people in {data.name} for {groups} "
+            f"groups, found {people}."
+        )
+    # Dealt in turn: groups then differ by one person at most.
+    in_group = np.arange(people) % groups == group - 1
+    chosen = in_group if part == "test" else ~in_group
+    return dataclasses.replace(
+        splits[0],
+        name=f"{'' if part == 'test' else 'all but '}group {group} of {groups} of the people",
+        records=_ChosenPeople(splits, chosen),
+        num_classes=int(chosen.sum()),
+    )
+
+
+class _ChosenPeople:
+    """The records of some people of several splits, with labels that count these people alone."""
+
+    def __init__(self, splits: Sequence[Split], chosen: np.ndarray) -> None:
+        self._splits, self._records = splits, []
+        label_of, first = np.cumsum(chosen) - 1, 0
+        for number, split in enumerate(splits):
+            for index, record in enumerate(split.records):
+                person = first + int(record["label"])
+                if chosen[person]:
+                    self._records.append((number, index, int(label_of[person])))
+            first += split.num_classes
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        split, place, label = self._records[index]
+        return {**self._splits[split].records[place], "label": label}
 
 
 def _builder(folder: Path) -> Any:
@@ -188,7 +277,7 @@ def _class_names(record: Any) -> Iterator[Any]:
 
 def _records(
     builder: Any, split: str, folder: Path
-) -> tuple[list[str], list[str], Callable[[], Sequence[dict[str, Any]]]]:
+) -> tuple[list[str], list[str], Callable[[], Records]]:
     """The files of a split, none where it has no example, those missing, and what opens them."""
     try:
         info = builder.info.splits[split]
@@ -197,7 +286,7 @@ def _records(
     except Exception as error:  # Whatever in the metadata is damaged.
         raise _damaged(folder, error) from None
 
-    def opened() -> Sequence[dict[str, Any]]:
+    def opened() -> Records:
         try:
             return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         except Exception as error:  # As above, or a file of another kind.

@@ -192,6 +192,8 @@ def _example(split: Split, index: int) -> Batch:
         pixels = decode(record["image"])
     except ValueError as error:
         raise _unreadable(split, index, "image", error) from error
+    if split.shrink > 1:
+        pixels = _shrunk(pixels, split.shrink)
     label = int(record["label"])
     if not 0 <= label < split.num_classes:
         raise InputError(
@@ -216,6 +218,13 @@ def _scaled(batch: Batch) -> Batch:
     """The batch with images of 0 to 255 in [-1, 1): all at once, in one array."""
     images = np.subtract(batch["images"], 127.5, dtype=np.float32)
     return batch | {"images": np.divide(images, 128.0, out=images)}
+
+
+def _shrunk(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Returns an image whose pixels are the rounded means of blocks of factor x factor."""
+    height, width, channels = pixels.shape
+    blocks = pixels.reshape(height // factor, factor, width // factor, factor, channels)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
 
 
 def _cut(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperface.config.experiment import Experiment
 from hyperface.config.loss import SoftmaxTerm, normalization
-from hyperface.data.datasets import open_split
+from hyperface.data.datasets import open_experiment_split
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.errors import InputError
 from hyperface.evaluate.classification import nearest_agent_accuracy
@@ -107,7 +107,7 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
       InputError: there is no such split, or it has too few pairs for the folds.
     """
     data = experiment.data
-    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
+    split = open_experiment_split(data, "test", data_dir)
     if experiment.evaluation.protocol == "verification":
         labels = np.array([int(record["label"]) for record in split.records])
         try:
@@ -133,7 +133,7 @@ def _embedded(
 ) -> tuple[Embeddings, str]:
     """The test split's features, and what is printed of its images."""
     data, size = experiment.data, experiment.evaluation.batch_size
-    split = open_split(data.name, data.test_split, data_dir, crop=data.crop)
+    split = open_experiment_split(data, "test", data_dir)
     batches = evaluation_batches(
         split,
         batch_size=size + -size % devices.num_local,

@@ -38,7 +38,7 @@ def loss_with_bound(curves: Mapping[str, Curve]) -> Figure:
     Shows the softmax term alone for a method that has one, and the whole loss for the others.
     """
     figure, (losses, scales) = panels(1, 2, width=9.5)
-    for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
         steps = _column(lines, "step")
         shown = "softmax" if "softmax" in lines[0] else "loss"
         label = f"{name}: {'softmax loss' if shown == 'softmax' else 'loss'}"
@@ -88,7 +88,7 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
     rows, columns = -(-len(curves_of) // 3), min(3, len(curves_of))
     width, height = 3.6 * columns, 3.2 * rows + 0.5
     figure, axes = panels(rows, columns, share=True, width=width, height=height)
-    styles = dict(zip(names, _styles(dict.fromkeys(names)), strict=True))
+    styles = dict(zip(names, line_styles(dict.fromkeys(names)), strict=True))
     for panel, (title, curves) in zip(axes, curves_of.items(), strict=False):
         _draw_roc(panel, curves, joined=False, styles=styles)
         panel.set(title=title)
@@ -108,7 +108,7 @@ def _draw_roc(
     joined: bool,
     styles: Mapping[str, _Style] | None = None,
 ) -> None:
-    styles = styles or dict(zip(curves, _styles(curves), strict=True))
+    styles = styles or dict(zip(curves, line_styles(curves), strict=True))
     for place, (name, curve) in enumerate(curves.items()):
         # A logarithmic axis has no place for a rate of 0, so a curve starts at its lowest rate.
         shown = curve.far > 0
@@ -133,7 +133,7 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure:
     A curve is left out if it has no point at which both rates are above zero.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
-    for style, (name, curve) in zip(_styles(curves), curves.items(), strict=True):
+    for style, (name, curve) in zip(line_styles(curves), curves.items(), strict=True):
         errors = det(curve)
         shown = (errors.far > 0) & (errors.frr > 0)
         if shown.any():
@@ -184,7 +184,7 @@ def weight_curves(
 def _draw_sweeps(axes: Axes, sweeps: Mapping[str, Mapping[float, Score]]) -> list[list[float]]:
     """Draws lines, with error bars if there is a spread; returns the x values of each line."""
     places = []
-    for style, (name, values) in zip(_styles(sweeps), sweeps.items(), strict=True):
+    for style, (name, values) in zip(line_styles(sweeps), sweeps.items(), strict=True):
         places.append(sorted(values))
         shares = [values[place].value for place in places[-1]]
         spreads = [values[place].spread or 0.0 for place in places[-1]]
@@ -200,7 +200,7 @@ def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
       ranked: [max_rank] cumulative match characteristic, by name.
     """
     figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
-    for style, (name, shares) in zip(_styles(ranked), ranked.items(), strict=True):
+    for style, (name, shares) in zip(line_styles(ranked), ranked.items(), strict=True):
         axes.plot(np.arange(1, shares.size + 1), shares, label=name, **style)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="rank", ylabel="share of searches", title="CMC")
     axes.legend(loc="lower right", fontsize=8)
@@ -243,7 +243,7 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
     """
     figure, (training, test) = panels(1, 2, width=9.5)
     bins = int(np.clip(min(map(len, norms.values())) // 8, 10, 60))
-    for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
         training.plot(_column(lines, "step"), _column(lines, "feature_norm"), label=name, **style)
         relative = norms[name] / norms[name].mean()
         label = f"{name}: std/mean {relative.std():.3f}"
@@ -258,7 +258,7 @@ def feature_norms(curves: Mapping[str, Curve], norms: Mapping[str, np.ndarray]) 
 def distortion(curves: Mapping[str, Curve]) -> Figure:
     """Draws Proposition 3's bound during training, a moving average over the classes."""
     figure, (axes,) = panels(1, 1, width=5.2)
-    for style, (name, lines) in zip(_styles(curves), curves.items(), strict=True):
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
         axes.plot(_column(lines, "step"), _column(lines, "distortion"), label=name, **style)
     axes.axhspan(0.5, 0.6, color="#cccccc", alpha=0.5, zorder=0, label="usual, says the paper")
     axes.set(xlabel="step", ylabel="squared distance to the own agent", ylim=(0, None))
@@ -335,7 +335,7 @@ def write_picture(path: Path, figure: Figure, dpi: int = 130) -> None:
     owned.write_bytes(path, data.getvalue())
 
 
-def _styles(named: Mapping[str, object]) -> list[_Style]:
+def line_styles(named: Mapping[str, object]) -> list[_Style]:
     """Returns a style per name: grey and dashed for raw pixels, solid colours for the others."""
     colours = cycle(COLOURS)
     return [

@@ -57,6 +57,8 @@ class Network(NamedTuple):
     """Of the images it takes; None takes any."""
     crop: tuple[int, int] | None
     """Height and width that are cut out of a data set's images."""
+    shrink: int
+    """Factor by which a data set's images are made smaller per side, before that."""
     steps: tuple[str, ...]
     """What it is and does, a sentence each."""
 
@@ -66,7 +68,7 @@ class Network(NamedTuple):
         Raises:
           InputError: the data set is not there, or its images are of another size.
         """
-        opened = open_split(name, split, data_dir, crop=self.crop)
+        opened = open_split(name, split, data_dir, crop=self.crop, shrink=self.shrink)
         wanted, found = self.image_shape, tuple(opened.image_shape)
         fits = wanted in (None, found)
         expect(fits, opened.dataset, f"images of {wanted}, as the network takes", found)
@@ -108,6 +110,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
             lambda images: flat(None, images),
             None,
             None,
+            1,
             (
                 f"the pixels themselves are the features, {PIXEL_STEP}",
                 MIRROR_STEPS[mirror or "none"],
@@ -145,6 +148,7 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
         lambda images: apply(variables, mesh.split_rows(images)),
         saved.image_shape,
         crop and tuple(crop),
+        experiment["data"].get("shrink", 1),
         steps,
     )
 
@@ -172,7 +176,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         features = embed(cast(jax.Array, images))
         return features, l2_norm(features)
 
-    return Network(apply, shape, crop, steps)
+    return Network(apply, shape, crop, record["shrink"], steps)
 
 
 def _reserve(path: Path, size: int) -> None:

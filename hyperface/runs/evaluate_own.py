@@ -7,7 +7,7 @@ from typing import Any
 
 from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
-from hyperface.data.datasets import data_directory, open_split
+from hyperface.data.datasets import data_directory, open_experiment_split
 from hyperface.devices import processes
 from hyperface.errors import InputError
 from hyperface.evaluate import evaluator
@@ -56,7 +56,7 @@ def score_own_test(options: Evaluate) -> None:
         return
     procedure = (f"{experiment.name} at step {step}", *result.steps)
     data = experiment.data
-    opened = open_split(data.name, data.test_split, data_dir, crop=data.crop)
+    opened = open_experiment_split(data, "test", data_dir)
     record: dict[str, Any] = {
         "step": step,
         "mirror": experiment.evaluation.mirror,

@@ -142,6 +142,7 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
         "input": ["batch", *saved.image_shape],
         "pixels": "(pixel - 127.5) / 128",
         "crop": saved.experiment and saved.experiment["data"].get("crop"),
+        "shrink": saved.experiment["data"].get("shrink", 1) if saved.experiment else 1,
         **settings,
         "files": {},
     }

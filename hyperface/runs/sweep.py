@@ -259,7 +259,7 @@ def _check(planned: Sequence[Planned]) -> list[Planned]:
     Raises:
       InputError: a run could not be scored, or its folder is another run's.
     """
-    from hyperface.data.datasets import data_directory, open_split
+    from hyperface.data.datasets import data_directory, open_experiment_split
     from hyperface.evaluate.evaluator import check_scorable
     from hyperface.runs.prepare import prepare_missing
     from hyperface.runs.train_plan import origin
@@ -276,7 +276,7 @@ def _check(planned: Sequence[Planned]) -> list[Planned]:
             scorable.add((data, experiment.evaluation))
         if options.fresh:
             continue
-        split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
+        split = open_experiment_split(data, "train", data_dir)
         start = options.init_from and origin(options.init_from)
         check_same_run(one.folder, run_meta(experiment, split, start))
         if _has_results(one.folder, experiment.steps):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,8 @@ class Task(NamedTuple):
 def plan(options: Train) -> list[Task]:
     """Returns the experiment's task first, then one for each experiment that it is compared with.
 
+    With `evaluation.people_folds` there are as many tasks of each, one per group of people.
+
     A data set that needs nothing from the user is prepared if it is absent.
 
     Raises:
@@ -59,9 +62,13 @@ def plan(options: Train) -> list[Task]:
     if processes.is_writer():
         prepare_missing(experiment.data.name, data_dir)
     processes.wait_for_all("prepared")
-    check_scorable(experiment, data_dir)
+    for part, _ in _by_group(experiment, Path()):
+        check_scorable(part, data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
     compared = [(part, workdir / "compare" / part.name) for part in _compared(experiment)]
+    parts = [*_by_group(experiment, workdir)]
+    for part, folder in compared:
+        parts += _by_group(part, folder)
     start = options.init_from and _start(options.init_from, experiment, data_dir)
     tasks = [
         Task(
@@ -75,11 +82,27 @@ def plan(options: Train) -> list[Task]:
             profile_steps=options.profile_steps,
             file=options.file,
         )
-        for part, folder in [(experiment, workdir), *compared]
+        for part, folder in parts
     ]
     for task in tasks:
         _check(task)
     return tasks
+
+
+def _by_group(part: Experiment, folder: Path) -> Iterator[tuple[Experiment, Path]]:
+    """Yields the experiment of each group of people and its folder; the first group's is `folder`.
+
+    An experiment that is not trained by groups of people is yielded as it is.
+    """
+    groups = part.evaluation.people_folds
+    if groups == 1:
+        yield part, folder
+        return
+    evaluation = dataclasses.replace(part.evaluation, people_folds=1)
+    for group in range(1, groups + 1):
+        data = dataclasses.replace(part.data, people_fold=(group, groups))
+        place = folder if group == 1 else folder / "groups" / str(group)
+        yield dataclasses.replace(part, data=data, evaluation=evaluation), place
 
 
 def _compared(experiment: Experiment) -> list[Experiment]:

@@ -1,22 +1,26 @@
 """Trains planned experiments, scores their snapshots, and writes the report of the run."""
 
+import dataclasses
 import functools
 import json
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import traverse_util
 from jax.typing import ArrayLike
 
 from hyperface import owned
-from hyperface.data.datasets import open_split
+from hyperface.config.experiment import Experiment
+from hyperface.data.datasets import open_experiment_split
 from hyperface.devices import processes
 from hyperface.evaluate.embed import AllDevices
 from hyperface.evaluate.evaluator import Result, evaluate_network, evaluate_pixels
+from hyperface.evaluate.people_folds import PeopleFolds, put_together
+from hyperface.report.people_folds import TrainedFolds, folds_tables, write_folds_report
 from hyperface.report.run import Trained, run_tables, write_run_report
 from hyperface.report.tables import as_text
 from hyperface.runs.evaluate_own import restored
@@ -68,7 +72,7 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
       DivergenceError: a loss became NaN or infinite, which was logged.
       Interrupted: a signal came, and the run is saved, which was logged.
     """
-    trained: dict[str, Trained] = {}
+    trained: dict[str, list[Trained]] = {}
 
     # It returns no state, so that the device has one at a time.
     def train_one(task: Task) -> EmbeddingNetwork:
@@ -76,19 +80,27 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
         snapshots = _snapshot_results(task, state)
         if processes.is_writer():
             metrics = read_metrics(task.folder / "metrics.jsonl")
-            trained[task.experiment.name] = Trained(snapshots, metrics)
+            trained.setdefault(task.experiment.name, []).append(Trained(snapshots, metrics))
         return state.network
 
     first, *others = tasks
     network = train_one(first)
     for task in others:
         train_one(task)
-    baselines = _baselines(first, network)
-    if processes.is_writer():
-        _report(first, trained, baselines)
-    results = baselines | {name: method.result for name, method in trained.items()}
-    scores = {name: result.figures() for name, result in results.items()}
-    return TrainedRun(first.folder, network, scores if processes.is_writer() else {})
+    groups = [task for task in tasks if task.experiment.name == first.experiment.name]
+    baselines = [_baselines(task, network) for task in groups]
+    if not processes.is_writer():
+        return TrainedRun(first.folder, network, {})
+    if len(groups) == 1:
+        methods = {name: parts[0] for name, parts in trained.items()}
+        _report(first, methods, baselines[0])
+        results = baselines[0] | {name: method.result for name, method in methods.items()}
+    else:
+        folds = {name: _folds(parts) for name, parts in trained.items()}
+        pooled = {n: put_together([group[n] for group in baselines]) for n in baselines[0]}
+        _report_folds(first, len(groups), folds, pooled)
+        results = pooled | {name: method.scores for name, method in folds.items()}
+    return TrainedRun(first.folder, network, {n: r.figures() for n, r in results.items()})
 
 
 def _trained_state(task: Task) -> TrainState:
@@ -145,11 +157,61 @@ def _baselines(task: Task, network: EmbeddingNetwork) -> dict[str, Result]:
     return baselines
 
 
+def _folds(parts: Sequence[Trained]) -> TrainedFolds:
+    return TrainedFolds(put_together([p.result for p in parts]), [p.metrics for p in parts])
+
+
+def _report_folds(
+    task: Task,
+    groups: int,
+    trained: Mapping[str, TrainedFolds],
+    baselines: Mapping[str, PeopleFolds],
+) -> None:
+    """Logs the tables of a run by groups of people and writes its report."""
+    experiment, data = task.experiment, task.experiment.data
+    split = open_experiment_split(data, "train", task.data_dir)
+    others = [name for name in trained if name != experiment.name]
+    tables = folds_tables(trained, baselines, others[0] if others else None, split.num_classes)
+    for table in tables:  # Before they are written, so that a full disk costs no result.
+        log.info(f"\n{as_text(table)}")
+    whole = dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(data, people_fold=None),
+        evaluation=dataclasses.replace(experiment.evaluation, people_folds=groups),
+    )
+    with owned.writing(task.folder, "Mend that, and the same command writes the report."):
+        write_folds_report(
+            task.folder,
+            name=experiment.name,
+            summary=f"{experiment.steps} steps of {data.batch_size} images on {split.dataset}, "
+            f"once per group of people: each of {groups} networks is trained on "
+            f"{split.num_classes} people and scored on the others.",
+            trained=trained,
+            baselines=baselines,
+            tables=tables,
+            settings=_settings(whole, task.folder),
+        )
+    _log_next(task.folder)
+
+
+def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    return {
+        "experiment": experiment.to_dict(),
+        "environment": json.loads((folder / "environment.json").read_text()),
+    }
+
+
+def _log_next(folder: Path) -> None:
+    log.info(f"\nReport: {folder / 'report.html'}")
+    again = shlex.join(["hyperface", "evaluate", str(folder)])
+    log.info(f"Score the checkpoint again: {again}")
+
+
 def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, Result]) -> None:
     """Logs the tables of a run and writes its report."""
     experiment, workdir = task.experiment, task.folder
     data = experiment.data
-    split = open_split(data.name, data.train_split, task.data_dir, crop=data.crop)
+    split = open_experiment_split(data, "train", task.data_dir)
     tables = run_tables(trained, baselines, split.num_classes)
     for table in tables:  # Before they are written, so that a full disk costs no result.
         log.info(f"\n{as_text(table)}")
@@ -163,11 +225,6 @@ def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, 
             trained=trained,
             baselines=baselines,
             tables=tables,
-            settings={
-                "experiment": experiment.to_dict(),
-                "environment": json.loads((workdir / "environment.json").read_text()),
-            },
+            settings=_settings(experiment, workdir),
         )
-    log.info(f"\nReport: {workdir / 'report.html'}")
-    again = shlex.join(["hyperface", "evaluate", str(workdir)])
-    log.info(f"Score the checkpoint again: {again}")
+    _log_next(workdir)

@@ -14,7 +14,7 @@ from rich.console import Console
 from hyperface import owned
 from hyperface.config.experiment import Experiment
 from hyperface.console import log_console, make_console
-from hyperface.data.datasets import Split, open_split
+from hyperface.data.datasets import Split, open_experiment_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.devices import mesh, processes
 from hyperface.errors import InputError
@@ -147,7 +147,7 @@ def checked_split(
         divide among the devices, or the profile is of other steps.
     """
     data = experiment.data
-    split = open_split(data.name, data.train_split, data_dir, crop=data.crop)
+    split = open_experiment_split(data, "train", data_dir)
     if split.num_classes < 2:
         raise InputError(f"expected at least 2 classes to train on, found 1 in {split.dataset}.")
     mesh.check_devices(data.batch_size)

@@ -16,7 +16,7 @@ LARGEST_RECORD, LARGEST_FILE = 2**20, 2**33
 """Bytes of the record and of one of the files."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str, "step": (int, type(None)), "input": list, "pixels": str,
-    "crop": (list, type(None)), "mirror": str, "normalize": bool, "files": dict,
+    "crop": (list, type(None)), "shrink": int, "mirror": str, "normalize": bool, "files": dict,
 }  # fmt: skip
 
 

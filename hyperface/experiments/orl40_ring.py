@@ -1,0 +1,24 @@
+"""Softmax with Ring loss on all forty people of ORL: norms are drawn to a learned radius.
+
+Source: Ring loss, Eq. 4, on top of softmax ("SM + R"), lambda 0.01 as in its Table 1.
+Command: hyperface train orl40-ring
+Data: the AT&T/ORL faces, as for orl40-normface.
+Time: 2 minutes on two CPU cores, with orl40-softmax trained beside it.
+Published: none on this data.
+Measured: @M
+"""
+
+import dataclasses
+
+from hyperface.config.loss import Loss, RingTerm, SoftmaxTerm
+from hyperface.experiments import orl40_normface
+
+EXPERIMENT = dataclasses.replace(
+    orl40_normface.EXPERIMENT,
+    name="orl40-ring",
+    loss=Loss(
+        softmax=SoftmaxTerm(normalize="none", scale=1.0),
+        ring=RingTerm(weight=0.01),
+    ),
+    compare=("orl40-softmax",),
+)

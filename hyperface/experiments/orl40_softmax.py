@@ -1,0 +1,21 @@
+"""Plain softmax on all forty people of ORL: what orl40-normface is compared with.
+
+Source: NormFace, Eq. 1, nothing normalised. All else is that of orl40-normface.
+Command: hyperface train orl40-softmax
+Data: the AT&T/ORL faces, as for orl40-normface.
+Time: 1 minute on two CPU cores.
+Published: none on this data.
+Measured: @M
+"""
+
+import dataclasses
+
+from hyperface.config.loss import Loss, SoftmaxTerm
+from hyperface.experiments import orl40_normface
+
+EXPERIMENT = dataclasses.replace(
+    orl40_normface.EXPERIMENT,
+    name="orl40-softmax",
+    loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0)),
+    compare=(),
+)
