@@ -50,6 +50,8 @@ def show_log() -> Console:
         shown = make_console()
         LOGGER.addHandler(ConsoleHandler(shown))
         LOGGER.setLevel(logging.INFO)
+        # Libraries that we load give the root logger a handler, which would print each line again.
+        LOGGER.propagate = False
     return shown
 
 

@@ -44,10 +44,12 @@ def command(module, *args, **options):
 
 @pytest.fixture(scope="module")
 def run(tiny_data, tmp_path_factory):
-    """A small run of the default experiment by its command, beside one other."""
+    """A small run by the command, beside one other."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     beside = ["--compare", "orl-ring"]
-    train.main([*SMALL, *beside, "--data-dir", str(tiny_data), "--workdir", str(folder)])
+    train.main(
+        ["orl-normface", *SMALL, *beside, "--data-dir", str(tiny_data), "--workdir", str(folder)]
+    )
     return folder
 
 
@@ -215,7 +217,7 @@ def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
 def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, tmp_path):
     """SIGKILL as soon as a checkpoint stands, then the same command again."""
     folder = tmp_path / "run"
-    arguments = [*SMALL, "--data-dir", str(tiny_data), "--workdir", str(folder)]
+    arguments = ["orl-normface", *SMALL, "--data-dir", str(tiny_data), "--workdir", str(folder)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     process = subprocess.Popen(
         [sys.executable, "-m", "hyperface", "train", *arguments],
@@ -360,7 +362,7 @@ def test_what_could_not_be_scored_is_refused_before_training(
     run = tmp_path / "run"
     common = ["--data-dir", str(tiny_data), "--workdir", str(run)]
     with pytest.raises(InputError, match=message):
-        train.main([*SMALL, *arguments, *common])
+        train.main(["orl-normface", *SMALL, *arguments, *common])
     assert not run.exists()
 
 
@@ -457,7 +459,7 @@ def test_evaluating_what_is_no_run_is_refused(tmp_path):
 def test_comparing_with_itself_is_refused(tiny_data, tmp_path):
     with pytest.raises(InputError, match="found 'orl-normface' itself"):
         train.main(
-            [*SMALL, "--compare", "orl-normface", "--data-dir", str(tiny_data),
+            ["orl-normface", *SMALL, "--compare", "orl-normface", "--data-dir", str(tiny_data),
              "--workdir", str(tmp_path / "run")]
         )  # fmt: skip
     assert not (tmp_path / "run").exists()

@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> None:
         folder = Path(folder)
         if name is None:
             data_dir = options.data_dir or _made_up(folder)
-            arguments = [experiments.DEFAULT, *MADE_UP, *given, "--data-dir", str(data_dir)]
+            arguments = ["orl-normface", *MADE_UP, *given, "--data-dir", str(data_dir)]
         else:
             arguments = [name, *given]
             if options.data_dir:

