@@ -17,7 +17,7 @@ PATIENCE = 7 * 24 * 3600
 """Seconds that processes wait for the one that prepares or scores; the loss of a process is noticed
 sooner."""
 GRACE = 1.0
-"""Seconds that other processes have to report their error before process 0 ends, and they with it."""
+"""Seconds that other processes have to report an error before process 0 ends them."""
 
 _meetings = itertools.count()
 _Json = TypeVar("_Json")

@@ -277,7 +277,7 @@ def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
 
 
 def _is_interrupted(error: Exception) -> "TypeGuard[Interrupted]":
-    """Returns whether it is training's `Interrupted`; only code that loaded jax can have raised it."""
+    """Returns whether it is training's `Interrupted`, raised by code that has loaded jax."""
     interrupt = sys.modules.get("hyperface.train.interrupt")
     return interrupt is not None and isinstance(error, interrupt.Interrupted)
 

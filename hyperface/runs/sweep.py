@@ -285,7 +285,7 @@ def _check(planned: Sequence[Planned]) -> list[Planned]:
 
 
 def _has_results(folder: Path, steps: int) -> bool:
-    """Returns whether a run has results of its last step, which it lacks if it got more steps."""
+    """Returns whether a run has results of its last step; one that got more steps has not."""
     path = folder / "results.json"
     if not path.exists():
         return False

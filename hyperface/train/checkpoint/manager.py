@@ -279,7 +279,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Turns an error of Orbax or TensorStore, a full disk say, into one that says what to do."""
+        """Turns errors of Orbax and TensorStore, as of a full disk, into one with advice."""
         try:
             yield
         except InputError:
