@@ -50,6 +50,8 @@ def show_log() -> Console:
         shown = make_console()
         LOGGER.addHandler(ConsoleHandler(shown))
         LOGGER.setLevel(logging.INFO)
+        # Libraries give the root logger a handler, which would print every line a second time.
+        LOGGER.propagate = False
     return shown
 
 
