@@ -50,7 +50,7 @@ def show_log() -> Console:
         shown = make_console()
         LOGGER.addHandler(ConsoleHandler(shown))
         LOGGER.setLevel(logging.INFO)
-        # Libraries that we load give the root logger a handler, which would print each line again.
+        # Libraries give the root logger a handler, which would print every line a second time.
         LOGGER.propagate = False
     return shown
 

@@ -1,6 +1,7 @@
 """Strict numerics, eight CPU devices, and small data sets for every test."""
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperface.console import show_log
+from hyperface.console import LOGGER, show_log
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -61,9 +62,14 @@ def _log_is_shown():
 
 
 @pytest.fixture
-def logged(caplog):
+def logged():
     """Returns what the library has logged so far in the test."""
-    return lambda: [r.getMessage() for r in caplog.records if r.name == "hyperface"]
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    LOGGER.addHandler(handler)
+    yield lambda: messages
+    LOGGER.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,14 @@ def checking(function, checked):
 
     @functools.wraps(function)
     def called(*args, **kwargs):
-        found = signature.bind(*args, **kwargs).arguments
+        given = signature.bind(*args, **kwargs).arguments
         result = function(*args, **kwargs)
+        arrays = [(name, value, wanted[name]) for name, value in given.items()]
+        arrays.append(("the result", result, signature.return_annotation))
+        fields = inspect.get_annotations(type(result)) if hasattr(result, "_fields") else {}
+        arrays += [(name, getattr(result, name), shape) for name, shape in fields.items()]
         with jaxtyping.jaxtyped("context"):  # Equal names are equal lengths within one call.
-            for name, value in [*found.items(), ("return", result)]:
-                shape = wanted.get(name) if name != "return" else signature.return_annotation
+            for name, value, shape in arrays:
                 if is_shape(shape) and isinstance(value, np.ndarray):
                     message = f"{function.__name__}: {name} is {value.dtype}{value.shape}"
                     assert isinstance(value, shape), f"{message}, not {shape}"
@@ -61,5 +64,5 @@ def test_another_length_is_noticed():
     def halved(scores: shape) -> shape:
         return scores[::2]
 
-    with pytest.raises(AssertionError, match="return is float64"):
+    with pytest.raises(AssertionError, match="the result is float64"):
         checking(halved, set())(np.ones(4))

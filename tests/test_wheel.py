@@ -55,6 +55,9 @@ def wheel(tmp_path_factory):
 def test_the_wheel_has_every_module_and_every_file_that_one_reads(wheel):
     with zipfile.ZipFile(wheel) as archive:
         found = set(archive.namelist())
+        (metadata,) = (archive.read(n).decode() for n in found if n.endswith("/METADATA"))
+    assert "Description-Content-Type: text/markdown" in metadata
+    assert (ROOT / "README.md").read_text().strip() in metadata
     wanted = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*")

@@ -14,10 +14,10 @@ from jax.experimental import multihost_utils
 from hyperface.devices.launchers import Cluster
 
 PATIENCE = 7 * 24 * 3600
-"""Seconds that processes wait for the one that prepares or scores; a lost one is missed sooner."""
+"""Seconds that processes wait for the one that prepares or scores; the loss of a process is noticed
+sooner."""
 GRACE = 1.0
-"""Seconds in which the others can say what befell them all, before the coordinator takes them
-with it."""
+"""Seconds that other processes have to report an error before process 0 ends them."""
 
 _meetings = itertools.count()
 _Json = TypeVar("_Json")
@@ -26,7 +26,7 @@ _joined: Cluster | None = None
 
 
 class AgreedStop(Exception):
-    """An end to which all processes come at the same step, in good order."""
+    """An exception that all processes raise at the same step, so that each can end in order."""
 
 
 def initialize(cluster: Cluster | None) -> None:
@@ -41,7 +41,7 @@ def initialize(cluster: Cluster | None) -> None:
         cluster.processes,
         cluster.process,
         local_device_ids=cluster.devices,
-        # Of SLURM and Open MPI jax would take one GPU a process, and leave a node's others idle.
+        # Under SLURM and Open MPI jax would take one GPU per process, and leave others idle.
         cluster_detection_method="deactivate",
         # The others wait at their end for process 0, which may score for hours.
         shutdown_timeout_seconds=PATIENCE,
@@ -66,7 +66,7 @@ def is_joined() -> bool:
 
 
 def is_multiprocess() -> bool:
-    """Says whether several processes train together."""
+    """Returns whether several processes train together."""
     return jax.process_count() > 1
 
 
@@ -76,7 +76,7 @@ def process_slice() -> dict[str, int]:
 
 
 def is_writer() -> bool:
-    """Whether this process writes logs and reports: one of all does."""
+    """Returns whether this process writes logs and reports: one of all does."""
     return jax.process_index() == 0
 
 

@@ -84,7 +84,7 @@ def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-def checked_same(same: Same) -> Same:
+def checked_same(same: np.ndarray) -> Same:
     """`same` as bool; ValueError where it holds more than 0 and 1."""
     if np.any((same != 0) & (same != 1)):
         raise ValueError(f"expected same to be 0 or 1, found {np.unique(same)[:5].tolist()}")

@@ -144,7 +144,7 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
 def _overlap(
     options: Clean, data: "Embedded", other: "Embedded"
 ) -> tuple[list["SimilarPeople"], set[tuple[int, int]]]:
-    """The people in both sets, and the pairs of labels whose names are equal."""
+    """Returns the people in both sets, and the pairs of labels whose names are equal."""
     from hyperface.data.overlap import same_names, similar_people
 
     labels, other_labels = (

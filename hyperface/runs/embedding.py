@@ -63,7 +63,7 @@ class Network(NamedTuple):
     """What it is and does, a sentence each."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
-        """A split whose images fit.
+        """Opens a split, and checks that its images fit.
 
         Raises:
           InputError: the data set is not there, or its images are of another size.
@@ -90,7 +90,7 @@ class Embedded(NamedTuple):
 
 
 def open_network(path: Path, step: int | None = None, mirror: Mirror | None = None) -> Network:
-    """The network of a run, of an export, or no network at all.
+    """Opens the network of a run or of an export, or "pixels", which is none.
 
     Args:
       path: folder of a run, an `embedder.stablehlo` or its folder, as `hyperface export` makes
@@ -180,7 +180,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Makes a file of that many bytes, all on the disk.
+    """Creates a file of that many bytes, all of them on the disk.
 
     A file with holes would end the process by SIGBUS where the disk is full.
     """

@@ -92,7 +92,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _protocols(options: Export) -> dict:
-    """Results of hyperface evaluate, if they are of the weights that are exported.
+    """Returns results of hyperface evaluate, if they are of the weights that are exported.
 
     Raises:
       InputError: the file that was named is of other weights.

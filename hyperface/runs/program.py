@@ -1,4 +1,4 @@
-"""Parts that the commands share: options are parsed before jax is loaded, mistakes are a line."""
+"""Parts that the commands share: parsing before jax is loaded, statuses, and errors in one line."""
 
 import contextlib
 import dataclasses
@@ -158,16 +158,16 @@ def join(options: Any) -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM came; no Exception, which something under way could take for a failure of its own."""
+    """SIGTERM came. It is not an Exception, which running code could take for its own failure."""
 
 
 @contextlib.contextmanager
 def ending_in_order(status: int) -> Iterator[None]:
-    """Ends the program with this status where SIGTERM stops a training, which says so itself.
+    """Ends the program with this status if SIGTERM stops a training, which reports it itself.
 
-    Where no step is to be finished it ends with a line: training's own steps are, and on several
-    processes jax waits for the next one. Outside the main thread, which gets no signals, there is
-    no such line.
+    Training finishes its step first, and on several processes jax waits for the next one. Between
+    steps the program ends with one line. Outside the main thread, which gets no signals, nothing
+    is done.
 
     Args:
       status: --exit-on-preemption.
@@ -240,7 +240,7 @@ def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[in
 
 
 def quiet_libraries() -> None:
-    """Keeps libraries' logs off the terminal; their errors come as exceptions, said once."""
+    """Keeps libraries' logs off the terminal; their errors still come as exceptions."""
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)
@@ -255,7 +255,7 @@ def quiet_libraries() -> None:
 
 
 def _lacks_threads(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that the system gave no thread."""
+    """Returns whether an error, or what caused it, is that the system gave no thread."""
     while error is not None:
         if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
             return True
@@ -277,7 +277,7 @@ def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
 
 
 def _is_interrupted(error: Exception) -> "TypeGuard[Interrupted]":
-    """Whether it is training's `Interrupted`, which only what has loaded jax can have raised."""
+    """Returns whether it is training's `Interrupted`, raised by code that has loaded jax."""
     interrupt = sys.modules.get("hyperface.train.interrupt")
     return interrupt is not None and isinstance(error, interrupt.Interrupted)
 

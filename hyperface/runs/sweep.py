@@ -6,7 +6,7 @@
 
 Fields are those of hyperface train, whose other options follow after --. All settings are checked
 before the first run. Each run has a folder of its own, as `hyperface train` makes it, and sweep.csv
-with a row a run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html
+with a row per run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html
 are written anew after each. Figures of a run with several snapshots are their means. The same
 command goes on where it was killed: runs that are done are not trained again, and more values or
 seeds can be added. A run that diverges or fails is recorded and the others go on; the command then
@@ -90,7 +90,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
-    """Every run of the sweep, checked, seeds of one setting together.
+    """Returns every run of the sweep after checking it; the seeds of one setting come together.
 
     Args:
       options: of the sweep.
@@ -121,7 +121,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
 
 
 def run(options: Sweep, planned: list[Planned]) -> int:
-    """Trains what is not done yet, writes the tables, and returns the command's status.
+    """Trains the runs that are not done, writes the tables, and returns the command's status.
 
     All runs share one process, so that jax is loaded once.
 
@@ -176,7 +176,7 @@ def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned
 
 @contextlib.contextmanager
 def _kept_programs() -> Iterator[None]:
-    """Seeds of one setting are the same program, which XLA then compiles once."""
+    """Keeps compiled programs, since the seeds of one setting share theirs."""
     import jax
 
     # Options are attributes that jax makes as it is loaded, which no type checker sees.
@@ -192,7 +192,7 @@ def _kept_programs() -> Iterator[None]:
 
 
 def _fields(given: Sequence[str], experiment: Experiment) -> dict[str, list[str]]:
-    """The texts of the values by field."""
+    """Returns the texts of the values by field."""
     fields = {}
     for text in given:
         field, equals, values = text.partition("=")
@@ -231,7 +231,7 @@ def _value(experiment: Experiment, field: str) -> Any:
 
 
 def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
-    """The option of hyperface train that sets a field."""
+    """Returns the option of hyperface train that sets a field."""
     *groups, last = field.replace("_", "-").split(".")
     if isinstance(_value(experiment, field), bool):
         expect(text in ("True", "False"), field, "True or False", text)
@@ -240,7 +240,7 @@ def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
 
 
 def _seeded(chosen: Train, values: dict[str, Any], seeds: int, out: Path) -> Iterator[Planned]:
-    """A setting's runs."""
+    """Yields the runs of a setting, one per seed."""
     setting = ",".join(f"{field}={_shown(value)}" for field, value in values.items())
     for seed in range(chosen.experiment.seed, chosen.experiment.seed + seeds):
         experiment = dataclasses.replace(chosen.experiment, seed=seed)
@@ -249,12 +249,12 @@ def _seeded(chosen: Train, values: dict[str, Any], seeds: int, out: Path) -> Ite
 
 
 def _shown(value: Any) -> str:
-    """As part of a folder's name."""
+    """Returns a value as part of a folder's name."""
     return quote("x".join(map(str, value)) if isinstance(value, tuple) else str(value), safe="+")
 
 
 def _check(planned: Sequence[Planned]) -> list[Planned]:
-    """The runs that are done, once all have their data and folders of their own.
+    """Returns the runs that are done, after checking that all have their data and folders.
 
     Raises:
       InputError: a run could not be scored, or its folder is another run's.
@@ -285,7 +285,7 @@ def _check(planned: Sequence[Planned]) -> list[Planned]:
 
 
 def _has_results(folder: Path, steps: int) -> bool:
-    """Says whether a run has results of its last step; a run that is given more steps has older."""
+    """Returns whether a run has results of its last step; one that got more steps has not."""
     path = folder / "results.json"
     if not path.exists():
         return False

@@ -200,7 +200,7 @@ def _progress_console(console: Console | None) -> Console:
 
 
 def _is_local(experiment: Experiment) -> bool:
-    """Says whether the step is mapped over the devices of one host, each with the whole state."""
+    """Returns whether each device of one host has the whole state, and no other host takes part."""
     return not (processes.is_multiprocess() or experiment.shard_agents)
 
 

@@ -1,4 +1,4 @@
-"""Why a checkpoint could not be read: damage, which sets it aside, or what a later try may mend."""
+"""Tells damaged checkpoints, which are set aside, from those that a later try may read."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ _MISSING = FileNotFoundError | IsADirectoryError | NotADirectoryError
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether both parts of a checkpoint are in its folder."""
+    """Returns whether both parts of a checkpoint are in its folder."""
     return all((folder / item).is_dir() for item in ("state", "meta"))
 
 
@@ -92,7 +92,7 @@ def read_step(
 
 
 def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
-    """The whole steps after a failure; a step that is being removed gets time to disappear.
+    """Returns the whole steps after a failure; a step that is being removed gets time to disappear.
 
     The newest one needs none, since a run removes only older ones.
     """
@@ -104,7 +104,7 @@ def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str = "") -> Iterator[None]:
-    """A damaged checkpoint fails in Orbax, TensorStore or json, each in its own way.
+    """Turns errors of Orbax, TensorStore and json into two: damaged, or unreadable for now.
 
     Args:
       folder: the checkpoint's, for the message.
@@ -129,7 +129,7 @@ def reading(folder: Path, advice: str = "") -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error says that a checkpoint's files are missing, cut short or changed.
+    """Returns whether an error says that a checkpoint's files are missing, cut short or changed.
 
     Any other, a mistake of the code or an Orbax that takes other arguments among them, says nothing
     of the files: it would set all checkpoints aside.
@@ -146,7 +146,7 @@ def is_damage(error: BaseException) -> bool:
 
 
 def _of_content(error: BaseException) -> bool | None:
-    """None where it alone does not tell."""
+    """Returns whether this one error says that content is damaged; None if it does not tell."""
     if type(error) is Exception:  # Orbax's, around TensorStore's.
         return None
     if isinstance(error, Changed | json.JSONDecodeError | UnicodeDecodeError | _MISSING):
@@ -188,7 +188,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """What lies under an error, in a line: TensorStore starts with a page of paths.
+    """Returns the cause of an error in one line; TensorStore begins with a page of paths.
 
     Example:
       >>> reason(OSError(5, "Input/output error", "d/0")), reason(MemoryError())
@@ -215,7 +215,7 @@ _SECOND_FACTOR = 0x85EBCA77
 
 
 def checksums(tree: Any, like: Any = None) -> dict[str, int]:
-    """A 32-bit checksum of each array of a tree.
+    """Returns a 32-bit checksum of each array of a tree.
 
     Each word is mixed with its place in the array, one to one, and the results are added up: one
     changed word always changes the sum, and devices and processes may each add up their part.
@@ -245,13 +245,13 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of nested dictionaries by path, "params/head/scale"."""
+    """Returns the leaves of nested dictionaries by path, "params/head/scale"."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
 
 
 def _is_here(array: jax.Array) -> bool:
-    """Whether this process has all of it."""
+    """Returns whether this process has all of it."""
     return array.is_fully_addressable or array.is_fully_replicated
 
 
@@ -270,7 +270,7 @@ def _own_part(array: Any, shape: tuple[int, ...]) -> int:
 
 
 def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -> int:
-    """The sum of the part of an array of this shape that begins where `index` does."""
+    """Returns the sum of the part of an array of this shape that begins where `index` does."""
     if not shape:
         return _sum(found, 0, 0)
     row, width = index[0].start or 0, math.prod(shape[1:])
@@ -282,7 +282,7 @@ def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -
 
 
 def _sum(array: np.ndarray, first: int, width: int) -> int:
-    """The sum of elements whose places in the whole array start at `first`.
+    """Returns the sum of elements whose positions in the whole array start at `first`.
 
     Args:
       array: their rows.

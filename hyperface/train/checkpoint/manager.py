@@ -147,7 +147,7 @@ class Checkpoints:
         Args:
           step: steps done.
           state: after them.
-          meta: what the checkpoint is to say it is.
+          meta: the description of the checkpoint.
           score: what `best` goes by, lower is better; None or not finite is never best.
 
         Raises:
@@ -279,7 +279,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """A full disk fails in Orbax or TensorStore, each in its own way."""
+        """Turns errors of Orbax and TensorStore, as of a full disk, into one with advice."""
         try:
             yield
         except InputError:
@@ -326,7 +326,7 @@ class Checkpoints:
                 score = self._stored(step).meta().get("score")
             except UnreadableCheckpoint:  # Its score unknown, the best would be deleted.
                 raise
-            except InputError:  # It is said where it is used.
+            except InputError:  # It is reported when it is used.
                 continue
             self._best.consider(step, score)
 
@@ -395,7 +395,7 @@ def _has_files_of_orbax(path: Path) -> bool:
 
 
 def _is_copy(path: Path) -> bool:
-    """Says whether a folder is a checkpoint of ours: its description has a valid checksum."""
+    """Returns whether a folder is a checkpoint of ours: its description has a valid checksum."""
     try:
         Stored(path).meta()
     except InputError:

@@ -27,7 +27,7 @@ from hyperface.train.state import TrainState
 
 
 class Stored(NamedTuple):
-    """What a step's folder holds: "state" and "meta".
+    """The folder of one step, which contains "state" and "meta".
 
     It is read by Orbax's handlers alone: its manager's restore waits for all processes, of which
     one may find damage alone.
@@ -35,15 +35,15 @@ class Stored(NamedTuple):
 
     folder: Path
     advice: str = ""
-    """What is said after the message of damage."""
+    """Advice after the message that the checkpoint is damaged."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether both parts are there."""
+        """Returns whether both parts are there."""
         return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
-        """What the checkpoint says it is, with how its arrays are described.
+        """Returns the description of the checkpoint and of each of its arrays.
 
         Raises:
           CorruptCheckpoint: it is missing, cut short or changed.
@@ -65,7 +65,7 @@ class Stored(NamedTuple):
     def arrays(
         self, wanted: dict[str, Any], sharding: jax.sharding.Sharding | TrainState
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """How the arrays were described, and what this process reads of them.
+        """Returns the description of each array, and what this process reads of them.
 
         Args:
           wanted: what a state holds, by name.
@@ -113,7 +113,7 @@ class Stored(NamedTuple):
         return any(not known <= found and known & found for known, found in lists)
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """As `damage.reading`, of this folder."""
+        """Translates errors as `integrity.reading` does, for this folder."""
         return reading(self.folder, self.advice)
 
 
@@ -137,12 +137,12 @@ def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[
 
 
 def meta_sum(meta: dict[str, Any]) -> int:
-    """The checksum of what a checkpoint says."""
+    """Returns the checksum of a checkpoint's description."""
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def contents(state: TrainState) -> dict[str, Any]:
-    """Nested dictionaries of plain arrays: no class of a library is needed to read them."""
+    """Returns nested dictionaries of plain arrays, which no library's class is needed to read."""
     return {
         "step": state.step,
         "params": state.params,
@@ -154,7 +154,7 @@ def contents(state: TrainState) -> dict[str, Any]:
 
 
 def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
-    """The state whose `contents` were found; static parts are those of `like`."""
+    """Returns the state of these `contents`; static parts are those of `like`."""
     return like.replace(
         step=found["step"],
         params=found["params"],
@@ -174,7 +174,7 @@ def _key_data(key: Any) -> Any:
 
 
 def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
-    """What Orbax shall make of the arrays.
+    """Returns the shapes, dtypes and places that Orbax restores the arrays to.
 
     Args:
       wanted: the contents, or their shapes.
@@ -186,7 +186,7 @@ def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
 
 
 def described(arrays: Any) -> dict[str, dict[str, Any]]:
-    """Kind and checksum of each array, which a restored one must have."""
+    """Returns the kind and checksum of each array, which a restored array must have."""
     sums = checksums(arrays)
     leaves = named_leaves(arrays)
     return {name: {"kind": _kind(leaf), "sum": sums[name]} for name, leaf in leaves.items()}
