@@ -42,6 +42,35 @@ class Classes(NamedTuple):
     """[classes on this device] bool: those that take part beside the targets; None for all."""
 
 
+class Inputs(NamedTuple):
+    """The arrays of a problem. The gradients to them have the same form."""
+
+    terms: tuple[Any, ...]
+    """The class-wise losses: pytrees of their hyper-parameters."""
+    x: jax.Array
+    """[batch, dim] features, normalised where the terms say so."""
+    features: jax.Array | None
+    """[batch, dim] un-normalised, for the angle; None where no term needs it."""
+    norms: jax.Array
+    """[batch] length of the un-normalised features."""
+    agents: jax.Array
+    """[classes on this device, dim]."""
+    bias: jax.Array | None
+    """[classes on this device], or None."""
+    classes: Any
+    """`Classes`; None among gradients."""
+
+
+class Gradients(NamedTuple):
+    """Gradients from the backward scan: the part from the classes that are not the target."""
+
+    x: jax.Array
+    agents: jax.Array
+    bias: jax.Array | None
+    extra: Any
+    """Whatever the slopes function adds up over the blocks beside the slopes."""
+
+
 def similarities_of(
     layout: Layout, x: jax.Array, agents: jax.Array, start: Any, *, forward: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
