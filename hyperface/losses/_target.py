@@ -76,7 +76,7 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
     own = layout.shards.reduce_over_axis(jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own))
     exists = locate(labels_here, layout.num_rows, layout.shards.axis_name).exists
     own = jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
-    return Target(*own, feature_norm=norms)
+    return Target(**own._asdict(), feature_norm=norms)
 
 
 def add_target(
