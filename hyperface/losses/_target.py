@@ -93,8 +93,9 @@ def add_target(
       gradients: those that come from the other classes.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
-    *to_own, to_norms = to_target
-    to_own = layout.shards.all_gather_batch(_OwnClass(*to_own))
+    fields = to_target._asdict()
+    to_norms = fields.pop("feature_norm")
+    to_own = layout.shards.all_gather_batch(_OwnClass(**fields))
     to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
     own_bias = None if gradients.bias is None else jnp.zeros_like(to_own.similarity)
     # As ones that vary with the rows: the pull-back then gives this device's part of the sum.
