@@ -72,17 +72,26 @@ class Gradients(NamedTuple):
 
 
 def similarities_of(
-    layout: Layout, x: jax.Array, agents: jax.Array, start: Any, *, forward: bool
+    layout: Layout, columns: jax.Array, agents: jax.Array, start: Any, *, forward: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the similarities [batch, block] to the block from row `start` on, the block's rows,
-    and 1 / length of each row where agents are normalised."""
+    """Returns the similarities [block, batch] to the block from row `start` on, the block's rows,
+    and 1 / length of each row where agents are normalised. `columns` are those of `columns_of`."""
     rows = rows_of(agents, start, layout)
     inverse_norms = inverse_norms_of(layout, rows)
-    similarities = matmul(layout, x, rows.T, forward=forward)
+    similarities = matmul(layout, rows, columns, forward=forward)
     if inverse_norms is not None:
-        # Scaling the columns instead of the rows keeps the normalised agents from existing.
-        similarities *= inverse_norms[None, :]
+        # Scaling the similarities instead of the rows keeps the normalised agents from existing.
+        similarities *= inverse_norms[:, None]
     return similarities, rows, inverse_norms
+
+
+def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
+    """Returns the features as columns [dim, batch], rounded as a matmul's operand.
+
+    They are made once, outside of the scan. Without the barrier XLA would fold the transpose into
+    each matmul of the scan, and multiply rounded operands in float32.
+    """
+    return jax.lax.optimization_barrier(cast(layout, x, forward=forward).T)
 
 
 def inverse_norms_of(layout: Layout, rows: jax.Array) -> jax.Array | None:
@@ -109,7 +118,7 @@ def block_of(
     takes_part = local >= first
     if classes.present is not None:
         takes_part &= rows_of(classes.present, start, layout)
-    counted = (ids[None, :] != classes.labels[:, None]) & takes_part[None, :]
+    counted = (ids[:, None] != classes.labels[None, :]) & takes_part[:, None]
     bias_of_block = None if bias is None else rows_of(bias, start, layout)
     return Block(similarities, counted, ids, bias_of_block)
 

@@ -22,6 +22,7 @@ from hyperface.losses._blocks import (
     backward_scan,
     block_of,
     cast,
+    columns_of,
     forward_scan,
     inverse_norms_of,
     matmul,
@@ -64,9 +65,10 @@ def _losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], 
     batch_fold_args = shards.all_gather_batch(_fold_args(inputs.terms, target))
     # A scan's carry keeps its type: it varies over devices from the start, as the agents do.
     axes = varying_axes(whole.x, whole.agents)
+    columns = columns_of(layout, whole.x, forward=True)
 
     def fold_block(summaries: Summaries | None, start: Any, first: Any) -> tuple[Summaries, Any]:
-        similarities, *_ = similarities_of(layout, whole.x, whole.agents, start, forward=True)
+        similarities, *_ = similarities_of(layout, columns, whole.agents, start, forward=True)
         block = block_of(layout, similarities, whole.bias, whole.classes, start, first)
         new = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
         if summaries is not None:
@@ -196,10 +198,10 @@ def _slopes(
     (for the bias), and by the folds' arguments."""
     found = [f.slope(block, a, s) for f, a, s in zip(folds, fold_args, summaries, strict=True)]
     weighted = list(zip(value_cotangents, found, strict=True))
-    to_similarities = sum(g[:, None] * slope.similarities for g, slope in weighted)
+    to_similarities = sum(g[None, :] * slope.similarities for g, slope in weighted)
     to_bias = None
     if block.bias is not None:
-        to_bias = sum(jnp.sum(g[:, None] * slope.bias, axis=0) for g, slope in weighted)
+        to_bias = sum(jnp.sum(g[None, :] * slope.bias, axis=1) for g, slope in weighted)
     to_fold_args = [jax.tree.map(lambda d, g=g: g * d, slope.fold_args) for g, slope in weighted]
     return (to_similarities, to_bias), to_fold_args
 
@@ -226,20 +228,23 @@ def _scan_gradients(
     """
     x, agents, bias = inputs.x, inputs.agents, inputs.bias
     axes = varying_axes(x, agents)
+    columns = columns_of(layout, x, forward=False)
+    # For the reason that `columns_of` gives.
+    features = jax.lax.optimization_barrier(cast(layout, x, forward=False))
 
     def block_gradients(
         carry: Any, start: Any, first: Any, similarities: jax.Array | None = None
     ) -> Any:
         if similarities is None:
             similarities, rows, inverse_norms = similarities_of(
-                layout, x, agents, start, forward=False
+                layout, columns, agents, start, forward=False
             )
         else:
             rows = rows_of(agents, start, layout)
             inverse_norms = inverse_norms_of(layout, rows)
         block = block_of(layout, similarities, bias, inputs.classes, start, first)
         (slope, to_bias), extra = slopes(block)
-        operands = (x, slope, rows, inverse_norms)
+        operands = (features, slope, rows, inverse_norms)
         if sparse:
             zeros = vary_over(axes, (jnp.zeros_like(x), jnp.zeros_like(rows)))
             to_x, to_rows = jax.lax.cond(
@@ -281,15 +286,16 @@ def _products(
     rows: jax.Array,
     inverse_norms: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients to x and to a block's rows from the slopes [batch, block]."""
-    scaled = slope if inverse_norms is None else slope * inverse_norms[None, :]
-    to_x = matmul(layout, scaled, rows, forward=False)
+    """Returns the gradients to x and to a block's rows from the slopes [block, batch]."""
+    scaled = slope if inverse_norms is None else slope * inverse_norms[:, None]
+    to_rows = matmul(layout, scaled, x, forward=False)
     flipped = cast(layout, scaled, forward=False).T
     if layout.precision == "bf16":
-        # The barrier keeps the transpose out of the matmul, which then has row-major operands
-        # alone: XLA's CPU backend multiplies bf16 fast in no other form.
-        flipped = jax.lax.optimization_barrier(flipped)
-    to_rows = matmul(layout, flipped, x, forward=False)
+        # Only a barrier around the flat array makes XLA transpose it in memory. Otherwise the
+        # matmul has an operand that is not row-major, and XLA's CPU backend computes it in float32.
+        flat = jax.lax.optimization_barrier(flipped.reshape(-1))
+        flipped = flat.reshape(flipped.shape)
+    to_x = matmul(layout, flipped, rows, forward=False)
     if inverse_norms is None:
         return to_x, to_rows
     if layout.agent_gradient == "tangent":
@@ -301,7 +307,7 @@ def _products(
     if layout.agent_gradient == "distance":
         # d ||f~ - W||^2 / dW = -2 (f~ - W), and the slope is that of the cosine, which is -1/2 of
         # the distance.
-        to_rows -= (jnp.sum(slope, axis=0) * inverse_norms)[:, None] * rows
+        to_rows -= (jnp.sum(slope, axis=1) * inverse_norms)[:, None] * rows
     return to_x, to_rows
 
 
