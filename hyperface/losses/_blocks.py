@@ -42,18 +42,56 @@ class Classes(NamedTuple):
     """[classes on this device] bool: those that take part beside the targets; None for all."""
 
 
+class Inputs(NamedTuple):
+    """The arrays of a problem. The gradients to them have the same form."""
+
+    terms: tuple[Any, ...]
+    """The class-wise losses: pytrees of their hyper-parameters."""
+    x: jax.Array
+    """[batch, dim] features, normalised where the terms say so."""
+    features: jax.Array | None
+    """[batch, dim] un-normalised, for the angle; None where no term needs it."""
+    norms: jax.Array
+    """[batch] length of the un-normalised features."""
+    agents: jax.Array
+    """[classes on this device, dim]."""
+    bias: jax.Array | None
+    """[classes on this device], or None."""
+    classes: Any
+    """`Classes`; None among gradients."""
+
+
+class Gradients(NamedTuple):
+    """Gradients from the backward scan: the part from the classes that are not the target."""
+
+    x: jax.Array
+    agents: jax.Array
+    bias: jax.Array | None
+    extra: Any
+    """Whatever the slopes function adds up over the blocks beside the slopes."""
+
+
 def similarities_of(
-    layout: Layout, x: jax.Array, agents: jax.Array, start: Any, *, forward: bool
+    layout: Layout, columns: jax.Array, agents: jax.Array, start: Any, *, forward: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the similarities [batch, block] to the block from row `start` on, the block's rows,
-    and 1 / length of each row where agents are normalised."""
+    """Returns the similarities [block, batch] to the block from row `start` on, the block's rows,
+    and 1 / length of each row where agents are normalised. `columns` are those of `columns_of`."""
     rows = rows_of(agents, start, layout)
     inverse_norms = inverse_norms_of(layout, rows)
-    similarities = matmul(layout, x, rows.T, forward=forward)
+    similarities = matmul(layout, rows, columns, forward=forward)
     if inverse_norms is not None:
-        # Scaling the columns instead of the rows keeps the normalised agents from existing.
-        similarities *= inverse_norms[None, :]
+        # Scaling the similarities instead of the rows keeps the normalised agents from existing.
+        similarities *= inverse_norms[:, None]
     return similarities, rows, inverse_norms
+
+
+def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
+    """Returns the features as columns [dim, batch], rounded as a matmul's operand.
+
+    They are made once, outside of the scan. Without the barrier XLA would fold the transpose into
+    each matmul of the scan, and multiply rounded operands in float32.
+    """
+    return jax.lax.optimization_barrier(cast(layout, x, forward=forward).T)
 
 
 def inverse_norms_of(layout: Layout, rows: jax.Array) -> jax.Array | None:
@@ -80,7 +118,7 @@ def block_of(
     takes_part = local >= first
     if classes.present is not None:
         takes_part &= rows_of(classes.present, start, layout)
-    counted = (ids[None, :] != classes.labels[:, None]) & takes_part[None, :]
+    counted = (ids[:, None] != classes.labels[None, :]) & takes_part[:, None]
     bias_of_block = None if bias is None else rows_of(bias, start, layout)
     return Block(similarities, counted, ids, bias_of_block)
 

@@ -19,7 +19,7 @@ example.
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, get_args
+from typing import Any, Literal, Protocol, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,10 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._blocks import AgentGradient, Classes, Layout, Precision
-from hyperface.losses._engine import Target, joint_losses, slope_only, summed_losses, total
+from hyperface.losses._blocks import AgentGradient, Classes, Inputs, Layout, Precision
+from hyperface.losses._engine import joint_losses, summed_losses, total
 from hyperface.losses._folds import Block, Slope
+from hyperface.losses._target import Target, slope_only
 from hyperface.losses.shards import Shards, num_shards
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.rules import AxisName, automatic, per_example, reverse_mode_only
@@ -241,15 +242,15 @@ def _joint(
     bias: ArrayLike | None,
     engine: Engine,
 ) -> tuple[jax.Array, ...]:
-    layout, arrays = _prepare(name, terms, features, agents, labels, bias, (), **engine)
+    layout, inputs, _ = _prepare(name, terms, features, agents, labels, bias, (), **engine)
     if not layout.num_rows:
-        return tuple(jnp.full_like(arrays.norms, jnp.nan) for _ in terms)
-    return automatic(
-        lambda *arrays: joint_losses(layout, *arrays[:-1]),
-        *arrays,
-        split=per_example,
-        like=arrays.x,
-    )
+        return _no_class(inputs)
+    return automatic(partial(joint_losses, layout), inputs, split=per_example, like=inputs.x)
+
+
+def _no_class(inputs: Inputs) -> tuple[jax.Array, ...]:
+    """Returns NaN for every example: without classes no label is in range."""
+    return tuple(jnp.full_like(inputs.norms, jnp.nan) for _ in inputs.terms)
 
 
 def weighted_sum(
@@ -290,41 +291,30 @@ def weighted_sum(
       >>> print(weighted_sum([CContrastive()], features, agents, labels, weights).round(3))
       0.1
     """
-    layout, arrays = _prepare(
+    layout, inputs, summands = _prepare(
         "weighted_sum", terms, features, agents, labels, bias, weights, **engine
     )
     if not layout.num_rows:
-        losses = tuple(jnp.full_like(arrays.norms, jnp.nan) for _ in terms)
-        value = total(losses, arrays.weights)
+        losses = _no_class(inputs)
+        value = total(losses, summands)
     else:
         value, losses = automatic(
             partial(_summed, layout),
-            *arrays,
+            inputs,
+            summands,
             split=lambda first_axis: (PartitionSpec(), per_example(first_axis)),
-            like=arrays.x,
+            like=inputs.x,
         )
     return (value, jax.lax.stop_gradient(losses)) if with_losses else value
 
 
-def _summed(layout: Layout, *arrays: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    terms, *_, weights = arrays
-    if all(term.fold.additive for term in terms):
-        return summed_losses(layout, *arrays)
-    losses: tuple[jax.Array, ...] = joint_losses(layout, *arrays[:-1])
+def _summed(
+    layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    if all(term.fold.additive for term in inputs.terms):
+        return summed_losses(layout, inputs, weights)
+    losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
     return total(losses, weights), losses
-
-
-class _Arrays(NamedTuple):
-    """The arguments of `joint_losses` and `summed_losses`, in order."""
-
-    terms: tuple[Term, ...]
-    x: jax.Array
-    features: jax.Array | None
-    norms: jax.Array
-    agents: jax.Array
-    bias: jax.Array | None
-    classes: Classes
-    weights: tuple[jax.Array, ...]
 
 
 def _prepare(
@@ -344,8 +334,11 @@ def _prepare(
     present: ArrayLike | None = None,
     agent_gradient: AgentGradient = "tangent",
     **unknown: Any,
-) -> tuple[Layout, _Arrays]:
-    """Checks the arguments of a class-wise loss and brings them into the engine's form."""
+) -> tuple[Layout, Inputs, tuple[jax.Array, ...]]:
+    """Checks the arguments of a class-wise loss and brings them into the engine's form.
+
+    Returns the layout, the inputs, and the weights of `weighted_sum`.
+    """
     _checks.no_more_keywords(name, unknown, Engine.__annotations__)
     features, agents = _checks.matrices("agents", features, agents)
     if split_batch and axis_name is None:
@@ -395,7 +388,8 @@ def _prepare(
     )
     x = l2_normalize(f) if mode in ("both", "features") else f
     raw = f if any(getattr(term, "needs_angle", False) for term in terms) else None
-    return layout, _Arrays(of_terms, x, raw, l2_norm(f), w, b, Classes(y, counted), sums)
+    inputs = Inputs(of_terms, x, raw, l2_norm(f), w, b, Classes(y, counted))
+    return layout, inputs, sums
 
 
 def _one_mode(terms: Sequence[Term]) -> Normalize:
