@@ -18,8 +18,9 @@ def test_the_examples_run(page, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_commands_name_subcommands_that_exist(page):
-    text = page.read_text()
-    for name in re.findall(r"(?:^|`)hyperface ([a-z]+)\b", text, re.MULTILINE):
+    shown = "\n".join(blocks(page, ""))
+    named = re.findall(r"^hyperface ([a-z]+)", shown, re.MULTILINE)
+    for name in named + re.findall(r"`hyperface ([a-z]+)\b", page.read_text()):
         assert name in SUBCOMMANDS, f"{page.name}: hyperface {name}"
 
 
