@@ -97,7 +97,7 @@ def automatic(
     Args:
       function: takes the arguments.
       arguments: pytrees of arrays.
-      split: maps the partition of `like`'s first axis to the result's `PartitionSpec`s.
+      split: maps the partition of the first axis of `like` to the partitions of the result.
       like: the array whose first axis the result follows.
     """
     meshes = {jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arguments)}

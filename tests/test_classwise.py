@@ -1,6 +1,5 @@
 """The engine: every term, block size, number of shards and dtype against the plain formulas."""
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 from jax.test_util import check_grads
+from pages import run_examples
 
 from hyperface import losses, reference
 
@@ -535,13 +535,10 @@ def test_only_a_budget_keeps_the_similarities():
 
 
 def test_the_guides_own_loss_works_on_blocks():
-    """CONTRIBUTING's example, run as it stands, against its formula."""
-    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    made = {"__name__": "guide"}
-    exec(compile(example, "CONTRIBUTING.md", "exec"), made)
-    distance = 2 - 2 * reference.cosine_similarity(jnp.ones((4, 8)), jnp.eye(100, 8))
-    own = jnp.arange(4)[:, None] == jnp.arange(100)[None]
+    """The documentation's example, run as it stands, against its formula."""
+    made = run_examples(Path(__file__).parents[1] / "docs/how-to/losses.md")
+    distance = 2 - 2 * reference.cosine_similarity(made["features"], made["agents"])
+    own = made["labels"][:, None] == jnp.arange(100)[None]
     others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, -distance), axis=1)
     expected = jnp.sum(jnp.where(own, distance, 0.0), axis=1) + others
     np.testing.assert_allclose(made["loss"], expected, rtol=1e-5)

@@ -87,12 +87,8 @@ def run(
       InputError: there is no such network, its images do not fit, or features cannot be scored.
 
     Example:
-      ```
-      from hyperface.runs import evaluate
-
-      results = evaluate.run(evaluate.plan(evaluate.Evaluate(Path("runs/x"), protocol="lfw")))
-      results["lfw"].figures["accuracy"].value
-      ```
+      >>> tasks = plan(Evaluate(Path("runs/x"), protocol="lfw"))  # doctest: +SKIP
+      >>> run(tasks)["lfw"].figures["accuracy"].value  # doctest: +SKIP
     """
     from hyperface.runs import evaluate_run
 

@@ -1,0 +1,49 @@
+"""Builds the documentation: `sphinx-build -W docs build/docs`."""
+
+import re
+import shutil
+from pathlib import Path
+
+import hyperface
+
+project = "hyperface"
+author = "The hyperface authors"
+copyright = author
+version = release = hyperface.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "sphinx_book_theme"
+html_title = "hyperface"
+html_theme_options = {"show_toc_level": 2}
+
+# A name in backticks is a link where it is one of ours, and code elsewhere.
+default_role = "py:obj"
+# Signatures show jaxtyping's shapes as they are written.
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+myst_heading_anchors = 3
+# The notebooks are stored with their outputs; tests/test_notebooks.py runs them.
+nb_execution_mode = "off"
+
+
+def _copy_notebooks() -> None:
+    """Copies the notebooks beside the pages: Sphinx reads no file outside its folder."""
+    here = Path(__file__).parent
+    target = here / "notebooks"
+    target.mkdir(exist_ok=True)
+    for notebook in (here.parent / "notebooks").glob("*.ipynb"):
+        shutil.copyfile(notebook, target / notebook.name)
+
+
+_copy_notebooks()
+
+
+def _escape_bars(app, what, name, obj, options, lines) -> None:
+    """Escapes the bars of norms, such as ||f||, which reStructuredText takes for substitutions."""
+    lines[:] = [re.sub(r"(?<!`)\|", r"\|", line) for line in lines]
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", _escape_bars)
