@@ -226,8 +226,8 @@ def paired_difference(
         float(high),
         float(np.hypot(moved[np.isfinite(moved)].std(), spread)),
         # One is added to both counts, so that no number of draws ever gives certainty.
-        (1 + np.count_nonzero(drawn <= 0)) / (1 + drawn.size),
-        (1 + np.count_nonzero(drawn >= 0)) / (1 + drawn.size),
+        (1 + int(np.count_nonzero(drawn <= 0))) / (1 + drawn.size),
+        (1 + int(np.count_nonzero(drawn >= 0))) / (1 + drawn.size),
         seeds if starts is None else starts,
     )
 
