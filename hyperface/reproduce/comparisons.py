@@ -51,9 +51,9 @@ def entry(
     seeds = sorted({seed for margins in parts for seed in margins})
     # In a part without a seed, both sides diverged there, which says nothing.
     held = [all(margins.get(seed, math.inf) > 0 for margins in parts) for seed in seeds]
-    found = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
+    differences = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
     values = tuple(map(float, held))
-    return [Entry(row, values, column, HOLDS, parts=found, judged=judged, note=unit)]
+    return [Entry(row, values, column, HOLDS, parts=differences, judged=judged, note=unit)]
 
 
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
@@ -105,13 +105,15 @@ def of_decisions(
       than: decisions of the other method about the same pairs.
       starts: number of independently trained networks; all seeds by default.
     """
-    gains = [one.accuracy() - other.accuracy() for one, other in zip(better, than, strict=True)]
-    found = difference_of_accuracies(
-        np.array([one.right for one in better]),
-        np.array([other.right for other in than]),
+    gains = [
+        first.accuracy() - second.accuracy() for first, second in zip(better, than, strict=True)
+    ]
+    difference = difference_of_accuracies(
+        np.array([first.right for first in better]),
+        np.array([second.right for second in than]),
         better[0].first,
         better[0].second,
         starts=starts,
     )
     held = tuple(float(gain > 0) for gain in gains)
-    return Entry(row, held, unit=HOLDS, parts=(found,), note="points")
+    return Entry(row, held, unit=HOLDS, parts=(difference,), note="points")
