@@ -82,6 +82,21 @@ def test_normalisation_helps_where_norms_tell_nothing(context, monkeypatch):
     assert "LFW, Euclidean" in outcome.missing
 
 
+def test_people_and_seeds_decide_whether_normalisation_helps(context, monkeypatch):
+    kept_by_seed(context, monkeypatch, *map(noisy_people, range(8)))
+    row = "Euclidean: normalisation helps"
+    outcome, _ = measured("table-1-faces", context)
+    # The networks that are compared were all fine-tuned from one.
+    assert page.judge({"x": outcome})["x", row, ""] == page.UNDECIDED
+    (entry,) = [e for e in outcome.entries if e.row == row]
+    assert ", of one start, by" in page.shown_entry(entry, page.UNDECIDED)
+    monkeypatch.setattr(commands, "is_of_one_start", lambda _: False)
+    outcome, found = measured("table-1-faces", context)
+    assert page.judge({"x": outcome})["x", row, ""] == page.HELD
+    (entry,) = [e for e in outcome.entries if e.row == row]
+    assert entry.parts[0].value == pytest.approx(np.mean(found["Euclidean", "gain"]))
+
+
 def test_statements_of_one_seed_are_undecided(context, monkeypatch):
     kept_by_seed(context, monkeypatch, noisy_people(0))
     for name in ("table-1-faces", "mirror"):

@@ -30,6 +30,7 @@ from hyperface.report.planes import softmax_probability
 from hyperface.reproduce import (
     command,
     commands,
+    comparisons,
     digits,
     digits_normface,
     digits_planes,
@@ -728,6 +729,22 @@ def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path)
     assert "loss.softmax.normalize was features, is now both" in ours[0]
     assert f"init_from was nothing, is now {start} as it is." in ours[0]
     assert not (tmp_path / "normface/report.html").exists()
+
+
+def test_kept_values_are_one_line_per_entry():
+    kept = readme.read()
+    text = readme.KEPT.read_text()
+    assert readme.as_json(kept) == text
+    assert json.loads(text) == kept
+    assert text.count('"row"') == len([line for line in text.splitlines() if '"row"' in line])
+
+
+def test_a_comparison_without_interval_is_kept_as_null(tmp_path):
+    (lost,) = comparisons.per_seed("x", [np.inf, 1.0, 2.0])
+    write_result(tmp_path, {}, Outcome([lost], "small"), {})
+    assert "NaN" not in (tmp_path / "result.json").read_text()
+    (again,) = read_result(tmp_path).entries
+    np.testing.assert_equal(again.parts, lost.parts)
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS)

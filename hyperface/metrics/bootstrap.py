@@ -201,16 +201,16 @@ def paired_difference(
 
     Example:
       >>> gains = np.array([[1.0, 2.0, 1.5, 2.5], [1.2, 1.8, 1.4, 2.6], [1.1, 2.1, 1.6, 2.4]])
-      >>> found = paired_difference(lambda taken: taken @ gains.T / 4, people=4)
-      >>> round(found.value, 2), found.low > 0, found.seeds
+      >>> result = paired_difference(lambda taken: taken @ gains.T / 4, people=4)
+      >>> round(result.value, 2), result.low > 0, result.seeds
       (1.77, True, 3)
     """
     if people < 2:
         raise ValueError(f"expected two people or more, found {people}")
     rng = np.random.default_rng(seed)
-    own = statistic(np.ones((1, people), int))[0]
-    value, seeds = float(own.mean()), own.size
-    spread = float(own.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0
+    by_seed = statistic(np.ones((1, people), int))[0]
+    value, seeds = float(by_seed.mean()), by_seed.size
+    spread = float(by_seed.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0
     even, blocks = np.full(people, 1 / people), range(0, draws, BLOCK)
     drawn = [statistic(rng.multinomial(people, even, min(BLOCK, draws - n))) for n in blocks]
     moved = np.concatenate(drawn).mean(axis=1) - value
@@ -226,8 +226,8 @@ def paired_difference(
         float(high),
         float(np.hypot(moved[np.isfinite(moved)].std(), spread)),
         # One is added to both counts, so that no number of draws ever gives certainty.
-        (1 + np.count_nonzero(drawn <= 0)) / (1 + drawn.size),
-        (1 + np.count_nonzero(drawn >= 0)) / (1 + drawn.size),
+        (1 + int(np.count_nonzero(drawn <= 0))) / (1 + drawn.size),
+        (1 + int(np.count_nonzero(drawn >= 0))) / (1 + drawn.size),
         seeds if starts is None else starts,
     )
 
@@ -246,8 +246,8 @@ def difference_of_means(
 
     Example:
       >>> ours, theirs = np.array([[0.9, 0.8, 0.9]] * 3), np.array([[0.5, 0.6, 0.4]])
-      >>> found = difference_of_means(ours, theirs)
-      >>> round(found.value, 3), found.seeds, decide([[found]])
+      >>> result = difference_of_means(ours, theirs)
+      >>> round(result.value, 3), result.seeds, decide([[result]])
       (0.367, 1, ['undecided'])
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
@@ -296,14 +296,14 @@ def difference_of_accuracies(
     # All pairs of the same two people are taken equally often, so that their sums are enough.
     groups, group = np.unique(low * people.size + high, return_inverse=True)
     a, b = np.divmod(groups, people.size)
-    own = a == b
+    same = a == b
     gains = np.subtract(first_right, second_right, dtype=float)
     sums = np.stack([np.bincount(group, gain, groups.size) for gain in gains], axis=1)
     sizes = np.bincount(group)
 
     def accuracies(taken: np.ndarray) -> np.ndarray:
-        of_one = taken[:, a[own]], sums[own], sizes[own]
-        of_two = taken[:, a[~own]] * taken[:, b[~own]], sums[~own], sizes[~own]
+        of_one = taken[:, a[same]], sums[same], sizes[same]
+        of_two = taken[:, a[~same]] * taken[:, b[~same]], sums[~same], sizes[~same]
         with np.errstate(invalid="ignore"):  # A draw may have no pair of a kind.
             shares = [
                 times @ gained / (times @ size)[:, None] for times, gained, size in (of_one, of_two)
@@ -350,14 +350,14 @@ def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> l
       >>> decide([[sure], [sure, unsure], [sure._replace(seeds=2)]])
       ['yes', 'undecided', 'undecided']
     """
-    found: list[Verdict] = ["undecided"] * len(statements)
+    verdicts: list[Verdict] = ["undecided"] * len(statements)
     tested = [n for n, parts in enumerate(statements) if is_testable(parts)]
     sides = [_sides(statements[n]) for n in tested]
     decided = holm([min(1.0, 2 * min(side)) for side in sides], level)
     for n, (p_yes, p_no), sure in zip(tested, sides, decided, strict=True):
         if sure:
-            found[n] = "yes" if p_yes < p_no else "no"
-    return found
+            verdicts[n] = "yes" if p_yes < p_no else "no"
+    return verdicts
 
 
 def is_testable(parts: Sequence[Difference]) -> bool:

@@ -51,14 +51,14 @@ class SmallScale(NamedTuple):
     def evaluations(self) -> list[str]:
         """Returns the names of the evaluations that contain the scores."""
         others = [name for name in self.protocols if name != OWN_TEST]
-        return list(dict.fromkeys(place(name)[0] for name in others))
+        return list(dict.fromkeys(evaluation_of(name)[0] for name in others))
 
 
-def place(protocol: str) -> tuple[str, str]:
+def evaluation_of(protocol: str) -> tuple[str, str]:
     """Returns the folder of the evaluation that has a protocol, and the protocol's name there.
 
     Example:
-      >>> place("evaluation-profiles/pairs"), place("lfw")
+      >>> evaluation_of("evaluation-profiles/pairs"), evaluation_of("lfw")
       (('evaluation-profiles', 'pairs'), ('evaluation', 'lfw'))
     """
     evaluation, _, name = protocol.rpartition("/")

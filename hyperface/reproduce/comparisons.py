@@ -1,13 +1,30 @@
-"""Turns the margins of a statement, one per seed, into an entry that can be judged."""
+"""Builds the entries of statements that compare scores, so that they can be judged."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom, t
 
-from hyperface.metrics.bootstrap import Difference
+from hyperface.metrics.bootstrap import Difference, difference_of_accuracies
 from hyperface.reproduce.item import HOLDS, Entry
+
+
+class Decisions(NamedTuple):
+    """Which pairs of images are decided rightly at the best threshold."""
+
+    right: np.ndarray
+    """[pairs] bool."""
+    first: np.ndarray
+    """[pairs] person on one side of each pair."""
+    second: np.ndarray
+    """[pairs] person on the other side."""
+
+    def accuracy(self) -> float:
+        """Returns the accuracy in percent; pairs of one person and of two have equal weight."""
+        same = self.first == self.second
+        return float(50 * (self.right[same].mean() + self.right[~same].mean()))
 
 
 def entry(
@@ -34,9 +51,9 @@ def entry(
     seeds = sorted({seed for margins in parts for seed in margins})
     # In a part without a seed, both sides diverged there, which says nothing.
     held = [all(margins.get(seed, math.inf) > 0 for margins in parts) for seed in seeds]
-    found = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
+    differences = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
     values = tuple(map(float, held))
-    return [Entry(row, values, column, HOLDS, parts=found, judged=judged, note=unit)]
+    return [Entry(row, values, column, HOLDS, parts=differences, judged=judged, note=unit)]
 
 
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
@@ -71,3 +88,32 @@ def paired_t(
     half = float(t.ppf((1 + level) / 2, count - 1)) * error
     sides = [float(t.sf(side / error, count - 1)) for side in (value, -value)]
     return Difference(value, value - half, value + half, error, sides[0], sides[1], starts)
+
+
+def of_decisions(
+    row: str,
+    better: Sequence[Decisions],
+    than: Sequence[Decisions],
+    *,
+    starts: int | None = None,
+) -> Entry:
+    """Returns the statement that one method verifies better, with people and seeds resampled.
+
+    Args:
+      row: the statement.
+      better: decisions of one method, one per seed.
+      than: decisions of the other method about the same pairs.
+      starts: number of independently trained networks; all seeds by default.
+    """
+    gains = [
+        first.accuracy() - second.accuracy() for first, second in zip(better, than, strict=True)
+    ]
+    difference = difference_of_accuracies(
+        np.array([first.right for first in better]),
+        np.array([second.right for second in than]),
+        better[0].first,
+        better[0].second,
+        starts=starts,
+    )
+    held = tuple(float(gain > 0) for gain in gains)
+    return Entry(row, held, unit=HOLDS, parts=(difference,), note="points")

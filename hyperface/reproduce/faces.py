@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
 from hyperface.data.datasets import find
-from hyperface.metrics.bootstrap import difference_of_accuracies
 from hyperface.metrics.verification import fold_accuracy
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.lfw import read_lfw_pairs
@@ -16,7 +14,8 @@ from hyperface.protocols.pair_list import PairList
 from hyperface.protocols.registry import PROTOCOLS
 from hyperface.report import figures
 from hyperface.reproduce import commands, comparisons, feature_cache
-from hyperface.reproduce.item import HOLDS, Context, Entry, Measured, Outcome
+from hyperface.reproduce.comparisons import Decisions
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.train.logs import read_metrics
 
 RUN = "faces-softmax-continued"
@@ -26,22 +25,6 @@ DISTORTED = {
 }
 """Loss -> the run that shows Proposition 3's bound during training."""
 SIMILARITIES = ("Inner-Product", "Euclidean")
-
-
-class Decisions(NamedTuple):
-    """Which pairs of images are decided rightly at the best threshold."""
-
-    right: np.ndarray
-    """[pairs] bool."""
-    first: np.ndarray
-    """[pairs] person on one side of each pair."""
-    second: np.ndarray
-    """[pairs] person on the other side."""
-
-    def accuracy(self) -> float:
-        """Returns the accuracy in percent; pairs of one person and of two have equal weight."""
-        same = self.first == self.second
-        return float(50 * (self.right[same].mean() + self.right[~same].mean()))
 
 
 def decide_all_pairs(
@@ -95,26 +78,6 @@ def decide_list(
     return Decisions((scores >= thresholds[folds]) == pairs.same, *people)
 
 
-def _compared(row: str, better: Sequence[Decisions], than: Sequence[Decisions]) -> Entry:
-    """Returns the statement that one way to compare images verifies better than another.
-
-    Args:
-      row: the statement.
-      better: decisions of one way, one per seed.
-      than: decisions of the other way.
-    """
-    gains = [one.accuracy() - other.accuracy() for one, other in zip(better, than, strict=True)]
-    found = difference_of_accuracies(
-        np.array([one.right for one in better]),
-        np.array([other.right for other in than]),
-        better[0].first,
-        better[0].second,
-        starts=1 if commands.is_of_one_start(RUN) else None,
-    )
-    held = tuple(float(gain > 0) for gain in gains)
-    return Entry(row, held, unit=HOLDS, parts=(found,), note="points")
-
-
 def normalization(context: Context) -> Measured:
     """Measures Table 1 on faces: accuracy before and after normalisation, without mirror images.
 
@@ -159,13 +122,16 @@ def _before_and_after(
         gains[name] = values[1] - values[0]
         for column, found in zip(("before", "after", "gain"), (*values, gains[name]), strict=True):
             entries.append(Entry.of(f"{prefix}{name}", list(found), "%", 2, column))
-        compared.append(_compared(f"{prefix}{name}: normalisation helps", after, before))
+        compared.append(
+            comparisons.of_decisions(
+                f"{prefix}{name}: normalisation helps", after, before, starts=_starts()
+            )
+        )
     # The paper rounds to one digit: 0.6 and 0.7 are the range from 0.55 up to 0.75.
     bounds = [side for gain in gains.values() for side in (gain - 0.55, 0.75 - gain)]
     row = f"{prefix}normalisation adds 0.6 to 0.7 points"
-    starts = 1 if commands.is_of_one_start(RUN) else None
     parts = [dict(enumerate(map(float, side))) for side in bounds]
-    return [*entries, *compared, *comparisons.entry(row, parts, starts=starts)]
+    return [*entries, *compared, *comparisons.entry(row, parts, starts=_starts())]
 
 
 def mirror(context: Context) -> Measured:
@@ -188,10 +154,17 @@ def mirror(context: Context) -> Measured:
         Entry.of(name, [one.accuracy() for one in decided], "%") for name, decided in found.items()
     ]
     entries += [
-        _compared("the sum verifies better than the image alone", summed, alone),
-        _compared("the sum verifies better than the concatenation", summed, concatenated),
+        comparisons.of_decisions(
+            f"the sum verifies better than the {name}", summed, other, starts=_starts()
+        )
+        for name, other in (("image alone", alone), ("concatenation", concatenated))
     ]
     return Outcome(entries, _pairs(every, "cosine")), {}
+
+
+def _starts() -> int | None:
+    """Returns 1 if the networks of all seeds were fine-tuned from a single one, else None."""
+    return 1 if commands.is_of_one_start(RUN) else None
 
 
 def _runs(context: Context) -> list[Path]:

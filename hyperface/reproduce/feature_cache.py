@@ -75,7 +75,7 @@ def features(
       splits: some of `SPLITS`.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
-    folder, found = _folder(run, data["name"], context), {}
+    folder, by_split = _folder(run, data["name"], context), {}
 
     def arrays(name: str) -> dict[str, np.ndarray]:
         network = open_network(run, mirror="concat")
@@ -87,8 +87,8 @@ def features(
         path = folder / f"{name}.npz"
         write(path, lambda name=name: arrays(name))
         with np.load(path) as kept:
-            found[name] = MirroredFeatures(kept["features"], kept["labels"])
-    return found
+            by_split[name] = MirroredFeatures(kept["features"], kept["labels"])
+    return by_split
 
 
 def named_features(
@@ -112,13 +112,13 @@ def named_features(
     def arrays() -> dict[str, np.ndarray]:
         network = open_network(run, mirror="none")
         split = network.open_split(dataset, "test", context.data_dir)
-        some = [record for record in split.records if record["name"].decode() in chosen]
-        names = [record["name"].decode() for record in some]
+        records = [record for record in split.records if record["name"].decode() in chosen]
+        names = [record["name"].decode() for record in records]
         if absent := sorted(chosen - {*names}):
             raise InputError(
                 f"{split.dataset}: expected all images that are named, found no {absent[0]}."
             )
-        split = dataclasses.replace(split, records=some)
+        split = dataclasses.replace(split, records=records)
         return {
             "features": embed(split, network.apply, context)[0],
             "names": np.array(names),

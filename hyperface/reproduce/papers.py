@@ -38,12 +38,12 @@ def measurement(item: Item) -> Callable[[Context], Measured]:
 
 
 def _item(name: str, fields: Mapping[str, Any]) -> Item:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in fields.items():
-        found[key] = tuple(value) if isinstance(value, list) else value
-    if "statements" in found:
-        found["statements"] = function(found["statements"])
-    return Item(name, **found)
+        values[key] = tuple(value) if isinstance(value, list) else value
+    if "statements" in values:
+        values["statements"] = function(values["statements"])
+    return Item(name, **values)
 
 
 PAPERS: dict[str, tuple[Item, ...]] = {

@@ -17,7 +17,14 @@ from hyperface.protocols.registry import PROTOCOLS
 from hyperface.protocols.result import Figure as Score
 from hyperface.report import drawings, figures
 from hyperface.reproduce import sketches
-from hyperface.reproduce.commands import SCORED, SmallScale, evaluation, folder, place, seeds
+from hyperface.reproduce.commands import (
+    SCORED,
+    SmallScale,
+    evaluation,
+    evaluation_of,
+    folder,
+    seeds,
+)
 from hyperface.reproduce.item import Context
 from hyperface.reproduce.runs import full_scores, small_scores
 from hyperface.train.logs import run_digest
@@ -46,7 +53,7 @@ class _Scored(NamedTuple):
 
     def record(self, protocol: str) -> Mapping[str, Any]:
         """Reads a protocol's scores; returns {} if the current run has not been scored."""
-        where, name = (self.evaluation, protocol) if self.evaluation else place(protocol)
+        where, name = (self.evaluation, protocol) if self.evaluation else evaluation_of(protocol)
         path = self.run / where / SCORED
         if not path.exists():
             return {}
@@ -56,7 +63,7 @@ class _Scored(NamedTuple):
 
     def curve(self, protocol: str) -> Roc | None:
         """Reads the ROC curve of a protocol; returns None if there is none."""
-        name = protocol if self.evaluation else place(protocol)[1]
+        name = protocol if self.evaluation else evaluation_of(protocol)[1]
         rates = self.record(protocol).get("curves", {}).get(name)
         if rates is None:
             return None
@@ -141,7 +148,7 @@ def _low_resolution(
         curves = {one.row: curve for one in scored if (curve := one.curve(protocol))}
         if curves:
             panels[f"area / {factor:g}"] = curves
-    title = PROTOCOLS[place(protocols[-1])[1].partition("-area")[0]].title
+    title = PROTOCOLS[evaluation_of(protocols[-1])[1].partition("-area")[0]].title
     drawn = {}
     if panels:
         caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"

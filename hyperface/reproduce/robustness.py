@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hyperface import theory
-from hyperface.metrics.verification import verify
+from hyperface.metrics.verification import deal_folds, verify
 from hyperface.report import drawings
 from hyperface.reproduce import comparisons, feature_cache, heads_at_once, printed_spreads
+from hyperface.reproduce.comparisons import Decisions
 from hyperface.reproduce.heads_at_once import Setting
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs import program
@@ -52,6 +53,8 @@ class Scores(NamedTuple):
     """[seeds] true accept rate at FAR, in percent."""
     deviation: np.ndarray
     """[seeds] standard deviation of the test features' norms over their mean."""
+    decisions: tuple[Decisions, ...] = ()
+    """Decisions about all pairs, of each seed that did not diverge."""
 
 
 def ring(context: Context) -> Measured:
@@ -104,15 +107,12 @@ def weights(context: Context) -> Measured:
                 row, _margins(spread["center"], spread["C-contrastive"])
             )
     names = ("C-contrastive alone", "center alone", "softmax, not normalised")
-    alone, center, softmax = (found[name, 0.0].accuracy for name in names)
-    alone, center, softmax = (
-        np.where(np.isfinite(x), x, -np.inf) for x in (alone, center, softmax)
-    )
+    alone, center, softmax = (found[name, 0.0] for name in names)
     for row, other in (
         ("alone, C-contrastive verifies better than center", center),
         ("C-contrastive alone is above softmax", softmax),
     ):
-        outcome.entries += comparisons.per_seed(row, _margins(alone, other))
+        outcome.entries += _verifies_better(row, alone, other)
     for key in over:
         for label, values in ranges.items():
             outcome.entries += _spread_entries(found, key, values, label)
@@ -163,12 +163,18 @@ def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores one setting by its features [seeds, images, 2, dim]."""
     norms = np.linalg.norm(features[:, :, 0], axis=2)
     accuracy, tar = np.full((2, len(features)), np.nan)
+    decisions = []
     for seed, merged in enumerate(features.sum(axis=2)):
         if np.isfinite(merged).all() and np.linalg.norm(merged, axis=1).all():
             verified = verify(merged, labels)
             accuracy[seed] = 100 * verified.folds.mean
             tar[seed] = 100 * verified.tar_at_far[FAR]
-    return Scores(accuracy, tar, norms.std(axis=1) / norms.mean(axis=1))
+            pairs = verified.pairs
+            folds = deal_folds(pairs.same, verified.folds.accuracy.size)
+            accepted = verified.scores >= verified.folds.thresholds[folds]
+            people = labels[pairs.first], labels[pairs.second]
+            decisions.append(Decisions(accepted == pairs.same, *people))
+    return Scores(accuracy, tar, norms.std(axis=1) / norms.mean(axis=1), tuple(decisions))
 
 
 def _label(key: Key) -> str:
@@ -203,6 +209,14 @@ def _spread(
     scores = np.array([getattr(found[key, value], figure) for value in values])
     whole = np.isfinite(scores).all(axis=0)
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
+
+
+def _verifies_better(row: str, better: Scores, than: Scores) -> list[Entry]:
+    """Returns the statement on accuracies; a seed that diverged counts as below all others."""
+    if len(better.decisions) == len(than.decisions) == better.accuracy.size:
+        return [comparisons.of_decisions(row, better.decisions, than.decisions)]
+    high, low = (np.where(np.isfinite(x), x, -np.inf) for x in (better.accuracy, than.accuracy))
+    return comparisons.per_seed(row, _margins(high, low))
 
 
 def _margins(high: np.ndarray, low: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ from hyperface.reproduce.commands import (
     SmallScale,
     diverged,
     evaluation,
+    evaluation_of,
     folder,
     is_of_one_start,
-    place,
     seeds,
 )
 from hyperface.reproduce.item import HOLDS, OTHER_WORK, Context, Entry, Item, Outcome
@@ -86,16 +86,16 @@ def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any],
 
 def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
     """Reads a table's scores at the paper's scale."""
-    found = {}
+    scores = {}
     for row, column, protocol, name in _full_cells(printed):
         score = read_score(folder(runs, row["run"]), evaluation(printed, row), protocol, name)
-        found |= {} if score is None else {(row["row"], column): score}
-    return found
+        scores |= {} if score is None else {(row["row"], column): score}
+    return scores
 
 
 def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int, Score]]:
     """Reads a table's scores at small scale, by cell and by seed."""
-    small, found = SmallScale.of(printed), {}
+    small, scores = SmallScale.of(printed), {}
     for row in printed["rows"]:
         if "small" not in row:
             continue
@@ -103,10 +103,10 @@ def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int,
         for column, protocol, name in zip(small.columns, small.protocols, names, strict=True):
             for seed in seeds(runs, row["small"]):
                 run = folder(runs, row["small"], seed)
-                score = read_score(run, *place(protocol), name)
+                score = read_score(run, *evaluation_of(protocol), name)
                 if score is not None:
-                    found.setdefault((row["row"], column), {})[seed] = score
-    return found
+                    scores.setdefault((row["row"], column), {})[seed] = score
+    return scores
 
 
 def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | None:
@@ -148,16 +148,16 @@ def _statements(
     if item.statements is None or not small:
         return []
     known, columns = published()["methods"], SmallScale.of(printed).columns
-    every = {seed for by_seed in small.values() for seed in by_seed}
+    all_seeds = {seed for by_seed in small.values() for seed in by_seed}
     failures = {row: _failures(runs, method) for row, method in methods.items()}
     tested: dict[Cell, list[Part]] = {}
     for column in columns:
         rows = {}
         for row, method in methods.items():
             lost = dict.fromkeys(diverged(runs, method), statements.LOWEST)
-            scores = {seed: one.value for seed, one in small.get((row, column), {}).items()}
+            scores = {seed: score.value for seed, score in small.get((row, column), {}).items()}
             if known[method].get("shared") and scores:
-                scores = dict.fromkeys(every, next(iter(scores.values())))
+                scores = dict.fromkeys(all_seeds, next(iter(scores.values())))
             rows[row] = lost | scores
         of_column = item.statements(Scores(rows, failures if column == columns[0] else {}))
         tested |= {(sentence, column): parts for sentence, parts in of_column.items()}
@@ -179,23 +179,23 @@ def _statements(
 
 def _failures(runs: Path, method: str) -> dict[int, float]:
     """Returns seed -> margin of `statements.failure`; it is infinite for a run that diverged."""
-    found = dict.fromkeys(diverged(runs, method), -statements.LOWEST)
+    margins = dict.fromkeys(diverged(runs, method), -statements.LOWEST)
     for seed in seeds(runs, method):
         run = folder(runs, method, seed)
         norms = [line["feature_norm"] for line in read_metrics(run / "metrics.jsonl")]
         score = _own_score(run, "accuracy")
         if norms and score is not None:
-            found[seed] = statements.failure(score.value, norms)
-    return found
+            margins[seed] = statements.failure(score.value, norms)
+    return margins
 
 
 def _entry(cell: Cell, by_seed: Mapping[int, Score], trained: int) -> Entry:
     """Returns a row's entry at small scale, with a note if a trained seed has no score."""
-    found = list(by_seed.values())
-    notes = [f"{len(found)} of {trained} seeds"] if len(found) < trained else []
-    if len(found) == 1 and found[0].spread is not None:
-        notes.append(f"± {found[0].spread:.2f} over {found[0].over}")
-    values = tuple(score.value for score in found)
+    scores = list(by_seed.values())
+    notes = [f"{len(scores)} of {trained} seeds"] if len(scores) < trained else []
+    if len(scores) == 1 and scores[0].spread is not None:
+        notes.append(f"± {scores[0].spread:.2f} over {scores[0].over}")
+    values = tuple(score.value for score in scores)
     return Entry(cell[0], values, cell[1], "%", 2, note=", ".join(notes))
 
 
@@ -208,10 +208,10 @@ def _seeds_of(runs: Path, method: str) -> str:
 
 def _about(runs: Path, method: str) -> str:
     """Describes the options, the data and the steps of a method's runs."""
-    train, found = published()["methods"][method]["train"], seeds(runs, method)
-    if not found:
+    train, trained = published()["methods"][method]["train"], seeds(runs, method)
+    if not trained:
         return train
-    configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in found]
+    configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in trained]
     data = configs[0]["data"]
     steps = " and ".join(sorted({f"{config['experiment']['steps']:,}" for config in configs}))
     return f"{train}: {data['examples']:,} images of {data['classes']:,} people, {steps} steps"

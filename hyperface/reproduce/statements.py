@@ -63,9 +63,9 @@ class Scores(NamedTuple):
         self, high: Names, low: Names, *, least: float = 0.0, most: float = math.inf
     ) -> list[Part]:
         """States that each of some rows scores above each of others, by so many points."""
-        pairs = [(one, other) for one in _listed(high) for other in _listed(low)]
-        found = [_differences(self._row(one), self._row(other)) for one, other in pairs]
-        return [Part(margins, least, most) for margins in found]
+        pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
+        margins = [_differences(self._row(better), self._row(worse)) for better, worse in pairs]
+        return [Part(by_seed, least, most) for by_seed in margins]
 
     def varies_more(self, wide: Names, narrow: Names) -> list[Part]:
         """States that the scores of some rows have the higher standard deviation."""
