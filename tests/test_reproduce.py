@@ -40,7 +40,7 @@ from hyperface.reproduce import (
     papers,
     pictures,
     propositions,
-    readme,
+    results_page,
     robustness,
     runs,
     scheduler,
@@ -685,16 +685,16 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
     assert text.count("alt='a: how a pair of videos gets its histogram") == 1
 
 
-def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "KEPT", tmp_path / "measured.json")
+def test_the_page_is_written_from_results(small_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_page, "KEPT", tmp_path / "measured.json")
     file = tmp_path / "README.md"
     file.write_text("# A\n<!-- measured: normface -->\nold\n<!-- end: normface -->\nB\n")
     options = ["--runs", str(small_runs), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
-    command.main(["normface", *options, "--only", "table-2", "--readme", str(file)])
+    command.main(["normface", *options, "--only", "table-2", "--page", str(file)])
     text = file.read_text()
-    assert text.startswith("# A\n<!-- measured: normface -->\nTable 2: LFW, 6,000 pairs")
+    assert text.startswith("# A\n<!-- measured: normface -->\n## Table 2: LFW, 6,000 pairs")
     assert text.endswith("|\n<!-- end: normface -->\nB\n")
-    assert "(`hyperface reproduce normface --only table-2 --seeds 2`)." in text
+    assert "\n\n`hyperface reproduce normface --only table-2 --seeds 2`\n\n" in text
     assert "\n|  | published | small scale: LFW | small scale: 60 people of CFP, all" in text
     assert "TAR at FAR 1 % | run |\n|---|---|---|---|---|\n" in text
     assert (
@@ -705,12 +705,12 @@ def test_the_readme_is_written_from_results(small_runs, tmp_path, monkeypatch):
     assert str(tmp_path) not in kept
     old = Outcome([Entry.of("test accuracy, scale 1", 12.3)], "of an earlier day")
     write_result(tmp_path / "normface/scales", {}, old, {})
-    command.main(["normface", *options, "--only", "figure-5", "--readme", str(file)])
+    command.main(["normface", *options, "--only", "figure-5", "--page", str(file)])
     assert (tmp_path / "measured.json").read_text() == kept  # Nothing that was not asked for.
-    with pytest.raises(InputError, match=r"--readme: expected <!-- measured: ringloss --> and"):
-        command.main(["ringloss", *options, "--only", "table-1", "--readme", str(file)])
-    with pytest.raises(InputError, match=r"--readme: expected neither --quick nor --steps"):
-        command.main(["normface", "--quick", "--readme", str(file)])
+    with pytest.raises(InputError, match=r"--page: expected <!-- measured: ringloss --> and"):
+        command.main(["ringloss", *options, "--only", "table-1", "--page", str(file)])
+    with pytest.raises(InputError, match=r"--page: expected neither --quick nor --steps"):
+        command.main(["normface", "--quick", "--page", str(file)])
 
 
 def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path):
@@ -732,9 +732,9 @@ def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path)
 
 
 def test_kept_values_are_one_line_per_entry():
-    kept = readme.read()
-    text = readme.KEPT.read_text()
-    assert readme.as_json(kept) == text
+    kept = results_page.read()
+    text = results_page.KEPT.read_text()
+    assert results_page.as_json(kept) == text
     assert json.loads(text) == kept
     assert text.count('"row"') == len([line for line in text.splitlines() if '"row"' in line])
 
@@ -748,11 +748,11 @@ def test_a_comparison_without_interval_is_kept_as_null(tmp_path):
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS)
-def test_the_readme_has_the_figures_that_were_kept(paper, tmp_path):
-    written = Path(command.__file__).parents[2] / "README.md"
-    copy = tmp_path / "README.md"
+def test_the_page_has_the_values_that_were_kept(paper, tmp_path):
+    written = Path(command.__file__).parents[2] / f"docs/results/{paper}.md"
+    copy = tmp_path / "page.md"
     shutil.copy(written, copy)
-    readme.write(paper, copy)
+    results_page.write(paper, copy)
     assert copy.read_text() == written.read_text()
 
 

@@ -60,7 +60,7 @@ class Reproduce:
     """Number of these runs that are trained at the same time, each on its share of the cores."""
     fresh: bool = False
     """Measure items again that have a result; trained runs are kept."""
-    readme: Path | None = None
+    page: Path | None = None
     """File in which the paper's tables are replaced; their values are kept in
     hyperface/reproduce/measured.json."""
     data_dir: Path | None = None
@@ -83,7 +83,7 @@ def main(args: Sequence[str]) -> None:
     expect(options.jobs >= 1, "--jobs", "at least 1", options.jobs)
     expect(options.steps is None or options.steps >= 1, "--steps", "at least 1", options.steps)
     whole = options.steps is None and not options.quick
-    expect(whole or not options.readme, "--readme", "neither --quick nor --steps", "one of them")
+    expect(whole or not options.page, "--page", "neither --quick nor --steps", "one of them")
     run(options)
 
 
@@ -92,7 +92,7 @@ def run(options: Reproduce) -> None:
     from hyperface.console import make_console, say
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
-    from hyperface.reproduce import commands, page, readme
+    from hyperface.reproduce import commands, page, results_page
 
     program.quiet_libraries()
     console = make_console()
@@ -142,9 +142,9 @@ def run(options: Reproduce) -> None:
             summary=f"{summary}\n{page.READING}",
             sections=[page.section(one, printed.get(one.item.name, {}), verdicts) for one in shown],
         )
-    if options.readme:
-        readme.keep(options.paper, [one for one in shown if one.item.name in wanted])
-        readme.write(options.paper, options.readme)
+    if options.page:
+        results_page.keep(options.paper, [one for one in shown if one.item.name in wanted])
+        results_page.write(options.paper, options.page)
     say(console, f"{summary}\nReport: {report}")
     if failed:
         raise InputError(

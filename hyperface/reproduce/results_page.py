@@ -1,7 +1,7 @@
-"""Keeps the values that README.md shows in `measured.json`, and writes the README's tables.
+"""Keeps the values that `docs/results` shows in `measured.json`, and writes those pages' tables.
 
-Runs and reports stay out of the repository. These few values are committed with the README, so
-that a test can compare both and nobody types a value by hand.
+Runs and reports stay out of the repository. These few values are committed with the pages, so that
+a test can compare both and nobody types a value by hand.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ SHOWN = {
     ),
     "ringloss": ("figure-1", "table-1", "table-2", "from-scratch", "figure-8"),
 }
-"""Paper -> the items whose tables are in the README."""
+"""Paper -> the items whose tables are on its page."""
 
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
@@ -87,7 +87,7 @@ def read() -> dict[str, Any]:
 
 
 def tables(paper: str) -> str:
-    """Formats the README's tables of a paper as Markdown."""
+    """Formats the tables of a paper's page as Markdown."""
     parts, kept = [], read().get(paper, {})
     outcomes = {name: from_record(record) for name, record in kept.items()}
     verdicts = judge(outcomes)
@@ -96,10 +96,14 @@ def tables(paper: str) -> str:
         one = Shown(item, outcome, Path(), record["command"])
         printed = published()[paper].get(name, {})
         table = section(one, printed, verdicts).table
-        title = f"{table.title} (`{record['command']}`)."
         notes = [printed["note"]] if "note" in printed else []
         notes += [f"Run: {outcome.scale}."] if outcome.scale else []
-        parts += [title, *notes, as_markdown(_shortened(table))]
+        parts += [
+            f"## {table.title}",
+            f"`{record['command']}`",
+            *notes,
+            as_markdown(_shortened(table)),
+        ]
     return "\n\n".join(parts)
 
 
@@ -129,10 +133,10 @@ def write(paper: str, path: Path) -> None:
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise InputError(f"--readme: expected a file, found: {error}.") from None
+        raise InputError(f"--page: expected a file, found: {error}.") from None
     between = re.compile(f"({first}\n).*?({last})", re.DOTALL)
     if not between.search(text):
-        raise InputError(f"--readme: expected {first} and {last} in {path}, found neither or one.")
+        raise InputError(f"--page: expected {first} and {last} in {path}, found neither or one.")
     made = tables(paper)
     block = f"{made}\n" if made else ""
     replace_text(path, between.sub(lambda found: found[1] + block + found[2], text))
