@@ -14,10 +14,10 @@ from hyperface.config.experiment import Data, Evaluation, Experiment, Optimizer
 
 EXPERIMENT = Experiment(
     name="orl40-normface",
-    steps=150,
-    checkpoint_every=50,
+    steps=300,
+    checkpoint_every=100,
     data=Data(name="orl_faces", batch_size=64, shift=4, shrink=2),
-    optimizer=Optimizer(learning_rate=0.02, boundaries=(90, 130)),
+    optimizer=Optimizer(learning_rate=0.05, boundaries=(180, 260)),
     evaluation=Evaluation(people_folds=4),
     compare=("orl40-softmax", "orl40-ring"),
 )
