@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics._checks import checked_same
 from hyperface.metrics.threshold import Rule, accepted_share, checked_scores, impostor_threshold
 
 
@@ -44,7 +45,8 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
       same: [pairs] bool, True where both images show one person.
 
     Raises:
-      ValueError: shapes differ, a score is not finite, or one of the two kinds is missing.
+      ValueError: shapes differ, a score is not finite, `same` has more than 0 and 1, or one of the
+        two kinds is missing.
 
     Example:
       >>> curve = roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
@@ -170,7 +172,7 @@ def det(curve: Roc) -> Det:
 
 
 def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores, same = np.asarray(scores), np.asarray(same, bool)
+    scores, same = np.asarray(scores), checked_same(same)
     if scores.ndim != 1 or scores.shape != same.shape:
         raise ValueError(
             f"expected scores and same of one length, found {scores.shape} and {same.shape}"

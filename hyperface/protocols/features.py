@@ -53,6 +53,29 @@ class NamedFeatures(NamedTuple):
         return array_digest(self.features, "\n".join(self.names))
 
 
+def people_of(names: Sequence[str], source: str) -> np.ndarray:
+    """Returns the person of each image: its name up to the first slash.
+
+    Args:
+      names: of images, person/file.
+      source: what needs the people, for the message.
+
+    Raises:
+      InputError: a name has no slash.
+
+    Example:
+      >>> print(people_of(["ada/1.jpg", "ada/b/2.jpg"], "folder"))
+      ['ada' 'ada']
+    """
+    without = next((name for name in names if "/" not in name), None)
+    if without is not None:
+        raise InputError(
+            f"{source}: expected names person/file, which say whose each image is, found "
+            f"{without!r}."
+        )
+    return np.array([name.partition("/")[0] for name in names])
+
+
 def array_digest(features: np.ndarray, text: str = "") -> str:
     """Sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
     total = hashlib.sha256(text.encode())

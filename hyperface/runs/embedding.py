@@ -15,6 +15,7 @@ from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.devices import mesh
 from hyperface.errors import InputError, expect
+from hyperface.evaluate.calibration_file import StoredCalibration, from_dict
 from hyperface.evaluate.embed import (
     MIRROR_STEPS,
     PIXEL_STEP,
@@ -58,6 +59,12 @@ class Network(NamedTuple):
     """Height and width that are cut out of a data set's images."""
     steps: tuple[str, ...]
     """What it is and does, a sentence each."""
+    digest: str = ""
+    """Of its weights, by which a calibration is known to be of this network."""
+    mirror: Mirror = "none"
+    """How features of image and mirror image are merged."""
+    calibration: StoredCalibration | None = None
+    """The one that an export carries."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
         """A split whose images fit.
@@ -111,6 +118,8 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
                 f"the pixels themselves are the features, {PIXEL_STEP}",
                 MIRROR_STEPS[mirror or "none"],
             ),
+            digest="pixels",
+            mirror=mirror or "none",
         )
     exported = path / "embedder.stablehlo" if path.is_dir() else path
     if exported.suffix.lower() == ".stablehlo" and exported.is_file():
@@ -145,6 +154,8 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
         saved.image_shape,
         crop and tuple(crop),
         steps,
+        digest=saved.digest(),
+        mirror=merge,
     )
 
 
@@ -171,7 +182,16 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         features = embed(cast(jax.Array, images))
         return features, l2_norm(features)
 
-    return Network(apply, shape, crop, steps)
+    carried = record.get("calibration")
+    return Network(
+        apply,
+        shape,
+        crop,
+        steps,
+        digest=record["files"][path.name]["sha256"][:16],
+        mirror=merge,
+        calibration=from_dict(carried, str(path.with_name(exported.NAME))) if carried else None,
+    )
 
 
 def _reserve(path: Path, size: int) -> None:

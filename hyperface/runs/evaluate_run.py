@@ -19,6 +19,9 @@ from hyperface.console import make_console, say
 from hyperface.data.manifest import Manifest
 from hyperface.data.resolution import degrade
 from hyperface.devices import mesh, processes
+from hyperface.evaluate.calibration_file import NAME as CALIBRATION
+from hyperface.evaluate.calibration_file import store
+from hyperface.evaluate.embed import Mirror
 from hyperface.files import digest
 from hyperface.protocols.features import NamedFeatures, check, read_features, read_names
 from hyperface.protocols.protocol import Distractors
@@ -26,11 +29,13 @@ from hyperface.protocols.result import Figure, Result, over_snapshots
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, protocol_tables, write_evaluation
 from hyperface.report.tables import as_text
-from hyperface.runs import program
+from hyperface.runs import next_steps, program
 from hyperface.runs.embedding import embed_into, open_network
 from hyperface.runs.evaluate_plan import FULL, Images, Task
 from hyperface.train.logs import run_digest
 
+RESULTS = ("evaluation.json", "evaluation.html")
+ADVICE = "The figures are above; choose another folder by --out to have the report too."
 VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
 """Packages whose versions are recorded."""
 
@@ -56,12 +61,11 @@ def run(
     writes = processes.is_writer()
     console = make_console(quiet=not writes)
     if writes and out is not None:
-        owned.check_free(out / "evaluation.json", out / "evaluation.html")
+        owned.check_free(*(out / name for name in (*RESULTS, CALIBRATION)))
     with contextlib.ExitStack() as stack:
-        if out is not None:
-            stack.enter_context(owned.writing(out))
-        scratch = owned.scratch(out) if writes and out else tempfile.TemporaryDirectory()
-        features = FeatureCache(Path(stack.enter_context(scratch)), console)
+        folder = _scratch(stack, out if writes else None)
+        stack.enter_context(owned.writing(folder))
+        features = FeatureCache(folder, console)
         shots: dict[str, list[Result]] = {}
         for task in tasks:
             named = features.of(task.images)
@@ -77,18 +81,49 @@ def run(
         for table in protocol_tables(titles, results):
             say(console, f"\n{as_text(table)}")
         if out is not None:
-            write_evaluation(
-                out,
-                source=str(tasks[0].images.source),
-                scored=results,
-                titles=titles,
-                pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
-                sweeps=_sweeps(tasks, results),
-                settings=_record(tasks, features.digests, request or {}),
-            )
+            with owned.writing(out, ADVICE):
+                _write_calibration(out, tasks, results, features)
+                write_evaluation(
+                    out,
+                    source=str(tasks[0].images.source),
+                    scored=results,
+                    titles=titles,
+                    pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
+                    sweeps=_sweeps(tasks, results),
+                    settings=_record(tasks, features.digests, request or {}),
+                )
     if out is not None:
         say(console, f"\nReport: {out / 'evaluation.html'}")
+        if (out / CALIBRATION).exists():
+            say(console, next_steps.after_calibration(tasks[0].images, out / CALIBRATION))
     return results
+
+
+def _scratch(stack: contextlib.ExitStack, out: Path | None) -> Path:
+    """Returns a folder for features: in the report's, or elsewhere if that cannot be written.
+
+    The figures of a run in a read-only folder are worth more than an early error.
+    """
+    if out is not None:
+        try:
+            return stack.enter_context(owned.scratch(out))
+        except OSError as error:
+            if error.errno not in program.OF_THE_DISK:
+                raise
+    return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+def _write_calibration(
+    out: Path, tasks: Sequence[Task], results: Mapping[str, Result], features: "FeatureCache"
+) -> None:
+    """Writes the calibration of a network on images as they are; an earlier one is removed."""
+    owned.remove(out / CALIBRATION)
+    for task in tasks:
+        fitted = results[task.name].calibration
+        if fitted is not None and task.images.area == FULL:
+            model, mirror = features.networks.get(task.images, ("", "none"))
+            stored = store(fitted, model=model, mirror=mirror, protocol=task.title)
+            owned.write_text(out / CALIBRATION, stored.to_text())
 
 
 def _score(
@@ -182,6 +217,8 @@ class FeatureCache:
         self._scratch, self._console = scratch, console
         self._features: dict[Images, NamedFeatures] = {}
         self._images: dict[Images, NamedImages] = {}
+        self.networks: dict[Images, tuple[str, Mirror]] = {}
+        """Digest and mirror merge of the network of images that were embedded here."""
         self.digests: dict[str, str] = {}
         """Digests of names and features, by the images' label."""
 
@@ -201,6 +238,7 @@ class FeatureCache:
 
     def _embed(self, images: Images, dataset: str) -> NamedFeatures:
         network = open_network(images.source, images.checkpoint, images.mirror)
+        self.networks[images] = network.digest, network.mirror
         split = network.open_split(dataset, images.split, images.data_dir)
         change = None if images.area == FULL else partial(degrade, factor=images.area)
         path = self._scratch / str(len(self._features))
