@@ -74,12 +74,17 @@ def after_training(experiment: "Experiment", workdir: Path, data_dir: Path | Non
     return f"Choose a threshold and see all figures: {command('evaluate', workdir, *names)}"
 
 
+def usual_calibration(run: Path) -> Path:
+    """Returns where hyperface evaluate writes the calibration of a run, an export or a file."""
+    folder = run / "evaluation" if run.is_dir() else Path("evaluation") / run.stem
+    return folder / "calibration.json"
+
+
 def after_calibration(images: "Images", path: Path) -> str:
     """Returns what to do with the calibration of a network."""
     if images.dataset is None or str(images.source) == "pixels":
         return f"Thresholds: {path}"
-    usual = path == images.source / "evaluation" / path.name
-    given = [] if usual else ["--calibration", path]
+    given = [] if path == usual_calibration(images.source) else ["--calibration", path]
     shown = command("verify", "ONE.jpg", "OTHER.jpg", "--run", images.source, *given)
     return f"Thresholds: {path}\nCompare two photos: {shown}"
 

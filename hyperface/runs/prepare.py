@@ -30,7 +30,7 @@ import tyro
 from hyperface import owned
 from hyperface.errors import InputError
 from hyperface.files import text_lines
-from hyperface.runs import program
+from hyperface.runs import next_steps, program
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
     from rich.console import Console
@@ -214,6 +214,9 @@ def prepare(options: Prepare, console: "Console | None" = None) -> Path:
     _say(console, folder, manifest)
     if aligner is None and name not in AUTOMATIC and min(manifest.image_shape[:2]) >= SMALLEST_FACE:
         _warn_of_raw_photos(source, console)
+    proposed = next_steps.after_prepare(options, name, folder, manifest)
+    if proposed and name not in OWN_NAMES.values():
+        say(console, proposed)
     return folder
 
 

@@ -1,12 +1,15 @@
 """Trains an experiment, scores it, and writes its report.
 
     hyperface train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
+    hyperface train mine                     your photos, after hyperface prepare ... --out mine
     hyperface train my_experiment.py --steps 800
 
-Without a name the default experiment is trained. A Python file of your own defines EXPERIMENT, and
-may hold a backbone, a loss and a function for metrics. Every field of the experiment is an option.
-The same command goes on with a run that was killed, and with more --steps from the end of one that
-is finished. --list shows the experiments and --list-models the backbones.
+Without a name the default experiment is trained. The name of a data set that hyperface prepare
+made trains a small network on it; batch, steps and schedule suit its size. A Python file of your
+own defines EXPERIMENT, and may hold a backbone, a loss and a function for metrics. Every field of
+the experiment is an option. The same command goes on with a run that was killed, and with more
+--steps from the end of one that is finished. --list shows the experiments and --list-models the
+backbones.
 
 From Python:
 
@@ -29,7 +32,7 @@ import tyro
 from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
 from hyperface.errors import InputError
-from hyperface.runs import program
+from hyperface.runs import next_steps, own_data, program
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     import jax
@@ -131,12 +134,13 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and runs."""
     name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     name = name or experiments.DEFAULT
-    chosen = experiments.load(name)
+    data_dir = own_data.data_dir_in(args)
+    chosen = own_data.load(name, data_dir)
     options = program.parse(
         Train,
         args,
         prog=f"hyperface train {name}",
-        description=f"{__doc__}\n{name}: {experiments.run_card(name)}",
+        description=f"{__doc__}\n{name}: {own_data.run_card(name, data_dir)}",
         default=Train(experiment=chosen, file=experiments.file_of(name)),
         main_options=MAIN_OPTIONS,
     )
@@ -186,7 +190,8 @@ def train(
     The same call goes on with a run that was interrupted, and returns the scores of a finished one.
 
     Args:
-      experiment: an experiment, the name of one of ours, or the path of a Python file with one.
+      experiment: an experiment, the name of one of ours, the path of a Python file with one, or the
+        name of a prepared data set.
         `dataclasses.replace` changes its fields. A run of an experiment that was defined in a
         notebook can be evaluated by commands only if it holds no objects.
       workdir: the run's folder; runs/NAME by default.
@@ -215,7 +220,7 @@ def train(
     file = None
     if not isinstance(experiment, Experiment):
         file = experiments.file_of(str(experiment))
-        experiment = experiments.load(str(experiment))
+        experiment = own_data.load(str(experiment), None if data_dir is None else Path(data_dir))
     options = Train(
         experiment=check(experiment),
         workdir=None if workdir is None else Path(workdir),
@@ -237,6 +242,7 @@ def train_and_report(options: Train, console: "Console") -> TrainedRun:
       DivergenceError: a loss became NaN or infinite, which was logged.
       Interrupted: a signal came, and the run is saved, which was logged.
     """
+    from hyperface.console import say
     from hyperface.data.datasets import data_directory
     from hyperface.devices import processes
     from hyperface.evaluate.evaluator import check_scorable
@@ -270,6 +276,9 @@ def train_and_report(options: Train, console: "Console") -> TrainedRun:
     baselines = _baselines(experiment, network, start, data_dir)
     if processes.is_writer():
         _report(experiment, workdir, data_dir, trained, baselines, console)
+        proposed = next_steps.after_training(experiment, workdir, options.data_dir)
+        if proposed:
+            say(console, proposed)
     results = baselines | {name: method.result for name, method in trained.items()}
     scores = {name: result.figures() for name, result in results.items()}
     return TrainedRun(workdir, network, scores if processes.is_writer() else {})
