@@ -211,8 +211,8 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
         np.repeat([True, False], scores.size),
         weights * (scores.size / weights.sum()),
     )
-    slope = machine.coef_.item() / width
-    return Logistic(slope, machine.intercept_.item() - slope * centre)
+    slope = float(machine.coef_[0, 0]) / width
+    return Logistic(slope, float(np.ravel(machine.intercept_)[0]) - slope * centre)
 
 
 def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from hyperface.config.experiment import Experiment
     from hyperface.data.manifest import Manifest
     from hyperface.runs.evaluate_plan import Images
-    from hyperface.runs.prepare import Prepare
 
 
 def command(*words: object) -> str:
@@ -22,7 +23,7 @@ def command(*words: object) -> str:
     return shlex.join(["hyperface", *map(str, words)])
 
 
-def words(options: Any, *positional: str) -> list[str]:
+def words(options: "DataclassInstance", *positional: str) -> list[str]:
     """Returns the command line of a dataclass of options; those of default value are left out.
 
     Args:
@@ -44,8 +45,15 @@ def words(options: Any, *positional: str) -> list[str]:
     return [*first, *named]
 
 
-def after_prepare(options: "Prepare", name: str, folder: Path, manifest: "Manifest") -> str:
-    """Returns what to do with a data set of the user's; "" if there is nothing to propose."""
+def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -> str:
+    """Returns what to do with a data set of the user's; "" if there is nothing to propose.
+
+    Args:
+      options: the `Prepare` that it was made by.
+      name: of the data set.
+      folder: of the data set.
+      manifest: of the data set.
+    """
     place = _place(options.data_dir)
     if "train" in manifest.images and "test" in manifest.images:
         return f"Next: {command('train', name, *place)}"
