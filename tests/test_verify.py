@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hyperface import cli
 from hyperface.data import detection
 from hyperface.data.alignment import align
 from hyperface.data.detection import Faces
@@ -203,6 +204,13 @@ def test_hidden_files_and_other_files_are_no_photos(photos, tmp_path):
     assert len(find_faces([listed], (16, 14, 3), Marked())[0]) == 1
 
 
+def test_the_file_is_npz_and_the_help_names_the_commands(photos, run, tmp_path):
+    with pytest.raises(InputError, match=r"--out: expected a file that ends in .npz"):
+        embed.main([str(photos), "--run", str(run), "--out", str(tmp_path / "features.csv")])
+    for line in ("  verify     says whether", "  embed      writes the features", "train mine"):
+        assert line in cli.usage()
+
+
 # ------------------------------------------------------------------------------------------ verify
 
 
@@ -235,7 +243,7 @@ def test_two_photos_by_the_calibration_of_the_run(photos, calibrated, tmp_path, 
         assert picture.width > 2 * 90
 
 
-def test_folders_are_compared_photo_by_photo(photos, calibrated, capsys):
+def test_folders_are_compared_photo_by_photo(photos, calibrated, monkeypatch):
     found = verify.verify(photos / "ada", photos / "bob", run=calibrated)
     assert found.compared == len(found.pairs) == 9
     assert sum(found.decisions.values()) == 9
@@ -243,6 +251,11 @@ def test_folders_are_compared_photo_by_photo(photos, calibrated, capsys):
         (p.similarity for p in found.pairs), reverse=True
     )
     assert {p.first for p in found.pairs} == {"0.png", "1.png", "2.png"}
+    decided = [pair.decision for pair in found.pairs]
+    assert found.decisions == {name: decided.count(name) for name in set(decided)}
+    monkeypatch.setattr(verify, "MOST_PAIRS", 4)
+    few = verify.verify(photos / "ada", photos / "bob", run=calibrated)
+    assert (few.pairs, few.compared, few.decisions) == (found.pairs[:4], 9, found.decisions)
     within = verify.verify(photos / "ada", photos / "ada", run=calibrated)
     assert within.compared == 3  # No photo with itself, and no pair twice.
     one = verify.verify(photos / "ada/0.png", photos / "cy", run=calibrated)

@@ -165,7 +165,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
         sides = people[other.pairs.first], people[other.pairs.second]
         resampled = bootstrap_figures(statistics, *sides, draws=draws, progress=settings.progress)
         intervals = {label: (x.low, x.high) for label, x in resampled.items()}
-    first, second = ([named.names[i] for i in side.tolist()] for side in other.pairs[:2])
+    first, second = ([str(named.names[i]) for i in side.tolist()] for side in other.pairs[:2])
     accepts, rejects = hardest(tested, first, second, other.pairs.same)
     return Result(
         protocol=name,

@@ -71,8 +71,8 @@ def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
     axes.plot([0, 1], [0, 1], color="#8a8a8a", linestyle="--", label="perfect")
     for colour, (name, found) in zip(COLOURS, quality.items(), strict=False):
         diagram = found.reliability
-        axes.plot(diagram.stated, diagram.observed, color=colour, linewidth=1)
-        sizes = (15 + 250 * diagram.weight).tolist()
+        # No line: it would lead the eye to bins of a few pairs, whose share says little.
+        sizes = (4 + 300 * diagram.weight).tolist()
         label = f"{name}: ECE {percent(diagram.error)}"
         axes.scatter(diagram.stated, diagram.observed, sizes, color=colour, alpha=0.7, label=label)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="Reliability")

@@ -1,9 +1,12 @@
 """What a command proposes to do next: whole commands, quoted for a shell."""
 
+import contextlib
 import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hyperface.files import read_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,11 +101,16 @@ def after_calibration(images: "Images", path: Path) -> str:
 
 
 def to_calibrate(run: Path) -> str:
-    """Returns how a network gets its thresholds."""
-    return (
-        "Calibrate it on people that it was not trained on, a prepared data set NAME: "
-        f"{command('evaluate', run, '--protocol', 'folder', '--dataset', 'NAME')}"
-    )
+    """Returns how a network gets its thresholds: on the test people of its own data set, if it is a
+    run."""
+    config = run / "config.json"
+    name, people = "NAME", "people that it was not trained on, a prepared data set NAME"
+    if config.is_file():
+        with contextlib.suppress(KeyError, TypeError):
+            name = str(read_json(config)["experiment"]["data"]["name"])
+            people = "the test people of its data set"
+    shown = command("evaluate", run, "--protocol", "folder", "--dataset", name)
+    return f"Calibrate it on {people}: {shown}"
 
 
 def _place(data_dir: Path | None) -> list[str]:

@@ -23,7 +23,6 @@ From Python:
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -42,11 +41,13 @@ if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
     from hyperface.evaluate.calibration_file import StoredCalibration
     from hyperface.metrics.calibration import Decision, OperatingPoint
     from hyperface.runs.embedding import Network
-    from hyperface.runs.photos import Face, NotUsed
+    from hyperface.runs.photos import Face, Features, NotUsed
 
 PICTURE, RECORD = "verification.png", "verification.json"
 SHOWN = 20
 """Pairs that are printed and drawn."""
+LARGEST = 25_000_000
+"""Pairs that are compared at most: they take some gigabyte of memory."""
 MOST_PAIRS = 10_000
 """Pairs that are recorded, those of the highest similarity."""
 
@@ -174,7 +175,7 @@ def verify(
       >>> verify("one.jpg", "other.jpg", run="runs/mine").best.decision  # doctest: +SKIP
       'same'
     """
-    from hyperface.console import make_console
+    from hyperface.console import make_console, say
     from hyperface.runs.embed import faces_and_features, say_not_used
 
     expect(0 < far <= 1, "--far", "a rate in (0, 1]", far)
@@ -190,35 +191,49 @@ def verify(
     is_within = Path(first).resolve() == Path(second).resolve()
     sides = [faces_and_features(Path(first), network, **settings)]
     sides.append(sides[0] if is_within else faces_and_features(Path(second), network, **settings))
+    found, shown = _compare(sides, is_within, stored, point, prior)
+    found = found._replace(uncalibrated=uncalibrated)
+    say_not_used(console, found.not_used)
+    _say(console, found, stored, folder, prior)
+    if out is not None:
+        _write(Path(out), found, shown, _record(found, network, folder, prior))
+        say(console, f"Look at {Path(out) / PICTURE}; all numbers are in {Path(out) / RECORD}")
+    return found
+
+
+def _compare(
+    sides: "Sequence[tuple[list[Face], Features, list[NotUsed]]]",
+    is_within: bool,
+    stored: "StoredCalibration | None",
+    point: "OperatingPoint | None",
+    prior: float,
+) -> "tuple[Verified, list[tuple[Face, Face]]]":
+    """Compares the faces of two sides; returns also the faces of the pairs that are drawn."""
     (one, features, left), (other, others, left_too) = sides
     similarity = _similarities(features.features, others.features)
-    places = _places(similarity, is_within)
+    rows, columns = _pairs(similarity.shape, is_within)
+    scores = similarity[rows, columns]
+    highest = _highest(scores).tolist()
     pairs = [
         Comparison(
             first=one[i].name,
             second=other[j].name,
-            similarity=float(similarity[i, j]),
+            similarity=score,
             norms=(float(features.norms[i]), float(others.norms[j])),
-            decision=point and point.decide(similarity[i, j]),
-            probability=stored and float(stored.logistic.probability(similarity[i, j], prior)),
+            decision=point and point.decide(score),
+            probability=stored and float(stored.logistic.probability(score, prior)),
         )
-        for i, j in places[:MOST_PAIRS]
+        for i, j, score in ((rows[k], columns[k], float(scores[k])) for k in highest)
     ]
     found = Verified(
         pairs=pairs,
-        compared=len(places),
-        decisions=dict(Counter(point.decide(similarity[at]) for at in places)) if point else {},
+        compared=scores.size,
+        decisions=_counts(point, scores) if point else {},
         point=point,
-        uncalibrated=uncalibrated,
+        uncalibrated="",
         not_used=left if is_within else [*left, *left_too],
     )
-    say_not_used(console, found.not_used)
-    _say(console, found, stored, folder, prior)
-    if out is not None:
-        shown = [(one[i], other[j]) for i, j in places[:SHOWN]]
-        _write(Path(out), found, shown, _record(found, network, folder, prior))
-        _say_written(console, Path(out))
-    return found
+    return found, [(one[rows[k]], other[columns[k]]) for k in highest[:SHOWN]]
 
 
 def _similarities(first: "np.ndarray", second: "np.ndarray") -> "np.ndarray":
@@ -230,22 +245,39 @@ def _similarities(first: "np.ndarray", second: "np.ndarray") -> "np.ndarray":
     return unit[0] @ unit[1].T
 
 
-def _places(similarity: "np.ndarray", is_within: bool) -> list[tuple[int, int]]:
-    """Row and column of each pair, the highest similarity first.
+def _pairs(shape: tuple[int, ...], is_within: bool) -> "tuple[np.ndarray, np.ndarray]":
+    """Row and column of each pair; within one folder each pair once.
 
     Raises:
-      InputError: a photo would be compared with itself alone.
+      InputError: a photo would be compared with itself alone, or there are too many pairs.
     """
     import numpy as np
 
-    rows, columns = (
-        np.triu_indices(len(similarity), k=1) if is_within else np.indices(similarity.shape)
-    )
-    rows, columns = rows.ravel(), columns.ravel()
+    count = shape[0] * shape[1]
+    expect(count <= LARGEST, "photos", f"at most {LARGEST:,} pairs to compare", f"{count:,}")
+    rows, columns = np.triu_indices(shape[0], k=1) if is_within else np.indices(shape)
     if not rows.size:
         raise InputError("expected two photos to compare, found the same one twice.")
-    order = np.argsort(-similarity[rows, columns], kind="stable")
-    return list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
+    return rows.ravel(), columns.ravel()
+
+
+def _highest(scores: "np.ndarray") -> "np.ndarray":
+    """Places of the highest similarities, falling, at most MOST_PAIRS."""
+    import numpy as np
+
+    places = np.argpartition(-scores, min(MOST_PAIRS, scores.size) - 1)[:MOST_PAIRS]
+    return places[np.lexsort((places, -scores[places]))]
+
+
+def _counts(point: "OperatingPoint", scores: "np.ndarray") -> dict[str, int]:
+    """Number of pairs by decision; decisions that nothing got are left out."""
+    import numpy as np
+
+    same = scores >= point.threshold
+    different = ~same & (scores <= point.reject_threshold)
+    counts = {"same": same.sum(), "different": different.sum()}
+    counts["not sure"] = scores.size - sum(counts.values())
+    return {name: int(np.asarray(count)) for name, count in counts.items() if count}
 
 
 def _newest_run(console: "Console") -> Path:
@@ -375,9 +407,3 @@ def _write(
     ]
     with owned.writing(folder, "The result is above; choose another folder by --out."):
         write_verification(folder / PICTURE, folder / RECORD, pairs, record)
-
-
-def _say_written(console: "Console", folder: Path) -> None:
-    from hyperface.console import say
-
-    say(console, f"Look at {folder / PICTURE}; all numbers are in {folder / RECORD}")
