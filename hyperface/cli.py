@@ -25,7 +25,9 @@ SUBCOMMANDS = {
     "prepare": Subcommand("hyperface.runs.prepare", "makes a data set of face images"),
     "train": Subcommand("hyperface.runs.train", "trains an experiment and reports its scores"),
     "sweep": Subcommand("hyperface.runs.sweep", "trains every setting with every seed"),
-    "evaluate": Subcommand("hyperface.runs.evaluate", "scores a network by published protocols"),
+    "evaluate": Subcommand(
+        "hyperface.runs.evaluate", "scores a network on your people or by published protocols"
+    ),
     "verify": Subcommand("hyperface.runs.verify", "says whether photos show the same person"),
     "embed": Subcommand("hyperface.runs.embed", "writes the features of photos to a file"),
     "export": Subcommand("hyperface.runs.export", "writes a trained network for other programs"),

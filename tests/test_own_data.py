@@ -127,7 +127,10 @@ def test_each_next_step_can_be_pasted(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())
     assert set(results["results"]) == {"raw pixels", "mine"}
     assert results["settings"]["experiment"]["data"]["batch_size"] == 16
-    again = next_command(shown.replace("Choose", "\n"), "evaluate")
+    scored = [line for line in shown.splitlines() if line.startswith("Score the checkpoint")]
+    evaluate.main(next_command(scored[0], "evaluate"))
+    assert "mine, step 4" in capsys.readouterr().out
+    again = next_command(shown, "evaluate")
     assert again == ["runs/mine", "--protocol", "folder", "--dataset", "mine", *command[1:]]
 
     evaluate.main([*again, "--bootstrap", "5"])

@@ -159,8 +159,14 @@ def test_aligned_images_are_embedded_as_they_are(run, tmp_path, rng):
     ("name", "message"),
     [
         ("nothing.png", "a photo or a folder of photos, found none"),
-        ("cy/none.png", "expected a face, found none: .*none.png: no face was found"),
-        ("cy/broken.png", "expected a face, found none: .*broken.png: expected an image"),
+        (
+            "cy/none.png",
+            "expected a face that can be used, found none: .*none.png: no face was found",
+        ),
+        (
+            "cy/broken.png",
+            "expected a face that can be used, found none: .*broken.png: expected an image",
+        ),
     ],
 )
 def test_photos_without_a_face_are_one_error(photos, run, name, message):
@@ -326,7 +332,11 @@ def test_an_export_carries_the_calibration(photos, calibrated, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ("ada/0.png", "cy/none.png", "expected a face, found none: .*none.png: no face"),
+        (
+            "ada/0.png",
+            "cy/none.png",
+            "expected a face that can be used, found none: .*none.png: no face",
+        ),
         ("cy/two.png", "ada/0.png", "two.png: 2 faces were found; pass --faces largest"),
         ("ada/0.png", "ada/0.png", "expected two photos to compare, found the same one twice"),
         ("ada/0.png", "ada/9.png", "ada/9.png: expected a photo or a folder of photos, found none"),

@@ -192,7 +192,7 @@ def faces_and_features(
     if not shown:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in not_used[:3])
         where = f"{path.parent}/" if path.is_file() and path.parent != Path() else ""
-        raise InputError(f"expected a face, found none: {where}{reasons}.")
+        raise InputError(f"expected a face that can be used, found none: {where}{reasons}.")
     with program.progress(console, f"embedding {path}", "faces") as advance:
         return shown, photos.embed_faces(shown, network, advance), not_used
 

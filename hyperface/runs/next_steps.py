@@ -75,7 +75,12 @@ def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -
     return ""
 
 
-def after_training(experiment: "Experiment", workdir: Path, data_dir: Path | None) -> str:
+def after_any_training(workdir: Path, data_dir: Path) -> str:
+    """Returns the command that scores a run by its own protocol."""
+    return command("evaluate", workdir, *_place(data_dir))
+
+
+def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> str:
     """Returns what to do with a run on a data set of the user's; "" for other runs."""
     data = experiment.data
     if experiment.name != data.name or experiment.evaluation.protocol != "verification":
@@ -114,4 +119,8 @@ def to_calibrate(run: Path) -> str:
 
 
 def _place(data_dir: Path | None) -> list[str]:
-    return [] if data_dir is None else ["--data-dir", str(data_dir)]
+    """The option that names the data folder, unless commands find it without."""
+    from hyperface.data.datasets import data_directory
+
+    usual = data_dir is None or data_directory(data_dir) == data_directory()
+    return [] if usual else ["--data-dir", str(data_dir)]

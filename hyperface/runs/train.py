@@ -7,8 +7,8 @@
 Without a name the default experiment is trained. The name of a data set that hyperface prepare
 made trains a small network on it; batch, steps and schedule suit its size. A Python file of your
 own defines EXPERIMENT, and may hold a backbone, a loss and a function for metrics. Every field of
-the experiment is an option. The same command goes on with a run that was killed, and with more
---steps from the end of one that is finished. --list shows the experiments and --list-models the
+the experiment is an option. The same command goes on with a run that was killed, and from the end
+of one that is finished if it has more --steps. --list shows the experiments, and --list-models the
 backbones.
 
 From Python:
@@ -21,7 +21,6 @@ From Python:
 import dataclasses
 import functools
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -276,7 +275,7 @@ def train_and_report(options: Train, console: "Console") -> TrainedRun:
     baselines = _baselines(experiment, network, start, data_dir)
     if processes.is_writer():
         _report(experiment, workdir, data_dir, trained, baselines, console)
-        proposed = next_steps.after_training(experiment, workdir, options.data_dir)
+        proposed = next_steps.after_training(experiment, workdir, data_dir)
         if proposed:
             say(console, proposed)
     results = baselines | {name: method.result for name, method in trained.items()}
@@ -343,8 +342,7 @@ def _report(
             },
         )
     say(console, f"\nReport: {workdir / 'report.html'}")
-    again = shlex.join(["hyperface", "evaluate", str(workdir)])
-    say(console, f"Score the checkpoint again: {again}")
+    say(console, f"Score the checkpoint again: {next_steps.after_any_training(workdir, data_dir)}")
 
 
 def _trained_state(options: Train, part: Experiment, folder: Path, data_dir: Path, start, console):
