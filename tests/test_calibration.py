@@ -160,6 +160,7 @@ def test_a_rate_takes_the_next_lower_one(stored):
         (("format",), "another"),
         (("version",), 2),
         (("model",), 3),
+        (("mirror",), "twice"),
         (("thresholds",), []),
         (("thresholds",), None),
         (("thresholds", 0, "threshold"), "0.5"),

@@ -117,7 +117,7 @@ def test_the_file_has_names_features_norms_and_landmarks(photos, run, tmp_path, 
     assert "cy/broken.png: expected an image" in shown
     with np.load(out) as stored:
         found = dict(stored)
-    assert set(found) == {"names", "features", "norms", "landmarks"}
+    assert set(found) == {"names", "features", "norms", "landmarks", "model", "mirror"}
     names = found["names"].tolist()
     assert len(names) == 10
     assert names[-1] == "cy/two.png"  # Of its equal faces the one nearer to the centre is taken.
@@ -215,6 +215,25 @@ def test_the_file_is_npz_and_the_help_names_the_commands(photos, run, tmp_path):
         embed.main([str(photos), "--run", str(run), "--out", str(tmp_path / "features.csv")])
     for line in ("  verify     says whether", "  embed      writes the features", "train mine"):
         assert line in cli.usage()
+
+
+def test_features_of_photos_calibrate_their_network(photos, run, tmp_path):
+    album = tmp_path / "album"
+    shutil.copytree(photos, album)
+    shutil.copytree(photos / "ada", album / "dan")
+    embed.embed(album, run, out=tmp_path / "features.npz")
+    out = tmp_path / "report"
+    source = str(tmp_path / "features.npz")
+    evaluate.main([source, "--protocol", "folder", "--bootstrap", "0", "--out", str(out)])
+    pair = photos / "ada/0.png", photos / "bob/0.png"
+    found = verify.verify(*pair, run=run, calibration=out / "calibration.json")
+    assert found.best.decision is not None
+    with np.load(source) as stored:
+        plain = {name: stored[name] for name in ("names", "features")}
+    np.savez(source, **plain)  # As another program writes them: of which network, nobody knows.
+    evaluate.main([source, "--protocol", "folder", "--bootstrap", "0", "--out", str(out)])
+    with pytest.raises(InputError, match="--calibration: expected the calibration of"):
+        verify.verify(*pair, run=run, calibration=out / "calibration.json")
 
 
 # ------------------------------------------------------------------------------------------ verify

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperface.errors import InputError
+from hyperface.evaluate.embed import MIRROR_STEPS
 from hyperface.files import read_json
 from hyperface.metrics.calibration import Calibration, Logistic, OperatingPoint
 
@@ -120,6 +121,8 @@ def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
         )
         if not points:
             raise ValueError("no threshold")
+        if found.mirror not in MIRROR_STEPS:
+            raise ValueError(f"mirror {found.mirror!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{origin}: expected a whole calibration, found a damaged one ({type(error).__name__} "

@@ -154,6 +154,21 @@ def read_features(path: Path) -> NamedFeatures:
     return found._replace(steps=(f"{said}, {found.features.shape[1]} dims",))
 
 
+def read_origin(path: Path) -> tuple[str, str]:
+    """Returns the digest of the network that made the features of a file, and its mirror merge.
+
+    They are the arrays `model` and `mirror` of an .npz of hyperface embed. Another file gives "", a
+    network that is not known.
+    """
+    if path.suffix.lower() != ".npz":
+        return "", "none"
+    try:
+        (model,), (mirror,) = (_texts(path, x) for x in read_npz(path, ("model", "mirror")))
+    except (InputError, ValueError):  # Without them, or with several.
+        return "", "none"
+    return model, mirror
+
+
 def read_names(path: Path, count: int) -> list[str]:
     """That many names of images, one a line of a UTF-8 file.
 

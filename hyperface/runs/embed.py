@@ -7,7 +7,8 @@
 Faces are found, aligned to what the network takes, and embedded. The file has, for each face,
 `names` (the path of the photo below the folder; PHOTO#2 for its second face), `features`, which are
 not normalised, `norms` (the length of the feature without mirror image, which tells quality) and
-`landmarks` [5, 2] in pixels of the photo. Photos without a face are listed.
+`landmarks` [5, 2] in pixels of the photo; further `model` and `mirror`, by which a calibration that
+is fitted on the features is known to be of this network. Photos without a face are listed.
 
 From Python:
 
@@ -154,8 +155,8 @@ def embed(
         not_used=not_used,
     )
     if out is not None:
-        arrays = {name: np.asarray(value) for name, value in found._asdict().items()}
-        del arrays["not_used"]
+        values = found._asdict() | {"model": network.digest, "mirror": network.mirror}
+        arrays = {name: np.asarray(x) for name, x in values.items() if name != "not_used"}
         with owned.writing(Path(out).parent):
             owned.write_arrays(Path(out), **arrays)
     return found

@@ -21,9 +21,14 @@ from hyperface.data.resolution import degrade
 from hyperface.devices import mesh, processes
 from hyperface.evaluate.calibration_file import NAME as CALIBRATION
 from hyperface.evaluate.calibration_file import store
-from hyperface.evaluate.embed import Mirror
 from hyperface.files import digest
-from hyperface.protocols.features import NamedFeatures, check, read_features, read_names
+from hyperface.protocols.features import (
+    NamedFeatures,
+    check,
+    read_features,
+    read_names,
+    read_origin,
+)
 from hyperface.protocols.protocol import Distractors
 from hyperface.protocols.result import Figure, Result, over_snapshots
 from hyperface.report.cleaning import NamedImages
@@ -121,7 +126,7 @@ def _write_calibration(
     for task in tasks:
         fitted = results[task.name].calibration
         if fitted is not None and task.images.area == FULL:
-            model, mirror = features.networks.get(task.images, ("", "none"))
+            model, mirror = features.networks[task.images]
             stored = store(fitted, model=model, mirror=mirror, protocol=task.title)
             owned.write_text(out / CALIBRATION, stored.to_text())
 
@@ -217,8 +222,8 @@ class FeatureCache:
         self._scratch, self._console = scratch, console
         self._features: dict[Images, NamedFeatures] = {}
         self._images: dict[Images, NamedImages] = {}
-        self.networks: dict[Images, tuple[str, Mirror]] = {}
-        """Digest and mirror merge of the network of images that were embedded here."""
+        self.networks: dict[Images, tuple[str, str]] = {}
+        """Digest and mirror merge of the network behind the features; "" for an unknown one."""
         self.digests: dict[str, str] = {}
         """Digests of names and features, by the images' label."""
 
@@ -231,6 +236,7 @@ class FeatureCache:
         if images not in self._features:
             if images.dataset is None:
                 self._features[images] = read_features(images.source)
+                self.networks[images] = read_origin(images.source)
             else:
                 self._features[images] = self._embed(images, images.dataset)
             self.digests[str(images)] = self._features[images].digest()

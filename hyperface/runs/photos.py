@@ -14,7 +14,7 @@ from hyperface.data.landmarks import face_name
 from hyperface.data.sources.members import Member, select
 from hyperface.data.sources.walk import walk
 from hyperface.errors import InputError, expect
-from hyperface.evaluate.embed import AllDevices, embed_split
+from hyperface.evaluate.embed import Devices, Images, embed_split
 from hyperface.runs.embedding import Network
 
 Faces = Which | Literal["one"]
@@ -201,24 +201,26 @@ def embed_faces(
     """
     shapes = {face.pixels.shape for face in faces}
     expect(len(shapes) == 1, "faces", "images of one size", sorted(shapes) or "none")
-    devices = AllDevices()
-    found = embed_split(
-        lambda _, images: network.apply(images),
-        None,
-        _batches(faces, devices.num_local, progress),
-        devices,
-    )
+    batches = _batches(faces, progress)
+    found = embed_split(lambda _, images: network.apply(images), None, batches, _OneProcess())
     if not (np.isfinite(found.features).all() and found.norms.all()):
         raise InputError("expected finite features above zero, found others: has the run diverged?")
     return Features(found.features, found.norms)
 
 
+class _OneProcess(Devices):
+    """One process, of which the network puts images on devices itself."""
+
+    def split(self, images: np.ndarray) -> Images:
+        """Returns the batch as it is."""
+        return images
+
+
 def _batches(
-    faces: Sequence[Face], devices: int, progress: Callable[[int, int], None] | None
+    faces: Sequence[Face], progress: Callable[[int, int], None] | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of one size, the last one filled up: a network is compiled once."""
     size = min(BATCH, len(faces))
-    size += -size % devices
     for start in range(0, len(faces), size):
         part = faces[start : start + size]
         images = np.zeros((size, *part[0].pixels.shape), np.float32)
