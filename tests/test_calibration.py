@@ -16,10 +16,10 @@ from hyperface.metrics.calibration import (
     cllr,
     fit_isotonic,
     fit_logistic,
-    operating_points,
     reliability,
 )
 from hyperface.metrics.chance import shift_warning
+from hyperface.metrics.operating_points import operating_points
 from hyperface.metrics.roc import auc, eer, roc, tar_at_far
 from hyperface.metrics.splits import pair_rates
 from hyperface.metrics.svm import svm_threshold

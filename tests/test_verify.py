@@ -13,7 +13,7 @@ from hyperface.data.alignment import align
 from hyperface.data.detection import Faces
 from hyperface.errors import InputError
 from hyperface.protocols.features import read_features
-from hyperface.runs import embed, evaluate, export, verify
+from hyperface.runs import comparison, embed, evaluate, export, verify
 from hyperface.runs.embedding import open_network
 from hyperface.runs.photos import aligned, check_alignable, find_faces, list_photos
 
@@ -278,7 +278,7 @@ def test_folders_are_compared_photo_by_photo(photos, calibrated, monkeypatch):
     assert {p.first for p in found.pairs} == {"0.png", "1.png", "2.png"}
     decided = [pair.decision for pair in found.pairs]
     assert found.decisions == {name: decided.count(name) for name in set(decided)}
-    monkeypatch.setattr(verify, "MOST_PAIRS", 4)
+    monkeypatch.setattr(comparison, "MOST_PAIRS", 4)
     few = verify.verify(photos / "ada", photos / "bob", run=calibrated)
     assert (few.pairs, few.compared, few.decisions) == (found.pairs[:4], 9, found.decisions)
     within = verify.verify(photos / "ada", photos / "ada", run=calibrated)

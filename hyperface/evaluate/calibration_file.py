@@ -13,7 +13,8 @@ from typing import Any
 from hyperface.errors import InputError
 from hyperface.evaluate.embed import MIRROR_STEPS
 from hyperface.files import read_json
-from hyperface.metrics.calibration import Calibration, Logistic, OperatingPoint
+from hyperface.metrics.calibration import Calibration, Logistic
+from hyperface.metrics.operating_points import OperatingPoint
 
 NAME = "calibration.json"
 FORMAT, VERSION = "hyperface-calibration", 1

@@ -8,14 +8,17 @@ weigh equally here, so that the result does not depend on how many pairs of each
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import check_both_kinds, checked_same
-from hyperface.metrics.threshold import checked_scores, impostor_threshold, supported
+from hyperface.metrics.operating_points import (
+    OperatingPoint,
+    checked_pairs,
+    measured,
+    operating_points,
+)
 
-Decision = Literal["same", "different", "not sure"]
 BINS = 15
 """Bins of a reliability diagram, and of the expected calibration error."""
 LEAST_PROBABILITY = 1e-12
@@ -61,40 +64,6 @@ class Isotonic(NamedTuple):
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Returns the probability that a pair shows one person, at equal priors."""
         return np.interp(np.asarray(scores, np.float64), self.scores, self.probabilities)
-
-
-class OperatingPoint(NamedTuple):
-    """The thresholds of one error rate, and the rates that they have on other people."""
-
-    far: float
-    """The rate that was asked for, of both kinds of errors."""
-    threshold: float
-    """A pair is called the same when its similarity is at least this: at most `far` of the
-    different pairs are."""
-    reject_threshold: float
-    """A pair below `threshold` is called different when its similarity is at most this: at most
-    `far` of the same pairs are."""
-    supported: bool
-    """Whether there are enough different pairs to show this rate; with fewer `threshold` is that of
-    no false accept at all. `reject_threshold` is treated alike with few same pairs."""
-    measured_far: float | None = None
-    """Share of different pairs of other people at `threshold` or above."""
-    measured_tar: float | None = None
-    """Share of their same pairs at `threshold` or above."""
-    measured_frr: float | None = None
-    """Share of their same pairs that are called different."""
-
-    def decide(self, score: float) -> Decision:
-        """Returns what is said about a pair of this similarity.
-
-        Example:
-          >>> point = OperatingPoint(0.01, threshold=0.5, reject_threshold=0.3, supported=True)
-          >>> point.decide(0.5), point.decide(0.4), point.decide(0.3)
-          ('same', 'not sure', 'different')
-        """
-        if score >= self.threshold:
-            return "same"
-        return "different" if score <= self.reject_threshold else "not sure"
 
 
 class Quality(NamedTuple):
@@ -165,7 +134,7 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
       >>> found.points[0].decide(0.8), found.num_same
       ('same', 2)
     """
-    scores, same = _checked(scores, same)
+    scores, same = checked_pairs(scores, same)
     return Calibration(
         points=operating_points(scores, same, sorted(fars, reverse=True)),
         logistic=fit_logistic(scores, same),
@@ -199,7 +168,7 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
     """
     from sklearn.linear_model import LogisticRegression
 
-    scores, same = _checked(scores, same)
+    scores, same = checked_pairs(scores, same)
     counts = np.where(same, same.sum(), np.sum(~same))
     target = np.where(same, counts + 1, 1) / (counts + 2)
     # Each pair is there as both kinds, weighed by its target: the solver takes whole classes only.
@@ -234,55 +203,13 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
     """
     from sklearn.isotonic import IsotonicRegression
 
-    scores, same = _checked(scores, same)
+    scores, same = checked_pairs(scores, same)
     low, high = scores.min(), scores.max()
     place = np.concatenate([scores, [low, low, high, high]])
     kind = np.concatenate([same, [True, False, True, False]])
     weights = 1.0 / np.where(kind, kind.sum(), np.sum(~kind))
     machine = IsotonicRegression(out_of_bounds="clip").fit(place, kind, sample_weight=weights)
     return Isotonic(machine.X_thresholds_, machine.y_thresholds_)
-
-
-def operating_points(
-    scores: np.ndarray, same: np.ndarray, fars: Sequence[float]
-) -> tuple[OperatingPoint, ...]:
-    """Returns the thresholds at which at most a share `far` of each kind is decided wrongly.
-
-    Args:
-      scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
-      fars: rates in [0, 1].
-
-    Example:
-      >>> scores, same = np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0])
-      >>> (point,) = operating_points(scores, same, [0.5])
-      >>> print(f"{point.threshold:.2f} {point.reject_threshold:.2f}")
-      0.10 0.90
-    """
-    scores, same = _checked(scores, same)
-    genuine, impostors = scores[same], scores[~same]
-    return tuple(
-        OperatingPoint(
-            far=float(far),
-            threshold=float(impostor_threshold(impostors, far)),
-            # The same rule, seen from the other side.
-            reject_threshold=-float(impostor_threshold(-genuine, far)),
-            supported=bool(supported(far, impostors.size)),
-        )
-        for far in fars
-    )
-
-
-def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> OperatingPoint:
-    """Returns the operating point with its rates on other pairs than those it was chosen on."""
-    scores, same = _checked(scores, same)
-    accepted = scores >= point.threshold
-    refused = ~accepted & (scores <= point.reject_threshold)
-    return point._replace(
-        measured_far=float(accepted[~same].mean()),
-        measured_tar=float(accepted[same].mean()),
-        measured_frr=float(refused[same].mean()),
-    )
 
 
 def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
@@ -352,18 +279,8 @@ def _probability(log_odds: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -log_odds))
 
 
-def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores, same = checked_scores(scores, "pair").astype(np.float64), checked_same(same)
-    if scores.shape != same.shape:
-        raise ValueError(
-            f"expected scores and same of one length, found {scores.shape} and {same.shape}"
-        )
-    check_both_kinds(same, "the pairs")
-    return scores, same
-
-
 def _checked_probabilities(stated: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    stated, same = _checked(stated, same)
+    stated, same = checked_pairs(stated, same)
     if stated.min() < 0 or stated.max() > 1:
         raise ValueError(
             f"expected probabilities in [0, 1], found {stated.min():g} to {stated.max():g}"

@@ -25,7 +25,7 @@ From Python:
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -34,22 +34,16 @@ from hyperface.errors import InputError, expect
 from hyperface.runs import next_steps, program
 
 if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
-    import numpy as np
     from rich.console import Console
 
     from hyperface.data.detection import Detector
     from hyperface.evaluate.calibration_file import StoredCalibration
-    from hyperface.metrics.calibration import Decision, OperatingPoint
+    from hyperface.metrics.operating_points import OperatingPoint
+    from hyperface.runs.comparison import Verified
     from hyperface.runs.embedding import Network
-    from hyperface.runs.photos import Face, Features, NotUsed
+    from hyperface.runs.photos import Face
 
 PICTURE, RECORD = "verification.png", "verification.json"
-SHOWN = 20
-"""Pairs that are printed and drawn."""
-LARGEST = 25_000_000
-"""Pairs that are compared at most: they take some gigabyte of memory."""
-MOST_PAIRS = 10_000
-"""Pairs that are recorded, those of the highest similarity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,44 +70,6 @@ class Verify:
     """Step of the run's checkpoint; the newest by default."""
     out: Path = Path("verification")
     """Folder for the picture and the JSON file."""
-
-
-class Comparison(NamedTuple):
-    """Two faces compared."""
-
-    first: str
-    """Name of the photo."""
-    second: str
-    similarity: float
-    """Cosine of the features."""
-    norms: tuple[float, float]
-    """Lengths of the features of both images."""
-    decision: "Decision | None" = None
-    """"same", "different" or "not sure"; None without a calibration."""
-    probability: float | None = None
-    """Probability of one person; None without a calibration."""
-
-
-class Verified(NamedTuple):
-    """Photos compared by a network."""
-
-    pairs: list[Comparison]
-    """Those of the highest similarity first."""
-    compared: int
-    """Number of all pairs, of which `pairs` may have the first ones only."""
-    decisions: dict[str, int]
-    """Number of all pairs by decision; empty without a calibration."""
-    point: "OperatingPoint | None"
-    """Thresholds and measured rates of the FAR; None without a calibration."""
-    uncalibrated: str
-    """Why there is no decision, "" if there is one."""
-    not_used: "list[NotUsed]"
-    """Photos that were left out, and the reasons."""
-
-    @property
-    def best(self) -> Comparison:
-        """The pair of the highest similarity."""
-        return self.pairs[0]
 
 
 def main(args: Sequence[str]) -> None:
@@ -150,7 +106,7 @@ def verify(
     out: Path | str | None = None,
     detector: "Detector | None" = None,
     console: "Console | None" = None,
-) -> Verified:
+) -> "Verified":
     """Compares two photos, or those of folders, and prints what is found.
 
     Args:
@@ -176,6 +132,7 @@ def verify(
       'same'
     """
     from hyperface.console import make_console, say
+    from hyperface.runs.comparison import compare
     from hyperface.runs.embed import faces_and_features, say_not_used
 
     expect(0 < far <= 1, "--far", "a rate in (0, 1]", far)
@@ -191,7 +148,7 @@ def verify(
     is_within = Path(first).resolve() == Path(second).resolve()
     sides = [faces_and_features(Path(first), network, **settings)]
     sides.append(sides[0] if is_within else faces_and_features(Path(second), network, **settings))
-    found, shown = _compare(sides, is_within, stored, point, prior)
+    found, shown = compare(sides, is_within, stored, point, prior)
     found = found._replace(uncalibrated=uncalibrated)
     say_not_used(console, found.not_used)
     _say(console, found, stored, folder, prior)
@@ -199,85 +156,6 @@ def verify(
         _write(Path(out), found, shown, _record(found, network, folder, prior))
         say(console, f"Look at {Path(out) / PICTURE}; all numbers are in {Path(out) / RECORD}")
     return found
-
-
-def _compare(
-    sides: "Sequence[tuple[list[Face], Features, list[NotUsed]]]",
-    is_within: bool,
-    stored: "StoredCalibration | None",
-    point: "OperatingPoint | None",
-    prior: float,
-) -> "tuple[Verified, list[tuple[Face, Face]]]":
-    """Compares the faces of two sides; returns also the faces of the pairs that are drawn."""
-    (one, features, left), (other, others, left_too) = sides
-    similarity = _similarities(features.features, others.features)
-    rows, columns = _pairs(similarity.shape, is_within)
-    scores = similarity[rows, columns]
-    highest = _highest(scores).tolist()
-    pairs = [
-        Comparison(
-            first=one[i].name,
-            second=other[j].name,
-            similarity=score,
-            norms=(float(features.norms[i]), float(others.norms[j])),
-            decision=point and point.decide(score),
-            probability=stored and float(stored.logistic.probability(score, prior)),
-        )
-        for i, j, score in ((rows[k], columns[k], float(scores[k])) for k in highest)
-    ]
-    found = Verified(
-        pairs=pairs,
-        compared=scores.size,
-        decisions=_counts(point, scores) if point else {},
-        point=point,
-        uncalibrated="",
-        not_used=left if is_within else [*left, *left_too],
-    )
-    return found, [(one[rows[k]], other[columns[k]]) for k in highest[:SHOWN]]
-
-
-def _similarities(first: "np.ndarray", second: "np.ndarray") -> "np.ndarray":
-    """Cosines [first, second], in float64."""
-    import numpy as np
-
-    unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in
-            (np.asarray(first, np.float64), np.asarray(second, np.float64))]  # fmt: skip
-    return unit[0] @ unit[1].T
-
-
-def _pairs(shape: tuple[int, ...], is_within: bool) -> "tuple[np.ndarray, np.ndarray]":
-    """Row and column of each pair; within one folder each pair once.
-
-    Raises:
-      InputError: a photo would be compared with itself alone, or there are too many pairs.
-    """
-    import numpy as np
-
-    count = shape[0] * shape[1]
-    expect(count <= LARGEST, "photos", f"at most {LARGEST:,} pairs to compare", f"{count:,}")
-    rows, columns = np.triu_indices(shape[0], k=1) if is_within else np.indices(shape)
-    if not rows.size:
-        raise InputError("expected two photos to compare, found the same one twice.")
-    return rows.ravel(), columns.ravel()
-
-
-def _highest(scores: "np.ndarray") -> "np.ndarray":
-    """Places of the highest similarities, falling, at most MOST_PAIRS."""
-    import numpy as np
-
-    places = np.argpartition(-scores, min(MOST_PAIRS, scores.size) - 1)[:MOST_PAIRS]
-    return places[np.lexsort((places, -scores[places]))]
-
-
-def _counts(point: "OperatingPoint", scores: "np.ndarray") -> dict[str, int]:
-    """Number of pairs by decision; decisions that nothing got are left out."""
-    import numpy as np
-
-    same = scores >= point.threshold
-    different = ~same & (scores <= point.reject_threshold)
-    counts = {"same": same.sum(), "different": different.sum()}
-    counts["not sure"] = scores.size - sum(counts.values())
-    return {name: int(np.asarray(count)) for name, count in counts.items() if count}
 
 
 def _newest_run(console: "Console") -> Path:
@@ -330,13 +208,14 @@ def _calibrated(
 
 def _say(
     console: "Console",
-    found: Verified,
+    found: "Verified",
     stored: "StoredCalibration | None",
     run: Path,
     prior: float,
 ) -> None:
     """Prints the pairs and what they mean."""
     from hyperface.console import say
+    from hyperface.runs.comparison import SHOWN
 
     for pair in found.pairs[:SHOWN]:
         shown = f"{pair.first}  {pair.second}  similarity {pair.similarity:.4f}"
@@ -373,7 +252,7 @@ def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
     return f"{text}."
 
 
-def _record(found: Verified, network: "Network", run: Path, prior: float) -> dict[str, Any]:
+def _record(found: "Verified", network: "Network", run: Path, prior: float) -> dict[str, Any]:
     """The content of the JSON file."""
     return {
         "run": str(run),
@@ -390,7 +269,7 @@ def _record(found: Verified, network: "Network", run: Path, prior: float) -> dic
 
 
 def _write(
-    folder: Path, found: Verified, shown: "list[tuple[Face, Face]]", record: dict[str, Any]
+    folder: Path, found: "Verified", shown: "list[tuple[Face, Face]]", record: dict[str, Any]
 ) -> None:
     """Writes the picture and the JSON file."""
     from hyperface.report.verification import ShownPair, write_verification
