@@ -133,6 +133,16 @@ def test_the_file_has_names_features_norms_and_landmarks(photos, run, tmp_path, 
         evaluate.main([str(out), *command])
 
 
+def test_parts_of_a_large_folder_give_the_same_features(photos, run, monkeypatch):
+    whole = embed.embed(photos, run, faces="all")
+    monkeypatch.setattr(embed, "PART", 4)
+    parts = embed.embed(photos, run, faces="all")
+    assert parts.names == whole.names
+    assert parts.not_used == whole.not_used
+    np.testing.assert_allclose(parts.features, whole.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(parts.landmarks, whole.landmarks)
+
+
 def test_all_faces_of_a_photo_have_names_of_their_own(photos, run):
     found = embed.embed(photos / "cy", run, faces="all")
     assert [name for name in found.names if "two" in name] == ["two.png", "two.png#2"]

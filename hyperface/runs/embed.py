@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
     from hyperface.runs.embedding import Network
     from hyperface.runs.photos import Face, Faces, Features, NotUsed
 
+PART = 1024
+"""Photos whose faces are found before they are embedded; their pixels are in memory."""
 SHOWN = 10
 """Photos without a face that are printed."""
 
@@ -143,7 +145,13 @@ def embed(
     console = console or make_console()
     network = open_network(Path(run), checkpoint, mirror)
     shown, features, not_used = faces_and_features(
-        Path(images), network, faces=faces, aligned=aligned, detector=detector, console=console
+        Path(images),
+        network,
+        faces=faces,
+        aligned=aligned,
+        detector=detector,
+        console=console,
+        keep_pixels=False,
     )
     import numpy as np
 
@@ -170,12 +178,24 @@ def faces_and_features(
     aligned: bool,
     detector: "Detector | None",
     console: "Console",
+    keep_pixels: bool = True,
 ) -> "tuple[list[Face], Features, list[NotUsed]]":
     """Returns the faces of photos, their features, and the photos without a face.
+
+    Args:
+      path: a photo, or a folder of photos.
+      network: embeds the faces.
+      faces: which of several faces of a photo are taken.
+      aligned: whether the images are aligned faces, in which no face is looked for.
+      detector: finds the faces; MTCNN by default.
+      console: where progress goes.
+      keep_pixels: whether the faces keep their pixels, 32 kB each.
 
     Raises:
       InputError: no photo has a face, or the network cannot embed them.
     """
+    import numpy as np
+
     from hyperface.runs import photos
 
     if not aligned:
@@ -184,18 +204,28 @@ def faces_and_features(
         from hyperface.data.detection import Mtcnn
 
         detector = Mtcnn()
-    listed, left_out = photos.list_photos(path)
-    with program.progress(console, f"finding faces in {path}", "photos") as advance:
-        shown, without = photos.find_faces(
-            listed, network.image_shape, None if aligned else detector, faces, advance
-        )
-    not_used = [*left_out, *without]
+    listed, not_used = photos.list_photos(path)
+    shown: list[Face] = []
+    parts: list[Features] = []
+    with program.progress(console, f"embedding {path}", "photos") as advance:
+        for start in range(0, len(listed), PART):
+            found, without = photos.find_faces(
+                listed[start : start + PART],
+                network.image_shape,
+                None if aligned else detector,
+                faces,
+                lambda done, before=start: advance(before + done, len(listed)),
+            )
+            not_used += without
+            if found:
+                parts.append(photos.embed_faces(found, network))
+                shown += found if keep_pixels else [face.without_pixels() for face in found]
     if not shown:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in not_used[:3])
         where = f"{path.parent}/" if path.is_file() and path.parent != Path() else ""
         raise InputError(f"expected a face that can be used, found none: {where}{reasons}.")
-    with program.progress(console, f"embedding {path}", "faces") as advance:
-        return shown, photos.embed_faces(shown, network, advance), not_used
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return shown, photos.Features(*columns), not_used
 
 
 def say_not_used(console: "Console", not_used: "list[NotUsed]") -> None:

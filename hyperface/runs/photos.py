@@ -12,6 +12,7 @@ from hyperface.data.detection import Detector, Which, checked, chosen
 from hyperface.data.images import upright
 from hyperface.data.landmarks import face_name
 from hyperface.data.sources.members import Member, select
+from hyperface.data.sources.source import check_size
 from hyperface.data.sources.walk import walk
 from hyperface.errors import InputError, expect
 from hyperface.evaluate.embed import Devices, Images, embed_split
@@ -33,6 +34,10 @@ class Face(NamedTuple):
     """[height, width, channels] uint8."""
     landmarks: np.ndarray
     """[5, 2] in pixels of the photo; nan for an image that was aligned already."""
+
+    def without_pixels(self) -> "Face":
+        """Returns the face without its pixels, which take most of the memory."""
+        return self._replace(pixels=np.zeros((0, 0, 1), np.uint8))
 
 
 class NotUsed(NamedTuple):
@@ -83,7 +88,7 @@ def find_faces(
     image_shape: tuple[int, int, int] | None,
     detector: Detector | None,
     which: Faces = "largest",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Face], list[NotUsed]]:
     """Finds the faces of photos and aligns them.
 
@@ -92,7 +97,7 @@ def find_faces(
       image_shape: what the network takes; None takes aligned images of any one size.
       detector: finds faces. None takes images that are aligned already, of that shape.
       which: of several faces of a photo; "one" refuses the photo.
-      progress: called with (photos done, photos in all).
+      progress: called with the number of photos done.
 
     Returns:
       The faces, and the photos without one.
@@ -110,7 +115,7 @@ def find_faces(
         except (ValueError, OSError) as error:
             not_used.append(NotUsed(photo.name, str(error).removesuffix(".")))
         if progress is not None:
-            progress(done, len(photos))
+            progress(done)
     return faces, not_used
 
 
@@ -144,6 +149,7 @@ def _faces_of(
     which: Faces,
 ) -> Iterator[Face]:
     """The faces of one photo; ValueError says why there is none."""
+    check_size(photo.size)
     data = photo.read()
     if detector is None or shape is None:
         pixels = upright(data, channels=1 if shape is not None and shape[2] == 1 else 3)
@@ -191,9 +197,7 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
     return np.asarray(image).reshape(shape)
 
 
-def embed_faces(
-    faces: Sequence[Face], network: Network, progress: Callable[[int, int], None] | None = None
-) -> Features:
+def embed_faces(faces: Sequence[Face], network: Network) -> Features:
     """Embeds faces by a network.
 
     Raises:
@@ -201,8 +205,9 @@ def embed_faces(
     """
     shapes = {face.pixels.shape for face in faces}
     expect(len(shapes) == 1, "faces", "images of one size", sorted(shapes) or "none")
-    batches = _batches(faces, progress)
-    found = embed_split(lambda _, images: network.apply(images), None, batches, _OneProcess())
+    found = embed_split(
+        lambda _, images: network.apply(images), None, _batches(faces), _OneProcess()
+    )
     if not (np.isfinite(found.features).all() and found.norms.all()):
         raise InputError("expected finite features above zero, found others: has the run diverged?")
     return Features(found.features, found.norms)
@@ -216,9 +221,7 @@ class _OneProcess(Devices):
         return images
 
 
-def _batches(
-    faces: Sequence[Face], progress: Callable[[int, int], None] | None
-) -> Iterator[dict[str, np.ndarray]]:
+def _batches(faces: Sequence[Face]) -> Iterator[dict[str, np.ndarray]]:
     """Batches of one size, the last one filled up: a network is compiled once."""
     size = min(BATCH, len(faces))
     for start in range(0, len(faces), size):
@@ -230,5 +233,3 @@ def _batches(
             "labels": np.zeros(size, np.int32),
             "mask": (np.arange(size) < len(part)).astype(np.float32),
         }
-        if progress is not None:
-            progress(start + len(part), len(faces))
