@@ -207,6 +207,11 @@ def test_faces_come_in_the_size_and_colours_of_the_network(rng):
     np.testing.assert_array_equal(grey[..., 0], shown)
 
 
+def test_a_detector_that_gives_something_else_is_an_error(photos, run):
+    with pytest.raises(InputError, match=r"expected boxes .* from the detector, found"):
+        embed.embed(photos / "ada", run, detector=lambda pixels: (np.zeros((1, 4)), [1.0]))
+
+
 def test_hidden_files_and_other_files_are_no_photos(photos, tmp_path):
     root = tmp_path / "album"
     (root / ".thumbnails").mkdir(parents=True)

@@ -103,7 +103,8 @@ def find_faces(
       The faces, and the photos without one.
 
     Raises:
-      InputError: there is no template for images of that shape.
+      InputError: there is no template for images of that shape, or the detector gave something
+        else than faces.
     """
     if detector is not None:
         check_alignable(image_shape)
@@ -112,6 +113,8 @@ def find_faces(
     for done, photo in enumerate(photos, 1):
         try:
             faces += _faces_of(photo, image_shape, detector, which)
+        except InputError:  # A detector of the user's that gives something else than faces.
+            raise
         except (ValueError, OSError) as error:
             not_used.append(NotUsed(photo.name, str(error).removesuffix(".")))
         if progress is not None:
