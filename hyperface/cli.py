@@ -25,7 +25,11 @@ SUBCOMMANDS = {
     "prepare": Subcommand("hyperface.runs.prepare", "makes a data set of face images"),
     "train": Subcommand("hyperface.runs.train", "trains an experiment and reports its scores"),
     "sweep": Subcommand("hyperface.runs.sweep", "trains every setting with every seed"),
-    "evaluate": Subcommand("hyperface.runs.evaluate", "scores a network by published protocols"),
+    "evaluate": Subcommand(
+        "hyperface.runs.evaluate", "scores a network on your people or by published protocols"
+    ),
+    "verify": Subcommand("hyperface.runs.verify", "says whether photos show the same person"),
+    "embed": Subcommand("hyperface.runs.embed", "writes the features of photos to a file"),
     "export": Subcommand("hyperface.runs.export", "writes a trained network for other programs"),
     "clean": Subcommand("hyperface.runs.clean", "finds outliers and test people in a data set"),
     "reproduce": Subcommand("hyperface.reproduce.command", "measures a paper item by item"),
@@ -73,6 +77,13 @@ def usage() -> str:
             "`hyperface SUBCOMMAND --help` explains one of them. A first run, in two minutes:",
             "",
             "  hyperface train",
+            "",
+            "Photos of your own, one folder per person:",
+            "",
+            "  hyperface prepare photos/ --detect --out mine",
+            "  hyperface train mine",
+            "  hyperface evaluate runs/mine --protocol folder --dataset mine",
+            "  hyperface verify one.jpg other.jpg --run runs/mine",
         )
     )
 

@@ -128,14 +128,15 @@ def test_good_features_score_perfectly_whatever_their_order_and_length(named, pa
 def test_intervals_are_over_people(named, pairs):
     noisy = named._replace(features=named.features[::-1] * 0.5 + named.features)
     scored = score_pairs("mine", noisy, pairs, Settings(PRESETS["plain"], bootstrap=200))
-    for rate, (low, high) in scored.details["95 % over people"].items():
+    assert len(scored.intervals) == 2
+    for rate, (low, high) in scored.intervals.items():
         assert 0 <= low <= scored.figures[rate].value <= high <= 1
         assert high - low > 0.1  # Eight people say little.
-    assert "95 % of 200 resamples of people have TAR at FAR 1 %" in " ".join(scored.steps)
+    assert "intervals: 95 % of 200 resamples of people" in scored.steps
     flat = noisy._replace(names=[name.replace("/", "_") for name in noisy.names])
     renamed = [[name.replace("/", "_") for name in side] for side in pairs[:2]]
     settings = Settings(PRESETS["plain"], bootstrap=200)
-    with pytest.raises(InputError, match="expected names person/file for intervals over people"):
+    with pytest.raises(InputError, match=r"expected names person/file.*Leave --bootstrap out"):
         score_pairs("mine", flat, PairList(*renamed, *pairs[2:]), settings)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperface.metrics.shapes import Features, Norms, Same
 
@@ -84,11 +85,20 @@ def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-def checked_same(same: np.ndarray) -> Same:
-    """`same` as bool; ValueError where it holds more than 0 and 1."""
-    if np.any((same != 0) & (same != 1)):
-        raise ValueError(f"expected same to be 0 or 1, found {np.unique(same)[:5].tolist()}")
-    return same.astype(bool)
+def checked_same(same: ArrayLike) -> Same:
+    """Returns `same` as an array of bool.
+
+    Raises:
+      ValueError: it is neither bool nor numbers that are all 0 or 1. The text "0" would be true.
+    """
+    same = np.asarray(same)
+    if same.dtype.kind not in "biuf":
+        found = same.ravel()[:3].tolist()
+        raise ValueError(f"expected same to be bool, or 0 and 1, found {same.dtype} {found}")
+    bad = (same != 0) & (same != 1)
+    if bad.any():
+        raise ValueError(f"expected same to be 0 or 1, found {np.unique(same[bad])[:5].tolist()}")
+    return same.astype(bool, copy=False)
 
 
 def checked_rows(index: np.ndarray, rows: int, name: str) -> None:

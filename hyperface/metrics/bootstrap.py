@@ -13,13 +13,15 @@ A comparison of two methods is decided in three steps:
    chance of even one wrong verdict among them at 5 %.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics._checks import checked_same
 from hyperface.metrics.progress import Progress
+from hyperface.metrics.roc import Roc, eer
 from hyperface.metrics.threshold import Rule, allowed_impostors, checked_scores, impostor_threshold
 
 LEAST_SEEDS = 3
@@ -30,6 +32,10 @@ BLOCK = 500
 """Number of draws that are in memory at the same time."""
 
 Verdict = Literal["yes", "no", "undecided"]
+
+Statistic = Callable[[np.ndarray], float]
+"""A function from how often each pair is taken, [pairs] whole numbers, to a figure; NaN where the
+pairs taken have none."""
 
 
 class Interval(NamedTuple):
@@ -42,7 +48,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap_people(
-    statistic: Callable[[np.ndarray], float],
+    statistic: Statistic,
     first: ArrayLike,
     second: ArrayLike,
     *,
@@ -59,8 +65,7 @@ def bootstrap_people(
     one by one, they would look independent, and the intervals would be far too narrow.
 
     Args:
-      statistic: [pairs] how often each pair is taken, whole numbers -> a score, or NaN if the
-        taken pairs have none.
+      statistic: the score of the pairs as taken.
       first: [pairs] person on one side of each pair.
       second: [pairs] person on the other side; the same one for a genuine pair, or for a single
         image.
@@ -79,6 +84,27 @@ def bootstrap_people(
       >>> (share.low, share.high)
       (0.5, 1.0)
     """
+    (found,) = bootstrap_figures(
+        {"": statistic}, first, second, draws=draws, level=level, seed=seed, progress=progress
+    ).values()
+    return found
+
+
+def bootstrap_figures(
+    statistics: Mapping[str, Statistic],
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Interval]:
+    """Returns the intervals of several figures of the same pairs, on the same draws.
+
+    Args:
+      statistics: by name; the rest is as of `bootstrap_people`.
+    """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 1 or first.shape != second.shape:
         raise ValueError(
@@ -91,21 +117,27 @@ def bootstrap_people(
         raise ValueError(f"expected level in (0, 1) and draws, found {level} and {draws}")
     a, b = index[: first.size], index[first.size :]
     rng = np.random.default_rng(seed)
-    values = np.empty(draws)
+    scores = {name: np.empty(draws) for name in statistics}
     for draw in range(draws):
         taken = np.bincount(rng.integers(people.size, size=people.size), minlength=people.size)
-        values[draw] = statistic(np.where(a == b, taken[a], taken[a] * taken[b]))
+        pairs = np.where(a == b, taken[a], taken[a] * taken[b])
+        for name, statistic in statistics.items():
+            scores[name][draw] = statistic(pairs)
         if progress:
             progress(draw + 1, draws)
-    if np.isnan(values).all():
-        raise ValueError(f"expected a score from some of {draws} draws, found NaN in all")
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), values)
+    return {name: _interval(found, level) for name, found in scores.items()}
+
+
+def _interval(scores: np.ndarray, level: float) -> Interval:
+    if np.isnan(scores).all():
+        raise ValueError(f"expected a score from some of {scores.size} draws, found NaN in all")
+    low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), scores)
 
 
 def resampled_tar(
     scores: ArrayLike, same: ArrayLike, far: float, *, rule: Rule = "strict"
-) -> Callable[[np.ndarray], float]:
+) -> Statistic:
     """Returns a function that computes the true accept rate of pairs that are taken repeatedly.
 
     Args:
@@ -122,7 +154,7 @@ def resampled_tar(
       >>> tar(np.array([3, 1, 1, 1]))
       0.75
     """
-    scores, same = checked_scores(scores, "pair"), np.asarray(same, bool)
+    scores, same = checked_scores(scores, "pair"), checked_same(same)
     if scores.shape != same.shape:
         raise ValueError(f"expected {scores.size} bools, one per score, found {same.shape}")
     genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
@@ -138,6 +170,62 @@ def resampled_tar(
         highest = np.repeat(falling[top], taken[impostor[top]])
         threshold = impostor_threshold(highest, far, rule=rule, num_impostors=int(upto[-1]))
         return float(taken[genuine] @ (scores[genuine] >= threshold) / taken[genuine].sum())
+
+    return statistic
+
+
+def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
+    """Accuracy, both kinds weighing equally, of pairs that are taken several times or not at all.
+
+    Args:
+      right: [pairs] bool, whether the pair is decided rightly.
+      same: [pairs] bool, or 0 and 1.
+
+    Example:
+      >>> accuracy = resampled_accuracy([True, False, True], [True, True, False])
+      >>> accuracy(np.array([3, 1, 1]))
+      0.875
+    """
+    same = checked_same(same)
+    kinds = [(same == kind).astype(np.float64) for kind in (True, False)]
+    hits = [kind * checked_same(right) for kind in kinds]
+
+    def statistic(taken: np.ndarray) -> float:
+        totals = [float(taken @ kind) for kind in kinds]
+        if not all(totals):
+            return np.nan
+        shares = (float(taken @ hit) / total for hit, total in zip(hits, totals, strict=True))
+        return sum(shares) / 2
+
+    return statistic
+
+
+def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
+    """Equal error rate of pairs that are taken several times or not at all.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
+
+    Returns:
+      A statistic for `bootstrap_people`: the figure of `eer` on the pairs as taken.
+
+    Example:
+      >>> resampled_eer([0.9, 0.8, 0.3, 0.1], [True, False, True, False])(np.ones(4, int))
+      0.5
+    """
+    scores, same = checked_scores(scores, "pair"), checked_same(same)
+    order = np.argsort(-scores, kind="stable")
+    same = same[order]
+    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), scores.size - 1)
+
+    def statistic(taken: np.ndarray) -> float:
+        taken = taken[order]
+        accepted = [np.cumsum(taken * kind) for kind in (~same, same)]
+        if not all(count[-1] for count in accepted):
+            return np.nan
+        far, tar = (np.concatenate([[0.0], count[last_of_ties] / count[-1]]) for count in accepted)
+        return eer(Roc(far, tar, np.empty(0)))
 
     return statistic
 

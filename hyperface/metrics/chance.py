@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hyperface.metrics._checks import checked_same
 from hyperface.metrics.shapes import Features, PairRows, Same
 from hyperface.metrics.verification import Pairs, best_threshold, cosine_scores
 
@@ -52,6 +53,7 @@ def shift_warning(
       second: [pairs] row of the other.
       same: [pairs] bool.
     """
+    same = checked_same(same)
     kinds = [np.flatnonzero(same == kind) for kind in (True, False)]
     if not all(kind.size for kind in kinds):
         return ()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics._checks import checked_same
 from hyperface.metrics.shapes import Genuine, Impostors, OfRates, Points, Same, Scores
 from hyperface.metrics.threshold import Rule, accepted_share, checked_scores, impostor_threshold
 
@@ -45,7 +46,8 @@ def roc(scores: Scores, same: Same) -> Roc:
       same: [pairs] bool, True where both images show one person.
 
     Raises:
-      ValueError: shapes differ, a score is not finite, or one of the two kinds is missing.
+      ValueError: shapes differ, a score is not finite, `same` has more than 0 and 1, or one of the
+        two kinds is missing.
 
     Example:
       >>> curve = roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
@@ -171,7 +173,7 @@ def det(curve: Roc) -> Det:
 
 
 def _checked(scores: Scores, same: Same) -> tuple[Scores, Same]:
-    scores, same = np.asarray(scores), np.asarray(same, bool)
+    scores, same = np.asarray(scores), checked_same(same)
     if scores.ndim != 1 or scores.shape != same.shape:
         raise ValueError(
             f"expected scores and same of one length, found {scores.shape} and {same.shape}"

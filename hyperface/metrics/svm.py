@@ -4,6 +4,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.svm import SVC
 
+from hyperface.metrics._checks import checked_same
 from hyperface.metrics.shapes import (
     Decisions,
     Histograms,
@@ -36,7 +37,8 @@ def svm_threshold(scores: Scores, same: Same) -> float:
       >>> print(f"{svm_threshold(scores, same):.3f}")
       2.000
     """
-    machine = SVC(kernel="linear", C=1.0, shrinking=False).fit(scores[:, None], same)
+    machine = SVC(kernel="linear", C=1.0, shrinking=False)
+    machine.fit(scores[:, None], checked_same(same))
     slope, offset = machine.coef_.item(), machine.intercept_.item()
     return -offset / slope if slope > 0 else -np.inf
 
@@ -97,6 +99,7 @@ def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
     Returns:
       [tested pairs], above zero where the pair is called the same.
     """
+    same = checked_same(same)
     machine = SVC(kernel="precomputed", C=1.0, shrinking=False)
     machine.fit(kernel[np.ix_(~test, ~test)], same[~test])
     return machine.decision_function(kernel[np.ix_(test, ~test)])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import unit_rows
+from hyperface.metrics._checks import checked_same, unit_rows
 from hyperface.metrics.roc import Roc, roc, tar_at_far
 from hyperface.metrics.shapes import (
     Cuts,
@@ -123,7 +123,7 @@ def deal_folds(same: Same, folds: int) -> Folds:
     Raises:
       ValueError: there are fewer pairs of a kind than folds.
     """
-    same = np.asarray(same, bool)
+    same = checked_same(same)
     if min(same.sum(), (~same).sum()) < folds:
         raise ValueError(
             f"expected at least {folds} pairs of each kind for {folds} folds, found {same.sum()} "
@@ -165,12 +165,14 @@ def held_out_accuracy(
       test: [pairs] bool, True for the held-out pairs.
       rule: (scores, same) -> threshold; `best_threshold` by default.
     """
+    same = checked_same(same)
     threshold = (rule or best_threshold)(scores[~test], same[~test])
     return balanced_accuracy(scores[test], same[test], threshold), threshold
 
 
 def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
     """Mean of the share of same pairs at or above a threshold and of different pairs below it."""
+    same = checked_same(same)
     return float(0.5 * (np.mean(scores[same] >= threshold) + np.mean(scores[~same] < threshold)))
 
 
@@ -200,8 +202,9 @@ def mean_best_threshold(scores: Scores, same: Same) -> float:
 
 def _best_cuts(scores: Scores, same: Same) -> Cuts:
     """Thresholds of the highest balanced accuracy, falling."""
+    same = checked_same(same)
     curve = roc(scores, same)
-    num_same, num_different = int(np.sum(same)), int(np.sum(~np.asarray(same, bool)))
+    num_same, num_different = int(np.sum(same)), int(np.sum(~same))
     # Whole numbers, so that equally good cuts are equal. The first and the last point, accepting
     # nothing and everything, are left out: their thresholds lie beyond the scores.
     accepted_same = np.rint(curve.tar[1:-1] * num_same).astype(np.int64)

@@ -53,6 +53,29 @@ class NamedFeatures(NamedTuple):
         return array_digest(self.features, "\n".join(self.names))
 
 
+def people_of(names: Sequence[str], source: str) -> np.ndarray:
+    """Returns the person of each image: its name up to the first slash.
+
+    Args:
+      names: of images, person/file.
+      source: what needs the people, for the message.
+
+    Raises:
+      InputError: a name has no slash.
+
+    Example:
+      >>> print(people_of(["ada/1.jpg", "ada/b/2.jpg"], "folder"))
+      ['ada' 'ada']
+    """
+    without = next((name for name in names if "/" not in name), None)
+    if without is not None:
+        raise InputError(
+            f"{source}: expected names person/file, which say whose each image is, found "
+            f"{without!r}."
+        )
+    return np.array([name.partition("/")[0] for name in names])
+
+
 def array_digest(features: np.ndarray, text: str = "") -> str:
     """Sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
     total = hashlib.sha256(text.encode())
@@ -129,6 +152,21 @@ def read_features(path: Path) -> NamedFeatures:
     found = check(NamedFeatures(names, features), str(path))
     said = f"features of {len(names):,} images read from {path.name}"
     return found._replace(steps=(f"{said}, {found.features.shape[1]} dims",))
+
+
+def read_origin(path: Path) -> tuple[str, str]:
+    """Returns the digest of the network that made the features of a file, and its mirror merge.
+
+    They are the arrays `model` and `mirror` of an .npz of hyperface embed. Another file gives "", a
+    network that is not known.
+    """
+    if path.suffix.lower() != ".npz":
+        return "", "none"
+    try:
+        (model,), (mirror,) = (_texts(path, x) for x in read_npz(path, ("model", "mirror")))
+    except (InputError, ValueError):  # Without them, or with several.
+        return "", "none"
+    return model, mirror
 
 
 def read_names(path: Path, count: int) -> list[str]:

@@ -68,7 +68,7 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
     )
 
 
-def block_folds(same: np.ndarray, folds: int, file: str) -> np.ndarray:
+def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:
     """Returns the fold of each pair if folds are blocks: fold k has the k-th part of each kind.
 
     In a list that is written fold by fold these are its own folds; in one with all same pairs
@@ -78,25 +78,27 @@ def block_folds(same: np.ndarray, folds: int, file: str) -> np.ndarray:
       same: [pairs] bool.
       folds: number of folds.
       file: its name, for the error.
+      equal: refuse pairs of a kind that are no multiple of the folds, as a published list is never
+        one; otherwise blocks differ by one pair.
 
     Returns:
       [pairs] int64, from 0.
 
     Raises:
-      InputError: the pairs of a kind cannot be split into equal parts.
+      InputError: there are fewer pairs of a kind than folds, or parts would not be equal.
 
     Example:
       >>> print(block_folds(np.array([True, True, False, False, True, False, True, False]), 2, ""))
       [0 0 0 0 1 1 1 1]
     """
-    fold = np.zeros(same.size, np.int64)
+    fold, parts = np.zeros(same.size, np.int64), "equal folds" if equal else "folds"
     for kind, name in ((same, "same"), (~same, "different")):
         count = int(kind.sum())
-        if folds < 1 or count % folds:
+        if folds < 1 or (count % folds if equal else count < folds):
             raise InputError(
-                f"{file}: expected {name} pairs in {folds} equal folds, found {count} pairs. Say "
-                "which pair is in which fold: a CSV file with the first line "
-                "first,second,same,fold and folds from 0."
+                f"{file}: expected {name} pairs in {folds} {parts}, found {count} pairs. Say which "
+                "pair is in which fold: a CSV file with the first line first,second,same,fold and "
+                "folds from 0."
             )
-        fold[kind] = np.arange(count) // max(1, count // folds)
+        fold[kind] = np.arange(count) * folds // max(1, count)
     return fold

@@ -21,7 +21,7 @@ from hyperface.metrics._checks import (
     checked_rows,
     checked_same,
 )
-from hyperface.metrics.bootstrap import bootstrap_people, resampled_tar
+from hyperface.metrics.bootstrap import bootstrap_figures, resampled_tar
 from hyperface.metrics.chance import guess_warning, shift_warning
 from hyperface.metrics.progress import Progress, part
 from hyperface.metrics.projection import check_pca, fold_moments, spanned
@@ -30,7 +30,7 @@ from hyperface.metrics.splits import PairRates, pair_rates
 from hyperface.metrics.svm import THRESHOLDS
 from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW
 from hyperface.metrics.verification import FoldAccuracy, Pairs, cosine_scores, held_out_accuracy
-from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.features import NamedFeatures, people_of
 from hyperface.protocols.pair_list import PairList
 from hyperface.protocols.pair_rules import PRESETS, PairRules
 from hyperface.protocols.protocol import Settings
@@ -184,7 +184,7 @@ def score_pairs(
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
     rules = settings.pair_rules()
-    parts = 1 + (len(PAIR_FARS) if settings.bootstrap else 0)
+    parts = 2 if settings.bootstrap else 1
     found = verify_pairs(
         named.features,
         first,
@@ -203,8 +203,8 @@ def score_pairs(
     figures |= {labels[name]: Figure(rate.mean) for name, rate in rates.spread().items()}
     intervals = {}
     if settings.bootstrap:
-        names = [list(compress(side, use)) for side in pairs[:2]]
-        found_intervals = _intervals_over_people(name, scores, same, names, settings)
+        sides = [list(compress(side, use)) for side in pairs[:2]]
+        found_intervals = _intervals_over_people(name, scores, same, sides, settings)
         intervals = {labels[rate]: limits for rate, limits in found_intervals.items()}
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     return Result(
@@ -214,15 +214,12 @@ def score_pairs(
             *named.steps,
             *found.steps,
             RULE_STEPS["strict"],
-            *(
-                f"95 % of {settings.bootstrap} resamples of people have {rate} from "
-                f"{100 * low:.2f} to {100 * high:.2f} %"
-                for rate, (low, high) in intervals.items()
-            ),
+            *interval_steps(settings.bootstrap or 0),
             *guess_warning("accuracy", found.folds.mean, 0.5, same.size, least=0.02),
             *shift_warning(named.features, first, second, pairs.same),
         ),
         spread=OVER_FOLDS,
+        intervals=intervals,
         curves={name: roc(scores, same)},
         scores=(scores, same),
         false_accepts=accepts,
@@ -231,7 +228,6 @@ def score_pairs(
             "fold accuracies": found.folds.accuracy.tolist(),
             "fold thresholds": found.folds.thresholds.tolist(),
             "dimensions": found.dims.tolist(),
-            "95 % over people": intervals,
         },
         counts=pair_counts(same),
     )
@@ -243,26 +239,28 @@ def _intervals_over_people(
     same: np.ndarray,
     sides: Sequence[Sequence[str]],
     settings: Settings,
-) -> dict[str, list[float]]:
+) -> dict[str, tuple[float, float]]:
     """Returns the limits that 95 % of resamples of people lie in, for the TAR at each FAR.
 
     Raises:
       InputError: the images' names, one sequence per side of the pairs, do not tell the people.
     """
-    if not all("/" in image for side in sides for image in side):
-        raise InputError(
-            f"{name}: expected names person/file for intervals over people, found others. Leave "
-            "--bootstrap out."
-        )
-    people = [np.array([image.partition("/")[0] for image in side]) for side in sides]
-    parts, intervals = 1 + len(PAIR_FARS), {}
-    for number, far in enumerate(PAIR_FARS, 1):
-        tar = resampled_tar(scores, same, far)
-        low, high, _ = bootstrap_people(
-            tar, *people, draws=settings.bootstrap, progress=part(settings.progress, number, parts)
-        )
-        intervals[f"tar_at_far_{far:g}"] = [low, high]
-    return intervals
+    try:
+        people = [people_of(side, name) for side in sides]
+    except InputError as error:
+        raise InputError(f"{error} Leave --bootstrap out.") from None
+    found = bootstrap_figures(
+        {f"tar_at_far_{far:g}": resampled_tar(scores, same, far) for far in PAIR_FARS},
+        *people,
+        draws=settings.bootstrap or 0,
+        progress=part(settings.progress, 1, 2),
+    )
+    return {rate: (interval.low, interval.high) for rate, interval in found.items()}
+
+
+def interval_steps(draws: int) -> tuple[str, ...]:
+    """Returns what intervals over people are, a sentence; nothing if there are none."""
+    return (f"intervals: 95 % of {draws:,} resamples of people",) if draws else ()
 
 
 def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:

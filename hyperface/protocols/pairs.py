@@ -15,12 +15,16 @@ from hyperface.protocols.pair_verification import score_pairs
 from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
 from hyperface.protocols.result import Result
 
+FOLDS = 10
+"""Of the published lists, and of a long list that names none."""
 CSV_HEADERS = (["first", "second", "same"], ["first", "second", "same", "fold"])
 
 _SAME = {"1": True, "0": False, "-1": False}
 
 
-def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> PairList:
+def read_pairs(
+    path: Path | str, folds: int | None = None, *, repeats: bool = False, equal: bool = True
+) -> PairList:
     """Reads a pair list in one of these forms, which its name or its first line tells apart.
 
     - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
@@ -34,37 +38,55 @@ def read_pairs(path: Path | str, folds: int = 10, *, repeats: bool = False) -> P
     Args:
       path: the file.
       folds: number of folds, for a file that does not say which pair is in which fold; then
-        `block_folds` splits the pairs. CALFW names the folds of its same pairs only.
+        `block_folds` splits the pairs. CALFW names the folds of its same pairs only. None takes 10,
+        and without `equal` as few as there are pairs of a kind.
       repeats: whether a pair may be listed twice.
+      equal: whether each fold must have as many pairs, as in published lists.
 
     Returns:
       The pairs in the file's order.
 
     Raises:
-      InputError: naming the line that breaks its form, repeats a pair or has an image twice.
+      InputError: naming the line that breaks its form, repeats a pair or has an image twice; or a
+        number of folds was given for a file that names them.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
       Cross-Pose LFW, 2018.
     """
     if Path(path).suffix.lower() == ".mat":
+        _check_unnamed(folds, path)
         return read_agedb(path, repeats=repeats)
     lines = read_lines(path)
     separator = next((mark for mark in "\t," if mark in lines[0].text), None)
     first = lines[0].fields(separator)
     if first in CSV_HEADERS:
         pairs = collect(_csv(lines, first), repeats=repeats)
-        return pairs if "fold" in first else _in_blocks(pairs, folds, path)
+        if "fold" in first:
+            _check_unnamed(folds, path)
+            return pairs
+        return _in_blocks(pairs, folds, path, equal)
     if len(first) == 2:
-        pairs = collect(_two_lines(lines, separator, folds), repeats=repeats)
-        blocks = _in_blocks(pairs, folds, path)
+        pairs = collect(_two_lines(lines, separator, folds or FOLDS), repeats=repeats)
+        blocks = _in_blocks(pairs, folds, path, equal)
         named = pairs.same & (pairs.fold.max() > 0)
         return blocks._replace(fold=np.where(named, pairs.fold, blocks.fold))
-    return _in_blocks(collect(_plain(lines, separator), repeats=repeats), folds, path)
+    return _in_blocks(collect(_plain(lines, separator), repeats=repeats), folds, path, equal)
 
 
-def _in_blocks(pairs: PairList, folds: int, path: Path | str) -> PairList:
-    return pairs._replace(fold=block_folds(pairs.same, folds, str(path)))
+def _in_blocks(pairs: PairList, folds: int | None, path: Path | str, equal: bool) -> PairList:
+    if folds is None:
+        fewest = int(min(pairs.same.sum(), np.sum(~pairs.same)))
+        folds = FOLDS if equal else max(2, min(FOLDS, fewest))
+    return pairs._replace(fold=block_folds(pairs.same, folds, str(path), equal=equal))
+
+
+def _check_unnamed(folds: int | None, path: Path | str) -> None:
+    """Refuses a number of folds for a file that names the fold of each pair."""
+    if folds is not None:
+        raise InputError(
+            f"--folds: expected none with {path}, which names its folds, found {folds}."
+        )
 
 
 def _plain(lines: list[Line], separator: str | None) -> Iterator[Pair]:
@@ -120,8 +142,9 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
 def _score_any(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Scores a list of the user's own, in which a pair may be listed twice."""
-    return score_pairs(name, named, read_pairs(files[0], folds=10, repeats=True), settings)
+    """Scores a list of the user's own, of any length, in which a pair may be listed twice."""
+    pairs = read_pairs(files[0], settings.folds, repeats=True, equal=False)
+    return score_pairs(name, named, pairs, settings)
 
 
 def _find_list(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
@@ -160,7 +183,7 @@ PROTOCOLS = (
         name="pairs",
         title="Pairs",
         dataset=None,
-        options=PAIR_OPTIONS | {"pairs"},
+        options=PAIR_OPTIONS | {"pairs", "folds"},
         find_files=_find_list,
         scorer=_score_any,
     ),

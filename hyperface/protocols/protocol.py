@@ -34,8 +34,14 @@ class Settings:
     pca: float | int | None = None
     """Share of variance or dimensions that PCA keeps in pair lists, instead of the rules' own; 0
     for no PCA."""
-    bootstrap: int = 0
-    """Resamples of people, for intervals of a pair list's rates; 0 for none."""
+    bootstrap: int | None = None
+    """Resamples of people, for intervals; 0 for none. None takes the protocol's default, and a pair
+    list's is none."""
+    folds: int | None = None
+    """Number of folds of a list of the user's that names none; None takes 10, or fewer if there are
+    fewer pairs of a kind."""
+    seed: int = 0
+    """Of the halves of people and of samples of pairs."""
     rule: Rule = "blufr"
     """BLUFR's threshold rule."""
     gammas: int | None = None

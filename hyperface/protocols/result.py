@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyperface.metrics._checks import checked_same
+from hyperface.metrics.calibration import Calibration
 from hyperface.metrics.roc import Roc, thinned
 
 HARDEST = 20
@@ -42,6 +44,8 @@ class Result:
     """What was done to compute the figures, a sentence per step."""
     spread: str = ""
     """What kind of spread the figures have, if they have one."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Limits of figures by the figure's name: 95 % of resamples of people lie between them."""
     curves: dict[str, Roc] = field(default_factory=dict)
     scores: tuple[np.ndarray, np.ndarray] | None = None
     """([pairs] scores, [pairs] bool whether one person), for a histogram."""
@@ -51,6 +55,8 @@ class Result:
     """Different people with the highest scores."""
     false_rejects: Sequence[HardPair] = ()
     """Same people with the lowest scores."""
+    calibration: Calibration | None = None
+    """Thresholds and probabilities for new pairs, of protocols that fit them."""
     details: dict[str, Any] = field(default_factory=dict)
     """Numbers by fold, trial or split, for the JSON file."""
     counts: dict[str, int | list[int]] = field(default_factory=dict)
@@ -63,13 +69,26 @@ class Result:
                 "figures": {name: figure.value for name, figure in self.figures.items()},
                 "spreads": {n: f.spread for n, f in self.figures.items() if f.spread is not None},
                 "spread": self.spread,
+                "intervals": {n: list(limits) for n, limits in self.intervals.items()},
                 "steps": list(self.steps),
                 "curves": {name: _curve(thinned(curve)) for name, curve in self.curves.items()},
                 "cmc": None if self.ranks is None else np.asarray(self.ranks).tolist(),
+                "calibration": self.calibration and _calibration(self.calibration),
                 "counts": self.counts,
                 "details": self.details,
             }
         )
+
+
+def _calibration(found: Calibration) -> dict[str, Any]:
+    return {
+        "points": [point._asdict() for point in found.points],
+        "logistic": found.logistic._asdict(),
+        "quality": {
+            name: {"cllr": quality.cllr, "ece": quality.reliability.error}
+            for name, quality in found.quality.items()
+        },
+    }
 
 
 def _curve(curve: Roc) -> dict[str, list[float]]:
@@ -107,7 +126,7 @@ def hardest(
       >>> hardest(np.array([0.9, 0.2]), ["a", "b"], ["c", "d"], np.array([False, True]))[0]
       [HardPair(first='a', second='c', score=0.9)]
     """
-    worst_of_kind = []
+    same, worst_of_kind = checked_same(same), []
     for kind, sign in ((~same, -1.0), (same, 1.0)):
         rows = np.flatnonzero(kind & np.isfinite(scores))
         worst = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
@@ -148,5 +167,7 @@ def over_snapshots(results: Sequence[Result]) -> Result:
         steps=(*own, *shared, last),
         figures={n: Figure(float(v.mean()), float(v.std(ddof=1))) for n, v in values.items()},
         spread=f"standard deviation over {len(results)} snapshots",
+        intervals={},
+        calibration=None,  # It belongs to one network.
         details=results[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},
     )

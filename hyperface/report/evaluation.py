@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Picture
 from hyperface import owned
 from hyperface.protocols.result import Figure, HardPair, Result
 from hyperface.report import figures
+from hyperface.report.calibration import quality_table, reliability_diagram, threshold_table
 from hyperface.report.html import write_report
 from hyperface.report.sheets import pair_sheet
 from hyperface.report.tables import Table, percent
@@ -24,15 +25,29 @@ Drawn = dict[str, tuple[str, Picture]]
 
 def protocol_table(title: str, scored: Result) -> Table:
     """Returns the table of one protocol, one row per score, with the procedure as its note."""
-    rows = [(name, percent(f.value, f.spread)) for name, f in scored.figures.items()]
+    header, rows = ["figure", "measured"], []
+    if scored.intervals:
+        header.append("95 % over people")
+    for name, figure in scored.figures.items():
+        row = [name, percent(figure.value, figure.spread)]
+        if scored.intervals:
+            limits = scored.intervals.get(name)
+            row.append("" if limits is None else " to ".join(map(percent, limits)))
+        rows.append(row)
     spread = any(figure.spread is not None for figure in scored.figures.values())
     steps = [*scored.steps, *([f"± is the {scored.spread}"] if spread and scored.spread else [])]
-    return Table(title, ("figure", "measured"), rows, "\n".join(f"- {step}" for step in steps))
+    return Table(title, header, rows, "\n".join(f"- {step}" for step in steps))
 
 
 def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Result]) -> list[Table]:
-    """Returns the tables of all protocols."""
-    return [protocol_table(titles[name], found) for name, found in scored.items()]
+    """Returns the tables of all protocols, with those of calibrations behind their protocol."""
+    tables = []
+    for name, found in scored.items():
+        tables.append(protocol_table(titles[name], found))
+        if found.calibration is not None:
+            tables.append(threshold_table(titles[name], found.calibration))
+            tables.append(quality_table(titles[name], found.calibration))
+    return tables
 
 
 def write_evaluation(
@@ -99,6 +114,10 @@ def _draw(scored: Mapping[str, Result]) -> Drawn:
     ranked = {name: found.ranks for name, found in scored.items() if found.ranks is not None}
     if ranked:
         drawn["cmc"] = ("Cumulative match characteristic", figures.cmc_curves(ranked))
+    for name, found in scored.items():
+        if found.calibration is not None:
+            picture = reliability_diagram(found.calibration.quality)
+            drawn[f"{name}-reliability"] = (f"Reliability of probabilities: {name}", picture)
     return drawn
 
 

@@ -1,10 +1,12 @@
 """What the commands do, for Python and notebooks too.
 
-from hyperface.runs import prepare, train
+from hyperface.runs import embed, prepare, train, verify
 
-prepare.prepare(prepare.Prepare("photos/", out="mine", held_out=10))
-run = train.train("my_experiment.py", workdir="runs/mine")
+prepare.prepare(prepare.Prepare("photos/", out="mine", detect=True))
+run = train.train("mine", workdir="runs/mine")
 print(run.scores)
+print(embed.embed("photos/", "runs/mine").features.shape)
+print(verify.verify("one.jpg", "other.jpg", run="runs/mine").best.similarity)
 """
 
 from hyperface.extras import require

@@ -16,6 +16,7 @@ from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
 from hyperface.devices import mesh
 from hyperface.errors import InputError, expect
+from hyperface.evaluate.calibration_file import StoredCalibration, from_dict
 from hyperface.evaluate.embed import (
     MIRROR_STEPS,
     PIXEL_STEP,
@@ -61,6 +62,12 @@ class Network(NamedTuple):
     """Factor by which a data set's images are made smaller per side, before that."""
     steps: tuple[str, ...]
     """What it is and does, a sentence each."""
+    digest: str = ""
+    """Of its weights, by which a calibration is known to be of this network."""
+    mirror: Mirror = "none"
+    """How features of image and mirror image are merged."""
+    calibration: StoredCalibration | None = None
+    """The one that an export carries."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
         """Opens a split, and checks that its images fit.
@@ -115,6 +122,8 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
                 f"the pixels themselves are the features, {PIXEL_STEP}",
                 MIRROR_STEPS[mirror or "none"],
             ),
+            digest="pixels",
+            mirror=mirror or "none",
         )
     exported = path / "embedder.stablehlo" if path.is_dir() else path
     if exported.suffix.lower() == ".stablehlo" and exported.is_file():
@@ -150,6 +159,8 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
         crop and tuple(crop),
         experiment["data"].get("shrink", 1),
         steps,
+        digest=saved.digest(),
+        mirror=merge,
     )
 
 
@@ -176,7 +187,17 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         features = embed(cast(jax.Array, images))
         return features, l2_norm(features)
 
-    return Network(apply, shape, crop, record["shrink"], steps)
+    carried = record.get("calibration")
+    return Network(
+        apply,
+        shape,
+        crop,
+        record["shrink"],
+        steps,
+        digest=record["files"][path.name]["sha256"][:16],
+        mirror=merge,
+        calibration=from_dict(carried, str(path.with_name(exported.NAME))) if carried else None,
+    )
 
 
 def _reserve(path: Path, size: int) -> None:

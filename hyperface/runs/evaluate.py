@@ -5,13 +5,21 @@
     hyperface evaluate exported/ --protocol cfp-fp            a network of hyperface export
     hyperface evaluate net.onnx --protocol lfw,blufr          released weights
     hyperface evaluate features.npz --protocol lfw            `features` and their `names`
+    hyperface evaluate runs/mine --protocol folder --dataset mine     people of your own
+    hyperface evaluate runs/mine --protocol pairs --dataset mine --pairs pairs.csv
     hyperface evaluate pixels --protocol lfw --preset plain   what any network has to beat
     hyperface evaluate runs/casia --protocol lfw --resolution 1 4 16 25 36 64
 
-Protocols: lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, xqlfw, pairs
-(any list), ijba, ijba-search, cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface,
-tinyface. Every step that was taken is printed, and recorded with all figures in evaluation.json;
-evaluation.html has the curves and the hardest pairs.
+Protocols: folder (all pairs of your own people, with thresholds and calibration), pairs (any list),
+lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, xqlfw, ijba, ijba-search,
+cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface, tinyface. Every step that was taken
+is printed, and recorded with all figures in evaluation.json; evaluation.html has the curves and the
+hardest pairs. With folder, calibration.json has what hyperface verify needs. A list of pairs is for
+example:
+
+    first,second,same
+    ada/1.jpg,ada/2.jpg,1
+    ada/1.jpg,bob/1.jpg,0
 
 In Python, `plan` turns the same options into tasks and `run` scores them.
 """

@@ -44,8 +44,9 @@ class Evaluate:
     ijbb and ijbc."""
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
-    bootstrap: int = 0
-    """Resamples of people, for 95 % intervals of a pair list's rates; 1,000 are usual."""
+    bootstrap: int | None = None
+    """Resamples of people, for 95 % intervals; 0 for none. By default 1,000 for "folder", and none
+    for pair lists."""
     resolution: tuple[float, ...] = ()
     """Factors by which images are made smaller in area and enlarged again (Ring loss, Exp. 6)."""
     dataset: str | None = None
@@ -53,8 +54,16 @@ class Evaluate:
     split: str = "test"
     """Split of the data set."""
     pairs: Path | None = None
-    """List of the protocol "pairs": a path, or a name among the protocol files. AgeDB's own .mat is
-    a list too. The default is the data set's pairs.csv."""
+    """List of the protocol "pairs": a path, or a name among the protocol files; by default the data
+    set's pairs.csv. It is a CSV file whose first line is first,second,same or
+    first,second,same,fold, with 1 for one person, 0 for two people, and folds from 0. The images
+    have the names of the data set, person/file. Example of a line: ada/1.jpg,ada/2.jpg,1. Text
+    lists "a.jpg b.jpg 1" and AgeDB's own .mat are read too."""
+    folds: int | None = None
+    """Folds of a list of the protocol "pairs" that names none; by default 10, and fewer where there
+    are fewer pairs of a kind."""
+    seed: int = 0
+    """Of the two halves of people of the protocol "folder"."""
     distractors: str | None = None
     """Images among which "megaface" searches: a prepared data set, or a features file. The names of
     an .npy are in a .txt beside it, if there is one."""

@@ -105,7 +105,7 @@ def _settings(options: Evaluate) -> Settings:
     for factor in options.resolution:
         if not (math.isfinite(factor) and factor >= 1):
             raise InputError(f"--resolution: expected area factors from 1, found {factor}.")
-    for name, least in (("gammas", 1), ("bootstrap", 0)):
+    for name, least in (("gammas", 1), ("bootstrap", 0), ("folds", 2), ("seed", 0)):
         if (value := getattr(options, name)) is not None and value < least:
             raise InputError(f"--{name}: expected at least {least}, found {value}.")
     # Released networks are scored as they are; NormFace's PCA is a part of NormFace's recipe.
@@ -114,6 +114,8 @@ def _settings(options: Evaluate) -> Settings:
         rules=PRESETS[preset] if preset else None,
         pca=_checked_pca(options.pca),
         bootstrap=options.bootstrap,
+        folds=options.folds,
+        seed=options.seed,
         rule=options.rule or "blufr",
         gammas=options.gammas,
         pool_media=options.pool_media,
@@ -180,9 +182,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
     images = Images(options.source)
     if not is_features(options.source):
         if dataset is None:
-            raise InputError(
-                f"{protocol.name}: expected --dataset, whose images the list compares."
-            )
+            raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
         open_split(dataset, options.split, data_dir)
         images = Images(options.source, dataset, options.split, data_dir, mirror=options.mirror)
     title = protocol.title

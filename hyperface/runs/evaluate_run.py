@@ -18,20 +18,31 @@ from hyperface.console import log_console
 from hyperface.data.manifest import Manifest
 from hyperface.data.resolution import degrade
 from hyperface.devices import mesh, processes
+from hyperface.evaluate.calibration_file import NAME as CALIBRATION
+from hyperface.evaluate.calibration_file import store
 from hyperface.files import digest
-from hyperface.protocols.features import NamedFeatures, check, read_features, read_names
+from hyperface.protocols.features import (
+    NamedFeatures,
+    check,
+    read_features,
+    read_names,
+    read_origin,
+)
 from hyperface.protocols.protocol import Distractors
 from hyperface.protocols.result import Figure, Result, over_snapshots
 from hyperface.report.cleaning import NamedImages
 from hyperface.report.evaluation import Pixels, protocol_tables, write_evaluation
 from hyperface.report.tables import as_text
-from hyperface.runs import program
+from hyperface.runs import next_steps, program
 from hyperface.runs.embedding import embed_into, open_network
 from hyperface.runs.evaluate_plan import FULL, Images, Task
 from hyperface.train.logs import run_digest
 
 log = logging.getLogger("hyperface")
 
+
+RESULTS = ("evaluation.json", "evaluation.html")
+ADVICE = "The figures are above; choose another folder by --out to have the report too."
 VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
 """Packages whose versions are recorded."""
 
@@ -56,12 +67,11 @@ def run(
     """
     writes = processes.is_writer()
     if writes and out is not None:
-        owned.check_free(out / "evaluation.json", out / "evaluation.html")
+        owned.check_free(*(out / name for name in (*RESULTS, CALIBRATION)))
     with contextlib.ExitStack() as stack:
-        if out is not None:
-            stack.enter_context(owned.writing(out))
-        scratch = owned.scratch(out) if writes and out else tempfile.TemporaryDirectory()
-        features = FeatureCache(Path(stack.enter_context(scratch)))
+        folder = _scratch(stack, out if writes else None)
+        stack.enter_context(owned.writing(folder))
+        features = FeatureCache(folder)
         shots: dict[str, list[Result]] = {}
         for task in tasks:
             named = features.of(task.images)
@@ -77,18 +87,49 @@ def run(
         for table in protocol_tables(titles, results):
             log.info(f"\n{as_text(table)}")
         if out is not None:
-            write_evaluation(
-                out,
-                source=str(tasks[0].images.source),
-                scored=results,
-                titles=titles,
-                pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
-                sweeps=_sweeps(tasks, results),
-                settings=_record(tasks, features.digests, request or {}),
-            )
+            with owned.writing(out, ADVICE):
+                _write_calibration(out, tasks, results, features)
+                write_evaluation(
+                    out,
+                    source=str(tasks[0].images.source),
+                    scored=results,
+                    titles=titles,
+                    pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
+                    sweeps=_sweeps(tasks, results),
+                    settings=_record(tasks, features.digests, request or {}),
+                )
     if out is not None:
         log.info(f"\nReport: {out / 'evaluation.html'}")
+        if (out / CALIBRATION).exists():
+            log.info(next_steps.after_calibration(tasks[0].images, out / CALIBRATION))
     return results
+
+
+def _scratch(stack: contextlib.ExitStack, out: Path | None) -> Path:
+    """Returns a folder for features: in the report's, or elsewhere if that cannot be written.
+
+    The figures of a run in a read-only folder are worth more than an early error.
+    """
+    if out is not None:
+        try:
+            return stack.enter_context(owned.scratch(out))
+        except OSError as error:
+            if error.errno not in program.OF_THE_DISK:
+                raise
+    return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+def _write_calibration(
+    out: Path, tasks: Sequence[Task], results: Mapping[str, Result], features: "FeatureCache"
+) -> None:
+    """Writes the calibration of a network on images as they are; an earlier one is removed."""
+    owned.remove(out / CALIBRATION)
+    for task in tasks:
+        fitted = results[task.name].calibration
+        if fitted is not None and task.images.area == FULL:
+            model, mirror = features.networks[task.images]
+            stored = store(fitted, model=model, mirror=mirror, protocol=task.title)
+            owned.write_text(out / CALIBRATION, stored.to_text())
 
 
 def _score(task: Task, named: NamedFeatures, distractors: Distractors | None) -> Result:
@@ -179,6 +220,8 @@ class FeatureCache:
         self._scratch = scratch
         self._features: dict[Images, NamedFeatures] = {}
         self._images: dict[Images, NamedImages] = {}
+        self.networks: dict[Images, tuple[str, str]] = {}
+        """Digest and mirror merge of the network behind the features; "" for an unknown one."""
         self.digests: dict[str, str] = {}
         """Digests of names and features, by the images' label."""
 
@@ -191,6 +234,7 @@ class FeatureCache:
         if images not in self._features:
             if images.dataset is None:
                 self._features[images] = read_features(images.source)
+                self.networks[images] = read_origin(images.source)
             else:
                 self._features[images] = self._embed(images, images.dataset)
             self.digests[str(images)] = self._features[images].digest()
@@ -198,6 +242,7 @@ class FeatureCache:
 
     def _embed(self, images: Images, dataset: str) -> NamedFeatures:
         network = open_network(images.source, images.checkpoint, images.mirror)
+        self.networks[images] = network.digest, network.mirror
         split = network.open_split(dataset, images.split, images.data_dir)
         change = None if images.area == FULL else partial(degrade, factor=images.area)
         path = self._scratch / str(len(self._features))

@@ -58,6 +58,9 @@ class Export:
     """Licence of the weights, by the name that model hubs use ("mit"), for the card."""
     evaluation: Path | None = None
     """The evaluation.json of these weights, for the card; the one in a run's folder by default."""
+    calibration: Path | None = None
+    """The calibration.json of these weights, which the export then carries; the one in a run's
+    folder by default."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -78,8 +81,9 @@ def main(args: Sequence[str]) -> None:
     usual = saved.experiment["evaluation"]["mirror"] if saved.experiment else "none"
     settings = {"mirror": options.mirror or usual, "normalize": options.normalize}
     protocols = _protocols(options)
+    calibration = _calibration(options, saved, settings["mirror"])
     with owned.writing(options.out):
-        record = _write(options.out, saved, settings, formats)
+        record = _write(options.out, saved, settings, formats, calibration)
         card = Card(
             record=record,
             feature_dim=export.feature_dim(saved),
@@ -124,7 +128,36 @@ def _protocols(options: Export) -> dict:
     )
 
 
-def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[str]) -> dict:
+def _calibration(options: Export, saved: "SavedBackbone", mirror: str) -> dict | None:
+    """The calibration of the network that is exported; None if there is none.
+
+    Raises:
+      InputError: the file that was named is of another network.
+    """
+    from hyperface.evaluate.calibration_file import NAME, read_calibration
+
+    path = options.calibration or options.source / "evaluation" / NAME
+    if options.calibration is None and not path.is_file():
+        return None
+    found = read_calibration(path)
+    if (found.model, found.mirror) == (saved.digest(), mirror):
+        return found.to_dict()
+    if options.calibration is None:
+        return None  # Of another step or merge, or from before the run went on.
+    raise InputError(
+        f"--calibration: expected that of {options.source} with --mirror {mirror}, found that of "
+        f"another network or with --mirror {found.mirror} in {path}. Evaluate it again by "
+        "--protocol folder."
+    )
+
+
+def _write(
+    out: Path,
+    saved: "SavedBackbone",
+    settings: dict,
+    formats: Sequence[str],
+    calibration: dict | None,
+) -> dict:
     """Writes each file and checks it; one that gives other features is removed.
 
     Returns:
@@ -144,6 +177,7 @@ def _write(out: Path, saved: "SavedBackbone", settings: dict, formats: Sequence[
         "crop": saved.experiment and saved.experiment["data"].get("crop"),
         "shrink": saved.experiment["data"].get("shrink", 1) if saved.experiment else 1,
         **settings,
+        "calibration": calibration,
         "files": {},
     }
     for name, content in contents.items():

@@ -19,14 +19,17 @@ is given again; a data set has its name only once it is whole.
 In Python, `prepare` does the same; `plan` turns the options into a task and `run` carries it out.
 """
 
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperface.errors import InputError
-from hyperface.runs import program
-from hyperface.runs.prepare_options import AUTOMATIC, MAIN_OPTIONS, Prepare
+from hyperface.runs import next_steps, program
+from hyperface.runs.prepare_options import AUTOMATIC, MAIN_OPTIONS, OWN_NAMES, Prepare
+
+log = logging.getLogger("hyperface")
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
     from rich.console import Console
@@ -63,7 +66,7 @@ def main(args: Sequence[str]) -> None:
         inspect(options.source, options.data_dir)
         return
     try:
-        run(plan(options))
+        prepare(options)
     except MixedSizes as error:
         command = shlex.join(["hyperface", "prepare", *args, "--detect"])
         raise InputError(f"{error} For example: {command}") from None
@@ -86,7 +89,14 @@ def prepare(options: Prepare) -> Path:
     Example:
       >>> prepare(Prepare("photos/", out="mine", held_out=10))  # doctest: +SKIP
     """
-    return run(plan(options))
+    from hyperface.data.manifest import Manifest
+
+    folder = run(plan(options))
+    name = folder.parent.name
+    proposed = next_steps.after_prepare(options, name, folder, Manifest.read(folder))
+    if proposed and name not in OWN_NAMES.values():
+        log.info(proposed)
+    return folder
 
 
 def plan(options: Prepare) -> "Task":

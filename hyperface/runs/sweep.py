@@ -33,7 +33,7 @@ import tyro
 from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
 from hyperface.errors import InputError, expect, unknown_name
-from hyperface.runs import program, train
+from hyperface.runs import own_data, program, train
 from hyperface.runs.train_options import Train
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
@@ -99,7 +99,8 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
     Raises:
       InputError: a field, a value or a combination does not fit.
     """
-    experiment = dataclasses.replace(experiments.load(options.experiment), compare=())
+    chosen = own_data.load(options.experiment, own_data.data_dir_in(more))
+    experiment = dataclasses.replace(chosen, compare=())
     base = Train(experiment, file=experiments.file_of(options.experiment))
     fields = _fields(options.fields, base.experiment)
     out = options.out or Path("runs") / f"sweep-{base.experiment.name}"

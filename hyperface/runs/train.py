@@ -1,12 +1,15 @@
 """Trains an experiment, scores it, and writes its report.
 
     hyperface train [EXPERIMENT] [--steps 800] [--loss.ring.weight 0.01] ...
+    hyperface train mine                     your photos, after hyperface prepare ... --out mine
     hyperface train my_experiment.py --steps 800
 
-Without a name the default experiment is trained. A Python file of your own defines EXPERIMENT, and
-may hold a backbone, a loss and a function for metrics. Every field of the experiment is an option.
-The same command goes on with a run that was killed, and with more --steps from the end of one that
-is finished. --list shows the experiments and --list-models the backbones.
+Without a name the default experiment is trained. The name of a data set that hyperface prepare
+made trains a small network on it; batch, steps and schedule suit its size. A Python file of your
+own defines EXPERIMENT, and may hold a backbone, a loss and a function for metrics. Every field of
+the experiment is an option. The same command goes on with a run that was killed, and from the end
+of one that is finished if it has more --steps. --list shows the experiments, and --list-models the
+backbones.
 
 From Python:
 
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hyperface import experiments
 from hyperface.config.experiment import Experiment, check
-from hyperface.runs import program
+from hyperface.runs import own_data, program
 from hyperface.runs.train_options import MAIN_OPTIONS, Train
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
@@ -38,12 +41,13 @@ def main(args: Sequence[str]) -> None:
     """Parses the options, then loads jax and runs; a run that diverges has a status of its own."""
     name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     name = name or experiments.DEFAULT
-    chosen = experiments.load(name)
+    data_dir = own_data.data_dir_in(args)
+    chosen = own_data.load(name, data_dir)
     options = program.parse(
         Train,
         args,
         prog=f"hyperface train {name}",
-        description=f"{__doc__}\n{name}: {experiments.run_card(name)}",
+        description=f"{__doc__}\n{name}: {own_data.run_card(name, data_dir)}",
         default=Train(experiment=chosen, file=experiments.file_of(name)),
         main_options=MAIN_OPTIONS,
     )
@@ -81,9 +85,10 @@ def train(
     Progress is logged; `hyperface.console.show_log` shows it as the command does.
 
     Args:
-      experiment: an experiment, the name of one of ours, or the path of a Python file with one.
-        `dataclasses.replace` changes its fields. A run of an experiment that was defined in a
-        notebook can be evaluated by commands only if it holds no objects.
+      experiment: an experiment, the name of one of ours, the path of a Python file with one, or the
+        name of a prepared data set. `dataclasses.replace` changes its fields. A run of an
+        experiment that was defined in a notebook can be evaluated by commands only if it holds no
+        objects.
       workdir: the run's folder; runs/NAME by default.
       data_dir: folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default.
       init_from: backbone to fine-tune: a run's folder or a file of weights.
@@ -107,7 +112,7 @@ def train(
     file = None
     if not isinstance(experiment, Experiment):
         file = experiments.file_of(str(experiment))
-        experiment = experiments.load(str(experiment))
+        experiment = own_data.load(str(experiment), None if data_dir is None else Path(data_dir))
     options = Train(
         experiment=experiment,
         workdir=None if workdir is None else Path(workdir),

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import logging
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from hyperface.evaluate.people_folds import PeopleFolds, put_together
 from hyperface.report.people_folds import TrainedFolds, folds_tables, write_folds_report
 from hyperface.report.run import Trained, run_tables, write_run_report
 from hyperface.report.tables import as_text
+from hyperface.runs import next_steps
 from hyperface.runs.evaluate_own import restored
 from hyperface.runs.train_plan import Task
 from hyperface.train import loop
@@ -191,7 +191,7 @@ def _report_folds(
             tables=tables,
             settings=_settings(whole, task.folder),
         )
-    _log_next(task.folder)
+    _log_next(experiment, task.folder, task.data_dir)
 
 
 def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -201,10 +201,12 @@ def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
     }
 
 
-def _log_next(folder: Path) -> None:
+def _log_next(experiment: Experiment, folder: Path, data_dir: Path) -> None:
     log.info(f"\nReport: {folder / 'report.html'}")
-    again = shlex.join(["hyperface", "evaluate", str(folder)])
-    log.info(f"Score the checkpoint again: {again}")
+    log.info(f"Score the checkpoint again: {next_steps.after_any_training(folder, data_dir)}")
+    proposed = next_steps.after_training(experiment, folder, data_dir)
+    if proposed:
+        log.info(proposed)
 
 
 def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, Result]) -> None:
@@ -227,4 +229,4 @@ def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, 
             tables=tables,
             settings=_settings(experiment, workdir),
         )
-    _log_next(workdir)
+    _log_next(experiment, workdir, task.data_dir)

@@ -1,5 +1,6 @@
 """Reads the backbone, and nothing else, from a checkpoint of a run."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -41,6 +42,14 @@ class SavedBackbone(NamedTuple):
     """The pixels that a weight file was trained on, if they are not this library's."""
     folder: Path | None = None
     """The folder of the run, with the copy of its experiment file if it has one."""
+
+    def digest(self) -> str:
+        """Returns sixteen hexadecimal digits of SHA-256 over the arrays and their names."""
+        total = hashlib.sha256(self.model.encode())
+        for name, array in sorted(self.arrays.items()):
+            total.update(f"{name} {array.dtype} {array.shape};".encode())
+            total.update(array.tobytes())
+        return total.hexdigest()[:16]
 
     def network(self) -> nn.Module:
         """Returns the backbone as a module that computes in float32.

@@ -1,0 +1,157 @@
+"""A calibration as a small JSON file: the thresholds and probabilities of one network.
+
+It is plain data, for other programs too: a pair is of one person at a rate if the cosine of its
+features is at least the rate's threshold, and the log-likelihood ratio is slope * cosine + offset.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperface.errors import InputError
+from hyperface.evaluate.embed import MIRROR_STEPS
+from hyperface.files import read_json
+from hyperface.metrics.calibration import Calibration, Logistic
+from hyperface.metrics.operating_points import OperatingPoint
+
+NAME = "calibration.json"
+FORMAT, VERSION = "hyperface-calibration", 1
+LARGEST = 2**20
+"""Bytes of the file."""
+_OPTIONAL = ("measured_far", "measured_tar", "measured_frr")
+
+
+@dataclass(frozen=True)
+class StoredCalibration:
+    """The calibration of a network, and what it was fitted on."""
+
+    model: str
+    """Digest of the network's weights."""
+    mirror: str
+    """How features of image and mirror image were merged."""
+    protocol: str
+    """What was done, in words."""
+    num_same: int
+    """Same pairs that it was fitted on."""
+    num_different: int
+    points: tuple[OperatingPoint, ...]
+    """One per rate, falling."""
+    logistic: Logistic
+
+    def point(self, far: float) -> OperatingPoint:
+        """Returns the operating point of a rate, or that of the next lower rate.
+
+        Raises:
+          InputError: no rate is so low.
+        """
+        found = [point for point in self.points if point.far <= far * (1 + 1e-9)]
+        if not found:
+            rates = ", ".join(f"{point.far:g}" for point in self.points)
+            raise InputError(f"--far: expected at least one of {rates}, found {far:g}.")
+        return max(found, key=lambda point: point.far)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of the file."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "mirror": self.mirror,
+            "protocol": self.protocol,
+            "same pairs": self.num_same,
+            "different pairs": self.num_different,
+            "thresholds": [point._asdict() for point in self.points],
+            "logistic": self.logistic._asdict(),
+        }
+
+    def to_text(self) -> str:
+        """Returns the text of the file."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> StoredCalibration:
+    """Returns what is stored of a calibration that a protocol fitted."""
+    return StoredCalibration(
+        model=model,
+        mirror=mirror,
+        protocol=protocol,
+        num_same=found.num_same,
+        num_different=found.num_different,
+        points=found.points,
+        logistic=found.logistic,
+    )
+
+
+def read_calibration(path: Path) -> StoredCalibration:
+    """Reads a calibration file.
+
+    Raises:
+      InputError: it is missing, damaged, or no such file.
+    """
+    return from_dict(read_json(path, LARGEST), str(path))
+
+
+def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
+    """Returns the calibration that `to_dict` recorded.
+
+    Args:
+      record: the content of the file.
+      origin: where it is from, for messages.
+
+    Raises:
+      InputError: it is of another kind or version, or a value is missing or of another type.
+    """
+    kind = record.get("format"), record.get("version")
+    if kind != (FORMAT, VERSION):
+        raise InputError(
+            f"{origin}: expected a calibration by hyperface evaluate --protocol folder "
+            f"({FORMAT} {VERSION}), found another file: {str(kind)[:80]}."
+        )
+    try:
+        points = tuple(_point(point) for point in record["thresholds"])
+        found = StoredCalibration(
+            model=_text(record["model"]),
+            mirror=_text(record["mirror"]),
+            protocol=_text(record["protocol"]),
+            num_same=int(_number(record["same pairs"])),
+            num_different=int(_number(record["different pairs"])),
+            points=points,
+            logistic=Logistic(*(_number(record["logistic"][n]) for n in Logistic._fields)),
+        )
+        if not points:
+            raise ValueError("no threshold")
+        if found.mirror not in MIRROR_STEPS:
+            raise ValueError(f"mirror {found.mirror!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{origin}: expected a whole calibration, found a damaged one ({type(error).__name__} "
+            f"{str(error)[:100]}). Evaluate again by --protocol folder."
+        ) from None
+    return found
+
+
+def _point(record: dict[str, Any]) -> OperatingPoint:
+    rates = {n: None if record[n] is None else _number(record[n]) for n in _OPTIONAL}
+    if not isinstance(record["supported"], bool):
+        raise TypeError("supported is neither true nor false")
+    return OperatingPoint(
+        far=_number(record["far"]),
+        threshold=_number(record["threshold"]),
+        reject_threshold=_number(record["reject_threshold"]),
+        supported=record["supported"],
+        **rates,
+    )
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"expected a number, found {str(value)[:40]}")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {str(value)[:40]}")
+    return value

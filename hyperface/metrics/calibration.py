@@ -1,0 +1,288 @@
+"""Similarities as probabilities: logistic and isotonic calibration, and how good they are.
+
+A calibration turns a similarity into a log-likelihood ratio: the logarithm of how much more often
+such a similarity comes from two images of one person than from two people. Same and different pairs
+weigh equally here, so that the result does not depend on how many pairs of each kind there are.
+`Logistic.probability` adds the prior of the user.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.metrics.operating_points import (
+    OperatingPoint,
+    checked_pairs,
+    measured,
+    operating_points,
+)
+
+BINS = 15
+"""Bins of a reliability diagram, and of the expected calibration error."""
+LEAST_PROBABILITY = 1e-12
+"""Probabilities are kept this far from 0 and 1, where the cost of a mistake is infinite."""
+
+
+class Logistic(NamedTuple):
+    """A calibration with two numbers: log-likelihood ratio = slope * similarity + offset."""
+
+    slope: float
+    offset: float
+
+    def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
+        """Returns the natural logarithm of the likelihood ratio, of the shape of the scores."""
+        return self.slope * np.asarray(scores, np.float64) + self.offset
+
+    def probability(self, scores: np.ndarray | float, prior: float = 0.5) -> np.ndarray:
+        """Returns the probability that a pair shows one person.
+
+        Args:
+          scores: similarities.
+          prior: share of same pairs among all that are compared, in (0, 1).
+
+        Example:
+          >>> found = Logistic(10.0, -4.0)
+          >>> print(f"{found.probability(0.4):.2f} {found.probability(0.4, prior=0.1):.2f}")
+          0.50 0.10
+        """
+        if not 0 < prior < 1:
+            raise ValueError(f"expected a prior in (0, 1), found {prior}")
+        log_odds = self.log_ratio(scores) + np.log(prior / (1 - prior))
+        return _probability(log_odds)
+
+
+class Isotonic(NamedTuple):
+    """A calibration by a rising line through points; beyond the ends it is constant."""
+
+    scores: np.ndarray
+    """[points], rising."""
+    probabilities: np.ndarray
+    """[points] probability of one person at equal priors, rising, in (0, 1)."""
+
+    def probability(self, scores: np.ndarray) -> np.ndarray:
+        """Returns the probability that a pair shows one person, at equal priors."""
+        return np.interp(np.asarray(scores, np.float64), self.scores, self.probabilities)
+
+
+class Quality(NamedTuple):
+    """How good probabilities are."""
+
+    cllr: float
+    """Cost of the log-likelihood ratio in bits per pair, see `cllr`."""
+    reliability: "Reliability"
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram: what was said, and how often it was true, in bins of equal width."""
+
+    stated: np.ndarray
+    """[bins] mean probability in each bin that is not empty."""
+    observed: np.ndarray
+    """[bins] share of same pairs in it, both kinds weighing equally."""
+    weight: np.ndarray
+    """[bins] share of all pairs, both kinds weighing equally; the sum is 1."""
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of stated and observed."""
+        return float(np.sum(self.weight * np.abs(self.stated - self.observed)))
+
+
+class Calibration(NamedTuple):
+    """What turns similarities into decisions and probabilities, and how good it is."""
+
+    points: tuple[OperatingPoint, ...]
+    """One per rate, falling."""
+    logistic: Logistic
+    isotonic: Isotonic
+    num_same: int
+    """Same pairs that it was fitted on."""
+    num_different: int
+    quality: Mapping[str, Quality] = MappingProxyType({})
+    """Of the similarity read as a probability, and after each fit, on pairs of other people."""
+
+    def measured_on(self, scores: np.ndarray, same: np.ndarray) -> "Calibration":
+        """Returns the calibration with its rates and its quality on pairs of other people."""
+        stated = {
+            "similarity as probability": cosine_as_probability(scores),
+            "logistic": self.logistic.probability(scores),
+            "isotonic": self.isotonic.probability(scores),
+        }
+        return self._replace(
+            points=tuple(measured(point, scores, same) for point in self.points),
+            quality={
+                name: Quality(cllr(p, same), reliability(p, same)) for name, p in stated.items()
+            },
+        )
+
+
+def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Calibration:
+    """Fits thresholds, the logistic and the isotonic calibration on pairs.
+
+    Args:
+      scores: [pairs] cosines.
+      same: [pairs] bool, or 0 and 1.
+      fars: error rates that get thresholds.
+
+    Raises:
+      ValueError: a score is not finite, lengths differ, or a kind is missing.
+
+    Example:
+      >>> found = calibrate(np.array([0.9, 0.7, 0.3, 0.1]), np.array([1, 1, 0, 0]), [0.5])
+      >>> found.points[0].decide(0.8), found.num_same
+      ('same', 2)
+    """
+    scores, same = checked_pairs(scores, same)
+    return Calibration(
+        points=operating_points(scores, same, sorted(fars, reverse=True)),
+        logistic=fit_logistic(scores, same),
+        isotonic=fit_isotonic(scores, same),
+        num_same=int(same.sum()),
+        num_different=int(np.sum(~same)),
+    )
+
+
+def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
+    """Fits the two numbers of a logistic calibration by scikit-learn.
+
+    The targets are Platt's, (n + 1) / (n + 2) and 1 / (n + 2) of n pairs of a kind, in place of 1
+    and 0. With them the optimum is finite even where the similarities separate both kinds.
+
+    Args:
+      scores: [pairs] similarities, higher for more alike.
+      same: [pairs] bool, or 0 and 1.
+
+    Raises:
+      ValueError: a score is not finite, lengths differ, or a kind is missing.
+
+    Example:
+      >>> found = fit_logistic(np.array([0.9, 0.7, 0.3, 0.1]), np.array([1, 1, 0, 0]))
+      >>> print(f"{found.slope:.2f} {found.probability(0.5):.2f}")
+      3.37 0.50
+
+    References:
+      J. Platt. Probabilistic outputs for support vector machines. Advances in Large Margin
+      Classifiers, 1999.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    scores, same = checked_pairs(scores, same)
+    counts = np.where(same, same.sum(), np.sum(~same))
+    target = np.where(same, counts + 1, 1) / (counts + 2)
+    # Each pair is there as both kinds, weighed by its target: the solver takes whole classes only.
+    weights = np.concatenate([target, 1 - target]) / np.tile(counts, 2)
+    centre, width = scores.mean(), scores.std() or 1.0
+    machine = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
+    machine.fit(
+        np.tile((scores - centre) / width, 2)[:, None],
+        np.repeat([True, False], scores.size),
+        weights * (scores.size / weights.sum()),
+    )
+    slope = float(machine.coef_[0, 0]) / width
+    return Logistic(slope, float(np.ravel(machine.intercept_)[0]) - slope * centre)
+
+
+def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
+    """Fits a rising calibration by scikit-learn's pool adjacent violators.
+
+    A pair of each kind is added at both ends, so that no probability is 0 or 1.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
+
+    Raises:
+      ValueError: as `fit_logistic`.
+
+    Example:
+      >>> found = fit_isotonic(np.array([0.9, 0.5, 0.4, 0.1]), np.array([1, 0, 1, 0]))
+      >>> print(found.probability(np.array([0.0, 0.45, 1.0])).round(2))
+      [0.33 0.5  0.67]
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    scores, same = checked_pairs(scores, same)
+    low, high = scores.min(), scores.max()
+    place = np.concatenate([scores, [low, low, high, high]])
+    kind = np.concatenate([same, [True, False, True, False]])
+    weights = 1.0 / np.where(kind, kind.sum(), np.sum(~kind))
+    machine = IsotonicRegression(out_of_bounds="clip").fit(place, kind, sample_weight=weights)
+    return Isotonic(machine.X_thresholds_, machine.y_thresholds_)
+
+
+def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
+    """Reads a cosine as a probability, (1 + cosine) / 2, as is often done without calibration."""
+    return (1.0 + np.asarray(scores, np.float64)) / 2.0
+
+
+def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
+    """Cost of the log-likelihood ratio: the mean bits lost per pair, both kinds weighing equally.
+
+        Cllr = (mean over same of log2(1 + 1/LR) + mean over different of log2(1 + LR)) / 2
+
+    0 is perfect, and 1 is what the answer "I do not know" costs, which has LR = 1 always.
+
+    Args:
+      probabilities: [pairs] probability of one person at equal priors, in [0, 1].
+      same: [pairs] bool, or 0 and 1.
+
+    Raises:
+      ValueError: lengths differ, a probability is outside [0, 1], or a kind is missing.
+
+    Example:
+      >>> print(cllr(np.array([0.5, 0.5]), np.array([1, 0])))
+      1.0
+
+    References:
+      N. Brümmer, J. du Preez. Application-independent evaluation of speaker detection. Computer
+      Speech & Language 20, 2006.
+    """
+    stated, same = _checked_probabilities(probabilities, same)
+    right = np.where(same, stated, 1.0 - stated)
+    bits = -np.log2(np.maximum(right, LEAST_PROBABILITY))
+    return float(0.5 * (bits[same].mean() + bits[~same].mean()))
+
+
+def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -> Reliability:
+    """Compares probabilities with how often they were right, in bins of equal width.
+
+    Both kinds of pairs weigh equally, as in the fits.
+
+    Args:
+      probabilities: [pairs] probability of one person at equal priors, in [0, 1].
+      same: [pairs] bool, or 0 and 1.
+      bins: number of bins; empty ones are left out.
+
+    Raises:
+      ValueError: as `cllr`.
+
+    Example:
+      >>> found = reliability(np.array([0.9, 0.9, 0.1, 0.1]), np.array([1, 0, 0, 0]), bins=2)
+      >>> print(found.observed.round(2), f"{found.error:.2f}")
+      [0.   0.75] 0.13
+    """
+    stated, same = _checked_probabilities(probabilities, same)
+    weights = 0.5 / np.where(same, same.sum(), np.sum(~same))
+    place = np.minimum((stated * bins).astype(np.int64), bins - 1)
+    total, said, right = (
+        np.bincount(place, weights=weights * column, minlength=bins)
+        for column in (np.ones_like(stated), stated, same)
+    )
+    used = total > 0
+    return Reliability(said[used] / total[used], right[used] / total[used], total[used])
+
+
+def _probability(log_odds: np.ndarray) -> np.ndarray:
+    """The logistic function, without overflow at either end."""
+    return np.exp(-np.logaddexp(0.0, -log_odds))
+
+
+def _checked_probabilities(stated: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    stated, same = checked_pairs(stated, same)
+    if stated.min() < 0 or stated.max() > 1:
+        raise ValueError(
+            f"expected probabilities in [0, 1], found {stated.min():g} to {stated.max():g}"
+        )
+    return stated, same

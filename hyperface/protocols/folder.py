@@ -1,0 +1,277 @@
+"""Verification of one's own people: all pairs of their images, in two halves of people.
+
+The thresholds and the calibration are fitted on the pairs of one half and measured on those of the
+other. No person is in both, so that the measured rates are those of people never seen before.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.metrics.bootstrap import (
+    Statistic,
+    bootstrap_figures,
+    resampled_accuracy,
+    resampled_eer,
+    resampled_tar,
+)
+from hyperface.metrics.calibration import calibrate
+from hyperface.metrics.chance import guess_warning, shift_warning
+from hyperface.metrics.roc import auc, eer, roc, tar_at_far
+from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW, supported
+from hyperface.metrics.verification import (
+    Pairs,
+    balanced_accuracy,
+    best_threshold,
+    cosine_scores,
+)
+from hyperface.protocols.features import NamedFeatures, people_of
+from hyperface.protocols.pair_verification import interval_steps
+from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.protocols.result import Figure, Result, hardest, pair_counts
+
+FARS = (0.1, 0.01, 0.001, 0.0001)
+"""False accept rates that get a threshold."""
+MOST_PAIRS = 500_000
+"""Pairs of a kind of a half, beyond which that many are drawn at random."""
+RESAMPLES = 1000
+"""Resamples of people behind the intervals, where the user asks for no other number."""
+FEW_PEOPLE = 20
+"""Test people below which the report warns."""
+
+
+class Half(NamedTuple):
+    """The pairs of one half of the people."""
+
+    pairs: Pairs
+    """By the rows of the features."""
+    drawn: tuple[int, int]
+    """Number of all same and of all different pairs, of which `pairs` may be a sample."""
+
+
+def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Deals people into two halves at random.
+
+    People with several images and people with one are dealt apart, so that both halves have about
+    as many same pairs.
+
+    Args:
+      people: [images] number of the person, from 0.
+      seed: of the shuffle.
+
+    Returns:
+      [people] bool, True for the half that calibrates.
+
+    Example:
+      >>> first = split_people(np.array([0, 0, 1, 1, 2, 3]))
+      >>> print(first[:2].sum(), first[2:].sum())
+      1 1
+    """
+    counts = np.bincount(people)
+    rng = np.random.default_rng(seed)
+    first = np.zeros(counts.size, bool)
+    first[rng.permutation(np.flatnonzero(counts > 1))[::2]] = True
+    # An odd one goes to the other half, so that four people always make two halves of two.
+    first[rng.permutation(np.flatnonzero(counts == 1))[1::2]] = True
+    return first
+
+
+def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> Half:
+    """Returns the pairs of some images: all of a kind, or a random sample of `most`.
+
+    Args:
+      people: [images] person of each image, of all images.
+      rows: the images that form pairs.
+      most: largest number of same and of different pairs.
+      seed: of the samples.
+
+    Example:
+      >>> half = pairs_of(np.array([0, 0, 1]), np.array([0, 1, 2]), most=10)
+      >>> half.pairs.first.tolist(), half.pairs.second.tolist(), half.drawn
+      ([0, 0, 1], [1, 2, 2], (1, 2))
+    """
+    rows = rows[np.argsort(people[rows], kind="stable")]
+    _, starts, counts = np.unique(people[rows], return_index=True, return_counts=True)
+    each = counts * (counts - 1) // 2
+    same_total, total = int(each.sum()), rows.size * (rows.size - 1) // 2
+    rng = np.random.default_rng(seed)
+    same = _same_pairs(starts, counts, _numbers(rng, same_total, most))
+    different = _different_pairs(starts, counts, _numbers(rng, total - same_total, most))
+    first, second = (np.concatenate(sides) for sides in zip(same, different, strict=True))
+    kind = np.arange(first.size) < same[0].size
+    order = np.lexsort((second, first))
+    pairs = Pairs(rows[first[order]], rows[second[order]], kind[order])
+    return Half(pairs, (same_total, total - same_total))
+
+
+def _numbers(rng: np.random.Generator, total: int, most: int) -> np.ndarray:
+    """Numbers of pairs, rising: all, or `most` of them drawn at random."""
+    if total <= most:
+        return np.arange(total)
+    return np.sort(rng.choice(total, most, replace=False, shuffle=False))
+
+
+def _same_pairs(
+    starts: np.ndarray, counts: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Same pairs by their numbers, as places in images sorted by person."""
+    upto = np.cumsum(counts * (counts - 1) // 2)
+    person = np.searchsorted(upto, numbers, side="right")
+    i, j = _triangle(numbers - np.concatenate([[0], upto])[person])
+    return starts[person] + i, starts[person] + j
+
+
+def _triangle(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pair (i, j), i < j, of each number in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    j = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
+    # The root of a large number may be rounded across a whole number.
+    j -= j * (j - 1) // 2 > numbers
+    j += (j + 1) * j // 2 <= numbers
+    return numbers - j * (j - 1) // 2, j
+
+
+def _different_pairs(
+    starts: np.ndarray, counts: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Different pairs by their numbers, as places in images sorted by person.
+
+    The first image of a pair is of an earlier person than the second.
+    """
+    ends = np.repeat(starts + counts, counts)  # Of the person of each image.
+    upto = np.cumsum(ends.size - ends)
+    first = np.searchsorted(upto, numbers, side="right")
+    return first, ends[first] + numbers - np.concatenate([[0], upto])[first]
+
+
+def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
+    """Fits on one half of the people and measures on the other."""
+    who, people = np.unique(people_of(named.names, name), return_inverse=True)
+    calibrates = split_people(people, settings.seed)
+    one, other = (
+        pairs_of(people, np.flatnonzero(calibrates[people] == half), MOST_PAIRS, settings.seed)
+        for half in (True, False)
+    )
+    _check_halves(name, one, other, np.bincount(people))
+    fitted, tested = (cosine_scores(named.features, half.pairs) for half in (one, other))
+    found = calibrate(fitted, one.pairs.same, FARS).measured_on(tested, other.pairs.same)
+    threshold = best_threshold(fitted, one.pairs.same)
+    figures, statistics = _figures(tested, other.pairs.same, threshold)
+    draws = RESAMPLES if settings.bootstrap is None else settings.bootstrap
+    intervals = {}
+    if draws:
+        sides = people[other.pairs.first], people[other.pairs.second]
+        resampled = bootstrap_figures(statistics, *sides, draws=draws, progress=settings.progress)
+        intervals = {label: (x.low, x.high) for label, x in resampled.items()}
+    first, second = ([str(named.names[i]) for i in side.tolist()] for side in other.pairs[:2])
+    accepts, rejects = hardest(tested, first, second, other.pairs.same)
+    return Result(
+        protocol=name,
+        figures={label: Figure(value) for label, value in figures.items()},
+        steps=(
+            *named.steps,
+            *_steps(one, other, calibrates, len(named.names), settings.seed),
+            *interval_steps(draws),
+            *_few_people(int(np.sum(~calibrates))),
+            *guess_warning("accuracy", figures["accuracy"], 0.5, tested.size, least=0.02),
+            *shift_warning(named.features, *other.pairs),
+        ),
+        intervals=intervals,
+        curves={name: roc(tested, other.pairs.same)},
+        scores=(tested, other.pairs.same),
+        false_accepts=accepts,
+        false_rejects=rejects,
+        calibration=found,
+        details={
+            "seed": settings.seed,
+            "threshold of the accuracy": threshold,
+            "people who calibrate": who[calibrates].tolist(),
+        },
+        counts=pair_counts(one.pairs.same, other.pairs.same),
+    )
+
+
+def _figures(
+    scores: np.ndarray, same: np.ndarray, threshold: float
+) -> tuple[dict[str, float], dict[str, Statistic]]:
+    """The figures of the test half by label, and how each is computed of resampled pairs."""
+    curve, different = roc(scores, same), int(np.sum(~same))
+    figures = {
+        "accuracy": balanced_accuracy(scores, same, threshold),
+        "EER": eer(curve),
+        "AUC": auc(curve),
+    }
+    right = (scores >= threshold) == same
+    statistics = {"accuracy": resampled_accuracy(right, same), "EER": resampled_eer(scores, same)}
+    for far in FARS:
+        label = f"TAR at FAR {100 * far:g} %{'' if supported(far, different) else TOO_FEW}"
+        figures[label] = tar_at_far(scores, same, far)
+        statistics[label] = resampled_tar(scores, same, far)
+    return figures, statistics
+
+
+def _check_halves(name: str, one: Half, other: Half, images: np.ndarray) -> None:
+    """Refuses halves without pairs of both kinds."""
+    if all(min(half.drawn) for half in (one, other)):
+        return
+    raise InputError(
+        f"{name}: expected at least four people, two of them with several images, so that each "
+        f"half has pairs of both kinds; found {images.size} people, "
+        f"{np.sum(images > 1)} of them with several images."
+    )
+
+
+def _steps(
+    one: Half, other: Half, calibrates: np.ndarray, images: int, seed: int
+) -> tuple[str, ...]:
+    """What is done, a sentence per step."""
+    halves = [
+        f"{title} half: {people:,} people, {_drawn(half)}"
+        for title, half, people in (
+            ("calibration", one, np.sum(calibrates)),
+            ("test", other, np.sum(~calibrates)),
+        )
+    ]
+    return (
+        f"{calibrates.size:,} people with {images:,} images, dealt into two halves at random "
+        f"(seed {seed}); nobody is in both",
+        *halves,
+        "features scaled to unit length, similarity is the cosine",
+        "accuracy: threshold of highest accuracy on the calibration half, measured on the test "
+        "half; same and different pairs weigh equally",
+        "EER, AUC and TAR at FAR are of the test half, at its own thresholds",
+        RULE_STEPS["strict"],
+    )
+
+
+def _drawn(half: Half) -> str:
+    used = int(half.pairs.same.sum()), int(np.sum(~half.pairs.same))
+    return " and ".join(
+        f"all {total:,} {kind} pairs" if count == total else f"{count:,} of {total:,} {kind} pairs"
+        for kind, count, total in zip(("same", "different"), used, half.drawn, strict=True)
+    )
+
+
+def _few_people(people: int) -> tuple[str, ...]:
+    if people >= FEW_PEOPLE:
+        return ()
+    return (f"WARNING: the test half has {people} people: expect other figures on other people",)
+
+
+def _no_files(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
+    """The names of the images say who is compared."""
+    return []
+
+
+PROTOCOLS = (
+    Protocol(
+        name="folder",
+        title="Identity folders",
+        dataset=None,
+        options=frozenset({"bootstrap", "seed"}),
+        find_files=_no_files,
+        scorer=_score,
+    ),
+)

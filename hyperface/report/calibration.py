@@ -1,0 +1,81 @@
+"""Tables and the picture of a calibration: thresholds, their measured rates, and reliability."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from hyperface.metrics.calibration import Calibration, Quality
+from hyperface.metrics.threshold import TOO_FEW
+from hyperface.report.drawings import COLOURS, panels
+from hyperface.report.tables import Table, percent
+
+
+def threshold_table(title: str, found: Calibration) -> Table:
+    """Returns the table of thresholds, one row per rate."""
+    rows = [
+        (
+            f"{100 * point.far:g} %{'' if point.supported else TOO_FEW}",
+            f"{point.threshold:.4f}",
+            f"{point.reject_threshold:.4f}",
+            *(
+                "" if rate is None else percent(rate)
+                for rate in (point.measured_far, point.measured_tar, point.measured_frr)
+            ),
+        )
+        for point in found.points
+    ]
+    header = (
+        "rate asked for",
+        "same from",
+        "different up to",
+        "FAR measured",
+        "TAR measured",
+        "called different",
+    )
+    note = (
+        f"Thresholds are of {found.num_same:,} same and {found.num_different:,} different pairs of "
+        "the calibration half, the measured rates of the test half. A pair with a cosine of at "
+        'least "same from" is called the same; another one of at most "different up to" is called '
+        "different; between them nothing is said. The last column is the share of same pairs that "
+        "are called different."
+    )
+    return Table(f"{title}: thresholds", header, rows, note)
+
+
+def quality_table(title: str, found: Calibration) -> Table:
+    """Returns the table of how good the probabilities are, before and after each fit."""
+    rows = [
+        (name, f"{quality.cllr:.3f}", percent(quality.reliability.error))
+        for name, quality in found.quality.items()
+    ]
+    slope, offset = found.logistic
+    note = (
+        "Cllr: mean cost in bits per pair of the log-likelihood ratio; 0 is perfect and 1 is a "
+        "guess. ECE: expected calibration error, the mean distance of stated probability and "
+        "observed share. Both are of the test half, and same and different pairs weigh equally. "
+        "The similarity is read as the probability (1 + cosine) / 2. logistic: log-likelihood "
+        f"ratio = {slope:.3f} cosine {'+' if offset >= 0 else '-'} {abs(offset):.3f}, fitted with "
+        "Platt's targets; isotonic: pool adjacent violators. Both are fitted on the calibration "
+        "half."
+    )
+    return Table(f"{title}: probabilities", ("probability", "Cllr, bits", "ECE"), rows, note)
+
+
+def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
+    """Draws the observed share of same pairs against the stated probability.
+
+    Args:
+      quality: by the name of the calibration. The area of a point is the share of pairs in its bin.
+    """
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.4)
+    axes.plot([0, 1], [0, 1], color="#8a8a8a", linestyle="--", label="perfect")
+    for colour, (name, found) in zip(COLOURS, quality.items(), strict=False):
+        diagram = found.reliability
+        # No line: it would lead the eye to bins of a few pairs, whose share says little.
+        sizes = (4 + 300 * diagram.weight).tolist()
+        label = f"{name}: ECE {percent(diagram.error)}"
+        axes.scatter(diagram.stated, diagram.observed, sizes, color=colour, alpha=0.7, label=label)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="Reliability")
+    axes.set(xlabel="stated probability of one person", ylabel="observed share of same pairs")
+    axes.legend(fontsize=8, loc="upper left", markerscale=0.7)
+    return figure

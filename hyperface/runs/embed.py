@@ -1,0 +1,230 @@
+"""Writes the features of photos to a file that other programs, and hyperface evaluate, read.
+
+    hyperface embed photos/ --run runs/mine --out features.npz
+    hyperface embed photos/ --run net.onnx --out features.npz --faces all
+    hyperface embed crops/ --run runs/mine --out features.npz --aligned
+
+Faces are found, aligned to what the network takes, and embedded. The file has, for each face,
+`names` (the path of the photo below the folder; PHOTO#2 for its second face), `features`, which are
+not normalised, `norms` (the length of the feature without mirror image, which tells quality) and
+`landmarks` [5, 2] in pixels of the photo; further `model` and `mirror`, by which a calibration that
+is fitted on the features is known to be of this network. Photos without a face are listed.
+
+From Python:
+
+    from hyperface.runs import embed
+    found = embed.embed("photos", "runs/mine")
+    print(found.names[0], found.features[0])
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import tyro
+
+from hyperface import owned
+from hyperface.errors import InputError, expect
+from hyperface.runs import next_steps, program
+
+log = logging.getLogger("hyperface")
+
+if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
+    import numpy as np
+
+    from hyperface.data.detection import Detector
+    from hyperface.runs.embedding import Network
+    from hyperface.runs.photos import Face, Faces, Features, NotUsed
+
+PART = 1024
+"""Photos whose faces are found before they are embedded; their pixels are in memory."""
+SHOWN = 10
+"""Photos without a face that are printed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Options of the command."""
+
+    images: tyro.conf.Positional[Path]
+    """A photo, or a folder of photos."""
+    run: Path
+    """Folder of a run or of an export, or a file of weights."""
+    out: Path
+    """The file to write, ending in .npz."""
+    faces: Literal["largest", "central", "all"] = "largest"
+    """Which of several faces of a photo are taken."""
+    aligned: bool = False
+    """The images are aligned faces of the size that the network takes; no face is looked for."""
+    checkpoint: int | None = None
+    """Step of the run's checkpoint; the newest by default."""
+    mirror: Literal["none", "sum", "max", "concat"] | None = None
+    """How features of image and mirror image are merged; the run's way by default."""
+
+
+class EmbeddedPhotos(NamedTuple):
+    """Features of the faces of photos."""
+
+    names: list[str]
+    features: "np.ndarray"
+    """[faces, dim] float32, un-normalised, mirror merged."""
+    norms: "np.ndarray"
+    """[faces] length of the feature without mirror image."""
+    landmarks: "np.ndarray"
+    """[faces, 5, 2] in pixels of the photo; nan for images that were aligned already."""
+    not_used: "list[NotUsed]"
+    """Photos without a face, and the reasons."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and embeds."""
+    options = program.parse(Embed, args, prog="hyperface embed", description=__doc__ or "")
+    npz = options.out.suffix.lower() == ".npz"
+    expect(npz, "--out", "a file that ends in .npz", options.out)
+    owned.check_free(options.out)
+
+    program.quiet_libraries()
+    found = embed(
+        options.images,
+        options.run,
+        out=options.out,
+        faces=options.faces,
+        aligned=options.aligned,
+        checkpoint=options.checkpoint,
+        mirror=options.mirror,
+    )
+    log_not_used(found.not_used)
+    dim = found.features.shape[1]
+    log.info(f"{options.out}: features of {len(found.names):,} faces, {dim} dimensions")
+    if all("/" in name for name in found.names):
+        again = next_steps.command("evaluate", options.out, "--protocol", "folder")
+        log.info(f"If each person has a folder, score them: {again}")
+
+
+def embed(
+    images: Path | str,
+    run: Path | str,
+    *,
+    out: Path | str | None = None,
+    faces: Literal["largest", "central", "all"] = "largest",
+    aligned: bool = False,
+    checkpoint: int | None = None,
+    mirror: Literal["none", "sum", "max", "concat"] | None = None,
+    detector: "Detector | None" = None,
+) -> EmbeddedPhotos:
+    """Finds and embeds the faces of photos.
+
+    Args:
+      images: a photo, or a folder of photos.
+      run: folder of a run or of an export, or a file of weights.
+      out: the .npz file to write; None writes none.
+      faces: which of several faces of a photo are taken.
+      aligned: whether the images are aligned faces, in which no face is looked for.
+      checkpoint: step of the run's checkpoint; the newest by default.
+      mirror: how features of image and mirror image are merged; the run's way by default.
+      detector: finds the faces; MTCNN by default.
+
+    Raises:
+      InputError: there is no such network, no photo has a face, or the file cannot be written.
+
+    Example:
+      >>> found = embed("photos", "runs/mine", out="features.npz")  # doctest: +SKIP
+      >>> found.features.shape  # doctest: +SKIP
+      (190, 128)
+    """
+    from hyperface.runs.embedding import open_network
+
+    network = open_network(Path(run), checkpoint, mirror)
+    shown, features, not_used = faces_and_features(
+        Path(images),
+        network,
+        faces=faces,
+        aligned=aligned,
+        detector=detector,
+        keep_pixels=False,
+    )
+    import numpy as np
+
+    found = EmbeddedPhotos(
+        names=[face.name for face in shown],
+        features=features.features,
+        norms=features.norms,
+        landmarks=np.stack([face.landmarks for face in shown]),
+        not_used=not_used,
+    )
+    if out is not None:
+        values = found._asdict() | {"model": network.digest, "mirror": network.mirror}
+        arrays = {name: np.asarray(x) for name, x in values.items() if name != "not_used"}
+        with owned.writing(Path(out).parent):
+            owned.write_arrays(Path(out), **arrays)
+    return found
+
+
+def faces_and_features(
+    path: Path,
+    network: "Network",
+    *,
+    faces: "Faces",
+    aligned: bool,
+    detector: "Detector | None",
+    keep_pixels: bool = True,
+) -> "tuple[list[Face], Features, list[NotUsed]]":
+    """Returns the faces of photos, their features, and the photos without a face.
+
+    Args:
+      path: a photo, or a folder of photos.
+      network: embeds the faces.
+      faces: which of several faces of a photo are taken.
+      aligned: whether the images are aligned faces, in which no face is looked for.
+      detector: finds the faces; MTCNN by default.
+      keep_pixels: whether the faces keep their pixels, 32 kB each.
+
+    Raises:
+      InputError: no photo has a face, or the network cannot embed them.
+    """
+    import numpy as np
+
+    from hyperface.console import log_console
+    from hyperface.runs import photos
+
+    if not aligned:
+        photos.check_alignable(network.image_shape)
+    if detector is None and not aligned:
+        from hyperface.data.detection import Mtcnn
+
+        detector = Mtcnn()
+    listed, not_used = photos.list_photos(path)
+    shown: list[Face] = []
+    parts: list[Features] = []
+    with program.progress(log_console(), f"embedding {path}", "photos") as advance:
+        for start in range(0, len(listed), PART):
+            found, without = photos.find_faces(
+                listed[start : start + PART],
+                network.image_shape,
+                None if aligned else detector,
+                faces,
+                lambda done, before=start: advance(before + done, len(listed)),
+            )
+            not_used += without
+            if found:
+                parts.append(photos.embed_faces(found, network))
+                shown += found if keep_pixels else [face.without_pixels() for face in found]
+    if not shown:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_used[:3])
+        where = f"{path.parent}/" if path.is_file() and path.parent != Path() else ""
+        raise InputError(f"expected a face that can be used, found none: {where}{reasons}.")
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return shown, photos.Features(*columns), not_used
+
+
+def log_not_used(not_used: "list[NotUsed]") -> None:
+    """Logs the photos that gave no face, and why."""
+
+    if not_used:
+        log.info(f"{len(not_used):,} photos left out:")
+    for name, reason in not_used[:SHOWN]:
+        log.info(f"  {name}: {reason}")
+    if len(not_used) > SHOWN:
+        log.info(f"  and {len(not_used) - SHOWN:,} more")

@@ -1,0 +1,126 @@
+"""What a command proposes to do next: whole commands, quoted for a shell."""
+
+import contextlib
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperface.files import read_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from hyperface.config.experiment import Experiment
+    from hyperface.data.manifest import Manifest
+    from hyperface.runs.evaluate_plan import Images
+
+
+def command(*words: object) -> str:
+    """Returns a command of hyperface that can be pasted into a shell.
+
+    Example:
+      >>> command("verify", "my photo.jpg", Path("b.jpg"))
+      "hyperface verify 'my photo.jpg' b.jpg"
+    """
+    return shlex.join(["hyperface", *map(str, words)])
+
+
+def words(options: "DataclassInstance", *positional: str) -> list[str]:
+    """Returns the command line of a dataclass of options; those of default value are left out.
+
+    Args:
+      options: of scalars, paths and tuples of them.
+      positional: names of the fields that have no name on the command line, in order.
+    """
+    first, named = [], []
+    for f in dataclasses.fields(options):
+        value = getattr(options, f.name)
+        if f.name in positional:
+            first.append(str(value))
+        elif value != f.default:
+            flag = f.name.replace("_", "-")
+            values = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, bool):
+                named.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                named += [f"--{flag}", *map(str, values)]
+    return [*first, *named]
+
+
+def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -> str:
+    """Returns what to do with a data set of the user's; "" if there is nothing to propose.
+
+    Args:
+      options: the `Prepare` that it was made by.
+      name: of the data set.
+      folder: of the data set.
+      manifest: of the data set.
+    """
+    place = _place(options.data_dir)
+    if "train" in manifest.images and "test" in manifest.images:
+        return f"Next: {command('train', name, *place)}"
+    if "train" in manifest.images:
+        people = sum(n > 0 for n in manifest.images_per_identity["train"])
+        if people < 4:
+            return ""
+        again = dataclasses.replace(options, held_out=people // 4, replace=True)
+        return (
+            "Nobody is held out to score a network on. Next: "
+            f"{command('prepare', *words(again, 'source'))}"
+        )
+    if (folder / "pairs.csv").exists():
+        pairs = ["--protocol", "pairs", "--dataset", name]
+        return f"Next: {command('evaluate', 'pixels', *pairs, *place)}"
+    return ""
+
+
+def after_any_training(workdir: Path, data_dir: Path) -> str:
+    """Returns the command that scores a run by its own protocol."""
+    return command("evaluate", workdir, *_place(data_dir))
+
+
+def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> str:
+    """Returns what to do with a run on a data set of the user's; "" for other runs."""
+    data = experiment.data
+    if experiment.name != data.name or experiment.evaluation.protocol != "verification":
+        return ""
+    split = [] if data.test_split == "test" else ["--split", data.test_split]
+    names = ["--protocol", "folder", "--dataset", data.name, *split, *_place(data_dir)]
+    return f"Choose a threshold and see all figures: {command('evaluate', workdir, *names)}"
+
+
+def usual_calibration(run: Path) -> Path:
+    """Returns where hyperface evaluate writes the calibration of a run, an export or a file."""
+    folder = run / "evaluation" if run.is_dir() else Path("evaluation") / run.stem
+    return folder / "calibration.json"
+
+
+def after_calibration(images: "Images", path: Path) -> str:
+    """Returns what to do with the calibration of a network."""
+    if images.dataset is None or str(images.source) == "pixels":
+        return f"Thresholds: {path}"
+    given = [] if path == usual_calibration(images.source) else ["--calibration", path]
+    shown = command("verify", "ONE.jpg", "OTHER.jpg", "--run", images.source, *given)
+    return f"Thresholds: {path}\nCompare two photos: {shown}"
+
+
+def to_calibrate(run: Path) -> str:
+    """Returns how a network gets its thresholds: on the test people of its own data set, if it is a
+    run."""
+    config = run / "config.json"
+    name, people = "NAME", "people that it was not trained on, a prepared data set NAME"
+    if config.is_file():
+        with contextlib.suppress(KeyError, TypeError):
+            name = str(read_json(config)["experiment"]["data"]["name"])
+            people = "the test people of its data set"
+    shown = command("evaluate", run, "--protocol", "folder", "--dataset", name)
+    return f"Calibrate it on {people}: {shown}"
+
+
+def _place(data_dir: Path | None) -> list[str]:
+    """The option that names the data folder, unless commands find it without."""
+    from hyperface.data.datasets import data_directory
+
+    usual = data_dir is None or data_directory(data_dir) == data_directory()
+    return [] if usual else ["--data-dir", str(data_dir)]

@@ -1,0 +1,90 @@
+"""Experiments by name, and of the user's prepared data sets by the name of the data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperface import experiments
+from hyperface.config.experiment import Experiment
+from hyperface.config.own_data import Counts, experiment_for
+from hyperface.errors import InputError, unknown_name
+
+CARD = """NormFace's softmax on your data {name!r}: {people:,} people to train, {test:,} to verify.
+
+Source: NormFace, Eq. 6: features and agents normalised, the scale learned, starting where
+  Proposition 2's bound is 0.1. Batch, steps and schedule follow from the {images:,} images.
+Command: hyperface train {name}
+Data: what hyperface prepare stored as {name!r}, {shape}.
+"""
+
+
+def load(name: str, data_dir: Path | None = None) -> Experiment:
+    """Returns an experiment of ours, of a user's file, or of a prepared data set.
+
+    Args:
+      name: of the experiment, path of a Python file, or name of a data set that `hyperface prepare`
+        made.
+      data_dir: folder of prepared data sets; the usual one by default.
+
+    Raises:
+      InputError: there is none, or the data set cannot be trained on.
+    """
+    if _is_experiment(name):
+        return experiments.load(name)
+    return experiment_for(name, _counts(name, data_dir))
+
+
+def run_card(name: str, data_dir: Path | None = None) -> str:
+    """Returns what the experiment is, for the help.
+
+    Raises:
+      InputError: as of `load`.
+    """
+    if _is_experiment(name):
+        return experiments.run_card(name)
+    counts = _counts(name, data_dir)
+    return CARD.format(
+        name=name,
+        people=sum(n > 0 for n in counts.train),
+        test=sum(n > 0 for n in counts.test),
+        images=sum(counts.train),
+        shape=" x ".join(map(str, counts.image_shape)),
+    )
+
+
+def data_dir_in(args: Sequence[str]) -> Path | None:
+    """Returns the value of --data-dir, before the other options are parsed; None without it.
+
+    The defaults of all other options depend on the data set, which is in that folder.
+    """
+    for place, word in enumerate(args):
+        flag, equals, value = word.partition("=")
+        if flag.replace("_", "-") == "--data-dir":
+            following = args[place + 1] if place + 1 < len(args) else None
+            found = value if equals else following
+            return Path(found) if found else None
+    return None
+
+
+def _is_experiment(name: str) -> bool:
+    return experiments.file_of(name) is not None or name in experiments.names()
+
+
+def _counts(name: str, data_dir: Path | None) -> Counts:
+    from hyperface.data.datasets import data_directory, find
+    from hyperface.data.manifest import Manifest
+
+    folder = data_directory(data_dir)
+    found = find(name, folder) if "/" not in name else None
+    if found is None:
+        prepared = {path.parts[-3] for path in folder.glob("*/*/manifest.json")}
+        raise unknown_name("experiment", name, {*experiments.names(), *prepared})
+    if Manifest.source_of(found) is None:
+        raise InputError(
+            f"{name}: expected a data set that hyperface prepare made, found none of its manifest "
+            f"in {found}."
+        )
+    manifest = Manifest.read(found)
+    images, people = manifest.images_per_identity, manifest.people
+    train, test = images.get("train", []), images.get("test", [])
+    same_people = "train" in people and people["train"] == people.get("test")
+    return Counts(manifest.image_shape, train, test, same_people)

@@ -1,0 +1,238 @@
+"""Photos to features: faces are found, aligned to what a network takes, and embedded."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from hyperface.data.alignment import EYE_ROW, align
+from hyperface.data.detection import Detector, Which, checked, chosen
+from hyperface.data.images import upright
+from hyperface.data.landmarks import face_name
+from hyperface.data.sources.members import Member, select
+from hyperface.data.sources.source import check_size
+from hyperface.data.sources.walk import walk
+from hyperface.errors import InputError, expect
+from hyperface.evaluate.embed import Devices, Images, embed_split
+from hyperface.runs.embedding import Network
+
+Faces = Which | Literal["one"]
+"""Which faces of a photo are taken; "one" refuses a photo of several."""
+BATCH = 64
+"""Faces that are embedded at once; fewer where there are fewer."""
+SQUARE, PORTRAIT = (112, 112), (112, 96)
+
+
+class Face(NamedTuple):
+    """A face as a network takes it."""
+
+    name: str
+    """Of the photo; further faces of one photo have the names of `landmarks.face_name`."""
+    pixels: np.ndarray
+    """[height, width, channels] uint8."""
+    landmarks: np.ndarray
+    """[5, 2] in pixels of the photo; nan for an image that was aligned already."""
+
+    def without_pixels(self) -> "Face":
+        """Returns the face without its pixels, which take most of the memory."""
+        return self._replace(pixels=np.zeros((0, 0, 1), np.uint8))
+
+
+class NotUsed(NamedTuple):
+    """A photo that gives no face."""
+
+    name: str
+    reason: str
+
+
+class Features(NamedTuple):
+    """Features of faces, in the same order."""
+
+    features: np.ndarray
+    """[faces, dim] float32, mirror merged, un-normalised."""
+    norms: np.ndarray
+    """[faces] length of the feature of the image itself, without its mirror image."""
+
+
+def list_photos(path: Path) -> tuple[list[Member], list[NotUsed]]:
+    """Returns the photos of a folder and those below it, or one photo, and what is left out.
+
+    Raises:
+      InputError: there is nothing at the path, or no image in the folder.
+    """
+    if path.is_file():
+        return [Member(path.name, path.stat().st_size, _FileReader(path))], []
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a photo or a folder of photos, found none.")
+    found = select(walk(path, follow_links=False))
+    if not found.images:
+        raise InputError(f"{path}: expected photos in the folder, found none.")
+    return list(found.images.values()), [NotUsed(*reject) for reject in found.rejected]
+
+
+class _FileReader:
+    """Reads one photo."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, limit: int = -1) -> bytes:
+        with self._path.open("rb") as file:
+            return file.read(limit)
+
+
+def find_faces(
+    photos: Sequence[Member],
+    image_shape: tuple[int, int, int] | None,
+    detector: Detector | None,
+    which: Faces = "largest",
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[Face], list[NotUsed]]:
+    """Finds the faces of photos and aligns them.
+
+    Args:
+      photos: as `list_photos` returns them.
+      image_shape: what the network takes; None takes aligned images of any one size.
+      detector: finds faces. None takes images that are aligned already, of that shape.
+      which: of several faces of a photo; "one" refuses the photo.
+      progress: called with the number of photos done.
+
+    Returns:
+      The faces, and the photos without one.
+
+    Raises:
+      InputError: there is no template for images of that shape, or the detector gave something
+        else than faces.
+    """
+    if detector is not None:
+        check_alignable(image_shape)
+    faces: list[Face] = []
+    not_used: list[NotUsed] = []
+    for done, photo in enumerate(photos, 1):
+        try:
+            faces += _faces_of(photo, image_shape, detector, which)
+        except InputError:  # A detector of the user's that gives something else than faces.
+            raise
+        except (ValueError, OSError) as error:
+            not_used.append(NotUsed(photo.name, str(error).removesuffix(".")))
+        if progress is not None:
+            progress(done)
+    return faces, not_used
+
+
+def check_alignable(shape: tuple[int, int, int] | None) -> None:
+    """Refuses a network whose images faces cannot be aligned to.
+
+    Raises:
+      InputError: there is no template for its size.
+    """
+    if shape is None:
+        raise InputError("expected a network that takes images of one size, found one of any.")
+    if _template(shape[0], shape[1]) is None:
+        raise InputError(
+            f"expected a network of aligned faces, 112 x 96, 112 x 112, 128 x 128, 144 x 144 or "
+            f"another size of these shapes, found one of {shape[0]} x {shape[1]}. Align the "
+            "images as its training images were, and pass --aligned."
+        )
+
+
+def _template(height: int, width: int) -> tuple[int, int] | None:
+    """The size that faces are aligned to first, before they are made smaller or larger."""
+    if height == width:
+        return (height, width) if height in EYE_ROW else SQUARE
+    return PORTRAIT if abs(width - height * 96 / 112) < 0.5 else None
+
+
+def _faces_of(
+    photo: Member,
+    shape: tuple[int, int, int] | None,
+    detector: Detector | None,
+    which: Faces,
+) -> Iterator[Face]:
+    """The faces of one photo; ValueError says why there is none."""
+    check_size(photo.size)
+    data = photo.read()
+    if detector is None or shape is None:
+        pixels = upright(data, channels=1 if shape is not None and shape[2] == 1 else 3)
+        fits = shape is None or pixels.shape == shape
+        if not fits:
+            raise ValueError(f"expected an aligned image of {shape}, found one of {pixels.shape}")
+        yield Face(photo.name, pixels, np.full((5, 2), np.nan))
+        return
+    pixels = upright(data, channels=3)
+    found = checked(detector(pixels))
+    taken = chosen(found, pixels.shape[:2], "all" if which == "one" else which)
+    if not taken.size:
+        raise ValueError("no face was found")
+    if which == "one" and taken.size > 1:
+        raise ValueError(
+            f"{taken.size} faces were found; pass --faces largest to take the largest one"
+        )
+    for number, index in enumerate(taken, 1):
+        points = found.landmarks[index]
+        yield Face(face_name(photo.name, number), aligned(pixels, points, shape), points)
+
+
+def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns a face as a network takes it.
+
+    Sizes beside those of the templates are made from them by pillow's bicubic filter.
+
+    Args:
+      pixels: [height, width, 3] uint8 of a photo.
+      points: [5, 2] landmarks.
+      shape: (height, width, channels) of the network's images.
+
+    Raises:
+      ValueError: the points are no face, or there is no template for the shape.
+    """
+    template = _template(shape[0], shape[1])
+    expect(template, "size", "that of a template", shape)
+    assert template is not None
+    crop = align(pixels, points, template)
+    # Wu's alignment gives grey images, whatever the photo is.
+    image = Image.fromarray(crop.squeeze(-1) if crop.shape[2] == 1 else crop)
+    image = image.convert("L" if shape[2] == 1 else "RGB")
+    if crop.shape[:2] != shape[:2]:
+        image = image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(shape)
+
+
+def embed_faces(faces: Sequence[Face], network: Network) -> Features:
+    """Embeds faces by a network.
+
+    Raises:
+      InputError: there is no face, images differ in size, or a feature is zero or not finite.
+    """
+    shapes = {face.pixels.shape for face in faces}
+    expect(len(shapes) == 1, "faces", "images of one size", sorted(shapes) or "none")
+    found = embed_split(
+        lambda _, images: network.apply(images), None, _batches(faces), _OneProcess()
+    )
+    if not (np.isfinite(found.features).all() and found.norms.all()):
+        raise InputError("expected finite features above zero, found others: has the run diverged?")
+    return Features(found.features, found.norms)
+
+
+class _OneProcess(Devices):
+    """One process, of which the network puts images on devices itself."""
+
+    def split(self, images: np.ndarray) -> Images:
+        """Returns the batch as it is."""
+        return images
+
+
+def _batches(faces: Sequence[Face]) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of one size, the last one filled up: a network is compiled once."""
+    size = min(BATCH, len(faces))
+    for start in range(0, len(faces), size):
+        part = faces[start : start + size]
+        images = np.zeros((size, *part[0].pixels.shape), np.float32)
+        images[: len(part)] = (np.stack([face.pixels for face in part]) - 127.5) / 128
+        yield {
+            "images": images,
+            "labels": np.zeros(size, np.int32),
+            "mask": (np.arange(size) < len(part)).astype(np.float32),
+        }

@@ -1,0 +1,280 @@
+"""Says whether photos show the same person, and how sure that is.
+
+    hyperface verify one.jpg other.jpg --run runs/mine
+    hyperface verify one.jpg folder/ --run runs/mine --far 0.01
+    hyperface verify folder/ other-folder/ --run net.onnx --calibration calibration.json
+
+Faces are found, aligned to what the network takes, and embedded; of folders, every photo of the one
+is compared with every photo of the other. The similarity is the cosine of the features. The
+calibration of the network, which hyperface evaluate --protocol folder writes, has the threshold of
+the false accept rate and the probability. Without one the similarity alone is printed.
+
+same: at this threshold at most a share FAR of different people pass. different: at most that share
+of same people have so low a similarity. not sure: neither can be said at this rate.
+
+`verification.png` shows the aligned faces with the lengths of their features, which tell the
+quality of the photo; `verification.json` has all numbers.
+
+From Python:
+
+    from hyperface.runs import verify
+    found = verify.verify("one.jpg", "other.jpg", run="runs/mine", far=0.001)
+    print(found.best.decision, found.best.probability)
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from hyperface import owned
+from hyperface.errors import InputError, expect
+from hyperface.runs import next_steps, program
+
+log = logging.getLogger("hyperface")
+
+if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
+    from hyperface.data.detection import Detector
+    from hyperface.evaluate.calibration_file import StoredCalibration
+    from hyperface.metrics.operating_points import OperatingPoint
+    from hyperface.runs.comparison import Verified
+    from hyperface.runs.embedding import Network
+    from hyperface.runs.photos import Face
+
+PICTURE, RECORD = "verification.png", "verification.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Options of the command."""
+
+    first: tyro.conf.Positional[Path]
+    """A photo, or a folder of photos."""
+    second: tyro.conf.Positional[Path]
+    """Another photo or folder."""
+    run: Path | None = None
+    """Folder of a run or of an export, or a file of weights; the newest run in runs/ by default."""
+    far: float = 0.001
+    """False accept rate: the share of different people who may pass as the same."""
+    calibration: Path | None = None
+    """The calibration.json of this network; the one in the run's folder or export by default."""
+    prior: float = 0.5
+    """Share of pairs that show one person among all that you compare, for the probability."""
+    faces: Literal["one", "largest", "central"] = "one"
+    """Which of several faces of a photo is taken; "one" refuses photos that show several."""
+    aligned: bool = False
+    """The images are aligned faces of the size that the network takes; no face is looked for."""
+    checkpoint: int | None = None
+    """Step of the run's checkpoint; the newest by default."""
+    out: Path = Path("verification")
+    """Folder for the picture and the JSON file."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses the options, then loads jax and compares."""
+    options = program.parse(Verify, args, prog="hyperface verify", description=__doc__ or "")
+    program.quiet_libraries()
+    verify(
+        options.first,
+        options.second,
+        run=options.run,
+        far=options.far,
+        calibration=options.calibration,
+        prior=options.prior,
+        faces=options.faces,
+        aligned=options.aligned,
+        checkpoint=options.checkpoint,
+        out=options.out,
+    )
+
+
+def verify(
+    first: Path | str,
+    second: Path | str,
+    *,
+    run: Path | str | None = None,
+    far: float = 0.001,
+    calibration: Path | str | None = None,
+    prior: float = 0.5,
+    faces: Literal["one", "largest", "central"] = "one",
+    aligned: bool = False,
+    checkpoint: int | None = None,
+    out: Path | str | None = None,
+    detector: "Detector | None" = None,
+) -> "Verified":
+    """Compares two photos, or those of folders, and logs what is found.
+
+    Args:
+      first: a photo, or a folder of photos.
+      second: another one.
+      run: folder of a run or of an export, or a file of weights; the newest run by default.
+      far: false accept rate, whose threshold decides.
+      calibration: file of the network's calibration; the run's own by default.
+      prior: share of same pairs among all that are compared.
+      faces: which of several faces of a photo is taken.
+      aligned: whether the images are aligned faces, in which no face is looked for.
+      checkpoint: step of the run's checkpoint; the newest by default.
+      out: folder for the picture and the JSON file; None writes none.
+      detector: finds the faces; MTCNN by default.
+
+    Raises:
+      InputError: there is no such network, no photo has a face, a photo has several, or the
+        calibration is of another network.
+
+    Example:
+      >>> verify("one.jpg", "other.jpg", run="runs/mine").best.decision  # doctest: +SKIP
+      'same'
+    """
+    from hyperface.runs.comparison import compare
+    from hyperface.runs.embed import faces_and_features, log_not_used
+
+    expect(0 < far <= 1, "--far", "a rate in (0, 1]", far)
+    expect(0 < prior < 1, "--prior", "a share in (0, 1)", prior)
+    if out is not None:
+        owned.check_free(*(Path(out) / name for name in (PICTURE, RECORD)))
+    folder = _newest_run() if run is None else Path(run)
+    given = None if calibration is None else Path(calibration)
+    network, stored, uncalibrated = _calibrated(folder, given, checkpoint)
+    point = None if stored is None else stored.point(far)
+    settings = {"faces": faces, "aligned": aligned, "detector": detector}
+    is_within = Path(first).resolve() == Path(second).resolve()
+    sides = [faces_and_features(Path(first), network, **settings)]
+    sides.append(sides[0] if is_within else faces_and_features(Path(second), network, **settings))
+    found, shown = compare(sides, is_within, stored, point, prior)
+    found = found._replace(uncalibrated=uncalibrated)
+    log_not_used(found.not_used)
+    _log(found, stored, folder, prior)
+    if out is not None:
+        _write(Path(out), found, shown, _record(found, network, folder, prior))
+        log.info(f"Look at {Path(out) / PICTURE}; all numbers are in {Path(out) / RECORD}")
+    return found
+
+
+def _newest_run() -> Path:
+    """The run in runs/ that was written last.
+
+    Raises:
+      InputError: there is none.
+    """
+
+    runs = [path.parent for path in Path("runs").glob("*/checkpoints") if path.is_dir()]
+    if not runs:
+        raise InputError(
+            "--run: expected the folder of a run, an export or a file of weights, found none, and "
+            "no run in runs/. hyperface train makes one."
+        )
+    newest = max(runs, key=lambda run: (run / "checkpoints").stat().st_mtime)
+    log.info(f"--run {newest}, the newest")
+    return newest
+
+
+def _calibrated(
+    run: Path, given: Path | None, checkpoint: int | None
+) -> "tuple[Network, StoredCalibration | None, str]":
+    """The network, its calibration, and why there is none.
+
+    Raises:
+      InputError: the calibration that the user names is of another network.
+    """
+    from hyperface.evaluate.calibration_file import read_calibration
+    from hyperface.runs.embedding import open_network
+
+    path = given or next_steps.usual_calibration(run)
+    stored = read_calibration(path) if given is not None or path.is_file() else None
+    is_run = (run / "checkpoints").is_dir() or run.is_file()
+    merge: Any = stored.mirror if stored is not None and is_run else None
+    network = open_network(run, checkpoint, merge)
+    if stored is not None and (stored.model, stored.mirror) == (network.digest, network.mirror):
+        return network, stored, ""
+    if given is not None:
+        raise InputError(
+            f"--calibration: expected the calibration of {run}, found that of another network or "
+            f"checkpoint in {given}. {next_steps.to_calibrate(run)}"
+        )
+    if network.calibration is not None:
+        return network, network.calibration, ""
+    why = "is not calibrated" if stored is None else f"has changed since {path} was written"
+    return network, None, f"{run} {why}, so that the similarity alone is known"
+
+
+def _log(
+    found: "Verified",
+    stored: "StoredCalibration | None",
+    run: Path,
+    prior: float,
+) -> None:
+    """Logs the pairs and what they mean."""
+    from hyperface.runs.comparison import SHOWN
+
+    for pair in found.pairs[:SHOWN]:
+        shown = f"{pair.first}  {pair.second}  similarity {pair.similarity:.4f}"
+        if pair.probability is not None:
+            shown += f"  probability {pair.probability:.4f}  {pair.decision}"
+        log.info(f"{shown}  norms {pair.norms[0]:.2f} and {pair.norms[1]:.2f}")
+    if found.compared > SHOWN:
+        log.info(f"and {found.compared - SHOWN:,} more pairs")
+    if found.point is None or stored is None:
+        log.info(f"{found.uncalibrated}. {next_steps.to_calibrate(run)}")
+        return
+    if found.compared > 1:
+        counts = ", ".join(f"{count:,} {name}" for name, count in found.decisions.items())
+        log.info(f"{found.compared:,} pairs: {counts}")
+    log.info(f"{_about(found.point, stored)} The probability is at a prior of {prior:g}.")
+
+
+def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
+    """What the thresholds are, in words."""
+    text = (
+        f"FAR {100 * point.far:g} %: same from {point.threshold:.4f}, different up to "
+        f"{point.reject_threshold:.4f}"
+    )
+    if point.measured_far is not None and point.measured_tar is not None:
+        text += (
+            f"; on other people FAR {100 * point.measured_far:.2f} %, TAR "
+            f"{100 * point.measured_tar:.2f} %"
+        )
+    if not point.supported:
+        text += (
+            f". WARNING: the calibration has {stored.num_different:,} different pairs, too few to "
+            "show this rate; the threshold is above all of them"
+        )
+    return f"{text}."
+
+
+def _record(found: "Verified", network: "Network", run: Path, prior: float) -> dict[str, Any]:
+    """The content of the JSON file."""
+    return {
+        "run": str(run),
+        "model": network.digest,
+        "steps": list(network.steps),
+        "far": found.point and found.point._asdict(),
+        "prior": prior,
+        "uncalibrated": found.uncalibrated,
+        "compared": found.compared,
+        "decisions": found.decisions,
+        "pairs": [pair._asdict() for pair in found.pairs],
+        "left out": [photo._asdict() for photo in found.not_used],
+    }
+
+
+def _write(
+    folder: Path, found: "Verified", shown: "list[tuple[Face, Face]]", record: dict[str, Any]
+) -> None:
+    """Writes the picture and the JSON file."""
+    from hyperface.report.verification import ShownPair, write_verification
+
+    pairs = [
+        ShownPair(
+            images=(one.pixels, other.pixels),
+            names=(pair.first, pair.second),
+            norms=pair.norms,
+            similarity=pair.similarity,
+            decision=pair.decision,
+        )
+        for (one, other), pair in zip(shown, found.pairs, strict=False)
+    ]
+    with owned.writing(folder, "The result is above; choose another folder by --out."):
+        write_verification(folder / PICTURE, folder / RECORD, pairs, record)
