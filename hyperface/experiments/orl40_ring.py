@@ -5,7 +5,7 @@ Command: hyperface train orl40-ring
 Data: the AT&T/ORL faces, as for orl40-normface.
 Time: 2 minutes on two CPU cores, with orl40-softmax trained beside it.
 Published: none on this data.
-Measured: @M
+Measured: accuracy 91.81 %, EER 7.93 %; 1.96 points [0.18, 3.91] above orl40-softmax.
 """
 
 import dataclasses

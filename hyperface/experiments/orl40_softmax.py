@@ -5,7 +5,7 @@ Command: hyperface train orl40-softmax
 Data: the AT&T/ORL faces, as for orl40-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data.
-Measured: @M
+Measured: accuracy 89.85 %, EER 9.36 %.
 """
 
 import dataclasses

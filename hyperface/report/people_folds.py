@@ -51,9 +51,9 @@ def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> 
         ("method", "accuracy", "EER", *compared),
         rows,
         f"{len(first.groups)} groups of people, {first.same.sum():,} same and "
-        f"{(~first.same).sum():,} different pairs within them. Accuracy weighs both kinds equally; "
-        "the threshold of a group is chosen on the others.\n± and intervals are over people, who "
-        "are resampled; each group's network was trained once.",
+        f"{(~first.same).sum():,} different pairs within them.\n"
+        "Accuracy weighs both kinds equally; the threshold of a group is chosen on the others.\n"
+        "± and intervals are over people, who are resampled.",
     )
 
 
