@@ -9,8 +9,8 @@ import json
 import re
 from pathlib import Path
 
-CHECKED_ON = ("0.11.36", "0.12.8")
-"""The oldest and the newest version of orbax-checkpoint whose files were looked at."""
+CHECKED_ON = "0.12.8"
+"""Version of orbax-checkpoint whose files were looked at."""
 UNFINISHED = ".orbax-checkpoint-tmp"
 """Suffix of a folder that Orbax fills and then renames."""
 

@@ -49,7 +49,7 @@ def test_characters_that_steer_a_terminal_are_shown(text, shown):
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_progress_is_titled_by_any_text(is_terminal, logged):
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=200)
-    with program.progress(console, MARKUP, "images") as advance:
+    with program.progress(MARKUP, "images", console=console) as advance:
         advance(1, 2)
     with TrainingProgress(MARKUP, 0, 2, console) as progress:
         progress.update(1, {"loss": 1.0, "examples": 4})

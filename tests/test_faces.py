@@ -1,11 +1,9 @@
 """Statements about faces on trained runs: pairs, mirror images, Proposition 3's bound by seed."""
 
-import io
 import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from hyperface.data.datasets import Split
 from hyperface.data.images import encode_png
@@ -19,8 +17,7 @@ from hyperface.reproduce.item import HOLDS, Context
 
 @pytest.fixture
 def context(tmp_path):
-    console = Console(file=io.StringIO())
-    return Context(tmp_path / "out", tmp_path / "data", console, runs=tmp_path / "runs")
+    return Context(tmp_path / "out", tmp_path / "data", runs=tmp_path / "runs")
 
 
 def measured(name, context):

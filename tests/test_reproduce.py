@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import io
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tyro
-from rich.console import Console
 
 from hyperface import experiments, owned
 from hyperface.config.experiment import check
@@ -80,7 +78,7 @@ FAILED = {
 
 
 def context(folder, **settings):
-    return Context(folder, folder / "data", Console(file=io.StringIO()), **settings)
+    return Context(folder, folder / "data", **settings)
 
 
 def measured(paper, name, folder):
@@ -1221,12 +1219,11 @@ def test_the_command_under_way_ends_by_itself_when_told(tmp_path, told, kill):
     )
     parent = (
         "import pathlib, sys\nfrom hyperface.reproduce import item, commands, scheduler\n"
-        "from rich.console import Console\n"
         "folder = pathlib.Path(sys.argv[2])\n"
         "scheduler._arguments = lambda *_: [sys.executable, '-c', *sys.argv[1:]]\n"
         "command = commands.Command('train', 'faces-softmax', folder / 'run/results.json')\n"
         "try:\n"
-        "    scheduler.run_all([command], item.Context(folder, folder, Console()))\n"
+        "    scheduler.run_all([command], item.Context(folder, folder))\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"
     )
     command = [sys.executable, "-c", parent, child, str(tmp_path)]

@@ -1,14 +1,12 @@
 """The items over fixed features: kept features, every setting scored, spread and statements."""
 
 import dataclasses
-import io
 import json
 import shutil
 
 import numpy as np
 import pytest
 from conftest import write_people
-from rich.console import Console
 
 from hyperface.data import store
 from hyperface.data.datasets import open_split
@@ -38,8 +36,7 @@ def context(random_run, tiny_experiment, tiny_data, tmp_path):
     (run / "config.json").write_text(json.dumps({"experiment": tiny_experiment.to_dict()}))
     (run / "metrics.jsonl").write_text("{}\n")
     (run / "results.json").write_text("{}")
-    console = Console(file=io.StringIO())
-    return Context(tmp_path / "out", tiny_data, console, quick=True, runs=tmp_path / "runs")
+    return Context(tmp_path / "out", tiny_data, quick=True, runs=tmp_path / "runs")
 
 
 def test_features_of_images_and_mirror_images_are_made_once(

@@ -13,6 +13,7 @@ data sets are there; for the other runs the report has the commands.
 """
 
 import dataclasses
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from hyperface.errors import InputError, expect
 from hyperface.reproduce import papers
 from hyperface.reproduce.item import OTHER_WORK, RESULT, RUNS, Context, Item, Outcome
 from hyperface.runs import program
+
+log = logging.getLogger("hyperface")
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.reproduce.page import Shown
@@ -89,13 +92,11 @@ def main(args: Sequence[str]) -> None:
 
 def run(options: Reproduce) -> None:
     """Measures the requested items and writes the report of all items."""
-    from hyperface.console import make_console, say
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
     from hyperface.reproduce import commands, page, results_page
 
     program.quiet_libraries()
-    console = make_console()
     steps = commands.few_steps(options.steps, options.quick)
     out = options.out or Path("reproduction-quick" if steps else "reproduction")
     runs = options.runs or (out / f"runs-{steps}-steps" if steps else Path("runs"))
@@ -103,7 +104,6 @@ def run(options: Reproduce) -> None:
     context = Context(
         out=out,
         data_dir=data_directory(options.data_dir),
-        console=console,
         quick=options.quick,
         steps=options.steps,
         seeds=options.seeds,
@@ -132,7 +132,7 @@ def run(options: Reproduce) -> None:
             shown.append(page.Shown(item, None, out, _command(item, options), str(error)))
         if item.name in wanted:
             state = page.state(shown[-1].outcome)
-            say(console, f"{item.name:24}{state}")
+            log.info(f"{item.name:24}{state}")
     verdicts = page.judge({one.item.name: one.outcome for one in shown})
     summary = page.summary(shown, printed, verdicts, shortened=steps is not None)
     with owned.writing(report.parent):
@@ -145,7 +145,7 @@ def run(options: Reproduce) -> None:
     if options.page:
         results_page.keep(options.paper, [one for one in shown if one.item.name in wanted])
         results_page.write(options.paper, options.page)
-    say(console, f"{summary}\nReport: {report}")
+    log.info(f"{summary}\nReport: {report}")
     if failed:
         raise InputError(
             "expected all to end well; what went wrong is above. Mend that, and the same command "
@@ -167,7 +167,6 @@ def _trained(items: Sequence[Item], printed: Mapping[str, Any], context: Context
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
     """Returns the item with its outcome, measured now or before, or with the reason for none."""
-    from hyperface.console import say
     from hyperface.reproduce import commands, pictures, runs
     from hyperface.reproduce.item import read_result, write_result
     from hyperface.reproduce.page import Shown
@@ -195,7 +194,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         return Shown(item, kept, folder, command, reason)
     if absent:
         return Shown(item, None, folder, command, " ".join(absent))
-    say(context.console, f"{item.name}: {item.title}")
+    log.info(f"{item.name}: {item.title}")
     owned.check_free(folder / RESULT)
     try:
         found, figures = papers.measurement(item)(context)
@@ -207,7 +206,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     except InputError:
         for entry in found.entries:  # Values that took hours to measure are at least printed.
             values = ", ".join(f"{value:.{entry.digits}f}" for value in entry.values)
-            say(context.console, f"  {entry.row} {entry.column}: {values} {entry.unit}")
+            log.info(f"  {entry.row} {entry.column}: {values} {entry.unit}")
         raise
 
 

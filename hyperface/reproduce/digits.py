@@ -95,7 +95,7 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     check_same_run(folder, run_meta(check(experiment), split))
     features = folder / f"features-{code_digest(OF_FEATURES)}.npz"
     if not features.exists():
-        state = train(experiment, context.data_dir, folder, console=context.console)
+        state = train(experiment, context.data_dir, folder)
         feature_cache.write(features, lambda: _features(experiment, state, context))
     with np.load(features) as kept:
         stored = dict(kept)

@@ -46,7 +46,7 @@ def embed(split: Split, network: Embed, context: Context) -> tuple[np.ndarray, n
     features, labels, done = [], [], 0
     size = min(BATCH, len(split.records))
     title = f"embedding {split.dataset} ({split.name})"
-    with program.progress(context.console, title, "images") as advance:
+    with program.progress(title, "images") as advance:
         for batch in evaluation_batches(split, batch_size=size):
             part = embed_split(lambda _, images: network(images), None, [batch])
             features.append(part.features)

@@ -17,7 +17,6 @@ from hyperface.reproduce.statements import Scores, Statements
 
 if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
     from matplotlib.figure import Figure
-    from rich.console import Console
 
 Measured: TypeAlias = "tuple[Outcome, dict[str, Figure]]"
 """What the measurement of an item returns: the outcome, and its figures by caption."""
@@ -115,7 +114,6 @@ class Context:
 
     out: Path
     data_dir: Path
-    console: "Console"
     quick: bool = False
     steps: int | None = None
     seeds: int = 1

@@ -130,7 +130,7 @@ def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key
     steps = context.steps or STEPS[context.quick]
     seeds = max(SEEDS, context.seeds)
     title = f"{len(settings)} settings x {seeds} seeds"
-    with program.progress(context.console, title, "steps") as advance:
+    with program.progress(title, "steps") as advance:
         heads = heads_at_once.train(
             list(settings.values()),
             train.features / size,
@@ -143,7 +143,7 @@ def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key
     both = test.features.reshape(-1, test.features.shape[-1]) / size
     made = np.asarray(features(heads, both))
     made = made.reshape(*made.shape[:2], *test.features.shape[:2], -1)
-    with program.progress(context.console, "scoring", "settings") as advance:
+    with program.progress("scoring", "settings") as advance:
         found = {}
         for place, key in enumerate(settings):
             found[key] = _scores(made[:, place], test.labels)

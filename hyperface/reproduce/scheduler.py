@@ -8,6 +8,7 @@ is no failure, and on SIGTERM each running command has to save before it ends.
 """
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hyperface import owned
-from hyperface.console import say
 from hyperface.reproduce.commands import TRAINED, Command
 from hyperface.reproduce.item import Context
 from hyperface.runs.prepare import prepare_missing
 from hyperface.runs.program import EXIT_DIVERGED
+
+log = logging.getLogger("hyperface")
 
 POLL = 0.1
 """Seconds between two checks whether a process has ended."""
@@ -65,7 +67,7 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
                 if running and (status := running.process.poll()) is not None:
                     slots[slot] = None
                     seconds = time.monotonic() - running.began
-                    say(context.console, f"took {seconds:.0f} s: {running.command}")
+                    log.info(f"took {seconds:.0f} s: {running.command}")
                     if status or not running.command.is_done(context.data_dir):
                         lost.add(running.command.makes)
                         failed += _failure(running.command, status)
@@ -74,12 +76,11 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
                     needed = command.start and command.start / TRAINED
                     if needed and (needed in lost or not needed.exists()):
                         lost.add(command.makes)
-                        say(
-                            context.console,
+                        log.info(
                             f"No trained run in {command.start}: left out {command}.",
                         )
                         continue
-                    say(context.console, f"[{total - len(waiting)}/{total}] {command}")
+                    log.info(f"[{total - len(waiting)}/{total}] {command}")
                     process = _start(command, slot, context)
                     slots[slot] = Running(command, process, time.monotonic())
                     if is_stopped():  # The signal came before there was a process to receive it.
@@ -95,7 +96,7 @@ def _prepare(commands: Sequence[Command], context: Context) -> None:
     """Prepares data sets that need nothing from the user, before several commands would do so."""
     names = {c.experiment().data.name for c in commands if c.program == "train"}
     for name in sorted(names):
-        prepare_missing(name, context.data_dir, context.console)
+        prepare_missing(name, context.data_dir)
 
 
 def _failure(command: Command, status: int) -> list[str]:

@@ -186,7 +186,6 @@ def faces_and_features(
     """
     import numpy as np
 
-    from hyperface.console import log_console
     from hyperface.runs import photos
 
     if not aligned:
@@ -198,7 +197,7 @@ def faces_and_features(
     listed, not_used = photos.list_photos(path)
     shown: list[Face] = []
     parts: list[Features] = []
-    with program.progress(log_console(), f"embedding {path}", "photos") as advance:
+    with program.progress(f"embedding {path}", "photos") as advance:
         for start in range(0, len(listed), PART):
             found, without = photos.find_faces(
                 listed[start : start + PART],

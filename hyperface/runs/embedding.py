@@ -8,9 +8,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 from flax import traverse_util
-from rich.console import Console
 
-from hyperface.console import log_console
 from hyperface.data.datasets import Split, open_split
 from hyperface.data.images import decode
 from hyperface.data.pipeline import evaluation_batches
@@ -217,7 +215,6 @@ def embed_into(
     path: Path,
     split: Split,
     network: Network,
-    console: Console | None = None,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Embedded:
     """Embeds a split, together with the other processes, and keeps the features in a file.
@@ -226,7 +223,6 @@ def embed_into(
       path: of the file.
       split: the images.
       network: what embeds them.
-      console: where the progress bar is shown; by default where the log is.
       change: of every image before that, as `evaluation_batches` takes it.
 
     Raises:
@@ -239,7 +235,7 @@ def embed_into(
     devices = _Processes()
     share = {"process": devices.process, "processes": devices.processes}
     title = f"embedding {split.dataset} ({split.name})"
-    with program.progress(console or log_console(), title, "images") as advance:
+    with program.progress(title, "images") as advance:
         for batch in evaluation_batches(split, batch_size=BATCH, change=change, **share):
             part: Embeddings = embed_split(
                 lambda _, images: network.apply(images), None, [batch], devices

@@ -14,7 +14,6 @@ from typing import Any
 
 from hyperface import owned
 from hyperface.arrays import open_npy
-from hyperface.console import log_console
 from hyperface.data.manifest import Manifest
 from hyperface.data.resolution import degrade
 from hyperface.devices import mesh, processes
@@ -134,7 +133,7 @@ def _write_calibration(
 
 def _score(task: Task, named: NamedFeatures, distractors: Distractors | None) -> Result:
     named = named._replace(steps=(*named.steps, *_lost_pairs(task.files)))
-    with program.progress(log_console(), f"scoring {task.name}", "parts") as advance:
+    with program.progress(f"scoring {task.name}", "parts") as advance:
         settings = replace(task.settings, distractors=distractors, progress=advance)
         found = task.protocol.score(named, task.files, settings)
     curves = {task.name if n == task.protocol.name else n: c for n, c in found.curves.items()}

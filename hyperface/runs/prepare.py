@@ -32,8 +32,6 @@ from hyperface.runs.prepare_options import AUTOMATIC, MAIN_OPTIONS, OWN_NAMES, P
 log = logging.getLogger("hyperface")
 
 if TYPE_CHECKING:  # TFDS is loaded after the options are parsed.
-    from rich.console import Console
-
     from hyperface.runs.prepare_plan import Task
 
 __all__ = [
@@ -116,12 +114,11 @@ def plan(options: Prepare) -> "Task":
     return prepare_plan.plan(options)
 
 
-def run(task: "Task", console: "Console | None" = None) -> Path:
+def run(task: "Task") -> Path:
     """Writes the data set of a task, unless it is there, and logs what it holds.
 
     Args:
       task: as `plan` returns it.
-      console: where progress bars are shown; by default where the log is.
 
     Returns:
       The folder of the data set.
@@ -131,18 +128,17 @@ def run(task: "Task", console: "Console | None" = None) -> Path:
     """
     from hyperface.runs import prepare_run
 
-    return prepare_run.run(task, console)
+    return prepare_run.run(task)
 
 
-def prepare_missing(name: str, data_dir: Path, console: "Console | None" = None) -> None:
+def prepare_missing(name: str, data_dir: Path) -> None:
     """Prepares a data set that needs nothing from the user, unless it is there.
 
     Args:
       name: of the data set; one that is not in `AUTOMATIC` is left to the user.
       data_dir: folder of prepared data sets.
-      console: where progress bars are shown; by default where the log is.
     """
     from hyperface.data.datasets import find
 
     if name in AUTOMATIC and find(name, data_dir) is None:
-        run(plan(Prepare(source=AUTOMATIC[name], data_dir=data_dir)), console)
+        run(plan(Prepare(source=AUTOMATIC[name], data_dir=data_dir)))

@@ -5,10 +5,7 @@ import io
 import logging
 from pathlib import Path
 
-from rich.console import Console
-
 from hyperface import owned
-from hyperface.console import log_console
 from hyperface.data import store
 from hyperface.data.alignment import Aligner
 from hyperface.data.detection import Mtcnn, find_landmarks, look_raw
@@ -31,20 +28,18 @@ SMALLEST_FACE = 48
 """Side of an image below which nobody looks whether it is a photo or an aligned face."""
 
 
-def run(task: Task, console: Console | None = None) -> Path:
+def run(task: Task) -> Path:
     """Writes the data set, logs what it holds, and returns its folder.
 
     Args:
       task: as `plan` returns it.
-      console: where progress bars are shown; by default where the log is.
 
     Raises:
       InputError: images cannot be used, or the data set is there and is another one.
     """
-    console = console or log_console()
     source, stored = task.source, task.stored
     if task.detection is not None:
-        aligner = _find_faces(task, task.detection, console)
+        aligner = _find_faces(task, task.detection)
         stored = dataclasses.replace(stored, align=aligner)
     if isinstance(stored.align, Aligner):
         source = with_faces(source, stored.align.landmarks)
@@ -52,7 +47,7 @@ def run(task: Task, console: Console | None = None) -> Path:
     if held_out is not None:
         log.info(f"test split: {_held_out(held_out)}; --held-out N takes another number.")
     name = task.folder.name
-    with program.progress(console, f"writing {name}", "images") as advance:
+    with program.progress(f"writing {name}", "images") as advance:
         folder = store.prepare(source, task.folder, stored, replace=task.replace, progress=advance)
     manifest = Manifest.read(folder)
     log_contents(folder, manifest)
@@ -69,9 +64,9 @@ def _held_out(people: int) -> str:
     return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
 
 
-def _find_faces(task: Task, detection: Detection, console: Console) -> Aligner:
+def _find_faces(task: Task, detection: Detection) -> Aligner:
     """Finds the faces of the photos, writes their landmarks and a sheet of them to look at."""
-    with program.progress(console, "finding faces", "photos") as advance:
+    with program.progress("finding faces", "photos") as advance:
         found = find_landmarks(
             task.source,
             detection.detector,

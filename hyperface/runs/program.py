@@ -200,18 +200,21 @@ def ending_in_order(status: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(console: "Console", title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(
+    title: str, unit: str, *, console: "Console | None" = None
+) -> Iterator[Callable[[int, int], None]]:
     """Yields a function of (done, all) that shows rate and time left.
 
     On a terminal this is a bar. Elsewhere a line is logged every ten seconds.
 
     Args:
-      console: where the bar is shown.
       title: what is done, for the bar and the lines.
       unit: of the numbers, such as "images".
+      console: where the bar is shown; by default where the log is.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    console = console or log_console()
     is_bar = console.is_terminal and not console.quiet
     began = last = time.monotonic()
     columns = plain_column("{task.description}"), BarColumn(), MofNCompleteColumn()

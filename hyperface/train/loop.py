@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from hyperface import owned
 from hyperface.config.experiment import Experiment
-from hyperface.console import log_console, make_console
 from hyperface.data.datasets import Split, open_experiment_split
 from hyperface.data.pipeline import Batch, training_batches
 from hyperface.devices import mesh, processes
@@ -53,7 +51,6 @@ def train(
     on_nan: OnNan = "stop",
     profile_steps: tuple[int, int] | None = None,
     file: Path | None = None,
-    console: Console | None = None,
 ) -> TrainState:
     """Trains to the experiment's last step, from the newest checkpoint in `workdir` if it has one.
 
@@ -77,7 +74,6 @@ def train(
       profile_steps: the first and the last step of a profile, in `workdir/profile`.
       file: the user's Python file that defines the experiment. The run's folder keeps a copy, by
         which a run with objects of that file is evaluated.
-      console: where the progress bar is shown; by default where the log is.
 
     Returns:
       The state after the last step, on the devices of all processes: replicated, or agents split.
@@ -99,7 +95,7 @@ def train(
     )
     log.info(f"{experiment.name} needs {needed}")
     meta = run_meta(experiment, split, start and start.origin)
-    job = Job(experiment, split, workdir, meta, workers, _progress_console(console))
+    job = Job(experiment, split, workdir, meta, workers)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     with (
         locked_run_folder(workdir, meta, file=file, fresh=fresh)
@@ -192,13 +188,6 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
     return meta if origin is None else meta | {"init_from": origin}
 
 
-def _progress_console(console: Console | None) -> Console:
-    """Returns where the progress bar is shown: of several processes only the writer shows one."""
-    if not processes.is_writer():
-        return make_console(quiet=True)
-    return console or log_console()
-
-
 def _is_local(experiment: Experiment) -> bool:
     """Returns whether each device of one host has the whole state, and no other host takes part."""
     return not (processes.is_multiprocess() or experiment.shard_agents)
@@ -256,7 +245,7 @@ def _run(
         return step_fn(state, batch)
 
     with (
-        TrainingProgress(experiment.name, first_step, experiment.steps, job.console) as progress,
+        TrainingProgress(experiment.name, first_step, experiment.steps) as progress,
         listening() as request,
         profiled.recording(),
         owned.writing(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from rich.console import Console
 
 from hyperface.config.experiment import Experiment
 from hyperface.config.records import describe
@@ -33,8 +32,6 @@ class Job(NamedTuple):
     """Experiment and data, by which its folder and checkpoints are known."""
     workers: int
     """Number of processes that read images."""
-    console: Console
-    """Where the progress bar is shown."""
 
 
 class Record:
