@@ -30,12 +30,12 @@ _OTHER_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 
 
 def unpacked_limit(size: int) -> int:
-    """Largest number of bytes that a compressed file of that size may unpack to."""
+    """Returns the largest number of bytes that a compressed file of that size may unpack to."""
     return FLOOR + RATIO * size
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip archive whose members do not share bytes; read them by `read_member`.
+    """Returns a zip archive whose members do not share bytes; read them by `read_member`.
 
     Raises:
       InputError: there is no such file, it is damaged, or its members overlap.
@@ -60,7 +60,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """The content of a member.
+    """Returns the content of a member.
 
     Raises:
       ValueError: it is damaged, encrypted, larger than the limit, not as large as it says, or
@@ -79,7 +79,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
 
 def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> bytes:
-    """The first bytes of a member, whose sum is not checked.
+    """Returns the first bytes of a member, whose sum is not checked.
 
     Raises:
       ValueError: as `read_member`.
@@ -92,7 +92,7 @@ def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> by
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """A member as a file; read it in pieces, and never all of it at once.
+    """Returns a member as a file; read it in pieces, and never all of it at once.
 
     Raises:
       ValueError: as `read_member`.
@@ -107,7 +107,7 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
 
 
 def damaged_member(found: object) -> ValueError:
-    """The error of a member that cannot be read."""
+    """Returns the error of a member that cannot be read."""
     return ValueError(f"expected a whole member of the archive, found: {found}")
 
 
@@ -161,7 +161,7 @@ _KINDS: dict[bytes, Callable[[], _Decompressor]] = {
 
 
 def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
-    """A file as it is, or what it unpacks to where it is compressed by gzip, bzip2 or xz.
+    """Returns a file as it is, or what it unpacks to where it is compressed by gzip, bzip2 or xz.
 
     Args:
       path: a regular file.
@@ -242,7 +242,7 @@ class _Unpacked(io.RawIOBase):
         return b""
 
     def _following(self, rest: bytes) -> _Decompressor | None:
-        """The next stream where several are joined, as pigz and pbzip2 do; zeros may pad them."""
+        """Returns the next of several joined streams, which zeros may pad (pigz and pbzip2 join)."""
         while not rest.lstrip(b"\0"):
             rest = self._file.read(_PIECE)
             if not rest:

@@ -36,7 +36,7 @@ class _Header(NamedTuple):
 
 
 def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
-    """The array of an .npy file.
+    """Returns the array of an .npy file.
 
     Args:
       path: the file.
@@ -120,7 +120,7 @@ def _fill(array: np.ndarray, start: bytes, file: IO[bytes]) -> None:
 
 
 def _header(start: bytes, size: int) -> _Header:
-    """The header in a file's first bytes; ValueError unless the file has just what it announces."""
+    """Reads an .npy header; a file that is longer or shorter than it says is a ValueError."""
     file = io.BytesIO(start)
     version = np.lib.format.read_magic(file)
     if version not in _READERS:

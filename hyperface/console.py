@@ -66,7 +66,7 @@ def _shown_on() -> Console | None:
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """A console on standard output that prints texts as they are; a quiet one prints nothing."""
+    """Returns a console on standard output that prints texts as they are, or nothing if quiet."""
     return Console(quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -82,7 +82,7 @@ def say(console: Console, text: str, style: str = "") -> None:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """A text that is shown as it is.
+    """Returns a text that is shown as it is.
 
     Characters that would steer the terminal, and bytes of file names that are no UTF-8, are shown
     as escapes.
@@ -96,5 +96,5 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def plain_column(text_format: str) -> TextColumn:
-    """A column of a progress bar, whose fields are shown as they are."""
+    """Returns a column of a progress bar, whose fields are shown as they are."""
     return TextColumn(text_format, markup=False)

@@ -49,7 +49,7 @@ def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
 
 
 def read_bytes(path: Path | str, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+    """Returns the content of a regular file of at most `limit` bytes.
 
     Raises:
       InputError: it is missing, a folder or a device, unreadable, or larger.
@@ -72,7 +72,7 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
 
 
 def text_lines(path: Path | str) -> Iterator[str]:
-    """The lines of a UTF-8 file one by one, without their ends; a byte-order mark is stepped over.
+    """Yields the lines of a UTF-8 file without their ends and without a byte-order mark.
 
     Raises:
       InputError: it is no regular file, not UTF-8, or has a line of more than LONGEST_LINE.
@@ -98,7 +98,7 @@ def text_lines(path: Path | str) -> Iterator[str]:
 
 
 def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Returns the object in a JSON file.
 
     Raises:
       InputError: as `read_bytes`, or it is no JSON object.
@@ -114,7 +114,7 @@ def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """The first twelve hexadecimal digits of a file's SHA-256; "" where there is no file."""
+    """Returns the first twelve hexadecimal digits of a file's SHA-256; "" without a file."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

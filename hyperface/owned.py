@@ -81,7 +81,7 @@ def read(folder: Path) -> Record | None:
 
 @functools.lru_cache(maxsize=64)  # Of a data set of many shards it is asked for at each one.
 def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
-    """What a marker states; the other arguments tell one state of the file from another."""
+    """Returns what a marker states; the other arguments tell one state of the file from another."""
     lines = [_parsed(line) for line in path.read_bytes().split(b"\n")]
     head = lines[0] or {}
     if (head.get("format"), head.get("version")) != (FORMAT, VERSION):
@@ -399,7 +399,7 @@ def _check_trees(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A new folder inside one of ours, for files that nobody needs afterwards."""
+    """Yields a new folder inside one of ours, for files that nobody needs afterwards."""
     adopt(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="features-") as name:
         yield Path(name)
@@ -439,7 +439,7 @@ def writing(
 
 
 def said(error: OSError) -> str:
-    """What an error of the system says, without its number."""
+    """Returns what an error of the system says, without its number."""
     if error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return error.strerror or str(error)
@@ -479,7 +479,7 @@ def _append(folder: Path, *lines: Mapping[str, str | int]) -> None:
 
 
 def _parsed(line: bytes) -> dict[str, str] | None:
-    """A line of a marker; None if it is damaged, or of another program."""
+    """Returns a line of a marker; None if it is damaged, or of another program."""
     try:
         found = json.loads(line)
         return found if found.pop("digest") == _digest(found) else None
@@ -511,7 +511,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _links_between(above: Path, below: Path) -> list[Path]:
-    """The links on the way from a folder down to another one, that one included."""
+    """Returns the links on the way from a folder down to another one, that one included."""
     parts = below.relative_to(above).parts
     paths = [above.joinpath(*parts[: count + 1]) for count in range(len(parts))]
     return [path for path in paths if path.is_symlink()]

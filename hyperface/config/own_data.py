@@ -89,7 +89,7 @@ def _evaluation(counts: Counts) -> Evaluation:
 
 
 def _pairs(images: Sequence[int]) -> tuple[int, int]:
-    """The number of same and of different pairs of people with so many images."""
+    """Returns the number of same and of different pairs of people with so many images."""
     same = sum(n * (n - 1) // 2 for n in images)
     return same, sum(images) * (sum(images) - 1) // 2 - same
 

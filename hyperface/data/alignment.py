@@ -54,7 +54,7 @@ class Aligner:
         return f"aligned to {height} x {width} by the landmarks of {self.path.name}"
 
     def __call__(self, name: str, pixels: np.ndarray) -> np.ndarray:
-        """The aligned face; ValueError says why there is none."""
+        """Returns the aligned face; ValueError says why there is none."""
         if name not in self.landmarks:
             raise ValueError(f"no landmarks in {self.path.name}")
         points = self.landmarks[name]
@@ -64,7 +64,7 @@ class Aligner:
 
 
 def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 96)) -> np.ndarray:
-    """The face cut out of an image, upright and at one scale; black where the image ends.
+    """Returns the face cut out of an image, upright and at one scale; black where the image ends.
 
     Args:
       pixels: [height, width, 1 or 3] uint8.
@@ -88,7 +88,7 @@ def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 
 
 
 def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift that bring points closest to a template, by least squares.
+    """Returns the rotation, scale and shift that fit points to a template by least squares.
 
     With (x, y) as the complex number x + iy a similarity is z -> m z + t, linear in m and t, and
     cannot reflect. The solution is Umeyama's.
@@ -149,7 +149,7 @@ def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image under an affine map: bilinear, rounded, black outside, no smoothing before.
+    """Returns an image under an affine map: bilinear, rounded, black outside, no smoothing before.
 
     This is what OpenCV's `warpAffine` computes by default, without its fixed-point tables.
 
@@ -183,7 +183,7 @@ def _matrix(m: complex, t: complex) -> np.ndarray:
 def _needed(
     pixels: np.ndarray, linear: np.ndarray, shift: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the image that the result shows, and the (x, y) where it starts."""
+    """Returns the part of the image that the result shows, and the (x, y) where it starts."""
     bottom, right = size[0] - 1, size[1] - 1
     corners = np.array([(0, 0), (right, 0), (0, bottom), (right, bottom)]) @ linear.T + shift
     sides = np.array(pixels.shape[1::-1])

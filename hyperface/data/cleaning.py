@@ -62,7 +62,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 def squared_distances(
     blocks: Callable[[], Blocks], num_classes: int, *, normalize: bool = True
 ) -> Distances:
-    """Each image's ||f - mean of its class||^2, and the means of that over the classes.
+    """Returns each image's ||f - mean of its class||^2, and the means of that over the classes.
 
     Held in memory are the means [classes, dim], a few numbers an image, and one block. The mean of
     few images lies close to each of them: a class of one has distance 0.
@@ -143,7 +143,7 @@ def write_keep_list(path: Path, names: Iterable[str]) -> None:
 
 
 def read_keep_list(path: Path) -> list[str]:
-    """The names of a file as `write_keep_list` makes it, in the file's order.
+    """Returns the names of a file as `write_keep_list` makes it, in the file's order.
 
     Raises:
       InputError: the file cannot be read, is empty, has an empty line, or a name twice.

@@ -20,7 +20,7 @@ _METADATA = {"people": dict, "source": str, "alignment": str}
 
 
 def data_directory(given: Path | None = None) -> Path:
-    """The data folder: the one given, else HYPERFACE_DATA_DIR, else one in the user's cache."""
+    """Returns the data folder: `given`, else HYPERFACE_DATA_DIR, else one in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # A shell leaves "~" alone in quotes and in files of variables.
     found = given or os.environ.get("HYPERFACE_DATA_DIR") or cache / "hyperface"
@@ -65,7 +65,7 @@ class Split:
         return f"{len(self.records):,} images of {self.dataset}, {self.alignment}{small}{cut}"
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps, to notice that the data changed under a run."""
+        """Returns what a checkpoint keeps, to notice that the data changed under a run."""
         return {
             "dataset": self.dataset,
             "split": self.name,
@@ -77,7 +77,7 @@ class Split:
 
 
 def find(name: str, data_dir: Path) -> Path | None:
-    """The folder of the newest whole version of a data set; None where there is none."""
+    """Returns the folder of the newest whole version of a data set; None where there is none."""
     versions = {
         info.parent: tuple(map(int, info.parent.name.split(".")))
         for info in (data_dir / name).glob("*.*.*/dataset_info.json")
@@ -87,7 +87,7 @@ def find(name: str, data_dir: Path) -> Path | None:
 
 
 def fingerprint(name: str, data_dir: Path) -> str:
-    """Of a data set's newest version: another one once it was prepared anew; "" without one."""
+    """Returns an id of a data set's newest version; "" without one. Preparing again changes it."""
     folder = find(name, data_dir)
     # Counts and sizes are in the one, what the images were made from in the other.
     files = ("dataset_info.json", "metadata.json")
@@ -95,7 +95,7 @@ def fingerprint(name: str, data_dir: Path) -> str:
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Those of `Split.facts` that change once a data set is prepared anew; {} without one."""
+    """Returns those of `Split.facts` that change if a data set is prepared again; {} without one."""
     folder = find(name, data_dir)
     if folder is None:
         return {}
@@ -261,7 +261,7 @@ def check_features(path: Path) -> None:
 
 
 def _class_names(record: Any) -> Iterator[Any]:
-    """The classes that a features.json names, at any depth."""
+    """Yields the classes that a features.json names, at any depth."""
     waiting = [record]
     while waiting:
         value = waiting.pop()
@@ -278,7 +278,7 @@ def _class_names(record: Any) -> Iterator[Any]:
 def _records(
     builder: Any, split: str, folder: Path
 ) -> tuple[list[str], list[str], Callable[[], Records]]:
-    """The files of a split, none where it has no example, those missing, and what opens them."""
+    """Returns the files of a split (none if it is empty), the missing ones, and what opens them."""
     try:
         info = builder.info.splits[split]
         files = [str(file) for file in info.filepaths] if info.num_examples else []
@@ -296,7 +296,7 @@ def _records(
 
 
 def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
-    """The shape of the images, and the number of classes."""
+    """Returns the shape of the images, and the number of classes."""
     try:
         features = builder.info.features
         height, width, channels = features["image"].shape

@@ -99,7 +99,7 @@ def warn_of_range(images: np.ndarray) -> None:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """The image, not yet decoded. The one place where an image is opened."""
+    """Returns the image, not yet decoded. The one place where an image is opened."""
     if not data:
         raise ValueError("expected an image, found an empty file")
     if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS:
@@ -122,7 +122,7 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _loaded(image: Image.Image) -> Image.Image:
-    """The same, decoded."""
+    """Returns the same, decoded."""
     try:
         image.load()
     # Decoders are many programs of many people: any error is about this one image.
@@ -171,10 +171,10 @@ _large = threading.Lock()
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
-    """Large images are decoded one after another, whatever the number of threads."""
+    """Returns the lock under which large images are decoded one after another."""
     return _large if image.width * image.height > LARGE else contextlib.nullcontext()
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, or its kind where it has no text."""
+    """Returns the first line of an error, or its kind where it has no text."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -40,7 +40,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """That of a prepared data set's folder.
+        """Reads the manifest of a prepared data set's folder.
 
         Raises:
           InputError: it has none, or one that is damaged or of another program.
@@ -79,7 +79,7 @@ class Manifest:
 
     @classmethod
     def source_of(cls, folder: Path) -> str | None:
-        """The fingerprint of what a folder was made from; None where it has no manifest."""
+        """Returns the fingerprint of what a folder was made from; None where it has no manifest."""
         try:
             return cls.read(folder).source
         except InputError:

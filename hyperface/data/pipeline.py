@@ -84,7 +84,7 @@ def training_batches(
 
 
 def _from_workers(batches: grain.DatasetIterator) -> Iterator[Batch]:
-    """The batches; a worker that was killed is said."""
+    """Yields the batches. A worker process that was killed raises an `InputError`."""
     try:
         yield from batches
     except RuntimeError as error:
@@ -108,7 +108,7 @@ def evaluation_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """Every example once, in stored order; the last batch is padded and masked.
+    """Yields every example once, in stored order; the last batch is padded and masked.
 
     Where the split has a crop, the middle of the image is cut out. Each of several processes
     delivers as many batches, every k-th; the last ones may be nothing but padding.
@@ -215,7 +215,7 @@ def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputE
 
 
 def _scaled(batch: Batch) -> Batch:
-    """The batch with images of 0 to 255 in [-1, 1): all at once, in one array."""
+    """Returns the batch with images of 0 to 255 in [-1, 1): all at once, in one array."""
     images = np.subtract(batch["images"], 127.5, dtype=np.float32)
     return batch | {"images": np.divide(images, 128.0, out=images)}
 

@@ -71,7 +71,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
 
 
 def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each image is taken, and the people who have one that is."""
+    """Returns whether each image is taken, and the people who have one that is."""
     chosen = np.ones(len(source.people), bool)
     if options.keep is not None:
         keep = set(options.keep)
@@ -86,7 +86,7 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def default_held_out(source: Source, options: Options) -> int | None:
-    """How many people are held out because neither the source nor the user says who.
+    """Returns how many people are held out because neither the source nor the user says who.
 
     None where one of them does.
     """
@@ -133,7 +133,7 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def alignment(options: Options) -> str:
-    """How images are aligned, in words."""
+    """Returns how images are aligned, in words."""
     return "as they came" if options.align is None else str(options.align)
 
 

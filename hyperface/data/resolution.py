@@ -10,7 +10,7 @@ FACTORS = (4, 16, 25, 36, 64)
 
 
 def degrade(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """The image as if taken with `factor` times fewer pixels, in its old size.
+    """Returns the image as if taken with `factor` times fewer pixels, in its old size.
 
     Bicubic down, smoothed as the smaller image needs it, and bicubic up again. Sides that do not
     divide are rounded: 112 x 96 becomes 22 x 19 at factor 25.

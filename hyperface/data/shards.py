@@ -95,7 +95,7 @@ def _encoder(described: tfds.features.FeaturesDict) -> Callable[[dict[str, Any]]
 
 
 def _settled(path: Path, images: int) -> str:
-    """SHA-256 of a file that is on the disk and holds that many records."""
+    """Returns the SHA-256 of a file that is on the disk and holds that many records."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())  # Or a journal could outlive its shard in a power cut.
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -190,7 +190,7 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
 
 
 def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
-    """What a record holds: encoded image, label, name."""
+    """Returns what a record holds: encoded image, label, name."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=shape, encoding_format="png"),
@@ -201,7 +201,7 @@ def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
 
 
 def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
-    """The error of a source whose images cannot be used; `what` says more than their number."""
+    """Returns the error of a source whose images cannot be used; `what` says more than a number."""
     shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
     listed = (
         f": {shown}{'; ...' if len(rejected) > 5 else ''}. Mend or remove them" if shown else ""

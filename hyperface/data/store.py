@@ -135,7 +135,7 @@ def _write(
 
 
 def _journal(path: Path) -> dict | None:
-    """What is known of a shard; None where it has to be written, again perhaps."""
+    """Returns what is known of a shard; None where it has to be written, again perhaps."""
     try:
         return read_json(path)
     except InputError:
@@ -150,7 +150,7 @@ def _summed(
     key: str,
     aligned: str,
 ) -> Manifest:
-    """The manifest, from the journals."""
+    """Returns the manifest, from the journals."""
     manifest = Manifest(
         source=key,
         kind=source.kind,
@@ -237,7 +237,7 @@ def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
 
 
 def _names(plan: list[Shard]) -> list[str]:
-    """The files of a data set, beside its journals."""
+    """Returns the files of a data set, beside its journals."""
     return [*(shard.file for shard in plan), *METADATA]
 
 
@@ -261,7 +261,7 @@ def _unfinished(key: str) -> str:
 
 
 def _work_folder(folder: Path, key: str) -> Path:
-    """The folder of this source's unfinished data set; recorded ones of other sources go."""
+    """Returns the folder of this source's unfinished data set, and removes those of others."""
     work = folder / _unfinished(key)
     marked = owned.read(folder)
     assert marked is not None  # The folder is being written, and so has a marker.
@@ -275,7 +275,7 @@ def _work_folder(folder: Path, key: str) -> Path:
 
 
 def _next_version(folder: Path, old: Path | None) -> Path:
-    """The folder of the next version, whose name nothing has."""
+    """Returns the folder of the next version, whose name nothing has."""
     number = 0 if old is None else int(old.name.split(".")[2]) + 1
     while os.path.lexists(folder / f"1.0.{number}"):
         number += 1

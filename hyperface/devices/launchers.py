@@ -26,7 +26,7 @@ def cluster_of(
     processes: int | None = None,
     process: int | None = None,
 ) -> Cluster | None:
-    """The cluster that the options name, else the one that the launcher has set.
+    """Returns the cluster that the options name, else the one that the launcher has set.
 
     SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes (JobSet) are known by their variables. Under
     Open MPI HYPERFACE_COORDINATOR, and in a JobSet JOBSET_NAME, REPLICATED_JOB_NAME and

@@ -71,7 +71,7 @@ def check_classes(num_classes: int) -> None:
 
 
 def replicated(devices: Sequence[Device] | None = None) -> NamedSharding:
-    """The sharding of the state that `data_parallel_step` returns: whole on every device.
+    """Returns the sharding of the state that `data_parallel_step` returns: whole on every device.
 
     A state that starts with it lets the step compile once.
     """
@@ -101,12 +101,12 @@ def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
 
 
 def describe_devices() -> list[str]:
-    """The devices that `data_parallel_step` uses by default, in words."""
+    """Returns the devices that `data_parallel_step` uses by default, in words."""
     return [f"{device} ({device.device_kind})" for device in jax.local_devices()]
 
 
 def counted(devices: Sequence[str]) -> list[str]:
-    """How many there are of each kind.
+    """Returns how many there are of each kind.
 
     Args:
       devices: as `describe_devices` names them.

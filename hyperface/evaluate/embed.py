@@ -43,7 +43,7 @@ class Devices:
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """A batch over the devices of this process."""
+        """Returns a batch over the devices of this process."""
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
@@ -79,7 +79,7 @@ def embedder(
 def merged(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """A function (parameters, images) -> (merged features, norms of the images' own features).
+    """Returns a function (parameters, images) -> (merged features, norms before the merge).
 
     Args:
       apply: (parameters, images [batch, height, width, channels]) -> features [batch, dim].
@@ -142,7 +142,7 @@ class AllDevices(Devices):
         return mesh.put_whole(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """A batch over the devices of this process."""
+        """Returns a batch over the devices of this process."""
         return mesh.split_rows(images)
 
     def gather(self, tree: Any) -> Any:

@@ -40,7 +40,7 @@ class Result:
     """What was done, a sentence each."""
 
     def figures(self) -> dict[str, float]:
-        """The figures of a results table, by name, as shares in [0, 1]."""
+        """Returns the figures of a results table, by name, as shares in [0, 1]."""
         if self.verification is None:
             # Only the process that scores asks for figures, and it has one of the two.
             return {"accuracy": cast(float, self.accuracy)}
@@ -131,7 +131,7 @@ def evaluate_pixels(
 def _embedded(
     experiment: Experiment, embed: Callable, params: Any, data_dir: Path, devices: Devices
 ) -> tuple[Embeddings, str]:
-    """The test split's features, and what is printed of its images."""
+    """Returns the test split's features, and what is printed of its images."""
     data, size = experiment.data, experiment.evaluation.batch_size
     split = open_experiment_split(data, "test", data_dir)
     batches = evaluation_batches(

@@ -35,7 +35,7 @@ class Heads(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> Objective:
-        """The sum of the terms that take part.
+        """Returns the sum of the terms that take part.
 
         Args:
           features: [batch, dim], un-normalised.

@@ -112,7 +112,7 @@ def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
 
 
 def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
-    """Where each of `wanted` stands in the rising `ids`; ValueError where one is not there."""
+    """Returns where each of `wanted` stands in the rising `ids`; a missing one is a ValueError."""
     found = np.searchsorted(ids, wanted)
     missing = np.flatnonzero(ids[np.minimum(found, ids.size - 1)] != wanted)
     if missing.size:
@@ -126,7 +126,7 @@ def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
 def checked_folds(
     same: np.ndarray, fold: np.ndarray, tested: Sequence[int] | None = None
 ) -> np.ndarray:
-    """The fold ids that are tested, rising; by default all.
+    """Returns the fold ids that are tested, rising; by default all.
 
     Raises:
       ValueError: fewer than two folds, a tested one that is not there, or a tested fold or the rest

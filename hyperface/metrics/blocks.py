@@ -56,7 +56,7 @@ class Gallery:
             raise ValueError(f"expected distractors, found none kept of {total}")
 
     def blocks(self, rows: int) -> Iterator[Block]:
-        """All that is kept, in blocks of at most `rows`."""
+        """Yields all that is kept, in blocks of at most `rows`."""
         offset = 0
         for part in self._parts:
             for start in range(0, len(part), rows):

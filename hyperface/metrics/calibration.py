@@ -275,7 +275,7 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
 
 
 def _probability(log_odds: np.ndarray) -> np.ndarray:
-    """The logistic function, without overflow at either end."""
+    """Returns the logistic function, without overflow at either end."""
     return np.exp(-np.logaddexp(0.0, -log_odds))
 
 

@@ -18,7 +18,7 @@ def sampling_error(rate: float, trials: int) -> float:
 def guess_warning(
     figure: str, rate: float, chance: float, trials: int, *, least: float = 0.0
 ) -> tuple[str, ...]:
-    """A step that warns of a rate that is not above that of a guess beyond sampling error.
+    """Returns a step that warns of a rate that is not above that of a guess beyond sampling error.
 
     Args:
       figure: what the rate is called.
@@ -42,7 +42,7 @@ def guess_warning(
 def shift_warning(
     features: Features, first: PairRows, second: PairRows, same: Same
 ) -> tuple[str, ...]:
-    """A step that warns of names that stand a row too early or too late.
+    """Returns a step that warns of names that stand a row too early or too late.
 
     Features in the order of sorted names keep most of a person's images with their name when they
     are shifted by a row, so that the accuracy is merely low.

@@ -42,7 +42,7 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> F
 
 
 def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -> jax.Array:
-    """Every row's product with every column, jitted: [rows, dim] and [columns, dim], of one type.
+    """Returns the product of each row of [rows, dim] with each row of [columns, dim], jitted.
 
     float64 features give float64 products, whatever jax is set to. `place` puts the rows on jax's
     default device; another one may split them over several, each of which then makes its share.

@@ -6,7 +6,7 @@ Progress = Callable[[int, int], None]
 
 
 def part(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """What one of several equal parts tells its progress to; None where nobody is told.
+    """Returns the progress function of one of several equal parts; None without a function.
 
     Example:
       >>> second = part(lambda done, total: print(done, "of", total), 1, 2)

@@ -44,7 +44,7 @@ class FoldMoments(NamedTuple):
     folds: dict[int, Moments]
 
     def projection(self, held_out: int, pca: float | int | None) -> Projection:
-        """The projection fitted on all folds but one.
+        """Returns the projection fitted on all folds but one.
 
         Args:
           held_out: fold id.
@@ -123,7 +123,7 @@ def _moments(features: np.ndarray, rows: np.ndarray, scatter: bool) -> Moments:
 
 
 def _leading(covariance: np.ndarray, pca: float | int) -> np.ndarray:
-    """The eigenvectors that are kept, as columns; a share is exceeded, as in scikit-learn."""
+    """Returns the kept eigenvectors as columns; a share is exceeded, as in scikit-learn."""
     values, vectors = np.linalg.eigh(covariance)
     kept = pca
     if pca < 1:

@@ -21,7 +21,7 @@ class OpenSet(NamedTuple):
 
 
 def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
-    """What open-set identification needs of a score matrix.
+    """Returns what open-set identification needs of a score matrix.
 
     The rank of a mate is one more than the gallery images of other people that score at least as
     high: ties count against the probe. (BLUFR's released code lets the gallery's order decide.)

@@ -36,7 +36,7 @@ class Det(NamedTuple):
 
 
 def roc(scores: Scores, same: Same) -> Roc:
-    """The ROC curve over all distinct scores.
+    """Returns the ROC curve over all distinct scores.
 
     It takes some 50 bytes a pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
     the curve of any number of pairs.
@@ -119,7 +119,7 @@ def true_accept_rate(
 
 
 def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
-    """The true accept rate at the threshold of `impostor_threshold`.
+    """Returns the true accept rate at the threshold of `impostor_threshold`.
 
     By the rule "strict" it is the largest one whose measured false accept rate is at most `far`:
     same pairs tied with the best different pair that is refused are refused too.

@@ -40,7 +40,7 @@ class PairRates(NamedTuple):
         return {name: _spread(values) for name, values in figures.items()}
 
     def unsupported(self) -> list[float]:
-        """The false accept rates that some split has too few different pairs for."""
+        """Returns the false accept rates that some split has too few different pairs for."""
         return [far for i, far in enumerate(self.fars) if np.any(self.allowed[:, i] == 0)]
 
 

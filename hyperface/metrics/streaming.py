@@ -128,7 +128,7 @@ class ScoreStream:
         return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
 
     def roc(self) -> Roc:
-        """The curve with a point a bin edge at which something changes, for `eer`, `auc`, plots."""
+        """Returns the curve with one point per bin edge at which something changes."""
         self._check_both_kinds()
         genuine = np.bincount(_bins(self.genuine()), minlength=BINS)
         used = np.flatnonzero((genuine + self.histogram)[::-1])
@@ -165,7 +165,7 @@ def stream_all_pairs(
     exact_far: float = 0.01,
     place: Place = jnp.asarray,
 ) -> ScoreStream:
-    """Scores of every pair of different images, a tile of the product at a time.
+    """Returns the scores of every pair of different images, a tile of the product at a time.
 
     Args:
       unit: [images, dim] unit features; the scores have their type.

@@ -19,7 +19,7 @@ from hyperface.metrics.verification import best_threshold, mean_best_threshold
 
 
 def svm_threshold(scores: Scores, same: Same) -> float:
-    """The threshold of a linear SVM on the scores: the rule of NormFace's released code.
+    """Returns the threshold of a linear SVM on the scores: the rule of NormFace's released code.
 
     libsvm's C-SVC with C = 1 and no shrinking on the scores as they are; the threshold is where its
     decision changes sign. Where same pairs score no higher than different ones, the best line that
@@ -59,7 +59,7 @@ THRESHOLD_STEPS = {
 
 
 def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
-    """The histogram intersection kernel: NormFace, 5.3.
+    """Returns the histogram intersection kernel: NormFace, 5.3.
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 

@@ -25,7 +25,7 @@ TOO_FEW = " (too few pairs: at no false accept)"
 
 
 def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
-    """The scores as one row of floats, of the type that they have.
+    """Returns the scores as one row of floats, of the type that they have.
 
     Raises:
       ValueError: they are not one row, there is none, or one is not finite.
@@ -44,7 +44,7 @@ def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
 
 
 def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict") -> np.ndarray:
-    """How many of N impostor pairs a false accept rate allows: floor(far N), or round(far N).
+    """Returns how many of N impostor pairs a FAR allows: floor(far N), or round(far N).
 
     Args:
       far: in [0, 1], one or an array.
@@ -71,7 +71,7 @@ def impostor_threshold(
     rule: Rule = "strict",
     num_impostors: int | None = None,
 ) -> OfRates:
-    """The threshold at a false accept rate, the one rule that everything here uses.
+    """Returns the threshold at a false accept rate, the one rule that everything here uses.
 
     Of N impostor scores k = `allowed_impostors` may be accepted.
 
@@ -132,10 +132,10 @@ def accepted_share(scores: np.ndarray, thresholds: ArrayLike) -> np.ndarray:
 
 
 def smallest_far(num_impostors: int) -> float:
-    """The lowest false accept rate above zero that N impostor pairs can show: 1/N."""
+    """Returns the lowest false accept rate above zero that N impostor pairs can show: 1/N."""
     return 1.0 / num_impostors
 
 
 def supported(far: ArrayLike, num_impostors: int) -> np.ndarray:
-    """Whether a rate is at least `smallest_far`; below it, rates are those at no false accept."""
+    """Returns whether a rate is at least `smallest_far`, below which no false accept is allowed."""
     return allowed_impostors(far, num_impostors) >= 1

@@ -42,7 +42,7 @@ class Tail:
         self.add(np.concatenate(other._kept))
 
     def scores(self) -> np.ndarray:
-        """The highest, falling; all that were seen where they are fewer than the size."""
+        """Returns the highest, falling; all that were seen where they are fewer than the size."""
         self._shrink()
         return np.sort(self._kept[0])[::-1]
 

@@ -93,7 +93,7 @@ def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verificati
 
 
 def all_pairs(labels: Labels) -> Pairs:
-    """Every unordered pair of different images, n (n - 1) / 2 of them."""
+    """Returns every unordered pair of different images, n (n - 1) / 2 of them."""
     labels = np.asarray(labels)
     first, second = np.triu_indices(labels.size, k=1)
     return Pairs(first, second, labels[first] == labels[second])
@@ -118,7 +118,7 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
 
 
 def deal_folds(same: Same, folds: int) -> Folds:
-    """A fold id for each pair: pairs of each kind are dealt out in turn, so all folds are alike.
+    """Returns a fold id per pair: pairs of each kind are dealt in turn, so all folds are alike.
 
     Raises:
       ValueError: there are fewer pairs of a kind than folds.
@@ -177,7 +177,7 @@ def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
 
 
 def best_threshold(scores: Scores, same: Same) -> float:
-    """The threshold of the highest balanced accuracy: midway between two neighbouring scores.
+    """Returns the threshold of the highest balanced accuracy, midway between two scores.
 
     Every distinct cut is tried. Of several equally good ones it is the median, the higher of the
     middle two where their number is even: a mean of cuts that are not neighbours may be a worse
@@ -193,7 +193,7 @@ def best_threshold(scores: Scores, same: Same) -> float:
 
 
 def mean_best_threshold(scores: Scores, same: Same) -> float:
-    """The mean of all equally good cuts of `best_threshold`: SphereFace's released rule.
+    """Returns the mean of all equally good cuts of `best_threshold`: SphereFace's released rule.
 
     Its accuracy may be below the highest.
     """

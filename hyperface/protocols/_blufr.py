@@ -115,7 +115,7 @@ def _indices(value: Any, name: str, images: int, path: Path | str) -> np.ndarray
 
 
 def _numbers(value: Any, name: str, path: Path | str) -> np.ndarray:
-    """A vector of whole numbers from 1."""
+    """Returns a vector of whole numbers from 1."""
     good = isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.size
     if not good or not np.all((value >= 1) & (value < 2**31) & (value == np.floor(value))):
         raise InputError(f"{path}: expected whole numbers from 1 in {name}, found others.")

@@ -30,18 +30,18 @@ class Line(NamedTuple):
     text: str
 
     def fault(self, expected: str, found: str | None = None) -> InputError:
-        """The error that names this line; it shows the line where `found` is left out."""
+        """Returns the error that names this line; it shows the line where `found` is left out."""
         found = shown(self.text) if found is None else found
         return InputError(f"{self.file}:{self.number}: expected {expected}, found {found}.")
 
     def fields(self, separator: str | None = None) -> list[str]:
-        """The parts between separators, without blanks around them; None separates at blanks."""
+        """Returns the parts between separators, stripped; the separator None is any blanks."""
         if separator is None:
             return _BLANKS.split(self.text)
         return [field.strip(" \t") for field in self.text.split(separator)]
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
-        """A whole number in [least, most], in plain digits."""
+        """Returns a whole number in [least, most], in plain digits."""
         plain = token.isascii() and token.isdigit() and len(token) <= len(str(LARGEST))
         if not plain or not least <= int(token) <= most:
             limits = f"{least} to {most}" if most < LARGEST else f"{least} or more"
@@ -49,13 +49,13 @@ class Line(NamedTuple):
         return int(token)
 
     def decimal(self, token: str, what: str) -> float:
-        """A finite decimal number."""
+        """Returns a finite decimal number."""
         if not _DECIMAL.fullmatch(token) or not math.isfinite(float(token)):
             raise self.fault(what, shown(token))
         return float(token)
 
     def image(self, name: str) -> str:
-        """The name of an image: a path below the data set's folder, with / between folders."""
+        """Returns the name of an image: a path below the data set's folder, separated by /."""
         parts = name.split("/")
         if {"", ".", ".."} & set(parts) or "\\" in name or name[1:2] == ":":
             raise self.fault("an image's path below the data set's folder", shown(name))
@@ -63,12 +63,12 @@ class Line(NamedTuple):
 
 
 def shown(text: str) -> str:
-    """The text in quotes, cut short where it is long."""
+    """Returns the text in quotes, cut short where it is long."""
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
 def read_lines(path: Path | str) -> list[Line]:
-    """The lines of a text file, as `split_lines`.
+    """Returns the lines of a text file, as `split_lines`.
 
     Raises:
       InputError: as `hyperface.files.read_bytes` and `split_lines`.
@@ -77,7 +77,7 @@ def read_lines(path: Path | str) -> list[Line]:
 
 
 def decoded(data: bytes, file: str, start: int = 1) -> str:
-    """The text of UTF-8 data.
+    """Returns the text of UTF-8 data.
 
     Raises:
       InputError: naming the line that is not UTF-8, or if a byte-order mark comes first.
@@ -92,7 +92,7 @@ def decoded(data: bytes, file: str, start: int = 1) -> str:
 
 
 def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
-    """The lines of UTF-8 text; Windows line ends and blank lines at the end are accepted.
+    """Returns the lines of UTF-8 text; Windows line ends and blank lines at the end are accepted.
 
     Args:
       data: the text, or a part of it that starts with a line.
@@ -120,7 +120,7 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
 
 def after(lines: Sequence[Line]) -> Line:
-    """The place after the last line, for what is missing there."""
+    """Returns the place after the last line, for what is missing there."""
     return lines[-1]._replace(number=lines[-1].number + 1, text="")
 
 

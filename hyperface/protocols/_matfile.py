@@ -47,7 +47,7 @@ class _Form(NamedTuple):
 
 
 def read_mat(path: Path | str) -> dict[str, Any]:
-    """The variables of a MATLAB 5 file by name.
+    """Returns the variables of a MATLAB 5 file by name.
 
     Args:
       path: the file.
@@ -95,7 +95,7 @@ def _unpacked(data: memoryview, limit: int) -> memoryview:
 
 
 def _element(data: memoryview, form: _Form) -> tuple[int, memoryview, memoryview]:
-    """The type and content of the first element, and what follows it."""
+    """Returns the type and content of the first element, and what follows it."""
     if len(data) < 8:
         raise ValueError(f"{len(data)} bytes where 8 start an element")
     kind, size = struct.unpack(form.order + "2I", data[:8])
@@ -110,7 +110,7 @@ def _element(data: memoryview, form: _Form) -> tuple[int, memoryview, memoryview
 
 
 def _array(data: memoryview, form: _Form, depth: int) -> tuple[str, Any]:
-    """The name and value of a matrix element."""
+    """Returns the name and value of a matrix element."""
     if not data:
         return "", np.empty((0, 0))
     if depth > _DEEPEST:

@@ -28,7 +28,7 @@ class NamedFeatures(NamedTuple):
     """How they were made, a sentence each."""
 
     def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
-        """Indices of images by name.
+        """Returns the indices of images by name.
 
         Args:
           wanted: names of images, repeats allowed.
@@ -49,7 +49,7 @@ class NamedFeatures(NamedTuple):
         return np.array([places[name] for name in wanted], np.int64)
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of SHA-256 over names and features."""
+        """Returns sixteen hexadecimal digits of SHA-256 over names and features."""
         return array_digest(self.features, "\n".join(self.names))
 
 
@@ -77,7 +77,7 @@ def people_of(names: Sequence[str], source: str) -> np.ndarray:
 
 
 def array_digest(features: np.ndarray, text: str = "") -> str:
-    """Sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
+    """Returns sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
     total = hashlib.sha256(text.encode())
     for start in range(0, len(features), BLOCK):
         total.update(np.ascontiguousarray(features[start : start + BLOCK]).data)

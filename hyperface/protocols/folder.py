@@ -125,7 +125,7 @@ def _same_pairs(
 
 
 def _triangle(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pair (i, j), i < j, of each number in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    """Returns the pair i < j of each number, in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
     j = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
     # The root of a large number may be rounded across a whole number.
     j -= j * (j - 1) // 2 > numbers
@@ -196,7 +196,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
 def _figures(
     scores: np.ndarray, same: np.ndarray, threshold: float
 ) -> tuple[dict[str, float], dict[str, Statistic]]:
-    """The figures of the test half by label, and how each is computed of resampled pairs."""
+    """Returns the scores of the test half by label, and how each follows from resampled pairs."""
     curve, different = roc(scores, same), int(np.sum(~same))
     figures = {
         "accuracy": balanced_accuracy(scores, same, threshold),
@@ -226,7 +226,7 @@ def _check_halves(name: str, one: Half, other: Half, images: np.ndarray) -> None
 def _steps(
     one: Half, other: Half, calibrates: np.ndarray, images: int, seed: int
 ) -> tuple[str, ...]:
-    """What is done, a sentence per step."""
+    """Returns what is done, a sentence per step."""
     halves = [
         f"{title} half: {people:,} people, {_drawn(half)}"
         for title, half, people in (
@@ -261,7 +261,7 @@ def _few_people(people: int) -> tuple[str, ...]:
 
 
 def _no_files(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
-    """The names of the images say who is compared."""
+    """Returns the names of the images say who is compared."""
     return []
 
 

@@ -20,7 +20,7 @@ class PairList(NamedTuple):
     """[pairs] int64, from 0; all 0 where the protocol has no folds."""
 
     def names(self) -> list[str]:
-        """The distinct names, sorted.
+        """Returns the distinct names, sorted.
 
         Example:
           >>> PairList(["b", "a"], ["c", "b"], np.array([True, False]), np.zeros(2, int)).names()

@@ -32,7 +32,7 @@ class Card:
     """The protocols of an `evaluation.json`."""
 
     def text(self) -> str:
-        """The content of the file."""
+        """Returns the content of the file."""
         return "\n".join([*self._front_matter(), *self._body(), ""])
 
     def _title(self) -> str:
@@ -109,7 +109,7 @@ class Card:
 
 
 def _changed_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """The terms that have a weight; of a term without one, all of it."""
+    """Returns the terms that have a weight; of a term without one, all of it."""
     return {
         name: value
         for name, value in loss.items()
@@ -118,7 +118,7 @@ def _changed_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(name: str, scored: Mapping[str, Any]) -> list[str]:
-    """One entry of `model-index`."""
+    """Returns one entry of `model-index`."""
     lines = [
         "  - task:",
         "      type: face-verification",

@@ -60,7 +60,7 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
 
 
 def _lines(path: Path) -> list[_Line]:
-    """All lines of a landmarks file that `find_landmarks` wrote, and a person may have edited."""
+    """Reads a landmarks file that `find_landmarks` wrote and a person may have edited."""
     lines = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
@@ -79,7 +79,7 @@ def _number(text: str | None) -> float:
 
 
 def _selected(lines: list[_Line]) -> list[_Line]:
-    """The lines that a sheet shows."""
+    """Returns the lines that a sheet shows."""
     rng = np.random.default_rng(0)
     with_face = sorted((x for x in lines if np.isfinite(x.points).all()), key=lambda x: x.score)
     without = [x for x in lines if not np.isfinite(x.points).all()]
@@ -89,7 +89,7 @@ def _selected(lines: list[_Line]) -> list[_Line]:
 
 
 def _marked(pixels: np.ndarray, line: _Line) -> np.ndarray:
-    """The photo at the size of a tile, with the box in green and the points in red."""
+    """Returns the photo at the size of a tile, with the box in green and the points in red."""
     image = Image.fromarray(pixels)
     scale = TILE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -104,7 +104,7 @@ def _marked(pixels: np.ndarray, line: _Line) -> np.ndarray:
 
 
 def _caption(line: _Line) -> str:
-    """The name and what the detector found, on two lines."""
+    """Returns the name and what the detector found, on two lines."""
     if not np.isfinite(line.points).all():
         return f"{line.name}\nno face"
     score = "" if np.isnan(line.score) else f" {line.score:.3f}"

@@ -113,7 +113,7 @@ def _similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _pairs(shape: tuple[int, ...], is_within: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each pair; within one folder each pair once.
+    """Returns row and column of each pair; within one folder each pair once.
 
     Raises:
       InputError: a photo would be compared with itself alone, or there are too many pairs.
@@ -133,7 +133,7 @@ def _highest(scores: np.ndarray) -> np.ndarray:
 
 
 def _counts(point: OperatingPoint, scores: np.ndarray) -> dict[str, int]:
-    """Number of pairs by decision; decisions that nothing got are left out."""
+    """Returns the number of pairs by decision; decisions that nothing got are left out."""
     same = scores >= point.threshold
     different = ~same & (scores <= point.reject_threshold)
     counts = {"same": same.sum(), "different": different.sum()}

@@ -135,7 +135,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
 
 
 def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
-    """The network of a run or of a weight file, which is taken without mirror images."""
+    """Returns the network of a run or of a weight file, which is taken without mirror images."""
     experiment = saved.experiment or {"evaluation": {"mirror": "none"}, "data": {}}
     merge: Mirror = mirror or experiment["evaluation"]["mirror"]
     network = saved.network()

@@ -129,7 +129,7 @@ def _protocols(options: Export) -> dict:
 
 
 def _calibration(options: Export, saved: "SavedBackbone", mirror: str) -> dict | None:
-    """The calibration of the network that is exported; None if there is none.
+    """Returns the calibration of the network that is exported; None if there is none.
 
     Raises:
       InputError: the file that was named is of another network.

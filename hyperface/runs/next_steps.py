@@ -119,7 +119,7 @@ def to_calibrate(run: Path) -> str:
 
 
 def _place(data_dir: Path | None) -> list[str]:
-    """The option that names the data folder, unless commands find it without."""
+    """Returns the option that names the data folder, unless commands find it without."""
     from hyperface.data.datasets import data_directory
 
     usual = data_dir is None or data_directory(data_dir) == data_directory()

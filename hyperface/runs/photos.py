@@ -139,7 +139,7 @@ def check_alignable(shape: tuple[int, int, int] | None) -> None:
 
 
 def _template(height: int, width: int) -> tuple[int, int] | None:
-    """The size that faces are aligned to first, before they are made smaller or larger."""
+    """Returns the size that faces are aligned to first, before they are made smaller or larger."""
     if height == width:
         return (height, width) if height in EYE_ROW else SQUARE
     return PORTRAIT if abs(width - height * 96 / 112) < 0.5 else None
@@ -151,7 +151,7 @@ def _faces_of(
     detector: Detector | None,
     which: Faces,
 ) -> Iterator[Face]:
-    """The faces of one photo; ValueError says why there is none."""
+    """Yields the faces of one photo; ValueError says why there is none."""
     check_size(photo.size)
     data = photo.read()
     if detector is None or shape is None:

@@ -154,7 +154,7 @@ def verify(
 
 
 def _newest_run() -> Path:
-    """The run in runs/ that was written last.
+    """Returns the run in runs/ that was written last.
 
     Raises:
       InputError: there is none.
@@ -174,7 +174,7 @@ def _newest_run() -> Path:
 def _calibrated(
     run: Path, given: Path | None, checkpoint: int | None
 ) -> "tuple[Network, StoredCalibration | None, str]":
-    """The network, its calibration, and why there is none.
+    """Returns the network, its calibration, and why there is none.
 
     Raises:
       InputError: the calibration that the user names is of another network.
@@ -226,7 +226,7 @@ def _log(
 
 
 def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
-    """What the thresholds are, in words."""
+    """Returns what the thresholds are, in words."""
     text = (
         f"FAR {100 * point.far:g} %: same from {point.threshold:.4f}, different up to "
         f"{point.reject_threshold:.4f}"
@@ -245,7 +245,7 @@ def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
 
 
 def _record(found: "Verified", network: "Network", run: Path, prior: float) -> dict[str, Any]:
-    """The content of the JSON file."""
+    """Returns the content of the JSON file."""
     return {
         "run": str(run),
         "model": network.digest,

@@ -37,7 +37,7 @@ class StopRequest:
         self.signal: str | None = None
 
     def reached(self, step: int) -> str | None:
-        """Name of the signal after which `step`, just done, is to be the last; None to go on.
+        """Returns the signal after which the finished `step` is the last; None to go on.
 
         On several processes it is the same step on all.
         """

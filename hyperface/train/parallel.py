@@ -119,7 +119,7 @@ def on_mesh(
     split_classes: bool,
     devices: Sequence[Device] | None = None,
 ) -> TrainState:
-    """A state for `mesh_step`, made where it will be: no device holds all agents that are split.
+    """Returns a state for `mesh_step`, made in place: no device ever holds all split agents.
 
     Where the classes are not a multiple of the devices, rows of zeros, and NaN for the distortion,
     which count nowhere, fill the last devices.
@@ -143,7 +143,7 @@ def on_mesh(
 def shapes_on_mesh(
     state: TrainState, *, split_classes: bool, devices: Sequence[Device] | None = None
 ) -> TrainState:
-    """What `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
+    """Returns what `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
     mesh, rows = make_mesh(devices), state.distortion.size
     if split_classes:
         rows += -rows % mesh.size
@@ -157,7 +157,7 @@ def shapes_on_mesh(
 
 
 def whole_classes(state: TrainState) -> TrainState:
-    """The state without padding: the same for any number of devices.
+    """Returns the state without padding: the same for any number of devices.
 
     Its arrays stay split, by feature dimension where the classes are no multiple of the devices.
     """
@@ -176,21 +176,21 @@ def whole_classes(state: TrainState) -> TrainState:
 
 
 def with_padding_unseen(state: TrainState) -> TrainState:
-    """The state with NaN for the distortion of rows beyond the last class, which are no class."""
+    """Returns the state with NaN as distortion of the padding rows beyond the last class."""
     num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
     unseen = jax.jit(lambda x: x.at[num_classes:].set(jnp.nan), out_shardings=sharding)
     return state.replace(distortion=unseen(state.distortion))
 
 
 def _by_columns(mesh: jax.sharding.Mesh, columns: int) -> NamedSharding:
-    """A matrix split by columns over as many of the devices as they are a multiple of."""
+    """Returns a matrix split by columns over as many of the devices as they are a multiple of."""
     parts = math.gcd(columns, mesh.size)
     blocks = jax.sharding.Mesh(mesh.devices.reshape(parts, -1), (AXIS, "copies"))
     return NamedSharding(blocks, PartitionSpec(None, AXIS))
 
 
 def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> TrainState:
-    """The state with every array that has one row a class changed."""
+    """Returns the state with every array that has one row a class changed."""
     loss = state.network.head.loss
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: change(leaf) if has_class_rows(path, loss) else leaf, state
@@ -198,7 +198,7 @@ def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> T
 
 
 def _specs(state: TrainState, split_classes: bool) -> Any:
-    """How `mesh_step` splits a state: by rows what has one row a class, or nothing."""
+    """Returns how `mesh_step` splits a state: by rows what has one row a class, or nothing."""
     loss = state.network.head.loss
     rows = PartitionSpec(AXIS) if split_classes else PartitionSpec()
     return jax.tree_util.tree_map_with_path(
@@ -216,7 +216,7 @@ def _padded(state: TrainState, rows: int) -> TrainState:
 
 
 def _signature(arguments: Any) -> tuple[Any, ...]:
-    """What a compiled step is good for: structure, shapes and dtypes."""
+    """Returns what a compiled step is good for: structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(arguments)
     return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 

@@ -192,7 +192,7 @@ def _file_record(workdir: Path, file: Path) -> dict[str, str]:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between two environments, in words."""
+    """Returns what differs between two environments, in words."""
     before, now = _facts(before), _facts(now)
     return "; ".join(
         f"{name} {before.get(name, 'none')}, now {now.get(name, 'none')}"

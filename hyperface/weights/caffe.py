@@ -39,7 +39,7 @@ ROLES = ("weight", "bias")
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
-    """All arrays as "layer.weight", "layer.bias", "layer.2", ... in Caffe's own layout.
+    """Returns all arrays as "layer.weight", "layer.bias", "layer.2", ... in Caffe's own layout.
 
     Raises:
       WireError: the bytes are truncated, damaged, or not a Caffe network with weights.

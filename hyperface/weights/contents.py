@@ -50,7 +50,7 @@ def read_contents(path: Path) -> Contents:
 def named(
     contents: Contents, model_name: str, paths: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], NameMap]:
-    """The arrays that a network's map names, and that map.
+    """Returns the arrays that a network's map names, and that map.
 
     Args:
       contents: of a file or run.
@@ -96,5 +96,5 @@ def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.n
 
 
 def some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:
-    """The first few of many names, for a message."""
+    """Returns the first few of many names, for a message."""
     return separator.join(names[:most]) + (f"{separator}..." if len(names) > most else "")

@@ -34,7 +34,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def make_embedder(
     saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """The function that is exported; its weights are constants in it.
+    """Returns the function that is exported; its weights are constants in it.
 
     Args:
       saved: the trained backbone.
@@ -80,7 +80,7 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
 def open_safetensors(
     path: Path, saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """The embedder with the weights of such a file, loaded into a fresh backbone."""
+    """Returns the embedder with the weights of such a file, loaded into a fresh backbone."""
     network = saved.network()
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     fresh = jax.eval_shape(network.init, jax.random.key(0), images)
@@ -90,7 +90,7 @@ def open_safetensors(
 
 
 def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
-    """A program with weights inside, for any batch size, on CPU, CUDA and TPU.
+    """Returns a program with weights inside, for any batch size, on CPU, CUDA and TPU.
 
     Any later JAX runs it without this library: `jax.export.deserialize(data).call(images)`.
     """
@@ -120,7 +120,7 @@ def _without_paths() -> Iterator[None]:
 
 
 def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: str) -> Embed:
-    """The function of such a program.
+    """Returns the function of such a program.
 
     Args:
       program: what `export_stablehlo` returned. Compare its digest with the record's first, as
@@ -200,7 +200,7 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
 
 def open_onnx(path: Path) -> Embed:
-    """The model of such a file by ONNX Runtime.
+    """Returns the model of such a file by ONNX Runtime.
 
     Raises:
       InputError: onnxruntime is not installed.

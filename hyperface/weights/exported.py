@@ -21,7 +21,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def seal(record: dict[str, Any]) -> str:
-    """The text of a record, with the digest of its other fields."""
+    """Returns the text of a record, with the digest of its other fields."""
     return json.dumps(record | {"digest": digest(record)}, indent=2) + "\n"
 
 
@@ -35,7 +35,7 @@ def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The fields of an `embedder.json`.
+    """Returns the fields of an `embedder.json`.
 
     Raises:
       InputError: it is missing, damaged, changed, or was written by an earlier version.
@@ -54,7 +54,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
-    """The content of a file of an export.
+    """Returns the content of a file of an export.
 
     Raises:
       InputError: it is missing, or is not the one that the record was written for.

@@ -30,7 +30,7 @@ LONGEST_HEADER = 2**22
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a weight file, named and laid out as the file has them, in float32.
+    """Returns all arrays of a weight file, named and laid out as the file has them, in float32.
 
     Args:
       path: `.safetensors`; `.onnx`; a PyTorch state dictionary, `.pt`, `.pth`, `.pth.tar` or
@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def own_format(path: Path) -> dict[str, str] | None:
-    """What a file says it is, if this library wrote it; None for every other file."""
+    """Returns what a file says it is, if this library wrote it; None for every other file."""
     import safetensors
 
     if not Path(path).name.endswith(".safetensors") or not Path(path).is_file():
@@ -155,7 +155,7 @@ def _read_caffe(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_graph(path: Path) -> onnx.Graph:
-    """The graph of an `.onnx` file, with its weights in float32.
+    """Returns the graph of an `.onnx` file, with its weights in float32.
 
     Raises:
       InputError: the file is damaged, is another one, or has other numbers than finite floats.
@@ -177,7 +177,7 @@ def _read_onnx(path: Path) -> dict[str, np.ndarray]:
 
 
 def is_weights(path: Path) -> bool:
-    """Whether a path has the ending of a file that `read` reads, and is a file."""
+    """Returns whether a path has the ending of a file that `read` reads, and is a file."""
     return Path(path).name.lower().endswith(tuple(READERS)) and Path(path).is_file()
 
 
@@ -210,7 +210,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _in_own_words(error: Exception) -> Exception:
-    """What a refusal of torch means; its own text advises to load the file unsafely."""
+    """Returns what a refusal of torch means; its own text advises to load the file unsafely."""
     import pickle
 
     if not isinstance(error, pickle.UnpicklingError) and "weights_only" not in str(error):

@@ -40,7 +40,7 @@ class Layer:
 
 
 def layers(model: nn.Module) -> list[Layer] | None:
-    """The layers of a network; None for a network that is not read from ONNX files."""
+    """Returns the layers of a network; None for a network that is not read from ONNX files."""
     describe = _LAYERS.get(type(model))
     if describe is None:
         return None

@@ -245,7 +245,7 @@ class _Misfit(ValueError):
 def _converted(
     array: np.ndarray, entry: Entry, like: Any, rows: tuple[int, int, int] | None
 ) -> np.ndarray:
-    """The array in our layout."""
+    """Returns the array in our layout."""
     if array.dtype != np.float32 or not jnp.issubdtype(like.dtype, jnp.floating):
         raise _Misfit(f"expected floats for {like.dtype}, found {array.dtype}")
     found, ndim = array.shape, len(like.shape)

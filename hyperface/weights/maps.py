@@ -65,7 +65,7 @@ INSIGHTFACE = Pixels(127.5, 127.5, "rgb")
 
 
 def name_maps(model_name: str) -> list[NameMap]:
-    """The known maps of a model; none if only ONNX files and this library's own fit it.
+    """Returns the known maps of a model; none if only ONNX files and this library's own fit it.
 
     Raises:
       InputError: no such model.
@@ -75,7 +75,7 @@ def name_maps(model_name: str) -> list[NameMap]:
 
 
 def graph_pixels(model: nn.Module) -> Pixels:
-    """The pixels of a network in an ONNX file, which does not state them.
+    """Returns the pixels of a network in an ONNX file, which does not state them.
 
     insightface feeds its files RGB. The released narrow MobileFaceNet was trained on BGR: on LFW it
     has 99.4 % with it, and 99.1 % with RGB.
@@ -85,7 +85,7 @@ def graph_pixels(model: nn.Module) -> Pixels:
 
 
 def own_map(paths: list[str], layout: str) -> NameMap:
-    """Names and arrays as they are: a run's checkpoint, or a file that `export` wrote."""
+    """Returns name and arrays as they are: a run's checkpoint, or a file that `export` wrote."""
     return NameMap(layout, tuple(Entry(path, path, "same") for path in paths))
 
 

@@ -44,7 +44,7 @@ class Mismatch(ValueError):
 
 
 def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[Entry]]:
-    """The arrays of a network, and which parameter of ours each is.
+    """Returns the arrays of a network, and which parameter of ours each is.
 
     Batch normalisation is folded where the network of ours is. Arrays are laid out as PyTorch has
     them. They are called by the value that their operator makes: "518.weight".
@@ -127,7 +127,7 @@ class _Search:
             raise Wrong(f"{len(left)} operators belong to no layer, among them {left[0].label}")
 
     def _linear(self, layer: Layer, name: str, shape: MapShape) -> tuple[Node, MapShape]:
-        """A convolution or a linear layer with the batch normalisation behind it."""
+        """Returns a convolution or a linear layer with the batch normalisation behind it."""
         if layer.kind == "dense":
             node = self._dense(name)
             weight = linear_weight(node, self._array(node, 1), shape)
@@ -170,7 +170,7 @@ class _Search:
         raise Wrong(f"expected a linear layer behind {name!r}, found {self._readers_of(name)}")
 
     def _flattened(self, name: str) -> str:
-        """The value behind a Flatten or Reshape. Either keeps the order of numbers."""
+        """Returns the value behind a Flatten or Reshape. Either keeps the order of numbers."""
         node = next((found for op in FLATTENS if (found := self._behind(name, op))), None)
         if node is None:
             return name
@@ -251,7 +251,7 @@ class _Search:
 
 
 def _kind(layer: Layer) -> Kind:
-    """How the weight of a layer becomes a kernel of ours."""
+    """Returns how the weight of a layer becomes a kernel of ours."""
     if layer.kind != "dense":
         return "first conv" if layer.inputs == (IMAGES,) else "conv"
     return "flat dense" if layer.flat else "dense"

@@ -85,7 +85,7 @@ class Graph:
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
-    """All arrays of a file, by their names in it.
+    """Returns all arrays of a file, by their names in it.
 
     Raises:
       WireError: as of `read_graph`.
@@ -94,7 +94,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
 
 
 def read_graph(data: bytes) -> Graph:
-    """The graph of a file.
+    """Returns the graph of a file.
 
     Raises:
       WireError: the bytes are truncated, damaged or not an ONNX network; its numbers are quantised,
@@ -270,7 +270,7 @@ def _typed(items: Iterable[Field], dtype: np.dtype) -> np.ndarray:
 
 
 def _value(message: memoryview, budget: Budget) -> tuple[str, list[int | None]]:
-    """Name and shape of an input or output: type, tensor type, shape, dimension, number."""
+    """Returns name and shape of an input or output: type, tensor type, shape, dimension, number."""
     name, shape = "", []
     for item in fields(message, budget):
         if item.number == 1 and item.wire == BYTES:
@@ -284,7 +284,7 @@ def _value(message: memoryview, budget: Budget) -> tuple[str, list[int | None]]:
 
 
 def _within(messages: Iterable[memoryview], number: int, budget: Budget) -> list[memoryview]:
-    """The messages inside, in the fields of a number."""
+    """Returns the messages inside, in the fields of a number."""
     return [
         item.value
         for message in messages

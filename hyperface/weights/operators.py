@@ -43,7 +43,7 @@ class Norm(NamedTuple):
 
 
 def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
-    """The batch normalisation of an operator, as it is after training.
+    """Returns the batch normalisation of an operator, as it is after training.
 
     Raises:
       Wrong: it normalises in another way.
@@ -62,7 +62,7 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
 
 
 def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
-    """The shape of the map that a convolution makes.
+    """Returns the shape of the map that a convolution makes.
 
     Raises:
       Wrong: it is another one than the layer's.
@@ -81,7 +81,7 @@ def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> 
 
 
 def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray:
-    """The weight of Gemm, MatMul or a convolution of a single place, as [outputs, inputs].
+    """Returns the weight of Gemm, MatMul or a convolution of a single place, as [outputs, inputs].
 
     Raises:
       Wrong: the operator does more, or has other inputs.
@@ -104,7 +104,7 @@ def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray
 
 
 def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
-    """One slope per channel.
+    """Returns one slope per channel.
 
     Raises:
       Wrong: there are others. Of [channels] alone, each would go to a column of the map.

@@ -19,7 +19,7 @@ from hyperface.weights.runs import SavedBackbone, read_run
 
 
 def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
-    """The backbone of a run, or of a weight file whose network is one of `models.MODELS`.
+    """Returns the backbone of a run, or of a weight file whose network is one of `models.MODELS`.
 
     Args:
       path: a run's folder, or a file that `files.read` reads.
@@ -57,7 +57,7 @@ class _Found(NamedTuple):
 
 
 def _own(contents: Contents, model: str) -> _Found:
-    """From a safetensors file that this library wrote."""
+    """Reads a safetensors file that this library wrote."""
     stated = own_format(contents.path) or {}
     try:
         dim = int(stated["feature_dim"])
@@ -73,7 +73,7 @@ def _own(contents: Contents, model: str) -> _Found:
 
 
 def _released(contents: Contents) -> _Found:
-    """From a file of another program: the first network whose names and shapes all fit."""
+    """Reads a file of another program as the first network whose names and shapes all fit."""
     nearest, depth = None, -1
     for name, entry in models.MODELS.items():
         try:

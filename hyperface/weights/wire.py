@@ -63,7 +63,7 @@ class Budget:
 
 
 def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
-    """The fields of a message one by one.
+    """Yields the fields of a message one by one.
 
     Raises:
       WireError: the message is cut or damaged, or the file has too many fields.
@@ -90,7 +90,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The number that starts at a byte, and where the next thing starts.
+    """Returns the number that starts at a byte, and where the next thing starts.
 
     Raises:
       WireError: it is cut or too long.
@@ -108,7 +108,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def integers(field: Field) -> list[int]:
-    """The numbers, one per axis, of a repeated field: each field has one, or a packed run.
+    """Returns the numbers, one per axis, of a repeated field: each field has one, or a packed run.
 
     Raises:
       WireError: there are more than MAX_AXES.
@@ -136,7 +136,7 @@ def numbers(value: memoryview, dtype: np.dtype) -> np.ndarray:
 
 
 def text(value: memoryview, what: str) -> str:
-    """A name.
+    """Returns a name.
 
     Raises:
       WireError: it is not UTF-8.

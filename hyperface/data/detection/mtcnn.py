@@ -94,14 +94,14 @@ class Mtcnn:
         return squares(boxes[_best(boxes, scores, 0.7)])
 
     def _refined(self, photo: Photo, boxes: np.ndarray) -> np.ndarray:
-        """The squares that R-net lets through, corrected."""
+        """Returns the squares that R-net lets through, corrected."""
         values = self._run("rnet", photo.windows(boxes, RNET_SIDE))
         passed = values[:, 0] > self.thresholds[1]
         boxes, values = corrected(boxes[passed], values[passed, 1:]), values[passed]
         return squares(boxes[_best(boxes, values[:, 0], 0.7)])
 
     def _judged(self, photo: Photo, boxes: np.ndarray) -> Faces:
-        """The faces among squares, by O-net; landmarks are of a second look at the final box.
+        """Returns the faces among squares, by O-net; a second look at the box gives the landmarks.
 
         The first look's square is off by some pixels, which moves the points: a second one brings
         the 90th percentile of their error from 5.5 to 4.4 % of the distance of the eyes.
@@ -116,7 +116,7 @@ class Mtcnn:
         return Faces(boxes, scores, points_in(again, values[:, 5:]))
 
     def _run(self, network: str, inputs: np.ndarray) -> np.ndarray:
-        """A network's output for uint8 inputs, batch by batch."""
+        """Returns a network's output for uint8 inputs, batch by batch."""
         size, run = BATCHES[network], _program(network)
         found = []
         for start in range(0, len(inputs), size):
@@ -131,7 +131,7 @@ class Mtcnn:
 
 @functools.cache
 def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], jax.Array]:
-    """A network from uint8 pixels on, compiled once per process."""
+    """Returns a network from uint8 pixels on, compiled once per process."""
     function = getattr(networks, network)
 
     def run(weights: networks.Weights, pixels: jax.Array) -> jax.Array:
@@ -143,7 +143,7 @@ def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], j
 
 
 def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> np.ndarray:
-    """The pyramid of a photo, [canvases, CANVAS, CANVAS, 3]."""
+    """Returns the pyramid of a photo, [canvases, CANVAS, CANVAS, 3]."""
     canvases = np.zeros((1 + max((t.canvas for t in tiles), default=-1), CANVAS, CANVAS, 3), "u1")
     for level, size in enumerate(sizes):
         pixels = photo.resized(*size)
@@ -161,7 +161,7 @@ def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> 
 def _passed(
     maps: np.ndarray, tile: Tile, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row and column in its level, and P-net's values, of each window that passes in a tile."""
+    """Returns row, column and P-net's values of each window of a tile that passes."""
     row, column = tile.row // STRIDE, tile.column // STRIDE
     height, width = grid(tile.height), grid(tile.width)
     values = maps[tile.canvas, row : row + height, column : column + width]

@@ -129,7 +129,7 @@ def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
 
 
 def grid(length: int) -> int:
-    """Number of P-net's windows that fit into a length in pixels."""
+    """Returns the number of P-net's windows that fit into a length in pixels."""
     return (length - PNET_SIDE) // STRIDE + 1
 
 
@@ -138,5 +138,5 @@ def _even(length: int) -> int:
 
 
 def _starts(length: int) -> range:
-    """Where the tiles along one side of a level start; the last one has a window of its own."""
+    """Returns where the tiles along one side of a level start; the last has an own window."""
     return range(0, length - PNET_SIDE + 1, CANVAS - _OVERLAP)

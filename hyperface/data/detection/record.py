@@ -110,7 +110,7 @@ def find_landmarks(
 
 
 def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> Iterator[str]:
-    """The lines of a photo: one per face that is taken, or one of nan."""
+    """Yields the lines of a photo: one per face that is taken, or one of nan."""
     try:
         faces = checked(detector(pixels))
     except Exception as error:
@@ -130,7 +130,7 @@ def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> I
 def _photos(
     source: Source, indices: list[int]
 ) -> Generator[tuple[str, np.ndarray | None], None, None]:
-    """Name and upright pixels of each photo; None where it cannot be read.
+    """Yields name and upright pixels of each photo; None where it cannot be read.
 
     The source is read by one thread, since archives have one position; others decode.
     """
@@ -207,7 +207,7 @@ def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
 
 
 def _stored(folder: Path, key: str, replace: bool) -> Found | None:
-    """What is there already of this key; None if faces have to be looked for."""
+    """Returns what is there already of this key; None if faces have to be looked for."""
     path = folder / LANDMARKS
     if not path.exists():
         return None

@@ -47,7 +47,7 @@ def look_raw(source: Source, detector: Detector) -> str:
 
 
 def _points(source: Source, index: int, detector: Detector) -> list[np.ndarray]:
-    """The points of the main face in parts of the image's width; none if there is no face."""
+    """Returns the main face's points in parts of the image's width; none if there is no face."""
     try:
         pixels = images.upright(source.read(index), channels=3)
     except (ValueError, OSError):

@@ -104,7 +104,7 @@ def read_arrays(data: bytes) -> list[np.ndarray]:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """The content of an LZ4 frame; ValueError if it is damaged or too large."""
+    """Returns the content of an LZ4 frame; ValueError if it is damaged or too large."""
     import lz4.frame
 
     unpacker = lz4.frame.LZ4FrameDecompressor()

@@ -77,7 +77,7 @@ def downloaded_digits() -> Source:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of an IDX file of unsigned bytes, plain or gzipped.
+    """Returns the array of an IDX file of unsigned bytes, plain or gzipped.
 
     Raises:
       InputError: the file is missing, is not IDX, or has another length than it announces.

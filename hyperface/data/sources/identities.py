@@ -55,7 +55,7 @@ class Reading(NamedTuple):
 
 
 def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
-    """The level of the folders that name the people.
+    """Returns the level of the folders that name the people.
 
     Args:
       folders: all that hold images.
@@ -98,7 +98,7 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
 
 
 def reading(folders: Folders, level: int) -> Reading:
-    """What the folders of a level would mean."""
+    """Returns what the folders of a level would mean."""
     below = {path: count for path, count in folders.items() if len(path) >= level}
     return Reading(level, sorted({path[level - 1] for path in below}), sum(below.values()))
 
@@ -113,7 +113,7 @@ class _Judgement(NamedTuple):
 
 
 def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
-    """What the folders of a level are, which has folders with images below it."""
+    """Returns what the folders of a level are, which has folders with images below it."""
     deep = [path for path in folders if len(path) > level]
     groups = {path[:level] for path in folders if len(path) >= level}
     inner = {path[: level + 1] for path in deep}
@@ -139,7 +139,7 @@ def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
 
 
 def _single(folders: Folders, path: tuple[str, ...], direct: int, origin: str) -> _Judgement:
-    """What a folder is that holds all images but a few above it."""
+    """Returns what a folder is that holds all images but a few above it."""
     level = len(path)
     above = path[-2] if level > 1 else origin
     doubled = path[-1].casefold() == above.casefold()

@@ -27,7 +27,7 @@ class Reader(Protocol):
     """Reads a file; ValueError says why it cannot be read."""
 
     def __call__(self, limit: int = -1) -> bytes:
-        """All its bytes, or the first ones up to a limit."""
+        """Returns all its bytes, or the first ones up to a limit."""
         ...
 
 
@@ -86,17 +86,17 @@ def select(members: Iterable[Member]) -> Selected:
 
 
 def is_service(name: str) -> bool:
-    """Whether a folder of that name is hidden, or made by a system."""
+    """Returns whether a folder of that name is hidden, or made by a system."""
     return name.startswith(".") or name.casefold() in SERVICE_FOLDERS
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a name ends as an image's."""
+    """Returns whether a name ends as an image's."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  Ten times faster.
 
 
 def picture_kind(head: bytes) -> str | None:
-    """The format of a picture, by its first bytes; None where they are of none that is known."""
+    """Returns the format of a picture by its first bytes; None if it is unknown."""
     for name, pattern in _PICTURES.items():
         if pattern.match(head):
             return name
@@ -142,7 +142,7 @@ def _content(name: str, member: Member) -> tuple[str | None, str | None]:
 
 
 def _plain(name: str) -> str:
-    """A path without what says nothing in it: './a//b' is 'a/b'."""
+    """Returns a path without parts that mean nothing: './a//b' is 'a/b'."""
     if name[:1] not in "./" and "//" not in name and "/./" not in name:
         return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -150,7 +150,7 @@ def _plain(name: str) -> str:
 
 
 def _service_part(name: str) -> str | None:
-    """The path up to its first hidden part, with a slash where that is a folder."""
+    """Returns the path up to its first hidden part, with a slash where that is a folder."""
     parts = name.split("/")
     for place, part in enumerate(parts[:-1], 1):
         if is_service(part) and part != "..":

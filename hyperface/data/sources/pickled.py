@@ -56,7 +56,7 @@ class _DType:
 
 
 def loads(data: bytes) -> Any:
-    """The value of a pickle; bytes and Python 2's text are memoryviews of `data`.
+    """Returns the value of a pickle; bytes and Python 2's text are memoryviews of `data`.
 
     Raises:
       ValueError: it is damaged, needs anything beyond the values above, or more than MAX_STEPS.
@@ -101,7 +101,7 @@ class Machine:
         raise ValueError(f"more than {MAX_STEPS:,} instructions")
 
     def take(self, count: int) -> memoryview:
-        """The next bytes, as they stand in the file."""
+        """Returns the next bytes, as they stand in the file."""
         if not 0 <= count <= len(self.data) - self.at:
             raise ValueError(
                 f"{count:,} bytes announced at byte {self.at}, of {len(self.data) - self.at:,}"
@@ -113,7 +113,7 @@ class Machine:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def line(self, longest: int = _LONGEST_LINE) -> memoryview:
-        """The rest of the line, without its end."""
+        """Returns the rest of the line, without its end."""
         end = self.whole.find(b"\n", self.at, self.at + longest)
         if end < 0:
             raise ValueError(f"no end of the line that starts at byte {self.at}")
@@ -129,7 +129,7 @@ class Machine:
         return memoryview(data)
 
     def items(self) -> list[Any]:
-        """What was pushed since the last mark."""
+        """Returns what was pushed since the last mark."""
         place = len(self.stack) - 1
         while self.stack[place] is not _MARK:
             place -= 1
@@ -148,7 +148,7 @@ class Machine:
 
 
 def pickle_name(code: int) -> str:
-    """The name of an instruction, for messages."""
+    """Returns the name of an instruction, for messages."""
     names = (n for n in pickle.__all__ if n.isupper() and getattr(pickle, n) == bytes([code]))
     return next(names, f"0x{code:02x}")
 
@@ -198,7 +198,7 @@ def _tuple(count: int) -> Callable[[Machine], None]:
 
 
 def short_text(value: Any) -> str:
-    """A short text: of a type, a module, a name."""
+    """Returns a short text: of a type, a module, a name."""
     data = value.data if isinstance(value, _Text) else value
     if not isinstance(data, memoryview) or len(data) > _LONGEST_LINE:
         raise ValueError("a name that is no short text")
@@ -246,7 +246,7 @@ def _dtype(machine: Machine, code: Any, *_: Any) -> _DType:
 
 
 def _from_buffer(machine: Machine, buffer: Any, dtype: Any, *_: Any) -> Array:
-    """How protocol 5 spells an array."""
+    """Returns how protocol 5 spells an array."""
     found = Array()
     found.fill(dtype, buffer)
     return found
@@ -259,7 +259,7 @@ def _scalar(machine: Machine, dtype: Any, data: Any) -> bool | int:
 
 
 def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
-    """How Python 2's protocols spell bytes: Latin-1 text, in another encoding."""
+    """Returns how Python 2's protocols spell bytes: Latin-1 text, in another encoding."""
     if not isinstance(text, _Text):
         raise ValueError("an encoding of something that is no text")
     decoder = codecs.getincrementaldecoder(text.codec)()
@@ -271,7 +271,7 @@ def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
 
 
 def _no_bytes(machine: Machine) -> memoryview:
-    """How the protocols before 3 spell bytes of which there are none: `bytes()`."""
+    """Returns how the protocols before 3 spell bytes of which there are none: `bytes()`."""
     return memoryview(b"")
 
 

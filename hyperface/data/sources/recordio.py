@@ -155,7 +155,7 @@ def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
 
 
 def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Parts, int]:
-    """The parts of the record that starts at offset, none unless it is whole, and its end."""
+    """Returns the parts of the record at an offset, and its end; no parts if it is cut short."""
     size = file.seek(0, 2) if size is None else size
     parts: _Parts = []
     while len(parts) < MAX_PARTS:
@@ -177,7 +177,7 @@ def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Part
 
 
 def _next_magic(file: BinaryIO, start: int) -> int:
-    """The next multiple of four at or after start that holds a magic number, or the end."""
+    """Returns the next multiple of four at or after start that holds a magic number, or the end."""
     file.seek(start)
     length = 1 << 12  # Grows, since the next one is mostly near, and a large block takes longer.
     while block := file.read(length):
@@ -202,7 +202,7 @@ def _data(file: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
 
 
 def _label(file: BinaryIO, parts: _Parts) -> int | None:
-    """The label of an image's record; None for one that only lists the records of an identity."""
+    """Returns the label of an image's record; None for a record that only lists others."""
     start, length = parts[0]
     file.seek(start)
     head = file.read(min(length, _HEADER.size + 4))

@@ -84,7 +84,7 @@ def by_identity(
     distinct_case: bool = True,
     **fields: Any,
 ) -> Source:
-    """A source of (identity, name, what tells its content: its size), with sorted identities.
+    """Returns a source of (identity, name, size of the content), with sorted identities.
 
     Identities that are all whole numbers are sorted as numbers, unless `key` says otherwise. Other
     fields of the source are passed on.
@@ -137,7 +137,7 @@ def _check_spelling(identities: set[str], distinct_case: bool) -> None:
 
 
 def fingerprint(parts: Iterable[object]) -> str:
-    """Sixteen hexadecimal digits of SHA-256 over the parts' text."""
+    """Returns sixteen hexadecimal digits of SHA-256 over the parts' text."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part};".encode(errors="surrogateescape"))
@@ -145,7 +145,7 @@ def fingerprint(parts: Iterable[object]) -> str:
 
 
 def files_ending(folder: Path, suffix: str) -> list[Path]:
-    """The files of a folder with this suffix, however it is written, by name; no hidden ones."""
+    """Returns the visible files of a folder with this suffix, in any case, sorted by name."""
     found = (path for path in folder.iterdir() if path.suffix.lower() == suffix)
     return sorted(path for path in found if not path.name.startswith("."))
 

@@ -114,7 +114,7 @@ class _Table:
             yield size, [_identity(self.path, row, one, self._names) for row, one in found]
 
     def image(self, group: int, row: int) -> bytes:
-        """The bytes of an image; cheapest in rising order."""
+        """Returns the bytes of an image; cheapest in rising order."""
         if self._held is None or self._held[0] != group or self._held[1] > row:
             self._held = (group, 0, self._batches(group, self._image, 1))
         _, place, batches = self._held
@@ -137,7 +137,7 @@ class _Table:
 
 
 def _leaf(path: Path, schema: "pyarrow.Schema", image: str, label: str) -> str:
-    """The path of the column of bytes; InputError for columns of other types."""
+    """Returns the path of the column of bytes; InputError for columns of other types."""
     from pyarrow import types
 
     kind = schema.field(label).type
@@ -153,7 +153,7 @@ def _leaf(path: Path, schema: "pyarrow.Schema", image: str, label: str) -> str:
 
 
 def _texts(labels: Any) -> list[Any]:
-    """The labels of a batch."""
+    """Returns the labels of a batch."""
     import pyarrow.compute
 
     compute: Any = pyarrow.compute  # Its functions are made when it is imported.
@@ -167,7 +167,7 @@ def _texts(labels: Any) -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error."""
+    """Returns the first line of an error."""
     return str(error).strip().partition("\n")[0].rstrip(".")[:200] or type(error).__name__
 
 

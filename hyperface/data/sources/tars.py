@@ -99,7 +99,7 @@ class _Content:
         self._archive, self._start, self._data = archive, -1, b""
 
     def of(self, start: int, size: int, limit: int = -1) -> bytes:
-        """The bytes of a member; ValueError says why they cannot be read."""
+        """Returns the bytes of a member; ValueError says why they cannot be read."""
         size = size if limit < 0 else min(size, limit)
         if start == self._start and size == len(self._data):
             return self._data
@@ -115,7 +115,7 @@ class _Content:
 
 
 def _members(path: Path) -> Iterator[tuple[int, Member]]:
-    """The byte where the content of each member starts, and the member."""
+    """Yields the byte where the content of each member starts, and the member."""
     if not path.is_file():
         raise InputError(f"expected a tar archive at {path}, found no file.")
     archive = _Tar(fileobj=open_unpacked(path))

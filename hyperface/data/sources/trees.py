@@ -127,7 +127,7 @@ def _tree(
 
 
 def _names(paths: list[str], level: int) -> list[str]:
-    """The name of each image: its path from the identity on, and the folders around it if needed.
+    """Returns the name of each image: its path from the identity on, or a longer one if needed.
 
     The identity comes first in any case: protocols take it from there.
     """
@@ -139,13 +139,13 @@ def _names(paths: list[str], level: int) -> list[str]:
 
 
 def _origin(root: Path) -> str:
-    """The name of a folder or an archive, without its endings."""
+    """Returns the name of a folder or an archive, without its endings."""
     name = os.path.basename(os.path.abspath(root))  # noqa: PTH100, PTH119  Links stay links.
     return name if root.is_dir() else re.split(r"\.(?:zip|t[a-z]z\w*|tar)\b", name, flags=re.I)[0]
 
 
 def _none_found(root: Path, selected: Selected, loose: int) -> InputError:
-    """The error of a tree without an image below a folder."""
+    """Returns the error of a tree without an image below a folder."""
     left_out = [*selected.rejected, *selected.ignored]
     reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
     beside = (

@@ -52,7 +52,7 @@ def verification(path: Path) -> Source:
 
 
 def folds(same: np.ndarray) -> np.ndarray:
-    """The fold of each pair: fold k has the k-th part of the same and of the different pairs.
+    """Returns the fold of each pair: fold k has the k-th part of the pairs of each kind.
 
     There are ten, or as many as the rarer kind has pairs, so that each has both kinds. Published
     files are written fold by fold: these are their own.
@@ -98,7 +98,7 @@ def _check_repeats(images: list[memoryview], size: int) -> None:
 
 
 def _digests(images: list[memoryview]) -> list[str]:
-    """The SHA-256 of each image; one that occurs many times is looked at once."""
+    """Returns the SHA-256 of each image; one that occurs many times is looked at once."""
     known: dict[int, str] = {}
     return [
         known.get(id(image)) or known.setdefault(id(image), hashlib.sha256(image).hexdigest())

@@ -16,7 +16,7 @@ _AGAIN = "a link to a folder that was read already"
 
 
 def walk(root: Path, follow_links: bool) -> Iterator[Member]:
-    """All files below a folder; those in hidden and service folders are not looked at.
+    """Yields all files below a folder; those in hidden and service folders are not looked at.
 
     Raises:
       InputError: a folder cannot be read.
@@ -46,7 +46,7 @@ def walk(root: Path, follow_links: bool) -> Iterator[Member]:
 
 
 def _target(path: str) -> str:
-    """What a path leads to. `Path.resolve` raises for links that lead to each other."""
+    """Returns what a path leads to. `Path.resolve` raises for links that lead to each other."""
     return os.path.realpath(path)
 
 
@@ -55,7 +55,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _unread(folder: str, name: str) -> Iterator[Member]:
-    """The files of a hidden folder, to be counted."""
+    """Yields the files of a hidden folder, to be counted."""
     for parent, _, files in os.walk(folder):
         for file in files:
             path = os.path.relpath(os.path.join(parent, file), folder)

@@ -256,7 +256,7 @@ def _is_here(array: jax.Array) -> bool:
 
 
 def _own_part(array: Any, shape: tuple[int, ...]) -> int:
-    """The sum of what this process holds the first copy of."""
+    """Returns the sum of what this process holds the first copy of."""
     if not isinstance(array, jax.Array):
         return _sum(np.asarray(array), 0, 0)
     total = 0
