@@ -242,7 +242,7 @@ class _Unpacked(io.RawIOBase):
         return b""
 
     def _following(self, rest: bytes) -> _Decompressor | None:
-        """Returns the next of several joined streams, which zeros may pad (pigz and pbzip2 join)."""
+        """Returns the next of several joined streams, as pigz makes them; zeros may pad them."""
         while not rest.lstrip(b"\0"):
             rest = self._file.read(_PIECE)
             if not rest:

@@ -95,7 +95,7 @@ def fingerprint(name: str, data_dir: Path) -> str:
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Returns those of `Split.facts` that change if a data set is prepared again; {} without one."""
+    """Returns those of `Split.facts` that change if the data set is prepared again; else {}."""
     folder = find(name, data_dir)
     if folder is None:
         return {}
