@@ -18,8 +18,9 @@ html_theme_options = {"show_toc_level": 2}
 
 # A name in backticks is a link where it is one of ours, and code elsewhere.
 default_role = "py:obj"
-# Signatures show jaxtyping's shapes as they are written.
-autodoc_typehints = "signature"
+# Docstrings state shapes and types; in signatures jaxtyping's full names would hide the arguments.
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_use_rtype = False
