@@ -23,6 +23,11 @@ img { max-width: 100%; }
 pre { background: #f5f5f5; padding: 1rem; font-size: .85rem; white-space: pre-wrap; }
 details { margin-top: .8rem; }
 figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
+@media (prefers-color-scheme: dark) {
+  body { color: #ddd; background: #16181c; } a { color: #8ab4f8; }
+  .note, figcaption { color: #aaa; } pre { background: #22252b; }
+  tbody tr { border-color: #33363c; } img { border-radius: 4px; }
+}
 """
 
 
