@@ -51,7 +51,7 @@ def similar_people(
     threshold: float,
     named: Iterable[tuple[int, int]] = (),
 ) -> list[SimilarPeople]:
-    """Pairs of people, one of each set, whose mean features are similar, most similar first.
+    """Finds pairs of people, one from each set, with similar mean features, most similar first.
 
     A person's feature is the mean of the images' features at length 1. Similarities are computed
     for a block of people at a time.

@@ -124,7 +124,7 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """The term, `bounded` where the scale is a known number."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:

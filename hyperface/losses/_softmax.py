@@ -90,7 +90,7 @@ class Softmax(ScaledLogits):
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """The term, `bounded` where the scale is a known number and no bias is added."""
+        """Returns the term; `bounded` is set if the scale is known at trace time without a bias."""
         bounded = normalize == "both" and not biased and known_bound(scale)
         return cls(scale, normalize, bounded)
 

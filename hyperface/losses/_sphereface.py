@@ -157,10 +157,11 @@ def a_softmax(
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
       blend: lambda, at least 0; see `annealed_blend`.
-      gradient: "exact", or the released code's "caffe": in the target logit's gradient to the
-        feature, a W~ + b f, the margin's a and b are divided by sqrt(a^2 + b^2); and agents get the
-        gradient of the plain inner product at every margin, not projected, for a caller who
-        overwrites their rows by the normalised ones after each step.
+      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
+        differs in two ways. The target logit's gradient to the feature is a W~ + b f; for margins
+        above 1 the released code divides a and b by sqrt(a^2 + b^2). Agents get the gradient of the
+        plain inner product, without the tangent projection; the caller has to overwrite their rows
+        by the normalised rows after each step.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:

@@ -138,7 +138,7 @@ def _interval(scores: np.ndarray, level: float) -> Interval:
 def resampled_tar(
     scores: ArrayLike, same: ArrayLike, far: float, *, rule: Rule = "strict"
 ) -> Statistic:
-    """Returns a function that computes the true accept rate of pairs that are taken repeatedly.
+    """Returns a function that computes the true accept rate from how often each pair is resampled.
 
     Args:
       scores: [pairs] similarities.
@@ -147,7 +147,8 @@ def resampled_tar(
       rule: that of `impostor_threshold`.
 
     Returns:
-      A statistic for `bootstrap_people`: `tar_at_far` of the pairs as often as they are taken.
+      A statistic for `bootstrap_people`. It takes the number of times that each pair occurs in a
+      resample, and returns the `tar_at_far` of that resample.
 
     Example:
       >>> tar = resampled_tar([0.9, 0.8, 0.3, 0.1], [True, False, True, False], 0.0)

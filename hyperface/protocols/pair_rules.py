@@ -87,6 +87,6 @@ PRESETS = {
 
 
 def span(numbers: Sequence[int]) -> str:
-    """Returns '77', or '77 to 80' if the numbers differ."""
+    """Returns the range of some numbers as text: '77', or '77 to 80' if the numbers differ."""
     least, most = min(numbers), max(numbers)
     return f"{least}" if least == most else f"{least} to {most}"

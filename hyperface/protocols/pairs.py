@@ -38,8 +38,8 @@ def read_pairs(
     Args:
       path: the file.
       folds: number of folds, for a file that does not say which pair is in which fold; then
-        `block_folds` splits the pairs. CALFW names the folds of its same pairs only. None takes 10,
-        and without `equal` as few as there are pairs of a kind.
+        `block_folds` splits the pairs. CALFW names the folds of its same pairs only. None takes 10;
+        without `equal`, it takes fewer if a kind (same or different) has fewer than 10 pairs.
       repeats: whether a pair may be listed twice.
       equal: whether each fold must have as many pairs, as in published lists.
 

@@ -45,7 +45,7 @@ HELD_OUT, FOLDS = 60, 10
 
 @dataclasses.dataclass(frozen=True)
 class SmallFaces:
-    """Options of the command."""
+    """Options of the command that builds the small training set of faces."""
 
     celeba: tyro.conf.Positional[Path]
     """Archive of CelebA's people, PERSON/IMAGE.jpg."""

@@ -47,7 +47,7 @@ class _Processes(AllDevices):
 
 
 class Network(NamedTuple):
-    """Something that makes features of images."""
+    """A function that computes features of images, and what is known about it."""
 
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
     """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
@@ -88,7 +88,7 @@ class Embedded(NamedTuple):
     """[images, dim], mapped from a file: only what is looked at is in memory."""
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(features, labels) of some images at a time."""
+        """Yields (features, labels) of the images, block by block, so that memory stays small."""
         for start in range(0, len(self.features), BLOCK):
             block = slice(start, start + BLOCK)
             yield self.features[block], self.images.labels[block]

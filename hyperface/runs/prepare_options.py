@@ -14,7 +14,7 @@ OWN_NAMES = {"orl": "orl_faces", "mnist": "mnist"}
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Options of the command.
+    """Options of `hyperface prepare`.
 
     Example:
       >>> Prepare("photos/", out="mine", held_out=10).channels is None

@@ -46,7 +46,7 @@ FILES = ("sweep.json", "sweep.csv", "settings.csv", "sweep.html")
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Options of the command."""
+    """Options of `hyperface sweep`."""
 
     experiment: tyro.conf.Positional[str]
     """Name of the experiment, or a Python file of your own that defines one."""
@@ -61,7 +61,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A run to be made."""
+    """A run of the sweep that is to be trained."""
 
     values: dict[str, Any]
     options: Train

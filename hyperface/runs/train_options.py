@@ -11,7 +11,7 @@ from hyperface.config.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Options of the command."""
+    """Options of `hyperface train`."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     workdir: Path | None = None

@@ -49,7 +49,7 @@ PICTURE, RECORD = "verification.png", "verification.json"
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Options of the command."""
+    """Options of `hyperface verify`."""
 
     first: tyro.conf.Positional[Path]
     """A photo, or a folder of photos."""

@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes on one device."""
+    """The memory that a training step needs on one device, by part, in bytes."""
 
     agents: int
     agent_state: int

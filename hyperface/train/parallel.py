@@ -26,7 +26,7 @@ from hyperface.train.step import Metrics, train_step
 def data_parallel_step(
     devices: Sequence[Device] | None = None,
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
-    """`train_step` over the batch's first axis on all local devices, by `jax.pmap`.
+    """Returns `train_step`, mapped by `jax.pmap` over the batch's first axis on all local devices.
 
     The state stays un-stacked: it goes in and comes out as one replicated value, and its buffers
     are donated.

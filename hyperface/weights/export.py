@@ -200,7 +200,7 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
 
 def open_onnx(path: Path) -> Embed:
-    """Returns the model of such a file by ONNX Runtime.
+    """Returns a function that embeds images by an ONNX file, run by ONNX Runtime.
 
     Raises:
       InputError: onnxruntime is not installed.

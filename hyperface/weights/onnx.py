@@ -54,7 +54,7 @@ class Node:
 
 @dataclass
 class Graph:
-    """A network as a file has it."""
+    """The graph of an ONNX file: its operators in order, and its arrays by name."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)

@@ -39,7 +39,8 @@ def installed_weights() -> Arrays:
     """Returns the weights of the three networks from the installed distribution.
 
     Raises:
-      InputError: the distribution or the package lz4 is absent, or its files are other ones.
+      InputError: the distribution or the package lz4 is not installed, or a file is not the one
+        with the expected SHA-256.
     """
     try:
         files = importlib.metadata.distribution(DISTRIBUTION).files or []

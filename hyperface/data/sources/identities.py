@@ -58,12 +58,13 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
     """Returns the level of the folders that name the people.
 
     Args:
-      folders: all that hold images.
-      origin: name of the source without its ending; a single folder of that name is around all.
-      level: what the user says.
+      folders: all folders that contain images.
+      origin: name of the source without its suffix. A single top folder of that name, as archives
+        have it, is not a person.
+      level: the level that the user chose; None finds it.
 
     Raises:
-      InputError: there is no such level, or two readings are equally good.
+      InputError: there is no such level, or two levels are equally likely.
     """
     deepest, loose = max(map(len, folders)), folders.get((), 0)
     if level is not None:

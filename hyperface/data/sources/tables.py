@@ -25,7 +25,7 @@ LONGEST_LABEL = 4096
 def parquet(
     path: Path, *, image: str = "image", label: str = "label", distinct_case: bool = False
 ) -> Source:
-    """Images of a parquet file, or of all those in a folder, by sorted name.
+    """Returns the images of a parquet file, or of all parquet files in a folder, by sorted name.
 
     Args:
       path: the file or folder.
