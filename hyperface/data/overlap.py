@@ -24,9 +24,9 @@ class SimilarPeople(NamedTuple):
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of people whose names are equal but for case, accents, and what stands between words.
+    """Finds pairs of people whose names differ only in case, accents, and separators of words.
 
-    A name without a letter is a number: in two data sets it stands for two people, and is left out.
+    A name without a letter is a number, which means two people in two data sets; it is left out.
 
     Example:
       >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])

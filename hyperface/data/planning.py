@@ -138,7 +138,7 @@ def alignment(options: Options) -> str:
 
 
 def fingerprint(source: Source, options: Options) -> str:
-    """Equal for an equal data set: of the source and of what becomes of its images."""
+    """Returns an id of the source and the options; equal ids mean equal data sets."""
     chosen = {
         "held_out": default_held_out(source, options) or options.held_out,
         "test_people": sorted(options.test_people),

@@ -157,10 +157,10 @@ def _conformed(
 
 
 def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
-    """[height, width, channels] of most readable images of a sample that is spread over all.
+    """Returns the shape [height, width, channels] of most readable images in an even sample.
 
     Raises:
-      MixedSizes: so many images of the sample have another size that these are photos.
+      MixedSizes: many images of the sample have other sizes, so they are probably photos.
       InputError: no image is readable.
     """
     votes, rejected = collections.Counter(), []

@@ -1,4 +1,4 @@
-"""What a head is told of a step, what it makes, and how it reaches rows on other devices."""
+"""The context that a head gets per step, its result, and access to rows on other devices."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class Context(NamedTuple):
     counted: jax.Array | None = None
     """[batch] bool, False for padding; None counts all."""
     keys: jax.Array | None = None
-    """[batch] random keys for dropout, one an example, so that what is dropped does not depend on
+    """[batch] random keys for dropout, one per example, so that what is dropped does not depend on
     how the batch is spread over devices. None drops nothing."""
     sample: losses.Sample | None = None
     """The classes that take part; heads then hold their rows of the agents only."""

@@ -132,7 +132,7 @@ def softmax(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids in [0, classes).
       normalize: which side is brought to unit length: "both" (NormFace), "features"
         (L2-constrained softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).

@@ -153,7 +153,7 @@ def a_softmax(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
       blend: lambda, at least 0; see `annealed_blend`.
@@ -204,7 +204,7 @@ def l_softmax(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
       blend: lambda, at least 0; see `annealed_blend`.

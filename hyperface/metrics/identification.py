@@ -26,7 +26,7 @@ from hyperface.metrics.threshold import (
 from hyperface.metrics.topk import Tail
 
 BLOCK_BYTES = 28 * 2**20
-"""Scores of this many bytes are made at once; two blocks are held."""
+"""Bytes of the scores that are computed at once; two such blocks are in memory."""
 
 
 class MegaFace(NamedTuple):

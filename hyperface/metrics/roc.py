@@ -38,7 +38,7 @@ class Det(NamedTuple):
 def roc(scores: Scores, same: Same) -> Roc:
     """Returns the ROC curve over all distinct scores.
 
-    It takes some 50 bytes a pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
+    It takes some 50 bytes per pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
     the curve of any number of pairs.
 
     Args:

@@ -127,14 +127,14 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
 
 
 def read_features(path: Path) -> NamedFeatures:
-    """Features that any program has written.
+    """Reads a file of features that any program has written.
 
     Args:
-      path: an .npz with `features` [images, dim] and `names` [images], or an .npy of features with
-        a text file of names, one a line, of the same name ending in .txt.
+      path: an .npz with `features` [images, dim] and `names` [images]; or an .npy of features, with
+        a text file of the same name ending in .txt that has one name per line.
 
     Raises:
-      InputError: the file is not one of these, or its features cannot be scored.
+      InputError: the file has neither form, or its features cannot be scored.
     """
     suffix = path.suffix.lower()
     if suffix == ".npz":

@@ -16,7 +16,7 @@ from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
 from hyperface.protocols.result import Result
 
 FOLDS = 10
-"""Of the published lists, and of a long list that names none."""
+"""Number of folds of the published lists, and of a long list that names no folds."""
 CSV_HEADERS = (["first", "second", "same"], ["first", "second", "same", "fold"])
 
 _SAME = {"1": True, "0": False, "-1": False}

@@ -53,19 +53,19 @@ class Network(NamedTuple):
     """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
     own)."""
     image_shape: tuple[int, int, int] | None
-    """Of the images it takes; None takes any."""
+    """Shape of the images that it takes; None takes any."""
     crop: tuple[int, int] | None
     """Height and width that are cut out of a data set's images."""
     shrink: int
     """Factor by which a data set's images are made smaller per side, before that."""
     steps: tuple[str, ...]
-    """What it is and does, a sentence each."""
+    """The procedure: sentences that state what the network is and does."""
     digest: str = ""
-    """Of its weights, by which a calibration is known to be of this network."""
+    """Digest of its weights, which shows whether a calibration is of this network."""
     mirror: Mirror = "none"
     """How features of image and mirror image are merged."""
     calibration: StoredCalibration | None = None
-    """The one that an export carries."""
+    """The calibration of an export, if it has one."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
         """Opens a split, and checks that its images fit.

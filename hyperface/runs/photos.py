@@ -29,7 +29,7 @@ class Face(NamedTuple):
     """A face as a network takes it."""
 
     name: str
-    """Of the photo; further faces of one photo have the names of `landmarks.face_name`."""
+    """Name of the photo; further faces of one photo have the names of `landmarks.face_name`."""
     pixels: np.ndarray
     """[height, width, channels] uint8."""
     landmarks: np.ndarray

@@ -28,7 +28,7 @@ class Contents:
     layout: str = ""
     """What such a file is, for messages."""
     graph: Graph | None = None
-    """Of an ONNX file."""
+    """The graph of an ONNX file."""
 
 
 def read_contents(path: Path) -> Contents:

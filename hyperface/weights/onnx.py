@@ -63,10 +63,10 @@ class Graph:
     outputs: list[str] = field(default_factory=list)
 
     def image_shape(self) -> tuple[int, int, int]:
-        """[height, width, channels] of the images.
+        """Returns the shape [height, width, channels] of the images that the graph takes.
 
         Raises:
-          WireError: it takes something else than images of one size.
+          WireError: the graph takes anything but images of one size.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             raise WireError(

@@ -1,4 +1,4 @@
-"""Finds which folders of a tree name the people: those around them and those within are told apart.
+"""Finds which folders of a tree name the people, between the folders around and within them.
 
 VGGFace2 has `train/ID/`, many archives `lfw/ID/`, CFP `ID/frontal/`. Level 1 is the first folder
 below the source. Where the folders can be read in two ways, the user is asked.

@@ -109,7 +109,7 @@ def reading(folder: Path, advice: str = "") -> Iterator[None]:
 
     Args:
       folder: the checkpoint's, for the message.
-      advice: what is said after the message of damage.
+      advice: a sentence that follows the message of damage.
 
     Raises:
       CorruptCheckpoint: what was read within is missing, cut short or changed.
