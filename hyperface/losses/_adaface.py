@@ -157,8 +157,9 @@ def adaface(
     concentration: ArrayLike = 0.333,
     **engine: Unpack[Engine],
 ) -> Losses:
-    """AdaFace: long features get a margin that hard examples feel most, short ones one that easy
-    examples feel most (Kim et al.).
+    """AdaFace: softmax with a margin that depends on the feature norm (Kim et al.).
+
+    The margin of long features acts most on hard examples; that of short features on easy ones.
 
         z_i = clip(h (||f_i|| - mean) / std, -1, 1)
         g_angle = -m z_i,   g_add = m z_i + m

@@ -109,7 +109,7 @@ def updated_centers(
     *,
     rate: ArrayLike = 0.5,
 ) -> jax.Array:
-    """The centers after one batch: c_j - alpha delta c_j (Wen et al., Eq. 4 and Algorithm 1).
+    """Returns the centers after a batch: c_j - alpha delta c_j (Wen et al., Eq. 4, Algorithm 1).
 
     Args:
       centers, features, labels: as in `center_direction`.

@@ -55,7 +55,7 @@ def per_example(
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Whether cosines times the scale are known, while tracing, to stay below 70."""
+    """Returns whether it is known at trace time that cosines times the scale stay below 70."""
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
 
 

@@ -78,7 +78,7 @@ class SphereFace:
 
 
 def psi(cosine: jax.Array, margin: int) -> jax.Array:
-    """SphereFace's psi: cos(m theta) made to fall over the whole of [0, pi].
+    """Returns SphereFace's psi: cos(m theta), continued so that it falls over the whole of [0, pi].
 
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
@@ -113,7 +113,7 @@ def annealed_blend(
     power: float = 1.0,
     floor: float = 5.0,
 ) -> jax.Array:
-    """SphereFace's annealing of `blend`, as a function of the step.
+    """Returns SphereFace's annealed `blend` at a step.
 
         lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
 

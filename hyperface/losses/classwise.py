@@ -190,7 +190,7 @@ def joint(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> tuple[jax.Array, ...]:
-    """Several class-wise losses in one pass over one agent matrix.
+    """Computes several class-wise losses in one pass over one agent matrix.
 
     Args:
       terms: of one normalisation mode.
