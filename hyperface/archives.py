@@ -79,7 +79,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
 
 def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> bytes:
-    """Returns the first bytes of a member, whose sum is not checked.
+    """Returns the first bytes of a member without a check of its checksum.
 
     Raises:
       ValueError: as `read_member`.

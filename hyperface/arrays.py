@@ -64,8 +64,8 @@ def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Reads the named arrays of an .npz archive; other arrays in it are not read.
 
     Raises:
-      InputError: it is no such archive, is damaged, lacks one of the arrays, unpacks to far more
-        bytes than it has, or holds other things than numbers or text.
+      InputError: the file is not an .npz archive, is damaged, lacks one of the arrays, unpacks to
+        far more bytes than it has, or contains anything but numbers and text.
     """
     with open_zip(path) as archive:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}

@@ -74,7 +74,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`hyperface SUBCOMMAND --help` explains one of them. A first run, in two minutes:",
+            "`hyperface SUBCOMMAND --help` explains one of them. A first run, in four minutes:",
             "",
             "  hyperface train",
             "",

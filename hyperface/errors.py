@@ -23,7 +23,7 @@ def expect(condition: object, name: str, expected: str, found: object) -> None:
 
 
 def unknown_name(kind: str, found: str, known: Iterable[str]) -> InputError:
-    """An InputError for a name that is not known, with the nearest valid one."""
+    """Returns the InputError for an unknown name, with the nearest known name in its message."""
     known = sorted(known)
     near = difflib.get_close_matches(found, known, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""

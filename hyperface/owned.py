@@ -54,7 +54,7 @@ PARTIAL = ".partial"
 
 
 class Record(NamedTuple):
-    """What a marker states."""
+    """The content of a folder's marker: its kind, and the names that we wrote into it."""
 
     kind: str
     files: frozenset[str]

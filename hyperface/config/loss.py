@@ -245,7 +245,10 @@ class Loss:
         return {name: term for name, term in values.items() if getattr(term, "weight", 0)}
 
     def agent_heads(self) -> dict[str, dict[str, "ClasswiseTerm | CustomTerm"]]:
-        """Returns the terms over classes, by the name of the head that owns their agents."""
+        """Returns the class-wise terms, grouped by the name of the head that owns their agents.
+
+        Terms that share their agents are all in the head "shared"; other terms have one head each.
+        """
         terms = self.terms().items()
         over_classes = {name: term for name, term in terms if is_classwise(term)}
         if self.share_agents and over_classes:

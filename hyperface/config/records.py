@@ -96,15 +96,18 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
 
 
 def with_objects(found: Any, given: Any, where: str = "") -> Any:
-    """Returns a configuration with objects in the place of their texts.
+    """Returns a configuration whose recorded descriptions are replaced by the described objects.
+
+    A record is JSON, so a user's network or loss is stored only as a text that describes it.
 
     Args:
-      found: what `from_dict` returned.
-      given: a configuration that holds the objects; None where there is none.
+      found: the configuration that `from_dict` returned, with texts.
+      given: the configuration of the user's file, with objects; None if there is no such file.
       where: the name of the configuration, for messages.
 
     Raises:
-      InputError: an object is missing, or its text differs. The message names the field.
+      InputError: `given` lacks an object, or the description of its object is another text. The
+        message names the field.
     """
     changes = {}
     for f in dataclasses.fields(found):

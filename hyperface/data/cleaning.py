@@ -44,7 +44,7 @@ class Cleaning(NamedTuple):
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Features [n, dim] at length 1.
+    """Returns features [n, dim] scaled to length 1.
 
     Raises:
       ValueError: a feature is zero or not finite: it has no direction.
@@ -64,7 +64,7 @@ def squared_distances(
 ) -> Distances:
     """Returns each image's ||f - mean of its class||^2, and the means of that over the classes.
 
-    Held in memory are the means [classes, dim], a few numbers an image, and one block. The mean of
+    The means [classes, dim], a few numbers per image, and one block are in memory. The mean of
     few images lies close to each of them: a class of one has distance 0.
 
     Args:
@@ -132,7 +132,7 @@ def clean(
 
 
 def write_keep_list(path: Path, names: Iterable[str]) -> None:
-    """Writes image names sorted, one a line, in UTF-8.
+    """Writes image names sorted, one per line, in UTF-8.
 
     Raises:
       InputError: there is no name, one twice, or one that a line cannot hold.

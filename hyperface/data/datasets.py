@@ -47,7 +47,7 @@ class Split:
     """Encoded: "image" bytes, "label" int, and for faces "name" bytes."""
     num_classes: int
     image_shape: tuple[int, int, int]
-    """Of the images that are fed: cropped, where `crop` says so."""
+    """Shape of the images that are fed to the network, after the crop if there is one."""
     source: str | None = None
     """Fingerprint of the files it was made from, where the data set has one."""
     crop: tuple[int, int] | None = None

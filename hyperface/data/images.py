@@ -25,11 +25,11 @@ MAX_SCANS = 100
 
 
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
-    """Image bytes that decode to [height, width, channels] uint8, and that shape.
+    """Returns image bytes that decode to [height, width, channels] uint8, and that shape.
 
     JPEG and PNG of the right mode and upright are kept byte for byte. Anything else is turned
     upright, as its EXIF orientation says, laid on `BACKGROUND` as far as it is transparent, and
-    stored as PNG. Of an animation the first frame is taken.
+    stored as PNG. An animation is stored as its first frame.
 
     Args:
       data: an encoded image of one of `FORMATS`.
@@ -45,17 +45,17 @@ def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """[height, width, 1 or 3] uint8 as PNG, without loss."""
+    """Returns pixels [height, width, 1 or 3] uint8 as a PNG file, without loss."""
     out = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
     return out.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
-    """[height, width, 1 or 3] uint8 of bytes that `conform` has passed.
+    """Returns the pixels [height, width, 1 or 3] uint8 of bytes that `conform` returned.
 
     Raises:
-      ValueError: as `conform`, for bytes that it has not passed.
+      ValueError: as `conform`, for other bytes.
     """
     image = _opened(data)
     with _turn(image):

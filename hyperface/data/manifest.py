@@ -26,7 +26,7 @@ class Manifest:
     images_per_identity: dict[str, list[int]]
     """In the same order; 0 where every image of a planned identity was rejected."""
     sha256: dict[str, str]
-    """Of each shard's file."""
+    """Digest of each shard's file."""
     rejected: list[Reject]
     alignment: str = "of unknown alignment"
     """How the images were aligned when they were stored."""

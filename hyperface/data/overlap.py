@@ -24,9 +24,9 @@ class SimilarPeople(NamedTuple):
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of people whose names are equal but for case, accents, and what stands between words.
+    """Finds pairs of people whose names differ only in case, accents, and separators of words.
 
-    A name without a letter is a number: in two data sets it stands for two people, and is left out.
+    A name without a letter is a number, which means two people in two data sets; it is left out.
 
     Example:
       >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])
@@ -51,7 +51,7 @@ def similar_people(
     threshold: float,
     named: Iterable[tuple[int, int]] = (),
 ) -> list[SimilarPeople]:
-    """Pairs of people, one of each set, whose mean features are similar, most similar first.
+    """Finds pairs of people, one from each set, with similar mean features, most similar first.
 
     A person's feature is the mean of the images' features at length 1. Similarities are computed
     for a block of people at a time.

@@ -161,8 +161,9 @@ KEPT = 2**30
 class _Images:
     """The examples of a split, decoded: "images" [height, width, channels] uint8, "labels", "mask".
 
-    One that cannot be read is named. Where all of them take `keep` bytes or less, each is kept once
-    it was read: to read a small image again takes longer than a step of a small net.
+    An example that cannot be read raises an error that names it. If all examples together take at
+    most `keep` bytes, each is kept in memory after its first reading, because reading a small image
+    again takes longer than a step of a small network.
     """
 
     def __init__(self, split: Split, keep: int = 0) -> None:

@@ -21,7 +21,7 @@ how it aligns, its str says so to people."""
 
 @dataclass(frozen=True)
 class Options:
-    """What becomes of a source's images."""
+    """Choices of which images of a source are stored, in which split, and how they are aligned."""
 
     held_out: int | Literal["all"] | None = None
     """People at the end of the sorted list who form the test split; None as the source says, or by
@@ -38,7 +38,7 @@ class Options:
 
 
 class Shard(NamedTuple):
-    """A planned file."""
+    """A file of the data set that is to be written: its images of the source and their labels."""
 
     split: str
     file: str
@@ -47,7 +47,7 @@ class Shard(NamedTuple):
 
 
 def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
-    """Shards in the source's order, and the identities of each split."""
+    """Returns the shards to write, in the source's order, and the identities of each split."""
     if options.strict and source.doubt:
         raise InputError(
             f"--strict: expected people that are not in doubt, found that {source.doubt}."
@@ -138,7 +138,7 @@ def alignment(options: Options) -> str:
 
 
 def fingerprint(source: Source, options: Options) -> str:
-    """Equal for an equal data set: of the source and of what becomes of its images."""
+    """Returns an id of the source and the options; equal ids mean equal data sets."""
     chosen = {
         "held_out": default_held_out(source, options) or options.held_out,
         "test_people": sorted(options.test_people),

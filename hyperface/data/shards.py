@@ -44,7 +44,7 @@ def write(
     folder: Path,
     report: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Writes one file and returns its journal, which goes into JSON.
+    """Writes one file of a data set, and returns its journal: counts and rejects, ready for JSON.
 
     Raises:
       OSError: the file cannot be written.
@@ -157,10 +157,10 @@ def _conformed(
 
 
 def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
-    """[height, width, channels] of most readable images of a sample that is spread over all.
+    """Returns the shape [height, width, channels] of most readable images in an even sample.
 
     Raises:
-      MixedSizes: so many images of the sample have another size that these are photos.
+      MixedSizes: many images of the sample have other sizes, so they are probably photos.
       InputError: no image is readable.
     """
     votes, rejected = collections.Counter(), []
@@ -190,7 +190,7 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
 
 
 def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
-    """Returns what a record holds: encoded image, label, name."""
+    """Returns the TFDS features of a record: encoded image, label and name."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=shape, encoding_format="png"),

@@ -214,9 +214,9 @@ def _add_metadata(
 
 
 def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
-    """The pairs that a verification file brings, by name and with their folds, as `pairs.csv`.
+    """Writes a verification file's pairs, by image names and with their folds, to `pairs.csv`.
 
-    Those of an image that was rejected are rejected too; the others stay in their folds.
+    Pairs of a rejected image are rejected too; the other pairs stay in their folds.
     """
     if source.pairs is None:
         return

@@ -28,21 +28,22 @@ def cluster_of(
 ) -> Cluster | None:
     """Returns the cluster that the options name, else the one that the launcher has set.
 
-    SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes (JobSet) are known by their variables. Under
-    Open MPI HYPERFACE_COORDINATOR, and in a JobSet JOBSET_NAME, REPLICATED_JOB_NAME and
-    HYPERFACE_PROCESSES, must be set beside their own, as `launch/` shows.
+    SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes (JobSet) are recognised by the environment
+    variables that they set. Open MPI needs HYPERFACE_COORDINATOR in addition. A JobSet needs
+    JOBSET_NAME, REPLICATED_JOB_NAME and HYPERFACE_PROCESSES in addition, as the launcher of
+    `hyperface cluster kubernetes` sets them.
 
     Args:
-      environment: the process's variables.
+      environment: the process's environment variables.
       coordinator: host:port of process 0.
-      processes: of the run.
-      process: which one this is.
+      processes: number of processes of the run.
+      process: number of this process, from 0.
 
     Returns:
-      None where the run has one process.
+      The cluster; None if neither the options nor the variables name one.
 
     Raises:
-      InputError: something is missing, no number, or out of range.
+      InputError: a value is missing, is not a number, or is out of range.
 
     Example:
       >>> slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4"}

@@ -39,7 +39,7 @@ class Devices:
     processes: int = 1
 
     def put(self, tree: Any) -> Any:
-        """Parameters, whole on each device of this process."""
+        """Returns the parameters, replicated on each device of this process."""
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
@@ -47,11 +47,11 @@ class Devices:
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
-        """Arrays of each process, one after the other in the order of processes, on the host."""
+        """Returns the arrays of all processes on the host, joined in the order of the processes."""
         return jax.device_get(tree)
 
     def whole(self, tree: Any) -> Any:
-        """Arrays that may be split over all devices, on the host."""
+        """Returns whole arrays on the host; they may be split over all devices."""
         return jax.device_get(tree)
 
 
@@ -72,7 +72,7 @@ class Embeddings(NamedTuple):
 def embedder(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """`merged`, jitted with this library's compiler options."""
+    """Returns the function of `merged`, jitted with this library's compiler options."""
     return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
 
 
@@ -138,7 +138,7 @@ class AllDevices(Devices):
         self.process, self.processes = jax.process_index(), jax.process_count()
 
     def put(self, tree: Any) -> Any:
-        """Parameters, whole on each device of this process."""
+        """Returns the parameters, replicated on each device of this process."""
         return mesh.put_whole(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
@@ -146,9 +146,9 @@ class AllDevices(Devices):
         return mesh.split_rows(images)
 
     def gather(self, tree: Any) -> Any:
-        """Arrays of each process, one after the other in the order of processes, on the host."""
+        """Returns the arrays of all processes on the host, joined in the order of the processes."""
         return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
 
     def whole(self, tree: Any) -> Any:
-        """Arrays that may be split over all devices, on the host."""
+        """Returns whole arrays on the host; they may be split over all devices."""
         return multihost_utils.process_allgather(tree, tiled=True)

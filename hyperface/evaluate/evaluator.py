@@ -121,7 +121,7 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
 def evaluate_pixels(
     experiment: Experiment, data_dir: Path, devices: Devices = ONE_DEVICE
 ) -> Result:
-    """Verification by the cosine of the images themselves: what any network has to beat."""
+    """Scores verification by the cosine of the raw pixels, the baseline of every network."""
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)
     steps = (images, f"the pixels themselves are the features, {PIXEL_STEP}", MIRROR_STEPS["none"])

@@ -1,4 +1,4 @@
-"""What a head is told of a step, what it makes, and how it reaches rows on other devices."""
+"""The context that a head gets per step, its result, and access to rows on other devices."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class Context(NamedTuple):
     counted: jax.Array | None = None
     """[batch] bool, False for padding; None counts all."""
     keys: jax.Array | None = None
-    """[batch] random keys for dropout, one an example, so that what is dropped does not depend on
+    """[batch] random keys for dropout, one per example, so that what is dropped does not depend on
     how the batch is spread over devices. None drops nothing."""
     sample: losses.Sample | None = None
     """The classes that take part; heads then hold their rows of the agents only."""
@@ -49,15 +49,17 @@ class Objective(NamedTuple):
 
 
 def whole_batch(tree: Any, axis_name: str | None) -> Any:
-    """Of all devices, one after another."""
+    """Returns arrays of the whole batch: the parts of all devices, joined in their order."""
     if axis_name is None:
         return tree
     return jax.lax.all_gather(tree, axis_name, tiled=True)
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
-    """The row of each of this device's examples, from whichever device holds it; NaN for a label
-    out of range."""
+    """Returns the matrix row of each of this device's examples, whichever device has that row.
+
+    A label out of range gives a row of NaN.
+    """
     axis_name = context.axis_name if context.split_classes else None
     rows = matrix.shape[0]
     at = shards.locate(whole_batch(labels, axis_name), rows, axis_name)
@@ -69,6 +71,6 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
 
 
 def xavier(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Caffe's initial values of a matrix with one output a row."""
+    """Returns Caffe's Xavier initial values of a matrix with one output per row."""
     # So fan-in is the last axis, which linen calls the out axis.
     return nn.initializers.variance_scaling(1.0, "fan_out", "uniform")(key, shape)

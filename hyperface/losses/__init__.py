@@ -1,4 +1,4 @@
-"""The losses of NormFace and Ring loss: pure functions that return one float32 value an example.
+"""The losses of NormFace and Ring loss: pure functions that return one float32 value per example.
 
 Shapes: `features` [batch, dim] are the backbone's un-normalised output, `agents` [classes, dim] the
 class weights, `labels` [batch] integer class ids. Hyper-parameters are keyword-only. Nothing here

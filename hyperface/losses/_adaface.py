@@ -124,7 +124,7 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """The term, `bounded` where the scale is a known number."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
@@ -157,8 +157,9 @@ def adaface(
     concentration: ArrayLike = 0.333,
     **engine: Unpack[Engine],
 ) -> Losses:
-    """AdaFace: long features get a margin that hard examples feel most, short ones one that easy
-    examples feel most (Kim et al.).
+    """AdaFace: softmax with a margin that depends on the feature norm (Kim et al.).
+
+    The margin of long features acts most on hard examples; that of short features on easy ones.
 
         z_i = clip(h (||f_i|| - mean) / std, -1, 1)
         g_angle = -m z_i,   g_add = m z_i + m

@@ -60,14 +60,14 @@ def center_direction(
     features: Features,
     labels: Labels,
 ) -> jax.Array:
-    """What centers descend along after one batch (Wen et al., Eq. 4).
+    """Returns the direction along which the centers descend after one batch (Wen et al., Eq. 4).
 
         delta c_j = sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
 
-    The one beside the count keeps a class with a single example from jumping onto it. The paper
-    takes alpha of it off the centers (`updated_centers`); the released Caffe code gives it to the
-    optimiser as the centers' gradient, whatever the loss' weight, where learning rate and momentum
-    take alpha's place.
+    Because of the 1 in the denominator, the center of a class with a single example does not jump
+    onto that example. The paper subtracts alpha delta c_j from the centers (`updated_centers`). The
+    released Caffe code gives delta c_j to the optimiser as the centers' gradient, independently of
+    the loss' weight; learning rate and momentum then replace alpha.
 
     Args:
       centers: [classes, dim], floating point.
@@ -109,7 +109,7 @@ def updated_centers(
     *,
     rate: ArrayLike = 0.5,
 ) -> jax.Array:
-    """The centers after one batch: c_j - alpha delta c_j (Wen et al., Eq. 4 and Algorithm 1).
+    """Returns the centers after a batch: c_j - alpha delta c_j (Wen et al., Eq. 4, Algorithm 1).
 
     Args:
       centers, features, labels: as in `center_direction`.

@@ -26,7 +26,13 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
 
 
 def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns features [batch, dim] and rows [classes, dim] of one dim, in their wider dtype."""
+    """Returns features [batch, dim] and rows [classes, dim] with equal dim, in the wider dtype.
+
+    Args:
+      name: of the rows, for messages.
+      features: [batch, dim].
+      rows: [classes, dim].
+    """
     features = float_matrix("features", features, "batch, dim")
     rows = float_matrix(name, rows, "classes, dim")
     if features.shape[1] != rows.shape[1]:

@@ -61,7 +61,7 @@ def c_contrastive(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, on the squared distance of unit vectors, 0 to 4. The paper recommends 1.
       gradient: "exact", or "caffe": agents get the gradient of the squared distance, not projected,

@@ -48,12 +48,12 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """The term, `bounded` where the scale is a known number."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
         numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
         return cls(*numbers, easy_margin, known_bound(scale))
 
     def margins(self, feature_norm: jax.Array) -> jax.Array:
-        """m(a) [batch] in radians."""
+        """Returns the margins m(a) [batch] in radians."""
         lower, upper, lower_norm, upper_norm = (
             jnp.asarray(x, feature_norm.dtype)
             for x in (self.lower_margin, self.upper_margin, self.lower_norm, self.upper_norm)

@@ -110,7 +110,7 @@ def margin_softmax(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       scale: s, the factor on the cosines. Like the three margins it is a scalar or [batch], one
         per example, and may be learned.

@@ -55,7 +55,7 @@ def per_example(
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Whether cosines times the scale are known, while tracing, to stay below 70."""
+    """Returns whether it is known at trace time that cosines times the scale stay below 70."""
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
 
 
@@ -90,7 +90,7 @@ class Softmax(ScaledLogits):
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """The term, `bounded` where the scale is a known number and no bias is added."""
+        """Returns the term; `bounded` is set if the scale is known at trace time without a bias."""
         bounded = normalize == "both" and not biased and known_bound(scale)
         return cls(scale, normalize, bounded)
 
@@ -132,7 +132,7 @@ def softmax(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids in [0, classes).
       normalize: which side is brought to unit length: "both" (NormFace), "features"
         (L2-constrained softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).

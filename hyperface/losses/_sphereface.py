@@ -78,7 +78,7 @@ class SphereFace:
 
 
 def psi(cosine: jax.Array, margin: int) -> jax.Array:
-    """SphereFace's psi: cos(m theta) made to fall over the whole of [0, pi].
+    """Returns SphereFace's psi: cos(m theta), continued so that it falls over the whole of [0, pi].
 
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
@@ -113,7 +113,7 @@ def annealed_blend(
     power: float = 1.0,
     floor: float = 5.0,
 ) -> jax.Array:
-    """SphereFace's annealing of `blend`, as a function of the step.
+    """Returns SphereFace's annealed `blend` at a step.
 
         lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
 
@@ -153,14 +153,15 @@ def a_softmax(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
       blend: lambda, at least 0; see `annealed_blend`.
-      gradient: "exact", or the released code's "caffe": in the target logit's gradient to the
-        feature, a W~ + b f, the margin's a and b are divided by sqrt(a^2 + b^2); and agents get the
-        gradient of the plain inner product at every margin, not projected, for a caller who
-        overwrites their rows by the normalised ones after each step.
+      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
+        differs in two ways. The target logit's gradient to the feature is a W~ + b f; for margins
+        above 1 the released code divides a and b by sqrt(a^2 + b^2). Agents get the gradient of the
+        plain inner product, without the tangent projection; the caller has to overwrite their rows
+        by the normalised rows after each step.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
@@ -203,7 +204,7 @@ def l_softmax(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
       blend: lambda, at least 0; see `annealed_blend`.

@@ -84,7 +84,7 @@ def c_triplet(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row a class.
+      agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, on the difference of squared distances, 0 to 4. The paper recommends 0.8.
       negatives: "all" sums over every wrong class; "hardest" takes only the closest one, as in the

@@ -90,7 +90,7 @@ class Fold(Protocol):
         ...
 
     def slope(self, block: Block, fold_args: FoldArgs, summary: Any, /) -> Slope:
-        """Returns the value's derivatives by what one block contributes."""
+        """Returns the derivatives of the folded value by one block's similarities and arguments."""
         ...
 
 
@@ -164,7 +164,7 @@ class Engine(TypedDict, total=False):
 
 
 def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
-    """Returns the engine's keywords with the one for a loss' `gradient`.
+    """Returns the engine's keywords with the `agent_gradient` that a loss' `gradient` asks for.
 
     Raises:
       ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
@@ -190,7 +190,7 @@ def joint(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> tuple[jax.Array, ...]:
-    """Several class-wise losses in one pass over one agent matrix.
+    """Computes several class-wise losses in one pass over one agent matrix.
 
     Args:
       terms: of one normalisation mode.
@@ -264,23 +264,24 @@ def weighted_sum(
     with_losses: bool = False,
     **engine: Unpack[Engine],
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-    """sum over terms t and examples i of weights[t][i] loss_t[i]: `joint` with the sum inside.
+    """Returns the weighted sum of several losses: sum over t and i of weights[t][i] loss_t[i].
 
-    When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all negatives) get
-    value and gradients in one sweep instead of two: the gradient of an agent mixes the examples, so
-    it can only be made at once where their weights are known. Blocks of classes without an active
-    hinge skip the gradients' matmuls. Other terms are swept twice, as by `joint`.
+    It computes the same losses as `joint`, for terms t and examples i. When gradients are taken,
+    hinge losses (`CContrastive`, and `CTriplet` over all negatives) need one sweep over the classes
+    instead of two. The reason: the gradient of an agent mixes the examples, so the sweep that
+    computes the value can compute it only if the examples' weights are known. Blocks of classes
+    without an active hinge skip the gradients' matmuls. Other terms take two sweeps, as in `joint`.
 
     Args:
       terms, features, agents, labels, bias, engine: as in `joint`.
       weights: for each term an array [batch], for example mask / count; differentiable too.
-      with_losses: also return the losses, to be looked at: no gradient flows through them.
+      with_losses: also return the losses, for logs: no gradient flows through them.
 
     Returns:
       The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
 
     Raises:
-      TypeError, ValueError: as `joint`; or weights that are not one [batch] array a term.
+      TypeError, ValueError: as `joint`; or weights that are not one [batch] array per term.
 
     Example:
       >>> import jax.numpy as jnp

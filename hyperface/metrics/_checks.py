@@ -14,10 +14,11 @@ LEAST_SPREAD = 1e-6
 
 
 def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
-    """Features [rows, dim] as float32 or float64; `unit` says in messages what a row is.
+    """Returns features [rows, dim] as float32 or float64; messages call the rows `unit`.
 
     Raises:
-      ValueError: not two axes, a row is zero or not finite, or all rows point one way.
+      ValueError: there are not two axes, a row is zero or not finite, or all rows point in one
+        direction.
     """
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
@@ -48,7 +49,7 @@ def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
 
 
 def checked_norms(features: Features) -> Norms:
-    """[rows, 1], the lengths of rows that all have a direction.
+    """Returns the lengths [rows, 1] of the rows, after a check that every row has a direction.
 
     Raises:
       ValueError: a row is zero or not finite.
@@ -64,12 +65,12 @@ def checked_norms(features: Features) -> Norms:
 
 
 def unit_rows(features: Features) -> Features:
-    """Rows scaled to unit length; ValueError where a row has no direction."""
+    """Returns the rows scaled to unit length; raises ValueError if a row has no direction."""
     return features / checked_norms(features)
 
 
 def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
-    """One-dimensional arrays of one length, by name.
+    """Returns the columns as one-dimensional arrays of one length.
 
     Raises:
       ValueError: lengths differ, one is empty, or one does not hold whole numbers or bools.

@@ -138,7 +138,7 @@ def _interval(scores: np.ndarray, level: float) -> Interval:
 def resampled_tar(
     scores: ArrayLike, same: ArrayLike, far: float, *, rule: Rule = "strict"
 ) -> Statistic:
-    """Returns a function that computes the true accept rate of pairs that are taken repeatedly.
+    """Returns a function that computes the true accept rate from how often each pair is resampled.
 
     Args:
       scores: [pairs] similarities.
@@ -147,7 +147,8 @@ def resampled_tar(
       rule: that of `impostor_threshold`.
 
     Returns:
-      A statistic for `bootstrap_people`: `tar_at_far` of the pairs as often as they are taken.
+      A statistic for `bootstrap_people`. It takes the number of times that each pair occurs in a
+      resample, and returns the `tar_at_far` of that resample.
 
     Example:
       >>> tar = resampled_tar([0.9, 0.8, 0.3, 0.1], [True, False, True, False], 0.0)
@@ -175,7 +176,9 @@ def resampled_tar(
 
 
 def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
-    """Accuracy, both kinds weighing equally, of pairs that are taken several times or not at all.
+    """Returns a function that computes the accuracy from how often each pair is resampled.
+
+    Same pairs and different pairs have equal weight.
 
     Args:
       right: [pairs] bool, whether the pair is decided rightly.
@@ -201,14 +204,14 @@ def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
 
 
 def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
-    """Equal error rate of pairs that are taken several times or not at all.
+    """Returns a function that computes the equal error rate from how often each pair is resampled.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, or 0 and 1.
 
     Returns:
-      A statistic for `bootstrap_people`: the figure of `eer` on the pairs as taken.
+      A statistic for `bootstrap_people`: the `eer` of a resample.
 
     Example:
       >>> resampled_eer([0.9, 0.8, 0.3, 0.1], [True, False, True, False])(np.ones(4, int))

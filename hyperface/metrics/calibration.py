@@ -75,7 +75,7 @@ class Quality(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: what was said, and how often it was true, in bins of equal width."""
+    """A reliability diagram: stated probabilities and observed shares, in bins of equal width."""
 
     stated: np.ndarray
     """[bins] mean probability in each bin that is not empty."""
@@ -101,7 +101,7 @@ class Calibration(NamedTuple):
     """Same pairs that it was fitted on."""
     num_different: int
     quality: Mapping[str, Quality] = MappingProxyType({})
-    """Of the similarity read as a probability, and after each fit, on pairs of other people."""
+    """Quality of the similarity read as a probability, and after each fit, on other people."""
 
     def measured_on(self, scores: np.ndarray, same: np.ndarray) -> "Calibration":
         """Returns the calibration with its rates and its quality on pairs of other people."""

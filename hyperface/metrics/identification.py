@@ -26,11 +26,11 @@ from hyperface.metrics.threshold import (
 from hyperface.metrics.topk import Tail
 
 BLOCK_BYTES = 28 * 2**20
-"""Scores of this many bytes are made at once; two blocks are held."""
+"""Bytes of the scores that are computed at once; two such blocks are in memory."""
 
 
 class MegaFace(NamedTuple):
-    """Figures of one probe set among one set of distractors."""
+    """Search and verification results of one probe set among one set of distractors."""
 
     cmc: AtRanks
     """[max_rank] share of searches whose mate is among the r best; the first is rank-1."""
@@ -68,29 +68,31 @@ def megaface(
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> MegaFace:
-    """Searches every probe once for each of its mates, put alone among the distractors.
+    """Searches every probe in galleries of one mate and all distractors, as MegaFace does.
 
     Every ordered pair of two probes of one person is a search. The rank of the mate is one more
-    than the distractors that score at least as high: ties count against it. Verification takes the
-    same pairs as genuine and all scores of probes against distractors as impostors.
+    than the number of distractors that score at least as high: ties count against the mate.
+    Verification takes the same pairs as genuine pairs, and all pairs of a probe and a distractor as
+    impostor pairs.
 
     Scores are cosines in float64, rounded to float32; most are never computed, because products in
     low precision prove them too low to matter (`search`). The distractors are read once, in blocks;
-    beside a block some 350 MiB are held for 3,530 probes. The cost grows
-    with `max_rank` where mates score low, and with the highest FAR.
+    3,530 probes need some 350 MiB in addition to a block. The cost grows with the highest FAR, and
+    with `max_rank` if mates score low.
 
     Args:
       probes: [probes, dim] features of any length.
       labels: [probes] person of each.
-      distractors: [distractors, dim], a memory-mapped array for one, or a sequence of such blocks.
+      distractors: [distractors, dim], for example a memory-mapped array, or a sequence of such
+        blocks.
       fars: in [0, 1].
-      max_rank: the last rank that is told apart.
+      max_rank: the last exact rank; all higher ranks are reported as max_rank + 1.
       keep_probes: [probes] bool, False for those of a noise list; None keeps all.
       keep_distractors: [distractors] bool, over all blocks.
       rule: that of `impostor_threshold`.
-      dtype: of the products; figures are the same. jnp.float32 may be faster on a processor
-        without bfloat16 units.
-      block_size: distractors a block, a multiple of 64; None lets the library choose.
+      dtype: of the products; the results do not depend on it. jnp.float32 may be faster on a
+        processor without bfloat16 units.
+      block_size: distractors per block, a multiple of 64; None lets the library choose.
       place: puts a block [rows, dim] on jax's default device; another one may split its rows over
         several.
       progress: called with distractors done and all distractors.

@@ -33,7 +33,7 @@ class OperatingPoint(NamedTuple):
     """Share of their same pairs that are called different."""
 
     def decide(self, score: float) -> Decision:
-        """Returns what is said about a pair of this similarity.
+        """Returns the decision about a pair of this similarity.
 
         Example:
           >>> point = OperatingPoint(0.01, threshold=0.5, reject_threshold=0.3, supported=True)

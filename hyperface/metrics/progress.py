@@ -1,4 +1,4 @@
-"""How far a long scoring is, told through functions (done, all)."""
+"""Progress of a long computation, reported through functions (done, all)."""
 
 from collections.abc import Callable
 

@@ -36,7 +36,10 @@ class Moments(NamedTuple):
 
 
 class FoldMoments(NamedTuple):
-    """Moments of each fold and of all, from which those of all other folds follow."""
+    """Moments of each fold and of all folds together.
+
+    Their difference gives the moments of all folds but one, so each feature is summed only once.
+    """
 
     middle: np.ndarray
     """[dim], subtracted before: moments about it lose no digits when subtracted."""
@@ -60,7 +63,7 @@ class FoldMoments(NamedTuple):
 
 
 def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: bool) -> FoldMoments:
-    """Sums each row once, where a fit a fold would sum it once for each other fold.
+    """Computes the moments of each fold; each row is summed once, not once per other fold.
 
     Args:
       features: [images, dim]; the moments are float64.

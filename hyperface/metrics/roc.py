@@ -21,7 +21,7 @@ class Roc(NamedTuple):
     """A pair is accepted when its score is at least this; the first is inf."""
 
     def rates(self) -> dict[str, list[float]]:
-        """Both rates as lists, ready for JSON."""
+        """Returns both rates as lists, ready for JSON."""
         return {"far": self.far.tolist(), "tar": self.tar.tolist()}
 
 
@@ -38,7 +38,7 @@ class Det(NamedTuple):
 def roc(scores: Scores, same: Same) -> Roc:
     """Returns the ROC curve over all distinct scores.
 
-    It takes some 50 bytes a pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
+    It takes some 50 bytes per pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
     the curve of any number of pairs.
 
     Args:
@@ -90,15 +90,15 @@ def thinned(curve: Roc, points: int = 300) -> Roc:
 def true_accept_rate(
     genuine: Genuine, impostors: Impostors, far: ArrayLike, *, rule: Rule = "strict"
 ) -> OfRates:
-    """True accept rates at false accept rates, from the scores of both kinds apart.
+    """Returns true accept rates at false accept rates, from genuine scores and impostor scores.
 
-    float32 scores stay float32, so that 87 million of them take 350 MB more. Where they do not fit,
-    `streaming.ScoreStream` takes them in blocks.
+    float32 scores stay float32, so that 87 million scores take 350 MB more. If they do not fit into
+    memory, `streaming.ScoreStream` takes them in blocks.
 
     Args:
       genuine: [same pairs] scores.
       impostors: [different pairs] scores.
-      far: in [0, 1], one or an array; `supported` says which of them N scores can carry.
+      far: in [0, 1], one or an array; `supported` reports which rates N scores are enough for.
       rule: that of `impostor_threshold`.
 
     Returns:
@@ -145,7 +145,7 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
 
 
 def eer(curve: Roc) -> float:
-    """Equal error rate: where the straight line between two points has FAR = 1 - TAR.
+    """Returns the equal error rate: the FAR at which FAR = 1 - TAR, on lines between the points.
 
     Example:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))

@@ -75,12 +75,12 @@ class Probes:
         return _score(self._low, self._place(block))
 
     def bound(self, scored: ScoredBlock) -> np.ndarray:
-        """[probes] how far at most the block's scores are from the cosines."""
+        """Returns [probes] bounds on the distance of the block's scores from the cosines."""
         error = 1.001 * float(scored.error)
         return self._lost * (1.0 + error) + error + self._rounding
 
     def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
-        """Pairs of which it is not proven that their cosine is below the probe's threshold.
+        """Returns the pairs whose cosine may reach the probe's threshold; all others are below it.
 
         Args:
           scored: the block.
@@ -146,7 +146,7 @@ class MateRanks:
       probes: [pairs] which probe.
       scores: [pairs] float32 score of its mate.
       num_probes: how many probes there are.
-      max_rank: the last rank that is told apart.
+      max_rank: the last exact rank; all higher ranks are reported as max_rank + 1.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ def impostor_threshold(
 
 
 def accepted_share(scores: np.ndarray, thresholds: ArrayLike) -> np.ndarray:
-    """Share of the scores at or above each threshold, of the thresholds' shape."""
+    """Returns the share of the scores at or above each threshold, of the thresholds' shape."""
     ranked = np.sort(scores)
     return (ranked.size - np.searchsorted(ranked, thresholds, side="left")) / ranked.size
 

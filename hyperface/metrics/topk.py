@@ -4,10 +4,10 @@ import numpy as np
 
 
 class Tail:
-    """The highest of all scores seen, exactly.
+    """Collects scores block by block and keeps exactly the highest ones.
 
     Args:
-      size: how many are kept; beside a block, twice as many are held.
+      size: number of scores to keep; up to twice as many are in memory, and the block.
       dtype: type of the scores.
 
     Example:
@@ -28,7 +28,7 @@ class Tail:
         self._held = 0
 
     def add(self, scores: np.ndarray) -> None:
-        """Takes in [scores], of the tail's type."""
+        """Adds [scores], which have the tail's dtype."""
         high = scores[scores > self.cut]
         self._kept.append(high)
         self._held += high.size
@@ -36,13 +36,13 @@ class Tail:
             self._shrink()
 
     def merge(self, other: "Tail") -> None:
-        """Takes in what another tail of the same size has seen."""
+        """Adds the scores that another tail of the same size keeps."""
         if other.size != self.size:
             raise ValueError(f"expected a tail of size {self.size}, found {other.size}")
         self.add(np.concatenate(other._kept))
 
     def scores(self) -> np.ndarray:
-        """Returns the highest, falling; all that were seen where they are fewer than the size."""
+        """Returns the `size` highest scores in falling order; all scores if fewer were added."""
         self._shrink()
         return np.sort(self._kept[0])[::-1]
 

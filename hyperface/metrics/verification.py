@@ -100,7 +100,7 @@ def all_pairs(labels: Labels) -> Pairs:
 
 
 def cosine_scores(features: Features, pairs: Pairs) -> Scores:
-    """Cosine of each pair's features, in float64.
+    """Returns the cosine of each pair's features, in float64.
 
     Raises:
       ValueError: a feature is zero or not finite: it has no direction.

@@ -94,7 +94,10 @@ class Backbone(nn.Module):
 
 
 class PReLU(nn.Module):
-    """max(x, 0) + a min(x, 0) with a learned slope a, one a channel, starting at 0.25."""
+    """The activation max(x, 0) + a min(x, 0) with a learned slope a per channel.
+
+    The slopes start at 0.25. `shared` learns one slope for all channels.
+    """
 
     shared: bool = False
 

@@ -17,7 +17,7 @@ class LeNet(Backbone):
       feature_dim: 2 to plot on a plane, 3 in NormFace's toy.
       kernel_size: 5 (Ring loss, center loss) or 3 (NormFace); padding keeps the size.
       last_pool: window of the last pool, 2 or 3; the stride is 2 always.
-      shared_slopes: one PReLU slope a layer instead of one a channel.
+      shared_slopes: one PReLU slope per layer instead of one per channel.
       feature_bias: whether the feature layer has a bias.
       feature_init_std: standard deviation of the feature layer's first weights; None is xavier. At
         xavier's size features start short, and Eq. 4 divides their gradient by that length.

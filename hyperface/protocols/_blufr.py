@@ -52,7 +52,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
     Raises:
       InputError: naming the variable, where the file is damaged, an index is outside of the images
         or comes twice, a person is trained and tested, or gallery and probes are not the test set
-        with one gallery image a person.
+        with one gallery image per person.
 
     References:
       Liao, Lei, Yi, Li: A benchmark study of large-scale unconstrained face recognition, IJCB 2014.

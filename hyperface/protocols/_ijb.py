@@ -26,7 +26,7 @@ class Templates(NamedTuple):
     media: np.ndarray
     """[images] int64: frames of one video have one id."""
     names: list[str]
-    """Of the image files."""
+    """Names of the image files."""
     box: np.ndarray | None = None
     """[images, 4] float64, the face in the image file: left, top, width and height in pixels, NaN
     where the file leaves them out."""

@@ -41,7 +41,7 @@ class _Form(NamedTuple):
     """What holds for a whole file."""
 
     order: str
-    """Of bytes, "<" or ">"."""
+    """Order of bytes, "<" or ">"."""
     cells: list[int]
     """How many more cells it may have: one number, counted down."""
 

@@ -95,8 +95,9 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
 def read_devkit_feature(path: Path | str) -> np.ndarray:
     """Reads one image's feature from a file of the devkit.
 
-    The file is an OpenCV column: four int32, rows, 1 column, 4 bytes a number and type 5 (float32),
-    then the rows, all little-endian. The ArcFace noise scripts append one number to the network's.
+    The file is an OpenCV column, all little-endian: first four int32 (number of rows, 1 column, 4
+    bytes per number, type 5 for float32), then the rows. The ArcFace noise scripts append one
+    number to the network's feature.
 
     Args:
       path: the file.

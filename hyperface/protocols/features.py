@@ -18,14 +18,14 @@ LONGEST_NAME = 4096
 
 
 class NamedFeatures(NamedTuple):
-    """One feature an image."""
+    """Features of images, one per image, with the names of the images."""
 
     names: Sequence[str]
     """[images] unique."""
     features: np.ndarray
     """[images, dim] of any length."""
     steps: tuple[str, ...] = ()
-    """How they were made, a sentence each."""
+    """The procedure that produced the features, one sentence per step."""
 
     def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
         """Returns the indices of images by name.
@@ -127,14 +127,14 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
 
 
 def read_features(path: Path) -> NamedFeatures:
-    """Features that any program has written.
+    """Reads a file of features that any program has written.
 
     Args:
-      path: an .npz with `features` [images, dim] and `names` [images], or an .npy of features with
-        a text file of names, one a line, of the same name ending in .txt.
+      path: an .npz with `features` [images, dim] and `names` [images]; or an .npy of features, with
+        a text file of the same name ending in .txt that has one name per line.
 
     Raises:
-      InputError: the file is not one of these, or its features cannot be scored.
+      InputError: the file has neither form, or its features cannot be scored.
     """
     suffix = path.suffix.lower()
     if suffix == ".npz":
@@ -170,7 +170,7 @@ def read_origin(path: Path) -> tuple[str, str]:
 
 
 def read_names(path: Path, count: int) -> list[str]:
-    """That many names of images, one a line of a UTF-8 file.
+    """Reads the names of `count` images from a UTF-8 file with one name per line.
 
     Raises:
       InputError: the file cannot be read, is not UTF-8, or has another number of lines.

@@ -24,8 +24,8 @@ class PairRules:
     """PCA on the other folds' images, without whitening: the share of variance to keep in (0, 1),
     or the number of dimensions; None for no PCA. It removes the mean too."""
     similarity: Literal["cosine", "euclidean"] = "cosine"
-    """Of the features at unit length: the cosine, or the negative distance. The squared distance is
-    2 - 2 cos, whose accuracies are the cosine's."""
+    """Similarity of features at unit length: the cosine, or the negative distance. The squared
+    distance is 2 - 2 cos, so it has the cosine's accuracies."""
     threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy"
     """Highest accuracy on the other folds, the median of equally good ones or, as SphereFace's code
     has it, their mean; or the sign of a linear SVM fitted on them."""
@@ -87,6 +87,6 @@ PRESETS = {
 
 
 def span(numbers: Sequence[int]) -> str:
-    """Returns '77', or '77 to 80' if the numbers differ."""
+    """Returns the range of some numbers as text: '77', or '77 to 80' if the numbers differ."""
     least, most = min(numbers), max(numbers)
     return f"{least}" if least == most else f"{least} to {most}"

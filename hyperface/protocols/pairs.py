@@ -16,7 +16,7 @@ from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
 from hyperface.protocols.result import Result
 
 FOLDS = 10
-"""Of the published lists, and of a long list that names none."""
+"""Number of folds of the published lists, and of a long list that names no folds."""
 CSV_HEADERS = (["first", "second", "same"], ["first", "second", "same", "fold"])
 
 _SAME = {"1": True, "0": False, "-1": False}
@@ -38,8 +38,8 @@ def read_pairs(
     Args:
       path: the file.
       folds: number of folds, for a file that does not say which pair is in which fold; then
-        `block_folds` splits the pairs. CALFW names the folds of its same pairs only. None takes 10,
-        and without `equal` as few as there are pairs of a kind.
+        `block_folds` splits the pairs. CALFW names the folds of its same pairs only. None takes 10;
+        without `equal`, it takes fewer if a kind (same or different) has fewer than 10 pairs.
       repeats: whether a pair may be listed twice.
       equal: whether each fold must have as many pairs, as in published lists.
 

@@ -41,7 +41,7 @@ class Settings:
     """Number of folds of a list of the user's that names none; None takes 10, or fewer if there are
     fewer pairs of a kind."""
     seed: int = 0
-    """Of the halves of people and of samples of pairs."""
+    """Seed of the halves of people and of samples of pairs."""
     rule: Rule = "blufr"
     """BLUFR's threshold rule."""
     gammas: int | None = None

@@ -15,7 +15,7 @@ COLUMNS = 4
 
 
 class ShownPair(NamedTuple):
-    """Two aligned faces and what is said about them."""
+    """Two aligned faces, with the similarity, the norms and the decision."""
 
     images: tuple[np.ndarray, np.ndarray]
     """[height, width, 1 or 3] uint8 each."""

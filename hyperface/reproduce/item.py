@@ -85,7 +85,7 @@ class Entry:
 
     @classmethod
     def claim(cls, row: str, holds: SupportsFloat | Sequence[SupportsFloat]) -> "Entry":
-        """Returns a statement that compares nothing, with whether it holds, one value per seed."""
+        """Returns an entry that states whether something holds, one value (1 or 0) per seed."""
         return cls.of(row, holds, HOLDS)
 
 

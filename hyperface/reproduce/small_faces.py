@@ -45,7 +45,7 @@ HELD_OUT, FOLDS = 60, 10
 
 @dataclasses.dataclass(frozen=True)
 class SmallFaces:
-    """Options of the command."""
+    """Options of the command that builds the small training set of faces."""
 
     celeba: tyro.conf.Positional[Path]
     """Archive of CelebA's people, PERSON/IMAGE.jpg."""
@@ -54,7 +54,7 @@ class SmallFaces:
     overlap: tyro.conf.Positional[Path]
     """Table of who is in LFW too."""
     out: Path
-    """Folder to make, with one a person; CFP's come last by name."""
+    """Folder to write, with one folder per person; CFP's people come last by name."""
     pairs: Path | None = None
     """List to make of frontal-profile pairs of the people held out, a tenth of them a fold: within
     it every frontal image with every profile, as CFP's own lists have some."""

@@ -33,7 +33,7 @@ RESULTS = ("keep.txt", "dropped.csv", "distances.png", "farthest.png", "overlap.
 
 @dataclasses.dataclass(frozen=True)
 class Clean:
-    """Options of the command."""
+    """Options of `hyperface clean`."""
 
     dataset: tyro.conf.Positional[str]
     """Prepared data set, such as faces."""

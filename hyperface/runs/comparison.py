@@ -19,7 +19,7 @@ MOST_PAIRS = 10_000
 
 
 class Comparison(NamedTuple):
-    """Two faces compared."""
+    """The comparison of two faces."""
 
     first: str
     """Name of the photo."""
@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """Photos compared by a network."""
+    """The comparison of photos by a network."""
 
     pairs: list[Comparison]
     """Those of the highest similarity first."""
@@ -66,14 +66,14 @@ def compare(
     """Compares the faces of one side with those of the other.
 
     Args:
-      sides: faces, their features and the photos without a face, of both sides.
-      is_within: whether both sides are the same photos, of which each pair is compared once.
+      sides: for each side the faces, their features, and the photos without a face.
+      is_within: whether both sides are the same photos; then each pair is compared once.
       stored: the calibration of the network, if it has one.
-      point: its thresholds at the rate that was asked for.
+      point: the calibration's thresholds at the requested rate.
       prior: share of same pairs among all that are compared.
 
     Returns:
-      What was found, and the faces of its first pairs, to be drawn.
+      The comparison, and the faces of its most similar pairs, for the picture.
 
     Raises:
       InputError: there is no pair, or there are too many.

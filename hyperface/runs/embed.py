@@ -46,7 +46,7 @@ SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """Options of the command."""
+    """Options of `hyperface embed`."""
 
     images: tyro.conf.Positional[Path]
     """A photo, or a folder of photos."""

@@ -47,25 +47,25 @@ class _Processes(AllDevices):
 
 
 class Network(NamedTuple):
-    """Something that makes features of images."""
+    """A function that computes features of images, and what is known about it."""
 
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
     """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
     own)."""
     image_shape: tuple[int, int, int] | None
-    """Of the images it takes; None takes any."""
+    """Shape of the images that it takes; None takes any."""
     crop: tuple[int, int] | None
     """Height and width that are cut out of a data set's images."""
     shrink: int
     """Factor by which a data set's images are made smaller per side, before that."""
     steps: tuple[str, ...]
-    """What it is and does, a sentence each."""
+    """The procedure: sentences that state what the network is and does."""
     digest: str = ""
-    """Of its weights, by which a calibration is known to be of this network."""
+    """Digest of its weights, which shows whether a calibration is of this network."""
     mirror: Mirror = "none"
     """How features of image and mirror image are merged."""
     calibration: StoredCalibration | None = None
-    """The one that an export carries."""
+    """The calibration of an export, if it has one."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
         """Opens a split, and checks that its images fit.
@@ -88,7 +88,7 @@ class Embedded(NamedTuple):
     """[images, dim], mapped from a file: only what is looked at is in memory."""
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(features, labels) of some images at a time."""
+        """Yields (features, labels) of the images, block by block, so that memory stays small."""
         for start in range(0, len(self.features), BLOCK):
             block = slice(start, start + BLOCK)
             yield self.features[block], self.images.labels[block]

@@ -63,7 +63,7 @@ class Evaluate:
     """Folds of a list of the protocol "pairs" that names none; by default 10, and fewer where there
     are fewer pairs of a kind."""
     seed: int = 0
-    """Of the two halves of people of the protocol "folder"."""
+    """Seed by which the protocol "folder" splits the people into two halves."""
     distractors: str | None = None
     """Images among which "megaface" searches: a prepared data set, or a features file. The names of
     an .npy are in a .txt beside it, if there is one."""

@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Options of the command."""
+    """Options of `hyperface export`."""
 
     source: tyro.conf.Positional[Path]
     """Folder of a run, as hyperface train made it, or a file of weights whose network is known."""

@@ -29,7 +29,7 @@ class Face(NamedTuple):
     """A face as a network takes it."""
 
     name: str
-    """Of the photo; further faces of one photo have the names of `landmarks.face_name`."""
+    """Name of the photo; further faces of one photo have the names of `landmarks.face_name`."""
     pixels: np.ndarray
     """[height, width, channels] uint8."""
     landmarks: np.ndarray
@@ -176,9 +176,9 @@ def _faces_of(
 
 
 def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns a face as a network takes it.
+    """Returns a photo's face, aligned to the size that a network takes.
 
-    Sizes beside those of the templates are made from them by pillow's bicubic filter.
+    If no template has that size, the aligned face is resized by pillow's bicubic filter.
 
     Args:
       pixels: [height, width, 3] uint8 of a photo.
@@ -186,7 +186,7 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
       shape: (height, width, channels) of the network's images.
 
     Raises:
-      ValueError: the points are no face, or there is no template for the shape.
+      ValueError: the points cannot be those of a face, or there is no template for the shape.
     """
     template = _template(shape[0], shape[1])
     expect(template, "size", "that of a template", shape)
@@ -217,7 +217,7 @@ def embed_faces(faces: Sequence[Face], network: Network) -> Features:
 
 
 class _OneProcess(Devices):
-    """One process, of which the network puts images on devices itself."""
+    """Devices of a single process whose network puts the images on devices itself."""
 
     def split(self, images: np.ndarray) -> Images:
         """Returns the batch as it is."""
@@ -225,7 +225,7 @@ class _OneProcess(Devices):
 
 
 def _batches(faces: Sequence[Face]) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of one size, the last one filled up: a network is compiled once."""
+    """Yields batches of equal size, the last one padded, so that a network is compiled once."""
     size = min(BATCH, len(faces))
     for start in range(0, len(faces), size):
         part = faces[start : start + size]

@@ -14,7 +14,7 @@ OWN_NAMES = {"orl": "orl_faces", "mnist": "mnist"}
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Options of the command.
+    """Options of `hyperface prepare`.
 
     Example:
       >>> Prepare("photos/", out="mine", held_out=10).channels is None
@@ -25,16 +25,16 @@ class Prepare:
     """A folder, an archive, a file, or one of orl, mnist and tfds:NAME; with --inspect, a prepared
     data set."""
     inspect: bool = False
-    """Show what a prepared data set holds: counts, images by identity, and a sheet of faces."""
+    """Show the content of a prepared data set: counts, images by identity, and a sheet of faces."""
     out: str | None = None
     """Name of the data set."""
     held_out: int | Literal["all"] | None = None
     """People at the end of the sorted list who become the test split: by default 10 of orl's, and
     of a source of 30 people or more a tenth, at least 10."""
     test_people: Path | None = None
-    """A file of names, one a line, of the people who become the test split instead."""
+    """A file of names, one per line, of the people who become the test split instead."""
     keep: Path | None = None
-    """A list of images to take, one name a line; the others are left out."""
+    """A list of images to take, one name per line; the others are left out."""
     channels: Literal[1, 3] | None = None
     """1 stores grey images, 3 colour: 3 by default, 1 for orl and mnist."""
     detect: bool = False
@@ -52,11 +52,11 @@ class Prepare:
     """Refuse a source with an image that cannot be used, instead of listing it, and folders that
     can be read in two ways."""
     replace: bool = False
-    """Make it anew and take the place of a data set of this name, once the new one is whole."""
+    """Write the data set again, and replace the old one once the new one is complete."""
     kind: Annotated[str | None, tyro.conf.arg(metavar="KIND")] = None
     """folder, zip, tar, list, recordio, verification, parquet or digits; found out by default."""
     root: Path | None = None
-    """What the paths of a list are below; the list's folder by default."""
+    """Folder that the paths of a list start from; the list's folder by default."""
     image: str | None = None
     """Column of a parquet file that holds the images."""
     label: str | None = None

@@ -106,7 +106,7 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
 
     Status 0: done, or stopped by SIGTERM while training, and saved (another where
     --exit-on-preemption says so). 2: the input cannot be used, or nothing can be written. 3:
-    training diverged. 130: interrupted. Of several processes the first that fails ends the others,
+    training diverged. 130: interrupted. The first of several processes that fails ends the others,
     which have a status of their own.
     """
     process_settings.keep_memory()

@@ -7,10 +7,10 @@
 Fields are those of hyperface train, whose other options follow after --. All settings are checked
 before the first run. Each run has a folder of its own, as `hyperface train` makes it, and sweep.csv
 with a row per run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html
-are written anew after each. Figures of a run with several snapshots are their means. The same
-command goes on where it was killed: runs that are done are not trained again, and more values or
-seeds can be added. A run that diverges or fails is recorded and the others go on; the command then
-ends with status 3 or 2, and tries it again when it is given again.
+are written again after each run. Scores of a run with several snapshots are means over them. The
+same command continues a sweep that was killed: runs that are done are not trained again, and more
+values or seeds can be added. A run that diverges or fails is recorded, and the others continue; the
+command then ends with status 3 or 2, and the same command tries the failed run again.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ FILES = ("sweep.json", "sweep.csv", "settings.csv", "sweep.html")
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Options of the command."""
+    """Options of `hyperface sweep`."""
 
     experiment: tyro.conf.Positional[str]
     """Name of the experiment, or a Python file of your own that defines one."""
@@ -61,7 +61,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A run to be made."""
+    """A run of the sweep that is to be trained."""
 
     values: dict[str, Any]
     options: Train

@@ -5,11 +5,10 @@
     hyperface train my_experiment.py --steps 800
 
 Without a name the default experiment is trained. The name of a data set that hyperface prepare
-made trains a small network on it; batch, steps and schedule suit its size. A Python file of your
-own defines EXPERIMENT, and may hold a backbone, a loss and a function for metrics. Every field of
-the experiment is an option. The same command goes on with a run that was killed, and from the end
-of one that is finished if it has more --steps. --list shows the experiments, and --list-models the
-backbones.
+wrote trains a small network on it; batch, steps and schedule suit its size. A Python file of your
+own defines EXPERIMENT, and may contain a backbone, a loss and a function for metrics. Every field
+of the experiment is an option. The same command continues a run that was killed; with more --steps
+it also continues a finished run. --list shows the experiments, and --list-models the backbones.
 
 From Python:
 

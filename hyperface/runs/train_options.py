@@ -11,7 +11,7 @@ from hyperface.config.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Options of the command."""
+    """Options of `hyperface train`."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     workdir: Path | None = None
@@ -28,9 +28,9 @@ class Train:
     """Number of processes that read and decode images; 0 uses threads. The run is the same for any
     number."""
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
-    """How a run handles a loss that is not finite; that step's update is never made. stop: save the
-    state before it and end with status 3. skip: go on after it. rollback: go back to the last
-    checkpoint, and on from there without the updates up to that step."""
+    """How a run handles a loss that is not finite; such a step never updates the parameters. stop:
+    save the state before the step and end with status 3. skip: continue with the next step.
+    rollback: return to the last checkpoint, and leave out all updates from there to that step."""
     profile_steps: tuple[int, int] | None = None
     """First and last step of a profile in the run's folder, for TensorBoard or Perfetto."""
     exit_on_preemption: int = 0

@@ -4,16 +4,17 @@
     hyperface verify one.jpg folder/ --run runs/mine --far 0.01
     hyperface verify folder/ other-folder/ --run net.onnx --calibration calibration.json
 
-Faces are found, aligned to what the network takes, and embedded; of folders, every photo of the one
-is compared with every photo of the other. The similarity is the cosine of the features. The
-calibration of the network, which hyperface evaluate --protocol folder writes, has the threshold of
-the false accept rate and the probability. Without one the similarity alone is printed.
+Faces are found, aligned to the size that the network takes, and embedded. If folders are given,
+every photo of one folder is compared with every photo of the other. The similarity is the cosine of
+the features. The calibration of the network, which hyperface evaluate --protocol folder writes,
+gives the threshold of the false accept rate and the probability. Without a calibration the
+similarity alone is printed.
 
-same: at this threshold at most a share FAR of different people pass. different: at most that share
-of same people have so low a similarity. not sure: neither can be said at this rate.
+same: at most a share FAR of pairs of different people are so similar. different: at most a share
+FAR of pairs of one person are so dissimilar. not sure: the similarity is between both thresholds.
 
-`verification.png` shows the aligned faces with the lengths of their features, which tell the
-quality of the photo; `verification.json` has all numbers.
+`verification.png` shows the aligned faces with the lengths of their features, which indicate the
+quality of the photo; `verification.json` contains all numbers.
 
 From Python:
 
@@ -49,7 +50,7 @@ PICTURE, RECORD = "verification.png", "verification.json"
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Options of the command."""
+    """Options of `hyperface verify`."""
 
     first: tyro.conf.Positional[Path]
     """A photo, or a folder of photos."""

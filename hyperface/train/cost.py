@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes on one device."""
+    """The memory that a training step needs on one device, by part, in bytes."""
 
     agents: int
     agent_state: int
@@ -214,7 +214,7 @@ def traffic(
     """Estimates what each device sends in a step, with ring collectives.
 
     Of an array of s bytes a device sends s (n-1)/n to gather or to reduce-scatter it, and twice
-    that to add it up everywhere. A few numbers an example, metrics for one, are left out.
+    that to add it up everywhere. A few numbers per example, such as metrics, are left out.
 
     Args:
       sizes: of the run.

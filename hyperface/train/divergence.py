@@ -78,7 +78,7 @@ class Divergences:
         return True
 
     def _one_more(self, step: int) -> bool:
-        if step not in self._counted:  # One that is made again, after a rollback, is.
+        if step not in self._counted:  # A step repeated after a rollback is already counted.
             self._counted.add(step)
             self.count += 1
         return self.count <= MAX_LEFT_OUT

@@ -1,4 +1,4 @@
-"""A run that is told to stop: it finishes its step and saves."""
+"""Stopping a run by a signal: the run finishes its step and saves."""
 
 import os
 import signal

@@ -67,11 +67,17 @@ class MetricsLog:
         return line
 
     def skip(self, step: int, *, last: bool = False) -> bool:
-        """Leaves a step out of the means; returns whether a line of other steps is due."""
+        """Leaves a step out of the means.
+
+        Returns whether a line is due after this step, with the means of the steps before it.
+        """
         return self._steps > 0 and (last or step % self._every == 0)
 
     def position(self) -> dict[str, Any]:
-        """Returns what is not written yet: the sums since the last line, and the steps."""
+        """Returns the sums of the metrics since the last line and the number of their steps.
+
+        A checkpoint stores them, so that a continued run writes the same next line.
+        """
         return {"sums": dict(self._sums), "steps": self._steps}
 
     def flush(self) -> None:

@@ -26,7 +26,7 @@ from hyperface.train.step import Metrics, train_step
 def data_parallel_step(
     devices: Sequence[Device] | None = None,
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
-    """`train_step` over the batch's first axis on all local devices, by `jax.pmap`.
+    """Returns `train_step`, mapped by `jax.pmap` over the batch's first axis on all local devices.
 
     The state stays un-stacked: it goes in and comes out as one replicated value, and its buffers
     are donated.
@@ -68,7 +68,7 @@ def data_parallel_step(
 def mesh_step(
     devices: Sequence[Device] | None = None, *, split_classes: bool
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
-    """`train_step` over the devices of all processes, by `jax.shard_map`.
+    """Returns `train_step`, mapped by `jax.shard_map` over the devices of all processes.
 
     With split classes each device computes its own rows of similarities for the whole batch:
     features are gathered, and their gradient comes back by a reduce-scatter. The state's buffers
@@ -76,7 +76,7 @@ def mesh_step(
 
     Args:
       devices: the devices to use; all by default.
-      split_classes: whether arrays that have one row a class are split by rows, as `on_mesh` did.
+      split_classes: whether arrays with one row per class are split by rows, as `on_mesh` did.
 
     Returns:
       (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with `lower` as
@@ -190,7 +190,7 @@ def _by_columns(mesh: jax.sharding.Mesh, columns: int) -> NamedSharding:
 
 
 def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> TrainState:
-    """Returns the state with every array that has one row a class changed."""
+    """Returns the state with a change of every array that has one row per class."""
     loss = state.network.head.loss
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: change(leaf) if has_class_rows(path, loss) else leaf, state
@@ -198,7 +198,7 @@ def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> T
 
 
 def _specs(state: TrainState, split_classes: bool) -> Any:
-    """Returns how `mesh_step` splits a state: by rows what has one row a class, or nothing."""
+    """Returns how `mesh_step` splits a state: arrays with one row per class by rows, or nothing."""
     loss = state.network.head.loss
     rows = PartitionSpec(AXIS) if split_classes else PartitionSpec()
     return jax.tree_util.tree_map_with_path(

@@ -130,7 +130,7 @@ def _context(
     *,
     split_classes: bool,
 ) -> Context:
-    """Returns what the heads are told of this step, with the classes and keys drawn for it."""
+    """Returns the context that the heads get for this step, with its drawn classes and keys."""
     head = state.network.head
     sample_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
     rows = state.distortion.size if split_classes else None

@@ -28,7 +28,7 @@ class Contents:
     layout: str = ""
     """What such a file is, for messages."""
     graph: Graph | None = None
-    """Of an ONNX file."""
+    """The graph of an ONNX file."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -50,12 +50,12 @@ def read_contents(path: Path) -> Contents:
 def named(
     contents: Contents, model_name: str, paths: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], NameMap]:
-    """Returns the arrays that a network's map names, and that map.
+    """Returns a file's arrays for a network, and the map from their names to its parameters.
 
     Args:
-      contents: of a file or run.
-      model_name: the network.
-      paths: of its parameters.
+      contents: the arrays of a file or run.
+      model_name: name of the network.
+      paths: the paths of the network's parameters.
 
     Raises:
       InputError: the file is of another network.

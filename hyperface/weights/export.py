@@ -61,7 +61,7 @@ def feature_dim(saved: SavedBackbone) -> int:
 
 
 def export_safetensors(saved: SavedBackbone) -> bytes:
-    """The backbone's arrays by their paths; the metadata says what they are, with a digest."""
+    """Returns a safetensors file of the backbone's arrays, with metadata and a digest."""
     import safetensors.numpy
 
     metadata = {
@@ -170,7 +170,7 @@ def _custom_calls(module: bytes) -> set[str]:
 
 
 def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
-    """An ONNX model with input "images" and output "features", for any batch size.
+    """Returns an ONNX model with input "images" and output "features", for any batch size.
 
     Raises:
       InputError: jax2onnx is not installed, or does not know how to convert the network.
@@ -200,7 +200,7 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
 
 def open_onnx(path: Path) -> Embed:
-    """Returns the model of such a file by ONNX Runtime.
+    """Returns a function that embeds images by an ONNX file, run by ONNX Runtime.
 
     Raises:
       InputError: onnxruntime is not installed.
@@ -221,11 +221,13 @@ def open_onnx(path: Path) -> Embed:
 
 
 def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, int, int]) -> float:
-    """Largest difference of a feature over batches of 1 and 3 images, beside the largest feature.
+    """Returns the largest difference of two embedders, relative to the largest feature.
+
+    Both get the same random batches of 1 and of 3 images.
 
     Args:
       expected: the run's embedder.
-      found: what a file makes of the same images.
+      found: the embedder of an exported file.
       image_shape: [height, width, channels].
     """
     rng = np.random.default_rng(0)

@@ -26,7 +26,7 @@ def seal(record: dict[str, Any]) -> str:
 
 
 def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
-    """SHA-256 over the fields of a record, in any order but "digest", and further bytes."""
+    """Returns the SHA-256 of a record's fields except "digest", in any order, and further bytes."""
     fields = {name: value for name, value in record.items() if name != "digest"}
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for data in more:

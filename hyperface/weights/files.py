@@ -90,7 +90,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> InputError:
 
 
 def sealed(data: bytes) -> bytes:
-    """The content of a safetensors file, with fields in one order and a digest of all of it."""
+    """Returns a safetensors file with its fields in a fixed order and a digest of its content."""
     length = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     header["__metadata__"]["digest"] = exported.digest(_described(header), body)

@@ -165,7 +165,7 @@ def fill(
 
 
 def flattened_shape(model_name: str, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Rows, columns and channels of the map that a backbone's feature layer flattens.
+    """Returns rows, columns and channels of the map that a backbone's feature layer flattens.
 
     Raises:
       InputError: images of that shape do not fit the model.

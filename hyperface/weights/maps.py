@@ -13,7 +13,7 @@ from flax import linen as nn
 from hyperface import models
 
 Kind = Literal["same", "vector", "conv", "first conv", "dense", "flat dense", "zero", "one"]
-"""same: as it is. vector: one number a channel. conv: OIHW to HWIO; the first conv also meets the
+"""same: as it is. vector: one number per channel. conv: OIHW to HWIO; the first conv also meets the
 pixels. dense: [out, in] to [in, out]; the flat one reads a flattened map, whose order turns from
 channel, row, column to row, column, channel. zero, one: no parameter of ours; all its numbers must
 be that, or it must be absent.

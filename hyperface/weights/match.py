@@ -32,10 +32,10 @@ SHAPES = ("Constant", "Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast")
 
 
 class Mismatch(ValueError):
-    """Why a graph is not a network.
+    """The error of a graph that is not the network in question; its text is the reason.
 
     Attributes:
-      found: layers that were found before.
+      found: number of the network's layers that were found before the first one that differs.
     """
 
     def __init__(self, reason: str, found: int) -> None:

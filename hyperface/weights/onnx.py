@@ -54,7 +54,7 @@ class Node:
 
 @dataclass
 class Graph:
-    """A network as a file has it."""
+    """The graph of an ONNX file: its operators in order, and its arrays by name."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
@@ -63,10 +63,10 @@ class Graph:
     outputs: list[str] = field(default_factory=list)
 
     def image_shape(self) -> tuple[int, int, int]:
-        """[height, width, channels] of the images.
+        """Returns the shape [height, width, channels] of the images that the graph takes.
 
         Raises:
-          WireError: it takes something else than images of one size.
+          WireError: the graph takes anything but images of one size.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             raise WireError(

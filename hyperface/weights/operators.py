@@ -13,7 +13,7 @@ MapShape = tuple[int, int, int]
 
 
 class Wrong(ValueError):
-    """What is wrong with the layer that is looked for."""
+    """The error of an operator that does not compute the layer that is expected there."""
 
 
 def expect(fits: bool, node: Node, expected: str, found: Any) -> None:

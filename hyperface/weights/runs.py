@@ -73,9 +73,9 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
       step: which checkpoint; the newest whole one by default.
 
     Raises:
-      CorruptCheckpoint: it is missing, cut short or changed.
-      InputError: there is no such checkpoint, it is of an earlier version, or cannot be read for
-        now.
+      CorruptCheckpoint: a file of the checkpoint is missing, cut short or changed.
+      InputError: there is no such checkpoint, it is of an earlier version, or it cannot be read at
+        the moment.
     """
     checkpoints = Path(folder).absolute() / "checkpoints"
     return read_step(checkpoints, lambda chosen: _read(checkpoints, chosen), step)

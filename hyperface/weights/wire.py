@@ -90,10 +90,10 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns the number that starts at a byte, and where the next thing starts.
+    """Returns the variable-length number that starts at byte `at`, and the byte after it.
 
     Raises:
-      WireError: it is cut or too long.
+      WireError: the number is cut off or has more than 64 bits.
     """
     value = 0
     for shift in range(0, 70, 7):

@@ -104,8 +104,9 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
 def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
     """Cuts levels into tiles and lays these on canvases in rows, the highest tiles first.
 
-    Neighbouring tiles overlap, so that each window of a level lies whole in one tile. All places
-    are even, as the windows' are: a window's result does not depend on where its tile lies.
+    Neighbouring tiles overlap, so that each window of a level lies completely in one tile. Tiles
+    start at even rows and columns, as windows do, so a window's result does not depend on the place
+    of its tile.
 
     Args:
       sizes: (height, width) of each level.

@@ -26,7 +26,7 @@ SHA256 = {
     "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
 }
-"""Of the files of that version: other weights would give other landmarks without a word."""
+"""Digests of that version's files: other weights would silently give other landmarks."""
 LARGEST = 8_000_000
 """Bytes of a file, before and after it is unpacked; the largest has 1.6 million."""
 INSTALL = "pip install 'hyperface[detect]'"
@@ -39,7 +39,8 @@ def installed_weights() -> Arrays:
     """Returns the weights of the three networks from the installed distribution.
 
     Raises:
-      InputError: the distribution or the package lz4 is absent, or its files are other ones.
+      InputError: the distribution or the package lz4 is not installed, or a file is not the one
+        with the expected SHA-256.
     """
     try:
         files = importlib.metadata.distribution(DISTRIBUTION).files or []

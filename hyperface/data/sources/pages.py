@@ -26,7 +26,7 @@ _ENCODING = {5: 2, 7: 2, 8: 4}
 
 
 def check_pages(path: Path, columns: Collection[str]) -> None:
-    """ValueError for columns of a parquet file with pages that say what cannot be true.
+    """Raises ValueError if pages of a parquet file's columns state sizes that cannot be true.
 
     Args:
       path: the file.

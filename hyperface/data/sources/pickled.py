@@ -20,7 +20,7 @@ _MARK = object()
 
 
 class Array:
-    """Stands in for numpy.ndarray: one-dimensional data of one byte per item."""
+    """A stand-in for numpy.ndarray in a pickle: one-dimensional data of one byte per item."""
 
     def __init__(self) -> None:
         self.data, self.dtype = memoryview(b""), np.dtype("u1")
@@ -70,7 +70,10 @@ def loads(data: bytes) -> Any:
 
 
 class Machine:
-    """The stack machine; a subclass may know other instructions and other functions."""
+    """The stack machine that interprets a pickle and refuses every instruction it does not know.
+
+    A subclass may know other instructions (`steps`) and other functions (`calls`).
+    """
 
     steps: ClassVar[dict[int, Callable[["Machine"], Any]]]
     """What each instruction does, by its code; set below."""

@@ -38,7 +38,7 @@ _Parts = list[tuple[int, int]]
 
 
 def recordio(path: Path) -> Source:
-    """Images of a .rec file; identities are its labels.
+    """Returns the images of a .rec file; its labels are the identities.
 
     The file is walked from header to header, so that no index is needed; an index beside it gives
     the keys, which name the images, and must fit. A damaged stretch is listed and skipped; a record

@@ -25,7 +25,7 @@ LONGEST_LABEL = 4096
 def parquet(
     path: Path, *, image: str = "image", label: str = "label", distinct_case: bool = False
 ) -> Source:
-    """Images of a parquet file, or of all those in a folder, by sorted name.
+    """Returns the images of a parquet file, or of all parquet files in a folder, by sorted name.
 
     Args:
       path: the file or folder.
@@ -172,14 +172,14 @@ def _reason(error: Exception) -> str:
 
 
 def tfds_dataset(name: str, data_dir: Path) -> Source:
-    """Any TFDS data set with an image and a label, by name; its splits are kept.
+    """Returns a TFDS data set with an image and a label, by name; its splits are kept.
 
     Args:
-      name: as TFDS has it, with config and version where needed.
-      data_dir: where it is, or is downloaded to.
+      name: TFDS's name of the data set, with config and version if needed.
+      data_dir: folder that contains the data set, or to which it is downloaded.
 
     Raises:
-      InputError: TFDS does not know or cannot make it, or it has no image and label.
+      InputError: TFDS does not know or cannot build the data set, or it has no image and label.
     """
     import tensorflow_datasets as tfds
 

@@ -24,12 +24,12 @@ _NO_FILE = "a link or a device: it holds no image"
 
 
 def tar_members(path: Path) -> list[Member]:
-    """Files, links and devices of a tar archive, in the order of their content.
+    """Returns the files, links and devices of a tar archive, in the order of their content.
 
-    A compressed one is listed in a first pass and read in a second.
+    A compressed archive is listed in a first pass; its images are read in a second pass.
 
     Raises:
-      InputError: there is no such file, or it is damaged.
+      InputError: there is no such archive, or it is damaged.
     """
     try:
         members = list(_members(path))

@@ -28,18 +28,18 @@ def folder(
     distinct_case: bool = False,
     identity_level: int | None = None,
 ) -> Source:
-    """Images below a folder.
+    """Returns the images below a folder that has one folder per person.
 
     Args:
-      root: one folder a person.
-      follow_links: also read what links point to outside of root.
+      root: the folder.
+      follow_links: whether links to files and folders outside of root are followed.
       distinct_case: two identities whose names differ in case only are two people.
-      identity_level: which folder on the way to an image names the person, 1 for the first below
-        root; found out by default.
+      identity_level: the level of folders that names the people: 1 for the folders directly in
+        root. None finds the level.
 
     Raises:
-      InputError: root is not a folder, holds no image below an identity's folder, can be read in
-        two ways, or holds identities that differ in case or Unicode form only.
+      InputError: root is not a folder, no identity's folder contains an image, two levels could
+        name the people, or identities differ in case or Unicode form only.
     """
     if not root.is_dir():
         raise InputError(f"expected a folder with one folder a person, found none at {root}.")
@@ -47,7 +47,7 @@ def folder(
 
 
 def zipped(path: Path, *, distinct_case: bool = False, identity_level: int | None = None) -> Source:
-    """Images in a zip archive.
+    """Returns the images in a zip archive that has one folder per person.
 
     Raises:
       InputError: as `folder`, or the archive is damaged.
@@ -56,7 +56,7 @@ def zipped(path: Path, *, distinct_case: bool = False, identity_level: int | Non
 
 
 def tarred(path: Path, *, distinct_case: bool = False, identity_level: int | None = None) -> Source:
-    """Images in a tar archive, plain or compressed.
+    """Returns the images in a tar archive, plain or compressed, that has one folder per person.
 
     Raises:
       InputError: as `folder`, or the archive is damaged.

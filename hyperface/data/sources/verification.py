@@ -23,10 +23,10 @@ MAX_REPEATS = 16
 
 
 def verification(path: Path) -> Source:
-    """Images of a .bin file, all of one unnamed identity, with their pairs.
+    """Returns the images and pairs of a verification .bin file; all images have one identity.
 
     Raises:
-      InputError: the file is not such a pickle, or asks for anything beyond the values above.
+      InputError: the file is not a pickle of images and flags, or contains anything else.
     """
     data = read_bytes(path, LARGEST_FILE)
     try:

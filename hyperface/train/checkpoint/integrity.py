@@ -56,19 +56,20 @@ def read_step(
     step: int | None = None,
     agree: Callable[[str, list[int]], list[int]] = lambda name, steps: steps,
 ) -> T:
-    """Reads a checkpoint beside a run that may remove it meanwhile, and returns what `act` does.
+    """Reads a checkpoint with `act`, even if a running trainer removes checkpoints meanwhile.
 
-    If the newest one disappears while it is read, a newer one is there: it is read instead.
+    If the newest checkpoint disappears while it is read, the trainer has written a newer one, and
+    that one is read instead.
 
     Args:
-      folder: that of the checkpoints.
-      act: reads the checkpoint of a step.
-      step: which one; the newest by default.
-      agree: makes several processes go by the same list of steps.
+      folder: the folder of the checkpoints.
+      act: reads the checkpoint of a step; its result is returned.
+      step: the step of the checkpoint; the newest by default.
+      agree: (a name, this process's steps) -> the steps that all processes use.
 
     Raises:
-      CorruptCheckpoint: the checkpoint is damaged; one that only disappeared is not.
-      InputError: there is no such checkpoint, or it was removed meanwhile; or as of `act`.
+      CorruptCheckpoint: the checkpoint is damaged. A checkpoint that was removed raises InputError.
+      InputError: there is no such checkpoint, it was removed while it was read, or `act` raised it.
     """
     while True:
         steps = agree("steps", whole_steps(folder))
@@ -108,7 +109,7 @@ def reading(folder: Path, advice: str = "") -> Iterator[None]:
 
     Args:
       folder: the checkpoint's, for the message.
-      advice: what is said after the message of damage.
+      advice: a sentence that follows the message of damage.
 
     Raises:
       CorruptCheckpoint: what was read within is missing, cut short or changed.

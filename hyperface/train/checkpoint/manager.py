@@ -145,14 +145,15 @@ class Checkpoints:
         """Saves after `step` optimiser steps; returns once the state is copied off the devices.
 
         Args:
-          step: steps done.
-          state: after them.
+          step: number of steps that are done.
+          state: the state after these steps.
           meta: the description of the checkpoint.
-          score: what `best` goes by, lower is better; None or not finite is never best.
+          score: decides which checkpoint is the best; lower is better. A checkpoint whose score is
+            None or not finite is never the best.
 
         Raises:
-          InputError: this save, or the one before it, could not be written. The checkpoints that
-            were whole still are.
+          InputError: this checkpoint, or the one before it, could not be written. Checkpoints that
+            were complete stay complete.
         """
         arrays = contents(state)
         meta = meta | {"arrays": described(arrays)} | ({} if score is None else {"score": score})
