@@ -139,8 +139,10 @@ def _l2_normalize(x: jax.Array, eps: jax.Array) -> jax.Array:
 
 
 def _l2_normalize_fwd(x: jax.Array, eps: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    # The eps inside the root keeps the zero vector finite, in the value and in the gradient.
     inverse_norm = jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + eps)
     unit = x * inverse_norm
+    # The rule needs the unit vector and not x, which may then be freed.
     return unit, (unit, inverse_norm)
 
 
@@ -149,6 +151,7 @@ def _l2_normalize_bwd(
 ) -> tuple[jax.Array | None, ...]:
     unit, inverse_norm = residuals
     radial = jnp.sum(cotangent * unit, axis=-1, keepdims=True)
+    # The second gradient is that to eps, an argument so that it may be traced.
     return (cotangent - unit * radial) * inverse_norm, -0.5 * jnp.sum(radial * inverse_norm**2)
 
 
