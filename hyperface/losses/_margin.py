@@ -62,8 +62,8 @@ class MarginSoftmax(ScaledLogits):
         """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
+        # A float64 NumPy array of margins would otherwise widen a float32 loss under x64.
         scale, multiplier, angular_margin, cosine_margin = (
-            # A float64 NumPy array of margins would otherwise widen a float32 loss under x64.
             jnp.asarray(number, cosine.dtype) for number in numbers
         )
         if self.angular:

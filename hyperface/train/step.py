@@ -222,8 +222,8 @@ def _summed_gradients(grads: Any, loss: Loss, axis_name: str | None, split_axis:
     """
     if split_axis is None:
         return _sum_over_devices(grads, axis_name)
+    # Adding those rows would mix different classes, which share a place on each device.
     return jax.tree_util.tree_map_with_path(
-        # Adding those rows would mix different classes, which share a place on each device.
         lambda path, g: g if has_class_rows(path, loss) else jax.lax.psum(g, axis_name), grads
     )
 
