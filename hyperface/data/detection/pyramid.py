@@ -71,6 +71,7 @@ class Photo:
         """
         found = np.empty((len(boxes), side, side, 3), np.uint8)
         for place, box in enumerate(boxes):
+            # `transform` weighs four pixels: from a larger copy it would skip those in between.
             halvings = self._halvings((box[2] - box[0]) / side)
             part = self.copies[halvings].transform(
                 (side, side),
@@ -95,6 +96,7 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
     """
     sizes = []
     scale = PNET_SIDE / smallest
+    # A level must hold at least one window of P-net.
     while min(height, width) * scale >= PNET_SIDE:
         sizes.append((round(height * scale), round(width * scale)))
         scale *= FACTOR
