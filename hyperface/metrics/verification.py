@@ -113,6 +113,7 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     together = max(1, BLOCK_BYTES // (unit.itemsize * unit.shape[1]))
     for start in range(0, first.size, together):
         part = slice(start, start + together)
+        # In blocks, since the gathered features of all pairs may not fit into memory.
         scores[part] = np.einsum("pd,pd->p", unit[first[part]], unit[second[part]])
     return scores
 
