@@ -44,7 +44,7 @@ def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
     """
     squares: list[jax.Array | float] = [0.0, 0.0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        # Split rows are added over the devices, replicated arrays would be counted once per device.
+        # Only split rows are added up below; replicated arrays would count once per device.
         squares[split_axis is not None and has_class_rows(path, loss)] += jnp.sum(leaf**2)
     replicated, split = squares
     if split_axis is None:
