@@ -62,7 +62,7 @@ def ring(
     radius = _checks.scalar("radius", radius).astype(features.dtype)
     _checks.one_of("form", form, get_args(Form))
     features, radius = reverse_mode_only("ring", (features, radius))
-    # Every form is the paper's, times a factor or beyond a border, and shares its rule.
+    # The other forms are built on the paper's, so that one gradient rule serves all.
     squared = 2.0 * _ring(*vary_alike(features, radius))
     if form == "paper":
         return 0.5 * squared

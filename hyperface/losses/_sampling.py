@@ -103,7 +103,7 @@ def _sample(
     """Returns the sample of `size` drawn classes and the batch's own."""
     batch = labels.size
     shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-    # The key is the same everywhere: unfolded, all devices would draw the same rows of theirs.
+    # All devices have one key: as it is, each would draw the same rows as the others.
     drawn = _drawn(jax.random.fold_in(key, shard), num_classes, size)
     place = jnp.arange(batch, dtype=jnp.int32)
     # Examples of one class share the place of the first of them.

@@ -312,7 +312,7 @@ def weighted_sum(
 def _summed(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    # One fold that is not additive needs its forward scan first, so then no term saves a scan.
+    # A fold that is not additive needs a forward scan first: one such term, and none saves it.
     if all(term.fold.additive for term in inputs.terms):
         return summed_losses(layout, inputs, weights)
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)

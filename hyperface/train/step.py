@@ -73,7 +73,7 @@ def train_step(
     grads = jax.tree.map(lambda g: g / divisor, grads)
     update = optax.with_extra_args_support(state.optimizer).update
     updates, opt_state = update(grads, opt_state, params, split_axis=split_axis)
-    # After the update, as in the released codes, and before the check that it is finite.
+    # After the update, as in the released codes.
     params = _with_unit_agents(loss, optax.apply_updates(params, updates))
 
     distortion = _distortion(state, objective, labels, mask, axis_name, split_classes)
@@ -169,7 +169,7 @@ def _averaged(state: TrainState, params: Any) -> Any:
     if state.average is None:
         return None
     step = state.step.astype(jnp.float32)
-    # The average starts as a copy of random parameters; a low decay forgets them at first.
+    # The average starts as a copy of the first parameters; a low decay forgets them soon.
     decay = jnp.minimum(state.decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(params, state.average, 1.0 - decay)
 
