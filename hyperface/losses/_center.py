@@ -99,6 +99,7 @@ def center_direction(
         apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
         sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
         counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
+        # The one beside the count also keeps classes without an example from 0 / 0.
         return jax.lax.stop_gradient(sums / (1.0 + counts)[:, None])
 
     return automatic(direction, features, centers, labels, split=per_example, like=centers)

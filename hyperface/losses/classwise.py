@@ -172,6 +172,7 @@ def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
     _checks.one_of("gradient", gradient, get_args(Gradient))
     if gradient == "exact":
         return {**engine, "agent_gradient": "tangent"}
+    # Optional, so that a user's term need not have the attribute.
     released = getattr(term, "released_gradient", None)
     if released is None:
         raise ValueError(
@@ -243,6 +244,7 @@ def _joint(
     engine: Engine,
 ) -> tuple[jax.Array, ...]:
     layout, inputs, _ = _prepare(name, terms, features, agents, labels, bias, (), **engine)
+    # A scan over no classes has no first block.
     if not layout.num_rows:
         return _no_class(inputs)
     return automatic(partial(joint_losses, layout), inputs, split=per_example, like=inputs.x)
@@ -385,6 +387,7 @@ def _prepare(
         # "mixed" rounds in the forward scan only; the backward scan needs them unrounded.
         save_similarities=fits and precision != "mixed",
     )
+    # Arrays of one dtype, since each cotangent must have the dtype of its primal.
     of_terms = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tuple(terms))
     # Guarded at the entry: the error of a `custom_vjp` further in would not name the loss.
     of_terms, f, w, b, sums = reverse_mode_only(
@@ -393,6 +396,7 @@ def _prepare(
     of_terms, (f, y, sums), (w, b, counted) = shards.cast(
         of_terms, (f, labels, sums), (w, b, present)
     )
+    # Outside of the engine's rule: that of `l2_normalize` projects the features' gradient.
     x = l2_normalize(f) if mode in ("both", "features") else f
     # None keeps a second copy of the features out of the gathers where no term needs the angle.
     raw = f if any(getattr(term, "needs_angle", False) for term in terms) else None

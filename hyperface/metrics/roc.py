@@ -154,6 +154,7 @@ def eer(curve: Roc) -> float:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
       0.5
     """
+    # FAR = 1 - TAR where this is zero; it rises along the curve, so that it crosses once.
     excess = curve.far + curve.tar - 1.0
     # The curve begins at -1 and ends at 1, so that there is a crossing and a point before it.
     after = int(np.argmax(excess >= 0.0))

@@ -132,6 +132,7 @@ def deal_folds(same: Same, folds: int) -> Folds:
         )
     fold = np.empty(same.size, np.int64)
     for kind in (same, ~same):
+        # Each kind for itself, so that every fold has both.
         fold[kind] = np.arange(kind.sum()) % folds
     return fold
 

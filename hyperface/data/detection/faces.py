@@ -70,6 +70,7 @@ def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np
     boxes = faces.boxes[usable]
     half = np.array(shape[::-1]) / 2
     away = (boxes[:, :2] + boxes[:, 2:]) / 2 - half
+    # A detector of the user's may give a box with swapped sides, of negative area.
     sides = np.sqrt(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(axis=1))
     if which == "all":
         # Stable, so that equal faces keep the detector's order.

@@ -128,6 +128,7 @@ def _dense(weights: Weights, x: jax.Array) -> jax.Array:
 def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     kernel = weights[f"{name}/kernel"]
     bias = weights[f"{name}/bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+    # A convolution of 1 x 1 and a dense layer are the same product.
     return x @ kernel.reshape(kernel.shape[-2:]) + bias
 
 

@@ -119,6 +119,7 @@ def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
         for left in _starts(width)
     ]
     tiles, canvas, row, column, bottom = [], 0, 0, 0, 0
+    # The highest first: the first tile of a row sets its height, and little stays empty.
     for height, width, level, top, left in sorted(parts, key=lambda part: -part[0]):
         if column + width > CANVAS:
             row, column = bottom, 0
@@ -136,6 +137,7 @@ def grid(length: int) -> int:
 
 
 def _even(length: int) -> int:
+    # The next tile must start at a place where a window of P-net starts.
     return length + length % STRIDE
 
 
