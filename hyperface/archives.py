@@ -50,6 +50,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             f"expected a whole zip archive at {path}, found: {error}. Get the file again."
         ) from None
     packed, size = sum(info.compress_size for info in archive.infolist()), path.stat().st_size
+    # Members that share bytes let a small file unpack to any size.
     if packed > size:
         archive.close()
         raise InputError(
@@ -66,10 +67,12 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
       ValueError: it is damaged, encrypted, larger than the limit, not as large as it says, or
         packed by another method than deflate.
     """
+    # The announced size is compared first, so that nothing is unpacked in vain.
     if info.file_size > limit:
         raise ValueError(f"expected at most {limit:,} bytes, found {info.file_size:,}")
     with open_member(archive, info) as file:
         try:
+            # Never more than announced, whatever the compressed data holds.
             data = file.read(info.file_size)
         except Exception as error:  # As in `open_zip`.
             raise damaged_member(error) from None
@@ -130,6 +133,7 @@ class _Gzip:
     """zlib's decompressor for gzip, in the manner of those of bz2 and lzma."""
 
     def __init__(self) -> None:
+        # 16 + 15: a gzip header, and the largest window.
         self._stream = zlib.decompressobj(wbits=31)
 
     @property
@@ -145,10 +149,12 @@ class _Gzip:
         return self._stream.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
+        # zlib hands back what did not fit; bz2 and lzma keep it themselves.
         return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
 
 
 def _xz() -> lzma.LZMADecompressor:
+    # The header sets the size of the dictionary, which would be allocated at once.
     return lzma.LZMADecompressor(memlimit=DICTIONARY)
 
 
@@ -175,6 +181,7 @@ def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
       OSError: it cannot be opened.
     """
     file = path.open("rb")
+    # By the content and not by the name, which says nothing certain.
     start = file.read(6)
     file.seek(0)
     kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
@@ -211,6 +218,7 @@ class _Unpacked(io.RawIOBase):
             raise OSError("the end of a compressed file is not known before it is read")
         if target < self._at:
             self._restart()
+        # In pieces: skipping must not hold what it skips.
         while self._at < target and self._next(min(target - self._at, 2**20)):
             pass
         return self._at
@@ -225,9 +233,11 @@ class _Unpacked(io.RawIOBase):
         """At least one byte, unless it is the end."""
         while self._stream is not None:
             packed = self._file.read(_PIECE) if self._stream.needs_input else b""
+            # The file has ended while the stream wants more.
             ends = self._stream.needs_input and not packed
             data = self._stream.decompress(packed, most)
             self._at += len(data)
+            # Counted as it comes out, since no header can be trusted.
             if self._at > self._limit:
                 raise OSError(
                     f"that it unpacks to more than {self._limit:,} bytes; where that is right, "
@@ -248,6 +258,7 @@ class _Unpacked(io.RawIOBase):
             if not rest:
                 return None
         rest = rest.lstrip(b"\0")
+        # The next stream starts in the middle of what was read.
         self._file.seek(-len(rest), io.SEEK_CUR)
         return self._kind()
 

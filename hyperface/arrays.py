@@ -112,6 +112,7 @@ def _fill(array: np.ndarray, start: bytes, file: IO[bytes]) -> None:
     target[: len(start)] = start
     at = len(start)
     while at < len(target):
+        # In pieces, so that the member is not in memory a second time.
         piece = file.read(min(_PIECE, len(target) - at))
         if not piece:
             raise ValueError(f"{at:,} of {len(target):,} bytes")
@@ -130,9 +131,11 @@ def _header(start: bytes, size: int) -> _Header:
     except Exception as error:  # It is parsed as Python text, which fails in several ways.
         reason = str(error).partition("\n")[0][:100]
         raise ValueError(f"a damaged header ({reason})") from None
+    # Objects would have to be unpickled.
     if dtype.kind not in "biufUS":
         raise ValueError(f"an array of {dtype}, expected numbers or text")
     header = _Header(shape, fortran, dtype, file.tell())
+    # The size must fit exactly: nothing is allocated because a header says so.
     if min(shape, default=0) < 0 or len(shape) > 8 or not dtype.itemsize or header.end != size:
         raise ValueError(
             f"an array of shape {str(shape)[:60]} and type {dtype} in {size - header.start} bytes"

@@ -60,6 +60,7 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
         raise InputError(f"{path}: expected a file, found {kind}.")
     try:
         with path.open("rb") as file:
+            # Of the open file, as another one may take its name in between.
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise InputError(
@@ -81,8 +82,10 @@ def text_lines(path: Path | str) -> Iterator[str]:
     if not path.is_file():
         raise InputError(f"{path}: expected a file of text, found none.")
     try:
+        # -sig skips the byte order mark that some programs on Windows write.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             number = 0
+            # Bounded, since a file of another kind may be one line of gigabytes.
             while line := file.readline(LONGEST_LINE):
                 number += 1
                 if len(line) == LONGEST_LINE and not line.endswith("\n"):

@@ -53,6 +53,7 @@ def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape
     x = reverse_mode_only("l2_normalize", _checked(x, axis))
     rows = jnp.moveaxis(at_least_float32(x), axis, -1)
     unit = _l2_normalize(*vary_alike(rows, jnp.asarray(eps, rows.dtype)))
+    # Half precision is rounded once, at the end.
     return jnp.moveaxis(unit, -1, axis).astype(x.dtype)
 
 
@@ -139,8 +140,10 @@ def _l2_normalize(x: jax.Array, eps: jax.Array) -> jax.Array:
 
 
 def _l2_normalize_fwd(x: jax.Array, eps: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    # The eps inside the root keeps the zero vector finite, in the value and in the gradient.
     inverse_norm = jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + eps)
     unit = x * inverse_norm
+    # The rule needs the unit vector and not x, which may then be freed.
     return unit, (unit, inverse_norm)
 
 
@@ -149,6 +152,7 @@ def _l2_normalize_bwd(
 ) -> tuple[jax.Array | None, ...]:
     unit, inverse_norm = residuals
     radial = jnp.sum(cotangent * unit, axis=-1, keepdims=True)
+    # The second gradient is that to eps, an argument so that it may be traced.
     return (cotangent - unit * radial) * inverse_norm, -0.5 * jnp.sum(radial * inverse_norm**2)
 
 
@@ -169,6 +173,7 @@ def _l2_norm_bwd(
     residuals: tuple[jax.Array, ...], cotangent: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     x, norm = residuals
+    # The norm is at least sqrt(eps), so that this is finite at the zero vector too.
     per_norm = cotangent / norm
     return per_norm[..., None] * x, 0.5 * jnp.sum(per_norm)
 
@@ -178,6 +183,7 @@ _l2_norm.defvjp(_l2_norm_fwd, _l2_norm_bwd)
 
 def at_least_float32(x: jax.Array) -> jax.Array:
     """float64 as it is, any shorter floating-point array in float32."""
+    # float64 stays: gradients are checked in it.
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 

@@ -71,9 +71,11 @@ def read(folder: Path) -> Record | None:
     """Returns what a folder's marker states; None if the folder is not ours."""
     path = folder / MARKER
     try:
+        # Not stat: a marker that is a link may be anybody's.
         state = path.lstat()
         if not stat.S_ISREG(state.st_mode):
             return None
+        # The state of the file is a part of the key, so that a changed marker is read again.
         return _read(path, state.st_ino, state.st_size, state.st_mtime_ns)
     except OSError:
         return None
@@ -84,15 +86,18 @@ def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
     """Returns what a marker states; the other arguments tell one state of the file from another."""
     lines = [_parsed(line) for line in path.read_bytes().split(b"\n")]
     head = lines[0] or {}
+    # Only a folder that we certainly understand is ours.
     if (head.get("format"), head.get("version")) != (FORMAT, VERSION):
         return None
     kept: dict[str, dict[str, None]] = {"file": {}, "tree": {}, "folder": {}}
     holder = ""
+    # A damaged line counts for nothing, so that its file is somebody else's and stays.
     for line in filter(None, lines[1:]):
         for what, names in kept.items():
             if what in line:
                 names[line[what]] = None
             if "removed" in line:
+                # A name that was given up may be somebody else's now.
                 names.pop(line["removed"], None)
         holder = line.get("held", holder)
     files, trees, folders = (frozenset(names) for names in kept.values())
@@ -158,10 +163,12 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
     Raises:
       InputError: another process has it, which the message names; or as of `adopt`.
     """
+    # Before the folder is made, so that a refusal leaves nothing behind.
     check(folder, kind)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(_Open(folder / MARKER)) as marker:
         try:
+            # A lock of the system and not a file: it ends with its process, killed or not.
             fcntl.flock(marker.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             found = read(folder)
@@ -169,6 +176,7 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
             raise InputError(
                 f"{folder} is {use} by {holder}. Wait for it or end it, or take another folder."
             ) from None
+        # Under the lock: two processes must not both find the folder unmarked.
         record = adopt(folder, kind)
         _append(folder, {"held": f"process {os.getpid()} on {platform.node()}"})
         yield record
@@ -180,6 +188,7 @@ def claim(*paths: Path) -> None:
     Raises:
       InputError: a name is taken by a file that is not ours, or by a link.
     """
+    # All names first: where one is refused, none is recorded.
     check_free(*paths)
     for folder in dict.fromkeys(path.parent for path in paths):
         known = adopt(folder).files
@@ -203,6 +212,7 @@ def check_free(*paths: Path) -> None:
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
     """Records the files that a library makes in a folder of ours, under names of its choice."""
+    # By what was there before, since the library chooses its names.
     before = set(_files_below(folder))
     yield
     for path in _files_below(folder):
@@ -240,6 +250,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """As `write_text`, for bytes."""
     partial = _claim_with_partial(path)
+    # On the disk before it takes the name, or a power cut could leave an empty file.
     sync_to(partial, data)
     _take_place(partial, path)
 
@@ -253,6 +264,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
+        # A KeyboardInterrupt too must leave no half of a file.
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -274,6 +286,7 @@ def _claim_with_partial(path: Path) -> Path:
 
 def _take_place(partial: Path, path: Path) -> None:
     """Gives a file that is written whole its name; the other name may be somebody's from now on."""
+    # One step: a reader sees the old file or the new one, and never a part.
     partial.replace(path)
     _append(path.parent, {"removed": partial.name})
 
@@ -281,6 +294,7 @@ def _take_place(partial: Path, path: Path) -> None:
 def remove(path: Path) -> None:
     """Removes a file if it is ours; a link or a file of somebody else stays."""
     found = read(path.parent)
+    # A link of a recorded name was put there by somebody else.
     if found is not None and path.name in found.files and _is_file(path):
         path.unlink()
         _append(path.parent, {"removed": path.name})
@@ -318,6 +332,7 @@ def rename_tree(path: Path, name: str) -> Path:
         )
     remove_tree(path.with_name(name))
     new = free_name(path.with_name(name))
+    # The new name before the rename, the old one after it: a kill leaves both recorded.
     _append(path.parent, {"tree": new.name})
     path.rename(new)
     _append(path.parent, {"removed": path.name})
@@ -333,6 +348,7 @@ def rename_folder(folder: Path, new: Path) -> None:
     found, above = read(folder), read(folder.parent)
     if found is None or above is None or folder.is_symlink() or os.path.lexists(new):
         raise InputError(f"{folder}: expected a folder of this program and the free name {new}.")
+    # In the same order as in `rename_tree`.
     _append(folder.parent, {"folder": new.name})
     folder.rename(new)
     _append(folder.parent, {"removed": folder.name})
@@ -364,6 +380,7 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
     Raises:
       InputError: a checkpoint contains a file of somebody else; nothing was removed.
     """
+    # Everything is checked before the first file is removed.
     _check_trees(folder)
     found = read(folder)
     if found is None:
@@ -377,6 +394,7 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
         remove_tree(folder / name)
     for name in sorted(found.files):
         remove(folder / name)
+    # The marker goes last, since without it nothing here is ours.
     if not keep_marker and [path.name for path in folder.iterdir()] == [MARKER]:
         (folder / MARKER).unlink()
         folder.rmdir()
@@ -449,6 +467,7 @@ class _Open:
     """A marker, opened to be locked or to get more lines; never through a link."""
 
     def __init__(self, path: Path) -> None:
+        # O_APPEND places each write at the end, also where several processes write.
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
             self.descriptor = os.open(path, flags, 0o666)
@@ -483,11 +502,13 @@ def _parsed(line: bytes) -> dict[str, str] | None:
     try:
         found = json.loads(line)
         return found if found.pop("digest") == _digest(found) else None
+    # Whatever a strange line contains, it must not stop a command.
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 
 def _digest(line: Mapping[str, str | int]) -> str:
+    # Against damage and not against forgery, so that 48 bits are enough.
     return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -527,6 +548,7 @@ def _is_link(path: Path) -> InputError:
 def _check_name(path: Path, recorded: Iterable[str], *, folder: bool) -> None:
     if path.is_symlink():
         raise _is_link(path)
+    # A recorded file that is now a folder, or the reverse, is not what we wrote.
     ours = path.name in recorded and path.is_dir() == folder
     if os.path.lexists(path) and not ours:
         raise InputError(
@@ -557,6 +579,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
+    # os.walk enters no links, but lists those to folders among the folders.
     for above, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(above) / name).is_symlink()]
         yield from (Path(above) / name for name in sorted([*links, *files]))
@@ -573,6 +596,7 @@ def _remove_empty(folder: Path) -> None:
     """Removes a folder of ours and those in it, as far as they are empty."""
     for above, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
+            # rmdir refuses a folder that is not empty: what a user put there keeps it.
             Path(above).rmdir()
 
 

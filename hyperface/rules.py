@@ -54,6 +54,7 @@ def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
     """Casts every array of a tree to one that may differ over at least `axes`."""
 
     def cast(leaf: jax.Array) -> jax.Array:
+        # Sorted, so that every process traces the same program.
         missing = tuple(sorted(axes - varying_axes(leaf)))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
@@ -73,6 +74,7 @@ def equal_over(axes: frozenset[str], tree: Tree) -> Tree:
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
+        # Sorted: a set of strings has another order in each process, and collectives must match.
         for axis in sorted(axes & varying_axes(leaf)):
             is_first = jax.lax.axis_index(axis) == 0
             leaf = jax.lax.psum(jax.numpy.where(is_first, leaf, jax.numpy.zeros_like(leaf)), axis)
@@ -130,6 +132,7 @@ def reverse_mode_only(name: str, tree: Tree) -> Tree:
       name: the public function, for the error.
       tree: the arrays that the function differentiates by a hand-written rule.
     """
+    # Integers and keys have no tangent that could be refused.
     floating = jax.numpy.floating
     return jax.tree.map(
         lambda x: _guarded(name, x) if jax.numpy.issubdtype(x.dtype, floating) else x, tree
@@ -158,6 +161,7 @@ def _batch(
     if primal_dim is None:
         return _refuse(name=name)
     if dim is None:
+        # The primal is only carried along, so any one of the batch will do.
         return _tangent.bind(tangent, jax.numpy.take(primal, 0, primal_dim), name=name), dim
     return _tangent.bind(tangent, jax.numpy.moveaxis(primal, primal_dim, dim), name=name), dim
 
@@ -173,6 +177,7 @@ def _jvp(primals: Any, tangents: Any, *, name: str) -> tuple[Any, Any]:
 _tangent.def_impl(_refuse)
 _tangent.def_abstract_eval(lambda tangent, primal, *, name: tangent)
 ad.primitive_jvps[_tangent] = _jvp
+# The primal beside the tangent is not differentiated, so that it gets no cotangent.
 ad.primitive_transposes[_tangent] = lambda cotangent, tangent, primal, *, name: (cotangent, None)
 batching.primitive_batchers[_tangent] = _batch
 mlir.register_lowering(_tangent, _refuse)

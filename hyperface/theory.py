@@ -49,6 +49,7 @@ def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
     scale = jnp.asarray(scale, jnp.result_type(float))
     if n == 1:
         return jnp.zeros_like(scale)
+    # softplus neither overflows nor loses the digits of a small bound.
     return jax.nn.softplus(jnp.log(n - 1.0) - n / (n - 1.0) * scale)
 
 
@@ -76,6 +77,7 @@ def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
     """
     n = _checked_classes(num_classes, least=2)
     bound = jnp.asarray(bound, jnp.result_type(float))
+    # expm1 keeps the digits of a small bound.
     return (n - 1.0) / n * (jnp.log(n - 1.0) - jnp.log(jnp.expm1(bound)))
 
 
@@ -179,11 +181,13 @@ def updated_distortion(
     """
     average, labels = jnp.asarray(average), jnp.asarray(labels)
     counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
+    # One beyond the last class, so that padding is dropped below.
     place = jnp.where(counted, labels, average.shape[0])
     zeros = jnp.zeros_like(average)
     sums = zeros.at[place].add(jnp.where(counted, distances, 0.0), mode="drop")
     counts = zeros.at[place].add(1.0, mode="drop")
     mean = sums / jnp.maximum(counts, 1.0)
+    # A class that is seen for the first time starts at its own mean.
     blended = jnp.where(jnp.isnan(average), mean, decay * average + (1.0 - decay) * mean)
     return jax.lax.stop_gradient(jnp.where(counts > 0, blended, average))
 

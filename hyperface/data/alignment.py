@@ -112,6 +112,7 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
       S. Umeyama. Least-squares estimation of transformation parameters between two point patterns.
       IEEE TPAMI 13(4), 1991.
     """
+    # As complex numbers: a similarity is then z -> m z + t, which is linear in m and t.
     source, target = (np.asarray(p, np.float64) @ (1, 1j) for p in (points, template))
     design = np.stack([source, np.ones_like(source)], axis=1)
     (m, t), _, rank, _ = np.linalg.lstsq(design, target)
@@ -172,6 +173,7 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
         np.asarray(Image.fromarray(framed[..., c]).transform((size[1], size[0]), data=data, **how))
         for c in range(pixels.shape[2])
     ]
+    # Rounded, since the cast alone cuts the decimals off.
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
@@ -187,6 +189,7 @@ def _needed(
     bottom, right = size[0] - 1, size[1] - 1
     corners = np.array([(0, 0), (right, 0), (0, bottom), (right, bottom)]) @ linear.T + shift
     sides = np.array(pixels.shape[1::-1])
+    # A pixel more on each side, which bilinear sampling reads.
     start = np.clip(np.floor(corners.min(axis=0)) - 1, 0, sides).astype(int)
     stop = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, sides).astype(int)
     return pixels[start[1] : stop[1], start[0] : stop[0]], start

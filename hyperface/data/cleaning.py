@@ -85,6 +85,7 @@ def squared_distances(
         images.append(np.einsum("nd,nd->n", difference, difference))
         labels.append(block_labels)
     images, labels = np.concatenate(images), np.concatenate(labels)
+    # The means would be those of other images.
     if not np.array_equal(np.bincount(labels, minlength=num_classes), counts):
         raise ValueError(
             f"expected the same {counts.sum()} images from both passes, found {labels.size} or "
@@ -173,8 +174,10 @@ def _class_means(
     for features, labels in blocks:
         if sums is None:
             sums = np.zeros((num_classes, features.shape[1]))
+        # Sorted by class, so that reduceat adds whole runs of rows.
         order = np.argsort(_checked(labels, features, num_classes), kind="stable")
         found, starts = np.unique(labels[order], return_index=True)
+        # In float64: the sum of a large class loses digits in float32.
         sums[found] += np.add.reduceat(prepared(features)[order], starts, axis=0, dtype=np.float64)
         counts += np.bincount(labels, minlength=num_classes)
     if sums is None:
@@ -206,5 +209,6 @@ def _threshold(
     if quantile is not None and not 0 < quantile <= 1:
         raise ValueError(f"expected a {name} quantile in (0, 1], found {quantile}")
     if quantile is not None and values.size:
+        # A distance that occurs, so that at least this share is kept.
         return float(np.quantile(values, quantile, method="inverted_cdf"))
     return float("inf") if threshold is None else float(threshold)

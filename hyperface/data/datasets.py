@@ -78,6 +78,7 @@ class Split:
 
 def find(name: str, data_dir: Path) -> Path | None:
     """Returns the folder of the newest whole version of a data set; None where there is none."""
+    # By number: as text 1.0.10 would come before 1.0.9.
     versions = {
         info.parent: tuple(map(int, info.parent.name.split(".")))
         for info in (data_dir / name).glob("*.*.*/dataset_info.json")
@@ -210,6 +211,7 @@ class _ChosenPeople:
 
     def __init__(self, splits: Sequence[Split], chosen: np.ndarray) -> None:
         self._splits, self._records = splits, []
+        # Labels of the chosen people run from 0 without gaps, as the losses want them.
         label_of, first = np.cumsum(chosen) - 1, 0
         for number, split in enumerate(splits):
             for index, record in enumerate(split.records):

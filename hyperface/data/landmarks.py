@@ -35,10 +35,12 @@ def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
         raise ValueError(f"expected five finite points (x, y), found {points.tolist()}")
     right = points[1] - points[0]
     down = points[3:].mean(axis=0) - points[:2].mean(axis=0)
+    # Similarities of points that lie together blow up without limit.
     if np.hypot(*down) < 1.0:
         raise ValueError(
             f"expected eyes and mouth at least a pixel apart, found {np.hypot(*down):.2g} pixels"
         )
+    # The sign of the cross product tells a mirrored or swapped pair of eyes.
     if right[0] * down[1] <= right[1] * down[0]:
         raise ValueError(
             "expected the left eye on the left of an upright face, found the left eye at "

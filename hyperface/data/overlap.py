@@ -73,6 +73,7 @@ def similar_people(
     known = np.array([*named], np.int64).reshape(-1, 2)
     rows, columns = np.searchsorted(train.ids, known[:, 0]), np.searchsorted(test.ids, known[:, 1])
     found = []
+    # In blocks, since people x people may not fit into memory.
     for start in range(0, len(train.ids), BLOCK):
         cosines = train.means[start : start + BLOCK] @ test.means.T
         reported = cosines >= threshold
@@ -93,6 +94,7 @@ class _People:
         order = np.argsort(labels, kind="stable")
         self.ids, starts = np.unique(np.asarray(labels)[order], return_index=True)
         self.rows = np.split(order, starts[1:])
+        # Unit vectors before the mean: a long feature must not outweigh the others.
         self.means = unit(np.array([self.of(person).mean(axis=0) for person in range(len(starts))]))
 
     def of(self, person: int) -> np.ndarray:
@@ -107,6 +109,7 @@ def _closest(train: _People, one: int, test: _People, other: int) -> tuple[int, 
 
 
 def _plain(name: str) -> str:
+    # Decomposed, so that accents become characters of their own, which are dropped.
     letters = unicodedata.normalize("NFKD", name.casefold())
     kept = (c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
     return " ".join("".join(kept).split())

@@ -63,6 +63,7 @@ def training_batches(
         if split.crop:
             spare = np.subtract(pixels.shape[:2], split.crop)
             pixels = _cut(pixels, rng.integers(0, spare + 1), split.crop)
+        # The generator is the example's own, so that draws depend on no other image.
         if mirror and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if shift:
@@ -71,9 +72,12 @@ def training_batches(
 
     # Workers share no memory: each would keep its own.
     source = _Images(split, keep=KEPT if workers == 0 else 0)
+    # Repeated after the shuffle: each epoch then has an order of its own.
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     share = batch_size // processes
+    # Scaled after batching: images stay bytes, a quarter of the size, until then.
     dataset = dataset.random_map(load).batch(share, drop_remainder=True).map(_scaled)
+    # Slices of a map skip batches without reading them, so that a resume costs nothing.
     dataset = dataset[process::processes][start_step:].to_iter_dataset(_READ_OPTIONS)
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -88,6 +92,7 @@ def _from_workers(batches: grain.DatasetIterator) -> Iterator[Batch]:
     try:
         yield from batches
     except RuntimeError as error:
+        # Grain has no class for this, so that its text has to tell.
         if "Worker process was terminated" not in str(error):
             raise
         code = str(error).partition("exit code ")[2].partition(".")[0]
@@ -97,6 +102,7 @@ def _from_workers(batches: grain.DatasetIterator) -> Iterator[Batch]:
             "none; the same command goes on from the last checkpoint."
         ) from error
     finally:
+        # Or worker processes outlive a run that stops early.
         batches.close()
 
 
@@ -134,6 +140,7 @@ def evaluation_batches(
     dataset = grain.MapDataset.source(_Images(split)).map(load).batch(batch_size).map(_scaled)
     for batch in dataset[process::processes].to_iter_dataset(_READ_OPTIONS):
         yield pad_batch(batch, batch_size)
+    # A collective needs all processes: those with one batch less deliver padding.
     if len(dataset) % processes and process >= len(dataset) % processes:
         filler = pad_batch(cast(Batch, dataset[0]), batch_size)  # Only a filter makes None.
         yield filler | {"mask": np.zeros_like(filler["mask"])}
@@ -217,6 +224,7 @@ def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputE
 
 def _scaled(batch: Batch) -> Batch:
     """Returns the batch with images of 0 to 255 in [-1, 1): all at once, in one array."""
+    # float32 by name, since uint8 minus a float would be float64.
     images = np.subtract(batch["images"], 127.5, dtype=np.float32)
     return batch | {"images": np.divide(images, 128.0, out=images)}
 
@@ -225,6 +233,7 @@ def _shrunk(pixels: np.ndarray, factor: int) -> np.ndarray:
     """Returns an image whose pixels are the rounded means of blocks of factor x factor."""
     height, width, channels = pixels.shape
     blocks = pixels.reshape(height // factor, factor, width // factor, factor, channels)
+    # Rounded first: the cast alone would darken every image by half a level.
     return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
 
 
@@ -235,6 +244,7 @@ def _cut(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.nd
 
 def _shifted(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
     height, width = pixels.shape[:2]
+    # Clipped indices repeat the edge.
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
     return pixels[rows][:, columns]

@@ -63,6 +63,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
             own &= source.splits == split
         indices = np.flatnonzero(own)
         people[split] = [source.identities[i] for i in ids]
+        # One shard at least, so that a split without images is reported and not lost.
         count = max(1, -(-indices.size // SHARD_IMAGES))
         for number, part in enumerate(np.array_split(indices, count)):
             file = f"{split}.array_record-{number:05}-of-{count:05}"

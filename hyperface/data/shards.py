@@ -53,6 +53,7 @@ def write(
     path = folder / shard.file
     counts, rejected = collections.Counter(), []
     try:
+        # Groups of one record, because training reads single records in random order.
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
         # Closed here and not by the garbage collector, which may run in one of its threads.
         with contextlib.closing(_checked(source, shard.indices, options, shape)) as checked:
@@ -89,6 +90,7 @@ def _encoder(described: tfds.features.FeaturesDict) -> Callable[[dict[str, Any]]
 
     def encode(example: dict[str, Any]) -> bytes:
         record = serializer.get_tf_example(described.encode_example(example))
+        # Without it protobuf may write the entries of a map in any order.
         return record.SerializeToString(deterministic=True)
 
     return encode
@@ -99,6 +101,7 @@ def _settled(path: Path, images: int) -> str:
     with path.open("rb+") as file:
         os.fsync(file.fileno())  # Or a journal could outlive its shard in a power cut.
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # Read back, so that a shard that lost records is noticed now and not in training.
     reader = array_record_module.ArrayRecordReader(str(path))
     found = reader.num_records()
     reader.close()
@@ -130,9 +133,11 @@ def _checked(
                 data = source.read(index)
                 waiting.append((pool.submit(check, index, data), len(data)))
             except (ValueError, OSError) as error:
+                # A finished future keeps the place, so that results stay in order.
                 waiting.append((Future(), 0))
                 waiting[-1][0].set_result((b"", str(error)))
             held += waiting[-1][1]
+            # Bounded by number and by bytes, since the reading thread is faster than the checks.
             while len(waiting) > 4 * threads or (held > HELD and len(waiting) > 1):
                 future, size = waiting.popleft()
                 held -= size
@@ -165,6 +170,7 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
     """
     votes, rejected = collections.Counter(), []
     indices = np.concatenate([shard.indices for shard in plan])
+    # Spread over all, as a source may hold small images in one folder and large ones in another.
     sample = indices[np.linspace(0, indices.size - 1, SIZE_VOTERS).astype(int)]
     # Where none of these can be read, any other one that can will do.
     for index in map(int, dict.fromkeys([*sample, *indices])):

@@ -59,6 +59,7 @@ def prepare(
     plan, people = planned(source, options)
     key = fingerprint(source, options)
     shape = None
+    # What a killed command began has its shape in its journals.
     begun = (folder / _unfinished(key)).exists()
     if not begun and (replace or find(folder.name, folder.parent) is None):
         # Before the folder is made: photos of mixed sizes leave nothing behind.
@@ -81,14 +82,17 @@ def prepare(
             if old is not None:
                 _check_replaceable(old)
             work = _work_folder(folder, key)
+            # Recorded before TFDS and ArrayRecord write them under these names.
             owned.claim(*(work / name for name in _names(plan)))
             records = _write(source, plan, options, shape, work, progress)
             manifest = _summed(source, plan, people, records, key, alignment(options))
             _add_pairs(source, manifest, work)
             _add_metadata(manifest, plan, records, work, folder.name)
             whole = _next_version(folder, old)
+            # The rename is one step: a reader sees the whole data set or none.
             owned.rename_folder(work, whole)
             if old is not None:
+                # Last: until here a kill leaves the old version as it was.
                 owned.clear(old)
             return whole
     except OSError as error:
@@ -121,9 +125,12 @@ def _write(
 
         journal = work / f"{shard.file}.json"
         if _journal(journal) is None:
+            # Only where no journal tells it: it decodes a sample of the images.
             shape = shape or shards.majority_shape(source, plan, options)
             record = shards.write(source, shard, options, shape, work, report)
+            # After the shard, which is on the disk by then: a journal vouches for a whole file.
             owned.write_text(journal, json.dumps(record))
+        # Read back also when it is new, so that both ways give what JSON makes of it.
         records.append(_journal(journal))
         shape = tuple(records[-1]["shape"])
         rejected += [Reject(*reject) for reject in records[-1]["rejected"]]
@@ -195,6 +202,7 @@ def _add_metadata(
         )
         for split in manifest.people
     ]
+    # Before the journals go: what they say is in the manifest.
     owned.write_text(work / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
     for shard in plan:
         owned.remove(work / f"{shard.file}.json")
@@ -205,6 +213,7 @@ def _add_metadata(
         split_infos=splits,
         version="1.0.0",
         filename_template=_FILES,
+        # Each shard was checked when it was written.
         check_data=False,
         description=f"Images of a {manifest.kind} source.",
         metadata=tfds.core.MetadataDict(
@@ -268,6 +277,7 @@ def _work_folder(folder: Path, key: str) -> Path:
     for name in sorted(marked.folders):
         other = owned.read(folder / name)
         is_unfinished = name.startswith("unfinished-") and other and other.kind == owned.DATA
+        # Only recorded folders of the right kind are removed, and never through a link.
         if is_unfinished and name != work.name and not (folder / name).is_symlink():
             owned.clear(folder / name)
     owned.adopt(work, owned.DATA)
@@ -277,6 +287,7 @@ def _work_folder(folder: Path, key: str) -> Path:
 def _next_version(folder: Path, old: Path | None) -> Path:
     """Returns the folder of the next version, whose name nothing has."""
     number = 0 if old is None else int(old.name.split(".")[2]) + 1
+    # lexists, as a broken link takes a name too.
     while os.path.lexists(folder / f"1.0.{number}"):
         number += 1
     return folder / f"1.0.{number}"

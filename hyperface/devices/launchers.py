@@ -72,6 +72,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
     # Jobs that share a node have ports of their own.
     port = PORT + _number(environment, "SLURM_JOB_ID") % 4096
     processes = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
+    # A step may have fewer tasks than its job.
     environment = {**environment, "SLURM_NTASKS": processes or ""}
     return Cluster(
         f"{_first_host(names)}:{port}",
@@ -126,6 +127,7 @@ def _own_devices(
 def _first_host(names: str) -> str:
     """Of SLURM's short form: "gpu[03-05,9],login" begins with gpu03."""
     head, bracket, rest = names.partition("[")
+    # A comma before the bracket: the first host stands without one.
     if not bracket or "," in head:
         return names.split(",")[0]
     first, _, after = rest.partition("]")
@@ -163,6 +165,7 @@ def _checked(cluster: Cluster) -> Cluster | None:
     host, _, port = cluster.coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise InputError(f"expected the coordinator as host:port, found {cluster.coordinator!r}.")
+    # One process trains as it does without a launcher.
     return cluster if cluster.processes > 1 else None
 
 

@@ -53,6 +53,7 @@ def device_memory() -> int:
     """Bytes of one local device; simulated CPU devices share the machine's."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
+        # The smallest device decides, since all hold equal parts.
         return min(found["bytes_limit"] for found in stats)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
 
@@ -85,6 +86,7 @@ def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> ja
     blocks of a gallery. Where the rows cannot be split evenly, every device takes all.
     """
     mesh = make_mesh(devices or jax.local_devices())
+    # A sharding needs even parts.
     split = PartitionSpec() if array.shape[0] % mesh.size else PartitionSpec(AXIS)
     return jax.device_put(array, NamedSharding(mesh, split))
 
@@ -97,6 +99,7 @@ def put_whole(tree: _Tree) -> _Tree:
 def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
     """Returns the mesh of these devices, by default of all devices of all processes."""
     devices = list(devices or jax.devices())
+    # Automatic axes by name: the default of `make_mesh` is explicit ones.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 

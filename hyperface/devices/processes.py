@@ -54,9 +54,11 @@ def exit_now(status: int) -> NoReturn:
     An orderly end would wait for them, and they would wait for this one at their next collective.
     """
     if _joined is not None and _joined.process == 0:
+        # Process 0 holds the coordinator: without it the others end before they report.
         time.sleep(GRACE)
     sys.stdout.flush()
     sys.stderr.flush()
+    # Not sys.exit, whose exit handlers would wait for the other processes.
     os._exit(status)
 
 
@@ -90,6 +92,7 @@ def wait_for_all(name: str) -> None:
     # Orbax has the public barrier at jax's coordinator; jax itself shows only one of the devices.
     from orbax.checkpoint import multihost
 
+    # Numbered, since the key of a barrier must be a new one each time.
     key = f"hyperface/{next(_meetings)}/{name}"
     multihost.get_barrier_sync_fn()(key=key, timeout_ms=PATIENCE * 1000)
 
@@ -101,8 +104,11 @@ def allgather(name: str, value: _Json) -> list[_Json]:
     """
     if not is_multiprocess():
         return [value]
+    # The long wait is here: the collectives below have a shorter patience.
     wait_for_all(name)
+    # As bytes, since only arrays travel.
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    # Every process must bring an array of one shape, so the lengths are told first.
     lengths = multihost_utils.process_allgather(np.int32(text.size))
     # A power of two, so that values of many lengths need few compiled programs.
     padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)

@@ -40,6 +40,7 @@ class Devices:
 
     def put(self, tree: Any) -> Any:
         """Returns the parameters, replicated on each device of this process."""
+        # By way of the host, whatever sharding the parameters have.
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
@@ -90,6 +91,7 @@ def merged(
 
     def embed(params: Any, images: Any) -> tuple[jax.Array, jax.Array]:
         features = apply(params, images)
+        # Before the merge, since the norms are those of the image itself.
         norms = l2_norm(features)
         if mirror == "none":
             return features, norms
@@ -122,10 +124,12 @@ def embed_split(
     """
     parts, params = [], devices.put(params)
     for batch in batches:
+        # The first batch only: the check reads every pixel.
         if not parts:
             warn_of_range(batch["images"])
         found = embed(params, devices.split(batch["images"]))
         *columns, mask = devices.gather((*found, batch["labels"], batch["mask"]))
+        # The mask and not a count: several processes pad batches in the middle of the whole.
         parts.append([column[mask > 0] for column in columns])
     return Embeddings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -147,6 +151,7 @@ class AllDevices(Devices):
 
     def gather(self, tree: Any) -> Any:
         """Returns the arrays of all processes on the host, joined in the order of the processes."""
+        # From the host: each process holds its own arrays, not shards of one.
         return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
 
     def whole(self, tree: Any) -> Any:

@@ -70,5 +70,6 @@ class Heads(nn.Module):
             cast(jax.Array, sum(part.total for part in parts)),
             {name: loss for part in parts for name, loss in part.terms.items()},
             {name: value for part in parts for name, value in part.scalars.items()},
+            # Several heads may have agents; the bound is watched on those of the first.
             distances[0] if distances else None,
         )

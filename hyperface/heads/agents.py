@@ -71,6 +71,7 @@ class AgentHead(nn.Module):
         }
         if context.split_classes:
             engine |= {"axis_name": context.axis_name, "split_batch": True}
+        # A sample tells padding from classes already.
         if context.sample is not None:
             labels, engine["present"] = context.sample.labels, context.sample.present
         elif context.split_classes:
@@ -96,6 +97,7 @@ class AgentHead(nn.Module):
                 norm_range = {"lower_norm": options.lower_norm, "upper_norm": options.upper_norm}
                 more = options.regularizer * losses.magface_regularizer(features, **norm_range)
                 total += options.weight * jnp.sum(weights * more)
+                # Only logged: the gradient goes through `total`.
                 found[name] += jax.lax.stop_gradient(more)
         own = rows_of(agents, labels, context)
         apart = l2_normalize(features) - l2_normalize(own)
@@ -103,6 +105,7 @@ class AgentHead(nn.Module):
             total,
             found,
             {key: value for _, seen in made.values() for key, value in seen.items()},
+            # Watched and not trained.
             jax.lax.stop_gradient(jnp.sum(apart**2, axis=1)),
         )
 
@@ -133,6 +136,7 @@ class AgentHead(nn.Module):
             case SoftmaxTerm():
                 scale = self._scale(options)
                 seen = {"scale": jnp.float32(scale)}
+                # The bound holds for all classes, and a sample leaves most of them out.
                 if options.normalize == "both" and context.sample is None:
                     seen["softmax_bound"] = theory.softmax_lower_bound(self.num_classes, scale)
                 return losses.Softmax.of(scale, options.normalize, biased=options.bias), seen
@@ -187,6 +191,7 @@ class AgentHead(nn.Module):
             for name, start in losses.NormStatistics()._asdict().items()
         ]
         statistics = losses.NormStatistics(*(variable.value for variable in kept))
+        # Statistics start at their own values and not at those of the first batch.
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
             statistics = losses.updated_norm_statistics(
                 statistics,
@@ -204,6 +209,7 @@ class AgentHead(nn.Module):
             return float(options.scale)
         start = theory.scale_for_bound(self.num_classes, options.initial_bound)
         scale = self.param("scale", lambda key: jnp.maximum(start, options.min_scale))
+        # The value is the floor, and the gradient passes as if there were none.
         return scale + jax.lax.stop_gradient(jnp.maximum(scale, options.min_scale) - scale)
 
     def _bias(self, terms: dict[str, classwise.Term]) -> jax.Array | None:
@@ -222,13 +228,16 @@ class AgentHead(nn.Module):
         if keys is None or not rate:
             return features
         shape = features.shape[1:]
+        # One key per example: what is dropped does not depend on the number of devices.
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(keys)
+        # Divided, so that the expected feature is the one of evaluation.
         return jnp.where(keep, features / (1.0 - rate), 0.0)
 
 
 def _padding(matrix: jax.Array, num_classes: int, context: Context) -> losses.Engine:
     """Returns the engine's keyword that tells classes from padding among this device's rows."""
     rows = matrix.shape[0]
+    # Without padding no mask is needed, which the engine would apply to every block.
     if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}
     first = shards.first_class(rows, context.axis_name)

@@ -65,8 +65,10 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
     at = shards.locate(whole_batch(labels, axis_name), rows, axis_name)
     found = jnp.where(at.is_here[:, None], matrix[at.row], 0.0)
     if axis_name is not None:
+        # One device holds each row and the others add zeros.
         found = jax.lax.psum_scatter(found, axis_name, tiled=True)
     exists = shards.locate(labels, rows, axis_name).exists
+    # Otherwise a label out of range would silently be the zero vector.
     return jnp.where(exists[:, None], found, jnp.nan)
 
 

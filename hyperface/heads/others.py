@@ -38,15 +38,18 @@ class CenterHead(nn.Module):
         if self.is_initializing():
             centers = self.param("centers", xavier, (self.num_classes, features.shape[-1]))
         else:
+            # Without the check of the shape: a device may hold only some of the rows.
             centers = self.get_variable("params", "centers")
         weights = context.weights(features.shape[0])
         own = rows_of(centers, labels, context)
+        # The rows were gathered already, so that each example has a row of its own.
         loss = losses.center(features, own, jnp.arange(labels.size))
         total = self.options.weight * jnp.sum(weights * loss)
 
         # The step divides gradients by the number of examples: this makes them the sum of
         # (c - f) / (1 + count) in the end, with the count of the class in the whole batch.
         of_all, labels_of_all = whole_batch((weights, labels), context.axis_name)
+        # Counted among the batch, so that no array with one entry per class is needed.
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
         pull = weights * jnp.sum(of_all) / (1.0 + count)
@@ -119,6 +122,7 @@ class CustomHead(nn.Module):
                 f"loss.custom: expected the loss {self.title} to return floats "
                 f"[{labels.size}], one per example, found {dtype} of shape {shape}."
             )
+        # A user's loss may be of half precision, in which a sum over the batch loses digits.
         loss = loss.astype(jnp.float32)
         weights = context.weights(labels.size)
         # Padding may be infinite, and 0 times infinity would be NaN.
@@ -137,5 +141,6 @@ def mined(
     loss = (losses.batch_triplet if triplet else losses.batch_contrastive)(
         of_all[0], of_all[1], margin=options.margin, mining=options.mining, counted=of_all[2]
     )
+    # Every device computes all anchors and keeps its own, or each loss would count several times.
     loss = shards.this_device_part(loss, context.axis_name, labels.size)
     return Objective(options.weight * jnp.sum(weights * loss), {name: loss}, {})

@@ -83,6 +83,7 @@ def updated_norm_statistics(
         return total if axis_name is None else jax.lax.psum(total, axis_name)
 
     count = over_batch(jnp.ones_like(norms))
+    # Sums and counts go over the devices apart: a mean of means is wrong for uneven masks.
     mean = over_batch(norms) / jnp.maximum(count, 1.0)
     # In a second pass: the difference of two large sums of squares would lose its digits.
     variance = over_batch((norms - mean) ** 2) / jnp.maximum(count - 1.0, 1.0)
@@ -92,6 +93,7 @@ def updated_norm_statistics(
         share = jnp.asarray(momentum, features.dtype)
         return jnp.where(count >= least, (1.0 - share) * old + share * new, old)
 
+    # One example has a mean but no spread, and padding alone has neither.
     return NormStatistics(
         moved(statistics.mean, mean, 1.0), moved(statistics.std, jnp.sqrt(variance), 2.0)
     )
@@ -132,6 +134,7 @@ class AdaFace(ScaledLogits):
         dtype = target.similarity.dtype
         scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)
         quality = self.quality(target.feature_norm)
+        # The margin may push the angle out of [0, pi], where the cosine would turn back.
         angle = jnp.clip(target.angle - margin * quality, EPS, math.pi - EPS)
         cosine = jnp.cos(angle) - margin * (quality + 1.0)
         return jax.nn.softplus(value - (scale * cosine + target.bias))

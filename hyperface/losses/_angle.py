@@ -72,6 +72,7 @@ def _angle_bwd(
 ) -> tuple[jax.Array | None, ...]:
     parts = _parts(*residuals)
     sine = parts.sine
+    # The eps keeps the sine above zero, unless it underflows beside a very long vector.
     slope = cotangent / jnp.where(sine > 0.0, sine, 1.0)
     # f~ - cos W~ and W~ - cos f~ as sums of their parts across and along the row: the differences
     # themselves would be of two nearly equal vectors.
@@ -102,6 +103,7 @@ def _parts(features: jax.Array, rows: jax.Array) -> _Parts:
         unit_row=unit_row,
         feature_loss=feature_eps / squared_feature,
         row_loss=_over(row_eps, squared_row),
+        # The gradient is to the vectors as given, so that the shrinking is undone.
         inverse_feature_norm=inverse_feature * feature_shrink,
         inverse_row_norm=inverse_row * row_shrink,
     )
@@ -113,6 +115,7 @@ def _orthogonal(features: jax.Array, rows: jax.Array, squared_row: jax.Array) ->
     The factor is rounded to half of its bits and the rows are cut into two halves, so that both
     products have no rounding error. A second projection takes away what the rounded factor left.
     """
+    # Half of the bits times half of the bits fits the mantissa.
     factor = _half_bits(_over(jnp.sum(features * rows, axis=1), squared_row))[:, None]
     high = _half_bits(rows)
     rest = (features - factor * high) - factor * (rows - high)
@@ -126,6 +129,7 @@ def _half_bits(x: jax.Array) -> jax.Array:
 
 def _over(x: jax.Array, y: jax.Array) -> jax.Array:
     """x / y, and 0 where y is 0."""
+    # The inner `where` keeps 0 / 0 from being computed, which a checker of NaN would report.
     return jnp.where(y > 0.0, x / jnp.where(y > 0.0, y, 1.0), 0.0)
 
 
@@ -135,6 +139,9 @@ def _shrunk(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     Multiplying by a power of two rounds nothing.
     """
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1))
+    # Without mantissa bits only a power of two is left.
     power = jax.lax.reduce_precision(largest, jnp.finfo(x.dtype).nexp, mantissa_bits=0)
+    # Only large squares overflow, so nothing below 1 is scaled. The reciprocal of 2^127 would be
+    # subnormal, which devices flush to zero, and 2^-100 is enough.
     shrink = 1.0 / jnp.clip(power, 1.0, 2.0**100)
     return x * shrink[:, None], EPS * shrink**2, shrink

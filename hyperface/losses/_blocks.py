@@ -15,6 +15,7 @@ AgentGradient = Literal["tangent", "inner-product", "distance"]
 """Through the agents' normalisation (NormFace, Eq. 4), or that of an inner product or of a squared
 distance with rows that count as unit vectors already."""
 
+# The eps of `l2_normalize`: both sides of a cosine are normalised by the same rule.
 AGENT_EPS = 1e-12
 
 
@@ -115,9 +116,11 @@ def block_of(
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_class(layout.num_rows, layout.shards.axis_name)
+    # A last block that was moved back repeats rows, which count in the block before it.
     takes_part = local >= first
     if classes.present is not None:
         takes_part &= rows_of(classes.present, start, layout)
+    # The target is left out here, because `_target` computes its part.
     counted = (ids[:, None] != classes.labels[None, :]) & takes_part[:, None]
     bias_of_block = None if bias is None else rows_of(bias, start, layout)
     return Block(similarities, counted, ids, bias_of_block)
@@ -139,6 +142,7 @@ def _places(num_rows: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     starts = np.arange(0, num_rows, block_size, dtype=np.int32)
     firsts = starts.copy()
+    # Every block has the same size, since a scan compiles its body for one shape.
     starts[-1] = num_rows - block_size
     order = np.roll(np.arange(starts.size), 1)
     return starts[order], firsts[order]
@@ -154,6 +158,7 @@ def forward_scan(
       fold_block: (summaries so far or None, start, first) -> (summaries, what the block saves).
     """
     starts, firsts = _places(layout.num_rows, layout.block_size)
+    # The first block runs outside of the scan: it makes the carry, so no fold needs a neutral one.
     summaries, saved = fold_block(None, starts[0], firsts[0])
     if starts.size == 1:
         return summaries, (saved, None) if layout.save_similarities else None
@@ -178,6 +183,7 @@ def backward_scan(
     if saved is None:
         places = (starts, firsts)
     else:
+        # The forward scan saved its first block apart from the stack of the others.
         carry = step(carry, starts[0], firsts[0], saved[0])
         places = (starts[1:], firsts[1:], saved[1])
     return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, places)[0]
@@ -191,6 +197,7 @@ def cast(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
 
 def matmul(layout: Layout, a: jax.Array, b: jax.Array, *, forward: bool) -> jax.Array:
     """Returns the product at the layout's precision, summed in float32 or better."""
+    # bfloat16 operands would otherwise give a result that is rounded to bfloat16.
     dtype = a.dtype if a.dtype == jnp.float64 else jnp.float32
     return jnp.matmul(
         cast(layout, a, forward=forward),

@@ -47,6 +47,7 @@ def center(
     def half_squared_distance(
         features: jax.Array, centers: jax.Array, labels: jax.Array
     ) -> jax.Array:
+        # A label out of range reads NaN, and never the center of another class.
         own = jax.lax.stop_gradient(centers.at[labels].get(mode="fill", fill_value=jnp.nan))
         return 0.5 * jnp.sum((features - own) ** 2, axis=1)
 
@@ -94,9 +95,11 @@ def center_direction(
     features, centers, labels = _checked(features, centers, labels)
 
     def direction(features: jax.Array, centers: jax.Array, labels: jax.Array) -> jax.Array:
+        # An example whose label is out of range is dropped below, whatever is read for it here.
         apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
         sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
         counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
+        # The one beside the count also keeps classes without an example from 0 / 0.
         return jax.lax.stop_gradient(sums / (1.0 + counts)[:, None])
 
     return automatic(direction, features, centers, labels, split=per_example, like=centers)

@@ -40,6 +40,7 @@ def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array
             f"expected features [batch, dim] and {name} [classes, dim] of one dim, "
             f"found {features.shape} and {rows.shape}"
         )
+    # One dtype for both, so that the engine's sums and cotangents have one as well.
     dtype = jnp.promote_types(features.dtype, rows.dtype)
     return features.astype(dtype), rows.astype(dtype)
 
@@ -54,6 +55,7 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 def known(x: ArrayLike) -> np.ndarray | None:
     """Returns the values of an array, undiminished; None while JAX traces it."""
+    # The value of a tracer is unknown until the compiled program runs.
     return None if isinstance(x, Tracer) else np.asarray(x)
 
 
@@ -94,6 +96,7 @@ def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
     array = one_each("labels", integers("labels", labels), batch, "per feature")
     if isinstance(array, jax.Array):
         return array
+    # Places among the ids fit int32, whatever numbers the ids are.
     return jnp.asarray(np.unique(array, return_inverse=True)[1].reshape(array.shape), jnp.int32)
 
 

@@ -36,6 +36,7 @@ class CContrastive:
 
     def fold_args(self, target: Target) -> jax.Array:
         """The cosine above which a wrong class is within the margin: ||f~ - W~_j||^2 < m."""
+        # d = 2 - 2 cos, so that max(0, m - d) is 2 max(0, cos - (1 - m / 2)).
         return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
@@ -134,5 +135,6 @@ def contrastive(
             f"expected features_a and features_b of one shape, found {a.shape} and {b.shape}"
         )
     same = _checks.flags("same", same, a.shape[0], "a pair")
+    # From the difference: 2 - 2 cos loses the digits of near vectors.
     distance = jnp.sum((l2_normalize(a) - l2_normalize(b)) ** 2, axis=1)
     return jnp.where(same, distance, jnp.maximum(0.0, margin - distance))

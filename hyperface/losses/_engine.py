@@ -84,9 +84,11 @@ def _losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], 
 def _losses_bwd(layout: Layout, residuals: Residuals, cotangents: Any) -> tuple[Inputs]:
     inputs, target, summaries, saved = residuals
     shards, folds = layout.shards, _folds(inputs)
+    # Outside of the scan a term's own formula is plain jax, so autodiff is enough for it.
     _, pull_losses = jax.vjp(_losses, inputs.terms, target, _values(folds, summaries))
     to_terms, to_target, to_values = pull_losses(cotangents)
     fold_args, pull_fold_args = jax.vjp(_fold_args, inputs.terms, target)
+    # Each device scans its own classes for the whole batch, so it needs the cotangents of all.
     batch_fold_args, batch_summaries, value_cotangents = shards.all_gather_batch(
         (fold_args, summaries, to_values)
     )
@@ -112,6 +114,7 @@ def summed_losses(
 
     Differentiation computes all gradients of the sum in the one scan that computes its value.
     """
+    # This body runs without differentiation only; `_sum_fwd` takes its place otherwise.
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
     return total(losses, weights), losses
 
@@ -127,14 +130,17 @@ def _sum_fwd(layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]) -> 
     batch_fold_args, value_cotangents = shards.all_gather_batch((fold_args, to_values))
 
     def slopes(block: Block) -> Any:
+        # The slope of an additive fold needs no summary: that is why one scan is enough here.
         no_summaries = [None] * len(folds)
         slope, extra = _slopes(folds, batch_fold_args, no_summaries, value_cotangents, block)
         summaries = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
         return slope, (extra, summaries)
 
     gradients = _scan_gradients(layout, whole, slopes, sparse=True)
+    # Additive summaries merge by adding, so that one sum over the devices serves both parts.
     to_fold_args, summaries = shards.reduce_over_axis(gradients.extra)
     losses, pull_losses = jax.vjp(_losses, terms, target, _values(folds, summaries))
+    # The cotangents of the values are the ones that the scan was given above.
     to_terms, to_target, _ = pull_losses(weights)
     second_part = pull_fold_args(to_fold_args)
     to_terms, to_target = jax.tree.map(jnp.add, (to_terms, to_target), second_part)
@@ -146,6 +152,7 @@ def _sum_fwd(layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]) -> 
 def _sum_bwd(layout: Layout, gradients: Any, cotangents: Any) -> Any:
     del layout
     to_total, _ = cotangents  # `weighted_sum` stops gradients to the losses.
+    # They were computed for a cotangent of 1, and a gradient is linear in its cotangent.
     return jax.tree.map(lambda gradient: to_total * gradient, gradients)
 
 
@@ -198,6 +205,7 @@ def _slopes(
     (for the bias), and by the folds' arguments."""
     found = [f.slope(block, a, s) for f, a, s in zip(folds, fold_args, summaries, strict=True)]
     weighted = list(zip(value_cotangents, found, strict=True))
+    # Slopes are added before the matmuls: several terms cost one pair of products, as one does.
     to_similarities = sum(g[None, :] * slope.similarities for g, slope in weighted)
     to_bias = None
     if block.bias is not None:
@@ -246,8 +254,10 @@ def _scan_gradients(
         (slope, to_bias), extra = slopes(block)
         operands = (features, slope, rows, inverse_norms)
         if sparse:
+            # `cond` wants one type from both branches, including the mapped axes they vary over.
             zeros = vary_over(axes, (jnp.zeros_like(x), jnp.zeros_like(rows)))
             to_x, to_rows = jax.lax.cond(
+                # A block without an active hinge has slope zero, and both products would be zeros.
                 jnp.any(slope != 0),
                 lambda *operands: vary_over(axes, _products(layout, *operands)),
                 lambda *operands: zeros,
@@ -261,6 +271,7 @@ def _scan_gradients(
             axes,
             Gradients(
                 carry.x + to_x,
+                # Written and not added: each class counts in one block only, and so does its row.
                 _updated(carry.agents, to_rows, start),
                 None if bias is None else _updated(carry.bias, to_bias, start),
                 jax.tree.map(jnp.add, carry.extra, extra),
@@ -269,6 +280,7 @@ def _scan_gradients(
 
     if layout.block_size == layout.num_rows:
         return block_gradients(None, 0, 0, saved and saved[0])
+    # A scan needs its carry before the first block; only the terms know the form of `extra`.
     shapes = jax.eval_shape(lambda: block_gradients(None, 0, 0).extra)
     zeros = Gradients(
         jnp.zeros_like(x),
@@ -287,6 +299,7 @@ def _products(
     inverse_norms: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients to x and to a block's rows from the slopes [block, batch]."""
+    # 1 / length goes into the slope, so that the rows of unit length need not be stored.
     scaled = slope if inverse_norms is None else slope * inverse_norms[:, None]
     to_rows = matmul(layout, scaled, x, forward=False)
     flipped = cast(layout, scaled, forward=False).T
@@ -303,6 +316,7 @@ def _products(
         # has fewer terms but keeps all similarities alive up to here, and is slower for that.
         radial = jnp.sum(to_rows * rows, axis=1) * inverse_norms**2
         return to_x, to_rows - radial[:, None] * rows
+    # The released gradients are those of a unit row, so 1 / length comes off again.
     to_rows /= inverse_norms[:, None]
     if layout.agent_gradient == "distance":
         # d ||f~ - W||^2 / dW = -2 (f~ - W), and the slope is that of the cosine, which is -1/2 of

@@ -67,11 +67,14 @@ class LogSumExp:
         logits = self._logits(block, fold_args)
         largest = jnp.zeros_like(fold_args) if self.bounded else jnp.max(logits, axis=0)
         exponentials = jnp.exp(logits - largest[None, :])
+        # Masked here too: bounded logits are not masked yet, and where a block counts no class at
+        # all its maximum is itself the mask's value, whose exponential is 1.
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Brings both sums to the larger maximum and adds them."""
         if self.bounded:
+            # Both maxima are the constant zero, so that no exponential has to be rescaled.
             return first[0], first[1] + second[1]
         largest = jnp.maximum(first[0], second[0])
         sums = [total * jnp.exp(maximum - largest) for maximum, total in (first, second)]
@@ -86,6 +89,7 @@ class LogSumExp:
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
         """Returns s times the softmax over the counted classes, and for s its mean of z."""
         relative = self._logits(block, fold_args) - self.value(summary)[None, :]
+        # `where`, not a product with the mask: exp is infinite where the value is `_lowest`.
         share = jnp.where(block.counted, jnp.exp(relative), 0.0)
         to_scale = jnp.sum(share * block.similarities, axis=0)
         return Slope(fold_args[None, :] * share, to_scale, share)
@@ -148,11 +152,13 @@ class Maximum:
     def block(self, block: Block, fold_args: None) -> Maxima:
         """Returns the maximum and its class."""
         counted = jnp.where(block.counted, block.similarities, _lowest(block.similarities))
+        # argmax takes the first of equal values, and the classes of a block rise.
         place = jnp.argmax(counted, axis=0)
         return jnp.max(counted, axis=0), block.classes[place]
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Returns the larger one; of equal ones that of the lower class."""
+        # The scan starts at the last block: the order of merging does not tell the lower class.
         later = (second[0] > first[0]) | ((second[0] == first[0]) & (second[1] < first[1]))
         return jnp.where(later, second[0], first[0]), jnp.where(later, second[1], first[1])
 
@@ -162,10 +168,12 @@ class Maximum:
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
         """Returns one at the class that holds the maximum."""
+        # By class and not by value: of several equal similarities only one is the maximum.
         is_largest = block.counted & (block.classes[:, None] == summary[1][None, :])
         return Slope(is_largest.astype(block.similarities.dtype))
 
 
 def _lowest(like: jax.Array) -> jax.Array:
     """Returns a number far below any similarity that is finite, so that differences are no NaN."""
+    # A quarter of the range leaves room for a bias and for differences of two such numbers.
     return jnp.asarray(jnp.finfo(like.dtype).min / 4, like.dtype)

@@ -184,6 +184,7 @@ def magface_regularizer(
 
 def _norm_range(lower: ArrayLike, upper: ArrayLike, of: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
     """The checked range; `of` is any array with one row per example."""
+    # The smallest normal float32: its reciprocal in the regulariser is still finite.
     tiny = float(np.finfo(np.float32).tiny)
     lower = per_example("lower_norm", lower, of, tiny)
     upper = per_example("upper_norm", upper, of, tiny)

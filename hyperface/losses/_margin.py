@@ -43,6 +43,7 @@ class MarginSoftmax(ScaledLogits):
         gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
         """The term of (m1, m2, m3), with what is known of them while tracing."""
+        # Known while tracing, so that CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
         margins = (angular_multiplier, angular_margin, cosine_margin)
         return cls(scale, *margins, angular, gradient, bounded=known_bound(scale))
@@ -61,12 +62,15 @@ class MarginSoftmax(ScaledLogits):
         """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
+        # A float64 NumPy array of margins would otherwise widen a float32 loss under x64.
         scale, multiplier, angular_margin, cosine_margin = (
             jnp.asarray(number, cosine.dtype) for number in numbers
         )
         if self.angular:
+            # The angle, and not arccos of the cosine, which has no digits near 0 and pi.
             with_margin = jnp.cos(multiplier * target.angle + angular_margin)
             if self.gradient == "released":
+                # The released code computes the margin outside of its graph: only the value moves.
                 with_margin = jax.lax.stop_gradient(with_margin) + slope_only(cosine)
             cosine = with_margin
         logit = scale * (cosine - cosine_margin) + target.bias
@@ -74,6 +78,7 @@ class MarginSoftmax(ScaledLogits):
 
 
 def _is_all(x: ArrayLike, number: float) -> bool:
+    # An array of jax may be traced or learned, so it never counts as known.
     return not isinstance(x, jax.Array) and bool(np.all(np.equal(x, number)))
 
 

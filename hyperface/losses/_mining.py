@@ -148,9 +148,11 @@ def _triplet(
     distance, same, different = _pairs(features, labels, counted)
     if mining == "hardest":
         farthest, nearest = _largest(distance, same), -_largest(-distance, different)
+        # `_largest` gives zero where there is no such pair, which would pass for a distance.
         found = jnp.any(same, axis=1) & jnp.any(different, axis=1)
         return jnp.where(found, jnp.maximum(0.0, margin + farthest - nearest), 0.0)
 
+    # Saved hinges of every anchor would be [batch, batch, batch]; they are computed again instead.
     @jax.checkpoint
     def of_anchor(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         distance, same, different = row
@@ -160,6 +162,7 @@ def _triplet(
             triplets &= hinge > 0
         return _mean(hinge, triplets, axis=None)
 
+    # One anchor has as many hinges as there are distances.
     size = distance.dtype.itemsize * distance.size
     together = max(1, min(distance.shape[0], TRIPLET_BYTES // max(size, 1)))
     return jax.lax.map(of_anchor, (distance, same, different), batch_size=together)
@@ -180,10 +183,12 @@ def _pairs(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns squared distances [batch, batch], which pairs are of one class, and which of two."""
     unit = l2_normalize(features)
+    # Accelerators round the operands by default, and 2 - 2 cos keeps that error for near pairs.
     similarity = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
     # The rounded cosine of equal features may exceed 1.
     distance = jnp.maximum(0.0, 2.0 - 2.0 * similarity)
     of_one_class = labels[:, None] == labels[None, :]
+    # An example and itself are no pair: the distance 0 would be in every mean.
     valid = ~jnp.eye(features.shape[0], dtype=bool)
     if counted is not None:
         valid &= counted[:, None] & counted[None, :]
@@ -192,10 +197,12 @@ def _pairs(
 
 def _mean(x: jax.Array, chosen: jax.Array, axis: int | None = 1) -> jax.Array:
     count = jnp.sum(chosen, axis=axis)
+    # At least one, so that a mean over nothing is zero.
     return jnp.sum(jnp.where(chosen, x, 0.0), axis=axis) / jnp.maximum(count, 1)
 
 
 def _largest(x: jax.Array, chosen: jax.Array) -> jax.Array:
     """The largest chosen value of each row; zero where none is."""
+    # The initial value makes an empty batch a valid one.
     largest = jnp.max(jnp.where(chosen, x, -jnp.inf), axis=1, initial=-jnp.inf)
     return jnp.where(jnp.any(chosen, axis=1), largest, 0.0)

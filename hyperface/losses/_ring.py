@@ -62,6 +62,7 @@ def ring(
     radius = _checks.scalar("radius", radius).astype(features.dtype)
     _checks.one_of("form", form, get_args(Form))
     features, radius = reverse_mode_only("ring", (features, radius))
+    # The other forms are built on the paper's, so that one gradient rule serves all.
     squared = 2.0 * _ring(*vary_alike(features, radius))
     if form == "paper":
         return 0.5 * squared
@@ -69,11 +70,14 @@ def ring(
         return squared
     norm = l2_norm(features)
     if form == "released-auto":
+        # The mean is constant in the released gradient too.
         mean = jax.lax.stop_gradient(jnp.mean(norm))
         if axis_name is not None:
             if is_tracked(axis_name):
                 mean = vary_over(axes_of(axis_name), mean)
+            # A mean of means is that of the batch, because the batch is split evenly.
             mean = jax.lax.pmean(mean, axis_name)
+        # The floor is the released code's.
         return squared / jnp.maximum(mean, 0.5)
     apart = jnp.abs(norm - radius)
     return jnp.where(apart < 1.0, squared, 2.0 * apart - 1.0)
@@ -93,6 +97,7 @@ def _ring_bwd(
     residuals: tuple[jax.Array, ...], cotangent: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     features, norm, radius = residuals
+    # The norm is at least 1e-6, so that the quotient is finite.
     to_features = (cotangent * (1.0 - radius / norm))[:, None] * features
     return to_features, -jnp.sum(cotangent * (norm - radius))
 

@@ -103,11 +103,13 @@ def _sample(
     """Returns the sample of `size` drawn classes and the batch's own."""
     batch = labels.size
     shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    # All devices have one key: as it is, each would draw the same rows as the others.
     drawn = _drawn(jax.random.fold_in(key, shard), num_classes, size)
     place = jnp.arange(batch, dtype=jnp.int32)
     # Examples of one class share the place of the first of them.
     first = _first_alike(labels)
     at = locate(labels, num_classes, axis_name)
+    # `num_classes` is no row, so that classes of other devices match nothing drawn.
     ordered = jnp.sort(jnp.where(at.is_here, at.row, num_classes))
     rows = jnp.concatenate([drawn, at.row])
     present = jnp.concatenate([~_contains(ordered, drawn), at.is_here & (first == place)])
@@ -129,6 +131,7 @@ def _contains(ordered: jax.Array, values: jax.Array) -> jax.Array:
         return jnp.zeros(values.shape, bool)
     # A search scans with a carry, whose type must not change: both vary over the same axes.
     ordered, values = vary_alike(ordered, values)
+    # The search gives the size for a value above all others.
     nearest = ordered[jnp.minimum(jnp.searchsorted(ordered, values), ordered.size - 1)]
     return nearest == values
 
@@ -136,6 +139,7 @@ def _contains(ordered: jax.Array, values: jax.Array) -> jax.Array:
 def _drawn(key: jax.Array, classes: int, count: int) -> jax.Array:
     """`count` distinct classes in no order, each class with the same probability."""
     offset_key, key = jax.random.split(key)
+    # On the host in int64: the product passes int32 for a large head.
     edges = (np.arange(count + 1) * classes // count).astype(np.int32)
     inside = jax.random.randint(key, (count,), 0, np.diff(edges), jnp.int32)
     offset = jax.random.randint(offset_key, (), 0, classes, jnp.int32)

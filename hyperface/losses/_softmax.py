@@ -45,6 +45,7 @@ def per_example(
             f"expected a scalar {name} or one number per example, [{batch[0]}], found shape "
             f"{np.shape(x)}"
         )
+    # Reading an array of jax would fail under tracing and wait for the device outside of it.
     if not isinstance(x, jax.Array):
         values = np.ravel(np.asarray(x))
         wrong = values[~((values >= least) & (values <= most))]  # NaN is wrong too.
@@ -56,6 +57,7 @@ def per_example(
 
 def known_bound(scale: ArrayLike) -> bool:
     """Returns whether it is known at trace time that cosines times the scale stay below 70."""
+    # The value of a jax array may be unknown under tracing, and a learned scale grows.
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
 
 
@@ -72,6 +74,7 @@ class ScaledLogits:
 
     def fold_args(self, target: Target) -> jax.Array:
         """The scale of each example."""
+        # The fold takes one scale per example, so that a scalar and an array are one case.
         similarity = target.similarity
         return jnp.broadcast_to(jnp.asarray(self.scale, similarity.dtype), similarity.shape)
 
@@ -91,11 +94,13 @@ class Softmax(ScaledLogits):
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
         """Returns the term; `bounded` is set if the scale is known at trace time without a bias."""
+        # Neither a bias nor an inner product without normalisation has a known bound.
         bounded = normalize == "both" and not biased and known_bound(scale)
         return cls(scale, normalize, bounded)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - target logit)."""
+        # logsumexp - target would cancel every digit of a confident example.
         return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
 
 

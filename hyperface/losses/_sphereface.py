@@ -47,6 +47,7 @@ class SphereFace:
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """softplus(log Z_others - target logit), the logit blended with that without a margin."""
         length = target.feature_norm
+        # psi takes a cosine, and here the similarity contains both lengths.
         if self.normalize == "none":
             length = length * target.agent_norm
         with_margin = length * psi(target.similarity / length, self.margin)
@@ -62,15 +63,19 @@ class SphereFace:
         sqrt(a^2 + b^2), and gives the agent f itself, as an inner product would.
         """
         length = target.feature_norm
+        # The released slopes are factors only: nothing is differentiated through them.
         cosine = jax.lax.stop_gradient(target.similarity / length)
         value, slope = jax.jvp(lambda c: psi(c, self.margin), (cosine,), (jnp.ones_like(cosine),))
         to_agent, to_feature = slope, jax.lax.stop_gradient((value - cosine * slope) / length)
+        # For m = 1 the slope a is 1 and b is 0, so that there is nothing to divide.
         if self.margin > 1:
             size = jnp.sqrt(to_agent**2 + to_feature**2)
             to_agent, to_feature = to_agent / size, to_feature / size
         along_agent = (self.blend + to_agent) / (1.0 + self.blend)
         along_feature = to_feature * jax.lax.stop_gradient(length) / (1.0 + self.blend)
         return (
+            # The last part fills the agent's slope up to 1, that of an inner product, and the
+            # feature's side does not see it.
             along_agent * slope_only(target.similarity)
             + along_feature * slope_only(length)
             + (1.0 - along_agent) * slope_only(target.agent_similarity)
@@ -93,11 +98,13 @@ def psi(cosine: jax.Array, margin: int) -> jax.Array:
       psi, of cosine's shape, from 1 down to 1 - 2 m.
     """
     polynomials = (
+        # Chebyshev's T_1 to T_4: cos(m theta) as a polynomial of cos(theta).
         lambda c: c,
         lambda c: 2 * c**2 - 1,
         lambda c: (4 * c**2 - 3) * c,
         lambda c: 8 * (c**2 - 1) * c**2 + 1,
     )
+    # k counts the borders that theta has passed. It is constant between them, so it needs no slope.
     piece = sum(
         (cosine < math.cos(j * math.pi / margin)).astype(cosine.dtype) for j in range(1, margin)
     )
@@ -131,6 +138,7 @@ def annealed_blend(
       >>> print(f"{annealed_blend(0):.3f} {annealed_blend(500):.4f}")  # as the released log shows
       892.857 16.3613
     """
+    # The released counter is raised before it is used, so that its first value is 1.
     i = jnp.asarray(step, jnp.result_type(float)) + 1.0
     return jnp.maximum(floor, start * (1.0 + gamma * i) ** -power)
 

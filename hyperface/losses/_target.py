@@ -73,8 +73,10 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     own_bias = None if inputs.bias is None else inputs.bias[at.row]
     own = _own_class(layout, inputs.x, inputs.features, inputs.agents[at.row], own_bias)
+    # One device holds the row and the others add zeros, so that the sum is the value itself.
     own = layout.shards.reduce_over_axis(jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own))
     exists = locate(labels_here, layout.num_rows, layout.shards.axis_name).exists
+    # A label out of range is on no device and sums to zero, which would pass for a cosine.
     own = jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
     return Target(**own._asdict(), feature_norm=norms)
 
@@ -96,6 +98,7 @@ def add_target(
     fields = to_target._asdict()
     to_norms = fields.pop("feature_norm")
     to_own = layout.shards.all_gather_batch(_OwnClass(**fields))
+    # `at.row` is 0 for a row of another device: row 0 here must not get its gradient.
     to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
     own_bias = None if gradients.bias is None else jnp.zeros_like(to_own.similarity)
     # As ones that vary with the rows: the pull-back then gives this device's part of the sum.
@@ -107,6 +110,7 @@ def add_target(
     to_bias = gradients.bias
     if to_bias is not None:
         to_bias = to_bias.at[at.row].add(to_own_bias)
+    # Both parts of x are added before the collective, which then sends them once.
     to_x, to_features = layout.shards.reduce_over_axis((gradients.x + to_x, to_features))
     # Labels and flags are integers and bools, which have no gradient.
     return Inputs(to_terms, to_x, to_features, to_norms, to_agents, to_bias, classes=None)
@@ -125,9 +129,11 @@ def _own_class(
     elif layout.agent_gradient == "tangent":
         unit = l2_normalize(rows, eps=AGENT_EPS)
     else:
+        # The value is the unit row; the gradient passes as if the row were stored at unit length.
         unit = jax.lax.stop_gradient(l2_normalize(rows, eps=AGENT_EPS)) + slope_only(rows)
 
     def similarity_of(x: jax.Array) -> jax.Array:
+        # A sum of products stays float32 where accelerators would round a matmul's operands.
         similarity = jnp.sum(x * unit, axis=1)
         if layout.normalize_agents and layout.agent_gradient == "distance":
             # -1/2 ||f~ - W||^2 has this slope beside that of the inner product.

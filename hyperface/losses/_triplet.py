@@ -49,6 +49,7 @@ class CTriplet:
 
     def fold_args(self, target: Target) -> jax.Array | None:
         """The cosine above which a wrong class violates: d_j < m + d_y."""
+        # d = 2 - 2 cos, so that m + d_p - d_n is 2 (cos_n - (cos_p - m / 2)).
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
@@ -164,5 +165,6 @@ def triplet(
             f"{a.shape}, {p.shape} and {n.shape}"
         )
     a, p, n = l2_normalize(a), l2_normalize(p), l2_normalize(n)
+    # From the difference: 2 - 2 cos loses the digits of near vectors.
     to_positive, to_negative = jnp.sum((a - p) ** 2, axis=1), jnp.sum((a - n) ** 2, axis=1)
     return jnp.maximum(0.0, margin + to_positive - to_negative)

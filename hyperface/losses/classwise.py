@@ -172,6 +172,7 @@ def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
     _checks.one_of("gradient", gradient, get_args(Gradient))
     if gradient == "exact":
         return {**engine, "agent_gradient": "tangent"}
+    # Optional, so that a user's term need not have the attribute.
     released = getattr(term, "released_gradient", None)
     if released is None:
         raise ValueError(
@@ -243,6 +244,7 @@ def _joint(
     engine: Engine,
 ) -> tuple[jax.Array, ...]:
     layout, inputs, _ = _prepare(name, terms, features, agents, labels, bias, (), **engine)
+    # A scan over no classes has no first block.
     if not layout.num_rows:
         return _no_class(inputs)
     return automatic(partial(joint_losses, layout), inputs, split=per_example, like=inputs.x)
@@ -306,12 +308,14 @@ def weighted_sum(
             split=lambda first_axis: (PartitionSpec(), per_example(first_axis)),
             like=inputs.x,
         )
+    # The rule of the sum ignores cotangents of the losses, which would then be lost silently.
     return (value, jax.lax.stop_gradient(losses)) if with_losses else value
 
 
 def _summed(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    # A fold that is not additive needs a forward scan first: one such term, and none saves it.
     if all(term.fold.additive for term in inputs.terms):
         return summed_losses(layout, inputs, weights)
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
@@ -346,6 +350,7 @@ def _prepare(
         raise ValueError("expected an axis_name to split the batch over, found None")
     batch, rows, dtype = features.shape[0], agents.shape[0], features.dtype
     devices = num_shards(axis_name)
+    # Labels are global class ids, while `rows` are those of this device alone.
     labels = _checks.class_labels(labels, batch, rows * devices)
     mode = _one_mode(terms)
     for word, found, known in (
@@ -366,8 +371,10 @@ def _prepare(
     if weights != ():
         weights = _checked_weights(weights, len(terms), batch, dtype)
     if split_batch:
+        # Each device computes its classes' similarities to the gathered batch.
         batch *= devices
     block = _block_size(block_size, batch, rows)
+    # One small block is saved whatever the budget is: computing it again costs more.
     free = ONE_BLOCK_BYTES if block == rows else 0
     fits = dtype.itemsize * batch * rows <= max(memory_budget, free)
     shards = Shards(axis_name, split_batch)
@@ -378,16 +385,21 @@ def _prepare(
         block_size=block,
         shards=shards,
         precision=precision,
+        # "mixed" rounds in the forward scan only; the backward scan needs them unrounded.
         save_similarities=fits and precision != "mixed",
     )
+    # Arrays of one dtype, since each cotangent must have the dtype of its primal.
     of_terms = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tuple(terms))
+    # Guarded at the entry: the error of a `custom_vjp` further in would not name the loss.
     of_terms, f, w, b, sums = reverse_mode_only(
         name, (of_terms, features, agents, bias, tuple(weights))
     )
     of_terms, (f, y, sums), (w, b, counted) = shards.cast(
         of_terms, (f, labels, sums), (w, b, present)
     )
+    # Outside of the engine's rule: that of `l2_normalize` projects the features' gradient.
     x = l2_normalize(f) if mode in ("both", "features") else f
+    # None keeps a second copy of the features out of the gathers where no term needs the angle.
     raw = f if any(getattr(term, "needs_angle", False) for term in terms) else None
     inputs = Inputs(of_terms, x, raw, l2_norm(f), w, b, Classes(y, counted))
     return layout, inputs, sums
@@ -429,6 +441,7 @@ def _block_size(asked: int | None, batch: int, classes: int) -> int:
     return min(classes, max(128, block_bytes() // (4 * batch)))
 
 
+# Asked for at every trace, and the file cannot change while the process runs.
 @cache
 def block_bytes() -> int:
     """Returns the bytes of similarities in a block that the engine chooses.

@@ -46,6 +46,7 @@ def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Loca
     row = labels - first_class(num_rows, axis_name)
     is_here = (row >= 0) & (row < num_rows)
     exists = (labels >= 0) & (labels < num_rows * num_shards(axis_name))
+    # Any row that exists will do for the others, which `is_here` masks; a negative one would wrap.
     return Location(jnp.where(is_here, row, 0), is_here, exists)
 
 
@@ -80,6 +81,7 @@ class Shards(NamedTuple):
         axes = varying_axes(terms, batch, rows)
         if self.axis_name is None:
             return vary_over(axes, (terms, batch, rows))
+        # Under `jax.pmap` and check_vma=False a type names no axes, so there is nothing to cast.
         if not is_tracked(self.axis_name):
             return terms, batch, rows
         of_classes = axes_of(self.axis_name)
@@ -101,6 +103,7 @@ class Shards(NamedTuple):
         if self.axis_name is None:
             return tree
         if self.split_batch:
+            # One collective adds and splits, so that no device receives the examples of the others.
             return jax.lax.psum_scatter(tree, self.axis_name, tiled=True)
         return jax.lax.psum(tree, self.axis_name)
 
@@ -114,6 +117,7 @@ class Shards(NamedTuple):
             return summary
         devices = jax.lax.axis_size(self.axis_name)
         if self.split_batch:
+            # Each device needs the summaries of its own examples; an all_gather would send all.
             each = jax.tree.map(
                 lambda s: jax.lax.all_to_all(s, self.axis_name, 0, 0, tiled=True).reshape(
                     devices, -1, *s.shape[1:]
@@ -125,6 +129,7 @@ class Shards(NamedTuple):
             to = "invarying" if is_tracked(self.axis_name) else "varying"
             each = jax.lax.all_gather(summary, self.axis_name, to=to)
         merged = jax.tree.map(lambda s: s[0], each)
+        # In order of device on every device, so that all of them round alike.
         for device in range(1, devices):
             merged = fold.merge(merged, jax.tree.map(lambda s, d=device: s[d], each))
         return merged

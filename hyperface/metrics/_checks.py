@@ -40,6 +40,7 @@ def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
     first = features[0] / norms[0]
     for start in range(0, len(features), BLOCK):
         unit = features[start : start + BLOCK] / norms[start : start + BLOCK]
+        # Block by block: usually the first one shows that the features differ.
         if len(features) == 1 or np.abs(unit - first).max() >= LEAST_SPREAD:
             return
     raise ValueError(
@@ -54,7 +55,9 @@ def checked_norms(features: Features) -> Norms:
     Raises:
       ValueError: a row is zero or not finite.
     """
+    # einsum makes no array of squares, as large as the features.
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))
+    # Written so that NaN, which compares as false, is bad too.
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         raise ValueError(
@@ -115,6 +118,7 @@ def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
 def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
     """Returns where each of `wanted` stands in the rising `ids`; a missing one is a ValueError."""
     found = np.searchsorted(ids, wanted)
+    # searchsorted gives the size for an id above all others.
     missing = np.flatnonzero(ids[np.minimum(found, ids.size - 1)] != wanted)
     if missing.size:
         raise ValueError(

@@ -16,6 +16,7 @@ class Block(NamedTuple):
 
     def check_norms(self, norms: np.ndarray) -> None:
         """Refuses features that are zero or not finite, from their lengths."""
+        # Written so that NaN, which compares as false, is bad too.
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if bad.size:
             raise ValueError(
@@ -60,10 +61,12 @@ class Gallery:
         offset = 0
         for part in self._parts:
             for start in range(0, len(part), rows):
+                # One block at a time, since a memory-mapped part may be larger than the memory.
                 features = np.asarray(part[start : start + rows], np.float32)
                 kept = self._keep[offset + start : offset + start + len(features)]
                 where = offset + start + np.flatnonzero(kept)
                 if where.size:
+                    # Without a copy in the usual case that nothing is left out.
                     yield Block(features if kept.all() else features[kept], where)
             offset += len(part)
 

@@ -110,6 +110,7 @@ def bootstrap_figures(
         raise ValueError(
             f"expected one person per side of each pair, found {first.shape} and {second.shape}"
         )
+    # Over both sides, so that a person has one number wherever it stands.
     people, index = np.unique(np.concatenate([first, second]), return_inverse=True)
     if people.size < 2:
         raise ValueError(f"expected two people or more, found {people.size}")
@@ -119,7 +120,9 @@ def bootstrap_figures(
     rng = np.random.default_rng(seed)
     scores = {name: np.empty(draws) for name in statistics}
     for draw in range(draws):
+        # Counts in place of copies: no pair has to be repeated.
         taken = np.bincount(rng.integers(people.size, size=people.size), minlength=people.size)
+        # A pair of one person is taken once per copy; two copies of a person form no pair.
         pairs = np.where(a == b, taken[a], taken[a] * taken[b])
         for name, statistic in statistics.items():
             scores[name][draw] = statistic(pairs)
@@ -131,6 +134,7 @@ def bootstrap_figures(
 def _interval(scores: np.ndarray, level: float) -> Interval:
     if np.isnan(scores).all():
         raise ValueError(f"expected a score from some of {scores.size} draws, found NaN in all")
+    # Draws without a pair of a kind have no score, and are left out.
     low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), scores)
 
@@ -159,6 +163,7 @@ def resampled_tar(
     if scores.shape != same.shape:
         raise ValueError(f"expected {scores.size} bools, one per score, found {same.shape}")
     genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
+    # Sorted once: a draw then only needs the sums of its counts.
     impostor = impostor[np.argsort(-scores[impostor], kind="stable")]
     falling = scores[impostor]
 
@@ -167,6 +172,7 @@ def resampled_tar(
         if not upto.size or not upto[-1] or not taken[genuine].any():
             return np.nan
         allowed = int(allowed_impostors(far, upto[-1], rule))
+        # Only the highest impostors are repeated, and one that is refused for the threshold.
         top = slice(np.searchsorted(upto, allowed, side="right") + 1)
         highest = np.repeat(falling[top], taken[impostor[top]])
         threshold = impostor_threshold(highest, far, rule=rule, num_impostors=int(upto[-1]))
@@ -227,6 +233,7 @@ def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
         accepted = [np.cumsum(taken * kind) for kind in (~same, same)]
         if not all(count[-1] for count in accepted):
             return np.nan
+        # At the last of equal scores, since no threshold parts a tie.
         far, tar = (np.concatenate([[0.0], count[last_of_ties] / count[-1]]) for count in accepted)
         return eer(Roc(far, tar, np.empty(0)))
 
@@ -301,12 +308,16 @@ def paired_difference(
     rng = np.random.default_rng(seed)
     by_seed = statistic(np.ones((1, people), int))[0]
     value, seeds = float(by_seed.mean()), by_seed.size
+    # One seed says nothing about its spread; `decide` refuses so few.
     spread = float(by_seed.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0
     even, blocks = np.full(people, 1 / people), range(0, draws, BLOCK)
+    # In blocks, since all draws of many people would not fit into memory.
     drawn = [statistic(rng.multinomial(people, even, min(BLOCK, draws - n))) for n in blocks]
     moved = np.concatenate(drawn).mean(axis=1) - value
+    # Student's t for few people, as the docstring says: people / (people - 1) is in it too.
     moved = moved * np.sqrt(people / rng.chisquare(people - 1, draws))
     drawn = value + moved + spread * rng.standard_t(max(seeds - 1, 1), draws)
+    # A draw without a pair of a kind has no difference.
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:
         raise ValueError(f"expected a difference from some of {draws} draws, found NaN in all")
@@ -315,6 +326,7 @@ def paired_difference(
         value,
         float(low),
         float(high),
+        # The two parts are independent, so that their variances add.
         float(np.hypot(moved[np.isfinite(moved)].std(), spread)),
         # One is added to both counts, so that no number of draws ever gives certainty.
         (1 + int(np.count_nonzero(drawn <= 0))) / (1 + drawn.size),
@@ -383,11 +395,13 @@ def difference_of_accuracies(
       50.0
     """
     people, index = np.unique(np.stack([first, second]), return_inverse=True)
+    # Sorted, so that (a, b) and (b, a) are one group.
     low, high = np.sort(index.reshape(2, -1), axis=0)
     # All pairs of the same two people are taken equally often, so that their sums are enough.
     groups, group = np.unique(low * people.size + high, return_inverse=True)
     a, b = np.divmod(groups, people.size)
     same = a == b
+    # As floats: NumPy refuses to subtract bools.
     gains = np.subtract(first_right, second_right, dtype=float)
     sums = np.stack([np.bincount(group, gain, groups.size) for gain in gains], axis=1)
     sizes = np.bincount(group)
@@ -420,6 +434,7 @@ def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
     order = np.argsort(p_values, kind="stable")
     small = p_values[order] * np.arange(p_values.size, 0, -1) <= level
     decided = np.empty(p_values.size, bool)
+    # After the first that fails, none is decided, however small it is.
     decided[order] = np.logical_and.accumulate(small)
     return decided
 
@@ -442,8 +457,10 @@ def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> l
       ['yes', 'undecided', 'undecided']
     """
     verdicts: list[Verdict] = ["undecided"] * len(statements)
+    # A statement that cannot be decided must not cost the others any certainty.
     tested = [n for n, parts in enumerate(statements) if is_testable(parts)]
     sides = [_sides(statements[n]) for n in tested]
+    # Twice, because both sides are tested and the better one is taken.
     decided = holm([min(1.0, 2 * min(side)) for side in sides], level)
     for n, (p_yes, p_no), sure in zip(tested, sides, decided, strict=True):
         if sure:

@@ -173,13 +173,16 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
     target = np.where(same, counts + 1, 1) / (counts + 2)
     # Each pair is there as both kinds, weighed by its target: the solver takes whole classes only.
     weights = np.concatenate([target, 1 - target]) / np.tile(counts, 2)
+    # Brought to one scale, as the solver's tolerance is an absolute number.
     centre, width = scores.mean(), scores.std() or 1.0
+    # Without a penalty, which would pull the slope towards zero.
     machine = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
     machine.fit(
         np.tile((scores - centre) / width, 2)[:, None],
         np.repeat([True, False], scores.size),
         weights * (scores.size / weights.sum()),
     )
+    # Back to the scale of the similarities.
     slope = float(machine.coef_[0, 0]) / width
     return Logistic(slope, float(np.ravel(machine.intercept_)[0]) - slope * centre)
 
@@ -264,7 +267,9 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
       [0.   0.75] 0.13
     """
     stated, same = _checked_probabilities(probabilities, same)
+    # Both kinds weigh one half together, however many pairs they have.
     weights = 0.5 / np.where(same, same.sum(), np.sum(~same))
+    # A probability of 1 belongs to the last bin.
     place = np.minimum((stated * bins).astype(np.int64), bins - 1)
     total, said, right = (
         np.bincount(place, weights=weights * column, minlength=bins)

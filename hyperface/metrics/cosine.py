@@ -33,6 +33,7 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> F
       array([[0.6, 0.8],
              [0. , 1. ]], dtype=float32)
     """
+    # In float64, so that the result is rounded once only.
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or not features.size:
         raise ValueError(f"expected features of shape [images, dim], found {features.shape}")
@@ -47,12 +48,14 @@ def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -
     float64 features give float64 products, whatever jax is set to. `place` puts the rows on jax's
     default device; another one may split them over several, each of which then makes its share.
     """
+    # Without it JAX would round float64 features to float32.
     with jax.enable_x64(rows.dtype == np.float64):
         return _product(place(rows), columns)
 
 
 @jax.jit
 def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    # Accelerators would round float32 operands by default.
     return jnp.matmul(rows, columns.T, precision="highest")
 
 

@@ -108,13 +108,18 @@ def megaface(
     probes, unit = probes[kept], unit_features(probes[kept])
     gallery = Gallery(distractors, unit.shape[1], keep_distractors)
     first, second = _same_pairs(labels[kept])
+    # Exact like the distractors' scores: mates and distractors are compared for equality too.
     genuine = exact_cosines(probes, probes, first, second)
     of_probe, of_mate = np.concatenate([first, second]), np.concatenate([second, first])
 
     num_impostors = kept.size * gallery.size
+    # Each pair is searched from both sides with one score.
     ranks = MateRanks(of_probe, np.tile(genuine, 2), kept.size, max_rank)
+    # One more than is allowed, as "strict" reads the first refused score.
     tail = Tail(int(np.max(allowed_impostors(fars, num_impostors, rule))) + 1)
+    # Whole groups only, since the product reports one maximum per group.
     rows = block_size or max(GROUP, BLOCK_BYTES // (4 * kept.size * GROUP) * GROUP)
+    # A small gallery would otherwise be padded to a whole block.
     rows = min(rows, -(-gallery.size // GROUP) * GROUP)
     _search_all(probes, Probes(unit, dtype, place), gallery, rows, ranks, tail, progress)
 
@@ -148,7 +153,9 @@ def _search_all(
     started = ((block, probes.score(block.features, rows)) for block in gallery.blocks(rows))
     for block, scored in one_ahead(started):
         size = len(block.features)
+        # Without the padding, whose norms are zero.
         block.check_norms(np.asarray(scored.norms)[:size])
+        # A score counts for the ranks or for the tail, so the lower of both decides.
         enough = np.minimum(ranks.wanted, _tail_floor(tail, probes, scored, size))
         found = probes.candidates(scored, enough, size)
         scores = exact_cosines(features, block.features, found.probes, found.rows)
@@ -160,6 +167,7 @@ def _search_all(
 
 
 def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Stable, so that the order of the searches is that of the probes in every NumPy.
     order = np.argsort(labels, kind="stable")
     people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     corners = [np.triu_indices(person.size, k=1) for person in people]
@@ -179,4 +187,5 @@ def _tail_floor(tail: Tail, probes: Probes, scored: ScoredBlock, rows: int) -> f
         return float(tail.cut)
     # As many pairs as the tail keeps score at least this in low precision.
     least = np.partition(scores, scores.size - tail.size, axis=None)[scores.size - tail.size]
+    # Less the bound, as so many pairs have at least this cosine whatever was rounded.
     return float(least - probes.bound(scored).max())

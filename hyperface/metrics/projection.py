@@ -54,6 +54,7 @@ class FoldMoments(NamedTuple):
           pca: share of the variance to keep, number of dimensions, or None to remove the mean only.
         """
         own = self.folds[held_out]
+        # All less the held-out fold: the features are read once for all folds.
         count, total, scatter = (a - b for a, b in zip(self.whole, own, strict=True))
         mean = total / count
         if pca is None:
@@ -72,6 +73,7 @@ def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: boo
       scatter: whether PCA will be fitted.
     """
     features = np.asarray(features, np.float64)
+    # Taken off first: the covariance is a difference of large numbers otherwise.
     middle = features.mean(axis=0)
     centered = features - middle
     folds = {i: _moments(centered, rows[fold == i], scatter) for i in np.unique(fold)}
@@ -120,6 +122,7 @@ def check_pca(pca: float | int | None, images: int, dim: int) -> None:
 
 def _moments(features: np.ndarray, rows: np.ndarray, scatter: bool) -> Moments:
     used, counts = np.unique(rows, return_counts=True)
+    # The root on both sides of the product weighs each row by its count.
     roots = np.sqrt(counts.astype(np.float64))
     part = features[used] * roots[:, None]
     return Moments(float(rows.size), roots @ part, part.T @ part if scatter else 0.0)
@@ -130,6 +133,7 @@ def _leading(covariance: np.ndarray, pca: float | int) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
     kept = pca
     if pca < 1:
+        # Rounding makes eigenvalues near zero negative. They rise, and the largest come first here.
         share = np.cumsum(np.maximum(values[::-1], 0.0))
         kept = np.searchsorted(share, pca * share[-1], side="right") + 1
     return vectors[:, -min(int(kept), values.size) :]

@@ -47,7 +47,9 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
     has_mate = np.isin(probe_labels, gallery_labels)
     mated = scores[has_mate]
     mates = probe_labels[has_mate, None] == gallery_labels
+    # The cast undoes that -inf widens float32 scores.
     best = np.where(mates, mated, -np.inf).max(axis=1, initial=-np.inf).astype(scores.dtype)
+    # >=, so that a tie counts against the mate.
     as_high = (mated >= best[:, None]) & ~mates
     return OpenSet(best, 1 + np.count_nonzero(as_high, axis=1), scores[~has_mate].max(axis=1))
 

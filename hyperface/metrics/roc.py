@@ -57,12 +57,14 @@ def roc(scores: Scores, same: Same) -> Roc:
     scores, same = _checked(scores, same)
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], np.cumsum(same[order])
+    # One point per distinct score: no threshold can accept a part of a tie.
     last_of_ties = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
     accepted_same = hits[last_of_ties]
     accepted = last_of_ties + 1
     return Roc(
         far=np.concatenate([[0.0], (accepted - accepted_same) / (same.size - hits[-1])]),
         tar=np.concatenate([[0.0], accepted_same / hits[-1]]),
+        # An inf of float64 would widen float32 thresholds, in twice the memory.
         thresholds=np.concatenate([np.full(1, np.inf, ranked.dtype), ranked[last_of_ties]]),
     )
 
@@ -81,6 +83,7 @@ def thinned(curve: Roc, points: int = 300) -> Roc:
     """
     if curve.far.size <= points:
         return curve
+    # A logarithmic axis has no zero, which is therefore kept apart below.
     wanted = np.geomspace(curve.far[curve.far > 0][0], 1.0, points)
     # The last point of a FAR has the highest TAR.
     kept = np.searchsorted(curve.far, np.append(0.0, wanted), side="right") - 1
@@ -151,7 +154,9 @@ def eer(curve: Roc) -> float:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
       0.5
     """
+    # FAR = 1 - TAR where this is zero; it rises along the curve, so that it crosses once.
     excess = curve.far + curve.tar - 1.0
+    # The curve begins at -1 and ends at 1, so that there is a crossing and a point before it.
     after = int(np.argmax(excess >= 0.0))
     share = -excess[after - 1] / (excess[after] - excess[after - 1])
     return float(curve.far[after - 1] + share * (curve.far[after] - curve.far[after - 1]))

@@ -58,6 +58,7 @@ class Probes:
     ) -> None:
         self._place = place
         self._low = jnp.asarray(unit, dtype)
+        # In float64: the bound must not be rounded itself.
         lost = np.linalg.norm(np.asarray(self._low, np.float64) - unit, axis=1)
         # Norms, quotients and sums of `dim` terms in float32, each within its worst case.
         self._rounding = 4.0 * (unit.shape[1] + 8) * 2.0**-24
@@ -71,12 +72,15 @@ class Probes:
           rows: a multiple of GROUP; always the same, since another one compiles again.
         """
         if len(block) < rows:
+            # Zeros keep the one shape that is compiled; `candidates` leaves them out by their rows.
             block = np.concatenate([block, np.zeros((rows - len(block), block.shape[1]), "f4")])
         return _score(self._low, self._place(block))
 
     def bound(self, scored: ScoredBlock) -> np.ndarray:
         """Returns [probes] bounds on the distance of the block's scores from the cosines."""
+        # The error was measured in float32, and may be rounded down.
         error = 1.001 * float(scored.error)
+        # |v'| is at most 1 + error.
         return self._lost * (1.0 + error) + error + self._rounding
 
     def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
@@ -87,7 +91,9 @@ class Probes:
           thresholds: [probes].
           rows: how many rows of the block are real.
         """
+        # Everything that may reach the threshold passes; no score is trusted as it is.
         lowest = thresholds - self.bound(scored)
+        # Groups first, so that the host looks at few of all scores.
         probes, groups = np.nonzero(np.asarray(scored.highest) >= lowest[:, None])
         scores = np.asarray(scored.scores)
         scores = scores.reshape(len(scores), -1, GROUP)[probes, groups]
@@ -100,6 +106,7 @@ class Probes:
 @jax.jit
 def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
     norms = jnp.sqrt(jnp.sum(jnp.square(block), axis=1))
+    # Padding has norm zero. Real features of norm zero are refused by the caller.
     unit = block / jnp.where(norms > 0, norms, 1.0)[:, None]
     low = unit.astype(probes.dtype)
     error = jnp.sqrt(jnp.max(jnp.sum(jnp.square(low.astype(jnp.float32) - unit), axis=1)))
@@ -107,6 +114,7 @@ def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
         probes,
         low,
         (((1,), (1,)), ((), ())),
+        # float32 operands must not be rounded again, which the bound does not count.
         precision="highest",
         preferred_element_type=jnp.float32,
     )
@@ -128,6 +136,7 @@ def exact_cosines(
     cosines = np.empty(of_first.size, np.float32)
     for start in range(0, of_first.size, PAIRS):
         part = slice(start, start + PAIRS)
+        # In float64, since ranks and thresholds compare these scores for equality.
         a = first[of_first[part]].astype(np.float64)
         b = second[of_second[part]].astype(np.float64)
         squares = np.einsum("pd,pd->p", a, a) * np.einsum("pd,pd->p", b, b)
@@ -165,6 +174,7 @@ class MateRanks:
 
     def add(self, probes: np.ndarray, scores: np.ndarray) -> None:
         """Takes in [scores] gallery scores of [scores] probes; those below `wanted` may lack."""
+        # Lower scores change no rank that is told apart.
         reaching = scores >= self.wanted[probes]
         self._pending.append(_keys(probes[reaching], scores[reaching]))
         if sum(part.size for part in self._pending) > PENDING:
@@ -178,6 +188,7 @@ class MateRanks:
         return ranks
 
     def _update(self) -> None:
+        # NumPy concatenates no empty list.
         keys = np.concatenate([np.empty(0, np.int64), *self._pending])
         # A score counts for the pairs of its probe up to its place among them.
         places = np.searchsorted(self._keys, keys, side="right")
@@ -194,5 +205,7 @@ class MateRanks:
 def _keys(probes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """int64 that sort by probe, then by float32 score."""
     bits = (np.float32(scores) + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0.
+    # The bits of negative floats fall as the numbers rise, so that all but the sign are flipped.
     ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    # One key in place of two, because searchsorted takes one.
     return (probes.astype(np.int64) << 32) + ordered

@@ -86,9 +86,11 @@ class ScoreStream:
           ValueError: a score has another type, is not finite or lies outside [-1, 1].
         """
         if genuine is not None:
+            # Copies, since a chunk is a view that would keep the caller's whole block in memory.
             self._genuine.extend(chunk.copy() for chunk in self._chunks(genuine, "genuine"))
         if impostors is not None:
             for chunk in self._chunks(impostors, "impostor"):
+                # int64 counts: the pairs of a large gallery pass int32.
                 self.histogram += np.bincount(_bins(chunk), minlength=BINS)
                 self.tail.add(chunk)
 
@@ -103,19 +105,24 @@ class ScoreStream:
     def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """`impostor_threshold` of all scores seen, up to `exact_far`; a bin edge above it."""
         self._check_both_kinds()
+        # float64, since float32 cannot tell the counts of many million impostors apart.
         far = np.asarray(far, np.float64)
         allowed = allowed_impostors(far, self.num_impostors, rule)
+        # Place k is in the tail, or all are accepted and no place is read.
         exact = (allowed < self.tail.size) | (allowed >= self.num_impostors)
         from_tail = impostor_threshold(
             self.tail.scores(),
+            # A rate that the tail cannot answer gets a harmless one; its result is not used.
             np.where(exact, far, 0.0),
             rule=rule,
             num_impostors=self.num_impostors,
         )
         at_least = np.cumsum(self.histogram[::-1])  # Impostors in the highest 1, 2, ... bins.
         if rule == "strict":
+            # The bins that hold at most k impostors: the edge below them is never too low.
             bins = np.searchsorted(at_least, allowed, side="right")
         else:
+            # The bin that holds the k-th impostor is taken in, with all that are tied with it.
             bins = np.searchsorted(at_least, allowed, side="left") + 1
         return np.where(exact, from_tail, (1.0 - bins * RESOLUTION).astype(self.dtype))[()]
 
@@ -149,6 +156,7 @@ class ScoreStream:
             raise ValueError(f"expected {self.dtype} {name} scores, found {scores.dtype}")
         for start in range(0, scores.size, CHUNK):
             chunk = checked_scores(scores[start : start + CHUNK], name)
+            # The extremes tell, without an array of bools.
             low, high = chunk.min(), chunk.max()
             if low < -1 - SLACK or high > 1 + SLACK:
                 raise ValueError(
@@ -175,8 +183,10 @@ def stream_all_pairs(
     """
     order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
     labels, images = labels[order], len(unit)
+    # Every tile has one shape, so that the product is compiled once.
     padded = np.zeros((-(-images // TILE) * TILE, unit.shape[1]), unit.dtype)
     padded[:images] = unit[order]
+    # One more than the rate allows: "strict" reads the first score that is refused.
     stream = ScoreStream(tail=int(exact_far * images * (images - 1) / 2) + 1, dtype=unit.dtype)
     starts = range(0, images, TILE)
     tiles = ((i, j) for i in starts for j in starts if i <= j)
@@ -184,12 +194,15 @@ def stream_all_pairs(
         (i, j, product(padded[i : i + TILE], padded[j : j + TILE], place)) for i, j in tiles
     )
     for i, j, scores in one_ahead(products):
+        # Without the scores of padding, which would be impostors at zero.
         scores = np.asarray(scores)[: images - i, : images - j]
         rows, columns = labels[i : i + TILE, None], labels[None, j : j + TILE]
+        # Labels rise, so that such a tile has no same pair, and needs no masks.
         if rows[-1, 0] < columns[0, 0]:
             stream.add(impostors=scores)
         else:
             same = rows == columns
+            # On the diagonal only below it: each pair once, and no image with itself.
             once = np.tri(*scores.shape, k=-1, dtype=bool) if i == j else True
             stream.add(genuine=scores[same & once], impostors=scores[~same & once])
     return stream
@@ -199,4 +212,5 @@ def _bins(scores: np.ndarray) -> np.ndarray:
     # A power of two scales without rounding, so that the edges are exact.
     place = np.floor(scores * scores.dtype.type(BINS // 2))
     place += BINS // 2
+    # Clipped: 1.0 and a cosine that rounding took beyond an end belong to the last bins.
     return np.clip(place, 0, BINS - 1, out=place).astype(np.intp)

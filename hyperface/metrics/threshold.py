@@ -31,6 +31,7 @@ def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
       ValueError: they are not one row, there is none, or one is not finite.
     """
     scores = np.asarray(scores)
+    # float16 is the least type: whole numbers become floats, and float32 stays.
     scores = scores.astype(np.result_type(scores, np.float16), copy=False)
     if scores.ndim != 1 or not scores.size:
         raise ValueError(f"expected [pairs] {name} scores, found {scores.shape}")
@@ -110,6 +111,7 @@ def impostor_threshold(
         raise ValueError(f"expected at most {total} impostor scores, found {impostors.size}")
     allowed = allowed_impostors(far, total, rule)
     above = (allowed == 0) | (rule == "strict")
+    # Where all are accepted any place will do; the last line does not use it.
     place = np.where(allowed >= total, 0, np.where(above, allowed, allowed - 1))
     if place.max(initial=0) >= impostors.size:
         raise ValueError(
@@ -121,7 +123,9 @@ def impostor_threshold(
         at_place = np.partition(impostors, position.item())[position]
     else:
         at_place = np.sort(impostors)[position]
+    # In the scores' own type: the next float64 would be rounded back to the score.
     lowest = np.where(above, np.nextafter(at_place, np.array(np.inf, impostors.dtype)), at_place)
+    # Where all are accepted there is no refused score to stand above.
     return np.where(allowed >= total, np.array(-np.inf, impostors.dtype), lowest)[()]
 
 

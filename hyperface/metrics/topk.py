@@ -29,9 +29,11 @@ class Tail:
 
     def add(self, scores: np.ndarray) -> None:
         """Adds [scores], which have the tail's dtype."""
+        # Scores equal to the cut may go: as many at least as high are kept already.
         high = scores[scores > self.cut]
         self._kept.append(high)
         self._held += high.size
+        # Twice the size, so that the cost of a partition is spread over as many scores.
         if self._held >= 2 * self.size:
             self._shrink()
 

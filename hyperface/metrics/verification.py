@@ -113,6 +113,7 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     together = max(1, BLOCK_BYTES // (unit.itemsize * unit.shape[1]))
     for start in range(0, first.size, together):
         part = slice(start, start + together)
+        # In blocks, since the gathered features of all pairs may not fit into memory.
         scores[part] = np.einsum("pd,pd->p", unit[first[part]], unit[second[part]])
     return scores
 
@@ -131,6 +132,7 @@ def deal_folds(same: Same, folds: int) -> Folds:
         )
     fold = np.empty(same.size, np.int64)
     for kind in (same, ~same):
+        # Each kind for itself, so that every fold has both.
         fold[kind] = np.arange(kind.sum()) % folds
     return fold
 

@@ -76,6 +76,7 @@ class IResNet(Backbone):
         x = feature(x)
         if self.folded:
             return x.astype(jnp.float32)
+        # In float32 whatever the layers compute in: the losses need the digits.
         return norm("norm_feature", x, scaled=False, dtype=jnp.float32)
 
 

@@ -64,6 +64,7 @@ class LeNet(Backbone):
         x = feature(self.flat(x, images, "feature"))
         if self.feature_prelu:
             x = PReLU(self.shared_slopes, name="prelu_feature")(x)
+        # Features are float32 whatever the layers compute in: the losses need the digits.
         return x.astype(jnp.float32)
 
 

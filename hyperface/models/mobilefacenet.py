@@ -92,6 +92,7 @@ class MobileFaceNet(Backbone):
         x = _Conv(shared, self.last, name="conv3")(x, counted)
         x = _Global(shared, name="global")(self._checked(x, images), counted)
         x = _Conv(shared, self.feature_dim, prelu=False, name="feature")(x, counted)
+        # Features are float32 whatever the layers compute in: the losses need the digits.
         return x.astype(jnp.float32)
 
     def _checked(self, x: jax.Array, images: jax.Array) -> jax.Array:

@@ -59,9 +59,11 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         if not train:
             factor = jax.lax.rsqrt(variance.value + EPSILON) * scale
+            # In float32: a difference in bfloat16 has few digits where the mean is large.
             x = (x.astype(jnp.float32) - mean.value.reshape(row)) * factor.reshape(row)
             return (x + bias.reshape(row)).astype(self.dtype)
         counted = jnp.ones(x.shape[0], bool) if counted is None else counted
+        # The rule of `_normalized` contains the gradient by way of the statistics.
         center, spread, count = _statistics(jax.lax.stop_gradient(x), counted, axis_name)
         if not self.is_initializing():
             for average, found in ((mean, center), (variance, spread)):
@@ -86,6 +88,7 @@ def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Stat
     def total(values: jax.Array) -> jax.Array:
         return _over_devices(jnp.sum(jnp.where(mask, values, 0.0), axes), axis_name)
 
+    # A channel has one value per place, and an image has many places.
     count = _over_devices(jnp.sum(counted) * (x[0].size // x.shape[-1]), axis_name)
     divisor = jnp.maximum(count, 1).astype(x.dtype)
     mean = total(x) / divisor
@@ -138,6 +141,7 @@ def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tup
     axes = tuple(range(x.ndim - 1))
     row = (1,) * (x.ndim - 1) + mean.shape
     unit = (_wide(x) - mean.reshape(row)) * inverse.reshape(row)
+    # These stay this device's part: the step adds the parameters' gradients over the devices.
     to_bias, to_scale = jnp.sum(slope, axes), jnp.sum(slope * unit, axes)
     shared, along = (_over_devices(total, axis_name) / places for total in (to_bias, to_scale))
     back = shared.reshape(row) + unit * along.reshape(row)
@@ -149,6 +153,7 @@ def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tup
 
 def _no_cotangent(leaf: jax.Array) -> jax.Array | np.ndarray:
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    # JAX wants float0 for whole numbers and bools, which have no gradient.
     return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
 

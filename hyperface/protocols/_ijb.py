@@ -83,6 +83,7 @@ def read_ijb_templates(path: Path | str) -> Templates:
         names.append(line.image(fields[name]))
         boxes.append([_side(line, fields[columns[side]], side) for side in _BOX if has_box])
         template, person, _ = ids[-1]
+        # Later code takes one row for the person of a whole template.
         if people.setdefault(template, person) != person:
             raise line.fault(f"person {people[template]} of template {template}", str(person))
     template, subject, media = np.array(ids, np.int64).T

@@ -86,6 +86,7 @@ def _same(table: np.ndarray, templates: Templates | None) -> np.ndarray | None:
 
 
 def _same_subject(table: np.ndarray, template: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    # All images of a template show one person, so that its first row is enough.
     ids, rows = np.unique(template, return_index=True)
     first, second = subject[rows][np.searchsorted(ids, table[:, :2].T)]
     return first == second
@@ -94,6 +95,7 @@ def _same_subject(table: np.ndarray, template: np.ndarray, subject: np.ndarray) 
 def _repeated(table: np.ndarray) -> np.ndarray:
     """Returns [pairs] bool: True where an earlier pair has the same two templates."""
     first, second = table[:, 0], table[:, 1]
+    # One number per pair, smaller id first, so that either order is the same pair.
     keys = np.minimum(first, second) << 32 | np.maximum(first, second)
     order = np.argsort(keys, kind="stable")
     repeated = np.zeros(keys.size, bool)
@@ -108,6 +110,7 @@ def _table(data: bytes, columns: int, separator: str | None, file: str, line: in
         raise found.fault("no blank line before the last line", "one")
     blocks, start = [], 0
     while start < len(data):
+        # Cut at the end of a line; `find` gives -1 in the last block, and the sum is then 0.
         end = data.find(b"\n", start + BLOCK_BYTES) + 1 or len(data)
         block = data[start:end]
         table = _digits(block.rstrip(b"\n"), columns, ord(separator or " "))
@@ -120,9 +123,11 @@ def _table(data: bytes, columns: int, separator: str | None, file: str, line: in
 
 def _digits(block: bytes, columns: int, separator: int) -> np.ndarray | None:
     """Returns the numbers if the text is digits and single separators only, else None."""
+    # The last line gets an end, so that every field has a mark behind it.
     text = np.frombuffer(block + b"\n", np.uint8)
     marks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
     lengths = np.diff(marks, prepend=-1) - 1
+    # Only blocks that are plainly right are read fast; the slow reader names what is wrong.
     if marks.size % columns or lengths.min() < 1 or lengths.max() > len(str(LARGEST)):
         return None
     pattern = [separator] * (columns - 1) + [ord("\n")]

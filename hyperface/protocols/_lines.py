@@ -42,6 +42,7 @@ class Line(NamedTuple):
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
         """Returns a whole number in [least, most], in plain digits."""
+        # `int` also takes digits of other scripts, underscores and signs, which are mistakes here.
         plain = token.isascii() and token.isdigit() and len(token) <= len(str(LARGEST))
         if not plain or not least <= int(token) <= most:
             limits = f"{least} to {most}" if most < LARGEST else f"{least} or more"
@@ -57,6 +58,7 @@ class Line(NamedTuple):
     def image(self, name: str) -> str:
         """Returns the name of an image: a path below the data set's folder, separated by /."""
         parts = name.split("/")
+        # Such a name could lead out of the data set's folder.
         if {"", ".", ".."} & set(parts) or "\\" in name or name[1:2] == ":":
             raise self.fault("an image's path below the data set's folder", shown(name))
         return name

@@ -77,6 +77,7 @@ def _variables(data: bytes) -> dict[str, Any]:
         kind, content, rest = _element(rest, form)
         if kind == _COMPRESSED:
             unpacked = _unpacked(content, min(left, LARGEST_VARIABLE))
+            # Each variable is bounded, and so are all of them together.
             left -= len(unpacked)
             kind, content, _ = _element(unpacked, form)
         if kind != _MATRIX:
@@ -88,6 +89,7 @@ def _variables(data: bytes) -> dict[str, Any]:
 
 def _unpacked(data: memoryview, limit: int) -> memoryview:
     stream = zlib.decompressobj()
+    # zlib takes a limit of 0 for none.
     unpacked = stream.decompress(data, limit) if limit else b""
     if not stream.eof:
         raise ValueError(f"a variable that is cut short or above {limit} bytes")
@@ -131,6 +133,7 @@ def _array(data: memoryview, form: _Form, depth: int) -> tuple[str, Any]:
 def _value(data: memoryview, form: _Form, kind: int, shape: tuple[int, ...], depth: int) -> Any:
     count = 1
     for size in shape:
+        # Python's whole numbers do not overflow, as a product in NumPy would.
         count *= size
     if kind == _CELL:
         return _cells(data, form, count, depth).reshape(shape, order="F")
@@ -145,11 +148,13 @@ def _value(data: memoryview, form: _Form, kind: int, shape: tuple[int, ...], dep
         return text
     if kind < 6 or stored not in _NUMBERS:
         raise ValueError(f"an array of class {kind} stored as type {stored}")
+    # MATLAB stores columns one after another.
     return np.frombuffer(content, form.order + _NUMBERS[stored]).reshape(shape, order="F")
 
 
 def _cells(data: memoryview, form: _Form, count: int, depth: int) -> np.ndarray:
     form.cells[0] -= count
+    # Each cell takes eight bytes at least, so that no count allocates more than the file holds.
     if count > len(data) // 8 or form.cells[0] < 0:
         raise ValueError(f"{count} cells in {len(data)} bytes, of at most {LARGEST_CELLS} in all")
     cells = np.empty(count, object)

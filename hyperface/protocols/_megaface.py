@@ -112,6 +112,7 @@ def read_devkit_feature(path: Path | str) -> np.ndarray:
     if len(data) < _HEADER.size:
         raise InputError(f"{path}: expected a header of 16 bytes, found {len(data)}.")
     rows, *kind = _HEADER.unpack_from(data)
+    # OpenCV's header of a matrix: one column, four bytes a number, of its type float32.
     if rows < 1 or kind != [1, 4, _FLOAT32]:
         raise InputError(
             f"{path}: expected the header rows, 1, 4, {_FLOAT32}, found {[rows, *kind]}."
@@ -137,6 +138,7 @@ def write_devkit_feature(path: Path | str, feature: np.ndarray) -> None:
     Raises:
       ValueError: it is not a vector of numbers that are finite in float32.
     """
+    # Too large a float64 becomes an infinity, which is refused below.
     with np.errstate(over="ignore"):
         stored = np.asarray(feature).astype("<f4")
     if stored.ndim != 1 or not stored.size or not np.all(np.isfinite(stored)):

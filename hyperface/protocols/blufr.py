@@ -185,6 +185,7 @@ def _check_trial(trial: Trial, images: int, number: int) -> None:
 
 def _spread(trials: np.ndarray) -> Spread:
     mean = float(trials.mean())
+    # One trial has no spread.
     std = float(trials.std(ddof=1)) if trials.size > 1 else float("nan")
     return Spread(trials, mean, std, mean - std)
 

@@ -40,6 +40,7 @@ class NamedFeatures(NamedTuple):
         places = {name: place for place, name in enumerate(self.names)}
         missing = sorted(set(wanted) - places.keys())
         if missing:
+            # Only some names, since the search compares each of them letter by letter.
             near = difflib.get_close_matches(missing[0], self.names[:20_000], n=1, cutoff=0.6)
             hint = f"; the nearest name there is {near[0]!r}" if near else ""
             raise InputError(
@@ -80,6 +81,7 @@ def array_digest(features: np.ndarray, text: str = "") -> str:
     """Returns sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
     total = hashlib.sha256(text.encode())
     for start in range(0, len(features), BLOCK):
+        # In blocks, so that no second copy of the features is made.
         total.update(np.ascontiguousarray(features[start : start + BLOCK]).data)
     return total.hexdigest()[:16]
 
@@ -106,6 +108,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
         )
     if not np.issubdtype(features.dtype, np.floating):
         raise InputError(f"{origin}: expected floats, found {features.dtype}.")
+    # float32 at least, in which the norm of half-precision features cannot overflow.
     features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
     if len(set(names)) != len(names):
         seen: set[str] = set()

@@ -93,6 +93,7 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
       >>> half.pairs.first.tolist(), half.pairs.second.tolist(), half.drawn
       ([0, 0, 1], [1, 2, 2], (1, 2))
     """
+    # Sorted by person, so that the number of a pair tells its two images by arithmetic.
     rows = rows[np.argsort(people[rows], kind="stable")]
     _, starts, counts = np.unique(people[rows], return_index=True, return_counts=True)
     each = counts * (counts - 1) // 2
@@ -111,6 +112,7 @@ def _numbers(rng: np.random.Generator, total: int, most: int) -> np.ndarray:
     """Numbers of pairs, rising: all, or `most` of them drawn at random."""
     if total <= most:
         return np.arange(total)
+    # Numbers of pairs and not pairs: all of them need never be in memory.
     return np.sort(rng.choice(total, most, replace=False, shuffle=False))
 
 

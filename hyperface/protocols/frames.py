@@ -71,6 +71,7 @@ def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
         raise ValueError(f"expected a video for each of {len(features)} frames, found {video.size}")
     order = np.argsort(video, kind="stable")
     ids, starts = np.unique(video[order], return_index=True)
+    # Rows and not copies: the frames of all videos may take gigabytes.
     return Videos(features, ids, np.split(order, starts[1:]))
 
 
@@ -110,6 +111,7 @@ def video_similarities(
     found = VideoSimilarities(means, maxima, np.empty((first.size, BINS)))
     for pair, (one, other) in enumerate(zip(first, second, strict=True)):
         cosines = _unit_frames(videos, one, mean) @ _unit_frames(videos, other, mean).T
+        # Summed in float64: thousands of frame pairs are averaged.
         found.mean[pair] = cosines.mean(dtype=np.float64)
         found.max[pair] = cosines.max()
         found.histogram[pair] = _histogram(cosines)
@@ -125,6 +127,7 @@ def _unit_frames(videos: Videos, index: int, mean: np.ndarray | None) -> np.ndar
 
 def _histogram(cosines: np.ndarray) -> np.ndarray:
     """Returns [BINS] shares; a cosine of 1, or above 1 by rounding, falls in the last bin."""
+    # The cast rounds down, as the cosines plus 1 are positive up to rounding.
     bins = ((cosines.ravel() + 1.0) * (BINS / 2)).astype(np.intp)
     return np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS) / bins.size
 
@@ -184,10 +187,12 @@ def verify_videos(
     first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
     same, tested = checked_same(same), checked_folds(same, fold)
     tests = [fold == i for i in tested]
+    # Without a mean all folds share one set of similarities.
     sweeps = [(tests, None)]
     if subtract_mean:
         means = videos.means()
         sides = [positions(videos.ids, ids, "video") for ids in (first, second)]
+        # The mean must not know the held-out fold, so that each has its own similarities.
         sweeps = [([test], _mean_feature(means, sides, ~test)) for test in tests]
     scores, held_out = {rule: np.empty(same.size) for rule in RULES}, {rule: [] for rule in RULES}
     for sweep, (its_tests, mean) in enumerate(sweeps):

@@ -93,6 +93,7 @@ def check_template(template: str) -> None:
       InputError: the template is broken, or leaves one of them out.
     """
     try:
+        # Tried out: a template without one of the fields would give several images one name.
         names = {template.format(name=name, number=n) for name in ("A", "B") for n in (1, 2)}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         names = set()

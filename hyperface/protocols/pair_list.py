@@ -100,5 +100,6 @@ def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) 
                 "pair is in which fold: a CSV file with the first line first,second,same,fold and "
                 "folds from 0."
             )
+        # Multiplied first: folds then differ by one pair at most where the count is no multiple.
         fold[kind] = np.arange(count) * folds // max(1, count)
     return fold

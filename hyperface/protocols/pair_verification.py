@@ -103,11 +103,13 @@ def verify_pairs(
     checked_rows(second, len(features), "second")
     same = checked_same(same)
     held = checked_folds(same, fold, tested)
+    # Images in no pair must not enter the mean and the PCA.
     used, index = np.unique([first, second], return_inverse=True)
     one, other = index.reshape(2, -1)
     pairs = Pairs(one, other, same)
     fits = [2 * int(np.sum(fold != i)) for i in held]
     check_pca(rules.pca, min(used.size, *fits), features.shape[1])
+    # NaN marks pairs of folds that are not tested.
     scores, dims, held_out = np.full(same.size, np.nan), [], []
     folds = _fold_scores(features[used], pairs, fold, held, rules)
     for i, (similarities, dim) in zip(held, folds, strict=True):
@@ -135,9 +137,11 @@ def _fold_scores(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Similarities of all pairs and the dimensions compared, for each tested fold."""
     if rules.pca is None and not rules.subtract_mean:
+        # Nothing is fitted, so that all folds share the similarities.
         yield from repeat((_similarities(features, pairs, rules), features.shape[1]), tested.size)
         return
     if rules.pca is not None:
+        # Fewer dimensions with the same inner products, where there are fewer images than those.
         features = spanned(features)
     moments = fold_moments(
         features,
@@ -159,6 +163,7 @@ def _similarities(features: np.ndarray, pairs: Pairs, rules: PairRules) -> np.nd
     cosines = cosine_scores(features, pairs)
     if rules.similarity == "cosine":
         return cosines
+    # Rounding may take the cosine of equal features above 1.
     return -np.sqrt(np.maximum(0.0, 2.0 - 2.0 * cosines))
 
 

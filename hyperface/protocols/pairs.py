@@ -69,6 +69,7 @@ def read_pairs(
     if len(first) == 2:
         pairs = collect(_two_lines(lines, separator, folds or FOLDS), repeats=repeats)
         blocks = _in_blocks(pairs, folds, path, equal)
+        # Only same pairs name their fold here; where every label is 0 or 1 it is no fold.
         named = pairs.same & (pairs.fold.max() > 0)
         return blocks._replace(fold=np.where(named, pairs.fold, blocks.fold))
     return _in_blocks(collect(_plain(lines, separator), repeats=repeats), folds, path, equal)

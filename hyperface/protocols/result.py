@@ -108,6 +108,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
+    # JSON has neither NaN nor infinity.
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
@@ -128,6 +129,7 @@ def hardest(
     """
     same, worst_of_kind = checked_same(same), []
     for kind, sign in ((~same, -1.0), (same, 1.0)):
+        # A pair of a fold that is not tested has no score.
         rows = np.flatnonzero(kind & np.isfinite(scores))
         worst = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
         worst_of_kind.append(

@@ -70,6 +70,7 @@ def score_templates(
         steps += [f"split {number}: {step}" for step in found.steps]
         scores.append(found.scores)
         same.append(pairs.same)
+    # One split has no spread.
     spread = np.std(rates, axis=0, ddof=1) if len(rates) > 1 else [None] * len(FARS)
     fewest = min(int(np.sum(~kind)) for kind in same)
     figures = {
@@ -219,6 +220,7 @@ def _apart(gallery: Templates, probes: Templates) -> Templates:
     assert gallery.subject is not None  # `score_search` asks for people of both.
     assert probes.subject is not None
     return Templates(
+        # Both sides may use the same ids: even and odd numbers keep them apart.
         np.concatenate([2 * gallery.template, 2 * probes.template + 1]),
         np.concatenate([gallery.subject, probes.subject]),
         np.concatenate([gallery.media, probes.media]),

@@ -40,6 +40,7 @@ class GroupedTemplates(NamedTuple):
 
     def means(self) -> np.ndarray:
         """Returns the mean of each template's features at unit length, [templates, dim]."""
+        # The sum has the direction of the mean, and the length goes anyway.
         return unit_rows(np.add.reduceat(self.features, self.starts[:-1], axis=0))
 
 
@@ -64,12 +65,14 @@ def group_templates(
         raise ValueError(
             f"expected a template for each of {len(unit)} images, found {keys[0].size}"
         )
+    # lexsort takes the most important key last.
     order = np.lexsort(keys[::-1])
     unit, keys = unit[order], [key[order] for key in keys]
     steps = ("images scaled to unit length",)
     if media is not None:
         changes = np.any([np.diff(key) != 0 for key in keys], axis=0)
         starts = np.append(0, np.flatnonzero(changes) + 1)
+        # Sums over whole runs, since images are sorted by template and medium.
         pooled = unit_rows(np.add.reduceat(unit, starts, axis=0))
         steps = (*steps, f"{len(unit)} images averaged within {len(pooled)} media, to unit length")
         unit, keys = pooled, [keys[0][starts]]
@@ -243,6 +246,7 @@ def _blocks(templates: GroupedTemplates, index: np.ndarray, beside: int) -> Iter
     start = 0
     while start < index.size:
         before = ends[start - 1] if start else 0
+        # At least one template, even where it alone is larger than a block.
         stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
         yield slice(start, stop)
         start = stop
@@ -269,9 +273,11 @@ def _fused(
         down = np.add.reduceat(values, one_starts, axis=0)
         return np.add.reduceat(down, other_starts, axis=1)
 
+    # exp of at most 0: a common factor of all weights cancels, and nothing overflows.
     step = np.exp(cosines - 1.0)
     weights, score = step, 0.0
     for _ in range(gammas):
         score = score + total(weights * cosines) / total(weights)
+        # The next gamma's weights by one product in place of an exponential.
         weights = weights * step
     return np.asarray(score)

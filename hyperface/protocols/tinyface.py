@@ -67,6 +67,7 @@ def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeop
     expected = f"{cells.size} whole numbers in {kind}_ids, one per name"
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iuf" or ids.size != cells.size:
         raise InputError(f"{path}: expected {expected}, found others.")
+    # MATLAB stores whole numbers as doubles.
     if not np.all((np.abs(ids) < 2**31) & (ids == np.floor(ids))):
         raise InputError(f"{path}: expected {expected}, found others.")
     names: dict[str, int] = {}
@@ -115,6 +116,7 @@ def search_mates(
             f"{probe_people[lonely[0]]} ({lonely.size} probes in all)"
         )
     ranks, precision = np.empty(len(unit), np.int64), np.empty(len(unit))
+    # In blocks, since all scores of all probes may not fit into memory.
     for start in range(0, len(unit), BLOCK_PROBES):
         rows = slice(start, start + BLOCK_PROBES)
         scores = np.asarray(product(unit[rows], columns, place))
@@ -135,6 +137,7 @@ def _search(mates: np.ndarray, others: np.ndarray) -> tuple[int, float]:
     """
     mates = np.sort(mates)[::-1]
     found = np.arange(1, mates.size + 1)
+    # >=, so that ties count against the mates.
     places = found + np.array([np.count_nonzero(others >= score) for score in mates])
     before = np.where(places > 1, (found - 1) / np.maximum(places - 1, 1), 1.0)
     return int(places[0]), float(np.mean((found / places + before) / 2))

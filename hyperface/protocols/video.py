@@ -88,6 +88,7 @@ def _score_halves(
     """
     people = [image.partition("/")[0] for image in named.names]
     places: dict[str, list[int]] = {}
+    # By name, so that the videos do not depend on the order of the features.
     for place in np.argsort(named.names):
         places.setdefault(people[place], []).append(int(place))
     chosen = [person for person, found in places.items() if len(found) >= FRAMES]
@@ -118,6 +119,7 @@ def half_pairs(people: Sequence[str]) -> PairList:
 
     Both people of a pair are in the same fold. Folds are drawn at random, but always the same.
     """
+    # A fixed seed, so that the folds are the same in every run.
     dealt = np.random.default_rng(0).permutation(len(people))
     first, second, same, fold = [], [], [], []
     for number in range(FOLDS):

@@ -142,6 +142,7 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
     # Linen returns a tuple where collections are mutable, and here none is.
     apply = embedder(cast(Callable[[Any, jax.Array], jax.Array], network.apply), merge)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
+    # Once, or each batch would carry the parameters to the devices again.
     variables = mesh.put_whole(variables)
     at = "" if saved.step is None else f" at step {saved.step}"
     of = "" if saved.trained_on is None else f", trained on {saved.trained_on}"
@@ -205,6 +206,7 @@ def _reserve(path: Path, size: int) -> None:
     """
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
+            # A full disk is an error here; in a mapped file it would kill the process later.
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             for start in range(0, size, BLOCK):
@@ -240,6 +242,7 @@ def embed_into(
             part: Embeddings = embed_split(
                 lambda _, images: network.apply(images), None, [batch], devices
             )
+            # Refused at the first batch and not after all of them.
             if not (np.isfinite(part.norms).all() and part.norms.all()):
                 raise InputError(
                     f"{split.dataset}: expected finite features above zero, found others: has the "
@@ -248,6 +251,7 @@ def embed_into(
             if features is None:
                 shape = len(names), part.features.shape[1]
                 _reserve(path, 4 * shape[0] * shape[1])
+                # In a file, since the features of a large set may not fit into memory.
                 features = np.memmap(path, np.float32, "r+", shape=shape)
             block = slice(done, done + len(part.labels))
             features[block], labels[block] = part.features, part.labels

@@ -44,6 +44,7 @@ def score_own_test(options: Evaluate) -> None:
         )
     _check_options(options)
     out = options.out or options.source
+    # Before anything is computed, since a refusal afterwards would cost the result.
     owned.check_free(out / RESULTS)
     with Checkpoints(folder, read_only=True) as stored:
         step, experiment, state = stored.read(lambda step: (step, *restored(stored, step)), *steps)
@@ -95,6 +96,7 @@ def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
     experiment, data = experiments.of_run(meta["experiment"], stored.run), meta["data"]
     like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
     placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
+    # Padding rows are of the devices and not of the run.
     return experiment, parallel.whole_classes(stored.restore(step, like, placed))
 
 

@@ -113,6 +113,7 @@ def _scratch(stack: contextlib.ExitStack, out: Path | None) -> Path:
         try:
             return stack.enter_context(owned.scratch(out))
         except OSError as error:
+            # Where `out` cannot be written, the folder of the system for such files perhaps can.
             if error.errno not in program.OF_THE_DISK:
                 raise
     return Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -122,6 +123,7 @@ def _write_calibration(
     out: Path, tasks: Sequence[Task], results: Mapping[str, Result], features: "FeatureCache"
 ) -> None:
     """Writes the calibration of a network on images as they are; an earlier one is removed."""
+    # One of an earlier evaluation would pass for this one's.
     owned.remove(out / CALIBRATION)
     for task in tasks:
         fitted = results[task.name].calibration
@@ -260,6 +262,7 @@ class FeatureCache:
         if images.dataset is not None or path.suffix.lower() == ".npz":
             named = self.of(images)
             return Distractors(named.features, list(named.names))
+        # Mapped, since a million distractors may not fit into memory.
         features = open_npy(path, mapped=True)
         with path.open("rb") as file:
             self.digests[str(images)] = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -89,6 +89,7 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
         train_one(task)
     groups = [task for task in tasks if task.experiment.name == first.experiment.name]
     baselines = [_baselines(task, network) for task in groups]
+    # Every process took part in the collectives of scoring; one alone writes.
     if not processes.is_writer():
         return TrainedRun(first.folder, network, {})
     if len(groups) == 1:
@@ -137,6 +138,7 @@ def _trained_state(task: Task) -> TrainState:
 def _snapshot_results(task: Task, state: TrainState) -> list[Result]:
     """Returns the scores of a run's snapshots, those of the last step at the end."""
     experiment = task.experiment
+    # The run is over, and scoring must not change what it saved.
     with Checkpoints(task.folder / "checkpoints", read_only=True) as checkpoints:
         earlier = [restored(checkpoints, step)[1] for step in experiment.snapshot_steps()[:-1]]
     return [

@@ -44,6 +44,7 @@ def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
     """
     squares: list[jax.Array | float] = [0.0, 0.0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        # Only split rows are added up below; replicated arrays would count once per device.
         squares[split_axis is not None and has_class_rows(path, loss)] += jnp.sum(leaf**2)
     replicated, split = squares
     if split_axis is None:
@@ -84,6 +85,7 @@ def sample(
         drawn = losses.sample_classes(
             key, global_labels, rows, rate=loss.sample_rate, axis_name=axis_name
         )
+        # The last devices may draw rows of padding, which are no class.
         is_class = shards.first_class(rows, axis_name) + drawn.rows < num_classes
         drawn = drawn._replace(present=drawn.present & is_class)
     return drawn._replace(labels=shards.this_device_part(drawn.labels, axis_name, labels.size))

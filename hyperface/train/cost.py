@@ -71,15 +71,18 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
       >>> print(memory_estimate(run, 8, shard_agents=True).agents / 2**20)
       2441.40625
     """
+    # Rounded up, as padding makes every device hold the same number.
     rows = -(-sizes.num_classes // num_devices) if shard_agents else sizes.num_classes
     images = -(-sizes.batch_size // num_devices)
     agents = rows * sizes.class_params
     similarities = 4 * rows * (sizes.batch_size if shard_agents else images)
     if similarities > max(sizes.memory_budget, ONE_BLOCK_BYTES):
+        # Too many to be saved, so that the scan holds one block of them at a time.
         similarities = min(similarities, block_bytes())
     return Memory(
         agents=agents,
         agent_state=rows * sizes.class_state,
+        # Rows that are not sampled have no gradient.
         gradients=round(agents * sizes.sample_rate) + sizes.other_params,
         backbone=sizes.other_state,
         activations=images * sizes.activations,
@@ -93,6 +96,7 @@ def devices_that_do(sizes: Sizes, limit: int) -> int | None:
     Only numbers that split the batch evenly count; None where none of them does.
     """
     for devices in range(1, sizes.batch_size + 1):
+        # Both are refused later, so that such a number would be bad advice.
         if sizes.batch_size % devices or devices > sizes.num_classes:
             continue
         if memory_estimate(sizes, devices, shard_agents=True).total <= limit:
@@ -184,6 +188,7 @@ def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
         residuals = jax.tree.leaves(jax.eval_shape(kept, variables, shape))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
+    # The difference leaves out what does not grow with the batch, such as the kernels.
     return size(2) - size(1)
 
 

@@ -57,6 +57,7 @@ class Divergences:
         try:
             check_finite(step, metrics, nonfinite)
         except DivergenceError as error:
+            # After an update that overflowed, no state before it is left to go on from.
             if error.updated or self._on_nan != "skip" or not self._one_more(step):
                 raise
             log.warning(f"{error} Its update is left out.")
@@ -72,6 +73,7 @@ class Divergences:
         back = self._on_nan == "rollback" or (self._on_nan == "skip" and error.updated)
         if not back or not self._one_more(error.step):
             return False
+        # "skip" goes back only for the lost state, and leaves out no step but the bad one.
         first = saved + 1 if self._on_nan == "rollback" else error.step
         self.left_out |= set(range(first, error.step + 1))
         log.warning(f"{error} Back to step {saved}; updates left out: {first} to {error.step}.")
@@ -99,6 +101,7 @@ def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> N
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not bad:
         return
+    # One term that is NaN makes these NaN too, and they would hide its name.
     causes = [name for name in bad if name not in _CONSEQUENCES] or bad[:1]
     found = ", ".join(f"{name} = {metrics[name]}" for name in causes)
     where = f" Not finite: {nonfinite}." if nonfinite else ""
@@ -135,6 +138,7 @@ def nonfinite_groups(tree: Any) -> jax.Array:
     found = dict.fromkeys(GROUPS, jnp.zeros((), bool))
     labels = jax.tree.leaves(parameter_groups(tree))
     for label, leaf in zip(labels, jax.tree.leaves(tree), strict=True):
+        # Squares, as in the norms: a value whose square overflows must be named as well.
         found[label] |= ~jnp.isfinite(jnp.sum(jnp.square(leaf)))
     return jnp.stack(list(found.values())).astype(jnp.int32)
 
@@ -142,6 +146,7 @@ def nonfinite_groups(tree: Any) -> jax.Array:
 def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
     """Packs both results of `nonfinite_groups` into the bits of one int32."""
     bits = jnp.concatenate([gradients, parameters]) > 0
+    # One number, since metrics are scalars. Two bits per group leave room in an int32.
     return jnp.sum(bits << jnp.arange(bits.size, dtype=jnp.int32))
 
 

@@ -41,6 +41,7 @@ class StopRequest:
 
         On several processes it is the same step on all.
         """
+        # JAX's handler agrees on one step: processes that stopped apart would wait for each other.
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             return signal.SIGTERM.name
         return self.signal
@@ -67,8 +68,10 @@ def listening() -> Iterator[StopRequest]:
         nonlocal since
         if request.signal is None:
             request.signal, since = signal.Signals(number).name, time.monotonic()
+            # Not print: the signal may have interrupted a print, whose lock is then held.
             os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
         elif time.monotonic() - since > AGAIN:
+            # The old handler first: raised again, the signal must not come back here.
             restore()
             signal.raise_signal(number)
 

@@ -39,12 +39,15 @@ class MetricsLog:
         self._every = every
         self._sums: dict[str, float] = dict(position["sums"]) if position else {}
         self._steps: int = position["steps"] if position else 0
+        # The steps after the checkpoint are trained again, and would be logged twice.
         kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
         owned.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         events = folder / "tensorboard"
         owned.adopt(events)
         self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
+        # tensorboardX chooses the name of its file.
         with owned.recording(events):
+            # By `purge_step` TensorBoard drops the events of steps that are trained again.
             self._events = SummaryWriter(
                 str(events), purge_step=first_step + 1 if first_step else None
             )
@@ -83,6 +86,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Puts every line written so far on disk; a checkpoint must not be newer than its log."""
         self._lines.flush()
+        # On the disk before the checkpoint, which must not stand before its log.
         os.fsync(self._lines.fileno())
         self._events.flush()
 
@@ -127,6 +131,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Reads the complete lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
     if not path.exists():
         return []
+    # After the last newline there is nothing, or a line that a kill cut short.
     lines = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
@@ -185,6 +190,7 @@ class TrainingProgress:
         if self._bar:
             self._bar.seen = seen
             self._bar.update(self._task, completed=step)
+        # Seldom where no bar can be drawn: such output mostly goes into a file.
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._steps:
             self._last_line = now
             left = f"{(self._steps - step) / rate:.0f} s left" if rate else ""

@@ -84,8 +84,10 @@ def train(
       DivergenceError: a metric became NaN or infinite; unless "stop", for the 11th time.
       Interrupted: SIGTERM or SIGINT came, and the run is saved.
     """
+    # Everything that can fail without a compiled program fails before anything is written.
     check_path(workdir)
     split = checked_split(experiment, data_dir, profile_steps)
+    # Shapes alone, so that too large a run is refused before it takes memory.
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
         run_sizes(abstract, experiment.data.batch_size, split.image_shape),
@@ -98,6 +100,7 @@ def train(
     job = Job(experiment, split, workdir, meta, workers)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     with (
+        # The order counts: the writer locks and fills the folder before the others look into it.
         locked_run_folder(workdir, meta, file=file, fresh=fresh)
         if processes.is_writer()
         else contextlib.nullcontext(),
@@ -116,6 +119,7 @@ def train(
                 _check_snapshots(experiment, first_step, checkpoints)
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
                 log.info(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
+                # Checkpoints have no padding rows. They come back as zeros, which would count.
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
@@ -201,6 +205,7 @@ def _after_the_writer() -> Iterator[None]:
 
 
 def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> TrainState:
+    # The whole first batch in every process: R starts at its mean norm, and must do so everywhere.
     batch = next(_batches(experiment, split, 0))
     make = partial(create_state, experiment, split.num_classes)
     arguments = (batch["images"], batch["labels"], start and start.backbone)
@@ -240,6 +245,7 @@ def _run(
     def make(
         step: int, state: TrainState, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array] | None]:
+        # The batch was taken all the same, so that later steps see the images they always see.
         if step in divergences.left_out:
             return after(step, state), None
         return step_fn(state, batch)
@@ -263,6 +269,7 @@ def _run(
                 profiled.after(step, state.step)
                 pending = (step, metrics)
                 stop = request.reached(step)
+                # A signal is followed by a save, so that the run loses nothing.
                 if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
                     if not record.finish(*pending):
                         state = after(step, state)
@@ -271,10 +278,13 @@ def _run(
                 if stop:
                     raise Interrupted(step, stop)
         except DivergenceError as error:
+            # A save that is still under way may become the newest checkpoint.
             checkpoints.wait()
+            # Another process may see the folder of a shared file system a little later.
             newest = processes.broadcast_from_writer("newest", checkpoints.latest() or 0)
             if divergences.rolls_back(error, newest):
                 return None
+            # The state is still the one before the step, unless the update itself overflowed.
             if newest < error.step - 1 and not error.updated:
                 record.save(error.step - 1, after(error.step - 1, state))
             raise
@@ -291,6 +301,7 @@ def _step_fn(
 
 def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
     """Returns the state after `step` without its update; schedules go on with the step."""
+    # Placed as before: another sharding would compile the step again.
     values = jax.device_put((np.int32(step), np.bool_(False)), state.step.sharding)
     opt_state = with_updates(state.opt_state, step // accumulate)
     return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)

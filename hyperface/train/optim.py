@@ -54,11 +54,14 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
         for name in names
     }
     if loss.center.weight and loss.center.rule == "paper":
+        # The paper's rule has a rate of its own, which no schedule lowers.
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
     steps = optax.partition(chains, parameter_groups)
     if optimizer.clip is not None:
+        # Before the rest: weight decay is added later and is no part of the clipped length.
         steps = optax.chain(_clipped(optimizer.clip, loss), steps)
     if optimizer.accumulate > 1:
+        # Around all else: clipping and momentum see the gradient of the gathered batch.
         several = optax.MultiSteps(steps, optimizer.accumulate)
         # Optax annotates this update by its own state, which is a transformation's all the same.
         update = cast(optax.TransformUpdateExtraArgsFn, several.update)
@@ -73,6 +76,7 @@ def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArg
         updates: Any, state: Any, params: Any = None, *, split_axis: str | None = None, **_: Any
     ) -> tuple[Any, Any]:
         norm = global_norm(updates, loss, split_axis)
+        # optax's own clipping knows only the rows of one device.
         short = jax.tree.map(lambda x: jnp.where(norm < longest, x, x / norm * longest), updates)
         return short, state
 
@@ -90,11 +94,13 @@ def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientT
         return jnp.where(update * optimizer.accumulate >= first_step, 1.0, 0.0)
 
     descend, momentum = optax.scale_by_learning_rate(rate), optax.trace(optimizer.momentum)
+    # Between decay and momentum: frozen parameters do not decay and gather no velocity.
     gate = [optax.scale_by_schedule(open_gate)] if first_step else []
     inside = optimizer.rate_in_velocity
     return optax.chain(
         optax.add_decayed_weights(group.decay * optimizer.weight_decay),
         *gate,
+        # With the rate inside the velocity, a lower rate does not shrink the steps gathered before.
         *((descend, momentum) if inside else (momentum, descend)),
     )
 
@@ -117,6 +123,7 @@ def with_updates(opt_state: Any, updates: int) -> Any:
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         if getattr(path[-1], "name", None) != "count":
             return leaf
+        # With its old sharding, since another one would compile the step again.
         return jax.device_put(np.full(leaf.shape, updates, leaf.dtype), leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(at, opt_state)

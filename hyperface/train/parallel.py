@@ -42,8 +42,10 @@ def data_parallel_step(
         partial(train_step, axis_name=AXIS),
         axis_name=AXIS,
         in_axes=(None, 0),
+        # Takes the first device's copy. All are equal, because the step adds over the axis itself.
         out_axes=(None, None),
         devices=devices,
+        # Without donation the old and the new state would be in memory together.
         donate_argnums=(0,),
     )
 
@@ -52,6 +54,7 @@ def data_parallel_step(
 
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         check_batch_size(len(batch["labels"]), len(devices))
+        # The first batch only: the check reads every pixel.
         if not compiled:
             warn_of_range(batch["images"])
         split = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
@@ -85,6 +88,7 @@ def mesh_step(
     mesh = make_mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)
 
+    # Donated for the reason that `data_parallel_step` gives.
     @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def mapped(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         specs = _specs(state, split_classes)
@@ -93,6 +97,7 @@ def mesh_step(
             mesh=mesh,
             in_specs=(specs, PartitionSpec(AXIS)),
             out_specs=(specs, PartitionSpec()),
+            # The step names its collectives; with the check JAX would add sums of its own.
             check_vma=False,
         )(state, batch)
 
@@ -100,6 +105,7 @@ def mesh_step(
 
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         check_batch_size(len(batch["labels"]), mesh.local_mesh.size)
+        # Compared before the call: jit would compile a second time without a word.
         key = _signature((state, batch))
         if key not in compiled:
             _refuse_another(compiled, key)
@@ -146,6 +152,7 @@ def shapes_on_mesh(
     """Returns what `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
     mesh, rows = make_mesh(devices), state.distortion.size
     if split_classes:
+        # Every device must have the same number of rows.
         rows += -rows % mesh.size
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(
@@ -178,12 +185,14 @@ def whole_classes(state: TrainState) -> TrainState:
 def with_padding_unseen(state: TrainState) -> TrainState:
     """Returns the state with NaN as distortion of the padding rows beyond the last class."""
     num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
+    # A restored array has zeros in its padding.
     unseen = jax.jit(lambda x: x.at[num_classes:].set(jnp.nan), out_shardings=sharding)
     return state.replace(distortion=unseen(state.distortion))
 
 
 def _by_columns(mesh: jax.sharding.Mesh, columns: int) -> NamedSharding:
     """Returns a matrix split by columns over as many of the devices as they are a multiple of."""
+    # The classes may not divide among the devices, so that the columns are split instead.
     parts = math.gcd(columns, mesh.size)
     blocks = jax.sharding.Mesh(mesh.devices.reshape(parts, -1), (AXIS, "copies"))
     return NamedSharding(blocks, PartitionSpec(None, AXIS))
@@ -211,6 +220,7 @@ def _padded(state: TrainState, rows: int) -> TrainState:
     state = _with_rows(
         state, lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
     )
+    # Padded with zeros like the rest, these would count as classes with a distortion of 0.
     unseen = state.distortion.at[rows - missing :].set(jnp.nan)
     return state.replace(distortion=unseen)
 

@@ -37,6 +37,7 @@ class Profile:
           result: of it.
         """
         if self._recording and step >= self._last:
+            # Steps run after they were called: without waiting the trace would miss the last ones.
             jax.block_until_ready(result)
             self._stop()
 

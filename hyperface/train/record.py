@@ -62,6 +62,7 @@ class Record:
         saved: dict[str, Any] = checkpoints.meta(first_step) if first_step else {"log": None}
         self._position = saved["log"]
         self._mean_loss = RunningMean(saved.get("mean_loss"))
+        # After a rollback the checkpoint knows of fewer than this process.
         divergences.count = max(divergences.count, saved.get("divergences", 0))
         self._log = None
         if processes.is_writer():
@@ -81,6 +82,7 @@ class Record:
         last, sound, due = step == self._job.experiment.steps, True, False
         values: dict[str, float] = {}
         if metrics is not None:
+            # Here the host waits for the device, one step late.
             nonfinite = divergence.nonfinite_names(int(metrics["nonfinite"]))
             values = {name: float(x) for name, x in metrics.items() if name != "nonfinite"}
             sound = self._divergences.passes(step, values, nonfinite)
@@ -91,6 +93,7 @@ class Record:
         elif self._log is not None:
             due = self._log.skip(step, last=last)
         if due and self._log is not None:
+            # The schedule is a function of the steps before this one.
             line = self._log.write(step, learning_rate=float(self._rate(step - 1)))
             self._call_back(step, line)
         return sound
@@ -125,6 +128,7 @@ class Record:
             "divergences": self._divergences.count,
             "mean_loss": self._mean_loss.position(),
         }
+        # Without padding, so that the checkpoint fits any number of devices.
         whole = parallel.whole_classes(state)
         self._checkpoints.save(step, whole, self._job.meta | facts, score)
 

@@ -63,11 +63,13 @@ def locked_run_folder(
     """
     with contextlib.ExitStack() as stack:
         with _usable(workdir):
+            # The lock outlives `_usable`, whose message does not fit errors of the training.
             stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
             # A user's file of such a name would stop the run only after its last step.
             copies = (file.name,) if file else ()
             owned.check_free(*(workdir / name for name in (*WRITTEN, *copies)))
             if fresh:
+                # The marker stays, because it holds the lock.
                 owned.clear(workdir, keep_marker=True)
             _claim(workdir, meta, file)
         yield
@@ -161,7 +163,9 @@ def record_start(workdir: Path, first_step: int, steps: int) -> None:
 
 
 def _claim(workdir: Path, meta: dict[str, Any], file: Path | None) -> None:
+    # Before anything is written into a folder that may be another run's.
     check_same_run(workdir, meta)
+    # It tells of a run that has ended, and this one goes on.
     owned.remove(workdir / DIVERGED)
     config = meta if file is None else meta | {"file": _file_record(workdir, file)}
     text = json.dumps(config, indent=2) + "\n"

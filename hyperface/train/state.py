@@ -35,6 +35,7 @@ class EmbeddingNetwork(nn.Module):
         Raises:
           InputError: the backbone returns something else.
         """
+        # A backbone without batch norm does the same in training, and need not take these keywords.
         settings = {}
         if takes_batch(self.backbone):
             context = context or Context()
@@ -121,6 +122,7 @@ def create_state(
         _check_variables(variables, network)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         if backbone is not None:
+            # Heads start again from the features of the given backbone: R is their mean norm.
             features = network.backbone.apply(backbone, images)
             head = network.head.init(init_key, features, labels)
             params = params | {"backbone": backbone["params"]} | _named("head", head.get("params"))
@@ -137,7 +139,9 @@ def create_state(
         batch_stats=batch_stats,
         opt_state=opt_state,
         key=key,
+        # NaN, since zero would be a distortion that a class can have.
         distortion=jnp.full(num_classes, jnp.nan),
+        # A copy, because the step donates the state, and one buffer cannot be donated twice.
         average=jax.tree.map(jnp.copy, params) if experiment.optimizer.average else None,
         diverged=jnp.zeros((), bool),
         network=network,
@@ -155,6 +159,7 @@ def abstract_state(
 ) -> TrainState:
     """Returns the state's shapes and dtypes, which a checkpoint must match; nothing is computed."""
     batch = experiment.data.batch_size
+    # `eval_shape` also finds a backbone that does not fit, before anything is allocated.
     return jax.eval_shape(
         lambda images, labels: create_state(experiment, num_classes, images, labels),
         jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32),

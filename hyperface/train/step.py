@@ -55,6 +55,7 @@ def train_step(
     """
     loss, mask = state.network.head.loss, batch["mask"] > 0
     split_axis = axis_name if split_classes else None
+    # Class 0 is always in range. A label of padding need not be, and would make the loss NaN.
     labels = jnp.where(mask, batch["labels"], 0)
     context = _context(state, labels, mask, axis_name, split_classes=split_classes)
     full_state = (state.params, state.opt_state)
@@ -64,12 +65,15 @@ def train_step(
     grads = _summed_gradients(grads, loss, axis_name, split_axis)
     logged = objective.terms | {"feature_norm": l2_norm(forward.features)}
     sums = {name: jnp.sum(jnp.where(mask, x, 0.0)) for name, x in logged.items()}
+    # The total is weighted by the mask already.
     sums["loss"] = objective.total
     sums, count = _sum_over_devices((sums, jnp.sum(batch["mask"])), axis_name)
     divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
+    # Sums are divided once, by the count of all devices: a mean of means is wrong for uneven masks.
     grads = jax.tree.map(lambda g: g / divisor, grads)
     update = optax.with_extra_args_support(state.optimizer).update
     updates, opt_state = update(grads, opt_state, params, split_axis=split_axis)
+    # After the update, as in the released codes.
     params = _with_unit_agents(loss, optax.apply_updates(params, updates))
 
     distortion = _distortion(state, objective, labels, mask, axis_name, split_classes)
@@ -80,14 +84,17 @@ def train_step(
     # The new parameters are not looked at here: that would keep them all beside the old ones.
     is_finite = divergence.all_finite(metrics) & ~state.diverged
     params, opt_state = divergence.select_update(is_finite, (params, opt_state), previous)
+    # An update that overflows by itself shows here alone, after it was selected.
     metrics["parameter_norm"] = global_norm(params, loss, split_axis)
     metrics["nonfinite"] = _nonfinite(grads, params, split_axis)
     after = (forward.batch_stats, distortion, _averaged(state, params))
     before = (state.batch_stats, state.distortion, state.average)
+    # The moving averages must not take in a batch whose update is left out.
     batch_stats, distortion, average = divergence.select_update(is_finite, after, before)
     part = (params, opt_state)
     params, opt_state = class_rows.scatter_rows(full_state, part, loss, context.sample)
     return state.replace(
+        # A step that is left out is not counted, so that the host may give its number again.
         step=state.step + is_finite.astype(jnp.int32),
         params=params,
         batch_stats=batch_stats,
@@ -132,6 +139,7 @@ def _context(
 ) -> Context:
     """Returns the context that the heads get for this step, with its drawn classes and keys."""
     head = state.network.head
+    # From the run's key and the step alone, so that a resumed run draws the same.
     sample_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
     rows = state.distortion.size if split_classes else None
     return Context(
@@ -161,6 +169,7 @@ def _averaged(state: TrainState, params: Any) -> Any:
     if state.average is None:
         return None
     step = state.step.astype(jnp.float32)
+    # The average starts as a copy of the first parameters; a low decay forgets them soon.
     decay = jnp.minimum(state.decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(params, state.average, 1.0 - decay)
 
@@ -185,11 +194,13 @@ def _distortion(
     if objective.agent_distances is None:
         return state.distortion
     examples = (objective.agent_distances, labels, mask)
+    # One class may have examples on several devices, and each device must come to one average.
     if axis_name is not None:
         examples = jax.lax.all_gather(examples, axis_name, tiled=True)
     distances, labels, mask = examples
     if split_classes:
         at = shards.locate(labels, state.distortion.size, axis_name)
+        # Each device keeps the average of its own classes, and masks the others.
         labels, mask = at.row, mask & at.is_here
     return theory.updated_distortion(state.distortion, distances, labels, counted=mask)
 
@@ -211,6 +222,7 @@ def _summed_gradients(grads: Any, loss: Loss, axis_name: str | None, split_axis:
     """
     if split_axis is None:
         return _sum_over_devices(grads, axis_name)
+    # Adding those rows would mix different classes, which share a place on each device.
     return jax.tree_util.tree_map_with_path(
         lambda path, g: g if has_class_rows(path, loss) else jax.lax.psum(g, axis_name), grads
     )
@@ -218,6 +230,7 @@ def _summed_gradients(grads: Any, loss: Loss, axis_name: str | None, split_axis:
 
 def _nonfinite(grads: Any, params: Any, split_axis: str | None) -> jax.Array:
     """Returns the groups whose gradients or new values are not finite, as bits."""
+    # Only split rows differ between devices, so that only then the flags have to be added.
     groups = divergence.nonfinite_groups(grads), divergence.nonfinite_groups(params)
     return divergence.encode_groups(*_sum_over_devices(groups, split_axis))
 

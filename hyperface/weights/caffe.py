@@ -51,6 +51,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
             for index, blob in enumerate(blobs):
                 role = ROLES[index] if index < len(ROLES) else str(index)
                 key = f"{name}.{role}"
+                # Protocol buffers allow repetition; which of the two the network used is unknown.
                 if key in arrays:
                     raise WireError(f"two arrays are named {key!r}")
                 arrays[key] = blob
@@ -87,6 +88,7 @@ def _blob(message: memoryview, budget: Budget) -> np.ndarray:
         flat = values[0]
     else:
         flat = np.concatenate(values) if values else np.zeros(0, np.float32)
+    # math.prod has whole numbers of any size, where NumPy's product could overflow to a match.
     if flat.size == 0 or math.prod(shape) != flat.size:
         raise WireError(f"an array of shape {list(shape)} has {flat.size} numbers")
     return flat.reshape(shape)

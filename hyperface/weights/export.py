@@ -98,6 +98,7 @@ def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
     shape = (*export.symbolic_shape("batch"), *image_shape)
     with _without_paths():
+        # Lowered for each platform, since the file is used on other machines.
         traced = export.export(jax.jit(embed), platforms=PLATFORMS)
         return bytes(traced(jax.ShapeDtypeStruct(shape, jnp.float32)).serialize())
 
@@ -105,6 +106,7 @@ def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 @contextlib.contextmanager
 def _without_paths() -> Iterator[None]:
     """Leaves out where on this machine the code is: equal exports have equal bytes."""
+    # Debug information would carry this machine's paths into the file.
     names = {
         "jax_traceback_in_locations_limit": 0,
         "jax_hlo_source_file_canonicalization_regex": ".*",
@@ -115,6 +117,7 @@ def _without_paths() -> Iterator[None]:
             jax.config.update(name, value)
         yield
     finally:
+        # Settings of the whole process, which belong to the caller.
         for name, value in before.items():
             jax.config.update(name, value)
 
@@ -232,11 +235,13 @@ def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, in
     """
     rng = np.random.default_rng(0)
     largest = 0.0
+    # Two sizes, as a program may have kept the one that it was traced with.
     for batch in (1, 3):
         pixels = rng.integers(0, 256, (batch, *image_shape))
         images = jnp.asarray((pixels - 127.5) / 128, jnp.float32)
         a, b = np.asarray(expected(images)), np.asarray(found(images))
         if a.shape != b.shape:
             raise ValueError(f"expected features {a.shape}, found {b.shape}")
+        # Relative, because un-normalised features have any length.
         largest = max(largest, float(np.abs(a - b).max() / np.abs(a).max()))
     return largest

@@ -28,6 +28,7 @@ def seal(record: dict[str, Any]) -> str:
 def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
     """Returns the SHA-256 of a record's fields except "digest", in any order, and further bytes."""
     fields = {name: value for name, value in record.items() if name != "digest"}
+    # Sorted: the order of the fields may differ after reading, and means nothing.
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for data in more:
         total.update(data)

@@ -93,7 +93,9 @@ def sealed(data: bytes) -> bytes:
     """Returns a safetensors file with its fields in a fixed order and a digest of its content."""
     length = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    # Over the header without the digest, which cannot contain itself.
     header["__metadata__"]["digest"] = exported.digest(_described(header), body)
+    # Sorted, so that equal weights give equal files.
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # The numbers stay aligned.
     return len(text).to_bytes(8, "little") + text + body

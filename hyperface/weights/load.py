@@ -220,6 +220,7 @@ def _first_convolution(
     # trained-on pixel = gain * taken pixel + offset
     gain = np.float32(pixels.spread / trained_on.spread)
     offset = np.float32((pixels.center - trained_on.center) / trained_on.spread)
+    # Another centre of the pixels adds a constant, which only a bias can take up.
     if offset and bias not in arrays:
         raise InputError(
             f"{path}: expected pixels around {trained_on.center:g}, since its first convolution "
@@ -231,6 +232,7 @@ def _first_convolution(
             sums = kernel.sum((1, 2, 3)).reshape(arrays[bias].shape)
             changed[bias] = arrays[bias] + offset * sums
         if kernel.shape[1] == 3 and (trained_on.channels == "bgr") != (pixels.channels == "bgr"):
+            # The other order of the channels is the same sum over a kernel in that order.
             kernel = kernel[:, ::-1]
         changed[source] = kernel * gain
     if not all(np.isfinite(array).all() for array in changed.values()):
@@ -254,6 +256,7 @@ def _converted(
         array = array[0]
     array = array.reshape(1) if array.ndim == 0 and ndim == 1 else array
     if array.ndim == ndim:
+        # Files have [out, in, height, width], and Flax has [height, width, in, out].
         if entry.kind in ("conv", "first conv"):
             array = array.transpose(2, 3, 1, 0)
         elif entry.kind == "flat dense":
@@ -274,6 +277,7 @@ def _rows_first(array: np.ndarray, rows: tuple[int, int, int]) -> np.ndarray:
             f"expected a last map of {height} x {width} x {channels}, found {array.shape[1]} "
             "inputs: give the image_shape of the file's net"
         )
+    # The file's net flattened channels first, and ours flattens them last.
     array = array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
     return array.reshape(-1, array.shape[-1])
 

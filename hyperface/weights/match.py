@@ -153,6 +153,7 @@ class _Search:
             self._keep_norm(behind, norm, layer.norm, scaled=layer.scaled)
         elif norm is not None:
             factor, term = norm.as_affine()
+            # The norm becomes a part of the convolution, whose outputs are the first axis.
             weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
             bias = bias * factor + term
         if self._folded or layer.bias:

@@ -103,6 +103,7 @@ def read_graph(data: bytes) -> Graph:
     budget, graph, opset = Budget(), None, None
     for item in fields(memoryview(data), budget):
         if item.number == 7 and item.wire == BYTES:
+            # A second one would replace the first silently.
             if graph is not None:
                 raise WireError("it has two graphs")
             graph = item.value
@@ -196,6 +197,7 @@ def _node(message: memoryview, budget: Budget) -> Node:
             domain = text(value, "a domain")
     if not op or not names[2]:
         raise WireError("an operator has no name or makes nothing")
+    # An operator of another domain may share the name of a known one and do something else.
     if domain not in ("", "ai.onnx"):
         op = f"{domain}.{op}"
     return Node(op, tuple(names[1]), tuple(names[2]), attributes)
@@ -223,6 +225,7 @@ def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
 
 
 def _signed(value: int) -> int:
+    # The format stores negative numbers in two's complement, in ten bytes.
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -242,6 +245,7 @@ def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
             raw = item.value
         elif number in TYPED.values():
             typed.setdefault(number, []).append(item)
+        # The numbers are in another file, whose path the file chooses: it is not followed.
         elif number == 13 or (number == 14 and item.value != 0):
             outside = True
     if outside:
@@ -256,6 +260,7 @@ def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
         )
     dtype = np.dtype(DTYPES[kind])
     flat = numbers(raw, dtype) if raw is not None else _typed(typed.get(TYPED.get(kind), ()), dtype)
+    # math.prod has whole numbers of any size, where NumPy's product could overflow to a match.
     if math.prod(shape) != flat.size:
         raise WireError(f"the array {name!r} of shape {shape} has {flat.size} numbers")
     return name, flat.reshape(shape)

@@ -57,6 +57,7 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
     expect(isinstance(epsilon, float), node, "a number epsilon", epsilon)
     # A file has 1e-5 as float32 rounds it.
     epsilon = EPSILON if np.float32(epsilon) == np.float32(EPSILON) else epsilon
+    # In float64, as folding multiplies them before the one rounding to float32.
     scale, bias, mean, variance = (part.astype(np.float64) for part in parts)
     return Norm(scale, bias, mean, variance, epsilon)
 

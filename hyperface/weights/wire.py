@@ -83,6 +83,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
             size = 4 if wire == FIXED32 else 8
         else:
             raise WireError(f"byte {at} starts a field of unknown wire type {wire}")
+        # Compared before the slice, which would be cut short without an error.
         if number == 0 or at + size > len(message):
             raise WireError(f"a field of {size} bytes ends behind its message")
         yield Run(number, cast(Literal[1, 2, 5], wire), message[at : at + size])
@@ -96,6 +97,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
       WireError: the number is cut off or has more than 64 bits.
     """
     value = 0
+    # Ten bytes of seven bits hold 64 bits; a longer number is damage.
     for shift in range(0, 70, 7):
         if at >= len(message):
             raise WireError("it ends inside a number")
@@ -132,6 +134,7 @@ def numbers(value: memoryview, dtype: np.dtype) -> np.ndarray:
     """
     if len(value) % dtype.itemsize:
         raise WireError(f"{len(value)} bytes are no whole number of {dtype}")
+    # The format is little-endian, whatever the machine is.
     return np.frombuffer(value, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 

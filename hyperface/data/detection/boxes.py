@@ -74,9 +74,11 @@ def overlap(
       [n], from 0 to 1.
     """
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    # Clipped side by side: two negative sides would multiply to a positive area.
     shared = np.maximum(high - low, 0.0).prod(axis=1)
     area, areas = (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     whole = area + areas - shared if of == "union" else np.minimum(area, areas)
+    # A box without area overlaps nothing, and must not make 0 / 0.
     return shared / np.maximum(whole, 1e-9)
 
 
@@ -97,11 +99,13 @@ def suppressed(
     Returns:
       Indices of the boxes that stay, best score first; equal scores keep their order.
     """
+    # Stable, so that equal scores keep the order of the windows on every machine.
     order = np.argsort(-scores, kind="stable")
     kept = []
     while order.size:
         best, order = order[0], order[1:]
         kept.append(best)
+        # Only against boxes that stay: one that is suppressed suppresses no other.
         order = order[overlap(boxes[best], boxes[order], of) <= threshold]
     return np.array(kept, np.intp)
 

@@ -36,6 +36,7 @@ def checked(found: Any) -> Faces:
     """
     try:
         boxes, scores, landmarks = (np.asarray(part, np.float64) for part in found)
+        # A photo without a face may come as arrays without their other axes.
         boxes, landmarks = boxes.reshape(-1, 4), landmarks.reshape(-1, 5, 2)
         if scores.shape != (len(boxes),) or len(landmarks) != len(boxes):
             raise ValueError("numbers of faces that differ")
@@ -69,8 +70,10 @@ def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np
     boxes = faces.boxes[usable]
     half = np.array(shape[::-1]) / 2
     away = (boxes[:, :2] + boxes[:, 2:]) / 2 - half
+    # A detector of the user's may give a box with swapped sides, of negative area.
     sides = np.sqrt(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(axis=1))
     if which == "all":
+        # Stable, so that equal faces keep the detector's order.
         return usable[np.argsort(-sides, kind="stable")]
     if which == "largest":
         off_centre = np.clip(np.abs(away) / half, 0.0, 1.0).max(axis=1, initial=0.0)

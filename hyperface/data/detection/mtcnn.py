@@ -87,6 +87,7 @@ class Mtcnn:
             rows, columns, values = (np.concatenate(parts) for parts in zip(*own, strict=True))
             boxes = window_boxes(rows, columns, scale)
             best = _best(boxes, values[:, 0], 0.5)
+            # Suppressed before the correction, on the windows, and again over all levels below.
             kept.append((corrected(boxes[best], values[best, 1:]), values[best, 0]))
         if not kept:
             return np.zeros((0, 4))
@@ -109,6 +110,7 @@ class Mtcnn:
         values = self._run("onet", photo.windows(boxes, ONET_SIDE))
         passed = values[:, 0] > self.thresholds[2]
         boxes, scores = corrected(boxes[passed], values[passed, 1:5]), values[passed, 0]
+        # By the smaller box: a box inside of another one has a small overlap with both together.
         kept = _best(boxes, scores, 0.7, "smaller")
         boxes, scores = boxes[kept], scores[kept]
         again = squares(boxes)
@@ -121,6 +123,7 @@ class Mtcnn:
         found = []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
+            # Filled up to the one size that is compiled; the rest of the output is cut off.
             filled = np.zeros((size, *inputs.shape[1:]), np.uint8)
             filled[: len(batch)] = batch
             found.append(np.asarray(run(self.weights[network], filled))[: len(batch)])
@@ -162,6 +165,7 @@ def _passed(
     maps: np.ndarray, tile: Tile, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns row, column and P-net's values of each window of a tile that passes."""
+    # Tiles lie at even places, so that a window of a tile is one of the canvas.
     row, column = tile.row // STRIDE, tile.column // STRIDE
     height, width = grid(tile.height), grid(tile.width)
     values = maps[tile.canvas, row : row + height, column : column + width]
@@ -176,5 +180,6 @@ def _best(
     of: Literal["union", "smaller"] = "union",
 ) -> np.ndarray:
     """Non-maximum suppression among the boxes of the best scores, at most MOST."""
+    # Cut before the suppression, whose cost grows with the square of the boxes.
     order = np.argsort(-scores, kind="stable")[:MOST]
     return order[suppressed(boxes[order], scores[order], threshold, of)]

@@ -128,6 +128,7 @@ def _dense(weights: Weights, x: jax.Array) -> jax.Array:
 def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     kernel = weights[f"{name}/kernel"]
     bias = weights[f"{name}/bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+    # A convolution of 1 x 1 and a dense layer are the same product.
     return x @ kernel.reshape(kernel.shape[-2:]) + bias
 
 
@@ -138,10 +139,12 @@ def _prelu(weights: Weights, name: str, x: jax.Array) -> jax.Array:
 
 def _pool(x: jax.Array, side: int, padding: str) -> jax.Array:
     window, strides = (1, side, side, 1), (1, 2, 2, 1)
+    # -inf, so that padding never is the largest value.
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
 
 
 def _probability(weights: Weights, x: jax.Array) -> jax.Array:
     """Softmax over (no face, face), of which the second is kept."""
     logits = _linear(weights, "face", x)
+    # The softmax of two logits is the sigmoid of their difference, which cannot overflow.
     return jax.nn.sigmoid(logits[..., 1:] - logits[..., :1])

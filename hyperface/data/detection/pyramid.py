@@ -71,6 +71,7 @@ class Photo:
         """
         found = np.empty((len(boxes), side, side, 3), np.uint8)
         for place, box in enumerate(boxes):
+            # `transform` weighs four pixels: from a larger copy it would skip those in between.
             halvings = self._halvings((box[2] - box[0]) / side)
             part = self.copies[halvings].transform(
                 (side, side),
@@ -95,6 +96,7 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
     """
     sizes = []
     scale = PNET_SIDE / smallest
+    # A level must hold at least one window of P-net.
     while min(height, width) * scale >= PNET_SIDE:
         sizes.append((round(height * scale), round(width * scale)))
         scale *= FACTOR
@@ -118,6 +120,7 @@ def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
         for left in _starts(width)
     ]
     tiles, canvas, row, column, bottom = [], 0, 0, 0, 0
+    # The highest first: the first tile of a row sets its height, and little stays empty.
     for height, width, level, top, left in sorted(parts, key=lambda part: -part[0]):
         if column + width > CANVAS:
             row, column = bottom, 0
@@ -135,6 +138,7 @@ def grid(length: int) -> int:
 
 
 def _even(length: int) -> int:
+    # The next tile must start at a place where a window of P-net starts.
     return length + length % STRIDE
 
 

@@ -83,6 +83,7 @@ def find_landmarks(
         written; or the detector returned something else than faces.
     """
     indices = [i for i, name in enumerate(source.names) if keep is None or name in keep]
+    # Everything that the landmarks depend on: other parts must not be mixed in.
     what = [source.fingerprint, _described(detector), which, [source.names[i] for i in indices]]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     with owned.locked(folder, "being prepared"), owned.writing(folder):
@@ -93,6 +94,7 @@ def find_landmarks(
         parts = {start: folder / _part(key, start) for start in range(0, len(indices), PART)}
         _remove_parts(folder, keep={path.name for path in parts.values()})
         for start, path in parts.items():
+            # A part is written in one step, so that one that exists is whole.
             if path.exists():
                 continue
             lines: list[str] = []
@@ -114,6 +116,7 @@ def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> I
     try:
         faces = checked(detector(pixels))
     except Exception as error:
+        # The detector is the user's own code, so its error passes as it is.
         error.add_note(f"The photo is {name}.")
         raise
     taken = chosen(faces, pixels.shape[:2], which)
@@ -138,6 +141,7 @@ def _photos(
         waiting: deque[tuple[str, Future]] = deque()
         for index in indices:
             waiting.append((source.names[index], pool.submit(_decoded, *_read(source, index))))
+            # Taken out before the next is read, so that no more photos than this are in memory.
             if len(waiting) == AHEAD:
                 name, future = waiting.popleft()
                 yield name, future.result()
@@ -149,6 +153,7 @@ def _read(source: Source, index: int) -> tuple[bytes]:
     try:
         return (source.read(index),)
     except (ValueError, OSError):
+        # No bytes are no image either, so that both faults take one way.
         return (b"",)
 
 
@@ -201,6 +206,7 @@ def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
         "with_several": sum(int(row["faces"]) > 1 for row in rows),
         "unreadable": len(names) - len(rows),
     }
+    # The old file goes first, as beside the new summary it would look edited.
     owned.remove(folder / LANDMARKS)
     owned.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     owned.write_text(folder / LANDMARKS, text)
@@ -212,6 +218,7 @@ def _stored(folder: Path, key: str, replace: bool) -> Found | None:
     if not path.exists():
         return None
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
+    # Before the key is compared: hand-made work must not be lost to any option.
     if summary.get("digest") != digest(path):
         raise InputError(
             f"{path} was edited since it was written, and would be lost. Pass it by --landmarks in "

@@ -28,6 +28,7 @@ def look_raw(source: Source, detector: Detector) -> str:
       images look aligned, or if fewer than half of the sample show a face, so that nothing is
       known.
     """
+    # Spread over all, since neighbours are often images of one person.
     places = np.unique(np.linspace(0, len(source.names) - 1, SAMPLE).astype(int))
     found = [points for place in places for points in _points(source, int(place), detector)]
     if 2 * len(found) < len(places):
@@ -36,6 +37,7 @@ def look_raw(source: Source, detector: Detector) -> str:
     eyes = float(np.median(np.linalg.norm(points[:, 1] - points[:, 0], axis=1)))
     if eyes < EYES:
         return f"the eyes are {eyes:.2f} of the width apart, expected {EYES} or more"
+    # Medians, so that one wrong face in a small sample decides nothing.
     usual = np.median(points, axis=0)
     spread = float(np.median(np.linalg.norm(points - usual, axis=2))) / eyes
     if spread > SPREAD:

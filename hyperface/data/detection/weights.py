@@ -44,6 +44,7 @@ def installed_weights() -> Arrays:
     """
     try:
         files = importlib.metadata.distribution(DISTRIBUTION).files or []
+        # Imported to be sure that it is there, before any file is read.
         import lz4.frame  # noqa: F401
     except ImportError as error:  # PackageNotFoundError is one, too.
         raise InputError(
@@ -55,6 +56,7 @@ def installed_weights() -> Arrays:
     for network, digest in SHA256.items():
         path = found.get(f"{network}.lz4", Path(f"{network}.lz4"))
         data = read_bytes(path, LARGEST)
+        # Before the file is parsed.
         if hashlib.sha256(data).hexdigest() != digest:
             raise InputError(
                 f"{path}: expected the file of {DISTRIBUTION} {VERSION}, found another one. "
@@ -110,6 +112,7 @@ def _unpacked(data: bytes) -> bytes:
 
     unpacker = lz4.frame.LZ4FrameDecompressor()
     try:
+        # Bounded, since a few bytes may unpack to any number.
         found = unpacker.decompress(data, max_length=LARGEST)
     except RuntimeError as error:  # The package's only kind of error.
         raise ValueError(f"a damaged LZ4 frame ({error})") from None
@@ -170,10 +173,12 @@ def _array(machine: pickled.Machine, state: dict[str, Any]) -> np.ndarray:
         raise ValueError(f"an array before byte {machine.at} that is not a plain one in C order")
     if not isinstance(state["dtype"], _Float32) or not isinstance(shape, tuple):
         raise ValueError(f"an array before byte {machine.at} without type or shape")
+    # type() and not isinstance: a bool is an int too.
     if not all(type(side) is int and 0 <= side <= LARGEST for side in shape) or len(shape) > 4:
         raise ValueError(f"the shape {shape}"[:100])
     if state.get("numpy_array_alignment_bytes") is not None:
         machine.take(machine.number(1))  # Padding, so that the array can be mapped into memory.
+    # `take` refuses more than the file has, so that no shape can allocate memory.
     data = machine.take(4 * math.prod(shape))
     return np.frombuffer(data, "<f4").reshape(shape)
 

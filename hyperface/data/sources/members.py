@@ -164,6 +164,7 @@ def _name_problem(name: str) -> str | None:
     if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:/", name):
         return "its name leads out of the archive"
     try:
+        # Such a name could be written into no list of ours.
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"

@@ -77,6 +77,7 @@ def _check_chunk(file: BinaryIO, start: int, end: int) -> None:
         header, length = _parsed(file.read(min(LONGEST_HEADER, end - start)))
         _check(header, start)
         start += length + header[_PACKED]
+    # Pages must fill the column exactly, or the reader would see other ones than were checked.
     if start != end:
         raise ValueError(f"a page that ends at byte {start}, beyond its column's {end}")
 
@@ -117,11 +118,13 @@ class _Reader:
         fields: dict[int, Any] = {}
         number = 0
         while kind := self._byte():
+            # Thrift's compact form stores the difference to the number before, if it is small.
             number = number + (kind >> 4) if kind >> 4 else self._whole()
             fields[number] = self._value(kind & 15, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
+        # A few bytes can announce a list of any length.
         self._left -= 1
         if self._left < 0:
             raise ValueError(f"metadata of more than {MAX_VALUES:,} values")
@@ -151,11 +154,13 @@ class _Reader:
         head = self._byte()
         count, kind = head >> 4, head & 15
         count = self._varint() if count == 15 else count
+        # In a list a bool takes a byte.
         kind = 3 if kind in (1, 2) else kind
         return [self._value(kind, depth) for _ in range(count)]
 
     def _taken(self, count: int) -> bytes:
         self.at += count
+        # A slice beyond the end would be cut short without an error.
         if self.at > len(self._data):
             raise IndexError
         return self._data[self.at - count : self.at]
@@ -173,4 +178,5 @@ class _Reader:
 
     def _whole(self) -> int:
         value = self._varint()
+        # Zigzag: small negative numbers have few bytes too.
         return value >> 1 ^ -(value & 1)

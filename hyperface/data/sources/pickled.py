@@ -16,6 +16,7 @@ MAX_STEPS = 1_000_000
 """Instructions. An image takes 2 to 20, so this is enough for 50,000 images."""
 _LONGEST_LINE = 256
 """Bytes of a number or a name on a line of its own."""
+# An object of its own, which no pickle can push as a value.
 _MARK = object()
 
 
@@ -64,6 +65,7 @@ def loads(data: bytes) -> Any:
     machine = Machine(data)
     try:
         return machine.run()
+    # A damaged pickle pops too much or asks for what is not there.
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__} {error}"[:100]
         raise ValueError(f"a damaged pickle, at byte {machine.at} ({reason})") from None
@@ -105,6 +107,7 @@ class Machine:
 
     def take(self, count: int) -> memoryview:
         """Returns the next bytes, as they stand in the file."""
+        # Compared before anything is taken, since the file announces any count.
         if not 0 <= count <= len(self.data) - self.at:
             raise ValueError(
                 f"{count:,} bytes announced at byte {self.at}, of {len(self.data) - self.at:,}"
@@ -117,6 +120,7 @@ class Machine:
 
     def line(self, longest: int = _LONGEST_LINE) -> memoryview:
         """Returns the rest of the line, without its end."""
+        # In the bytes, as a memoryview has no `find`; and not beyond the longest line.
         end = self.whole.find(b"\n", self.at, self.at + longest)
         if end < 0:
             raise ValueError(f"no end of the line that starts at byte {self.at}")
@@ -127,6 +131,7 @@ class Machine:
     def made(self, data: bytes) -> memoryview:
         """Accounts for bytes that are a copy: a few instructions could make any number of them."""
         self.decoded += len(data)
+        # An honest pickle decodes each of its bytes once, at most.
         if self.decoded > len(self.data):
             raise ValueError("more bytes decoded than the file has")
         return memoryview(data)
@@ -167,6 +172,7 @@ def _whole(line: memoryview) -> int | bool:
     text = bytes(line).rstrip(b"L")
     if text in (b"00", b"01"):  # How protocol 0 spells a bool.
         return text == b"01"
+    # 20 characters hold every int64; Python takes quadratic time for long numbers.
     if len(text) > 20 or not text.removeprefix(b"-").isdigit():
         raise ValueError(f"{text[:20]!r} where a whole number was expected")
     return int(text)
@@ -174,6 +180,7 @@ def _whole(line: memoryview) -> int | bool:
 
 def _long(machine: Machine) -> int:
     size = machine.number(1)
+    # 8 bytes hold every int64, and a longer number has no use here.
     if size > 8:
         raise ValueError(f"a whole number of {size} bytes")
     return machine.number(size, signed=True)
@@ -184,6 +191,7 @@ def _quoted(machine: Machine) -> memoryview:
     line = bytes(machine.line(len(machine.data)))
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError(f"no quotes around the text before byte {machine.at}")
+    # escape_decode, because it gives bytes and evaluates nothing.
     return machine.made(codecs.escape_decode(line[1:-1])[0])
 
 
@@ -193,6 +201,7 @@ def _memoize(machine: Machine, key: int) -> None:
 
 def _tuple(count: int) -> Callable[[Machine], None]:
     def step(machine: Machine) -> None:
+        # A slice of a short stack would give a shorter tuple without an error.
         if len(machine.stack) < count:
             raise ValueError(f"fewer than {count} values before byte {machine.at}")
         machine.stack[-count:] = [tuple(machine.stack[-count:])]
@@ -209,6 +218,7 @@ def short_text(value: Any) -> str:
 
 
 def _global(machine: Machine, module: str, name: str) -> Global:
+    # An exact list: nothing is imported by its name.
     if (module, name) not in machine.calls:
         raise ValueError(f"it asks for {module}.{name}, which is refused")
     return Global(module, name)
@@ -226,6 +236,7 @@ def _stack_global(machine: Machine) -> Global:
 
 def _reduce(machine: Machine) -> None:
     arguments, function = machine.stack.pop(), machine.stack.pop()
+    # Only a `Global` may be called, and `_global` makes those of the list alone.
     if not (isinstance(function, Global) and isinstance(arguments, tuple)):
         raise ValueError(f"a call of a value before byte {machine.at}")
     machine.stack.append(machine.calls[function](machine, *arguments))
@@ -265,6 +276,7 @@ def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
     """Returns how Python 2's protocols spell bytes: Latin-1 text, in another encoding."""
     if not isinstance(text, _Text):
         raise ValueError("an encoding of something that is no text")
+    # Incremental, since a character may lie across two parts.
     decoder = codecs.getincrementaldecoder(text.codec)()
     out = bytearray()
     for start in range(0, len(text.data), 2**16):  # A whole text could take four times its bytes.
@@ -302,7 +314,9 @@ _STOP = pickle.STOP[0]
 Machine.steps = {
     code[0]: step
     for code, step in {
+        # The version is skipped: the instructions themselves are checked.
         pickle.PROTO: lambda m: m.take(1),
+        # A frame is a hint for buffered reading, and all of the file is here already.
         pickle.FRAME: lambda m: m.take(8),
         pickle.MARK: _push(lambda m: _MARK),
         pickle.POP: lambda m: m.stack.pop(),
@@ -322,6 +336,7 @@ Machine.steps = {
         pickle.BINBYTES: _push(lambda m: m.take(m.number(4))),
         pickle.SHORT_BINBYTES: _push(lambda m: m.take(m.number(1))),
         pickle.BINBYTES8: _push(lambda m: m.take(m.number(8))),
+        # As bytes, since nothing here changes it.
         pickle.BYTEARRAY8: _push(lambda m: m.take(m.number(8))),
         pickle.UNICODE: _push(lambda m: _Text(m.line(len(m.data)), "raw-unicode-escape")),
         pickle.BINUNICODE: _push(lambda m: _text(m, 4)),
@@ -342,6 +357,7 @@ Machine.steps = {
         pickle.PUT: lambda m: _memoize(m, _whole(m.line())),
         pickle.BINPUT: lambda m: _memoize(m, m.number(1)),
         pickle.LONG_BINPUT: lambda m: _memoize(m, m.number(4)),
+        # Its key is the number of entries so far, as the protocol says.
         pickle.MEMOIZE: lambda m: _memoize(m, len(m.memo)),
         pickle.GLOBAL: _push(_named),
         pickle.STACK_GLOBAL: _push(_stack_global),

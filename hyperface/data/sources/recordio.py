@@ -85,6 +85,7 @@ def _listed(file: BinaryIO, path: Path, rejected: list[Reject]) -> tuple[array, 
     """Offsets, labels and keys of all images."""
     index_file = path.with_suffix(".idx")
     index = _index(index_file, path.stat().st_size // _SMALLEST)
+    # Eight bytes a number: lists of Python would take gigabytes for the largest sets.
     offsets, labels, keys = array("q"), array("q"), array("q")
     damage = _Damage(path, rejected)
     for place, (offset, parts) in enumerate(_records(file, damage)):
@@ -149,6 +150,7 @@ def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
         if parts:
             yield offset, parts
         else:
+            # Beyond the word at this place, which did not lead to a record.
             after = _next_magic(file, offset + 4)
             damage.found(f"bytes {offset} to {after}", "not a whole record")
         offset = after
@@ -164,11 +166,14 @@ def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Part
         if len(header) < 8 or header[:4] != _MAGIC:
             return [], offset
         word = struct.unpack("<I", header[4:])[0]
+        # The format packs both into one word: 3 bits and 29 bits.
         part, length = word >> 29, word & (1 << 29) - 1
         if part not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
             return [], offset
         parts.append((offset + 8, length))
+        # Data is padded to whole words.
         offset += 8 + -(-length // 4) * 4
+        # A damaged length must not make us read or allocate more than the file has.
         if parts[-1][0] + length > size:
             return [], offset
         if part in (_WHOLE, _LAST):
@@ -209,6 +214,7 @@ def _label(file: BinaryIO, parts: _Parts) -> int | None:
     if len(head) < _HEADER.size:
         raise ValueError(f"expected a header of {_HEADER.size} bytes, found {len(head)}")
     flag, label, _, _ = _HEADER.unpack(head[: _HEADER.size])
+    # Between two parts stood a magic word, which the writer left out.
     total = sum(size for _, size in parts) + 4 * (len(parts) - 1)
     if total < _HEADER.size + 4 * flag:
         raise ValueError(f"expected {flag} labels, found a record of {total} bytes")
@@ -238,6 +244,7 @@ def _index(path: Path, most: int) -> dict[int, int] | None:
             match = _INDEX_LINE.fullmatch(line)
             if match is None:
                 raise InputError(f"{path}:{number}: expected 'key<tab>byte', found {line[:40]!r}.")
+            # Checked while reading, so that an index of another file cannot fill the memory.
             if number > most:
                 raise InputError(
                     f"{path}: expected at most {most:,} lines, one a record that fits into the "

@@ -116,6 +116,7 @@ class _Table:
     def image(self, group: int, row: int) -> bytes:
         """Returns the bytes of an image; cheapest in rising order."""
         if self._held is None or self._held[0] != group or self._held[1] > row:
+            # A row group is read forward only, so that an earlier row starts it again.
             self._held = (group, 0, self._batches(group, self._image, 1))
         _, place, batches = self._held
         value = None
@@ -159,6 +160,7 @@ def _texts(labels: Any) -> list[Any]:
     compute: Any = pyarrow.compute  # Its functions are made when it is imported.
     if not hasattr(labels, "dictionary"):
         return labels.to_pylist()
+    # Measured before the texts are made.
     longest = compute.max(compute.binary_length(labels.dictionary)).as_py() or 0
     if longest > LONGEST_LABEL:
         raise ValueError(f"a label of {longest:,} bytes, above {LONGEST_LABEL:,}")

@@ -50,6 +50,7 @@ class _Entry(tarfile.TarInfo):
     """
 
     def _proc_member(self, archive: "_Tar") -> tarfile.TarInfo:
+        # The format can hold a negative size, by which tarfile would seek backwards.
         if self.size < 0:
             raise tarfile.ReadError(f"a member of {self.size} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:
@@ -101,6 +102,7 @@ class _Content:
     def of(self, start: int, size: int, limit: int = -1) -> bytes:
         """Returns the bytes of a member; ValueError says why they cannot be read."""
         size = size if limit < 0 else min(size, limit)
+        # A file and its hard links come one after the other, and are unpacked once.
         if start == self._start and size == len(self._data):
             return self._data
         try:
@@ -123,8 +125,10 @@ def _members(path: Path) -> Iterator[tuple[int, Member]]:
     before = -1
     files: dict[str, tuple[int, Member]] = {}
     for info in iter(archive.next, None):
+        # A damaged size can lead back, and the loop would never end.
         if archive.offset <= before:
             raise tarfile.ReadError(f"a member at byte {before} that ends before it starts")
+        # tarfile keeps every member; of millions that would take gigabytes.
         before, archive.members = archive.offset, []
         if info.isdir():
             continue

@@ -132,6 +132,7 @@ def _names(paths: list[str], level: int) -> list[str]:
     The identity comes first in any case: protocols take it from there.
     """
     short = [path.split("/", level - 1)[-1] for path in paths]
+    # Names without the folders above are shorter; they are taken only where they tell images apart.
     if len(set(short)) == len(short):
         return short
     parts = [path.split("/") for path in paths]

@@ -90,6 +90,7 @@ def _items(value: Any) -> list:
 
 def _check_repeats(images: list[memoryview], size: int) -> None:
     total = sum(map(len, images))
+    # One image of the pickle may be named many times, so that a small file gives any total.
     if total > MAX_REPEATS * size:
         raise ValueError(
             f"images of {total:,} bytes in a file of {size:,}: more repeats than a list of pairs "
@@ -99,6 +100,7 @@ def _check_repeats(images: list[memoryview], size: int) -> None:
 
 def _digests(images: list[memoryview]) -> list[str]:
     """Returns the SHA-256 of each image; one that occurs many times is looked at once."""
+    # By identity, so that an image that stands in many pairs is hashed once.
     known: dict[int, str] = {}
     return [
         known.get(id(image)) or known.setdefault(id(image), hashlib.sha256(image).hexdigest())

@@ -25,7 +25,9 @@ def walk(root: Path, follow_links: bool) -> Iterator[Member]:
     closed: list[OSError] = []
     walked: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
+        # In place, as os.walk enters them in this order: every file system then gives one order.
         folders.sort()
+        # By the real path, since one folder can have many names.
         walked.add(_target(parent))
         below = os.path.relpath(parent, root)
         prefix = "" if below == "." else f"{below}/"
@@ -85,6 +87,7 @@ class _Content:
 def _file(path: str, name: str, inside: str, follow_links: bool) -> Member:
     problem = None
     try:
+        # lstat first, since stat does not tell a link from what it leads to.
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             status = os.stat(path)

@@ -72,6 +72,7 @@ def read_step(
       InputError: there is no such checkpoint, it was removed while it was read, or `act` raised it.
     """
     while True:
+        # A step may appear between two looks, so that all processes go by one list.
         steps = agree("steps", whole_steps(folder))
         if not steps or step not in (None, *steps):
             wanted = "a whole checkpoint" if step is None else f"checkpoint {step}"
@@ -81,7 +82,9 @@ def read_step(
         try:
             return act(chosen)
         except InputError:
+            # Agreed too: a process that tried again alone would wait for the others.
             left = agree("left", _steps_left(folder, chosen, wait=step is not None))
+            # The trainer removed the step meanwhile, which looks like damage but is none.
             if step is None and left and left[-1] > chosen:
                 continue
             if chosen in left:
@@ -118,6 +121,7 @@ def reading(folder: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # Damage must be certain, because such a checkpoint is renamed and never tried again.
         if is_damage(error):
             raise CorruptCheckpoint(
                 f"{folder}: expected a whole checkpoint, found a damaged one "
@@ -143,6 +147,7 @@ def is_damage(error: BaseException) -> bool:
       (True, False)
     """
     verdicts = {_of_content(found) for found in _chain(error)} - {None}
+    # All causes must agree: a missing file behind a failing disk says nothing of the file.
     return verdicts == {True}
 
 
@@ -184,6 +189,7 @@ def saved_tree(state: Path) -> dict[str, Any]:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
+        # As Python prints a chain: `raise ... from None` hides what was handled.
         context = None if error.__suppress_context__ else error.__context__
         error = error.__cause__ or context
 
@@ -202,6 +208,7 @@ def reason(error: BaseException) -> str:
         return f"no key {inner}"
     first = str(inner).strip().partition("\n")[0]
     if tensorstore_code(inner) is not None:
+        # The cause stands last, after the paths.
         first = first.rsplit(": ", 1)[-1]
         if "[" not in first:  # Of "[OS error 5: EIO Input/output error]".
             first = first.rstrip("]")
@@ -240,6 +247,7 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     sums = np.array(sums, np.uint32)
     shared = [isinstance(x, jax.Array) and not _is_here(x) for x in leaves.values()]
     if any(shared):
+        # Exact sums modulo 2^32 do not depend on which process holds which part.
         parts = multihost_utils.process_allgather(sums)
         sums = np.where(shared, parts.sum(axis=0, dtype=np.uint32), sums)
     return dict(zip(leaves, sums.tolist(), strict=True))
@@ -265,6 +273,7 @@ def _own_part(array: Any, shape: tuple[int, ...]) -> int:
     if array.is_fully_replicated:
         return _part(np.asarray(copies[0].data), copies[0].index, shape)
     for shard in copies:
+        # The copies of a shard would count several times.
         if shard.replica_id == 0:
             total += _part(np.asarray(shard.data), shard.index, shape)
     return total & 0xFFFFFFFF
@@ -275,6 +284,7 @@ def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -
     if not shape:
         return _sum(found, 0, 0)
     row, width = index[0].start or 0, math.prod(shape[1:])
+    # Rows beyond the saved shape are padding, and another number of devices has others.
     found = found[: max(0, shape[0] - row)]
     if found.shape[1:] == shape[1:]:
         return _sum(found, row * width, 0)
@@ -292,6 +302,7 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
     """
     bits = 8 * min(array.dtype.itemsize, 4)
     words = np.ascontiguousarray(array).reshape(len(array) if width else -1, -1 if width else 1)
+    # Bits and not values: -0.0 and the payload of a NaN belong to what was saved.
     words = words.view(f"uint{bits}")
     scale = 8 * array.dtype.itemsize // bits
     first, width = first * scale, width * scale or words.shape[1]
@@ -301,6 +312,7 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
     total = 0
     for start in range(0, len(words), rows):
         block = words[start : start + rows]
+        # Masked as a Python number: NumPy warns of a scalar that overflows.
         before = np.uint32((first + start * width) * _FACTOR & 0xFFFFFFFF)
         mixed = places[: len(block)] + before
         mixed ^= block
@@ -308,5 +320,6 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
         mixed ^= mixed >> np.uint32(15)
         mixed *= np.uint32(_SECOND_FACTOR)
         mixed ^= mixed >> np.uint32(13)
+        # A sum of uint32 in 64 bits cannot overflow within a block; the mask comes at the end.
         total += int(mixed.sum(dtype=np.uint64))
     return total & 0xFFFFFFFF

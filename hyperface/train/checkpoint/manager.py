@@ -39,6 +39,7 @@ log = logging.getLogger("hyperface")
 
 T = TypeVar("T")
 
+# The newest may turn out to be damaged, and the run then goes back to the one before.
 KEEP = 2
 
 
@@ -71,16 +72,19 @@ class Checkpoints:
             return
         check_path(self._folder)
         if processes.is_writer():
+            # One process alone renames and removes.
             with owned.writing(folder):
                 owned.adopt(self._folder, owned.CHECKPOINTS)
                 self._take_in_copies()
                 self._set_broken_steps_aside()
+        # Orbax reads the list of steps when it opens the folder, which must be in order by then.
         processes.wait_for_all("checkpoints")
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preserving(keep, self._best, self._folder),
                 cleanup_tmp_directories=False,  # It would remove those of others too.
+                # `owned.adopt` made it, and recorded that it is ours.
                 create=False,
             ),
             item_handlers={
@@ -157,18 +161,22 @@ class Checkpoints:
         """
         arrays = contents(state)
         meta = meta | {"arrays": described(arrays)} | ({} if score is None else {"score": score})
+        # Before the save, in which Orbax asks what to keep.
         self._best.consider(step, score)
         with self._saving():
             if processes.is_writer():
+                # Recorded before Orbax makes it, so that a kill leaves no folder of nobody's.
                 self._claim(step)
             saved = self._writing_manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
+                    # The sum covers all but itself.
                     meta=ocp.args.JsonSave(meta | {"checksum": meta_sum(meta)}),
                 ),
             )
         if not saved:
+            # Orbax returns False, and raises nothing, where it decides not to save.
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
 
     def wait(self) -> None:
@@ -210,6 +218,7 @@ class Checkpoints:
         """
         wanted = contents(like)
         arrays, saved = self._together(step, lambda: self._stored(step).arrays(wanted, sharding))
+        # Outside of `_together`: it contains a collective, which every process must reach.
         sums = checksums(saved, like=wanted)
 
         def check() -> None:
@@ -231,6 +240,7 @@ class Checkpoints:
           InputError: the newest sound one is of another model, or cannot be read for now; or there
             were some, and none is sound.
         """
+        # One list for all: every process must try the same steps in the same order.
         steps = processes.broadcast_from_writer("steps", self.steps())
         while steps:
             step = steps.pop()
@@ -238,7 +248,9 @@ class Checkpoints:
                 return step, self.restore(step, like, sharding)
             except CorruptCheckpoint as error:
                 self._set_aside(self._folder / str(step), str(error), last=not steps)
+                # The others may read the list only once the folder has its new name.
                 processes.wait_for_all(f"set aside {step}")
+                # Orbax keeps its own list of steps, in which the renamed one still stands.
                 self._writing_manager.reload()
                 self._find_best()
         aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
@@ -264,7 +276,9 @@ class Checkpoints:
         except InputError as error:
             failed = error
         found = failed and [isinstance(failed, CorruptCheckpoint), str(failed)]
+        # Reached after a success as well, since the processes wait here for each other.
         told = list(filter(None, processes.allgather(f"read {step}", found)))
+        # Any other fault comes first: a failing disk on one process must set nothing aside.
         others = [message for is_corrupt, message in told if not is_corrupt]
         if others:
             raise InputError(others[0]) from failed
@@ -348,6 +362,7 @@ class Checkpoints:
         recorded = {path.name for path in self._trees()}
         for path in sorted(self._folder.glob("[0-9]*")):
             if path.name.isdigit() and path.name not in recorded:
+                # What is taken in here may be removed later, so it must be a checkpoint of ours.
                 if path.is_symlink() or owned.foreign_in_tree(path) or not _is_copy(path):
                     raise InputError(
                         f"{path}: expected a checkpoint of this run, found something that no run "
@@ -361,6 +376,7 @@ class Checkpoints:
             log.warning(f"{path}: a save that was cut short is removed.")
             owned.remove_tree(path)
         steps = [Stored(path) for path in self._trees() if path.name.isdigit()]
+        # Only for the message: whether one is left to go on from.
         last = not any(stored.is_whole for stored in steps)
         for path in sorted(stored.folder for stored in steps if not stored.is_whole):
             why = f"{path}: expected a whole checkpoint, found parts of one."
@@ -383,6 +399,7 @@ def check_path(folder: Path) -> None:
     Raises:
       InputError: the path contains a character of patterns.
     """
+    # The absolute path, since Orbax gets that one.
     found = "".join(sorted(set("[]*?") & set(str(folder.absolute()))))
     if found:
         raise InputError(

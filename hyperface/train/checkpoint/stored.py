@@ -52,6 +52,7 @@ class Stored(NamedTuple):
         args, read = ocp.args.JsonRestore(), _restore_of(ocp.JsonCheckpointHandler())
         with self.reading():
             meta: dict[str, Any] = read(self.folder / "meta", args=args)
+            # Taken out first: the sum covers all but itself.
             checksum = meta.pop("checksum", None)
             if checksum not in (None, meta_sum(meta)):
                 raise Changed("meta changed")
@@ -80,7 +81,9 @@ class Stored(NamedTuple):
                 "must see the run's folder."
             )
         described = self.meta()["arrays"]
+        # Before the arrays are read: Orbax would cast another dtype without a word.
         check_same(wanted, described, self.folder)
+        # Not strict, because padding gives the template more rows than were saved.
         args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
         read = _restore_of(ocp.StandardCheckpointHandler())
         with self.reading():
@@ -105,6 +108,7 @@ class Stored(NamedTuple):
             return is_damage(error)
         try:
             recorded = recorded_arrays(state)
+        # A file that cannot be parsed was changed.
         except ValueError:
             return True
         leaves, nodes = _names(wanted)
@@ -138,6 +142,7 @@ def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[
 
 def meta_sum(meta: dict[str, Any]) -> int:
     """Returns the checksum of a checkpoint's description."""
+    # Sorted: the order of names may differ after reading, and means nothing.
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
@@ -147,7 +152,9 @@ def contents(state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "params": state.params,
         "batch_stats": state.batch_stats,
+        # Plain dictionaries in place of optax's classes, which a reader may not have.
         "opt_state": serialization.to_state_dict(state.opt_state),
+        # A typed key is no plain array.
         "key": _key_data(state.key),
         "distortion": state.distortion,
     } | ({} if state.average is None else {"average": state.average})
@@ -163,6 +170,7 @@ def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
         key=jax.random.wrap_key_data(found["key"]),
         distortion=found["distortion"],
         average=found.get("average"),
+        # Not saved. It gets the step's sharding, so that the step is compiled for one signature.
         diverged=jax.device_put(np.zeros((), bool), found["step"].sharding),
     )
 
