@@ -379,7 +379,7 @@ def exported() -> Files:
     jax.clear_caches()
     record = {
         "model": "flat", "step": 1, "input": ["batch", 4, 2, 3], "pixels": "", "crop": [4, 2],
-        "mirror": "none", "normalize": True, "files": {},
+        "shrink": 1, "mirror": "none", "normalize": True, "files": {},
     }  # fmt: skip
     for name, data in files.items():
         record["files"][name] = {"sha256": hashlib.sha256(data).hexdigest()}

@@ -154,7 +154,7 @@ def test_what_cannot_be_embedded_is_refused(tmp_path, monkeypatch, record, norm,
     batch = {"images": np.zeros((1, *SHAPE)), "labels": np.zeros(1, np.int32), "mask": np.ones(1)}
     monkeypatch.setattr(embedding, "evaluation_batches", lambda split, **options: iter([batch]))
     network = embedding.Network(
-        lambda images: (np.full((1, 4), norm), np.array([norm])), SHAPE, None, ()
+        lambda images: (np.full((1, 4), norm), np.array([norm])), SHAPE, None, 1, ()
     )
     with pytest.raises(InputError, match=message):
         embedding.embed_into(tmp_path / "features", split, network)

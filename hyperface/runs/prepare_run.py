@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from hyperface import owned
-from hyperface.data import store
+from hyperface.data import detection, store
 from hyperface.data.alignment import Aligner
-from hyperface.data.detection import Mtcnn, find_landmarks, look_raw
+from hyperface.data.detection import find_landmarks, look_raw
 from hyperface.data.manifest import Manifest
 from hyperface.data.planning import FEWEST_HELD_OUT, FEWEST_PEOPLE, default_held_out
 from hyperface.data.sources import Source
@@ -94,7 +94,7 @@ def _warn_of_raw_photos(source: Source) -> None:
     Without the package that finds faces nothing is checked.
     """
     try:
-        detector = Mtcnn()
+        detector = detection.Mtcnn()
     except InputError:
         return
     reason = look_raw(source, detector)
