@@ -9,9 +9,8 @@ from rich.console import Console
 
 from hyperface import owned
 from hyperface.console import log_console
-from hyperface.data import store
+from hyperface.data import detection, store
 from hyperface.data.alignment import Aligner
-from hyperface.data.detection import Mtcnn, find_landmarks, look_raw
 from hyperface.data.manifest import Manifest
 from hyperface.data.planning import FEWEST_HELD_OUT, FEWEST_PEOPLE, default_held_out
 from hyperface.data.sources import Source
@@ -69,14 +68,14 @@ def _held_out(people: int) -> str:
     return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
 
 
-def _find_faces(task: Task, detection: Detection, console: Console) -> Aligner:
+def _find_faces(task: Task, how: Detection, console: Console) -> Aligner:
     """Finds the faces of the photos, writes their landmarks and a sheet of them to look at."""
     with program.progress(console, "finding faces", "photos") as advance:
-        found = find_landmarks(
+        found = detection.find_landmarks(
             task.source,
-            detection.detector,
+            how.detector,
             task.folder,
-            detection.which,
+            how.which,
             keep=task.stored.keep,
             replace=task.replace,
             progress=advance,
@@ -99,10 +98,10 @@ def _warn_of_raw_photos(source: Source) -> None:
     Without the package that finds faces nothing is checked.
     """
     try:
-        detector = Mtcnn()
+        detector = detection.Mtcnn()
     except InputError:
         return
-    reason = look_raw(source, detector)
+    reason = detection.look_raw(source, detector)
     if reason:
         log.warning(
             f"warning: these look like photos and not like aligned faces: {reason}. Networks need "
