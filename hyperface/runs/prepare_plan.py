@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperface.console import log_console, plain
-from hyperface.data import detection, planning
+from hyperface.data import detection as detectors
+from hyperface.data import planning
 from hyperface.data.alignment import Aligner
 from hyperface.data.datasets import data_directory, find
 from hyperface.data.detection import Detector, Which
@@ -96,7 +97,7 @@ def _detection(options: Prepare) -> Detection | None:
             f"--size {options.size}: expected --detect with it, to find faces in photos and align "
             "them to this size, or --landmarks with a file of points; found neither."
         )
-    return Detection(detection.Mtcnn(), options.faces or "largest") if options.detect else None
+    return Detection(detectors.Mtcnn(), options.faces or "largest") if options.detect else None
 
 
 def _listed(options: Prepare, data_dir: Path) -> Source:

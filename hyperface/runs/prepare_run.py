@@ -8,7 +8,6 @@ from pathlib import Path
 from hyperface import owned
 from hyperface.data import detection, store
 from hyperface.data.alignment import Aligner
-from hyperface.data.detection import find_landmarks, look_raw
 from hyperface.data.manifest import Manifest
 from hyperface.data.planning import FEWEST_HELD_OUT, FEWEST_PEOPLE, default_held_out
 from hyperface.data.sources import Source
@@ -64,14 +63,14 @@ def _held_out(people: int) -> str:
     return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
 
 
-def _find_faces(task: Task, detection: Detection) -> Aligner:
+def _find_faces(task: Task, how: Detection) -> Aligner:
     """Finds the faces of the photos, writes their landmarks and a sheet of them to look at."""
     with program.progress("finding faces", "photos") as advance:
-        found = find_landmarks(
+        found = detection.find_landmarks(
             task.source,
-            detection.detector,
+            how.detector,
             task.folder,
-            detection.which,
+            how.which,
             keep=task.stored.keep,
             replace=task.replace,
             progress=advance,
@@ -97,7 +96,7 @@ def _warn_of_raw_photos(source: Source) -> None:
         detector = detection.Mtcnn()
     except InputError:
         return
-    reason = look_raw(source, detector)
+    reason = detection.look_raw(source, detector)
     if reason:
         log.warning(
             f"warning: these look like photos and not like aligned faces: {reason}. Networks need "
