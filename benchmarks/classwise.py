@@ -14,6 +14,9 @@ alone. All are medians within one run: candidates take turns, so that a drift of
 all of them. "floor" is the time of the three matmuls alone that an exact method needs, measured in
 the same run. "temporary" is the compiled program's memory beside inputs and outputs.
 
+`--only` measures some rows alone, without steps: at 1,000,000 classes all rows together need some
+17 GiB, and on a machine with little more the plain programs then wait for memory.
+
 The last rows are a step: value, gradients, SGD with momentum and decay on the agents, whose buffers
 are donated; "sampled" draws a tenth of the classes (ratio to the full step). With several simulated
 devices "sharded" splits the agents by rows over them (ratio to one device).
@@ -204,13 +207,17 @@ def stepping(rate, agents, features, labels):
     return call
 
 
-def measure(batch: int, dim: int, classes: int, rounds: int) -> None:
-    """Prints one table."""
+def measure(batch: int, dim: int, classes: int, rounds: int, only: list[str] | None) -> None:
+    """Prints one table; `only` names its rows, among them a plain softmax."""
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((batch, dim)), jnp.float32)
     agents = jnp.asarray(rng.standard_normal((classes, dim)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, classes, batch), jnp.int32)
-    programs = {n: compiled(mean, features, agents, labels) for n, (_, mean) in CANDIDATES.items()}
+    programs = {
+        name: compiled(mean, features, agents, labels)
+        for name, (_, mean) in CANDIDATES.items()
+        if only is None or name in only
+    }
     calls = {n: partial(p, features, agents, labels) for n, (p, _) in programs.items()}
     calls["floor"] = partial(floor(features, agents), features, agents)
     if jax.device_count() > 1:
@@ -218,7 +225,7 @@ def measure(batch: int, dim: int, classes: int, rounds: int) -> None:
         everywhere = NamedSharding(rows.mesh, PartitionSpec())
         shards = jax.device_put((features, agents, labels), (everywhere, rows, everywhere))
         calls["softmax, sharded"] = partial(step, *shards)
-    for name, rate in (("step, full", 1.0), ("step, sampled", 0.1)):
+    for name, rate in (("step, full", 1.0), ("step, sampled", 0.1)) if only is None else ():
         calls[name] = stepping(rate, agents, features, labels)
     times = {name: [] for name in calls}
     for round_ in range(rounds + 1):
@@ -228,7 +235,7 @@ def measure(batch: int, dim: int, classes: int, rounds: int) -> None:
             if round_:  # The first round warms up.
                 times[name].append(time.perf_counter() - began)
     median = {name: float(np.median(seconds)) for name, seconds in times.items()}
-    fastest = min(PLAIN_SOFTMAX, key=median.__getitem__)
+    fastest = min(PLAIN_SOFTMAX.keys() & median.keys(), key=median.__getitem__)
     print(f"\n{classes} classes, batch {batch}, dim {dim}, {rounds} rounds")
     print(f"{'':24}{'ms':>9}{'ratio':>9}{'x floor':>9}{'temporary MiB':>15}")
     for name, seconds in median.items():
@@ -250,11 +257,19 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--devices", type=int, default=1, help="simulated, on a CPU")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="rows to measure; all by default")
     options = parser.parse_args()
+    unknown = set(options.only or ()) - CANDIDATES.keys()
+    if unknown:
+        parser.error(
+            f"--only: expected rows of {', '.join(CANDIDATES)}, found {', '.join(unknown)}"
+        )
+    if options.only and not PLAIN_SOFTMAX.keys() & set(options.only):
+        parser.error(f"--only: expected one of {', '.join(PLAIN_SOFTMAX)}, which counts as 1")
     jax.config.update("jax_num_cpu_devices", options.devices)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
     for classes in options.classes:
-        measure(options.batch, options.dim, classes, options.rounds)
+        measure(options.batch, options.dim, classes, options.rounds, options.only)
 
 
 if __name__ == "__main__":

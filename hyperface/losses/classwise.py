@@ -16,6 +16,7 @@ The target is never part of a fold: `losses.softmax` says why that keeps the gra
 example.
 """
 
+import os
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -446,16 +447,19 @@ def _block_size(asked: int | None, batch: int, classes: int) -> int:
 def block_bytes() -> int:
     """Returns the bytes of similarities in a block that the engine chooses.
 
-    On a CPU they fit a core's second-level cache, so that the scan reads each block's similarities
-    from there. Elsewhere they are large enough to keep the device busy.
+    On a CPU they fit the second-level caches of the cores, which share the work on a block, so that
+    the scan reads each block's similarities from there. Elsewhere they are large enough to keep the
+    device busy.
     """
+    largest = 4 * 2**20
     if jax.default_backend() != "cpu":
-        return 4 * 2**20
+        return largest
     try:
         kibibytes = int(_SECOND_LEVEL_CACHE.read_text().strip().removesuffix("K"))
     except (OSError, ValueError):  # Only Linux tells, and not on every processor.
         kibibytes = 0
-    return min(max(1024 * kibibytes, 2**20), 4 * 2**20)
+    # Beyond `largest` a block gains nothing, and costs memory.
+    return min(max(1024 * kibibytes * (os.cpu_count() or 1), 2**20), largest)
 
 
 _SECOND_LEVEL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
