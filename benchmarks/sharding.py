@@ -187,7 +187,7 @@ def spawned(classes: int, rounds: int, processes: int) -> float:
 
 
 def one_process(classes: int, rounds: int, port: int, processes: int, process: int) -> None:
-    """One of the processes; prints its median."""
+    """Measures as one of several processes, and prints its median."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[process]})
     from hyperface.devices import launchers, processes
     from hyperface.train import parallel

@@ -140,6 +140,7 @@ def test_a_groups_network_is_scored_again_on_its_group(trained, tiny_data, capsy
     again = json.loads((folder / "groups/2/evaluation.json").read_text())
     assert again["figures"] == pytest.approx(record["groups"]["orl40-normface"][1])
     assert "group 2 of 2 of the people" in json.dumps(again["settings"]["data"])
+    assert "of tiny/1.0.0, group 2 of 2 of the people" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

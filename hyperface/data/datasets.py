@@ -54,6 +54,8 @@ class Split:
     """Height and width cut out of the image."""
     shrink: int = 1
     """Factor by which the stored image is made smaller per side, before the crop."""
+    group: str = ""
+    """Which people of the data set these are, in words; "" for all of the split's."""
     alignment: str = "of unknown alignment"
     """How the images were aligned when they were stored."""
 
@@ -62,7 +64,10 @@ class Split:
         """What is printed of it."""
         small = f", {self.shrink} times smaller per side" if self.shrink > 1 else ""
         cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
-        return f"{len(self.records):,} images of {self.dataset}, {self.alignment}{small}{cut}"
+        group = f", {self.group}" if self.group else ""
+        return (
+            f"{len(self.records):,} images of {self.dataset}{group}, {self.alignment}{small}{cut}"
+        )
 
     def facts(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps, to notice that the data changed under a run."""
@@ -198,9 +203,12 @@ def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: 
     # Dealt in turn: groups then differ by one person at most.
     in_group = np.arange(people) % groups == group - 1
     chosen = in_group if part == "test" else ~in_group
+    rest = "" if part == "test" else "all but "
+    chosen_people = f"{rest}group {group} of {groups} of the people"
     return dataclasses.replace(
         splits[0],
-        name=f"{'' if part == 'test' else 'all but '}group {group} of {groups} of the people",
+        name=chosen_people,
+        group=chosen_people,
         records=_ChosenPeople(splits, chosen),
         num_classes=int(chosen.sum()),
     )

@@ -45,12 +45,12 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
 
 
 def num_devices() -> int:
-    """Devices of all processes: those that take part in a step."""
+    """Returns the number of devices of all processes, which take part in a step."""
     return jax.device_count()
 
 
 def device_memory() -> int:
-    """Bytes of one local device; simulated CPU devices share the machine's."""
+    """Returns the bytes of one local device; simulated CPU devices share the machine's."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         # The smallest device decides, since all hold equal parts.
