@@ -25,7 +25,7 @@ ONES = jax.tree.map(jnp.float32, PARAMS)
 
 def after(optimizer, gradients, loss=None, params=ONES):
     """Parameters after each of some steps, with one gradient for all parameters a step."""
-    transformation = make_optimizer(optimizer, loss or Loss())
+    transformation = make_optimizer(optimizer, loss or Loss(), 100)
     state, seen = transformation.init(params), []
     for gradient in gradients:
         grads = jax.tree.map(lambda p, g=gradient: jnp.full_like(p, g), params)
@@ -140,5 +140,20 @@ def test_centers_under_the_papers_rule_know_no_schedule():
 
 
 def test_learning_rate_falls_at_each_boundary():
-    rate = learning_rate(Optimizer(learning_rate=0.1, boundaries=(10, 20), factor=0.1))
-    np.testing.assert_allclose([rate(9), rate(10), rate(20)], [0.1, 0.01, 0.001], rtol=1e-5)
+    for warm_up in (0, 4):
+        rate = learning_rate(
+            Optimizer(learning_rate=0.1, boundaries=(10, 20), factor=0.1, warm_up=warm_up), 30
+        )
+        np.testing.assert_allclose([rate(9), rate(10), rate(20)], [0.1, 0.01, 0.001], rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["steps", "cosine"])
+def test_learning_rate_rises_linearly_in_the_warm_up(schedule):
+    rate = learning_rate(Optimizer(learning_rate=0.1, schedule=schedule, warm_up=4), 24)
+    np.testing.assert_allclose([rate(t) for t in range(5)], [0.02, 0.04, 0.06, 0.08, 0.1], 1e-6)
+
+
+def test_a_cosine_ends_at_the_last_step():
+    rate = learning_rate(Optimizer(learning_rate=0.1, schedule="cosine", warm_up=4), 24)
+    found = [rate(step) for step in (4, 9, 14, 19, 24)]
+    np.testing.assert_allclose(found, 0.05 * (1 + np.cos(np.pi * np.arange(5) / 4)), atol=1e-8)

@@ -1,9 +1,11 @@
 """The folder of small faces: who is left out, who comes last, nothing half made."""
 
+import io
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hyperface.errors import InputError
 from hyperface.protocols.pairs import read_pairs
@@ -77,3 +79,34 @@ def test_people_that_a_killed_call_left_are_not_taken(arguments, tmp_path):
     (tmp_path / "people.partial/cfp_229").mkdir(parents=True)
     small_faces.main(arguments)
     assert {path.name for path in (tmp_path / "people").iterdir()} == {"celeba_07222", "cfp_001"}
+
+
+def encoded(shape, colour, kind="PNG"):
+    out = io.BytesIO()
+    Image.new("RGB", shape, colour).save(out, kind)
+    return out.getvalue()
+
+
+def test_all_images_come_at_half_the_size_and_none_twice(arguments, tmp_path):
+    for name, images in {
+        "celeba.zip": {"07222/000001.jpg": (96, 112)},
+        "cfp.zip": {f"001/frontal/{i:02}.jpg": (96, 112) for i in range(3)},
+        "half.zip": {
+            **{f"07222/00000{i}.jpg": (48, 56) for i in (1, 2, 3)},
+            **{f"00004/00001{i}.jpg": (48, 56) for i in (1, 2)},
+            "07218/000020.jpg": (48, 56),
+        },
+    }.items():
+        with ZipFile(tmp_path / name, "w") as opened:
+            for image, shape in images.items():
+                opened.writestr(image, encoded(shape, (0, 0, 200)))
+    half = str(tmp_path / "half.zip")
+    small_faces.main([*arguments, "--half-size", half, "--least", "3"])
+    people = tmp_path / "people"
+    assert {str(path.relative_to(people)) for path in people.rglob("*.*")} == {
+        *(f"celeba_07222/{name}" for name in ("000001.png", "000002.jpg", "000003.jpg")),
+        *(f"cfp_001/frontal_{i:02}.png" for i in range(3)),
+    }
+    for path in people.rglob("*.*"):
+        with Image.open(path) as image:
+            assert (image.size, image.getpixel((20, 20))) == ((48, 56), (0, 0, 200))

@@ -114,10 +114,16 @@ class Groups:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Stochastic gradient descent with momentum and a step schedule."""
+    """Stochastic gradient descent with momentum, and the schedule of its learning rate."""
 
     learning_rate: float = 0.1
-    """Learning rate before the first boundary."""
+    """Highest learning rate: before the first boundary, or at the start of the cosine."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """How the learning rate falls. "steps" multiplies it by `factor` at each of `boundaries`.
+    "cosine" lowers it along half a cosine, to 0 at the run's last step; such a run cannot go on
+    with more steps."""
+    warm_up: int = 0
+    """Number of steps at the start in which the learning rate rises linearly to its highest."""
     momentum: float = 0.9
     """Share of the velocity that each step keeps, in [0, 1)."""
     rate_in_velocity: bool = False
@@ -279,6 +285,7 @@ def _check_ranges(e: Experiment) -> None:
         ("optimizer.weight-decay", e.optimizer.weight_decay, 0),
         ("optimizer.factor", e.optimizer.factor, 0),
         ("optimizer.freeze-backbone", e.optimizer.freeze_backbone, 0),
+        ("optimizer.warm-up", e.optimizer.warm_up, 0),
         ("optimizer.accumulate", e.optimizer.accumulate, 1),
         ("evaluation.batch-size", e.evaluation.batch_size, 1),
         ("evaluation.folds", e.evaluation.folds, 2),
@@ -318,11 +325,17 @@ def _check_optimizer(o: Optimizer) -> None:
             expect(fits, f"optimizer.groups.{group}.{name}", "a finite number of at least 0", found)
     in_order = list(o.boundaries) == sorted(set(o.boundaries))
     expect(in_order, "optimizer.boundaries", "steps in rising order", o.boundaries)
+    fits = o.schedule == "steps" or not o.boundaries
+    expect(fits, "optimizer.boundaries", "none with optimizer.schedule cosine", o.boundaries)
+    after = all(step >= o.warm_up for step in o.boundaries)
+    expect(after, "optimizer.boundaries", f"steps after the warm-up of {o.warm_up}", o.boundaries)
 
 
 def _check_together(e: Experiment) -> None:
     """Refuses loss, optimiser, devices and protocol that do not go with each other."""
     o = e.optimizer
+    shorter = o.schedule == "steps" or o.warm_up < e.steps
+    expect(shorter, "optimizer.warm-up", f"less than the run's {e.steps} steps", o.warm_up)
     if e.loss.sample_rate < 1 and (o.accumulate > 1 or o.average):
         raise InputError(
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "

@@ -49,6 +49,9 @@ class Evaluate:
     for pair lists."""
     resolution: tuple[float, ...] = ()
     """Factors by which images are made smaller in area and enlarged again (Ring loss, Exp. 6)."""
+    shrink: int | None = None
+    """Factor by which the data set's images are made smaller per side, for a network of smaller
+    images; by default as in training."""
     dataset: str | None = None
     """Prepared data set of the images, instead of the protocol's usual one."""
     split: str = "test"

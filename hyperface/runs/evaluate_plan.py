@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hyperface.data.datasets import data_directory, find, open_split
 from hyperface.devices import mesh
-from hyperface.errors import InputError
+from hyperface.errors import InputError, expect
 from hyperface.evaluate.embed import Mirror
 from hyperface.protocols import registry
 from hyperface.protocols.pair_rules import PRESETS
@@ -36,6 +36,8 @@ class Images(NamedTuple):
     """Step of the run's checkpoint; None takes the newest."""
     mirror: Mirror | None = None
     """How features of image and mirror image are merged; None does it as the network's run did."""
+    shrink: int | None = None
+    """Factor by which the images are made smaller per side; None does it as the run did."""
     area: float = FULL
     """Factor by which the images are made smaller in area before they are embedded."""
 
@@ -78,11 +80,14 @@ def plan(options: Evaluate) -> list[Task]:
     protocols = _protocols(options.protocol)
     settings = _settings(options)
     _check_taken(protocols, options)
-    if is_features(options.source) and (options.checkpoint or options.mirror or options.resolution):
+    of_network = (options.checkpoint, options.mirror, options.shrink, options.resolution)
+    if is_features(options.source) and any(of_network):
         raise InputError(
-            f"{options.source}: expected no --checkpoint, --mirror or --resolution, which need the "
-            "network."
+            f"{options.source}: expected no --checkpoint, --mirror, --shrink or --resolution: they "
+            "need the network."
         )
+    if options.shrink is not None:
+        expect(options.shrink >= 1, "--shrink", "at least 1", options.shrink)
     data_dir = data_directory(options.data_dir)
     resolved = [_resolve(protocol, options, settings, data_dir) for protocol in protocols]
     return [
@@ -184,7 +189,14 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
         if dataset is None:
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
         open_split(dataset, options.split, data_dir)
-        images = Images(options.source, dataset, options.split, data_dir, mirror=options.mirror)
+        images = Images(
+            options.source,
+            dataset,
+            options.split,
+            data_dir,
+            mirror=options.mirror,
+            shrink=options.shrink,
+        )
     title = protocol.title
     if protocol.dataset is None and dataset is not None:
         title = f"{title} of {dataset}"

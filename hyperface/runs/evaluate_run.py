@@ -243,6 +243,8 @@ class FeatureCache:
 
     def _embed(self, images: Images, dataset: str) -> NamedFeatures:
         network = open_network(images.source, images.checkpoint, images.mirror)
+        if images.shrink is not None:
+            network = network._replace(shrink=images.shrink)
         self.networks[images] = network.digest, network.mirror
         split = network.open_split(dataset, images.split, images.data_dir)
         change = None if images.area == FULL else partial(degrade, factor=images.area)

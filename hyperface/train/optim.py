@@ -1,4 +1,4 @@
-"""The optimiser: SGD with momentum, a rule per group of parameters, and a step schedule."""
+"""The optimiser: SGD with momentum, a rule per group of parameters, and a schedule."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple, cast
@@ -37,11 +37,16 @@ class GroupSummary(NamedTuple):
         return f"{self.name} {self.parameters:,} ({rule}{members})"
 
 
-def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransformation:
+def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.GradientTransformation:
     """Returns SGD as both papers train: decay is added to the gradient before momentum.
 
     Each group of parameters has its own multipliers (`Groups`). Centers under the paper's rule move
     by the share alpha of their direction instead, with neither schedule nor momentum.
+
+    Args:
+      optimizer: the rule.
+      loss: the terms of the heads' parameters.
+      steps: number of steps of the run, at whose end a cosine reaches 0.
 
     Returns:
       A gradient transformation over the parameters of `state.EmbeddingNetwork`. Its update takes
@@ -49,24 +54,26 @@ def make_optimizer(optimizer: Optimizer, loss: Loss) -> optax.GradientTransforma
     """
     frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
     chains: dict[Hashable, optax.GradientTransformation] = {
-        _label(part, name): _sgd(optimizer, getattr(optimizer.groups, name), frozen_until[part])
+        _label(part, name): _sgd(
+            optimizer, getattr(optimizer.groups, name), frozen_until[part], steps
+        )
         for part, names in OF_PARTS.items()
         for name in names
     }
     if loss.center.weight and loss.center.rule == "paper":
         # The paper's rule has a rate of its own, which no schedule lowers.
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
-    steps = optax.partition(chains, parameter_groups)
+    rule = optax.partition(chains, parameter_groups)
     if optimizer.clip is not None:
         # Before the rest: weight decay is added later and is no part of the clipped length.
-        steps = optax.chain(_clipped(optimizer.clip, loss), steps)
+        rule = optax.chain(_clipped(optimizer.clip, loss), rule)
     if optimizer.accumulate > 1:
         # Around all else: clipping and momentum see the gradient of the gathered batch.
-        several = optax.MultiSteps(steps, optimizer.accumulate)
+        several = optax.MultiSteps(rule, optimizer.accumulate)
         # Optax annotates this update by its own state, which is a transformation's all the same.
         update = cast(optax.TransformUpdateExtraArgsFn, several.update)
-        steps = optax.GradientTransformationExtraArgs(several.init, update)
-    return steps
+        rule = optax.GradientTransformationExtraArgs(several.init, update)
+    return rule
 
 
 def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:
@@ -83,12 +90,14 @@ def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArg
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientTransformation:
+def _sgd(
+    optimizer: Optimizer, group: Group, first_step: int, steps: int
+) -> optax.GradientTransformation:
     """Returns the rule of one group, whose parameters stay fixed before `first_step`."""
 
     def rate(update: Any) -> Any:
         # Updates are counted, not the batches that they were gathered from.
-        return group.rate * learning_rate(optimizer)(update * optimizer.accumulate)
+        return group.rate * learning_rate(optimizer, steps)(update * optimizer.accumulate)
 
     def open_gate(update: Any) -> jax.Array:
         return jnp.where(update * optimizer.accumulate >= first_step, 1.0, 0.0)
@@ -105,11 +114,25 @@ def _sgd(optimizer: Optimizer, group: Group, first_step: int) -> optax.GradientT
     )
 
 
-def learning_rate(optimizer: Optimizer) -> optax.Schedule:
-    """Returns the learning rate by step: constant, times `factor` from each boundary on."""
-    return optax.piecewise_constant_schedule(
-        optimizer.learning_rate, dict.fromkeys(optimizer.boundaries, optimizer.factor)
-    )
+def learning_rate(optimizer: Optimizer, steps: int) -> optax.Schedule:
+    """Returns the learning rate by step: a linear warm-up, then constant parts or half a cosine.
+
+    Args:
+      optimizer: its highest rate and schedule.
+      steps: number of steps of the run.
+    """
+    highest, warm_up = optimizer.learning_rate, optimizer.warm_up
+    if optimizer.schedule == "cosine":
+        falling = optax.cosine_decay_schedule(highest, max(1, steps - warm_up))
+    else:
+        # Joined schedules count from where they start; boundaries count from the run's start.
+        later = {step - warm_up: optimizer.factor for step in optimizer.boundaries}
+        falling = optax.piecewise_constant_schedule(highest, later)
+    if not warm_up:
+        return falling
+    # The first step already learns.
+    rising = optax.linear_schedule(highest / (warm_up + 1), highest, warm_up)
+    return optax.join_schedules([rising, falling], [warm_up])
 
 
 def with_updates(opt_state: Any, updates: int) -> Any:

@@ -58,7 +58,9 @@ class Record:
         self._job, self._checkpoints, self._progress = job, checkpoints, progress
         self._divergences = divergences
         # Optax's type of a schedule's value has complex numbers too.
-        self._rate: Callable[[int], Any] = learning_rate(job.experiment.optimizer)
+        self._rate: Callable[[int], Any] = learning_rate(
+            job.experiment.optimizer, job.experiment.steps
+        )
         saved: dict[str, Any] = checkpoints.meta(first_step) if first_step else {"log": None}
         self._position = saved["log"]
         self._mean_loss = RunningMean(saved.get("mean_loss"))

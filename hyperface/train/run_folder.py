@@ -129,7 +129,9 @@ def _grown(found: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
     """Returns what identifies a run, with the steps of `meta` where those are more."""
     found = {name: found[name] for name in RUN_META if name in found}
     steps, wanted = (run.get("experiment", {}).get("steps", 0) for run in (found, meta))
-    if steps < wanted:
+    # Under a cosine, the steps that were made would have had other rates in a longer run.
+    cosine = found.get("experiment", {}).get("optimizer", {}).get("schedule") == "cosine"
+    if steps < wanted and not cosine:
         found["experiment"] = found["experiment"] | {"steps": wanted}
     return found
 

@@ -108,7 +108,7 @@ def create_state(
         parameters nor batch statistics.
     """
     network = make_network(experiment, num_classes)
-    optimizer = make_optimizer(experiment.optimizer, experiment.loss)
+    optimizer = make_optimizer(experiment.optimizer, experiment.loss, experiment.steps)
 
     @jax.jit
     def initialise(
