@@ -40,10 +40,11 @@ from hyperface.weights import files
 
 
 @contextlib.contextmanager
-def cheap(seconds: float = 6.0, mebibytes: int = 256):
+def cheap(seconds: float = 30.0, mebibytes: int = 256):
     """Fails where the block takes longer, or more memory than was ever taken before.
 
-    On an idle core each takes less than 2 s; tests share cores with others.
+    On an idle core each takes less than 2 s, and an attack that works takes minutes: between the
+    two there is room for cores that are slow or shared.
     """
     start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
