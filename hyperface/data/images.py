@@ -16,12 +16,15 @@ BACKGROUND = (255, 255, 255)
 """Colour that shows through where an image is transparent, as viewers have it."""
 MAX_VALUE = 16.0
 """No usual scaling of pixels, to [-1, 1] or to mean 0 and deviation 1, makes larger values."""
-MAX_PIXELS = 25_000_000
-"""A larger header is refused before a pixel is decoded."""
+MAX_PIXELS = 64_000_000
+"""A larger header is refused before a pixel is decoded. Telephones take photos of 48 to 50 million
+pixels."""
 LARGE = 4_000_000
-"""Pixels above which images are decoded one at a time: each needs up to 250 MB meanwhile."""
+"""Pixels above which images are decoded one at a time: each needs up to 640 MB meanwhile."""
 MAX_SCANS = 100
 """Scans of a JPEG. Cameras write 1 to 10; thirty bytes of scan can cost a pass over all pixels."""
+MAX_SCANNED = 2_500_000_000
+"""Scans of a JPEG times its pixels."""
 
 
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
@@ -102,8 +105,6 @@ def _opened(data: bytes) -> Image.Image:
     """Returns the image, not yet decoded. The one place where an image is opened."""
     if not data:
         raise ValueError("expected an image, found an empty file")
-    if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS:
-        raise ValueError(f"expected at most {MAX_SCANS} scans, found {data.count(_SCAN)}")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -116,6 +117,10 @@ def _opened(data: bytes) -> Image.Image:
         raise ValueError(
             f"expected at most {MAX_PIXELS} pixels, found {image.width} x {image.height}"
         )
+    if data.startswith(_JPEG):
+        most = min(MAX_SCANS, MAX_SCANNED // max(1, image.width * image.height))
+        if data.count(_SCAN) > most:
+            raise ValueError(f"expected at most {most} scans, found {data.count(_SCAN)}")
     if image.mode[0] in "IF":
         raise ValueError(f"expected 8 bits a channel, found mode {image.mode}")
     return image
