@@ -44,7 +44,7 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
 
     dtype = "bfloat16" if "bfloat16" in candidate else "float32"
     model = models.create(name, dtype=dtype, remat="remat" in candidate)
-    images = jax.device_put(_images(batch, models.MODELS[name].image_shape))
+    images = jax.device_put(_images(batch, models.BACKBONES[name].image_shape))
     variables = jax.jit(model.init)(jax.random.key(0), images)
     options = None if "plain XLA" in candidate else compiler.options()
 
@@ -71,7 +71,7 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
 
     from hyperface import models
 
-    entry = models.MODELS[name]
+    entry = models.BACKBONES[name]
     net = _torch_net(name, channels=entry.image_shape[2])
     images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():

@@ -225,13 +225,12 @@ def caffe() -> Files:
 
 def onnx() -> Files:
     import onnx_nets
+    from named_backbones import register
 
     from hyperface import models
 
     sizes = {"stem": 8, "stages": ((4, 8, 8, 2),), "last": 16}
-    models.MODELS["fuzzed"] = models.Entry(
-        partial(models.MobileFaceNet, folded=True, **sizes), (20, 26, 3), 6, "test"
-    )
+    register("fuzzed", partial(models.MobileFaceNet, folded=True, **sizes), (20, 26, 3), 6)
     settings = {"image_shape": (20, 26, 3), "feature_dim": 6, "folded": True}
     net = onnx_nets.mobilefacenet(np.random.default_rng(0), **sizes, **settings)
     return {"a.onnx": net.data()}

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import onnx_nets
 import pytest
+from named_backbones import register
 
 from hyperface import models, owned, weights
 from hyperface.data.datasets import open_split
@@ -24,7 +25,7 @@ NAME = "tiny-mobile-folded"
 def _tiny_model():
     with pytest.MonkeyPatch.context() as patch:
         make = partial(models.MobileFaceNet, folded=True, **SIZES)
-        patch.setitem(models.MODELS, NAME, models.Entry(make, SHAPE, 8, "test"))
+        register(NAME, make, SHAPE, 8, patch.setitem)
         yield
 
 

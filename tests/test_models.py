@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.test_util import check_grads
 
 from hyperface import models
+from hyperface.config.backbones import BACKBONES
 from hyperface.errors import InputError
 from hyperface.models import depthwise as layers_depthwise
 from hyperface.models import norm as norms
@@ -155,7 +156,7 @@ COUNTS = {
 
 
 def test_the_table_of_counts_is_whole():
-    assert COUNTS.keys() == models.MODELS.keys()
+    assert COUNTS.keys() == BACKBONES.keys()
     # insightface's own, less the scale of the last BN, which it freezes at one.
     assert iresnet_parameters((3, 13, 30, 3)) == 65_156_160 - 512
     assert folded(mobilefacenet_parameters(512), MOBILE_CHANNELS + 512) == 1_190_336
@@ -166,7 +167,7 @@ def test_the_table_of_counts_is_whole():
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameters_and_features(name):
     shape, dim, parameters = COUNTS[name]
-    assert models.MODELS[name][1:3] == (shape, dim)
+    assert BACKBONES[name][:3] == (shape, dim, parameters)
     for dtype in ("float32", "bfloat16"):
         model = models.create(name, dtype=dtype)
         variables, images = abstract(model, shape, batch=2)
@@ -183,13 +184,28 @@ def test_rematerialised_nets_have_the_same_variables(name):
     assert plain == again
 
 
-def test_a_description_is_computed_from_the_network():
-    found = models.describe("sphereface-20")
-    assert found.parameters == COUNTS["sphereface-20"][2]
-    # By hand, with padding counted: 2 * 9 * inputs * outputs * places, and the feature layer.
+def cost_of(name):
+    """Parameters and floating-point operations of a network, computed from it."""
+    model, shape = models.create(name), BACKBONES[name].image_shape
+    variables, images = abstract(model, shape, batch=1)
+    cost = jax.jit(model.apply).lower(variables, images).cost_analysis()
+    return count(variables["params"]), cost["flops"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (b.flops > 10**9)) for n, b in BACKBONES.items()],
+)
+def test_the_table_says_what_the_networks_are(name):
+    described = BACKBONES[name]
+    assert cost_of(name) == (described.parameters, described.flops)
+
+
+def test_operations_are_those_by_hand():
+    # With padding counted: 2 * 9 * inputs * outputs * places, and the feature layer.
     stages = ((64, 56 * 48, 1, 3), (128, 28 * 24, 2, 64), (256, 14 * 12, 4, 128), (512, 42, 1, 256))
     by_hand = sum(18 * p * w * (i + 2 * n * w) for w, p, n, i in stages) + 2 * 21504 * 512
-    assert 0.85 * by_hand < 1e9 * found.gflops < by_hand
+    assert 0.85 * by_hand < BACKBONES["sphereface-20"].flops < by_hand
 
 
 # Sides of the maps that the named convolutions make, and the numbers that reach the feature layer.

@@ -10,6 +10,7 @@ import onnx_nets
 import pytest
 from caffe_nets import chunk, varint
 from flax import traverse_util
+from named_backbones import register
 from onnx_nets import number
 
 from hyperface import models, weights
@@ -26,7 +27,7 @@ NETS = {
 }
 
 
-def entries():
+def makers():
     mobile = {"stem": 8, "stages": STAGES, "last": 16}
     made = {
         "tiny-mobile": partial(models.MobileFaceNet, **mobile),
@@ -36,13 +37,13 @@ def entries():
     for name, make in made.items():
         for folded in (False, True):
             ending = "-folded" if folded else ""
-            yield name + ending, models.Entry(partial(make, folded=folded), SHAPE, 9, "test")
+            yield name + ending, partial(make, folded=folded)
 
 
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch):
-    for name, entry in entries():
-        monkeypatch.setitem(models.MODELS, name, entry)
+    for name, make in makers():
+        register(name, make, SHAPE, 9, monkeypatch.setitem)
 
 
 def make(name, seed=0, **settings):

@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 import torch_nets
 from flax import traverse_util
+from named_backbones import register
 
 from hyperface import models, weights
 from hyperface.errors import InputError
@@ -24,28 +25,25 @@ from hyperface.weights.load import flattened_shape
 from hyperface.weights.maps import Pixels, name_maps
 
 TINY = {
-    "tiny-sphereface": models.Entry(
-        partial(models.SphereFace, widths=(8, 12), blocks=(1, 2)), (20, 14, 3), 6, "test"
-    ),
-    "tiny-wen": models.Entry(
-        partial(models.Wen, stem=4, widths=(6, 8), blocks=(1, 2)), (26, 20, 3), 6, "test"
-    ),
-    "tiny-iresnet": models.Entry(
-        partial(models.IResNet, widths=(4, 6, 8, 8), blocks=(1, 2, 1, 1)), (32, 48, 3), 6, "test"
+    "tiny-sphereface": (partial(models.SphereFace, widths=(8, 12), blocks=(1, 2)), (20, 14, 3)),
+    "tiny-wen": (partial(models.Wen, stem=4, widths=(6, 8), blocks=(1, 2)), (26, 20, 3)),
+    "tiny-iresnet": (
+        partial(models.IResNet, widths=(4, 6, 8, 8), blocks=(1, 2, 1, 1)),
+        (32, 48, 3),
     ),
 }
 
 
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch):
-    for name, entry in TINY.items():
-        monkeypatch.setitem(models.MODELS, name, entry)
+    for name, (make, shape) in TINY.items():
+        register(name, make, shape, 6, monkeypatch.setitem)
 
 
 def fresh(name, feature_dim=None, image_shape=None):
     """Shapes and dtypes of a fresh backbone, which is all that loading looks at."""
     model = models.create(name, feature_dim)
-    images = jnp.zeros((1, *(image_shape or models.MODELS[name].image_shape)))
+    images = jnp.zeros((1, *(image_shape or models.BACKBONES[name].image_shape)))
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
@@ -54,7 +52,7 @@ def features(name, variables, images):
 
 
 def some_pixels(rng, name):
-    return rng.integers(0, 256, (2, *models.MODELS[name].image_shape)).astype(np.float32)
+    return rng.integers(0, 256, (2, *models.BACKBONES[name].image_shape)).astype(np.float32)
 
 
 def ours(pixels):
@@ -188,10 +186,10 @@ def test_torch_files_give_the_features_of_their_layers(
 
 
 # "this library, for small data" has no released file but follows SphereFace's names.
-@pytest.mark.parametrize("name", [*models.MODELS])
+@pytest.mark.parametrize("name", [*models.BACKBONES])
 def test_the_maps_cover_every_parameter_once(name):
     model = models.create(name)
-    images = jax.ShapeDtypeStruct((1, *models.MODELS[name].image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *models.BACKBONES[name].image_shape), jnp.float32)
     wanted = traverse_util.flatten_dict(
         jax.eval_shape(model.init, jax.random.key(0), images), sep="/"
     )
@@ -237,7 +235,7 @@ def test_names_as_in_the_released_files(name, source, target, convolutions):
     ],
 )
 def test_the_flattened_map_is_the_released_one(name, rows):
-    assert flattened_shape(name, models.MODELS[name].image_shape) == rows
+    assert flattened_shape(name, models.BACKBONES[name].image_shape) == rows
 
 
 # Readers

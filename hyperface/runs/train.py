@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hyperface import experiments
+from hyperface.config.backbones import BACKBONES
 from hyperface.config.experiment import Experiment, check
 from hyperface.runs import own_data, program
 from hyperface.runs.train_options import MAIN_OPTIONS, Train
@@ -169,13 +170,10 @@ def _list_experiments() -> None:
 
 
 def _list_models() -> None:
-    from hyperface import models
-
     print(f"{'model':27}{'input':>13}{'features':>10}{'parameters':>13}{'GFLOP':>8}  source")
-    for name in models.MODELS:
-        found = models.describe(name)
+    for name, found in BACKBONES.items():
         print(
             f"{name:27}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
-            f"{found.parameters:13,}{found.gflops:8.2f}  {found.source}"
+            f"{found.parameters:13,}{found.flops / 1e9:8.2f}  {found.source}"
         )
     print("GFLOP: for the feature of one image, a multiply-add counted as 2.")

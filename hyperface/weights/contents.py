@@ -81,7 +81,7 @@ def named(
 def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.ndarray], NameMap]:
     model = models.create(model_name)
     if layers(model) is None:
-        known = ", ".join(name for name in models.MODELS if layers(models.create(name)))
+        known = ", ".join(name for name in models.BACKBONES if layers(models.create(name)))
         raise InputError(
             f"{path}: expected a model that ONNX files fit ({known}), found {model_name!r}."
         )

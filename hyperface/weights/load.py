@@ -80,7 +80,7 @@ def load_backbone(
     Args:
       path: a file that `read` reads, or a run's folder (its newest whole checkpoint). An `.onnx`
         file is read where the network has a list of its layers (`weights.layers`).
-      model_name: the network, a name of `models.MODELS`.
+      model_name: the network, a name of `models.BACKBONES`.
       params: its fresh parameters; or {"params": ..., "batch_stats": ...} for a network with
         batch statistics. Only shapes and dtypes matter, except of what stays fresh.
       image_shape: [height, width, channels] of the images of the file's net, if they are not of
@@ -130,7 +130,7 @@ def fill(
     arrays |= _first_convolution(path, arrays, names, pixels)
     rows = None
     if any(entry.kind == "flat dense" for entry in entries):
-        shape = image_shape or names.image_shape or models.MODELS[model_name].image_shape
+        shape = image_shape or names.image_shape or models.BACKBONES[model_name].image_shape
         rows = flattened_shape(model_name, shape)
     filled, wrong = dict(wanted), []
     for entry in entries:

@@ -19,7 +19,7 @@ from hyperface.weights.runs import SavedBackbone, read_run
 
 
 def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
-    """Returns the backbone of a run, or of a weight file whose network is one of `models.MODELS`.
+    """Returns the backbone of a run, or of a weight file of one of our backbones.
 
     Args:
       path: a run's folder, or a file that `files.read` reads.
@@ -75,7 +75,7 @@ def _own(contents: Contents, model: str) -> _Found:
 def _released(contents: Contents) -> _Found:
     """Reads a file of another program as the first network whose names and shapes all fit."""
     nearest, depth = None, -1
-    for name, entry in models.MODELS.items():
+    for name, entry in models.BACKBONES.items():
         try:
             arrays, names = named(contents, name, ())
         except InputError as error:
@@ -96,7 +96,7 @@ def _released(contents: Contents) -> _Found:
         raise nearest
     raise InputError(
         f"{contents.path}: expected weights by the names of a known network "
-        f"({', '.join(models.MODELS)}), found {some(sorted(contents.arrays))}."
+        f"({', '.join(models.BACKBONES)}), found {some(sorted(contents.arrays))}."
     )
 
 

@@ -1,0 +1,76 @@
+"""Our backbones at the sizes of their papers: what a table of them shows without loading jax."""
+
+from typing import NamedTuple
+
+
+class Description(NamedTuple):
+    """Description of a backbone at the sizes of its paper."""
+
+    image_shape: tuple[int, int, int]
+    """(height, width, channels); any other size that is large enough can be trained too."""
+    feature_dim: int
+    parameters: int
+    flops: int
+    """Floating-point operations per feature; a multiply-add counts as 2, padding as 0."""
+    source: str
+
+
+_MNIST, _FACE, _SQUARE = (28, 28, 1), (112, 96, 3), (112, 112, 3)
+_SPHEREFACE = "Liu et al. 2017, SphereFace"
+_MINI = "this library, for small data"
+_IRESNET = "Duta et al. 2020, as insightface arranges it"
+_MOBILE = "Chen et al. 2018, MobileFaceNets"
+
+BACKBONES: dict[str, Description] = {
+    "lenet": Description(
+        _MNIST, 2, 797_158, 130_066_880, "Zheng et al. 2018, Ring loss, MNIST toy"
+    ),
+    "lenet-normface": Description(
+        _MNIST, 3, 290_339, 52_089_156, "Wang et al. 2017, NormFace, MNIST toy"
+    ),
+    "lenet-caffe": Description(
+        _MNIST, 2, 797_604, 130_072_640, "Wen et al. 2016, center loss, MNIST toy"
+    ),
+    "lenet-plane": Description(
+        _MNIST, 2, 427_642, 4_620_982, "Wang et al. 2017, NormFace, Figure 2"
+    ),
+    "wen28": Description(
+        _FACE, 512, 27_536_800, 3_867_017_728, "Wen et al. 2016, center loss; NormFace's ResNet"
+    ),
+    "lightcnn-9": Description(
+        (128, 128, 1), 256, 5_480_864, 1_885_642_240, "Wu et al. 2015, light CNN; NormFace's Wu"
+    ),
+    "lightcnn-mini": Description(_FACE, 128, 426_744, 112_435_072, _MINI),
+    "sphereface-mini": Description((112, 92, 1), 128, 288_176, 61_306_848, _MINI),
+    "sphereface-20": Description(_FACE, 512, 22_666_944, 3_200_753_664, _SPHEREFACE),
+    "sphereface-36": Description(_FACE, 512, 32_771_392, 6_088_979_456, _SPHEREFACE),
+    "sphereface-64": Description(
+        _FACE, 512, 48_186_816, 11_158_718_464, f"{_SPHEREFACE}; Ring loss' Res64"
+    ),
+    "sphereface-64-released": Description(
+        _FACE, 512, 47_891_648, 10_781_767_680, f"{_SPHEREFACE}, released file"
+    ),
+    "iresnet-18": Description(_SQUARE, 512, 24_025_088, 4_960_163_328, _IRESNET),
+    "iresnet-50": Description(_SQUARE, 512, 43_590_336, 11_719_038_976, _IRESNET),
+    "iresnet-100": Description(_SQUARE, 512, 65_155_648, 22_419_650_560, _IRESNET),
+    "iresnet-18-folded": Description(
+        _SQUARE, 512, 24_019_712, 4_950_967_296, f"{_IRESNET}, folded"
+    ),
+    "iresnet-50-folded": Description(
+        _SQUARE, 512, 43_577_152, 11_704_719_360, f"{_IRESNET}, folded"
+    ),
+    "iresnet-100-folded": Description(
+        _SQUARE, 512, 65_131_968, 22_396_848_128, f"{_IRESNET}, folded"
+    ),
+    "mobilefacenet": Description(_SQUARE, 128, 1_003_136, 461_737_216, _MOBILE),
+    "mobilefacenet-folded": Description(
+        _SQUARE, 512, 1_190_336, 455_699_968, f"{_MOBILE}, as a released file has it"
+    ),
+    "mobilefacenet-wide": Description(
+        _SQUARE, 512, 2_059_520, 899_093_248, f"{_MOBILE}, as insightface widens it"
+    ),
+    "mobilefacenet-wide-folded": Description(
+        _SQUARE, 512, 2_047_616, 890_963_968, f"{_MOBILE}, as insightface widens it, folded"
+    ),
+}
+"""Every backbone that `hyperface.models.create` builds."""
