@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,21 +199,22 @@ def test_options_are_parsed_before_jax_is_loaded(module, arguments):
     assert run_python(code).stdout.split()[-1] == "False"
 
 
-def public_objects():
-    for info in pkgutil.walk_packages(hyperface.__path__, "hyperface."):
-        module = importlib.import_module(info.name)
-        yield info.name, module
-        for name, thing in vars(module).items():
-            ours = getattr(thing, "__module__", None) == info.name
-            if ours and not name.startswith("_") and callable(thing):
-                yield f"{info.name}.{name}", thing
+def undocumented(module):
+    """Public functions and classes of a module that lack a docstring of their own."""
+    for name, thing in vars(module).items():
+        ours = getattr(thing, "__module__", None) == module.__name__
+        if ours and not name.startswith("_") and callable(thing):
+            doc = inspect.getdoc(thing)
+            # A dataclass without one gets its signature.
+            if not doc or doc.startswith(f"{name}("):
+                yield name
 
 
-@pytest.mark.parametrize(("name", "thing"), list(public_objects()))
-def test_public_names_are_documented(name, thing):
-    doc = inspect.getdoc(thing)
-    assert doc, f"{name} has no docstring"
-    assert not doc.startswith(f"{name.split('.')[-1]}("), f"{name} has a generated docstring"
+@pytest.mark.parametrize("name", [name for name, _ in modules()])
+def test_public_names_are_documented(name):
+    module = importlib.import_module(f"hyperface.{name}")
+    assert module.__doc__, f"{name} has no docstring"
+    assert not [*undocumented(module)]
 
 
 @pytest.mark.parametrize("name", ["l2_normalize", "l2_norm", "cosine_similarity"])
