@@ -680,7 +680,7 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
         "Table 2, small scale: LFW: normalisation beats no normalisation (undecided, 1 of 2" in text
     )
     assert text.count("alt='b: similarities of two videos, softmax") == 2
-    assert text.count("alt='a: how a pair of videos gets its histogram") == 1
+    assert text.count("alt='a: how the histogram of a pair of videos is computed") == 1
 
 
 def test_the_page_is_written_from_results(small_runs, tmp_path, monkeypatch):
