@@ -1,4 +1,7 @@
-"""Tests NormFace's statements about its tables on the scores of trained runs."""
+"""Tests what NormFace states about its tables, on the scores of trained runs.
+
+`statements` explains how a test is written. The names of rows are those in `published.toml`.
+"""
 
 from hyperface.reproduce.statements import Scores, Statements
 
@@ -14,11 +17,14 @@ NORMALIZED = (
     *(BOTH, "softmax + center, normalised", C_CONTRASTIVE),
     *("C-triplet, normalised", C_TRIPLET, JOINT),
 )
-"""Rows of Table 2 with both sides normalised."""
+"""Rows of Table 2 whose loss normalises both features and agents."""
 
 
 def table_2(scores: Scores) -> Statements:
-    """Tests the statements of Table 2 and 5.2, fine-tuned or from random weights."""
+    """Tests the statements of Table 2 and section 5.2.
+
+    The runs were fine-tuned, as in the paper, or trained from random weights.
+    """
     above, scratch = scores.above, f"{FEATURES}, from random weights"
     return {
         "normalisation beats no normalisation": above(BOTH, PLAIN),
