@@ -64,7 +64,7 @@ LEFT_OUT = {
 }
 """Archive -> ids of the people who are left out, in addition to those of the table."""
 HELD_OUT, FOLDS = 60, 10
-"""Number of people held out, from whose images pairs are formed, and number of folds of the pairs."""
+"""Number of people held out, whose images form the pairs, and number of folds of pairs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def features(context: Context) -> Measured:
         and all((protocols / file).exists() for file in registry.PROTOCOLS[name].file_names)
     ]
     training = open_split(FITTED_TO, "train", context.data_dir)
-    # The randomised solver computes only the components that are needed, of tens of thousands. It is
+    # The randomised solver computes only the needed few of tens of thousands of components. It is
     # seeded, so that the scores are the same each time.
     eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
     eigenfaces.fit(_pixels(training, context).features)
