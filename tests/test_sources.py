@@ -437,7 +437,7 @@ def test_recordio_beside_files_that_contradict_it(tmp_path):
         recordio(path)
     path.with_name("property").unlink()
     path.with_suffix(".idx").write_text("0\t0\n1\t4\n")
-    with pytest.raises(InputError, match="the index is of another file"):
+    with pytest.raises(InputError, match="the index belongs to another file"):
         recordio(path)
     path.with_suffix(".idx").write_text("0 0\n")
     with pytest.raises(InputError, match=r"a.idx:1: expected 'key<tab>byte'"):
@@ -727,7 +727,7 @@ def test_the_kind_is_found_out_from_the_path(tmp_path):
     for path, kind in kinds.items():
         assert open_source(str(path), tmp_path).kind == kind
     (tmp_path / "a.dat").touch()
-    with pytest.raises(InputError, match="say which by --kind"):
+    with pytest.raises(InputError, match="name it by --kind"):
         open_source(str(tmp_path / "a.dat"), tmp_path)
     folder_of_records = tmp_path / "records"
     folder_of_records.mkdir()

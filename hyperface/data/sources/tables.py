@@ -78,7 +78,7 @@ class _Table:
         if {image, label} - set(names):
             raise InputError(
                 f"{path}: expected columns {image!r} and {label!r}, found "
-                f"{', '.join(map(repr, names))[:200]}. Say which by --image and --label."
+                f"{', '.join(map(repr, names))[:200]}. Name the columns by --image and --label."
             )
         # Labels are read as indices into a dictionary, so that each text is in memory only once.
         self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=[label])
