@@ -388,5 +388,5 @@ def test_a_default_test_split_is_another_data_set_than_none(tmp_path):
     assert made.images == {"train": 21, "test": 10}
     same = store.prepare(opened(root), tmp_path / "data/x", Options(held_out=10))
     assert same == tmp_path / "data/x/1.0.0"
-    with pytest.raises(InputError, match="made from other files or options"):
+    with pytest.raises(InputError, match="found one from other files or options"):
         store.prepare(opened(root), tmp_path / "data/x", Options(held_out=0))
