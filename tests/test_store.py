@@ -319,7 +319,7 @@ def test_only_the_images_of_a_list_are_kept(people, tmp_path):
     whole = store.prepare(folder(people), tmp_path / "people", Options(keep=keep))
     assert sorted(records(tmp_path)) == keep
     assert Manifest.read(whole).people == {"train": ["person0", "person2"]}
-    with pytest.raises(InputError, match=r"found 'person7/0.png' \(1 that it does not have\)"):
+    with pytest.raises(InputError, match=r"found 'person7/0.png' \(1 not in the source\)"):
         store.prepare(folder(people), tmp_path / "b", Options(keep=[*keep, "person7/0.png"]))
 
 
