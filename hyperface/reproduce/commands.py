@@ -59,6 +59,7 @@ class SmallScale(NamedTuple):
 
     def evaluations(self) -> list[str]:
         """Returns the names of the evaluation folders that contain the scores."""
+        # A run scores itself by OWN_TEST at the end of training; no evaluation is needed for it.
         others = [name for name in self.protocols if name != OWN_TEST]
         return list(dict.fromkeys(evaluation_of(name)[0] for name in others))
 
@@ -207,6 +208,7 @@ def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> li
     """
     rows = [row for printed in tables for row in printed["rows"]]
     shorter = _shorter(context)
+    # [-1]: the last command trains the run itself, those before it the runs that it starts from.
     runs = [
         training(row["small"], context.runs, seed, shorter)[-1]
         for row in rows
@@ -232,6 +234,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
         trained = small_training(method, context, seed)
         found |= dict.fromkeys(trained)
         run = folder(context.runs, method, seed)
+        # Without its data set a method is not trained, and there is nothing to score.
         for name, options in evaluations.items() if trained else ():
             found |= {scoring(run, options, name): None} if options else {}
     return list(found)
@@ -316,6 +319,8 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
             continue
         found |= dict.fromkeys(training(row["run"], runs))
         if printed["evaluate"]:
+            # NormFace averages the scores of five snapshots of each fine-tuned network (5.1), and
+            # the row with an evaluation of its own has no mirror images (Table 4).
             tuned = "start" in published()["methods"][row["run"]]
             options = [printed["evaluate"]]
             options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
@@ -343,6 +348,7 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
     options, start, before = about["train"] + shorter, None, []
     options += f" --seed {seed}" if seed else ""
     if "start" in about:
+        # A start that exists only once has seed 0, whatever the seed of this run is.
         of_start = 0 if is_of_one_start(about["start"]) else seed
         start = folder(runs, about["start"], of_start)
         before = training(about["start"], runs, of_start, shorter)
@@ -374,6 +380,7 @@ def result_key(context: Context, item: Item) -> dict[str, Any]:
     the settings, and the digests of the data, the protocol files and the runs.
     """
     found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
+    # Items without data, such as the propositions, depend on nothing but the code.
     if item.needs:
         found |= {"quick": context.quick, "steps": context.steps, "seeds": context.seeds}
         used = (*item.needs, *item.uses)

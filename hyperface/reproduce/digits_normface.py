@@ -37,6 +37,7 @@ def convergence(context: Context) -> Measured:
         m["softmax_bound"] <= m["softmax"] < 1.15 * m["softmax_bound"] for m in last["no scale"]
     ]
     both = zip(last["learned"], last["no scale"], strict=True)
+    # Compared with the bound at scale 1: no training without a scale can pass that one.
     below = [with_scale["softmax"] < without["softmax_bound"] for with_scale, without in both]
     entries += [
         Entry.of("learned: scale at the end", [m["scale"] for m in last["learned"]], "", 3),

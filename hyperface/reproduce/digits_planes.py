@@ -131,6 +131,7 @@ def _nearer(run: Trained, normalized: bool) -> float:
     # ||a - b||^2 = ||a||^2 + ||b||^2 - 2 a b, without an array of pairs x dimensions.
     squared = np.sum(features**2, axis=1)
     apart = squared[:, None] + squared - 2 * features @ features.T
+    # A feature counts as one of its own class: at distance 0 it is never the farthest.
     own = labels[:, None] == labels
     nearest = np.where(own, np.inf, apart).min(axis=1)
     return 100 * float(np.mean(nearest < np.where(own, apart, -np.inf).max(axis=1)))
@@ -150,6 +151,7 @@ def marked(run: Trained) -> dict[str, np.ndarray]:
     for label in np.unique(labels[right]):
         some = features[right & (labels == label)]
         some = some[np.argsort(np.linalg.norm(some, axis=1))]
+        # Percentiles and not the extremes, which may be outliers.
         near[label], far[label] = some[len(some) // 10], some[len(some) * 9 // 10]
     ratios = {
         (one, two): np.linalg.norm(far[two] - near[two]) / np.linalg.norm(near[one] - near[two])
@@ -198,6 +200,7 @@ def bias_plane(context: Context) -> Measured:
     central, others = {}, {}
     for what, (found, unit) in parts.items():
         central[what] = found[seeds, centers]
+        # The mean of the nine other digits.
         others[what] = (found.sum(axis=1) - central[what]) / 9
         for name, of in (("class nearest the origin", central), ("mean of the others", others)):
             entries.append(Entry.of(f"with a bias, {what}: {name}", list(of[what]), unit))
@@ -248,6 +251,7 @@ def _spread(run: Trained, digit: int) -> float:
     features = run.features["train"][run.labels["train"] == digit]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     mean = unit.mean(axis=0)
+    # Clipped, because rounding can bring a cosine above 1, where arccos is NaN.
     cosines = np.clip(unit @ mean / np.linalg.norm(mean), -1, 1)
     return float(np.degrees(np.sqrt(np.mean(np.arccos(cosines) ** 2))))
 

@@ -28,6 +28,7 @@ def ring_planes(context: Context) -> Measured:
         drawn[name] = planes.feature_plane(
             runs[0].features["train"], runs[0].labels["train"], f"{name}: training features"
         )
+    # Softmax less softmax + Ring loss: above zero if Ring loss has the smaller deviation.
     entries += comparisons.per_seed(
         "Ring loss makes norms alike", np.subtract(*deviation.values()), unit=""
     )
@@ -36,6 +37,7 @@ def ring_planes(context: Context) -> Measured:
             "Ring loss raises the test accuracy", rights["softmax + Ring loss"], rights["softmax"]
         )
     )
+    # A released code has 5 dimensions by default, and 2 to draw; the paper does not say which.
     for dim, runs in ((2, plain), (5, digits.softmax_runs(context, dim=5))):
         entries += _norm_order(dim, [run.class_norms() for run in runs])
     return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn

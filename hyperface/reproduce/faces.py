@@ -52,6 +52,7 @@ def decide_all_pairs(
         # keeps the order of distances, and a threshold needs no more.
         squared = np.sum(features**2, axis=1)
         scores = 2 * scores - squared[:, None] - squared
+    # The upper triangle has each pair once, and no image with itself.
     upper = np.triu_indices(labels.size, 1)
     first, second = labels[upper[0]], labels[upper[1]]
     same, scores = first == second, scores[upper]
@@ -82,6 +83,7 @@ def decide_list(
     else:
         scores = np.sum(first * second, axis=1)
     thresholds = fold_accuracy(scores, pairs.same, pairs.fold).thresholds
+    # Thresholds are in the order of the sorted folds, whose numbers may have gaps.
     folds = np.unique(pairs.fold, return_inverse=True)[1]
     people = [np.array([name.rpartition("/")[0] for name in side]) for side in pairs[:2]]
     return Decisions((scores >= thresholds[folds]) == pairs.same, *people)
@@ -98,6 +100,7 @@ def normalization(context: Context) -> Measured:
     entries = _before_and_after(
         "",
         lambda name, normalized: [
+            # [:, 0] is the image itself, and [:, 1] its mirror image.
             decide_all_pairs(kept.features[:, 0], kept.labels, name, normalized=normalized)
             for kept in every
         ],

@@ -44,10 +44,12 @@ def embed(split: Split, network: Embed, context: Context) -> tuple[np.ndarray, n
       context: the settings of the command.
     """
     features, labels, done = [], [], 0
+    # A split smaller than a batch would otherwise be padded to a whole one.
     size = min(BATCH, len(split.records))
     title = f"embedding {split.dataset} ({split.name})"
     with program.progress(title, "images") as advance:
         for batch in evaluation_batches(split, batch_size=size):
+            # One call per batch, so that the progress can be shown.
             part = embed_split(lambda _, images: network(images), None, [batch])
             features.append(part.features)
             labels.append(part.labels)
@@ -84,6 +86,7 @@ def features(
     folder, by_split = _folder(run, data["name"], context), {}
 
     def arrays(name: str) -> dict[str, np.ndarray]:
+        # "concat" puts the features of an image and of its mirror image side by side.
         network = open_network(run, mirror="concat")
         split = network.open_split(data["name"], data[f"{name}_split"], context.data_dir)
         both, labels = embed(split, network.apply, context)

@@ -242,6 +242,7 @@ def reformulations(context: Context) -> Measured:
         plain = -shares[np.arange(200), labels]
     found = losses.softmax(features, agents, labels, scale=4.0)
     title = "Eq. 9, softmax of cosines and of squared distances"
+    # Between Eq. 8 and Eq. 10, as in the paper.
     entries.insert(2, _compare(title, found, plain, 8))
     return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
 
@@ -293,6 +294,7 @@ def ring(context: Context) -> Measured:
         norms = np.linalg.norm(features, axis=1)
         plain = weight * jnp.mean(reference.ring(features, radius))
         to_features, to_radius = jax.grad(loss, argnums=(0, 1))(features, radius)
+        # The derivatives by R and by a feature f, written as the paper prints them.
         eq5 = -weight / norms.size * np.sum(norms - radius)
         eq6 = weight / norms.size * (1 - radius / norms)[:, None] * features
         moved_features = _finite_differences(lambda x: loss(x, radius), features)

@@ -29,6 +29,8 @@ def table_2(scores: Scores) -> Statements:
     return {
         "normalisation beats no normalisation": above(BOTH, PLAIN),
         "feature-only normalisation is worse than both": above(BOTH, FEATURES),
+        # Compared with softmax that was trained on for as many steps: every fine-tuned run gains
+        # from new agents and more steps, whatever its loss is.
         "feature-only normalisation is worse than what it is fine-tuned from": above(
             "what fine-tuning started from, trained on as long", FEATURES
         ),
@@ -44,14 +46,17 @@ def table_2(scores: Scores) -> Statements:
             NORMALIZED, CENTER, least=0.2, most=0.4
         ),
         "normalised softmax + C-contrastive beats softmax + center": above(JOINT, CENTER),
+        # A loss "works alone" if, without softmax loss beside it, it verifies better than that.
         "C-contrastive works alone": above(C_CONTRASTIVE, PLAIN),
         "center loss does not work alone": above(PLAIN, CENTER_ALONE),
+        # "The best" has one part per other row, and each of them must hold.
         "normalised softmax + C-contrastive is the best": above(
             JOINT, [*(row for row in NORMALIZED if row != JOINT), CENTER]
         ),
         "normalised losses differ less than softmax with and without normalisation": (
             scores.varies_more([PLAIN, BOTH], NORMALIZED)
         ),
+        # "Collapse" is tested on accuracy and feature norms: a high loss would not show it.
         "normalising the weights only makes the network collapse": scores.fails(WEIGHTS),
         "normalising the features without a scale makes the network collapse": scores.fails(
             f"{FEATURES}, without a scale"
@@ -93,6 +98,7 @@ def table_3(scores: Scores) -> Statements:
 
 def table_4(scores: Scores) -> Statements:
     """Tests the statements of Table 4."""
+    # Wu's own score is without mirror images, and not comparable with the normalised rows (5.2).
     mirror = "softmax + mirror, not normalised"
     return {
         "normalisation beats no normalisation": scores.above(BOTH, mirror),
@@ -118,6 +124,7 @@ def table_5(scores: Scores) -> Statements:
     } | {
         "normalised softmax beats softmax": above(BOTH, PLAIN),
         "normalised softmax beats softmax + center": above(BOTH, CENTER),
+        # "About 0.6" means that the difference is 0.6 after rounding to one digit.
         "normalisation can add about 0.6 points": above(JOINT, CENTER, least=0.6, most=0.6),
         "the three normalised models, better on LFW, are better than softmax + center": above(
             [BOTH, C_TRIPLET, JOINT], CENTER

@@ -97,6 +97,7 @@ def judge(outcomes: Mapping[str, Outcome | None]) -> Verdicts:
     for item, outcome in outcomes.items():
         for entry in outcome.entries if outcome else ():
             if entry.unit == HOLDS and entry.judged:
+                # A statement that holds in some seeds only is neither true nor false.
                 share = mean(entry.values)
                 found[item, entry.row, entry.column] = (
                     UNDECIDED if 0 < share < 1 else HELD if share else FAILED
@@ -123,6 +124,7 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
     parts = [verdict] if verdict else []
     parts += [f"{count} of {seeds} seeds"] if seeds > 1 else []
     if entry.parts:
+        # Fine-tuned runs of one start are not independent, which the reader must know.
         starts = min(part.seeds for part in entry.parts)
         parts += ["of one start"] if starts < seeds else []
         parts += filter(None, [_difference(entry, with_power=True)])
@@ -140,6 +142,7 @@ def _difference(entry: Entry, *, with_power: bool = False) -> str:
     known = [part for part in entry.parts if math.isfinite(part.value)]
     if not known:
         return ""
+    # The statement holds only if each part holds, so the least certain part is the one to show.
     least = max(known, key=lambda part: part.p_not_above)
     text = f"by {least.value:.2f}"
     if math.isfinite(least.error):
@@ -176,13 +179,17 @@ def _table(
         for entry in entries
     }
     unjudged = outcome.unjudged if outcome else {}
+    # The paper's columns in their order, and then those that were only measured.
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
     published = _published(item, rows, printed)
     in_print = {column for _, column in published}
     protocols = zip(printed.get("columns", ()), printed.get("protocols", ()), strict=False)
+    # Columns that nothing here can score are left empty: "not run" would promise a run.
     unscored = {column for column, protocol in protocols if not protocol}
     beside = {column for _, column in measured}
     columns = [column for column in columns if column in in_print | beside]
+    # Printed columns without a measured one beside them. A table's only column keeps both, so that
+    # it says "not run" in each row.
     alone = in_print - beside if beside - in_print or len(in_print) > 1 else set()
     header = [""]
     for column in columns:
@@ -277,6 +284,7 @@ def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     row = rows.get(name, {"source": ""})
     if "source" in row or row.get("unit") == HOLDS or not any(row["values"]):
         return row.get("source", "")
+    # Statements, and rows that were added here, have no line in the printed table.
     in_table = [n for n, other in rows.items() if any(other["values"]) and "unit" not in other]
     return f"row {in_table.index(name) + 1}"
 
@@ -312,6 +320,7 @@ def summary(
     comparisons = 0
     for one in shown:
         rows = printed.get(one.item.name, {}).get("rows", ())
+        # Statements that the paper does not make are shown in the tables, but not counted here.
         published = {row["row"] for row in rows if any(row["values"])}
         for entry in one.outcome.entries if one.outcome else ():
             verdict = verdicts.get((one.item.name, entry.row, entry.column))

@@ -42,6 +42,7 @@ def _item(name: str, fields: Mapping[str, Any]) -> Item:
     """Builds an item from its entry in `published.toml`."""
     values: dict[str, Any] = {}
     for key, value in fields.items():
+        # TOML has lists where the fields of `Item` are tuples.
         values[key] = tuple(value) if isinstance(value, list) else value
     if "statements" in values:
         values["statements"] = function(values["statements"])
@@ -67,6 +68,7 @@ def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
     known = {item.name: item for item in PAPERS[paper]}
+    # All names are checked first: an unknown one must not be found after hours of measuring.
     for name in only:
         if name not in known:
             raise unknown_name(f"item of {paper}", name, known)

@@ -167,6 +167,7 @@ def _low_resolution(
     if panels:
         caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"
         drawn[f"{caption}; {READ}"] = figures.roc_panels(panels)
+    # Panels need the protocol of each factor, and sweeps the factor of each column.
     factors = {column: factor for factor, (column, _) in of_factor.items()}
     sweeps = _against(printed, runs, factors, whole=whole)
     if sweeps:
@@ -227,6 +228,7 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
         elif column == first and "curve" in rows[name]:
             # A row with a curve but no weight is a loss on its own: a horizontal line.
             marks[rows[name]["curve"]] = found.value
+    # A single weight makes a point and no curve.
     if max(map(len, curves.values()), default=0) < 2:
         return {}
     scale = "mean and deviation over snapshots" if whole else "small scale, over seeds"
@@ -244,6 +246,7 @@ def _video_histograms(
         name = printed["protocols"][0] if whole else protocol
         shares = one.record(name).get("details", {}).get("histograms")
         if shares:
+            # Under one caption, so that the explanation is drawn once for all rows.
             drawn[PAIR] = sketches.pair_histogram()
             of = "two videos of YTF" if whole else "two videos"
             drawn[f"b: similarities of {of}, {one.row}"] = _histograms(shares)

@@ -119,6 +119,7 @@ def weights(context: Context) -> Measured:
                 row, _margins(spread["center"], spread["C-contrastive"])
             )
     names = ("C-contrastive alone", "center alone", "softmax, not normalised")
+    # The paper compares the losses alone with softmax as it was before, without normalisation.
     alone, center, softmax = (found[name, 0.0] for name in names)
     for row, other in (
         ("alone, C-contrastive verifies better than center", center),

@@ -55,6 +55,7 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
     """
     runs = context.runs
     full, small = full_scores(printed, runs), small_scores(printed, runs)
+    # A row with neither a run nor a method at small scale is a method of other authors.
     missing = {
         row["row"]: OTHER_WORK
         for row in printed["rows"]
@@ -83,6 +84,7 @@ def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any],
         if "run" in row:
             names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
             for column, protocol, name in zip(printed.get("columns", [""]), *names, strict=True):
+                # An empty name marks a column of the paper that no protocol here can score.
                 if protocol:
                     yield row, column, protocol, name
 
@@ -132,7 +134,9 @@ def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | 
     if name not in scored["figures"] or record["settings"]["run"] != run_digest(run):
         return None
     spread = scored["spreads"].get(name)
+    # The description is a phrase such as "standard error over folds".
     over = scored.get("spread", "").rpartition(" over ")[2]
+    # Evaluations store shares from 0 to 1, and tables have percent.
     return Score(100 * scored["figures"][name], None if spread is None else 100 * spread, over)
 
 
@@ -170,6 +174,7 @@ def _statements(
         for row, method in methods.items():
             lost = dict.fromkeys(diverged(runs, method), statements.LOWEST)
             scores = {seed: score.value for seed, score in small.get((row, column), {}).items()}
+            # A shared method has only seed 0: its score is compared with every seed of the others.
             if known[method].get("shared") and scores:
                 scores = dict.fromkeys(all_seeds, next(iter(scores.values())))
             rows[row] = lost | scores
@@ -228,6 +233,7 @@ def _about(runs: Path, method: str) -> str:
     train, trained = published()["methods"][method]["train"], seeds(runs, method)
     if not trained:
         return train
+    # All seeds have the same data, but a folder may mix runs of different lengths.
     configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in trained]
     data = configs[0]["data"]
     steps = " and ".join(sorted({f"{config['experiment']['steps']:,}" for config in configs}))

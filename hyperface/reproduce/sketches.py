@@ -30,7 +30,9 @@ def tangent_line() -> Figure:
     x = 1.5 * unit
     gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(x))
     along = slope - unit * (unit @ slope)
+    # Twice the gradient, so that one can see that the end of the step is outside of the circle.
     moved = x + 2.0 * gradient
+    # Without pyplot, which would keep every figure in memory until it is closed.
     figure = Figure(figsize=(6.2, 5.0), layout="constrained")
     axes = figure.subplots()
     axes.add_patch(Circle((0, 0), 1.0, fill=False, color=GREY))
@@ -61,6 +63,8 @@ def tangent_plane() -> Figure:
     features = _on_sphere(centers[labels] + 0.13 * rng.normal(size=(12, 3)))
     weights = centers.copy()
     weights[0] = weight = _on_sphere(np.array([0.12, -0.3, 1.0]))
+    # The Jacobian has one gradient per feature; [:, 0] is its part for the drawn weight. The factor
+    # scales the arrows for the drawing.
     loss = jax.jacobian(lambda w: losses.softmax(features, w, labels, scale=2.0))
     steps = -0.6 * np.asarray(loss(weights))[:, 0]
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
@@ -69,6 +73,7 @@ def tangent_plane() -> Figure:
     turn, height = np.meshgrid(np.linspace(0, 2 * np.pi, 40), np.linspace(0, np.pi, 20))
     sphere = np.sin(height) * np.cos(turn), np.sin(height) * np.sin(turn), np.cos(height)
     axes.plot_wireframe(*sphere, color="#c9c9c9", linewidth=0.4, zorder=1)
+    # Two orthogonal unit vectors in the tangent plane at the weight.
     first = _on_sphere(np.cross(weight, [0.0, 1.0, 0.0]))
     second = np.cross(weight, first)
     sides = np.array([[-0.85], [0.85]])
@@ -82,6 +87,7 @@ def tangent_plane() -> Figure:
         axes.scatter(*features[some].T, color=colour, s=24, zorder=4, label=name, depthshade=False)
         for step in steps[some]:
             axes.quiver(*weight, *step, color=colour, linewidth=1.3, zorder=5, **head)
+    # Normalised, since only the direction of the sum matters here.
     total = 0.7 * _on_sphere(steps.sum(axis=0))
     axes.quiver(*weight, *total, color="#222222", zorder=6, label="direction of the sum", **head)
     axes.scatter(*weight, color=BLUE, s=50, zorder=7, depthshade=False, label="weight")
@@ -137,6 +143,7 @@ def pair_histogram() -> Figure:
     """Draws NormFace, Figure 9a: the cosines between the frames of two videos, in bins."""
     rng = np.random.default_rng(0)
     sizes = 12, 16
+    # The frames of one person are one vector with noise, different in each frame.
     person = rng.normal(size=64)
     frames = person + 0.9 * rng.normal(size=(sum(sizes), 64))
     unit = _on_sphere(frames)
@@ -150,6 +157,7 @@ def pair_histogram() -> Figure:
     matrix.set(
         title="1. Scores of all frames", xlabel="frame of video 2", ylabel="frame of video 1"
     )
+    # The left edges of the bins; `align` puts each bar to the right of its edge.
     counted.bar(
         np.linspace(-1, 1, BINS, endpoint=False),
         found.histogram[0],

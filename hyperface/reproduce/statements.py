@@ -40,6 +40,7 @@ class Part(NamedTuple):
 
     def is_as_printed(self) -> bool:
         """Returns whether the difference of the paper's printed scores agrees with it."""
+        # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
         if math.isinf(self.most):
             return margin > self.least
@@ -91,6 +92,8 @@ class Scores(NamedTuple):
     def _deviation(self, names: Names) -> dict[int, float]:
         """Returns seed -> standard deviation over the rows; it is infinite if a run diverged."""
         rows = [self._row(name) for name in _listed(names)]
+        # Only seeds of all rows: the deviation of fewer rows is not comparable. A loss with which
+        # training can diverge varies more than one with which it cannot.
         values = {seed: [row[seed] for row in rows] for seed in _common(rows)}
         return {n: stdev(v) if all(map(math.isfinite, v)) else math.inf for n, v in values.items()}
 
@@ -126,6 +129,7 @@ def failure(accuracy: float, norms: Sequence[float]) -> float:
       if the norms exploded or vanished.
     """
     first, last = norms[0], norms[-1]
+    # Verification looks at directions alone, and does not notice that the norms explode.
     if not (math.isfinite(last) and 1 / EXPLODED < last / first < EXPLODED):
         return math.inf
     return GUESS + CLEARLY - accuracy

@@ -228,8 +228,8 @@ def _stored(folder: Path, key: str, replace: bool) -> Found | None:
     # Checked before the key and `replace`: no option may delete work that was done by hand.
     if summary.get("digest") != digest(path):
         raise InputError(
-            f"{path} was edited since it was written, and would be lost. To align by it, pass it by "
-            "--landmarks instead of --detect; or move it elsewhere."
+            f"{path} was edited since it was written, and would be lost. To align by it, pass it "
+            "by --landmarks instead of --detect; or move it elsewhere."
         )
     if summary.get("key") == key:
         return Found(path, *(summary[name] for name in Found._fields[1:]))
