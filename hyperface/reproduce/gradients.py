@@ -204,7 +204,7 @@ def _mean_loss(
     Args:
       softmax: `losses.softmax` or the plain formula.
       labels: [batch] class ids.
-      normalize: which sides are normalised.
+      normalize: whether features, agents, both or none are normalised.
       given: the arguments to differentiate by: features, agents, and the bias or the scale.
     """
     return jnp.mean(softmax(labels=labels, normalize=normalize, **given))

@@ -80,11 +80,12 @@ def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
     """Draws the figures that a table requests, and returns them by caption.
 
     The entry `draw` of the table in `published.toml` requests them by these keys:
-      curves: the ROC curves of all rows; at small scale, of this protocol and of the lowest seed.
+      curves: ROC curves of all rows, one figure per protocol. The value of this key is the protocol
+        at small scale; there, the run of the lowest seed is drawn.
       sweep: scores and ROC curves of every column of reduced images.
       weights: accuracies against the weight of a loss term.
-      histograms: similarities within pairs of videos, one figure per row; at small scale, of this
-        protocol.
+      histograms: similarities within pairs of videos, one figure per row. The value of this key is
+        the protocol at small scale.
 
     A figure for which no run has scores is left out.
 

@@ -39,7 +39,7 @@ class Part(NamedTuple):
     """The largest difference that agrees with it."""
 
     def is_as_printed(self) -> bool:
-        """Returns whether the difference of the paper's printed scores agrees with it."""
+        """Returns whether the paper's printed scores agree with this part of the statement."""
         # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
         if math.isinf(self.most):

@@ -22,7 +22,7 @@ from hyperface.runs.embedding import open_network
 FITTED_TO = "faces"
 """The data set on whose training images the eigenfaces are computed."""
 RUN = "faces-softmax"
-"""The run of the network with which they are compared."""
+"""The run whose network is scored beside raw pixels and eigenfaces."""
 LISTS = {
     "lfw": "LFW, 6,000 pairs",
     "cfp-ff": "CFP, frontal and frontal",

@@ -1,4 +1,4 @@
-"""The three networks of MTCNN as pure functions of weights and pixels.
+"""Defines the three networks of MTCNN as pure functions of weights and pixels.
 
 Each takes images [batch, height, width, 3] float32 in RGB order, scaled by (pixel - 127.5) / 128.
 P-net slides a window of 12 x 12 pixels over an image. R-net and O-net get single windows of 24 x 24

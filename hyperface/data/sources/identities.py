@@ -119,7 +119,10 @@ class _Judgement(NamedTuple):
 
 
 def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
-    """Returns what the folders of a level are, which has folders with images below it."""
+    """Decides whether the folders of a level are people, or contain people.
+
+    There must be folders with images below that level.
+    """
     deep = [path for path in folders if len(path) > level]
     groups = {path[:level] for path in folders if len(path) >= level}
     inner = {path[: level + 1] for path in deep}
@@ -145,7 +148,7 @@ def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
 
 
 def _single(folders: Folders, path: tuple[str, ...], direct: int, origin: str) -> _Judgement:
-    """Judges a folder that is the only one of its level."""
+    """Decides whether the only folder of a level is a person, or contains people."""
     level = len(path)
     above = path[-2] if level > 1 else origin
     doubled = path[-1].casefold() == above.casefold()
