@@ -157,6 +157,7 @@ def read_keep_list(path: Path) -> list[str]:
 
 
 def _check_names(path: Path, names: list[str]) -> None:
+    """Raises InputError if names cannot be stored one per line, or occur twice."""
     if not names:
         raise InputError(f"{path}: expected at least one image name, found none.")
     seen: dict[str, int] = {}
@@ -198,6 +199,7 @@ def _checked(labels: np.ndarray, features: np.ndarray, num_classes: int) -> np.n
 
 
 def _finite(features: np.ndarray) -> np.ndarray:
+    """Returns the features as they are; ValueError if one is not finite."""
     if not np.isfinite(features).all():
         raise ValueError("expected finite features, found NaN or infinity")
     return features
@@ -206,6 +208,7 @@ def _finite(features: np.ndarray) -> np.ndarray:
 def _threshold(
     name: str, threshold: float | None, quantile: float | None, values: np.ndarray
 ) -> float:
+    """Returns the threshold, or the one that the quantile gives, or infinity without either."""
     if threshold is not None and quantile is not None:
         raise ValueError(f"expected a {name} threshold or quantile, found both")
     if threshold is not None and not threshold >= 0:

@@ -342,6 +342,7 @@ def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
 
 
 def _damaged(folder: Path, error: Exception) -> InputError:
+    """Returns the error for a data set that cannot be read."""
     reason = str(error).strip().partition("\n")[0][:150] or type(error).__name__
     return InputError(
         f"expected a whole data set of images with labels in {folder}, found: {reason}. Prepare "

@@ -36,6 +36,7 @@ def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
     points = np.asarray(points, np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         raise ValueError(f"expected five finite points (x, y), found {points.tolist()}")
+    # From the left to the right eye, and from the midpoint of the eyes to that of the mouth.
     right = points[1] - points[0]
     down = points[3:].mean(axis=0) - points[:2].mean(axis=0)
     # The transform that aligns points enlarges them without limit as they come together.

@@ -38,7 +38,7 @@ class Manifest:
 
     @property
     def lost_pairs(self) -> list[str]:
-        """The pairs that were left out, each as "first,second"."""
+        """Names of the two images of each pair that was left out, as "first,second"."""
         return [name for name, reason in self.rejected if reason == LOST_PAIR]
 
     @classmethod

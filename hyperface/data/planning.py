@@ -67,6 +67,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
     splits = _people_of_splits(source, options, present)
     plan, people = [], {}
     for split, ids in splits.items():
+        # Labels run from 0 without gaps in each split, as the losses need them; -1 is not in it.
         label_of = np.full(len(source.identities), -1)
         label_of[ids] = np.arange(ids.size)
         own = chosen & (label_of[source.people] >= 0)

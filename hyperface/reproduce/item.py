@@ -209,6 +209,7 @@ def _set_fields(thing: Entry | Outcome) -> dict[str, Any]:
 
 
 def _entry_record(entry: Entry) -> dict[str, Any]:
+    """Converts an entry to a dictionary for JSON."""
     # JSON has no NaN. A sign test has no interval: its ends are NaN, and are stored as null.
     parts = [
         {name: v if math.isfinite(v) else None for name, v in part._asdict().items()}
@@ -218,6 +219,8 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(record: Mapping[str, Any]) -> Entry:
+    """Converts the record of `_entry_record` back to an entry."""
+    # JSON has lists where an entry has tuples.
     fields = dict(record)
     fields["values"] = tuple(record["values"])
     fields["parts"] = tuple(_difference(part) for part in record.get("parts", ()))
@@ -225,5 +228,6 @@ def _entry(record: Mapping[str, Any]) -> Entry:
 
 
 def _difference(record: Mapping[str, Any]) -> Difference:
+    """Converts the record of a comparison's part back; null becomes NaN again."""
     fields: dict[str, Any] = {name: math.nan if v is None else v for name, v in record.items()}
     return Difference(**fields)

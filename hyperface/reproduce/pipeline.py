@@ -84,6 +84,7 @@ def _down(axes: Axes, column: int, height: float) -> None:
 
 
 def _arrow(axes: Axes, tail: tuple[float, float], head: tuple[float, float]) -> None:
+    """Draws an arrow from tail to head."""
     # Matplotlib shortens arrows by 2 points at each end; without that they touch the boxes.
     style = {"arrowstyle": "->", "color": "#444444", "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", head, tail, arrowprops=style)

@@ -181,6 +181,7 @@ def _signals_passed_on(slots: Slots) -> Iterator[Callable[[], bool]]:
     def end(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
+        # The same signal, so that each command ends as it would if it had got the signal itself.
         for one in filter(None, slots):
             one.process.send_signal(number)
 

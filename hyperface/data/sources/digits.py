@@ -45,6 +45,7 @@ def digits(root: Path) -> Source:
         labels.append(classes)
         splits += [split] * len(classes)
     pixels, labels = np.concatenate(pixels), np.concatenate(labels)
+    # The digest of all pixels stands for the size of each image, which is the same for all.
     content = hashlib.sha256(pixels.data).hexdigest()
     return by_identity(
         "digits",
@@ -83,6 +84,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
       InputError: the file is missing, is not IDX, or has another length than its header announces.
     """
+    # The files are distributed packed, and some programs unpack them.
     packed = path.with_name(path.name + ".gz")
     found = packed if packed.exists() else path
     if not found.is_file():

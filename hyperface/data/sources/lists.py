@@ -95,6 +95,7 @@ def _parsed(line: str) -> tuple[str, str] | None:
 
 
 def _number(text: str) -> float | None:
+    """Returns the finite number that a text spells, or None."""
     try:
         value = float(text)
     except ValueError:

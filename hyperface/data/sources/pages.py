@@ -83,6 +83,7 @@ def _chunks(footer: dict[int, Any], columns: Collection[str]) -> list[tuple[str,
 
 
 def _check_chunk(file: BinaryIO, start: int, end: int) -> None:
+    """Checks the headers of all pages of a column in one row group."""
     while start < end:
         file.seek(start)
         header, length = _parsed(file.read(min(LONGEST_HEADER, end - start)))
@@ -94,6 +95,7 @@ def _check_chunk(file: BinaryIO, start: int, end: int) -> None:
 
 
 def _check(header: dict[int, Any], start: int) -> None:
+    """Checks the sizes and the encoding that one page header states."""
     sizes = [header.get(number) for number in (_UNPACKED, _PACKED)]
     if not all(isinstance(size, int) and 0 <= size <= MAX_PAGE for size in sizes):
         raise ValueError(f"a page of {sizes} bytes at byte {start}, expected up to {MAX_PAGE:,}")
@@ -138,6 +140,7 @@ class _Reader:
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
+        """Parses a value of a type, by its number in Thrift's compact protocol."""
         # Counted, because a few bytes can announce a list of any length.
         self._left -= 1
         if self._left < 0:
@@ -159,12 +162,15 @@ class _Reader:
         raise ValueError(f"metadata with a value of kind {kind}")
 
     def _byte(self) -> int:
+        """Returns the next byte."""
         self.at += 1
         return self._data[self.at - 1]
 
     def _list(self, depth: int) -> list[Any]:
+        """Parses a list or a set."""
         if depth > _DEEPEST:
             raise ValueError("metadata that is too deep")
+        # Up to 14 items are counted in the first byte; 15 means that the count follows.
         head = self._byte()
         count, kind = head >> 4, head & 15
         count = self._varint() if count == 15 else count
@@ -173,6 +179,7 @@ class _Reader:
         return [self._value(kind, depth) for _ in range(count)]
 
     def _taken(self, count: int) -> bytes:
+        """Returns the next bytes; IndexError if there are fewer."""
         self.at += count
         # A slice beyond the end would be cut short without an error.
         if self.at > len(self._data):
@@ -180,6 +187,7 @@ class _Reader:
         return self._data[self.at - count : self.at]
 
     def _varint(self) -> int:
+        """Parses an unsigned number: seven bits per byte, and the top bit if another follows."""
         value = shift = 0
         while True:
             byte = self._byte()
@@ -191,6 +199,7 @@ class _Reader:
                 raise ValueError("metadata with a number above 64 bits")
 
     def _whole(self) -> int:
+        """Parses a signed whole number."""
         value = self._varint()
         # Zigzag coding: 0, -1, 1, -2 are stored as 0, 1, 2, 3, so that small numbers stay short.
         return value >> 1 ^ -(value & 1)

@@ -108,6 +108,7 @@ def by_identity(
     Raises:
       InputError: there are no images, or two identities are spellings of one name.
     """
+    # Most sources pass a generator, and the members are needed several times.
     members = list(members)
     if not members:
         reasons = f", all {len(rejected)} rejected, first {rejected[0]}" if rejected else ""
@@ -134,6 +135,8 @@ def _check_spelling(identities: set[str], distinct_case: bool) -> None:
     """Refuses two spellings of one name, because one person would become two."""
     spelt: dict[str, str] = {}
     for identity in sorted(identities):
+        # Some file systems of macOS decompose the letters of file names, so that one name can come in
+        # two Unicode forms.
         composed = unicodedata.normalize("NFC", identity)
         folded = composed if distinct_case else composed.casefold()
         other = spelt.setdefault(folded, identity)

@@ -54,7 +54,8 @@ class _Entry(tarfile.TarInfo):
     """
 
     def _proc_member(self, archive: "_Tar") -> tarfile.TarInfo:
-        # The format allows a negative size, with which tarfile would seek backwards.
+        # tarfile calls this for every header, before it acts on the size in it. The format allows a
+        # negative size, with which tarfile would seek backwards.
         if self.size < 0:
             raise tarfile.ReadError(f"a member of {self.size} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:

@@ -104,6 +104,7 @@ def _tree(
     if not any(folders):
         raise _none_found(root, selected, folders[()])
     choice = identities.choose(folders, _origin(root), level)
+    # An image directly in a folder around the people belongs to nobody.
     kept, rejected = [], selected.rejected
     for name in selected.images:
         if name.count("/") >= choice.level:

@@ -42,6 +42,7 @@ def verification(path: Path) -> Source:
         check_size(len(images[index]))
         return bytes(images[index])
 
+    # Pair k has the images 2 k and 2 k + 1.
     first = np.arange(0, len(images), 2)
     return Source(
         kind="verification",
