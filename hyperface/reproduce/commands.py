@@ -162,7 +162,8 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
     Args:
       runs: folder of runs.
       method: name of the method.
-      leaves: the file by which a run's folder counts; by default that of a finished training.
+      leaves: name of a file; a run counts if its folder has this file. The default is the file that
+        a finished training writes last.
     """
     found = runs.glob(f"{method}-seed*/{leaves}")
     numbers = [path.parent.name.removeprefix(f"{method}-seed") for path in found]

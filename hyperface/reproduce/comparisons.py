@@ -42,7 +42,7 @@ def entry(
     Args:
       row: the statement.
       parts: for each part of the statement, seed -> margin: a difference of scores that is above
-        zero if the part holds.
+        zero if the part is true.
       column: column of the table.
       unit: unit of the margins.
       starts: number of independently trained networks; that of the seeds by default.

@@ -111,7 +111,7 @@ def train_runs(experiment: Experiment, label: str, context: Context) -> list[Tra
     """Returns one run per seed; a run that is not there yet is trained first.
 
     Args:
-      experiment: what is trained.
+      experiment: the experiment to train.
       label: the beginning of the names of the runs' folders.
       context: gives the folders and the number of seeds.
     """

@@ -109,7 +109,7 @@ def softmax_plane(context: Context) -> Measured:
         )
     scale = (
         f"{digits.scale_of(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are "
-        "compared, in what is nearer those that are classified right"
+        "compared; which class is nearer is measured on the correctly classified ones"
     )
     return Outcome(entries, scale), {caption: drawn}
 

@@ -32,7 +32,7 @@ def _relative_error(found: ArrayLike, expected: ArrayLike) -> float:
 
 
 def _compare(what: str, found: ArrayLike, expected: ArrayLike, digits: int = 15) -> Entry:
-    """Returns an entry with the relative error of what was found."""
+    """Returns an entry with the relative error of a computed array."""
     return Entry.of(f"{what}: greatest difference", _relative_error(found, expected), "", digits)
 
 

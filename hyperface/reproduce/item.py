@@ -88,7 +88,7 @@ class Entry:
 
     @classmethod
     def claim(cls, row: str, holds: SupportsFloat | Sequence[SupportsFloat]) -> "Entry":
-        """Returns the entry of a statement, from whether it holds: a bool, or one bool per seed."""
+        """Returns the entry of a statement, from one bool (whether it holds) or one per seed."""
         return cls.of(row, holds, HOLDS)
 
 
@@ -156,7 +156,7 @@ def write_result(
     Args:
       folder: folder of the item.
       key: the settings, code and data on which the result depends; see `commands.result_key`.
-      outcome: what was measured.
+      outcome: the result of the measurement.
       figures: caption -> figure, written as `figure-1.png` and so on.
     """
     from hyperface.report.figures import write_picture

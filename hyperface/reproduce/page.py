@@ -290,7 +290,7 @@ def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def state(outcome: Outcome | None) -> str:
-    """Describes in a word or two what was measured of an item."""
+    """Describes an outcome in a word or two: the number of values, "drawn", or "not run"."""
     if outcome and outcome.entries:
         return f"{len(outcome.entries)} values"
     return "drawn" if outcome and outcome.pictures else NOT_RUN

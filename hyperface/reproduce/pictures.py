@@ -166,7 +166,7 @@ def _low_resolution(
     title = PROTOCOLS[evaluation_of(protocols[-1])[1].partition("-area")[0]].title
     drawn = {}
     if panels:
-        caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"
+        caption = f"{title}: ROC curves, one panel per factor by which images were made smaller"
         drawn[f"{caption}; {READ}"] = figures.roc_panels(panels)
     # Panels need the protocol of each factor, and sweeps the factor of each column.
     factors = {column: factor for factor, (column, _) in of_factor.items()}

@@ -128,7 +128,7 @@ def bound(context: Context) -> Measured:
     steps = runs["learned"].losses.size
     scale = (
         f"closed forms; {steps:,} steps of Adam on 10 free features and agents, in 16 dimensions "
-        "where no other number is said"
+        "where no other number is stated"
     )
     return Outcome(entries, scale), {"Descent to the bound": drawn}
 

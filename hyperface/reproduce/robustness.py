@@ -79,8 +79,8 @@ def ring(context: Context) -> Measured:
             row = f"{name} varies less over lambda than over alpha, {label}"
             outcome.entries += comparisons.per_seed(row, _margins(over["alpha"], over["lambda"]))
     outcome.unjudged["alpha = 50 explodes"] = (
-        "gradients of a deep net are meant, and only heads are trained here; what they scored at "
-        "alpha = 50 is below"
+        "the paper means the gradients of a deep network, and only heads are trained here; their "
+        "scores at alpha = 50 are below"
     )
     outcome.entries += printed_spreads.entries()
     for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
@@ -308,8 +308,8 @@ def _drawn(
         }
         marks = {base: float(getattr(found[base, 0.0], figure).mean()) for base in bases}
         caption = (
-            f"{name}, heads over fixed features, mean and deviation over seeds; dashed is softmax "
-            "alone"
+            f"{name}, heads over fixed features, mean and deviation over seeds; a dashed line is "
+            "softmax alone"
         )
         drawn[caption] = drawings.scatter_panels(lines, ylabel=f"{name}, %", marks=marks)
     return drawn

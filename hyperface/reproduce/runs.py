@@ -188,7 +188,7 @@ def _statements(
         primary = row.get("primary", columns[:1])
         if row.get("unit") != HOLDS or not primary:
             continue
-        # A statement judged by several columns holds if it holds in each of them.
+        # A statement that is judged by several columns must be true in each of them.
         if len(primary) > 1:
             parts = [part.margins for column in primary for part in tested[row["row"], column]]
             entries += comparisons.entry(row["row"], parts, starts=starts)

@@ -74,7 +74,7 @@ def select(members: Iterable[Member]) -> Selected:
         if problem is None and not has_image_suffix(name):
             problem, other = _content(name, member)
         if problem is None and other is None and name in images:
-            problem = "the archive holds this name twice"
+            problem = "the archive contains this name twice"
         if other is not None:
             ignored.append(Reject(shown, other))
         elif problem is not None:

@@ -135,8 +135,8 @@ def _check_spelling(identities: set[str], distinct_case: bool) -> None:
     """Refuses two spellings of one name, because one person would become two."""
     spelt: dict[str, str] = {}
     for identity in sorted(identities):
-        # Some file systems of macOS decompose the letters of file names, so that one name can come in
-        # two Unicode forms.
+        # Some file systems of macOS decompose the letters of file names, so that one name can come
+        # in two Unicode forms.
         composed = unicodedata.normalize("NFC", identity)
         folded = composed if distinct_case else composed.casefold()
         other = spelt.setdefault(folded, identity)
