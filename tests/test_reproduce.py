@@ -763,7 +763,7 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert captions[0] == ["ROC: 60 people of CFP, frontal-profile pairs, small scale"]
     assert captions[1] == ["ROC: LFW, BLUFR pairs, small scale"]
     assert [caption.split(";")[0] for caption in captions[2]] == [
-        "LFW, 6,000 pairs: ROC curves, a panel for each factor by which images were made smaller",
+        "LFW, 6,000 pairs: ROC curves, one panel per factor by which images were made smaller",
         "LFW, 6,000 pairs: accuracy against the factor by which images were made smaller",
     ]
     profiles = {(e.row, e.column): e.values for e in outcomes[0].entries}
