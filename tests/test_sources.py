@@ -645,7 +645,7 @@ def test_mnist_files_that_disagree_are_refused(tmp_path, rng):
     root = write_mnist(tmp_path / "idx", rng)
     labels = root / "train-labels-idx1-ubyte"
     labels.write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 3) + b"\1\2\3")
-    with pytest.raises(InputError, match="one 28 x 28 image a label"):
+    with pytest.raises(InputError, match="one 28 x 28 image per label"):
         open_source(str(root), tmp_path)
 
 
