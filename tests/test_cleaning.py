@@ -74,7 +74,7 @@ def test_single_precision_and_an_empty_block_are_fine(rng):
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (np.eye(3), [0, 1, 5], r"a label in \[0, 3\) a feature, found 5"),
+        (np.eye(3), [0, 1, 5], r"one label in \[0, 3\) per feature, found 5"),
         (np.eye(3), [0, -1, 1], r"found -1"),
         (np.eye(3), [0, 1], r"found shapes \(3, 3\), \(2,\)"),
         (np.eye(3) * [1, 0, 1], [0, 1, 2], r"above zero, found norm 0.0 at row 1 \(1 rows"),

@@ -338,7 +338,7 @@ def test_faces_are_aligned_by_a_file_of_landmarks_and_looked_at(tmp_path, capsys
         (["x"], "--out: expected a name of letters"),
         (["x", "--out", "../../out"], "expected a name of letters"),
         (["nowhere", "--out", "x"], "found nothing at nowhere"),
-        (["orl", "--root", "5"], "orl: expected no option of a path"),
+        (["orl", "--root", "5"], "orl: expected no option for paths"),
         ([".", "--out", "x", "--kind", "foldr"], "Did you mean 'folder'?"),
         ([".", "--out", "x", "--kind", "folder", "--image", "y"], "no option --image"),
         (["orl", "--keep", "none.txt"], "none.txt: expected a file of text, found none"),

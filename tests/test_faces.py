@@ -225,6 +225,6 @@ def test_a_run_that_is_fine_tuned_comes_with_its_start(context):
     assert page.state(shown.outcome) == page.NOT_RUN
     start, run = context.runs / "faces-softmax", context.runs / "faces-normface"
     assert (
-        f"Made by: hyperface train faces-softmax --workdir {start}, then "
+        f"To train it: hyperface train faces-softmax --workdir {start}, then "
         f"hyperface train faces-normface --init-from {start} --workdir {run}."
     ) in shown.reason

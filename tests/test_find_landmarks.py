@@ -270,7 +270,7 @@ def raw_photos(root, side, corners):
         (
             40,
             [(0, 0), (20, 0), (0, 20), (20, 20), (0, 0), (20, 20)],
-            "are 0.88 of the distance of the eyes",
+            "are 0.88 of the distance between the eyes",
         ),
         (32, [(0, 0)] * 6, ""),
         (100, [(200, 200)] * 6, ""),

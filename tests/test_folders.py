@@ -127,11 +127,11 @@ def test_two_readings_are_shown_and_the_user_asked(tmp_path, kind, name):
 def test_images_in_no_folder_are_not_passed_over_for_a_few_that_are_in_one(tmp_path):
     files = dict.fromkeys(["1.png", "2.png", "3.png", "old/1.png", "new/1.png"], b"x")
     root = write_folder(tmp_path, files)
-    with pytest.raises(InputError, match=r"3 images that lie in none beside level 1 has 2"):
+    with pytest.raises(InputError, match=r"3 images outside of any folder, and level 1 has 2"):
         opened(root)
     assert len(opened(root, identity_level=1).rejected) == 3
     flat = write_folder(tmp_path / "flat", {"1.png": b"x"})
-    with pytest.raises(InputError, match=r"1 images lie in no folder.*list file"):
+    with pytest.raises(InputError, match=r"1 images are outside of any folder.*list file"):
         opened(flat)
 
 
@@ -388,5 +388,5 @@ def test_a_default_test_split_is_another_data_set_than_none(tmp_path):
     assert made.images == {"train": 21, "test": 10}
     same = store.prepare(opened(root), tmp_path / "data/x", Options(held_out=10))
     assert same == tmp_path / "data/x/1.0.0"
-    with pytest.raises(InputError, match="made from other files or options"):
+    with pytest.raises(InputError, match="found one from other files or options"):
         store.prepare(opened(root), tmp_path / "data/x", Options(held_out=0))

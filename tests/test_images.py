@@ -87,7 +87,7 @@ def test_the_first_frame_of_an_animation_is_taken(grey):
 
 def test_sixteen_bits_are_refused():
     deep = encoded(np.full((4, 4), 3000, np.uint16))
-    with pytest.raises(ValueError, match="8 bits a channel, found mode I"):
+    with pytest.raises(ValueError, match="8 bits per channel, found mode I"):
         images.conform(deep, channels=1)
 
 

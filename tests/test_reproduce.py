@@ -299,7 +299,7 @@ def test_a_report_holds_published_and_measured_values(tmp_path, capsys):
     assert not re.search(r"(src|href)=.(?!data:|#)", text)
     heads = re.findall(r"<h2 id='\d+'>(.*?): ", text)
     assert heads == [item.place for item in papers.items("normface")]
-    assert "proposition-2           39 figures" in capsys.readouterr().out
+    assert "proposition-2           39 values" in capsys.readouterr().out
 
 
 def test_printed_commands_can_be_pasted(tmp_path):
@@ -316,7 +316,7 @@ def test_an_item_without_its_data_says_so(tmp_path):
     command.main(["normface", *options])
     text = page_of(tmp_path / "normface/report.html")
     assert f"Data set &#x27;mnist&#x27; is not at {data / 'mnist'}: MNIST" in text
-    assert "Made by: hyperface prepare mnist." in text
+    assert "To prepare it: hyperface prepare mnist." in text
     assert f"hyperface reproduce normface --only figure-2 --out {tmp_path}" in text
     assert not (tmp_path / "normface/figure-2/result.json").exists()
     assert "Data set &#x27;casia&#x27;" in text
@@ -405,7 +405,7 @@ def test_an_item_that_cannot_be_measured_is_said_and_the_others_are_there(tmp_pa
 
     monkeypatch.setattr(propositions, "bound_curves", refused)
     options = ["--out", str(tmp_path), "--only", "figure-5", "proposition-1"]
-    with pytest.raises(InputError, match=r"all to end well.*\nfigure-5: .*one in use"):
+    with pytest.raises(InputError, match=r"every item to succeed.*\nfigure-5: .*one in use"):
         command.main(["normface", *options])
     text = page_of(tmp_path / "normface/report.html")
     assert "expected a free folder, found one in use." in text
@@ -680,7 +680,7 @@ def test_rows_at_small_scale_stand_beside_the_published_ones(small_runs, tmp_pat
         "Table 2, small scale: LFW: normalisation beats no normalisation (undecided, 1 of 2" in text
     )
     assert text.count("alt='b: similarities of two videos, softmax") == 2
-    assert text.count("alt='a: how a pair of videos gets its histogram") == 1
+    assert text.count("alt='a: how the histogram of a pair of videos is computed") == 1
 
 
 def test_the_page_is_written_from_results(small_runs, tmp_path, monkeypatch):
@@ -720,7 +720,7 @@ def test_a_run_that_is_not_what_its_folder_says_is_refused(small_runs, tmp_path)
     start = small_runs / "faces-softmax"
     start.mkdir()
     (start / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match="expected every trained run to be of the options") as said:
+    with pytest.raises(InputError, match="expected every trained run to have the options") as said:
         command.main(["normface", *options, "--only", "proposition-2", "--no-train"])
     ours = [line for line in str(said.value).split("\n") if "normface-seed1:" in line]
     assert len(ours) == 1
@@ -763,7 +763,7 @@ def test_figures_are_drawn_of_runs_at_small_scale(small_runs, tmp_path):
     assert captions[0] == ["ROC: 60 people of CFP, frontal-profile pairs, small scale"]
     assert captions[1] == ["ROC: LFW, BLUFR pairs, small scale"]
     assert [caption.split(";")[0] for caption in captions[2]] == [
-        "LFW, 6,000 pairs: ROC curves, a panel for each factor by which images were made smaller",
+        "LFW, 6,000 pairs: ROC curves, one panel per factor by which images were made smaller",
         "LFW, 6,000 pairs: accuracy against the factor by which images were made smaller",
     ]
     profiles = {(e.row, e.column): e.values for e in outcomes[0].entries}

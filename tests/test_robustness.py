@@ -163,7 +163,7 @@ def test_without_its_run_an_item_says_how_to_make_it(tmp_path, capsys):
     assert "robustness              not run" in capsys.readouterr().out
     text = (tmp_path / "ringloss/report.html").read_text()
     folder = tmp_path / "r/faces-softmax"
-    assert f"Made by: hyperface train faces-softmax --workdir {folder}." in text
+    assert f"To train it: hyperface train faces-softmax --workdir {folder}." in text
     assert f"--only robustness --out {tmp_path} --runs {tmp_path / 'r'}" in text
 
 

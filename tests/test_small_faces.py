@@ -45,7 +45,7 @@ def test_people_of_the_test_sets_are_left_out(arguments, tmp_path):
         "cfp_001/f_01.jpg": b"001/f/01.jpg",
         "cfp_001/p_01.jpg": b"001/p/01.jpg",
     }
-    with pytest.raises(InputError, match="expected a folder that is not there yet, found one"):
+    with pytest.raises(InputError, match="expected a folder that does not exist yet, found one"):
         small_faces.main(arguments)
 
 

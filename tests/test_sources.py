@@ -437,7 +437,7 @@ def test_recordio_beside_files_that_contradict_it(tmp_path):
         recordio(path)
     path.with_name("property").unlink()
     path.with_suffix(".idx").write_text("0\t0\n1\t4\n")
-    with pytest.raises(InputError, match="the index is of another file"):
+    with pytest.raises(InputError, match="the index belongs to another file"):
         recordio(path)
     path.with_suffix(".idx").write_text("0 0\n")
     with pytest.raises(InputError, match=r"a.idx:1: expected 'key<tab>byte'"):
@@ -645,7 +645,7 @@ def test_mnist_files_that_disagree_are_refused(tmp_path, rng):
     root = write_mnist(tmp_path / "idx", rng)
     labels = root / "train-labels-idx1-ubyte"
     labels.write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 3) + b"\1\2\3")
-    with pytest.raises(InputError, match="one 28 x 28 image a label"):
+    with pytest.raises(InputError, match="one 28 x 28 image per label"):
         open_source(str(root), tmp_path)
 
 
@@ -727,7 +727,7 @@ def test_the_kind_is_found_out_from_the_path(tmp_path):
     for path, kind in kinds.items():
         assert open_source(str(path), tmp_path).kind == kind
     (tmp_path / "a.dat").touch()
-    with pytest.raises(InputError, match="say which by --kind"):
+    with pytest.raises(InputError, match="name it by --kind"):
         open_source(str(tmp_path / "a.dat"), tmp_path)
     folder_of_records = tmp_path / "records"
     folder_of_records.mkdir()

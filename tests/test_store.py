@@ -119,7 +119,7 @@ def test_another_source_under_the_same_name_is_refused_or_replaces(people, tmp_p
     first = store.prepare(folder(people), tmp_path / "people")
     assert store.prepare(folder(people), tmp_path / "people") == first
     for root, options in ((other, Options()), (people, Options(held_out=1))):
-        with pytest.raises(InputError, match=r"made from other files or options.*--replace"):
+        with pytest.raises(InputError, match=r"found one from other files or options.*--replace"):
             store.prepare(folder(root), tmp_path / "people", options)
     second = store.prepare(folder(other), tmp_path / "people", replace=True)
     assert second == tmp_path / "people/1.0.1"
@@ -228,7 +228,7 @@ def test_a_shard_that_lost_a_record_is_noticed(people, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(shards.array_record_module, "ArrayRecordWriter", Losing)
-        with pytest.raises(InputError, match="holds 11 of 12 records"):
+        with pytest.raises(InputError, match="has 11 of 12 records"):
             store.prepare(folder(people), tmp_path / "people", Options(held_out=0))
     assert datasets.find("people", tmp_path) is None
     store.prepare(folder(people), tmp_path / "people", Options(held_out=0))
@@ -239,7 +239,7 @@ def test_a_data_set_of_another_program_is_never_replaced(people, tmp_path):
     whole = store.prepare(folder(people), tmp_path / "people")
     (whole / "manifest.json").unlink()
     for replace in (False, True):
-        with pytest.raises(InputError, match="or one that this command made"):
+        with pytest.raises(InputError, match="or one that this command prepared"):
             store.prepare(folder(people), tmp_path / "people", replace=replace)
     assert (whole / "dataset_info.json").exists()
 
@@ -319,7 +319,7 @@ def test_only_the_images_of_a_list_are_kept(people, tmp_path):
     whole = store.prepare(folder(people), tmp_path / "people", Options(keep=keep))
     assert sorted(records(tmp_path)) == keep
     assert Manifest.read(whole).people == {"train": ["person0", "person2"]}
-    with pytest.raises(InputError, match=r"found 'person7/0.png' \(1 that it does not have\)"):
+    with pytest.raises(InputError, match=r"found 'person7/0.png' \(1 not in the source\)"):
         store.prepare(folder(people), tmp_path / "b", Options(keep=[*keep, "person7/0.png"]))
 
 

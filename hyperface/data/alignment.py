@@ -1,7 +1,7 @@
-"""Faces brought to one place and one size by five landmarks.
+"""Aligns faces: brings them to one place and one size by five landmarks.
 
-Points are (x, y) in pixels, the centre of the top left pixel being (0, 0), in the order left eye,
-right eye, nose, left and right corner of the mouth; left is left in the image.
+Landmarks are (x, y) in pixels, in the order left eye, right eye, nose, left and right corner of the
+mouth, where left is left in the image. (0, 0) is the centre of the top left pixel.
 """
 
 import hashlib
@@ -22,29 +22,34 @@ TEMPLATE_112x96 = np.array(
         (62.7299, 92.2041),
     ]
 )
-"""Where the points come to lie in a 112 x 96 image: SphereFace, center loss and NormFace's code."""
+"""Places of the landmarks in an aligned 112 x 96 image, as in the code of SphereFace, center loss
+and NormFace."""
 TEMPLATE_112x112 = TEMPLATE_112x96 + np.array([8.0, 0.0])
-"""The same in a 112 x 112 image, as ArcFace has it."""
+"""Places of the landmarks in an aligned 112 x 112 image, as in ArcFace."""
 TEMPLATES = {(112, 96): TEMPLATE_112x96, (112, 112): TEMPLATE_112x112}
+"""Image size (height, width) -> template."""
 
 EYES_ABOVE_MOUTH = 48.0
-"""Height between the midpoints of eyes and mouth in Wu's images, in pixels."""
+"""Vertical distance in pixels from the midpoint of the eyes to that of the mouth in Wu's images."""
 EYE_ROW = {144: 48.0, 128: 40.0}
-"""Row of the eyes' midpoint in Wu's square images, by their size."""
+"""Size of Wu's square images -> the row of the midpoint of the eyes."""
 
 
 @dataclass(frozen=True)
 class Aligner:
-    """Aligns the images of a source by a file of landmarks; an image without any is refused."""
+    """Aligns the images of a source by a file of landmarks; refuses an image without landmarks."""
 
     path: Path = field(repr=False)
-    """CSV, as `read_landmarks` takes it."""
+    """The CSV file, as `read_landmarks` reads it."""
     size: tuple[int, int]
+    """(height, width) of the aligned images; a size that `align` knows."""
     landmarks: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
+    """Name of an image -> landmarks [5, 2]."""
     digest: str = field(init=False)
-    """Of the file: equal digests align alike."""
+    """Digest of the file; aligners with equal digests and sizes align images in the same way."""
 
     def __post_init__(self) -> None:
+        # The only way to set a field of a frozen dataclass that follows from the others.
         object.__setattr__(self, "landmarks", read_landmarks(self.path))
         found = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
         object.__setattr__(self, "digest", found)
@@ -54,7 +59,7 @@ class Aligner:
         return f"aligned to {height} x {width} by the landmarks of {self.path.name}"
 
     def __call__(self, name: str, pixels: np.ndarray) -> np.ndarray:
-        """Returns the aligned face; ValueError says why there is none."""
+        """Returns the aligned face of an image; ValueError says why it cannot be aligned."""
         if name not in self.landmarks:
             raise ValueError(f"no landmarks in {self.path.name}")
         points = self.landmarks[name]
@@ -64,19 +69,20 @@ class Aligner:
 
 
 def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 96)) -> np.ndarray:
-    """Returns the face cut out of an image, upright and at one scale; black where the image ends.
+    """Cuts a face out of an image, upright and at a fixed scale; black outside of the image.
 
     Args:
       pixels: [height, width, 1 or 3] uint8.
-      points: [5, 2] landmarks in that image.
-      size: (112, 96) or (112, 112): the five points fitted to the template. (144, 144) or
-        (128, 128): Wu's alignment for LightCNN by eyes and mouth, in grey.
+      points: [5, 2] landmarks of the face.
+      size: (height, width) of the result. With (112, 96) or (112, 112), the five landmarks are
+        fitted to the template of that size. With (144, 144) or (128, 128), the eyes and the mouth
+        are placed as in Wu's LightCNN, and the result is grey.
 
     Returns:
       [*size, channels] uint8.
 
     Raises:
-      ValueError: the points are no face in this image, or the size is another one.
+      ValueError: no face in this image can have these landmarks, or the size is not known.
     """
     check_landmarks(points, pixels.shape[:2])
     if size in TEMPLATES:
@@ -90,18 +96,17 @@ def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 
 def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
     """Returns the rotation, scale and shift that fit points to a template by least squares.
 
-    With (x, y) as the complex number x + iy a similarity is z -> m z + t, linear in m and t, and
-    cannot reflect. The solution is Umeyama's.
+    The solution is that of Umeyama, without reflection.
 
     Args:
       points: [n, 2], n at least 2.
-      template: [n, 2], where they should come to lie.
+      template: [n, 2], the places to which the points should be moved.
 
     Returns:
-      [2, 3], to be multiplied with (x, y, 1).
+      [2, 3] matrix that is multiplied by (x, y, 1).
 
     Raises:
-      ValueError: the points are all the same.
+      ValueError: all points are equal.
 
     Example:
       >>> similarity(np.array([(0, 0), (1, 0)]), np.array([(5, 5), (5, 7)])).round(6) + 0.0
@@ -112,7 +117,8 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
       S. Umeyama. Least-squares estimation of transformation parameters between two point patterns.
       IEEE TPAMI 13(4), 1991.
     """
-    # As complex numbers: a similarity is then z -> m z + t, which is linear in m and t.
+    # As complex numbers x + iy, a similarity is z -> m z + t. That is linear in m and t, so that
+    # least squares solves it exactly, and it cannot reflect.
     source, target = (np.asarray(p, np.float64) @ (1, 1j) for p in (points, template))
     design = np.stack([source, np.ones_like(source)], axis=1)
     (m, t), _, rank, _ = np.linalg.lstsq(design, target)
@@ -122,25 +128,28 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
 
 
 def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
-    """Wu's alignment: eyes level, their midpoint centred in x, the mouth's 48 pixels lower.
+    """Returns Wu's alignment for LightCNN, by the eyes and the mouth.
 
-    As in the released code the 48 pixels are a height: a turned head's mouth may lie to the side.
+    The eyes become level, their midpoint is at the centre of the width, and the midpoint of the
+    mouth is 48 pixels lower.
 
     Args:
-      points: [5, 2]; the nose is not used.
-      size: 144, the training image with the eyes in row 48, or 128, its central crop.
+      points: [5, 2] landmarks; the nose is not used.
+      size: 144 for training images, with the eyes in row 48, or 128 for their central crop.
 
     Returns:
-      [2, 3], to be multiplied with (x, y, 1).
+      [2, 3] matrix that is multiplied by (x, y, 1).
 
     Raises:
-      ValueError: the size is another one, the eyes coincide, or the mouth is not below them.
+      ValueError: the size is not known, the eyes coincide, or the mouth is not below them.
     """
     if size not in EYE_ROW:
         raise ValueError(f"expected size 144 or 128, found {size}")
     left, right, _, *mouth = np.asarray(points, np.float64) @ (1, 1j)
     eyes, along = (left + right) / 2, right - left
     level = np.conj(along) / (abs(along) or 1.0)
+    # As in the released code, the 48 pixels are a height and not a distance: the mouth of a turned
+    # head may lie to the side.
     height = ((sum(mouth) / 2 - eyes) * level).imag
     if height <= 0:
         raise ValueError(f"expected two eyes above the mouth, found {np.asarray(points).tolist()}")
@@ -150,22 +159,24 @@ def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns an image under an affine map: bilinear, rounded, black outside, no smoothing before.
+    """Transforms an image by an affine map, with bilinear sampling; black outside of the image.
 
-    This is what OpenCV's `warpAffine` computes by default, without its fixed-point tables.
+    Values are rounded, and the image is not smoothed before it is reduced. OpenCV's `warpAffine`
+    does the same by default, apart from its fixed-point arithmetic.
 
     Args:
       pixels: [height, width, channels] uint8.
-      matrix: [2, 3], from the image's pixels to the result's, pixel centres at whole numbers.
+      matrix: [2, 3] map from pixels of the image to pixels of the result; the centres of pixels are
+        whole numbers.
       size: (height, width) of the result.
     """
     linear = np.linalg.inv(matrix[:, :2])
     shift = -linear @ matrix[:, 2]
     pixels, start = _needed(pixels, linear, shift, size)
-    # Pillow goes from result to image, with pixel centres at halves; a black frame of one pixel is
-    # what the edge fades into, and moves the image by one.
+    # Pillow maps from the result to the image, with pixel centres at halves: + 0.5. A black frame
+    # of one pixel, into which the edge is blended, shifts the image by one: + 1.
     offset = shift - start + 1.0 + 0.5 - linear @ (0.5, 0.5)
-    # Of 8-bit images pillow's bilinear filter cuts the decimals off.
+    # In float32, because Pillow's bilinear filter truncates the values of 8-bit images.
     framed = np.pad(pixels, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
     data = np.column_stack([linear, offset]).ravel().tolist()
     how = {"method": Image.Transform.AFFINE, "resample": Image.Resampling.BILINEAR}
@@ -173,29 +184,30 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
         np.asarray(Image.fromarray(framed[..., c]).transform((size[1], size[0]), data=data, **how))
         for c in range(pixels.shape[2])
     ]
-    # Rounded, since the cast alone cuts the decimals off.
+    # Rounded, since the cast alone truncates.
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
 def _matrix(m: complex, t: complex) -> np.ndarray:
-    """z -> m z + t as a matrix."""
+    """Returns the complex map z -> m z + t as a real matrix [2, 3]."""
     return np.array([[m.real, -m.imag, t.real], [m.imag, m.real, t.imag]])
 
 
 def _needed(
     pixels: np.ndarray, linear: np.ndarray, shift: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the part of the image that the result shows, and the (x, y) where it starts."""
+    """Returns the part of an image that a warped result shows, and the (x, y) where it starts."""
     bottom, right = size[0] - 1, size[1] - 1
     corners = np.array([(0, 0), (right, 0), (0, bottom), (right, bottom)]) @ linear.T + shift
     sides = np.array(pixels.shape[1::-1])
-    # A pixel more on each side, which bilinear sampling reads.
+    # One more pixel on each side, because bilinear sampling reads the neighbours.
     start = np.clip(np.floor(corners.min(axis=0)) - 1, 0, sides).astype(int)
     stop = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, sides).astype(int)
     return pixels[start[1] : stop[1], start[0] : stop[0]], start
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Converts [height, width, 1 or 3] to one grey channel."""
     if pixels.shape[2] == 1:
         return pixels
     return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]

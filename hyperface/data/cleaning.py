@@ -1,8 +1,8 @@
-"""Which images of a training set to keep: outliers dropped as in Ring loss, section 3.
+"""Finds the images of a training set to keep; outliers are dropped as in Ring loss, section 3.
 
-Features come from any embedder, in blocks that are read twice: once for the class means, once for
-each image's squared distance to the mean of its class. Classes of a large mean distance go first,
-then single images of the classes that stay.
+The features of the images may come from any network. They are read twice, in blocks: first for the
+class means, then for the squared distance of each image to the mean of its class. First whole
+classes with a large mean distance are dropped, then single images of the classes that stay.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,38 +16,38 @@ from hyperface.errors import InputError
 from hyperface.files import text_lines
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
-"""(features [block, dim], labels [block]) in a fixed order."""
+"""The features of a set, as pairs (features [block, dim], labels [block]) in a fixed order."""
 
 
 class Distances(NamedTuple):
-    """Squared distances to the class means."""
+    """Squared distances of the images to the means of their classes."""
 
     images: np.ndarray
-    """[images], in the order of the blocks."""
+    """[images] distance of each image, in the order of the blocks."""
     labels: np.ndarray
-    """[images] class of each."""
+    """[images] class of each image."""
     classes: np.ndarray
-    """[classes] mean over the class; NaN where it has no image."""
+    """[classes] mean distance of each class' images; NaN for a class without images."""
     counts: np.ndarray
-    """[classes] images of each."""
+    """[classes] number of images of each class."""
 
 
 class Cleaning(NamedTuple):
-    """What is kept, and why the rest is not."""
+    """The images to keep, and the classes and thresholds by which the others are dropped."""
 
     keep: np.ndarray
-    """[images] bool."""
+    """[images] bool, whether each image is kept."""
     dropped_classes: np.ndarray
-    """[classes] bool, True where the mean distance is above `class_threshold`."""
+    """[classes] bool, whether the class' mean distance is above `class_threshold`."""
     class_threshold: float
     image_threshold: float
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Returns features [n, dim] scaled to length 1.
+    """Returns features [n, dim] scaled to unit length.
 
     Raises:
-      ValueError: a feature is zero or not finite: it has no direction.
+      ValueError: a feature is zero or not finite, and so has no direction.
     """
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
@@ -62,20 +62,21 @@ def unit(features: np.ndarray) -> np.ndarray:
 def squared_distances(
     blocks: Callable[[], Blocks], num_classes: int, *, normalize: bool = True
 ) -> Distances:
-    """Returns each image's ||f - mean of its class||^2, and the means of that over the classes.
+    """Computes ||f - mean of its class||^2 of each image, and the mean of that over each class.
 
-    The means [classes, dim], a few numbers per image, and one block are in memory. The mean of
-    few images lies close to each of them: a class of one has distance 0.
+    Only one block, the means [classes, dim] and a few numbers per image are in memory. The fewer
+    images a class has, the closer they are to their mean; a class of one image has distance 0.
 
     Args:
-      blocks: starts the stream; called twice, and must give the same both times.
-      num_classes: labels lie in [0, num_classes).
-      normalize: scale features to length 1 first, so that distances lie in [0, 4) and the cosine is
-        what counts; False takes them as they are.
+      blocks: returns the features from the beginning. It is called twice, and must return the same
+        features both times.
+      num_classes: number of classes; labels are in [0, num_classes).
+      normalize: whether features are scaled to unit length first. Distances are then in [0, 4) and
+        depend only on the directions.
 
     Raises:
-      ValueError: a label lies outside, a feature is zero or not finite, there is no image, or the
-        stream differs the second time.
+      ValueError: a label is out of range, a feature is zero or not finite, there is no image, or
+        the second pass differs from the first.
     """
     prepared = unit if normalize else _finite
     means, counts = _class_means(blocks(), num_classes, prepared)
@@ -85,7 +86,7 @@ def squared_distances(
         images.append(np.einsum("nd,nd->n", difference, difference))
         labels.append(block_labels)
     images, labels = np.concatenate(images), np.concatenate(labels)
-    # The means would be those of other images.
+    # A stream that differs the second time would be compared with the means of other images.
     if not np.array_equal(np.bincount(labels, minlength=num_classes), counts):
         raise ValueError(
             f"expected the same {counts.sum()} images from both passes, found {labels.size} or "
@@ -104,20 +105,21 @@ def clean(
     image_threshold: float | None = None,
     image_quantile: float | None = None,
 ) -> Cleaning:
-    """Drops classes above a threshold, then images of the others above another.
+    """Drops the classes above one threshold, and then the images of other classes above another.
 
-    A quantile q sets its threshold at the smallest distance that at least the share q of classes,
-    or of images in the classes kept, does not exceed. Without either nothing is dropped.
+    A quantile q gives the smallest distance as threshold that at least a share q of the classes, or
+    of the images in the classes kept, does not exceed. If neither a threshold nor its quantile is
+    given, nothing is dropped by it.
 
     Args:
-      distances: as `squared_distances` makes them.
+      distances: result of `squared_distances`.
       class_threshold: largest mean squared distance of a class that is kept.
-      class_quantile: in (0, 1], instead of it.
+      class_quantile: quantile in (0, 1] that gives the class threshold instead.
       image_threshold: largest squared distance of an image that is kept.
-      image_quantile: in (0, 1], instead of it.
+      image_quantile: quantile in (0, 1] that gives the image threshold instead.
 
     Raises:
-      ValueError: a threshold and its quantile are both given, or one of them is not possible.
+      ValueError: a threshold and its quantile are both given, or one of them is out of range.
 
     References:
       Ring loss, section 3, implementation details: "classes that had variance in the MSE ... above
@@ -125,7 +127,7 @@ def clean(
     """
     filled = distances.classes[distances.counts > 0]
     class_limit = _threshold("class", class_threshold, class_quantile, filled)
-    dropped = distances.classes > class_limit  # NaN, a class without images, is not.
+    dropped = distances.classes > class_limit  # A class without images is NaN, and is not dropped.
     in_kept = ~dropped[distances.labels]
     image_limit = _threshold("image", image_threshold, image_quantile, distances.images[in_kept])
     keep = in_kept & (distances.images <= image_limit)
@@ -133,10 +135,10 @@ def clean(
 
 
 def write_keep_list(path: Path, names: Iterable[str]) -> None:
-    """Writes image names sorted, one per line, in UTF-8.
+    """Writes image names to a file in UTF-8, sorted, one per line.
 
     Raises:
-      InputError: there is no name, one twice, or one that a line cannot hold.
+      InputError: there is no name, a name occurs twice, or a name is empty or has a line break.
     """
     names = sorted(names)
     _check_names(path, names)
@@ -144,10 +146,10 @@ def write_keep_list(path: Path, names: Iterable[str]) -> None:
 
 
 def read_keep_list(path: Path) -> list[str]:
-    """Returns the names of a file as `write_keep_list` makes it, in the file's order.
+    """Reads the names in a file of `write_keep_list`, in the order of the file.
 
     Raises:
-      InputError: the file cannot be read, is empty, has an empty line, or a name twice.
+      InputError: the file cannot be read, is empty, has an empty line, or has a name twice.
     """
     names = list(text_lines(path))
     _check_names(path, names)
@@ -155,6 +157,7 @@ def read_keep_list(path: Path) -> list[str]:
 
 
 def _check_names(path: Path, names: list[str]) -> None:
+    """Raises InputError if names cannot be stored one per line, or occur twice."""
     if not names:
         raise InputError(f"{path}: expected at least one image name, found none.")
     seen: dict[str, int] = {}
@@ -170,14 +173,15 @@ def _check_names(path: Path, names: list[str]) -> None:
 def _class_means(
     blocks: Blocks, num_classes: int, prepared: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the class means [classes, dim] of features after `prepared`, and the class counts."""
     sums, counts = None, np.zeros(num_classes, np.int64)
     for features, labels in blocks:
         if sums is None:
             sums = np.zeros((num_classes, features.shape[1]))
-        # Sorted by class, so that reduceat adds whole runs of rows.
+        # Sorted by class, because reduceat adds neighbouring rows.
         order = np.argsort(_checked(labels, features, num_classes), kind="stable")
         found, starts = np.unique(labels[order], return_index=True)
-        # In float64: the sum of a large class loses digits in float32.
+        # In float64, because in float32 the sum over a large class loses digits.
         sums[found] += np.add.reduceat(prepared(features)[order], starts, axis=0, dtype=np.float64)
         counts += np.bincount(labels, minlength=num_classes)
     if sums is None:
@@ -186,14 +190,16 @@ def _class_means(
 
 
 def _checked(labels: np.ndarray, features: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the labels; ValueError if there is not one valid label per feature."""
     outside = (labels < 0) | (labels >= num_classes)
     if labels.shape != features.shape[:1] or outside.any():
         found = labels[outside][0] if outside.any() else f"shapes {features.shape}, {labels.shape}"
-        raise ValueError(f"expected a label in [0, {num_classes}) a feature, found {found}")
+        raise ValueError(f"expected one label in [0, {num_classes}) per feature, found {found}")
     return labels
 
 
 def _finite(features: np.ndarray) -> np.ndarray:
+    """Returns the features as they are; ValueError if one is not finite."""
     if not np.isfinite(features).all():
         raise ValueError("expected finite features, found NaN or infinity")
     return features
@@ -202,6 +208,7 @@ def _finite(features: np.ndarray) -> np.ndarray:
 def _threshold(
     name: str, threshold: float | None, quantile: float | None, values: np.ndarray
 ) -> float:
+    """Returns the threshold, or the one that the quantile gives, or infinity without either."""
     if threshold is not None and quantile is not None:
         raise ValueError(f"expected a {name} threshold or quantile, found both")
     if threshold is not None and not threshold >= 0:
@@ -209,6 +216,7 @@ def _threshold(
     if quantile is not None and not 0 < quantile <= 1:
         raise ValueError(f"expected a {name} quantile in (0, 1], found {quantile}")
     if quantile is not None and values.size:
-        # A distance that occurs, so that at least this share is kept.
+        # Without interpolation: the threshold is a distance that occurs, so that at least this
+        # share is kept.
         return float(np.quantile(values, quantile, method="inverted_cdf"))
     return float("inf") if threshold is None else float(threshold)

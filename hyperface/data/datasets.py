@@ -1,4 +1,4 @@
-"""Prepared data sets by name, below one data folder."""
+"""Opens prepared data sets by name; all of them are below one data folder."""
 
 import dataclasses
 import os
@@ -15,20 +15,26 @@ from hyperface.errors import InputError, unknown_name
 from hyperface.files import digest, read_json
 
 FEATURES = "tensorflow_datasets.core.features."
-"""Where the classes of features are that a data set may name: TFDS imports what it names."""
+"""The module whose classes a `features.json` may name. TFDS imports the named class, so any other
+module could run foreign code."""
 _METADATA = {"people": dict, "source": str, "alignment": str}
+"""The fields of the metadata that are read here, with their types."""
 
 
 def data_directory(given: Path | None = None) -> Path:
-    """Returns the data folder: `given`, else HYPERFACE_DATA_DIR, else one in the user's cache."""
+    """Returns the folder of prepared data sets.
+
+    It is `given` or, if that is None, the environment variable HYPERFACE_DATA_DIR or, if that is
+    not set, a folder in the user's cache.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # A shell leaves "~" alone in quotes and in files of variables.
+    # A shell does not expand "~" inside quotes or in a file of environment variables.
     found = given or os.environ.get("HYPERFACE_DATA_DIR") or cache / "hyperface"
-    return Path(os.path.expanduser(found))  # noqa: PTH111  Path's refuses the name of no user.
+    return Path(os.path.expanduser(found))  # noqa: PTH111  Path.expanduser fails on unknown users.
 
 
 class Records(Protocol):
-    """Records of a data set, read at random."""
+    """A sequence of records that are read by index, in any order."""
 
     def __len__(self) -> int: ...
 
@@ -39,29 +45,31 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a prepared data set, read at random."""
+    """One split of a prepared data set, opened for reading."""
 
     dataset: str
+    """Name and version, such as "faces/1.0.0"."""
     name: str
+    """Name of the split, such as "train"."""
     records: Records
-    """Encoded: "image" bytes, "label" int, and for faces "name" bytes."""
+    """Records with "image", encoded bytes; "label", int; and for faces "name", bytes."""
     num_classes: int
     image_shape: tuple[int, int, int]
-    """Shape of the images that are fed to the network, after the crop if there is one."""
+    """[height, width, channels] of the images that are fed to the network, after the crop."""
     source: str | None = None
-    """Fingerprint of the files it was made from, where the data set has one."""
+    """Fingerprint of the files from which the data set was prepared, if it has one."""
     crop: tuple[int, int] | None = None
-    """Height and width cut out of the image."""
+    """Height and width of the part that is cut out of an image; None takes the whole image."""
     shrink: int = 1
-    """Factor by which the stored image is made smaller per side, before the crop."""
+    """Factor by which the stored image is reduced per side, before the crop."""
     group: str = ""
-    """Which people of the data set these are, in words; "" for all of the split's."""
+    """Which people of the data set the records show, in words; "" for all people of the split."""
     alignment: str = "of unknown alignment"
-    """How the images were aligned when they were stored."""
+    """How the images were aligned when they were stored, in words."""
 
     @property
     def step(self) -> str:
-        """What is printed of it."""
+        """The sentence that describes the split in a procedure."""
         small = f", {self.shrink} times smaller per side" if self.shrink > 1 else ""
         cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
         group = f", {self.group}" if self.group else ""
@@ -70,7 +78,7 @@ class Split:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps, to notice that the data changed under a run."""
+        """Returns the facts that a run stores, so that changed data is noticed when it resumes."""
         return {
             "dataset": self.dataset,
             "split": self.name,
@@ -82,8 +90,8 @@ class Split:
 
 
 def find(name: str, data_dir: Path) -> Path | None:
-    """Returns the folder of the newest whole version of a data set; None where there is none."""
-    # By number: as text 1.0.10 would come before 1.0.9.
+    """Returns the folder of the newest complete version of a data set; None if there is none."""
+    # Compared as numbers: as text, 1.0.10 would come before 1.0.9.
     versions = {
         info.parent: tuple(map(int, info.parent.name.split(".")))
         for info in (data_dir / name).glob("*.*.*/dataset_info.json")
@@ -93,15 +101,21 @@ def find(name: str, data_dir: Path) -> Path | None:
 
 
 def fingerprint(name: str, data_dir: Path) -> str:
-    """Returns an id of a data set's newest version; "" without one. Preparing again changes it."""
+    """Returns an id of the newest version of a data set, or "" if there is none.
+
+    The id changes when the data set is prepared again from other files or options.
+    """
     folder = find(name, data_dir)
-    # Counts and sizes are in the one, what the images were made from in the other.
+    # The first file has the counts and sizes, the second the fingerprint of the source.
     files = ("dataset_info.json", "metadata.json")
     return "-".join(digest(folder / file) for file in files) if folder else ""
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Returns those of `Split.facts` that change if the data set is prepared again; else {}."""
+    """Returns the `Split.facts` that change when a data set is prepared again.
+
+    It returns {} if the data set is not there.
+    """
     folder = find(name, data_dir)
     if folder is None:
         return {}
@@ -121,15 +135,15 @@ def open_split(
     """Opens a split for reading; image bytes stay encoded.
 
     Args:
-      name: of the prepared data set.
-      split: of its splits.
+      name: name of the prepared data set.
+      split: name of the split.
       data_dir: the data folder.
-      crop: height and width to be cut out of the images; None feeds them whole.
-      shrink: factor by which the stored images are made smaller per side, before that.
+      crop: height and width of the part to cut out of the images; None takes the whole images.
+      shrink: factor by which the stored images are reduced per side, before the crop.
 
     Raises:
-      InputError: the data set is not prepared, has no such split, the split is empty, or its images
-        are smaller than the crop or do not divide by `shrink`.
+      InputError: the data set is not prepared or is damaged, it has no such split, the split is
+        empty, an image is smaller than the crop, or `shrink` does not divide both of its sides.
     """
     folder = find(name, data_dir)
     if folder is None:
@@ -146,7 +160,7 @@ def open_split(
         raise InputError(f"expected images in split {split!r} of {name}, found none in {folder}.")
     if missing:
         raise InputError(
-            f"expected every file of {name}, found {missing[0]} missing ({len(missing)} in all): "
+            f"expected every file of {name}, found {missing[0]} missing ({len(missing)} in total): "
             "delete the data set's folder and prepare it again."
         )
     (height, width, channels), classes = _described(builder, folder)
@@ -176,15 +190,18 @@ def open_split(
 
 
 def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: Path) -> Split:
-    """Opens the images that an experiment trains on, or those that it is scored on.
+    """Opens the images on which an experiment trains, or those on which it is scored.
+
+    These are the splits that the experiment names or, if it sets `people_fold`, groups of people
+    from both splits.
 
     Args:
-      data: the experiment's data.
-      part: which of the two.
+      data: the data settings of the experiment.
+      part: "train" or "test".
       data_dir: the data folder.
 
     Raises:
-      InputError: as `open_split` does, or there are fewer people than groups of them.
+      InputError: as `open_split`, or there are fewer than two people per group.
     """
 
     def opened(split: str) -> Split:
@@ -200,7 +217,7 @@ def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: 
             f"data.people-fold: expected at least {2 * groups} people in {data.name} for {groups} "
             f"groups, found {people}."
         )
-    # Dealt in turn: groups then differ by one person at most.
+    # People are dealt to groups in turn, so that group sizes differ by at most one.
     in_group = np.arange(people) % groups == group - 1
     chosen = in_group if part == "test" else ~in_group
     rest = "" if part == "test" else "all but "
@@ -215,11 +232,11 @@ def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: 
 
 
 class _ChosenPeople:
-    """The records of some people of several splits, with labels that count these people alone."""
+    """The records of some people from several splits, with labels that count only these people."""
 
     def __init__(self, splits: Sequence[Split], chosen: np.ndarray) -> None:
         self._splits, self._records = splits, []
-        # Labels of the chosen people run from 0 without gaps, as the losses want them.
+        # The losses need the labels of the chosen people to run from 0 without gaps.
         label_of, first = np.cumsum(chosen) - 1, 0
         for number, split in enumerate(splits):
             for index, record in enumerate(split.records):
@@ -235,15 +252,19 @@ class _ChosenPeople:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int, /) -> dict[str, Any]:
-        split, place, label = self._records[index]
-        return {**self._splits[split].records[place], "label": label}
+        split, index_in_split, label = self._records[index]
+        return {**self._splits[split].records[index_in_split], "label": label}
 
 
 def _builder(folder: Path) -> Any:
-    """TFDS's builder of a prepared data set, whose metadata is whole and names no foreign code."""
+    """Returns the TFDS builder of a prepared data set, after its metadata has been checked.
+
+    Raises:
+      InputError: the metadata is damaged, or names a class that is not TFDS's own.
+    """
     check_features(folder / "features.json")
     stored = read_json(folder / "dataset_info.json").get("fileFormat")
-    if stored != "array_record":  # TFDS reads the others by TensorFlow.
+    if stored != "array_record":  # TFDS needs TensorFlow to read any other format.
         raise _damaged(folder, ValueError(f"the file format {str(stored)[:40]!r}"))
     try:
         builder = tfds.builder_from_directory(folder)
@@ -258,10 +279,10 @@ def _builder(folder: Path) -> Any:
 
 
 def check_features(path: Path) -> None:
-    """Refuses a `features.json` that would make TFDS import a module of its choice.
+    """Refuses a `features.json` that would make TFDS import a foreign module.
 
     Raises:
-      InputError: it is missing, damaged, or names other classes than TFDS's own.
+      InputError: the file is missing or damaged, or names a class that is not TFDS's own.
     """
     named = list(_class_names(read_json(path)))
     foreign = [name for name in named if not str(name).startswith(FEATURES)]
@@ -271,13 +292,14 @@ def check_features(path: Path) -> None:
 
 
 def _class_names(record: Any) -> Iterator[Any]:
-    """Yields the classes that a features.json names, at any depth."""
+    """Yields the class names in the content of a features.json, at any depth."""
+    # A loop and not a recursion: a hostile file can be nested deeper than Python's stack.
     waiting = [record]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             for key, named in value.items():
-                # The three spellings that TFDS takes; the last is of its older files.
+                # TFDS accepts these three spellings; the last one is in older files.
                 if key in ("pythonClassName", "python_class_name", "type"):
                     yield named
             waiting += value.values()
@@ -288,35 +310,39 @@ def _class_names(record: Any) -> Iterator[Any]:
 def _records(
     builder: Any, split: str, folder: Path
 ) -> tuple[list[str], list[str], Callable[[], Records]]:
-    """Returns the files of a split (none if it is empty), the missing ones, and what opens them."""
+    """Returns the files of a split, the missing ones among them, and a function that opens them.
+
+    An empty split has no files.
+    """
     try:
         info = builder.info.splits[split]
         files = [str(file) for file in info.filepaths] if info.num_examples else []
         missing = [file for file in files if not Path(file).is_file()]
-    except Exception as error:  # Whatever in the metadata is damaged.
+    except Exception as error:  # TFDS fails in many ways on damaged metadata.
         raise _damaged(folder, error) from None
 
     def opened() -> Records:
         try:
             return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        except Exception as error:  # As above, or a file of another kind.
+        except Exception as error:  # As above; or a file is not an ArrayRecord.
             raise _damaged(folder, error) from None
 
     return files, missing, opened
 
 
 def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
-    """Returns the shape of the images, and the number of classes."""
+    """Returns the [height, width, channels] of the images and the number of classes."""
     try:
         features = builder.info.features
         height, width, channels = features["image"].shape
         sides = int(height), int(width), int(channels)
         return sides, int(features["label"].num_classes)
-    except Exception as error:  # Other features have neither.
+    except Exception as error:  # A data set of other features has no image or no label.
         raise _damaged(folder, error) from None
 
 
 def _damaged(folder: Path, error: Exception) -> InputError:
+    """Returns the error for a data set that cannot be read."""
     reason = str(error).strip().partition("\n")[0][:150] or type(error).__name__
     return InputError(
         f"expected a whole data set of images with labels in {folder}, found: {reason}. Prepare "

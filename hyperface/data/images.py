@@ -1,4 +1,4 @@
-"""Encoded images: checked once when a data set is prepared, decoded when it is read."""
+"""Checks encoded images when a data set is prepared, and decodes them when it is read."""
 
 import contextlib
 import io
@@ -10,37 +10,40 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 _AVIF = ("AVIF",) if features.check("avif") else ()  # Pillow can be built without it.
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF", *_AVIF)
-"""Formats that Pillow decodes in this process. Others start a program (EPS starts Ghostscript)
-or read fonts, archives and documents, whatever the name of the file says."""
+"""Formats that are accepted, whatever the suffix of a file is. Pillow decodes them in this process.
+For other formats it starts a program (EPS starts Ghostscript) or reads fonts and documents."""
 BACKGROUND = (255, 255, 255)
-"""Colour that shows through where an image is transparent, as viewers have it."""
+"""Colour on which transparent images are laid: white, as in most viewers."""
 MAX_VALUE = 16.0
-"""No usual scaling of pixels, to [-1, 1] or to mean 0 and deviation 1, makes larger values."""
+"""Largest absolute value that scaled pixels usually have. Both usual scalings, to [-1, 1] and to
+mean 0 and deviation 1, stay below it."""
 MAX_PIXELS = 64_000_000
-"""A larger header is refused before a pixel is decoded. Telephones take photos of 48 to 50 million
-pixels."""
+"""Largest number of pixels of an image; a header that announces more is refused before decoding.
+Telephones take photos of 48 to 50 million pixels."""
 LARGE = 4_000_000
-"""Pixels above which images are decoded one at a time: each needs up to 640 MB meanwhile."""
+"""Number of pixels above which images are decoded one at a time. The largest images need up to
+640 MB each during decoding."""
 MAX_SCANS = 100
-"""Scans of a JPEG. Cameras write 1 to 10; thirty bytes of scan can cost a pass over all pixels."""
+"""Largest number of scans in a JPEG. Cameras write 1 to 10. A hostile file can cause a pass over
+all pixels by a scan of thirty bytes."""
 MAX_SCANNED = 2_500_000_000
-"""Scans of a JPEG times its pixels."""
+"""Largest product of the scans of a JPEG and its pixels, which bounds the time of decoding."""
 
 
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
-    """Returns image bytes that decode to [height, width, channels] uint8, and that shape.
+    """Returns encoded bytes that decode to [height, width, channels] uint8, and that shape.
 
-    JPEG and PNG of the right mode and upright are kept byte for byte. Anything else is turned
-    upright, as its EXIF orientation says, laid on `BACKGROUND` as far as it is transparent, and
-    stored as PNG. An animation is stored as its first frame.
+    A JPEG or PNG that is upright and has the right number of channels is returned byte for byte.
+    Any other image is turned upright by its EXIF orientation, its transparent parts are laid on
+    `BACKGROUND`, and it is encoded as PNG. Of an animation the first frame is taken.
 
     Args:
-      data: an encoded image of one of `FORMATS`.
+      data: an encoded image in one of `FORMATS`.
       channels: 1 for grey, 3 for RGB.
 
     Raises:
-      ValueError: the bytes are empty, not an image, truncated, too large, with a damaged EXIF
-        block, or grey of more than 8 bits.
+      ValueError: the bytes are empty, are no image, are truncated, announce too many pixels, have a
+        damaged EXIF block, or have more than 8 bits per channel.
     """
     image = _opened(data)
     with _turn(image):
@@ -48,17 +51,17 @@ def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Returns pixels [height, width, 1 or 3] uint8 as a PNG file, without loss."""
+    """Encodes pixels [height, width, 1 or 3] uint8 as PNG, without loss."""
     out = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
     return out.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Returns the pixels [height, width, 1 or 3] uint8 of bytes that `conform` returned.
+    """Decodes bytes that `conform` returned to pixels [height, width, 1 or 3] uint8.
 
     Raises:
-      ValueError: as `conform`, for other bytes.
+      ValueError: the bytes are damaged; as in `conform`.
     """
     image = _opened(data)
     with _turn(image):
@@ -67,10 +70,10 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def upright(data: bytes, channels: int) -> np.ndarray:
-    """Decodes an encoded image and turns it upright, as its EXIF orientation says.
+    """Decodes an encoded image and turns it upright by its EXIF orientation.
 
     Args:
-      data: an encoded image of one of `FORMATS`.
+      data: an encoded image in one of `FORMATS`.
       channels: 1 for grey, 3 for RGB.
 
     Returns:
@@ -87,7 +90,7 @@ def upright(data: bytes, channels: int) -> np.ndarray:
 
 
 def warn_of_range(images: np.ndarray) -> None:
-    """Warns where a batch for a network looks like pixels that nobody has scaled.
+    """Warns if a batch of images looks like pixels that were not scaled for the network.
 
     Args:
       images: [batch, height, width, channels] on the host.
@@ -102,7 +105,10 @@ def warn_of_range(images: np.ndarray) -> None:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """Returns the image, not yet decoded. The one place where an image is opened."""
+    """Reads the header of an image and checks it; the pixels are not decoded yet.
+
+    Every image is opened here, so that these limits hold everywhere.
+    """
     if not data:
         raise ValueError("expected an image, found an empty file")
     try:
@@ -111,7 +117,8 @@ def _opened(data: bytes) -> Image.Image:
         raise ValueError(
             f"expected an image ({', '.join(FORMATS)}), found bytes starting {data[:8]!r}"
         ) from None
-    except Exception as error:  # As in `_loaded`.
+    # As in `_loaded`: parsers of many formats raise errors of many types.
+    except Exception as error:
         raise ValueError(f"expected a whole image, found: {_reason(error)}") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
@@ -121,16 +128,17 @@ def _opened(data: bytes) -> Image.Image:
         most = min(MAX_SCANS, MAX_SCANNED // max(1, image.width * image.height))
         if data.count(_SCAN) > most:
             raise ValueError(f"expected at most {most} scans, found {data.count(_SCAN)}")
+    # Pillow would clip 16-bit and float pixels to 255 instead of scaling them.
     if image.mode[0] in "IF":
-        raise ValueError(f"expected 8 bits a channel, found mode {image.mode}")
+        raise ValueError(f"expected 8 bits per channel, found mode {image.mode}")
     return image
 
 
 def _loaded(image: Image.Image) -> Image.Image:
-    """Returns the same, decoded."""
+    """Decodes the pixels of an opened image, and returns the image."""
     try:
         image.load()
-    # Decoders are many programs of many people: any error is about this one image.
+    # The decoders of the formats raise errors of many types; all are about this one image.
     except Exception as error:
         raise ValueError(f"expected a whole image, found: {_reason(error)}") from None
     return image
@@ -139,47 +147,50 @@ def _loaded(image: Image.Image) -> Image.Image:
 def _conformed(
     image: Image.Image, data: bytes, channels: int
 ) -> tuple[bytes, tuple[int, int, int]]:
+    """Returns what `conform` returns, for an image that has been decoded from `data`."""
     turned = _turn_upright(image)
-    kept = image.mode == _MODES[channels] and not image.has_transparency_data
-    if image.format in ("JPEG", "PNG") and kept and not turned:
+    right_mode = image.mode == _MODES[channels] and not image.has_transparency_data
+    if image.format in ("JPEG", "PNG") and right_mode and not turned:
         return data, (image.height, image.width, channels)
     image = _converted(image, channels)
-    image.info = {}  # Pixels alone are stored: no colour profile.
+    image.info = {}  # Pillow would store the colour profile and the EXIF block too.
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue(), (image.height, image.width, channels)
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
-    """Returns the image in grey or colour; what is transparent is laid on the background."""
+    """Converts an image to grey or RGB; transparent parts are laid on the background."""
     if image.has_transparency_data:
-        # The colour of a transparent pixel is arbitrary: dropping its alpha would show it.
+        # The colour of a transparent pixel is arbitrary; without its alpha it would be visible.
         ground = Image.new("RGBA", image.size, BACKGROUND)
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     return image.convert(_MODES[channels])
 
 
 def _turn_upright(image: Image.Image) -> bool:
-    """Turns a decoded image as its EXIF orientation says; returns whether it says so."""
+    """Turns a decoded image upright by its EXIF orientation; returns whether it was turned."""
     try:
-        says_so = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-        if says_so:
+        # 1 means upright; 0 is not defined, but occurs in files.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+        if turned:
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's EXIF parser fails in as many ways as its decoders.
         raise ValueError(f"expected readable EXIF data, found: {_reason(error)}") from None
-    return says_so
+    return turned
 
 
 _MODES = {1: "L", 3: "RGB"}
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
+"""The bytes at the start of a JPEG file, and those at the start of each scan."""
 _large = threading.Lock()
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
-    """Returns the lock under which large images are decoded one after another."""
+    """Returns a lock that lets only one large image be decoded at a time; small ones need none."""
     return _large if image.width * image.height > LARGE else contextlib.nullcontext()
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error, or its kind where it has no text."""
+    """Returns the first line of an error, or the name of its type if it has no text."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -1,7 +1,8 @@
-"""Five landmarks an image: the CSV file that lists them, and what no face can have.
+"""Reads a CSV file with five landmarks per face, and refuses landmarks that no face can have.
 
-Points are (x, y) in pixels in the order left eye, right eye, nose, left and right corner of the
-mouth; left is left in the image. Further faces of one image are listed as IMAGE#2, IMAGE#3, ...
+Landmarks are (x, y) in pixels in the order left eye, right eye, nose, left and right corner of the
+mouth, where left is left in the image. The second face of an image is listed as IMAGE#2, the third
+as IMAGE#3, and so on.
 """
 
 import csv
@@ -15,32 +16,35 @@ from hyperface.errors import InputError
 from hyperface.files import text_lines
 
 COLUMNS = ("lex", "ley", "rex", "rey", "nx", "ny", "lmx", "lmy", "rmx", "rmy")
+"""Names of the columns with the x and y of each landmark."""
 OUTSIDE = 0.25
-"""How far outside a point may lie, in sides of the image: faces are cut off at its edges."""
+"""How far outside of the image a point may be, as a share of the image's side: faces can be cut off
+at an edge."""
 
 
 def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
     """Refuses landmarks that no face in the image can have.
 
     Args:
-      points: [5, 2].
+      points: [5, 2] the landmarks.
       shape: (height, width) of the image.
 
     Raises:
-      ValueError: a point is not finite or far outside; eyes and mouth coincide; left and right are
-        swapped.
+      ValueError: a point is not finite or far outside of the image, eyes and mouth are less than a
+        pixel apart, or left and right are swapped.
     """
     points = np.asarray(points, np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         raise ValueError(f"expected five finite points (x, y), found {points.tolist()}")
+    # From the left to the right eye, and from the midpoint of the eyes to that of the mouth.
     right = points[1] - points[0]
     down = points[3:].mean(axis=0) - points[:2].mean(axis=0)
-    # Similarities of points that lie together blow up without limit.
+    # The transform that aligns points enlarges them without limit as they come together.
     if np.hypot(*down) < 1.0:
         raise ValueError(
             f"expected eyes and mouth at least a pixel apart, found {np.hypot(*down):.2g} pixels"
         )
-    # The sign of the cross product tells a mirrored or swapped pair of eyes.
+    # The sign of the cross product shows that the eyes are swapped, or the face is upside down.
     if right[0] * down[1] <= right[1] * down[0]:
         raise ValueError(
             "expected the left eye on the left of an upright face, found the left eye at "
@@ -56,13 +60,15 @@ def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 def read_landmarks(path: Path) -> dict[str, np.ndarray]:
-    """Landmarks [5, 2] by image name, from a CSV file.
+    """Reads a CSV file of landmarks: image name -> landmarks [5, 2].
 
-    The first line names the columns: file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy; others are
-    ignored. A failed detection may stand as nan: that image alone is refused when it is aligned.
+    The first line names the columns file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy; other columns are
+    ignored. The landmarks of a photo without a face may be nan: only that image is then refused
+    when it is aligned.
 
     Raises:
-      InputError: naming the line: the file is not such a CSV, or names an image twice.
+      InputError: the file is not such a CSV file, or names an image twice; the message has the
+        line.
     """
     landmarks: dict[str, np.ndarray] = {}
     for line, row in _rows(path):
@@ -85,7 +91,7 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
 
 
 def face_name(name: str, number: int) -> str:
-    """Returns the name of a face: the image's for the first one, IMAGE#2 for the second.
+    """Returns the name of a face: that of the image for the first face, IMAGE#2 for the second.
 
     Example:
       >>> face_name("a/1.jpg", 1), face_name("a/1.jpg", 2)
@@ -95,11 +101,12 @@ def face_name(name: str, number: int) -> str:
 
 
 def image_of(name: str) -> str:
-    """Returns the name of the image that shows a face of a name that `face_name` made."""
+    """Returns the name of the image that shows a face; the inverse of `face_name`."""
     return re.sub(r"#[1-9][0-9]*$", "", name)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yields each row of the file as a dictionary by column, with the number of its line."""
     try:
         rows = csv.DictReader((line + "\n" for line in text_lines(path)), strict=True)
         missing = [name for name in ("file", *COLUMNS) if name not in (rows.fieldnames or ())]

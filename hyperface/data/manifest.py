@@ -1,4 +1,4 @@
-"""What a prepared data set says of itself."""
+"""Defines the manifest of a prepared data set: what it contains, and what was left out."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,26 +8,29 @@ from hyperface.errors import InputError
 from hyperface.files import read_json
 
 LOST_PAIR = "a pair without one of its images"
-"""Why a pair is left out."""
+"""The reason for rejecting a pair."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared data set holds, and what it does not; stored as manifest.json."""
+    """The content of a prepared data set and the images left out, stored as manifest.json."""
 
     source: str
     """Fingerprint of the source and the options."""
     kind: str
+    """Kind of the source, such as "folder"."""
     image_shape: tuple[int, int, int]
+    """[height, width, channels] of all images."""
     images: dict[str, int]
-    """By split."""
+    """Split -> number of images."""
     people: dict[str, list[str]]
-    """Identities of each split, in the order of the labels."""
+    """Split -> identities, in the order of the labels."""
     images_per_identity: dict[str, list[int]]
-    """In the same order; 0 where every image of a planned identity was rejected."""
+    """Split -> number of images of each identity; 0 if all of its images were rejected."""
     sha256: dict[str, str]
-    """Digest of each shard's file."""
+    """Name of each shard's file -> its SHA-256."""
     rejected: list[Reject]
+    """Images and pairs that could not be used, with the reasons."""
     alignment: str = "of unknown alignment"
     """How the images were aligned when they were stored."""
     ignored: list[Reject] = field(default_factory=list)
@@ -35,15 +38,15 @@ class Manifest:
 
     @property
     def lost_pairs(self) -> list[str]:
-        """The pairs that were left out, each as "first,second"."""
+        """Names of the two images of each pair that was left out, as "first,second"."""
         return [name for name, reason in self.rejected if reason == LOST_PAIR]
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Reads the manifest of a prepared data set's folder.
+        """Reads the manifest in the folder of a prepared data set.
 
         Raises:
-          InputError: it has none, or one that is damaged or of another program.
+          InputError: there is none, it is damaged, or it is a file of another program.
         """
         path = folder / "manifest.json"
         record = read_json(path)
@@ -61,7 +64,8 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        """ValueError or TypeError where parts do not fit: a damaged file can still be JSON."""
+        """Raises ValueError or TypeError if fields have a wrong type or contradict each other."""
+        # A damaged file can still be valid JSON.
         height, width, channels = self.image_shape
         texts = [self.source, self.kind, self.alignment, *self.sha256, *self.sha256.values()]
         texts += [name for names in self.people.values() for name in names]
@@ -79,7 +83,7 @@ class Manifest:
 
     @classmethod
     def source_of(cls, folder: Path) -> str | None:
-        """Returns the fingerprint of what a folder was made from; None where it has no manifest."""
+        """Returns the fingerprint in the manifest of a folder; None if it has no valid manifest."""
         try:
             return cls.read(folder).source
         except InputError:

@@ -1,4 +1,4 @@
-"""People of an evaluation set found in a training set, by name and by features."""
+"""Finds the people of an evaluation set who are also in a training set, by name and by features."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ import numpy as np
 from hyperface.data.cleaning import unit
 
 BLOCK = 4096
-"""People of the training set whose similarities are held at once."""
+"""Number of training people whose similarities are in memory at the same time."""
 
 
 class SimilarPeople(NamedTuple):
-    """A person of each set with similar features, and their most similar images."""
+    """A training person and a test person with similar features, and their most similar images."""
 
     train_person: int
     test_person: int
@@ -24,9 +24,9 @@ class SimilarPeople(NamedTuple):
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
-    """Finds pairs of people whose names differ only in case, accents, and separators of words.
+    """Finds pairs of people whose names differ at most in case, accents, and word separators.
 
-    A name without a letter is a number, which means two people in two data sets; it is left out.
+    A name without a letter is left out: it is a number, which in another set is another person.
 
     Example:
       >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])
@@ -51,21 +51,21 @@ def similar_people(
     threshold: float,
     named: Iterable[tuple[int, int]] = (),
 ) -> list[SimilarPeople]:
-    """Finds pairs of people, one from each set, with similar mean features, most similar first.
+    """Finds pairs of people, one from each set, whose mean features are similar.
 
-    A person's feature is the mean of the images' features at length 1. Similarities are computed
-    for a block of people at a time.
+    The feature of a person is the mean of the normalised features of the person's images. The most
+    similar pair comes first.
 
     Args:
-      train_features: [images, dim], of any length; may be a memory map.
-      train_labels: [images] person of each.
+      train_features: [images, dim], not necessarily normalised; may be a memory map.
+      train_labels: [images] the person of each image.
       test_features: [images, dim].
       test_labels: [images].
-      threshold: cosine, in [-1, 1]; pairs at least this similar are reported.
+      threshold: cosine in [-1, 1]; pairs at least this similar are reported.
       named: pairs of labels that are reported in any case, such as those of `same_names`.
 
     Raises:
-      ValueError: a feature is zero or not finite, or the threshold is no cosine.
+      ValueError: a feature is zero or not finite, or the threshold is not in [-1, 1].
     """
     if not -1 <= threshold <= 1:
         raise ValueError(f"expected a cosine in [-1, 1] as threshold, found {threshold}")
@@ -73,7 +73,7 @@ def similar_people(
     known = np.array([*named], np.int64).reshape(-1, 2)
     rows, columns = np.searchsorted(train.ids, known[:, 0]), np.searchsorted(test.ids, known[:, 1])
     found = []
-    # In blocks, since people x people may not fit into memory.
+    # Block by block, since the [train people, test people] array may not fit into memory.
     for start in range(0, len(train.ids), BLOCK):
         cosines = train.means[start : start + BLOCK] @ test.means.T
         reported = cosines >= threshold
@@ -87,29 +87,33 @@ def similar_people(
 
 
 class _People:
-    """Images of a set by person."""
+    """The people of a set, with the rows of their images and their mean features."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         self.features = features
         order = np.argsort(labels, kind="stable")
         self.ids, starts = np.unique(np.asarray(labels)[order], return_index=True)
         self.rows = np.split(order, starts[1:])
-        # Unit vectors before the mean: a long feature must not outweigh the others.
-        self.means = unit(np.array([self.of(person).mean(axis=0) for person in range(len(starts))]))
+        # Normalised before the mean, so that a long feature does not outweigh the others.
+        self.means = unit(
+            np.array([self.unit_features(person).mean(axis=0) for person in range(len(starts))])
+        )
 
-    def of(self, person: int) -> np.ndarray:
-        """[images of the person, dim] unit features."""
+    def unit_features(self, person: int) -> np.ndarray:
+        """Returns the normalised features of a person, [images of the person, dim]."""
         return unit(self.features[self.rows[person]])
 
 
 def _closest(train: _People, one: int, test: _People, other: int) -> tuple[int, int]:
-    cosines = train.of(one) @ test.of(other).T
+    """Returns the indices of the two most similar images of two people."""
+    cosines = train.unit_features(one) @ test.unit_features(other).T
     row, column = np.unravel_index(np.argmax(cosines), cosines.shape)
     return int(train.rows[one][row]), int(test.rows[other][column])
 
 
 def _plain(name: str) -> str:
-    # Decomposed, so that accents become characters of their own, which are dropped.
+    """Returns a name in lower case, without accents, and with single spaces between words."""
+    # NFKD splits an accented letter into the letter and its accent, which is then dropped.
     letters = unicodedata.normalize("NFKD", name.casefold())
     kept = (c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
     return " ".join("".join(kept).split())

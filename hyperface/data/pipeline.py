@@ -1,7 +1,7 @@
-"""Grain pipelines from encoded records to float batches.
+"""Turns the encoded records of a split into batches of float images, by Grain.
 
-A batch is a dict of "images" [batch, height, width, channels] float32 in [-1, 1), "labels" [batch]
-int32 and "mask" [batch] float32, 1 for an example and 0 for padding.
+A batch is a dictionary of "images", [batch, height, width, channels] float32 in [-1, 1); "labels",
+[batch] int32; and "mask", [batch] float32, which is 1 for a real example and 0 for padding.
 """
 
 import math
@@ -32,25 +32,27 @@ def training_batches(
     processes: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Endless full batches, reshuffled every epoch; batch k is the same however k was reached.
+    """Yields an endless sequence of full batches, in a new random order in each epoch.
 
-    The step number is the whole position: nothing else needs saving to continue. The images of step
-    k are the same for any number of processes, each of which reads its share, and of workers.
+    The images of step k depend only on the seed and on k. So the step number is all that has to be
+    stored to continue, and any number of processes and workers gives the same images. Each process
+    reads its share of them.
 
     Args:
-      split: the records; labels must lie in [0, split.num_classes).
-      batch_size: images of a step, over all processes; batches run across the end of an epoch.
-      seed: sets order and augmentation.
-      mirror: flip left to right with probability one half.
-      shift: largest random shift in pixels each way, repeating the edge.
-      start_step: the first batch to deliver.
-      process: which share to deliver, of
-      processes: hosts that train together.
-      workers: processes that read and decode; 0 uses threads, which leave nothing behind when a
-        run is killed.
+      split: the records; labels must be in [0, split.num_classes).
+      batch_size: number of images per step, over all processes. A batch may contain the end of one
+        epoch and the start of the next.
+      seed: seed of the order and the augmentation.
+      mirror: whether images are flipped left to right with probability one half.
+      shift: largest random shift in pixels in each direction; edge pixels are repeated.
+      start_step: the step of the first batch.
+      process: number of this process, whose share is yielded.
+      processes: number of processes that train together.
+      workers: number of processes that read and decode images; 0 uses threads.
 
     Raises:
-      InputError: the batch cannot be shared equally.
+      InputError: the batch cannot be divided equally among the processes, or a record cannot be
+        read.
     """
     if batch_size % processes:
         raise InputError(
@@ -63,46 +65,47 @@ def training_batches(
         if split.crop:
             spare = np.subtract(pixels.shape[:2], split.crop)
             pixels = _cut(pixels, rng.integers(0, spare + 1), split.crop)
-        # The generator is the example's own, so that draws depend on no other image.
+        # Grain gives each example its own generator, so that no other image changes the draws.
         if mirror and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if shift:
             pixels = _shifted(pixels, *rng.integers(-shift, shift + 1, size=2))
         return example | {"images": pixels}
 
-    # Workers share no memory: each would keep its own.
+    # Worker processes share no memory, and each would keep a copy of the images.
     source = _Images(split, keep=KEPT if workers == 0 else 0)
-    # Repeated after the shuffle: each epoch then has an order of its own.
+    # Repeated after the shuffle, so that each epoch has each image once, in an order of its own.
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     share = batch_size // processes
-    # Scaled after batching: images stay bytes, a quarter of the size, until then.
+    # Scaled after batching: until then images are bytes, a quarter of the size of floats.
     dataset = dataset.random_map(load).batch(share, drop_remainder=True).map(_scaled)
-    # Slices of a map skip batches without reading them, so that a resume costs nothing.
+    # Slicing a MapDataset skips batches without reading them, so that resuming costs nothing.
     dataset = dataset[process::processes][start_step:].to_iter_dataset(_READ_OPTIONS)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain asks for flags that only an absl program parses.
+            # Grain's workers read absl flags, which only a program that absl starts has parsed.
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         return _from_workers(iter(dataset))
     return iter(dataset)
 
 
 def _from_workers(batches: grain.DatasetIterator) -> Iterator[Batch]:
-    """Yields the batches. A worker process that was killed raises an `InputError`."""
+    """Yields the batches of worker processes; a killed worker becomes an `InputError`."""
     try:
         yield from batches
     except RuntimeError as error:
-        # Grain has no class for this, so that its text has to tell.
+        # Grain has no error class for this, so its text must decide.
         if "Worker process was terminated" not in str(error):
             raise
         code = str(error).partition("exit code ")[2].partition(".")[0]
         raise InputError(
             "workers: expected the processes that read images to stay alive, found one that ended "
-            f"with code {code}; -9 is a kill, for want of memory perhaps. Take fewer --workers, or "
-            "none; the same command goes on from the last checkpoint."
+            f"with code {code}; -9 means that it was killed, perhaps because memory was short. "
+            "Use fewer --workers, or none. The same command continues from the last checkpoint."
         ) from error
     finally:
-        # Or worker processes outlive a run that stops early.
+        # Without this, worker processes would outlive a run that stops early.
         batches.close()
 
 
@@ -116,16 +119,16 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields every example once, in stored order; the last batch is padded and masked.
 
-    Where the split has a crop, the middle of the image is cut out. Each of several processes
-    delivers as many batches, every k-th; the last ones may be nothing but padding.
+    If the split has a crop, the centre of the image is cut out. Of several processes, each yields
+    every k-th batch, and all yield equally many; the last batch of a process may be only padding.
 
     Args:
       split: the records.
-      batch_size: rows of a batch.
-      change: of a stored image [height, width, channels] uint8 to what is fed in its place, such as
-        one of low resolution.
-      process: which share to deliver, of
-      processes: those that evaluate together.
+      batch_size: number of rows per batch.
+      change: a function that replaces a stored image, [height, width, channels] uint8, such as by
+        one of low resolution; None changes nothing.
+      process: number of this process, whose share is yielded.
+      processes: number of processes that evaluate together.
     """
 
     def load(example: Batch) -> Batch:
@@ -140,9 +143,10 @@ def evaluation_batches(
     dataset = grain.MapDataset.source(_Images(split)).map(load).batch(batch_size).map(_scaled)
     for batch in dataset[process::processes].to_iter_dataset(_READ_OPTIONS):
         yield pad_batch(batch, batch_size)
-    # A collective needs all processes: those with one batch less deliver padding.
+    # A collective operation needs all processes, so those with one batch less yield padding.
     if len(dataset) % processes and process >= len(dataset) % processes:
-        filler = pad_batch(cast(Batch, dataset[0]), batch_size)  # Only a filter makes None.
+        # Grain's types allow None, which only a filter returns.
+        filler = pad_batch(cast(Batch, dataset[0]), batch_size)
         yield filler | {"mask": np.zeros_like(filler["mask"])}
 
 
@@ -157,12 +161,12 @@ def pad_batch(batch: Batch, size: int) -> Batch:
     return padded
 
 
-# Threads, not processes: they leave nothing behind when a run is killed.
+# Threads, not processes: when a run is killed, no process and no shared memory is left behind.
 _READ_OPTIONS = grain.ReadOptions(num_threads=min(16, os.cpu_count() or 1), prefetch_buffer_size=8)
 
 
 KEPT = 2**30
-"""Bytes of decoded images that a training keeps."""
+"""Size in bytes up to which the decoded images of a training set are kept in memory."""
 
 
 class _Images:
@@ -192,9 +196,10 @@ class _Images:
 
 
 def _example(split: Split, index: int) -> Batch:
+    """Reads, decodes and checks one example."""
     try:
         record = split.records[index]
-    except Exception as error:  # Of ArrayRecord, protobuf or TFDS, by what is damaged.
+    except Exception as error:  # ArrayRecord, protobuf and TFDS raise errors of many types.
         raise _unreadable(split, index, "record", error) from error
     try:
         pixels = decode(record["image"])
@@ -208,23 +213,25 @@ def _example(split: Split, index: int) -> Batch:
             f"expected labels of {split.dataset} ({split.name}) in [0, {split.num_classes}), "
             f"found {label}: prepare the data set again."
         )
-    # Scalars of NumPy do what arrays without axes do.
+    # NumPy scalars are no arrays to a type checker, but Grain batches them in the same way.
     example = {"images": pixels, "labels": np.int32(label), "mask": np.float32(1.0)}
     return cast(Batch, example)
 
 
 def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputError:
+    """Returns the error for an example that cannot be read."""
     reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     return InputError(
         f"{split.dataset} ({split.name}), record {index}: expected a whole {what}, found: "
         f"{reason}. Delete the data set's folder and prepare it again; the run then "
-        "goes on."
+        "continues."
     )
 
 
 def _scaled(batch: Batch) -> Batch:
-    """Returns the batch with images of 0 to 255 in [-1, 1): all at once, in one array."""
-    # float32 by name, since uint8 minus a float would be float64.
+    """Scales the images of a batch from [0, 255] to [-1, 1)."""
+    # float32 is requested because uint8 minus a Python float would be float64. The division reuses
+    # the array of the subtraction.
     images = np.subtract(batch["images"], 127.5, dtype=np.float32)
     return batch | {"images": np.divide(images, 128.0, out=images)}
 
@@ -233,18 +240,20 @@ def _shrunk(pixels: np.ndarray, factor: int) -> np.ndarray:
     """Returns an image whose pixels are the rounded means of blocks of factor x factor."""
     height, width, channels = pixels.shape
     blocks = pixels.reshape(height // factor, factor, width // factor, factor, channels)
-    # Rounded first: the cast alone would darken every image by half a level.
+    # Rounded, since the cast alone truncates and darkens every image by half a grey level.
     return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
 
 
 def _cut(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the part of an image with this top left corner and this (height, width)."""
     top, left = corner
     return pixels[top : top + size[0], left : left + size[1]]
 
 
 def _shifted(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Returns an image that is shifted down and to the right by so many pixels."""
     height, width = pixels.shape[:2]
-    # Clipped indices repeat the edge.
+    # Clipped indices repeat the pixels of the edge.
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
     return pixels[rows][:, columns]

@@ -1,4 +1,4 @@
-"""What becomes of a source's images: which are taken, in which split, in which shard."""
+"""Plans a data set: which images of a source are stored, in which split, and in which shard."""
 
 import hashlib
 from collections.abc import Callable, Collection
@@ -11,43 +11,54 @@ from hyperface.data.sources import Source
 from hyperface.errors import InputError
 
 SHARD_IMAGES = 20_000
+"""Largest number of images per shard."""
 FEWEST_PEOPLE, FEWEST_HELD_OUT = 30, 10
-"""From so many people on some are held out by default, a tenth of them and at least so many."""
+"""A source with at least FEWEST_PEOPLE people has a test split by default: a tenth of the people,
+but at least FEWEST_HELD_OUT."""
 
 Align = Callable[[str, np.ndarray], np.ndarray]
-"""(name, pixels) -> aligned pixels; ValueError says why an image cannot be aligned. Its repr tells
-how it aligns, its str says so to people."""
+"""A function (name, pixels) -> aligned pixels, which raises ValueError with the reason if an image
+cannot be aligned. Aligners with equal `repr` align equally; `str` describes the alignment."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of which images of a source are stored, in which split, and how they are aligned."""
+    """The options of preparing a data set: which images are stored, and how."""
 
     held_out: int | Literal["all"] | None = None
-    """People at the end of the sorted list who form the test split; None as the source says, or by
-    `default_held_out`."""
+    """Number of people, from the end of the sorted list, who form the test split; "all" for a data
+    set of a test split only. None takes the number of the source or of `default_held_out`."""
     test_people: Collection[str] = ()
-    """Names of people who form the test split, instead."""
+    """Names of the people who form the test split, in place of `held_out`."""
     keep: Collection[str] | None = None
-    """Names of the images to take; None takes all."""
+    """Names of the images to store; None stores all."""
     channels: Literal[1, 3] | None = None
-    """1 stores grey images, 3 colour; None as the source says."""
+    """1 for grey images, 3 for colour; None takes the number of the source."""
     align: Align | None = None
+    """How the faces are aligned; None stores the images as they are."""
     strict: bool = False
-    """Refuse a source with a reject, instead of listing it, and one whose people are in doubt."""
+    """Whether a source is refused if an image is rejected or if it is in doubt who the people are.
+    Otherwise, both are reported."""
 
 
 class Shard(NamedTuple):
-    """A file of the data set that is to be written: its images of the source and their labels."""
+    """One file of the data set, before it is written."""
 
     split: str
     file: str
+    """Name of the file."""
     indices: np.ndarray
+    """[images] indices of its images in the source."""
     labels: np.ndarray
+    """[images] labels of its images."""
 
 
 def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
-    """Returns the shards to write, in the source's order, and the identities of each split."""
+    """Returns the shards to write, in the order of the source, and the identities of each split.
+
+    Raises:
+      InputError: the options do not fit the source.
+    """
     if options.strict and source.doubt:
         raise InputError(
             f"--strict: expected people that are not in doubt, found that {source.doubt}."
@@ -56,6 +67,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
     splits = _people_of_splits(source, options, present)
     plan, people = [], {}
     for split, ids in splits.items():
+        # Labels run from 0 without gaps in each split, as the losses need them; -1 is not in it.
         label_of = np.full(len(source.identities), -1)
         label_of[ids] = np.arange(ids.size)
         own = chosen & (label_of[source.people] >= 0)
@@ -63,7 +75,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
             own &= source.splits == split
         indices = np.flatnonzero(own)
         people[split] = [source.identities[i] for i in ids]
-        # One shard at least, so that a split without images is reported and not lost.
+        # At least one shard, so that a split without images is reported and not dropped silently.
         count = max(1, -(-indices.size // SHARD_IMAGES))
         for number, part in enumerate(np.array_split(indices, count)):
             file = f"{split}.array_record-{number:05}-of-{count:05}"
@@ -72,7 +84,7 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
 
 
 def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Returns whether each image is taken, and the people who have one that is."""
+    """Returns whether each image is stored, [images] bool, and the people who have one that is."""
     chosen = np.ones(len(source.people), bool)
     if options.keep is not None:
         keep = set(options.keep)
@@ -80,26 +92,26 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
         if chosen.sum() != len(keep):
             unknown = sorted(keep - set(source.names))
             raise InputError(
-                f"expected names of the source in the list of images to keep, found {unknown[0]!r} "
-                f"({len(unknown)} that it does not have)."
+                f"expected only images of the source in the list of images to keep, found "
+                f"{unknown[0]!r} ({len(unknown)} not in the source)."
             )
     return chosen, np.unique(source.people[chosen])
 
 
 def default_held_out(source: Source, options: Options) -> int | None:
-    """Returns how many people are held out because neither the source nor the user says who.
+    """Returns how many people are held out by default.
 
-    None where one of them does.
+    It returns None if the source or the options determine the test split.
     """
-    said = source.held_out is not None or options.held_out is not None or options.test_people
-    if said or source.splits is not None or source.pairs is not None:
+    chosen = source.held_out is not None or options.held_out is not None or options.test_people
+    if chosen or source.splits is not None or source.pairs is not None:
         return None
     people = _present(source, options)[1].size
     return max(FEWEST_HELD_OUT, people // 10) if people >= FEWEST_PEOPLE else 0
 
 
 def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> dict:
-    """Identities of each split that has any."""
+    """Returns the people of each split, as indices of identities; empty splits are left out."""
     if source.splits is not None:
         if options.held_out or options.test_people:
             raise InputError(f"a {source.kind} source has its own splits: nobody is held out.")
@@ -111,7 +123,8 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
         unknown = sorted(wanted - set(source.identities))
         if unknown:
             raise InputError(
-                f"expected test people of the source, found {unknown[0]!r} ({len(unknown)} in all)."
+                f"expected test people of the source, found {unknown[0]!r} ({len(unknown)} not in "
+                "the source)."
             )
         held = np.array([source.identities[i] in wanted for i in present])
         splits = {"train": present[~held], "test": present[held]}
@@ -121,12 +134,12 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
         held_out = default_held_out(source, options)
         if held_out is None:
             held_out = source.held_out if options.held_out is None else options.held_out
-        # Of a source that says nothing, `default_held_out` does; "all" has its own branch.
+        # If neither the source nor the options give a number, `default_held_out` does.
         assert held_out is not None
         if not 0 <= held_out < present.size:
             raise InputError(
                 f"expected fewer people held out than the {present.size} found, found {held_out}; "
-                "'all' makes a test set of everybody."
+                "'all' makes all people the test set."
             )
         trained = present.size - held_out
         splits = {"train": present[:trained], "test": present[trained:]}
@@ -134,7 +147,7 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def alignment(options: Options) -> str:
-    """Returns how images are aligned, in words."""
+    """Describes in words how the images are aligned."""
     return "as they came" if options.align is None else str(options.align)
 
 

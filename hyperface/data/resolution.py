@@ -1,4 +1,4 @@
-"""Low resolution, as Ring loss tests it: an image made small and brought back to its size."""
+"""Degrades images to low resolution, as Ring loss' Experiment 6 tests it."""
 
 import math
 
@@ -6,24 +6,25 @@ import numpy as np
 from PIL import Image
 
 FACTORS = (4, 16, 25, 36, 64)
-"""How many times fewer pixels Ring loss' Exp. 6 keeps: sides over 2, 4, 5, 6 and 8."""
+"""The factors of Experiment 6, by which the number of pixels is divided: sides are divided by 2, 4,
+5, 6 and 8."""
 
 
 def degrade(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image as if taken with `factor` times fewer pixels, in its old size.
+    """Returns an image of the same size that looks as if taken with `factor` times fewer pixels.
 
-    Bicubic down, smoothed as the smaller image needs it, and bicubic up again. Sides that do not
-    divide are rounded: 112 x 96 becomes 22 x 19 at factor 25.
+    The image is reduced with a bicubic filter that smooths first, and enlarged again with a bicubic
+    filter. The sides of the small image are rounded: 112 x 96 becomes 22 x 19 at factor 25.
 
     Args:
       pixels: [height, width, 1 or 3] uint8.
-      factor: of area, at least 1; 1 gives the image itself.
+      factor: factor by which the area is divided, at least 1; 1 returns the image itself.
 
     Returns:
       [height, width, channels] uint8.
 
     Raises:
-      ValueError: the factor is below 1 or not finite, or leaves no pixel of a side.
+      ValueError: the factor is below 1 or not finite, or a side of the small image has no pixel.
 
     Example:
       >>> degrade(np.full((112, 96, 3), 200, np.uint8), 64).mean()
@@ -35,6 +36,7 @@ def degrade(pixels: np.ndarray, factor: float) -> np.ndarray:
     if not (math.isfinite(factor) and factor >= 1):
         raise ValueError(f"expected an area factor of at least 1, found {factor}")
     height, width, channels = pixels.shape
+    # The factor divides the area, so its root divides each side. The paper leaves open which it is.
     small = tuple(round(side / math.sqrt(factor)) for side in (width, height))
     if min(small) < 1:
         raise ValueError(

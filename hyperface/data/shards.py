@@ -1,4 +1,4 @@
-"""Images, checked and written: one ArrayRecord file of a planned shard."""
+"""Checks the images of a shard and writes them into one ArrayRecord file."""
 
 import collections
 import contextlib
@@ -23,17 +23,19 @@ from hyperface.data.sources import Reject, Source
 from hyperface.errors import InputError
 
 SIZE_VOTERS = 64
-"""Images that decide, by majority, which size all must have."""
+"""Number of sampled images whose majority decides which size all images must have."""
 MOST_ODD = 0.1
-"""Part of these that may have another size: such images are left out and listed."""
+"""Largest share of the sample with another size. Images of other sizes are left out and listed."""
 HELD = 100_000_000
-"""Bytes of encoded images that wait for a thread: two of the largest, thousands of usual ones."""
+"""Bytes of encoded images that may wait for a thread: two of the largest, thousands of usual
+ones."""
 
 Shape = tuple[int, int, int]
+"""[height, width, channels]."""
 
 
 class MixedSizes(InputError):
-    """The images of a source have many sizes, and nothing says how to bring them to one."""
+    """The error for a source whose images have many sizes and are not aligned to one."""
 
 
 def write(
@@ -44,7 +46,19 @@ def write(
     folder: Path,
     report: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Writes one file of a data set, and returns its journal: counts and rejects, ready for JSON.
+    """Writes one shard of a data set.
+
+    Args:
+      source: the images.
+      shard: which images go into the shard.
+      options: how the images are stored.
+      shape: the shape that all images must have.
+      folder: where the file is written.
+      report: called from time to time with the number of finished images.
+
+    Returns:
+      The journal of the shard, as values for JSON: the number of images, in total and per label,
+      the rejected images with reasons, the shape, and the SHA-256 of the file.
 
     Raises:
       OSError: the file cannot be written.
@@ -55,7 +69,8 @@ def write(
     try:
         # Groups of one record, because training reads single records in random order.
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        # Closed here and not by the garbage collector, which may run in one of its threads.
+        # Closed here: the garbage collector could close it in one of its own worker threads, which
+        # cannot wait for itself.
         with contextlib.closing(_checked(source, shard.indices, options, shape)) as checked:
             for done, (index, label) in enumerate(zip(shard.indices, shard.labels, strict=True), 1):
                 data, reason = next(checked)
@@ -69,53 +84,59 @@ def write(
                 if done % 100 == 0:
                     report(done)
         writer.close()
-    except RuntimeError as error:  # How ArrayRecord says that the disk is full.
+    except RuntimeError as error:  # ArrayRecord raises this if the disk is full.
         raise OSError(str(error)) from error
     return {
         "images": counts.total(),
         "labels": counts,
         "rejected": rejected,
         "shape": shape,
-        "sha256": _settled(path, counts.total()),
+        "sha256": _sync_and_verify(path, counts.total()),
     }
 
 
 def _encoder(described: tfds.features.FeaturesDict) -> Callable[[dict[str, Any]], bytes]:
-    """Serializes examples, equal ones to equal bytes, so that a digest of a shard means something.
+    """Returns a function that serialises examples, equal examples to equal bytes.
 
-    `FeaturesDict.serialize_example` writes the fields in an order that differs by process.
+    So the same images give shards with the same digest.
     """
-    core: Any = tfds.core  # It has more modules than it declares.
+    # Not `FeaturesDict.serialize_example`, whose order of fields differs between processes.
+    core: Any = tfds.core  # Type checkers see only a part of its modules.
     serializer = core.example_serializer.ExampleSerializer(described.get_serialized_info())
 
     def encode(example: dict[str, Any]) -> bytes:
         record = serializer.get_tf_example(described.encode_example(example))
-        # Without it protobuf may write the entries of a map in any order.
+        # Without this argument protobuf may write the entries of a map in any order.
         return record.SerializeToString(deterministic=True)
 
     return encode
 
 
-def _settled(path: Path, images: int) -> str:
-    """Returns the SHA-256 of a file that is on the disk and holds that many records."""
+def _sync_and_verify(path: Path, images: int) -> str:
+    """Waits until a shard is on the disk, counts its records, and returns its SHA-256.
+
+    Raises:
+      OSError: the shard has another number of records.
+    """
     with path.open("rb+") as file:
-        os.fsync(file.fileno())  # Or a journal could outlive its shard in a power cut.
+        # Without this, a power cut could leave a journal on the disk without its shard.
+        os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # Read back, so that a shard that lost records is noticed now and not in training.
+    # Read back, so that lost records are noticed now and not in training.
     reader = array_record_module.ArrayRecordReader(str(path))
     found = reader.num_records()
     reader.close()
     if found != images:
-        raise OSError(f"{path} holds {found} of {images} records")
+        raise OSError(f"{path} has {found} of {images} records")
     return digest
 
 
 def _checked(
     source: Source, indices: np.ndarray, options: Options, shape: Shape
 ) -> Generator[tuple[bytes, str | None], None, None]:
-    """(image to store, None) or (b"", reason) of each, in order.
+    """Yields (encoded image, None) or (b"", reason for rejecting it) of each image, in order.
 
-    The source is read by one thread, since archives have one position; images are checked by many.
+    One thread reads the source, since an archive has one read position. Other threads check images.
     """
 
     def check(index: int, data: bytes) -> tuple[bytes, str | None]:
@@ -133,11 +154,11 @@ def _checked(
                 data = source.read(index)
                 waiting.append((pool.submit(check, index, data), len(data)))
             except (ValueError, OSError) as error:
-                # A finished future keeps the place, so that results stay in order.
+                # A finished future takes the image's place in the queue, so that the order stays.
                 waiting.append((Future(), 0))
                 waiting[-1][0].set_result((b"", str(error)))
             held += waiting[-1][1]
-            # Bounded by number and by bytes, since the reading thread is faster than the checks.
+            # Reading is faster than checking: without a limit the queue would fill the memory.
             while len(waiting) > 4 * threads or (held > HELD and len(waiting) > 1):
                 future, size = waiting.popleft()
                 held -= size
@@ -149,7 +170,15 @@ def _checked(
 def _conformed(
     data: bytes, index: int, source: Source, options: Options, shape: Shape | None
 ) -> bytes:
-    """Bytes to store; ValueError where the image cannot be used."""
+    """Returns the bytes to store for an encoded image; ValueError says why it cannot be used.
+
+    Args:
+      data: the encoded image.
+      index: its index in the source.
+      source: the source.
+      options: how images are stored.
+      shape: the shape that it must have; None accepts any.
+    """
     channels = options.channels or source.channels
     if options.align is None:
         found = images.conform(data, channels)
@@ -162,17 +191,17 @@ def _conformed(
 
 
 def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
-    """Returns the shape [height, width, channels] of most readable images in an even sample.
+    """Returns the shape that most readable images have in an evenly spaced sample.
 
     Raises:
-      MixedSizes: many images of the sample have other sizes, so they are probably photos.
+      MixedSizes: many images of the sample have other sizes, so they are probably raw photos.
       InputError: no image is readable.
     """
     votes, rejected = collections.Counter(), []
     indices = np.concatenate([shard.indices for shard in plan])
-    # Spread over all, as a source may hold small images in one folder and large ones in another.
+    # Evenly spaced, since a source may have small images in one folder and large ones in another.
     sample = indices[np.linspace(0, indices.size - 1, SIZE_VOTERS).astype(int)]
-    # Where none of these can be read, any other one that can will do.
+    # If no image of the sample is readable, the first readable one of all others decides.
     for index in map(int, dict.fromkeys([*sample, *indices])):
         try:
             data = _conformed(source.read(index), index, source, options, None)
@@ -189,8 +218,8 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
         raise MixedSizes(
             f"expected images of one size, found {len(votes)} sizes (height x width) among "
             f"{votes.total()} images: {shown}{', ...' if len(others) > 2 else ''}. Nothing was "
-            "written. Photos are aligned by their faces: pass --detect, or --landmarks with a file "
-            "of points."
+            "written. Photos must be aligned by their faces: pass --detect, or --landmarks with a "
+            "file of landmarks."
         )
     return shape
 
@@ -207,13 +236,18 @@ def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
 
 
 def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
-    """Returns the error of a source whose images cannot be used; `what` says more than a number."""
+    """Returns the error for a source whose images cannot be used.
+
+    Args:
+      rejected: the rejected images, of which the message names some.
+      what: what was found instead of readable images; by default the number of rejected ones.
+    """
     shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
     listed = (
-        f": {shown}{'; ...' if len(rejected) > 5 else ''}. Mend or remove them" if shown else ""
+        f": {shown}{'; ...' if len(rejected) > 5 else ''}. Repair or remove them" if shown else ""
     )
     return InputError(
         f"expected readable images of one size, found {what or f'{len(rejected)} that are not'}"
         f"{listed}{'' if what else ', or leave out --strict to have them listed'}. No data set was "
-        "made."
+        "written."
     )

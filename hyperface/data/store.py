@@ -1,8 +1,9 @@
 """Writes a source as a TFDS data set of ArrayRecord shards, without TensorFlow.
 
-The images are planned into shards first. Shards are written one by one into a folder that no reader
-takes for a data set, each with a journal of what went in; a killed `prepare` goes on after its last
-whole shard. At the end the folder gets its metadata and, in one step, its name.
+The images are first divided into shards. The shards are written one by one into a work folder,
+which no reader takes for a data set. Beside each shard a journal file records its content, so that
+a killed `prepare` continues after the last complete shard. At the end the metadata are written, and
+one rename gives the folder its final name.
 """
 
 import json
@@ -25,9 +26,9 @@ from hyperface.errors import InputError
 from hyperface.files import read_json
 
 Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+"""A function that is called with (number of finished images, number of all images)."""
 METADATA = ("manifest.json", "pairs.csv", "dataset_info.json", "features.json", "metadata.json")
-"""What is written beside the shards, the last three by TFDS."""
+"""The files that are written beside the shards; TFDS writes the last three."""
 _FILES = "{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -39,67 +40,68 @@ def prepare(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes a data set, unless it is there already.
+    """Writes a source as a data set, unless the same data set is there already.
 
     Args:
       source: the images.
-      folder: the data set's, whose last part is its name; the version is a folder in it.
-      options: what becomes of the images.
-      replace: make it anew, and take the place of the one that is there once the new one is whole.
-      progress: called now and then, from this thread.
+      folder: the folder of the data set, which has its name; each version is a folder inside.
+      options: which images are stored, and how.
+      replace: whether an existing data set is prepared again. The old version is removed only after
+        the new one is complete.
+      progress: called from time to time, from this thread.
 
     Returns:
       The folder of the version.
 
     Raises:
-      InputError: the folder holds a data set of other files or options, or cannot be written, or is
-        in use; the options do not fit the source; no image of a split is readable, or one was
-        rejected and `strict` is on.
+      InputError: the folder has a data set of other files or options, cannot be written, or is in
+        use by another process; the options do not fit the source; no image of a split is readable;
+        or an image was rejected and `strict` is on.
     """
     plan, people = planned(source, options)
     key = fingerprint(source, options)
     shape = None
-    # What a killed command began has its shape in its journals.
+    # The journals of a killed command already tell the shape.
     begun = (folder / _unfinished(key)).exists()
     if not begun and (replace or find(folder.name, folder.parent) is None):
-        # Before the folder is made: photos of mixed sizes leave nothing behind.
+        # Before the folder is created, so that photos of mixed sizes leave no folder behind.
         shape = shards.majority_shape(source, plan, options)
     try:
         with owned.locked(folder, "being prepared"):
             old = find(folder.name, folder.parent)
             if old is not None and Manifest.source_of(old) is None:
                 raise InputError(
-                    f"expected no data set, or one that this command made, in {old}, found another "
-                    "one. Take another --out."
+                    f"expected no data set in {old}, or one that this command prepared, found "
+                    "another one. Take another --out."
                 )
             if old is not None and not replace:
                 if Manifest.source_of(old) == key:
                     return old
                 raise InputError(
-                    f"expected the data set of this source in {old}, found one made from other "
-                    "files or options. Take another --out, or pass --replace."
+                    f"expected the data set of this source in {old}, found one from other files or "
+                    "options. Take another --out, or pass --replace."
                 )
             if old is not None:
                 _check_replaceable(old)
             work = _work_folder(folder, key)
-            # Recorded before TFDS and ArrayRecord write them under these names.
+            # TFDS and ArrayRecord write these files themselves, so they are recorded as ours first.
             owned.claim(*(work / name for name in _names(plan)))
             records = _write(source, plan, options, shape, work, progress)
-            manifest = _summed(source, plan, people, records, key, alignment(options))
+            manifest = _summarise(source, plan, people, records, key, alignment(options))
             _add_pairs(source, manifest, work)
             _add_metadata(manifest, plan, records, work, folder.name)
             whole = _next_version(folder, old)
-            # The rename is one step: a reader sees the whole data set or none.
+            # The rename is atomic: a reader sees either the complete data set or none.
             owned.rename_folder(work, whole)
             if old is not None:
-                # Last: until here a kill leaves the old version as it was.
+                # Removed last: a kill before this line leaves the old version complete.
                 owned.clear(old)
             return whole
     except OSError as error:
         raise InputError(
-            f"expected room and permission to write in {folder}, found: {error}. Mend that, or "
-            "choose another place by HYPERFACE_DATA_DIR or --data-dir; the same command goes on "
-            "from what is done."
+            f"expected room and permission to write in {folder}, found: {error}. Correct that, or "
+            "choose another folder by HYPERFACE_DATA_DIR or --data-dir. The same command continues "
+            "with the finished shards."
         ) from error
 
 
@@ -111,7 +113,7 @@ def _write(
     work: Path,
     progress: Progress | None,
 ) -> list[dict]:
-    """Writes the shards that are missing, and returns the journals of all."""
+    """Writes the missing shards, and returns the journals of all shards."""
     rejected = list(source.rejected)
     total = sum(shard.indices.size for shard in plan)
     records, done = [], 0
@@ -125,12 +127,13 @@ def _write(
 
         journal = work / f"{shard.file}.json"
         if _journal(journal) is None:
-            # Only where no journal tells it: it decodes a sample of the images.
+            # The vote decodes a sample of images, so it is taken only if no journal has the shape.
             shape = shape or shards.majority_shape(source, plan, options)
             record = shards.write(source, shard, options, shape, work, report)
-            # After the shard, which is on the disk by then: a journal vouches for a whole file.
+            # Written after the shard is on the disk: a journal means that its shard is complete.
             owned.write_text(journal, json.dumps(record))
-        # Read back also when it is new, so that both ways give what JSON makes of it.
+        # A new journal is read back too: JSON turns tuples into lists and numbers into text keys,
+        # and new and old journals must look the same.
         records.append(_journal(journal))
         shape = tuple(records[-1]["shape"])
         rejected += [Reject(*reject) for reject in records[-1]["rejected"]]
@@ -142,14 +145,14 @@ def _write(
 
 
 def _journal(path: Path) -> dict | None:
-    """Returns what is known of a shard; None where it has to be written, again perhaps."""
+    """Returns the journal of a shard; None if there is none or if it is damaged."""
     try:
         return read_json(path)
     except InputError:
         return None
 
 
-def _summed(
+def _summarise(
     source: Source,
     plan: list[Shard],
     people: dict[str, list[str]],
@@ -157,7 +160,7 @@ def _summed(
     key: str,
     aligned: str,
 ) -> Manifest:
-    """Returns the manifest, from the journals."""
+    """Builds the manifest of the data set from the journals of its shards."""
     manifest = Manifest(
         source=key,
         kind=source.kind,
@@ -184,7 +187,7 @@ def _summed(
 def _add_metadata(
     manifest: Manifest, plan: list[Shard], records: list[dict], work: Path, name: str
 ) -> None:
-    """Writes TFDS's metadata and ours, and takes the journals away."""
+    """Writes the manifest and TFDS's metadata, and removes the journals."""
     journals = list(zip(plan, records, strict=True))
     splits = [
         tfds.core.SplitInfo(
@@ -192,7 +195,7 @@ def _add_metadata(
             shard_lengths=[record["images"] for shard, record in journals if shard.split == split],
             num_bytes=sum(path.stat().st_size for path in work.glob(f"{split}.array_record*")),
             filename_template=tfds.core.ShardedFileTemplate(
-                # TFDS asks for a path of its own kind, and takes any.
+                # TFDS declares a path type of its own here, and accepts any path.
                 data_dir=work,  # pyright: ignore[reportArgumentType]
                 dataset_name=name,
                 split=split,
@@ -202,7 +205,7 @@ def _add_metadata(
         )
         for split in manifest.people
     ]
-    # Before the journals go: what they say is in the manifest.
+    # Written before the journals are removed, since it contains what they record.
     owned.write_text(work / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
     for shard in plan:
         owned.remove(work / f"{shard.file}.json")
@@ -213,7 +216,7 @@ def _add_metadata(
         split_infos=splits,
         version="1.0.0",
         filename_template=_FILES,
-        # Each shard was checked when it was written.
+        # Each shard was checked when it was written; TFDS would read all of them again.
         check_data=False,
         description=f"Images of a {manifest.kind} source.",
         metadata=tfds.core.MetadataDict(
@@ -223,22 +226,23 @@ def _add_metadata(
 
 
 def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
-    """Writes a verification file's pairs, by image names and with their folds, to `pairs.csv`.
+    """Writes the pairs of a source to `pairs.csv`, with the names of their images and their folds.
 
-    Pairs of a rejected image are rejected too; the other pairs stay in their folds.
+    A pair with a rejected image is rejected too. The other pairs stay in their folds.
     """
     if source.pairs is None:
         return
-    gone = {name for name, _ in manifest.rejected}
+    rejected = {name for name, _ in manifest.rejected}
     kept = []
     for a, b, same, fold in zip(*source.pairs, strict=True):
         first, second = source.names[a], source.names[b]
-        if gone & {first, second}:
+        if rejected & {first, second}:
             manifest.rejected.append(Reject(f"{first},{second}", LOST_PAIR))
         else:
             kept.append((first, second, int(same), int(fold)))
     if len({(same, fold) for _, _, same, fold in kept}) < 2 * len({row[3] for row in kept}):
-        # A fold of a short list has lost its only pair of a kind, and could not be scored.
+        # In a short list, a fold can lose its only pair of one kind. It could not be scored then,
+        # so all pairs are divided into folds again.
         again = folds(np.array([row[2] for row in kept], bool))
         kept = [(*row[:3], int(fold)) for row, fold in zip(kept, again, strict=True)]
     lines = [",".join(map(str, row)) + "\n" for row in kept]
@@ -246,17 +250,21 @@ def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
 
 
 def _names(plan: list[Shard]) -> list[str]:
-    """Returns the files of a data set, beside its journals."""
+    """Returns the names of the files of a data set, without the journals."""
     return [*(shard.file for shard in plan), *METADATA]
 
 
 def _check_replaceable(old: Path) -> None:
-    """Refuses, before anything is made, a version that `--replace` could not remove whole."""
+    """Refuses a version that `--replace` could not remove completely.
+
+    It is called before anything is written.
+    """
     found = owned.read(old)
     if found is None or found.kind != owned.DATA:
         raise InputError(
             f"--replace: expected a version that this program recorded in {old}, found one of an "
-            "earlier version or of somebody else. Move it elsewhere, or take another --out."
+            "earlier program version or of another program. Move it elsewhere, or take another "
+            "--out."
         )
     if other := owned.foreign(old):
         raise InputError(
@@ -266,18 +274,19 @@ def _check_replaceable(old: Path) -> None:
 
 
 def _unfinished(key: str) -> str:
+    """Returns the name of the work folder of a source with these options."""
     return f"unfinished-{key}"
 
 
 def _work_folder(folder: Path, key: str) -> Path:
-    """Returns the folder of this source's unfinished data set, and removes those of others."""
+    """Returns the work folder of this source, and removes the work folders of other sources."""
     work = folder / _unfinished(key)
     marked = owned.read(folder)
-    assert marked is not None  # The folder is being written, and so has a marker.
+    assert marked is not None  # `prepare` has locked the folder, which gives it a marker.
     for name in sorted(marked.folders):
         other = owned.read(folder / name)
         is_unfinished = name.startswith("unfinished-") and other and other.kind == owned.DATA
-        # Only recorded folders of the right kind are removed, and never through a link.
+        # Only folders that are recorded and have the right kind are removed, and no linked folder.
         if is_unfinished and name != work.name and not (folder / name).is_symlink():
             owned.clear(folder / name)
     owned.adopt(work, owned.DATA)
@@ -285,9 +294,9 @@ def _work_folder(folder: Path, key: str) -> Path:
 
 
 def _next_version(folder: Path, old: Path | None) -> Path:
-    """Returns the folder of the next version, whose name nothing has."""
+    """Returns the folder of the next version, under a name that nothing has yet."""
     number = 0 if old is None else int(old.name.split(".")[2]) + 1
-    # lexists, as a broken link takes a name too.
+    # lexists, since a broken link occupies a name too.
     while os.path.lexists(folder / f"1.0.{number}"):
         number += 1
     return folder / f"1.0.{number}"

@@ -1,15 +1,17 @@
-"""Measures what the papers state, and writes a report with the published values beside.
+"""Measures what a paper states, and writes a report with the published values beside the measured.
 
     hyperface reproduce normface                    all items, in the paper's order
-    hyperface reproduce ringloss --quick            the MNIST items in a few steps
-    hyperface reproduce normface --only figure-5    some of them
+    hyperface reproduce ringloss --quick            all items, with trainings of a few steps
+    hyperface reproduce normface --only figure-5    the named items
     hyperface reproduce normface --list             a list of the items
 
-The result of each item is written to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html shows
-all results. An item that was measured with the same settings is not measured again, so a killed
-command can be started again. Tables of faces are read from runs of `hyperface train` and
-`hyperface evaluate` (--runs). Runs of the same losses at small scale are trained first if their
-data sets are there; for the other runs the report has the commands.
+An item is a proposition, equation, figure or table of the paper. The result of each item is written
+to OUT/PAPER/ITEM/result.json, and OUT/PAPER/report.html shows all results. An item that was
+measured with the same settings is not measured again, so after a kill the same command continues.
+
+The tables of faces are read from runs of `hyperface train` and `hyperface evaluate` (--runs). Runs
+of the same losses at small scale are trained first if their data sets are there. For the runs at
+the paper's scale, the report lists the commands.
 """
 
 import dataclasses
@@ -35,43 +37,45 @@ if TYPE_CHECKING:  # jax is loaded after the options are parsed.
 
 @dataclasses.dataclass(frozen=True)
 class Reproduce:
-    """Options of the command."""
+    """The options of `hyperface reproduce`."""
 
     paper: tyro.conf.Positional[str]
-    """normface or ringloss."""
+    """The paper: normface or ringloss."""
     only: tuple[str, ...] = ()
-    """Items to measure; all by default. The report shows the others as they were measured last."""
+    """Names of the items to measure; all by default. The report shows the latest results of the
+    other items."""
     list: bool = False
-    """Show the items and stop."""
+    """List the items and stop."""
     out: Path | None = None
-    """Folder for results, runs and reports; reproduction by default, reproduction-quick with
-    --quick or --steps."""
+    """Folder for results, runs and reports. It is `reproduction` by default, and
+    `reproduction-quick` with --quick or --steps."""
     quick: bool = False
-    """Train for few steps on few images: a test that everything works, without valid scores."""
+    """Train for few steps on few images. This tests that everything works; scores are not valid."""
     steps: int | None = None
-    """Steps of every training run, instead of the experiment's own or of --quick's."""
+    """Number of steps of every training run, instead of that of the experiment or of --quick."""
     seeds: int = 1
-    """Training runs per experiment; mean and standard deviation of several runs are reported."""
+    """Number of training runs per experiment. The report has their mean and standard deviation."""
     runs: Path | None = None
     """Folder of trained runs with evaluation/evaluation.json, for the tables of faces. It is `runs`
-    by default; with --quick or --steps it is a folder in that of --out, one per number of steps,
-    because such runs give no valid scores."""
+    by default. With --quick or --steps it is a folder inside that of --out, one per number of
+    steps, because such runs have no valid scores."""
     train: bool = True
     """First train and score the missing runs of the tables at small scale, --seeds of each: all
-    runs of seed 0, then of seed 1. Existing runs are kept; --no-train trains none."""
+    runs of seed 0, then all of seed 1. Existing runs are kept; --no-train trains none."""
     jobs: int = 1
-    """Number of these runs that are trained at the same time, each on its share of the cores."""
+    """Number of runs that are trained at the same time. The cores are divided among them."""
     fresh: bool = False
-    """Measure items again that have a result; trained runs are kept."""
+    """Measure items again although they have a result. Trained runs are kept."""
     page: Path | None = None
-    """File in which the paper's tables are replaced; their values are kept in
-    hyperface/reproduce/measured.json."""
+    """Markdown file in which the tables of the paper are replaced by the new ones. Their values are
+    written to hyperface/reproduce/measured.json."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    """Folder of prepared data sets. By default it is HYPERFACE_DATA_DIR or, if that is not set, a
+    folder in the user's cache."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and measures."""
+    """Parses the options and measures; jax is loaded only after the options were accepted."""
     options = program.with_home(
         tyro.cli(Reproduce, args=args, prog="hyperface reproduce", description=__doc__)
     )
@@ -91,7 +95,12 @@ def main(args: Sequence[str]) -> None:
 
 
 def run(options: Reproduce) -> None:
-    """Measures the requested items and writes the report of all items."""
+    """Measures the requested items, and writes the report of all items of the paper.
+
+    Raises:
+      InputError: a trained run does not fit its table, or an item or a training failed; the report
+        is written in the latter case too.
+    """
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import write_sections
     from hyperface.reproduce import commands, page, results_page
@@ -114,20 +123,24 @@ def run(options: Reproduce) -> None:
     wanted = {item.name for item in chosen}
     printed = papers.published()[options.paper]
     tables = [printed[item.name] for item in papers.items(options.paper) if item.measure == RUNS]
+    # Before hours of training: a table must not show the scores of runs with other options.
     if mismatched := commands.mismatched_runs(tables, context):
         raise InputError(
-            "expected every trained run to be of the options and the data that its table names, "
-            "found others. Move them away, or take another --runs.\n" + "\n".join(mismatched)
+            "expected every trained run to have the options and the data that its table names, "
+            "found other runs. Move these away, or pass another folder by --runs.\n"
+            + "\n".join(mismatched)
         )
     report = context.out / options.paper / "report.html"
+    # Also before the training: a foreign file of this name would stop the command at its end.
     owned.check_free(report)
-    # First, since items earlier in the paper's order start from the runs of later ones.
+    # Runs come first, since items early in the paper's order use runs that later items need too.
     failed = _trained(chosen, printed, context) if options.train else []
     shown = []
     for item in papers.items(options.paper):
         try:
             shown.append(_shown(item, options, context, measure=item.name in wanted))
         except InputError as error:
+            # One item that fails must not cost the results of the others.
             failed.append(f"{item.name}: {error}")
             shown.append(page.Shown(item, None, out, _command(item, options), str(error)))
         if item.name in wanted:
@@ -148,13 +161,14 @@ def run(options: Reproduce) -> None:
     log.info(f"{summary}\nReport: {report}")
     if failed:
         raise InputError(
-            "expected all to end well; what went wrong is above. Mend that, and the same command "
-            "goes on from what is done.\n" + "\n".join(dict.fromkeys(failed))
+            "expected every training and every item to succeed, found the failures below. Correct "
+            "them and run the same command again; it keeps all finished results.\n"
+            + "\n".join(dict.fromkeys(failed))
         )
 
 
 def _trained(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
-    """Trains and scores missing runs at small scale; returns a sentence for each failure."""
+    """Trains and scores the missing runs at small scale; returns one sentence per failure."""
     from hyperface.reproduce import commands, scheduler
 
     wanted = commands.item_commands(items, printed, context)
@@ -166,7 +180,15 @@ def _trained(items: Sequence[Item], printed: Mapping[str, Any], context: Context
 
 
 def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -> "Shown":
-    """Returns the item with its outcome, measured now or before, or with the reason for none."""
+    """Returns an item with its outcome, or with the reason why it has none.
+
+    Args:
+      item: the item.
+      options: of the command.
+      context: the folders and settings.
+      measure: whether the item is measured if it has no result with these settings. If not, its
+        latest result is read, whatever its settings were.
+    """
     from hyperface.reproduce import commands, pictures, runs
     from hyperface.reproduce.item import read_result, write_result
     from hyperface.reproduce.page import Shown
@@ -177,6 +199,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
     key = commands.result_key(context, item)
     absent = _absent(item, options.paper, context)
     if item.measure == RUNS:
+        # Scores are read again each time: this is quick, and new runs may be there.
         printed = papers.published()[options.paper][item.name]
         drawn = pictures.draw(printed, context)
         with owned.writing(folder):
@@ -211,6 +234,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
 
 
 def _command(item: Item, options: Reproduce) -> str:
+    """Returns the command line that measures one item with the options that concern it."""
     parts = ["python", "-m", "hyperface", "reproduce", options.paper, "--only", item.name]
     parts += ["--out", str(options.out)] if options.out else []
     parts += ["--runs", str(options.runs)] if item.measure == RUNS else []
@@ -223,27 +247,29 @@ def _command(item: Item, options: Reproduce) -> str:
 
 
 def _absent(item: Item, paper: str, context: Context) -> list[str]:
-    """Returns a sentence for each absent data set, file and run that the item needs."""
+    """Returns one sentence per data set, protocol file and run that the item needs and lacks."""
     from hyperface.reproduce import commands
 
     described, sentences = papers.published()["data"], []
     for name in commands.absent_data([*item.needs, *commands.small_data(item, paper)], context):
         about = described[name]
-        made = f" Made by: {about['prepare']}." if about["prepare"] else ""
+        how = f" To prepare it: {about['prepare']}." if about["prepare"] else ""
         where = context.data_dir / name
-        sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{made}")
+        sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{how}")
+    # Files that `small_faces` writes; others come from the authors of a protocol.
     ours = {about.get("file") for about in papers.published()["small"].values()}
     for path in commands.absent_files(item, paper, context):
-        made = " It is made with the data set faces." if Path(path).name in ours else ""
-        sentences.append(f"Protocol file {path} is not there.{made}")
+        how = " It is written with the data set faces." if Path(path).name in ours else ""
+        sentences.append(f"Protocol file {path} does not exist.{how}")
     for name in item.runs:
         run = context.runs / name
         if not (run / commands.TRAINED).exists():
-            made = ", then ".join(map(str, commands.training(name, context.runs)))
-            sentences.append(f"Run {name!r} is not at {run}. Made by: {made}.")
+            how = ", then ".join(map(str, commands.training(name, context.runs)))
+            sentences.append(f"Run {name!r} is not at {run}. To train it: {how}.")
     return sentences
 
 
 def _unread(outcome: Outcome) -> str:
+    """Describes how many rows at the paper's scale have no scores; "" if all have some."""
     count = sum(reason != OTHER_WORK for reason in outcome.missing.values())
     return f"{count} {'row' if count == 1 else 'rows'} at the paper's scale." if count else ""

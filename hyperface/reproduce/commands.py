@@ -1,7 +1,8 @@
-"""Lists the commands that train and score the runs behind the tables of faces.
+"""Lists the commands that train and score the runs from which the tables of faces are read.
 
-The folder of a run of seed 0 has the name of the method; that of seed 2 is `NAME-seed2`. A
-fine-tuned run starts from the run of its own seed, or from seed 0 if that run is `shared`.
+A method is a named set of training options in `published.toml`; it is trained with one or more
+seeds. The run of seed 0 is in the folder METHOD, that of seed 2 in METHOD-seed2. A fine-tuned run
+starts from a run of another method with the same seed, or with seed 0 if that method is `shared`.
 """
 
 import json
@@ -29,33 +30,42 @@ from hyperface.train.logs import run_digest
 from hyperface.train.run_folder import DIVERGED, differences
 
 QUICK_STEPS = 100
+"""Number of steps of a training with --quick."""
 TRAINED, EVALUATION, SCORED = "results.json", "evaluation", "evaluation.json"
+"""The file that a finished training writes last, the default folder of an evaluation, and the file
+with its scores."""
 OWN_TEST = "test"
-"""The protocol of a run's own results.json: all pairs of the test people of its data set."""
+"""Name of the protocol whose scores are in a run's results.json: all pairs of images of the test
+people of its own data set."""
 
 
 class SmallScale(NamedTuple):
-    """The columns of a table at small scale, with the protocol and score that each shows."""
+    """The columns of a table at small scale, with the protocol and the score that each shows."""
 
     columns: list[str]
     protocols: list[str]
     figures: list[str]
+    """Name of the score of each column, such as "accuracy"."""
 
     @classmethod
     def of(cls, printed: Mapping[str, Any]) -> "SmallScale":
-        """Reads a table's `small` entry; its defaults are the columns at the paper's scale."""
+        """Reads the entry `small` of a table in `published.toml`.
+
+        Fields that the entry lacks are those of the columns at the paper's scale.
+        """
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
         return cls(**{**whole, **printed.get("small", {})})
 
     def evaluations(self) -> list[str]:
-        """Returns the names of the evaluations that contain the scores."""
+        """Returns the names of the evaluation folders that contain the scores."""
+        # A run scores itself by OWN_TEST at the end of training; no evaluation is needed for it.
         others = [name for name in self.protocols if name != OWN_TEST]
         return list(dict.fromkeys(evaluation_of(name)[0] for name in others))
 
 
 def evaluation_of(protocol: str) -> tuple[str, str]:
-    """Returns the folder of the evaluation that has a protocol, and the protocol's name there.
+    """Splits the name of a protocol into the folder of its evaluation and its name there.
 
     Example:
       >>> evaluation_of("evaluation-profiles/pairs"), evaluation_of("lfw")
@@ -69,20 +79,24 @@ class Command(NamedTuple):
     """A call of `hyperface train` or `hyperface evaluate`."""
 
     program: str
+    """Name of the subcommand: train or evaluate."""
     options: str
+    """The options, as one would type them."""
     makes: Path
-    """The file that the command writes last."""
+    """The file that the command writes last, so that it exists only after a complete command."""
     start: Path | None = None
-    """The folder of the run whose network the command loads."""
+    """The folder of the run whose network the command loads, if it loads one."""
 
     def __str__(self) -> str:
         return f"hyperface {self.program} {self.options}"
 
     def is_done(self, data_dir: Path) -> bool:
-        """Returns whether the file exists and is of these options, this start and this data."""
+        """Returns whether the command ended well with these options, this start and this data."""
         if not self.makes.exists():
             return False
         if self.program == "evaluate":
+            # By digests and not by file times: a run that is copied or trained again to the same
+            # weights is not scored again.
             settings = json.loads(self.makes.read_text())["settings"]
             same_run = self.start is not None and settings["run"] == run_digest(self.start)
             same_files = _are_same(settings["files"], data_dir / "protocols")
@@ -91,16 +105,16 @@ class Command(NamedTuple):
         return started and not self.other_training(data_dir)
 
     def other_training(self, data_dir: Path) -> list[str]:
-        """Returns a sentence for each difference between the existing run and this command.
+        """Returns one sentence per difference between the existing run and this command.
 
-        A start or a data set that is absent is not compared.
+        The run from which training starts, and the data set, are compared only if they are there.
         """
         config = json.loads((self.makes.parent / "config.json").read_text())
         experiment = self.experiment()
         data = made_of(experiment.data.name, data_dir)
         had = {"experiment": config["experiment"], "data": {k: config["data"].get(k) for k in data}}
         wanted = {"experiment": experiment.to_dict(), "data": data}
-        # The runs that were trained for comparison do not change this run.
+        # The names of runs to compare with are for reports: they do not change the weights.
         had["experiment"]["compare"] = wanted["experiment"]["compare"]
         found = differences(had, wanted)
         origin, start = config.get("init_from", ""), self.start and run_digest(self.start)
@@ -109,7 +123,8 @@ class Command(NamedTuple):
         return found
 
     def experiment(self) -> Experiment:
-        """Returns the experiment that a call of `hyperface train` trains."""
+        """Returns the experiment that this call of `hyperface train` trains."""
+        # By the parser of the command itself, so that both read the options in one way.
         name, *words = shlex.split(self.options)
         options = Train(experiment=experiments.load(name))
         return program.parse(
@@ -117,27 +132,39 @@ class Command(NamedTuple):
         ).experiment
 
     def _has_scored(self, had: Mapping[str, str]) -> bool:
-        """Returns whether scores made with the given options include those of this command."""
+        """Returns whether an evaluation with other options contains the scores of this command.
+
+        Args:
+          had: the recorded options of the evaluation.
+        """
         asked = recorded(tyro.cli(Evaluate, args=shlex.split(self.options)))
         protocols = {*asked.pop("protocol").split(",")} <= {*had["protocol"].split(",")}
+        # Where files lie does not change scores; the folders may have been moved since.
         placed = {"protocol", "source", "out", "data_dir"}
         options = {name: value for name, value in had.items() if name not in placed}
         return protocols and options == {n: v for n, v in asked.items() if n not in placed}
 
 
 def _are_same(files: Mapping[str, str], folder: Path) -> bool:
-    """Returns whether the protocol files that still exist have their recorded digests."""
+    """Returns whether those protocol files that still exist have their recorded digests."""
     paths = [folder / name for name in files if (folder / name).exists()]
     return digests(paths, folder).items() <= files.items()
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
-    """Returns the folder of a run."""
+    """Returns the folder of the run of a method with a seed."""
     return runs / (f"{method}-seed{seed}" if seed else method)
 
 
 def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
-    """Returns the seeds of a method whose run folder has a file: by default, the finished runs."""
+    """Returns the seeds with which a method was trained to the end, in rising order.
+
+    Args:
+      runs: folder of runs.
+      method: name of the method.
+      leaves: name of a file; a run counts if its folder has this file. The default is the file that
+        a finished training writes last.
+    """
     found = runs.glob(f"{method}-seed*/{leaves}")
     numbers = [path.parent.name.removeprefix(f"{method}-seed") for path in found]
     first = [0] if (runs / method / leaves).exists() else []
@@ -145,23 +172,24 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
 
 def diverged(runs: Path, method: str) -> list[int]:
-    """Returns the seeds of a method that diverged and have no result."""
+    """Returns the seeds with which the training of a method diverged."""
     return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
 
 def item_commands(
     items: Iterable[Item], tables: Mapping[str, Any], context: Context
 ) -> list[Command]:
-    """Returns the commands that make the runs and scores of items at small scale.
+    """Returns the commands that train and score the runs of some items at small scale.
 
     All commands of seed 0 come first, then those of seed 1, and so on. A command whose data set is
     absent is left out.
 
     Args:
-      items: of one paper.
-      tables: of the paper, as in `published.toml`.
+      items: items of one paper.
+      tables: the tables of the paper, as in `published.toml`.
       context: gives the number of seeds, and the folders of data and runs.
     """
+    # A dictionary as an ordered set: several tables use the same run, which is trained once.
     found: dict[Command, None] = {}
     for seed in range(context.seeds):
         for item in items:
@@ -173,14 +201,15 @@ def item_commands(
 
 
 def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
-    """Returns a sentence for each trained run whose settings are not those of its method.
+    """Returns one sentence per trained run whose settings are not those of its method.
 
     Args:
-      tables: whose runs are checked, as in `published.toml`.
+      tables: the tables whose runs are checked, as in `published.toml`.
       context: gives the folder of runs, and whether runs are shortened.
     """
     rows = [row for printed in tables for row in printed["rows"]]
     shorter = _shorter(context)
+    # [-1]: the last command trains the run itself, those before it the runs that it starts from.
     runs = [
         training(row["small"], context.runs, seed, shorter)[-1]
         for row in rows
@@ -206,6 +235,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
         trained = small_training(method, context, seed)
         found |= dict.fromkeys(trained)
         run = folder(context.runs, method, seed)
+        # Without its data set a method is not trained, and there is nothing to score.
         for name, options in evaluations.items() if trained else ():
             found |= {scoring(run, options, name): None} if options else {}
     return list(found)
@@ -214,7 +244,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
     """Returns the commands that train a method at small scale; [] if its data set is absent.
 
-    A run that the runs of all seeds start from is trained with seed 0 alone.
+    A `shared` method, from which the runs of all seeds start, is trained with seed 0 only.
     """
     shared = published()["methods"][method].get("shared")
     if (seed and shared) or absent_data([trained_on(method)], context):
@@ -223,8 +253,9 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
 
 def _shorter(context: Context) -> str:
-    """Returns the options that shorten a training, "" for a training of full length."""
+    """Returns the options that shorten a training; "" for a training of full length."""
     steps = few_steps(context.steps, context.quick)
+    # A short run has no room for the several snapshots that a full one averages over.
     return f" --steps {steps} --evaluation.snapshots 1" if steps else ""
 
 
@@ -249,7 +280,7 @@ def small_data(item: Item, paper: str) -> list[str]:
 
 
 def absent_files(item: Item, paper: str, context: Context) -> list[str]:
-    """Returns the absent protocol files of a table's evaluations at small scale."""
+    """Returns the paths of the protocol files that a table at small scale needs and lacks."""
     if item.measure != RUNS:
         return []
     evaluations = SmallScale.of(published()[paper][item.name]).evaluations()
@@ -258,37 +289,39 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 
 
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
-    """Returns the options of an evaluation at small scale, and its absent protocol files.
+    """Returns the options of an evaluation at small scale, and the protocol files that it lacks.
 
-    The options leave out each protocol with an absent file; they are "" if no protocol is left.
+    A protocol that lacks a file is left out of the options. If none is left, the options are "".
     """
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
-    place = words.index("--protocol") + 1
+    value = words.index("--protocol") + 1
     own = [about["file"]] if "file" in about else []
     absent = {}
-    for protocol in words[place].split(","):
+    for protocol in words[value].split(","):
         files = [*(PROTOCOLS[protocol].file_names if protocol in PROTOCOLS else ()), *own]
         absent[protocol] = [str(folder / file) for file in files if not (folder / file).exists()]
-    words[place] = ",".join(protocol for protocol, files in absent.items() if not files)
+    words[value] = ",".join(protocol for protocol, files in absent.items() if not files)
     every = [path for paths in absent.values() for path in paths]
-    return shlex.join(words) if words[place] else "", every
+    return shlex.join(words) if words[value] else "", every
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
-    """Returns the data sets that are absent and that no command prepares by itself."""
+    """Returns the names of absent data sets, without those that are prepared automatically."""
     missing = [name for name in names if find(name, context.data_dir) is None]
     return [name for name in missing if name not in AUTOMATIC]
 
 
 def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -> list[Command]:
-    """Returns the commands of the given rows of a table, at the paper's scale."""
+    """Returns the commands that train and score some rows of a table at the paper's scale."""
     found: dict[Command, None] = {}
     for row in printed["rows"]:
         if "run" not in row or row["row"] not in rows:
             continue
         found |= dict.fromkeys(training(row["run"], runs))
         if printed["evaluate"]:
+            # NormFace averages the scores of five snapshots of each fine-tuned network (5.1), and
+            # the row with an evaluation of its own has no mirror images (Table 4).
             tuned = "start" in published()["methods"][row["run"]]
             options = [printed["evaluate"]]
             options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
@@ -299,16 +332,24 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
 
 
 def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Returns the name of the folder in a run's folder with a row's scores at full scale."""
+    """Returns the name of the folder, inside a run's folder, with a row's scores at full scale."""
     return row.get("evaluation", printed.get("evaluation", EVALUATION))
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
-    """Returns the commands that train a method: first those of its start, then its own."""
+    """Returns the commands that train a method: first those of the run it starts from.
+
+    Args:
+      method: name of the method.
+      runs: folder of runs.
+      seed: the seed.
+      shorter: options that shorten the training; "" for full length.
+    """
     about, run = published()["methods"][method], folder(runs, method, seed)
     options, start, before = about["train"] + shorter, None, []
     options += f" --seed {seed}" if seed else ""
     if "start" in about:
+        # A start that exists only once has seed 0, whatever the seed of this run is.
         of_start = 0 if is_of_one_start(about["start"]) else seed
         start = folder(runs, about["start"], of_start)
         before = training(about["start"], runs, of_start, shorter)
@@ -318,21 +359,29 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
 
 
 def is_of_one_start(method: str) -> bool:
-    """Returns whether the runs of all seeds of a method go back to a single trained run."""
+    """Returns whether the runs of all seeds of a method were fine-tuned from one and the same run.
+
+    Such runs are not independent, and comparisons have to count them as one start.
+    """
     about = published()["methods"][method]
     return bool(about.get("shared")) or ("start" in about and is_of_one_start(about["start"]))
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:
-    """Returns the command that scores a run."""
+    """Returns the command that scores a run with these options, into the folder `evaluation`."""
     out = "" if evaluation == EVALUATION else f" --out {shlex.quote(str(run / evaluation))}"
     makes = run / evaluation / SCORED
     return Command("evaluate", f"{shlex.quote(str(run))} {options}{out}", makes, run)
 
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
-    """Returns the versions, settings and digests that a kept result must share to be used again."""
+    """Returns all that the result of an item depends on, as a dictionary for JSON.
+
+    A stored result is used again only if its key is equal: the version and the digest of the code,
+    the settings, and the digests of the data, the protocol files and the runs.
+    """
     found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
+    # Items without data, such as the propositions, depend on nothing but the code.
     if item.needs:
         found |= {"quick": context.quick, "steps": context.steps, "seeds": context.seeds}
         used = (*item.needs, *item.uses)

@@ -1,4 +1,4 @@
-"""Builds the entries of statements that compare scores, so that they can be judged."""
+"""Builds the entries of statements that compare scores, with the statistics for their verdicts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,18 @@ from hyperface.reproduce.item import HOLDS, Entry
 
 
 class Decisions(NamedTuple):
-    """Which pairs of images are decided rightly at the best threshold."""
+    """Which pairs of images a network decides correctly at the best threshold."""
 
     right: np.ndarray
-    """[pairs] bool."""
+    """[pairs] bool, whether each pair is decided correctly."""
     first: np.ndarray
-    """[pairs] person on one side of each pair."""
+    """[pairs] the person in the first image of each pair."""
     second: np.ndarray
-    """[pairs] person on the other side."""
+    """[pairs] the person in the second image."""
 
     def accuracy(self) -> float:
-        """Returns the accuracy in percent; pairs of one person and of two have equal weight."""
+        """Returns the accuracy in percent; pairs of one person and pairs of two weigh the same."""
+        # Of all pairs of a set only a few are of one person; unweighted, these would not count.
         same = self.first == self.second
         return float(50 * (self.right[same].mean() + self.right[~same].mean()))
 
@@ -36,20 +37,21 @@ def entry(
     starts: int | None = None,
     judged: bool = True,
 ) -> list[Entry]:
-    """Returns the entry of a statement, or none if a part of it has no margins.
+    """Returns the entry of a statement in a list, or [] if a part of the statement has no margins.
 
     Args:
       row: the statement.
-      parts: seed -> margin, for each part.
-      column: of the table.
-      unit: of the margins.
-      starts: number of independently trained networks; all seeds by default.
-      judged: False if this is not the number that the statement is judged by.
+      parts: for each part of the statement, seed -> margin: a difference of scores that is above
+        zero if the part is true.
+      column: column of the table.
+      unit: unit of the margins.
+      starts: number of independently trained networks; that of the seeds by default.
+      judged: False if the statement is judged by another number, and this one is only shown.
     """
     if not parts or not all(parts):
         return []
     seeds = sorted({seed for margins in parts for seed in margins})
-    # In a part without a seed, both sides diverged there, which says nothing.
+    # A part lacks a seed in which both sides diverged: that speaks neither for nor against it.
     held = [all(margins.get(seed, math.inf) > 0 for margins in parts) for seed in seeds]
     differences = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
     values = tuple(map(float, held))
@@ -57,7 +59,13 @@ def entry(
 
 
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
-    """Returns the entry of a statement from one margin per seed, for each of its parts."""
+    """Returns the entry of a statement whose parts have one margin per seed.
+
+    Args:
+      row: the statement.
+      *parts: [seeds] margins of each part; NaN for a seed that is left out.
+      unit: unit of the margins.
+    """
     finite = [dict(enumerate(map(float, part))) for part in parts]
     return entry(
         row, [{n: v for n, v in p.items() if not math.isnan(v)} for p in finite], unit=unit
@@ -67,15 +75,15 @@ def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points
 def paired_t(
     margins: Sequence[float], *, starts: int | None = None, level: float = 0.95
 ) -> Difference:
-    """Returns the mean margin over seeds, with the interval of the paired t-test.
+    """Returns the mean margin over seeds, with the confidence interval of the paired t-test.
 
-    Seeds that diverged have infinite margins, and equal margins in all seeds have no deviation. In
-    both cases only the signs are counted.
+    The t-test is not possible if a margin is infinite, because a run diverged, or if all margins
+    are equal. Then the result has no interval, and its p-values are those of the sign test.
 
     Args:
       margins: one difference per seed.
-      starts: number of independently trained networks; all seeds by default.
-      level: of the interval.
+      starts: number of independently trained networks; that of the seeds by default.
+      level: confidence level of the interval.
     """
     values = np.asarray(margins, float)
     finite = values[np.isfinite(values)]
@@ -83,8 +91,11 @@ def paired_t(
     starts = count if starts is None else min(starts, count)
     error = float(finite.std(ddof=1) / math.sqrt(count)) if finite.size == count > 1 else 0.0
     if not error:
+        # The chance of so many margins of one sign if both signs were equally likely.
         by_sign = [float(binom.sf(np.sum(side > 0) - 1, count, 0.5)) for side in (values, -values)]
         return Difference(value, math.nan, math.nan, math.nan, by_sign[0], by_sign[1], starts)
+    # With few seeds the t distribution matters: for three its quantile is 4.3, where the normal
+    # distribution has 2.0.
     half = float(t.ppf((1 + level) / 2, count - 1)) * error
     sides = [float(t.sf(side / error, count - 1)) for side in (value, -value)]
     return Difference(value, value - half, value + half, error, sides[0], sides[1], starts)
@@ -97,13 +108,15 @@ def of_decisions(
     *,
     starts: int | None = None,
 ) -> Entry:
-    """Returns the statement that one method verifies better, with people and seeds resampled.
+    """Returns the entry of a statement that one method verifies better than another.
+
+    Its interval comes from a bootstrap that draws both people and seeds with replacement.
 
     Args:
       row: the statement.
-      better: decisions of one method, one per seed.
-      than: decisions of the other method about the same pairs.
-      starts: number of independently trained networks; all seeds by default.
+      better: decisions of the first method, one per seed.
+      than: decisions of the second method about the same pairs.
+      starts: number of independently trained networks; that of the seeds by default.
     """
     gains = [
         first.accuracy() - second.accuracy() for first, second in zip(better, than, strict=True)

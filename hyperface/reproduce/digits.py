@@ -1,4 +1,8 @@
-"""Trains the MNIST runs of both papers, if they are absent, and returns their features."""
+"""Trains the MNIST runs of both papers and returns their features.
+
+A run that was trained before is read instead. The measurements in `digits_normface`,
+`digits_planes` and `digits_ringloss` share the runs.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,22 +25,32 @@ from hyperface.train.run_folder import check_same_run
 from hyperface.train.state import TrainState
 
 QUICK_STEPS = 60
+"""Number of steps of a training with --quick."""
 SHOWN = {False: 10_000, True: 1_000}
-"""Quick -> number of images of each split whose features are computed."""
+"""Whether --quick is on -> number of images per split whose features are computed."""
 
 
 class Trained(NamedTuple):
     """A trained run, with features of some training and test images."""
 
     metrics: list[dict[str, float]]
+    """The logged metrics by name, one dictionary per logged step."""
     agents: np.ndarray
+    """[10, dim] class weights, one row per digit."""
     bias: np.ndarray | None
+    """[10] bias of the logits, if the softmax has one."""
     features: dict[str, np.ndarray]
-    """Split -> [images, dim]."""
+    """Split -> [images, dim], not normalised."""
     labels: dict[str, np.ndarray]
+    """Split -> [images], the digit that each image shows."""
 
     def accuracy(self, *, normalized: bool = False) -> float:
-        """Returns the test accuracy in percent, as trained or by the cosine without bias."""
+        """Returns the test accuracy in percent.
+
+        Args:
+          normalized: whether images are classified by the cosine without bias, and not by the
+            logits as trained.
+        """
         return 100 * nearest_agent_accuracy(
             self.features["test"],
             self.agents,
@@ -46,7 +60,11 @@ class Trained(NamedTuple):
         )
 
     def right(self, *, normalized: bool = False) -> np.ndarray:
-        """Returns [test images] bool, which test images are classified rightly."""
+        """Returns whether each test image is classified correctly, [test images] bool.
+
+        Args:
+          normalized: as in `accuracy`.
+        """
         agents, bias = self.agents, self.bias
         if normalized:
             agents, bias = agents / np.linalg.norm(agents, axis=1, keepdims=True), None
@@ -54,24 +72,34 @@ class Trained(NamedTuple):
         return np.argmax(logits, axis=1) == self.labels["test"]
 
     def norms(self, split: str = "test") -> np.ndarray:
-        """Returns the feature norms [images]."""
+        """Returns the norms of the features of a split, [images]."""
         return np.linalg.norm(self.features[split], axis=1)
 
     def class_norms(self, split: str = "test") -> np.ndarray:
-        """Returns each class' mean norm over the mean norm [classes] (Ring loss, Figure 5)."""
+        """Returns the mean norm of each class, divided by that of all images, [classes].
+
+        This is the norm ratio of Ring loss, Figure 5.
+        """
         norms = self.norms(split)
         by_class = [norms[self.labels[split] == c] for c in range(10)]
         return np.array([found.mean() for found in by_class]) / norms.mean()
 
 
 def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
-    """Returns an experiment with other fields of its softmax term and the requested steps."""
+    """Returns a shipped experiment with the steps of this command and changes to its softmax.
+
+    Args:
+      name: of the experiment, such as "mnist-plane-softmax".
+      context: gives the number of steps.
+      **softmax: fields of the softmax term and their new values.
+    """
     found = dataclasses.replace(experiments.load(name), compare=())
     if softmax:
         term = dataclasses.replace(found.loss.softmax, **softmax)
         found = dataclasses.replace(found, loss=dataclasses.replace(found.loss, softmax=term))
     steps = context.steps or (QUICK_STEPS if context.quick else found.steps)
     if steps != found.steps:
+        # The steps at which the rate drops are those of the full length.
         rate = dataclasses.replace(found.optimizer, boundaries=())
         found = dataclasses.replace(
             found, steps=steps, log_every=5, checkpoint_every=500, optimizer=rate
@@ -80,7 +108,13 @@ def experiment(name: str, context: Context, **softmax: float | str) -> Experimen
 
 
 def train_runs(experiment: Experiment, label: str, context: Context) -> list[Trained]:
-    """Trains one run per seed, if it is absent; folder names begin with `label`."""
+    """Returns one run per seed; a run that is not there yet is trained first.
+
+    Args:
+      experiment: the experiment to train.
+      label: the beginning of the names of the runs' folders.
+      context: gives the folders and the number of seeds.
+    """
     return [
         _run(dataclasses.replace(experiment, seed=seed), label, context)
         for seed in range(context.seeds)
@@ -88,11 +122,16 @@ def train_runs(experiment: Experiment, label: str, context: Context) -> list[Tra
 
 
 def _run(experiment: Experiment, label: str, context: Context) -> Trained:
+    """Returns the run of one seed, trained now or before."""
     size = f"{label}-{experiment.steps}-steps-{SHOWN[context.quick]}-images-seed{experiment.seed}"
     folder = context.out / "runs" / size
     data = experiment.data
     split = open_split(data.name, data.train_split, context.data_dir)
+    # Raises if the folder has a run of another experiment or other data, which must not be measured
+    # under this one's name.
     check_same_run(folder, run_meta(check(experiment), split))
+    # Changed code of the network or of the pipeline gives another file name, so the features of the
+    # old code are not read.
     features = folder / f"features-{code_digest(OF_FEATURES)}.npz"
     if not features.exists():
         state = train(experiment, context.data_dir, folder)
@@ -110,7 +149,8 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
 
 
 def _features(experiment: Experiment, state: TrainState, context: Context) -> dict[str, np.ndarray]:
-    """Returns what `Trained` contains, as arrays by name."""
+    """Returns the arrays of `Trained` by name: features, labels, agents and bias."""
+    # Through the host, so that the arrays are on one device, however the training spread them.
     variables = jax.device_put(jax.device_get(state.evaluated))
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
@@ -124,15 +164,21 @@ def _features(experiment: Experiment, state: TrainState, context: Context) -> di
         split = open_split(experiment.data.name, name, context.data_dir)
         count = min(SHOWN[context.quick], len(split.records))
         # Records are sorted by class, so evenly spaced ones cover all classes.
-        places = np.linspace(0, len(split.records) - 1, count).astype(int)
-        some = dataclasses.replace(split, records=[split.records[int(i)] for i in places])
+        chosen = np.linspace(0, len(split.records) - 1, count).astype(int)
+        some = dataclasses.replace(split, records=[split.records[int(i)] for i in chosen])
         found = feature_cache.embed(some, lambda images: network(variables, images), context)
         stored[name], stored[f"{name}_labels"] = found
     return stored
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:
-    """Describes the runs of an experiment: steps, seeds and, if asked, number of images."""
+    """Describes the runs of an experiment in words, for the report.
+
+    Args:
+      context: gives the number of steps and of seeds.
+      name: of the experiment.
+      images: whether the number of images is stated too.
+    """
     whole, chosen = experiments.load(name), experiment(name, context)
     steps = f"{chosen.steps:,} of {whole.steps:,} steps of {chosen.data.batch_size} images"
     seeds = "1 seed" if context.seeds == 1 else f"{context.seeds} seeds"
@@ -141,17 +187,18 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
 
 
 def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[float]:
-    """Returns a value of each run."""
+    """Returns the score of each run, in the order of the runs."""
     return [float(score(run)) for run in runs]
 
 
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
-    """Returns the statement that one kind of runs classifies more test images rightly.
+    """Returns the entry of a statement that one kind of runs classifies more images correctly.
 
     Args:
       row: the statement.
-      better: [seeds, images] how rightly each image is classified.
-      than: [seeds, images] by the other kind of runs.
+      better: [seeds, images] 1 for a correctly classified image, 0 for another; a difference of
+        two such arrays is allowed.
+      than: [seeds, images] the same for the other kind of runs.
     """
     found = difference_of_means(100.0 * better, 100.0 * than, draws=2_000)
     gains = np.mean(better, axis=1) - np.mean(than, axis=1)

@@ -11,11 +11,15 @@ from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 COMPARED = 1_000
 """Number of test images whose pairs are all compared."""
 NEAR = 0.5
-"""A class is near the origin if its mean norm is below this share of the mean over classes."""
+"""A class counts as near the origin if its mean norm is below this share of the mean of all."""
 
 
 def similarities(context: Context) -> Measured:
-    """Measures Table 1 on MNIST: accuracy of pairs before and after normalisation."""
+    """Measures NormFace, Table 1, on MNIST: whether normalised features verify better.
+
+    Pairs of digits are told apart by inner product and by Euclidean distance, before and after the
+    features are normalised.
+    """
     runs = digits.softmax_runs(context)
     entries, found = [], {}
     for name in SIMILARITIES:
@@ -38,13 +42,19 @@ def similarities(context: Context) -> Measured:
 
 
 def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
+    """Returns the accuracy, in percent, of telling pairs of one digit from pairs of two."""
+    # Evenly spaced: test images are sorted by class, and all pairs of 10,000 are 50 million.
     every = max(1, len(run.labels["test"]) // COMPARED)
     features, labels = run.features["test"][::every], run.labels["test"][::every]
     return decide_all_pairs(features, labels, similarity, normalized=normalized).accuracy()
 
 
 def softmax_plane(context: Context) -> Measured:
-    """Measures NormFace, Figure 2: features are radial, so angles compare better than distances."""
+    """Measures NormFace, Figure 2: the features of a softmax without bias, in the plane.
+
+    Each class fills a sector that starts at the origin. So two features of one class can be farther
+    apart than two of different classes, and angles tell classes better than distances.
+    """
     runs = digits.softmax_runs(context)
     before, after = (
         digits.per_run(runs, lambda r, n=n: r.accuracy(normalized=n)) for n in (False, True)
@@ -60,6 +70,7 @@ def softmax_plane(context: Context) -> Measured:
         nearer[name] = digits.per_run(runs, lambda run, n=normalized: _nearer(run, n))
         row = f"another class is nearer than the farthest of the own, by {name}"
         entries.append(Entry.of(row, nearer[name], "%"))
+    # (similarity, whether features are normalised first): an angle is the cosine.
     pairs = {
         name: np.array(digits.per_run(runs, lambda run, s=similarity: _pair_accuracy(run, *s)))
         for name, similarity in (
@@ -98,7 +109,7 @@ def softmax_plane(context: Context) -> Measured:
         )
     scale = (
         f"{digits.scale_of(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are "
-        "compared, in what is nearer those that are classified right"
+        "compared; which class is nearer is measured on the correctly classified ones"
     )
     return Outcome(entries, scale), {caption: drawn}
 
@@ -117,19 +128,22 @@ def _nearer(run: Trained, normalized: bool) -> float:
     features, labels = features[right], labels[right]
     if normalized:
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    # ||a - b||^2 = ||a||^2 + ||b||^2 - 2 a b, without an array of pairs x dimensions.
     squared = np.sum(features**2, axis=1)
     apart = squared[:, None] + squared - 2 * features @ features.T
+    # A feature counts as one of its own class: at distance 0 it is never the farthest.
     own = labels[:, None] == labels
     nearest = np.where(own, np.inf, apart).min(axis=1)
     return 100 * float(np.mean(nearest < np.where(own, apart, -np.inf).max(axis=1)))
 
 
 def marked(run: Trained) -> dict[str, np.ndarray]:
-    """Returns three training features as in the caption of Figure 2, or {} if there are none.
+    """Returns three training features that show the fault of distances, as Figure 2's caption does.
 
-    f_2 and f_3 are of one class; f_1 is of another class and much nearer to f_2. The candidates are
-    the correctly classified features at the tenth and ninetieth percentile of each class' norms.
-    The three with the greatest ratio of distances are returned.
+    f_2 and f_3 are of one class; f_1 is of another class and nearer to f_2 than f_3 is. The
+    candidates are the correctly classified features at the tenth and the ninetieth percentile of
+    each class' norms. The three with the greatest ratio of both distances are returned, or {} if
+    f_1 is never the nearer one.
     """
     features, labels = run.features["train"], run.labels["train"]
     right = np.argmax(features @ run.agents.T, axis=1) == labels
@@ -137,6 +151,7 @@ def marked(run: Trained) -> dict[str, np.ndarray]:
     for label in np.unique(labels[right]):
         some = features[right & (labels == label)]
         some = some[np.argsort(np.linalg.norm(some, axis=1))]
+        # Percentiles and not the extremes, which may be outliers.
         near[label], far[label] = some[len(some) // 10], some[len(some) * 9 // 10]
     ratios = {
         (one, two): np.linalg.norm(far[two] - near[two]) / np.linalg.norm(near[one] - near[two])
@@ -151,7 +166,10 @@ def marked(run: Trained) -> dict[str, np.ndarray]:
 
 
 def bias_plane(context: Context) -> Measured:
-    """Measures NormFace, Figure 3: a bias puts classes near zero, which normalisation scatters."""
+    """Measures NormFace, Figure 3: a bias lets the features of a class lie around the origin.
+
+    Such a cluster has every direction, so after normalisation it is spread over the circle.
+    """
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}
     entries = [
@@ -170,6 +188,7 @@ def bias_plane(context: Context) -> Measured:
         entries.append(Entry.of(row, [n.min() for n in found], "", 3))
         row = f"classes with a mean norm below {NEAR:g} of the mean over classes, {name}"
         entries.append(Entry.of(row, counts[name], "of 10", 1))
+    # Per seed the digit whose cluster is nearest to the origin; another seed may have another one.
     centers = [int(np.argmin(n)) for n in norms["with a bias"]]
     spread = np.array([[_spread(run, digit) for digit in range(10)] for run in biased])
     lost = np.array([[_lost(run, digit) for digit in range(10)] for run in biased])
@@ -181,6 +200,7 @@ def bias_plane(context: Context) -> Measured:
     central, others = {}, {}
     for what, (found, unit) in parts.items():
         central[what] = found[seeds, centers]
+        # The mean of the nine other digits.
         others[what] = (found.sum(axis=1) - central[what]) / 9
         for name, of in (("class nearest the origin", central), ("mean of the others", others)):
             entries.append(Entry.of(f"with a bias, {what}: {name}", list(of[what]), unit))
@@ -217,8 +237,9 @@ def bias_plane(context: Context) -> Measured:
 
 
 def _class_norms(run: Trained) -> np.ndarray:
-    """Returns each class' mean norm of training features over the mean over classes [classes]."""
+    """Returns each class' mean norm of training features, divided by the mean of all classes."""
     norms = run.class_norms("train")
+    # `class_norms` divides by the mean over images instead, of which a class may have more.
     return norms / norms.mean()
 
 
@@ -230,6 +251,7 @@ def _spread(run: Trained, digit: int) -> float:
     features = run.features["train"][run.labels["train"] == digit]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     mean = unit.mean(axis=0)
+    # Clipped, because rounding can bring a cosine above 1, where arccos is NaN.
     cosines = np.clip(unit @ mean / np.linalg.norm(mean), -1, 1)
     return float(np.degrees(np.sqrt(np.mean(np.arccos(cosines) ** 2))))
 
@@ -243,7 +265,8 @@ def _lost(run: Trained, digit: int) -> float:
     features, own = run.features["test"], run.labels["test"] == digit
     logits = features @ run.agents.T
     found = []
+    # The norm of the feature is left out of the cosine: it does not change which class wins.
     for scores in (logits + run.bias, logits / np.linalg.norm(run.agents, axis=1)):
-        said = np.argmax(scores, axis=1) == digit
-        found.append(50 * (np.mean(said[own]) + np.mean(~said[~own])))
+        predicted = np.argmax(scores, axis=1) == digit
+        found.append(50 * (np.mean(predicted[own]) + np.mean(~predicted[~own])))
     return float(found[0] - found[1])

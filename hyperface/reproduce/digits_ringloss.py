@@ -1,4 +1,4 @@
-"""Measures Ring loss' MNIST items: the plane with and without it, norms and class accuracy."""
+"""Measures Ring loss' items on MNIST: planes of features, norms of classes, and class accuracy."""
 
 import numpy as np
 
@@ -8,11 +8,14 @@ from hyperface.reproduce.digits import Trained
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 LONG, SHORT = (3, 6, 8), (1, 7, 9)
-"""Digits whose features have high and low norms in Ring loss, section 2.1."""
+"""Digits of which Ring loss, section 2.1, says that their features have high or low norms."""
 
 
 def ring_planes(context: Context) -> Measured:
-    """Measures Ring loss, Figure 1: the plane with and without Ring loss, and test accuracy."""
+    """Measures Ring loss, Figure 1: two-dimensional features with and without Ring loss.
+
+    It also measures the test accuracy, and which digits have long features without Ring loss.
+    """
     entries, drawn, deviation, rights = [], {}, {}, {}
     plain = digits.softmax_runs(context)
     for name, runs in (("softmax", plain), ("softmax + Ring loss", digits.ring_runs(context))):
@@ -25,6 +28,7 @@ def ring_planes(context: Context) -> Measured:
         drawn[name] = planes.feature_plane(
             runs[0].features["train"], runs[0].labels["train"], f"{name}: training features"
         )
+    # Softmax less softmax + Ring loss: above zero if Ring loss has the smaller deviation.
     entries += comparisons.per_seed(
         "Ring loss makes norms alike", np.subtract(*deviation.values()), unit=""
     )
@@ -33,19 +37,21 @@ def ring_planes(context: Context) -> Measured:
             "Ring loss raises the test accuracy", rights["softmax + Ring loss"], rights["softmax"]
         )
     )
+    # A released code has 5 dimensions by default, and 2 to draw; the paper does not say which.
     for dim, runs in ((2, plain), (5, digits.softmax_runs(context, dim=5))):
         entries += _norm_order(dim, [run.class_norms() for run in runs])
     return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
 
 
 def _norm_order(dim: int, norms: list[np.ndarray]) -> list[Entry]:
-    """Returns in how many seeds the class norms are ordered as the paper shows them.
+    """Returns in what share of the seeds the norms of the classes are ordered as the paper says.
 
     Args:
-      dim: number of features. In the plane, the norm of a class follows from where its agent
-        happens to stand, so that a single training says little.
-      norms: of each seed, mean norms [classes] over the mean of all.
+      dim: number of dimensions of a feature.
+      norms: per seed, the mean norm of each class divided by that of all images, [classes].
     """
+    # In the plane the norm of a class depends on where its agent happens to stand, so that a single
+    # training says little: the share over many seeds is reported, without a verdict.
     orders = {
         "norms of 3, 6 and 8 above the mean": [min(n[[*LONG]]) > 1 for n in norms],
         "norms of 1, 7 and 9 below the mean": [max(n[[*SHORT]]) < 1 for n in norms],
@@ -64,7 +70,10 @@ def _norm_order(dim: int, norms: list[np.ndarray]) -> list[Entry]:
 
 
 def digit_eight(context: Context) -> Measured:
-    """Measures Ring loss, Figure 4: test features of low norm vary more in angle."""
+    """Measures Ring loss, Figure 4: features of low norm vary more in angle, on test images.
+
+    The features are those of the digit 8 in the plane, under softmax loss.
+    """
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
     for split in ("train", "test"):
@@ -77,6 +86,7 @@ def digit_eight(context: Context) -> Measured:
         np.subtract(angles["test", "lowest"], angles["test", "highest"]),
         unit="degrees",
     )
+    # The quarters have equally many features, so that the mean of their squares is that of all.
     spread = {
         split: [
             np.sqrt(np.mean([_angular_spread(run, split, part) ** 2 for part in range(4)]))
@@ -106,23 +116,35 @@ def digit_eight(context: Context) -> Measured:
 
 
 def _angular_spread(run: Trained, split: str, quarter: int) -> float:
-    """Returns the root mean square angle to the class direction in a quarter of digit 8's norms."""
+    """Returns how far the directions of some features of digit 8 spread, in degrees.
+
+    It is the root mean square angle between these features and the mean of all features of digit 8.
+
+    Args:
+      run: gives the features.
+      split: "train" or "test".
+      quarter: 0 for the quarter of the features with the lowest norms, up to 3 for the highest.
+    """
     features = run.features[split][run.labels[split] == 8]
     order = np.argsort(np.linalg.norm(features, axis=1))
     some = features[np.array_split(order, 4)[quarter]]
+    # The sum has the direction of the mean, which is all that a cosine needs.
     mean = features.sum(axis=0)
     cosines = some @ mean / (np.linalg.norm(some, axis=1) * np.linalg.norm(mean))
     return float(np.degrees(np.sqrt(np.mean(np.arccos(np.clip(cosines, -1, 1)) ** 2))))
 
 
 def _norm_spread(run: Trained, split: str) -> float:
-    """Returns the standard deviation over the mean of the norms of the digit 8."""
+    """Returns the standard deviation of the norms of digit 8's features, divided by their mean."""
     norms = run.norms(split)[run.labels[split] == 8]
     return float(norms.std() / norms.mean())
 
 
 def class_norms(context: Context) -> Measured:
-    """Measures Ring loss, Figure 5: norm ratio and accuracy of each class."""
+    """Measures Ring loss, Figure 5: norm ratio and accuracy of each class, with and without it.
+
+    The norm ratio is the mean norm of a class' features, divided by that of all features.
+    """
     found = {
         "softmax": digits.softmax_runs(context),
         "softmax + Ring loss": digits.ring_runs(context),
@@ -146,6 +168,7 @@ def class_norms(context: Context) -> Measured:
     entries.append(
         Entry.of("classes whose accuracy Ring loss raises", list(gained.sum(axis=1)), "of 10", 1)
     )
+    # One part per digit: the statement holds only if every part does.
     entries += comparisons.per_seed(
         "Ring loss raises the accuracy of all classes",
         *np.subtract(shares["softmax + Ring loss"], shares["softmax"]).T,
@@ -172,6 +195,7 @@ def class_norms(context: Context) -> Measured:
 
 
 def _class_accuracy(run: Trained, digit: int) -> float:
+    """Returns the share, in percent, of a digit's test images that are classified correctly."""
     chosen = run.labels["test"] == digit
     found = np.argmax(run.features["test"][chosen] @ run.agents.T, axis=1)
     return 100 * float(np.mean(found == digit))

@@ -1,4 +1,8 @@
-"""Measures NormFace's statements about faces on trained runs at small scale."""
+"""Measures NormFace's statements about features of faces, on the trained runs at small scale.
+
+These are Table 1 (normalisation at test time), section 5.1 (mirror images), and Proposition 3's
+bound during training.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,35 +23,41 @@ from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.train.logs import read_metrics
 
 RUN = "faces-softmax-continued"
+"""The method whose features are compared: softmax without normalisation, as Table 1 has it."""
 DISTORTED = {
     "C-contrastive, normalised": "faces-c-contrastive",
     "softmax, normalised": "faces-normface",
 }
 """Loss -> the run that shows Proposition 3's bound during training."""
 SIMILARITIES = ("Inner-Product", "Euclidean")
+"""The two similarities of Table 1, by their names there."""
 
 
 def decide_all_pairs(
     features: np.ndarray, labels: np.ndarray, similarity: str, *, normalized: bool
 ) -> Decisions:
-    """Decides all pairs of images at the threshold with the highest accuracy.
+    """Decides for all pairs of images whether they show one class, at the most accurate threshold.
 
     Args:
       features: [images, dim].
       labels: [images] class ids.
       similarity: one of SIMILARITIES.
-      normalized: whether features are brought to unit length.
+      normalized: whether features are scaled to unit length first.
     """
     if normalized:
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
     scores = features @ features.T
     if similarity == "Euclidean":
+        # -||a - b||^2 = 2 a b - ||a||^2 - ||b||^2, so that nearer pairs score higher. The square
+        # keeps the order of distances, and a threshold needs no more.
         squared = np.sum(features**2, axis=1)
         scores = 2 * scores - squared[:, None] - squared
+    # The upper triangle has each pair once, and no image with itself.
     upper = np.triu_indices(labels.size, 1)
     first, second = labels[upper[0]], labels[upper[1]]
     same, scores = first == second, scores[upper]
     far, tar, thresholds = roc_curve(same, scores)
+    # The mean of TAR and 1 - FAR: both kinds of pairs weigh the same, however many there are.
     accepted = scores >= thresholds[np.argmax(1 + tar - far)]
     return Decisions(accepted == same, first, second)
 
@@ -55,13 +65,13 @@ def decide_all_pairs(
 def decide_list(
     named: NamedFeatures, pairs: PairList, similarity: str, *, normalized: bool
 ) -> Decisions:
-    """Decides the pairs of a list, each fold at the best threshold of the other folds.
+    """Decides the pairs of a list, each fold at the threshold that is best on the other folds.
 
     Args:
-      named: features of the list's images, whose names begin with the person.
+      named: features of the list's images. The name of an image begins with that of the person.
       pairs: the list.
       similarity: one of SIMILARITIES.
-      normalized: whether features are brought to unit length.
+      normalized: whether features are scaled to unit length first.
     """
     first, second = (
         np.asarray(named.features[named.rows(side, "the list")], np.float64) for side in pairs[:2]
@@ -73,21 +83,24 @@ def decide_list(
     else:
         scores = np.sum(first * second, axis=1)
     thresholds = fold_accuracy(scores, pairs.same, pairs.fold).thresholds
+    # Thresholds are in the order of the sorted folds, whose numbers may have gaps.
     folds = np.unique(pairs.fold, return_inverse=True)[1]
     people = [np.array([name.rpartition("/")[0] for name in side]) for side in pairs[:2]]
     return Decisions((scores >= thresholds[folds]) == pairs.same, *people)
 
 
 def normalization(context: Context) -> Measured:
-    """Measures Table 1 on faces: accuracy before and after normalisation, without mirror images.
+    """Measures NormFace, Table 1, on faces: accuracy before and after features are normalised.
 
-    It uses all pairs of the test people, and LFW's list if that is there.
+    The pairs are all pairs of the test people's images and, if LFW is there, its list. Features are
+    those of the images alone, without mirror images.
     """
     runs = _runs(context)
     every = [feature_cache.features(run, context, ("test",))["test"] for run in runs]
     entries = _before_and_after(
         "",
         lambda name, normalized: [
+            # [:, 0] is the image itself, and [:, 1] its mirror image.
             decide_all_pairs(kept.features[:, 0], kept.labels, name, normalized=normalized)
             for kept in every
         ],
@@ -114,7 +127,12 @@ def normalization(context: Context) -> Measured:
 def _before_and_after(
     prefix: str, decisions: Callable[[str, bool], list[Decisions]]
 ) -> list[Entry]:
-    """Returns the entries of both similarities from `decisions`, which returns one per seed."""
+    """Returns the entries of both similarities, before and after normalisation.
+
+    Args:
+      prefix: beginning of each row, such as "LFW, ".
+      decisions: (similarity, whether features are normalised) -> decisions, one per seed.
+    """
     entries, compared, gains = [], [], {}
     for name in SIMILARITIES:
         before, after = (decisions(name, normalized) for normalized in (False, True))
@@ -135,7 +153,10 @@ def _before_and_after(
 
 
 def mirror(context: Context) -> Measured:
-    """Measures section 5.1: features of an image and its mirror image, summed or concatenated."""
+    """Measures NormFace, 5.1: whether adding the features of the mirror image verifies better.
+
+    It is compared with the image alone and with both features concatenated.
+    """
     every = [feature_cache.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
         "the image alone": lambda both: both[:, 0],
@@ -173,6 +194,7 @@ def _runs(context: Context) -> list[Path]:
 
 
 def _pairs(every: Sequence[feature_cache.MirroredFeatures], how: str) -> str:
+    """Describes in words the features and the pairs that are compared."""
     labels, count = every[0].labels, len(every)
     return (
         f"features of {RUN}, {count} {'seed' if count == 1 else 'seeds'}; all pairs of "

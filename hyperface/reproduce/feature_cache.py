@@ -1,4 +1,4 @@
-"""Computes the features of images once, and keeps them in files."""
+"""Computes the features of images once and stores them in files, from which they are read later."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from hyperface.train.logs import run_digest
 
 SPLITS = ("train", "test")
 Embed = Callable[[Images], tuple[jax.Array, jax.Array]]
-"""Function from images to their features and to the norms of these, as `Network.apply` is."""
+"""A function from images to their features and the norms of these, such as `Network.apply`."""
 
 
 class MirroredFeatures(NamedTuple):
@@ -40,14 +40,16 @@ def embed(split: Split, network: Embed, context: Context) -> tuple[np.ndarray, n
 
     Args:
       split: the images.
-      network: what embeds them.
-      context: shows the progress.
+      network: the function that computes features.
+      context: the settings of the command.
     """
     features, labels, done = [], [], 0
+    # A split smaller than a batch would otherwise be padded to a whole one.
     size = min(BATCH, len(split.records))
     title = f"embedding {split.dataset} ({split.name})"
     with program.progress(title, "images") as advance:
         for batch in evaluation_batches(split, batch_size=size):
+            # One call per batch, so that the progress can be shown.
             part = embed_split(lambda _, images: network(images), None, [batch])
             features.append(part.features)
             labels.append(part.labels)
@@ -57,9 +59,15 @@ def embed(split: Split, network: Embed, context: Context) -> tuple[np.ndarray, n
 
 
 def write(path: Path, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
-    """Writes arrays into a file unless it exists; no other process computes them meanwhile."""
+    """Writes arrays into a file, unless it exists.
+
+    Args:
+      path: the file, a .npz archive.
+      arrays: computes the arrays by name; called only if they are needed.
+    """
     if not path.exists():
         folder = path.parent
+        # Locked, so that two commands do not compute the same features at the same time.
         with owned.writing(folder), owned.locked(folder, "being embedded in"):
             owned.write_arrays(path, **arrays())
 
@@ -67,17 +75,18 @@ def write(path: Path, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
 def features(
     run: Path, context: Context, splits: Sequence[str] = SPLITS
 ) -> dict[str, MirroredFeatures]:
-    """Returns the features of the run's training images and of its test people, by split.
+    """Returns split -> the features of the images that a run was trained or tested on.
 
     Args:
       run: folder of the run.
-      context: gives the folders of the data and of the kept features.
-      splits: some of `SPLITS`.
+      context: gives the folders of the data and of the stored features.
+      splits: which of `SPLITS`.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
     folder, by_split = _folder(run, data["name"], context), {}
 
     def arrays(name: str) -> dict[str, np.ndarray]:
+        # "concat" puts the features of an image and of its mirror image side by side.
         network = open_network(run, mirror="concat")
         split = network.open_split(data["name"], data[f"{name}_split"], context.data_dir)
         both, labels = embed(split, network.apply, context)
@@ -94,17 +103,18 @@ def features(
 def named_features(
     run: Path, dataset: str, wanted: Sequence[str], context: Context
 ) -> NamedFeatures:
-    """Returns the features of the test images that a protocol names.
+    """Returns the features that a run computes for some images of a data set's test split.
 
     Args:
       run: folder of the run.
-      dataset: name of the prepared data set, whose images have names.
-      wanted: names of images.
-      context: gives the folders of the data and of the kept features.
+      dataset: name of the prepared data set; its images must have names.
+      wanted: names of the images, such as those in a protocol's list of pairs.
+      context: gives the folders of the data and of the stored features.
 
     Raises:
       InputError: the data set lacks a named image.
     """
+    # Sorted, so that one file serves every order in which the names are given.
     chosen = {*wanted}
     digest = text_digest("\n".join(sorted(chosen)))
     path = _folder(run, dataset, context) / f"{dataset}-{digest}.npz"
@@ -129,6 +139,7 @@ def named_features(
 
 
 def _folder(run: Path, dataset: str, context: Context) -> Path:
-    """Returns the folder for the features of a run on a data set, as data and code are now."""
+    """Returns the folder with the features of a run on a data set."""
+    # Its name changes with the run, the data and the code, so old features are never read for new.
     of = f"{run_digest(run)}-{fingerprint(dataset, context.data_dir)}-{code_digest(OF_FEATURES)}"
     return context.out / "features" / f"{run.name}-{of}"

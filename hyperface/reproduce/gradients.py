@@ -1,7 +1,7 @@
-"""Checks the papers' equations: losses and gradients against formulas and finite differences.
+"""Checks the losses and their gradients against the equations of both papers.
 
-The plain formulas come from `hyperface.reference`. Only the gradients that the papers print are
-written here, because they are what is checked.
+A loss is compared with its plain formula in `hyperface.reference`. A gradient is compared with the
+paper's printed formula, which is written out here, and with finite differences.
 """
 
 from collections.abc import Callable
@@ -21,31 +21,38 @@ from hyperface.reproduce import sketches
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 STEP = 1e-6
-"""Step of central differences in float64."""
+"""Step of central differences in float64; a smaller one would lose digits by rounding."""
 
 
-def _apart(found: ArrayLike, expected: ArrayLike) -> float:
-    """Returns the greatest absolute difference over the greatest absolute expected value."""
+def _relative_error(found: ArrayLike, expected: ArrayLike) -> float:
+    """Returns the greatest absolute difference, divided by the greatest absolute expected value."""
+    # By the greatest value and not element by element: an expected value may be 0.
     found, expected = np.asarray(found), np.asarray(expected)
     return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
-def _difference(what: str, found: ArrayLike, expected: ArrayLike, digits: int = 15) -> Entry:
-    return Entry.of(f"{what}: greatest difference", _apart(found, expected), "", digits)
+def _compare(what: str, found: ArrayLike, expected: ArrayLike, digits: int = 15) -> Entry:
+    """Returns an entry with the relative error of a computed array."""
+    return Entry.of(f"{what}: greatest difference", _relative_error(found, expected), "", digits)
 
 
-def _differences(function: Callable[[np.ndarray], jax.Array], x: np.ndarray) -> np.ndarray:
+def _finite_differences(function: Callable[[np.ndarray], jax.Array], x: np.ndarray) -> np.ndarray:
     """Returns the gradient of a scalar function of an array by central differences."""
     slopes = np.zeros(x.shape)
-    for place in np.ndindex(x.shape):
-        moved = np.zeros(x.shape)
-        moved[place] = STEP
-        slopes[place] = (function(x + moved) - function(x - moved)) / (2 * STEP)
+    for index in np.ndindex(x.shape):
+        shift = np.zeros(x.shape)
+        shift[index] = STEP
+        slopes[index] = (function(x + shift) - function(x - shift)) / (2 * STEP)
     return slopes
 
 
 def normalization(context: Context) -> Measured:
-    """Checks Eq. 3 and 4 and Figure 4: gradients lie in the tangent plane, and norms grow."""
+    """Checks NormFace, Eq. 3 and 4 and Figure 4: the gradient of L2 normalisation.
+
+    The gradient by a vector x is orthogonal to x. So every step makes x longer, unless weight decay
+    shortens it.
+    """
+    # In float64: finite differences with this step are noise in float32.
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, slope = rng.normal(size=(2, 20, 8))
@@ -56,6 +63,7 @@ def normalization(context: Context) -> Measured:
 
         found = np.asarray(jax.grad(loss)(x))
         unit = np.asarray(reference.l2_normalize(x))
+        # Eq. 4: the part of the slope along x is removed, and the rest is divided by ||x||.
         along = np.sum(slope * unit, axis=1, keepdims=True)
         formula = (slope - unit * along) / np.linalg.norm(x, axis=1, keepdims=True)
         cosines = np.sum(found * x, axis=1) / (
@@ -63,20 +71,31 @@ def normalization(context: Context) -> Measured:
         )
         rates = np.geomspace(1e-3, 10, 30)
         moved = np.linalg.norm(x - rates[:, None, None] * found, axis=2)
+        # Pythagoras: the step is orthogonal to x.
         expected = np.sqrt(np.sum(x**2, axis=1) + rates[:, None] ** 2 * np.sum(found**2, axis=1))
         entries = [
-            Entry.of("Eq. 3, unit length: greatest error", _apart(l2_normalize(x), unit), "", 15),
-            _difference("Eq. 4 and the formula", found, formula),
-            _difference("Eq. 4 and finite differences", found, _differences(loss, x), 9),
+            Entry.of(
+                "Eq. 3, unit length: greatest error",
+                _relative_error(l2_normalize(x), unit),
+                "",
+                15,
+            ),
+            _compare("Eq. 4 and the formula", found, formula),
+            _compare("Eq. 4 and finite differences", found, _finite_differences(loss, x), 9),
             Entry.of("greatest |cosine| of x and its gradient", np.max(np.abs(cosines)), "", 15),
             Entry.claim("x and its gradient are orthogonal", np.max(np.abs(cosines)) < 1e-6),
             Entry.claim(
                 "the norm grows at every step of any size",
                 np.all(moved > np.linalg.norm(x, axis=1)),
             ),
-            Entry.of("Pythagoras: greatest error of the new norm", _apart(moved, expected), "", 15),
+            Entry.of(
+                "Pythagoras: greatest error of the new norm",
+                _relative_error(moved, expected),
+                "",
+                15,
+            ),
         ]
-        free, decayed = _norms(decay=0.0), _norms(decay=5e-3)
+        free, decayed = _agent_norms(decay=0.0), _agent_norms(decay=5e-3)
     entries += [
         Entry.of("mean norm of agents after 2,000 steps, no decay", free[-1]),
         Entry.of("mean norm of agents after 2,000 steps, weight decay", decayed[-1]),
@@ -102,8 +121,17 @@ def normalization(context: Context) -> Measured:
     return Outcome(entries, scale), figures
 
 
-def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
-    """Returns the mean norm of ten agents per step of a cosine softmax on noisy classes."""
+def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
+    """Trains the ten agents of a cosine softmax by SGD, and returns their mean norm per step.
+
+    Args:
+      decay: weight decay.
+      steps: number of steps.
+      rate: learning rate.
+
+    Returns:
+      [steps].
+    """
     rng = np.random.default_rng(1)
     means = rng.normal(size=(10, 8))
     labels = jnp.asarray(rng.integers(0, 10, 400))
@@ -122,10 +150,10 @@ def _norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
 
 
 def softmax_formulas(context: Context) -> Measured:
-    """Checks Eq. 1, 2, 5 and 6 against the plain formulas and their automatic gradients.
+    """Checks NormFace, Eq. 1, 2, 5 and 6 against the plain formulas and their autodiff.
 
-    The equations are softmax with and without bias, its class, the cosine, and the softmax of
-    scaled cosines.
+    The equations are the softmax loss with and without bias (1), the class that it predicts (2),
+    the cosine (5), and the softmax loss of scaled cosines (6).
     """
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
@@ -138,6 +166,7 @@ def softmax_formulas(context: Context) -> Measured:
     }
     entries = []
     with jax.enable_x64(True):
+        # A dictionary of arguments, so that one call differentiates by all of them.
         for name, (normalize, more) in cases.items():
             given = {"features": features, "agents": agents, **more}
             given = {key: jnp.asarray(array) for key, array in given.items()}
@@ -145,9 +174,9 @@ def softmax_formulas(context: Context) -> Measured:
                 jax.value_and_grad(partial(_mean_loss, softmax, labels, normalize))(given)
                 for softmax in (losses.softmax, reference.softmax)
             )
-            entries.append(_difference(f"{name}: loss", value, plain))
+            entries.append(_compare(f"{name}: loss", value, plain))
             entries += [
-                _difference(f"{name}: gradient of the {key}", slope, plain_slopes[key])
+                _compare(f"{name}: gradient of the {key}", slope, plain_slopes[key])
                 for key, slope in slopes.items()
             ]
         cosines = cosine_similarity(features, agents)
@@ -158,7 +187,7 @@ def softmax_formulas(context: Context) -> Measured:
     accuracy = nearest_agent_accuracy(features, agents, classes, bias=bias)
     entries += [
         Entry.of("Eq. 2: features whose class is that of the greatest logit", 100 * accuracy, "%"),
-        _difference("Eq. 5, cosine and the plain formula", cosines, plain_cosines),
+        _compare("Eq. 5, cosine and the plain formula", cosines, plain_cosines),
     ]
     size = f"{len(features)} random features, 10 classes, 8 dimensions, float64, the mean loss"
     return Outcome(entries, size), {}
@@ -170,14 +199,22 @@ def _mean_loss(
     normalize: Normalize,
     given: dict[str, jax.Array],
 ) -> jax.Array:
+    """Returns the mean of a softmax loss over the batch.
+
+    Args:
+      softmax: `losses.softmax` or the plain formula.
+      labels: [batch] class ids.
+      normalize: whether features, agents, both or none are normalised.
+      given: the arguments to differentiate by: features, agents, and the bias or the scale.
+    """
     return jnp.mean(softmax(labels=labels, normalize=normalize, **given))
 
 
 def reformulations(context: Context) -> Measured:
-    """Checks Eq. 7 to 11 against the plain formulas in float64.
+    """Checks NormFace, Eq. 7 to 11, against the plain formulas in float64.
 
-    The equations are the losses of pairs and triplets, cosine softmax written with distances, and
-    the losses with agents.
+    The equations are contrastive loss (7), triplet loss (8), the cosine softmax written with
+    distances (9), C-contrastive loss (10) and C-triplet loss (11).
     """
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
@@ -196,7 +233,7 @@ def reformulations(context: Context) -> Measured:
         with jax.enable_x64(True):
             plain = getattr(reference, name)(*inputs, **options)
         found = getattr(losses, name)(*inputs, **options)
-        entries.append(_difference(f"{title} and the plain formula", found, plain, 8))
+        entries.append(_compare(f"{title} and the plain formula", found, plain, 8))
     with jax.enable_x64(True):
         # Eq. 9: the squared distance of unit vectors is 2 - 2 cos, and the 2 cancels in softmax.
         unit, rows = reference.l2_normalize(features), reference.l2_normalize(agents)
@@ -205,12 +242,16 @@ def reformulations(context: Context) -> Measured:
         plain = -shares[np.arange(200), labels]
     found = losses.softmax(features, agents, labels, scale=4.0)
     title = "Eq. 9, softmax of cosines and of squared distances"
-    entries.insert(2, _difference(title, found, plain, 8))
+    # Between Eq. 8 and Eq. 10, as in the paper.
+    entries.insert(2, _compare(title, found, plain, 8))
     return Outcome(entries, "200 random features, 10 classes, 8 dimensions, float32"), {}
 
 
 def norm_in_softmax(context: Context) -> Measured:
-    """Checks Ring loss, Eq. 1 and 2: the loss of a fixed direction varies with the norm."""
+    """Checks Ring loss, Eq. 1 and 2: softmax loss depends on the norm of a feature.
+
+    The direction of the feature is fixed.
+    """
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     norms = np.linspace(0.5, 30, 60)
@@ -222,7 +263,7 @@ def norm_in_softmax(context: Context) -> Measured:
         logits = norms[:, None] * np.asarray(cosines)
         plain = -np.asarray(jax.nn.log_softmax(logits))[:, 0]
     entries = [
-        _difference("Eq. 2 and Eq. 1", found, plain, 8),
+        _compare("Eq. 2 and Eq. 1", found, plain, 8),
         Entry.of("loss at norm 0.5", found[0], "nats", 4),
         Entry.of("loss at norm 30", found[-1], "nats", 4),
         Entry.claim("one direction, different norms: the losses differ", np.ptp(found) > 0.1),
@@ -238,7 +279,10 @@ def norm_in_softmax(context: Context) -> Measured:
 
 
 def ring(context: Context) -> Measured:
-    """Checks Ring loss, Eq. 3 to 6: gradients by formula and finite differences, and convexity."""
+    """Checks Ring loss, Eq. 3 to 6: its value, its gradients, and where it is convex.
+
+    Eq. 5 is the gradient by the radius R, and Eq. 6 that by the features.
+    """
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))
         radius, weight = 1.5, 0.01
@@ -250,12 +294,13 @@ def ring(context: Context) -> Measured:
         norms = np.linalg.norm(features, axis=1)
         plain = weight * jnp.mean(reference.ring(features, radius))
         to_features, to_radius = jax.grad(loss, argnums=(0, 1))(features, radius)
+        # The derivatives by R and by a feature f, written as the paper prints them.
         eq5 = -weight / norms.size * np.sum(norms - radius)
         eq6 = weight / norms.size * (1 - radius / norms)[:, None] * features
-        moved_features = _differences(lambda x: loss(x, radius), features)
-        moved_radius = _differences(lambda r: loss(features, r), np.array(radius))
+        moved_features = _finite_differences(lambda x: loss(x, radius), features)
+        moved_radius = _finite_differences(lambda r: loss(features, r), np.array(radius))
         entries = [
-            _difference(name, found, expected, digits)
+            _compare(name, found, expected, digits)
             for name, found, expected, digits in (
                 ("Eq. 4 and the plain formula", loss(features, radius), plain, 15),
                 ("Eq. 5 and autodiff", to_radius, eq5, 15),
@@ -275,21 +320,29 @@ def ring(context: Context) -> Measured:
 def _convexity(
     loss: Callable[[np.ndarray], np.ndarray], radius: float, pairs: int = 1_000
 ) -> list[Entry]:
-    """Checks convexity by midpoints of random pairs: of the loss, and of two sets of features.
+    """Checks by the midpoints of random pairs whether a loss and two sets of features are convex.
 
-    The loss is convex if it nowhere exceeds the mean of its values at both ends of a pair. A set is
-    convex if it contains the midpoints of its pairs.
+    A convex loss is at the midpoint of a pair at most the mean of its values at both ends. A convex
+    set contains the midpoint of each of its pairs.
+
+    Args:
+      loss: from features [pairs, dim] to one value per feature, [pairs].
+      radius: R.
+      pairs: number of random pairs.
     """
     rng = np.random.default_rng(1)
     both = rng.normal(size=(2, pairs, 4))
     unit = both / np.linalg.norm(both, axis=2, keepdims=True)
+    # Pairs that differ in length alone: all features lie on one ray.
     lengths = np.linalg.norm(both, axis=2)[..., None] * np.eye(1, 4)
 
     def above(points: np.ndarray) -> np.ndarray:
+        # The tolerance is for rounding in float64, where both sides may be equal.
         return loss(points.mean(axis=0)) > (loss(points[0]) + loss(points[1])) / 2 + 1e-12
 
     on_sphere = np.linalg.norm(radius * unit.mean(axis=0), axis=1)
     inside = np.linalg.norm(np.mean(radius * unit * rng.random((2, pairs, 1)), axis=0), axis=1)
+    # Both ends have the loss 0, and their midpoint, the zero vector, has the largest loss within.
     ends = radius * np.array([[unit[0, 0]], [-unit[0, 0]], [np.zeros(4)]])
     return [
         Entry.of("pairs with a midpoint of higher loss than theirs", 100 * above(both).mean(), "%"),

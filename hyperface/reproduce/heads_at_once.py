@@ -1,7 +1,8 @@
-"""Trains small heads on fixed features, for many settings and seeds in one mapped program.
+"""Trains small networks ("heads") on fixed features, for many settings and seeds at the same time.
 
-The weights of the terms, the scale and the choice of normalisation are arrays of the program, as
-the parameters are. So one program, compiled once, trains all settings.
+The weights of the loss terms, the scale and the choice of normalisation are inputs of the training
+program, as the parameters are. So one program, compiled once and mapped by `jax.vmap`, trains all
+settings.
 """
 
 import itertools
@@ -18,20 +19,22 @@ from hyperface import losses
 from hyperface.normalize import l2_norm, l2_normalize
 
 HIDDEN, DIM, BATCH = 128, 128, 64
+"""Units of the hidden layer, dimensions of a feature, and images per batch."""
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
+"""Learning rate, momentum and weight decay of SGD."""
 PARTS = 20
-"""Number of calls that the steps are split into; progress is reported after each."""
+"""Number of calls that the steps are split into; progress is reported after each call."""
 
 Params = dict[str, jax.Array]
-"""The parameters of a head by name, one array each."""
+"""The parameters of a head by name."""
 Number = float | jax.Array
-"""A number or, in the mapped program, an array of one number per setting."""
+"""A number or, inside the mapped program, an array with one number per setting."""
 
 xavier = jax.nn.initializers.glorot_uniform()
 
 
 class Setting(NamedTuple):
-    """The numbers of the objective: softmax + ring + center + C-contrastive."""
+    """The hyper-parameters of the objective: a weighted sum of four losses."""
 
     softmax: Number = 1.0
     """Weight of the softmax loss."""
@@ -44,18 +47,19 @@ class Setting(NamedTuple):
     margin: Number = 1.0
     """Margin of C-contrastive loss."""
     scale: Number = 1.0
-    """s on the softmax's similarities."""
+    """The scale s, by which the softmax loss multiplies its similarities."""
     unit_features: Number = False
-    """Whether the softmax normalises features: l2-constrained softmax."""
+    """Whether the softmax loss normalises features, as l2-constrained softmax does."""
     unit_agents: Number = False
-    """Whether the softmax normalises agents; with both it is NormFace's softmax."""
+    """Whether the softmax loss normalises agents; NormFace's softmax normalises both."""
 
 
 class Carry(NamedTuple):
-    """The state that a step passes to the next."""
+    """The state that one step passes to the next."""
 
     params: Params
     centers: jax.Array
+    """[classes, dim] centers of center loss, which have an update rule of their own."""
     opt_state: optax.OptState
 
 
@@ -68,29 +72,32 @@ def train(
     steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Params:
-    """Trains every setting with every seed at once.
+    """Trains one head per setting and seed, all in one program.
 
-    A seed sets the first parameters and the batches, the same for all settings. A batch shows
-    images or their mirror images.
+    The seed determines the initial parameters and the batches, so all settings share both. For each
+    image of a batch, the image or its mirror image is drawn.
 
     Args:
-      settings: the objectives.
-      features: [images, 2, dim] of images and their mirror images.
+      settings: the hyper-parameters of each objective.
+      features: [images, 2, dim] features of each image and of its mirror image.
       labels: [images] class ids, counted from 0.
       seeds: number of seeds, counted from 0.
-      steps: of stochastic gradient descent; the rate drops to a tenth for the last fifth.
-      progress: called with the finished steps and the number of all steps.
+      steps: number of steps of SGD; the rate drops to a tenth for the last fifth.
+      progress: called with the number of finished steps and the number of all steps.
 
     Returns:
-      The heads' parameters, each array [seeds, settings, ...].
+      The parameters of the heads by name, each array [seeds, settings, ...].
     """
+    # One `Setting` whose fields are arrays [settings], over which the program is mapped.
     every = Setting(*(jnp.asarray(values) for values in zip(*settings, strict=True)))
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     data = jnp.asarray(features), jnp.asarray(labels)
     classes = int(np.max(labels)) + 1
     carry = jax.vmap(lambda key: first(key, data, classes, steps))(keys)
+    # One initial state per seed is copied to all settings, so that they differ in nothing else.
     carry = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(settings), axis=1), carry)
     of_settings = jax.vmap(partial(some_steps, steps=steps), (0, None, 0, None, None, None))
+    # Donated: the state of all heads would otherwise be in memory twice.
     run = jax.jit(jax.vmap(of_settings, (0, 0, None, None, None, None)), donate_argnums=0)
     bounds = np.linspace(0, steps, PARTS + 1).astype(int)
     for start, stop in itertools.pairwise(bounds):
@@ -101,12 +108,12 @@ def train(
 
 
 def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps: int) -> Carry:
-    """Returns the state before the first step; R is the mean feature norm of the first batch.
+    """Returns the state of one head before the first step.
 
     Args:
-      key: of the seed.
+      key: the random key of the seed.
       data: features and labels, as in `train`.
-      classes: rows of agents and centers.
+      classes: number of rows of the agents and the centers.
       steps: number of all steps.
     """
     inner, outer, agents = jax.random.split(jax.random.fold_in(key, 1), 3)
@@ -118,6 +125,8 @@ def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps
         "outer_bias": jnp.zeros((1, DIM)),
         "agents": xavier(agents, (classes, DIM)),
     }
+    # Ring loss' R starts at the mean feature norm of the first batch, as in a released code; the
+    # paper does not say where.
     batch, _ = drawn(key, 0, data)
     params["radius"] = jnp.mean(l2_norm(embed(params, batch)))
     return Carry(params, jnp.zeros((classes, DIM)), optimizer(steps).init(params))
@@ -133,22 +142,26 @@ def some_steps(
     *,
     steps: int,
 ) -> Carry:
-    """Runs the steps from `start` to `stop` of one setting and seed.
+    """Runs the training steps from `start` up to `stop`, for one setting and one seed.
 
     Args:
-      carry: the state before them.
-      key: of the seed.
-      setting: the objective.
-      start: number of finished steps.
-      stop: number of finished steps afterwards.
+      carry: the state before these steps.
+      key: the random key of the seed.
+      setting: the hyper-parameters of the objective.
+      start: number of steps finished before.
+      stop: number of steps finished afterwards.
       data: features and labels, as in `train`.
-      steps: number of all steps.
+      steps: number of all steps, which sets the learning rate.
+
+    Returns:
+      The state after these steps.
     """
 
-    def step(place: jax.Array, carry: Carry) -> Carry:
-        batch, labels = drawn(key, place, data)
+    def step(number: jax.Array, carry: Carry) -> Carry:
+        batch, labels = drawn(key, number, data)
         grads = jax.grad(objective)(carry.params, carry.centers, setting, batch, labels)
         updates, opt_state = optimizer(steps).update(grads, carry.opt_state, carry.params)
+        # Centers follow the class means whatever the weight of center loss is (Wen et al. 2016).
         moved = losses.updated_centers(carry.centers, embed(carry.params, batch), labels)
         # optax keeps the structure of the parameters, which its types do not say.
         params = cast(Params, optax.apply_updates(carry.params, updates))
@@ -160,17 +173,17 @@ def some_steps(
 def objective(
     params: Params, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Returns the mean loss of a batch.
+    """Returns the weighted sum of the four losses, averaged over a batch.
 
     Args:
-      params: of a head.
-      centers: [classes, dim] of center loss.
-      setting: what is minimised.
+      params: the parameters of a head.
+      centers: [classes, dim] centers of center loss.
+      setting: the hyper-parameters of the objective.
       batch: [batch, dim] input features of the head.
       labels: [batch] class ids.
     """
     features, agents = embed(params, batch), params["agents"]
-    # `normalize` of a loss is fixed when it is compiled, but here it differs between settings.
+    # The argument `normalize` of a loss is fixed at compilation; here it differs between settings.
     inputs = jnp.where(setting.unit_features, l2_normalize(features), features)
     rows = jnp.where(setting.unit_agents, l2_normalize(agents), agents)
     loss = (
@@ -184,27 +197,36 @@ def objective(
 
 
 def embed(params: Params, features: jax.Array) -> jax.Array:
-    """Returns the head's features [batch, dim]: a linear layer, PReLU, a linear layer."""
+    """Returns the output features of a head, [batch, dim].
+
+    The head is a linear layer, a PReLU with one slope per unit, and a linear layer.
+    """
     x = features @ params["inner"] + params["inner_bias"]
     x = jnp.where(x < 0, params["slope"] * x, x)
     return x @ params["outer"] + params["outer_bias"]
 
 
 def drawn(
-    key: jax.Array, place: jax.Array | int, data: tuple[jax.Array, jax.Array]
+    key: jax.Array, step: jax.Array | int, data: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Samples the batch of a step: features [batch, dim] and labels [batch]."""
-    which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), place))
+    """Draws the batch of a step at random: features [batch, dim] and labels [batch]."""
+    # Folding in 0 here and 1 in `first` keeps the draws of batches and parameters independent.
+    which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), step))
     chosen = jax.random.randint(which, (BATCH,), 0, data[1].shape[0])
     mirrored = jax.random.randint(side, (BATCH,), 0, 2)
     return data[0][chosen, mirrored], data[1][chosen]
 
 
 def _decayed(params: Params) -> dict[str, bool]:
+    """Returns name -> whether weight decay applies to the parameter."""
+    # Decay of R would pull all feature norms towards zero.
     return {name: name not in ("inner_bias", "outer_bias", "radius") for name in params}
 
 
 def optimizer(steps: int) -> optax.GradientTransformation:
-    """Returns SGD with momentum, one drop of the rate, and no weight decay of biases and R."""
+    """Returns SGD with momentum and weight decay; the rate drops once, after four fifths of steps.
+
+    Biases and the radius R are not decayed.
+    """
     rate = optax.piecewise_constant_schedule(RATE, {steps * 4 // 5: 0.1})
     return optax.chain(optax.add_decayed_weights(DECAY, _decayed), optax.sgd(rate, MOMENTUM))

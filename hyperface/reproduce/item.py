@@ -1,4 +1,4 @@
-"""Describes one item of a paper: its place, its needs, and the result of its measurement."""
+"""Describes an item of a paper, the result of measuring it, and the file that stores the result."""
 
 import dataclasses
 import json
@@ -21,12 +21,13 @@ if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
 Measured: TypeAlias = "tuple[Outcome, dict[str, Figure]]"
 """What the measurement of an item returns: the outcome, and its figures by caption."""
 RESULT = "result.json"
+"""Name of the file with the result of an item."""
 HOLDS = "holds"
-"""The unit of a statement, which holds (1) or does not hold (0)."""
+"""The unit of a statement: its values are 1 (it holds) or 0 (it does not)."""
 RUNS = "runs"
 """The `measure` of an item whose scores are read from trained runs."""
 OTHER_WORK = "other work"
-"""The reason why a row of a table is never run: other authors' method."""
+"""The reason why a row of a table has no measured value: it is a method of other authors."""
 
 
 class Item(NamedTuple):
@@ -34,41 +35,43 @@ class Item(NamedTuple):
 
     name: str
     place: str
-    """Place in the paper: "Figure 5", "3.3"."""
+    """Place in the paper, such as "Figure 5" or "3.3"."""
     title: str
     measure: str
-    """Module of this package and function, such as "propositions.bound", or RUNS."""
+    """The function that measures it, as MODULE.FUNCTION of this package, or RUNS."""
     needs: tuple[str, ...] = ()
     """Names of the prepared data sets that the measurement needs."""
     gives: tuple[str, ...] = ("table",)
-    """What the measurement returns: "table", "figure"."""
+    """What the measurement returns: "table", "figure" or both."""
     runs: tuple[str, ...] = ()
-    """Methods whose trained runs the measurement needs."""
+    """Names of the methods whose trained runs the measurement needs."""
     uses: tuple[str, ...] = ()
-    """Names of further data sets, which are used if they are there."""
+    """Names of further data sets, which the measurement uses if they are there."""
     other_data: bool = False
-    """Whether the paper measures it on other data, or on whole networks instead of heads."""
+    """Whether the paper measured it on other data, or on whole networks instead of heads."""
     statements: Callable[[Scores], Statements] | None = None
-    """Tests of the statements about a table whose scores are read from trained runs."""
+    """For a table of trained runs, the function that tests the paper's statements about it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A measured value: a single number, or one number per seed."""
+    """The measured value of one cell of an item's table: a single number, or one per seed."""
 
     row: str
+    """Name of the row; for a statement, its sentence."""
     values: tuple[float, ...]
     column: str = ""
     unit: str = ""
     digits: int = 2
+    """Number of decimals that are shown."""
     spread: float | None = None
     """The standard deviation of a single number, if its protocol reports one."""
     parts: tuple[Difference, ...] = ()
-    """Of a statement that compares scores: how far each of its parts is above zero."""
+    """For a statement that compares scores: the difference of scores in each of its parts."""
     judged: bool = True
-    """False for a comparison that is shown, but is not the one that its statement is judged by."""
+    """Whether the statement gets its verdict from this comparison; if not, it is only shown."""
     note: str = ""
-    """A remark, shown in brackets after the value; of a comparison, the unit of its parts."""
+    """A remark, shown in brackets after the value; for a comparison, the unit of its parts."""
 
     @classmethod
     def of(
@@ -79,13 +82,13 @@ class Entry:
         digits: int = 2,
         column: str = "",
     ) -> "Entry":
-        """Returns an entry of one number, or of a sequence with one number per seed."""
+        """Returns an entry from one number, or from a sequence with one number per seed."""
         values = value if isinstance(value, Sequence) else [value]
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
     @classmethod
     def claim(cls, row: str, holds: SupportsFloat | Sequence[SupportsFloat]) -> "Entry":
-        """Returns an entry that states whether something holds, one value (1 or 0) per seed."""
+        """Returns the entry of a statement, from one bool (whether it holds) or one per seed."""
         return cls.of(row, holds, HOLDS)
 
 
@@ -95,46 +98,51 @@ class Outcome:
 
     entries: list[Entry]
     scale: str
-    """Sizes and settings of the measurement, in words."""
+    """The sizes and settings of the measurement, in words for the report."""
     pictures: dict[str, str] = field(default_factory=dict)
     """Caption -> name of a PNG file in the folder of the result."""
     missing: dict[str, str] = field(default_factory=dict)
     """Row -> reason why it has no value."""
     unjudged: dict[str, str] = field(default_factory=dict)
-    """Row of a statement -> reason why the other measurements cannot decide it."""
+    """Statement -> reason why it gets no verdict here."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Row -> the method and seeds behind its values at small scale."""
+    """Row -> the method and the seeds of its values at small scale, in words."""
     methods: dict[str, str] = field(default_factory=dict)
-    """Method -> its options, its data and its number of steps."""
+    """Method -> its options, its data and its number of steps, in words."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The folders and settings with which items are measured."""
+    """The folders and settings of a command, which every measurement gets."""
 
     out: Path
+    """Folder for results, reports, MNIST runs and stored features."""
     data_dir: Path
+    """Folder of prepared data sets."""
     quick: bool = False
     steps: int | None = None
+    """Number of steps of every training; None for those of the experiments."""
     seeds: int = 1
+    """Number of training runs per experiment."""
     runs: Path = Path("runs")
+    """Folder of the trained runs of faces."""
     jobs: int = 1
     """Number of runs that are trained at the same time."""
 
 
 PACKAGE = Path(hyperface.__file__).parent
 CODE = ("**/*.py", "reproduce/published.toml")
-"""Patterns of the source files that all results depend on."""
+"""Patterns of the source files on which all results depend."""
 OF_FEATURES = (
     *("models/*.py", "weights/*.py", "data/*.py"),
     *("evaluate/embed.py", "runs/embedding.py", "normalize.py"),
 )
-"""Patterns of the source files that the features of a trained run depend on."""
+"""Patterns of the source files on which the features of a trained run depend."""
 
 
 @cache  # The code of a process does not change.
 def code_digest(patterns: tuple[str, ...] = CODE, folder: Path = PACKAGE) -> str:
-    """Returns the digest of the names and contents of source files."""
+    """Returns a digest of the names and contents of the source files that match the patterns."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     lines = [f"{path.relative_to(folder).as_posix()} {digest(path)}\n" for path in paths]
     return text_digest("".join(lines))
@@ -143,17 +151,18 @@ def code_digest(patterns: tuple[str, ...] = CODE, folder: Path = PACKAGE) -> str
 def write_result(
     folder: Path, key: dict[str, Any], outcome: Outcome, figures: dict[str, "Figure"]
 ) -> Outcome:
-    """Writes the pictures and `result.json`; returns the outcome with the pictures' names.
+    """Writes the pictures and `result.json` of an item; returns the outcome with their names.
 
     Args:
-      folder: of the item.
-      key: the settings, code and data that the result depends on.
-      outcome: what was measured.
+      folder: folder of the item.
+      key: the settings, code and data on which the result depends; see `commands.result_key`.
+      outcome: the result of the measurement.
       figures: caption -> figure, written as `figure-1.png` and so on.
     """
     from hyperface.report.figures import write_picture
 
-    # A kill must not leave the old result beside new pictures.
+    # The result is removed first and written last: a kill in between leaves none, which is measured
+    # again, and never an old result beside new pictures.
     owned.remove(folder / RESULT)
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
@@ -164,7 +173,12 @@ def write_result(
 
 
 def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | None:
-    """Reads a kept result; returns None if there is none or if its key differs."""
+    """Reads the result of an item; returns None if there is none, or one with another key.
+
+    Args:
+      folder: folder of the item.
+      key: as in `write_result`; None accepts a result with any key.
+    """
     path = folder / RESULT
     if not path.exists():
         return None
@@ -175,12 +189,12 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
 
 
 def to_record(outcome: Outcome) -> dict[str, Any]:
-    """Converts an outcome to dictionaries and lists for JSON, without fields at their defaults."""
+    """Converts an outcome to dictionaries and lists for JSON; default values are left out."""
     return _set_fields(outcome) | {"entries": [_entry_record(one) for one in outcome.entries]}
 
 
 def from_record(record: Mapping[str, Any]) -> Outcome:
-    """Reads the outcome from a record, which may contain further keys."""
+    """Converts the record of `to_record` back to an outcome; other keys are ignored."""
     known = {f.name for f in dataclasses.fields(Outcome)}
     fields: dict[str, Any] = {name: value for name, value in record.items() if name in known}
     fields["entries"] = [_entry(entry) for entry in record["entries"]]
@@ -188,14 +202,15 @@ def from_record(record: Mapping[str, Any]) -> Outcome:
 
 
 def _set_fields(thing: Entry | Outcome) -> dict[str, Any]:
-    """Returns the fields of a dataclass whose values are not empty or the default."""
+    """Returns the fields of a dataclass whose values are neither empty nor the default."""
     fields = {f.name: f.default for f in dataclasses.fields(thing)}
     values = {name: getattr(thing, name) for name in fields}
     return {n: v for n, v in values.items() if v != fields[n] and v not in ({}, ())}
 
 
 def _entry_record(entry: Entry) -> dict[str, Any]:
-    # JSON has no NaN, which stands for the interval of a comparison by signs.
+    """Converts an entry to a dictionary for JSON."""
+    # JSON has no NaN. A sign test has no interval: its ends are NaN, and are stored as null.
     parts = [
         {name: v if math.isfinite(v) else None for name, v in part._asdict().items()}
         for part in entry.parts
@@ -204,6 +219,8 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(record: Mapping[str, Any]) -> Entry:
+    """Converts the record of `_entry_record` back to an entry."""
+    # JSON has lists where an entry has tuples.
     fields = dict(record)
     fields["values"] = tuple(record["values"])
     fields["parts"] = tuple(_difference(part) for part in record.get("parts", ()))
@@ -211,5 +228,6 @@ def _entry(record: Mapping[str, Any]) -> Entry:
 
 
 def _difference(record: Mapping[str, Any]) -> Difference:
+    """Converts the record of a comparison's part back; null becomes NaN again."""
     fields: dict[str, Any] = {name: math.nan if v is None else v for name, v in record.items()}
     return Difference(**fields)

@@ -1,4 +1,7 @@
-"""Tests NormFace's statements about its tables on the scores of trained runs."""
+"""Tests what NormFace states about its tables, on the scores of trained runs.
+
+`statements` explains how a test is written. The names of rows are those in `published.toml`.
+"""
 
 from hyperface.reproduce.statements import Scores, Statements
 
@@ -14,15 +17,20 @@ NORMALIZED = (
     *(BOTH, "softmax + center, normalised", C_CONTRASTIVE),
     *("C-triplet, normalised", C_TRIPLET, JOINT),
 )
-"""Rows of Table 2 with both sides normalised."""
+"""Rows of Table 2 whose loss normalises both features and agents."""
 
 
 def table_2(scores: Scores) -> Statements:
-    """Tests the statements of Table 2 and 5.2, fine-tuned or from random weights."""
+    """Tests the statements about Table 2 and in section 5.2: LFW's 6,000 pairs.
+
+    The runs were fine-tuned, as in the paper, or trained from random weights.
+    """
     above, scratch = scores.above, f"{FEATURES}, from random weights"
     return {
         "normalisation beats no normalisation": above(BOTH, PLAIN),
         "feature-only normalisation is worse than both": above(BOTH, FEATURES),
+        # Compared with softmax that was trained on for as many steps: every fine-tuned run gains
+        # from new agents and more steps, whatever its loss is.
         "feature-only normalisation is worse than what it is fine-tuned from": above(
             "what fine-tuning started from, trained on as long", FEATURES
         ),
@@ -38,14 +46,17 @@ def table_2(scores: Scores) -> Statements:
             NORMALIZED, CENTER, least=0.2, most=0.4
         ),
         "normalised softmax + C-contrastive beats softmax + center": above(JOINT, CENTER),
+        # A loss "works alone" if, without softmax loss beside it, it verifies better than that.
         "C-contrastive works alone": above(C_CONTRASTIVE, PLAIN),
         "center loss does not work alone": above(PLAIN, CENTER_ALONE),
+        # "The best" has one part per other row, and each of them must hold.
         "normalised softmax + C-contrastive is the best": above(
             JOINT, [*(row for row in NORMALIZED if row != JOINT), CENTER]
         ),
         "normalised losses differ less than softmax with and without normalisation": (
             scores.varies_more([PLAIN, BOTH], NORMALIZED)
         ),
+        # "Collapse" is tested on accuracy and feature norms: a high loss would not show it.
         "normalising the weights only makes the network collapse": scores.fails(WEIGHTS),
         "normalising the features without a scale makes the network collapse": scores.fails(
             f"{FEATURES}, without a scale"
@@ -54,7 +65,7 @@ def table_2(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Tests the statement of Figure 8."""
+    """Tests the statement about Figure 8: accuracy against the weight of a loss."""
     weights = ("0.001", "0.01", "0.1", "1")
     center, c_contrastive = (
         [f"softmax + {weight} {name}" for weight in weights] for name in ("center", "C-contrastive")
@@ -67,7 +78,7 @@ def figure_8(scores: Scores) -> Statements:
 
 
 def table_3(scores: Scores) -> Statements:
-    """Tests the statements of Table 3."""
+    """Tests the statements about Table 3: LFW by the BLUFR protocol."""
     center, both = f"ResNet, {CENTER}", f"ResNet, {BOTH}"
     maxout = [f"MaxOut, {BOTH}", f"MaxOut, {C_CONTRASTIVE}"]
     return {
@@ -86,7 +97,8 @@ def table_3(scores: Scores) -> Statements:
 
 
 def table_4(scores: Scores) -> Statements:
-    """Tests the statements of Table 4."""
+    """Tests the statements about Table 4: LFW's 6,000 pairs with Wu's network."""
+    # Wu's own score is without mirror images, and not comparable with the normalised rows (5.2).
     mirror = "softmax + mirror, not normalised"
     return {
         "normalisation beats no normalisation": scores.above(BOTH, mirror),
@@ -97,7 +109,7 @@ def table_4(scores: Scores) -> Statements:
 
 
 def table_5(scores: Scores) -> Statements:
-    """Tests the statements of Table 5 and Figure 9."""
+    """Tests the statements about Table 5 and Figure 9: verification of videos (YTF)."""
     above = scores.above
     histograms = {
         "softmax, normalised": BOTH,
@@ -112,6 +124,7 @@ def table_5(scores: Scores) -> Statements:
     } | {
         "normalised softmax beats softmax": above(BOTH, PLAIN),
         "normalised softmax beats softmax + center": above(BOTH, CENTER),
+        # "About 0.6" means that the difference is 0.6 after rounding to one digit.
         "normalisation can add about 0.6 points": above(JOINT, CENTER, least=0.6, most=0.6),
         "the three normalised models, better on LFW, are better than softmax + center": above(
             [BOTH, C_TRIPLET, JOINT], CENTER

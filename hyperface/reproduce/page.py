@@ -1,4 +1,8 @@
-"""Builds an item's section of the report: published beside measured values, or why none."""
+"""Builds the report's section of an item, and the verdicts on the statements of a paper.
+
+A section has a table with the published values beside the measured ones, or the reason why nothing
+was measured.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,23 +17,27 @@ from hyperface.reproduce.item import HOLDS, RUNS, Entry, Item, Outcome
 from hyperface.reproduce.statements import Part, Scores
 
 NOT_RUN, NOT_JUDGED = "not run", "not judged here"
+"""The text of a cell without a value, and that of a statement without a verdict."""
 RUN_COLUMN, SOURCE_COLUMN = "run", "source"
+"""The titles of two columns: with the runs of a row, and with its place in the paper."""
 AGAINST = "the printed values say otherwise"
 HELD, FAILED, UNDECIDED = "yes", "no", "undecided"
+"""The three verdicts."""
 _KINDS = ("measured as the paper has it", "at small scale or on other data", "drawn", NOT_RUN)
 SMALL = 1e-4
-"""Values below it are written with an exponent."""
+"""Smaller values are written with an exponent."""
 READING = (
-    "± is the standard deviation over seeds. For fine-tuned runs it does not include that of the "
-    "run they all start from. What the protocol reports of a single seed is in brackets. "
+    "± is the standard deviation over seeds. For fine-tuned runs it does not include the variation "
+    "of the run from which they all start. The spread that a protocol reports for a single seed is "
+    "in brackets. "
     "A comparison shows its mean difference, the 95 % interval in square brackets, and the true "
     "difference that such an experiment finds in 4 of 5 repetitions. Intervals are over seeds, and "
-    "over people where the scores of single people are known. "
+    "also over people if the scores of single people are known. "
     "A comparison is decided only with three or more independently trained networks per method; "
     "seeds 'of one start' were all fine-tuned from one network. All comparisons of a paper are "
-    "tested together, so that even one wrong verdict has a chance of at most 5 % (Holm). A "
-    "statement of several parts holds if each part does. Each statement is judged by one number, "
-    "and its other differences are shown without a verdict. "
+    "tested together by Holm's method: the chance of one or more wrong verdicts is at most 5 %. A "
+    "statement with several parts holds if every part holds. Each statement is judged by one "
+    "number; its other differences are shown without a verdict. "
     "In brackets beside a published statement is the difference of the printed values. Beside a "
     "published value, ± is the paper's own."
 )
@@ -38,14 +46,17 @@ Verdicts = Mapping[tuple[str, str, str], str]
 
 
 class Shown(NamedTuple):
-    """An item with its outcome, and the command that measures it."""
+    """An item as the report shows it."""
 
     item: Item
     outcome: Outcome | None
+    """The result of its measurement; None if it was not measured."""
     folder: Path
+    """Folder of the item's pictures."""
     command: str
+    """The command that measures the item."""
     reason: str = ""
-    """The reason why nothing, or not everything, was measured."""
+    """The reason why the item, or a part of it, was not measured."""
 
 
 def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Section:
@@ -54,11 +65,12 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
     Args:
       shown: the item and its outcome.
       printed: the item as in `published.toml`; {} if the paper prints no value of it.
-      verdicts: those of `judge` on all items of the paper.
+      verdicts: the verdicts of `judge` on all items of the paper.
     """
     item, outcome = shown.item, shown.outcome
     notes = [printed["note"]] if "note" in printed else []
     notes += [f"Run: {outcome.scale}."] if outcome and outcome.entries and outcome.scale else []
+    # Many rows have one reason, which is stated once.
     missing = dict.fromkeys(outcome.missing.values()) if outcome else {}
     reasons = [shown.reason] if shown.reason else [f"{reason}." for reason in missing]
     notes += [f"Not run: {' '.join(reasons)}"] if reasons else []
@@ -75,22 +87,24 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
 def judge(outcomes: Mapping[str, Outcome | None]) -> Verdicts:
     """Returns the verdicts on the statements of a paper, by item, row and column.
 
-    A statement that compares nothing, such as that a bound is never exceeded, holds if it holds in
-    every seed. Comparisons are decided together, with Holm's correction.
+    A statement without a comparison, such as that a bound is never exceeded, holds if it holds for
+    every seed. All comparisons are decided together, with Holm's correction.
 
     Args:
-      outcomes: by item.
+      outcomes: name of each item -> its outcome.
     """
     found, compared = {}, {}
     for item, outcome in outcomes.items():
         for entry in outcome.entries if outcome else ():
             if entry.unit == HOLDS and entry.judged:
+                # A statement that holds in some seeds only is neither true nor false.
                 share = mean(entry.values)
                 found[item, entry.row, entry.column] = (
                     UNDECIDED if 0 < share < 1 else HELD if share else FAILED
                 )
                 if entry.parts:
                     compared[item, entry.row, entry.column] = entry.parts
+    # Together, because Holm's correction depends on the number of all comparisons.
     return found | dict(zip(compared, decide(list(compared.values())), strict=True))
 
 
@@ -98,8 +112,8 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
     """Formats an entry: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 [0.10, 0.30] points'.
 
     Args:
-      entry: what was measured.
-      verdict: on a statement; "" for one that is not judged.
+      entry: the measured value or statement.
+      verdict: the verdict on a statement; "" for a statement that is not judged.
     """
     if entry.unit != HOLDS:
         value = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
@@ -110,6 +124,7 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
     parts = [verdict] if verdict else []
     parts += [f"{count} of {seeds} seeds"] if seeds > 1 else []
     if entry.parts:
+        # Fine-tuned runs of one start are not independent, which the reader must know.
         starts = min(part.seeds for part in entry.parts)
         parts += ["of one start"] if starts < seeds else []
         parts += filter(None, [_difference(entry, with_power=True)])
@@ -117,10 +132,17 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
 
 
 def _difference(entry: Entry, *, with_power: bool = False) -> str:
-    """Formats the difference of a comparison, or the least certain one if it has several parts."""
+    """Formats the difference of a comparison; of several parts, that of the least certain one.
+
+    Args:
+      entry: the comparison.
+      with_power: whether the difference that such an experiment finds is added.
+    """
+    # A part without a finite difference was compared by signs alone.
     known = [part for part in entry.parts if math.isfinite(part.value)]
     if not known:
         return ""
+    # The statement holds only if each part holds, so the least certain part is the one to show.
     least = max(known, key=lambda part: part.p_not_above)
     text = f"by {least.value:.2f}"
     if math.isfinite(least.error):
@@ -132,7 +154,8 @@ def _difference(entry: Entry, *, with_power: bool = False) -> str:
 
 
 def _number(values: Sequence[float], digits: int, spread: float | None = None) -> str:
-    """Formats the mean with the standard deviation, or a single value with its own spread."""
+    """Formats the mean and the standard deviation, or a single value with its own spread."""
+    # Errors of rounding ask for 15 decimals; they are below SMALL, and get an exponent instead.
     value, digits = mean(values), min(digits, 6)
     spread = stdev(values) if len(values) > 1 else spread
     text = f"{value:.1e}" if 0 < abs(value) < SMALL else f"{value:.{digits}f}"
@@ -142,10 +165,10 @@ def _number(values: Sequence[float], digits: int, spread: float | None = None) -
 def _table(
     item: Item, outcome: Outcome | None, printed: Mapping[str, Any], verdicts: Verdicts
 ) -> tuple[list[str], list[list]]:
-    """Returns header and rows: first the rows of the paper, then further measured rows.
+    """Returns the header and the rows of an item's table.
 
-    The measured column stands beside the published one. It is left out if nothing of it was
-    measured and there are other columns.
+    The rows of the paper come first, then further measured rows. Each measured column is beside its
+    published column. It is left out if nothing in it was measured and there are other columns.
     """
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
@@ -156,13 +179,17 @@ def _table(
         for entry in entries
     }
     unjudged = outcome.unjudged if outcome else {}
+    # The paper's columns in their order, and then those that were only measured.
     columns = list(dict.fromkeys([*printed.get("columns", [""]), *(e.column for e in entries)]))
     published = _published(item, rows, printed)
     in_print = {column for _, column in published}
     protocols = zip(printed.get("columns", ()), printed.get("protocols", ()), strict=False)
+    # Columns that nothing here can score are left empty: "not run" would promise a run.
     unscored = {column for column, protocol in protocols if not protocol}
     beside = {column for _, column in measured}
     columns = [column for column in columns if column in in_print | beside]
+    # Printed columns without a measured one beside them. A table's only column keeps both, so that
+    # it says "not run" in each row.
     alone = in_print - beside if beside - in_print or len(in_print) > 1 else set()
     header = [""]
     for column in columns:
@@ -191,13 +218,16 @@ def _table(
 def _published(
     item: Item, rows: Mapping[str, Mapping[str, Any]], printed: Mapping[str, Any]
 ) -> dict[tuple[str, str], str]:
-    """Returns (row, column) -> published text; statements show the difference of printed values."""
+    """Returns (row, column) -> the published text.
+
+    The text of a statement also has the difference of the printed values.
+    """
     found = {}
-    for place, column in enumerate(printed.get("columns", [""])):
-        tested = item.statements(_printed_scores(rows, place)) if item.statements else {}
+    for index, column in enumerate(printed.get("columns", [""])):
+        tested = item.statements(_printed_scores(rows, index)) if item.statements else {}
         for name, row in rows.items():
             unit = row.get("unit", printed.get("unit", ""))
-            value = row["values"][place] if place < len(row["values"]) else ""
+            value = row["values"][index] if index < len(row["values"]) else ""
             if value and unit == HOLDS:
                 value += _margin_in_print(tested.get(name, []))
             elif value and value != "-":
@@ -207,18 +237,19 @@ def _published(
     return found
 
 
-def _printed_scores(rows: Mapping[str, Mapping[str, Any]], place: int) -> Scores:
-    """Returns the printed scores of a column, as if they were of one seed."""
+def _printed_scores(rows: Mapping[str, Mapping[str, Any]], index: int) -> Scores:
+    """Returns the printed scores of the column with this index, as if they were of seed 0."""
     texts = {
-        name: row["values"][place]
+        name: row["values"][index]
         for name, row in rows.items()
-        if row.get("unit") != HOLDS and place < len(row["values"])
+        if row.get("unit") != HOLDS and index < len(row["values"])
     }
+    # "99.16 ± 0.025" is the score 99.16; "-" is the paper's sign for no score.
     return Scores({n: {0: float(v.split()[0])} for n, v in texts.items() if v not in ("", "-")})
 
 
 def _margin_in_print(parts: Sequence[Part]) -> str:
-    """Formats the margin of a statement in the printed values of a column; "" without values."""
+    """Formats the difference of the printed values that a statement compares; "" without values."""
     if not parts or not all(part.margins for part in parts):
         return ""
     found = sorted(margin for part in parts for margin in part.margins.values())
@@ -236,32 +267,32 @@ def _is_expected(
     published: Mapping[tuple[str, str], str],
     at_full_scale: bool,
 ) -> bool:
-    """Returns whether a cell without a measured value should have one."""
+    """Returns whether a cell without a measured value is shown as "not run", and not left empty."""
     if name not in rows:
         return False
     row = rows[name]
     if not at_full_scale:
         return "small" in row
-    if any(
-        "run" in other for other in rows.values()
-    ):  # Rows without a run are other authors' methods.
+    # In a table with runs, a row without a run is a method of other authors, which is never run.
+    if any("run" in other for other in rows.values()):
         return "run" in row and ((name, column) in published or not any(row["values"]))
     return (name, column) in published
 
 
 def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns a row's place in the paper: its `source`, or else its number in the printed table."""
+    """Returns the place of a row in the paper: its `source`, or its number in the printed table."""
     row = rows.get(name, {"source": ""})
     if "source" in row or row.get("unit") == HOLDS or not any(row["values"]):
         return row.get("source", "")
+    # Statements, and rows that were added here, have no line in the printed table.
     in_table = [n for n, other in rows.items() if any(other["values"]) and "unit" not in other]
     return f"row {in_table.index(name) + 1}"
 
 
 def state(outcome: Outcome | None) -> str:
-    """Describes the outcome of an item in a word or two."""
+    """Describes an outcome in a word or two: the number of values, "drawn", or "not run"."""
     if outcome and outcome.entries:
-        return f"{len(outcome.entries)} figures"
+        return f"{len(outcome.entries)} values"
     return "drawn" if outcome and outcome.pictures else NOT_RUN
 
 
@@ -277,18 +308,19 @@ def summary(
     Args:
       shown: the paper's items.
       printed: the paper as in `published.toml`.
-      verdicts: those of `judge`.
+      verdicts: the verdicts of `judge`.
       shortened: whether training runs were shortened, so that their scores mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]
     counts = [f"{kinds.count(kind)} {kind}" for kind in _KINDS]
     lines = [f"Items: {', '.join(counts)}."]
     if shortened:
-        lines.append("Training was cut short: its figures show that all works, not what it scores.")
+        lines.append("Training was cut short: the values show that all works, and are not valid.")
     found: dict[str, list[str]] = {kind: [] for kind in (HELD, FAILED, UNDECIDED)}
     comparisons = 0
     for one in shown:
         rows = printed.get(one.item.name, {}).get("rows", ())
+        # Statements that the paper does not make are shown in the tables, but not counted here.
         published = {row["row"] for row in rows if any(row["values"])}
         for entry in one.outcome.entries if one.outcome else ():
             verdict = verdicts.get((one.item.name, entry.row, entry.column))
@@ -306,7 +338,7 @@ def summary(
 
 
 def _kind(shown: Shown, printed: Mapping[str, Any]) -> str:
-    """Returns the one of `_KINDS` that describes an item."""
+    """Returns which of `_KINDS` describes an item."""
     if shown.outcome is None or not (shown.outcome.entries or shown.outcome.pictures):
         return _KINDS[3]
     if not shown.outcome.entries:

@@ -1,7 +1,7 @@
-"""Lists the items of both papers in their order, with what the papers print of them.
+"""Reads `published.toml`: the items of both papers in their order, and the values that they print.
 
-`published.toml` contains the items and the published values, each with its place in the paper. The
-functions that measure an item, and those that test its statements, are found by their names.
+Each value has its place in the paper. The functions that measure an item and that test its
+statements are named there, and are imported by these names.
 """
 
 import importlib
@@ -22,12 +22,13 @@ TITLES = {
 
 @cache
 def published() -> dict[str, Any]:
-    """Reads `published.toml`: items and values by paper, and the commands of the tables' rows."""
+    """Returns the content of `published.toml`: items, printed values, and options of the runs."""
     return tomllib.loads(files("hyperface.reproduce").joinpath("published.toml").read_text("utf-8"))
 
 
 def function(name: str) -> Callable[..., Any]:
     """Imports a function of this package by its module and name, such as "propositions.bound"."""
+    # At call time, because measurements load jax and matplotlib, which a list of items must not.
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(f"hyperface.reproduce.{module}"), attribute)
 
@@ -38,8 +39,10 @@ def measurement(item: Item) -> Callable[[Context], Measured]:
 
 
 def _item(name: str, fields: Mapping[str, Any]) -> Item:
+    """Builds an item from its entry in `published.toml`."""
     values: dict[str, Any] = {}
     for key, value in fields.items():
+        # TOML has lists where the fields of `Item` are tuples.
         values[key] = tuple(value) if isinstance(value, list) else value
     if "statements" in values:
         values["statements"] = function(values["statements"])
@@ -53,14 +56,19 @@ PAPERS: dict[str, tuple[Item, ...]] = {
 
 
 def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
-    """Returns the items of a paper in its order, or only the named items.
+    """Returns the items of a paper, in the order of the paper.
+
+    Args:
+      paper: "normface" or "ringloss".
+      only: names of the items to return; all by default.
 
     Raises:
-      InputError: the paper or item is unknown; the message has the nearest name.
+      InputError: the paper or an item is unknown; the message names the most similar one.
     """
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
     known = {item.name: item for item in PAPERS[paper]}
+    # All names are checked first: an unknown one must not be found after hours of measuring.
     for name in only:
         if name not in known:
             raise unknown_name(f"item of {paper}", name, known)

@@ -1,6 +1,8 @@
-"""Draws the results of runs: ROC curves, low resolution, loss weights, histograms.
+"""Draws figures from the scores of trained runs.
 
-The figures of runs at the paper's scale come first, then the same figures of runs at small scale.
+They are ROC curves, scores at low resolution, accuracy against the weight of a loss, and histograms
+of the similarities between two videos. The figures of runs at the paper's scale come first, then
+the same figures of runs at small scale.
 """
 
 import json
@@ -33,31 +35,33 @@ PAIRS = {
     "evaluation-profiles/pairs": "60 people of CFP, frontal-profile pairs, small scale",
     "blufr": "LFW, BLUFR pairs, small scale",
 }
-"""Protocol at small scale -> title of its curves."""
+"""Protocol at small scale -> title of the figure with its ROC curves."""
 AREA = "area / "
-"""Start of the name of a column of reduced images; the factor of the area follows."""
-READ = "the paper does not say that the factor is of the area: that is how it is read here"
+"""A column with scores of reduced images has this prefix, and then the factor of the area."""
+READ = "the paper does not say whether a factor divides area or side; here it divides the area"
 PAIR = (
-    "a: how a pair of videos gets its histogram, of two made-up videos of one person: the cosines "
-    "of all frames of one with all of the other are counted into bins"
+    "a: how the histogram of a pair of videos is computed, shown for two artificial videos of one "
+    "person: the cosines between all frames of one and all frames of the other are counted in bins"
 )
 
 
 class _Scored(NamedTuple):
-    """The run of a row, with access to its evaluation."""
+    """A row of a table, the run that belongs to it, and access to the scores of that run."""
 
     row: str
     run: Path
     evaluation: str | None = None
-    """Folder of the scores at the paper's scale; None at small scale, where protocols name it."""
+    """Name of the folder, in the run's folder, with the scores at the paper's scale. It is None at
+    small scale, where the name of a protocol contains the folder's name."""
 
     def record(self, protocol: str) -> Mapping[str, Any]:
-        """Reads a protocol's scores; returns {} if the current run has not been scored."""
+        """Reads a protocol's scores; returns {} if there are none of the run as it is now."""
         where, name = (self.evaluation, protocol) if self.evaluation else evaluation_of(protocol)
         path = self.run / where / SCORED
         if not path.exists():
             return {}
         record = json.loads(path.read_text())
+        # A run that was trained again keeps its folder, and in it the scores of the former run.
         current = record["settings"]["run"] == run_digest(self.run)
         return record["protocols"].get(name, {}) if current else {}
 
@@ -68,19 +72,26 @@ class _Scored(NamedTuple):
         if rates is None:
             return None
         far, tar = np.array(rates["far"]), np.array(rates["tar"])
+        # The evaluation stores no thresholds, and the figures need none.
         return Roc(far, tar, np.full(far.size, np.nan))
 
 
 def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
-    """Draws the figures that a table asks for by `draw`; returns them by caption.
+    """Draws the figures that a table requests, and returns them by caption.
 
-    The keys of `draw`:
-      curves: ROC curves of a protocol at small scale, of the lowest seed of each row.
+    The entry `draw` of the table in `published.toml` requests them by these keys:
+      curves: ROC curves of all rows, one figure per protocol. The value of this key is the protocol
+        at small scale; there, the run of the lowest seed is drawn.
       sweep: scores and ROC curves of every column of reduced images.
       weights: accuracies against the weight of a loss term.
-      histograms: of the videos of a protocol at small scale, one figure per row.
+      histograms: similarities within pairs of videos, one figure per row. The value of this key is
+        the protocol at small scale.
 
-    A figure without any run is left out.
+    A figure for which no run has scores is left out.
+
+    Args:
+      printed: the table as in `published.toml`.
+      context: gives the folder of runs.
     """
     wanted = printed.get("draw", {})
     drawn: dict[str, Figure] = {}
@@ -98,7 +109,7 @@ def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
 
 
 def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Iterator[_Scored]:
-    """Yields rows with their run at the paper's scale, or with that of their lowest seed."""
+    """Yields each row with its run at the paper's scale or, at small scale, its lowest seed."""
     for row in printed["rows"]:
         if whole and "run" in row:
             run = folder(context.runs, row["run"])
@@ -123,7 +134,7 @@ def _curves(
 
 
 def _protocols(printed: Mapping[str, Any]) -> list[str]:
-    """Returns the protocols of all rows at the paper's scale."""
+    """Returns the names of the protocols that the runs at the paper's scale are scored by."""
     rows = [row.get("protocols", printed["protocols"]) for row in printed["rows"] if "run" in row]
     return [name for names in rows for name in names if name]
 
@@ -131,7 +142,10 @@ def _protocols(printed: Mapping[str, Any]) -> list[str]:
 def _low_resolution(
     scored: list[_Scored], printed: Mapping[str, Any], runs: Path, *, whole: bool
 ) -> dict[str, Figure]:
-    """Draws Ring loss, Figure 8: one panel of ROC curves per factor, and scores against factors."""
+    """Draws Ring loss, Figure 8: ROC curves and scores of images that were made smaller.
+
+    One figure has a panel of ROC curves per factor, another has scores against the factor.
+    """
     small = SmallScale.of(printed)
     columns, protocols, names = (
         (printed[key] for key in ("columns", "protocols", "figures"))
@@ -148,11 +162,13 @@ def _low_resolution(
         curves = {one.row: curve for one in scored if (curve := one.curve(protocol))}
         if curves:
             panels[f"area / {factor:g}"] = curves
+    # "lfw-area4" is the protocol "lfw" on reduced images; the registry has only "lfw".
     title = PROTOCOLS[evaluation_of(protocols[-1])[1].partition("-area")[0]].title
     drawn = {}
     if panels:
-        caption = f"{title}: ROC curves, a panel for each factor by which images were made smaller"
+        caption = f"{title}: ROC curves, one panel per factor by which images were made smaller"
         drawn[f"{caption}; {READ}"] = figures.roc_panels(panels)
+    # Panels need the protocol of each factor, and sweeps the factor of each column.
     factors = {column: factor for factor, (column, _) in of_factor.items()}
     sweeps = _against(printed, runs, factors, whole=whole)
     if sweeps:
@@ -165,7 +181,14 @@ def _low_resolution(
 def _against(
     printed: Mapping[str, Any], runs: Path, factors: Mapping[str, float], *, whole: bool
 ) -> dict[str, dict[float, Score]]:
-    """Returns row -> factor -> score, from the factor of each column."""
+    """Returns row -> factor -> score.
+
+    Args:
+      printed: the table as in `published.toml`.
+      runs: folder of runs.
+      factors: column -> factor by which its images were made smaller.
+      whole: whether scores at the paper's scale are read, and not those at small scale.
+    """
     sweeps: dict[str, dict[float, Score]] = {}
     for (row, column), found in _scores(printed, runs, whole=whole).items():
         if column in factors:
@@ -174,7 +197,11 @@ def _against(
 
 
 def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tuple[str, str], Score]:
-    """Reads (row, column) -> score; its spread is over snapshots or, at small scale, over seeds."""
+    """Reads (row, column) -> score as a fraction, with its standard deviation.
+
+    The deviation is over the snapshots of a run or, at small scale, over seeds.
+    """
+    # Scores of runs are in percent, those of protocols and their figures from 0 to 1.
     if whole:
         return {
             cell: Score(found.value / 100, None if found.spread is None else found.spread / 100)
@@ -188,7 +215,10 @@ def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tupl
 
 
 def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str, Figure]:
-    """Draws NormFace, Figure 8, if a curve has at least two weights."""
+    """Draws NormFace, Figure 8: accuracy against the weight of a loss term.
+
+    Without a curve of at least two weights it returns {}.
+    """
     curves: dict[str, dict[float, Score]] = {}
     marks: dict[str, float] = {}
     rows = {row["row"]: row for row in printed["rows"]}
@@ -197,7 +227,9 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
         if column == first and "weight" in rows[name]:
             curves.setdefault(rows[name]["curve"], {})[rows[name]["weight"]] = found
         elif column == first and "curve" in rows[name]:
+            # A row with a curve but no weight is a loss on its own: a horizontal line.
             marks[rows[name]["curve"]] = found.value
+    # A single weight makes a point and no curve.
     if max(map(len, curves.values()), default=0) < 2:
         return {}
     scale = "mean and deviation over snapshots" if whole else "small scale, over seeds"
@@ -209,12 +241,13 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
 def _video_histograms(
     scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
 ) -> dict[str, Figure]:
-    """Draws NormFace, Figure 9: how a histogram is computed, and histograms of pairs per row."""
+    """Draws NormFace, Figure 9: how a histogram is computed, and one figure of them per row."""
     drawn = {}
     for one in scored:
         name = printed["protocols"][0] if whole else protocol
         shares = one.record(name).get("details", {}).get("histograms")
         if shares:
+            # Under one caption, so that the explanation is drawn once for all rows.
             drawn[PAIR] = sketches.pair_histogram()
             of = "two videos of YTF" if whole else "two videos"
             drawn[f"b: similarities of {of}, {one.row}"] = _histograms(shares)
@@ -222,9 +255,15 @@ def _video_histograms(
 
 
 def _histograms(shares: Mapping[str, Mapping[str, list[float] | list[list[float]]]]) -> Figure:
-    """Draws the share of a video pair's frame similarities in each bin: the mean and single pairs.
+    """Draws histograms of the similarities between the frames of two videos.
 
-    Without single pairs in the scores, a band shows the standard deviation around the mean.
+    A curve shows the mean histogram of all pairs of one person, another that of two people. Around
+    them are the histograms of single pairs or, if the scores have none, a band of one standard
+    deviation.
+
+    Args:
+      shares: "same" or "different" -> its "mean" and "deviation" [bins] and, in some scores,
+        "single" [pairs, bins]: the share of a pair's similarities in each bin.
     """
     bands, single = {}, {}
     for kind, found in shares.items():

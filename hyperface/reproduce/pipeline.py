@@ -1,4 +1,4 @@
-"""Draws NormFace, Figure 1: training by classification and testing by similarity."""
+"""Draws NormFace, Figure 1: a network is trained by classification and tested by similarity."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,19 +10,21 @@ from matplotlib.patches import Rectangle
 from hyperface.reproduce.item import Context, Measured, Outcome
 
 STEP = 2.6
-"""Distance between the middles of neighbouring boxes."""
+"""Horizontal distance between the centres of neighbouring boxes."""
 WIDTH, HEIGHT = 2.0, 0.7
+"""Size of a box, in the same unit."""
 BEFORE = {0: "images", 1: "network", 2: "feature f", 4: "inner product", 5: "softmax loss"}
 AFTER = BEFORE | {3: "normalise f", 4: "cosine times s"}
 BRANCH = {1: "network", 2: "feature f", 3: "normalise f"}
 ADDED = ("normalise f", "normalise\nrows of W", "cosine times s")
-"""The steps that NormFace adds to training; tests normalised features before NormFace too."""
+"""The steps that NormFace adds to training, drawn in another colour. In tests, features were
+normalised before NormFace too, so nothing is new there."""
 ABOVE = 1.1
-"""Distance from a row to the labels and weights above it."""
+"""Vertical distance from a row of boxes to the boxes of labels and weights above it."""
 
 
 def drawing(context: Context) -> Measured:
-    """Draws earlier training, NormFace's training with its new steps coloured, and the test."""
+    """Draws three rows of boxes: training before NormFace, training by NormFace, and testing."""
     figure = Figure(figsize=(10.5, 7.2), layout="constrained")
     axes = figure.subplots()
     for height, row in ((6.2, BEFORE), (3.5, AFTER)):
@@ -46,7 +48,7 @@ def drawing(context: Context) -> Measured:
 
 
 def _testing(axes: Axes) -> None:
-    """Draws the test: two branches of normalised features that meet in their cosine."""
+    """Draws the row of testing: the normalised features of two images, and their cosine."""
     heights = {1.7: "image 1", 0.4: "image 2"}
     for height, image in heights.items():
         _row(axes, {0: image, **BRANCH}, height)
@@ -55,23 +57,34 @@ def _testing(axes: Axes) -> None:
 
 
 def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[str] = ()) -> None:
-    """Draws a row of boxes by position, each with an arrow to the next."""
-    places = sorted(boxes)
-    for place, name in boxes.items():
-        corner = place * STEP - WIDTH / 2, height - HEIGHT / 2
+    """Draws a row of boxes, with an arrow from each box to the next.
+
+    Args:
+      axes: where to draw.
+      boxes: column -> text of the box.
+      height: vertical place of the row.
+      added: texts of the boxes that are drawn in the colour of new steps.
+    """
+    columns = sorted(boxes)
+    for column, name in boxes.items():
+        corner = column * STEP - WIDTH / 2, height - HEIGHT / 2
         colour = "#f4c9cf" if name in added else "#e7eef2"
         axes.add_patch(Rectangle(corner, WIDTH, HEIGHT, facecolor=colour, edgecolor="#444444"))
-        axes.text(place * STEP, height, name, ha="center", va="center", fontsize=10)
-    for one, other in pairwise(places):
+        axes.text(column * STEP, height, name, ha="center", va="center", fontsize=10)
+    # Between columns that are drawn: the arrow also bridges a column without a box.
+    for one, other in pairwise(columns):
         ends = one * STEP + WIDTH / 2, other * STEP - WIDTH / 2
         _arrow(axes, *((end, height) for end in ends))
 
 
-def _down(axes: Axes, place: int, height: float) -> None:
-    """Draws an arrow from the box above a row into the row."""
-    _arrow(axes, (place * STEP, height + ABOVE - HEIGHT / 2), (place * STEP, height + HEIGHT / 2))
+def _down(axes: Axes, column: int, height: float) -> None:
+    """Draws a vertical arrow from the box above a row to the row's box in that column."""
+    x = column * STEP
+    _arrow(axes, (x, height + ABOVE - HEIGHT / 2), (x, height + HEIGHT / 2))
 
 
 def _arrow(axes: Axes, tail: tuple[float, float], head: tuple[float, float]) -> None:
+    """Draws an arrow from tail to head."""
+    # Matplotlib shortens arrows by 2 points at each end; without that they touch the boxes.
     style = {"arrowstyle": "->", "color": "#444444", "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", head, tail, arrowprops=style)

@@ -1,4 +1,8 @@
-"""Checks in Ring loss' printed tables whether scores vary less over lambda than over alpha."""
+"""Checks a claim of Ring loss on its own printed tables.
+
+The claim is that scores vary less over lambda, the weight of Ring loss, than over alpha, the norm
+of l2-constrained softmax. A spread is the standard deviation over the printed values.
+"""
 
 import numpy as np
 
@@ -22,7 +26,7 @@ VARIED = {
 
 
 def entries() -> list[Entry]:
-    """Returns, per data set, whether scores vary less over lambda, and the standard deviations."""
+    """Returns one statement per data set, and then the standard deviations behind them."""
     claims, spreads = [], []
     for name, table in TABLES.items():
         printed = published()["ringloss"][table]
@@ -30,12 +34,14 @@ def entries() -> list[Entry]:
         rows = {row["row"]: row["values"] for row in printed["rows"]}
         holds = []
         for place, column in enumerate(columns):
+            # Table 2 has two data sets side by side; a column's title begins with its data set.
             if table == "table-2" and name not in column:
                 continue
             found = {
                 over: np.std([float(rows[row][place]) for row in some], ddof=1)
                 for over, some in VARIED.items()
             }
+            # Both softmax and SphereFace, with which Ring loss was combined, must vary less.
             holds.append(
                 max(found["lambda, softmax"], found["lambda, SphereFace"]) < found["alpha"]
             )

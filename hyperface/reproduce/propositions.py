@@ -1,4 +1,4 @@
-"""Measures NormFace's three propositions without any data set."""
+"""Measures NormFace's Propositions 1, 2 and 3 on random vectors, without any data set."""
 
 from functools import partial
 from typing import NamedTuple, cast
@@ -15,10 +15,15 @@ from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 Params = dict[str, jax.Array]
 CLASS_COUNTS = (10, 100, 1_000, 10_575, 31_000, 100_000)
+"""Numbers of classes n of Figure 5. CASIA-WebFace has 10,575, Ring loss' part of MS-Celeb about
+31,000."""
 
 
 def scaling(context: Context) -> Measured:
-    """Measures Proposition 1: without bias, a longer feature is classified with more certainty."""
+    """Measures Proposition 1: without a bias, scaling a feature up never makes its class less sure.
+
+    P(s f) is the softmax probability of the class that wins, for the feature f times the factor s.
+    """
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
     features, agents, bias = (
@@ -28,14 +33,17 @@ def scaling(context: Context) -> Measured:
     factors = np.geomspace(1, 100, 41, dtype=np.float32)
 
     def curves(bias: np.ndarray | None) -> np.ndarray:
+        # Proposition 1 is about the class of the largest logit, whichever class is right.
         winner = np.argmax(features @ agents.T + (0.0 if bias is None else bias), axis=1)
 
         def loss(factor: jax.Array) -> jax.Array:
             return losses.softmax(factor * features, agents, winner, normalize="none", bias=bias)
 
+        # The loss is -log P of the winner.
         return np.exp(-np.asarray(jax.lax.map(loss, factors)))
 
     free, biased = curves(None), curves(bias)
+    # Near P = 1 float32 has steps of 6e-8: the tolerance keeps rounding from counting as a fall.
     kept = [np.mean(np.all(p >= p[0] * (1 - 1e-6), axis=0)) for p in (free, biased)]
     fallen = np.argmin(biased[-1] - biased[0])
     entries = [
@@ -58,13 +66,21 @@ def scaling(context: Context) -> Measured:
 
 
 class _Descent(NamedTuple):
+    """The course of a descent of free features and agents."""
+
     losses: jax.Array
-    """[steps] loss before each step."""
+    """[steps] mean softmax loss before each step, in nats."""
     scale: jax.Array
+    """The scale s = l^2 at the end."""
 
 
 def bound(context: Context) -> Measured:
-    """Measures Proposition 2, the numbers of 3.3, and the descent of free vectors to the bound."""
+    """Measures Proposition 2: the lower bound of the softmax loss of normalised vectors.
+
+    The bound and the numbers of section 3.3 are computed in closed form. Features and agents that
+    descend freely show that the loss reaches the bound and does not pass it.
+    """
+    # 10,572 is CASIA-WebFace without the three people whom the released code leaves out.
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
     rows += [(31_000, s) for s in (1, 10, 15)] + [(10, 1), (10, 4), (1_000, 1), (1_000, 10)]
     entries = [
@@ -94,6 +110,7 @@ def bound(context: Context) -> Measured:
             Entry.of(f"{at}: bound", theory.softmax_lower_bound(10, run.scale), "nats", 4),
         ]
     least = float(theory.softmax_lower_bound(10, 1.0))
+    # The loss is summed in float32, and may end below the exact bound by rounding.
     stuck = least <= runs["l^2 = 1"].losses[-1] + 1e-5 < 1.01 * least
     entries += [
         Entry.claim("without a scale the loss ends at the bound and not below", stuck),
@@ -111,13 +128,19 @@ def bound(context: Context) -> Measured:
     steps = runs["learned"].losses.size
     scale = (
         f"closed forms; {steps:,} steps of Adam on 10 free features and agents, in 16 dimensions "
-        "where no other number is said"
+        "where no other number is stated"
     )
     return Outcome(entries, scale), {"Descent to the bound": drawn}
 
 
 def _simplex(least: float) -> list[Entry]:
-    """Measures whether ten classes reach the bound in nine and in three dimensions."""
+    """Measures whether ten classes reach the bound in nine and in three dimensions.
+
+    Args:
+      least: the bound for ten classes at l^2 = 1, in nats.
+    """
+    # At the bound all agents are equally far from each other: a regular simplex. That of ten points
+    # needs nine dimensions.
     ends = {dim: _descend(1.0, 0.0, dim=dim).losses[-1] for dim in (9, 3)}
     entries = [
         Entry.of(f"10 classes in {dim} dimensions, l^2 = 1: loss after descent", end, "nats", 4)
@@ -131,16 +154,21 @@ def _simplex(least: float) -> list[Entry]:
 
 
 def _own_slope() -> list[Entry]:
-    """Measures the slope of softmax loss in the own class's logit, also at the bound."""
+    """Measures the derivative of softmax loss by the logit of the example's own class.
+
+    Section 3.3 says that it is 1 - P but for its sign, so that it stays large at a high bound.
+    """
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(100, 10)), jnp.float32)
 
     def loss(logits: jax.Array) -> jax.Array:
+        # With the identity matrix as agents, the logits are the features themselves.
         return jnp.sum(losses.softmax(logits, jnp.eye(10), owner, normalize="none"))
 
     owner = jnp.arange(100) % 10
     slope = jax.grad(loss)(logits)[jnp.arange(100), owner]
     probability = jax.nn.softmax(logits)[jnp.arange(100), owner]
     apart = float(jnp.max(jnp.abs(slope + 1 - probability)))
+    # At the bound every example has the same loss, -log P.
     left = 1 - np.exp(-theory.softmax_lower_bound(10, jnp.array([1.0, 10.0])))
     return [
         Entry.of("slope in the own logit and P - 1: greatest difference", apart, "", 8),
@@ -153,7 +181,14 @@ def _own_slope() -> list[Entry]:
 
 @partial(jax.jit, static_argnames=("steps", "dim"))
 def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) -> _Descent:
-    """Runs Adam on one free feature per class and the agents; also on the scale if learned is 1."""
+    """Minimises the softmax loss over ten features, one per class, and ten agents, by Adam.
+
+    Args:
+      scale: s = l^2 at the start.
+      learned: 1 to train the scale too, 0 to keep it.
+      steps: number of steps.
+      dim: number of dimensions.
+    """
     features, agents = jax.random.normal(jax.random.key(0), (2, 10, dim))
     params = {"features": features, "agents": agents, "scale": jnp.asarray(scale)}
     optimizer = optax.adam(0.01)
@@ -170,6 +205,7 @@ def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) ->
         # optax keeps the structure of the parameters, which its types do not say.
         updates, state = optimizer.update(slope, state)
         updates = cast(Params, updates)
+        # A factor of 0 or 1 and no branch: one compiled program then does both.
         updates["scale"] *= learned
         return (cast(Params, optax.apply_updates(params, updates)), state), value
 
@@ -178,16 +214,16 @@ def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) ->
 
 
 def bound_curves(context: Context) -> Measured:
-    """Measures Figure 5: the bound against l^2."""
+    """Measures NormFace, Figure 5: the bound of Proposition 2 against the squared norm l^2."""
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
-    at = {20: 200, 30: 300}
+    index_of = {20: 200, 30: 300}  # l^2 to its index in `squared`, which has steps of 0.1.
     entries = [
-        Entry.of(f"bound at l^2 = {s}, n = {n:,}", lines[f"n = {n:,}"][place], "nats", 6)
-        for s, place in at.items()
+        Entry.of(f"bound at l^2 = {s}, n = {n:,}", lines[f"n = {n:,}"][index], "nats", 6)
+        for s, index in index_of.items()
         for n in CLASS_COUNTS
     ]
-    enough = all(line[place] < 0.01 for line in lines.values() for place in at.values())
+    enough = all(line[index] < 0.01 for line in lines.values() for index in index_of.values())
     entries.append(Entry.claim("l^2 of 20 or 30 is large enough for these class counts", enough))
     drawn = drawings.curves(
         {name: (squared, line) for name, line in lines.items()},
@@ -199,10 +235,15 @@ def bound_curves(context: Context) -> Measured:
 
 
 def distortion(context: Context) -> Measured:
-    """Measures Proposition 3: the distortion of distances by an agent, and its bound."""
+    """Measures Proposition 3: the distortion of distances by an agent, and its bound.
+
+    A loss with agents compares a feature f_0 with the agent of a class instead of with the class'
+    features. The distortion is the mean squared difference of the two distances.
+    """
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16
     means = rng.normal(size=(classes, dim))
+    # One deviation per class, so that the bound is tried on narrow and on wide classes.
     spreads = np.linspace(0.1, 1.5, classes)[:, None, None]
     features = means[:, None] + spreads * rng.normal(size=(classes, images, dim))
     labels = np.repeat(np.arange(classes), images)
@@ -211,7 +252,8 @@ def distortion(context: Context) -> Measured:
     unit, agents = (np.asarray(l2_normalize(x)) for x in (flat, means))
     apart = np.linalg.norm(unit[:, None] - unit[None], axis=2).reshape(-1, classes, images)
     from_agent = np.linalg.norm(unit[:, None] - agents[None], axis=2)
-    cost = np.mean((apart - from_agent[..., None]) ** 2, axis=2)  # [f_0, class]
+    # [f_0, class]. Distances and not their squares, as the proposition has them.
+    cost = np.mean((apart - from_agent[..., None]) ** 2, axis=2)
     entries = [
         Entry.claim("the distortion never exceeds its bound", np.all(cost <= allowed + 1e-6)),
         Entry.of("greatest distortion / bound", np.max(cost / allowed)),

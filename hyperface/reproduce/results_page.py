@@ -1,7 +1,7 @@
-"""Keeps the values that `docs/results` shows in `measured.json`, and writes those pages' tables.
+"""Stores measured values in `measured.json`, and writes the tables of `docs/results` from them.
 
-Runs and reports stay out of the repository. These few values are committed with the pages, so that
-a test can compare both and nobody types a value by hand.
+Runs and reports are not in the repository. These few values are committed with the pages, so that
+a test can compare both, and no value is typed by hand.
 """
 
 import dataclasses
@@ -35,7 +35,10 @@ SHOWN = {
 
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
-    """Writes the outcomes of the paper's shown items to `measured.json`; other items stay there."""
+    """Writes the measured outcomes of a paper to `measured.json`, for those of the items in SHOWN.
+
+    The values of all other items stay in the file.
+    """
     measured = {
         one.item.name: one.outcome
         for one in shown
@@ -44,13 +47,14 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
     found = {
         name: {
             "command": _command(paper, name, outcome),
-            # Reasons with folders of this machine, and pictures, are of no use to other readers.
+            # The reasons contain folders of this machine, and the pictures are not committed.
             **to_record(dataclasses.replace(outcome, missing={}, pictures={})),
         }
         for name, outcome in measured.items()
     }
     kept = read()
     kept[paper] = kept.get(paper, {}) | found
+    # In the order of SHOWN, so that the same values always give the same file.
     whole = {
         name: {item: kept[name][item] for item in SHOWN[name] if item in kept.get(name, {})}
         for name in PAPERS
@@ -59,9 +63,11 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
 
 
 def as_json(kept: Mapping[str, Any]) -> str:
-    """Formats the kept values with one line per entry, so that changes are easy to review."""
+    """Formats the stored values as JSON with one line per entry, so that diffs are easy to read."""
     entries: list[str] = []
 
+    # `json` cannot format parts of a value on one line, so each entry is replaced by a marker
+    # first, and the markers by the formatted entries afterwards.
     def shortened(value: Any) -> Any:
         if isinstance(value, dict) and "row" in value:
             entries.append(json.dumps(value))
@@ -75,14 +81,14 @@ def as_json(kept: Mapping[str, Any]) -> str:
 
 
 def _command(paper: str, name: str, outcome: Outcome) -> str:
-    """Returns the command that measures an item, with the default folders."""
+    """Returns the command line that measures an item with the default folders."""
     seeds = max(len(entry.values) for entry in outcome.entries)
     several = f" --seeds {seeds}" if seeds > 1 else ""
     return f"hyperface reproduce {paper} --only {name}{several}"
 
 
 def read() -> dict[str, Any]:
-    """Reads paper -> item -> outcome; returns {} if nothing was kept."""
+    """Reads `measured.json`: paper -> item -> record of its outcome; {} without the file."""
     return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
@@ -108,26 +114,27 @@ def tables(paper: str) -> str:
 
 
 def _shortened(table: Table) -> Table:
-    """Removes the places in the paper, and rows and columns in which nothing was measured."""
-    places = [place for place, name in enumerate(table.header) if "published" not in name]
+    """Removes the column of places in the paper, and rows and columns without a measured value."""
+    own = [index for index, name in enumerate(table.header) if "published" not in name]
     texts = {SOURCE_COLUMN, RUN_COLUMN}
-    figures = [place for place in places[1:] if table.header[place] not in texts]
+    measured = [index for index in own[1:] if table.header[index] not in texts]
     empty = {"", NOT_RUN}
-    rows = [row for row in table.rows if {row[place] for place in figures} - empty]
+    # Rows first: a column may have values only in rows that are removed.
+    rows = [row for row in table.rows if {row[index] for index in measured} - empty]
     columns = [
-        place
-        for place, name in enumerate(table.header)
-        if name != SOURCE_COLUMN and (place == 0 or {row[place] for row in rows} - empty)
+        index
+        for index, name in enumerate(table.header)
+        if name != SOURCE_COLUMN and (index == 0 or {row[index] for row in rows} - empty)
     ]
-    kept = [[row[place] for place in columns] for row in rows]
-    return table._replace(header=[table.header[place] for place in columns], rows=kept)
+    kept = [[row[index] for index in columns] for row in rows]
+    return table._replace(header=[table.header[index] for index in columns], rows=kept)
 
 
 def write(paper: str, path: Path) -> None:
-    """Writes a paper's tables between its two markers of a file.
+    """Replaces the text between a paper's two markers in a file by the paper's tables.
 
     Raises:
-      InputError: the file has no such markers, or cannot be read.
+      InputError: the file cannot be read or lacks a marker.
     """
     first, last = f"<!-- measured: {paper} -->", f"<!-- end: {paper} -->"
     try:
@@ -137,6 +144,7 @@ def write(paper: str, path: Path) -> None:
     between = re.compile(f"({first}\n).*?({last})", re.DOTALL)
     if not between.search(text):
         raise InputError(f"--page: expected {first} and {last} in {path}, found neither or one.")
-    made = tables(paper)
-    block = f"{made}\n" if made else ""
+    text_of_tables = tables(paper)
+    block = f"{text_of_tables}\n" if text_of_tables else ""
+    # A function as replacement: in a string, backslashes of the tables would be group references.
     replace_text(path, between.sub(lambda found: found[1] + block + found[2], text))

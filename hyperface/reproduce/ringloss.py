@@ -1,4 +1,9 @@
-"""Tests Ring loss' statements about its tables on the scores of trained runs."""
+"""Tests what Ring loss states about its tables, on the scores of trained runs.
+
+`statements` explains how a test is written. The names of rows are those in `published.toml`: SM is
+softmax, SF SphereFace, CL center loss, R Ring loss with its lambda, and l2-Cons SM l2-constrained
+softmax with its alpha.
+"""
 
 from hyperface.reproduce.statements import Scores, Statements
 
@@ -10,8 +15,9 @@ OTHERS = ("Bodla et al. Final1", "Bodla et al. Final2", "Lin et al.")
 
 
 def tables(scores: Scores) -> Statements:
-    """Tests the statements of Tables 1 to 4, which say the same of different data sets."""
+    """Tests the statements about Tables 1 to 4, which are the same for the different data sets."""
     above, over_lambda = scores.above, list(SM_RING.values())
+    # Without alpha = 50, at which training exploded in the paper: its tables have no such scores.
     over_alpha = [L2[alpha] for alpha in (30, 20, 10)]
     best = SF_RING["0.01"]
     ours = [SM, *over_alpha, CENTER, SF, "SF + CL", *over_lambda, *SF_RING.values()]
@@ -25,6 +31,7 @@ def tables(scores: Scores) -> Statements:
             for weight, row in SF_RING.items()
         },
         "softmax + Ring loss beats softmax, at every lambda": above(over_lambda, SM),
+        # Without lambda = 0.03, of which the paper says that it drops off.
         "SphereFace + Ring loss beats SphereFace, at lambda 0.0001 to 0.01": above(
             [SF_RING[weight] for weight in ("0.01", "0.001", "0.0001")], SF
         ),
@@ -62,8 +69,10 @@ def tables(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Tests the statements of Experiment 6 on one size of images."""
+    """Tests the statements of Experiment 6 on the scores at one factor of size reduction."""
     above, ring, l2 = scores.above, SM_RING["0.01"], L2[30]
+    # Some statements are about one factor. All are computed for each column; the entry `primary` in
+    # `published.toml` names the columns by which a statement is judged.
     return {
         "SM + R (0.01) is above SM": above(ring, SM),
         "SM + R (0.01) is above l2-Cons SM (30)": above(ring, l2),

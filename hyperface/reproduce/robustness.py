@@ -1,6 +1,9 @@
-"""Measures how much a loss' hyper-parameter changes the scores: Ring loss, and NormFace, Figure 8.
+"""Measures how much the scores depend on the hyper-parameter of a loss.
 
-Heads are trained on the fixed features of a run, with all settings and seeds in one program.
+Ring loss says that they depend less on its lambda than on the alpha of l2-constrained softmax, and
+NormFace's Figure 8 that they depend less on the weight of C-contrastive than on that of center
+loss. Small heads are trained on the fixed features of a run, with all settings and seeds in one
+program (see `heads_at_once`): whole networks would take days.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,7 @@ RUN = "faces-softmax"
 STEPS = {False: 1000, True: 60}
 """Quick -> number of steps."""
 SEEDS = 3
-"""Least number of seeds."""
+"""Smallest number of seeds; more are trained if the command asks for more."""
 LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ALPHAS = (1.0, 3.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 CENTERS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -35,30 +38,35 @@ TRIED = {"lambda": LAMBDAS, "alpha": ALPHAS}
 EVERY = "all values: lambda 1e-5 to 10, alpha 1 to 100"
 WHOLE, TO_ONE = "weights 0.001 to 10", "weights 0.001 to 1"
 FIGURES = {"accuracy": "accuracy", "TAR": "tar"}
+"""Name of a score in statements -> its field in `Scores`."""
 FAR = 0.01
+"""The false accept rate at which the true accept rate (TAR) is measured."""
 BOUND = 0.1
-"""Nats of Proposition 2's bound that sets NormFace's scale."""
+"""Proposition 2's bound, in nats, for which the scale of NormFace's softmax is chosen."""
 
 
 Key = tuple[str, float]
-"""Hyper-parameter and its value; 0 for a setting without hyper-parameter."""
+"""A setting: the name of its hyper-parameter and the value; 0 if it has no hyper-parameter."""
 
 
 class Scores(NamedTuple):
     """The scores of one setting, one number per seed; NaN for a seed that diverged."""
 
     accuracy: np.ndarray
-    """[seeds] in percent."""
+    """[seeds] verification accuracy in percent."""
     tar: np.ndarray
     """[seeds] true accept rate at FAR, in percent."""
     deviation: np.ndarray
-    """[seeds] standard deviation of the test features' norms over their mean."""
+    """[seeds] standard deviation of the test features' norms, divided by their mean."""
     decisions: tuple[Decisions, ...] = ()
-    """Decisions about all pairs, of each seed that did not diverge."""
+    """Which pairs were decided rightly, for each seed that did not diverge."""
 
 
 def ring(context: Context) -> Measured:
-    """Measures scores over lambda of Ring loss, over alpha, and over the weight of center loss."""
+    """Measures how verification scores vary with lambda, with alpha and with center loss' weight.
+
+    lambda weighs Ring loss, and alpha is the feature norm of l2-constrained softmax.
+    """
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
     settings |= {("alpha", a): Setting(unit_features=True, scale=a) for a in ALPHAS}
@@ -71,8 +79,8 @@ def ring(context: Context) -> Measured:
             row = f"{name} varies less over lambda than over alpha, {label}"
             outcome.entries += comparisons.per_seed(row, _margins(over["alpha"], over["lambda"]))
     outcome.unjudged["alpha = 50 explodes"] = (
-        "gradients of a deep net are meant, and only heads are trained here; what they scored at "
-        "alpha = 50 is below"
+        "the paper means the gradients of a deep network, and only heads are trained here; their "
+        "scores at alpha = 50 are below"
     )
     outcome.entries += printed_spreads.entries()
     for key, values in (("lambda", LAMBDAS), ("alpha", ALPHAS), ("center", CENTERS)):
@@ -88,8 +96,11 @@ def ring(context: Context) -> Measured:
 
 
 def weights(context: Context) -> Measured:
-    """Measures NormFace, Figure 8: softmax with C-contrastive or, at m = 0, center loss."""
-    scale = theory.scale_for_bound(_classes(context), BOUND)
+    """Measures NormFace, Figure 8: how scores vary with the weight of a loss beside softmax.
+
+    That loss is C-contrastive loss with margin 1 or, as in Table 2, with margin 0 for center loss.
+    """
+    scale = theory.scale_for_bound(_num_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))
     settings = {("softmax, not normalised", 0.0): Setting(), ("softmax, normalised", 0.0): both}
     for name, margin in (("C-contrastive", 1.0), ("center", 0.0)):
@@ -98,6 +109,7 @@ def weights(context: Context) -> Measured:
         settings[f"{name} alone", 0.0] = alone
     found, text = _scored(settings, context)
     outcome = _outcome(found, f"{text}; center loss is C-contrastive with m = 0, as in Table 2")
+    # Figure 8 has weights of about 0.001 to 1; it is drawn and not printed, so 10 is tried beside.
     over, ranges = ("C-contrastive", "center"), {TO_ONE: WEIGHTS[:-1], WHOLE: WEIGHTS}
     for label, values in ranges.items():
         for name, figure in FIGURES.items():
@@ -107,6 +119,7 @@ def weights(context: Context) -> Measured:
                 row, _margins(spread["center"], spread["C-contrastive"])
             )
     names = ("C-contrastive alone", "center alone", "softmax, not normalised")
+    # The paper compares the losses alone with softmax as it was before, without normalisation.
     alone, center, softmax = (found[name, 0.0] for name in names)
     for row, other in (
         ("alone, C-contrastive verifies better than center", center),
@@ -122,7 +135,7 @@ def weights(context: Context) -> Measured:
 
 
 def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key, Scores], str]:
-    """Trains and scores all settings; returns scores by key, and the procedure in words."""
+    """Trains and scores all settings, and returns the scores and the procedure in words."""
     splits = feature_cache.features(context.runs / RUN, context)
     train, test = splits["train"], splits["test"]
     # A common scale, so that the head's first features and gradients do not depend on the run.
@@ -139,15 +152,17 @@ def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key
             steps=steps,
             progress=advance,
         )
-    features = jax.jit(jax.vmap(jax.vmap(heads_at_once.embed, (0, None)), (0, None)))
+    # Mapped over seeds and over settings; all heads get the same images.
+    embed = jax.jit(jax.vmap(jax.vmap(heads_at_once.embed, (0, None)), (0, None)))
     both = test.features.reshape(-1, test.features.shape[-1]) / size
-    made = np.asarray(features(heads, both))
-    made = made.reshape(*made.shape[:2], *test.features.shape[:2], -1)
+    embedded = np.asarray(embed(heads, both))
+    # [seeds, settings, images, 2, dim]: an image and its mirror image are side by side again.
+    embedded = embedded.reshape(*embedded.shape[:2], *test.features.shape[:2], -1)
     with program.progress("scoring", "settings") as advance:
         found = {}
-        for place, key in enumerate(settings):
-            found[key] = _scores(made[:, place], test.labels)
-            advance(place + 1, len(settings))
+        for index, key in enumerate(settings):
+            found[key] = _scores(embedded[:, index], test.labels)
+            advance(index + 1, len(settings))
     return found, (
         f"not end to end: linear, PReLU, linear over the fixed features of {RUN}, {steps:,} steps "
         f"of {heads_at_once.BATCH}, {title} in one program, {train.labels.max() + 1} people; "
@@ -155,21 +170,30 @@ def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key
     )
 
 
-def _classes(context: Context) -> int:
+def _num_classes(context: Context) -> int:
+    """Returns the number of people that the heads are trained on."""
     return int(feature_cache.features(context.runs / RUN, context)["train"].labels.max()) + 1
 
 
 def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
-    """Scores one setting by its features [seeds, images, 2, dim]."""
+    """Returns the scores of one setting on all pairs of test images.
+
+    Args:
+      features: [seeds, images, 2, dim], of each image and its mirror image.
+      labels: [images] ids of the people.
+    """
     norms = np.linalg.norm(features[:, :, 0], axis=2)
     accuracy, tar = np.full((2, len(features)), np.nan)
     decisions = []
+    # NormFace, 5.1, adds the features of an image and of its mirror image.
     for seed, merged in enumerate(features.sum(axis=2)):
+        # A head that diverged has no finite features, or zero ones, which have no direction.
         if np.isfinite(merged).all() and np.linalg.norm(merged, axis=1).all():
             verified = verify(merged, labels)
             accuracy[seed] = 100 * verified.folds.mean
             tar[seed] = 100 * verified.tar_at_far[FAR]
             pairs = verified.pairs
+            # Each pair is decided by the threshold that the other folds chose, as it is scored.
             folds = deal_folds(pairs.same, verified.folds.accuracy.size)
             accepted = verified.scores >= verified.folds.thresholds[folds]
             people = labels[pairs.first], labels[pairs.second]
@@ -178,12 +202,13 @@ def _scores(features: np.ndarray, labels: np.ndarray) -> Scores:
 
 
 def _label(key: Key) -> str:
+    """Returns the name of a setting in a table: "lambda 0.01", "softmax"."""
     name, value = key
     return f"{name} {value:g}" if value else name
 
 
 def _outcome(found: Mapping[Key, Scores], scale: str) -> Outcome:
-    """Returns one entry per score of each setting, or the number of seeds that diverged."""
+    """Returns an outcome with the scores of each setting, or the number of seeds that diverged."""
     outcome = Outcome([], scale)
     for key, scores in found.items():
         lost = np.sum(~np.isfinite(scores.accuracy))
@@ -202,17 +227,28 @@ def _outcome(found: Mapping[Key, Scores], scale: str) -> Outcome:
 def _spread(
     found: Mapping[Key, Scores], key: str, figure: str, values: tuple[float, ...]
 ) -> np.ndarray:
-    """Returns the standard deviation of a score over the values of a hyper-parameter [seeds].
+    """Returns the standard deviation of a score over the values of a hyper-parameter, [seeds].
 
-    It is infinite for a seed in which a value diverged.
+    It is infinite for a seed in which the training diverged at one of the values.
+
+    Args:
+      found: the scores of all settings.
+      key: name of the hyper-parameter.
+      figure: name of the score, a field of `Scores`.
+      values: the values of the hyper-parameter.
     """
     scores = np.array([getattr(found[key, value], figure) for value in values])
     whole = np.isfinite(scores).all(axis=0)
+    # A hyper-parameter that can make training fail varies more than one that cannot.
     return np.where(whole, np.nan_to_num(scores).std(axis=0, ddof=1), np.inf)
 
 
 def _verifies_better(row: str, better: Scores, than: Scores) -> list[Entry]:
-    """Returns the statement on accuracies; a seed that diverged counts as below all others."""
+    """Returns the entry of a statement that one setting verifies better than another.
+
+    A seed that diverged counts as less accurate than any other.
+    """
+    # Resampling people needs the decisions of every seed; without one, only seeds are compared.
     if len(better.decisions) == len(than.decisions) == better.accuracy.size:
         return [comparisons.of_decisions(row, better.decisions, than.decisions)]
     high, low = (np.where(np.isfinite(x), x, -np.inf) for x in (better.accuracy, than.accuracy))
@@ -220,7 +256,8 @@ def _verifies_better(row: str, better: Scores, than: Scores) -> list[Entry]:
 
 
 def _margins(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Returns the differences [seeds]; NaN for a seed in which both sides diverged."""
+    """Returns the difference of two scores per seed, [seeds]; NaN where both sides diverged."""
+    # Two infinities of one sign have no difference; NumPy would warn of it.
     with np.errstate(invalid="ignore"):
         return high - low
 
@@ -228,7 +265,10 @@ def _margins(high: np.ndarray, low: np.ndarray) -> np.ndarray:
 def _spread_entries(
     found: Mapping[Key, Scores], key: str, values: tuple[float, ...], label: str
 ) -> list[Entry]:
-    """Returns the deviations over the values that did not diverge in any seed, if there are two."""
+    """Returns one entry per score: its standard deviation over the values of a hyper-parameter.
+
+    Values at which a seed diverged are left out; with fewer than two others there is no entry.
+    """
     kept = tuple(v for v in values if np.isfinite(found[key, v].accuracy).all())
     return [
         Entry.of(
@@ -247,7 +287,13 @@ def _drawn(
     panels: Mapping[str, Mapping[str, tuple[str, tuple[float, ...]]]],
     bases: Sequence[str],
 ) -> dict[str, Figure]:
-    """Draws one figure per score; a setting without hyper-parameter is a dashed line."""
+    """Draws one figure per score, of the score against the hyper-parameter.
+
+    Args:
+      found: the scores of all settings.
+      panels: label of the x axis -> curve -> its hyper-parameter and the values of that.
+      bases: names of settings without hyper-parameter; each is a dashed line.
+    """
     drawn = {}
     for figure, name in (("accuracy", "Accuracy"), ("tar", "TAR at FAR 1 %")):
         lines = {
@@ -262,8 +308,8 @@ def _drawn(
         }
         marks = {base: float(getattr(found[base, 0.0], figure).mean()) for base in bases}
         caption = (
-            f"{name}, heads over fixed features, mean and deviation over seeds; dashed is softmax "
-            "alone"
+            f"{name}, heads over fixed features, mean and deviation over seeds; a dashed line is "
+            "softmax alone"
         )
         drawn[caption] = drawings.scatter_panels(lines, ylabel=f"{name}, %", marks=marks)
     return drawn

@@ -1,7 +1,7 @@
-"""Reads the tables of faces from the scores of trained runs, row by row.
+"""Reads the tables of faces from the scores of trained runs.
 
-A row has the scores at the paper's scale, if there are any, and beside them the scores of the same
-loss at small scale, one per seed.
+A row of a table is a loss. It has the scores of a run at the paper's scale, if there is one, and
+the scores of runs with the same loss at small scale, one per seed.
 """
 
 import json
@@ -34,8 +34,9 @@ class Score(NamedTuple):
 
     value: float
     spread: float | None = None
+    """Its standard deviation or error, if the protocol reports one."""
     over: str = ""
-    """What the spread is taken over: "folds"."""
+    """The unit over which the spread is computed, such as "folds"."""
 
 
 Cell = tuple[str, str]
@@ -43,7 +44,9 @@ Cell = tuple[str, str]
 
 
 def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
-    """Reads the scores of a table from the folder of runs, without training anything.
+    """Reads the scores of a table from the folder of runs, and tests the table's statements.
+
+    Nothing is trained here; see `scheduler`.
 
     Args:
       item: gives the tests of the statements.
@@ -52,6 +55,7 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
     """
     runs = context.runs
     full, small = full_scores(printed, runs), small_scores(printed, runs)
+    # A row with neither a run nor a method at small scale is a method of other authors.
     missing = {
         row["row"]: OTHER_WORK
         for row in printed["rows"]
@@ -75,17 +79,18 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
 
 
 def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str, str]]:
-    """Yields row, column, protocol and name of each score at the paper's scale."""
+    """Yields the row, column, protocol and name of each score at the paper's scale."""
     for row in printed["rows"]:
         if "run" in row:
             names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
             for column, protocol, name in zip(printed.get("columns", [""]), *names, strict=True):
+                # An empty name marks a column of the paper that no protocol here can score.
                 if protocol:
                     yield row, column, protocol, name
 
 
 def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
-    """Reads a table's scores at the paper's scale."""
+    """Reads the scores of a table at the paper's scale, by cell."""
     scores = {}
     for row, column, protocol, name in _full_cells(printed):
         score = read_score(folder(runs, row["run"]), evaluation(printed, row), protocol, name)
@@ -94,7 +99,7 @@ def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
 
 
 def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int, Score]]:
-    """Reads a table's scores at small scale, by cell and by seed."""
+    """Reads the scores of a table at small scale, by cell and by seed."""
     small, scores = SmallScale.of(printed), {}
     for row in printed["rows"]:
         if "small" not in row:
@@ -110,7 +115,14 @@ def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int,
 
 
 def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | None:
-    """Reads a score with its spread; returns None if the current run has not been scored."""
+    """Reads a score with its spread; returns None if the run has none.
+
+    Args:
+      run: folder of the run.
+      evaluation: name of the evaluation's folder in it.
+      protocol: name of the protocol.
+      name: name of the score.
+    """
     if protocol == OWN_TEST:
         return _own_score(run, name)
     path = run / evaluation / SCORED
@@ -118,15 +130,21 @@ def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | 
         return None
     record = json.loads(path.read_text())
     scored = record["protocols"].get(protocol, {"figures": {}})
+    # Scores of an earlier run in the same folder are not those of the run that is there now.
     if name not in scored["figures"] or record["settings"]["run"] != run_digest(run):
         return None
     spread = scored["spreads"].get(name)
+    # The description is a phrase such as "standard error over folds".
     over = scored.get("spread", "").rpartition(" over ")[2]
+    # Evaluations store shares from 0 to 1, and tables have percent.
     return Score(100 * scored["figures"][name], None if spread is None else 100 * spread, over)
 
 
 def _own_score(run: Path, name: str) -> Score | None:
-    """Reads the mean over a run's snapshots of a score of the run's own protocol."""
+    """Reads a score from the run's own results, averaged over its snapshots.
+
+    NormFace reports such means over snapshots (section 5.1).
+    """
     path = run / TRAINED
     return (
         Score(100 * snapshot_means(json.loads(path.read_text()))[name]) if path.exists() else None
@@ -140,10 +158,10 @@ def _statements(
     methods: Mapping[str, str],
     runs: Path,
 ) -> list[Entry]:
-    """Tests the statements of a table on the scores at small scale.
+    """Returns the entries of the table's statements, tested on the scores at small scale.
 
-    A run that diverged counts as below all others. Rows that all seeds share have one score, which
-    stands for every seed.
+    A run that diverged counts as lower than all others. The score of a `shared` run counts for
+    every seed.
     """
     if item.statements is None or not small:
         return []
@@ -156,17 +174,21 @@ def _statements(
         for row, method in methods.items():
             lost = dict.fromkeys(diverged(runs, method), statements.LOWEST)
             scores = {seed: score.value for seed, score in small.get((row, column), {}).items()}
+            # A shared method has only seed 0: its score is compared with every seed of the others.
             if known[method].get("shared") and scores:
                 scores = dict.fromkeys(all_seeds, next(iter(scores.values())))
             rows[row] = lost | scores
+        # Whether a network failed does not depend on the protocol: it is tested in one column.
         of_column = item.statements(Scores(rows, failures if column == columns[0] else {}))
         tested |= {(sentence, column): parts for sentence, parts in of_column.items()}
+    # One method with a single start makes all differences to it dependent.
     starts = 1 if any(map(is_of_one_start, methods.values())) else None
     entries = []
     for row in printed["rows"]:
         primary = row.get("primary", columns[:1])
         if row.get("unit") != HOLDS or not primary:
             continue
+        # A statement that is judged by several columns must be true in each of them.
         if len(primary) > 1:
             parts = [part.margins for column in primary for part in tested[row["row"], column]]
             entries += comparisons.entry(row["row"], parts, starts=starts)
@@ -178,7 +200,7 @@ def _statements(
 
 
 def _failures(runs: Path, method: str) -> dict[int, float]:
-    """Returns seed -> margin of `statements.failure`; it is infinite for a run that diverged."""
+    """Returns seed -> the value of `statements.failure`; infinity for a run that diverged."""
     margins = dict.fromkeys(diverged(runs, method), -statements.LOWEST)
     for seed in seeds(runs, method):
         run = folder(runs, method, seed)
@@ -190,7 +212,7 @@ def _failures(runs: Path, method: str) -> dict[int, float]:
 
 
 def _entry(cell: Cell, by_seed: Mapping[int, Score], trained: int) -> Entry:
-    """Returns a row's entry at small scale, with a note if a trained seed has no score."""
+    """Returns the entry of a cell at small scale, with a note if a trained seed has no score."""
     scores = list(by_seed.values())
     notes = [f"{len(scores)} of {trained} seeds"] if len(scores) < trained else []
     if len(scores) == 1 and scores[0].spread is not None:
@@ -200,17 +222,18 @@ def _entry(cell: Cell, by_seed: Mapping[int, Score], trained: int) -> Entry:
 
 
 def _seeds_of(runs: Path, method: str) -> str:
-    """Describes a method and its seeds: "faces-normface, 3 seeds"."""
+    """Describes a method and its seeds in words, such as "faces-normface, 3 seeds"."""
     count = len(seeds(runs, method))
     parts = [method] + ([f"{count} {'seed' if count == 1 else 'seeds'}"] if count else [])
     return ", ".join([*parts, *(f"seed {seed} diverged" for seed in diverged(runs, method))])
 
 
 def _about(runs: Path, method: str) -> str:
-    """Describes the options, the data and the steps of a method's runs."""
+    """Describes the options, the data and the number of steps of a method's runs in words."""
     train, trained = published()["methods"][method]["train"], seeds(runs, method)
     if not trained:
         return train
+    # All seeds have the same data, but a folder may mix runs of different lengths.
     configs = [json.loads((folder(runs, method, n) / "config.json").read_text()) for n in trained]
     data = configs[0]["data"]
     steps = " and ".join(sorted({f"{config['experiment']['steps']:,}" for config in configs}))

@@ -1,10 +1,13 @@
-"""Runs commands that train and score, one after another or several at the same time.
+"""Runs the commands that train and score, one after another or several at the same time.
 
-A task runner such as doit would replace `_next` and the loop of `run_all`, some 40 lines, and needs
-about as many to describe the tasks. It would not replace the rest. Whether a run is up to date
-depends on its recorded options and on the digests of its start, data and protocol files, not on
-file times (`commands.py`). Each command needs its share of the cores and a log, a run that diverged
-is no failure, and on SIGTERM each running command has to save before it ends.
+A task runner such as doit would replace only `_next` and the loop of `run_all`, about 40 lines, and
+needs as many lines to describe the tasks. The rest is particular to this project:
+
+- Whether a run is up to date depends on its recorded options and on digests of its start, its data
+  and its protocol files, not on file times (`commands.py`).
+- Each command gets its share of the cores and its own log.
+- A run that diverged does not count as a failure.
+- On SIGTERM each running command saves a checkpoint before it ends.
 """
 
 import contextlib
@@ -31,30 +34,36 @@ POLL = 0.1
 
 
 class Running(NamedTuple):
-    """A command whose process was running at the last check."""
+    """A command and its process, which was running at the last check."""
 
     command: Command
     process: subprocess.Popen
     began: float
+    """Time of its start, by `time.monotonic`."""
 
 
 Slots = list[Running | None]
-"""One slot per command that may run at the same time; None for a free slot."""
+"""One slot per command that may run at the same time; a free slot is None."""
 
 
 def run_all(commands: Sequence[Command], context: Context) -> list[str]:
     """Runs the commands that are not done yet, each in its own process.
 
-    With `context.jobs` above 1, that many run at the same time. Each then gets its share of the
-    cores, and its output goes to `context.out / "logs"`. A command waits for the run that it starts
-    from. If that run diverges or fails, the command is left out and the others go on.
+    If `context.jobs` is above 1, so many commands run at the same time. Each of them gets its share
+    of the cores, and writes its output to a file in `context.out / "logs"`. A command waits until
+    the run from which it starts is trained. If that run diverges or fails, the command is left out,
+    and the other commands continue.
+
+    Args:
+      commands: the commands, in the order in which they should run.
+      context: gives the folders and the number of jobs.
 
     Returns:
-      A sentence for each command that failed. A run that diverged is no failure: its folder records
+      One sentence per command that failed. A run that diverged is no failure; its folder records
       the divergence.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C or SIGTERM, when the running commands have saved and ended.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, once the running commands have saved and ended.
     """
     waiting = [command for command in commands if not command.is_done(context.data_dir)]
     _prepare(waiting, context)
@@ -68,6 +77,7 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
                     slots[slot] = None
                     seconds = time.monotonic() - running.began
                     log.info(f"took {seconds:.0f} s: {running.command}")
+                    # Status 0 alone is not enough: later commands rely on the files.
                     if status or not running.command.is_done(context.data_dir):
                         lost.add(running.command.makes)
                         failed += _failure(running.command, status)
@@ -76,9 +86,7 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
                     needed = command.start and command.start / TRAINED
                     if needed and (needed in lost or not needed.exists()):
                         lost.add(command.makes)
-                        log.info(
-                            f"No trained run in {command.start}: left out {command}.",
-                        )
+                        log.info(f"No trained run in {command.start}: {command} is left out.")
                         continue
                     log.info(f"[{total - len(waiting)}/{total}] {command}")
                     process = _start(command, slot, context)
@@ -93,47 +101,57 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
 
 
 def _prepare(commands: Sequence[Command], context: Context) -> None:
-    """Prepares data sets that need nothing from the user, before several commands would do so."""
+    """Prepares the data sets that are downloaded or built automatically."""
+    # Before any command starts, or several would prepare one data set at the same time.
     names = {c.experiment().data.name for c in commands if c.program == "train"}
     for name in sorted(names):
         prepare_missing(name, context.data_dir)
 
 
 def _failure(command: Command, status: int) -> list[str]:
+    """Returns a sentence about a command that did not succeed, or [] if its training diverged."""
     if status == EXIT_DIVERGED:
         return []
     if status:
         return [f"{command} ended with status {status}."]
-    return [f"{command} ended well, but what it left is of other options or of another start."]
+    return [f"{command} succeeded, but the files have other options or another start."]
 
 
 def _next(waiting: Sequence[Command], slots: Slots) -> Command | None:
-    """Returns the first command whose start is not still to be trained; None if there is none."""
-    unmade = {one.command.makes for one in slots if one}
+    """Returns the first waiting command that can start now, or None if there is none.
+
+    A command cannot start while the run that it starts from is being trained or is waiting.
+    """
+    unfinished = {one.command.makes for one in slots if one}
     for command in waiting:
-        if command.start is None or command.start / TRAINED not in unmade:
+        if command.start is None or command.start / TRAINED not in unfinished:
             return command
-        unmade.add(command.makes)
+        unfinished.add(command.makes)
     return None
 
 
 def _arguments(command: Command, context: Context) -> list[str]:
+    """Returns the arguments of a command's process."""
+    # The interpreter itself: a `hyperface` on the path may belong to another installation.
     options = [*shlex.split(command.options), "--data-dir", str(context.data_dir)]
     return [sys.executable, "-m", "hyperface", command.program, *options]
 
 
 def _start(command: Command, slot: int, context: Context) -> subprocess.Popen:
-    """Starts a command in its own process group, which a terminal's Ctrl-C does not reach.
+    """Starts a command in a process of its own.
 
     With several jobs, each command gets a log, a share of the cores, and a share of the
     accelerator's memory.
     """
+    # In a process group of its own, which a terminal's Ctrl-C does not reach: the signal is passed
+    # on once, and not received twice.
     arguments = _arguments(command, context)
     if context.jobs == 1:
         return subprocess.Popen(arguments, process_group=0)
     name = command.makes.relative_to(context.runs).parts[0]
     path = context.out / "logs" / f"{name}.txt"
     owned.claim(path)
+    # By default JAX reserves 75 % of the memory, and a second process would find too little.
     memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / context.jobs:.3f}"}
     with path.open("ab") as log:
         process = subprocess.Popen(
@@ -141,10 +159,11 @@ def _start(command: Command, slot: int, context: Context) -> subprocess.Popen:
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
+            # The user's own setting wins.
             env=memory | dict(os.environ),
         )
-    # Before the runtime of the process counts its cores, so that it starts as many threads. Only
-    # Linux has the call.
+    # Set at once, before the process' runtime counts its cores: it starts that many threads. Only
+    # Linux has this call.
     with contextlib.suppress(AttributeError, ProcessLookupError):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(process.pid, cores[slot % len(cores) :: context.jobs])
@@ -153,12 +172,16 @@ def _start(command: Command, slot: int, context: Context) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def _signals_passed_on(slots: Slots) -> Iterator[Callable[[], bool]]:
-    """Passes SIGTERM and Ctrl-C on to running commands; yields a check whether one has come."""
+    """Passes SIGTERM and Ctrl-C on to the running commands.
+
+    It yields a function that returns whether such a signal has been received.
+    """
     stopped = False
 
     def end(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
+        # The same signal, so that each command ends as it would if it had got the signal itself.
         for one in filter(None, slots):
             one.process.send_signal(number)
 

@@ -1,4 +1,8 @@
-"""Draws explanations: the tangent plane, margins between features, histograms of video pairs."""
+"""Draws the papers' explanatory figures, with values that the project's own functions compute.
+
+They show the tangent plane of a normalised vector, the angular margins of two features, and how the
+histogram of a pair of videos is computed.
+"""
 
 from typing import Any
 
@@ -18,12 +22,17 @@ GREY = "#8a8a8a"
 
 
 def tangent_line() -> Figure:
-    """Draws NormFace, Figure 4, left: x, its direction, both gradients, and steps along them."""
+    """Draws NormFace, Figure 4, left: the gradient of L2 normalisation in the plane.
+
+    It shows x, the normalised x, the gradients of the loss by both, and a step along the gradient.
+    """
     unit, slope = np.array([0.6, 0.8]), np.array([0.95, 0.15])
     x = 1.5 * unit
     gradient = np.asarray(jax.grad(lambda x: l2_normalize(x) @ slope)(x))
     along = slope - unit * (unit @ slope)
+    # Twice the gradient, so that one can see that the end of the step is outside of the circle.
     moved = x + 2.0 * gradient
+    # Without pyplot, which would keep every figure in memory until it is closed.
     figure = Figure(figsize=(6.2, 5.0), layout="constrained")
     axes = figure.subplots()
     axes.add_patch(Circle((0, 0), 1.0, fill=False, color=GREY))
@@ -54,13 +63,17 @@ def tangent_plane() -> Figure:
     features = _on_sphere(centers[labels] + 0.13 * rng.normal(size=(12, 3)))
     weights = centers.copy()
     weights[0] = weight = _on_sphere(np.array([0.12, -0.3, 1.0]))
+    # The Jacobian has one gradient per feature; [:, 0] is its part for the drawn weight. The factor
+    # scales the arrows for the drawing.
     loss = jax.jacobian(lambda w: losses.softmax(features, w, labels, scale=2.0))
     steps = -0.6 * np.asarray(loss(weights))[:, 0]
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    # Matplotlib's own order compares whole objects by depth and ignores the `zorder` set below.
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     turn, height = np.meshgrid(np.linspace(0, 2 * np.pi, 40), np.linspace(0, np.pi, 20))
     sphere = np.sin(height) * np.cos(turn), np.sin(height) * np.sin(turn), np.cos(height)
     axes.plot_wireframe(*sphere, color="#c9c9c9", linewidth=0.4, zorder=1)
+    # Two orthogonal unit vectors in the tangent plane at the weight.
     first = _on_sphere(np.cross(weight, [0.0, 1.0, 0.0]))
     second = np.cross(weight, first)
     sides = np.array([[-0.85], [0.85]])
@@ -74,6 +87,7 @@ def tangent_plane() -> Figure:
         axes.scatter(*features[some].T, color=colour, s=24, zorder=4, label=name, depthshade=False)
         for step in steps[some]:
             axes.quiver(*weight, *step, color=colour, linewidth=1.3, zorder=5, **head)
+    # Normalised, since only the direction of the sum matters here.
     total = 0.7 * _on_sphere(steps.sum(axis=0))
     axes.quiver(*weight, *total, color="#222222", zorder=6, label="direction of the sum", **head)
     axes.scatter(*weight, color=BLUE, s=50, zorder=7, depthshade=False, label="weight")
@@ -85,10 +99,10 @@ def tangent_plane() -> Figure:
 
 
 def classification_margins(ratio: float = 2.0) -> Figure:
-    """Draws Ring loss, Figure 2a: two weights, a feature of each class, and their margins.
+    """Draws Ring loss, Figure 2a: two class weights, a feature of each class, and their margins.
 
     Args:
-      ratio: r, norm of the second class' feature over that of the first, in the right panel.
+      ratio: r = ||x_2|| / ||x_1|| in the right panel; it is 1 in the left panel.
     """
     towards = {"w_1": 125.0, "x_1": 110.0, "x_2": 50.0, "w_2": 35.0}
     figure = Figure(figsize=(9.2, 4.6), layout="constrained")
@@ -98,6 +112,8 @@ def classification_margins(ratio: float = 2.0) -> Figure:
             ("w_1", "x_2", r, YELLOW),
             ("w_2", "x_1", 1 / r, GREEN),
         ):
+            # The margin around a weight is limited by the other class' feature; for the second
+            # class the roles are swapped, and with them the norm ratio.
             delta = np.cos(np.radians(towards[own] - towards[other]))
             margin = float(np.degrees(theory.angular_margin(norms, delta)))
             ends = towards[own] - margin, towards[own] + margin
@@ -124,9 +140,10 @@ def classification_margins(ratio: float = 2.0) -> Figure:
 
 
 def pair_histogram() -> Figure:
-    """Draws NormFace, Figure 9a: the cosines of all frames of two videos, counted into bins."""
+    """Draws NormFace, Figure 9a: the cosines between the frames of two videos, in bins."""
     rng = np.random.default_rng(0)
     sizes = 12, 16
+    # The frames of one person are one vector with noise, different in each frame.
     person = rng.normal(size=64)
     frames = person + 0.9 * rng.normal(size=(sum(sizes), 64))
     unit = _on_sphere(frames)
@@ -140,6 +157,7 @@ def pair_histogram() -> Figure:
     matrix.set(
         title="1. Scores of all frames", xlabel="frame of video 2", ylabel="frame of video 1"
     )
+    # The left edges of the bins; `align` puts each bar to the right of its edge.
     counted.bar(
         np.linspace(-1, 1, BINS, endpoint=False),
         found.histogram[0],
@@ -157,6 +175,7 @@ def pair_histogram() -> Figure:
 
 
 def _on_sphere(x: np.ndarray) -> np.ndarray:
+    """Returns the vectors [..., dim] scaled to unit length."""
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
@@ -168,14 +187,23 @@ def _arrow(
     label: str = "",
     offset: tuple[float, float] = (0.0, 0.0),
 ) -> None:
-    """Draws an arrow, and a label at its head, moved by the offset."""
+    """Draws an arrow from tail to head, with a label near its head.
+
+    Args:
+      axes: where to draw.
+      tail: [2] start of the arrow.
+      head: [2] end of the arrow.
+      colour: colour of arrow and label.
+      label: text of the label.
+      offset: from the head to the label.
+    """
     style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
     axes.annotate("", xy=tuple(head), xytext=tuple(tail), arrowprops=style)
     axes.text(head[0] + offset[0], head[1] + offset[1], label, color=colour, fontsize=11)
 
 
 def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:
-    """Draws an arc around the origin between two directions in degrees."""
+    """Draws an arc around the origin from one direction to another, both in degrees."""
     turn = np.radians(np.linspace(start, end, 40))
     axes.plot(radius * np.cos(turn), radius * np.sin(turn), color="#444444", linewidth=1)
     middle = turn[20]

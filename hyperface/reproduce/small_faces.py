@@ -1,23 +1,27 @@
-"""Makes the folder of which the papers' tables have their figures at small scale.
+"""Builds the folder of faces from which the data set of the small-scale runs is prepared.
 
     python -m hyperface.reproduce.small_faces celeba.zip cfp.zip overlap.csv --out people \\
         --pairs DATA/protocols/frontal_profile.csv
     hyperface prepare people --out faces --held-out 60
 
-With an archive of more of CelebA's people at half of that size, the folder has thousands of
-people, all at that size, of whom each has some images:
+With an archive of more CelebA people at half that size, the folder contains thousands of people,
+all at half size, each with at least five images:
 
     python -m hyperface.reproduce.small_faces celeba.zip cfp.zip overlap.csv --out people \\
         --half-size celeba_56x48.zip --least 5
     hyperface prepare people --out faces56 --held-out 60
 
-DATA is the folder of prepared data sets. Both archives hold aligned 112 x 96 faces, a folder a
-person (CFP's with frontal/ and profile/ in it). The table names the people of CFP who are in LFW,
-by its columns `dataset` and `id`. Who else is in LFW, or in both archives, was found by mean
-features of a published network (dlib's), the nearest looked at as pictures, and is listed here.
-The archive of half size must come without people who are in LFW or CFP: it was made by mean
-features of a released network too, at a similarity that 10 % of two halves of one person's own
-images fall below, so that of the people who are in both perhaps one in eight is still there.
+DATA is the folder of prepared data sets. The first two archives contain aligned faces of 112 x 96
+pixels, one folder per person; a CFP folder contains the folders frontal/ and profile/. The table
+names the CFP people who are also in LFW, by its columns `dataset` and `id`.
+
+Nobody in the folder may be in LFW, and nobody may be in it twice. The other people to leave out
+are listed in this module. They were found by comparing the mean features of people, from dlib's
+published network, and by looking at the pictures of the most similar ones.
+
+The half-size archive must not contain people of LFW or CFP. They were removed from it by mean
+features of a released network. Perhaps one in eight of them was missed: for one person in ten, two
+halves of the person's own images are less similar than the threshold that was used.
 """
 
 import collections
@@ -44,43 +48,45 @@ from hyperface.runs import program
 
 log = logging.getLogger("hyperface")
 
-# Their names are spelt otherwise in LFW, or not in the table.
+# The ids of CFP people who are in LFW but whom the table lacks: LFW spells their names differently.
 _CFP_IN_LFW = (
     *(13, 14, 57, 66, 91, 112, 120, 131, 135, 160, 168, 171, 213, 218, 219),
     *(229, 233, 301, 326, 356, 364, 403, 407, 408, 412, 418, 483, 493, 499),
 )
-# Daniel Zelman, Nicole Hiltz, Noel Niell, Oxana Fedorova, and four hard to tell from one of LFW's.
+# Daniel Zelman, Nicole Hiltz, Noel Niell, Oxana Fedorova, and four people who look so much like a
+# person of LFW that they may be the same.
 _CELEBA_IN_LFW = (7218, 7261, 7355, 7398, 7202, 7291, 7371, 7407)
-# 363, 365, 370 and 372 of CFP, and perhaps 406.
+# They are 363, 365, 370 and 372 of CFP, and perhaps 406.
 _CELEBA_IN_CFP = (7249, 7270, 7380, 7458, 7345)
 LEFT_OUT = {
     "celeba": frozenset(f"{person:05}" for person in (*_CELEBA_IN_LFW, *_CELEBA_IN_CFP)),
     "cfp": frozenset(f"{person:03}" for person in _CFP_IN_LFW),
 }
-"""People of each archive who are not in the folder, beside those of the table."""
+"""Archive -> ids of the people who are left out, in addition to those of the table."""
 HELD_OUT, FOLDS = 60, 10
+"""Number of people held out, whose images form the pairs, and number of folds of pairs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SmallFaces:
-    """Options of the command that builds the small training set of faces."""
+    """The options of `python -m hyperface.reproduce.small_faces`."""
 
     celeba: tyro.conf.Positional[Path]
-    """Archive of CelebA's people, PERSON/IMAGE.jpg."""
+    """Zip archive of CelebA people, with files PERSON/IMAGE.jpg."""
     cfp: tyro.conf.Positional[Path]
-    """Archive of CFP, PERSON/KIND/IMAGE.jpg."""
+    """Zip archive of CFP, with files PERSON/KIND/IMAGE.jpg."""
     overlap: tyro.conf.Positional[Path]
-    """Table of who is in LFW too."""
+    """CSV table of the people who are also in LFW."""
     out: Path
-    """Folder to write, with one folder per person; CFP's people come last by name."""
+    """Folder to write, with one folder per person. Sorted by name, CFP people come last."""
     half_size: Path | None = None
-    """Archive of more of CelebA's people, PERSON/IMAGE.jpg at half the size; all other images are
-    brought to that size. An image that both archives have is taken once."""
+    """Zip archive of more CelebA people, with files PERSON/IMAGE.jpg at half the size. All other
+    images are reduced to that size. An image that is in both CelebA archives is taken once."""
     least: int = 1
-    """Smallest number of images of a person who is taken."""
+    """Smallest number of images: people with fewer images are left out."""
     pairs: Path | None = None
-    """List to make of frontal-profile pairs of the people held out, a tenth of them a fold: within
-    it every frontal image with every profile, as CFP's own lists have some."""
+    """File to write with pairs of the people held out, a tenth of the people per fold. Within a
+    fold, every frontal image is paired with every profile image."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -95,7 +101,7 @@ def main(args: Sequence[str]) -> None:
     )
     for path in (options.celeba, options.cfp, options.overlap, options.half_size):
         expect(path is None or path.is_file(), str(path), "a file", "none")
-    expect(not options.out.exists(), str(options.out), "a folder that is not there yet", "one")
+    expect(not options.out.exists(), str(options.out), "a folder that does not exist yet", "one")
     with options.overlap.open(encoding="utf-8", newline="") as file:
         in_lfw = {row["id"] for row in csv.DictReader(file) if row["dataset"] == "cfp"}
     celeba, cfp = LEFT_OUT["celeba"], LEFT_OUT["cfp"] | in_lfw
@@ -107,32 +113,33 @@ def main(args: Sequence[str]) -> None:
         archives.append(Archive("celeba", options.half_size, celeba, 1))
     with (
         owned.writing(options.out),
-        # In the same folder, so that a rename is enough, and of a name that nothing has.
+        # Beside the result, so that the last step is a rename on one file system: a killed command
+        # leaves no half-written folder of the final name.
         tempfile.TemporaryDirectory(dir=options.out.parent, prefix=options.out.name) as scratch,
     ):
         people = Path(scratch) / "people"
         _extract(people, archives, options.least)
         if options.pairs is not None:
-            there = options.pairs.parent.is_dir()
-            expect(there, "--pairs", "a file in a folder that is there", "none")
+            has_parent = options.pairs.parent.is_dir()
+            expect(has_parent, "--pairs", "a file in a folder that exists", "none")
             replace_text(options.pairs, "".join(_frontal_profile(people)))
         people.rename(options.out)
 
 
 class Archive(NamedTuple):
-    """One archive of people, and what is taken of it."""
+    """An archive of people, and how its images are used."""
 
     name: str
-    """What the names of its people begin with."""
+    """Prefix of the names of its people in the new folder."""
     path: Path
     left_out: frozenset[str]
-    """Its people who are not taken."""
+    """Names of its people who are left out."""
     shrink: int
-    """Factor by which its images are made smaller per side."""
+    """Factor by which its images are reduced per side."""
 
 
 def _extract(folder: Path, archives: Sequence[Archive], least: int) -> None:
-    """Writes a folder per person who has at least that many images."""
+    """Writes one folder per person, without the people who have fewer images than `least`."""
     counts: collections.Counter[str] = collections.Counter()
     for archive in archives:
         before = len(counts)
@@ -156,15 +163,16 @@ def _smaller(content: bytes, shrink: int) -> bytes:
     if shrink == 1:
         return content
     out = io.BytesIO()
-    # Without loss, since the image was compressed once already.
+    # PNG has no loss: a second JPEG compression would add artefacts to those of the first.
     Image.fromarray(decode(content)).reduce(shrink).save(out, "PNG")
     return out.getvalue()
 
 
 def _frontal_profile(people: Path) -> Iterator[str]:
-    """Lines of the list of pairs, with a header."""
+    """Yields the lines of the list of pairs, with a header."""
     yield "first,second,same,fold\n"
     held_out = sorted(path.name for path in people.iterdir())[-HELD_OUT:]
+    # Folds share no person, so that a fold's threshold never comes from its own people.
     for fold in range(FOLDS):
         some = held_out[fold * len(held_out) // FOLDS : (fold + 1) * len(held_out) // FOLDS]
         images = [
@@ -181,11 +189,12 @@ def _frontal_profile(people: Path) -> Iterator[str]:
 
 
 def _images(archive: Archive) -> Iterator[tuple[str, str, bytes]]:
-    """(person, name of the image, its bytes) of all but some people."""
+    """Yields (person, name of the image, encoded image) for the people who are not left out."""
     with ZipFile(archive.path) as opened:
         for name in opened.namelist():
             person, *rest = PurePosixPath(name).parts
             if rest and rest[-1].endswith(".jpg") and person not in archive.left_out:
+                # A name with ".." would write outside of the folder.
                 safe = ".." not in rest and person != ".."
                 expect(safe, str(archive.path), "names that stay in the folder", name)
                 yield person, "_".join(rest), opened.read(name)

@@ -1,8 +1,8 @@
 """Tests the papers' statements on the scores of trained runs.
 
-The test of a statement is a function beside its item, in `normface.py` and `ringloss.py`. It gets
-the scores in one column of a table and returns the parts of each statement: differences of scores
-that the statement says are above zero. The same function tests the printed scores of the paper.
+The tests of a table's statements are a function in `normface.py` or `ringloss.py`. It gets the
+scores in one column of the table. It returns each statement with its parts: differences of scores
+which the statement says are above zero. The same function tests the printed scores of the paper.
 
     >>> scores = Scores({"a": {0: 87.0, 1: 88.0}, "b": {0: 86.0, 1: 86.5}})
     >>> scores.above("a", "b")
@@ -15,16 +15,17 @@ from statistics import stdev
 from typing import NamedTuple
 
 LOWEST = -math.inf
-"""Stands for the score of a run that diverged."""
+"""The score of a run that diverged: it is lower than any other."""
 GUESS, CLEARLY = 50.0, 5.0
-"""Verification accuracy of a guess in percent, and the points by which a network that learned
-something is above it."""
+"""Verification accuracy of a guess in percent, and by how many points a network that learned
+something must be above it."""
 EXPLODED = 100.0
-"""Factor by which the mean feature norm of a failed network grew or shrank in training."""
+"""A network failed if its mean feature norm grew or shrank by this factor during training."""
 
 BySeed = Mapping[int, float]
+"""Seed -> value."""
 Names = str | Sequence[str]
-"""One row of a table, or several."""
+"""The name of one row of a table, or the names of several."""
 
 
 class Part(NamedTuple):
@@ -33,17 +34,17 @@ class Part(NamedTuple):
     margins: dict[int, float]
     """Seed -> difference in points; empty if no seed has both scores."""
     least: float = 0.0
-    """The difference that the statement claims at least."""
+    """The smallest difference that agrees with the statement."""
     most: float = math.inf
+    """The largest difference that agrees with it."""
 
     def is_as_printed(self) -> bool:
-        """Returns whether the paper's printed scores are within the bounds.
-
-        The papers round the differences that they state to one digit.
-        """
+        """Returns whether the paper's printed scores agree with this part of the statement."""
+        # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
         if math.isinf(self.most):
             return margin > self.least
+        # "0.2 to 0.4 points" in the papers are differences rounded to one digit.
         return self.least <= round(margin, 1) <= self.most
 
 
@@ -62,25 +63,37 @@ class Scores(NamedTuple):
     def above(
         self, high: Names, low: Names, *, least: float = 0.0, most: float = math.inf
     ) -> list[Part]:
-        """States that each of some rows scores above each of others, by so many points."""
+        """Returns the parts of: each row of `high` scores above each row of `low`.
+
+        Args:
+          high: names of rows.
+          low: names of rows.
+          least: smallest difference that agrees, in points.
+          most: largest difference that agrees.
+        """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
         margins = [_differences(self._row(better), self._row(worse)) for better, worse in pairs]
         return [Part(by_seed, least, most) for by_seed in margins]
 
     def varies_more(self, wide: Names, narrow: Names) -> list[Part]:
-        """States that the scores of some rows have the higher standard deviation."""
+        """Returns the part of: the scores vary more over the rows `wide` than over `narrow`.
+
+        They vary by their standard deviation over the rows.
+        """
         return [Part(_differences(self._deviation(wide), self._deviation(narrow)))]
 
     def fails(self, row: str) -> list[Part]:
-        """States that the networks of a row diverge, or verify no better than a guess."""
+        """Returns the part of: the networks of a row diverge, or verify no better than a guess."""
         return [Part(dict(self.failures.get(row, {})))]
 
     def _row(self, name: str) -> BySeed:
         return self.rows.get(name, {})
 
     def _deviation(self, names: Names) -> dict[int, float]:
-        """Returns seed -> deviation over the rows; it is infinite if a run diverged."""
+        """Returns seed -> standard deviation over the rows; it is infinite if a run diverged."""
         rows = [self._row(name) for name in _listed(names)]
+        # Only seeds of all rows: the deviation of fewer rows is not comparable. A loss with which
+        # training can diverge varies more than one with which it cannot.
         values = {seed: [row[seed] for row in rows] for seed in _common(rows)}
         return {n: stdev(v) if all(map(math.isfinite, v)) else math.inf for n, v in values.items()}
 
@@ -94,24 +107,29 @@ def _common(rows: Sequence[BySeed]) -> list[int]:
 
 
 def _differences(high: BySeed, low: BySeed) -> dict[int, float]:
-    """Returns differences by common seed, without the seeds in which both sides diverged."""
+    """Returns seed -> difference, for the seeds of both sides.
+
+    A seed in which both sides diverged is left out: it favours neither.
+    """
     both = {seed: (high[seed], low[seed]) for seed in _common([high, low])}
     return {n: a - b for n, (a, b) in both.items() if math.isfinite(a) or math.isfinite(b)}
 
 
 def failure(accuracy: float, norms: Sequence[float]) -> float:
-    """Returns by how many points a network misses the accuracy of one that learned something.
+    """Returns by how many points a network is below the accuracy of one that learned something.
 
-    The loss in training does not tell this: a network can verify well although its loss is high.
+    The training loss cannot tell this: a network can verify well although its loss is high.
 
     Args:
       accuracy: verification accuracy in percent, where a guess has 50.
       norms: mean feature norm at the first and at the last logged step.
 
     Returns:
-      Points below 55 %, or infinity if the norms exploded or vanished.
+      The number of points below 55 %, which is above zero for a network that failed. It is infinity
+      if the norms exploded or vanished.
     """
     first, last = norms[0], norms[-1]
+    # Verification looks at directions alone, and does not notice that the norms explode.
     if not (math.isfinite(last) and 1 / EXPLODED < last / first < EXPLODED):
         return math.inf
     return GUESS + CLEARLY - accuracy

@@ -1,4 +1,8 @@
-"""Measures and draws both papers' figures without data: agents, margins, the mesh of points."""
+"""Measures and draws the figures of both papers that need no data set.
+
+They are NormFace's Figures 6 (agents) and 7 (margins), and Ring loss' Figures 2 (angular margin)
+and 3 (a mesh of points). Their features are random points or grid points, made here.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -14,65 +18,95 @@ from hyperface.reproduce import sketches
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 
 LEAST_RATIO = 0.01
-"""Least r of the curves of Ring loss, Figure 2b, which is above zero."""
+"""Smallest norm ratio r at which the curves of Ring loss, Figure 2b, are drawn; r is above zero."""
 
 
-def _two_classes(apart: float, spread: float, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Samples features [images, 3] of two classes on the sphere, with labels [images]."""
+def _sample_two_classes(
+    apart: float, spread: float, count: int = 300
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples the features of two classes on the unit sphere in three dimensions.
+
+    Args:
+      apart: angle between the two class centers, in radians.
+      spread: standard deviation of the noise per coordinate.
+      count: number of features per class.
+
+    Returns:
+      Features [2 * count, 3] of unit length, and labels [2 * count], 0 or 1.
+    """
     rng = np.random.default_rng(0)
     centers = np.array([[np.sin(side), 0.0, np.cos(side)] for side in (-apart / 2, apart / 2)])
     labels = np.repeat([0, 1], count)
     features = centers[labels] + spread * rng.normal(size=(2 * count, 3))
+    # The noise has a radial part too, so the sum does not lie on the sphere.
     return np.asarray(l2_normalize(features)), labels
 
 
-def _settled(features: np.ndarray, labels: np.ndarray, margin: float) -> np.ndarray:
-    """Returns unit agents [2, 3] after descent of C-contrastive loss on fixed features."""
+def _descend_agents(features: np.ndarray, labels: np.ndarray, margin: float) -> np.ndarray:
+    """Returns the agents [2, 3], of unit length, that minimise C-contrastive loss.
+
+    Gradient descent moves the agents alone; the features are fixed.
+    """
 
     def step(agents: jax.Array, _: None) -> tuple[jax.Array, None]:
         def loss(agents: jax.Array) -> jax.Array:
             return jnp.mean(losses.c_contrastive(features, agents, labels, margin=margin))
 
+        # The loss sees only the agents' directions. Without this line every step would lengthen
+        # them (NormFace, Figure 4), and the same step would turn a longer agent less.
         return l2_normalize(agents - 0.05 * jax.grad(loss)(agents)), None
 
+    # Both agents start far from the class means, so that only the descent can bring them there.
     start = jnp.array([[-0.2, 0.6, 0.7], [0.2, -0.6, 0.7]])
     return np.asarray(jax.jit(lambda a: jax.lax.scan(step, a, length=3_000))(start)[0])
 
 
-def _degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Returns the angles [rows], in degrees, between rows of unit length."""
+def _angles_in_degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Returns the angle in degrees, [rows], between each row of one array and that of the other.
+
+    All rows are of unit length.
+    """
+    # Rounding can bring the cosine of two equal vectors above 1, where arccos is NaN.
     return np.degrees(np.arccos(np.clip(np.sum(one * other, axis=-1), -1.0, 1.0)))
 
 
 def agents(context: Context) -> Measured:
-    """Measures NormFace, Figure 6: agents are class means at m = 0, and leave them at m = 1."""
-    features, labels = _two_classes(apart=0.9, spread=0.25)
+    """Measures NormFace, Figure 6: where C-contrastive loss puts the agents of two classes.
+
+    At margin m = 0 the agents end at the class means; at m = 1 they end farther from the boundary.
+    """
+    features, labels = _sample_two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    boundary = means[1] - means[0]
-    boundary /= np.linalg.norm(boundary)
+    # The points that are equally far from two unit vectors form a plane through the origin, and the
+    # difference of the vectors is its normal.
+    normal = means[1] - means[0]
+    normal /= np.linalg.norm(normal)
     entries, panels, lines = [], {}, {}
-    from_boundary = 90 - _degrees(means, np.stack([-boundary, boundary]))
+    # The angle to the plane is 90 degrees less the angle to the normal on the class' own side.
+    from_boundary = 90 - _angles_in_degrees(means, np.stack([-normal, normal]))
     entries.append(Entry.of("class means to the boundary", from_boundary.mean(), "degrees"))
     for margin in (0.0, 1.0):
-        found = _settled(features, labels, margin)
-        to_means = _degrees(found, means)
-        to_boundary = 90 - _degrees(found, np.stack([-boundary, boundary]))
+        ends = _descend_agents(features, labels, margin)
+        to_means = _angles_in_degrees(ends, means)
+        to_boundary = 90 - _angles_in_degrees(ends, np.stack([-normal, normal]))
         entries += [
             Entry.of(f"m = {margin:g}: agents to their class means", to_means.mean(), "degrees"),
             Entry.of(f"m = {margin:g}: agents to the boundary", to_boundary.mean(), "degrees"),
         ]
         if margin == 0.0:
+            # At m = 0 only Eq. 10's distance to the own agent is left; the mean minimises it.
             entries.append(Entry.claim("m = 0: agents are the class means", to_means.max() < 0.1))
         else:
             away = np.all(to_boundary > from_boundary + 0.1)
             entries.append(Entry.claim("m = 1: agents are shifted away from the boundary", away))
         panels[f"m = {margin:g}"] = [
             *(drawings.Points(features[labels == c][:, :2], f"class {c}", 5) for c in (0, 1)),
-            drawings.Points(found[:, :2], "agents", 110, "*"),
+            drawings.Points(ends[:, :2], "agents", 110, "*"),
             drawings.Points(means[:, :2], "class means", 150, "s", hollow=True),
         ]
-        lines[f"m = {margin:g}"] = [_great_circle(boundary), *_to_agents(features, labels, found)]
+        arrows = _arrows_to_agents(features, labels, ends)
+        lines[f"m = {margin:g}"] = [_great_circle(normal), *arrows]
     scale = "two overlapping classes of 300 fixed features on the 3-d sphere, 3,000 steps"
     return Outcome(entries, scale), {
         "Two classes, their means, their agents and the boundary, seen from above; arrows are the "
@@ -81,44 +115,59 @@ def agents(context: Context) -> Measured:
 
 
 def _great_circle(normal: np.ndarray) -> drawings.Line:
-    """Returns the boundary of two classes on the upper half of the sphere, seen from above."""
+    """Returns the boundary between two classes as a half circle on the sphere, seen from above.
+
+    Args:
+      normal: [3] unit normal of the plane that separates the classes.
+    """
+    # Two orthogonal unit vectors in the plane; the first is horizontal, so that half a turn covers
+    # the upper half of the sphere.
     first = np.cross(normal, [0.0, 0.0, 1.0])
     first /= np.linalg.norm(first)
     turn = np.linspace(0, np.pi, 100)[:, None]
-    places = np.cos(turn) * first + np.sin(turn) * np.cross(first, normal)
-    return drawings.Line(places[:, :2], "boundary", style="--")
+    points = np.cos(turn) * first + np.sin(turn) * np.cross(first, normal)
+    return drawings.Line(points[:, :2], "boundary", style="--")
 
 
-def _to_agents(
+def _arrows_to_agents(
     features: np.ndarray, labels: np.ndarray, agents: np.ndarray
 ) -> Iterator[drawings.Line]:
-    """Yields arrows against the gradient of squared distances to agents, for every 12th feature."""
+    """Yields one arrow for every 12th feature: a step that brings it nearer to its own agent.
+
+    The step is the negative gradient of the squared distance, drawn at a tenth of its length.
+    """
 
     def loss(x: jax.Array) -> jax.Array:
         return jnp.sum((l2_normalize(x) - agents[labels]) ** 2)
 
     steps = -np.asarray(jax.grad(loss)(jnp.asarray(features)))
-    for place in range(0, labels.size, 12):
-        start = features[place, :2]
-        ends = np.stack([start, start + 0.1 * steps[place, :2]])
-        yield drawings.Line(ends, "" if place else "steps of features", "#555555", arrow=True)
+    for index in range(0, labels.size, 12):
+        start = features[index, :2]
+        ends = np.stack([start, start + 0.1 * steps[index, :2]])
+        # Only the first arrow has a label, so that the legend lists the arrows once.
+        yield drawings.Line(ends, "" if index else "steps of features", "#555555", arrow=True)
 
 
 def margins(context: Context) -> Measured:
-    """Measures NormFace, Figure 7: pairs and triplets push marginal features, but agents miss some.
+    """Measures NormFace, Figure 7: which features the contrastive and triplet losses push.
 
-    A larger margin never reaches fewer features; the measurement is how many more it reaches.
+    Losses of pairs and triplets push the features near the other class. With the same margin, their
+    versions with agents miss some of these features. A larger margin cannot push fewer features;
+    the measurement is how many more it pushes.
     """
-    features, labels = _two_classes(apart=1.2, spread=0.12)
+    features, labels = _sample_two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
     agents = np.asarray(l2_normalize(agents))
     squared = np.sum((features[:, None] - features[None]) ** 2, axis=2)
     same = labels[:, None] == labels
+    # 4 and 0 are the largest and the smallest squared distance on the unit sphere, so the pairs
+    # that do not count never decide the minimum and the maximum.
     near_pair = np.where(same, 4.0, squared).min(axis=1)
     far_pair = np.where(same, squared, 0.0).max(axis=1)
     to_agents = np.sum((features[:, None] - agents[None]) ** 2, axis=2)
     rows = np.arange(labels.size)
     own, wrong = to_agents[rows, labels], to_agents[rows, 1 - labels]
+    # A hinge of Eq. 7, 8, 10 and 11 pushes a feature where its argument is above zero.
     pushed = {
         "contrastive": (lambda m: near_pair < m, lambda m: wrong < m),
         "triplet": (lambda m: m + far_pair - near_pair > 0, lambda m: m + own - wrong > 0),
@@ -150,9 +199,14 @@ def margins(context: Context) -> Measured:
 
 
 def angular_margin(context: Context) -> Measured:
-    """Measures Ring loss, Figure 2: angular classification margins against the norm ratio."""
+    """Measures Ring loss, Figure 2: the angular classification margin against the norm ratio.
+
+    The margin is the largest angle theta_1 at which a feature x_1 has a larger inner product with
+    its class weight than x_2 has, where r = ||x_2|| / ||x_1||, and delta = cos theta_2.
+    """
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
+        # The margin reaches 0 at r = 1 / delta: beyond it x_2 wins at any angle.
         ratios = np.linspace(LEAST_RATIO, 1 / cosine, 300)
         angles = np.degrees(theory.angular_margin(ratios, cosine))
         lines[f"delta = {cosine:g}"] = (ratios, angles)
@@ -166,7 +220,7 @@ def angular_margin(context: Context) -> Measured:
         Entry.claim(
             "the margin shrinks as r grows", all(np.all(np.diff(y) < 0) for _, y in lines.values())
         ),
-        Entry.claim("it shrinks faster with a larger delta", _falls_faster()),
+        Entry.claim("it shrinks faster with a larger delta", _larger_delta_falls_faster()),
     ]
     drawn = drawings.curves(
         lines,
@@ -183,15 +237,21 @@ def angular_margin(context: Context) -> Measured:
     }
 
 
-def _falls_faster() -> bool:
-    """Returns whether, at every r below 1, the margin falls faster for a larger delta."""
+def _larger_delta_falls_faster() -> bool:
+    """Returns whether the margin falls faster for a larger delta, at every norm ratio below 1."""
+    # r stays below 1, where the margin is above zero for each of these deltas.
     ratios, cosines = np.linspace(0.01, 0.99, 99), np.linspace(0.1, 1.0, 10)
     falls = [-np.diff(np.asarray(theory.angular_margin(ratios, cosine))) for cosine in cosines]
     return all(np.all(more > less) for less, more in itertools.pairwise(falls))
 
 
 def mesh(context: Context) -> Measured:
-    """Measures Ring loss, Figure 3: a mesh of points under softmax and Ring loss, 20 steps."""
+    """Measures Ring loss, Figure 3: how a mesh of points in the plane moves in 20 gradient steps.
+
+    The points are features that descend softmax loss plus lambda times Ring loss, for lambda 0, 1
+    and 10.
+    """
+    # With 16 points per side none lies at the origin, where a feature has no direction.
     side = np.linspace(-1.5, 1.5, 16)
     start = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
     weights = jnp.array([[0.0, 1.0], [0.0, -1.0]])
@@ -202,9 +262,10 @@ def mesh(context: Context) -> Measured:
     settled, last, turned = {}, {}, {}
 
     @jax.jit
-    def moved(points: jax.Array | np.ndarray, weight: float) -> jax.Array:
+    def descend_once(points: jax.Array | np.ndarray, weight: float) -> jax.Array:
         def loss(points: jax.Array | np.ndarray) -> jax.Array:
             softmax = losses.softmax(points, weights, target, normalize="agents")
+            # A sum, not a mean, so that each point moves as if it were alone.
             return jnp.sum(softmax + weight * losses.ring(points, 1.0))
 
         return points - size * jax.grad(loss)(points)
@@ -212,12 +273,13 @@ def mesh(context: Context) -> Measured:
     for weight in (0, 1, 10):
         before_last = points = start
         for _ in range(steps):
-            before_last, points = points, moved(points, float(weight))
+            before_last, points = points, descend_once(points, float(weight))
         reached = np.asarray(points)
         norms[weight] = np.linalg.norm(reached, axis=1)
         last[weight] = np.linalg.norm(reached - before_last, axis=1).mean()
+        # Twenty steps cannot tell slow convergence from none, so the descent goes on.
         for _ in range(further):
-            points = moved(points, float(weight))
+            points = descend_once(points, float(weight))
         settled[weight] = np.linalg.norm(points, axis=1).mean()
         to_target = np.degrees(np.arccos(np.clip(reached[:, 1] / norms[weight], -1, 1)))
         turned[weight] = 90 - to_target.mean()

@@ -1,4 +1,8 @@
-"""Measures how well untrained features verify faces, by the protocols of trained features."""
+"""Measures how well features verify faces that no network was trained to compute.
+
+Raw pixels and eigenfaces (principal components of pixels) are scored by the same protocols as a
+trained network. Its scores mean something only above these.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,24 +20,28 @@ from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.runs.embedding import open_network
 
 FITTED_TO = "faces"
-"""The data set whose training images the eigenfaces are fitted to."""
+"""The data set on whose training images the eigenfaces are computed."""
 RUN = "faces-softmax"
+"""The run whose network is scored beside raw pixels and eigenfaces."""
 LISTS = {
     "lfw": "LFW, 6,000 pairs",
     "cfp-ff": "CFP, frontal and frontal",
     "cfp-fp": "CFP, frontal and profile",
 }
+"""Protocol with a published list of pairs -> its name in the table."""
 FIGURES = ("accuracy", "EER", "AUC", "TAR at FAR 0.1 %")
+"""Names of the scores that are shown."""
 COMPONENTS = 200
+"""Number of eigenfaces."""
 
 
 def _dataset(protocol: str) -> str:
-    """Returns the data set of a published list, which names one."""
+    """Returns the name of the data set to which the images of a protocol's list belong."""
     return registry.PROTOCOLS[protocol].dataset or ""
 
 
 def features(context: Context) -> Measured:
-    """Scores raw pixels and eigenfaces beside a softmax network, all without mirror images."""
+    """Scores raw pixels, eigenfaces and a softmax network, all without mirror images."""
     protocols = context.data_dir / "protocols"
     there = [
         name
@@ -42,9 +50,12 @@ def features(context: Context) -> Measured:
         and all((protocols / file).exists() for file in registry.PROTOCOLS[name].file_names)
     ]
     training = open_split(FITTED_TO, "train", context.data_dir)
+    # The randomised solver computes only the needed few of tens of thousands of components. It is
+    # seeded, so that the scores are the same each time.
     eigenfaces = PCA(COMPONENTS, svd_solver="randomized", random_state=0)
     eigenfaces.fit(_pixels(training, context).features)
     settings, entries = Settings(PRESETS["plain"]), []
+    # By data set: LFW or CFP is embedded once for all of its lists.
     for dataset in dict.fromkeys(map(_dataset, there)):
         split = open_split(dataset, "test", context.data_dir)
         pixels = _pixels(split, context)
@@ -70,9 +81,10 @@ def features(context: Context) -> Measured:
 
 
 def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
-    """Returns one entry per score; of CFP's two TARs, the last, over the pairs of all splits."""
+    """Returns one entry per name in FIGURES, with the score of that name."""
     entries = []
     for column in FIGURES:
+        # CFP has two TARs: the mean over the splits and, last, that over the pairs of all splits.
         found = [figure for name, figure in scored.items() if name.startswith(column)][-1]
         spread = None if found.spread is None else 100 * found.spread
         entries.append(Entry(row, (100 * found.value,), column, "%", 2, spread))
@@ -81,5 +93,6 @@ def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
 
 def _pixels(split: Split, context: Context) -> NamedFeatures:
     """Returns pixels [images, height * width * channels] float32 in [-1, 1), with image names."""
+    # As the features of the network "pixels", so that they are read and scaled as for any network.
     pixels, _ = feature_cache.embed(split, open_network(Path("pixels")).apply, context)
     return NamedFeatures([record["name"].decode() for record in split.records], pixels)

@@ -1,6 +1,6 @@
-"""Box arithmetic: windows to boxes, corrections, squares, non-maximum suppression, points.
+"""Computes with boxes: windows to boxes, corrections, squares, non-maximum suppression, landmarks.
 
-A box is (left, top, right, bottom) in pixels, and pixel i reaches from i to i + 1: the box of a
+A box is (left, top, right, bottom) in pixels. Pixel i extends from i to i + 1, so that the box of a
 whole image is (0, 0, width, height). Landmarks are measured from the centre of the first pixel.
 """
 
@@ -11,9 +11,10 @@ import numpy as np
 from hyperface.data.detection.networks import PNET_SIDE, STRIDE
 
 POINT_SHIFT = 0.5
-"""What is added to a point: half a pixel off for the centre of the first pixel, and one pixel on
-because the programs with which templates were measured count pixels from 1. On 250 photos another
-program's points lie 1.0 pixels right of and below the exact place."""
+"""What is added to the x and y of a landmark. Half a pixel is subtracted, since landmarks are
+measured from the centre of the first pixel. One pixel is added, since the programs by which the
+templates were measured count pixels from 1: on 250 photos, the landmarks of another such program
+are 1.0 pixel to the right of and below the exact place."""
 
 
 def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -21,11 +22,11 @@ def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np
 
     Args:
       rows: [n] row of each window in the network's output.
-      columns: [n] its column.
-      scale: [2] by how much the photo was shrunk in x and y.
+      columns: [n] column of each window.
+      scale: [2] size of the level over the size of the photo, in x and y.
 
     Returns:
-      [n, 4].
+      [n, 4] boxes in pixels of the photo.
     """
     corner = STRIDE * np.stack([columns, rows], axis=1)
     return np.concatenate([corner, corner + PNET_SIDE], axis=1) / np.tile(scale, 2)
@@ -63,22 +64,22 @@ def squares(boxes: np.ndarray) -> np.ndarray:
 def overlap(
     box: np.ndarray, boxes: np.ndarray, of: Literal["union", "smaller"] = "union"
 ) -> np.ndarray:
-    """Returns the area that a box shares with each of the others, as a fraction.
+    """Returns the area that a box shares with each of several boxes, as a fraction.
 
     Args:
       box: [4].
       boxes: [n, 4].
-      of: what the shared area is divided by: the area of both together, or of the smaller box.
+      of: the area by which the shared area is divided: that of the union, or of the smaller box.
 
     Returns:
       [n], from 0 to 1.
     """
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    # Clipped side by side: two negative sides would multiply to a positive area.
+    # Each side is clipped, since two negative sides would multiply to a positive area.
     shared = np.maximum(high - low, 0.0).prod(axis=1)
     area, areas = (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     whole = area + areas - shared if of == "union" else np.minimum(area, areas)
-    # A box without area overlaps nothing, and must not make 0 / 0.
+    # A box without area overlaps nothing; without the maximum, 0 / 0 would be NaN.
     return shared / np.maximum(whole, 1e-9)
 
 
@@ -88,37 +89,37 @@ def suppressed(
     threshold: float,
     of: Literal["union", "smaller"] = "union",
 ) -> np.ndarray:
-    """Non-maximum suppression: of boxes that overlap too much, only the best one stays.
+    """Applies non-maximum suppression: of boxes that overlap too much, only the best one stays.
 
     Args:
       boxes: [n, 4].
       scores: [n].
-      threshold: the overlap above which the box of the lower score goes.
+      threshold: the overlap above which the box with the lower score is removed.
       of: as in `overlap`.
 
     Returns:
-      Indices of the boxes that stay, best score first; equal scores keep their order.
+      Indices of the boxes that stay, with the best score first; equal scores keep their order.
     """
-    # Stable, so that equal scores keep the order of the windows on every machine.
+    # A stable sort, so that equal scores keep the order of the windows on every machine.
     order = np.argsort(-scores, kind="stable")
     kept = []
     while order.size:
         best, order = order[0], order[1:]
         kept.append(best)
-        # Only against boxes that stay: one that is suppressed suppresses no other.
+        # Compared only with boxes that stay: a suppressed box does not suppress others.
         order = order[overlap(boxes[best], boxes[order], of) <= threshold]
     return np.array(kept, np.intp)
 
 
 def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Returns O-net's points as (x, y) in pixels of the photo.
+    """Returns O-net's landmarks as (x, y) in pixels of the photo.
 
     Args:
-      boxes: [n, 4], the windows that the network looked at.
-      fractions: [n, 10], five x and five y as fractions of a window.
+      boxes: [n, 4] the windows that were the network's input.
+      fractions: [n, 10] five x and five y, as fractions of a window.
 
     Returns:
-      [n, 5, 2], moved by POINT_SHIFT.
+      [n, 5, 2], with POINT_SHIFT added.
     """
     xy = np.stack([fractions[:, :5], fractions[:, 5:]], axis=-1)
     return boxes[:, None, :2] + xy * (boxes[:, None, 2:] - boxes[:, None, :2]) + POINT_SHIFT

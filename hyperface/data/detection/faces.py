@@ -1,4 +1,4 @@
-"""What a detector returns, and which of several faces is meant."""
+"""Defines what a detector returns, and chooses among several faces of a photo."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,28 +15,28 @@ class Faces(NamedTuple):
     boxes: np.ndarray
     """[n, 4] left, top, right, bottom in pixels."""
     scores: np.ndarray
-    """[n] how sure the detector is; only their order matters."""
+    """[n] how sure the detector is of each face; only their order matters."""
     landmarks: np.ndarray
     """[n, 5, 2] points (x, y) in pixels, in the order of `hyperface.data.landmarks`."""
 
 
 Detector = Callable[[np.ndarray], tuple[Any, Any, Any]]
-"""A function from a photo, [height, width, 3] uint8 in RGB order and upright, to the arrays of
-`Faces`: boxes [n, 4], scores [n], landmarks [n, 5, 2]. Of a photo without a face n is 0."""
+"""A function from a photo to the arrays of `Faces`: boxes [n, 4], scores [n], landmarks [n, 5, 2].
+The photo is upright, [height, width, 3] uint8 in RGB order. For a photo without a face, n is 0."""
 
 Which = Literal["largest", "central", "all"]
 """Which faces of a photo are taken; see `chosen`."""
 
 
 def checked(found: Any) -> Faces:
-    """Returns what a detector gave as arrays of float64.
+    """Checks the result of a detector, and returns it as arrays of float64.
 
     Raises:
       InputError: the shapes are not those of `Faces`, or a box or a score is not finite.
     """
     try:
         boxes, scores, landmarks = (np.asarray(part, np.float64) for part in found)
-        # A photo without a face may come as arrays without their other axes.
+        # For a photo without a face, a detector may return empty arrays of one axis.
         boxes, landmarks = boxes.reshape(-1, 4), landmarks.reshape(-1, 5, 2)
         if scores.shape != (len(boxes),) or len(landmarks) != len(boxes):
             raise ValueError("numbers of faces that differ")
@@ -52,28 +52,26 @@ def checked(found: Any) -> Faces:
 
 
 def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np.ndarray:
-    """Returns the indices of the faces that are meant in a photo.
-
-    Faces whose landmarks cannot be aligned are left out.
+    """Chooses among the faces of a photo; faces whose landmarks cannot be aligned are left out.
 
     Args:
-      faces: of the photo.
+      faces: the faces of the photo.
       shape: (height, width) of the photo.
-      which: "largest" takes the face of the largest side, where a face at the edge of the photo
-        counts as half as large as one in its centre. "central" takes the face nearest to the
-        centre (L1), as NormFace's code does. "all" takes every face, the largest first.
+      which: "largest" takes the largest face, where a face at the edge of the photo counts as half
+        as large as one at its centre. "central" takes the face nearest to the centre by L1
+        distance, as NormFace's code does. "all" takes every face, the largest first.
 
     Returns:
-      [k] indices; none if the photo has no face.
+      [k] indices of the chosen faces; k is 0 if the photo has no face.
     """
     usable = np.array([i for i in range(len(faces.boxes)) if _alignable(faces, i, shape)], np.intp)
     boxes = faces.boxes[usable]
     half = np.array(shape[::-1]) / 2
     away = (boxes[:, :2] + boxes[:, 2:]) / 2 - half
-    # A detector of the user's may give a box with swapped sides, of negative area.
+    # A detector of the user may return a box with swapped sides, which has a negative area.
     sides = np.sqrt(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(axis=1))
     if which == "all":
-        # Stable, so that equal faces keep the detector's order.
+        # A stable sort, so that faces of equal size keep the detector's order.
         return usable[np.argsort(-sides, kind="stable")]
     if which == "largest":
         off_centre = np.clip(np.abs(away) / half, 0.0, 1.0).max(axis=1, initial=0.0)
@@ -84,6 +82,7 @@ def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np
 
 
 def _alignable(faces: Faces, index: int, shape: tuple[int, int]) -> bool:
+    """Returns whether the landmarks of a face are possible."""
     try:
         check_landmarks(faces.landmarks[index], shape)
     except ValueError:

@@ -1,4 +1,8 @@
-"""MTCNN: three networks, each of which looks more closely at what the one before let through."""
+"""Detects faces by MTCNN: three networks in a row, each of which checks what the one before found.
+
+P-net scans the photo at many sizes, R-net rejects most of its windows, and O-net decides and finds
+the landmarks.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -19,25 +23,26 @@ from hyperface.devices import compiler
 from hyperface.errors import expect
 
 SMALLEST, PARTS = 20.0, 50.0
-"""The smallest face has 20 pixels, and in a large photo a fiftieth of its longer side."""
+"""Side of the smallest face to find: 20 pixels, or in a large photo a fiftieth of its longer
+side."""
 MOST = 2000
-"""Windows of a level, and of a photo, that are looked at again: a hundred times what photos have.
-It bounds time and memory for pictures that are all texture."""
+"""Largest number of windows of a level, and of a photo, that pass to the next network. It is a
+hundred times what photos need, and limits time and memory for pictures that are full of texture."""
 BATCHES = {"pnet": 1, "rnet": 32, "onet": 4}
-"""Inputs that go through a network at once; the last batch is filled up. One size per network
-means one compilation per network, whatever the photos are."""
+"""Number of inputs per batch of each network; the last batch is filled up. With one size per
+network, each network is compiled once for all photos."""
 
 
 @dataclass(frozen=True)
 class Mtcnn:
     """Finds faces and their five landmarks in photos of any size.
 
-    Its work and its memory are bounded: a photo of more than 1,000 pixels is searched for faces of
-    at least a fiftieth of its longer side.
+    Its time and memory are limited: in a photo whose longer side has more than 1,000 pixels, it
+    finds faces of at least a fiftieth of that side.
 
-    The landmarks lie one pixel to the right of and below the exact place, as those of the released
-    programs do (MATLAB counts pixels from 1). The templates of `hyperface.data.alignment` were
-    measured with such points, so that aligned faces lie where the papers' faces do.
+    The landmarks are one pixel to the right of and below their exact place, as those of the
+    released programs are (MATLAB counts pixels from 1). The templates in `hyperface.data.alignment`
+    were measured with such landmarks, so aligned faces are where the papers' faces are.
 
     Raises:
       InputError: the extra `detect` is not installed, or a setting is out of range.
@@ -54,7 +59,7 @@ class Mtcnn:
     smallest: float | None = None
     """Side in pixels of the smallest face to find; by default 20, and more in large photos."""
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
-    """Probability of a face above which a window passes each of the three networks."""
+    """For each network, the probability of a face above which a window passes."""
     weights: Arrays = field(default_factory=installed_weights, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +79,7 @@ class Mtcnn:
         return self._judged(photo, boxes)
 
     def _proposals(self, photo: Photo) -> np.ndarray:
-        """Squares of the photo that may be faces, by P-net at every level of the pyramid."""
+        """Returns squares [n, 4] that may be faces, by P-net at every level of the pyramid."""
         longer = max(photo.height, photo.width)
         smallest = self.smallest or max(SMALLEST, longer / PARTS)
         sizes = levels(photo.height, photo.width, smallest)
@@ -87,7 +92,8 @@ class Mtcnn:
             rows, columns, values = (np.concatenate(parts) for parts in zip(*own, strict=True))
             boxes = window_boxes(rows, columns, scale)
             best = _best(boxes, values[:, 0], 0.5)
-            # Suppressed before the correction, on the windows, and again over all levels below.
+            # Suppressed on the windows of a level before they are corrected; the corrected boxes of
+            # all levels are suppressed again below.
             kept.append((corrected(boxes[best], values[best, 1:]), values[best, 0]))
         if not kept:
             return np.zeros((0, 4))
@@ -95,35 +101,34 @@ class Mtcnn:
         return squares(boxes[_best(boxes, scores, 0.7)])
 
     def _refined(self, photo: Photo, boxes: np.ndarray) -> np.ndarray:
-        """Returns the squares that R-net lets through, corrected."""
+        """Returns the squares that pass R-net, corrected by it."""
         values = self._run("rnet", photo.windows(boxes, RNET_SIDE))
         passed = values[:, 0] > self.thresholds[1]
         boxes, values = corrected(boxes[passed], values[passed, 1:]), values[passed]
         return squares(boxes[_best(boxes, values[:, 0], 0.7)])
 
     def _judged(self, photo: Photo, boxes: np.ndarray) -> Faces:
-        """Returns the faces among squares, by O-net; a second look at the box gives the landmarks.
-
-        The first look's square is off by some pixels, which moves the points: a second one brings
-        the 90th percentile of their error from 5.5 to 4.4 % of the distance of the eyes.
-        """
+        """Returns the faces among the squares, by O-net."""
         values = self._run("onet", photo.windows(boxes, ONET_SIDE))
         passed = values[:, 0] > self.thresholds[2]
         boxes, scores = corrected(boxes[passed], values[passed, 1:5]), values[passed, 0]
-        # By the smaller box: a box inside of another one has a small overlap with both together.
+        # Over the smaller box: a box inside a larger one overlaps little with the union of both.
         kept = _best(boxes, scores, 0.7, "smaller")
         boxes, scores = boxes[kept], scores[kept]
+        # The square of the first pass is off by some pixels, which moves the landmarks. A second
+        # pass on the corrected square reduces the 90th percentile of their error from 5.5 to 4.4 %
+        # of the distance between the eyes.
         again = squares(boxes)
         values = self._run("onet", photo.windows(again, ONET_SIDE))
         return Faces(boxes, scores, points_in(again, values[:, 5:]))
 
     def _run(self, network: str, inputs: np.ndarray) -> np.ndarray:
-        """Returns a network's output for uint8 inputs, batch by batch."""
+        """Returns the output of a network for uint8 inputs, computed batch by batch."""
         size, run = BATCHES[network], _program(network)
         found = []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
-            # Filled up to the one size that is compiled; the rest of the output is cut off.
+            # Filled up to the one compiled size; the output of the filler is cut off.
             filled = np.zeros((size, *inputs.shape[1:]), np.uint8)
             filled[: len(batch)] = batch
             found.append(np.asarray(run(self.weights[network], filled))[: len(batch)])
@@ -134,11 +139,11 @@ class Mtcnn:
 
 @functools.cache
 def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], jax.Array]:
-    """Returns a network from uint8 pixels on, compiled once per process."""
+    """Returns a network as a compiled function of weights and uint8 pixels, once per process."""
     function = getattr(networks, network)
 
     def run(weights: networks.Weights, pixels: jax.Array) -> jax.Array:
-        # Faster accelerator formats would move points by more than a crop shows.
+        # By default accelerators multiply in a shorter format, which moves landmarks visibly.
         with jax.default_matmul_precision("highest"):
             return function(weights, (pixels.astype(jnp.float32) - 127.5) / 128.0)
 
@@ -146,7 +151,7 @@ def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], j
 
 
 def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> np.ndarray:
-    """Returns the pyramid of a photo, [canvases, CANVAS, CANVAS, 3]."""
+    """Returns the pyramid of a photo as canvases, [canvases, CANVAS, CANVAS, 3] uint8."""
     canvases = np.zeros((1 + max((t.canvas for t in tiles), default=-1), CANVAS, CANVAS, 3), "u1")
     for level, size in enumerate(sizes):
         pixels = photo.resized(*size)
@@ -164,8 +169,8 @@ def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> 
 def _passed(
     maps: np.ndarray, tile: Tile, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns row, column and P-net's values of each window of a tile that passes."""
-    # Tiles lie at even places, so that a window of a tile is one of the canvas.
+    """Returns the row, the column and P-net's values of each window of a tile that passes."""
+    # Tiles are at even places, so that the windows of a tile are also windows of the canvas.
     row, column = tile.row // STRIDE, tile.column // STRIDE
     height, width = grid(tile.height), grid(tile.width)
     values = maps[tile.canvas, row : row + height, column : column + width]
@@ -179,7 +184,7 @@ def _best(
     threshold: float,
     of: Literal["union", "smaller"] = "union",
 ) -> np.ndarray:
-    """Non-maximum suppression among the boxes of the best scores, at most MOST."""
-    # Cut before the suppression, whose cost grows with the square of the boxes.
+    """Returns the boxes that stay after non-maximum suppression, among the MOST best ones."""
+    # Limited before the suppression, whose cost grows with the square of the number of boxes.
     order = np.argsort(-scores, kind="stable")[:MOST]
     return order[suppressed(boxes[order], scores[order], threshold, of)]

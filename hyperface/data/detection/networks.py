@@ -1,8 +1,8 @@
-"""The three networks of MTCNN as pure functions of weights and pixels.
+"""Defines the three networks of MTCNN as pure functions of weights and pixels.
 
-Each takes windows [batch, height, width, 3] as float32 (pixel - 127.5) / 128 in RGB order and looks
-at windows of one side: P-net slides one of 12 pixels over an image, R-net and O-net get whole
-windows of 24 and 48 pixels. Corrections of a box are fractions of the window's side.
+Each takes images [batch, height, width, 3] float32 in RGB order, scaled by (pixel - 127.5) / 128.
+P-net slides a window of 12 x 12 pixels over an image. R-net and O-net get single windows of 24 x 24
+and 48 x 48 pixels. Corrections of a box are fractions of the window's side.
 
 References:
   K. Zhang, Z. Zhang, Z. Li, Y. Qiao. Joint face detection and alignment using multitask cascaded
@@ -14,17 +14,18 @@ import jax.numpy as jnp
 from jax import lax
 
 Weights = dict[str, jax.Array]
-"""Arrays of a network by name: NAME/kernel and NAME/bias of a layer, NAME/slope of its PReLU."""
+"""Name -> array of a network: LAYER/kernel and LAYER/bias, and LAYER/slope for its PReLU."""
 
 PNET_SIDE, RNET_SIDE, ONET_SIDE = 12, 24, 48
-"""Side of the window that each network looks at, in pixels."""
+"""Side of each network's window in pixels."""
 STRIDE = 2
-"""Pixels between neighbouring windows of P-net."""
+"""Distance between neighbouring windows of P-net in pixels."""
 
 
 def _layer(name: str, *kernel: int, prelu: bool = True) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the arrays of a layer."""
     arrays = {f"{name}/kernel": kernel, f"{name}/bias": kernel[-1:]}
-    # A convolution has one slope per channel for all places.
+    # The PReLU of a convolution has one slope per channel, shared by all places.
     slope = (1, 1, kernel[-1]) if len(kernel) == 4 else kernel[-1:]
     return arrays | ({f"{name}/slope": slope} if prelu else {})
 
@@ -60,7 +61,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def pnet(weights: Weights, images: jax.Array) -> jax.Array:
-    """Looks for faces in every window of 12 pixels, each two pixels from the next.
+    """Computes the probability of a face in every window of 12 x 12 pixels, with stride 2.
 
     Args:
       weights: those of SHAPES["pnet"].
@@ -76,7 +77,7 @@ def pnet(weights: Weights, images: jax.Array) -> jax.Array:
 
 
 def rnet(weights: Weights, windows: jax.Array) -> jax.Array:
-    """Judges windows of 24 pixels.
+    """Computes the probability of a face in windows of 24 x 24 pixels.
 
     Args:
       weights: those of SHAPES["rnet"].
@@ -92,7 +93,7 @@ def rnet(weights: Weights, windows: jax.Array) -> jax.Array:
 
 
 def onet(weights: Weights, windows: jax.Array) -> jax.Array:
-    """Judges windows of 48 pixels and finds five points in each.
+    """Computes the probability of a face and five landmarks in windows of 48 x 48 pixels.
 
     Args:
       weights: those of SHAPES["onet"].
@@ -112,6 +113,7 @@ def onet(weights: Weights, windows: jax.Array) -> jax.Array:
 
 
 def _conv(weights: Weights, name: str, x: jax.Array) -> jax.Array:
+    """Applies a convolution without padding, and its PReLU."""
     kernel = weights[f"{name}/kernel"]
     x = lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -120,12 +122,14 @@ def _conv(weights: Weights, name: str, x: jax.Array) -> jax.Array:
 
 
 def _dense(weights: Weights, x: jax.Array) -> jax.Array:
-    # The weights are of a program that stores columns first.
+    """Applies the dense layer "dense" to a feature map, and its PReLU."""
+    # The weights come from a program that stores the columns of a feature map first.
     x = x.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)
     return _prelu(weights, "dense", _linear(weights, "dense", x))
 
 
 def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
+    """Applies a dense layer, or a convolution of 1 x 1, without PReLU."""
     kernel = weights[f"{name}/kernel"]
     bias = weights[f"{name}/bias"].reshape((1,) * (x.ndim - 1) + (-1,))
     # A convolution of 1 x 1 and a dense layer are the same product.
@@ -133,18 +137,20 @@ def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
 
 
 def _prelu(weights: Weights, name: str, x: jax.Array) -> jax.Array:
+    """Applies the PReLU of a layer: max(x, 0) + slope min(x, 0)."""
     slope = weights[f"{name}/slope"].reshape((1,) * (x.ndim - 1) + (-1,))
     return jnp.maximum(x, 0.0) + slope * jnp.minimum(x, 0.0)
 
 
 def _pool(x: jax.Array, side: int, padding: str) -> jax.Array:
+    """Applies max pooling with stride 2."""
     window, strides = (1, side, side, 1), (1, 2, 2, 1)
-    # -inf, so that padding never is the largest value.
+    # Padding is -inf, which is never the maximum; 0 would be one among negative values.
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
 
 
 def _probability(weights: Weights, x: jax.Array) -> jax.Array:
-    """Softmax over (no face, face), of which the second is kept."""
+    """Returns the probability of a face: the second output of the softmax over (no face, face)."""
     logits = _linear(weights, "face", x)
     # The softmax of two logits is the sigmoid of their difference, which cannot overflow.
     return jax.nn.sigmoid(logits[..., 1:] - logits[..., :1])

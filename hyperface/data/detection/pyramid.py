@@ -1,7 +1,7 @@
-"""A photo at many sizes: the pyramid that P-net searches and the windows of the other two.
+"""Resizes a photo to the pyramid that P-net searches, and to the windows of R-net and O-net.
 
-All levels of a pyramid are packed onto canvases of one size, so that P-net is compiled once for
-photos of every size, and needs the same memory for each.
+All levels of a pyramid are packed onto canvases of one size, so that P-net is compiled once, and
+needs the same memory, for photos of every size.
 """
 
 import math
@@ -15,43 +15,46 @@ from hyperface.data.detection.networks import PNET_SIDE, STRIDE
 CANVAS = 256
 """Side of a canvas in pixels. The pyramid of a photo of 250 x 250 pixels fits onto one."""
 FACTOR = 0.709
-"""How much smaller each level is than the one before: half the area."""
+"""Side of each level over the side of the level before; the area halves."""
 GREY = 128
-"""Value of the pixels outside of a photo, which the networks see as zero."""
+"""Value of the pixels outside of a photo; scaled for the networks it is about zero."""
 _OVERLAP = PNET_SIDE - STRIDE
+"""Pixels by which neighbouring tiles overlap."""
 
 
 class Tile(NamedTuple):
-    """A part of a level of the pyramid, and where it lies on a canvas."""
+    """A part of a level of the pyramid, and its place on a canvas; all in pixels."""
 
     level: int
+    """Index of the level."""
     top: int
     left: int
-    """Place of the part in its level."""
+    """The top left corner of the part in its level, with `top`."""
     height: int
     width: int
     canvas: int
+    """Index of the canvas."""
     row: int
     column: int
-    """Place of the part on the canvas."""
+    """The top left corner of the part on its canvas, with `row`."""
 
 
 class Photo:
-    """A photo with copies of half, a quarter, ... of its size, from which parts are resized.
+    """A photo with copies of a half, a quarter and so on of its size, from which parts are resized.
 
-    Pillow's resizing of a small part of a large image reads every pixel below it. With these copies
-    a window costs the same, whatever the size of the face.
+    To reduce a part of an image, Pillow reads all of its pixels. With these copies the cost of a
+    window does not depend on the size of the face.
     """
 
     def __init__(self, pixels: np.ndarray) -> None:
-        """Takes [height, width, 3] uint8."""
+        """Computes the copies of a photo, [height, width, 3] uint8."""
         self.height, self.width = pixels.shape[:2]
         self.copies = [Image.fromarray(pixels)]
         while min(self.copies[-1].size) >= 4 * PNET_SIDE:
             self.copies.append(self.copies[-1].reduce(2))
 
     def _halvings(self, shrink: float) -> int:
-        """Place of the smallest copy that is at least as large as the photo over `shrink`."""
+        """Returns the index of the smallest copy that is not smaller than the photo / `shrink`."""
         return min(int(math.log2(max(shrink, 1.0))), len(self.copies) - 1)
 
     def resized(self, height: int, width: int) -> np.ndarray:
@@ -60,23 +63,23 @@ class Photo:
         return np.asarray(copy.resize((width, height), Image.Resampling.BILINEAR))
 
     def windows(self, boxes: np.ndarray, side: int) -> np.ndarray:
-        """Returns square parts at one size; what lies outside of the photo is grey.
+        """Cuts square parts out of the photo at one size; grey outside of the photo.
 
         Args:
-          boxes: [n, 4] as in `boxes`.
-          side: of the result, in pixels.
+          boxes: [n, 4] boxes (left, top, right, bottom) in pixels of the photo.
+          side: side of each result in pixels.
 
         Returns:
           [n, side, side, 3] uint8.
         """
         found = np.empty((len(boxes), side, side, 3), np.uint8)
         for place, box in enumerate(boxes):
-            # `transform` weighs four pixels: from a larger copy it would skip those in between.
+            # `transform` blends only the four nearest pixels, and would skip the others.
             halvings = self._halvings((box[2] - box[0]) / side)
             part = self.copies[halvings].transform(
                 (side, side),
                 Image.Transform.EXTENT,
-                # Half of an odd side is rounded up, so that the scale is a power of two.
+                # `reduce` rounds half of an odd side up, so the scale is exactly a power of two.
                 tuple(box / 2**halvings),
                 Image.Resampling.BILINEAR,
                 fillcolor=(GREY, GREY, GREY),
@@ -89,14 +92,14 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
     """Returns the (height, width) of each level of a photo's pyramid, the largest first.
 
     Args:
-      height: of the photo.
-      width: of the photo.
-      smallest: side in pixels of the smallest face to find, which fills a window of P-net at the
-        first level.
+      height: height of the photo.
+      width: width of the photo.
+      smallest: side in pixels of the smallest face to find; at the first level such a face fills a
+        window of P-net.
     """
     sizes = []
     scale = PNET_SIDE / smallest
-    # A level must hold at least one window of P-net.
+    # A level must be at least as large as one window of P-net.
     while min(height, width) * scale >= PNET_SIDE:
         sizes.append((round(height * scale), round(width * scale)))
         scale *= FACTOR
@@ -104,11 +107,11 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
 
 
 def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
-    """Cuts levels into tiles and lays these on canvases in rows, the highest tiles first.
+    """Cuts levels into tiles, and places the tiles in rows on canvases.
 
-    Neighbouring tiles overlap, so that each window of a level lies completely in one tile. Tiles
-    start at even rows and columns, as windows do, so a window's result does not depend on the place
-    of its tile.
+    Neighbouring tiles overlap, so that each window of a level is completely inside one tile. Tiles
+    start at even rows and columns, as P-net's windows do, so that the result of a window does not
+    depend on the place of its tile.
 
     Args:
       sizes: (height, width) of each level.
@@ -120,7 +123,7 @@ def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
         for left in _starts(width)
     ]
     tiles, canvas, row, column, bottom = [], 0, 0, 0, 0
-    # The highest first: the first tile of a row sets its height, and little stays empty.
+    # The highest tiles first: the first tile of a row sets its height, and little stays empty.
     for height, width, level, top, left in sorted(parts, key=lambda part: -part[0]):
         if column + width > CANVAS:
             row, column = bottom, 0
@@ -138,10 +141,12 @@ def grid(length: int) -> int:
 
 
 def _even(length: int) -> int:
+    """Returns the next even number."""
     # The next tile must start at a place where a window of P-net starts.
     return length + length % STRIDE
 
 
 def _starts(length: int) -> range:
-    """Returns where the tiles along one side of a level start; the last has an own window."""
+    """Returns where the tiles along one side of a level start."""
+    # The end of the range leaves out a last tile that would have no window of its own.
     return range(0, length - PNET_SIDE + 1, CANVAS - _OVERLAP)

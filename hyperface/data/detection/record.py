@@ -1,7 +1,7 @@
-"""Runs a detector over a source and writes the landmarks file, which people may edit.
+"""Runs a detector over a source of photos and writes the landmarks file, which people may edit.
 
-Photos are done in parts, each of which is a file of its own until the landmarks file is whole: a
-killed command goes on after its last part.
+The photos are processed in parts. Each finished part is stored in a file until the landmarks file
+is complete, so that a killed command continues after its last part.
 """
 
 import contextlib
@@ -26,20 +26,21 @@ from hyperface.errors import InputError
 from hyperface.files import digest, read_json
 
 LANDMARKS, SUMMARY = "landmarks.csv", "landmarks.json"
-"""What is written into the folder: the landmarks, and what they were found in and by."""
+"""Names of the landmarks file, and of the file with a summary and the key of its inputs."""
 BOX = ("left", "top", "right", "bottom")
 EXTRA = ("score", *BOX, "faces")
-"""Columns that people look at and `read_landmarks` ignores; `faces` is the number in the photo."""
+"""Columns for people, which `read_landmarks` ignores. `faces` is the number in the photo."""
 PART = 1000
-"""Photos of a part."""
+"""Number of photos per part."""
 AHEAD = 4
-"""Decoded photos that wait for the detector: at most 300 MB of the largest."""
+"""Number of decoded photos that wait for the detector; the largest photos take 300 MB together."""
 
 
 class Found(NamedTuple):
-    """Where the landmarks of a source are, and what was found."""
+    """The landmarks file of a source, and the numbers of photos and faces."""
 
     path: Path
+    """The landmarks file."""
     photos: int
     with_faces: int
     with_several: int
@@ -65,25 +66,26 @@ def find_landmarks(
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
-    """Finds the faces of a source and writes `landmarks.csv` into a folder, unless it is there.
+    """Finds the faces of a source and writes `landmarks.csv` into a folder.
 
-    A photo without a face gets a line of nan, which can be filled in by hand.
+    If the landmarks of the same photos are there already, they are returned. A photo without a face
+    gets a line of nan, which can be filled in by hand.
 
     Args:
       source: the photos.
-      detector: as `Detector` says; `Mtcnn()` is one.
-      folder: of the data set that is prepared from the photos.
-      which: which of several faces of a photo are taken, as `chosen` says.
-      keep: names of the photos to look at; None looks at all.
-      replace: take the place of landmarks of another source, detector or choice.
-      progress: called with (photos done, photos in all).
+      detector: a function as in `Detector`, such as `Mtcnn()`.
+      folder: the folder of the data set that is prepared from the photos.
+      which: which of several faces in a photo are taken, as in `chosen`.
+      keep: names of the photos to search; None searches all.
+      replace: whether landmarks of other photos, or of another detector or choice, are replaced.
+      progress: called with (number of finished photos, number of all photos).
 
     Raises:
-      InputError: the folder has landmarks that were edited, or of other photos; it cannot be
-        written; or the detector returned something else than faces.
+      InputError: the folder has landmarks that were edited, or landmarks of other photos; it cannot
+        be written; or the detector returned something other than faces.
     """
     indices = [i for i, name in enumerate(source.names) if keep is None or name in keep]
-    # Everything that the landmarks depend on: other parts must not be mixed in.
+    # The key covers all inputs of the landmarks, so that parts of other inputs are never mixed in.
     what = [source.fingerprint, _described(detector), which, [source.names[i] for i in indices]]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     with owned.locked(folder, "being prepared"), owned.writing(folder):
@@ -94,11 +96,12 @@ def find_landmarks(
         parts = {start: folder / _part(key, start) for start in range(0, len(indices), PART)}
         _remove_parts(folder, keep={path.name for path in parts.values()})
         for start, path in parts.items():
-            # A part is written in one step, so that one that exists is whole.
+            # A part is written atomically, so an existing part is complete.
             if path.exists():
                 continue
             lines: list[str] = []
-            # Closed here and not by the garbage collector, which may run in one of its threads.
+            # Closed here: the garbage collector could close it in one of its own worker threads,
+            # which cannot wait for itself.
             with contextlib.closing(_photos(source, indices[start : start + PART])) as photos:
                 for done, (name, pixels) in enumerate(photos, start + 1):
                     if pixels is not None:
@@ -112,11 +115,11 @@ def find_landmarks(
 
 
 def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> Iterator[str]:
-    """Yields the lines of a photo: one per face that is taken, or one of nan."""
+    """Yields the lines of a photo: one line per chosen face, or one line of nan."""
     try:
         faces = checked(detector(pixels))
     except Exception as error:
-        # The detector is the user's own code, so its error passes as it is.
+        # The detector may be the user's own code, whose error is raised unchanged.
         error.add_note(f"The photo is {name}.")
         raise
     taken = chosen(faces, pixels.shape[:2], which)
@@ -133,15 +136,15 @@ def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> I
 def _photos(
     source: Source, indices: list[int]
 ) -> Generator[tuple[str, np.ndarray | None], None, None]:
-    """Yields name and upright pixels of each photo; None where it cannot be read.
+    """Yields the name and the upright pixels of each photo; None for an unreadable photo.
 
-    The source is read by one thread, since archives have one position; others decode.
+    One thread reads the source, since an archive has one read position. Other threads decode.
     """
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting: deque[tuple[str, Future]] = deque()
         for index in indices:
             waiting.append((source.names[index], pool.submit(_decoded, *_read(source, index))))
-            # Taken out before the next is read, so that no more photos than this are in memory.
+            # One is taken out before the next is read, so that at most AHEAD photos are in memory.
             if len(waiting) == AHEAD:
                 name, future = waiting.popleft()
                 yield name, future.result()
@@ -150,14 +153,16 @@ def _photos(
 
 
 def _read(source: Source, index: int) -> tuple[bytes]:
+    """Reads an encoded photo; empty bytes if it cannot be read."""
     try:
         return (source.read(index),)
     except (ValueError, OSError):
-        # No bytes are no image either, so that both faults take one way.
+        # Empty bytes fail to decode, so that both faults are handled in one place.
         return (b"",)
 
 
 def _decoded(data: bytes) -> np.ndarray | None:
+    """Decodes a photo; returns None if it is damaged."""
     try:
         return images.upright(data, channels=3)
     except ValueError:
@@ -165,12 +170,13 @@ def _decoded(data: bytes) -> np.ndarray | None:
 
 
 def _described(detector: Detector) -> str:
-    """Tells detectors apart; functions by their name."""
+    """Returns a text that identifies a detector: the name of a function, the repr of an object."""
     name = getattr(detector, "__qualname__", None)
     return f"{detector.__module__}.{name}" if name else repr(detector)
 
 
 def _line(*values: object) -> str:
+    """Formats one line of CSV."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow(values)
     return out.getvalue()
@@ -181,20 +187,16 @@ def _part(key: str, start: int) -> str:
 
 
 def _remove_parts(folder: Path, keep: Collection[str] = ()) -> None:
-    """Removes the recorded parts, those of an earlier command with other options too."""
+    """Removes the recorded part files except `keep`, also those with other options."""
     marked = owned.read(folder)
-    assert marked is not None  # The folder is being written, and so has a marker.
+    assert marked is not None  # `find_landmarks` has locked the folder, which gives it a marker.
     for name in marked.files - set(keep):
         if name.startswith("landmarks-") and name.endswith(".part"):
             owned.remove(folder / name)
 
 
 def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
-    """Writes the landmarks file and its summary.
-
-    The summary comes first: a kill between the two leaves one without its file, which the next
-    command notices, and not a file that looks edited.
-    """
+    """Writes the landmarks file and its summary."""
     text = _line("file", *COLUMNS, *EXTRA) + "".join(path.read_text("utf-8") for path in parts)
     photos = set(names)
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["file"] in photos]
@@ -206,23 +208,28 @@ def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
         "with_several": sum(int(row["faces"]) > 1 for row in rows),
         "unreadable": len(names) - len(rows),
     }
-    # The old file goes first, as beside the new summary it would look edited.
+    # The old file is removed first: beside the new summary it would look edited. The summary is
+    # written next: a kill then leaves a summary without its file, and the next command continues.
     owned.remove(folder / LANDMARKS)
     owned.write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     owned.write_text(folder / LANDMARKS, text)
 
 
 def _stored(folder: Path, key: str, replace: bool) -> Found | None:
-    """Returns what is there already of this key; None if faces have to be looked for."""
+    """Returns the landmarks that are already there for this key; None if there are none.
+
+    Raises:
+      InputError: the landmarks were edited, or have another key and `replace` is off.
+    """
     path = folder / LANDMARKS
     if not path.exists():
         return None
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
-    # Before the key is compared: hand-made work must not be lost to any option.
+    # Checked before the key and `replace`: no option may delete work that was done by hand.
     if summary.get("digest") != digest(path):
         raise InputError(
-            f"{path} was edited since it was written, and would be lost. Pass it by --landmarks in "
-            "place of --detect to align by it, or move it elsewhere."
+            f"{path} was edited since it was written, and would be lost. To align by it, pass it "
+            "by --landmarks instead of --detect; or move it elsewhere."
         )
     if summary.get("key") == key:
         return Found(path, *(summary[name] for name in Found._fields[1:]))

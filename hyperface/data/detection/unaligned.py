@@ -1,4 +1,4 @@
-"""Whether images are raw photos instead of aligned faces, by a look at a few."""
+"""Finds out from a few images whether a source has raw photos instead of aligned faces."""
 
 import numpy as np
 
@@ -7,28 +7,29 @@ from hyperface.data.detection.faces import Detector, checked, chosen
 from hyperface.data.sources import Source
 
 SAMPLE = 8
-"""Images that are looked at."""
+"""Number of images in the sample."""
 EYES = 0.25
-"""Distance of the eyes in parts of the image's width. Aligned faces have 0.32 to 0.39 in every
-template, LFW's raw photos 0.17."""
+"""Smallest distance between the eyes of aligned faces, as a share of the image's width. It is 0.32
+to 0.39 in every template, and 0.17 in LFW's raw photos."""
 SPREAD = 0.25
-"""Median distance of a point from its usual place, in parts of the distance of the eyes: 0.05 to
-0.07 in aligned images, 0.18 in the loose crops of ORL."""
+"""Largest median distance of a landmark from its usual place in aligned faces, as a share of the
+distance between the eyes. It is 0.05 to 0.07 in aligned images, and 0.18 in the loose crops of
+ORL."""
 
 
 def look_raw(source: Source, detector: Detector) -> str:
-    """Says why images look like photos that nobody has aligned.
+    """Returns the reason why images look like photos that were not aligned.
 
     Args:
       source: images of one size.
-      detector: as `Detector` says.
+      detector: a function as in `Detector`.
 
     Returns:
-      A clause such as "the eyes are 0.17 of the width apart, expected 0.25 or more"; "" if the
-      images look aligned, or if fewer than half of the sample show a face, so that nothing is
-      known.
+      A clause such as "the eyes are 0.17 of the width apart, expected 0.25 or more". It is "" if
+      the images look aligned, or if fewer than half of the sample show a face, since nothing is
+      known then.
     """
-    # Spread over all, since neighbours are often images of one person.
+    # Evenly spaced, since neighbouring images often show one person.
     places = np.unique(np.linspace(0, len(source.names) - 1, SAMPLE).astype(int))
     found = [points for place in places for points in _points(source, int(place), detector)]
     if 2 * len(found) < len(places):
@@ -37,19 +38,22 @@ def look_raw(source: Source, detector: Detector) -> str:
     eyes = float(np.median(np.linalg.norm(points[:, 1] - points[:, 0], axis=1)))
     if eyes < EYES:
         return f"the eyes are {eyes:.2f} of the width apart, expected {EYES} or more"
-    # Medians, so that one wrong face in a small sample decides nothing.
+    # Medians, so that one wrong detection in a small sample cannot decide.
     usual = np.median(points, axis=0)
     spread = float(np.median(np.linalg.norm(points - usual, axis=2))) / eyes
     if spread > SPREAD:
         return (
-            f"a face's points are {spread:.2f} of the distance of the eyes from where they are in "
-            f"most images, expected {SPREAD} or less"
+            f"the landmarks of a face are {spread:.2f} of the distance between the eyes away from "
+            f"their usual place, expected {SPREAD} or less"
         )
     return ""
 
 
 def _points(source: Source, index: int, detector: Detector) -> list[np.ndarray]:
-    """Returns the main face's points in parts of the image's width; none if there is no face."""
+    """Returns the landmarks [5, 2] of the main face, divided by the image's width.
+
+    They are the only item of a list, which is empty if there is no face.
+    """
     try:
         pixels = images.upright(source.read(index), channels=3)
     except (ValueError, OSError):

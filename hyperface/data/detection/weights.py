@@ -1,9 +1,9 @@
-"""Reads MTCNN's weights from the installed distribution `mtcnn` as data.
+"""Reads MTCNN's weights from the files of the installed distribution `mtcnn`.
 
-None of that distribution's code is imported, nor TensorFlow, which its code needs. Each file is an
-LZ4 frame around what joblib writes for a list of arrays: a pickle in which the bytes of each array
-follow the instruction that describes it. It is read by the project's own machine, which runs no
-code.
+The code of that distribution needs TensorFlow, and is not imported. Each file is a list of arrays
+that joblib wrote, compressed by LZ4. Joblib writes a pickle in which the bytes of each array follow
+the instruction that describes the array. It is read by the project's own pickle machine, which runs
+no code.
 """
 
 import hashlib
@@ -26,13 +26,14 @@ SHA256 = {
     "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
 }
-"""Digests of that version's files: other weights would silently give other landmarks."""
+"""Network -> digest of its file in that version; other weights would silently give other
+landmarks."""
 LARGEST = 8_000_000
-"""Bytes of a file, before and after it is unpacked; the largest has 1.6 million."""
+"""Largest size of a file in bytes, packed and unpacked; the largest file has 1.6 million."""
 INSTALL = "pip install 'hyperface[detect]'"
 
 Arrays = dict[str, dict[str, np.ndarray]]
-"""Arrays by network and name, as `networks.SHAPES` lists them."""
+"""Network -> name -> array, as in `networks.SHAPES`."""
 
 
 def installed_weights() -> Arrays:
@@ -44,19 +45,19 @@ def installed_weights() -> Arrays:
     """
     try:
         files = importlib.metadata.distribution(DISTRIBUTION).files or []
-        # Imported to be sure that it is there, before any file is read.
+        # Imported here to find out whether it is installed, before any file is read.
         import lz4.frame  # noqa: F401
-    except ImportError as error:  # PackageNotFoundError is one, too.
+    except ImportError as error:  # PackageNotFoundError is an ImportError too.
         raise InputError(
             f"finding faces needs the extra 'detect' (packages {DISTRIBUTION} and lz4), found: "
-            f"{error}. Install it by: {INSTALL}"
+            f"{error}. Install it: {INSTALL}"
         ) from None
     found = {file.name: Path(str(file.locate())) for file in files if file.suffix == ".lz4"}
     weights = {}
     for network, digest in SHA256.items():
         path = found.get(f"{network}.lz4", Path(f"{network}.lz4"))
         data = read_bytes(path, LARGEST)
-        # Before the file is parsed.
+        # Checked before the file is parsed, so that only known files are.
         if hashlib.sha256(data).hexdigest() != digest:
             raise InputError(
                 f"{path}: expected the file of {DISTRIBUTION} {VERSION}, found another one. "
@@ -74,7 +75,7 @@ def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
       network: a key of `SHAPES`.
 
     Raises:
-      InputError: it contains anything but float32 arrays of the network's shapes.
+      InputError: it is damaged, or contains anything but float32 arrays of the network's shapes.
     """
     shapes = SHAPES[network]
     try:
@@ -90,10 +91,10 @@ def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
 
 
 def read_arrays(data: bytes) -> list[np.ndarray]:
-    """Returns the arrays of a list that joblib wrote without compression.
+    """Returns the arrays in a list that joblib wrote without compression.
 
     Raises:
-      ValueError: it is damaged, or contains anything but a list of float32 arrays.
+      ValueError: the data are damaged, or are anything but a list of float32 arrays.
     """
     machine = _JoblibMachine(data)
     try:
@@ -112,9 +113,9 @@ def _unpacked(data: bytes) -> bytes:
 
     unpacker = lz4.frame.LZ4FrameDecompressor()
     try:
-        # Bounded, since a few bytes may unpack to any number.
+        # Limited, since a hostile file of a few bytes can unpack to gigabytes.
         found = unpacker.decompress(data, max_length=LARGEST)
-    except RuntimeError as error:  # The package's only kind of error.
+    except RuntimeError as error:  # lz4 raises no other type of error.
         raise ValueError(f"a damaged LZ4 frame ({error})") from None
     if not unpacker.eof:
         raise ValueError(f"a frame that is cut off, or has more than {LARGEST:,} bytes unpacked")
@@ -122,24 +123,27 @@ def _unpacked(data: bytes) -> bytes:
 
 
 class _Wrapper:
-    """Stands in for joblib's class, whose state describes the array that follows it."""
+    """Stands for joblib's NumpyArrayWrapper, whose state describes the array that follows it."""
 
 
 class _Float32:
-    """Stands in for numpy.dtype: only little-endian float32 exists."""
+    """Stands for a numpy.dtype, which can only be little-endian float32."""
 
 
 def _dtype(machine: pickled.Machine, code: Any, *_: Any) -> _Float32:
+    """Returns the dtype that the pickle builds; ValueError for any other than float32."""
     if pickled.short_text(code) not in ("f4", "<f4"):
         raise ValueError("an array that is not of float32")
     return _Float32()
 
 
 def _is_only_a_name(machine: pickled.Machine, *_: Any) -> None:
+    """Refuses the call of a class that a pickle may only name."""
     raise ValueError(f"a call of a class before byte {machine.at}")
 
 
 def _new_object(machine: pickled.Machine) -> _Wrapper:
+    """Creates joblib's wrapper of an array, the only allowed object (instruction NEWOBJ)."""
     arguments, kind = machine.stack.pop(), machine.stack.pop()
     if kind != _WRAPPER or arguments != ():
         raise ValueError(f"an object before byte {machine.at} that is no array of joblib's")
@@ -147,6 +151,7 @@ def _new_object(machine: pickled.Machine) -> _Wrapper:
 
 
 def _set_items(machine: pickled.Machine) -> None:
+    """Adds keys and values to the dictionary on top of the stack (instruction SETITEMS)."""
     items = machine.items()
     target = machine.stack[-1]
     if not isinstance(target, dict) or len(items) % 2:
@@ -156,7 +161,7 @@ def _set_items(machine: pickled.Machine) -> None:
 
 
 def _build(machine: pickled.Machine) -> None:
-    """Gives an object its state; the bytes of an array follow its description."""
+    """Gives an object its state (instruction BUILD); a wrapper is replaced by its array."""
     state, target = machine.stack.pop(), machine.stack[-1]
     if isinstance(target, _Float32):
         if pickled.short_text(state[1]) not in ("<", "="):
@@ -168,17 +173,19 @@ def _build(machine: pickled.Machine) -> None:
 
 
 def _array(machine: pickled.Machine, state: dict[str, Any]) -> np.ndarray:
+    """Returns the array whose bytes come next, from the state of its wrapper."""
     shape = state["shape"]
     if state["subclass"] != _NDARRAY or pickled.short_text(state["order"]) != "C":
         raise ValueError(f"an array before byte {machine.at} that is not a plain one in C order")
     if not isinstance(state["dtype"], _Float32) or not isinstance(shape, tuple):
         raise ValueError(f"an array before byte {machine.at} without type or shape")
-    # type() and not isinstance: a bool is an int too.
+    # type() and not isinstance, since a bool is an instance of int.
     if not all(type(side) is int and 0 <= side <= LARGEST for side in shape) or len(shape) > 4:
         raise ValueError(f"the shape {shape}"[:100])
     if state.get("numpy_array_alignment_bytes") is not None:
-        machine.take(machine.number(1))  # Padding, so that the array can be mapped into memory.
-    # `take` refuses more than the file has, so that no shape can allocate memory.
+        # joblib pads the bytes of an array to an aligned place; the length of the padding is first.
+        machine.take(machine.number(1))
+    # `take` refuses more bytes than the file has, so that no shape can make us allocate memory.
     data = machine.take(4 * math.prod(shape))
     return np.frombuffer(data, "<f4").reshape(shape)
 
@@ -188,7 +195,7 @@ _NDARRAY = pickled.Global("numpy", "ndarray")
 
 
 class _JoblibMachine(pickled.Machine):
-    """The project's pickle machine with what joblib needs for arrays, and without the rest."""
+    """The project's pickle machine, with the instructions and classes that joblib's arrays need."""
 
     steps: ClassVar = pickled.Machine.steps | {
         pickle.NEWOBJ[0]: lambda machine: machine.stack.append(_new_object(machine)),

@@ -1,7 +1,7 @@
-"""Where images come from: folders, archives, list files, RecordIO, parquet, TFDS and a few more.
+"""Opens collections of images: folders, archives, list files, RecordIO, parquet, TFDS and others.
 
-`open_source` finds out which. Every kind gives the same `Source`: encoded images by identity in a
-fixed order, read one at a time, with all that was left out and why.
+`open_source` finds out the kind of a collection. Every kind becomes a `Source`: encoded images by
+identity in a fixed order, read one at a time, and a list of the files that were left out and why.
 """
 
 from hyperface.data.sources.kinds import KINDS, open_source

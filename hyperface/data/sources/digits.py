@@ -1,4 +1,4 @@
-"""MNIST from its four IDX files, out of a folder or downloaded."""
+"""Opens MNIST from its four IDX files, in a folder or downloaded."""
 
 import hashlib
 import lzma
@@ -18,18 +18,19 @@ from hyperface.errors import InputError
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
 LARGEST_FILE = 50_000_000
-"""Bytes of an IDX file once unpacked; MNIST's largest has 47,040,016."""
+"""Largest unpacked size of an IDX file in bytes; the largest of MNIST has 47,040,016."""
 PARTS = {"train": "train", "test": "t10k"}
+"""Split -> beginning of the names of its files."""
 
 
 def digits(root: Path) -> Source:
-    """Returns MNIST's 60,000 + 10,000 digits; the ten classes are the identities.
+    """Returns the 60,000 training and 10,000 test images of MNIST; an identity is a digit.
 
     Args:
-      root: folder with `train-images-idx3-ubyte` and its three companions, plain or .gz.
+      root: folder with `train-images-idx3-ubyte` and the other three files, plain or with .gz.
 
     Raises:
-      InputError: a file is missing or damaged, or images and labels do not fit.
+      InputError: a file is missing or damaged, or the images and labels do not belong together.
     """
     pixels, labels, splits = [], [], []
     for split, part in PARTS.items():
@@ -37,13 +38,14 @@ def digits(root: Path) -> Source:
         classes = read_idx(root / f"{part}-labels-idx1-ubyte")
         if images.shape != (len(classes), 28, 28) or np.any(classes > 9):
             raise InputError(
-                f"expected one 28 x 28 image a label below 10, found {part} images "
+                f"expected one 28 x 28 image per label below 10, found {part} images "
                 f"{images.shape} and labels {classes.shape} up to {classes.max(initial=0)}."
             )
         pixels.append(images)
         labels.append(classes)
         splits += [split] * len(classes)
     pixels, labels = np.concatenate(pixels), np.concatenate(labels)
+    # The digest of all pixels stands for the size of each image, which is the same for all.
     content = hashlib.sha256(pixels.data).hexdigest()
     return by_identity(
         "digits",
@@ -55,10 +57,10 @@ def digits(root: Path) -> Source:
 
 
 def downloaded_digits() -> Source:
-    """MNIST from where TFDS has it from, 11 MB.
+    """Downloads MNIST, 11 MB, from the address that TFDS uses, and opens it.
 
     Raises:
-      InputError: it cannot be reached.
+      InputError: the download failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -70,18 +72,19 @@ def downloaded_digits() -> Source:
                     (Path(folder) / name).write_bytes(answer.content)
         except requests.RequestException as error:
             raise InputError(
-                f"could not download MNIST: {error}. Where there is no internet, give the folder "
-                "that holds its four files instead."
+                f"could not download MNIST: {error}. Without internet access, give the folder "
+                "that contains its four files instead."
             ) from None
         return digits(Path(folder))
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Returns the array of an IDX file of unsigned bytes, plain or gzipped.
+    """Returns the array in an IDX file of unsigned bytes, plain or gzipped.
 
     Raises:
-      InputError: the file is missing, is not IDX, or has another length than it announces.
+      InputError: the file is missing, is not IDX, or has another length than its header announces.
     """
+    # The files are distributed packed, and some programs unpack them.
     packed = path.with_name(path.name + ".gz")
     found = packed if packed.exists() else path
     if not found.is_file():
@@ -93,6 +96,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise InputError(f"expected a whole gzip file, found {found}: {error}.") from None
     if len(data) > LARGEST_FILE:
         raise InputError(f"{found}: expected at most {LARGEST_FILE:,} bytes, found more.")
+    # The header: two zeros, 8 for unsigned bytes, the number of axes, and the length of each axis.
     if (
         len(data) < 4
         or data[:3] != b"\x00\x00\x08"

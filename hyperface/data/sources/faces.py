@@ -1,4 +1,4 @@
-"""A source of photos as a source of faces, where photos show several."""
+"""Turns a source of photos into a source of faces, for photos that show several faces."""
 
 import dataclasses
 from collections.abc import Collection
@@ -11,20 +11,21 @@ from hyperface.errors import InputError
 
 
 def with_faces(source: Source, faces: Collection[str]) -> Source:
-    """Returns a source with an image for each face that landmarks name.
+    """Returns a source with one image per face in a landmarks file.
 
-    An image without landmarks stays once. Each face gets the identity of its photo.
+    A photo without landmarks stays as one image. Each face has the identity of its photo.
 
     Args:
       source: the photos.
-      faces: names as `landmarks.face_name` makes them: IMAGE, IMAGE#2, IMAGE#3.
+      faces: names of the faces, as `landmarks.face_name` builds them: IMAGE, IMAGE#2, IMAGE#3.
 
     Raises:
-      InputError: the source has pairs of images, or a name belongs to an image and to a face.
+      InputError: a photo has several faces, but the source has pairs of images.
     """
     photos = {name: index for index, name in enumerate(source.names)}
     further: dict[int, list[str]] = {}
     for name in faces:
+        # A photo can itself be named "a#2"; then the name is the photo's and not a second face's.
         if name not in photos and image_of(name) in photos:
             further.setdefault(photos[image_of(name)], []).append(name)
     if not further:

@@ -1,7 +1,8 @@
-"""Finds which folders of a tree name the people, between the folders around and within them.
+"""Finds the level of a tree of folders at which each folder is one person.
 
-VGGFace2 has `train/ID/`, many archives `lfw/ID/`, CFP `ID/frontal/`. Level 1 is the first folder
-below the source. Where the folders can be read in two ways, the user is asked.
+There can be folders above that level and below it: VGGFace2 has `train/ID/`, many archives have
+`lfw/ID/`, and CFP has `ID/frontal/`. Level 1 is that of the folders directly in the source. If two
+levels are equally likely, an error asks the user.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from hyperface.errors import InputError
 
 Folders = Mapping[tuple[str, ...], int]
-"""Images that lie directly in each folder, by the parts of the folder's path; () is the source."""
+"""Path of each folder, as a tuple of names -> number of images directly in it; () is the source."""
 
 SPLITS = re.compile(
     r"(train|training|trn|test|testing|val|valid|validation|dev|eval|evaluation|holdout|probes?"
@@ -19,28 +20,29 @@ SPLITS = re.compile(
     r"([-_ ]?(set|split|data|images?|imgs?|faces?|photos?|aligned|cropped|crops?|[0-9]{1,4}))*",
     re.IGNORECASE,
 )
-"""Names of folders that hold a part of the people each."""
+"""Names of folders that contain some of the people each, such as "train"."""
 SESSIONS = re.compile(
     r"((session|sess|video|clip|sequence|seq|camera|cam|visit|day|take|shot|album)s?[-_ ]?[0-9a-z]*"
     r"|frontal|profile|left|right|front|indoors?|outdoors?|[0-9]{4}[-_.][0-9]{2}([-_.][0-9]{2})?)",
     re.IGNORECASE,
 )
-"""Names of folders that hold a part of one person's images each."""
+"""Names of folders that contain some images of one person each, such as "frontal"."""
 FEW = 10
-"""Folders within a single one that may as well be the albums of one person."""
+"""Number of folders below which the folders in a single folder may be the albums of one person."""
 SHOWN = 3
+"""Number of people that a message names."""
 
 
 class Choice(NamedTuple):
-    """Which level names the people."""
+    """The level at which each folder is one person."""
 
     level: int
     doubt: str = ""
-    """The reading that was not taken, as a sentence, where it is possible."""
+    """A sentence about another possible level; "" if there is none."""
 
 
 class Reading(NamedTuple):
-    """What the folders of one level would mean."""
+    """The people and images of a source if each folder of one level is one person."""
 
     level: int
     people: list[str]
@@ -55,12 +57,12 @@ class Reading(NamedTuple):
 
 
 def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
-    """Returns the level of the folders that name the people.
+    """Finds the level at which each folder is one person.
 
     Args:
       folders: all folders that contain images.
-      origin: name of the source without its suffix. A single top folder of that name, as archives
-        have it, is not a person.
+      origin: name of the source without its suffix. Archives often have a single top folder of that
+        name, which is not a person.
       level: the level that the user chose; None finds it.
 
     Raises:
@@ -76,17 +78,17 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
         return Choice(level)
     if loose > sum(folders.values()) - loose:
         raise InputError(
-            f"expected a folder a person, found {loose:,} images that lie in none beside "
-            f"{_readings(folders, 1)}. Move those of each person into a folder, or say by "
-            "--identity-level which folders are people: then the others are left out."
+            f"expected one folder per person, found {loose:,} images outside of any folder, and "
+            f"{_readings(folders, 1)}. Move the images of each person into a folder, or choose by "
+            "--identity-level which folders are people: then the other images are left out."
         )
     doubtful = None
     for here in range(1, deepest):
         found = _judged(folders, here, origin.casefold())
         if found.reading is None:
             raise InputError(
-                f"expected folders of which it is plain which are the people, found several "
-                f"readings: {_readings(folders, here)}. Say which by --identity-level."
+                f"expected one level of folders that can be the people, found several: "
+                f"{_readings(folders, here)}. Choose one by --identity-level."
             )
         if found.reading == _PEOPLE:
             doubtful = doubtful if found.certain else here + 1
@@ -94,12 +96,12 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
         if not found.certain and doubtful is None:
             doubtful = here
     else:
-        here = deepest  # None of the levels above has the people.
+        here = deepest  # At no level above are the folders people.
     return Choice(here, _doubt(folders, here, doubtful) if doubtful else "")
 
 
 def reading(folders: Folders, level: int) -> Reading:
-    """Returns what the folders of a level would mean."""
+    """Returns the people and the images if each folder of a level is one person."""
     below = {path: count for path, count in folders.items() if len(path) >= level}
     return Reading(level, sorted({path[level - 1] for path in below}), sum(below.values()))
 
@@ -108,13 +110,19 @@ _AROUND, _PEOPLE = "around", "people"
 
 
 class _Judgement(NamedTuple):
+    """Whether the folders of a level are people, or are around people."""
+
     reading: str | None
-    """What the folders of the level are; None where nothing speaks for either."""
+    """_PEOPLE, or _AROUND for folders that contain people; None if it cannot be told."""
     certain: bool = True
+    """Whether no other reading is likely."""
 
 
 def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
-    """Returns what the folders of a level are, which has folders with images below it."""
+    """Decides whether the folders of a level are people, or contain people.
+
+    There must be folders with images below that level.
+    """
     deep = [path for path in folders if len(path) > level]
     groups = {path[:level] for path in folders if len(path) >= level}
     inner = {path[: level + 1] for path in deep}
@@ -140,7 +148,7 @@ def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
 
 
 def _single(folders: Folders, path: tuple[str, ...], direct: int, origin: str) -> _Judgement:
-    """Returns what a folder is that holds all images but a few above it."""
+    """Decides whether the only folder of a level is a person, or contains people."""
     level = len(path)
     above = path[-2] if level > 1 else origin
     doubled = path[-1].casefold() == above.casefold()
@@ -157,12 +165,14 @@ def _single(folders: Folders, path: tuple[str, ...], direct: int, origin: str) -
 
 
 def _doubt(folders: Folders, taken: int, other: int) -> str:
+    """Returns a sentence about the level that was taken and the other possible level."""
     return (
         f"the people are taken from the folders' names: {reading(folders, taken)}; "
-        f"{reading(folders, other)}. --identity-level {other} takes the other"
+        f"{reading(folders, other)}. --identity-level {other} takes the latter"
     )
 
 
 def _readings(folders: Folders, first: int) -> str:
+    """Describes the readings of all levels from `first` on, for a message."""
     levels = range(first, max(map(len, folders)) + 1)
     return "; ".join(str(reading(folders, level)) for level in levels)

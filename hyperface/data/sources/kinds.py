@@ -1,4 +1,4 @@
-"""Which kind of source something is."""
+"""Opens a source by what a user names: finds out its kind and calls the reader of that kind."""
 
 import inspect
 import os
@@ -26,7 +26,7 @@ KINDS: dict[str, Callable[..., Source]] = {
     "parquet": parquet,
     "digits": digits,
 }
-"""Sources that are a path."""
+"""Kind -> the function that opens a source of this kind from a path."""
 _BY_SUFFIX = {
     ".zip": "zip",
     ".tar": "tar",
@@ -42,27 +42,28 @@ _BY_SUFFIX = {
 
 
 def open_source(source: str, data_dir: Path, *, kind: str | None = None, **options: Any) -> Source:
-    """Opens what a user names.
+    """Opens a source.
 
     Args:
-      source: "orl", "mnist", "tfds:NAME", or a path of one of `KINDS`.
-      data_dir: where TFDS data sets are.
-      kind: one of `KINDS`; found out from the path by default.
-      options: of that kind, such as `root` of a list.
+      source: "orl", "mnist", "tfds:NAME", or a path.
+      data_dir: folder of TFDS data sets.
+      kind: one of `KINDS`; by default it follows from the path.
+      **options: options of that kind, such as `root` for a list.
 
     Raises:
-      InputError: the kind of the path is unclear, an option is of another kind, or the source
+      InputError: the kind of the path is not clear, the kind does not have an option, or the source
         cannot be used.
     """
+    # The command line passes all options; None and False mean that an option was not given.
     options = {name: value for name, value in options.items() if value not in (None, False)}
     if source in ("orl", "mnist") or source.startswith("tfds:"):
         if kind or options:
             found = next(iter(options), "kind").replace("_", "-")
-            raise InputError(f"{source}: expected no option of a path, found --{found}.")
+            raise InputError(f"{source}: expected no option for paths, found --{found}.")
         if source.startswith("tfds:"):
             return tfds_dataset(source.removeprefix("tfds:"), data_dir)
         return orl() if source == "orl" else downloaded_digits()
-    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's refuses the name of no user.
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser fails on unknown users.
     kind = kind or _guessed(path)
     if kind not in KINDS:
         raise unknown_name("kind of source", kind, KINDS)
@@ -73,6 +74,7 @@ def open_source(source: str, data_dir: Path, *, kind: str | None = None, **optio
 
 
 def _guessed(path: Path) -> str:
+    """Returns the kind of a path, by the files of a folder or the suffix of a file."""
     if path.is_dir():
         if any(path.glob("train-images-idx3-ubyte*")):
             return "digits"
@@ -86,9 +88,10 @@ def _guessed(path: Path) -> str:
             f"expected 'orl', 'mnist', 'tfds:NAME' or a path, found nothing at {path}."
         )
     suffixes = path.name.lower().split(".")[1:]
+    # A compressed archive has a second suffix, as in "faces.tar.xz".
     if "tar" in suffixes[-2:]:
         return "tar"
     kind = _BY_SUFFIX.get(path.suffix.lower())
     if kind is None:
-        raise InputError(f"{path}: expected a known kind of file; say which by --kind.")
+        raise InputError(f"{path}: expected a known kind of file; name it by --kind.")
     return kind

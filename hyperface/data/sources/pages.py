@@ -1,8 +1,9 @@
-"""The footer and the page headers of a parquet file, looked at before Arrow believes them.
+"""Checks the footer and the page headers of a parquet file before PyArrow reads the file.
 
-A page says how many bytes it unpacks to, and Arrow allocates them; a few bytes can announce and
-unpack to gigabytes. And PyArrow's own view of a column's metadata ends the process where they
-contradict each other. Footer and headers are structs in Thrift's compact form.
+A page header announces the unpacked size of the page, and Arrow allocates it, so that a hostile
+file of a few bytes can take gigabytes. Where the fields of a column's metadata contradict each
+other, PyArrow ends the whole process. The footer and the headers are structs in Thrift's compact
+protocol.
 """
 
 from collections.abc import Collection
@@ -10,27 +11,34 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 LONGEST_FOOTER = 2**23
-"""Bytes; 10,000 row groups of three columns take about 6 MB."""
+"""Largest size of a footer in bytes; 10,000 row groups of three columns take about 6 MB."""
 MAX_VALUES = 2_000_000
-"""Values in a footer."""
+"""Largest number of values in a footer."""
 MAX_PAGE = 100 * 2**20
-"""Bytes of a page once unpacked. Most writers aim at 1 MiB, DuckDB at up to 100 MB."""
+"""Largest unpacked size of a page in bytes. Most writers aim at 1 MiB, DuckDB at up to 100 MB."""
 LONGEST_HEADER = 2**16
+"""Largest size of a page header in bytes."""
 _DEEPEST = 16
+"""Largest depth of nested structs and lists."""
 _ENCODINGS = {0, 2, 3, 4, 5, 8}
-"""Plain, dictionary, runs, packed bits, deltas of numbers. Values of the others can share bytes, so
-that a small page has any number of them."""
+"""Numbers of the accepted encodings: plain, dictionary, run lengths, packed bits, and deltas of
+numbers. In the other encodings values can share bytes, so that a small page can have any number of
+values."""
 _UNPACKED, _PACKED = 2, 3
+"""Numbers of the fields of a page header with its unpacked and its packed size."""
 _ENCODING = {5: 2, 7: 2, 8: 4}
-"""Number of the field that is the encoding, in each kind of page."""
+"""Kind of page, by the number of its field in the page header -> number of its encoding field."""
 
 
 def check_pages(path: Path, columns: Collection[str]) -> None:
-    """Raises ValueError if pages of a parquet file's columns state sizes that cannot be true.
+    """Checks that the pages of some columns state sizes that can be true.
 
     Args:
-      path: the file.
+      path: the parquet file.
       columns: the paths of the columns, with dots between the names.
+
+    Raises:
+      ValueError: a size, place or encoding cannot be accepted; the message says which.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -41,6 +49,8 @@ def check_pages(path: Path, columns: Collection[str]) -> None:
 
 
 def _footer(file: BinaryIO, size: int) -> dict[int, Any]:
+    """Reads the footer: values by the number of their field."""
+    # The last 8 bytes of the file are the footer's length and the magic number.
     file.seek(max(0, size - 8))
     tail = file.read(8)
     length = int.from_bytes(tail[:4], "little")
@@ -51,11 +61,12 @@ def _footer(file: BinaryIO, size: int) -> dict[int, Any]:
 
 
 _GROUPS, _COLUMNS, _METADATA, _PATH, _PACKED_SIZE, _DATA, _DICTIONARY = 4, 1, 3, 3, 7, 9, 11
-"""Numbers of fields: of the footer, of a row group, of a column, and of its metadata."""
+"""Numbers of fields in the footer (4), in a row group (1), in a column (3), and in the metadata of
+a column (3, 7, 9, 11)."""
 
 
 def _chunks(footer: dict[int, Any], columns: Collection[str]) -> list[tuple[str, int, int]]:
-    """(path, first byte, end) of the parts of the columns in each row group."""
+    """Returns (path, first byte, end) of each part of the columns; there is one per row group."""
     chunks = []
     try:
         for group in footer.get(_GROUPS) or []:
@@ -72,6 +83,7 @@ def _chunks(footer: dict[int, Any], columns: Collection[str]) -> list[tuple[str,
 
 
 def _check_chunk(file: BinaryIO, start: int, end: int) -> None:
+    """Checks the headers of all pages of a column in one row group."""
     while start < end:
         file.seek(start)
         header, length = _parsed(file.read(min(LONGEST_HEADER, end - start)))
@@ -83,6 +95,7 @@ def _check_chunk(file: BinaryIO, start: int, end: int) -> None:
 
 
 def _check(header: dict[int, Any], start: int) -> None:
+    """Checks the sizes and the encoding that one page header states."""
     sizes = [header.get(number) for number in (_UNPACKED, _PACKED)]
     if not all(isinstance(size, int) and 0 <= size <= MAX_PAGE for size in sizes):
         raise ValueError(f"a page of {sizes} bytes at byte {start}, expected up to {MAX_PAGE:,}")
@@ -99,7 +112,7 @@ def _fits(page: Any, field: int) -> bool:
 
 
 def _parsed(data: bytes) -> tuple[dict[int, Any], int]:
-    """(values by field, length) of the struct that the data starts with."""
+    """Parses the struct at the start of the data; returns its values by field, and its length."""
     reader = _Reader(data)
     try:
         return reader.struct(0), reader.at
@@ -108,27 +121,31 @@ def _parsed(data: bytes) -> tuple[dict[int, Any], int]:
 
 
 class _Reader:
+    """Parses Thrift's compact protocol, with limits on depth and number of values."""
+
     def __init__(self, data: bytes) -> None:
         self._data, self.at, self._left = data, 0, MAX_VALUES
 
     def struct(self, depth: int) -> dict[int, Any]:
-        """Values by the number of their field."""
+        """Parses a struct; returns its values by the number of their field."""
         if depth > _DEEPEST:
             raise ValueError("metadata that is too deep")
         fields: dict[int, Any] = {}
         number = 0
         while kind := self._byte():
-            # Thrift's compact form stores the difference to the number before, if it is small.
+            # A small difference to the previous field number is packed beside the type; else 0 is
+            # there, and the number follows.
             number = number + (kind >> 4) if kind >> 4 else self._whole()
             fields[number] = self._value(kind & 15, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
-        # A few bytes can announce a list of any length.
+        """Parses a value of a type, by its number in Thrift's compact protocol."""
+        # Counted, because a few bytes can announce a list of any length.
         self._left -= 1
         if self._left < 0:
             raise ValueError(f"metadata of more than {MAX_VALUES:,} values")
-        if kind in (1, 2):  # True and false have no bytes of their own, except in a list.
+        if kind in (1, 2):  # The type itself is true or false; only in a list a bool takes a byte.
             return kind == 1
         if kind == 3:
             return self._byte()
@@ -145,20 +162,24 @@ class _Reader:
         raise ValueError(f"metadata with a value of kind {kind}")
 
     def _byte(self) -> int:
+        """Returns the next byte."""
         self.at += 1
         return self._data[self.at - 1]
 
     def _list(self, depth: int) -> list[Any]:
+        """Parses a list or a set."""
         if depth > _DEEPEST:
             raise ValueError("metadata that is too deep")
+        # Up to 14 items are counted in the first byte; 15 means that the count follows.
         head = self._byte()
         count, kind = head >> 4, head & 15
         count = self._varint() if count == 15 else count
-        # In a list a bool takes a byte.
+        # In a list a bool takes one byte, as the type "byte" (3) does.
         kind = 3 if kind in (1, 2) else kind
         return [self._value(kind, depth) for _ in range(count)]
 
     def _taken(self, count: int) -> bytes:
+        """Returns the next bytes; IndexError if there are fewer."""
         self.at += count
         # A slice beyond the end would be cut short without an error.
         if self.at > len(self._data):
@@ -166,6 +187,7 @@ class _Reader:
         return self._data[self.at - count : self.at]
 
     def _varint(self) -> int:
+        """Parses an unsigned number: seven bits per byte, and the top bit if another follows."""
         value = shift = 0
         while True:
             byte = self._byte()
@@ -177,6 +199,7 @@ class _Reader:
                 raise ValueError("metadata with a number above 64 bits")
 
     def _whole(self) -> int:
+        """Parses a signed whole number."""
         value = self._varint()
-        # Zigzag: small negative numbers have few bytes too.
+        # Zigzag coding: 0, -1, 1, -2 are stored as 0, 1, 2, 3, so that small numbers stay short.
         return value >> 1 ^ -(value & 1)

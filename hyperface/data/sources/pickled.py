@@ -1,8 +1,9 @@
-"""Reads a pickle as data: lists, tuples, bytes, text, bools, whole numbers, NumPy bytes and bools.
+"""Reads a pickle as data, without running any code.
 
-A pickle is a program for a small stack machine. Python's own machine allocates what an instruction
-says before anything else can look at it: nine bytes can ask for gigabytes. This one knows only the
-instructions that such values need. It runs no code, and bytes stay where they are in the file.
+The values are lists, tuples, bytes, text, bools, whole numbers, and NumPy arrays of bytes or bools.
+A pickle is a program for a small stack machine. Python's own machine can call any function, and
+allocates whatever an instruction announces: nine bytes can ask for gigabytes. The machine here
+knows only the instructions that these values need, and does not copy bytes out of the file.
 """
 
 import codecs
@@ -13,42 +14,42 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 MAX_STEPS = 1_000_000
-"""Instructions. An image takes 2 to 20, so this is enough for 50,000 images."""
+"""Largest number of instructions. An image takes 2 to 20, so it is enough for 50,000 images."""
 _LONGEST_LINE = 256
-"""Bytes of a number or a name on a line of its own."""
+"""Largest length in bytes of a line with a number or a name."""
 # An object of its own, which no pickle can push as a value.
 _MARK = object()
 
 
 class Array:
-    """A stand-in for numpy.ndarray in a pickle: one-dimensional data of one byte per item."""
+    """Stands for a numpy.ndarray in a pickle: one-dimensional data of one byte per item."""
 
     def __init__(self) -> None:
         self.data, self.dtype = memoryview(b""), np.dtype("u1")
 
     def fill(self, dtype: Any, data: Any) -> None:
-        """Takes what a pickle gives as state; ValueError for anything but bytes and bools."""
+        """Sets dtype and data from the pickled state; ValueError if they are not bytes or bools."""
         if not (isinstance(dtype, _DType) and isinstance(data, memoryview)):
             raise ValueError("an array of objects")
         self.data, self.dtype = data, dtype.dtype
 
 
 class _Text(NamedTuple):
-    """Text that is decoded when it is needed, since most of it is bytes in Python 2's spelling."""
+    """Text that is decoded only when it is needed: in Python 2's pickles most text is bytes."""
 
     data: memoryview
     codec: str
 
 
 class Global(NamedTuple):
-    """Something that the pickle names."""
+    """A function or class that the pickle names; it is never imported."""
 
     module: str
     name: str
 
 
 class _DType:
-    """Stands in for numpy.dtype: only bytes and bools exist."""
+    """Stands for a numpy.dtype, which can only be that of bytes or of bools."""
 
     def __init__(self, code: str) -> None:
         if code not in ("u1", "b1", "|u1", "|b1"):
@@ -60,12 +61,13 @@ def loads(data: bytes) -> Any:
     """Returns the value of a pickle; bytes and Python 2's text are memoryviews of `data`.
 
     Raises:
-      ValueError: it is damaged, needs anything beyond the values above, or more than MAX_STEPS.
+      ValueError: the pickle is damaged, contains a value of another type, or has more than
+        MAX_STEPS instructions.
     """
     machine = Machine(data)
     try:
         return machine.run()
-    # A damaged pickle pops too much or asks for what is not there.
+    # A damaged pickle pops from an empty stack, or uses a memo entry that does not exist.
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__} {error}"[:100]
         raise ValueError(f"a damaged pickle, at byte {machine.at} ({reason})") from None
@@ -78,9 +80,9 @@ class Machine:
     """
 
     steps: ClassVar[dict[int, Callable[["Machine"], Any]]]
-    """What each instruction does, by its code; set below."""
+    """Code of each known instruction -> the function that executes it; set below."""
     calls: ClassVar[dict[tuple[str, str], Callable[..., Any]]]
-    """What a pickle may name, by module and name; set below."""
+    """(module, name) that a pickle may name -> the function called instead; set below."""
 
     def __init__(self, data: bytes) -> None:
         self.whole, self.data = data, memoryview(data)
@@ -88,9 +90,14 @@ class Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.decoded = 0
-        """Bytes made so far, which together cannot be more than the file has."""
+        """Number of bytes decoded so far, which cannot exceed the size of the file."""
 
     def run(self) -> Any:
+        """Executes the instructions, and returns the value at the end.
+
+        Raises:
+          ValueError: an instruction is refused, or the pickle is cut off or too long.
+        """
         for _ in range(MAX_STEPS):
             if self.at == len(self.data):
                 raise ValueError("a pickle that ends before its last instruction")
@@ -106,8 +113,8 @@ class Machine:
         raise ValueError(f"more than {MAX_STEPS:,} instructions")
 
     def take(self, count: int) -> memoryview:
-        """Returns the next bytes, as they stand in the file."""
-        # Compared before anything is taken, since the file announces any count.
+        """Returns the next bytes of the file, without a copy."""
+        # Checked first, since a hostile file can announce any number of bytes.
         if not 0 <= count <= len(self.data) - self.at:
             raise ValueError(
                 f"{count:,} bytes announced at byte {self.at}, of {len(self.data) - self.at:,}"
@@ -116,11 +123,12 @@ class Machine:
         return self.data[self.at - count : self.at]
 
     def number(self, size: int, signed: bool = False) -> int:
+        """Returns the next `size` bytes as a little-endian number."""
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def line(self, longest: int = _LONGEST_LINE) -> memoryview:
-        """Returns the rest of the line, without its end."""
-        # In the bytes, as a memoryview has no `find`; and not beyond the longest line.
+        """Returns the rest of the line, without its line break."""
+        # Searched in the bytes, since a memoryview has no `find`; and only in the longest line.
         end = self.whole.find(b"\n", self.at, self.at + longest)
         if end < 0:
             raise ValueError(f"no end of the line that starts at byte {self.at}")
@@ -129,15 +137,16 @@ class Machine:
         return taken
 
     def made(self, data: bytes) -> memoryview:
-        """Accounts for bytes that are a copy: a few instructions could make any number of them."""
+        """Counts decoded bytes and returns a view of them; ValueError if there are too many."""
         self.decoded += len(data)
-        # An honest pickle decodes each of its bytes once, at most.
+        # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
+        # text again and again, and fill the memory by a few instructions.
         if self.decoded > len(self.data):
             raise ValueError("more bytes decoded than the file has")
         return memoryview(data)
 
     def items(self) -> list[Any]:
-        """Returns what was pushed since the last mark."""
+        """Pops and returns the values that were pushed after the last mark."""
         place = len(self.stack) - 1
         while self.stack[place] is not _MARK:
             place -= 1
@@ -148,7 +157,7 @@ class Machine:
         return found
 
     def extend(self, values: list[Any]) -> None:
-        """Adds values to the list on top."""
+        """Appends values to the list on top of the stack."""
         target = self.stack[-1]
         if not isinstance(target, list):
             raise ValueError(f"items at byte {self.at} for something that is no list")
@@ -162,6 +171,8 @@ def pickle_name(code: int) -> str:
 
 
 def _push(read: Callable[[Machine], Any]) -> Callable[[Machine], None]:
+    """Returns the instruction that pushes what `read` returns."""
+
     def step(machine: Machine) -> None:
         machine.stack.append(read(machine))
 
@@ -169,39 +180,44 @@ def _push(read: Callable[[Machine], Any]) -> Callable[[Machine], None]:
 
 
 def _whole(line: memoryview) -> int | bool:
+    """Returns the whole number or the bool that a line spells."""
     text = bytes(line).rstrip(b"L")
-    if text in (b"00", b"01"):  # How protocol 0 spells a bool.
+    if text in (b"00", b"01"):  # Protocol 0 writes bools so.
         return text == b"01"
-    # 20 characters hold every int64; Python takes quadratic time for long numbers.
+    # 20 characters are enough for every int64; Python needs quadratic time for long numbers.
     if len(text) > 20 or not text.removeprefix(b"-").isdigit():
         raise ValueError(f"{text[:20]!r} where a whole number was expected")
     return int(text)
 
 
 def _long(machine: Machine) -> int:
+    """Reads a whole number whose length in bytes comes first."""
     size = machine.number(1)
-    # 8 bytes hold every int64, and a longer number has no use here.
+    # 8 bytes are enough for every int64.
     if size > 8:
         raise ValueError(f"a whole number of {size} bytes")
     return machine.number(size, signed=True)
 
 
 def _quoted(machine: Machine) -> memoryview:
-    """Protocol 0's bytes, in quotes with escapes."""
+    """Reads bytes as protocol 0 writes them: a line in quotes, with escapes."""
     line = bytes(machine.line(len(machine.data)))
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError(f"no quotes around the text before byte {machine.at}")
-    # escape_decode, because it gives bytes and evaluates nothing.
+    # escape_decode returns bytes and evaluates nothing, unlike eval.
     return machine.made(codecs.escape_decode(line[1:-1])[0])
 
 
 def _memoize(machine: Machine, key: int) -> None:
+    """Stores the value on top of the stack in the memo."""
     machine.memo[key] = machine.stack[-1]
 
 
 def _tuple(count: int) -> Callable[[Machine], None]:
+    """Returns the instruction that replaces so many values by a tuple of them."""
+
     def step(machine: Machine) -> None:
-        # A slice of a short stack would give a shorter tuple without an error.
+        # Without this, a slice of a shorter stack would give a shorter tuple and no error.
         if len(machine.stack) < count:
             raise ValueError(f"fewer than {count} values before byte {machine.at}")
         machine.stack[-count:] = [tuple(machine.stack[-count:])]
@@ -210,7 +226,7 @@ def _tuple(count: int) -> Callable[[Machine], None]:
 
 
 def short_text(value: Any) -> str:
-    """Returns a short text: of a type, a module, a name."""
+    """Returns a value that must be a short text, such as the name of a module or a type."""
     data = value.data if isinstance(value, _Text) else value
     if not isinstance(data, memoryview) or len(data) > _LONGEST_LINE:
         raise ValueError("a name that is no short text")
@@ -218,34 +234,39 @@ def short_text(value: Any) -> str:
 
 
 def _global(machine: Machine, module: str, name: str) -> Global:
-    # An exact list: nothing is imported by its name.
+    """Returns the function or class that a pickle names, if it is in the list."""
+    # Nothing is imported: the names in `calls` stand for functions of this module.
     if (module, name) not in machine.calls:
         raise ValueError(f"it asks for {module}.{name}, which is refused")
     return Global(module, name)
 
 
 def _named(machine: Machine) -> Global:
+    """Reads a module and a name from two lines (instruction GLOBAL)."""
     module, name = (bytes(machine.line()).decode("utf-8") for _ in range(2))
     return _global(machine, module, name)
 
 
 def _stack_global(machine: Machine) -> Global:
+    """Pops a module and a name from the stack (instruction STACK_GLOBAL)."""
     name, module = short_text(machine.stack.pop()), short_text(machine.stack.pop())
     return _global(machine, module, name)
 
 
 def _reduce(machine: Machine) -> None:
+    """Calls a function with arguments from the stack (instruction REDUCE)."""
     arguments, function = machine.stack.pop(), machine.stack.pop()
-    # Only a `Global` may be called, and `_global` makes those of the list alone.
+    # Only a `Global` may be called, and `_global` returns only those in `calls`.
     if not (isinstance(function, Global) and isinstance(arguments, tuple)):
         raise ValueError(f"a call of a value before byte {machine.at}")
     machine.stack.append(machine.calls[function](machine, *arguments))
 
 
 def _build(machine: Machine) -> None:
+    """Gives an array its pickled state (instruction BUILD)."""
     state, target = machine.stack.pop(), machine.stack[-1]
     if isinstance(target, _DType):
-        return  # Byte order and the like mean nothing to one byte.
+        return  # The state is the byte order and such, which does not matter for single bytes.
     if not (isinstance(target, Array) and isinstance(state, tuple) and len(state) == 5):
         raise ValueError(f"a state before byte {machine.at} of something that has none")
     target.fill(state[2], state[4])
@@ -260,33 +281,41 @@ def _dtype(machine: Machine, code: Any, *_: Any) -> _DType:
 
 
 def _from_buffer(machine: Machine, buffer: Any, dtype: Any, *_: Any) -> Array:
-    """Returns how protocol 5 spells an array."""
+    """Returns an array from its buffer, as protocol 5 writes arrays."""
     found = Array()
     found.fill(dtype, buffer)
     return found
 
 
 def _scalar(machine: Machine, dtype: Any, data: Any) -> bool | int:
+    """Returns a NumPy scalar of one byte as a Python value."""
     if not isinstance(dtype, _DType) or not isinstance(data, memoryview) or len(data) != 1:
         raise ValueError("a scalar that is neither a byte nor a bool")
     return bool(data[0]) if dtype.dtype == bool else data[0]
 
 
 def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
-    """Returns how Python 2's protocols spell bytes: Latin-1 text, in another encoding."""
+    """Returns bytes as protocols 0 to 2 write them: as Latin-1 text, encoded in the pickle.
+
+    Args:
+      machine: the machine.
+      text: the text whose characters are the bytes.
+      codec: not used: it is Latin-1.
+    """
     if not isinstance(text, _Text):
         raise ValueError("an encoding of something that is no text")
-    # Incremental, since a character may lie across two parts.
+    # An incremental decoder, since a character may be divided between two parts.
     decoder = codecs.getincrementaldecoder(text.codec)()
     out = bytearray()
-    for start in range(0, len(text.data), 2**16):  # A whole text could take four times its bytes.
+    # In parts, since decoded text can take four times as much memory as its bytes.
+    for start in range(0, len(text.data), 2**16):
         part = text.data[start : start + 2**16]
         out += decoder.decode(part, start + len(part) == len(text.data)).encode("latin1")
     return machine.made(bytes(out))
 
 
 def _no_bytes(machine: Machine) -> memoryview:
-    """Returns how the protocols before 3 spell bytes of which there are none: `bytes()`."""
+    """Returns empty bytes, which protocols 0 to 2 write as a call of `bytes()`."""
     return memoryview(b"")
 
 
@@ -307,6 +336,7 @@ Machine.calls = {
 
 
 def _text(machine: Machine, size: int) -> _Text:
+    """Reads a text whose length comes first, as a number of `size` bytes."""
     return _Text(machine.take(machine.number(size)), "utf-8")
 
 
@@ -314,9 +344,9 @@ _STOP = pickle.STOP[0]
 Machine.steps = {
     code[0]: step
     for code, step in {
-        # The version is skipped: the instructions themselves are checked.
+        # The protocol version is skipped, since every instruction is checked anyway.
         pickle.PROTO: lambda m: m.take(1),
-        # A frame is a hint for buffered reading, and all of the file is here already.
+        # A frame is only a hint for buffered reading, and the whole file is in memory.
         pickle.FRAME: lambda m: m.take(8),
         pickle.MARK: _push(lambda m: _MARK),
         pickle.POP: lambda m: m.stack.pop(),
@@ -336,7 +366,7 @@ Machine.steps = {
         pickle.BINBYTES: _push(lambda m: m.take(m.number(4))),
         pickle.SHORT_BINBYTES: _push(lambda m: m.take(m.number(1))),
         pickle.BINBYTES8: _push(lambda m: m.take(m.number(8))),
-        # As bytes, since nothing here changes it.
+        # A bytearray is read as bytes, since nothing here changes it.
         pickle.BYTEARRAY8: _push(lambda m: m.take(m.number(8))),
         pickle.UNICODE: _push(lambda m: _Text(m.line(len(m.data)), "raw-unicode-escape")),
         pickle.BINUNICODE: _push(lambda m: _text(m, 4)),
@@ -357,7 +387,7 @@ Machine.steps = {
         pickle.PUT: lambda m: _memoize(m, _whole(m.line())),
         pickle.BINPUT: lambda m: _memoize(m, m.number(1)),
         pickle.LONG_BINPUT: lambda m: _memoize(m, m.number(4)),
-        # Its key is the number of entries so far, as the protocol says.
+        # MEMOIZE has no key: the protocol says that it is the number of entries so far.
         pickle.MEMOIZE: lambda m: _memoize(m, len(m.memo)),
         pickle.GLOBAL: _push(_named),
         pickle.STACK_GLOBAL: _push(_stack_global),

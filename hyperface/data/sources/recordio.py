@@ -1,9 +1,11 @@
-"""MXNet RecordIO, as face sets are often passed on: train.rec, with train.idx and property.
+"""Opens MXNet RecordIO files, in which face sets are often distributed.
 
-A record is two little-endian words, the magic number and 3 bits of part and 29 of length, then the
-data, padded to four bytes. Data that holds the magic number at a multiple of four is cut there into
-parts, and the number is left out. An image's data is a header (flag, label, id, id2), as many
-float32 labels as the flag says, and the encoded image.
+A data set consists of train.rec with the records and, mostly, of train.idx and `property`. A record
+starts with two little-endian 32-bit words: the magic number, and a word with 3 bits for the part
+and 29 bits for the length of the data. The data follows, padded to a multiple of four bytes. If the
+data contains the magic number at a multiple of four, the writer splits it there into parts and
+leaves out the number. The data of an image is a header (flag, label, id, id2), as many float32
+labels as the flag says, and the encoded image.
 """
 
 import re
@@ -19,17 +21,18 @@ from hyperface.data.sources.source import Reject, Source, check_size, fingerprin
 from hyperface.errors import InputError
 
 MAX_PARTS = 64
-"""Parts of a record. Data is cut where it holds the magic number, which an image does by chance
-once in 4 billion words. A chain of parts without end would be walked again from each of them."""
+"""Largest number of parts of a record. An image contains the magic number by chance once in 4
+billion words. Without a limit, an endless chain of parts would be followed again from each part."""
 MAX_DAMAGED = 10_000
-"""Damaged stretches of a file that is still read."""
+"""Largest number of damaged stretches in a file that is still read."""
 MAGIC = 0xCED7230A
 _MAGIC = struct.pack("<I", MAGIC)
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _HEADER = struct.Struct("<IfQQ")
 _SMALLEST = 8
-"""Bytes of the smallest record, which is damaged."""
+"""Size in bytes of the smallest record, which has a header and no data."""
 _LONGEST_LINE = 64
+"""Largest length of a line of the index and of `property` in bytes."""
 _INDEX_LINE = re.compile(rb" *([0-9]{1,18}) *\t *([0-9]{1,18}) *\r?\n?")
 
 
@@ -38,18 +41,18 @@ _Parts = list[tuple[int, int]]
 
 
 def recordio(path: Path) -> Source:
-    """Returns the images of a .rec file; its labels are the identities.
+    """Returns the images in a .rec file; the labels are the identities.
 
-    The file is walked from header to header, so that no index is needed; an index beside it gives
-    the keys, which name the images, and must fit. A damaged stretch is listed and skipped; a record
-    whose length swallows its neighbours is refused when it is read.
+    The file is read from header to header, so no index is needed. If there is an index, it must fit
+    the file, and its keys become the names of the images. Damaged stretches are skipped and listed.
+    A record whose damaged length covers the next records is refused when it is read.
 
     Args:
-      path: the .rec file; .idx and `property` beside it are used where they are.
+      path: the .rec file; the .idx file and `property` beside it are used if they are there.
 
     Raises:
-      InputError: there is no such file, it has no images, index or property contradict it, or it
-        has more than MAX_DAMAGED damaged stretches.
+      InputError: there is no such file, it has no images, the index or `property` contradicts it,
+        or it has more than MAX_DAMAGED damaged stretches.
     """
     rejected: list[Reject] = []
     if not path.is_file():
@@ -82,18 +85,18 @@ def recordio(path: Path) -> Source:
 
 
 def _listed(file: BinaryIO, path: Path, rejected: list[Reject]) -> tuple[array, array, array]:
-    """Offsets, labels and keys of all images."""
+    """Returns the offset, the label and the key of every image."""
     index_file = path.with_suffix(".idx")
     index = _index(index_file, path.stat().st_size // _SMALLEST)
-    # Eight bytes a number: lists of Python would take gigabytes for the largest sets.
+    # Eight bytes per number; Python lists would take gigabytes for the largest data sets.
     offsets, labels, keys = array("q"), array("q"), array("q")
     damage = _Damage(path, rejected)
     for place, (offset, parts) in enumerate(_records(file, damage)):
         key = place if index is None else index.pop(offset, None)
         if key is None:
             raise InputError(
-                f"{index_file}: expected every record, found none at byte {offset}: the index is "
-                "of another file."
+                f"{index_file}: expected every record, found none at byte {offset}: the index "
+                "belongs to another file."
             )
         try:
             label = _label(file, parts)
@@ -110,13 +113,13 @@ def _listed(file: BinaryIO, path: Path, rejected: list[Reject]) -> tuple[array, 
 
 
 class _Damage:
-    """What is damaged in a file, listed as long as it looks like a RecordIO file at all."""
+    """Lists the damaged stretches of a file, up to the number at which the file is refused."""
 
     def __init__(self, path: Path, rejected: list[Reject]) -> None:
         self._path, self._rejected = path, rejected
 
     def found(self, name: str, reason: str) -> None:
-        """Lists one; InputError where there are too many."""
+        """Adds a damaged stretch; raises InputError if there are too many."""
         self._rejected.append(Reject(name, reason))
         if len(self._rejected) > MAX_DAMAGED:
             raise InputError(
@@ -126,7 +129,7 @@ class _Damage:
 
 
 class _Names(Sequence[str]):
-    """label/key of every image, made when asked for: a large file has millions."""
+    """The names LABEL/KEY of all images, built on demand: a large file has millions of images."""
 
     def __init__(self, labels: array, keys: array) -> None:
         self._labels, self._keys = labels, keys
@@ -142,7 +145,7 @@ class _Names(Sequence[str]):
 
 
 def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
-    """Offset and parts of every whole record; stretches that are none are listed."""
+    """Yields the offset and the parts of every complete record; other stretches are listed."""
     size = file.seek(0, 2)
     offset = 0
     while offset < size:
@@ -150,14 +153,17 @@ def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
         if parts:
             yield offset, parts
         else:
-            # Beyond the word at this place, which did not lead to a record.
+            # The search starts behind the word at this offset, which did not start a record.
             after = _next_magic(file, offset + 4)
             damage.found(f"bytes {offset} to {after}", "not a whole record")
         offset = after
 
 
 def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Parts, int]:
-    """Returns the parts of the record at an offset, and its end; no parts if it is cut short."""
+    """Returns the parts of the record at an offset, and where it ends.
+
+    There are no parts if no complete record starts there.
+    """
     size = file.seek(0, 2) if size is None else size
     parts: _Parts = []
     while len(parts) < MAX_PARTS:
@@ -166,14 +172,14 @@ def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Part
         if len(header) < 8 or header[:4] != _MAGIC:
             return [], offset
         word = struct.unpack("<I", header[4:])[0]
-        # The format packs both into one word: 3 bits and 29 bits.
+        # 3 bits for the part and 29 bits for the length.
         part, length = word >> 29, word & (1 << 29) - 1
         if part not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
             return [], offset
         parts.append((offset + 8, length))
         # Data is padded to whole words.
         offset += 8 + -(-length // 4) * 4
-        # A damaged length must not make us read or allocate more than the file has.
+        # A damaged length could otherwise lead to reading, and allocating, more than the file has.
         if parts[-1][0] + length > size:
             return [], offset
         if part in (_WHOLE, _LAST):
@@ -182,9 +188,13 @@ def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Part
 
 
 def _next_magic(file: BinaryIO, start: int) -> int:
-    """Returns the next multiple of four at or after start that holds a magic number, or the end."""
+    """Returns the offset of the next magic number at `start` or a multiple of four behind it.
+
+    Without another magic number it returns the end of the file.
+    """
     file.seek(start)
-    length = 1 << 12  # Grows, since the next one is mostly near, and a large block takes longer.
+    # Blocks grow: the next number is mostly near, and a large block takes long to search.
+    length = 1 << 12
     while block := file.read(length):
         length = min(2 * length, 1 << 20)
         words = np.frombuffer(block[: len(block) // 4 * 4], "<u4")
@@ -196,25 +206,29 @@ def _next_magic(file: BinaryIO, start: int) -> int:
 
 
 def _data(file: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
+    """Returns the data of a record; ValueError if its length covers another record."""
     pieces = []
     for start, length in parts:
         file.seek(start)
         pieces.append(file.read(length))
-        # A writer cuts its data at every such word: here a damaged length has swallowed a record.
+        # A writer splits data at every such word, so this is a record inside a damaged length.
         if np.any(np.frombuffer(pieces[-1], "<u4", length // 4) == MAGIC):
             raise ValueError("expected one record, found the start of another inside it")
     return _MAGIC.join(pieces)
 
 
 def _label(file: BinaryIO, parts: _Parts) -> int | None:
-    """Returns the label of an image's record; None for a record that only lists others."""
+    """Returns the label of an image's record; None for a record that has no image.
+
+    InsightFace writes records without an image, which list the records of a person.
+    """
     start, length = parts[0]
     file.seek(start)
     head = file.read(min(length, _HEADER.size + 4))
     if len(head) < _HEADER.size:
         raise ValueError(f"expected a header of {_HEADER.size} bytes, found {len(head)}")
     flag, label, _, _ = _HEADER.unpack(head[: _HEADER.size])
-    # Between two parts stood a magic word, which the writer left out.
+    # The writer left out one magic word of four bytes between two parts.
     total = sum(size for _, size in parts) + 4 * (len(parts) - 1)
     if total < _HEADER.size + 4 * flag:
         raise ValueError(f"expected {flag} labels, found a record of {total} bytes")
@@ -230,12 +244,18 @@ def _label(file: BinaryIO, parts: _Parts) -> int | None:
 
 
 def _image(data: bytes) -> bytes:
+    """Returns the encoded image in the data of a record, behind the header and the labels."""
     flag = _HEADER.unpack(data[: _HEADER.size])[0]
     return data[_HEADER.size + 4 * flag :]
 
 
 def _index(path: Path, most: int) -> dict[int, int] | None:
-    """Keys by offset from an index file of at most that many lines; None where there is none."""
+    """Reads an index file: offset -> key. Returns None if there is no such file.
+
+    Args:
+      path: the .idx file.
+      most: largest number of lines.
+    """
     if not path.is_file():
         return None
     keys = {}
@@ -247,15 +267,18 @@ def _index(path: Path, most: int) -> dict[int, int] | None:
             # Checked while reading, so that an index of another file cannot fill the memory.
             if number > most:
                 raise InputError(
-                    f"{path}: expected at most {most:,} lines, one a record that fits into the "
-                    ".rec file, found more: the index is of another file."
+                    f"{path}: expected at most {most:,} lines, one per record that fits into the "
+                    ".rec file, found more: the index belongs to another file."
                 )
             keys[int(match[2])] = int(match[1])
     return keys
 
 
 def _check_property(path: Path, labels: np.ndarray) -> None:
-    """The first number of `property` is the number of classes."""
+    """Raises InputError if `property` has fewer classes than the labels need.
+
+    The first number in the file is the number of classes.
+    """
     if not path.is_file():
         return
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What every kind of source gives: encoded images by identity, in a fixed order."""
+"""Defines a source of images: encoded images by identity, in a fixed order."""
 
 import hashlib
 import unicodedata
@@ -15,27 +15,30 @@ IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
     ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-"""Files with another suffix are images if their first bytes say so."""
+"""Suffixes of images. A file with another suffix is an image if its first bytes show it."""
 MAX_BYTES = 50_000_000
-"""A larger file is not a face image, and is not read."""
+"""Largest size of an image in bytes. A larger file is no face image, and is not read."""
 
 
 class Reject(NamedTuple):
-    """Something that is left out: an image that cannot be used, or a file that is no image."""
+    """A file that is left out, because it is no image or an image that cannot be used."""
 
     name: str
     reason: str
 
 
 class Pairs(NamedTuple):
-    """Image pairs that a source brings with it, by index of its images."""
+    """The pairs of images that come with a source."""
 
     first: np.ndarray
+    """[pairs] index of the first image of each pair."""
     second: np.ndarray
+    """[pairs] index of the second image."""
     same: np.ndarray
-    """[pairs] bool."""
+    """[pairs] bool, whether both images show one person."""
     fold: np.ndarray
-    """[pairs] int64, from 0; of all pairs, whichever images prove unreadable."""
+    """[pairs] int64 number of the fold, counted from 0. It includes pairs whose images turn out to
+    be unreadable later."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +46,38 @@ class Source:
     """Encoded images by identity, in a fixed order, read one at a time."""
 
     kind: str
+    """The kind of the source, such as "folder"."""
     identities: Sequence[str]
-    """In the order of the labels."""
+    """Names of the people, in the order of their labels."""
     people: np.ndarray
-    """[images] int32, each an index into `identities`."""
+    """[images] int32, the index of each image's person in `identities`."""
     names: Sequence[str]
-    """[images] unique; for faces mostly the path below the root."""
+    """[images] a unique name for each image; for faces mostly the path below the root."""
     read: Callable[[int], bytes]
-    """Bytes of the image of that index. Cheapest in rising order. ValueError says why not."""
+    """Returns the encoded image with this index; rising order is fastest. It raises ValueError with
+    the reason if the image cannot be read."""
     fingerprint: str
-    """Equal for equal sources: of the names and sizes of all images."""
+    """A digest of the names and sizes of all images; equal sources have equal fingerprints."""
     rejected: Sequence[Reject] = ()
-    """Found while listing; what proves unreadable comes later."""
+    """Images found unusable when the source was listed; others turn out to be unreadable later."""
     ignored: Sequence[Reject] = ()
     """Files that are no images, and hidden folders."""
     doubt: str = ""
-    """Another way to read which images are of one person, where there is one; `strict` refuses."""
+    """A sentence about another possible way to tell which folders are people; "" if there is none.
+    The option `strict` refuses a source with such a doubt."""
     splits: np.ndarray | None = None
-    """[images] name of the split of each, where the source has its own; labels are then shared by
-    all splits. Where it has none, people are split."""
+    """[images] name of the split of each image, if the source has splits of its own. Its labels are
+    then shared by all splits. In other sources people are divided among the splits."""
     pairs: Pairs | None = None
     held_out: int | None = None
-    """People at the end who form the test split, unless the user says otherwise; None leaves it to
-    the number of people."""
+    """Default number of people, from the end, who form the test split. If it is None, the default
+    depends on the number of people."""
     channels: Literal[1, 3] = 3
-    """Of the stored images, unless the user says otherwise."""
+    """Default number of channels of the stored images."""
 
 
 def _as_number(name: str) -> tuple[int, str]:
+    # With the name, so that "7" and "07" keep one order.
     return int(name), name
 
 
@@ -84,15 +91,24 @@ def by_identity(
     distinct_case: bool = True,
     **fields: Any,
 ) -> Source:
-    """Returns a source of (identity, name, size of the content), with sorted identities.
+    """Builds a source from its images, with sorted identities.
 
-    Identities that are all whole numbers are sorted as numbers, unless `key` says otherwise. Other
-    fields of the source are passed on.
+    Args:
+      kind: the kind of the source.
+      members: (identity, name, size) of each image. The size, or anything else that changes with
+        the content, goes into the fingerprint.
+      read: as in `Source`.
+      rejected: as in `Source`.
+      key: order of the identities. By default they are sorted as numbers if all are whole numbers,
+        and otherwise as text.
+      distinct_case: whether two identities that differ only in case are two people. If not, they
+        are refused.
+      **fields: other fields of the source.
 
     Raises:
-      InputError: there are no images, or two identities are spellings of one name; those that
-        differ in case are two people where `distinct_case` says so.
+      InputError: there are no images, or two identities are spellings of one name.
     """
+    # Most sources pass a generator, and the members are needed several times.
     members = list(members)
     if not members:
         reasons = f", all {len(rejected)} rejected, first {rejected[0]}" if rejected else ""
@@ -116,19 +132,21 @@ def by_identity(
 
 
 def _check_spelling(identities: set[str], distinct_case: bool) -> None:
-    """Refuses two spellings of one name, which would make two people of one."""
+    """Refuses two spellings of one name, because one person would become two."""
     spelt: dict[str, str] = {}
     for identity in sorted(identities):
+        # Some file systems of macOS decompose the letters of file names, so that one name can come
+        # in two Unicode forms.
         composed = unicodedata.normalize("NFC", identity)
         folded = composed if distinct_case else composed.casefold()
         other = spelt.setdefault(folded, identity)
         if other == identity:
             continue
         if unicodedata.normalize("NFC", other) == composed:
-            # They look the same on a screen: their code points tell them apart.
+            # Both look the same on a screen, so the message shows their code points.
             raise InputError(
-                f"expected one spelling of {composed!r}, found two that differ in their Unicode "
-                f"form only, {other!a} and {identity!a}: give them one name."
+                f"expected one spelling of {composed!r}, found two that differ only in their "
+                f"Unicode form, {other!a} and {identity!a}: give them one name."
             )
         raise InputError(
             f"expected identities that differ in more than case, found {other!r} and "
@@ -137,7 +155,7 @@ def _check_spelling(identities: set[str], distinct_case: bool) -> None:
 
 
 def fingerprint(parts: Iterable[object]) -> str:
-    """Returns sixteen hexadecimal digits of SHA-256 over the parts' text."""
+    """Returns the first sixteen hexadecimal digits of the SHA-256 of the parts as text."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part};".encode(errors="surrogateescape"))
@@ -145,12 +163,15 @@ def fingerprint(parts: Iterable[object]) -> str:
 
 
 def files_ending(folder: Path, suffix: str) -> list[Path]:
-    """Returns the visible files of a folder with this suffix, in any case, sorted by name."""
+    """Returns the files of a folder with this suffix, in upper or lower case, sorted by name.
+
+    Hidden files are left out.
+    """
     found = (path for path in folder.iterdir() if path.suffix.lower() == suffix)
     return sorted(path for path in found if not path.name.startswith("."))
 
 
 def check_size(size: int) -> None:
-    """ValueError for a file that is too large to be a face image."""
+    """Raises ValueError if a file of this size is too large to be a face image."""
     if size > MAX_BYTES:
         raise ValueError(f"expected at most {MAX_BYTES:,} bytes, found {size:,}")

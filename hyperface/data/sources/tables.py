@@ -1,4 +1,4 @@
-"""Data sets that are tables: parquet in Hugging Face's layout, and any TFDS data set."""
+"""Opens data sets that are tables: parquet files in Hugging Face's layout, and TFDS data sets."""
 
 import json
 from collections.abc import Iterator
@@ -16,23 +16,25 @@ if TYPE_CHECKING:
     import pyarrow
 
 SMALLEST_ROW = 16
-"""Bytes that an image and its label take at least; so a few bytes cannot announce any number."""
+"""Smallest size of an image with its label in bytes, which limits the number of rows of a file."""
 LABELS = 2**16
-"""Labels that are read at once."""
+"""Number of labels that are read at the same time."""
 LONGEST_LABEL = 4096
+"""Largest size of a label in bytes."""
 
 
 def parquet(
     path: Path, *, image: str = "image", label: str = "label", distinct_case: bool = False
 ) -> Source:
-    """Returns the images of a parquet file, or of all parquet files in a folder, by sorted name.
+    """Returns the images in a parquet file, or in all parquet files of a folder, sorted by name.
 
     Args:
       path: the file or folder.
-      image: the column of images, bytes or a struct with `bytes` (and `path`).
-      label: the column of identities, whole numbers or text. Class names of Hugging Face's metadata
-        are used where there are some.
-      distinct_case: two identities whose names differ in case only are two people.
+      image: name of the column of images. Its values are bytes, or structs with a field `bytes`.
+      label: name of the column of identities, whole numbers or text. Whole numbers get the class
+        names in Hugging Face's metadata if there are some.
+      distinct_case: whether two identities whose names differ only in case are two people. If not,
+        they are refused.
 
     Raises:
       InputError: a file is not parquet, lacks a column, or there are no images.
@@ -57,7 +59,7 @@ def parquet(
 
 
 class _Table:
-    """A parquet file whose rows are read one by one."""
+    """A parquet file whose images are read one by one."""
 
     def __init__(self, path: Path, image: str, label: str) -> None:
         import pyarrow.parquet
@@ -68,7 +70,7 @@ class _Table:
         try:
             schema = pyarrow.parquet.read_schema(path)
             names, metadata = schema.names, schema.metadata
-        # Arrow refuses most damage itself; its text can be anything but UTF-8.
+        # Arrow raises errors of many types; a text that is not UTF-8 raises UnicodeDecodeError.
         except Exception as error:
             raise InputError(
                 f"expected a whole parquet file at {path}, found: {_reason(error)}."
@@ -76,9 +78,9 @@ class _Table:
         if {image, label} - set(names):
             raise InputError(
                 f"{path}: expected columns {image!r} and {label!r}, found "
-                f"{', '.join(map(repr, names))[:200]}. Say which by --image and --label."
+                f"{', '.join(map(repr, names))[:200]}. Name the columns by --image and --label."
             )
-        # Labels stay the numbers of a dictionary's entries: a text is in memory once.
+        # Labels are read as indices into a dictionary, so that each text is in memory only once.
         self._file = pyarrow.parquet.ParquetFile(path, read_dictionary=[label])
         self._image = _leaf(path, schema, image, label)
         self._names = _class_names(metadata, label)
@@ -86,7 +88,7 @@ class _Table:
         self._check()
 
     def _check(self) -> None:
-        """Refuses what the file says of itself where that cannot be true."""
+        """Refuses a file that announces a number of rows or a size that cannot be true."""
         try:
             metadata, size = self._file.metadata, self.path.stat().st_size
             if not 0 <= metadata.num_rows <= size // SMALLEST_ROW:
@@ -98,10 +100,11 @@ class _Table:
             ) from None
 
     def identities(self) -> Iterator[tuple[int, list[str]]]:
-        """For each row group a number that tells its content, and the identities of its rows."""
+        """Yields, per row group, its size in bytes and the identities of its rows."""
         for group in range(self._file.num_row_groups):
             try:
-                # Other images nearly always take another number of bytes.
+                # The size is part of the source's fingerprint: other images of the same names
+                # nearly always have another size, and reading all images would take too long.
                 size = self._file.metadata.row_group(group).total_byte_size
                 labels = []
                 for batch in self._batches(group, self._label, LABELS):
@@ -114,16 +117,20 @@ class _Table:
             yield size, [_identity(self.path, row, one, self._names) for row, one in found]
 
     def image(self, group: int, row: int) -> bytes:
-        """Returns the bytes of an image; cheapest in rising order."""
+        """Returns the encoded image of a row; reading rows in rising order is fastest.
+
+        Raises:
+          ValueError: the row is damaged, or has no bytes.
+        """
         if self._held is None or self._held[0] != group or self._held[1] > row:
-            # A row group is read forward only, so that an earlier row starts it again.
+            # A row group can only be read forward; for an earlier row it starts again.
             self._held = (group, 0, self._batches(group, self._image, 1))
         _, place, batches = self._held
         value = None
         try:
             for _ in range(row - place + 1):
                 (value,) = next(batches).to_pylist()
-        except Exception as error:  # As above; the rows after it may be read from the start.
+        except Exception as error:  # As above. The next row then starts the row group again.
             self._held = None
             raise ValueError(f"expected a readable row, found: {_reason(error)}") from None
         self._held = (group, row + 1, batches)
@@ -133,12 +140,17 @@ class _Table:
         return data
 
     def _batches(self, group: int, column: str, rows: int) -> Iterator[Any]:
+        """Yields the values of a column in a row group, as Arrow arrays of so many rows."""
         batches = self._file.iter_batches(rows, [group], [column], use_threads=False)
         return (batch.column(0) for batch in batches)
 
 
 def _leaf(path: Path, schema: "pyarrow.Schema", image: str, label: str) -> str:
-    """Returns the path of the column of bytes; InputError for columns of other types."""
+    """Returns the path of the column that contains the bytes of the images.
+
+    Raises:
+      InputError: one of the two columns has another type.
+    """
     from pyarrow import types
 
     kind = schema.field(label).type
@@ -154,13 +166,13 @@ def _leaf(path: Path, schema: "pyarrow.Schema", image: str, label: str) -> str:
 
 
 def _texts(labels: Any) -> list[Any]:
-    """Returns the labels of a batch."""
+    """Returns the labels of a batch as Python values."""
     import pyarrow.compute
 
-    compute: Any = pyarrow.compute  # Its functions are made when it is imported.
+    compute: Any = pyarrow.compute  # Its functions exist only at run time: type checkers see none.
     if not hasattr(labels, "dictionary"):
         return labels.to_pylist()
-    # Measured before the texts are made.
+    # Measured in Arrow's memory, before a hostile text of any length is copied.
     longest = compute.max(compute.binary_length(labels.dictionary)).as_py() or 0
     if longest > LONGEST_LABEL:
         raise ValueError(f"a label of {longest:,} bytes, above {LONGEST_LABEL:,}")
@@ -169,22 +181,24 @@ def _texts(labels: Any) -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error."""
+    """Returns the first line of an error, or the name of its type if it has no text."""
     return str(error).strip().partition("\n")[0].rstrip(".")[:200] or type(error).__name__
 
 
 def tfds_dataset(name: str, data_dir: Path) -> Source:
-    """Returns a TFDS data set with an image and a label, by name; its splits are kept.
+    """Returns the images of a TFDS data set; its splits are kept.
 
     Args:
       name: TFDS's name of the data set, with config and version if needed.
       data_dir: folder that contains the data set, or to which it is downloaded.
 
     Raises:
-      InputError: TFDS does not know or cannot build the data set, or it has no image and label.
+      InputError: TFDS does not know the data set or cannot build it, or its records have no image
+        or no label.
     """
     import tensorflow_datasets as tfds
 
+    # Before TFDS opens them: it imports the classes that these files name.
     for file in (data_dir / name.split("/")[0].split(":")[0]).rglob("features.json"):
         check_features(file)
     try:
@@ -195,7 +209,8 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
     # TFDS runs the data set's own code here, which can raise anything.
     except Exception as error:
         raise InputError(
-            f"expected a TFDS data set {name!r} that needs no TensorFlow to be made, found: {error}"
+            f"expected a TFDS data set {name!r} that can be built without TensorFlow, found: "
+            f"{error}"
         ) from None
     if not {"image", "label"} <= set(features):
         raise InputError(f"{name}: expected image and label, found {', '.join(features)}.")
@@ -216,7 +231,7 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
         split, row = places[index]
         try:
             data = bytes(sources[split][row]["image"])
-        except Exception as error:  # Of ArrayRecord, protobuf or TFDS, by what is damaged.
+        except Exception as error:  # ArrayRecord, protobuf and TFDS raise errors of many types.
             raise ValueError(f"expected a readable record, found: {_reason(error)}") from None
         check_size(len(data))
         return data
@@ -226,7 +241,8 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
 
 
 def _identity(path: Path, row: int, label: Any, names: list[str] | None) -> str:
-    if label is None or label == -1:  # -1 is Hugging Face's word for none.
+    """Returns the identity of a row: the class name of its label, or the label as text."""
+    if label is None or label == -1:  # Hugging Face writes -1 for a missing label.
         raise InputError(f"{path}: expected a label in every row, found none in {row}.")
     if names is None:
         return str(label)
@@ -239,7 +255,7 @@ def _identity(path: Path, row: int, label: Any, names: list[str] | None) -> str:
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:
-    """Names of a ClassLabel column, from the metadata that Hugging Face writes."""
+    """Returns the class names of a column from Hugging Face's metadata; None if it has none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]

@@ -1,4 +1,7 @@
-"""Members of a tar archive, plain or compressed, whose headers are of a size that can be true."""
+"""Lists the members of a tar archive, plain or compressed, and refuses hostile headers.
+
+Python's `tarfile` trusts the sizes in an archive: it may allocate gigabytes, or never end.
+"""
 
 import lzma
 import tarfile
@@ -15,18 +18,18 @@ CUT = (
     EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError,
     ValueError, RecursionError, OverflowError,
 )  # fmt: skip
-"""What reading a truncated or damaged archive raises."""
+"""The errors that reading a truncated or damaged archive can raise."""
 LONGEST_HEADER = 2**16
-"""Bytes of a tar member's long name or further attributes; a path has at most 4,096."""
+"""Largest size in bytes of a member's long name or further attributes; a path has at most 4,096."""
 
 
-_NO_FILE = "a link or a device: it holds no image"
+_NO_FILE = "a link or a device: it contains no image"
 
 
 def tar_members(path: Path) -> list[Member]:
-    """Returns the files, links and devices of a tar archive, in the order of their content.
+    """Returns the files, links and devices in a tar archive, in the order of their content.
 
-    A compressed archive is listed in a first pass; its images are read in a second pass.
+    A compressed archive is unpacked once to list it, and a second time to read its images.
 
     Raises:
       InputError: there is no such archive, or it is damaged.
@@ -39,18 +42,20 @@ def tar_members(path: Path) -> list[Member]:
         raise InputError(
             f"expected a whole tar archive at {path}, found: {error}. Get the file again."
         ) from None
-    # A hard link is read beside its file: going back unpacks a compressed archive from its start.
+    # Sorted by place, so that a hard link is read right after its file: going back in a compressed
+    # archive means unpacking it again from the start.
     return [member for _, member in sorted(members, key=lambda found: found[0])]
 
 
 class _Entry(tarfile.TarInfo):
-    """A member whose headers are of a size that can be true.
+    """A tar header that is refused if a size in it cannot be true.
 
-    tarfile reads a long name into memory however long it says it is.
+    tarfile would read a long name into memory, whatever length the archive announces.
     """
 
     def _proc_member(self, archive: "_Tar") -> tarfile.TarInfo:
-        # The format can hold a negative size, by which tarfile would seek backwards.
+        # tarfile calls this for every header, before it acts on the size in it. The format allows a
+        # negative size, with which tarfile would seek backwards.
         if self.size < 0:
             raise tarfile.ReadError(f"a member of {self.size} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:
@@ -62,7 +67,7 @@ class _Entry(tarfile.TarInfo):
                     f"a header of {max(self.size, archive.global_header):,} bytes, above "
                     f"{LONGEST_HEADER:,}"
                 )
-        # A private method, which typeshed leaves out.
+        # A private method of tarfile, unknown to type checkers; no public one sees headers first.
         return super()._proc_member(archive)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _proc_gnusparse_10(self, *_: object) -> None:
@@ -81,28 +86,35 @@ _HEADERS = {
 
 
 class _Tar(tarfile.TarFile):
-    """Is read from as long as its source lives, and closes itself then, as ZipFile does."""
+    """A tar archive that closes its file when it is no longer used, as ZipFile does.
+
+    A source reads from it as long as the source exists.
+    """
 
     tarinfo = _Entry
     members: list[tarfile.TarInfo]
-    """Those read so far, which TarFile keeps."""
+    """The headers read so far, which TarFile keeps."""
     global_header = 0
-    """Bytes of headers that hold for all members; each member copies them."""
+    """Bytes of the global headers read so far. Every later member gets a copy of them."""
 
     def __del__(self) -> None:
         self.fileobj.close()
 
 
 class _Content:
-    """Reads the content of members. The last one is kept: a hard link may ask for it again."""
+    """Reads the content of members, and keeps the last one: a hard link to it may come next."""
 
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive, self._start, self._data = archive, -1, b""
 
-    def of(self, start: int, size: int, limit: int = -1) -> bytes:
-        """Returns the bytes of a member; ValueError says why they cannot be read."""
+    def read(self, start: int, size: int, limit: int = -1) -> bytes:
+        """Returns the bytes of a member, all or at most `limit`.
+
+        Raises:
+          ValueError: the archive is damaged or ends before.
+        """
         size = size if limit < 0 else min(size, limit)
-        # A file and its hard links come one after the other, and are unpacked once.
+        # A file and its hard links are read one after the other, and unpacked once.
         if start == self._start and size == len(self._data):
             return self._data
         try:
@@ -117,7 +129,7 @@ class _Content:
 
 
 def _members(path: Path) -> Iterator[tuple[int, Member]]:
-    """Yields the byte where the content of each member starts, and the member."""
+    """Yields each member, together with the byte at which its content starts."""
     if not path.is_file():
         raise InputError(f"expected a tar archive at {path}, found no file.")
     archive = _Tar(fileobj=open_unpacked(path))
@@ -125,15 +137,15 @@ def _members(path: Path) -> Iterator[tuple[int, Member]]:
     before = -1
     files: dict[str, tuple[int, Member]] = {}
     for info in iter(archive.next, None):
-        # A damaged size can lead back, and the loop would never end.
+        # A damaged size can lead back to a member that was read, and the loop would never end.
         if archive.offset <= before:
             raise tarfile.ReadError(f"a member at byte {before} that ends before it starts")
-        # tarfile keeps every member; of millions that would take gigabytes.
+        # tarfile keeps every header, which takes gigabytes for millions of members.
         before, archive.members = archive.offset, []
         if info.isdir():
             continue
         name = info.name.replace("\\", "/")
-        start, found = info.offset_data, Member(name, 0, partial(content.of, 0, 0), _NO_FILE)
+        start, found = info.offset_data, Member(name, 0, partial(content.read, 0, 0), _NO_FILE)
         if info.isfile():
             start, found = files[info.name] = start, _member(name, content, start, info.size)
         elif info.islnk() and info.linkname in files:
@@ -145,7 +157,8 @@ def _members(path: Path) -> Iterator[tuple[int, Member]]:
                 problem=f"a hard link to {info.linkname}, which is not before it"
             )
         yield start, found
-    # tarfile takes a damaged header, or a cut between two members, for the end.
+    # tarfile takes a damaged header, or a cut between two members, for the end of the archive. A
+    # real end is marked by a block of zeros.
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise InputError(
@@ -155,12 +168,15 @@ def _members(path: Path) -> Iterator[tuple[int, Member]]:
 
 
 def _member(name: str, content: _Content, start: int, size: int) -> Member:
-    whole = partial(content.of, start, size)
+    """Returns the member of a regular file, whose content starts at a byte of the archive."""
+    whole = partial(content.read, start, size)
     if has_image_suffix(name):
         return Member(name, size, whole)
-    # Read now, in the order of the archive.
+    # The first bytes of other files are needed to recognise images. They are read now, because
+    # coming back later would unpack a compressed archive again.
     return Member(name, size, partial(_known, whole(HEAD), whole))
 
 
 def _known(head: bytes, whole: Reader, limit: int = -1) -> bytes:
+    """Returns the bytes of a file whose first HEAD bytes are in memory already."""
     return head[:limit] if 0 <= limit <= HEAD else whole(limit)

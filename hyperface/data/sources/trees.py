@@ -1,7 +1,7 @@
-"""One folder an identity: on disk, or in a zip or tar archive that is read in place.
+"""Opens images in one folder per person: on disk, or in a zip or tar archive that is read in place.
 
-LFW's layout, ImageFolder's, VGGFace2's with a folder around the people of each split, and CFP's
-with folders below the identity. Nothing is ever extracted.
+This is the layout of LFW and ImageFolder. There may be folders around the people, such as one per
+split in VGGFace2, and folders below each person, as in CFP. Archives are never extracted to disk.
 """
 
 import os
@@ -33,16 +33,17 @@ def folder(
     Args:
       root: the folder.
       follow_links: whether links to files and folders outside of root are followed.
-      distinct_case: two identities whose names differ in case only are two people.
-      identity_level: the level of folders that names the people: 1 for the folders directly in
-        root. None finds the level.
+      distinct_case: whether two identities whose names differ only in case are two people. If not,
+        they are refused.
+      identity_level: the level of the folders that are people: 1 for the folders directly in root.
+        None finds the level.
 
     Raises:
-      InputError: root is not a folder, no identity's folder contains an image, two levels could
-        name the people, or identities differ in case or Unicode form only.
+      InputError: root is not a folder, no person's folder contains an image, the folders of two
+        levels could be the people, or two identities differ only in case or Unicode form.
     """
     if not root.is_dir():
-        raise InputError(f"expected a folder with one folder a person, found none at {root}.")
+        raise InputError(f"expected a folder with one folder per person, found none at {root}.")
     return _tree("folder", walk(root, follow_links), root, distinct_case, identity_level)
 
 
@@ -65,9 +66,10 @@ def tarred(path: Path, *, distinct_case: bool = False, identity_level: int | Non
 
 
 def _zip_members(path: Path) -> Iterator[Member]:
+    """Yields the files in a zip archive."""
     archive = open_zip(path)
     for info in archive.infolist():
-        # .NET's zips have backslashes; Python translates them on Windows alone.
+        # .NET wrote zip archives with backslashes; Python translates them only on Windows.
         name = info.filename.replace("\\", "/")
         if not name.endswith("/"):
             yield Member(
@@ -78,6 +80,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 
 def _read_zipped(archive: ZipFile, info: ZipInfo, limit: int = -1) -> bytes:
+    """Returns the bytes of a file in a zip archive, all or at most `limit`."""
     if limit < 0:
         return read_member(archive, info, info.file_size)
     return read_head(archive, info, limit)
@@ -90,8 +93,10 @@ def _tree(
     distinct_case: bool,
     level: int | None,
 ) -> Source:
+    """Returns the source of the images among the members of a folder or an archive."""
     selected = select(members)
-    paths: dict[str, tuple[str, ...]] = {}  # Of folders, of which there are fewer than images.
+    # Split once per folder and not once per image, of which there may be millions.
+    paths: dict[str, tuple[str, ...]] = {}
     for name in selected.images:
         parent = name.rpartition("/")[0]
         paths.setdefault(parent, tuple(parent.split("/")) if parent else ())
@@ -99,6 +104,7 @@ def _tree(
     if not any(folders):
         raise _none_found(root, selected, folders[()])
     choice = identities.choose(folders, _origin(root), level)
+    # An image directly in a folder around the people belongs to nobody.
     kept, rejected = [], selected.rejected
     for name in selected.images:
         if name.count("/") >= choice.level:
@@ -127,12 +133,12 @@ def _tree(
 
 
 def _names(paths: list[str], level: int) -> list[str]:
-    """Returns the name of each image: its path from the identity on, or a longer one if needed.
+    """Returns the name of each image: its path from the person's folder on.
 
-    The identity comes first in any case: protocols take it from there.
+    If two images then have one name, the folders above the person are inserted after the person.
+    The person comes first in both cases, because protocols read it there.
     """
     short = [path.split("/", level - 1)[-1] for path in paths]
-    # Names without the folders above are shorter; they are taken only where they tell images apart.
     if len(set(short)) == len(short):
         return short
     parts = [path.split("/") for path in paths]
@@ -140,22 +146,22 @@ def _names(paths: list[str], level: int) -> list[str]:
 
 
 def _origin(root: Path) -> str:
-    """Returns the name of a folder or an archive, without its endings."""
+    """Returns the name of a folder, or the name of an archive without its suffixes."""
     name = os.path.basename(os.path.abspath(root))  # noqa: PTH100, PTH119  Links stay links.
     return name if root.is_dir() else re.split(r"\.(?:zip|t[a-z]z\w*|tar)\b", name, flags=re.I)[0]
 
 
 def _none_found(root: Path, selected: Selected, loose: int) -> InputError:
-    """Returns the error of a tree without an image below a folder."""
+    """Returns the error for a source that has no image in a folder."""
     left_out = [*selected.rejected, *selected.ignored]
     reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
     beside = (
-        f" {loose:,} images lie in no folder: move those of each person into a folder, or give a "
-        "list file with a line 'path label' for each."
+        f" {loose:,} images are outside of any folder: move those of each person into a folder, or "
+        "give a list file with one line 'path label' per image."
         if loose
         else ""
     )
     return InputError(
-        f"expected folders of images below {root}, one a person "
+        f"expected folders of images below {root}, one per person "
         f"({', '.join(sorted(IMAGE_SUFFIXES))}), found none.{beside} {reasons}".rstrip()
     )

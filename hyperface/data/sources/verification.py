@@ -1,6 +1,7 @@
-"""InsightFace's verification files (lfw.bin, cfp_fp.bin, agedb_30.bin): images and their pairs.
+"""Opens InsightFace's verification files (lfw.bin, cfp_fp.bin, agedb_30.bin): images and pairs.
 
-Such a file is a pickle of (encoded images, one flag per pair); images 2 k and 2 k + 1 are pair k.
+Such a file is a pickle of a list of encoded images and a list of flags, one per pair. Pair k
+consists of the images 2 k and 2 k + 1.
 """
 
 import hashlib
@@ -15,15 +16,17 @@ from hyperface.errors import InputError
 from hyperface.files import read_bytes
 
 FOLDS = 10
-"""Folds of every list that is published."""
+"""Number of folds; every published list has ten."""
 LARGEST_FILE = 2**32
-"""Bytes; the largest that is published has some 500 MB."""
+"""Largest size of a file in bytes; the largest published file has about 500 MB."""
 MAX_REPEATS = 16
-"""How often an image may occur on average; in published lists it is up to 6 times."""
+"""How often an image may occur on average; in published files it is up to 6 times."""
 
 
 def verification(path: Path) -> Source:
-    """Returns the images and pairs of a verification .bin file; all images have one identity.
+    """Returns the images and pairs in a verification .bin file.
+
+    Such a file has no identities: all images get the identity "unnamed".
 
     Raises:
       InputError: the file is not a pickle of images and flags, or contains anything else.
@@ -39,6 +42,7 @@ def verification(path: Path) -> Source:
         check_size(len(images[index]))
         return bytes(images[index])
 
+    # Pair k has the images 2 k and 2 k + 1.
     first = np.arange(0, len(images), 2)
     return Source(
         kind="verification",
@@ -52,10 +56,11 @@ def verification(path: Path) -> Source:
 
 
 def folds(same: np.ndarray) -> np.ndarray:
-    """Returns the fold of each pair: fold k has the k-th part of the pairs of each kind.
+    """Returns the fold of each pair, so that fold k has the k-th part of the pairs of each kind.
 
-    There are ten, or as many as the rarer kind has pairs, so that each has both kinds. Published
-    files are written fold by fold: these are their own.
+    The kinds are pairs of one person and pairs of two. There are ten folds, or fewer if one kind
+    has fewer pairs, so that each fold has both kinds. Published files are written fold by fold, so
+    these are their own folds.
 
     Example:
       >>> print(folds(np.array([True, True, False, False, False])))
@@ -69,7 +74,7 @@ def folds(same: np.ndarray) -> np.ndarray:
 
 
 def _checked(value: Any) -> tuple[list[memoryview], np.ndarray]:
-    """(images, flags); ValueError says what was found instead."""
+    """Returns the images and the flags [pairs]; ValueError says what was found instead."""
     if not (isinstance(value, list | tuple) and len(value) == 2):
         raise ValueError(f"{type(value).__name__}, which is not a pair of them")
     images = [image.data if isinstance(image, Array) else image for image in _items(value[0])]
@@ -83,14 +88,16 @@ def _checked(value: Any) -> tuple[list[memoryview], np.ndarray]:
 
 
 def _items(value: Any) -> list:
+    """Returns the items of a list, a tuple or an array; [] for any other value."""
     if isinstance(value, Array):
         return np.frombuffer(value.data, value.dtype).tolist()
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def _check_repeats(images: list[memoryview], size: int) -> None:
+    """Raises ValueError if the images together are much larger than their file."""
     total = sum(map(len, images))
-    # One image of the pickle may be named many times, so that a small file gives any total.
+    # A pickle can refer to one image many times, so that a small file gives any total.
     if total > MAX_REPEATS * size:
         raise ValueError(
             f"images of {total:,} bytes in a file of {size:,}: more repeats than a list of pairs "
@@ -99,8 +106,8 @@ def _check_repeats(images: list[memoryview], size: int) -> None:
 
 
 def _digests(images: list[memoryview]) -> list[str]:
-    """Returns the SHA-256 of each image; one that occurs many times is looked at once."""
-    # By identity, so that an image that stands in many pairs is hashed once.
+    """Returns the SHA-256 of each image."""
+    # By object identity, so that an image in many pairs is hashed only once.
     known: dict[int, str] = {}
     return [
         known.get(id(image)) or known.setdefault(id(image), hashlib.sha256(image).hexdigest())

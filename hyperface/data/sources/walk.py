@@ -1,4 +1,4 @@
-"""Files below a folder on disk, in a fixed order, with the links that are not followed."""
+"""Lists the files below a folder on disk, in a fixed order, and the links that are not followed."""
 
 import os
 import stat
@@ -16,7 +16,13 @@ _AGAIN = "a link to a folder that was read already"
 
 
 def walk(root: Path, follow_links: bool) -> Iterator[Member]:
-    """Yields all files below a folder; those in hidden and service folders are not looked at.
+    """Yields all files below a folder.
+
+    Files in hidden and service folders are yielded too, as unusable, so that they are counted.
+
+    Args:
+      root: the folder.
+      follow_links: whether links to places outside of the folder are followed.
 
     Raises:
       InputError: a folder cannot be read.
@@ -25,16 +31,17 @@ def walk(root: Path, follow_links: bool) -> Iterator[Member]:
     closed: list[OSError] = []
     walked: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
-        # In place, as os.walk enters them in this order: every file system then gives one order.
+        # Sorted in place: os.walk enters the folders in the order of this list, and file systems
+        # list them in different orders.
         folders.sort()
-        # By the real path, since one folder can have many names.
+        # The real path, since links give one folder many names.
         walked.add(_target(parent))
         below = os.path.relpath(parent, root)
         prefix = "" if below == "." else f"{below}/"
         for name in list(filter(is_service, folders)):
             folders.remove(name)
             yield from _unread(os.path.join(parent, name), prefix + name)
-        # A link back to a folder that was read, its own parent perhaps, would never end.
+        # Following a link back to a folder that was read, such as its own parent, would never end.
         for name in [f for f in folders if os.path.islink(os.path.join(parent, f))]:
             target = _target(os.path.join(parent, name))
             again = target in walked
@@ -48,7 +55,8 @@ def walk(root: Path, follow_links: bool) -> Iterator[Member]:
 
 
 def _target(path: str) -> str:
-    """Returns what a path leads to. `Path.resolve` raises for links that lead to each other."""
+    """Returns the path without links."""
+    # Not `Path.resolve`, which raises an error for links that lead to each other.
     return os.path.realpath(path)
 
 
@@ -57,7 +65,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _unread(folder: str, name: str) -> Iterator[Member]:
-    """Yields the files of a hidden folder, to be counted."""
+    """Yields the files of a hidden folder as unusable, so that they are counted."""
     for parent, _, files in os.walk(folder):
         for file in files:
             path = os.path.relpath(os.path.join(parent, file), folder)
@@ -69,7 +77,7 @@ def _unusable(name: str, problem: str) -> Member:
 
 
 class _Content:
-    """Reads a file."""
+    """Reads a file; a `Reader` that is small, since there is one per image."""
 
     __slots__ = ("_path",)
 
@@ -85,9 +93,10 @@ class _Content:
 
 
 def _file(path: str, name: str, inside: str, follow_links: bool) -> Member:
+    """Returns a file of the folder, with the reason if it cannot be used."""
     problem = None
     try:
-        # lstat first, since stat does not tell a link from what it leads to.
+        # lstat first, since stat follows a link and does not show that it is one.
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             status = os.stat(path)
