@@ -133,10 +133,11 @@ def score_groups(
       InputError: a name is unknown, an image has no group, or a group has pairs of one kind only.
     """
     rows = np.union1d(pairs.first, pairs.second)
-    listed = grouping.of(names, [names[row] for row in rows.tolist()])
+    compared: list[str] = [names[row] for row in rows.tolist()]
+    listed = grouping.of(names, compared)
     order = {group: number for number, group in enumerate(sorted({*listed.values()}))}
     number = np.full(len(names), -1)
-    number[rows] = [order[listed[names[row]]] for row in rows.tolist()]
+    number[rows] = [order[listed[name]] for name in compared]
     first, second = number[pairs.first], number[pairs.second]
     within = np.where(first == second, first, len(order))
     found = {}
