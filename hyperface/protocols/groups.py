@@ -133,7 +133,7 @@ def score_groups(
       InputError: a name is unknown, an image has no group, or a group has pairs of one kind only.
     """
     rows = np.union1d(pairs.first, pairs.second)
-    compared: list[str] = [names[row] for row in rows.tolist()]
+    compared = [names[int(row)] for row in rows]
     listed = grouping.of(names, compared)
     order = {group: number for number, group in enumerate(sorted({*listed.values()}))}
     number = np.full(len(names), -1)

@@ -35,19 +35,25 @@ class MirroredFeatures(NamedTuple):
     """[images] int32."""
 
 
-def embed(split: Split, network: Embed, context: Context) -> tuple[np.ndarray, np.ndarray]:
+def embed(
+    split: Split,
+    network: Embed,
+    context: Context,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features [images, dim] and the labels [images] of a split.
 
     Args:
       split: the images.
       network: what embeds them.
       context: shows the progress.
+      change: of every image before that, as `evaluation_batches` takes it.
     """
     features, labels, done = [], [], 0
     size = min(BATCH, len(split.records))
     title = f"embedding {split.dataset} ({split.name})"
     with program.progress(title, "images") as advance:
-        for batch in evaluation_batches(split, batch_size=size):
+        for batch in evaluation_batches(split, batch_size=size, change=change):
             part = embed_split(lambda _, images: network(images), None, [batch])
             features.append(part.features)
             labels.append(part.labels)
