@@ -34,9 +34,9 @@ class Evaluate:
     """Rules of pair lists; plain by default for CFP and for a file of weights, normface for others.
     normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy. normface-released: the
     same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine, mean of the best
-    thresholds. insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99.
-    plain: nothing is fitted but the threshold. For ytf and halves it sets the threshold of mean and
-    maximum, and whether a mean is subtracted; there is no PCA."""
+    thresholds. insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99,
+    for lists of images only. plain: nothing is fitted but the threshold. For ytf and halves it sets
+    the threshold of mean and maximum, and whether a mean is subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
