@@ -16,7 +16,7 @@ from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.folder import pairs_of, split_people
 from hyperface.protocols.protocol import Settings
 from hyperface.report.calibration import threshold_table
-from hyperface.runs import evaluate
+from hyperface.runs import evaluate, verify
 
 
 def people_of_several_sizes(rng, sizes=(5, 4, 6, 1, 3, 1, 5, 2, 4, 1, 3, 4), noise=0.9):
@@ -183,6 +183,9 @@ def test_the_measured_far_has_limits_over_people(rng):
     stored = calibration_file.store(found.calibration, model="m", mirror="none", protocol="p")
     record = json.loads(stored.to_text())
     assert calibration_file.from_dict(record, "here") == stored
+    low, high = (100 * limit for limit in (stored.points[0][-2:]))
+    shown = verify._about(stored.points[0], stored)
+    assert f"({low:.2f} to {high:.2f} % in 95 % of resamples of the people), TAR" in shown
     # A file that was written without limits is read too.
     for point in record["thresholds"]:
         del point["measured_far_low"], point["measured_far_high"]

@@ -152,6 +152,19 @@ def test_quoted_names_of_groups_may_have_a_comma(tmp_path):
     assert grouping(tmp_path, ['a/1,"old, grey"']).groups == {"a/1": "old, grey"}
 
 
+def test_a_misspelt_name_is_found_before_images_are_embedded(tiny_data, tmp_path):
+    grouping(tmp_path, ["person6,x", "persn7,x"])
+    options = evaluate.Evaluate(
+        tmp_path / "no-such-run",
+        protocol="folder",
+        dataset="tiny",
+        data_dir=tiny_data,
+        group_by=tmp_path / "groups.csv",
+    )
+    with pytest.raises(InputError, match=r"found 'persn7' .1 names in all.; the nearest name is 'p"):
+        evaluate.plan(options)
+
+
 def test_groups_by_command(named, tmp_path, capsys):
     grouping(tmp_path, by_parity())
     np.savez(tmp_path / "f.npz", names=np.array(named.names), features=named.features)

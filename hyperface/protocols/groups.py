@@ -37,15 +37,14 @@ class Grouping(NamedTuple):
     groups: Mapping[str, str]
     """Name of an image, or of a person -> group."""
 
-    def of(self, names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-        """Returns the groups of images.
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuses a file with a name that is neither an image nor a person.
 
         Args:
           names: of all images that are known.
-          wanted: the images whose groups are needed.
 
         Raises:
-          InputError: the file names an image or a person that is not known, or lacks one.
+          InputError: the message has the nearest name that is known.
         """
         known = {*names, *(name.partition("/")[0] for name in names)}
         strange = [name for name in self.groups if name not in known]
@@ -56,6 +55,13 @@ class Grouping(NamedTuple):
                 f"{self.file}: expected names of images or of their people (the part before the "
                 f"first /), found {strange[0]!r} ({len(strange):,} names in all){hint}."
             )
+
+    def of(self, wanted: Sequence[str]) -> dict[str, str]:
+        """Returns the groups of images.
+
+        Raises:
+          InputError: the file has no row for an image or its person.
+        """
         found = {
             name: self.groups.get(name, self.groups.get(name.partition("/")[0], ""))
             for name in dict.fromkeys(wanted)
@@ -134,7 +140,8 @@ def score_groups(
     """
     rows = np.union1d(pairs.first, pairs.second)
     compared = [names[int(row)] for row in rows]
-    listed = grouping.of(names, compared)
+    grouping.check_names(names)
+    listed = grouping.of(compared)
     order = {group: number for number, group in enumerate(sorted({*listed.values()}))}
     number = np.full(len(names), -1)
     number[rows] = [order[listed[name]] for name in compared]

@@ -198,7 +198,12 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
     if not is_features(options.source):
         if dataset is None:
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
-        open_split(dataset, options.split, data_dir)
+        split = open_split(dataset, options.split, data_dir)
+        if settings.grouping is not None and "group_by" in protocol.options:
+            # A misspelt name would otherwise be found after all images are embedded.
+            settings.grouping.check_names(
+                [r["name"].decode() for r in split.records if "name" in r]
+            )
         images = Images(options.source, dataset, options.split, data_dir, mirror=options.mirror)
     title = protocol.title
     if protocol.dataset is None and dataset is not None:
