@@ -1,42 +1,36 @@
-"""The reproduction's item on feature norms: a mixture of resolutions by hand, and its table."""
+"""The reproduction's item on feature norms: what is measured by hand, and its table."""
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from hyperface.metrics.quality import ORDERS
 from hyperface.reproduce import norms, papers
 from hyperface.reproduce.item import Context
 
 
-def made_up(rng, fade):
-    """Features of 10 people at each factor: smaller images are noisier, and shorter by `fade`."""
+def made_up(rng, fade=0.5):
+    """Features and labels of 10 people by factor: smaller images are noisier and shorter."""
     labels = np.repeat(np.arange(10), 8)
     directions = rng.standard_normal((10, 12))[labels]
-    features = []
     for factor in norms.FACTORS:
-        noisy = directions + 0.25 * factor**0.5 * rng.standard_normal(directions.shape)
-        length = factor**-fade * (1 + 0.01 * rng.standard_normal((labels.size, 1)))
-        features.append(noisy / np.linalg.norm(noisy, axis=1, keepdims=True) * length)
-    return np.stack(features), labels, np.arange(labels.size) % len(norms.FACTORS)
+        noise = rng.uniform(0.2, 1.5, (labels.size, 1))
+        noisy = directions + noise * rng.standard_normal(directions.shape)
+        length = factor**-fade / (1 + noise)
+        yield factor, noisy / np.linalg.norm(noisy, axis=1, keepdims=True) * length, labels
 
 
-def test_a_mixture_takes_each_image_at_its_resolution(rng):
-    features, labels, chosen = made_up(rng, fade=0.5)
-    found = norms.mixture(features, labels, chosen)
-    mixed = np.stack([features[factor, image] for image, factor in enumerate(chosen)])
-    own = np.linalg.norm(mixed, axis=1)
-    factors = np.array(norms.FACTORS)[chosen]
-    assert found.resolution == pytest.approx(spearmanr(own, -factors).statistic)
-    assert found.resolution > 0.9
-    assert found.quality.mean == pytest.approx(own.mean())
-    for place, factor in enumerate(norms.FACTORS):
-        expected = np.linalg.norm(features[place], axis=1).mean()
-        assert found.by_factor[factor] == pytest.approx(expected)
-    lowest, highest = (found.quality.curves[order].mean() for order in ORDERS[:2])
-    assert lowest < found.quality.curves["random order"].mean() < highest
-    nothing = norms.mixture(*made_up(rng, fade=0.0))
-    assert abs(nothing.resolution) < 0.3
+def test_norms_are_measured_over_all_pairs(rng):
+    _, features, labels = next(made_up(rng))
+    found = norms.of_all_pairs(features, labels)
+    own = np.linalg.norm(features, axis=1)
+    assert found.mean == pytest.approx(own.mean())
+    first, second = np.triu_indices(labels.size, 1)
+    same = labels[first] == labels[second]
+    cosines = np.sum(features[first] * features[second], axis=1) / (own[first] * own[second])
+    smaller = np.minimum(own[first], own[second])
+    expected = spearmanr(smaller[same], cosines[same]).statistic
+    assert found.genuine == pytest.approx(expected)
+    assert found.genuine > 0.3
 
 
 def test_each_loss_has_a_row_and_those_without_runs_say_so(rng, monkeypatch, tmp_path):
@@ -46,20 +40,23 @@ def test_each_loss_has_a_row_and_those_without_runs_say_so(rng, monkeypatch, tmp
             folder = norms.commands.folder(context.runs, method, seed)
             folder.mkdir(parents=True)
             (folder / norms.commands.TRAINED).write_text("{}")
-    monkeypatch.setattr(norms, "measure", lambda *_: norms.mixture(*made_up(rng, fade=0.5)))
+
+    def made():
+        return {factor: norms.of_all_pairs(*some) for factor, *some in made_up(rng)}
+
+    monkeypatch.setattr(norms, "measure", lambda *_: made())
     (item,) = papers.items("ringloss", ("norm-as-quality",))
     assert set(item.runs) == set(norms.LOSSES.values())
     outcome, figures = papers.measurement(item)(context)
     assert set(outcome.missing) == {"NormFace", "softmax + Ring loss", "AdaFace"}
     assert len(figures) == 2
     values = {(entry.row, entry.column): entry.values for entry in outcome.entries}
-    assert len(values["softmax", "correlation with resolution"]) == 2
+    assert len(values["softmax", "correlation, genuine"]) == 2
     (share,) = values["MagFace", "mean refused, lowest norm first"]
     (oracle,) = values["MagFace", "mean refused, oracle"]
     assert 0 <= oracle < share < 1
-    assert values["MagFace", "norm, area / 4, to that of whole images"] == pytest.approx(
-        (0.5,), 0.05
-    )
+    ratio = values["MagFace", "mean norm, area / 16, to that before"]
+    assert ratio == pytest.approx((0.25,), rel=0.1)
     assert "orl-softmax, 2 seeds; orl-magface, 1 seed" in outcome.scale
 
 

@@ -2,12 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from hyperface.data.resolution import degrade
-from hyperface.metrics.quality import MOST_LEFT_OUT, ORDERS, NormQuality, norm_quality, spearman
+from hyperface.metrics.quality import MOST_LEFT_OUT, ORDERS, NormQuality, norm_quality
 from hyperface.metrics.verification import all_pairs, cosine_scores
 from hyperface.report import quality as drawn
 from hyperface.reproduce import commands, feature_cache
@@ -23,23 +22,13 @@ LOSSES = {
 }
 """Name of the loss -> its method."""
 DATASET = "orl_faces"
-FACTORS = (1.0, 4.0, 16.0, 36.0)
-"""Factors by which images are made smaller in area, a quarter of the images each."""
+FACTORS = (1.0, 16.0, 64.0)
+"""Factors by which all images are made smaller in area; 1 leaves them as they are."""
 FAR = 0.01
 
 
-class Measurement(NamedTuple):
-    """What the norms of one network tell."""
-
-    quality: NormQuality
-    by_factor: dict[float, float]
-    """Factor of area -> mean norm of all images made smaller by it."""
-    resolution: float
-    """Rank correlation of an image's norm with its number of pixels."""
-
-
 def quality(context: Context) -> Measured:
-    """Measures the norms of each loss on images of four resolutions, once per seed."""
+    """Measures the norms of each loss, on images as they are and made smaller, once per seed."""
     entries, figures, sizes, missing = [], {}, [], {}
     for name, method in LOSSES.items():
         seeds = commands.seeds(context.runs, method)
@@ -49,18 +38,19 @@ def quality(context: Context) -> Measured:
             missing[name] = f"no run of {method} in {context.runs}"
             continue
         entries += _entries(name, found)
-        figures[f"{name}, the first seed"] = drawn.discard_curves(found[0].quality)
+        figures[f"{name}, the first seed"] = drawn.discard_curves(found[0][1.0])
         sizes.append(f"{method}, {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}")
     scale = (
         f"{'; '.join(sizes)}; all pairs of the images of 10 people who were not trained on, no "
-        f"mirror images; refused at the threshold of FAR {100 * FAR:g} %, mean over the shares "
-        f"left out from 0 to {100 * MOST_LEFT_OUT:g} %, divided by that of a random order"
+        f"mirror images; refused: genuine pairs at the threshold of FAR {100 * FAR:g} %; mean "
+        f"refused: over the shares left out from 0 to {100 * MOST_LEFT_OUT:g} %, divided by that "
+        "of a random order"
     )
     return Outcome(entries, scale, missing=missing), figures
 
 
-def measure(run: Path, context: Context) -> Measurement:
-    """Embeds the test images of a run at every resolution, and measures a mixture of them.
+def measure(run: Path, context: Context) -> dict[float, NormQuality]:
+    """Embeds the test images of a run at every resolution; returns what the norms tell at each.
 
     Args:
       run: folder of the run.
@@ -68,59 +58,40 @@ def measure(run: Path, context: Context) -> Measurement:
     """
     network = open_network(run, mirror="none")
     split = network.open_split(DATASET, "test", context.data_dir)
-    changes = [None if factor == 1 else partial(degrade, factor=factor) for factor in FACTORS]
-    every = [feature_cache.embed(split, network.apply, context, change) for change in changes]
-    labels = every[0][1]
-    # The images of a person in turn, so that each resolution has images of everybody.
-    chosen = np.arange(labels.size) % len(FACTORS)
-    return mixture(np.stack([features.astype(np.float64) for features, _ in every]), labels, chosen)
+    found = {}
+    for factor in FACTORS:
+        change = None if factor == 1 else partial(degrade, factor=factor)
+        features, labels = feature_cache.embed(split, network.apply, context, change)
+        found[factor] = of_all_pairs(features, labels)
+    return found
 
 
-def mixture(features: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> Measurement:
-    """Measures images each of which is taken at one resolution.
-
-    Args:
-      features: [factors, images, dim].
-      labels: [images] people.
-      chosen: [images] place of the image's factor.
-    """
-    norms = np.linalg.norm(features, axis=2)
-    images = np.arange(labels.size)
-    pairs = all_pairs(labels)
-    mixed, own = features[chosen, images], norms[chosen, images]
-    return Measurement(
-        quality=norm_quality(own, pairs, cosine_scores(mixed, pairs), far=FAR),
-        by_factor=dict(zip(FACTORS, norms.mean(axis=1).tolist(), strict=True)),
-        resolution=spearman(own, -np.array(FACTORS)[chosen]),
-    )
+def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
+    """Returns what the norms of features [images, dim] tell, over all pairs of the images."""
+    pairs, norms = all_pairs(labels), np.linalg.norm(features.astype(np.float64), axis=1)
+    return norm_quality(norms, pairs, cosine_scores(features, pairs), far=FAR)
 
 
-def _entries(name: str, found: list[Measurement]) -> list[Entry]:
+def _entries(name: str, found: list[dict[float, NormQuality]]) -> list[Entry]:
     """Returns the entries of one loss, one value per seed."""
+    whole = [one[1.0] for one in found]
     lowest, _, random, oracle = (
-        np.array([one.quality.curves[order].mean() for one in found]) for order in ORDERS
+        np.array([one.curves[order].mean() for one in whole]) for order in ORDERS
     )
     columns = {
-        "refused, random order": (100 * random, "%", 2),
+        "refused": (100 * random, "%", 2),
         "mean refused, lowest norm first": (_shares(lowest, random), "", 2),
         "mean refused, oracle": (_shares(oracle, random), "", 2),
-        "correlation with genuine score": ([one.quality.genuine for one in found], "", 2),
-        "correlation with impostor score": ([one.quality.impostor for one in found], "", 2),
-        "correlation with resolution": ([one.resolution for one in found], "", 2),
-        "deviation / mean of norms": (
-            [one.quality.deviation / one.quality.mean for one in found],
-            "",
-            3,
-        ),
-        **{
-            f"norm, area / {factor:g}, to that of whole images": (
-                [one.by_factor[factor] / one.by_factor[1.0] for one in found],
-                "",
-                2,
-            )
-            for factor in FACTORS[1:]
-        },
+        "correlation, genuine": ([one.genuine for one in whole], "", 2),
+        "correlation, impostor": ([one.impostor for one in whole], "", 2),
+        "deviation / mean of norms": ([one.deviation / one.mean for one in whole], "", 3),
     }
+    for factor in FACTORS[1:]:
+        smaller = [one[factor] for one in found]
+        refused = [100 * one.curves["random order"].at(0.0) for one in smaller]
+        lengths = [one.mean / full.mean for one, full in zip(smaller, whole, strict=True)]
+        columns[f"refused, area / {factor:g}"] = (refused, "%", 2)
+        columns[f"mean norm, area / {factor:g}, to that before"] = (lengths, "", 3)
     return [
         Entry.of(name, list(values), unit, digits, column)
         for column, (values, unit, digits) in columns.items()
