@@ -91,6 +91,16 @@ def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         return arrays
 
 
+def npz_names(path: Path) -> set[str]:
+    """Returns the names of the arrays in an .npz archive.
+
+    Raises:
+      InputError: the file is not an .npz archive.
+    """
+    with open_zip(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
 def _limit(path: Path) -> int:
     return unpacked_limit(path.stat().st_size)
 

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperface.errors import InputError
+from hyperface.evaluate import calibration_file
 from hyperface.metrics.threshold import TOO_FEW
 from hyperface.protocols import folder, registry
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.folder import pairs_of, split_people
 from hyperface.protocols.protocol import Settings
-from hyperface.runs import evaluate
+from hyperface.report.calibration import threshold_table
+from hyperface.runs import evaluate, verify
 
 
 def people_of_several_sizes(rng, sizes=(5, 4, 6, 1, 3, 1, 5, 2, 4, 1, 3, 4), noise=0.9):
@@ -140,6 +142,57 @@ def test_intervals_hold_their_figures_and_few_people_are_warned_of(rng):
         assert 0 <= low <= found.figures[name].value <= high <= 1
     assert any("WARNING: the test half has 6 people" in step for step in found.steps)
     assert not score(people_of_several_sizes(rng), bootstrap=0).intervals
+
+
+def test_the_measured_far_has_limits_over_people(rng):
+    """By draws of people that are taken here again, with the pairs written out one by one."""
+    named = people_of_several_sizes(rng, sizes=(4,) * 24, noise=1.6)
+    found = score(named, bootstrap=60)
+    people = sorted(
+        {name.split("/")[0] for name in named.names} - set(found.details["people who calibrate"])
+    )
+    unit = named.features / np.linalg.norm(named.features, axis=1, keepdims=True)
+    of = {p: [i for i, n in enumerate(named.names) if n.startswith(f"{p}/")] for p in people}
+    draws = np.random.default_rng(0)
+    drawn = [draws.integers(len(people), size=len(people)) for _ in range(60)]
+    seen = 0
+    for point in found.calibration.points:
+        if not point.measured_far:
+            assert point.measured_far_low is point.measured_far_high is None
+            continue
+        fars = []
+        for chosen in drawn:
+            scores = [
+                unit[i] @ unit[j]
+                for a, b in itertools.combinations(chosen.tolist(), 2)
+                if a != b
+                for i in of[people[a]]
+                for j in of[people[b]]
+            ]
+            fars.append(np.mean(np.array(scores) >= point.threshold))
+        low, high = np.quantile(fars, [0.025, 0.975])
+        assert (point.measured_far_low, point.measured_far_high) == pytest.approx((low, high))
+        assert low <= point.measured_far <= high
+        seen += 1
+    assert seen >= 2
+    table = threshold_table("x", found.calibration)
+    assert table.header[4] == "95 % over people"
+    assert " to " in table.rows[0][4]
+    without = threshold_table("x", score(named, bootstrap=0).calibration)
+    assert "95 % over people" not in without.header
+    stored = calibration_file.store(found.calibration, model="m", mirror="none", protocol="p")
+    record = json.loads(stored.to_text())
+    assert calibration_file.from_dict(record, "here") == stored
+    low, high = (100 * limit for limit in (stored.points[0][-2:]))
+    shown = verify._about(stored.points[0], stored)
+    assert f"({low:.2f} to {high:.2f} % in 95 % of resamples of the people), TAR" in shown
+    # A file that was written without limits is read too.
+    for point in record["thresholds"]:
+        del point["measured_far_low"], point["measured_far_high"]
+    read = calibration_file.from_dict(record, "here")
+    assert read.points[0] == stored.points[0]._replace(
+        measured_far_low=None, measured_far_high=None
+    )
 
 
 @pytest.mark.parametrize(

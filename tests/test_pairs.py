@@ -9,7 +9,7 @@ from sklearn.svm import SVC
 from hyperface.metrics import projection
 from hyperface.metrics.roc import eer, roc
 from hyperface.metrics.splits import pair_rates
-from hyperface.metrics.svm import svm_threshold
+from hyperface.metrics.svm import grid_threshold, svm_threshold
 from hyperface.metrics.verification import balanced_accuracy
 from hyperface.protocols.pair_rules import PRESETS, PairRules
 from hyperface.protocols.pair_verification import verify_pairs
@@ -131,6 +131,27 @@ def test_euclidean_with_the_svm_is_the_released_rule(rng):
     np.testing.assert_allclose(result.folds.accuracy, accuracy)
 
 
+def test_insightface_takes_the_best_of_a_grid(rng):
+    """As its verification code: the first of the best thresholds; a pair below it is the same."""
+    features, first, second, same, fold = random_list(rng)
+    result = verify_pairs(features, first, second, same, fold, PRESETS["insightface"])
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distance = np.sum(np.square(unit[first] - unit[second]), axis=1)
+    np.testing.assert_allclose(result.scores, -distance, atol=1e-12)
+    same = np.asarray(same, bool)
+    for i in range(4):
+        rest, grid = fold != i, np.arange(0, 4, 0.01)
+        shares = [np.mean((distance[rest] < t) == same[rest]) for t in grid]
+        best = grid[int(np.argmax(shares))]
+        assert -result.folds.thresholds[i] == pytest.approx(best)
+        right = (distance < best) == same
+        kinds = [right[~rest & (same == kind)].mean() for kind in (True, False)]
+        assert result.folds.accuracy[i] == pytest.approx(np.mean(kinds))
+    assert any("insightface's grid" in step for step in result.steps)
+    # A distance that equals a threshold is not below it.
+    assert grid_threshold(np.array([-0.5, -0.51]), np.array([True, False])) > -0.51
+
+
 def test_a_pair_at_the_threshold_is_called_the_same():
     assert balanced_accuracy(np.array([0.5, 0.4]), np.array([True, False]), 0.5) == 1.0
     assert balanced_accuracy(np.array([0.5, 0.5]), np.array([True, False]), 0.5) == 0.5
@@ -245,10 +266,12 @@ def test_what_cannot_be_scored_is_refused(rng):
     ):
         with pytest.raises(ValueError, match=message):
             verify_pairs(**changed(data, **changes))
-    with pytest.raises(ValueError, match="similarity to be one of cosine, euclidean, found dot"):
+    with pytest.raises(ValueError, match=r"similarity to be one of cosine, .*squared, found dot"):
         PairRules(similarity="dot")
+    with pytest.raises(ValueError, match="squared distances with threshold grid, found cosine"):
+        PairRules(threshold="grid")
     with pytest.raises(
-        ValueError, match="threshold to be one of accuracy, accuracy-mean, svm, found best"
+        ValueError, match="threshold to be one of accuracy, accuracy-mean, svm, grid, found best"
     ):
         PairRules(threshold="best")
 

@@ -377,7 +377,10 @@ def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
     told = {
         name: " ".join(registry.score("ytf", named, tmp_path, Settings(protocol)).steps)
         for name, protocol in PRESETS.items()
+        if name != "insightface"  # Its grid is of distances between single images.
     }
+    with pytest.raises(InputError, match=r"ytf: expected threshold to be one of .*found grid"):
+        registry.score("ytf", named, tmp_path, Settings(PRESETS["insightface"]))
     assert "mean, max: threshold of a linear SVM" in told["normface-released"]
     assert "mean, max: mean of all thresholds of highest" in told["sphereface-released"]
     assert "median of equally good ones" in told["normface"]
@@ -506,7 +509,7 @@ def test_snapshots_are_averaged_with_their_spread():
         "snapshot 1: at step 4",
         "snapshot 2: at step 8",
         "the cosine",
-        "curves and pairs are those of snapshot 2",
+        "curves, pairs, groups and feature norms are those of snapshot 2",
     )
     assert found.figures["accuracy"] == pytest.approx((0.6, np.std([0.5, 0.7], ddof=1)))
     assert found.record()["details"]["snapshots"] == {"accuracy": [0.5, 0.7]}

@@ -21,6 +21,8 @@ FORMAT, VERSION = "hyperface-calibration", 1
 LARGEST = 2**20
 """Bytes of the file."""
 _OPTIONAL = ("measured_far", "measured_tar", "measured_frr")
+_LIMITS = ("measured_far_low", "measured_far_high")
+"""Absent from a file that was written without intervals."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
 
 def _point(record: dict[str, Any]) -> OperatingPoint:
     rates = {n: None if record[n] is None else _number(record[n]) for n in _OPTIONAL}
+    rates |= {n: _number(record[n]) for n in _LIMITS if record.get(n) is not None}
     if not isinstance(record["supported"], bool):
         raise TypeError("supported is neither true nor false")
     return OperatingPoint(

@@ -181,6 +181,28 @@ def resampled_tar(
     return statistic
 
 
+def resampled_share(hits: ArrayLike, among: ArrayLike) -> Statistic:
+    """Returns a function that computes a share of pairs from how often each pair is resampled.
+
+    Args:
+      hits: [pairs] bool, such as whether a pair is accepted at a fixed threshold.
+      among: [pairs] bool, the pairs of which the share is taken.
+
+    Example:
+      >>> far = resampled_share([True, True, False], [False, True, True])
+      >>> far(np.array([5, 1, 3]))
+      0.25
+    """
+    among = checked_same(among).astype(np.float64)
+    hits = among * checked_same(hits)
+
+    def statistic(taken: np.ndarray) -> float:
+        total = float(taken @ among)
+        return float(taken @ hits) / total if total else np.nan
+
+    return statistic
+
+
 def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
     """Returns a function that computes the accuracy from how often each pair is resampled.
 

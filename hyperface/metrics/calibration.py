@@ -117,6 +117,16 @@ class Calibration(NamedTuple):
             },
         )
 
+    def with_far_limits(self, limits: Mapping[float, tuple[float, float]]) -> "Calibration":
+        """Returns the calibration with limits of the measured FAR of some points, by their rate."""
+        return self._replace(
+            points=tuple(
+                point._replace(measured_far_low=low, measured_far_high=high)
+                for point in self.points
+                for low, high in (limits.get(point.far, (None, None)),)
+            )
+        )
+
 
 def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Calibration:
     """Fits thresholds, the logistic and the isotonic calibration on pairs.

@@ -31,6 +31,9 @@ class OperatingPoint(NamedTuple):
     """Share of their same pairs at `threshold` or above."""
     measured_frr: float | None = None
     """Share of their same pairs that are called different."""
+    measured_far_low: float | None = None
+    """Lower limit of `measured_far`: 95 % of resamples of these people lie between both limits."""
+    measured_far_high: float | None = None
 
     def decide(self, score: float) -> Decision:
         """Returns the decision about a pair of this similarity.

@@ -43,17 +43,51 @@ def svm_threshold(scores: Scores, same: Same) -> float:
     return -offset / slope if slope > 0 else -np.inf
 
 
+def grid_threshold(scores: Scores, same: Same) -> float:
+    """Returns the best threshold of insightface's grid: 0, 0.01, ..., 3.99 of squared distances.
+
+    A pair is called the same when its squared distance is below a threshold. Accuracy is the share
+    of all pairs that are decided rightly. The smallest of equally good thresholds is taken.
+
+    Args:
+      scores: [pairs] negative squared Euclidean distances of unit features.
+      same: [pairs] bool.
+
+    Returns:
+      The threshold of the scores; a pair is called the same when its score is at least this.
+
+    Example:
+      >>> scores, same = np.array([-0.5, -0.8, -1.2]), np.array([True, True, False])
+      >>> print(f"{grid_threshold(scores, same):.2f}")
+      -0.81
+    """
+    same = checked_same(same)
+    distances = -np.asarray(scores, np.float64)
+    below = [np.searchsorted(np.sort(distances[kind]), GRID, side="left") for kind in (same, ~same)]
+    best = int(np.argmax(below[0] - below[1]))  # The first of equally good ones.
+    # Just above, since a distance of exactly the threshold is refused.
+    return float(np.nextafter(-GRID[best], np.inf))
+
+
+GRID = np.arange(0, 4, 0.01)
+"""Thresholds of squared distances in insightface's verification code."""
+
 THRESHOLDS = {
     "accuracy": best_threshold,
     "accuracy-mean": mean_best_threshold,
     "svm": svm_threshold,
+    "grid": grid_threshold,
 }
-"""Rules (scores, same) -> threshold by name: the highest balanced accuracy, or the SVM's."""
+"""Rules (scores, same) -> threshold by name: the highest balanced accuracy, the SVM's, or
+insightface's, which takes negative squared distances."""
 
 THRESHOLD_STEPS = {
     "accuracy": "threshold of highest accuracy on the other folds, median of equally good ones",
     "accuracy-mean": "mean of all thresholds of highest accuracy on the other folds",
     "svm": "threshold of a linear SVM, C = 1, fitted on the other folds' similarities",
+    "grid": "insightface's grid: the squared distance among 0, 0.01, ..., 3.99 below which the "
+    "other folds' pairs are decided best, the smallest of equally good ones; all pairs weigh "
+    "equally in that choice",
 }
 """What is printed of each rule."""
 

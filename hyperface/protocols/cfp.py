@@ -168,7 +168,7 @@ PROTOCOLS = tuple(
         title=title,
         dataset="cfp",
         file_names=("cfp_protocol.zip",),
-        options=PAIR_OPTIONS - {"bootstrap"},
+        options=PAIR_OPTIONS - {"bootstrap", "group_by"},
         scorer=_score,
     )
     for kind, title in (("ff", "CFP, frontal and frontal"), ("fp", "CFP, frontal and profile"))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.arrays import open_npy, read_npz
+from hyperface.arrays import npz_names, open_npy, read_npz
 from hyperface.errors import InputError
 from hyperface.files import read_bytes
 from hyperface.metrics._checks import BLOCK, check_directions
@@ -26,6 +26,26 @@ class NamedFeatures(NamedTuple):
     """[images, dim] of any length."""
     steps: tuple[str, ...] = ()
     """The procedure that produced the features, one sentence per step."""
+    norms: np.ndarray | None = None
+    """[images] length of the feature of the image itself, without its mirror image; None if only
+    the merged features are known."""
+
+    def image_norms(self) -> np.ndarray:
+        """Returns the norms [images], those of the merged features if no others are known."""
+        if self.norms is not None:
+            return self.norms
+        # In blocks, as the features may be mapped from a file that is larger than memory.
+        starts = range(0, len(self.features), BLOCK)
+        parts = [np.asarray(self.features[n : n + BLOCK], np.float64) for n in starts]
+        return np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
+
+    def take(self, rows: np.ndarray) -> "NamedFeatures":
+        """Returns the images of these rows."""
+        return self._replace(
+            names=[self.names[row] for row in rows.tolist()],
+            features=self.features[rows],
+            norms=None if self.norms is None else self.norms[rows],
+        )
 
     def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
         """Returns the indices of images by name.
@@ -133,16 +153,19 @@ def read_features(path: Path) -> NamedFeatures:
     """Reads a file of features that any program has written.
 
     Args:
-      path: an .npz with `features` [images, dim] and `names` [images]; or an .npy of features, with
-        a text file of the same name ending in .txt that has one name per line.
+      path: an .npz with `features` [images, dim] and `names` [images], and perhaps `norms` [images]
+        as hyperface embed writes them; or an .npy of features, with a text file of the same name
+        ending in .txt that has one name per line.
 
     Raises:
       InputError: the file has neither form, or its features cannot be scored.
     """
-    suffix = path.suffix.lower()
+    suffix, norms = path.suffix.lower(), None
     if suffix == ".npz":
         features, stored = read_npz(path, ("features", "names"))
         names = _texts(path, stored)
+        if "norms" in npz_names(path):
+            norms = _norms(path, len(names))
     elif suffix == ".npy":
         features, listed = open_npy(path, mapped=False), path.with_suffix(".txt")
         if not listed.is_file():
@@ -152,9 +175,21 @@ def read_features(path: Path) -> NamedFeatures:
         raise InputError(
             f"{path}: expected features as .npz with names, or .npy with names in a .txt beside it."
         )
-    found = check(NamedFeatures(names, features), str(path))
+    found = check(NamedFeatures(names, features, norms=norms), str(path))
     said = f"features of {len(names):,} images read from {path.name}"
     return found._replace(steps=(f"{said}, {found.features.shape[1]} dims",))
+
+
+def _norms(path: Path, count: int) -> np.ndarray:
+    """Returns the norms of a file of features, one per image."""
+    (norms,) = read_npz(path, ("norms",))
+    good = norms.dtype.kind in "fiu" and norms.shape == (count,)
+    if not (good and np.all(np.isfinite(norms) & (norms > 0))):
+        raise InputError(
+            f"{path}: expected a finite norm above zero for each of {count:,} images in 'norms', "
+            f"found {norms.dtype} {norms.shape}. Leave the array out if it is something else."
+        )
+    return norms.astype(np.float64)
 
 
 def read_origin(path: Path) -> tuple[str, str]:

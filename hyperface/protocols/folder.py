@@ -16,9 +16,10 @@ from hyperface.metrics.bootstrap import (
     bootstrap_figures,
     resampled_accuracy,
     resampled_eer,
+    resampled_share,
     resampled_tar,
 )
-from hyperface.metrics.calibration import calibrate
+from hyperface.metrics.calibration import Calibration, calibrate
 from hyperface.metrics.chance import guess_warning, shift_warning
 from hyperface.metrics.roc import auc, eer, roc, tar_at_far
 from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW, supported
@@ -29,6 +30,8 @@ from hyperface.metrics.verification import (
     cosine_scores,
 )
 from hyperface.protocols.features import NamedFeatures, people_of
+from hyperface.protocols.groups import group_steps, score_groups
+from hyperface.protocols.image_quality import norms_as_quality
 from hyperface.protocols.pair_verification import interval_steps
 from hyperface.protocols.protocol import Protocol, Settings
 from hyperface.protocols.result import Figure, Result, hardest, pair_counts
@@ -164,9 +167,23 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     draws = RESAMPLES if settings.bootstrap is None else settings.bootstrap
     intervals = {}
     if draws:
+        measured = _measured_fars(found, tested, other.pairs.same)
         sides = people[other.pairs.first], people[other.pairs.second]
-        resampled = bootstrap_figures(statistics, *sides, draws=draws, progress=settings.progress)
-        intervals = {label: (x.low, x.high) for label, x in resampled.items()}
+        resampled = bootstrap_figures(
+            statistics | {f"{far}": statistic for far, statistic in measured.items()},
+            *sides,
+            draws=draws,
+            progress=settings.progress,
+        )
+        limits = {label: (x.low, x.high) for label, x in resampled.items()}
+        intervals = {label: limits[label] for label in statistics}
+        found = found.with_far_limits({far: limits[f"{far}"] for far in measured})
+    quality, quality_steps = norms_as_quality(named, other.pairs, tested)
+    groups = {}
+    if settings.grouping is not None:
+        right = (tested >= threshold) == other.pairs.same
+        stored = {point.far: point.threshold for point in found.points if point.supported}
+        groups = score_groups(settings.grouping, named.names, other.pairs, tested, right, stored)
     first, second = ([str(named.names[i]) for i in side.tolist()] for side in other.pairs[:2])
     accepts, rejects = hardest(tested, first, second, other.pairs.same)
     return Result(
@@ -176,6 +193,8 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
             *named.steps,
             *_steps(one, other, calibrates, len(named.names), settings.seed),
             *interval_steps(draws),
+            *quality_steps,
+            *group_steps(settings.grouping),
             *_few_people(int(np.sum(~calibrates))),
             *guess_warning("accuracy", figures["accuracy"], 0.5, tested.size, least=0.02),
             *shift_warning(named.features, *other.pairs),
@@ -186,6 +205,8 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
         false_accepts=accepts,
         false_rejects=rejects,
         calibration=found,
+        quality=quality,
+        groups=groups,
         details={
             "seed": settings.seed,
             "threshold of the accuracy": threshold,
@@ -212,6 +233,21 @@ def _figures(
         figures[label] = tar_at_far(scores, same, far)
         statistics[label] = resampled_tar(scores, same, far)
     return figures, statistics
+
+
+def _measured_fars(
+    found: Calibration, scores: np.ndarray, same: np.ndarray
+) -> dict[float, Statistic]:
+    """Returns how the FAR at each stored threshold follows from resampled pairs.
+
+    A threshold at which no different pair is accepted is left out: resamples of those pairs accept
+    none either, and would show an interval without width.
+    """
+    return {
+        point.far: resampled_share(scores >= point.threshold, ~same)
+        for point in found.points
+        if point.measured_far
+    }
 
 
 def _check_halves(name: str, one: Half, other: Half, images: np.ndarray) -> None:
@@ -272,7 +308,7 @@ PROTOCOLS = (
         name="folder",
         title="Identity folders",
         dataset=None,
-        options=frozenset({"bootstrap", "seed"}),
+        options=frozenset({"bootstrap", "seed", "group_by"}),
         find_files=_no_files,
         scorer=_score,
     ),

@@ -1,6 +1,7 @@
 """IJB-A, Janus CS3, IJB-B and IJB-C: verification and search of templates."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def _score_ijbc(
     """Verifies the one list of IJB-B or IJB-C, by mean features unless the user asks for fusion."""
     pairs = read_ijb_pairs(files[1])
     splits = [(read_ijb_faces(files[0]), pairs)]
-    return score_templates(name, named, splits, **_choices(settings, None))
+    return score_templates(name, named, splits, **_choices(settings, None, files))
 
 
 def _search_ijbc(
@@ -92,9 +93,9 @@ def _search_ijbc(
     of faces has the images of each template; the other lists say whose template it is.
     """
     faces = read_ijb_faces(files[0])
-    first, second, probes = (_of_people(faces, path, name) for path in files[1:])
+    first, second, probes = (_of_people(faces, path, name) for path in files[1:4])
     splits = [(first, probes), (second, probes)]
-    return score_search(name, named, splits, **_choices(settings, None))
+    return score_search(name, named, splits, **_choices(settings, None, files))
 
 
 def _of_people(faces: Templates, path: Path, name: str) -> Templates:
@@ -117,16 +118,29 @@ def _of_people(faces: Templates, path: Path, name: str) -> Templates:
     )
 
 
-def _choices(settings: Settings, gammas: int | None) -> dict:
+def _choices(settings: Settings, gammas: int | None, files: Sequence[Path] = ()) -> dict:
+    """Returns how templates are fused; the file of detector scores is the last of `files`."""
+    rule, detector = settings.template_rule, None
+    if rule is not None and rule.detector:
+        faces = read_ijb_landmarks(files[-1])
+        detector = dict(zip(faces.names, faces.score.tolist(), strict=True))
     return {
         "gammas": gammas if settings.gammas is None else settings.gammas,
         "pool_media": settings.pool_media,
+        "rule": rule,
+        "detector": detector,
         "progress": settings.progress,
     }
 
 
 OPTIONS = frozenset({"gammas", "pool_media"})
 """Options that every protocol of templates takes."""
+
+
+def _detector_file(dataset: str, settings: Settings) -> tuple[str, ...]:
+    """Returns the file of landmarks and detector scores, if the rule of templates needs it."""
+    rule = settings.template_rule
+    return (f"{dataset}/{dataset}_name_5pts_score.txt",) if rule and rule.detector else ()
 
 
 def _lists_of(dataset: str, galleries: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -143,15 +157,21 @@ def _both(
     title: str,
     files: tuple[tuple[str, ...], tuple[str, ...]],
     scorers: tuple[Scorer, Scorer],
+    *,
+    with_rules: bool = False,
 ) -> tuple[Protocol, Protocol]:
-    """Returns a benchmark's protocols of verification and of search."""
+    """Returns a benchmark's protocols of verification and of search.
+
+    Only those `with_rules` take other projects' rules of templates, which need its media.
+    """
     verification, search = (
         Protocol(
             name=dataset + suffix,
             title=f"{title}, {kind}",
             dataset=dataset,
             file_names=names,
-            options=OPTIONS,
+            options=OPTIONS | ({"template_rule"} if with_rules else set()),
+            more_files=partial(_detector_file, dataset) if with_rules else None,
             scorer=scorer,
         )
         for suffix, kind, names, scorer in zip(
@@ -169,6 +189,6 @@ _CS3 = (
 PROTOCOLS = (
     *_both("ijba", "IJB-A", (("IJB-A_11_sets",), ("IJB-A_1N_sets",)), (_score_ijba, _search_ijba)),
     *_both("cs3", "Janus CS3", _CS3, (_score_cs3, _search_cs3)),
-    *_both("ijbb", "IJB-B", _lists_of("ijbb", "S"), (_score_ijbc, _search_ijbc)),
-    *_both("ijbc", "IJB-C", _lists_of("ijbc", "G"), (_score_ijbc, _search_ijbc)),
+    *_both("ijbb", "IJB-B", _lists_of("ijbb", "S"), (_score_ijbc, _search_ijbc), with_rules=True),
+    *_both("ijbc", "IJB-C", _lists_of("ijbc", "G"), (_score_ijbc, _search_ijbc), with_rules=True),
 )

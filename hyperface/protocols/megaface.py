@@ -126,8 +126,7 @@ def score_megaface(
 def _chosen(probes: NamedFeatures, listed: ImageList | None) -> tuple[NamedFeatures, list[str]]:
     """Returns the probes that are taken, and their people."""
     if listed is not None:
-        rows = probes.rows(listed.names, listed.source)
-        probes = probes._replace(names=listed.names, features=probes.features[rows])
+        probes = probes.take(probes.rows(listed.names, listed.source))
     if listed is not None and listed.ids is not None:
         return probes, listed.ids
     return probes, [name.partition("/")[0] for name in probes.names]

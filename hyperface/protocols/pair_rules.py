@@ -6,7 +6,11 @@ from typing import Literal
 
 from hyperface.metrics.svm import THRESHOLD_STEPS
 
-SIMILARITY_STEPS = {"cosine": "the cosine", "euclidean": "the negative Euclidean distance"}
+SIMILARITY_STEPS = {
+    "cosine": "the cosine",
+    "euclidean": "the negative Euclidean distance",
+    "squared": "the negative squared Euclidean distance",
+}
 """Similarities by name, and the words that the procedure uses for them."""
 
 
@@ -23,12 +27,13 @@ class PairRules:
     pca: float | int | None = None
     """PCA on the other folds' images, without whitening: the share of variance to keep in (0, 1),
     or the number of dimensions; None for no PCA. It removes the mean too."""
-    similarity: Literal["cosine", "euclidean"] = "cosine"
-    """Similarity of features at unit length: the cosine, or the negative distance. The squared
-    distance is 2 - 2 cos, so it has the cosine's accuracies."""
-    threshold: Literal["accuracy", "accuracy-mean", "svm"] = "accuracy"
+    similarity: Literal["cosine", "euclidean", "squared"] = "cosine"
+    """Similarity of features at unit length: the cosine, or the negative distance or its square.
+    The squared distance is 2 - 2 cos, so it has the cosine's accuracies unless a grid is used."""
+    threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy"
     """Highest accuracy on the other folds, the median of equally good ones or, as SphereFace's code
-    has it, their mean; or the sign of a linear SVM fitted on them."""
+    has it, their mean; the sign of a linear SVM fitted on them; or insightface's grid of squared
+    distances."""
 
     def __post_init__(self) -> None:
         for name, known in (("similarity", SIMILARITY_STEPS), ("threshold", THRESHOLD_STEPS)):
@@ -36,6 +41,10 @@ class PairRules:
                 raise ValueError(
                     f"expected {name} to be one of {', '.join(known)}, found {getattr(self, name)}"
                 )
+        if self.threshold == "grid" and self.similarity != "squared":
+            raise ValueError(
+                f"expected squared distances with threshold grid, found {self.similarity}"
+            )
 
     def steps(self, fits: Sequence[int], dims: Sequence[int], dim: int) -> tuple[str, ...]:
         """Returns what is done, a sentence per step.
@@ -75,6 +84,7 @@ PRESETS = {
     "normface": PairRules(pca=0.995),
     "normface-released": PairRules(pca=0.995, similarity="euclidean", threshold="svm"),
     "sphereface-released": PairRules(subtract_mean=True, threshold="accuracy-mean"),
+    "insightface": PairRules(similarity="squared", threshold="grid"),
 }
 """Rules by name:
 
@@ -82,7 +92,8 @@ PRESETS = {
 - normface is NormFace, 5.1, with the share of variance of its released code;
 - normface-released is NormFace's released code;
 - sphereface-released is SphereFace's released code. That code takes the mean of the best of 20,001
-  thresholds in [-1, 1]; here every cut between two scores is tried.
+  thresholds in [-1, 1]; here every cut between two scores is tried;
+- insightface is its verification code: squared distances and a grid of 400 thresholds.
 """
 
 

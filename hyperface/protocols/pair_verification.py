@@ -28,9 +28,11 @@ from hyperface.metrics.projection import check_pca, fold_moments, spanned
 from hyperface.metrics.roc import roc
 from hyperface.metrics.splits import PairRates, pair_rates
 from hyperface.metrics.svm import THRESHOLDS
-from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW
+from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW, impostor_threshold, supported
 from hyperface.metrics.verification import FoldAccuracy, Pairs, cosine_scores, held_out_accuracy
 from hyperface.protocols.features import NamedFeatures, people_of
+from hyperface.protocols.groups import group_steps, score_groups
+from hyperface.protocols.image_quality import norms_as_quality
 from hyperface.protocols.pair_list import PairList
 from hyperface.protocols.pair_rules import PRESETS, PairRules
 from hyperface.protocols.protocol import Settings
@@ -164,7 +166,8 @@ def _similarities(features: np.ndarray, pairs: Pairs, rules: PairRules) -> np.nd
     if rules.similarity == "cosine":
         return cosines
     # Rounding may take the cosine of equal features above 1.
-    return -np.sqrt(np.maximum(0.0, 2.0 - 2.0 * cosines))
+    squared = np.maximum(0.0, 2.0 - 2.0 * cosines)
+    return -squared if rules.similarity == "squared" else -np.sqrt(squared)
 
 
 def score_pairs(
@@ -184,7 +187,7 @@ def score_pairs(
       name: of the protocol.
       named: features of the list's images.
       pairs: the list.
-      settings: `rules`, `pca`, `bootstrap` and `progress` are used.
+      settings: `rules`, `pca`, `bootstrap`, `grouping` and `progress` are used.
       tested: folds that are held out in turn; all by default.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
@@ -212,6 +215,15 @@ def score_pairs(
         found_intervals = _intervals_over_people(name, scores, same, sides, settings)
         intervals = {labels[rate]: limits for rate, limits in found_intervals.items()}
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
+    compared = Pairs(first[use], second[use], same)
+    quality, quality_steps = norms_as_quality(named, compared, scores)
+    groups = {}
+    if settings.grouping is not None:
+        fold = np.unique(pairs.fold[use], return_inverse=True)[1]
+        right = (scores >= found.folds.thresholds[fold]) == same
+        groups = score_groups(
+            settings.grouping, named.names, compared, scores, right, common_thresholds(scores, same)
+        )
     return Result(
         protocol=name,
         figures=figures,
@@ -220,6 +232,8 @@ def score_pairs(
             *found.steps,
             RULE_STEPS["strict"],
             *interval_steps(settings.bootstrap or 0),
+            *quality_steps,
+            *group_steps(settings.grouping),
             *guess_warning("accuracy", found.folds.mean, 0.5, same.size, least=0.02),
             *shift_warning(named.features, first, second, pairs.same),
         ),
@@ -229,6 +243,8 @@ def score_pairs(
         scores=(scores, same),
         false_accepts=accepts,
         false_rejects=rejects,
+        quality=quality,
+        groups=groups,
         details={
             "fold accuracies": found.folds.accuracy.tolist(),
             "fold thresholds": found.folds.thresholds.tolist(),
@@ -261,6 +277,16 @@ def _intervals_over_people(
         progress=part(settings.progress, 1, 2),
     )
     return {rate: (interval.low, interval.high) for rate, interval in found.items()}
+
+
+def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float]:
+    """Returns the threshold of all pairs at each false accept rate that they support."""
+    impostors = scores[~same]
+    return {
+        far: float(impostor_threshold(impostors, far))
+        for far in PAIR_FARS
+        if supported(far, impostors.size)
+    }
 
 
 def interval_steps(draws: int) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ from hyperface.errors import InputError
 from hyperface.metrics.cosine import Place
 from hyperface.metrics.threshold import Rule
 from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.groups import Grouping
 from hyperface.protocols.pair_rules import PRESETS, PairRules
 from hyperface.protocols.result import Result
+from hyperface.protocols.template_rules import TemplateRule
 
 
 class Distractors(NamedTuple):
@@ -48,6 +50,8 @@ class Settings:
     """K of the templates' fusion; None takes the protocol's default."""
     pool_media: bool = False
     """Whether a template's images of one medium, such as a video, count as one."""
+    template_rule: TemplateRule | None = None
+    """Another project's rule of templates, in place of `gammas` and `pool_media`."""
     pairs: Path | None = None
     """The list of the protocol `pairs`."""
     distractors: Distractors | None = None
@@ -60,8 +64,21 @@ class Settings:
     """MegaFace's lists of images to leave out."""
     place: Place = jnp.asarray
     """Puts rows of features on one device, or splits them over several."""
+    grouping: Grouping | None = None
+    """Groups of images that figures are repeated for. The option is `group_by`."""
     progress: Callable[[int, int], None] | None = None
     """Long scorings call it with the parts done and the number of parts."""
+
+    def __post_init__(self) -> None:
+        if self.template_rule and (self.gammas is not None or self.pool_media):
+            raise InputError(
+                f"--template-rule {self.template_rule.name}: expected no --gammas and no "
+                "--pool-media with it, since the rule fixes both."
+            )
+
+    def files(self) -> tuple[Path, ...]:
+        """Returns the files that settings are read from, whose digests belong into the record."""
+        return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
         """Returns the rules of pair lists: those given, else the preset of this name, with the PCA
@@ -90,7 +107,7 @@ class Protocol:
       >>> protocol.title, protocol.dataset, protocol.file_names
       ('LFW, 6,000 pairs', 'lfw', ('lfw/pairs.txt',))
       >>> sorted(protocol.options)
-      ['bootstrap', 'pca', 'preset']
+      ['bootstrap', 'group_by', 'pca', 'preset']
     """
 
     name: str
@@ -102,8 +119,13 @@ class Protocol:
     """Its files, below the folder of protocol files."""
     options: frozenset[str] = frozenset()
     """Names of the evaluation's options that it takes."""
+    more_files: Callable[[Settings], tuple[str, ...]] | None = None
+    """Returns the names of the files that settings add to `file_names`."""
     find_files: FindFiles | None = None
     """Finds the files where options name them; `file_names` are taken if it is None."""
+    check: Callable[[str, Settings], None] | None = None
+    """Takes the protocol's name and settings, and refuses what it cannot use by an InputError. The
+    evaluation calls it before images are embedded."""
     has_distractors: bool = False
     """Whether probes are searched among distractors, which the user names by --distractors."""
 
@@ -125,7 +147,8 @@ class Protocol:
         """
         if self.find_files is not None:
             return self.find_files(self.name, folder, settings, dataset)
-        paths = [folder / name for name in self.file_names]
+        more = self.more_files(settings) if self.more_files is not None else ()
+        paths = [folder / name for name in (*self.file_names, *more)]
         missing = [path for path in paths if not path.exists()]
         if missing:
             raise InputError(
@@ -158,5 +181,5 @@ class Protocol:
             raise InputError(f"{self.name}: {error}.") from error
 
 
-PAIR_OPTIONS = frozenset({"preset", "pca", "bootstrap"})
+PAIR_OPTIONS = frozenset({"preset", "pca", "bootstrap", "group_by"})
 """Options that a list of image pairs takes."""

@@ -8,10 +8,14 @@ import numpy as np
 
 from hyperface.metrics._checks import checked_same
 from hyperface.metrics.calibration import Calibration
+from hyperface.metrics.quality import MOST_LEFT_OUT, NormQuality
 from hyperface.metrics.roc import Roc, thinned
+from hyperface.protocols.groups import Group
 
 HARDEST = 20
 """Number of pairs of each kind that are kept to be shown."""
+SHARES = 51
+"""Points of an error-versus-discard curve in the record."""
 OVER_FOLDS = "standard error over folds"
 OVER_TRIALS = "standard deviation over trials"
 OVER_SPLITS = "standard deviation over splits"
@@ -57,6 +61,10 @@ class Result:
     """Same people with the lowest scores."""
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs, of protocols that fit them."""
+    quality: NormQuality | None = None
+    """What the feature norms tell of the images' quality, of protocols that compare pairs."""
+    groups: dict[str, Group] = field(default_factory=dict)
+    """Figures of groups of images by the group's name, where the user gives groups."""
     details: dict[str, Any] = field(default_factory=dict)
     """Numbers by fold, trial or split, for the JSON file."""
     counts: dict[str, int | list[int]] = field(default_factory=dict)
@@ -74,6 +82,8 @@ class Result:
                 "curves": {name: _curve(thinned(curve)) for name, curve in self.curves.items()},
                 "cmc": None if self.ranks is None else np.asarray(self.ranks).tolist(),
                 "calibration": self.calibration and _calibration(self.calibration),
+                "quality": self.quality and _quality(self.quality),
+                "groups": {name: group._asdict() for name, group in self.groups.items()},
                 "counts": self.counts,
                 "details": self.details,
             }
@@ -88,6 +98,23 @@ def _calibration(found: Calibration) -> dict[str, Any]:
             name: {"cllr": quality.cllr, "ece": quality.reliability.error}
             for name, quality in found.quality.items()
         },
+    }
+
+
+def _quality(found: NormQuality) -> dict[str, Any]:
+    shares = np.linspace(0, MOST_LEFT_OUT, SHARES)
+    return {
+        "far": found.far,
+        "threshold": found.threshold,
+        "mean norm": found.mean,
+        "deviation of norms": found.deviation,
+        "correlation with genuine score": found.genuine,
+        "correlation with impostor score": found.impostor,
+        "left out": shares.tolist(),
+        "genuine pairs refused": {
+            order: [curve.at(share) for share in shares] for order, curve in found.curves.items()
+        },
+        "mean over shares": {order: curve.mean() for order, curve in found.curves.items()},
     }
 
 
@@ -163,7 +190,7 @@ def over_snapshots(results: Sequence[Result]) -> Result:
         for step in result.steps
         if step not in shared
     ]
-    last = f"curves and pairs are those of snapshot {len(results)}"
+    last = f"curves, pairs, groups and feature norms are those of snapshot {len(results)}"
     return replace(
         results[-1],
         steps=(*own, *shared, last),

@@ -1,6 +1,6 @@
 """Verification (1:1) and search (1:N) of templates: the figures of each split and their spread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -15,6 +15,7 @@ from hyperface.protocols._ijb import Templates
 from hyperface.protocols._ijb_pairs import TemplatePairs
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.result import OVER_SPLITS, Figure, Result, pair_counts
+from hyperface.protocols.template_rules import TemplateRule, group_by_rule
 from hyperface.protocols.templates import (
     FARS,
     GroupedTemplates,
@@ -34,6 +35,8 @@ def score_templates(
     gammas: int | None,
     *,
     pool_media: bool = False,
+    rule: TemplateRule | None = None,
+    detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Verifies pairs of templates (1:1): the rates of each split and their spread.
@@ -44,6 +47,8 @@ def score_templates(
       splits: for each split, its templates and the pairs that are compared.
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
+      rule: another project's rule of templates; then `gammas` is None, and there is no pooling.
+      detector: name of an image -> score of its face, for a rule that weighs by them.
       progress: called with the parts done and the number of parts.
 
     Raises:
@@ -55,7 +60,7 @@ def score_templates(
     for number, ((templates, pairs), names) in enumerate(zip(splits, faces, strict=True), 1):
         if pairs.same is None:
             raise InputError(f"{name}: expected pairs known to be the same or not, found neither.")
-        grouped = _grouped(name, named, templates, names, pool_media)
+        grouped = _grouped(name, named, templates, names, pool_media, rule, detector)
         one_split = np.zeros(pairs.same.size, np.int64)
         found = verify_templates(
             grouped,
@@ -130,11 +135,29 @@ def _grouped(
     templates: Templates,
     faces: Sequence[str],
     pool_media: bool,
+    rule: TemplateRule | None,
+    detector: Mapping[str, float] | None,
 ) -> GroupedTemplates:
     several = " (several people in an image: FILE@SUBJECT.EXT each)"
     source = name + several * (list(faces) != list(templates.names))
     features = named.features[named.rows(faces, source)]
+    if rule is not None:
+        scores = None if detector is None else _detector_scores(templates.names, detector, name)
+        return group_by_rule(features, templates.template, templates.media, rule, scores)
     return group_templates(features, templates.template, templates.media if pool_media else None)
+
+
+def _detector_scores(
+    names: Sequence[str], detector: Mapping[str, float], source: str
+) -> np.ndarray:
+    """Returns the detector's score of each image; InputError names one that has none."""
+    missing = [name for name in dict.fromkeys(names) if name not in detector]
+    if missing:
+        raise InputError(
+            f"{source}: expected the detector's score of every image, found none of "
+            f"{missing[0]!r} ({len(missing):,} are missing)."
+        )
+    return np.array([detector[name] for name in names])
 
 
 def score_search(
@@ -144,6 +167,8 @@ def score_search(
     gammas: int | None,
     *,
     pool_media: bool = False,
+    rule: TemplateRule | None = None,
+    detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Searches probe templates in a gallery (1:N): ranks and DIR of each split, and their spread.
@@ -156,6 +181,8 @@ def score_search(
       splits: for each split, its gallery and its probe templates, both with people.
       gammas: K of the fusion; None compares mean features.
       pool_media: whether images of one medium count as one.
+      rule: another project's rule of templates; then `gammas` is None, and there is no pooling.
+      detector: name of an image -> score of its face, for a rule that weighs by them.
       progress: called with the parts done and the number of parts.
 
     Raises:
@@ -166,7 +193,7 @@ def score_search(
     for number, (gallery, probes) in enumerate(splits, 1):
         names = faces[2 * number - 2] + faces[2 * number - 1]
         both = _apart(gallery, probes)
-        grouped = _grouped(name, named, both, names, pool_media)
+        grouped = _grouped(name, named, both, names, pool_media, rule, detector)
         assert both.subject is not None  # Both sides have people.
         person = dict(zip(both.template.tolist(), both.subject.tolist(), strict=True))
         enrolled = both.template % 2 == 0

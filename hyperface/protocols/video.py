@@ -102,10 +102,8 @@ def _score_halves(
         for order, place in enumerate(places[person]):
             videos[place] = f"{person}/{order % 2}"
     rows = np.array([place for place, video in enumerate(videos) if video])
-    some = NamedFeatures(
-        [named.names[row] for row in map(int, rows)],
-        named.features[rows],
-        (
+    some = named.take(rows)._replace(
+        steps=(
             *named.steps,
             f"{len(chosen)} people with at least {FRAMES} images; every other image of a person is "
             "a frame of one video, the rest of another",
@@ -130,6 +128,15 @@ def half_pairs(people: Sequence[str]) -> PairList:
             same += [True, False]
             fold += [number, number]
     return PairList(first, second, np.array(same), np.array(fold))
+
+
+def _check(name: str, settings: Settings) -> None:
+    """Refuses rules of image pairs, before the frames are embedded."""
+    if settings.video_rules().threshold == "grid":
+        raise InputError(
+            f"{name}: expected another --preset than insightface, whose grid is of distances "
+            "between single images."
+        )
 
 
 def _score(
@@ -207,6 +214,7 @@ PROTOCOLS = (
         dataset="ytf",
         file_names=("ytf/splits.txt",),
         options=frozenset({"preset"}),
+        check=_check,
         scorer=_score_ytf,
     ),
     Protocol(
@@ -214,6 +222,7 @@ PROTOCOLS = (
         title="Halves of each person's images as two videos",
         dataset="lfw",
         options=frozenset({"preset"}),
+        check=_check,
         scorer=_score_halves,
     ),
 )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from hyperface.metrics.calibration import Calibration, Quality
+from hyperface.metrics.operating_points import OperatingPoint
 from hyperface.metrics.threshold import TOO_FEW
 from hyperface.report.drawings import COLOURS, panels
 from hyperface.report.tables import Table, percent
@@ -12,15 +13,16 @@ from hyperface.report.tables import Table, percent
 
 def threshold_table(title: str, found: Calibration) -> Table:
     """Returns the table of thresholds, one row per rate."""
+    with_limits = any(point.measured_far_low is not None for point in found.points)
     rows = [
         (
             f"{100 * point.far:g} %{'' if point.supported else TOO_FEW}",
             f"{point.threshold:.4f}",
             f"{point.reject_threshold:.4f}",
-            *(
-                "" if rate is None else percent(rate)
-                for rate in (point.measured_far, point.measured_tar, point.measured_frr)
-            ),
+            _shown(point.measured_far),
+            *([_limits(point)] if with_limits else []),
+            _shown(point.measured_tar),
+            _shown(point.measured_frr),
         )
         for point in found.points
     ]
@@ -29,6 +31,7 @@ def threshold_table(title: str, found: Calibration) -> Table:
         "same from",
         "different up to",
         "FAR measured",
+        *(["95 % over people"] if with_limits else []),
         "TAR measured",
         "called different",
     )
@@ -39,10 +42,24 @@ def threshold_table(title: str, found: Calibration) -> Table:
         "different; between them nothing is said. The last column is the share of same pairs that "
         "are called different."
     )
+    if with_limits:
+        note += (
+            " 95 % of resamples of the test people have a FAR within the limits beside it; where "
+            "no different pair was accepted, resamples cannot show any limits."
+        )
     return Table(f"{title}: thresholds", header, rows, note)
 
 
-def quality_table(title: str, found: Calibration) -> Table:
+def _shown(rate: float | None) -> str:
+    return "" if rate is None else percent(rate)
+
+
+def _limits(point: OperatingPoint) -> str:
+    low, high = point.measured_far_low, point.measured_far_high
+    return "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def probability_table(title: str, found: Calibration) -> Table:
     """Returns the table of how good the probabilities are, before and after each fit."""
     rows = [
         (name, f"{quality.cllr:.3f}", percent(quality.reliability.error))

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure as Picture
 from hyperface import owned
 from hyperface.protocols.result import Figure, HardPair, Result
 from hyperface.report import figures
-from hyperface.report.calibration import quality_table, reliability_diagram, threshold_table
+from hyperface.report.calibration import probability_table, reliability_diagram, threshold_table
+from hyperface.report.groups import group_tables
 from hyperface.report.html import write_report
+from hyperface.report.quality import discard_curves, quality_table, resolution_table
 from hyperface.report.sheets import pair_sheet
 from hyperface.report.tables import Table, percent
 
@@ -39,14 +41,29 @@ def protocol_table(title: str, scored: Result) -> Table:
     return Table(title, header, rows, "\n".join(f"- {step}" for step in steps))
 
 
-def protocol_tables(titles: Mapping[str, str], scored: Mapping[str, Result]) -> list[Table]:
-    """Returns the tables of all protocols, with those of calibrations behind their protocol."""
+def protocol_tables(
+    titles: Mapping[str, str], scored: Mapping[str, Result], areas: Mapping[str, float]
+) -> list[Table]:
+    """Returns the tables of all protocols, each followed by those of what it found besides.
+
+    Args:
+      titles: protocol -> its title.
+      scored: protocol -> its outcome.
+      areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
+    """
     tables = []
     for name, found in scored.items():
         tables.append(protocol_table(titles[name], found))
         if found.calibration is not None:
             tables.append(threshold_table(titles[name], found.calibration))
-            tables.append(quality_table(titles[name], found.calibration))
+            tables.append(probability_table(titles[name], found.calibration))
+        if found.quality is not None:
+            tables.append(quality_table(titles[name], found.quality))
+        if found.groups:
+            tables += group_tables(titles[name], found.groups)
+    norms = {titles[n]: (areas[n], x.quality) for n, x in scored.items() if x.quality is not None}
+    if len({area for area, _ in norms.values()}) > 1:
+        tables.append(resolution_table(norms))
     return tables
 
 
@@ -58,6 +75,7 @@ def write_evaluation(
     titles: Mapping[str, str],
     pixels: Mapping[str, Pixels],
     sweeps: Mapping[str, Mapping[float, Figure]],
+    areas: Mapping[str, float],
     settings: Mapping[str, Any],
 ) -> None:
     """Writes `evaluation.json`, `evaluation.html` and their figures.
@@ -69,6 +87,7 @@ def write_evaluation(
       titles: protocol -> its title.
       pixels: protocol -> its images, for the protocols whose images are at hand.
       sweeps: label -> area factor -> score, if images of reduced resolution were scored too.
+      areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
       settings: written into the JSON file unchanged, beside the scores.
     """
     drawn = _draw(scored)
@@ -91,7 +110,7 @@ def write_evaluation(
         folder / "evaluation.html",
         title=f"hyperface: {source}",
         summary=f"{source}, scored by {', '.join(titles[name] for name in scored)}.",
-        tables=protocol_tables(titles, scored),
+        tables=protocol_tables(titles, scored, areas),
         pictures=pictures,
         settings=json.dumps(settings, indent=2),
     )
@@ -118,6 +137,9 @@ def _draw(scored: Mapping[str, Result]) -> Drawn:
         if found.calibration is not None:
             picture = reliability_diagram(found.calibration.quality)
             drawn[f"{name}-reliability"] = (f"Reliability of probabilities: {name}", picture)
+        if found.quality is not None:
+            caption = f"Feature norm as quality: {name}"
+            drawn[f"{name}-quality"] = (caption, discard_curves(found.quality))
     return drawn
 
 

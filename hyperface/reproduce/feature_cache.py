@@ -35,20 +35,26 @@ class MirroredFeatures(NamedTuple):
     """[images] int32."""
 
 
-def embed(split: Split, network: Embed, context: Context) -> tuple[np.ndarray, np.ndarray]:
+def embed(
+    split: Split,
+    network: Embed,
+    context: Context,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features [images, dim] and the labels [images] of a split.
 
     Args:
       split: the images.
       network: the function that computes features.
       context: the settings of the command.
+      change: of every image before that, as `evaluation_batches` takes it.
     """
     features, labels, done = [], [], 0
     # A split smaller than a batch would otherwise be padded to a whole one.
     size = min(BATCH, len(split.records))
     title = f"embedding {split.dataset} ({split.name})"
     with program.progress(title, "images") as advance:
-        for batch in evaluation_batches(split, batch_size=size):
+        for batch in evaluation_batches(split, batch_size=size, change=change):
             # One call per batch, so that the progress can be shown.
             part = embed_split(lambda _, images: network(images), None, [batch])
             features.append(part.features)

@@ -86,6 +86,8 @@ class Embedded(NamedTuple):
     images: NamedImages
     features: np.ndarray
     """[images, dim], mapped from a file: only what is looked at is in memory."""
+    norms: np.ndarray
+    """[images] float32, length of the feature of the image itself, without its mirror image."""
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (features, labels) of the images, block by block, so that memory stays small."""
@@ -233,7 +235,8 @@ def embed_into(
     if "name" not in split.records[0]:
         raise InputError(f"{split.dataset}: expected images with names, found none.")
     names = [record["name"].decode() for record in split.records]
-    labels, features, done = np.empty(len(names), np.int32), None, 0
+    labels, norms = np.empty(len(names), np.int32), np.empty(len(names), np.float32)
+    features, done = None, 0
     devices = _Processes()
     share = {"process": devices.process, "processes": devices.processes}
     title = f"embedding {split.dataset} ({split.name})"
@@ -255,8 +258,9 @@ def embed_into(
                 features = np.memmap(path, np.float32, "r+", shape=shape)
             block = slice(done, done + len(part.labels))
             features[block], labels[block] = part.features, part.labels
+            norms[block] = part.norms
             done = block.stop
             advance(done, len(names))
     images = NamedImages(names, labels, lambda place: decode(split.records[place]["image"]))
     # There is at least one image, whose record is read above, and so there are features.
-    return Embedded(images, cast(np.ndarray, features))
+    return Embedded(images, cast(np.ndarray, features), norms)

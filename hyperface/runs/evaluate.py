@@ -14,8 +14,9 @@ Protocols: folder (all pairs of your own people, with thresholds and calibration
 lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, xqlfw, ijba, ijba-search,
 cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface, tinyface. Every step that was taken
 is printed, and recorded with all figures in evaluation.json; evaluation.html has the curves and the
-hardest pairs. With folder, calibration.json has what hyperface verify needs. A list of pairs is for
-example:
+hardest pairs. Protocols of image pairs report what the feature norm tells of the quality of images,
+and by --group-by their figures for each age, pose or origin. With folder, calibration.json has what
+hyperface verify needs. A list of pairs is for example:
 
     first,second,same
     ada/1.jpg,ada/2.jpg,1

@@ -27,12 +27,16 @@ class Evaluate:
     checkpoint before it."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged; the experiment's way by default."""
-    preset: Literal["normface", "normface-released", "sphereface-released", "plain"] | None = None
+    preset: (
+        Literal["normface", "normface-released", "sphereface-released", "insightface", "plain"]
+        | None
+    ) = None
     """Rules of pair lists; plain by default for CFP and for a file of weights, normface for others.
     normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy. normface-released: the
     same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine, mean of the best
-    thresholds. plain: nothing is fitted but the threshold. For ytf and halves it sets the threshold
-    of mean and maximum, and whether a mean is subtracted; there is no PCA."""
+    thresholds. insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99,
+    for lists of images only. plain: nothing is fitted but the threshold. For ytf and halves it sets
+    the threshold of mean and maximum, and whether a mean is subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
@@ -44,9 +48,20 @@ class Evaluate:
     ijbb and ijbc."""
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
+    template_rule: Literal["insightface", "insightface-norms", "insightface-unit"] | None = None
+    """insightface's rule of IJB-B and IJB-C in place of --gammas and --pool-media: the means of a
+    template's media are summed, whatever their lengths. insightface: images weigh by the norms of
+    their features and by the detector's scores, from ijbc/ijbc_name_5pts_score.txt.
+    insightface-norms: by the norms alone. insightface-unit: all images weigh the same. Its figures
+    are of --mirror sum."""
     bootstrap: int | None = None
     """Resamples of people, for 95 % intervals; 0 for none. By default 1,000 for "folder", and none
     for pair lists."""
+    group_by: Path | None = None
+    """CSV file whose first line is name,group: the figures of pair lists and of "folder" are
+    repeated for each group of images, such as an age, a pose or an origin. A name is that of an
+    image, or that of a person: the part of an image's name before the first slash. Pairs across
+    groups have their own line."""
     resolution: tuple[float, ...] = ()
     """Factors by which images are made smaller in area and enlarged again (Ring loss, Exp. 6)."""
     shrink: int | None = None
@@ -101,6 +116,7 @@ MAIN_OPTIONS = (
     "preset",
     "pca",
     "bootstrap",
+    "group_by",
     "resolution",
     "dataset",
     "pairs",

@@ -2,21 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hyperface.data.datasets import data_directory, find, open_split
 from hyperface.devices import mesh
-from hyperface.errors import InputError, expect
+from hyperface.errors import InputError, expect, unknown_name
 from hyperface.evaluate.embed import Mirror
 from hyperface.protocols import registry
+from hyperface.protocols.groups import read_groups
 from hyperface.protocols.pair_rules import PRESETS
 from hyperface.protocols.protocol import Protocol, Settings
+from hyperface.protocols.template_rules import TEMPLATE_RULES
 from hyperface.runs.evaluate_options import Evaluate
 from hyperface.train.checkpoint.manager import Checkpoints
 from hyperface.weights.files import is_weights
 
+T = TypeVar("T")
 FULL = 1.0
 """The area factor that leaves images as they are."""
 
@@ -115,8 +118,9 @@ def _settings(options: Evaluate) -> Settings:
             raise InputError(f"--{name}: expected at least {least}, found {value}.")
     # Released networks are scored as they are; NormFace's PCA is a part of NormFace's recipe.
     preset = options.preset or ("plain" if is_weights(options.source) else None)
+    rule, groups = options.template_rule, options.group_by
     return Settings(
-        rules=PRESETS[preset] if preset else None,
+        rules=_named("preset", preset, PRESETS) if preset else None,
         pca=_checked_pca(options.pca),
         bootstrap=options.bootstrap,
         folds=options.folds,
@@ -124,12 +128,21 @@ def _settings(options: Evaluate) -> Settings:
         rule=options.rule or "blufr",
         gammas=options.gammas,
         pool_media=options.pool_media,
+        template_rule=_named("template rule", rule, TEMPLATE_RULES) if rule else None,
         pairs=options.pairs,
         probe_list=options.probe_list,
         distractor_list=options.distractor_list,
         noises=options.noises,
+        grouping=read_groups(groups) if groups is not None else None,
         place=mesh.split_rows,
     )
+
+
+def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """Returns what a name stands for; from Python any text may be given."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]
 
 
 def _checked_pca(pca: float | None) -> float | int | None:
@@ -182,13 +195,20 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
     """Returns the protocol's task for the newest checkpoint and images as they are."""
     dataset = options.dataset or protocol.dataset
     protocol_dir = options.protocol_dir or data_dir / "protocols"
+    if protocol.check is not None:
+        protocol.check(protocol.name, settings)
     prepared = find(dataset, data_dir) if dataset else None
     files = protocol.files(protocol_dir, settings, prepared)
     images = Images(options.source)
     if not is_features(options.source):
         if dataset is None:
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
-        open_split(dataset, options.split, data_dir)
+        split = open_split(dataset, options.split, data_dir)
+        if settings.grouping is not None and "group_by" in protocol.options:
+            # A misspelt name would otherwise be found after all images are embedded.
+            settings.grouping.check_names(
+                [r["name"].decode() for r in split.records if "name" in r]
+            )
         images = Images(
             options.source,
             dataset,

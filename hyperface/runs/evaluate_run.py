@@ -83,7 +83,8 @@ def run(
         if not writes:
             return {}
         # Tables are logged before files are written: a full disk costs no result.
-        for table in protocol_tables(titles, results):
+        areas = {task.name: task.images.area for task in tasks}
+        for table in protocol_tables(titles, results, areas):
             log.info(f"\n{as_text(table)}")
         if out is not None:
             with owned.writing(out, ADVICE):
@@ -95,6 +96,7 @@ def run(
                     titles=titles,
                     pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
                     sweeps=_sweeps(tasks, results),
+                    areas=areas,
                     settings=_record(tasks, features.digests, request or {}),
                 )
     if out is not None:
@@ -168,7 +170,7 @@ def _record(
     tasks: Sequence[Task], data: Mapping[str, str], request: Mapping[str, str]
 ) -> dict[str, Any]:
     """Returns what the figures were computed with, for the JSON file."""
-    files = (path for task in tasks for path in task.files)
+    files = (path for task in tasks for path in (*task.files, *task.settings.files()))
     return {
         "options": dict(request),
         "data": dict(data),
@@ -253,7 +255,8 @@ class FeatureCache:
         self._images[images] = found.images
         smaller = (f"images made {images.area:g} times smaller in area, bicubic",)
         steps = (split.step, *(() if change is None else smaller), *network.steps)
-        return check(NamedFeatures(found.images.names, found.features, steps), split.dataset)
+        named = NamedFeatures(found.images.names, found.features, steps, found.norms)
+        return check(named, split.dataset)
 
     def distractors(self, images: Images) -> Distractors:
         """Returns features of distractors, and their names if they have any.

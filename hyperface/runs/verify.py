@@ -233,10 +233,11 @@ def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
         f"{point.reject_threshold:.4f}"
     )
     if point.measured_far is not None and point.measured_tar is not None:
-        text += (
-            f"; on other people FAR {100 * point.measured_far:.2f} %, TAR "
-            f"{100 * point.measured_tar:.2f} %"
-        )
+        text += f"; on other people FAR {100 * point.measured_far:.2f} %"
+        if point.measured_far_low is not None and point.measured_far_high is not None:
+            low, high = 100 * point.measured_far_low, 100 * point.measured_far_high
+            text += f" ({low:.2f} to {high:.2f} % in 95 % of resamples of the people)"
+        text += f", TAR {100 * point.measured_tar:.2f} %"
     if not point.supported:
         text += (
             f". WARNING: the calibration has {stored.num_different:,} different pairs, too few to "

@@ -1,0 +1,183 @@
+"""What a number per image, such as the feature norm, tells of the quality of the image.
+
+The test is an error-versus-discard curve: the threshold is fixed, the pairs of the lowest quality
+are left out first, and the share of genuine pairs that are refused is measured on those that are
+kept. Of a good quality measure it falls fast; of one that says nothing it stays where it is.
+
+References:
+  P. Grother, E. Tabassi. Performance of Biometric Quality Measures. IEEE TPAMI 29, 2007.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hyperface.metrics._checks import checked_rows, checked_same
+from hyperface.metrics.operating_points import checked_pairs
+from hyperface.metrics.threshold import checked_scores, impostor_threshold, supported
+from hyperface.metrics.verification import Pairs
+
+MOST_LEFT_OUT = 0.5
+"""Share of the genuine pairs up to which curves are drawn and averaged."""
+
+
+class DiscardCurve(NamedTuple):
+    """Share of genuine pairs that are refused among those that are kept."""
+
+    left_out: np.ndarray
+    """[genuine pairs] share that is left out, 0, 1/n, 2/n and so on."""
+    refused: np.ndarray
+    """[genuine pairs] share of the others that is refused."""
+
+    def at(self, share: float) -> float:
+        """Returns the share refused once this share of the pairs is left out."""
+        return float(np.interp(share, self.left_out, self.refused))
+
+    def mean(self, most: float = MOST_LEFT_OUT) -> float:
+        """Returns the area under the curve from 0 to `most`, divided by `most`."""
+        inside = self.left_out < most
+        shares = np.append(self.left_out[inside], most)
+        values = np.append(self.refused[inside], self.at(most))
+        return float(np.trapezoid(values, shares) / most)
+
+
+class NormQuality(NamedTuple):
+    """What the feature norm tells of the quality of images."""
+
+    far: float
+    """False accept rate of all different pairs, by which the threshold is chosen."""
+    threshold: float
+    mean: float
+    """Mean norm of the images that are in pairs."""
+    deviation: float
+    """Standard deviation of their norms."""
+    curves: Mapping[str, DiscardCurve]
+    """By the order in which genuine pairs are left out, see `ORDERS`."""
+    genuine: float
+    """Spearman's correlation of the smaller norm of genuine pairs with their scores; NaN if one of
+    both is constant."""
+    impostor: float
+    """The same of impostor pairs."""
+
+
+ORDERS = ("lowest norm first", "highest norm first", "random order", "oracle")
+"""Orders in which genuine pairs are left out. A pair's norm is the smaller one of its two images.
+The oracle leaves out refused pairs first: no order is better."""
+
+
+def discard_curve(refused: ArrayLike, quality: ArrayLike) -> DiscardCurve:
+    """Returns the error-versus-discard curve of genuine pairs; the lowest quality goes first.
+
+    Pairs of equal quality go in random order, and the curve is the mean over all such orders.
+
+    Args:
+      refused: [genuine pairs] bool, or 0 and 1.
+      quality: [genuine pairs], higher for better.
+
+    Raises:
+      ValueError: there is no pair, lengths differ, or a number is not finite.
+
+    Example:
+      >>> curve = discard_curve([True, False, False, True], [0.1, 0.9, 0.5, 0.5])
+      >>> print(curve.left_out, curve.refused.round(3))
+      [0.   0.25 0.5  0.75] [0.5   0.333 0.25  0.   ]
+    """
+    quality = checked_scores(quality, "quality").astype(np.float64)
+    refused = checked_same(refused)
+    if refused.shape != quality.shape:
+        raise ValueError(
+            f"expected a quality for each of {refused.size} genuine pairs, found {quality.shape}"
+        )
+    count, order = quality.size, np.argsort(quality, kind="stable")
+    upto = np.concatenate([[0], np.cumsum(refused[order])])
+    # Between the ends of a tie the mean over random orders is a straight line.
+    ends = np.concatenate([[0], np.flatnonzero(np.diff(quality[order])) + 1, [count]])
+    left_out = np.arange(count)
+    gone = np.interp(left_out, ends, upto[ends])
+    return DiscardCurve(left_out / count, (upto[-1] - gone) / (count - left_out))
+
+
+def norm_quality(
+    norms: ArrayLike, pairs: Pairs, scores: ArrayLike, *, far: float = 0.001
+) -> NormQuality:
+    """Measures what the norms of features tell of the quality of their images.
+
+    The threshold is that of `far` over all different pairs, and stays when pairs are left out.
+
+    Args:
+      norms: [images] length of each image's feature before it is normalised.
+      pairs: rows of the images, and whether both are of one person.
+      scores: [pairs] similarities.
+      far: false accept rate.
+
+    Raises:
+      ValueError: a number is not finite, lengths differ, a kind of pairs is missing, a row is not
+        there, or there are too few different pairs for the rate.
+
+    Example:
+      >>> pairs = Pairs(np.array([0, 2, 0, 1]), np.array([1, 3, 2, 3]), np.array([1, 1, 0, 0]))
+      >>> found = norm_quality([9.0, 8.0, 2.0, 7.0], pairs, [0.8, 0.2, 0.1, 0.3], far=0.5)
+      >>> {order: curve.at(0.5) for order, curve in found.curves.items()}["lowest norm first"]
+      0.0
+    """
+    norms = checked_scores(norms, "norm").astype(np.float64)
+    scores, same = checked_pairs(np.asarray(scores), np.asarray(pairs.same))
+    for side, name in ((pairs.first, "first"), (pairs.second, "second")):
+        checked_rows(side, norms.size, name)
+    if not supported(far, int(np.sum(~same))):
+        raise ValueError(
+            f"expected at least {1 / far:.0f} different pairs for FAR {far:g}, found "
+            f"{np.sum(~same)}"
+        )
+    threshold = float(impostor_threshold(scores[~same], far))
+    smaller = np.minimum(norms[pairs.first], norms[pairs.second])
+    used = norms[np.union1d(pairs.first, pairs.second)]
+    refused, lowest = scores[same] < threshold, smaller[same]
+    by_order = (lowest, -lowest, np.zeros(refused.size), ~refused)
+    return NormQuality(
+        far=far,
+        threshold=threshold,
+        mean=float(used.mean()),
+        deviation=float(used.std()),
+        curves={
+            order: discard_curve(refused, quality)
+            for order, quality in zip(ORDERS, by_order, strict=True)
+        },
+        genuine=spearman(lowest, scores[same]),
+        impostor=spearman(smaller[~same], scores[~same]),
+    )
+
+
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
+    """Returns Spearman's rank correlation; tied values have their mean rank.
+
+    Args:
+      first: [values].
+      second: [values].
+
+    Returns:
+      In [-1, 1]; NaN if one side has a single distinct value.
+
+    Raises:
+      ValueError: lengths differ, there is no value, or one is not finite.
+
+    Example:
+      >>> spearman([1.0, 2.0, 3.0, 9.0], [0.1, 0.3, 0.2, 0.4])
+      0.8
+    """
+    ranks = [_ranks(checked_scores(side, "compared")) for side in (first, second)]
+    if ranks[0].size != ranks[1].size:
+        raise ValueError(
+            f"expected two lists of one length, found {ranks[0].size} and {ranks[1].size}"
+        )
+    one, other = (side - side.mean() for side in ranks)
+    spread = np.sqrt((one @ one) * (other @ other))
+    return float(one @ other / spread) if spread else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Returns ranks from 1; tied values have their mean rank."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]

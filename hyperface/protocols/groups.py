@@ -1,0 +1,200 @@
+"""Figures by groups of images, such as ages, poses or origins, that a CSV file names."""
+
+import csv
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.errors import InputError
+from hyperface.metrics.roc import auc, eer, roc, tar_at_far
+from hyperface.metrics.threshold import supported
+from hyperface.metrics.verification import Pairs
+from hyperface.protocols._lines import Line, after, read_lines, shown
+
+HEADER = ["name", "group"]
+ACROSS = "pairs across groups"
+AT_COMMON = " of all pairs"
+"""End of the names of figures that are measured at the thresholds of all pairs together."""
+
+
+class Group(NamedTuple):
+    """The figures of the pairs whose two images are of one group."""
+
+    figures: dict[str, float]
+    """Shares in [0, 1] by name; a figure that the pairs do not support is left out."""
+    same: int
+    """Number of same pairs."""
+    different: int
+
+
+class Grouping(NamedTuple):
+    """The group of each image, or of each person, as a file names them."""
+
+    file: str
+    groups: Mapping[str, str]
+    """Name of an image, or of a person -> group."""
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuses a file with a name that is neither an image nor a person.
+
+        Args:
+          names: of all images that are known.
+
+        Raises:
+          InputError: the message has the nearest name that is known.
+        """
+        known = {*names, *(name.partition("/")[0] for name in names)}
+        strange = [name for name in self.groups if name not in known]
+        if strange:
+            near = difflib.get_close_matches(strange[0], sorted(known)[:20_000], n=1, cutoff=0.6)
+            hint = f"; the nearest name is {near[0]!r}" if near else ""
+            raise InputError(
+                f"{self.file}: expected names of images or of their people (the part before the "
+                f"first /), found {strange[0]!r} ({len(strange):,} names in all){hint}."
+            )
+
+    def of(self, wanted: Sequence[str]) -> dict[str, str]:
+        """Returns the groups of images.
+
+        Raises:
+          InputError: the file has no row for an image or its person.
+        """
+        found = {
+            name: self.groups.get(name, self.groups.get(name.partition("/")[0], ""))
+            for name in dict.fromkeys(wanted)
+        }
+        without = [name for name, group in found.items() if not group]
+        if without:
+            raise InputError(
+                f"{self.file}: expected a row for every image that is compared, or for its "
+                f"person, found none for {without[0]!r} ({len(without):,} images in all)."
+            )
+        return found
+
+
+def read_groups(path: Path) -> Grouping:
+    """Reads a CSV file whose first line is name,group.
+
+    A name is that of an image, or that of a person: the part of an image's name before the first
+    slash. The row of an image goes before that of its person.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: naming the line that is malformed or repeats a name.
+    """
+    header, *lines = read_lines(path)
+    if header.fields(",") != HEADER:
+        raise header.fault("the first line name,group")
+    if not lines:
+        raise after([header]).fault("rows", "the end of the file")
+    groups: dict[str, str] = {}
+    for line in lines:
+        name, group = _row(line)
+        if name in groups:
+            raise line.fault("each name once", f"{shown(name)} again")
+        groups[line.image(name)] = group
+    return Grouping(str(path), groups)
+
+
+def _row(line: Line) -> tuple[str, str]:
+    try:
+        (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
+    except csv.Error as error:
+        raise line.fault("a CSV line", str(error)) from None
+    if len(fields) != 2 or not all(field.strip() for field in fields):
+        raise line.fault("a name and its group")
+    name, group = (field.strip() for field in fields)
+    if group == ACROSS:
+        raise line.fault("another name of a group", shown(group))
+    return name, group
+
+
+def score_groups(
+    grouping: Grouping,
+    names: Sequence[str],
+    pairs: Pairs,
+    scores: np.ndarray,
+    right: np.ndarray,
+    thresholds: Mapping[float, float],
+) -> dict[str, Group]:
+    """Returns the figures of each group, those of pairs across groups last.
+
+    EER, AUC and TAR at a FAR are at the group's own thresholds. Figures whose names end with
+    `AT_COMMON` are measured at the thresholds of all pairs, which is what a group meets in use.
+
+    Args:
+      grouping: the groups of images.
+      names: [images].
+      pairs: rows of the images.
+      scores: [pairs].
+      right: [pairs] bool, whether the protocol decides the pair rightly.
+      thresholds: false accept rate -> threshold of all pairs.
+
+    Raises:
+      InputError: a name is unknown, an image has no group, or a group has pairs of one kind only.
+    """
+    rows = np.union1d(pairs.first, pairs.second)
+    compared = [names[int(row)] for row in rows]
+    grouping.check_names(names)
+    listed = grouping.of(compared)
+    order = {group: number for number, group in enumerate(sorted({*listed.values()}))}
+    number = np.full(len(names), -1)
+    number[rows] = [order[listed[name]] for name in compared]
+    first, second = number[pairs.first], number[pairs.second]
+    within = np.where(first == second, first, len(order))
+    found = {}
+    for label, place in (*order.items(), (ACROSS, len(order))):
+        use = within == place
+        columns = scores[use], pairs.same[use], right[use]
+        if label != ACROSS:
+            _check_kinds(grouping.file, label, columns[1])
+        found[label] = Group(
+            dict(_figures(*columns, thresholds)),
+            int(np.sum(columns[1])),
+            int(np.sum(~columns[1])),
+        )
+    return found
+
+
+def group_steps(grouping: Grouping | None) -> tuple[str, ...]:
+    """Returns what is done with the groups, a sentence; nothing if there are none."""
+    if grouping is None:
+        return ()
+    return (
+        f"groups of {Path(grouping.file).name}: a pair is of the group that both images have; "
+        "accuracy is over all its pairs together, decided as in the protocol; TAR at a FAR is at "
+        "the group's own threshold",
+    )
+
+
+def _check_kinds(file: str, group: str, same: np.ndarray) -> None:
+    if same.all() or not same.any():
+        raise InputError(
+            f"{file}: expected same and different pairs within each group, found {same.sum():,} "
+            f"same and {np.sum(~same):,} different pairs in {group!r}. Join it with another group."
+        )
+
+
+def _figures(
+    scores: np.ndarray, same: np.ndarray, right: np.ndarray, thresholds: Mapping[float, float]
+) -> Iterator[tuple[str, float]]:
+    """Yields the figures that the pairs support; pairs across groups may be of one kind."""
+    both = bool(same.any() and not same.all())
+    if both:
+        yield "accuracy", float(0.5 * (right[same].mean() + right[~same].mean()))
+        curve = roc(scores, same)
+        yield "EER", eer(curve)
+        yield "AUC", auc(curve)
+    for far, threshold in thresholds.items():
+        percent = f"{100 * far:g} %"
+        if both and supported(far, int(np.sum(~same))):
+            yield f"TAR at FAR {percent}", tar_at_far(scores, same, far)
+        for kind, name in ((~same, "FAR"), (same, "TAR")):
+            if kind.any():
+                rate = float(np.mean(scores[kind] >= threshold))
+                yield f"{name} at FAR {percent}{AT_COMMON}", rate

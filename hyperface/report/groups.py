@@ -1,0 +1,39 @@
+"""Tables of figures by groups of images."""
+
+from collections.abc import Mapping
+
+from hyperface.protocols.groups import AT_COMMON, Group
+from hyperface.report.tables import Table, percent
+
+EMPTY = "An empty cell has too few pairs."
+
+
+def group_tables(title: str, groups: Mapping[str, Group]) -> list[Table]:
+    """Returns two tables with a row per group: at its own thresholds, and at those of all pairs."""
+    names = dict.fromkeys(name for group in groups.values() for name in group.figures)
+    own = [name for name in names if not name.endswith(AT_COMMON)]
+    common = [name for name in names if name.endswith(AT_COMMON)]
+    counts = {label: (f"{group.same:,}", f"{group.different:,}") for label, group in groups.items()}
+
+    def rows(columns: list[str]) -> list[tuple[str, ...]]:
+        return [
+            (
+                label,
+                *counts[label],
+                *(percent(group.figures[n]) if n in group.figures else "" for n in columns),
+            )
+            for label, group in groups.items()
+        ]
+
+    header = ("group", "same pairs", "different pairs")
+    note = (
+        "Each group at the one threshold that has this FAR on the pairs of all groups together: "
+        f"this is what a group meets in use. {EMPTY}"
+    )
+    tables = [Table(f"{title}: groups", (*header, *own), rows(own), EMPTY)]
+    if common:
+        titles = (name.removesuffix(AT_COMMON) for name in common)
+        tables.append(
+            Table(f"{title}: groups at common thresholds", (*header, *titles), rows(common), note)
+        )
+    return tables

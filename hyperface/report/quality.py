@@ -1,0 +1,93 @@
+"""Tables and the picture of the feature norm as the quality of images."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hyperface.metrics.quality import MOST_LEFT_OUT, NormQuality
+from hyperface.report.drawings import COLOURS, panels
+from hyperface.report.tables import Table, percent
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.5)
+"""Shares of genuine pairs left out, of the columns of the table."""
+SHOWN_SHARE = 0.3
+"""Share left out in the table over resolutions."""
+
+
+def quality_table(title: str, found: NormQuality) -> Table:
+    """Returns the table of genuine pairs refused, one row per order in which pairs are left out."""
+    rows = [
+        (order, *(percent(curve.at(share)) for share in SHARES), percent(curve.mean()))
+        for order, curve in found.curves.items()
+    ]
+    header = (
+        "genuine pairs left out",
+        *(f"{100 * share:g} %" for share in SHARES),
+        f"mean, 0 to {100 * MOST_LEFT_OUT:g} %",
+    )
+    note = (
+        f"Share of the genuine pairs that are refused at the threshold of FAR {100 * found.far:g} "
+        "%, among those that are kept when this share is left out. If the norm tells quality, it "
+        "falls when the lowest norms are left out first, and rises when the highest are. The "
+        "oracle leaves out refused pairs first, and no order is better. Rank correlation of the "
+        f"smaller norm of a pair with its score: {_correlation(found.genuine)} for genuine and "
+        f"{_correlation(found.impostor)} for impostor pairs. Norms: {found.mean:.3g} ± "
+        f"{found.deviation:.2g}."
+    )
+    return Table(f"{title}: feature norm as quality", header, rows, note)
+
+
+def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
+    """Returns the table of norms against resolution.
+
+    Args:
+      found: title -> factor by which images were made smaller in area, and what the norms tell.
+    """
+    rows = []
+    for title, (area, quality) in found.items():
+        lowest = next(iter(quality.curves.values()))
+        rows.append(
+            (
+                title,
+                f"{area:g}",
+                f"{quality.mean:.3g} ± {quality.deviation:.2g}",
+                _correlation(quality.genuine),
+                _correlation(quality.impostor),
+                percent(lowest.at(0.0)),
+                percent(lowest.at(SHOWN_SHARE)),
+            )
+        )
+    header = (
+        "protocol",
+        "area divided by",
+        "mean norm",
+        "correlation, genuine",
+        "correlation, impostor",
+        "refused",
+        f"refused without the lowest {100 * SHOWN_SHARE:g} %",
+    )
+    note = (
+        "Correlations are rank correlations of a pair's smaller norm with its score, at each "
+        "resolution by itself. Refused are genuine pairs at the threshold of that resolution."
+    )
+    return Table("Feature norm against resolution", header, rows, note)
+
+
+def discard_curves(found: NormQuality) -> Figure:
+    """Draws the share of genuine pairs refused against the share that is left out."""
+    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
+    shares = np.linspace(0, MOST_LEFT_OUT, 101)
+    for colour, (order, curve) in zip(COLOURS, found.curves.items(), strict=False):
+        refused = [100 * curve.at(share) for share in shares]
+        axes.plot(100 * shares, refused, color=colour, label=order)
+    axes.set(xlabel="genuine pairs left out, %", ylabel="refused among those kept, %")
+    axes.set(title=f"Feature norm as quality, FAR {100 * found.far:g} %")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _correlation(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:+.2f}"

@@ -1,0 +1,104 @@
+"""Measures what each loss does to the feature norm as the quality of an image."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hyperface.data.resolution import degrade
+from hyperface.metrics.quality import MOST_LEFT_OUT, ORDERS, NormQuality, norm_quality
+from hyperface.metrics.verification import all_pairs, cosine_scores
+from hyperface.report import quality as drawn
+from hyperface.reproduce import commands, feature_cache
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
+from hyperface.runs.embedding import open_network
+
+LOSSES = {
+    "softmax": "orl-softmax",
+    "NormFace": "orl-normface",
+    "softmax + Ring loss": "orl-ring-0.01",
+    "AdaFace": "orl-adaface",
+    "MagFace": "orl-magface",
+}
+"""Name of the loss -> its method."""
+DATASET = "orl_faces"
+FACTORS = (1.0, 16.0, 64.0)
+"""Factors by which all images are made smaller in area; 1 leaves them as they are."""
+FAR = 0.01
+
+
+def quality(context: Context) -> Measured:
+    """Measures the norms of each loss, on images as they are and made smaller, once per seed."""
+    entries, figures, sizes, missing = [], {}, [], {}
+    for name, method in LOSSES.items():
+        seeds = commands.seeds(context.runs, method)
+        runs = [commands.folder(context.runs, method, seed) for seed in seeds]
+        found = [measure(run, context) for run in runs]
+        if not found:
+            missing[name] = f"no run of {method} in {context.runs}"
+            continue
+        entries += _entries(name, found)
+        figures[f"{name}, the first seed"] = drawn.discard_curves(found[0][1.0])
+        sizes.append(f"{method}, {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}")
+    scale = (
+        f"{'; '.join(sizes)}; all pairs of the images of 10 people who were not trained on, no "
+        f"mirror images; refused: genuine pairs at the threshold of FAR {100 * FAR:g} %; mean "
+        f"refused: over the shares left out from 0 to {100 * MOST_LEFT_OUT:g} %, divided by that "
+        "of a random order"
+    )
+    return Outcome(entries, scale, missing=missing), figures
+
+
+def measure(run: Path, context: Context) -> dict[float, NormQuality]:
+    """Embeds the test images of a run at every resolution; returns what the norms tell at each.
+
+    Args:
+      run: folder of the run.
+      context: gives the folder of the data.
+    """
+    network = open_network(run, mirror="none")
+    split = network.open_split(DATASET, "test", context.data_dir)
+    found = {}
+    for factor in FACTORS:
+        change = None if factor == 1 else partial(degrade, factor=factor)
+        features, labels = feature_cache.embed(split, network.apply, context, change)
+        found[factor] = of_all_pairs(features, labels)
+    return found
+
+
+def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
+    """Returns what the norms of features [images, dim] tell, over all pairs of the images."""
+    pairs, norms = all_pairs(labels), np.linalg.norm(features.astype(np.float64), axis=1)
+    return norm_quality(norms, pairs, cosine_scores(features, pairs), far=FAR)
+
+
+def _entries(name: str, found: list[dict[float, NormQuality]]) -> list[Entry]:
+    """Returns the entries of one loss, one value per seed."""
+    whole = [one[1.0] for one in found]
+    lowest, _, random, oracle = (
+        np.array([one.curves[order].mean() for one in whole]) for order in ORDERS
+    )
+    columns = {
+        "refused": (100 * random, "%", 2),
+        "mean refused, lowest norm first": (_shares(lowest, random), "", 2),
+        "mean refused, oracle": (_shares(oracle, random), "", 2),
+        "correlation, genuine": ([one.genuine for one in whole], "", 2),
+        "correlation, impostor": ([one.impostor for one in whole], "", 2),
+        "deviation / mean of norms": ([one.deviation / one.mean for one in whole], "", 3),
+    }
+    for factor in FACTORS[1:]:
+        smaller = [one[factor] for one in found]
+        refused = [100 * one.curves["random order"].at(0.0) for one in smaller]
+        lengths = [one.mean / full.mean for one, full in zip(smaller, whole, strict=True)]
+        columns[f"refused, area / {factor:g}"] = (refused, "%", 2)
+        columns[f"mean norm, area / {factor:g}, to that before"] = (lengths, "", 3)
+    return [
+        Entry.of(name, list(values), unit, digits, column)
+        for column, (values, unit, digits) in columns.items()
+        if np.isfinite(values).all()
+    ]
+
+
+def _shares(refused: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """Returns refused over that of a random order; NaN if no pair is refused at all."""
+    return np.divide(refused, random, out=np.full(refused.shape, np.nan), where=random > 0)
