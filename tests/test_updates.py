@@ -286,12 +286,11 @@ def test_pmap_updates_the_copies_alike():
     step = jax.pmap(local, axis_name="d", in_axes=(0, None, None))
     *_, rows, new_state = step(split, agents, state)
     *_, other, other_state = in_two_steps(TERMS["softmax"], *problem(), block_size=7)
-    for device in range(8):
-        own = jax.tree.map(lambda leaf, d=device: leaf[d], (rows, new_state))
-        assert_same(own, (other, other_state), rtol=1e-5, atol=5e-6)
-        if device:
-            jax.tree.map(np.testing.assert_array_equal, own, first)
-        first = own
+    for leaf, expected in zip(
+        jax.tree.leaves((rows, new_state)), jax.tree.leaves((other, other_state)), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[0], leaf.shape))
+        assert_same(leaf[0], expected, rtol=1e-5, atol=5e-6)
 
 
 def test_a_batch_that_is_not_added_up_is_refused():
@@ -313,8 +312,8 @@ def test_one_device_that_is_not_finite_stops_all():
 
 
 def test_no_gradient_of_all_agents_is_in_memory_and_no_copy_of_them():
-    """65,536 agents of 64 numbers are 16 MiB, as is their gradient."""
-    classes, dim, batch = 65_536, 64, 64
+    """262,144 agents of 64 numbers are 64 MiB, as is their gradient."""
+    classes, dim, batch = 2**18, 64, 64
 
     def step(features, agents, momentum, labels):
         def mean(features, agents, momentum):
@@ -335,8 +334,8 @@ def test_no_gradient_of_all_agents_is_in_memory_and_no_copy_of_them():
     program = lowered.compile()
     memory = program.memory_analysis()
     assert memory.alias_size_in_bytes == 2 * 4 * classes * dim
-    # The blocks have at most 4 MiB of similarities, and some arrays of their size.
-    assert memory.temp_size_in_bytes < 4 * classes * dim
+    # Blocks of at most 4 MiB: similarities, slopes, rows, their momentum and gradient.
+    assert memory.temp_size_in_bytes < 8 * 2**22
     assert not re.search(rf"f32\[{classes},{dim}\]\S* copy\(", program.as_text())
 
 
@@ -352,7 +351,7 @@ def plain_sgd(rate, rows, velocity, gradient):
     ("state", "update", "error", "match"),
     [
         (jnp.zeros((3, DIM)), None, ValueError, "with 40 rows, one per agent, found float32.3, 6"),
-        (jnp.zeros(CLASSES, int), None, ValueError, "floating-point arrays"),
+        (jnp.zeros((0, DIM)), None, ValueError, "floating-point arrays"),
         (jnp.zeros(CLASSES), plain_sgd, TypeError, "a pytree that can be called"),
         (
             jnp.zeros((CLASSES, DIM)),

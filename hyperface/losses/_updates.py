@@ -108,8 +108,10 @@ def _bwd(layout: Layout, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     to_total, _ = cotangents  # The public function stops gradients to the losses.
     inputs = residuals.inputs
     slopes, pull_terms = pull_losses(layout, residuals, tuple(to_total * w for w in weights))
-    # The value is known here and no row was touched yet: this is the last moment to refuse.
-    may_update = (to_total != 0) & jnp.isfinite(layout.shards.sum_over_batch(value))
+    # The value is known here and no row was touched yet: this is the last moment to refuse. Sums,
+    # so that all devices come to one decision.
+    of_all, cotangent_of_all = layout.shards.sum_over_batch((value, to_total))
+    may_update = jnp.isfinite(of_all) & (cotangent_of_all != 0)
     own = _own_rows(layout, inputs)
     swept = _sweep(layout, residuals, state, update, slopes, may_update, own)
     to_terms, to_target = pull_terms(swept.extra)
