@@ -4,10 +4,11 @@
 
 Value and features' gradient of softmax, and SGD with momentum and decay on the agents. Agents and
 momentum are donated. "whole" computes the agents' gradient and then applies it; "in sweep" is
-`losses.weighted_sum_with_update`. Both take turns, and "ratio" is the median of the ratios of
-rounds to "whole" in float32. "CPU" is the ratio of the processor time of both, which other programs on
-the machine disturb less. "Temporary" is the compiled program's memory beside agents, momentum, and
-the other arguments and results. One program at a time has its agents in memory.
+`losses.weighted_sum_with_update`. The programs take turns on one pair of agents and momentum.
+
+"ratio" is to the first program: the median of the ratios of the rounds. "CPU" is the same ratio of
+processor time, which other programs on the machine disturb less. "temporary" is the compiled
+program's memory beside its arguments and results.
 """
 
 import argparse
