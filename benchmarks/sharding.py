@@ -301,9 +301,10 @@ def paper() -> None:
     print(f"{per_device} images an accelerator, a step")
     optimizer = replace(chosen.optimizer, agents_update="in-sweep")
     runs = [chosen, check(replace(chosen, optimizer=optimizer))]
-    print("| identities | accelerators | agents and momentum | their gradient | in sweep ", end="")
-    print("| all memory | in sweep | sent | whole agents |")
-    print(f"|{'---:|' * 9}")
+    # "state" is agents, momentum and the agents' gradient.
+    print("| identities | accelerators | state | in sweep | all memory | in sweep | sent ", end="")
+    print("| with whole agents |")
+    print(f"|{'---:|' * 8}")
     for classes in (10**7, 10**8):
         for devices in (8, 64, 512):
             images = per_device * devices
@@ -315,9 +316,11 @@ def paper() -> None:
                 for split in (True, False)
             )
             # What the backbone's gradient takes is the same in both.
-            gradients = (found.gradients - sizes.other_params for found in (memory, swept))
-            state = memory.agents + memory.agent_state
-            cells = (state, *gradients, memory.total, swept.total, sent, whole)
+            states = (
+                found.agents + found.agent_state + found.gradients - sizes.other_params
+                for found in (memory, swept)
+            )
+            cells = (*states, memory.total, swept.total, sent, whole)
             shown = " | ".join(f"{size / 2**30:,.2f} GiB" for size in cells)
             print(f"| {classes:,} | {devices} | {shown} |")
 
