@@ -71,7 +71,7 @@ def measure(names: list[str], batch: int, dim: int, classes: int, rounds: int) -
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((batch, dim)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, classes, batch), jnp.int32)
-    agents = jax.random.normal(jax.random.key(0), (classes, dim))
+    agents = jnp.asarray(rng.standard_normal((classes, dim), np.float32))
     velocity = jnp.zeros_like(agents)
     programs = {
         name: jax.jit(PROGRAMS[name], donate_argnums=(0, 1))

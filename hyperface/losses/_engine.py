@@ -330,7 +330,7 @@ def _scan_gradients(
                 carry.x + found.x,
                 # Written and not added: each class counts in one block only, and so does its row.
                 write_rows(carry.agents, found.rows, start),
-                None if bias is None else write_rows(carry.bias, found.bias, start),
+                None if carry.bias is None else write_rows(carry.bias, found.bias, start),
                 jax.tree.map(jnp.add, carry.extra, found.extra),
             ),
         )

@@ -6,7 +6,7 @@ scalar stands in for the agents, their momentum and their gradient.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def _update_rows(
     known = jax.tree.unflatten(structure, [state.velocity if x.ndim else count for x in leaves])
     updates, new = optimizer.update(gradient, known, rows)
     (velocity,) = (leaf for leaf in jax.tree.leaves(new) if leaf.ndim)
-    rows = optax.apply_updates(rows, updates)
+    rows = cast(jax.Array, optax.apply_updates(rows, updates))
     if unit:
         # After the update, as in the released codes.
         rows = l2_normalize(rows)
