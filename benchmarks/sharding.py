@@ -288,7 +288,10 @@ def unguarded(call: Stepped, device) -> Stepped:
 
 def paper() -> None:
     """Memory and traffic of large heads over many accelerators."""
+    from dataclasses import replace
+
     from hyperface import experiments
+    from hyperface.config.experiment import check
     from hyperface.train.cost import memory_estimate, run_sizes, traffic
     from hyperface.train.state import abstract_state
 
@@ -296,18 +299,28 @@ def paper() -> None:
     shape, per_device = (112, 112, 3), 64
     print(f"paper: {chosen.model.name}, {chosen.model.feature_dim} dimensions, float32, ", end="")
     print(f"{per_device} images an accelerator, a step")
-    print("| identities | accelerators | agents and momentum | all memory | sent | whole agents |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    optimizer = replace(chosen.optimizer, agents_update="in-sweep")
+    runs = [chosen, check(replace(chosen, optimizer=optimizer))]
+    # "state" is agents, momentum and the agents' gradient.
+    print("| identities | accelerators | state | in sweep | all memory | in sweep | sent ", end="")
+    print("| with whole agents |")
+    print(f"|{'---:|' * 8}")
     for classes in (10**7, 10**8):
         for devices in (8, 64, 512):
             images = per_device * devices
-            sizes = run_sizes(abstract_state(chosen, classes, shape), images, shape)
-            memory = memory_estimate(sizes, devices, shard_agents=True)
+            every = [run_sizes(abstract_state(r, classes, shape), images, shape) for r in runs]
+            memory, swept = (memory_estimate(sizes, devices, shard_agents=True) for sizes in every)
+            sizes = every[0]
             sent, whole = (
                 traffic(sizes, chosen.model.feature_dim, devices, shard_agents=split).total
                 for split in (True, False)
             )
-            cells = (memory.agents + memory.agent_state, memory.total, sent, whole)
+            # What the backbone's gradient takes is the same in both.
+            states = (
+                found.agents + found.agent_state + found.gradients - sizes.other_params
+                for found in (memory, swept)
+            )
+            cells = (*states, memory.total, swept.total, sent, whole)
             shown = " | ".join(f"{size / 2**30:,.2f} GiB" for size in cells)
             print(f"| {classes:,} | {devices} | {shown} |")
 

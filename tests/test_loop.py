@@ -299,6 +299,29 @@ def spoilt(batch):
     return batch | {"images": np.full_like(batch["images"], np.nan)}
 
 
+def in_sweep(experiment):
+    optimizer = dataclasses.replace(experiment.optimizer, agents_update="in-sweep")
+    return dataclasses.replace(experiment, optimizer=optimizer)
+
+
+def test_a_killed_run_that_updates_agents_in_the_sweep_equals_an_unbroken_one(
+    finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
+):
+    run = partial(loop.train, in_sweep(tiny_experiment), tiny_data)
+    expected = run(tmp_path / "unbroken")
+    # The whole gradient gives the same run, but for the order of additions.
+    chex.assert_trees_all_close(expected.params, finished[1].params, rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(parallel, "data_parallel_step", Acting(7, kill))
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    monkeypatch.undo()
+    found = run(tmp_path / "killed")
+    chex.assert_trees_all_equal(found.params, expected.params)
+    chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("unbroken", "killed")]
+    assert logs[0] == logs[1]
+
+
 def test_divergence_is_named_and_the_last_good_state_saved(
     finished, tiny_experiment, tiny_data, tmp_path, monkeypatch
 ):

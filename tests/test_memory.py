@@ -70,19 +70,28 @@ def test_what_cannot_fit_is_refused_with_the_devices_that_would_do():
         check_memory(RUN, 8, 200 * MIB, shard_agents=True)
 
 
+@pytest.mark.usefixtures("blocks_of_four_mebibytes")
+def test_agents_that_are_updated_in_the_sweep_have_no_gradient():
+    """Three blocks of 4 MiB in place of 2,048 MiB; the backbone's 100 MiB stay."""
+    found = memory_estimate(RUN._replace(agents_in_sweep=2048), 1, shard_agents=False)
+    assert found.gradients == 112 * MIB
+    assert found.agents == found.agent_state == 2048 * MIB
+
+
 NEAR = 1.3
 """Factor within which the estimate is of what XLA takes, either way."""
 
 
+@pytest.mark.parametrize("agents_update", ["whole", "in-sweep"])
 @pytest.mark.parametrize("layout", ["one device", "whole on eight", "split on eight"])
-def test_the_estimate_is_near_what_the_compiled_step_takes(layout):
+def test_the_estimate_is_near_what_the_compiled_step_takes(layout, agents_update):
     run = Experiment(
         "memory",
         steps=1,
         data=Data(batch_size=16),
         model=Model(feature_dim=32),
         loss=Loss(softmax=SoftmaxTerm(scale=8.0)),
-        optimizer=Optimizer(),
+        optimizer=Optimizer(agents_update=agents_update),
     )
     state = abstract_state(run, 20_000, (32, 28, 3))
     sizes = run_sizes(state, 16, (32, 28, 3))

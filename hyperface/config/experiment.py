@@ -141,6 +141,12 @@ class Optimizer:
     accumulate: int = 1
     """Number of batches whose mean gradient makes one update, for batch sizes that do not fit into
     memory. Steps count batches."""
+    agents_update: Literal["whole", "in-sweep"] = field(default="whole", metadata=records.RARE)
+    """"whole" updates the agents once their whole gradient is known. "in-sweep" updates them block
+    by block while the gradient is computed, which is then never in memory: a third less for the
+    agents, the same numbers. It has no `clip` and no `accumulate`, which need the whole gradient;
+    and where the backbone's gradient is not finite though the loss is, the agents have moved
+    already, so that the run goes back to its newest checkpoint."""
     average: float = 0.0
     """Decay of a moving average of the parameters, which is evaluated in their place; 0 for none.
     It is (1 + t) / (10 + t) at step t where that is less."""
@@ -341,6 +347,8 @@ def _check_together(e: Experiment) -> None:
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "
             f"need every row of the agents at every step, found {e.loss.sample_rate}."
         )
+    if o.agents_update == "in-sweep":
+        _check_in_sweep(e)
     if e.shard_agents and not (e.loss.agent_heads() or e.loss.center.weight):
         raise InputError(
             "shard-agents: expected False with a loss that has neither agents nor centers, found "
@@ -363,6 +371,18 @@ def _check_together(e: Experiment) -> None:
         raise InputError(
             "evaluation.protocol: expected verification with a loss that has no agents, found "
             "classification."
+        )
+
+
+def _check_in_sweep(e: Experiment) -> None:
+    """Refuses what needs the whole gradient of the agents before their update."""
+    o, name = e.optimizer, "optimizer.agents-update"
+    if not e.loss.agent_heads():
+        raise InputError(f"{name}: expected whole with a loss that has no agents, found in-sweep.")
+    if o.clip is not None or o.accumulate > 1:
+        raise InputError(
+            f"{name}: expected whole with optimizer.clip or optimizer.accumulate, which need the "
+            "whole gradient before the update, found in-sweep."
         )
 
 

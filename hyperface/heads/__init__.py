@@ -14,10 +14,19 @@ from flax import linen as nn
 
 from hyperface.config.loss import CenterTerm, CustomTerm, Loss, RingTerm, is_classwise
 from hyperface.heads.agents import AgentHead
-from hyperface.heads.context import Context, Objective
+from hyperface.heads.context import AgentUpdate, Context, Objective
 from hyperface.heads.others import CenterHead, CustomHead, RingHead, mined
 
-__all__ = ["AgentHead", "CenterHead", "Context", "CustomHead", "Heads", "Objective", "RingHead"]
+__all__ = [
+    "AgentHead",
+    "AgentUpdate",
+    "CenterHead",
+    "Context",
+    "CustomHead",
+    "Heads",
+    "Objective",
+    "RingHead",
+]
 
 
 class Heads(nn.Module):

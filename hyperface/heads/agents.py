@@ -1,6 +1,6 @@
 """Agents, with bias and scale, and the class-wise terms over them."""
 
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,15 +81,15 @@ class AgentHead(nn.Module):
                 rule: classwise.Gradient = getattr(options, "gradient", "exact")
                 engine = classwise.agent_rule(rule, terms[name], engine)
         weights = context.weights(features.shape[0])
-        total, found = losses.weighted_sum(
+        total, found = self._sum(
             list(terms.values()),
             self._dropped(features, context.keys),
             agents,
             labels,
             [options.weight * weights for _, options in self.terms],
-            bias=self._bias(terms),
-            with_losses=True,
-            **engine,
+            self._bias(terms),
+            engine,
+            context,
         )
         found = dict(zip(terms, found, strict=True))
         for name, options in self.terms:
@@ -99,7 +99,8 @@ class AgentHead(nn.Module):
                 total += options.weight * jnp.sum(weights * more)
                 # Only logged: the gradient goes through `total`.
                 found[name] += jax.lax.stop_gradient(more)
-        own = rows_of(agents, labels, context)
+        # What comes back as the agents' gradient may be their update, which nothing must add to.
+        own = rows_of(jax.lax.stop_gradient(agents), labels, context)
         apart = l2_normalize(features) - l2_normalize(own)
         return Objective(
             total,
@@ -107,6 +108,30 @@ class AgentHead(nn.Module):
             {key: value for _, seen in made.values() for key, value in seen.items()},
             # Watched and not trained.
             jax.lax.stop_gradient(jnp.sum(apart**2, axis=1)),
+        )
+
+    def _sum(
+        self,
+        terms: list[classwise.Term],
+        features: jax.Array,
+        agents: jax.Array,
+        labels: jax.Array,
+        weights: list[jax.Array],
+        bias: jax.Array | None,
+        engine: losses.Engine,
+        context: Context,
+    ) -> Any:
+        """Returns the weighted sum of the terms and each term's losses [batch]."""
+        arguments = (labels, weights)
+        settings = {"bias": bias, "with_losses": True, **engine}
+        update = (context.agent_updates or {}).get(cast(str, self.name))
+        if update is None:
+            return losses.weighted_sum(terms, features, agents, *arguments, **settings)
+        if not context.split_classes:
+            # Every device has the same agents, and other examples.
+            settings["sum_over"] = context.axis_name
+        return losses.weighted_sum_with_update(
+            terms, features, agents, update.state, *arguments, update.rule, **settings
         )
 
     def _agents(self, dim: int, *, unit: bool) -> jax.Array:

@@ -10,6 +10,14 @@ from hyperface import losses
 from hyperface.losses import shards
 
 
+class AgentUpdate(NamedTuple):
+    """How a head's agents are updated in the reverse pass."""
+
+    rule: losses.RowUpdate
+    state: Any
+    """The optimiser's state of the agents, which the reverse pass updates too."""
+
+
 class Context(NamedTuple):
     """What a step knows beside features and labels."""
 
@@ -27,6 +35,9 @@ class Context(NamedTuple):
     split_classes: bool = False
     """Heads hold this device's rows of agents and centers, which are split over the same axis. Rows
     beyond the last class are padding."""
+    agent_updates: dict[str, AgentUpdate] | None = None
+    """Updates of the agents by name of their head; None differentiates the agents as any other
+    parameter."""
 
     def weights(self, batch: int) -> jax.Array:
         """[batch] float32, 1 for an example and 0 for padding."""

@@ -21,7 +21,15 @@ from hyperface.losses._sampling import Sample, sample_classes
 from hyperface.losses._softmax import Softmax, softmax
 from hyperface.losses._sphereface import SphereFace, a_softmax, annealed_blend, l_softmax
 from hyperface.losses._triplet import CTriplet, c_triplet, triplet
-from hyperface.losses.classwise import Engine, Gradient, Normalize, joint, weighted_sum
+from hyperface.losses.classwise import (
+    Engine,
+    Gradient,
+    Normalize,
+    RowUpdate,
+    joint,
+    weighted_sum,
+    weighted_sum_with_update,
+)
 
 __all__ = [
     "AdaFace",
@@ -37,6 +45,7 @@ __all__ = [
     "Mining",
     "NormStatistics",
     "Normalize",
+    "RowUpdate",
     "Sample",
     "Softmax",
     "SphereFace",
@@ -62,4 +71,5 @@ __all__ = [
     "updated_centers",
     "updated_norm_statistics",
     "weighted_sum",
+    "weighted_sum_with_update",
 ]

@@ -55,10 +55,11 @@ class Residuals(NamedTuple):
 def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
     """Returns the losses [batch] of each term."""
     # Without differentiation nothing reads the similarities again.
-    return _losses_fwd(layout._replace(save_similarities=False), inputs)[0]
+    return losses_fwd(layout._replace(save_similarities=False), inputs)[0]
 
 
-def _losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
+def losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
+    """Returns the losses, and what the backward pass needs."""
     shards, folds = layout.shards, _folds(inputs)
     whole = _of_whole_batch(layout, inputs)
     target = target_of(layout, whole, inputs.classes.labels, inputs.norms)
@@ -82,11 +83,25 @@ def _losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], 
 
 
 def _losses_bwd(layout: Layout, residuals: Residuals, cotangents: Any) -> tuple[Inputs]:
-    inputs, target, summaries, saved = residuals
+    slopes, pull_terms = pull_losses(layout, residuals, cotangents)
+    gradients = _scan_gradients(layout, residuals.inputs, slopes, saved=residuals.saved)
+    to_terms, to_target = pull_terms(gradients.extra)
+    return (add_target(layout, residuals.inputs, to_terms, to_target, gradients),)
+
+
+def pull_losses(
+    layout: Layout, residuals: Residuals, cotangents: Any
+) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
+    """Returns what the backward scan needs of the terms, and what the terms need of the scan.
+
+    The first function is `_slopes` of a block. The second returns the gradients to the terms and to
+    the target from what the slopes' second result adds up to over the blocks.
+    """
+    inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
     # Outside of the scan a term's own formula is plain jax, so autodiff is enough for it.
-    _, pull_losses = jax.vjp(_losses, inputs.terms, target, _values(folds, summaries))
-    to_terms, to_target, to_values = pull_losses(cotangents)
+    _, pull = jax.vjp(_losses, inputs.terms, target, _values(folds, summaries))
+    to_terms, to_target, to_values = pull(cotangents)
     fold_args, pull_fold_args = jax.vjp(_fold_args, inputs.terms, target)
     # Each device scans its own classes for the whole batch, so it needs the cotangents of all.
     batch_fold_args, batch_summaries, value_cotangents = shards.all_gather_batch(
@@ -96,14 +111,15 @@ def _losses_bwd(layout: Layout, residuals: Residuals, cotangents: Any) -> tuple[
     def slopes(block: Block) -> Any:
         return _slopes(folds, batch_fold_args, batch_summaries, value_cotangents, block)
 
-    gradients = _scan_gradients(layout, inputs, slopes, saved=saved)
-    # Terms and target reach the loss on two ways: directly, and by the arguments of the folds.
-    second_part = pull_fold_args(shards.reduce_over_axis(gradients.extra))
-    to_terms, to_target = jax.tree.map(jnp.add, (to_terms, to_target), second_part)
-    return (add_target(layout, inputs, to_terms, to_target, gradients),)
+    def pull_terms(extra: Any) -> tuple[Any, Target]:
+        # Terms and target reach the loss on two ways: directly, and by the arguments of the folds.
+        second_part = pull_fold_args(shards.reduce_over_axis(extra))
+        return jax.tree.map(jnp.add, (to_terms, to_target), second_part)
+
+    return slopes, pull_terms
 
 
-joint_losses.defvjp(_losses_fwd, _losses_bwd)
+joint_losses.defvjp(losses_fwd, _losses_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -217,6 +233,74 @@ def _slopes(
 # ------------------------------------------------------------------------------ the backward scan
 
 
+class BlockGradients(NamedTuple):
+    """Gradients that come from one block of classes, and the block's rows."""
+
+    x: jax.Array
+    rows: jax.Array
+    """[block, dim] gradient to the block's agents."""
+    bias: jax.Array | None
+    extra: Any
+    agents: jax.Array
+    """[block, dim] the block's agents themselves."""
+
+
+def block_gradients_of(
+    layout: Layout,
+    inputs: Inputs,
+    slopes: Callable[[Block], tuple[Any, Any]],
+    *,
+    sparse: bool = False,
+) -> Callable[..., BlockGradients]:
+    """Returns the step of a backward scan: (agents, start, first, [similarities]) -> gradients.
+
+    Args:
+      layout: of the problem.
+      inputs: of the whole batch; the step is given the agents themselves.
+      slopes: of a block; returns what `_slopes` does.
+      sparse: leave out the matmuls of blocks whose slopes are all zero.
+    """
+    axes = varying_axes(inputs.x, inputs.agents)
+    columns = columns_of(layout, inputs.x, forward=False)
+    # For the reason that `columns_of` gives.
+    features = jax.lax.optimization_barrier(cast(layout, inputs.x, forward=False))
+
+    def gradients(
+        agents: jax.Array, start: Any, first: Any, similarities: jax.Array | None = None
+    ) -> BlockGradients:
+        if similarities is None:
+            similarities, rows, inverse_norms = similarities_of(
+                layout, columns, agents, start, forward=False
+            )
+        else:
+            rows = rows_of(agents, start, layout)
+            inverse_norms = inverse_norms_of(layout, rows)
+        block = block_of(layout, similarities, inputs.bias, inputs.classes, start, first)
+        (slope, to_bias), extra = slopes(block)
+        operands = (features, slope, rows, inverse_norms)
+        if not sparse:
+            to_x, to_rows = _products(layout, *operands)
+            return BlockGradients(to_x, to_rows, to_bias, extra, rows)
+        # `cond` wants one type from both branches, including the mapped axes they vary over.
+        zeros = vary_over(axes, (jnp.zeros_like(inputs.x), jnp.zeros_like(rows)))
+        to_x, to_rows = jax.lax.cond(
+            # A block without an active hinge has slope zero, and both products would be zeros.
+            jnp.any(slope != 0),
+            lambda *operands: vary_over(axes, _products(layout, *operands)),
+            lambda *operands: zeros,
+            *operands,
+        )
+        return BlockGradients(to_x, to_rows, to_bias, extra, rows)
+
+    return gradients
+
+
+def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
+    """Returns zeros like the `extra` of a block, whose form only the terms know."""
+    shapes = jax.eval_shape(lambda: step(inputs.agents, 0, 0).extra)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
 def _scan_gradients(
     layout: Layout,
     inputs: Inputs,
@@ -228,67 +312,37 @@ def _scan_gradients(
     """Returns the gradients that come from classes that are not the target.
 
     Args:
-      layout: of the problem.
-      inputs: of the whole batch.
-      slopes: of a block; returns what `_slopes` does.
+      layout, inputs, slopes, sparse: as of `block_gradients_of`.
       saved: similarities that the forward scan saved.
-      sparse: leave out the matmuls of blocks whose slopes are all zero.
     """
-    x, agents, bias = inputs.x, inputs.agents, inputs.bias
-    axes = varying_axes(x, agents)
-    columns = columns_of(layout, x, forward=False)
-    # For the reason that `columns_of` gives.
-    features = jax.lax.optimization_barrier(cast(layout, x, forward=False))
+    agents, bias = inputs.agents, inputs.bias
+    axes = varying_axes(inputs.x, agents)
+    gradients_of = block_gradients_of(layout, inputs, slopes, sparse=sparse)
+    if layout.block_size == layout.num_rows:
+        found = gradients_of(agents, 0, 0, saved and saved[0])
+        return Gradients(found.x, found.rows, found.bias, found.extra)
 
-    def block_gradients(
-        carry: Any, start: Any, first: Any, similarities: jax.Array | None = None
-    ) -> Any:
-        if similarities is None:
-            similarities, rows, inverse_norms = similarities_of(
-                layout, columns, agents, start, forward=False
-            )
-        else:
-            rows = rows_of(agents, start, layout)
-            inverse_norms = inverse_norms_of(layout, rows)
-        block = block_of(layout, similarities, bias, inputs.classes, start, first)
-        (slope, to_bias), extra = slopes(block)
-        operands = (features, slope, rows, inverse_norms)
-        if sparse:
-            # `cond` wants one type from both branches, including the mapped axes they vary over.
-            zeros = vary_over(axes, (jnp.zeros_like(x), jnp.zeros_like(rows)))
-            to_x, to_rows = jax.lax.cond(
-                # A block without an active hinge has slope zero, and both products would be zeros.
-                jnp.any(slope != 0),
-                lambda *operands: vary_over(axes, _products(layout, *operands)),
-                lambda *operands: zeros,
-                *operands,
-            )
-        else:
-            to_x, to_rows = _products(layout, *operands)
-        if carry is None:
-            return Gradients(to_x, to_rows, to_bias, extra)
+    def add_block(carry: Gradients, start: Any, first: Any, *similarities: jax.Array) -> Gradients:
+        found = gradients_of(agents, start, first, *similarities)
         return vary_over(
             axes,
             Gradients(
-                carry.x + to_x,
+                carry.x + found.x,
                 # Written and not added: each class counts in one block only, and so does its row.
-                _updated(carry.agents, to_rows, start),
-                None if bias is None else _updated(carry.bias, to_bias, start),
-                jax.tree.map(jnp.add, carry.extra, extra),
+                write_rows(carry.agents, found.rows, start),
+                None if carry.bias is None else write_rows(carry.bias, found.bias, start),
+                jax.tree.map(jnp.add, carry.extra, found.extra),
             ),
         )
 
-    if layout.block_size == layout.num_rows:
-        return block_gradients(None, 0, 0, saved and saved[0])
-    # A scan needs its carry before the first block; only the terms know the form of `extra`.
-    shapes = jax.eval_shape(lambda: block_gradients(None, 0, 0).extra)
+    # A scan needs its carry before the first block.
     zeros = Gradients(
-        jnp.zeros_like(x),
+        jnp.zeros_like(inputs.x),
         jnp.zeros_like(agents),
         None if bias is None else jnp.zeros_like(bias),
-        jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+        no_extra(layout, inputs, gradients_of),
     )
-    return backward_scan(layout, block_gradients, vary_over(axes, zeros), saved)
+    return backward_scan(layout, add_block, vary_over(axes, zeros), saved)
 
 
 def _products(
@@ -325,5 +379,6 @@ def _products(
     return to_x, to_rows
 
 
-def _updated(whole: jax.Array, part: jax.Array, start: Any) -> jax.Array:
+def write_rows(whole: jax.Array, part: Any, start: Any) -> jax.Array:
+    """Returns an array with one row per class, with a block of rows replaced."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)

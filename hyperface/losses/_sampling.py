@@ -107,7 +107,7 @@ def _sample(
     drawn = _drawn(jax.random.fold_in(key, shard), num_classes, size)
     place = jnp.arange(batch, dtype=jnp.int32)
     # Examples of one class share the place of the first of them.
-    first = _first_alike(labels)
+    first = first_alike(labels)
     at = locate(labels, num_classes, axis_name)
     # `num_classes` is no row, so that classes of other devices match nothing drawn.
     ordered = jnp.sort(jnp.where(at.is_here, at.row, num_classes))
@@ -118,7 +118,7 @@ def _sample(
     return Sample(rows, present, jnp.where(at.exists, places, -1))
 
 
-def _first_alike(labels: jax.Array) -> jax.Array:
+def first_alike(labels: jax.Array) -> jax.Array:
     """Returns for each label [batch] the first place that holds the same."""
     if not labels.size:
         return jnp.zeros(0, jnp.int32)

@@ -95,25 +95,55 @@ def add_target(
       gradients: those that come from the other classes.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
+    part = target_gradients(layout, inputs, inputs.agents[at.row], to_target)
+    # Several examples of one class add to one row.
+    to_agents = gradients.agents.at[at.row].add(part.rows)
+    to_bias = gradients.bias
+    if to_bias is not None:
+        to_bias = to_bias.at[at.row].add(part.bias)
+    # Both parts of x are added before the collective, which then sends them once.
+    to_x, to_features = layout.shards.reduce_over_axis((gradients.x + part.x, part.features))
+    # Labels and flags are integers and bools, which have no gradient.
+    return Inputs(to_terms, to_x, to_features, part.norms, to_agents, to_bias, classes=None)
+
+
+class TargetGradients(NamedTuple):
+    """Gradients that come from the targets, on this device's rows."""
+
+    x: jax.Array
+    features: jax.Array | None
+    norms: jax.Array
+    rows: jax.Array
+    """[batch, dim] what each example adds to the row of its own class."""
+    bias: jax.Array | None
+    """[batch] what it adds to the bias of its own class."""
+
+
+def target_gradients(
+    layout: Layout, inputs: Inputs, rows: jax.Array, to_target: Target
+) -> TargetGradients:
+    """Returns the target's part of the gradients; those of `x` and `features` are not yet summed.
+
+    Args:
+      layout: of the problem.
+      inputs: of the whole batch.
+      rows: [batch, dim] the agents of the examples' own classes; any row for those of other
+        devices.
+      to_target: gradient to this device's part of the targets.
+    """
+    at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     fields = to_target._asdict()
     to_norms = fields.pop("feature_norm")
     to_own = layout.shards.all_gather_batch(_OwnClass(**fields))
     # `at.row` is 0 for a row of another device: row 0 here must not get its gradient.
     to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
-    own_bias = None if gradients.bias is None else jnp.zeros_like(to_own.similarity)
+    own_bias = None if inputs.bias is None else jnp.zeros_like(to_own.similarity)
     # As ones that vary with the rows: the pull-back then gives this device's part of the sum.
-    x, features = vary_over(varying_axes(inputs.agents), (inputs.x, inputs.features))
-    _, pull = jax.vjp(partial(_own_class, layout), x, features, inputs.agents[at.row], own_bias)
-    to_x, to_features, to_rows, to_own_bias = pull(to_own)
-    # Several examples of one class add to one row.
-    to_agents = gradients.agents.at[at.row].add(to_rows)
-    to_bias = gradients.bias
-    if to_bias is not None:
-        to_bias = to_bias.at[at.row].add(to_own_bias)
-    # Both parts of x are added before the collective, which then sends them once.
-    to_x, to_features = layout.shards.reduce_over_axis((gradients.x + to_x, to_features))
-    # Labels and flags are integers and bools, which have no gradient.
-    return Inputs(to_terms, to_x, to_features, to_norms, to_agents, to_bias, classes=None)
+    axes = varying_axes(inputs.x, rows)
+    x, features, rows = vary_over(axes, (inputs.x, inputs.features, rows))
+    _, pull = jax.vjp(partial(_own_class, layout), x, features, rows, own_bias)
+    to_x, to_features, to_rows, to_bias = pull(to_own)
+    return TargetGradients(to_x, to_features, to_norms, to_rows, to_bias)
 
 
 def _own_class(

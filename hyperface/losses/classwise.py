@@ -32,6 +32,7 @@ from hyperface.losses._blocks import AgentGradient, Classes, Inputs, Layout, Pre
 from hyperface.losses._engine import joint_losses, summed_losses, total
 from hyperface.losses._folds import Block, Slope
 from hyperface.losses._target import Target, slope_only
+from hyperface.losses._updates import RowUpdate, updating_sum
 from hyperface.losses.shards import Shards, num_shards
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.rules import AxisName, automatic, per_example, reverse_mode_only
@@ -44,6 +45,7 @@ __all__ = [
     "Fold",
     "Gradient",
     "Normalize",
+    "RowUpdate",
     "Slope",
     "Target",
     "Term",
@@ -52,6 +54,7 @@ __all__ = [
     "single",
     "slope_only",
     "weighted_sum",
+    "weighted_sum_with_update",
 ]
 
 Normalize = Literal["both", "features", "agents", "none"]
@@ -313,6 +316,125 @@ def weighted_sum(
     return (value, jax.lax.stop_gradient(losses)) if with_losses else value
 
 
+def weighted_sum_with_update(
+    terms: Sequence[Term],
+    features: Features,
+    agents: Agents,
+    state: Any,
+    labels: Labels,
+    weights: Sequence[ArrayLike],
+    update: RowUpdate,
+    *,
+    bias: Bias | None = None,
+    with_losses: bool = False,
+    sum_over: AxisName | None = None,
+    **engine: Unpack[Engine],
+) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Returns `weighted_sum`, and updates the agents in the reverse pass.
+
+    What JAX returns as the gradient to `agents` is the UPDATED agents, and to `state` the updated
+    state. The backward scan computes them block by block, so that the agents' gradient is in memory
+    for one block of rows at a time. Where the caller donates agents and state to `jax.jit`, they
+    are overwritten in place. The gradients to all other arguments are those of `weighted_sum`.
+
+    Nothing is updated where the sum is not finite, or where its cotangent is 0: agents and state
+    come back as they were.
+
+    A global norm of the gradient cannot scale it: the norm is known only after the scan.
+
+    Args:
+      terms, features, agents, labels, weights, bias, with_losses, engine: as in `weighted_sum`.
+        Agents must not be used for anything else that is differentiated.
+      state: the optimiser's state of the agents: a pytree of floating-point arrays with one row per
+        agent, such as their momentum; split over the devices as the agents are.
+      update: (rows, their state, their gradient) -> (new rows, new state), for some rows of the
+        agents, each by itself. A pytree whose leaves are its numbers, such as a
+        `jax.tree_util.Partial`; no gradient flows to them.
+      sum_over: mapped axis, or axes, over which the batch is split while each device has the same
+        agents. Their gradient is then added up over it, block by block. Features' gradients are of
+        this device's examples, as ever.
+
+    Returns:
+      The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
+
+    Raises:
+      TypeError, ValueError: as `weighted_sum`; or the state is not one row per agent, the update
+        returns other shapes or types, or `sum_over` does not name an axis that it should.
+
+    Example:
+      >>> import jax
+      >>> from hyperface.losses import Softmax
+      >>> def sgd(rate, rows, velocity, gradient):
+      ...     velocity = 0.9 * velocity + gradient
+      ...     return rows - rate * velocity, velocity
+      >>> features, labels = jnp.array([[3.0, 0.0]]), jnp.array([0])
+      >>> agents, weights = jnp.eye(2), [jnp.ones(1)]
+      >>> def mean(features, agents, velocity):
+      ...     update = jax.tree_util.Partial(sgd, 0.5)
+      ...     return weighted_sum_with_update(
+      ...         [Softmax(2.0)], features, agents, velocity, labels, weights, update
+      ...     )
+      >>> step = jax.value_and_grad(mean, argnums=(0, 1, 2))
+      >>> _, (to_features, agents, velocity) = step(features, agents, jnp.zeros((2, 2)))
+      >>> print(agents.round(4))
+      [[ 1.      0.    ]
+       [-0.1192  1.    ]]
+    """
+    layout, inputs, summands = _prepare(
+        "weighted_sum_with_update",
+        terms,
+        features,
+        agents,
+        labels,
+        bias,
+        weights,
+        updates=True,
+        sum_over=sum_over,
+        **engine,
+    )
+    state = _checked_state(layout, state, inputs, update)
+    if layout.precision == "mixed" and all(term.fold.additive for term in inputs.terms):
+        # Without an update these terms have no forward scan that could round.
+        layout = layout._replace(precision="float32")
+    if not layout.num_rows:
+        losses = _no_class(inputs)
+        value = total(losses, summands)
+    else:
+        value, losses = automatic(
+            partial(updating_sum, layout),
+            inputs,
+            summands,
+            state,
+            update,
+            split=lambda first_axis: (PartitionSpec(), per_example(first_axis)),
+            like=inputs.x,
+        )
+    return (value, jax.lax.stop_gradient(losses)) if with_losses else value
+
+
+def _checked_state(layout: Layout, state: Any, inputs: Inputs, update: RowUpdate) -> Any:
+    """Returns the state of the agents' optimiser, which must be one row per agent."""
+    if not callable(update) or jax.tree_util.all_leaves([update]):
+        raise TypeError(
+            "expected as the update a pytree that can be called, such as jax.tree_util.Partial(f, "
+            f"rate), found {type(update).__name__}, which JAX does not know"
+        )
+    state = jax.tree.map(jnp.asarray, state)
+    for leaf in jax.tree.leaves(state):
+        if leaf.shape[:1] != (layout.num_rows,) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"expected a state of floating-point arrays with {layout.num_rows} rows, one per "
+                f"agent, found {leaf.dtype}{list(leaf.shape)}"
+            )
+    state = layout.shards.cast_updated(inputs.x, state)
+    like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (inputs.agents, state))
+    new = jax.eval_shape(update, inputs.agents, state, inputs.agents)
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new)
+    if found != like:
+        raise ValueError(f"expected an update that returns {like}, found {found}")
+    return state
+
+
 def _summed(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -332,6 +454,8 @@ def _prepare(
     bias: ArrayLike | None,
     weights: Sequence[ArrayLike],
     *,
+    updates: bool = False,
+    sum_over: AxisName | None = None,
     block_size: int | None = None,
     axis_name: AxisName | None = None,
     split_batch: bool = False,
@@ -343,7 +467,8 @@ def _prepare(
 ) -> tuple[Layout, Inputs, tuple[jax.Array, ...]]:
     """Checks the arguments of a class-wise loss and brings them into the engine's form.
 
-    Returns the layout, the inputs, and the weights of `weighted_sum`.
+    Returns the layout, the inputs, and the weights of `weighted_sum`. With `updates` the agents
+    are those of `weighted_sum_with_update`.
     """
     _checks.no_more_keywords(name, unknown, Engine.__annotations__)
     features, agents = _checks.matrices("agents", features, agents)
@@ -374,11 +499,12 @@ def _prepare(
     if split_batch:
         # Each device computes its classes' similarities to the gathered batch.
         batch *= devices
-    block = _block_size(block_size, batch, rows)
+    # The gradient of a block's rows is an array too, and it is to stay as small.
+    block = _block_size(block_size, max(batch, agents.shape[1]) if updates else batch, rows)
     # One small block is saved whatever the budget is: computing it again costs more.
     free = ONE_BLOCK_BYTES if block == rows else 0
     fits = dtype.itemsize * batch * rows <= max(memory_budget, free)
-    shards = Shards(axis_name, split_batch)
+    shards = Shards(axis_name, split_batch, sum_over)
     layout = Layout(
         normalize_agents=mode in ("both", "agents"),
         agent_gradient=agent_gradient,
@@ -395,9 +521,10 @@ def _prepare(
     of_terms, f, w, b, sums = reverse_mode_only(
         name, (of_terms, features, agents, bias, tuple(weights))
     )
-    of_terms, (f, y, sums), (w, b, counted) = shards.cast(
+    of_terms, (f, y, sums), (cast_w, b, counted) = shards.cast(
         of_terms, (f, labels, sums), (w, b, present)
     )
+    w = shards.cast_updated(f, w) if updates else cast_w
     # Outside of the engine's rule: that of `l2_normalize` projects the features' gradient.
     x = l2_normalize(f) if mode in ("both", "features") else f
     # None keeps a second copy of the features out of the gathers where no term needs the angle.

@@ -65,6 +65,9 @@ class Shards(NamedTuple):
     """Mapped axis over which the agents are split by rows; None on one device."""
     split_batch: bool = False
     """Features, labels and losses are this device's part of the batch, over the same axis."""
+    sum_over: AxisName | None = None
+    """Mapped axis, or axes, over which the batch is split while the agents are the same. Only an
+    update of the agents needs it: elsewhere the caller adds up their gradient."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
         """Gives all arrays the mapped axes over which the engine needs them to vary.
@@ -91,6 +94,30 @@ class Shards(NamedTuple):
         terms, batch = equal_over(of_classes, (terms, batch))
         return *vary_over(axes - of_classes, (terms, batch)), rows
 
+    def cast_updated(self, batch: Any, rows: Tree) -> Tree:
+        """Gives agents that are to be updated, and their state, the axes over which they vary.
+
+        Those are the classes' axis alone. `cast` would make them vary like the batch, which JAX
+        transposes into a sum over the devices; here it would add up the updated agents.
+
+        Args:
+          batch: arrays with one row per example.
+          rows: arrays with one row per class.
+
+        Raises:
+          ValueError: the batch varies over an axis that `sum_over` does not name.
+        """
+        of_classes = axes_of(self.axis_name)
+        missing = varying_axes(batch) - varying_axes(rows) - of_classes - axes_of(self.sum_over)
+        if missing:
+            raise ValueError(
+                f"expected sum_over to name {sorted(missing)}, over which the batch varies and the "
+                f"agents do not, found {self.sum_over!r}"
+            )
+        if self.axis_name is None or not is_tracked(self.axis_name):
+            return rows
+        return vary_over(of_classes, rows)
+
     def all_gather_batch(self, tree: Tree) -> Tree:
         """Returns the whole batch from this device's part, where the batch is split."""
         return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
@@ -106,6 +133,23 @@ class Shards(NamedTuple):
             # One collective adds and splits, so that no device receives the examples of the others.
             return jax.lax.psum_scatter(tree, self.axis_name, tiled=True)
         return jax.lax.psum(tree, self.axis_name)
+
+    def sum_over_copies(self, tree: Tree) -> Tree:
+        """Returns the sum over the devices that have the same agents and other examples."""
+        return tree if self.sum_over is None else jax.lax.psum(tree, self.sum_over)
+
+    def sum_over_batch(self, tree: Tree) -> Tree:
+        """Returns the sum over all devices that have other examples."""
+        tree = self.sum_over_copies(tree)
+        return jax.lax.psum(tree, self.axis_name) if self.split_batch else tree
+
+    def gather_examples(self, tree: Tree) -> Tree:
+        """Returns arrays [batch, ...] of all devices that have the same agents, in their order."""
+        if self.sum_over is None:
+            return tree
+        # The type must say that the result, and so the updated agents, are the same everywhere.
+        to = "invarying" if is_tracked(self.sum_over) else "varying"
+        return jax.lax.all_gather(tree, self.sum_over, tiled=True, to=to)
 
     def merge_shards(self, fold: Any, summary: Tree) -> Tree:
         """Returns the summary over all classes from each device's summary of its own.

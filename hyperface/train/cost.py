@@ -6,11 +6,16 @@ import jax
 
 from hyperface.errors import InputError
 from hyperface.losses.classwise import ONE_BLOCK_BYTES, block_bytes
+from hyperface.train import in_sweep
 from hyperface.train.class_rows import has_class_rows
 from hyperface.train.state import TrainState, takes_batch
 
 LIVE_BLOCKS = 3
 """Number of arrays of a block's size in a scan: similarities, exponentials and slopes."""
+
+
+BLOCKS_OF_ROWS = 3
+"""Number of arrays of a block's rows in a scan that updates them: agents, momentum and gradient."""
 
 
 class Sizes(NamedTuple):
@@ -31,6 +36,8 @@ class Sizes(NamedTuple):
     """Activations of one image that are kept for the backward pass."""
     sample_rate: float = 1.0
     memory_budget: int = 0
+    agents_in_sweep: int = 0
+    """Of the class parameters, those that the backward scan updates, without a gradient of all."""
 
 
 class Memory(NamedTuple):
@@ -75,15 +82,22 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
     rows = -(-sizes.num_classes // num_devices) if shard_agents else sizes.num_classes
     images = -(-sizes.batch_size // num_devices)
     agents = rows * sizes.class_params
+    with_gradient = rows * (sizes.class_params - sizes.agents_in_sweep)
     similarities = 4 * rows * (sizes.batch_size if shard_agents else images)
     if similarities > max(sizes.memory_budget, ONE_BLOCK_BYTES):
         # Too many to be saved, so that the scan holds one block of them at a time.
         similarities = min(similarities, block_bytes())
+    # One block of rows, of their momentum and of their gradient.
+    swept = rows * sizes.agents_in_sweep
+    if swept > ONE_BLOCK_BYTES:
+        swept = block_bytes()
     return Memory(
         agents=agents,
         agent_state=rows * sizes.class_state,
         # Rows that are not sampled have no gradient.
-        gradients=round(agents * sizes.sample_rate) + sizes.other_params,
+        gradients=round(with_gradient * sizes.sample_rate)
+        + BLOCKS_OF_ROWS * swept
+        + sizes.other_params,
         backbone=sizes.other_state,
         activations=images * sizes.activations,
         similarities=LIVE_BLOCKS * similarities,
@@ -156,6 +170,7 @@ def run_sizes(state: TrainState, batch_size: int, image_shape: tuple[int, ...]) 
         activations=_activation_bytes(state, image_shape),
         sample_rate=loss.sample_rate,
         memory_budget=loss.memory_budget * 2**20,
+        agents_in_sweep=_swept_bytes(state) // head.num_classes,
     )
 
 
@@ -165,6 +180,12 @@ def _bytes(tree: Any, loss: Any) -> tuple[int, int]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         sizes[has_class_rows(path, loss)] += leaf.size * leaf.dtype.itemsize
     return sizes[0], sizes[1]
+
+
+def _swept_bytes(state: TrainState) -> int:
+    """Returns the bytes of the agents that the backward scan updates."""
+    _, agents = in_sweep.take(state, state.params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in agents.values())
 
 
 def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:

@@ -108,7 +108,8 @@ def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> N
     raise DivergenceError(
         step,
         f"step {step}: expected finite metrics, found {found}.{where}",
-        updated=bad == ["parameter_norm"],
+        # A step whose metrics before the update are finite changes at least some parameters.
+        updated="parameter_norm" in bad and set(bad) <= {"gradient_norm", "parameter_norm"},
     )
 
 

@@ -76,6 +76,13 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
     return rule
 
 
+def agents_optimizer(optimizer: Optimizer) -> optax.GradientTransformation | None:
+    """Returns the rule of the agents where they are updated in the sweep; None elsewhere."""
+    if optimizer.agents_update == "whole":
+        return None
+    return _sgd(optimizer, optimizer.groups.agents, 0)
+
+
 def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:
     """Returns optax.clip_by_global_norm for a gradient that may be split over devices."""
 

@@ -13,7 +13,7 @@ from hyperface import models
 from hyperface.config.experiment import Experiment
 from hyperface.errors import InputError
 from hyperface.heads import Context, Heads, Objective
-from hyperface.train.optim import make_optimizer
+from hyperface.train.optim import agents_optimizer, make_optimizer
 
 
 def takes_batch(backbone: nn.Module) -> bool:
@@ -71,6 +71,9 @@ class TrainState(struct.PyTreeNode):
     not saved, and is False in every checkpoint."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    agents_optimizer: optax.GradientTransformation | None = struct.field(pytree_node=False)
+    """The rule of the agents where the backward scan updates them; None where the optimiser does
+    as for any other parameter."""
     decay: float = struct.field(pytree_node=False)
     """Decay of the moving average."""
 
@@ -146,6 +149,7 @@ def create_state(
         diverged=jnp.zeros((), bool),
         network=network,
         optimizer=optimizer,
+        agents_optimizer=agents_optimizer(experiment.optimizer),
         decay=experiment.optimizer.average,
     )
 

@@ -1,5 +1,6 @@
 """One optimiser step as a pure function."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +9,10 @@ import optax
 
 from hyperface import theory
 from hyperface.config.loss import Loss
-from hyperface.heads import Context, Objective
+from hyperface.heads import AgentUpdate, Context, Objective
 from hyperface.losses import shards
 from hyperface.normalize import l2_norm, l2_normalize
-from hyperface.train import class_rows, divergence
+from hyperface.train import class_rows, divergence, in_sweep
 from hyperface.train.class_rows import global_norm, has_class_rows
 from hyperface.train.state import TrainState
 
@@ -36,7 +37,9 @@ def train_step(
 
     Where a metric of before the update is not finite, the state stays as it was except for
     `diverged`. It also stays so in every later step, until the caller resets `diverged`: the host
-    sees the metrics only some steps later, and nothing is lost meanwhile.
+    sees the metrics only some steps later, and nothing is lost meanwhile. The one exception are
+    agents that are updated in the sweep: their update comes before the backbone's gradient. Where
+    that or their own is not finite, "parameter_norm" is NaN, and this state is lost.
 
     Args:
       state: the state before the step, the same on every device but for what is split by class.
@@ -59,33 +62,55 @@ def train_step(
     labels = jnp.where(mask, batch["labels"], 0)
     context = _context(state, labels, mask, axis_name, split_classes=split_classes)
     full_state = (state.params, state.opt_state)
-    params, opt_state = previous = class_rows.gather_rows(full_state, loss, context.sample)
-    forward, grads = _differentiate(state, params, batch["images"], labels, context)
+    params, opt_state = class_rows.gather_rows(full_state, loss, context.sample)
+    count = _sum_over_devices(jnp.sum(batch["mask"]), axis_name)
+    divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
+    # Of agents that the backward scan updates only a scalar goes through the optimiser below.
+    opt_state, velocities = in_sweep.take(state, opt_state)
+    updates = in_sweep.updates_of(state, opt_state, velocities, divisor)
+    forward, pull = _forward(state, params, updates, batch["images"], labels, context)
+    params, _ = in_sweep.take(state, params)
+    previous = (params, opt_state)
+
     objective = forward.objective
-    grads = _summed_gradients(grads, loss, axis_name, split_axis)
     logged = objective.terms | {"feature_norm": l2_norm(forward.features)}
     sums = {name: jnp.sum(jnp.where(mask, x, 0.0)) for name, x in logged.items()}
     # The total is weighted by the mask already.
     sums["loss"] = objective.total
-    sums, count = _sum_over_devices((sums, jnp.sum(batch["mask"])), axis_name)
-    divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
     # Sums are divided once, by the count of all devices: a mean of means is wrong for uneven masks.
-    grads = jax.tree.map(lambda g: g / divisor, grads)
-    update = optax.with_extra_args_support(state.optimizer).update
-    updates, opt_state = update(grads, opt_state, params, split_axis=split_axis)
-    # After the update, as in the released codes.
-    params = _with_unit_agents(loss, optax.apply_updates(params, updates))
-
-    distortion = _distortion(state, objective, labels, mask, axis_name, split_classes)
+    sums = _sum_over_devices(sums, axis_name)
     metrics = {name: total / divisor for name, total in sums.items()} | objective.scalars
-    metrics |= {"gradient_norm": global_norm(grads, loss, split_axis), "examples": count}
+    metrics["examples"] = count
+    distortion = _distortion(state, objective, labels, mask, axis_name, split_classes)
     if objective.agent_distances is not None:
         metrics["distortion"] = _mean_seen(distortion, split_axis)
+
+    # A cotangent of zero is how the scan learns that it must not update the agents.
+    may_update = divergence.all_finite(metrics) & ~state.diverged
+    grads, swept = pull(may_update.astype(jnp.float32) if updates else jnp.float32(1.0))
+    grads, agents = in_sweep.take(state, grads)
+    grads = _summed_gradients(grads, loss, axis_name, split_axis)
+    grads = jax.tree.map(lambda g: g / divisor, grads)
+    grads = in_sweep.put(state, grads, in_sweep.gradient_norms(swept))
+    update = optax.with_extra_args_support(state.optimizer).update
+    steps, opt_state = update(grads, opt_state, params, split_axis=split_axis)
+    params = optax.apply_updates(params, steps)
+    if not updates:
+        # After the update, as in the released codes.
+        params = _with_unit_agents(loss, params)
+
+    metrics["gradient_norm"] = global_norm(grads, loss, split_axis)
     # The new parameters are not looked at here: that would keep them all beside the old ones.
-    is_finite = divergence.all_finite(metrics) & ~state.diverged
+    is_finite = may_update & jnp.isfinite(metrics["gradient_norm"])
     params, opt_state = divergence.select_update(is_finite, (params, opt_state), previous)
+    params = in_sweep.put(state, params, agents)
+    opt_state = in_sweep.put(state, opt_state, in_sweep.velocities(swept))
     # An update that overflows by itself shows here alone, after it was selected.
     metrics["parameter_norm"] = global_norm(params, loss, split_axis)
+    if updates:
+        # The agents have moved and nothing else has: no state is left to go on from.
+        is_torn = may_update & ~is_finite
+        metrics["parameter_norm"] = jnp.where(is_torn, jnp.nan, metrics["parameter_norm"])
     metrics["nonfinite"] = _nonfinite(grads, params, split_axis)
     after = (forward.batch_stats, distortion, _averaged(state, params))
     before = (state.batch_stats, state.distortion, state.average)
@@ -113,20 +138,35 @@ class _Forward(NamedTuple):
     batch_stats: Any
 
 
-def _differentiate(
-    state: TrainState, params: Any, images: jax.Array, labels: jax.Array, context: Context
-) -> tuple[_Forward, Any]:
-    """Returns the forward pass, and the gradients of its total with respect to `params`."""
+def _forward(
+    state: TrainState,
+    params: Any,
+    updates: dict[str, AgentUpdate],
+    images: jax.Array,
+    labels: jax.Array,
+    context: Context,
+) -> tuple[_Forward, Callable[[jax.Array], tuple[Any, Any]]]:
+    """Returns the forward pass and the reverse pass of its total.
 
-    def total(params: Any) -> tuple[jax.Array, _Forward]:
+    The reverse pass takes the cotangent of the total. It returns the gradients with respect to
+    `params`, and for agents with an update the new agents and their new state.
+    """
+
+    def total(params: Any, states: Any) -> tuple[jax.Array, _Forward]:
         variables = state.variables | {"params": params}
+        given = {head: update._replace(state=states[head]) for head, update in updates.items()}
         (features, objective), updated = state.network.apply(
-            variables, images, labels, context, mutable=["batch_stats"]
+            variables,
+            images,
+            labels,
+            context._replace(agent_updates=given),
+            mutable=["batch_stats"],
         )
         return objective.total, _Forward(features, objective, updated.get("batch_stats", {}))
 
-    (_, forward), grads = jax.value_and_grad(total, has_aux=True)(params)
-    return forward, grads
+    states = {head: update.state for head, update in updates.items()}
+    _, pull, forward = jax.vjp(total, params, states, has_aux=True)
+    return forward, pull
 
 
 def _context(

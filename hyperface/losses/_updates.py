@@ -1,0 +1,286 @@
+"""An update of the agents inside the backward scan: their gradient is never in memory as a whole.
+
+The scan carries the agents and their optimiser's state. Each block of rows is read, its gradient is
+computed, and the block is overwritten by the updated rows, in place where the caller donates both.
+
+One part of the gradient is known only after the scan: that of the targets, for terms whose fold
+depends on the target. So the scan also collects what the rows of the batch's own classes were
+before it, and the gradient that they got in it. These few rows are updated once more at the end,
+from where they started, by their whole gradient.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from hyperface.losses._blocks import Inputs, Layout, backward_scan, rows_of
+from hyperface.losses._engine import (
+    Residuals,
+    block_gradients_of,
+    joint_losses,
+    losses_fwd,
+    no_extra,
+    pull_losses,
+    total,
+    write_rows,
+)
+from hyperface.losses._sampling import first_alike
+from hyperface.losses._target import target_gradients
+from hyperface.losses.shards import Location, locate, this_device_part
+from hyperface.rules import vary_over, varying_axes
+
+
+class RowUpdate(Protocol):
+    """An optimiser's step on some rows of the agents: a pytree whose leaves are its numbers.
+
+    A new row and its new state depend on this row alone, because the engine calls the update once
+    per block of rows, and once for the rows of the batch's own classes.
+    """
+
+    def __call__(self, rows: jax.Array, state: Any, gradient: jax.Array, /) -> tuple[Any, Any]:
+        """Returns the updated rows and their updated state.
+
+        Args:
+          rows: [rows, dim] agents.
+          state: their part of the optimiser's state: arrays with one row per agent.
+          gradient: [rows, dim] of the sum of all devices' losses.
+        """
+        ...
+
+
+class Rows(NamedTuple):
+    """Rows of the agents, with what belongs to them."""
+
+    agents: jax.Array
+    state: Any
+    gradient: jax.Array
+    """[rows, dim] from the classes that are not the target, summed over all devices."""
+
+
+class Sweep(NamedTuple):
+    """What the backward scan carries from block to block."""
+
+    x: jax.Array
+    agents: jax.Array
+    state: Any
+    own: Rows
+    """The rows of the batch's own classes as they were before the scan, one per example."""
+    bias: jax.Array | None
+    extra: Any
+
+
+class OwnRows(NamedTuple):
+    """Where the rows of the batch's own classes are, for the examples of all devices."""
+
+    labels: jax.Array
+    at: Location
+    order: jax.Array
+    """[batch] the examples in order of their row."""
+    sorted_rows: jax.Array
+    """[batch] their rows in that order; the number of rows for a row of another device."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def updating_sum(
+    layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...], state: Any, update: RowUpdate
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Returns the weighted sum of the losses, and the losses.
+
+    In place of gradients, the reverse pass returns the updated agents and the updated state.
+    """
+    losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
+    return total(losses, weights), losses
+
+
+def _fwd(
+    layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...], state: Any, update: RowUpdate
+) -> tuple[Any, Any]:
+    losses, residuals = losses_fwd(layout, inputs)
+    value = total(losses, weights)
+    return (value, losses), (residuals, losses, value, weights, state, update)
+
+
+def _bwd(layout: Layout, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    residuals, losses, value, weights, state, update = saved
+    to_total, _ = cotangents  # The public function stops gradients to the losses.
+    inputs = residuals.inputs
+    slopes, pull_terms = pull_losses(layout, residuals, tuple(to_total * w for w in weights))
+    # The value is known here and no row was touched yet: this is the last moment to refuse. Sums,
+    # so that all devices come to one decision.
+    of_all, cotangent_of_all = layout.shards.sum_over_batch((value, to_total))
+    may_update = jnp.isfinite(of_all) & (cotangent_of_all != 0)
+    own = _own_rows(layout, inputs)
+    swept = _sweep(layout, residuals, state, update, slopes, may_update, own)
+    to_terms, to_target = pull_terms(swept.extra)
+    batch = inputs.classes.labels.size
+    rows = this_device_part(swept.own.agents, layout.shards.sum_over, batch)
+    part = target_gradients(layout, inputs, rows, to_target)
+    to_rows = layout.shards.gather_examples(part.rows)
+    agents, state = _update_own_rows(layout, swept, update, to_rows, own, may_update)
+    to_bias = swept.bias
+    if to_bias is not None:
+        at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
+        to_bias = to_bias.at[at.row].add(part.bias)
+    to_x, to_features = layout.shards.reduce_over_axis((swept.x + part.x, part.features))
+    to_inputs = Inputs(to_terms, to_x, to_features, part.norms, agents, to_bias, classes=None)
+    return to_inputs, tuple(to_total * loss for loss in losses), state, None
+
+
+updating_sum.defvjp(_fwd, _bwd)
+
+
+def _own_rows(layout: Layout, inputs: Inputs) -> OwnRows:
+    labels = layout.shards.gather_examples(inputs.classes.labels)
+    at = locate(labels, layout.num_rows, layout.shards.axis_name)
+    keys = jnp.where(at.is_here, at.row, layout.num_rows)
+    order = jnp.argsort(keys)
+    return OwnRows(labels, at, order, keys[order])
+
+
+def _sweep(
+    layout: Layout,
+    residuals: Residuals,
+    state: Any,
+    update: RowUpdate,
+    slopes: Callable[..., Any],
+    may_update: jax.Array,
+    own: OwnRows,
+) -> Sweep:
+    """Returns the result of the backward scan, which updates every row that it reads."""
+    inputs, shards = residuals.inputs, layout.shards
+    sparse = all(term.fold.additive for term in inputs.terms)
+    gradients_of = block_gradients_of(layout, inputs, slopes, sparse=sparse)
+    # Agents and state are the same on devices that differ in their examples alone.
+    of_rows = varying_axes(inputs.agents)
+    axes = of_rows | varying_axes(inputs.x)
+
+    def update_block(carry: Sweep, start: Any, first: Any, *similarities: jax.Array) -> Sweep:
+        found = gradients_of(carry.agents, start, first, *similarities)
+        state = jax.tree.map(lambda leaf: rows_of(leaf, start, layout), carry.state)
+        rows = Rows(found.agents, state, shards.sum_over_copies(found.rows))
+        summed = (carry.x + found.x, jax.tree.map(jnp.add, carry.extra, found.extra))
+        to_bias = carry.bias
+        if to_bias is not None:
+            to_bias = vary_over(axes, write_rows(to_bias, found.bias, start))
+        # Collected first: the update overwrites the rows.
+        collected = _collect(layout, carry.own, rows, start, first, own)
+        written = _update_block(layout, carry, rows, update, may_update, start, first)
+        (x, extra), kept = vary_over(axes, summed), vary_over(of_rows, (*written, collected))
+        return Sweep(x, *kept, to_bias, extra)
+
+    def example_rows(leaf: jax.Array, fill: float) -> jax.Array:
+        return jnp.full((own.labels.size, *leaf.shape[1:]), fill, leaf.dtype)
+
+    nothing = Rows(
+        # Rows of other devices stay as they are here, and a zero row may have no finite slope.
+        example_rows(inputs.agents, 1.0),
+        jax.tree.map(lambda leaf: example_rows(leaf, 0.0), state),
+        example_rows(inputs.agents, 0.0),
+    )
+    to_bias = None if inputs.bias is None else vary_over(axes, jnp.zeros_like(inputs.bias))
+    extra = no_extra(layout, inputs, gradients_of)
+    x, extra = vary_over(axes, (jnp.zeros_like(inputs.x), extra))
+    kept = vary_over(of_rows, (inputs.agents, state, nothing))
+    carry, saved = Sweep(x, *kept, to_bias, extra), residuals.saved
+    if layout.block_size == layout.num_rows:
+        return update_block(carry, 0, 0, *([] if saved is None else [saved[0]]))
+    return backward_scan(layout, update_block, carry, saved)
+
+
+def _collect(
+    layout: Layout, collected: Rows, block: Rows, start: Any, first: Any, own: OwnRows
+) -> Rows:
+    """Returns the collected rows with those that count in one block."""
+    low, high = (jnp.sum(own.sorted_rows < row) for row in (first, start + layout.block_size))
+
+    def copy_row(place: jax.Array, collected: Rows) -> Rows:
+        example, row = own.order[place], own.sorted_rows[place] - start
+
+        def copied(to: jax.Array, source: jax.Array) -> jax.Array:
+            return write_rows(to, jax.lax.dynamic_slice_in_dim(source, row, 1), example)
+
+        return jax.tree.map(copied, collected, block)
+
+    # A loop over the few rows of this block: a gather of all examples in each block costs more,
+    # and XLA fuses it with the update, which then needs a copy of all agents.
+    axes = varying_axes(collected, block)
+    return jax.lax.fori_loop(low, high, copy_row, vary_over(axes, collected))
+
+
+def _update_block(
+    layout: Layout,
+    carry: Sweep,
+    rows: Rows,
+    update: RowUpdate,
+    may_update: jax.Array,
+    start: Any,
+    first: Any,
+) -> tuple[jax.Array, Any]:
+    """Returns all agents and states, with one block updated."""
+
+    def updated(agents: jax.Array, state: Any, rows: Rows, start: Any, first: Any) -> Any:
+        counts = start + jnp.arange(layout.block_size) >= first
+
+        def written(whole: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+            # Rows that a block repeats are updated in the block that counts them.
+            counted = counts.reshape(-1, *[1] * (new.ndim - 1))
+            return write_rows(whole, jnp.where(counted, new, old), start)
+
+        new_rows, new_state = update(rows.agents, rows.state, rows.gradient)
+        return vary_over(
+            axes,
+            (
+                written(agents, new_rows, rows.agents),
+                jax.tree.map(written, state, new_state, rows.state),
+            ),
+        )
+
+    axes = varying_axes(carry.agents, rows)
+    # A branch of its own keeps XLA from fusing the reads of one array into the write of another:
+    # it would then copy both arrays in every block.
+    return jax.lax.cond(
+        may_update,
+        updated,
+        lambda agents, state, *_: vary_over(axes, (agents, state)),
+        carry.agents,
+        carry.state,
+        rows,
+        start,
+        first,
+    )
+
+
+def _update_own_rows(
+    layout: Layout,
+    swept: Sweep,
+    update: RowUpdate,
+    to_rows: jax.Array,
+    own: OwnRows,
+    may_update: jax.Array,
+) -> tuple[jax.Array, Any]:
+    """Returns all agents and states after the update of the batch's own rows.
+
+    Args:
+      layout: of the problem.
+      swept: the result of the scan.
+      update: of the rows.
+      to_rows: [batch] what each example adds to the row of its own class.
+      own: where these rows are.
+      may_update: whether there is an update.
+    """
+    # Examples of one class add up at the first of them, in the order of the batch.
+    first = first_alike(own.labels)
+    gradient = swept.own.gradient.at[first].add(to_rows)
+    rows, state = update(swept.own.agents, swept.own.state, gradient)
+    is_first = first == jnp.arange(own.labels.size)
+    # An index past the end drops the row: no negative one, which would count from the end.
+    place = jnp.where(own.at.is_here & is_first & may_update, own.at.row, layout.num_rows)
+    put = partial(_put_rows, place)
+    return put(swept.agents, rows), jax.tree.map(put, swept.state, state)
+
+
+def _put_rows(place: jax.Array, whole: jax.Array, rows: jax.Array) -> jax.Array:
+    return whole.at[place].set(rows, mode="drop")

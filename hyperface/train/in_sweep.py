@@ -1,0 +1,145 @@
+"""The optimiser's step on the agents inside the backward scan of the loss, block by block.
+
+It is the same transformation that the optimiser has for the group "agents", so that the numbers are
+those of a step with the whole gradient. In the trees that the rest of a step computes with, a
+scalar stands in for the agents, their momentum and their gradient.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hyperface.config.loss import Loss
+from hyperface.heads import AgentUpdate
+from hyperface.losses import RowUpdate
+from hyperface.normalize import l2_normalize
+from hyperface.train.state import TrainState
+
+Leaves = dict[str, jax.Array]
+"""Arrays by the name of the head that owns the agents."""
+
+
+class AgentState(NamedTuple):
+    """The optimiser's state of the agents, and what a step reports of their gradient."""
+
+    velocity: jax.Array
+    """[classes, dim]."""
+    gradient_squares: jax.Array
+    """[classes] squared length of each row of the mean loss' gradient; 0 before the step."""
+
+
+def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
+    """Takes the arrays [classes, dim] of every agent head out of parameters or optimiser state.
+
+    Returns:
+      The tree with zero as a stand-in for each of them, and the arrays. Where the agents are not
+      updated in the sweep, the tree as it is and no arrays.
+    """
+    taken: Leaves = {}
+    if state.agents_optimizer is None:
+        return tree, taken
+
+    def stand_in(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        head = _head(path, state.network.head.loss)
+        if head is None:
+            return leaf
+        taken[head] = leaf
+        return jnp.zeros((), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(stand_in, tree), taken
+
+
+def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
+    """Returns the tree of `take` with arrays in place of the stand-ins."""
+
+    def replaced(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        head = _head(path, state.network.head.loss)
+        return leaf if head is None else leaves[head]
+
+    return jax.tree_util.tree_map_with_path(replaced, tree) if leaves else tree
+
+
+def updates_of(
+    state: TrainState, opt_state: Any, velocities: Leaves, divisor: jax.Array
+) -> dict[str, AgentUpdate]:
+    """Returns for each head the update of its agents, and the state that the update needs.
+
+    Args:
+      state: of the run.
+      opt_state: of the whole optimiser, which knows the number of updates.
+      velocities: momentum of each head's agents that take part in this step.
+      divisor: number of examples that the summed gradient is divided by.
+    """
+    if state.agents_optimizer is None:
+        return {}
+    count, forced = _count(opt_state), state.network.head.loss.forced()
+    return {
+        head: AgentUpdate(
+            _rule(state.agents_optimizer, count, divisor, unit=head in forced),
+            AgentState(velocity, jnp.zeros(velocity.shape[0], velocity.dtype)),
+        )
+        for head, velocity in velocities.items()
+    }
+
+
+def gradient_norms(states: dict[str, AgentState]) -> Leaves:
+    """Returns the norm of the gradient of each head's agents, of this device's rows."""
+    return {head: jnp.sqrt(jnp.sum(state.gradient_squares)) for head, state in states.items()}
+
+
+def velocities(states: dict[str, AgentState]) -> Leaves:
+    """Returns the momentum of each head's agents."""
+    return {head: state.velocity for head, state in states.items()}
+
+
+def _rule(
+    optimizer: optax.GradientTransformation, count: jax.Array, divisor: jax.Array, *, unit: bool
+) -> RowUpdate:
+    return jax.tree_util.Partial(partial(_update_rows, optimizer, unit), count, divisor)
+
+
+def _update_rows(
+    optimizer: optax.GradientTransformation,
+    unit: bool,
+    count: jax.Array,
+    divisor: jax.Array,
+    rows: jax.Array,
+    state: AgentState,
+    gradient: jax.Array,
+) -> tuple[jax.Array, AgentState]:
+    gradient = gradient / divisor
+    # The optimiser's state of these rows: its form is that of any parameter, its leaves are known.
+    leaves, structure = jax.tree.flatten(jax.eval_shape(optimizer.init, rows))
+    known = jax.tree.unflatten(structure, [state.velocity if x.ndim else count for x in leaves])
+    updates, new = optimizer.update(gradient, known, rows)
+    (velocity,) = (leaf for leaf in jax.tree.leaves(new) if leaf.ndim)
+    rows = cast(jax.Array, optax.apply_updates(rows, updates))
+    if unit:
+        # After the update, as in the released codes.
+        rows = l2_normalize(rows)
+    return rows, AgentState(velocity, jnp.sum(gradient**2, axis=1))
+
+
+def _count(opt_state: Any) -> jax.Array:
+    """Returns how many updates the agents have had, which their learning rate follows from."""
+    counts = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
+        if getattr(path[-1], "name", None) == "count"
+    ]
+    # All groups count the same updates.
+    return counts[0]
+
+
+def _head(path: tuple[Any, ...], loss: Loss) -> str | None:
+    """Returns the head whose agents, or whose agents' momentum, a leaf is; None for others."""
+    names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
+    if "backbone" in names:  # Its modules may have any names, those of our heads too.
+        return None
+    match names[-3:]:
+        case ["head", str(head), "agents"] if head in loss.agent_heads():
+            return head
+    return None
