@@ -99,10 +99,15 @@ def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> 
 
 
 def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray:
-    """Returns the weight of Gemm, MatMul or a convolution of a single place, as [outputs, inputs].
+    """Returns the weight [outputs, inputs] of an operator that computes a linear layer.
+
+    Args:
+      node: a Gemm, a MatMul, or a convolution of 1 x 1 over a map of 1 x 1.
+      weight: its weight, in the layout of the operator.
+      shape: the shape of its input.
 
     Raises:
-      Wrong: the operator does more, or has other inputs.
+      Wrong: the operator computes more than a linear layer, or has other inputs.
     """
     inputs = int(np.prod(shape))
     if node.op == "Conv":

@@ -49,7 +49,7 @@ Field = Varint | Run
 class Budget:
     """Counts how many more fields a file may have, over all its messages.
 
-    It bounds the time that a small prepared file can take, since fields may be nested.
+    The limit bounds the time and memory that a damaged or malicious file can take.
     """
 
     def __init__(self) -> None:
