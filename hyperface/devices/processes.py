@@ -38,7 +38,7 @@ def initialize(cluster: Cluster | None) -> None:
     if cluster is None:
         return
     _joined = cluster
-    # Without it JAX has no collectives between CPU devices of several processes.
+    # JAX's default today. It is set here because CPU devices of several processes depend on it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         cluster.coordinator,
