@@ -139,7 +139,7 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED)
+        _end("interrupted. The same command continues the work.", EXIT_INTERRUPTED)
     except Exception as error:
         if _is_interrupted(error):
             print(f"stopped by {error}", file=sys.stderr)
@@ -149,7 +149,7 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             _end(
                 f"error: expected room and permission to read and write, found: "
-                f"{owned.said(error)}. Mend that, and give the same command again.",
+                f"{owned.said(error)}. Solve that, and give the same command again.",
                 EXIT_INPUT,
             )
         if not _is_joined():
@@ -213,7 +213,7 @@ def ending_in_order(status: int) -> Iterator[None]:
         yield
     except Terminated:
         _end(
-            "SIGTERM: stopped between two steps. The same command goes on from what is done.",
+            "SIGTERM: stopped between two steps. The same command continues the work.",
             status,
         )
     except Exception as error:
@@ -277,7 +277,7 @@ def quiet_libraries() -> None:
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         # TensorStore causes this message once per array of a checkpoint that cannot be read or
-        # written. The exception itself is raised as well.
+        # written.
         if str(unraisable.exc_value) != "Event loop is closed":
             shown(unraisable)
 
