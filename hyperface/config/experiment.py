@@ -259,6 +259,8 @@ class Experiment:
             the record describes.
         """
         values = {name: value for name, value in values.items() if name != "on_metrics"}
+        # For a user's backbone `to_dict` recorded its description as the name, which is not a name
+        # of our backbones.
         if "backbone" in values.get("model", {}):
             model = {name: x for name, x in values["model"].items() if name != "name"}
             values = values | {"model": model}
@@ -355,6 +357,7 @@ def _check_together(e: Experiment) -> None:
     # A cosine schedule falls between the warm-up and the run's last step.
     shorter = o.schedule == "steps" or o.warm_up < e.steps
     expect(shorter, "optimizer.warm-up", f"less than the run's {e.steps} steps", o.warm_up)
+    # With sampling a step updates only the rows of the sampled classes.
     if e.loss.sample_rate < 1 and (o.accumulate > 1 or o.average):
         raise InputError(
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "

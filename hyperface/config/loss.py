@@ -35,7 +35,7 @@ class SoftmaxTerm:
     initial_bound: float = 0.1
     """Proposition 2's lower bound of the loss, in nats, at the initial value of a learned scale."""
     min_scale: float = 0.01
-    """Smallest value that a learned scale takes."""
+    """Smallest value that a learned scale takes. 0.01 is that of the released code."""
     bias: bool = False
     """Add one bias per class. Proposition 1 advises against it if anything is normalised."""
     allow_normalized_bias: bool = False
@@ -250,6 +250,7 @@ ClasswiseTerm = (
 Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm | CustomTerm
 RESERVED = {"shared", "scale", "bias", "radius", "softmax_bound", "distortion", "examples", "step"}
 RESERVED |= {"loss", "feature_norm", "gradient_norm", "parameter_norm", "nonfinite"}
+# Linen has the attributes `name` and `parent` itself.
 RESERVED |= {"learning_rate", "name", "parent"}
 """Names of metrics and parameters that a custom term may not have, besides those of our terms."""
 
@@ -288,6 +289,7 @@ class Loss:
         """Returns the terms with a weight above 0, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values |= {term.name: term for term in self.custom}
+        # Other fields of this class, such as `precision`, have no weight.
         return {name: term for name, term in values.items() if getattr(term, "weight", 0)}
 
     def agent_heads(self) -> dict[str, dict[str, "ClasswiseTerm | CustomTerm"]]:
@@ -321,11 +323,13 @@ def normalization(name: str, term: ClasswiseTerm | CustomTerm) -> Normalize:
         return cast(Any, term.loss).normalize
     if isinstance(term, SoftmaxTerm):
         return term.normalize
+    # Both are a `SphereFaceTerm`, so the name of the term decides. All others use cosines.
     one_sided: dict[str, Normalize] = {"a_softmax": "agents", "l_softmax": "none"}
     return one_sided.get(name, "both")
 
 
 # Field of a term -> smallest and largest value, both allowed. Infinity means no limit.
+# Squared distances between unit vectors are 0 to 4, and cosines differ by at most 2.
 _RANGES = {
     "c-contrastive.margin": (0, 4),
     "c-triplet.margin": (0, 4),
@@ -444,6 +448,7 @@ def _check_softmax(softmax: SoftmaxTerm) -> None:
 
 def _check_shared(loss: Loss) -> None:
     shared = loss.agent_heads().get("shared", {})
+    # Shared agents are normalised once for all terms, in one pass over the classes.
     modes = {name: normalization(name, term) for name, term in shared.items()}
     if len(set(modes.values())) > 1:
         raise InputError(

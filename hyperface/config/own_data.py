@@ -69,6 +69,7 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
     # For a small set a batch is at most a quarter of the images, and a power of two.
     batch = min(batch, max(8, 2 ** int(math.log2(max(8, images / 4)))))
     epochs = EPOCHS * (FEW_IMAGES / max(images, FEW_IMAGES)) ** 0.25
+    # Steps and checkpoints are multiples of log_every (10), as a run requires of checkpoints.
     steps = max(FEWEST_STEPS, 10 * math.ceil(epochs * images / batch / 10))
     return check(
         Experiment(
@@ -89,6 +90,7 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
 def _evaluation(counts: Counts) -> Evaluation:
     if counts.same_people:
         return Evaluation(protocol="classification")
+    # Each fold needs at least one same pair and one different pair.
     return Evaluation(folds=min(10, *_pairs(counts.test)))
 
 

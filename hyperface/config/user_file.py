@@ -42,6 +42,7 @@ def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: expected a Python file, found another kind of file.")
     module = importlib.util.module_from_spec(spec)
+    # Python looks up a class's module there, for example when it builds a dataclass.
     sys.modules[name] = module
     sys.path.insert(0, str(imports_from))
     try:
@@ -50,6 +51,7 @@ def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
         raise InputError(
             f"{error.filename}:{error.lineno}: expected Python, found: {error.msg}."
         ) from error
+    # A script may call sys.exit, which must not end the command without a message.
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{_place(error, path)}: expected a file that runs to its end, found "

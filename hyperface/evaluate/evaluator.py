@@ -73,6 +73,7 @@ def evaluate_network(
         lambda variables, images: network.apply(variables, images, method="embed"),
         experiment.evaluation.mirror,
     )
+    # Without the heads, which need not be copied to each device.
     backbone = {n: {"backbone": t["backbone"]} for n, t in variables.items() if "backbone" in t}
     embeddings, images = _embedded(experiment, embed, backbone, data_dir, devices)
     steps = (

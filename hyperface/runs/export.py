@@ -115,6 +115,7 @@ def _protocols(options: Export) -> dict:
     record = read_json(path)
     try:
         settings, protocols = record["settings"], record["protocols"]
+        # hyperface evaluate takes several steps, and records its options as texts: "(400,)".
         step = None if options.step is None else str((options.step,))
         found = settings["run"], settings["options"].get("step")
         for scored in protocols.values():

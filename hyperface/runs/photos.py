@@ -155,6 +155,7 @@ def _template(height: int, width: int) -> tuple[int, int] | None:
     """
     if height == width:
         return (height, width) if height in EYE_ROW else SQUARE
+    # A width of the same shape may be rounded by up to half a pixel.
     return PORTRAIT if abs(width - height * 96 / 112) < 0.5 else None
 
 

@@ -143,6 +143,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
     from hyperface.report.sweep import sweep_table
     from hyperface.report.tables import as_text
 
+    # Each process of a launcher would start the same sweep in the same folder.
     if cluster_of(os.environ) is not None:
         raise InputError("expected one process for a sweep, found a launcher of several.")
     program.quiet_libraries()
@@ -167,6 +168,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
             _write(out, options, runs.values(), planned[0])
     log.info(f"\n{as_text(sweep_table(list(runs.values())))}")
     log.info(f"\nReport: {out / 'sweep.html'}")
+    # A failed run needs the user's help, so its status outweighs that of a diverged run.
     states = {one.status for one in runs.values()}
     return (
         program.EXIT_INPUT if "failed" in states else program.EXIT_DIVERGED * ("diverged" in states)

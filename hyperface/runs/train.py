@@ -45,6 +45,7 @@ __all__ = ["MAIN_OPTIONS", "Train", "main", "plan", "run", "train"]
 
 def main(args: Sequence[str]) -> None:
     """Parses the options, then loads JAX and trains. A diverged run has its own exit status."""
+    # The name is needed before the options can be parsed, since it decides their defaults.
     name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     name = name or experiments.DEFAULT
     data_dir = own_data.data_dir_in(args)

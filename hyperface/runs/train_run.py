@@ -87,6 +87,7 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
     network = train_one(first)
     for task in others:
         train_one(task)
+    # With groups of people the experiment has one task per group. Baselines need no training.
     groups = [task for task in tasks if task.experiment.name == first.experiment.name]
     baselines = [_baselines(task, network) for task in groups]
     # All processes had to take part in the collectives of embedding. Only one writes the report.

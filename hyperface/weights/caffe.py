@@ -83,6 +83,7 @@ def _blob(message: memoryview, budget: Budget) -> np.ndarray:
             sides[number] = field.value
         elif number == SHAPE and field.wire == BYTES:
             shape = _shape(field.value, budget)
+        # Either all numbers are packed in one field, or each number has a field of its own.
         elif number in (FLOATS, DOUBLES) and field.wire != VARINT:
             values.append(numbers(field.value, np.dtype("<f4" if number == FLOATS else "<f8")))
     if shape is None:

@@ -181,6 +181,7 @@ def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
                 entries += _norm(f"{theirs}.downsample.1", f"{ours}/norm_shortcut")
     entries += _norm("bn2", "norm2")
     entries += _dense("fc", "feature", flat=True)
+    # insightface's last normalisation has a scale that is fixed at one, and ours has none.
     entries += _norm("features", "norm_feature", scaled=False)
     yield NameMap(
         "insightface, PyTorch", tuple(entries), INSIGHTFACE, ignored=r".*\.num_batches_tracked"
@@ -219,12 +220,14 @@ def _lenet(model: models.LeNet) -> Iterator[NameMap]:
     caffe = NameMap(
         "NormFace's or caffe-face's MNIST net, Caffe",
         _lenet_entries(model, "conv{0}{2}", "prelu{0}{2}", "ip1"),
+        # NormFace's net, with kernels of 3, subtracts 128; caffe-face's subtracts 127.5.
         Pixels(128 if model.kernel_size == 3 else 127.5, 128, "grey"),
         ignored=r"(ip2|id_weight|center_loss).*",
     )
     torch = NameMap(
         "Ring loss' MNIST net, PyTorch",
         _lenet_entries(model, "conv{0}_{1}", "prelu{0}_{1}", "fc1"),
+        # Mean and standard deviation of MNIST's pixels, for pixels from 0 to 1.
         Pixels(0.1307 * 255, 0.3081 * 255, "grey"),
         ignored=r"(softmax|ringloss)\..*",
     )

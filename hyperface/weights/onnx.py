@@ -105,6 +105,7 @@ def read_graph(data: bytes) -> Graph:
         or in another file; or this reader does not know its operator set.
     """
     budget, graph, opset = Budget(), None, None
+    # ModelProto: 7 graph, 8 opset_import.
     for item in fields(memoryview(data), budget):
         if item.number == 7 and item.wire == BYTES:
             # In protocol buffers a second graph would silently replace the first one.
@@ -128,6 +129,7 @@ def read_graph(data: bytes) -> Graph:
 
 
 def _operator_set(message: memoryview, budget: Budget) -> tuple[str, int]:
+    # OperatorSetIdProto: 1 domain, 2 version.
     domain, version = "", 0
     for item in fields(message, budget):
         if item.number == 1 and item.wire == BYTES:
@@ -139,6 +141,7 @@ def _operator_set(message: memoryview, budget: Budget) -> tuple[str, int]:
 
 def _graph(message: memoryview, budget: Budget) -> Graph:
     graph = Graph()
+    # GraphProto: 1 node, 5 initializer, 11 input, 12 output, 15 sparse_initializer.
     for item in fields(message, budget):
         if item.wire != BYTES:
             continue
@@ -184,6 +187,7 @@ def _check_order(graph: Graph) -> None:
 
 
 def _node(message: memoryview, budget: Budget) -> Node:
+    # NodeProto: 1 input, 2 output, 4 op_type, 5 attribute, 7 domain.
     names: dict[int, list[str]] = {1: [], 2: []}
     op, domain, attributes = "", "", {}
     for item in fields(message, budget):
@@ -208,6 +212,7 @@ def _node(message: memoryview, budget: Budget) -> Node:
 
 
 def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
+    # AttributeProto: 1 name, 2 f, 3 i, 4 s, 5 t, 8 ints.
     name, found, listed = "", None, []
     for item in fields(message, budget):
         number = item.number
@@ -234,6 +239,7 @@ def _signed(value: int) -> int:
 
 
 def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
+    # TensorProto: 1 dims, 2 data_type, 8 name, 9 raw_data, 13 external_data, 14 data_location.
     name, kind, shape, raw, typed, outside = "", 0, [], None, {}, False
     for item in fields(message, budget):
         number = item.number
