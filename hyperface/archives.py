@@ -251,8 +251,8 @@ class _Unpacked(io.RawIOBase):
             # The unpacked bytes are counted, since no header can be trusted.
             if self._at > self._limit:
                 raise OSError(
-                    f"that it unpacks to more than {self._limit:,} bytes; where that is right, "
-                    "unpack it and give what was in it"
+                    f"that it unpacks to more than {self._limit:,} bytes; if that is right, "
+                    "unpack it and give the unpacked file"
                 )
             if self._stream.eof:
                 self._stream = self._following(self._stream.unused_data)

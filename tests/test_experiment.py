@@ -123,7 +123,7 @@ IMPOSSIBLE = [
     ),
     (
         {"loss": Loss(softmax=SoftmaxTerm(gradient="caffe"), share_agents=True)},
-        "have a matrix for each term",
+        "has one matrix per term",
     ),
     (
         {

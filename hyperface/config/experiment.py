@@ -129,8 +129,8 @@ class Optimizer:
     """The highest learning rate, which the schedule then lowers."""
     schedule: Literal["steps", "cosine"] = "steps"
     """How the learning rate falls. "steps" multiplies it by `factor` at each of `boundaries`.
-    "cosine" lowers it along half a cosine, to 0 at the run's last step; such a run cannot go on
-    with more steps."""
+    "cosine" lowers it along half a cosine, to 0 at the run's last step. Such a run cannot be
+    continued with more steps."""
     warm_up: int = 0
     """Number of steps at the start in which the learning rate rises linearly to its highest."""
     momentum: float = 0.9

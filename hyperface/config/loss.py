@@ -129,7 +129,7 @@ class AdaFaceTerm:
     scale: float = 64.0
     """s, the factor of the cosines."""
     margin: float = 0.4
-    """m, at least 0."""
+    """m, the size of both margins of AdaFace, at least 0."""
     concentration: float = 0.333
     """h: the margin is clipped for norms more than 1 / h standard deviations from the mean."""
     momentum: float = 0.01
@@ -429,15 +429,15 @@ def _check_softmax(softmax: SoftmaxTerm) -> None:
     elif softmax.normalize in ("agents", "none"):
         raise InputError(
             'loss.softmax.scale: "learned" needs normalised features (loss.softmax.normalize both '
-            f"or features), found {softmax.normalize!r}: un-normalised features have a scale of "
-            "their own. Give a number, for example 1."
+            f"or features), found {softmax.normalize!r}: the length of un-normalised features is a "
+            "scale already. Give a number, for example 1."
         )
     # Proposition 1 holds only without a bias. With one, the features of some classes gather at the
     # origin, and normalisation spreads them over the whole sphere (NormFace, Figure 3).
     if softmax.bias and softmax.normalize != "none" and not softmax.allow_normalized_bias:
         raise InputError(
             f"loss.softmax.bias: expected False with normalize={softmax.normalize!r} (NormFace, "
-            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to insist."
+            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to allow it."
         )
     if softmax.gradient == "caffe" and softmax.normalize in ("features", "none"):
         raise InputError(
@@ -457,12 +457,12 @@ def _check_shared(loss: Loss) -> None:
         )
     if loss.softmax.bias or loss.softmax.dropout:
         raise InputError(
-            "loss.share-agents: expected loss.softmax.bias False and loss.softmax.dropout 0, which "
-            "are of one term alone, found "
+            "loss.share-agents: expected loss.softmax.bias False and loss.softmax.dropout 0, since "
+            "shared agents cannot have them for one term alone, found "
             f"{loss.softmax.bias} and {loss.softmax.dropout}."
         )
     if loss.forced():
         raise InputError(
             'loss.share-agents: expected gradient "exact" of every term, found "caffe": the '
-            "released codes have a matrix for each term."
+            "released code has one matrix per term."
         )

@@ -22,9 +22,9 @@ MIRROR_STEPS = {
     "max": "features of image and mirror image merged by max",
     "concat": "features of image and mirror image concatenated",
 }
-"""The sentence of the procedure for each way to merge."""
+"""What the procedure in a report says about each way to merge features."""
 PIXEL_STEP = "(pixel - 127.5) / 128"
-"""The pixel values that a network takes, for the procedure."""
+"""What the procedure in a report says about the pixel values that a network takes."""
 
 
 class Devices:

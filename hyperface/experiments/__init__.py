@@ -84,8 +84,9 @@ def of_run(values: dict[str, Any], folder: Path) -> Experiment:
     known = path.is_file() and digest(path) == digest(copy)
     if not known and os.environ.get(RUN_CODE) != "1":
         raise InputError(
-            f"{folder}: expected leave to execute {copy.name}, which makes its network or losses, "
-            f"found no equal file at {path}. Read it, then set {RUN_CODE}=1."
+            f"{folder}: expected permission to execute {copy.name}, which builds its network or "
+            f"losses, found no equal file at {path}. Read {copy}, and set {RUN_CODE}=1 if you "
+            "trust it."
         )
     module = user_file.load(copy, title=path.stem, imports_from=path.parent)
     return Experiment.from_dict(values, _experiment(module, str(copy)))

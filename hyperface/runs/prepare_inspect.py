@@ -42,7 +42,7 @@ def inspect(name: str, data_dir: Path | None = None) -> None:
         raise InputError(f"expected a prepared data set {name!r} in {data_dir}.")
     if Manifest.source_of(folder) is None:
         raise InputError(
-            f"expected a data set that this command made in {folder}, found no manifest.json."
+            f"expected a data set of hyperface prepare in {folder}, found no manifest.json."
         )
     manifest = Manifest.read(folder)
     log_contents(folder, manifest)

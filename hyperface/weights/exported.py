@@ -59,7 +59,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
-    """Returns the bytes of an exported file, once its digest is the recorded one.
+    """Returns the bytes of an exported file, after comparing its digest with the record's.
 
     Raises:
       InputError: the file is missing, or its digest differs from the record's.

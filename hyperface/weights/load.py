@@ -248,7 +248,10 @@ def _first_convolution(
             kernel = kernel[:, ::-1]
         changed[source] = kernel * gain
     if not all(np.isfinite(array).all() for array in changed.values()):
-        raise InputError(f"{path}: expected weights, found numbers near float32's largest.")
+        raise InputError(
+            f"{path}: expected usual weights, found some so large that adapting them to other "
+            "pixel values overflows float32."
+        )
     return changed
 
 
@@ -287,7 +290,7 @@ def _converted(
         elif entry.kind == "dense":
             array = array.T
     if array.shape != like.shape:
-        raise _Misfit(f"expected what becomes {list(like.shape)}, found {list(found)}")
+        raise _Misfit(f"expected a shape that becomes {list(like.shape)}, found {list(found)}")
     return array
 
 
@@ -305,7 +308,7 @@ def _rows_first(array: np.ndarray, rows: tuple[int, int, int]) -> np.ndarray:
     if array.shape[1] != height * width * channels:
         raise _Misfit(
             f"expected a last map of {height} x {width} x {channels}, found {array.shape[1]} "
-            "inputs: give the image_shape of the file's net"
+            "inputs: give the image_shape of the file's network"
         )
     # The file's network flattened [channels, height, width], and ours [height, width, channels].
     array = array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
@@ -315,7 +318,7 @@ def _rows_first(array: np.ndarray, rows: tuple[int, int, int]) -> np.ndarray:
 def _check_constant(array: np.ndarray | None, kind: str) -> None:
     if array is not None and np.any(array != CONSTANTS[kind]):
         worst = array.flat[np.argmax(np.abs(array - CONSTANTS[kind]))]
-        raise _Misfit(f"expected {kind} in all places, as the released nets have, found {worst:g}")
+        raise _Misfit(f"expected {kind} in all elements, as in released networks, found {worst:g}")
 
 
 def _starts(name: str, beginnings: Sequence[str]) -> bool:

@@ -153,8 +153,8 @@ class _Search:
         if not self._folded:
             if behind is None or norm is None:
                 raise Wrong(
-                    f"expected batch normalisation behind {node.label}, found it folded: take the "
-                    "folded form of the model"
+                    f"expected batch normalisation behind {node.label}, found none: the file has "
+                    "the folded form of the network, whose name ends in -folded"
                 )
             if not layer.bias:
                 # Ours has no bias here. Adding a bias in front of batch normalisation equals

@@ -120,7 +120,7 @@ def read_graph(data: bytes) -> Graph:
     if opset not in OPSETS:
         raise WireError(
             f"expected operator set {OPSETS[0]} to {OPSETS[-1]}, found {opset}: export the network "
-            "again with such a one"
+            "again with one of these"
         )
     found = _graph(graph, budget)
     if not (found.arrays and found.nodes):
@@ -180,10 +180,10 @@ def _check_order(graph: Graph) -> None:
         made = node.outputs if node.op != "Constant" else ()
         missing = [name for name in node.inputs if name not in known]
         if missing or known.intersection(made) - {""}:
-            raise WireError(f"{node.label} reads or makes a value out of order")
+            raise WireError(f"{node.label} reads or computes a value out of order")
         known.update(node.outputs)
     if not known.issuperset(graph.outputs):
-        raise WireError("no operator makes its output")
+        raise WireError("no operator computes its output")
 
 
 def _node(message: memoryview, budget: Budget) -> Node:
@@ -204,7 +204,7 @@ def _node(message: memoryview, budget: Budget) -> Node:
         elif number == 7:
             domain = text(value, "a domain")
     if not op or not names[2]:
-        raise WireError("an operator has no name or makes nothing")
+        raise WireError("an operator has no name or no output")
     # An operator of another domain may have the name of a known one and compute something else.
     if domain not in ("", "ai.onnx"):
         op = f"{domain}.{op}"

@@ -32,7 +32,9 @@ def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
     if path.is_dir():
         return read_run(path, step)
     if step is not None:
-        raise InputError(f"{path}: expected no checkpoint to be chosen, which is a run's.")
+        raise InputError(
+            f"{path}: expected no step for a weight file, which has no checkpoints, found {step}."
+        )
     contents = read_contents(path)
     found = _own(contents, contents.model) if contents.model else _released(contents)
     arrays = cast(

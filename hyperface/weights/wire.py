@@ -114,7 +114,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def integers(field: Field) -> list[int]:
-    """Returns the integers of one field of a repeated number, such as the sides of a shape.
+    """Returns the integers of one field, for a message that lists integers, such as a shape.
 
     The field contains one integer, or a packed run of them.
 
@@ -139,7 +139,7 @@ def numbers(value: memoryview, dtype: np.dtype) -> np.ndarray:
       WireError: the last number is truncated.
     """
     if len(value) % dtype.itemsize:
-        raise WireError(f"{len(value)} bytes are no whole number of {dtype}")
+        raise WireError(f"{len(value)} bytes are not a multiple of the size of {dtype}")
     # The format is little-endian on every machine.
     return np.frombuffer(value, dtype).astype(dtype.newbyteorder("="), copy=False)
 
@@ -157,4 +157,4 @@ def text(value: memoryview, what: str) -> str:
     try:
         return bytes(value).decode()
     except UnicodeDecodeError:
-        raise WireError(f"{what} is no text") from None
+        raise WireError(f"{what} is not UTF-8 text") from None
