@@ -120,7 +120,7 @@ def test_batch_normalisation_is_folded_here_or_by_the_exporter(name, written, pi
     for path in (trained, folded):
         found = features(path, name + "-folded", pixels)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    message = "expected batch normalisation behind Conv '.*', found none: the file has the folded form"
+    message = "behind Conv '.*', found none: the file has the folded form"
     with pytest.raises(InputError, match=message):
         load(folded, name)
 
