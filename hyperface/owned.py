@@ -160,7 +160,7 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
-    """Adopts a folder and locks it against other processes, as a context manager.
+    """Marks a folder as ours and locks it against other processes, as a context manager.
 
     The operating system releases the lock when this process ends in any way.
 

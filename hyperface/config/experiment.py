@@ -89,7 +89,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """The factors of each group of parameters.
+    """Factors of the learning rate and of the weight decay for each group of parameters.
 
     Agents are decayed even if they are normalised. The gradient of normalisation (NormFace, Eq. 4)
     is orthogonal to them, so every step makes them longer, and only decay limits their length

@@ -59,7 +59,7 @@ class Clean:
     """Name of a prepared data set whose people are left out. They are found by their names and by
     their features."""
     overlap_split: str = "test"
-    """Split of that data set."""
+    """Split of the data set in --overlap-with."""
     similarity: float | None = None
     """Smallest cosine between the mean features of two people, from which they count as the same
     person."""
