@@ -104,6 +104,7 @@ def merged(
         norms = l2_norm(features)
         if mirror == "none":
             return features, norms
+        # The third axis is the width, so this swaps left and right.
         mirrored = apply(params, images[:, :, ::-1])
         if mirror == "sum":
             return features + mirrored, norms

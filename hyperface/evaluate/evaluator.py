@@ -85,6 +85,8 @@ def evaluate_network(
         return _verified(experiment, embeddings, devices, steps)
     # The head of the first class-wise term decides. The scale matters only if there is a bias.
     head_name, terms = next(iter(experiment.loss.agent_heads().items()))
+    # The agents may be split over the devices of all processes, so all processes must gather them
+    # before any of them returns.
     head, (named, *_) = devices.whole(variables["params"]["head"][head_name]), terms.items()
     if devices.process:
         return Result(embeddings)

@@ -77,6 +77,7 @@ def main(args: Sequence[str]) -> None:
             raise unknown_name("format", name, FORMATS)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out: expected a folder, found the file {options.out}.")
+    # Before JAX is loaded and the weights are read, so that a taken name is reported at once.
     owned.check_free(*(options.out / f"embedder.{name}" for name in (*formats, "json")))
     owned.check_free(options.out / CARD)
     from hyperface.weights import export, read_backbone

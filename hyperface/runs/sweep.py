@@ -107,6 +107,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
       InputError: a field, a value or a combination of values does not fit.
     """
     chosen = own_data.load(options.experiment, own_data.data_dir_in(more))
+    # Each run would otherwise train the experiments that it is compared with as well.
     experiment = dataclasses.replace(chosen, compare=())
     base = Train(experiment, file=experiments.file_of(options.experiment))
     fields = _fields(options.fields, base.experiment)
