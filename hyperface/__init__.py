@@ -1,8 +1,8 @@
 """NormFace and Ring loss for face verification, in functional JAX.
 
-The losses, their reference formulas, the normalisation and the theory need nothing but jax. Names
-are resolved on first use, so that a command line can be parsed, and an experiment checked, before
-jax is loaded.
+The losses, their reference formulas, the normalisation and the theory depend on JAX only. Names are
+imported on first use, so that a command line can be parsed and an experiment checked before JAX is
+loaded.
 """
 
 import importlib
@@ -19,7 +19,7 @@ __all__ = ["cosine_similarity", "l2_norm", "l2_normalize", "losses", "reference"
 
 _MODULES = ("losses", "reference", "theory")
 
-# As every library: without it Python prints warnings that nobody asked to see.
+# Without a handler Python prints a library's warnings on stderr, which is the program's choice.
 logging.getLogger("hyperface").addHandler(logging.NullHandler())
 
 

@@ -1,4 +1,4 @@
-"""`python -m hyperface` is `hyperface`."""
+"""Runs the command `hyperface` by `python -m hyperface`."""
 
 from hyperface.cli import main
 

@@ -1,7 +1,7 @@
-"""Archives and compressed files of strangers, read in pieces against a limit.
+"""Reads untrusted archives and compressed files in pieces, up to a limit.
 
-A few bytes can unpack to gigabytes, and a header can announce any size. So nothing is unpacked
-beyond what its reader allows, and nothing is allocated because a header says so.
+A few bytes can unpack to gigabytes, and a header can announce any size. Therefore each reader sets
+a limit on the unpacked bytes, and no memory is allocated on the word of a header.
 """
 
 import bz2
@@ -19,23 +19,27 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 RATIO, FLOOR = 10, 32 * 2**20
-"""A compressed file may unpack to FLOOR + RATIO times its size: photographs and features hardly
-shrink when they are compressed."""
+"""A compressed file may unpack to FLOOR bytes plus RATIO times its size. Photographs and features
+hardly shrink when they are compressed, so honest files stay far below."""
 DICTIONARY = 128 * 2**20
-"""Bytes of memory that an xz stream may ask for; `xz -9` asks for 65 MiB."""
+"""Largest memory in bytes that an xz stream may ask for; `xz -9` asks for 65 MiB."""
 _PIECE = 2**16
+"""Number of compressed bytes that are read at once."""
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-"""Others are rare, and Python's zipfile unpacks them in steps of any size."""
+"""The compression methods that are read. Python's zipfile does not bound the steps in which it
+unpacks the others."""
 _OTHER_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 
 
 def unpacked_limit(size: int) -> int:
-    """Returns the largest number of bytes that a compressed file of that size may unpack to."""
+    """Returns the largest number of bytes to which a compressed file of this size may unpack."""
     return FLOOR + RATIO * size
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Returns a zip archive whose members do not share bytes; read them by `read_member`.
+    """Opens a zip archive and checks that its members do not overlap.
+
+    Read the members with `read_member`.
 
     Raises:
       InputError: there is no such file, it is damaged, or its members overlap.
@@ -45,12 +49,13 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"expected a zip archive at {path}, found no file.")
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # A damaged directory fails in zipfile, struct or a text codec.
+    # A damaged directory raises many kinds of errors in zipfile, struct and the text codecs.
+    except Exception as error:
         raise InputError(
             f"expected a whole zip archive at {path}, found: {error}. Get the file again."
         ) from None
     packed, size = sum(info.compress_size for info in archive.infolist()), path.stat().st_size
-    # Members that share bytes let a small file unpack to any size.
+    # If members share bytes, a small file can unpack to any size without a large ratio.
     if packed > size:
         archive.close()
         raise InputError(
@@ -61,20 +66,25 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """Returns the content of a member.
+    """Returns the content of a member of an archive.
+
+    Args:
+      archive: the archive.
+      info: the member.
+      limit: largest number of bytes that it may unpack to.
 
     Raises:
-      ValueError: it is damaged, encrypted, larger than the limit, not as large as it says, or
-        packed by another method than deflate.
+      ValueError: the member is damaged or encrypted, is larger than the limit, has another size
+        than it announces, or is compressed by another method than deflate.
     """
-    # The announced size is compared first, so that nothing is unpacked in vain.
+    # The announced size is compared first, so that nothing is unpacked if it is too large.
     if info.file_size > limit:
         raise ValueError(f"expected at most {limit:,} bytes, found {info.file_size:,}")
     with open_member(archive, info) as file:
         try:
-            # Never more than announced, whatever the compressed data holds.
+            # At most the announced size, even if the compressed data unpacks to more.
             data = file.read(info.file_size)
-        except Exception as error:  # As in `open_zip`.
+        except Exception as error:  # Many kinds, as in `open_zip`.
             raise damaged_member(error) from None
     if len(data) != info.file_size:
         raise damaged_member(f"{len(data):,} of {info.file_size:,} bytes")
@@ -82,23 +92,23 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
 
 def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> bytes:
-    """Returns the first bytes of a member without a check of its checksum.
+    """Returns the first bytes of a member, without verifying its checksum.
 
     Raises:
-      ValueError: as `read_member`.
+      ValueError: for the reasons that `read_member` names.
     """
     with open_member(archive, info) as file:
         try:
             return file.read(count)
-        except Exception as error:  # As in `open_zip`.
+        except Exception as error:  # Many kinds, as in `open_zip`.
             raise damaged_member(error) from None
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """Returns a member as a file; read it in pieces, and never all of it at once.
+    """Opens a member as a file. Its size is not limited, so read it in pieces.
 
     Raises:
-      ValueError: as `read_member`.
+      ValueError: for the reasons that `read_member` names.
     """
     if info.compress_type not in _METHODS:
         name = _OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
@@ -110,12 +120,12 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
 
 
 def damaged_member(found: object) -> ValueError:
-    """Returns the error of a member that cannot be read."""
+    """Returns the error of a member that cannot be read, for the caller to raise."""
     return ValueError(f"expected a whole member of the archive, found: {found}")
 
 
 class _Decompressor(Protocol):
-    """What bz2 and lzma offer."""
+    """The interface of the decompressors of bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -130,10 +140,10 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib's decompressor for gzip, in the manner of those of bz2 and lzma."""
+    """Adapts zlib's decompressor for gzip to the interface of those of bz2 and lzma."""
 
     def __init__(self) -> None:
-        # 16 + 15: a gzip header, and the largest window.
+        # zlib's code for a gzip header (16) with the largest window (15).
         self._stream = zlib.decompressobj(wbits=31)
 
     @property
@@ -149,12 +159,13 @@ class _Gzip:
         return self._stream.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        # zlib hands back what did not fit; bz2 and lzma keep it themselves.
+        # zlib returns the input that did not fit into `max_length` bytes. The decompressors of bz2
+        # and lzma keep it.
         return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
 
 
 def _xz() -> lzma.LZMADecompressor:
-    # The header sets the size of the dictionary, which would be allocated at once.
+    # The header of the file sets the size of the dictionary, which is allocated at once.
     return lzma.LZMADecompressor(memlimit=DICTIONARY)
 
 
@@ -162,26 +173,26 @@ _KINDS: dict[bytes, Callable[[], _Decompressor]] = {
     b"\x1f\x8b": _Gzip,
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\x00": _xz,
-    b"\x5d\x00\x00": _xz,  # .lzma, the format before xz.
+    b"\x5d\x00\x00": _xz,  # The older format .lzma, which the same decompressor reads.
 }
 
 
 def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
-    """Returns a file as it is, or what it unpacks to where it is compressed by gzip, bzip2 or xz.
+    """Opens a file for reading, and unpacks it if it is compressed by gzip, bzip2 or xz.
 
     Args:
       path: a regular file.
-      limit: bytes that it may unpack to; by default as its size allows.
+      limit: largest number of bytes to which it may unpack; by default `unpacked_limit`.
 
     Returns:
-      The open file, which seeks. Reading it raises EOFError, OSError, zlib.error or
-      lzma.LZMAError where it is damaged or unpacks to more.
+      The open file, which supports seeking. Reading raises EOFError, OSError, zlib.error or
+      lzma.LZMAError if the file is damaged or exceeds the limit.
 
     Raises:
-      OSError: it cannot be opened.
+      OSError: the file cannot be opened.
     """
     file = path.open("rb")
-    # By the content and not by the name, which says nothing certain.
+    # The first bytes decide, because a name may have any ending.
     start = file.read(6)
     file.seek(0)
     kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
@@ -192,7 +203,7 @@ def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a compressed file unpacks to; going back unpacks it again from the start."""
+    """The unpacked content of a compressed file. Seeking back unpacks it again from the start."""
 
     def __init__(self, file: BinaryIO, kind: Callable[[], _Decompressor], limit: int) -> None:
         self._file, self._kind, self._limit = file, kind, limit
@@ -218,7 +229,7 @@ class _Unpacked(io.RawIOBase):
             raise OSError("the end of a compressed file is not known before it is read")
         if target < self._at:
             self._restart()
-        # In pieces: skipping must not hold what it skips.
+        # In pieces, so that the skipped bytes need no memory.
         while self._at < target and self._next(min(target - self._at, 2**20)):
             pass
         return self._at
@@ -230,18 +241,18 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
     def _next(self, most: int) -> bytes:
-        """At least one byte, unless it is the end."""
+        """Returns 1 to `most` bytes, or no byte at the end."""
         while self._stream is not None:
             packed = self._file.read(_PIECE) if self._stream.needs_input else b""
-            # The file has ended while the stream wants more.
+            # True if the file has ended although the stream needs more input.
             ends = self._stream.needs_input and not packed
             data = self._stream.decompress(packed, most)
             self._at += len(data)
-            # Counted as it comes out, since no header can be trusted.
+            # The unpacked bytes are counted, since no header can be trusted.
             if self._at > self._limit:
                 raise OSError(
-                    f"that it unpacks to more than {self._limit:,} bytes; where that is right, "
-                    "unpack it and give what was in it"
+                    f"that it unpacks to more than {self._limit:,} bytes; if that is right, "
+                    "unpack it and give the unpacked file"
                 )
             if self._stream.eof:
                 self._stream = self._following(self._stream.unused_data)
@@ -252,13 +263,16 @@ class _Unpacked(io.RawIOBase):
         return b""
 
     def _following(self, rest: bytes) -> _Decompressor | None:
-        """Returns the next of several joined streams, as pigz makes them; zeros may pad them."""
+        """Returns the decompressor of the next stream, or None at the end of the file.
+
+        A file may contain several streams one after the other, with zeros between them.
+        """
         while not rest.lstrip(b"\0"):
             rest = self._file.read(_PIECE)
             if not rest:
                 return None
         rest = rest.lstrip(b"\0")
-        # The next stream starts in the middle of what was read.
+        # The next stream begins within the bytes that were read, so the file is set back.
         self._file.seek(-len(rest), io.SEEK_CUR)
         return self._kind()
 

@@ -1,6 +1,7 @@
-"""NumPy's array files (.npy, .npz) of strangers: no size is believed before the bytes are counted.
+"""Reads untrusted NumPy files (.npy, .npz), whose announced sizes are compared with their bytes.
 
-`numpy.load` allocates what a header announces, and unpacks an archive of any ratio.
+`numpy.load` does not do that: it allocates the size that a header announces, and unpacks archives
+of any compression ratio.
 """
 
 import io
@@ -15,7 +16,7 @@ from hyperface.archives import open_member, open_zip, unpacked_limit
 from hyperface.errors import InputError
 
 LONGEST_HEADER = 10_000
-"""Bytes; NumPy's own limit. The header of an array of numbers has 128."""
+"""Largest header in bytes, which is NumPy's own limit. A usual array has a header of 128 bytes."""
 _PIECE = 2**20
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -24,11 +25,13 @@ _READERS = {
 
 
 class _Header(NamedTuple):
+    """The header of an .npy file."""
+
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype
     start: int
-    """Byte of the first number."""
+    """Position in bytes of the first number."""
 
     @property
     def end(self) -> int:
@@ -40,10 +43,11 @@ def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
 
     Args:
       path: the file.
-      mapped: leave the numbers on the disk: only those that are looked at come into memory.
+      mapped: map the file into memory, so that only the numbers that are used are read.
 
     Raises:
-      InputError: it is no such file, is cut, or holds other things than numbers or text.
+      InputError: the file is not an .npy file, is truncated, or contains anything but numbers and
+        text.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +56,7 @@ def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
         with path.open("rb") as file:
             header = _header(file.read(LONGEST_HEADER), path.stat().st_size)
         order = "F" if header.fortran else "C"
-        if mapped and 0 not in header.shape:  # No system maps an empty file.
+        if mapped and 0 not in header.shape:  # An empty file cannot be mapped.
             return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
         array = np.fromfile(path, header.dtype, math.prod(header.shape), offset=header.start)
         return array.reshape(header.shape, order=order)
@@ -83,7 +87,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         for name in names:
             try:
                 arrays.append(_read(archive, members[name]))
-            # A damaged member fails in zipfile, zlib or NumPy's parser of the header.
+            # A damaged member raises many kinds of errors in zipfile, zlib and NumPy's parser.
             except Exception as error:
                 raise InputError(
                     f"{path}: expected a whole array {name!r}, found: {error}."
@@ -115,14 +119,23 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _fill(array: np.ndarray, start: bytes, file: IO[bytes]) -> None:
-    """Fills an array in its own memory: what is declared is allocated once."""
+    """Reads an unpacked member into an array's own memory, so that it is stored only once.
+
+    Args:
+      array: the array to fill.
+      start: the first bytes of the numbers, which were read with the header.
+      file: the member, at the byte after `start`.
+
+    Raises:
+      ValueError: the member has fewer bytes than the array.
+    """
     if not array.nbytes:
         return
     target = array.view(np.uint8).data
     target[: len(start)] = start
     at = len(start)
     while at < len(target):
-        # In pieces, so that the member is not in memory a second time.
+        # In pieces, since `file.read` of the whole member would store it a second time.
         piece = file.read(min(_PIECE, len(target) - at))
         if not piece:
             raise ValueError(f"{at:,} of {len(target):,} bytes")
@@ -131,21 +144,30 @@ def _fill(array: np.ndarray, start: bytes, file: IO[bytes]) -> None:
 
 
 def _header(start: bytes, size: int) -> _Header:
-    """Reads an .npy header; a file that is longer or shorter than it says is a ValueError."""
+    """Reads the header of an .npy file.
+
+    Args:
+      start: the first bytes of the file.
+      size: size of the file in bytes.
+
+    Raises:
+      ValueError: the header is damaged, or does not fit the file's size.
+    """
     file = io.BytesIO(start)
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
         raise ValueError(f"version {version} of the format, expected 1.0 or 2.0")
     try:
         shape, fortran, dtype = _READERS[version](file, LONGEST_HEADER)
-    except Exception as error:  # It is parsed as Python text, which fails in several ways.
+    # NumPy parses the header as a Python literal, which raises many kinds of errors.
+    except Exception as error:
         reason = str(error).partition("\n")[0][:100]
         raise ValueError(f"a damaged header ({reason})") from None
-    # Objects would have to be unpickled.
+    # An array of objects would have to be unpickled, which can execute code.
     if dtype.kind not in "biufUS":
         raise ValueError(f"an array of {dtype}, expected numbers or text")
     header = _Header(shape, fortran, dtype, file.tell())
-    # The size must fit exactly: nothing is allocated because a header says so.
+    # The announced size must equal that of the file, so that no header can make us allocate more.
     if min(shape, default=0) < 0 or len(shape) > 8 or not dtype.itemsize or header.end != size:
         raise ValueError(
             f"an array of shape {str(shape)[:60]} and type {dtype} in {size - header.start} bytes"

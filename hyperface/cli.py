@@ -1,6 +1,7 @@
-"""The command `hyperface`: one page of help, and each subcommand's own options.
+"""The command `hyperface`: prints its help page, or runs a subcommand with its own options.
 
-A subcommand is loaded when it is called, so that the help needs no framework.
+A subcommand's module is imported only when it is called, so that the help page appears quickly and
+needs no optional dependency.
 """
 
 import sys
@@ -13,18 +14,18 @@ from hyperface.errors import InputError, MissingExtra, unknown_name
 
 
 class Subcommand(NamedTuple):
-    """A subcommand of `hyperface`."""
+    """The module and the help text of a subcommand."""
 
     module: str
-    """Module whose `main` takes the arguments."""
+    """Name of the module whose `main` takes the arguments."""
     help: str
-    """What it does, in one line."""
+    """One line that says what the subcommand does."""
 
 
 SUBCOMMANDS = {
-    "prepare": Subcommand("hyperface.runs.prepare", "makes a data set of face images"),
+    "prepare": Subcommand("hyperface.runs.prepare", "builds a data set from face images"),
     "train": Subcommand("hyperface.runs.train", "trains an experiment and reports its scores"),
-    "sweep": Subcommand("hyperface.runs.sweep", "trains every setting with every seed"),
+    "sweep": Subcommand("hyperface.runs.sweep", "trains several settings with several seeds"),
     "evaluate": Subcommand(
         "hyperface.runs.evaluate", "scores a network on your people or by published protocols"
     ),
@@ -32,15 +33,15 @@ SUBCOMMANDS = {
     "embed": Subcommand("hyperface.runs.embed", "writes the features of photos to a file"),
     "export": Subcommand("hyperface.runs.export", "writes a trained network for other programs"),
     "clean": Subcommand("hyperface.runs.clean", "finds outliers and test people in a data set"),
-    "reproduce": Subcommand("hyperface.reproduce.command", "measures a paper item by item"),
-    "cluster": Subcommand("hyperface.cli", "prints a launcher for several machines"),
+    "reproduce": Subcommand("hyperface.reproduce.command", "repeats a paper's measurements"),
+    "cluster": Subcommand("hyperface.cli", "prints a launch script for several machines"),
 }
 CLUSTERS = {"slurm": "slurm.sbatch", "kubernetes": "kubernetes.yaml", "tpu": "tpu_pod.sh"}
-"""Launchers for several machines, and their files in `hyperface/devices/clusters`."""
+"""Kind of cluster -> its launch script in `hyperface/devices/clusters`."""
 
 
 def main() -> None:
-    """Runs `hyperface SUBCOMMAND ARGUMENTS` and ends the program."""
+    """Runs `hyperface SUBCOMMAND ARGUMENTS`, or prints the help page."""
     if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
         print(usage())
         return
@@ -48,7 +49,10 @@ def main() -> None:
 
 
 def run(name: str, args: Sequence[str]) -> None:
-    """Runs a subcommand and ends the program with its status; a user's mistake is one line."""
+    """Runs a subcommand and ends the program with its exit status.
+
+    A mistake of the user is printed as one line without a traceback.
+    """
     if name == "cluster":
         _print_cluster(args)
         return
@@ -74,11 +78,11 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`hyperface SUBCOMMAND --help` explains one of them. A first run, in four minutes:",
+            "`hyperface SUBCOMMAND --help` explains its options. A first run takes four minutes:",
             "",
             "  hyperface train",
             "",
-            "Photos of your own, one folder per person:",
+            "With your own photos, one folder per person:",
             "",
             "  hyperface prepare photos/ --detect --out mine",
             "  hyperface train mine",
@@ -89,7 +93,7 @@ def usage() -> str:
 
 
 def _print_cluster(args: Sequence[str]) -> None:
-    """Prints the launcher of a kind of cluster, to be saved and changed."""
+    """Prints the launch script for a kind of cluster, which the user saves and edits."""
     if len(args) != 1 or args[0] not in CLUSTERS:
         names = ", ".join(CLUSTERS)
         asked = list(args) == ["--help"]

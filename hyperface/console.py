@@ -1,13 +1,13 @@
-"""What the commands print: text as it is, in which no name of a file or a person is interpreted.
+"""Prints the library's log and progress bars on the terminal.
 
-The library writes to one logger, "hyperface", and prints nothing by itself. `show_log` prints that
-log on standard output, with progress bars, as the commands do:
+The library logs to the logger "hyperface" and prints nothing by itself. The commands call
+`show_log`, which prints that log and the progress bars on standard output. A program can do so too:
 
     from hyperface.console import show_log
     show_log()
 
-Rich takes "[red]" in a string for markup and ":smile:" for a picture. The log is printed by `say`,
-and every title of a progress bar goes through `plain`.
+All text is printed unchanged. Rich would take "[red]" in a file's name for markup and ":smile:" for
+an emoji, so the log is printed by `say`, and titles of progress bars are converted by `plain`.
 """
 
 import logging
@@ -18,14 +18,14 @@ from rich.text import Text
 
 LOGGER = logging.getLogger("hyperface")
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
-"""Colours of messages by level; others have none."""
+"""Colour of a message by its level; other levels have no colour."""
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints the message of each record on a console, without time, level or place.
+    """Prints the message of each log record on a console, without time, level or source line.
 
     Args:
-      console: where to.
+      console: the console to print on.
     """
 
     def __init__(self, console: Console) -> None:
@@ -33,30 +33,30 @@ class ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints a record; a closed pipe or a full disk is an error, as with `print`."""
+        """Prints a record. Unlike other log handlers it raises errors, such as a closed pipe."""
         say(self.console, record.getMessage(), STYLES.get(record.levelno, ""))
 
 
 def show_log() -> Console:
-    """Prints the library's log and its progress bars on standard output from now on.
+    """From now on prints the library's log and its progress bars on standard output.
 
     A second call changes nothing.
 
     Returns:
-      The console on which they appear.
+      The console that prints them.
     """
     shown = _shown_on()
     if shown is None:
         shown = make_console()
         LOGGER.addHandler(ConsoleHandler(shown))
         LOGGER.setLevel(logging.INFO)
-        # Libraries give the root logger a handler, which would print every line a second time.
+        # Some libraries add a handler to the root logger, which would print every line again.
         LOGGER.propagate = False
     return shown
 
 
 def log_console() -> Console:
-    """Returns the console of `show_log`, for progress bars; without it, one that prints nothing."""
+    """Returns the console of `show_log`, or one that prints nothing if it was not called."""
     return _shown_on() or make_console(quiet=True)
 
 
@@ -66,26 +66,26 @@ def _shown_on() -> Console | None:
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """Returns a console on standard output that prints texts as they are, or nothing if quiet."""
+    """Returns a console on standard output that prints text unchanged, or nothing if `quiet`."""
     return Console(quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Prints a text as it is, whatever console it is; long lines are not broken.
+    """Prints a text unchanged on any console of rich, without breaking long lines.
 
     Args:
-      console: where to.
+      console: the console to print on.
       text: one or more lines.
-      style: colour of all of it, such as "red".
+      style: colour of the whole text, such as "red".
     """
     console.print(plain(text, style), soft_wrap=True)
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Returns a text that is shown as it is.
+    """Returns a rich text that is shown unchanged, without markup.
 
-    Characters that would steer the terminal, and bytes of file names that are no UTF-8, are shown
-    as escapes.
+    Control characters, which could change the terminal's state, are shown as escapes. So are bytes
+    of file names that are not UTF-8.
 
     Example:
       >>> plain("a[/x] \\x1b[31m").plain
@@ -96,5 +96,5 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def plain_column(text_format: str) -> TextColumn:
-    """Returns a column of a progress bar, whose fields are shown as they are."""
+    """Returns a text column for a progress bar, whose fields are shown unchanged."""
     return TextColumn(text_format, markup=False)

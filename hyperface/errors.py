@@ -5,18 +5,24 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: the message says what was expected and found."""
+    """The error of an input that cannot be used. Its message says what was expected and found."""
 
 
 class MissingExtra(ModuleNotFoundError):
-    """A part of the package needs an optional dependency that is not installed."""
+    """The error of a part of the package whose optional dependency is not installed."""
 
 
 def expect(condition: object, name: str, expected: str, found: object) -> None:
-    """Refuses a setting unless the condition holds.
+    """Raises an error about a setting unless a condition holds.
+
+    Args:
+      condition: true if the setting is right.
+      name: name of the setting.
+      expected: description of the expected values.
+      found: the setting's value.
 
     Raises:
-      InputError: naming the setting, what was expected and what was found.
+      InputError: the condition is false. The message contains the other arguments.
     """
     if not condition:
         raise InputError(f"{name}: expected {expected}, found {found}.")

@@ -1,4 +1,4 @@
-"""Which optional dependencies a part of the package needs, and one clear error without them."""
+"""Checks that the optional dependencies of a part of the package are installed."""
 
 import importlib.util
 
@@ -6,14 +6,14 @@ from hyperface.errors import MissingExtra
 
 
 def require(extra: str, *modules: str) -> None:
-    """Checks that the modules of an extra are installed; none of them is imported.
+    """Checks that the modules of an extra are installed, without importing them.
 
     Args:
       extra: name of the extra, as in `pip install 'hyperface[train]'`.
-      modules: top-level modules that the importing package cannot do without.
+      modules: top-level modules that the caller needs.
 
     Raises:
-      MissingExtra: one of them is not installed. It names the extra.
+      MissingExtra: a module is not installed. The message names the extra.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the whole new one, and their digests."""
+"""Reads files up to a limit, replaces files in one step, and computes digests."""
 
 import hashlib
 import json
@@ -11,22 +11,26 @@ from typing import Any, Literal
 from hyperface.errors import InputError
 
 LARGEST_JSON = 2**30
-"""Bytes; the manifest of a data set names each person and each image that was left out."""
+"""Largest JSON file in bytes. The manifest of a data set is the largest one that we read: it names
+each person, and each image that was left out."""
 LONGEST_LINE = 2**16
-"""Characters of a line of text: names and numbers of one image, or of a pair."""
+"""Largest number of characters in a line of a text file, which describes one image or one pair."""
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes beside the file and renames, so that a kill or a full disk leaves no half of it.
+    """Replaces a file by a new text in one step.
 
-    It is for a file that the user names. Files in folders of ours go through `owned.write_text`.
+    If the process is killed or the disk is full, the old file stays as it was. Use this function
+    for a file that the user names. Files in folders of this program are written by
+    `owned.write_text`.
     """
     replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """As `replace_text`, for bytes."""
-    # A new name each time, since whatever has a fixed one may be somebody's.
+    """Replaces a file by new bytes in one step, as `replace_text` does for text."""
+    # The new content is written under another name first. The name is random, because a file with
+    # a fixed name could belong to somebody else.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     sync_to(partial, data, "xb")
     try:
@@ -37,12 +41,13 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 
 def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
-    """Writes a file and waits until it is on the disk; a failure leaves no file."""
+    """Writes a file and waits until it is on the disk. If that fails, the file is removed."""
     with path.open(mode) as file:
         try:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # Or a power cut could leave a name without its contents.
+            # Without it a power cut after a rename could leave an empty file under the new name.
+            os.fsync(file.fileno())
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -52,7 +57,7 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
     """Returns the content of a regular file of at most `limit` bytes.
 
     Raises:
-      InputError: it is missing, a folder or a device, unreadable, or larger.
+      InputError: the file is missing, is a folder or a device, cannot be read, or is larger.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,7 +65,7 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
         raise InputError(f"{path}: expected a file, found {kind}.")
     try:
         with path.open("rb") as file:
-            # Of the open file, as another one may take its name in between.
+            # The size of the open file, since another file could take the path's name meanwhile.
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise InputError(
@@ -76,16 +81,16 @@ def text_lines(path: Path | str) -> Iterator[str]:
     """Yields the lines of a UTF-8 file without their ends and without a byte-order mark.
 
     Raises:
-      InputError: it is no regular file, not UTF-8, or has a line of more than LONGEST_LINE.
+      InputError: there is no such file, it is not UTF-8, or a line is longer than LONGEST_LINE.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a file of text, found none.")
     try:
-        # -sig skips the byte order mark that some programs on Windows write.
+        # utf-8-sig skips the byte-order mark that some programs on Windows write.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             number = 0
-            # Bounded, since a file of another kind may be one line of gigabytes.
+            # Limited, because a file of another kind may be a single line of gigabytes.
             while line := file.readline(LONGEST_LINE):
                 number += 1
                 if len(line) == LONGEST_LINE and not line.endswith("\n"):
@@ -104,12 +109,12 @@ def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Raises:
-      InputError: as `read_bytes`, or it is no JSON object.
+      InputError: the file cannot be read, is too large, or does not contain a JSON object.
     """
     data = read_bytes(path, limit)
     try:
         record = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # A deep one ends in the latter.
+    except (ValueError, RecursionError) as error:  # The latter for very deeply nested lists.
         raise InputError(f"{path}: expected JSON, found a damaged file: {error}.") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a JSON object, found a {type(record).__name__}.")
@@ -117,7 +122,7 @@ def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """Returns the first twelve hexadecimal digits of a file's SHA-256; "" without a file."""
+    """Returns the first 12 hexadecimal digits of a file's SHA-256, or "" if there is no file."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -125,5 +130,5 @@ def digest(path: Path) -> str:
 
 
 def text_digest(text: str) -> str:
-    """Returns the first twelve hexadecimal digits of a text's SHA-256."""
+    """Returns the first 12 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]

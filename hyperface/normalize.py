@@ -26,9 +26,9 @@ def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape
     It is the projection of dL/dx~ onto the tangent space of the sphere at x~, divided by the norm,
     so it is orthogonal to x, and a gradient step can only lengthen x.
 
-    At the zero vector the output is zero and the gradient is dL/dx~ / sqrt(eps): finite, and a
-    million times the incoming one with the default eps. Components beyond 1e19 overflow float32's
-    square and come out as zero.
+    At the zero vector the output is zero and the gradient is dL/dx~ / sqrt(eps). That is finite,
+    and with the default eps a million times the incoming gradient. The square of a component beyond
+    1e19 overflows float32, and the output is then zero.
 
     Args:
       x: [..., dim, ...] real floating-point array.
@@ -53,19 +53,19 @@ def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape
     x = reverse_mode_only("l2_normalize", _checked(x, axis))
     rows = jnp.moveaxis(at_least_float32(x), axis, -1)
     unit = _l2_normalize(*vary_alike(rows, jnp.asarray(eps, rows.dtype)))
-    # Half precision is rounded once, at the end.
+    # Half precision is computed in float32 and rounded only here.
     return jnp.moveaxis(unit, -1, axis).astype(x.dtype)
 
 
 def l2_norm(
     x: Vectors, axis: int = -1, *, eps: float = 1e-12, keepdims: bool = False
 ) -> Float[jax.Array, "..."]:
-    """Euclidean norm with the eps inside the root: NormFace, Eq. 3.
+    """Returns the Euclidean norm, with the eps inside the root: NormFace, Eq. 3.
 
         ||x|| = sqrt(sum_i x_i^2 + eps),   gradient x / ||x||
 
-    At the zero vector the norm is sqrt(eps) and the gradient is zero, where the gradient of
-    `jnp.linalg.norm` is NaN.
+    At the zero vector the norm is sqrt(eps) and the gradient is zero. The gradient of
+    `jnp.linalg.norm` would be NaN there.
 
     Args:
       x: [..., dim, ...] real floating-point array.
@@ -74,8 +74,8 @@ def l2_norm(
       keepdims: keep the summed axis with size one.
 
     Returns:
-      x's shape without `axis`, in x's dtype but never below float32: a norm rounded to bfloat16
-      would keep three digits.
+      Array of x's shape without `axis`, in x's dtype or in float32 if that is wider. In bfloat16 a
+      norm would have only three digits.
 
     Raises:
       TypeError: x is not real floating point.
@@ -96,18 +96,19 @@ def l2_norm(
 
 
 def cosine_similarity(features: Features, agents: Agents) -> Cosines:
-    """Cosine between every feature and every agent: NormFace, Eq. 5.
+    """Returns the cosine between every feature and every agent: NormFace, Eq. 5.
 
         d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
 
-    The products are float32 at the highest precision even where the device would round them.
+    Agents are class weights, one row per class. The products have full float32 precision, also on
+    accelerators that round the operands of matrix products by default.
 
     Args:
       features: [batch, dim] real floating-point array.
       agents: [classes, dim] real floating-point array.
 
     Returns:
-      [batch, classes] cosines in [-1, 1] (up to rounding), at least float32.
+      [batch, classes] cosines in [-1, 1] (up to rounding), in float32 or wider.
 
     Raises:
       TypeError: an argument is not real floating point.
@@ -143,7 +144,7 @@ def _l2_normalize_fwd(x: jax.Array, eps: jax.Array) -> tuple[jax.Array, tuple[ja
     # The eps inside the root keeps the zero vector finite, in the value and in the gradient.
     inverse_norm = jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + eps)
     unit = x * inverse_norm
-    # The rule needs the unit vector and not x, which may then be freed.
+    # The backward rule needs the unit vector and not x, so XLA may free x.
     return unit, (unit, inverse_norm)
 
 
@@ -152,7 +153,8 @@ def _l2_normalize_bwd(
 ) -> tuple[jax.Array | None, ...]:
     unit, inverse_norm = residuals
     radial = jnp.sum(cotangent * unit, axis=-1, keepdims=True)
-    # The second gradient is that to eps, an argument so that it may be traced.
+    # The second result is the gradient of eps. It is an argument of the rule, so that a traced eps
+    # is allowed.
     return (cotangent - unit * radial) * inverse_norm, -0.5 * jnp.sum(radial * inverse_norm**2)
 
 
@@ -173,7 +175,7 @@ def _l2_norm_bwd(
     residuals: tuple[jax.Array, ...], cotangent: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     x, norm = residuals
-    # The norm is at least sqrt(eps), so that this is finite at the zero vector too.
+    # The norm is at least sqrt(eps), so the quotient is finite at the zero vector too.
     per_norm = cotangent / norm
     return per_norm[..., None] * x, 0.5 * jnp.sum(per_norm)
 
@@ -182,8 +184,8 @@ _l2_norm.defvjp(_l2_norm_fwd, _l2_norm_bwd)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """float64 as it is, any shorter floating-point array in float32."""
-    # float64 stays: gradients are checked in it.
+    """Returns a float64 array unchanged, and any other floating-point array in float32."""
+    # Tests check the gradients by finite differences, which need float64.
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 

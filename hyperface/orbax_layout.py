@@ -1,8 +1,9 @@
-"""Names of Orbax's own files, and what one of them holds: the one thing used here without an API.
+"""Knows the names of Orbax's own files, and the array names that one kind of them contains.
 
-Orbax documents neither. They are needed because a run's folder deletes and accepts only files that
-it knows, and because Orbax restores an array without an error if its name was damaged. All other
-files use Orbax's public API. `tests/test_orbax_layout.py` fails if a version of Orbax differs.
+Orbax documents neither, and has no public API for them. We need the names of files because only
+known files in a run's folder are deleted or accepted. We need the array names because Orbax
+restores an array without an error if its name was damaged. All other modules use Orbax's public
+API. `tests/test_orbax_layout.py` fails if a version of Orbax differs.
 """
 
 import json
@@ -10,14 +11,14 @@ import re
 from pathlib import Path
 
 CHECKED_ON = "0.12.8"
-"""Version of orbax-checkpoint whose files were looked at."""
+"""Version of orbax-checkpoint whose files this module describes."""
 UNFINISHED = ".orbax-checkpoint-tmp"
-"""Suffix of a folder that Orbax fills and then renames."""
+"""Suffix of a folder that Orbax is still filling; Orbax renames it at the end."""
 
 _FOLDER = re.compile(
     rf"(state|meta)({re.escape(UNFINISHED)})?|d|array_metadatas|ocdbt\.process_\d+"
 )
-# TensorStore locks a file while it writes it.
+# TensorStore adds a file ".__lock" while it writes a file, and a kill can leave it.
 _FILE = re.compile(
     r"(_CHECKPOINT_METADATA|commit_success\.txt|_METADATA|_sharding|metadata|manifest\.ocdbt"
     r"|process_\d+|[0-9a-f]{32})"
@@ -26,10 +27,10 @@ _FILE = re.compile(
 
 
 def is_of_orbax(path: Path) -> bool:
-    """Returns whether Orbax gives a file in a checkpoint's folder this path.
+    """Returns whether a path is one that Orbax gives to a file of a checkpoint.
 
     Args:
-      path: relative to the checkpoint's folder.
+      path: path relative to the checkpoint's folder.
 
     Example:
       >>> is_of_orbax(Path("state/_METADATA")), is_of_orbax(Path("state/notes.txt"))
@@ -40,14 +41,14 @@ def is_of_orbax(path: Path) -> bool:
 
 
 def recorded_arrays(state: Path) -> set[str | None]:
-    """Returns the names of arrays in the files that Orbax writes per process, "a.b.c".
+    """Returns the array names, such as "a.b.c", from the files that Orbax writes per process.
 
     Args:
-      state: folder of the state in a checkpoint. One without such files gives the empty set.
+      state: folder of the state in a checkpoint. Without such files the result is empty.
 
     Raises:
       OSError: a file cannot be read.
-      ValueError: a file was damaged.
+      ValueError: a file is damaged.
     """
     names: set[str | None] = set()
     for path in sorted((state / "array_metadatas").glob("process_*")):

@@ -1,6 +1,6 @@
-"""What this program may remove, rename or overwrite, and how it knows that a file is its own.
+"""Decides which files this program may remove, rename or overwrite, and does so safely.
 
-The rule, for every command:
+These rules hold for every command:
 
 1. A folder is ours if it contains a marker, `hyperface-files.jsonl`, which this module wrote. Each
    line of it has a digest. The first one states the format, its version and the kind of the folder;
@@ -8,20 +8,21 @@ The rule, for every command:
 2. A file is ours if the marker of its folder records its name. The name counts, whatever the file
    contains now. Nothing else is removed, renamed or overwritten: no pattern, no list of usual
    names, no suffix makes a file ours.
-3. A name that is taken by a file of somebody else is refused, before anything is computed where
-   that can be known.
-4. A link is never written through, and a linked folder inside a folder of ours is never entered.
-   The folder that the user names may be a link.
-5. A folder is removed only once it is empty. What a user put there keeps it.
-6. A scratch folder gets a new name when it is made, and the same command removes it.
-7. A checkpoint is a folder that Orbax fills. It is recorded as a whole before Orbax makes it, and
+3. If somebody else's file already has a name that we need, the command stops with an error. It does
+   so before it computes anything, if the name is known by then.
+4. A symbolic link is never written through, and a linked folder inside a folder of ours is never
+   entered. The folder that the user names may be a link.
+5. A folder is removed only if it is empty. A file that a user put there keeps the folder.
+6. A scratch folder gets a new name when it is created, and the same command removes it.
+7. A checkpoint is a folder that Orbax fills. It is recorded as a whole before Orbax creates it, and
    only the files that Orbax writes there are removed.
 
-A run, a folder of checkpoints and a prepared data set start in an empty folder and stay of their
-kind. Results (lists, pictures, exports) may go into any folder, beside the files of others.
+A run, a folder of checkpoints and a prepared data set must start in an empty folder, and a folder
+never changes its kind. Results (lists, pictures, exports) may be written into any folder, beside
+the files of others.
 
-The marker only grows, by whole lines, so that a kill leaves no second version of it. It is also
-what keeps a second process out of a folder.
+The marker is only appended to, in whole lines, so a killed process cannot leave a half-written new
+version of it. A lock on the marker also keeps other processes out of the folder.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ FORMAT, VERSION = "hyperface-folder", 1
 RUN, CHECKPOINTS, DATA, RESULTS = "run", "folder of checkpoints", "data set", "results"
 """The kinds of folders."""
 PARTIAL = ".partial"
-"""Suffix of a file that is being written; its name is recorded with the file's."""
+"""Suffix of a file while it is being written. The marker records this name too."""
 
 
 class Record(NamedTuple):
@@ -60,18 +61,18 @@ class Record(NamedTuple):
     files: frozenset[str]
     """Names of the files that we wrote into the folder."""
     trees: frozenset[str]
-    """Names of the folders that Orbax fills."""
+    """Names of the folders that Orbax fills, which are checkpoints."""
     folders: frozenset[str]
-    """Paths of the folders below that have a marker of their own."""
+    """Relative paths of the folders below this one that have a marker of their own."""
     holder: str
-    """The process that locked the folder last."""
+    """The process that locked the folder last, for messages."""
 
 
 def read(folder: Path) -> Record | None:
-    """Returns what a folder's marker states; None if the folder is not ours."""
+    """Returns the content of a folder's marker, or None if the folder is not ours."""
     path = folder / MARKER
     try:
-        # Not stat: a marker that is a link may be anybody's.
+        # lstat does not follow links: a marker that is a link may be somebody else's file.
         state = path.lstat()
         if not stat.S_ISREG(state.st_mode):
             return None
@@ -81,23 +82,24 @@ def read(folder: Path) -> Record | None:
         return None
 
 
-@functools.lru_cache(maxsize=64)  # Of a data set of many shards it is asked for at each one.
+# Cached, because a data set of many shards reads its marker once per shard.
+@functools.lru_cache(maxsize=64)
 def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
-    """Returns what a marker states; the other arguments tell one state of the file from another."""
+    """Returns the content of a marker. The other arguments only identify the state of the file."""
     lines = [_parsed(line) for line in path.read_bytes().split(b"\n")]
     head = lines[0] or {}
-    # Only a folder that we certainly understand is ours.
+    # A marker of another version could have other rules, so its folder does not count as ours.
     if (head.get("format"), head.get("version")) != (FORMAT, VERSION):
         return None
     kept: dict[str, dict[str, None]] = {"file": {}, "tree": {}, "folder": {}}
     holder = ""
-    # A damaged line counts for nothing, so that its file is somebody else's and stays.
+    # A damaged line is ignored. Its file then counts as somebody else's, and is not removed.
     for line in filter(None, lines[1:]):
         for what, names in kept.items():
             if what in line:
                 names[line[what]] = None
             if "removed" in line:
-                # A name that was given up may be somebody else's now.
+                # We removed this file. A file that has the name now is somebody else's.
                 names.pop(line["removed"], None)
         holder = line.get("held", holder)
     files, trees, folders = (frozenset(names) for names in kept.values())
@@ -105,11 +107,15 @@ def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
 
 
 def adopt(folder: Path, kind: str = RESULTS) -> Record:
-    """Makes the folder if it is absent, and marks it as ours if it is not yet.
+    """Creates a folder if it is absent, and marks it as ours.
+
+    Args:
+      folder: the folder.
+      kind: the kind of folder that it becomes.
 
     Raises:
-      InputError: the folder is reached through a link inside a folder of ours; or it is to be a
-        run, checkpoints or a data set and contains something else.
+      InputError: the path contains a link inside a folder of ours. Or the kind is not results, and
+        the folder contains other files or is of another kind.
     """
     found = check(folder, kind)
     if found is not None:
@@ -127,12 +133,13 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
 
 def check(folder: Path, kind: str = RESULTS) -> Record | None:
-    """Refuses a folder that cannot be used as this kind; returns its record, None if it is new.
+    """Checks that a folder can be used as this kind, without writing anything.
 
-    Nothing is written.
+    Returns:
+      The content of the folder's marker, or None if it has no marker yet.
 
     Raises:
-      InputError: as of `adopt`.
+      InputError: for the reasons that `adopt` names.
     """
     _check_links(folder)
     found = read(folder)
@@ -153,22 +160,25 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
-    """Adopts a folder and keeps other processes out; the system frees it when this one dies.
+    """Marks a folder as ours and locks it against other processes, as a context manager.
+
+    The operating system releases the lock when this process ends in any way.
 
     Args:
       folder: the folder, which may be absent.
-      use: what is done there, such as "being prepared".
-      kind: as in `adopt`.
+      use: a description of the work in the folder for messages, such as "being prepared".
+      kind: the kind of the folder, as in `adopt`.
 
     Raises:
-      InputError: another process has it, which the message names; or as of `adopt`.
+      InputError: another process has locked the folder, and the message names it; or for the
+        reasons that `adopt` names.
     """
-    # Before the folder is made, so that a refusal leaves nothing behind.
+    # Checked before the folder is created, so that an error leaves no empty folder behind.
     check(folder, kind)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(_Open(folder / MARKER)) as marker:
         try:
-            # A lock of the system and not a file: it ends with its process, killed or not.
+            # A lock file would stay if the process is killed, and a lock of the system does not.
             fcntl.flock(marker.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             found = read(folder)
@@ -176,19 +186,19 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
             raise InputError(
                 f"{folder} is {use} by {holder}. Wait for it or end it, or take another folder."
             ) from None
-        # Under the lock: two processes must not both find the folder unmarked.
+        # Only under the lock, since otherwise two processes could both find the folder unmarked.
         record = adopt(folder, kind)
         _append(folder, {"held": f"process {os.getpid()} on {platform.node()}"})
         yield record
 
 
 def claim(*paths: Path) -> None:
-    """Records files before they are written, each in the marker of its folder.
+    """Records the names of files before they are written, each in the marker of its folder.
 
     Raises:
-      InputError: a name is taken by a file that is not ours, or by a link.
+      InputError: a file that is not ours, or a link, has one of the names.
     """
-    # All names first: where one is refused, none is recorded.
+    # All names are checked first, so that an error for one of them leaves none recorded.
     check_free(*paths)
     for folder in dict.fromkeys(path.parent for path in paths):
         known = adopt(folder).files
@@ -197,10 +207,10 @@ def claim(*paths: Path) -> None:
 
 
 def check_free(*paths: Path) -> None:
-    """Refuses names that `claim` would refuse; nothing is written.
+    """Checks that `claim` would succeed for these paths, without writing anything.
 
     Raises:
-      InputError: as of `claim`.
+      InputError: for the reasons that `claim` names.
     """
     for folder in dict.fromkeys(path.parent for path in paths):
         found = check(folder)
@@ -211,8 +221,8 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library makes in a folder of ours, under names of its choice."""
-    # By what was there before, since the library chooses its names.
+    """Records the files that a library creates in a folder of ours, as a context manager."""
+    # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
     yield
     for path in _files_below(folder):
@@ -222,10 +232,10 @@ def recording(folder: Path) -> Iterator[None]:
 
 
 def claim_tree(path: Path) -> None:
-    """Records a folder that Orbax is about to make and fill.
+    """Records the name of a folder that Orbax is about to create and fill.
 
     Raises:
-      InputError: the name is taken by something that is not ours.
+      InputError: a file or folder that is not ours has this name.
     """
     found = adopt(path.parent, CHECKPOINTS)
     _check_name(path, found.trees, folder=True)
@@ -234,37 +244,42 @@ def claim_tree(path: Path) -> None:
 
 
 def take_in_tree(path: Path) -> None:
-    """Records a checkpoint that the user put into our folder as a copy of one of ours."""
+    """Records a checkpoint that the user copied into our folder."""
     _append(path.parent, {"tree": path.name})
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of ours as UTF-8; a kill or a full disk leaves the old one or the new one.
+    """Records and writes a text file in UTF-8, replacing an older one in one step.
+
+    If the process is killed or the disk is full, the old file stays as it was.
 
     Raises:
-      InputError: as of `claim`.
+      InputError: for the reasons that `claim` names.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_text`, for bytes."""
+    """Records and writes a file of bytes, as `write_text` does for text."""
     partial = _claim_with_partial(path)
-    # On the disk before it takes the name, or a power cut could leave an empty file.
+    # On the disk before the rename, since a power cut could otherwise leave an empty file.
     sync_to(partial, data)
     _take_place(partial, path)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz file as `write_bytes` does, without a copy of it in memory."""
+    """Records and writes an .npz file, as `write_text` does for text.
+
+    The arrays are written directly to the file, without a copy of the archive in memory.
+    """
     partial = _claim_with_partial(path)
     with partial.open("wb") as file:
         try:
-            # pyright fears an array of the name `allow_pickle`, which none of ours has.
+            # pyright warns that an array could have the name `allow_pickle`; none of ours has it.
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
-        # A KeyboardInterrupt too must leave no half of a file.
+        # BaseException, because a KeyboardInterrupt must not leave a half-written file either.
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -272,11 +287,12 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _claim_with_partial(path: Path) -> Path:
-    """Records a file and the name that it has while it is written, which nobody else's has."""
+    """Records a file and a free name for it while it is being written, and returns that name."""
     partial, number = path.with_name(path.name + PARTIAL), 1
     found = read(path.parent)
     while os.path.lexists(partial) and not (
-        found and partial.name in found.files and _is_file(partial)  # A kill left it.
+        # A recorded partial file is ours. A killed process left it, and it is overwritten.
+        found and partial.name in found.files and _is_file(partial)
     ):
         number += 1
         partial = path.with_name(f"{path.name}{PARTIAL}-{number}")
@@ -285,29 +301,29 @@ def _claim_with_partial(path: Path) -> Path:
 
 
 def _take_place(partial: Path, path: Path) -> None:
-    """Gives a file that is written whole its name; the other name may be somebody's from now on."""
-    # One step: a reader sees the old file or the new one, and never a part.
+    """Renames a complete partial file to its final name, and gives up the partial name."""
+    # A rename is one step: a reader sees either the old file or the new one.
     partial.replace(path)
     _append(path.parent, {"removed": partial.name})
 
 
 def remove(path: Path) -> None:
-    """Removes a file if it is ours; a link or a file of somebody else stays."""
+    """Removes a file if it is ours, and leaves a link or somebody else's file alone."""
     found = read(path.parent)
-    # A link of a recorded name was put there by somebody else.
+    # We never create links, so a link with a recorded name is somebody else's.
     if found is not None and path.name in found.files and _is_file(path):
         path.unlink()
         _append(path.parent, {"removed": path.name})
 
 
 def remove_tree(path: Path) -> None:
-    """Removes what Orbax wrote into a recorded folder, and the folder if nothing is left in it."""
+    """Removes the files that Orbax wrote into a recorded folder, and the folder if it is empty."""
     found = read(path.parent)
     if found is None or path.name not in found.trees or path.is_symlink():
         return
     for file in _files_below(path):
         if is_of_orbax(file.relative_to(path)):
-            with contextlib.suppress(FileNotFoundError):  # Orbax may be removing it too.
+            with contextlib.suppress(FileNotFoundError):  # Orbax may remove it at the same time.
                 file.unlink()
     _remove_empty(path)
     if not path.exists():
@@ -315,13 +331,17 @@ def remove_tree(path: Path) -> None:
 
 
 def rename_tree(path: Path, name: str) -> Path:
-    """Renames a recorded folder of Orbax's within its folder and returns the new path.
+    """Renames a recorded folder that Orbax filled, and returns its new path.
 
-    An earlier folder of that name is removed as far as it is ours. If anything is left of it, the
-    next free name is taken.
+    If an earlier folder has the new name, our files in it are removed. If other files are left in
+    it, the next free name is taken.
+
+    Args:
+      path: the folder.
+      name: its new name, in the same parent folder.
 
     Raises:
-      InputError: the folder is not ours, or contains a file of somebody else.
+      InputError: the folder is not ours, or contains somebody else's file.
     """
     found = read(path.parent)
     other = foreign_in_tree(path)
@@ -332,7 +352,8 @@ def rename_tree(path: Path, name: str) -> Path:
         )
     remove_tree(path.with_name(name))
     new = free_name(path.with_name(name))
-    # The new name before the rename, the old one after it: a kill leaves both recorded.
+    # The new name is recorded before the rename, and the old one is given up after it. If the
+    # process is killed between the two, both names are recorded, and the folder stays ours.
     _append(path.parent, {"tree": new.name})
     path.rename(new)
     _append(path.parent, {"removed": path.name})
@@ -340,45 +361,50 @@ def rename_tree(path: Path, name: str) -> Path:
 
 
 def rename_folder(folder: Path, new: Path) -> None:
-    """Gives a folder of ours another name in the same folder; the name is free.
+    """Renames a folder of ours within its parent folder.
+
+    Args:
+      folder: the folder.
+      new: its new path, which must be free.
 
     Raises:
-      InputError: the folder is not ours.
+      InputError: the folder is not ours, or the new path exists.
     """
     found, above = read(folder), read(folder.parent)
     if found is None or above is None or folder.is_symlink() or os.path.lexists(new):
         raise InputError(f"{folder}: expected a folder of this program and the free name {new}.")
-    # In the same order as in `rename_tree`.
+    # The order is the same as in `rename_tree`, for the same reason.
     _append(folder.parent, {"folder": new.name})
     folder.rename(new)
     _append(folder.parent, {"removed": folder.name})
 
 
 def foreign_in_tree(path: Path) -> str:
-    """Returns a file in a checkpoint's folder that Orbax did not write; "" if there is none."""
+    """Returns the path of a file in a checkpoint that Orbax did not write, or "" if none."""
     names = (file.relative_to(path) for file in _files_below(path))
     return next((name.as_posix() for name in names if not is_of_orbax(name)), "")
 
 
 def foreign(folder: Path) -> str:
-    """Returns a path in a folder of ours that is not recorded; "" if there is none."""
+    """Returns the path of an unrecorded file in a folder of ours, or "" if there is none."""
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
     return next((name for name in _names(folder) if name not in known), "")
 
 
 def clear(folder: Path, *, keep_marker: bool = False) -> None:
-    """Removes every recorded file of a folder of ours, and of those below it, one by one.
+    """Removes every recorded file of a folder of ours and of marked folders below it.
 
-    Folders that are then empty go too. A kill leaves a folder that can be cleared again.
+    Folders that are empty afterwards are removed too. If the process is killed, the folder can be
+    cleared again.
 
     Args:
-      folder: a folder that bears our marker; another one is left alone.
-      keep_marker: the folder stays ours, to be used again. It does, too, if a file of somebody
-        else is left in it.
+      folder: a folder with our marker. A folder without one is left alone.
+      keep_marker: keep the folder and its marker, to use it again. They also stay if somebody
+        else's file is in the folder.
 
     Raises:
-      InputError: a checkpoint contains a file of somebody else; nothing was removed.
+      InputError: a checkpoint contains somebody else's file. Nothing was removed.
     """
     # Everything is checked before the first file is removed.
     _check_trees(folder)
@@ -394,14 +420,14 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
         remove_tree(folder / name)
     for name in sorted(found.files):
         remove(folder / name)
-    # The marker goes last, since without it nothing here is ours.
+    # The marker is removed last, since without it no file here would count as ours.
     if not keep_marker and [path.name for path in folder.iterdir()] == [MARKER]:
         (folder / MARKER).unlink()
         folder.rmdir()
 
 
 def _check_trees(folder: Path) -> None:
-    """Refuses a checkpoint, here or below, that could be removed in part only."""
+    """Raises InputError if a checkpoint, here or below, contains somebody else's file."""
     found = read(folder)
     for name in found.trees if found else ():
         other = foreign_in_tree(folder / name)
@@ -417,14 +443,14 @@ def _check_trees(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yields a new folder inside one of ours, for files that nobody needs afterwards."""
+    """Yields a new temporary folder inside a folder of ours, and removes it afterwards."""
     adopt(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="features-") as name:
         yield Path(name)
 
 
 def free_name(path: Path) -> Path:
-    """Returns the path, or the first of PATH-2, PATH-3, ... that nothing has."""
+    """Returns the path if it is free, or else the first free one of PATH-2, PATH-3, ..."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -436,19 +462,20 @@ def free_name(path: Path) -> Path:
 def writing(
     folder: Path, advice: str = "Free some space or take another folder, and start again."
 ) -> Iterator[None]:
-    """Turns a full disk, or a folder that cannot be written, into one line.
+    """Turns a write error of the system, such as a full disk, into an InputError.
 
     Args:
-      folder: what is being written.
-      advice: what to do, the last sentence of the message.
+      folder: the folder that is being written.
+      advice: the last sentence of the message, which says what to do.
 
     Raises:
-      InputError: for an error of the system other than of the program's own output.
+      InputError: the system reported an error, except for one about the program's own output.
     """
     try:
         yield
     except OSError as error:
-        # Output that nobody reads, and what Pillow says of an image, are no matter of the disk.
+        # A broken pipe concerns the program's output and not the disk. Pillow raises OSError
+        # without a number for an image that it cannot read.
         if isinstance(error, BrokenPipeError) or error.errno is None:
             raise
         raise InputError(
@@ -457,17 +484,17 @@ def writing(
 
 
 def said(error: OSError) -> str:
-    """Returns what an error of the system says, without its number."""
+    """Returns the message of an error of the system, without its number."""
     if error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return error.strerror or str(error)
 
 
 class _Open:
-    """A marker, opened to be locked or to get more lines; never through a link."""
+    """An open marker file, to lock it or to append lines. A link is never opened."""
 
     def __init__(self, path: Path) -> None:
-        # O_APPEND places each write at the end, also where several processes write.
+        # With O_APPEND each write goes to the end, also if several processes write.
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
             self.descriptor = os.open(path, flags, 0o666)
@@ -481,40 +508,44 @@ class _Open:
 
 
 def _append(folder: Path, *lines: Mapping[str, str | int]) -> None:
-    """Adds lines in one write, so that those of several processes do not mix."""
+    """Appends lines to a marker in one write, so that lines of several processes do not mix."""
     if not lines:
         return
     data = b"".join(json.dumps({**x, "digest": _digest(x)}).encode() + b"\n" for x in lines)
     with contextlib.closing(_Open(folder / MARKER)) as marker:
         size = os.fstat(marker.descriptor).st_size
         if size and "format" in lines[0]:
-            return  # Another process was first.
+            return  # Another process has marked the folder meanwhile.
         if size and os.pread(marker.descriptor, 1, size - 1) != b"\n":
-            data = b"\n" + data  # The line before was cut short by a kill or a full disk.
-        while data:  # A full disk cuts a write short before it fails.
+            # A kill or a full disk has truncated the last line. Ours begins on a new line.
+            data = b"\n" + data
+        # If the disk is nearly full, a write may be partial before the next one fails.
+        while data:
             data = data[os.write(marker.descriptor, data) :]
+        # Without it a power cut could leave a file without its record, which would not be ours.
         if "removed" not in lines[0]:
-            os.fsync(marker.descriptor)  # Or a power cut could leave a file without its record.
+            os.fsync(marker.descriptor)
 
 
 def _parsed(line: bytes) -> dict[str, str] | None:
-    """Returns a line of a marker; None if it is damaged, or of another program."""
+    """Returns the content of a marker's line, or None if it is damaged or not ours."""
     try:
         found = json.loads(line)
         return found if found.pop("digest") == _digest(found) else None
-    # Whatever a strange line contains, it must not stop a command.
+    # A damaged line may contain any JSON value, and must not stop a command.
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 
 def _digest(line: Mapping[str, str | int]) -> str:
-    # Against damage and not against forgery, so that 48 bits are enough.
+    # The digest finds damage and not forgery, so 48 bits are enough.
     return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _tell_folder_above(folder: Path) -> None:
-    """Records a new folder in the nearest marked one above it, which then removes it too."""
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100  Links stay links.
+    """Records a new folder in the nearest marked folder above it, for `clear` to include it."""
+    # Path.resolve would follow links, which must stay visible as links.
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100
     for above in folder.parents:
         if read(above) is not None:
             _append(above, {"folder": folder.relative_to(above).as_posix()})
@@ -522,7 +553,7 @@ def _tell_folder_above(folder: Path) -> None:
 
 
 def _check_links(folder: Path) -> None:
-    """Refuses a folder that is reached through a link inside a folder of ours."""
+    """Raises InputError if the path of a folder contains a link inside a folder of ours."""
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     for above in folder.parents:
         if read(above) is not None:
@@ -532,7 +563,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _links_between(above: Path, below: Path) -> list[Path]:
-    """Returns the links on the way from a folder down to another one, that one included."""
+    """Returns the links on the path from a folder down to another one, including the latter."""
     parts = below.relative_to(above).parts
     paths = [above.joinpath(*parts[: count + 1]) for count in range(len(parts))]
     return [path for path in paths if path.is_symlink()]
@@ -548,7 +579,7 @@ def _is_link(path: Path) -> InputError:
 def _check_name(path: Path, recorded: Iterable[str], *, folder: bool) -> None:
     if path.is_symlink():
         raise _is_link(path)
-    # A recorded file that is now a folder, or the reverse, is not what we wrote.
+    # We did not write a folder that has the name of a recorded file, nor the reverse.
     ours = path.name in recorded and path.is_dir() == folder
     if os.path.lexists(path) and not ours:
         raise InputError(
@@ -558,7 +589,10 @@ def _check_name(path: Path, recorded: Iterable[str], *, folder: bool) -> None:
 
 
 def _others(folder: Path) -> list[str]:
-    """Names in a folder beside an empty marker, which a kill at the very start leaves."""
+    """Returns the names in a folder, except for an empty marker.
+
+    A process that is killed at the very start leaves an empty marker.
+    """
     if not folder.exists():
         return []
     names = {path.name for path in folder.iterdir()}
@@ -574,12 +608,12 @@ def _shown(names: list[str]) -> str:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Paths of the files and links in a folder and below it."""
+    """Yields the relative paths of the files and links in a folder and below it."""
     yield from (path.relative_to(folder).as_posix() for path in _files_below(folder))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    # os.walk enters no links, but lists those to folders among the folders.
+    # os.walk does not enter linked folders, but lists them among the folders.
     for above, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(above) / name).is_symlink()]
         yield from (Path(above) / name for name in sorted([*links, *files]))
@@ -593,10 +627,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Removes a folder of ours and those in it, as far as they are empty."""
+    """Removes a folder of ours and the folders in it, except for those that are not empty."""
     for above, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
-            # rmdir refuses a folder that is not empty: what a user put there keeps it.
+            # rmdir fails for a folder that is not empty, so a user's file keeps its folder.
             Path(above).rmdir()
 
 

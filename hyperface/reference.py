@@ -2,12 +2,12 @@
 
 This module has two uses:
 
-- It is the truth: the hand-written gradient rules of `hyperface.normalize` and `hyperface.losses`
-  are proven against the automatic derivatives of these formulas.
-- It is for forward mode. The rules are `jax.custom_vjp`, and JAX refuses `jax.jvp`, `jax.jacfwd`,
-  `jax.hessian` and `jax.linearize` of such functions. The formulas here can be differentiated in
-  every mode and to any order. Names, arguments and hyper-parameters are those of the library, so
-  `losses.softmax` becomes `reference.softmax` and nothing else changes:
+- It is the reference for tests. The hand-written gradient rules of `hyperface.normalize` and
+  `hyperface.losses` are compared with the automatic derivatives of these formulas.
+- It supports forward mode. The rules use `jax.custom_vjp`, and JAX cannot apply `jax.jvp`,
+  `jax.jacfwd`, `jax.hessian` or `jax.linearize` to such functions. The formulas here can be
+  differentiated in every mode and to any order. Names, arguments and hyper-parameters are those of
+  the library, so one only has to replace `losses.softmax` by `reference.softmax`:
 
       >>> import jax, jax.numpy as jnp
       >>> from hyperface import reference
@@ -18,17 +18,20 @@ This module has two uses:
       [[ 0.   -0.09]
        [-0.09  0.31]]
 
-What a formula does not do:
+The formulas have these limits:
 
-- It stores every [batch, classes] array, and `batch_triplet` stores [batch, batch, batch]. There
+- They store every [batch, classes] array, and `batch_triplet` stores [batch, batch, batch]. There
   are no blocks, shards, samples of classes or reduced precisions.
-- It loses digits in float32 for confident examples, because it subtracts the target logit from a
+- They lose digits in float32 for confident examples, because they subtract the target logit from a
   logsumexp that is nearly equal. Use float64 where that matters.
-- It does not check shapes, dtypes and ranges; `hyperface.losses` does.
+- They do not check shapes, dtypes and ranges, which `hyperface.losses` does.
 
-As in the library, half-precision inputs are computed in float32, an example whose label is out of
-range is NaN, every norm has eps = 1e-12 inside its root, so that all derivatives are finite at the
-zero vector, and a hinge has slope zero at its corner.
+In these points they agree with the library:
+
+- Half-precision inputs are computed in float32.
+- The loss of an example is NaN if its label is out of range.
+- Every norm has eps = 1e-12 inside its root, so that all derivatives are finite at the zero vector.
+- A hinge has slope zero at its corner.
 """
 
 import math
@@ -42,11 +45,11 @@ from jax.typing import ArrayLike
 from hyperface.shapes import Agents, Bias, Centers, Features, Flags, Labels, Losses, Scalar
 
 EPS = 1e-12
-"""Added to the squared length of a vector, as NormFace has it below Eq. 3."""
+"""Number that is added to the squared length of a vector, as NormFace states below Eq. 3."""
 
 
 def l2_norm(x: ArrayLike, axis: int = -1, *, eps: float = EPS, keepdims: bool = False) -> jax.Array:
-    """Euclidean norm with the eps inside the root: NormFace, Eq. 3.
+    """Returns the Euclidean norm, with the eps inside the root: NormFace, Eq. 3.
 
         ||x|| = sqrt(sum_i x_i^2 + eps)
 
@@ -86,7 +89,7 @@ def l2_normalize(x: ArrayLike, axis: int = -1, *, eps: float = EPS) -> jax.Array
 
 
 def cosine_similarity(features: Features, agents: Agents) -> jax.Array:
-    """Cosine between every feature and every agent: NormFace, Eq. 5.
+    """Returns the cosine between every feature and every agent: NormFace, Eq. 5.
 
         d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
 
@@ -119,19 +122,19 @@ def softmax(
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      normalize: which side is scaled to unit length: "both", "features", "agents" or "none".
+      normalize: which sides are scaled to unit length: "both", "features", "agents" or "none".
       scale: s, a scalar or one value per example [batch]; None is 1.
-      bias: [classes] added to the logits; refused beside a normalisation unless
+      bias: [classes] numbers that are added to the logits. With a normalisation it needs
         `allow_normalized_bias` (see `losses.softmax`).
-      allow_normalized_bias: accept a bias beside a normalisation.
-      gradient: "exact", or "caffe": agents count as rows that already have unit length, and their
-        derivatives, second ones too, are those of the inner product, as in the released code.
+      allow_normalized_bias: accept a bias together with a normalisation.
+      gradient: "exact", or "caffe" as in the released code. With "caffe" agents count as rows that
+        already have unit length, so their derivatives of any order are those of the inner product.
 
     Returns:
       [batch] loss in nats, at least float32.
 
     Raises:
-      ValueError: `normalize` or `gradient` is unknown, or a bias is given beside a normalisation.
+      ValueError: `normalize` or `gradient` is unknown, or a bias is given with a normalisation.
 
     Example:
       >>> import jax.numpy as jnp
@@ -176,9 +179,10 @@ def c_contrastive(
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      margin: m, on the squared distance of unit vectors.
-      gradient: "exact", or "caffe": agents count as rows that already have unit length, and their
-        derivatives, second ones too, are those of the squared distance, as in the released code.
+      margin: m, the margin on the squared distance of unit vectors.
+      gradient: "exact", or "caffe" as in the released code. With "caffe" agents count as rows that
+        already have unit length, so their derivatives of any order are those of the squared
+        distance.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32.
@@ -214,15 +218,15 @@ def c_triplet(
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
 
-    There is no `gradient="caffe"` here: the released gradient pulls to the own agent once, however
-    many classes violate the margin, and is not the derivative of any loss.
+    There is no `gradient="caffe"` here, since the released gradient is not the derivative of any
+    loss. It pulls to the own agent once, however many classes violate the margin.
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      margin: m, on the difference of squared distances.
-      negatives: "all" sums over every wrong class; "hardest" takes only the closest one.
+      margin: m, the margin on the difference of squared distances.
+      negatives: "all" sums over all other classes; "hardest" takes only the nearest one.
       always_pull: add ||f~ - W~_y||^2 whether or not a class violates the margin.
 
     Returns:
@@ -258,13 +262,14 @@ def contrastive(
 ) -> Losses:
     """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
 
-        L = ||f~_a - f~_b||^2 where the pair is of one class, max(0, m - ||f~_a - f~_b||^2) else
+        L = ||f~_a - f~_b||^2                  for a pair of the same class
+        L = max(0, m - ||f~_a - f~_b||^2)      for a pair of different classes
 
     Args:
       features_a: [pairs, dim] array.
       features_b: [pairs, dim] array.
-      same: [pairs] bool, True where both features are of one class.
-      margin: m, on the squared distance.
+      same: [pairs] bool, True where both features have the same class.
+      margin: m, the margin on the squared distance.
 
     Returns:
       [pairs] loss in squared distance on the unit sphere, at least float32.
@@ -287,9 +292,9 @@ def triplet(
 
     Args:
       anchors: [triplets, dim] array.
-      positives: [triplets, dim] array, of the anchors' classes.
-      negatives: [triplets, dim] array, of other classes.
-      margin: m, on the difference of squared distances.
+      positives: [triplets, dim] array of features of the anchors' classes.
+      negatives: [triplets, dim] array of features of other classes.
+      margin: m, the margin on the difference of squared distances.
 
     Returns:
       [triplets] loss in squared distance on the unit sphere, at least float32.
@@ -315,13 +320,13 @@ def batch_contrastive(
     Args:
       features: [batch, dim] array.
       labels: [batch] integer class ids.
-      margin: m, on the squared distance.
-      mining: "all" pairs; "violating", whose second mean is over different pairs within the margin
-        only; "hardest", the farthest same and the nearest different example.
+      margin: m, the margin on the squared distance.
+      mining: "all" takes all pairs. "violating" takes in the second mean only pairs within the
+        margin. "hardest" takes only the farthest same and the nearest different example.
       counted: [batch] bool, False for padding, which is in no pair; None counts all.
 
     Returns:
-      [batch] loss in squared distance on the unit sphere, at least float32. A mean over nothing is
+      [batch] loss in squared distance on the unit sphere, at least float32. The mean of no pairs is
       zero.
 
     Raises:
@@ -351,7 +356,7 @@ def batch_triplet(
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
+    """Triplet loss (NormFace, Eq. 8) over the triplets of a batch that have the example as anchor.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
@@ -360,14 +365,14 @@ def batch_triplet(
     Args:
       features: [batch, dim] array.
       labels: [batch] integer class ids.
-      margin: m, on the difference of squared distances.
-      mining: "all" triplets; "violating", the mean over those above zero only; "hardest", the one
-        of the farthest same and the nearest different example.
+      margin: m, the margin on the difference of squared distances.
+      mining: "all" takes the mean over all triplets, and "violating" over those with a loss above
+        zero. "hardest" takes the triplet of the farthest same and the nearest different example.
       counted: [batch] bool, False for padding, which is in no triplet; None counts all.
 
     Returns:
-      [batch] loss in squared distance on the unit sphere, at least float32; zero for an anchor
-      without a triplet.
+      [batch] loss in squared distance on the unit sphere, at least float32. It is zero for an
+      anchor without a triplet.
 
     Raises:
       ValueError: `mining` is unknown.
@@ -429,9 +434,13 @@ def ring(
     Args:
       features: [batch, dim] array.
       radius: R, a scalar in units of the feature norm.
-      form: "paper"; "released-l2", (||f|| - R)^2; "released-l1", twice the smooth L1 distance;
-        "released-auto", (||f|| - R)^2 over the batch's mean norm, which is at least 0.5 and a
-        constant in every derivative.
+      form: one of:
+
+        - "paper": the equation above.
+        - "released-l2": (||f|| - R)^2.
+        - "released-l1": twice the smooth L1 distance.
+        - "released-auto": (||f|| - R)^2 divided by the batch's mean norm. The mean is clipped to at
+          least 0.5, and is a constant in every derivative.
 
     Returns:
       [batch] loss in squared norm units, at least float32.
@@ -474,9 +483,9 @@ def a_softmax(
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda). There is no
-    `gradient="caffe"` here: the released gradient scales its two parts, and is not the derivative
-    of any loss.
+    The target's psi is blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda). There is no
+    `gradient="caffe"` here, since the released gradient scales its two parts and is not the
+    derivative of any loss.
 
     Args:
       features: [batch, dim] array.
@@ -503,11 +512,11 @@ def l_softmax(
     margin: int = 4,
     blend: ArrayLike = 0.0,
 ) -> Losses:
-    """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
+    """Large-margin softmax (Liu et al. 2016, Eq. 4), in which neither side is normalised.
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
-    with psi and the blend as in `a_softmax`.
+    psi and the blend are those of `a_softmax`.
 
     Args:
       features: [batch, dim] array.
@@ -541,10 +550,10 @@ def margin_softmax(
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
-    An angular margin gives the loss a kink where the feature points along its agent: its slope with
-    the angle is s p sin(m2) on every side, with p the probability of the other classes. The eps
-    inside the norms rounds the kink off within about 1e-6 rad (1e-6 over the shorter norm), so that
-    all derivatives are finite, and the gradient of the target logit is zero at an angle of 0 or pi.
+    An angular margin gives the loss a kink where the feature points along its agent. The slope over
+    the angle is s p sin(m2) there in every direction, with p the probability of the other classes.
+    The eps inside the norms rounds off this kink within an angle of 1e-6 over the shorter norm, so
+    all derivatives are finite. The gradient of the target logit is zero at an angle of 0 or pi.
 
     Args:
       features: [batch, dim] array.
@@ -585,13 +594,13 @@ def adaface(
     margin: ArrayLike = 0.4,
     concentration: ArrayLike = 0.333,
 ) -> Losses:
-    """AdaFace (Kim et al.): margins that depend on the feature norm, which counts as quality.
+    """AdaFace (Kim et al.): margins that depend on the feature norm, a measure of image quality.
 
         z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
         target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
 
-    The norm is clipped to [0.001, 100] and theta_y - m z_i to [0.001, pi - 0.001]. No derivative
-    goes through the norm or the statistics.
+    The norm is clipped to [0.001, 100], and theta_y - m z_i to [0.001, pi - 0.001]. Norm and
+    statistics are constants in every derivative.
 
     Args:
       features: [batch, dim] array.
@@ -631,7 +640,7 @@ def magface(
     upper_norm: ArrayLike = 110.0,
     easy_margin: bool = True,
 ) -> Losses:
-    """The classification part of MagFace (Meng et al.): a margin that grows with the norm.
+    """The classification loss of MagFace (Meng et al.): a margin that grows with the feature norm.
 
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
         target logit s cos(theta_y + m(a)), the others s cos theta_j
@@ -643,9 +652,9 @@ def magface(
       scale: s, a scalar or one value per example [batch], like the margins and norms.
       lower_margin: l_m in radians, the margin of the shortest features.
       upper_margin: u_m in radians, the margin of the longest features.
-      lower_norm: l_a.
-      upper_norm: u_a.
-      easy_margin: no margin where cos theta_y <= 0, as in the released code.
+      lower_norm: l_a, the feature norm from which the margin grows.
+      upper_norm: u_a, the feature norm up to which the margin grows.
+      easy_margin: apply no margin where cos theta_y <= 0, as the released code does.
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -671,7 +680,7 @@ def magface_regularizer(
     lower_norm: ArrayLike = 10.0,
     upper_norm: ArrayLike = 110.0,
 ) -> Losses:
-    """MagFace's regulariser (Meng et al.), smallest at the upper norm.
+    """MagFace's regulariser (Meng et al.), which is smallest at the upper norm.
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
 
@@ -699,7 +708,7 @@ def _multiplied_angle(
     margin: int,
     blend: ArrayLike,
 ) -> jax.Array:
-    """The loss of `a_softmax` and `l_softmax`; `length` [batch] is |f| or |W_y| |f|."""
+    """Returns the loss of `a_softmax` or `l_softmax`; `length` [batch] is |f| or |W_y| |f|."""
     logits = _products(features, agents)
     target = _target(logits, labels)
     with_margin = length * _psi(target / length, margin)
@@ -707,10 +716,10 @@ def _multiplied_angle(
 
 
 def _psi(cosine: jax.Array, margin: int) -> jax.Array:
-    """SphereFace's psi of an angle, from its cosine.
+    """Returns SphereFace's psi(theta), computed from cos theta.
 
-    cos(m theta) is computed from cos theta by the recurrence of Chebyshev's polynomials, because
-    the slope of arccos is infinite at 1 and -1.
+    The recurrence of Chebyshev's polynomials gives cos(m theta). Computing theta by arccos would
+    give infinite slopes at 1 and -1.
     """
     previous, multiplied = jnp.ones_like(cosine), cosine
     for _ in range(margin - 1):
@@ -721,14 +730,15 @@ def _psi(cosine: jax.Array, margin: int) -> jax.Array:
 
 
 def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
-    """[batch] angles between the rows of x and y: arccos(<x~, y~>).
+    """Returns the angles [batch] between the rows of x and y: arccos(<x~, y~>).
 
-    Computed as 2 atan2(sqrt(1 - cos), sqrt(1 + cos)): arccos of a rounded cosine has few digits
-    near 1 and -1, and an infinite slope there. 1 -+ cos is half of |x~ -+ y~|^2 plus what the eps
-    inside the root takes from |x~|^2 = 1 - eps / ||x||^2 and from |y~|^2.
+    They are computed as 2 atan2(sqrt(1 - cos), sqrt(1 + cos)), because arccos of a rounded cosine
+    has few digits near 1 and -1, and an infinite slope there. Because of the eps inside the root,
+    |x~|^2 is 1 - eps / ||x||^2 and not 1. So 1 - cos and 1 + cos are half of |x~ - y~|^2 and
+    |x~ + y~|^2 plus the amounts `missing` from |x~|^2 and |y~|^2.
     """
     missing = EPS / l2_norm(x) ** 2 + EPS / l2_norm(y) ** 2
-    # sqrt has no slope at zero, which `missing` reaches where the squared norm overflows.
+    # `missing` is zero where the squared norm overflows, and sqrt has an infinite slope at zero.
     missing = jnp.maximum(missing, float(jnp.finfo(missing.dtype).eps) ** 2)
     x, y = l2_normalize(x), l2_normalize(y)
     apart, towards = (jnp.sum(z**2, axis=1) + missing for z in (x - y, x + y))
@@ -736,7 +746,7 @@ def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _cross_entropy(logits: jax.Array, labels: ArrayLike, target: ArrayLike) -> jax.Array:
-    """-log of the softmax' target entry, where `target` [batch] replaces the target logit."""
+    """Returns the cross-entropy [batch] of logits whose target entry is replaced by `target`."""
     target = jnp.asarray(target)
     logits = jnp.where(_own(logits, labels), target[:, None], logits)
     return jax.nn.logsumexp(logits, axis=1) - target
@@ -745,7 +755,7 @@ def _cross_entropy(logits: jax.Array, labels: ArrayLike, target: ArrayLike) -> j
 def _squared_distances(
     features: ArrayLike, agents: ArrayLike, *, forced: bool = False
 ) -> jax.Array:
-    """[batch, classes] ||f~ - W~_j||^2 = 2 - 2 cos, and 2 where either vector is zero."""
+    """Returns ||f~ - W~_j||^2 = 2 - 2 cos, [batch, classes]; 2 where either vector is zero."""
     if not forced:
         return 2.0 - 2.0 * cosine_similarity(features, agents)
     rows = _forced(_wide(agents))
@@ -754,14 +764,14 @@ def _squared_distances(
 
 
 def _forced(agents: jax.Array) -> jax.Array:
-    """The normalised rows, whose derivative is that of rows stored at unit length."""
+    """Returns the normalised rows, with the derivative of rows that are stored at unit length."""
     return agents + jax.lax.stop_gradient(l2_normalize(agents) - agents)
 
 
 def _pairs(
     features: ArrayLike, labels: ArrayLike, counted: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Squared distances [batch, batch], the pairs of one class, and those of two classes."""
+    """Returns squared distances, same-class pairs and other-class pairs, each [batch, batch]."""
     labels = jnp.asarray(labels)
     distance = _squared_distances(features, features)
     counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
@@ -771,43 +781,46 @@ def _pairs(
 
 
 def _mean(x: jax.Array, chosen: jax.Array) -> jax.Array:
-    """[batch] means of the chosen entries of each row; zero where none is chosen."""
+    """Returns the means [batch] of the chosen entries of each row; zero where none is chosen."""
     count = jnp.maximum(jnp.sum(chosen, axis=1), 1)
     return jnp.sum(jnp.where(chosen, x, 0.0), axis=1) / count
 
 
 def _largest(x: jax.Array) -> jax.Array:
-    """[batch] largest entries; of equal ones the first has the whole derivative."""
+    """Returns the largest entries [batch] of each row. The first of equal ones has the derivative.
+
+    `jnp.max` would divide the derivative between equal entries.
+    """
     return jnp.take_along_axis(x, jnp.argmax(x, axis=1)[:, None], axis=1)[:, 0]
 
 
 def _own(x: jax.Array, labels: ArrayLike) -> jax.Array:
-    """[batch, classes] bool, True at each example's own class."""
+    """Returns a mask [batch, classes] that is True at each example's own class."""
     return jnp.asarray(labels)[:, None] == jnp.arange(x.shape[1])[None, :]
 
 
 def _target(x: jax.Array, labels: ArrayLike) -> jax.Array:
-    """[batch] entries of x [batch, classes] at each example's own class."""
+    """Returns the entries [batch] of x [batch, classes] at each example's own class."""
     return jax.vmap(_rows_of)(x, jnp.asarray(labels))
 
 
 def _rows_of(x: jax.Array, labels: ArrayLike) -> jax.Array:
-    """The rows of x [classes, ...] that the labels name; NaN for a label out of range."""
+    """Returns the rows of x [classes, ...] at the labels; NaN for a label out of range."""
     return x.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _products(features: jax.Array, agents: jax.Array) -> jax.Array:
-    """[batch, classes] inner products, without the rounding of accelerators' matmuls."""
+    """Returns the inner products [batch, classes] in full precision, also on accelerators."""
     return jnp.matmul(features, agents.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _column(scale: ArrayLike) -> jax.Array:
-    """[1, 1] of a scalar, [batch, 1] of one value per example."""
+    """Returns a scalar as [1, 1], and one value per example as [batch, 1]."""
     return jnp.reshape(jnp.asarray(scale), (-1, 1))
 
 
 def _wide(x: ArrayLike) -> jax.Array:
-    """The array in at least float32."""
+    """Returns the array in float32 or wider."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

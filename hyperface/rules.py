@@ -1,15 +1,16 @@
-"""What a hand-written gradient rule needs in order to be right in any JAX program.
+"""Helps hand-written gradient rules to be correct in any JAX program.
 
-`jax.custom_vjp` leaves three things to its author, which the plain formula gets from JAX:
+For a plain formula JAX handles three things by itself, which `jax.custom_vjp` leaves to the author
+of the rule:
 
-- Under `jax.shard_map`'s default, `check_vma=True`, every value has a type that names the mesh axes
-  over which it may differ, and a cotangent must have the type of its primal. `vary_alike` gives all
-  arguments of a rule the same axes beforehand. JAX transposes that cast into the sum over devices
-  which the cotangent of a replicated argument needs, so the rule itself stays local.
+- Under `jax.shard_map`'s default, `check_vma=True`, the type of every value names the mesh axes
+  over which it may differ, and a cotangent must have the type of its primal. `vary_alike` casts all
+  arguments of a rule to the same axes first. JAX transposes this cast into the sum over devices
+  that the cotangent of a replicated argument needs, so the rule itself needs no collectives.
 - On a mesh with explicit axes, which is the default of new meshes, every operation must state how
   its result is split. `automatic` leaves that to the compiler inside a rule.
-- Forward mode fails with an error that names neither the function nor a way on.
-  `reverse_mode_only` names both.
+- Forward mode fails with an error that does not name the function or a solution.
+  `reverse_mode_only` raises an error that names both.
 """
 
 from collections.abc import Callable
@@ -22,14 +23,14 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
 
 AxisName = str | tuple[str, ...]
-"""One mapped axis, or several that count as one."""
+"""Name of a mapped axis, or names of several axes that count as one."""
 Tree = TypeVar("Tree")
 
 # ------------------------------------------------------------------- values that vary over devices
 
 
 def axes_of(axis_name: AxisName | None) -> frozenset[str]:
-    """Returns the mesh axes that a name stands for."""
+    """Returns the set of mesh axes for an axis name, which is empty for None."""
     if axis_name is None:
         return frozenset()
     return frozenset((axis_name,) if isinstance(axis_name, str) else axis_name)
@@ -38,8 +39,8 @@ def axes_of(axis_name: AxisName | None) -> frozenset[str]:
 def varying_axes(*trees: Any) -> frozenset[str]:
     """Returns the mapped axes over which any array of the trees may differ.
 
-    The set is empty outside `jax.shard_map`, and inside it under `check_vma=False`, as under
-    `jax.pmap`: there JAX does not track it.
+    The set is empty outside of `jax.shard_map`. It is also empty under `check_vma=False` and under
+    `jax.pmap`, where JAX does not track these axes.
     """
     found = (jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(trees))
     return frozenset().union(*found)
@@ -51,10 +52,11 @@ def is_tracked(axis_name: AxisName) -> bool:
 
 
 def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
-    """Casts every array of a tree to one that may differ over at least `axes`."""
+    """Casts every array of a tree to a type that may differ over `axes`, besides its own axes."""
 
     def cast(leaf: jax.Array) -> jax.Array:
-        # Sorted, so that every process traces the same program.
+        # Sorted, because the order of a set of strings differs between processes, and all processes
+        # must trace the same program.
         missing = tuple(sorted(axes - varying_axes(leaf)))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
@@ -62,19 +64,19 @@ def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
 
 
 def vary_alike(*trees: Any) -> tuple[Any, ...]:
-    """Casts all arrays of the trees to ones that vary over the same mapped axes."""
+    """Casts all arrays of the trees to types that vary over the same mapped axes."""
     return vary_over(varying_axes(trees), trees)
 
 
 def equal_over(axes: frozenset[str], tree: Tree) -> Tree:
-    """Casts arrays that are the same on all devices of `axes`, though their type does not say so.
+    """Casts arrays to a type that is equal over `axes`, for values that are equal but not typed so.
 
-    The value is the first device's. Its gradient comes back on the first device alone, so that a
-    sum over the devices is the whole gradient once.
+    The result is the value of the first device. The gradient goes to the first device alone, so
+    that its sum over the devices counts it once.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
-        # Sorted: a set of strings has another order in each process, and collectives must match.
+        # Sorted as above: the collectives of all processes must have the same order.
         for axis in sorted(axes & varying_axes(leaf)):
             is_first = jax.lax.axis_index(axis) == 0
             leaf = jax.lax.psum(jax.numpy.where(is_first, leaf, jax.numpy.zeros_like(leaf)), axis)
@@ -92,15 +94,16 @@ def automatic(
     split: Callable[[Any], Any],
     like: jax.Array,
 ) -> Tree:
-    """Calls a function of arrays, with shardings inside it left to the compiler.
+    """Calls a function of arrays, and leaves the shardings inside of it to the compiler.
 
-    Without explicit axes this is `function(*arguments)`.
+    Without explicit mesh axes this is `function(*arguments)`.
 
     Args:
-      function: takes the arguments.
+      function: a function of the arguments.
       arguments: pytrees of arrays.
-      split: maps the partition of the first axis of `like` to the partitions of the result.
-      like: the array whose first axis the result follows.
+      split: function from the partition of the first axis of `like` to the partitions of the
+        result.
+      like: the array along whose first axis the result is split.
     """
     meshes = {jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arguments)}
     meshes = {mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types}
@@ -108,17 +111,17 @@ def automatic(
         return function(*arguments)
     mesh = meshes.pop()
     first_axis = (*jax.typeof(like).sharding.spec, None)[0]
-    # Called with a function it returns one, which its annotation does not say.
+    # `auto_axes` of a function returns a function, although its annotation does not say so.
     whole: Any = jax.sharding.auto_axes(
         function, axes=mesh.explicit_axes, out_sharding=split(first_axis)
     )
-    # The arrays bring their mesh with them where the caller has set none.
+    # The mesh is that of the arrays, since the caller may not have set one.
     with jax.sharding.use_abstract_mesh(mesh):
         return whole(*arguments)
 
 
 def per_example(first_axis: Any) -> PartitionSpec:
-    """Returns the `split` of a result that follows the first axis alone, such as losses [batch]."""
+    """Returns the partition of a result with one axis, such as losses [batch], for `automatic`."""
     return PartitionSpec(first_axis)
 
 
@@ -126,23 +129,24 @@ def per_example(first_axis: Any) -> PartitionSpec:
 
 
 def reverse_mode_only(name: str, tree: Tree) -> Tree:
-    """Returns the tree, whose arrays then refuse forward-mode differentiation with a clear error.
+    """Returns the tree with arrays that raise a clear error in forward-mode differentiation.
 
     Args:
-      name: the public function, for the error.
+      name: name of the public function, for the error.
       tree: the arrays that the function differentiates by a hand-written rule.
     """
-    # Integers and keys have no tangent that could be refused.
+    # Integers and random keys have no tangents.
     floating = jax.numpy.floating
     return jax.tree.map(
         lambda x: _guarded(name, x) if jax.numpy.issubdtype(x.dtype, floating) else x, tree
     )
 
 
-# An identity on tangents that reverse mode transposes away and forward mode has to evaluate. It is
-# a primitive because a compiled program evaluates its tangents long after the call has returned.
-# The primal beside the tangent tells `jax.vmap` of a function, where both are batched, from
-# `jax.jacfwd`, which batches the tangents alone.
+# The identity on tangents. Reverse mode only transposes it, while forward mode has to evaluate it,
+# which raises the error. It is a primitive because a compiled program evaluates its tangents long
+# after the call has returned. The primal is an operand besides the tangent, so that `_batch` can
+# tell `jax.vmap` of a function, where both are batched, from `jax.jacfwd`, which batches only the
+# tangents.
 _tangent = Primitive("reverse_mode_tangent")
 
 
@@ -161,7 +165,7 @@ def _batch(
     if primal_dim is None:
         return _refuse(name=name)
     if dim is None:
-        # The primal is only carried along, so any one of the batch will do.
+        # The value of the primal is never used, so any one of the batch can be taken.
         return _tangent.bind(tangent, jax.numpy.take(primal, 0, primal_dim), name=name), dim
     return _tangent.bind(tangent, jax.numpy.moveaxis(primal, primal_dim, dim), name=name), dim
 
@@ -177,7 +181,7 @@ def _jvp(primals: Any, tangents: Any, *, name: str) -> tuple[Any, Any]:
 _tangent.def_impl(_refuse)
 _tangent.def_abstract_eval(lambda tangent, primal, *, name: tangent)
 ad.primitive_jvps[_tangent] = _jvp
-# The primal beside the tangent is not differentiated, so that it gets no cotangent.
+# The result does not depend on the primal, so the primal gets no cotangent.
 ad.primitive_transposes[_tangent] = lambda cotangent, tangent, primal, *, name: (cotangent, None)
 batching.primitive_batchers[_tangent] = _batch
 mlir.register_lowering(_tangent, _refuse)
@@ -190,6 +194,6 @@ def _guarded(name: str, x: jax.Array) -> jax.Array:
 
 @_guarded.defjvp
 def _guarded_jvp(name: str, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    # The primal stays guarded: a forward mode around this reverse mode is refused as well.
+    # The primal stays guarded, so that forward mode over reverse mode raises the error as well.
     primal = _guarded(name, primals[0])
     return primal, _tangent.bind(tangents[0], primal, name=name)

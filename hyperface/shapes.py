@@ -1,7 +1,7 @@
 """Types of the arrays that losses take and return, with their shapes.
 
-Features and agents may have any floating dtype, and integers are promoted. A checker of shapes at
-run time (beartype with jaxtyping) reads these as well.
+Features and agents may have any floating dtype, and integers are promoted. The types can also be
+checked at run time, by beartype with jaxtyping.
 """
 
 from jax import Array
@@ -15,24 +15,24 @@ Agents = Float[ArrayLike, "classes dim"]
 Centers = Float[ArrayLike, "classes dim"]
 """Class centers, one row per class."""
 Labels = Int[ArrayLike, " batch"]
-"""The class of each example."""
+"""Class id of each example."""
 Flags = Bool[ArrayLike, " batch"]
 """One truth value per example."""
 Bias = Float[ArrayLike, " classes"]
-"""What is added to each class's logit."""
+"""One number per class, which is added to the class's logit."""
 Losses = Float[Array, " batch"]
 """One loss per example."""
 Scalar = Float[Array, ""]
 """One number."""
 Cosines = Float[Array, "batch classes"]
-"""Cosine of each example's feature and each class's agent."""
+"""Cosine between each example's feature and each class's agent."""
 PerClass = Float[Array, " classes"]
 """One number per class."""
 Vectors = Float[ArrayLike, "*shape"]
 """Vectors along one of the axes."""
 SameShape = Float[Array, "*shape"]
-"""The shape of the vectors that were given."""
+"""An array of the same shape as the given `Vectors`."""
 Numbers = Float[ArrayLike, "*numbers"]
 """One number or an array of them."""
 NumberEach = Float[Array, "*numbers"]
-"""One number for each that was given."""
+"""One number for each of the given `Numbers`."""

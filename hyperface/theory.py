@@ -1,6 +1,6 @@
-"""What the papers prove about normalised softmax, as functions of the class count and the scale.
+"""The papers' bounds on normalised softmax, as functions of the number of classes and the scale.
 
-Everywhere `scale` is s = l^2, the factor on the cosine, and losses are in nats.
+In all functions `scale` is s = l^2, the factor of the cosine, and losses are in nats.
 """
 
 import jax
@@ -20,13 +20,13 @@ from hyperface.shapes import (
 
 
 def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
-    """The least softmax loss that normalised features can reach: NormFace, Proposition 2.
+    """Returns the smallest softmax loss that normalised features can reach: NormFace, Prop. 2.
 
         log(1 + (n - 1) exp(-n / (n - 1) s)),   s = l^2
 
-    It assumes equally frequent classes. It is met when every feature equals its agent and the
-    agents form a regular simplex, which needs dim >= n - 1; in fewer dimensions the true minimum
-    is higher.
+    The bound assumes that all classes are equally frequent. It is reached if every feature equals
+    its agent and the agents form a regular simplex, which needs dim >= n - 1. With fewer dimensions
+    the true minimum is higher.
 
     Args:
       num_classes: n, at least 1. With one class the bound is zero.
@@ -49,21 +49,22 @@ def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
     scale = jnp.asarray(scale, jnp.result_type(float))
     if n == 1:
         return jnp.zeros_like(scale)
-    # softplus neither overflows nor loses the digits of a small bound.
+    # log(1 + exp(x)) as written would overflow for large x, and lose the digits of a small bound.
     return jax.nn.softplus(jnp.log(n - 1.0) - n / (n - 1.0) * scale)
 
 
 def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
-    """The scale at which Proposition 2's bound takes a given value: its inverse.
+    """Returns the scale at which Proposition 2's bound has a given value: the bound's inverse.
 
         s = (n - 1) / n log((n - 1) / (exp(bound) - 1))
 
     Args:
       num_classes: n, at least 2.
-      bound: the wanted lower bound in nats, above zero.
+      bound: the lower bound of the loss in nats, above zero.
 
     Returns:
-      The scale s, of bound's shape; negative where bound exceeds log(n), the loss of a guess.
+      The scale s, of bound's shape. It is negative if the bound exceeds log(n), which is the loss
+      of guessing.
 
     Raises:
       ValueError: num_classes is below 2.
@@ -77,21 +78,21 @@ def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
     """
     n = _checked_classes(num_classes, least=2)
     bound = jnp.asarray(bound, jnp.result_type(float))
-    # expm1 keeps the digits of a small bound.
+    # exp(bound) - 1 would lose the digits of a small bound.
     return (n - 1.0) / n * (jnp.log(n - 1.0) - jnp.log(jnp.expm1(bound)))
 
 
 def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
-    """The largest probability a cosine softmax can give: NormFace, 3.3.
+    """Returns the largest probability that a softmax over cosines can give: NormFace, 3.3.
 
         e^s / (e^s + (n - 1) e^-s)
 
-    This is the extreme case of one class at cosine 1 and all others at cosine -1, beyond what n
-    agents can do at once when n > 2.
+    It is the extreme case where the cosine to one agent is 1 and the cosine to all others is -1.
+    For n > 2 this cannot hold for the features of all classes at once.
 
     Args:
       num_classes: n, at least 1.
-      scale: s; the paper's case is 1.
+      scale: s; the paper's example has 1.
 
     Returns:
       Probability in (0, 1], of scale's shape.
@@ -114,21 +115,22 @@ def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
 def agent_distortion(
     features: Features, agents: Agents, labels: Labels, num_classes: int
 ) -> PerClass:
-    """Bound on what an agent costs in place of its class's examples: NormFace, Proposition 3.
+    """Returns Proposition 3's bound on the error of replacing examples by their agent, per class.
 
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
 
-    with d the Euclidean distance on the unit sphere. It bounds the mean over the class of
-    (d(f_0, f_j) - d(f_0, W_c))^2 for any f_0. The paper sees 0.5 to 0.6 in training.
+    with d the Euclidean distance on the unit sphere. For any feature f_0 it bounds the mean of
+    (d(f_0, f_j) - d(f_0, W_c))^2 over the class, that is the squared error of taking the distance
+    to the agent for the distance to an example. NormFace observes 0.5 to 0.6 in training.
 
     Args:
       features: [batch, dim], floating point, of any length.
       agents: [classes, dim].
       labels: [batch] integer class ids.
-      num_classes: n, the rows of agents.
+      num_classes: n, the number of rows of agents.
 
     Returns:
-      [classes] squared distance, 0 to 4; NaN for a class without an example.
+      [classes] mean squared distance, from 0 to 4; NaN for a class without an example.
 
     Raises:
       ValueError: agents have another number of rows.
@@ -158,17 +160,17 @@ def updated_distortion(
     decay: float = 0.9,
     counted: Flags | None = None,
 ) -> PerClass:
-    """A moving average per class of Proposition 3's bound, over the batches that hold the class.
+    """Updates the moving average of Proposition 3's bound for each class that is in the batch.
 
     Args:
-      average: [classes] so far; NaN for a class never seen.
+      average: [classes] the average so far; NaN for a class without examples so far.
       distances: [batch] squared distance between a normalised feature and its own agent.
       labels: [batch] integer class ids.
-      decay: share of the average that stays when a class is seen again.
+      decay: share of the old average in the new one.
       counted: [batch] bool, False for padding; None counts all.
 
     Returns:
-      [classes] the averages; unchanged where a class has no example. No gradient flows through.
+      [classes] the new averages, unchanged for classes without an example. They have no gradient.
 
     Example:
       >>> import jax.numpy as jnp
@@ -181,29 +183,31 @@ def updated_distortion(
     """
     average, labels = jnp.asarray(average), jnp.asarray(labels)
     counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
-    # One beyond the last class, so that padding is dropped below.
+    # Padding gets an index beyond the last class, which mode="drop" ignores below.
     place = jnp.where(counted, labels, average.shape[0])
     zeros = jnp.zeros_like(average)
     sums = zeros.at[place].add(jnp.where(counted, distances, 0.0), mode="drop")
     counts = zeros.at[place].add(1.0, mode="drop")
     mean = sums / jnp.maximum(counts, 1.0)
-    # A class that is seen for the first time starts at its own mean.
+    # The average of a class begins with the mean of its first batch.
     blended = jnp.where(jnp.isnan(average), mean, decay * average + (1.0 - decay) * mean)
     return jax.lax.stop_gradient(jnp.where(counts > 0, blended, average))
 
 
 def angular_margin(norm_ratio: Numbers, cos_other: Numbers) -> NumberEach:
-    """The largest angle at which a feature still wins against another: Ring loss, Figure 2b.
+    """Returns the largest angle at which feature x_1 has a higher logit than x_2: Ring loss, 2.1.
 
         theta_1 < arccos(r delta),   r = ||x_2|| / ||x_1||,   delta = cos theta_2
 
+    Both angles are to the same weight vector. Figure 2b of the paper plots this function.
+
     Args:
       norm_ratio: r, above zero.
-      cos_other: delta, the cosine of the other feature to the same weight vector.
+      cos_other: delta, the cosine between x_2 and the weight vector.
 
     Returns:
-      The angle in radians, of the arguments' broadcast shape; 0 where r delta reaches 1: the other
-      feature wins at any angle.
+      The angle in radians, of the arguments' broadcast shape. It is 0 where r delta is 1 or more,
+      since x_2 then has the higher logit at any angle.
 
     Example:
       >>> print(f"{angular_margin(1.0, 0.5):.4f} {angular_margin(2.0, 0.5):.4f}")

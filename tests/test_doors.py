@@ -195,7 +195,7 @@ def test_a_run_with_objects_is_evaluated_and_exported_after_its_file_is_gone(
     run, home, data, tmp_path, monkeypatch
 ):
     (home / "my_experiment.py").unlink()
-    with pytest.raises(InputError, match=r"expected leave to execute my_experiment\.py"):
+    with pytest.raises(InputError, match=r"expected permission to execute my_experiment\.py"):
         evaluate.main([str(run), *data])  # The run may be a stranger's.
     monkeypatch.setenv("HYPERFACE_RUN_CODE", "1")
     evaluate.main([str(run), *data])

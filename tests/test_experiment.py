@@ -119,11 +119,11 @@ IMPOSSIBLE = [
     ),
     (
         {"loss": Loss(softmax=SoftmaxTerm(dropout=0.5), share_agents=True)},
-        "loss.softmax.dropout 0, which",
+        "loss.softmax.dropout 0, since",
     ),
     (
         {"loss": Loss(softmax=SoftmaxTerm(gradient="caffe"), share_agents=True)},
-        "have a matrix for each term",
+        "has one matrix per term",
     ),
     (
         {

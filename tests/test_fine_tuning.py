@@ -86,7 +86,7 @@ def test_a_file_of_weights_is_scored_as_it_is(released, tiny_data, pairs, tmp_pa
     assert "no PCA" in shown  # NormFace's would be fitted to the people of the pairs.
     record = json.loads((tmp_path / "out/evaluation.json").read_text())
     assert record["settings"]["run"]  # The digest of the file.
-    with pytest.raises(InputError, match="expected no checkpoint to be chosen"):
+    with pytest.raises(InputError, match="expected no step for a weight file"):
         evaluate.main([str(released), *pairs, *folders, "--checkpoint", "3"])
 
 

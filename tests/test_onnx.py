@@ -120,7 +120,7 @@ def test_batch_normalisation_is_folded_here_or_by_the_exporter(name, written, pi
     for path in (trained, folded):
         found = features(path, name + "-folded", pixels)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    message = "expected batch normalisation behind Conv '.*', found it folded: take the folded form"
+    message = "behind Conv '.*', found none: the file has the folded form"
     with pytest.raises(InputError, match=message):
         load(folded, name)
 
@@ -352,11 +352,11 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(written, rng):
 def test_values_are_made_once_and_before_they_are_read(written):
     net = make("tiny-mobile")
     net.nodes[1], net.nodes[2] = net.nodes[2], net.nodes[1]
-    with pytest.raises(InputError, match="reads or makes a value out of order"):
+    with pytest.raises(InputError, match="reads or computes a value out of order"):
         weights.read(written(net.data()))
     net = make("tiny-mobile")
     net.nodes.append(net.nodes[-1])
-    with pytest.raises(InputError, match="reads or makes a value out of order"):
+    with pytest.raises(InputError, match="reads or computes a value out of order"):
         weights.read(written(net.data()))
 
 
@@ -366,9 +366,13 @@ def test_other_networks_are_named(written):
         load(path, "sphereface-20", 512, (112, 96, 3))
     with pytest.raises(InputError, match="is not the model 'tiny-residual'"):
         load(path, "tiny-residual")
-    with pytest.raises(InputError, match=r"5 arrays differ: .* expected what becomes \[7\]"):
+    with pytest.raises(
+        InputError, match=r"5 arrays differ: .* expected a shape that becomes \[7\]"
+    ):
         load(path, "tiny-mobile", feature_dim=7)
-    with pytest.raises(InputError, match=r"1 arrays differ: .*expected what becomes \[3, 3, 1, 16"):
+    with pytest.raises(
+        InputError, match=r"1 arrays differ: .*expected a shape that becomes \[3, 3, 1, 16"
+    ):
         load(path, "tiny-mobile", image_shape=(20, 20, 3))
 
 

@@ -1,1 +1,1 @@
-"""What a run is, as plain data: the experiment and its loss."""
+"""The settings of a run as plain data: the experiment and its loss."""

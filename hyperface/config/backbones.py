@@ -1,18 +1,25 @@
-"""Our backbones at the sizes of their papers: what a table of them shows without loading jax."""
+"""Sizes and sources of our backbones, as a table that needs no JAX.
+
+The numbers are stored, because computing them would load JAX and build every network. A test
+compares them with the networks.
+"""
 
 from typing import NamedTuple
 
 
 class Description(NamedTuple):
-    """Description of a backbone at the sizes of its paper."""
+    """The description of one backbone, with the image and feature sizes of its paper."""
 
     image_shape: tuple[int, int, int]
-    """(height, width, channels); any other size that is large enough can be trained too."""
+    """(height, width, channels) of the images; the network can be trained on other sizes too."""
     feature_dim: int
+    """Size of the feature."""
     parameters: int
+    """Number of parameters, without the classifier."""
     flops: int
-    """Floating-point operations per feature; a multiply-add counts as 2, padding as 0."""
+    """Floating-point operations per image. A multiply-add counts as 2, and padding as 0."""
     source: str
+    """Where the network is described."""
 
 
 _MNIST, _FACE, _SQUARE = (28, 28, 1), (112, 96, 3), (112, 112, 3)

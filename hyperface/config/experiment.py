@@ -1,8 +1,8 @@
-"""What a run is: frozen dataclasses, checked before jax is loaded.
+"""The settings of a run as frozen dataclasses, which are checked before JAX is loaded.
 
-An experiment file, one of `hyperface/experiments/` or the user's own, defines one `Experiment`.
-Every field can be changed from the command line by its dotted name, except for those that hold an
-object, such as a backbone of the user's.
+An experiment file defines one `Experiment`. It is one of `hyperface/experiments/`, or the user's
+own. Every field can be changed on the command line by its dotted name, except for fields that hold
+an object, such as a user's backbone.
 """
 
 import dataclasses
@@ -18,48 +18,51 @@ from hyperface.errors import InputError, expect
 
 @dataclass(frozen=True)
 class Data:
-    """The prepared data set, and how its images are fed."""
+    """The prepared data set, and how its images are augmented and batched."""
 
     name: str = "orl_faces"
-    """Folder of the prepared data set below the data directory."""
+    """Name of the prepared data set, which is a folder in the data directory."""
     train_split: str = "train"
-    """Split of the people to train on."""
+    """Name of the split to train on."""
     test_split: str = "test"
-    """Split of the people to score on."""
+    """Name of the split to score on."""
     batch_size: int = 64
     """Number of images per step, over all devices."""
     mirror: bool = True
     """Flip training images left to right at random."""
     shift: int = 0
-    """Largest random shift of training images, in pixels each way; the edge is repeated."""
+    """Largest random shift of training images in pixels, in each direction. The pixels at the edge
+    are repeated."""
     shrink: int = field(default=1, metadata=records.RARE)
-    """Factor by which stored images are made smaller per side: each pixel is the mean of a block of
-    shrink x shrink. It is applied before the crop."""
+    """Factor by which each side of the stored images is reduced. Each pixel becomes the mean of
+    shrink x shrink pixels. It is applied before the crop."""
     crop: tuple[int, int] | None = None
-    """Height and width cut out of the images: anywhere in training, the middle in evaluation; None
-    feeds them whole."""
+    """Height and width that are cut out of the images: at a random place in training, and in the
+    middle in evaluation. None takes whole images."""
     people_fold: tuple[int, int] | None = field(default=None, metadata=records.RARE)
-    """(k, n) deals the people of both splits together into n groups. Group k, from 1, is scored and
-    all others are trained on. None trains and scores the splits as they are."""
+    """(k, n) divides the people of both splits together into n groups. The network is trained on
+    all groups but k, counted from 1, and scored on group k. None takes the splits as they are."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The backbone: one of ours by name, or the user's own as an object."""
+    """The backbone: one of ours by its name, or a user's own as an object."""
 
     name: str = "sphereface-mini"
-    """Name of one of our backbones; --list-models shows them."""
+    """Name of one of our backbones; --list-models lists them."""
     feature_dim: int = 128
     """Size of the feature."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type that the backbone computes in; parameters, features and losses are float32."""
+    """Type that the backbone computes in. Parameters, features and losses are always float32."""
     remat: bool = False
-    """Compute the insides of blocks again in the backward pass: less memory, more time."""
+    """Recompute the activations inside of blocks in the backward pass instead of storing them. This
+    takes less memory and more time."""
     backbone: Callable | None = field(default=None, metadata=records.OBJECT)
-    """A flax linen module from images [batch, height, width, channels] to features [batch, dim], or
-    a function that returns one, in place of `name`. The function is given those of `feature_dim`,
-    `dtype` and `remat` that it has arguments for. A module with batch statistics states
-    `batch_norm = True`, as `hyperface.models.Backbone` documents."""
+    """The user's own backbone, which replaces `name`. It is a flax linen module from images
+    [batch, height, width, channels] to features [batch, dim], or a function that returns such a
+    module. The function is called with those of `feature_dim`, `dtype` and `remat` that its
+    signature names. A module with batch statistics must have the attribute `batch_norm = True`, as
+    `hyperface.models.Backbone` documents."""
 
     @property
     def title(self) -> str:
@@ -68,41 +71,47 @@ class Model:
 
     @property
     def is_module(self) -> bool:
-        """Whether the backbone is a finished module, which has its own size and type."""
+        """Whether the backbone is a finished module, which has its own feature size and type."""
+        # A class or a function has a qualified name, and an instance of a module has none.
         is_code = hasattr(self.backbone, "__qualname__")
         return self.backbone is not None and not is_code and hasattr(self.backbone, "apply")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Factors by which one group of parameters differs from the optimiser's rule."""
+    """Factors of the learning rate and of the weight decay for one group of parameters."""
 
     rate: float = 1.0
-    """Factor of the learning rate; 0 freezes."""
+    """Factor of the learning rate; 0 freezes the group."""
     decay: float = 1.0
     """Factor of the weight decay."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups of parameters.
+    """Factors of the learning rate and of the weight decay for each group of parameters.
 
-    Agents are decayed even when normalised: Eq. 4's gradient is orthogonal to them, so every step
-    lengthens them, and decay is what holds their length (NormFace, 3.2).
+    Agents are decayed even if they are normalised. The gradient of normalisation (NormFace, Eq. 4)
+    is orthogonal to them, so every step makes them longer, and only decay limits their length
+    (NormFace, 3.2).
     """
 
     kernels: Group = Group()
+    """Weights of convolutions and linear layers."""
     biases: Group = Group(decay=0.0)
+    """Biases of convolutions, linear layers and the softmax."""
     slopes: Group = Group()
     """Slopes of PReLU."""
     norms: Group = Group(decay=0.0)
     """Scale and bias of batch normalisation."""
     agents: Group = Group()
+    """Agents, which are the class weights of class-wise losses."""
     scale: Group = Group(decay=0.0)
-    """The softmax's learned s; the released code decays it."""
+    """The learned scale s of the softmax. The released code decays it."""
     radius: Group = Group(decay=0.0)
+    """The learned radius R of Ring loss."""
     centers: Group = Group(decay=0.0)
-    """Centers under Caffe's rule; the paper's rule has its own rate."""
+    """Centers under Caffe's rule. Under the paper's rule they have their own rate."""
     others: Group = field(default=Group(), metadata=records.RARE)
     """Parameters of any other name, such as a transformer's pos_embedding."""
 
@@ -117,29 +126,31 @@ class Optimizer:
     """Stochastic gradient descent with momentum, and the schedule of its learning rate."""
 
     learning_rate: float = 0.1
-    """Highest learning rate: before the first boundary, or at the start of the cosine."""
+    """The highest learning rate, which the schedule then lowers."""
     schedule: Literal["steps", "cosine"] = "steps"
     """How the learning rate falls. "steps" multiplies it by `factor` at each of `boundaries`.
-    "cosine" lowers it along half a cosine, to 0 at the run's last step; such a run cannot go on
-    with more steps."""
+    "cosine" lowers it along half a cosine, to 0 at the run's last step. Such a run cannot be
+    continued with more steps."""
     warm_up: int = 0
     """Number of steps at the start in which the learning rate rises linearly to its highest."""
     momentum: float = 0.9
     """Share of the velocity that each step keeps, in [0, 1)."""
     rate_in_velocity: bool = False
-    """Caffe's momentum: the learning rate multiplies the gradient before the velocity gathers it,
-    so that a lower rate does not shorten the velocity at once."""
+    """Use Caffe's momentum: the gradient is multiplied by the learning rate before it is added to
+    the velocity. A lower rate then does not reduce the velocity at once."""
     weight_decay: float = 5e-4
-    """Coupled L2, added to the gradient before momentum."""
+    """Factor of the L2 penalty, whose gradient is added before momentum (coupled decay)."""
     clip: float | None = None
-    """Largest norm of the gradient over all parameters; a longer one is scaled to it."""
+    """Largest norm of the gradient over all parameters; a longer gradient is scaled to this norm.
+    None does not clip."""
     boundaries: tuple[int, ...] = ()
     """Steps after which the learning rate is multiplied by `factor`."""
     factor: float = 0.1
+    """Factor of the learning rate at each boundary."""
     freeze_backbone: int = 0
-    """Number of steps at the start in which only the heads learn."""
+    """Number of steps at the start in which only the heads are trained."""
     accumulate: int = 1
-    """Number of batches whose mean gradient makes one update, for batch sizes that do not fit into
+    """Number of batches whose mean gradient gives one update, for batch sizes that do not fit into
     memory. Steps count batches."""
     agents_update: Literal["whole", "in-sweep"] = field(default="whole", metadata=records.RARE)
     """"whole" updates the agents once their whole gradient is known. "in-sweep" updates them block
@@ -148,9 +159,10 @@ class Optimizer:
     and where the backbone's gradient is not finite though the loss is, the agents have moved
     already, so that the run goes back to its newest checkpoint."""
     average: float = 0.0
-    """Decay of a moving average of the parameters, which is evaluated in their place; 0 for none.
-    It is (1 + t) / (10 + t) at step t where that is less."""
+    """Decay of a moving average of the parameters, which is evaluated instead of them; 0 keeps no
+    average. In the first steps t the decay is (1 + t) / (10 + t), while that is less."""
     groups: Groups = Groups()
+    """Factors of the learning rate and the decay by group of parameters."""
 
 
 @dataclass(frozen=True)
@@ -158,20 +170,21 @@ class Evaluation:
     """How the trained network is scored on the test split."""
 
     protocol: Literal["verification", "classification"] = "verification"
-    """All image pairs of the test people, or the class of each test image."""
+    """"verification" scores all pairs of test images, and "classification" the predicted class of
+    each test image."""
     mirror: Literal["none", "sum", "max", "concat"] = "sum"
-    """How features of an image and of its mirror are merged."""
+    """How the features of an image and of its mirror image are merged."""
     batch_size: int = 100
     """Number of images that are embedded at once."""
     folds: int = 10
-    """Number of folds of the pairs; the threshold of each is chosen on all others."""
+    """Number of folds of the pairs. The threshold of each fold is chosen on all other folds."""
     people_folds: int = field(default=1, metadata=records.RARE)
-    """Number of groups that the people of both splits together are dealt into. One network per
+    """Number of groups into which the people of both splits together are divided. One network per
     group is trained on all other people and scored on the group, so that every person is scored
     once, by a network that never saw them. 1 trains one network and scores the test split."""
     snapshots: int = 1
-    """Number of checkpoints that are scored, that of the last step and earlier ones. The report has
-    their mean and spread, as NormFace's tables do."""
+    """Number of checkpoints that are scored: that of the last step, and earlier ones. The report
+    has their mean and spread, as NormFace's tables do."""
     snapshot_every: int = 1000
     """Number of steps between these checkpoints."""
 
@@ -181,30 +194,32 @@ class Experiment:
     """One training run and its evaluation."""
 
     name: str
+    """Name of the experiment."""
     steps: int
-    """Number of optimiser steps. A finished run that is given more goes on from its end."""
+    """Number of optimiser steps. A finished run continues from its end if this is increased."""
     seed: int = 0
-    """Sets the initial parameters, the order of the data, augmentation and dropout."""
+    """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     log_every: int = 10
-    """Number of steps between lines of metrics.jsonl."""
+    """Number of steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 100
-    """Number of steps between checkpoints."""
+    """Number of steps between two checkpoints."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     shard_agents: bool = False
-    """Split agents, centers and their optimiser state by rows over the devices, for more classes
-    than one device can hold."""
+    """Split agents, centers and their optimiser state by rows over the devices. This allows more
+    classes than fit into the memory of one device."""
     compare: tuple[str, ...] = ()
-    """Experiments whose loss is trained too, with everything else equal, for comparison."""
+    """Names of experiments whose losses are trained as well, for comparison. All other settings are
+    those of this experiment."""
     on_metrics: Callable[[int, dict[str, float]], object] | None = field(
         default=None, metadata=records.OBJECT
     )
-    """Function that is called with the step and the metrics of each line of metrics.jsonl, on the
-    process that writes. An error in it is reported, and training goes on. A run that is resumed
-    calls it again for the lines after its checkpoint. To log to Weights & Biases:
+    """A function that is called with the step and the metrics of each line of metrics.jsonl, on the
+    process that writes the file. An error in the function is reported, and training continues. A
+    resumed run calls it again for the lines after its checkpoint. To log to Weights & Biases:
 
         import wandb
         wandb.init(project="faces", id="run-1", resume="allow")
@@ -223,11 +238,13 @@ class Experiment:
         return [self.steps - i * e.snapshot_every for i in reversed(range(e.snapshots))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns nested dictionaries, lists, numbers and texts, ready for JSON.
+        """Returns the experiment as nested dictionaries, lists, numbers and texts, for JSON.
 
-        An object is its description; `name` of the model is then that text too.
+        An object is recorded as the text that describes it. If the backbone is an object, the
+        model's `name` is the same text.
         """
         values = records.to_dict(self)
+        # A finished module has its own feature size and types, so ours would be misleading.
         if self.model.backbone is not None:
             own = ("feature_dim", "dtype", "remat") if self.model.is_module else ()
             model = {name: x for name, x in values["model"].items() if name not in own}
@@ -240,14 +257,16 @@ class Experiment:
 
         Args:
           values: the record.
-          given: an experiment with the objects that the record describes. `on_metrics` is taken
-            from it as it is: it does not belong to what was trained.
+          given: an experiment with the objects that the record describes. Its `on_metrics` is taken
+            unchecked, because the function does not influence the training.
 
         Raises:
-          InputError: a field is missing, or is not one of this version's; or an object is not among
-            those of `given`.
+          InputError: a field is missing or unknown to this version, or `given` lacks an object that
+            the record describes.
         """
         values = {name: value for name, value in values.items() if name != "on_metrics"}
+        # For a user's backbone `to_dict` recorded its description as the name, which is not a name
+        # of our backbones.
         if "backbone" in values.get("model", {}):
             model = {name: x for name, x in values["model"].items() if name != "name"}
             values = values | {"model": model}
@@ -260,13 +279,11 @@ class Experiment:
 
 
 def check(experiment: Experiment) -> Experiment:
-    """Refuses values that are out of range or cannot go together.
-
-    Returns:
-      The experiment itself.
+    """Checks that all values are in range and fit together, and returns the experiment.
 
     Raises:
-      InputError: naming the field, what was expected and what was found.
+      InputError: a value does not fit. The message gives the field, the expected and the found
+        value.
     """
     _check_ranges(experiment)
     _check_model(experiment.model)
@@ -299,6 +316,7 @@ def _check_ranges(e: Experiment) -> None:
         ("evaluation.snapshots", e.evaluation.snapshots, 1),
         ("evaluation.snapshot-every", e.evaluation.snapshot_every, 1),
     ):
+        # A comparison with NaN is False, but infinity would pass it.
         expect(math.isfinite(found) and found >= least, name, f"at least {least}", found)
     crop = e.data.crop is None or min(e.data.crop) > 0
     expect(crop, "data.crop", "height and width above 0", e.data.crop)
@@ -312,6 +330,8 @@ def _check_model(model: Model) -> None:
     if model.backbone is None:
         return
     expect(callable(model.backbone), "model.backbone", "a module or a function", model.title)
+    # Settings that the backbone would ignore must keep their defaults, since a user who changes one
+    # expects an effect.
     for name in ("name", *(("feature_dim", "dtype", "remat") if model.is_module else ())):
         found, default = getattr(model, name), getattr(Model, name)
         expected = f"no value but {default!r} beside the backbone {model.title}, which has its own"
@@ -338,10 +358,12 @@ def _check_optimizer(o: Optimizer) -> None:
 
 
 def _check_together(e: Experiment) -> None:
-    """Refuses loss, optimiser, devices and protocol that do not go with each other."""
+    """Checks that loss, optimiser, devices and protocol fit together."""
     o = e.optimizer
+    # A cosine schedule falls between the warm-up and the run's last step.
     shorter = o.schedule == "steps" or o.warm_up < e.steps
     expect(shorter, "optimizer.warm-up", f"less than the run's {e.steps} steps", o.warm_up)
+    # With sampling a step updates only the rows of the sampled classes.
     if e.loss.sample_rate < 1 and (o.accumulate > 1 or o.average):
         raise InputError(
             "loss.sample-rate: expected 1 with optimizer.accumulate or optimizer.average, which "
@@ -387,7 +409,8 @@ def _check_in_sweep(e: Experiment) -> None:
 
 
 def _check_steps(e: Experiment) -> None:
-    """Refuses steps of checkpoints and snapshots that do not fall on those of the log."""
+    """Checks that checkpoints and snapshots are at steps that are logged."""
+    # metrics.jsonl is cut back to the last checkpoint when a run is resumed.
     if e.checkpoint_every % e.log_every:
         raise InputError(
             f"checkpoint-every: expected a multiple of log-every ({e.log_every}), found "

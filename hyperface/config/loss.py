@@ -1,7 +1,7 @@
-"""The objective as plain data: a weighted sum of terms, read and checked without jax.
+"""The training objective as plain data: a weighted sum of terms, which is checked without JAX.
 
-An experiment holds one, and `heads.Heads` computes it from a network's features. A term of weight 0
-is left out.
+Each experiment contains one, and `heads.Heads` computes it from a network's features. A term of
+weight 0 is left out.
 """
 
 import dataclasses
@@ -15,9 +15,11 @@ from hyperface.config import records
 from hyperface.errors import InputError, expect
 
 Normalize = Literal["both", "features", "agents", "none"]
-"""Which sides of a similarity are brought to unit length."""
+"""Which sides of a similarity are scaled to unit length."""
 Gradient = Literal["exact", "caffe"]
+"""The gradient of the paper's equation, or that of the released Caffe code."""
 Mining = Literal["all", "violating", "hardest"]
+"""The pairs or triplets of a batch that count."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,24 @@ class SoftmaxTerm:
     """Softmax loss (NormFace, Eq. 1 and 6)."""
 
     weight: float = 1.0
+    """Weight of the term; 0 leaves it out."""
     normalize: Normalize = "both"
+    """Which sides of a similarity are scaled to unit length."""
     scale: float | Literal["learned"] = "learned"
-    """s on the similarities: a number, or learned."""
+    """s, the factor of the similarities: a number, or "learned"."""
     initial_bound: float = 0.1
-    """A learned scale starts where Proposition 2's bound is this many nats."""
+    """Proposition 2's lower bound of the loss, in nats, at the initial value of a learned scale."""
     min_scale: float = 0.01
-    """Floor of a learned scale."""
+    """Smallest value that a learned scale takes. 0.01 is that of the released code."""
     bias: bool = False
-    """One bias per class; against Proposition 1 when anything is normalised."""
+    """Add one bias per class. Proposition 1 advises against it if anything is normalised."""
     allow_normalized_bias: bool = False
+    """Accept a bias although features or agents are normalised."""
     dropout: float = 0.0
-    """Share of feature elements dropped before this loss."""
+    """Share of the feature's elements that are dropped before this loss."""
     gradient: Gradient = "exact"
-    """"caffe" keeps the agents' rows at unit length after each step, as the released code does."""
+    """"exact" is the gradient of the equation. "caffe" scales the agents to unit length after each
+    step, as the released code does."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,12 @@ class CContrastiveTerm:
     """C-contrastive loss (NormFace, Eq. 10)."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     margin: float = 1.0
-    """m on the squared distance, 0 to 4."""
+    """m, the margin on the squared distance, from 0 to 4."""
     gradient: Gradient = "exact"
+    """"exact" is the gradient of the equation. "caffe" scales the agents to unit length after each
+    step, as the released code does."""
 
 
 @dataclass(frozen=True)
@@ -56,57 +65,75 @@ class CTripletTerm:
     """C-triplet loss (NormFace, Eq. 11)."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     margin: float = 0.8
-    """m on the difference of squared distances, 0 to 4."""
+    """m, the margin on the difference of two squared distances, from 0 to 4."""
     negatives: Literal["all", "hardest"] = "all"
+    """Sum over all other classes, or take only the nearest one."""
     always_pull: bool = False
-    """Pull to the own agent whether or not anything violates: the paper's "+ center"."""
+    """Add the squared distance to the own agent even if no class violates the margin. The paper
+    calls this "C-triplet + center"."""
     gradient: Gradient = "exact"
+    """"exact" is the gradient of the equation. "caffe" is that of the released code, which also
+    scales the agents to unit length after each step."""
 
 
 @dataclass(frozen=True)
 class SphereFaceTerm:
-    """A-Softmax (SphereFace), or large-margin softmax where agents keep their length."""
+    """A-Softmax (SphereFace), or large-margin softmax, in which agents keep their length.
+
+    The target logit is (lambda * plain logit + logit with margin) / (1 + lambda). At step i,
+    counted from 1, lambda is max(floor, start / (1 + gamma i)).
+    """
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     margin: int = 4
-    """m of cos(m theta), 1 to 4."""
+    """m of cos(m theta), from 1 to 4."""
     start: float = 1000.0
-    """lambda, the share of the logit without margin, is max(floor, start / (1 + gamma i)) at step
-    i, counted from 1."""
+    """Numerator of lambda, from which it falls."""
     gamma: float = 0.12
+    """Speed with which lambda falls."""
     floor: float = 5.0
+    """Smallest value of lambda."""
     gradient: Gradient = "exact"
+    """"exact" is the gradient of the equation. "caffe" is that of the released code, which also
+    scales the agents to unit length after each step."""
 
 
 @dataclass(frozen=True)
 class MarginTerm:
-    """ArcFace, CosFace and their mix: s (cos(m1 theta + m2) - m3)."""
+    """ArcFace, CosFace and their mix: the target logit is s (cos(m1 theta + m2) - m3)."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     scale: float = 64.0
+    """s, the factor of the cosines."""
     angular_multiplier: float = 1.0
     """m1, at least 1."""
     angular_margin: float = 0.0
-    """m2 in radians."""
+    """m2 in radians, from 0 to pi (ArcFace: 0.5)."""
     cosine_margin: float = 0.0
-    """m3."""
+    """m3, from 0 to 2 (CosFace: 0.35)."""
     gradient: Literal["exact", "released"] = "exact"
-    """"released" leaves the angular margin out of the slope, as insightface's code does."""
+    """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
+    derivative of the logit, as insightface's code does."""
 
 
 @dataclass(frozen=True)
 class AdaFaceTerm:
-    """AdaFace: margins by the feature norm, in units of its moving statistics."""
+    """AdaFace: margins that depend on how the feature norm compares with its moving statistics."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     scale: float = 64.0
+    """s, the factor of the cosines."""
     margin: float = 0.4
-    """m, at least 0."""
+    """m, the size of both margins of AdaFace, at least 0."""
     concentration: float = 0.333
-    """h: the margin reaches its end where a norm is 1 / h deviations from the mean."""
+    """h: the margin is clipped for norms more than 1 / h standard deviations from the mean."""
     momentum: float = 0.01
-    """Share of a batch in the moving mean and deviation of the norms, 0 to 1."""
+    """Weight of a batch in the moving mean and deviation of the norms, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +141,20 @@ class MagFaceTerm:
     """MagFace: an angular margin that grows with the feature norm, and its regulariser."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     scale: float = 64.0
+    """s, the factor of the cosines."""
     lower_margin: float = 0.45
-    """Margin in radians at the lower norm and below."""
+    """l_m, the margin in radians at the lower norm and below."""
     upper_margin: float = 0.8
-    """Margin in radians at the upper norm and above."""
+    """u_m, the margin in radians at the upper norm and above."""
     lower_norm: float = 10.0
+    """l_a, the feature norm from which the margin grows."""
     upper_norm: float = 110.0
+    """u_a, the feature norm up to which the margin grows."""
     easy_margin: bool = True
-    """Put the margin only where the cosine to the own agent is positive, as the released code."""
+    """Apply the margin only where the cosine to the own agent is positive, as the released code
+    does."""
     regularizer: float = 35.0
     """lambda_g, the factor of the regulariser within the term."""
 
@@ -132,9 +164,12 @@ class CenterTerm:
     """Center loss (Wen et al. 2016)."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers move: by alpha = `rate`, or through the optimiser as in the released code."""
+    """How centers are updated: "paper" moves them by `rate` times their direction, and "caffe"
+    updates them through the optimiser, as the released code does."""
     rate: float = 0.5
+    """alpha of the paper's rule, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +177,11 @@ class BatchContrastiveTerm:
     """Contrastive loss on the pairs of a batch (NormFace, Eq. 7)."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     margin: float = 1.0
+    """m, the margin on the squared distance, from 0 to 4."""
     mining: Mining = "all"
+    """Which pairs count, as in `losses.batch_contrastive`."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +189,11 @@ class BatchTripletTerm:
     """Triplet loss on the triplets of a batch (NormFace, Eq. 8)."""
 
     weight: float = 0.0
+    """Weight of the term; 0 leaves it out."""
     margin: float = 0.8
+    """m, the margin on the difference of two squared distances, from 0 to 4."""
     mining: Mining = "all"
+    """Which triplets count, as in `losses.batch_triplet`."""
 
 
 @dataclass(frozen=True)
@@ -160,37 +201,40 @@ class RingTerm:
     """Ring loss (Ring loss, Eq. 4)."""
 
     weight: float = 0.0
-    """Weight of Ring loss, the paper's lambda; 0 leaves it out."""
+    """Weight of the term, the paper's lambda; 0 leaves it out."""
     initial_radius: float | None = None
-    """R at the start; None takes the first batch's mean feature norm."""
+    """Initial value of R; None takes the mean feature norm of the first batch."""
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper"
-    """The paper's form, or one of the code that was released under its name."""
+    """The paper's equation, or one of the forms in the code that was released under its name."""
 
 
-# Compared by identity: a loss may hold arrays, which have neither one truth value nor a hash.
+# Terms are compared by identity, because a loss may contain arrays: comparing arrays gives no
+# single truth value, and they have no hash.
 @dataclass(frozen=True, eq=False)
 class CustomTerm:
-    """A loss of the user's, given as an object."""
+    """A user's own loss, given as an object."""
 
     name: str
     """Name of the term in metrics, parameters and messages."""
     loss: Callable | Any = field(metadata=records.OBJECT)
     """One of three:
 
-    - a class-wise term, as `hyperface.losses.classwise.Term` documents it: it gets agents of its
-      own, or the shared ones, and works with split agents, blocks and sampled classes;
-    - a function from features [batch, dim] and labels [batch] to the loss [batch];
-    - a flax linen module that is called like this function, and whose parameters are learned with
-      it. They are whole on every device.
+    - a class-wise term, as `hyperface.losses.classwise.Term` documents it. It gets agents of its
+      own, or the shared ones, and works with split agents, blocks and sampled classes.
+    - a function from features [batch, dim] and labels [batch] to the loss [batch].
+    - a flax linen module that is called like this function, and whose parameters are learned. Every
+      device has a copy of the parameters.
 
-    The loss of an example depends on this example alone: a function is given the part of a batch
-    that is on its device, so that losses on pairs of a batch would depend on the number of devices.
+    The loss of an example must depend on this example alone. Each device calls the function with
+    its own part of the batch, so a loss on pairs would depend on the number of devices.
     """
     weight: float = 1.0
+    """Weight of the term; 0 leaves it out."""
 
     @property
     def is_classwise(self) -> bool:
         """Whether the loss is a class-wise term."""
+        # Recognised by its attributes, so that JAX and the losses need not be loaded here.
         return all(hasattr(self.loss, name) for name in ("normalize", "fold", "fold_args", "loss"))
 
 
@@ -206,8 +250,9 @@ ClasswiseTerm = (
 Term = ClasswiseTerm | CenterTerm | BatchContrastiveTerm | BatchTripletTerm | RingTerm | CustomTerm
 RESERVED = {"shared", "scale", "bias", "radius", "softmax_bound", "distortion", "examples", "step"}
 RESERVED |= {"loss", "feature_norm", "gradient_norm", "parameter_norm", "nonfinite"}
+# Linen has the attributes `name` and `parent` itself.
 RESERVED |= {"learning_rate", "name", "parent"}
-"""Names of metrics and parameters that no custom term may have, beside those of our terms."""
+"""Names of metrics and parameters that a custom term may not have, besides those of our terms."""
 
 
 @dataclass(frozen=True)
@@ -227,21 +272,24 @@ class Loss:
     triplet: BatchTripletTerm = field(default_factory=BatchTripletTerm)
     ring: RingTerm = field(default_factory=RingTerm)
     share_agents: bool = False
-    """One agent matrix for all class-wise terms, in one pass; the released joint loss has one
-    per term."""
+    """Use one agent matrix for all class-wise terms, which are then computed in one pass. The
+    released joint loss has one matrix per term."""
     sample_rate: float = 1.0
-    """Share of the classes drawn at each step beside the batch's own (Partial FC); 1 takes all."""
+    """Share of all classes that is sampled at each step (Partial FC). The classes of the batch are
+    always part of the sample. 1 takes all classes."""
     precision: Literal["float32", "mixed", "bf16"] = "float32"
-    """Type of the operands of matmuls with the agents."""
+    """Type of the operands of matrix products with the agents."""
     memory_budget: int = 0
-    """MiB that similarities may take, so that they need not be computed twice."""
+    """Memory in MiB in which similarities may be stored for the backward pass. Those that do not
+    fit are computed twice."""
     custom: tuple[CustomTerm, ...] = field(default=(), metadata=records.RARE)
-    """Losses of the user's, given as objects."""
+    """The user's own losses, given as objects."""
 
     def terms(self) -> dict[str, Term]:
-        """Returns the terms that take part, by name."""
+        """Returns the terms with a weight above 0, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values |= {term.name: term for term in self.custom}
+        # Other fields of this class, such as `precision`, have no weight.
         return {name: term for name, term in values.items() if getattr(term, "weight", 0)}
 
     def agent_heads(self) -> dict[str, dict[str, "ClasswiseTerm | CustomTerm"]]:
@@ -265,21 +313,23 @@ class Loss:
 
 
 def is_classwise(term: Term) -> TypeGuard[ClasswiseTerm | CustomTerm]:
-    """Says whether a term reads the similarities to all classes, and so needs agents."""
+    """Returns whether a term depends on the similarities to all classes, and so needs agents."""
     return term.is_classwise if isinstance(term, CustomTerm) else isinstance(term, ClasswiseTerm)
 
 
 def normalization(name: str, term: ClasswiseTerm | CustomTerm) -> Normalize:
-    """Returns which sides of a class-wise term are brought to unit length."""
+    """Returns which sides of a class-wise term's similarities are scaled to unit length."""
     if isinstance(term, CustomTerm):
         return cast(Any, term.loss).normalize
     if isinstance(term, SoftmaxTerm):
         return term.normalize
+    # Both are a `SphereFaceTerm`, so the name of the term decides. All others use cosines.
     one_sided: dict[str, Normalize] = {"a_softmax": "agents", "l_softmax": "none"}
     return one_sided.get(name, "both")
 
 
-# Field of a term -> least and greatest value; an open range leaves out its ends.
+# Field of a term -> smallest and largest value, both allowed. Infinity means no limit.
+# Squared distances between unit vectors are 0 to 4, and cosines differ by at most 2.
 _RANGES = {
     "c-contrastive.margin": (0, 4),
     "c-triplet.margin": (0, 4),
@@ -317,10 +367,11 @@ _ABOVE_ZERO = (
 
 
 def check(loss: Loss) -> None:
-    """Refuses values that are out of range or cannot go together.
+    """Checks that all values are in range and fit together.
 
     Raises:
-      InputError: naming the field, what was expected and what was found.
+      InputError: a value does not fit. The message gives the field, the expected and the found
+        value.
     """
     for f in dataclasses.fields(loss):
         weight = getattr(getattr(loss, f.name), "weight", 0.0)
@@ -374,16 +425,19 @@ def _check_softmax(softmax: SoftmaxTerm) -> None:
     if softmax.scale != "learned":
         fits = math.isfinite(softmax.scale) and softmax.scale > 0
         expect(fits, "loss.softmax.scale", 'a number above 0, or "learned"', softmax.scale)
+    # A learned scale and the length of un-normalised features would be the same degree of freedom.
     elif softmax.normalize in ("agents", "none"):
         raise InputError(
             'loss.softmax.scale: "learned" needs normalised features (loss.softmax.normalize both '
-            f"or features), found {softmax.normalize!r}: un-normalised features have a scale of "
-            "their own. Give a number, for example 1."
+            f"or features), found {softmax.normalize!r}: the length of un-normalised features is a "
+            "scale already. Give a number, for example 1."
         )
+    # Proposition 1 holds only without a bias. With one, the features of some classes gather at the
+    # origin, and normalisation spreads them over the whole sphere (NormFace, Figure 3).
     if softmax.bias and softmax.normalize != "none" and not softmax.allow_normalized_bias:
         raise InputError(
             f"loss.softmax.bias: expected False with normalize={softmax.normalize!r} (NormFace, "
-            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to insist."
+            "Proposition 1), found True. Pass loss.softmax.allow-normalized-bias to allow it."
         )
     if softmax.gradient == "caffe" and softmax.normalize in ("features", "none"):
         raise InputError(
@@ -394,6 +448,7 @@ def _check_softmax(softmax: SoftmaxTerm) -> None:
 
 def _check_shared(loss: Loss) -> None:
     shared = loss.agent_heads().get("shared", {})
+    # Shared agents are normalised once for all terms, in one pass over the classes.
     modes = {name: normalization(name, term) for name, term in shared.items()}
     if len(set(modes.values())) > 1:
         raise InputError(
@@ -402,12 +457,12 @@ def _check_shared(loss: Loss) -> None:
         )
     if loss.softmax.bias or loss.softmax.dropout:
         raise InputError(
-            "loss.share-agents: expected loss.softmax.bias False and loss.softmax.dropout 0, which "
-            "are of one term alone, found "
+            "loss.share-agents: expected loss.softmax.bias False and loss.softmax.dropout 0, since "
+            "shared agents cannot have them for one term alone, found "
             f"{loss.softmax.bias} and {loss.softmax.dropout}."
         )
     if loss.forced():
         raise InputError(
             'loss.share-agents: expected gradient "exact" of every term, found "caffe": the '
-            "released codes have a matrix for each term."
+            "released code has one matrix per term."
         )

@@ -1,4 +1,4 @@
-"""An experiment that suits a data set of the user's: sizes and schedule follow from the data."""
+"""Builds an experiment for a user's data set, with sizes and a schedule that suit the data."""
 
 import math
 from collections.abc import Sequence
@@ -15,43 +15,47 @@ from hyperface.config.experiment import (
 from hyperface.errors import InputError
 
 EPOCHS, FEW_IMAGES = 40, 5000
-"""Passes over a set of up to so many images. For larger sets they fall with the fourth root of the
-size, to 19 for 100,000 images."""
+"""Number of epochs for a data set of up to FEW_IMAGES images. For larger sets it falls with the
+fourth root of the size, to 19 epochs for 100,000 images."""
 FEWEST_STEPS = 200
+"""Smallest number of steps of a run."""
 BATCHES = {0: 64, 20_000: 128, 200_000: 256}
-"""Images per step, from so many images on."""
+"""Smallest number of images of a data set -> number of images per step."""
 LEARNING_RATE, DROPS = 0.02, (0.6, 0.85)
-"""The rate of the shipped experiments on ORL, and where in the run it is divided by 10."""
+"""The learning rate of the shipped experiments on ORL, and the shares of the run after which it is
+divided by 10."""
 LARGEST_SHIFT = 28
-"""A shift is at most this part of the height: 4 pixels of an aligned face of 112."""
+"""The largest shift is the image height divided by this: 4 pixels for a face of 112 pixels."""
 MOST_TEST_IMAGES = 12_000
-"""All pairs of the test images are scored after training: 72 million pairs take some 4 GB."""
+"""Largest number of test images. All their pairs are scored after training, and the 72 million
+pairs of 12,000 images take about 4 GB of memory."""
 
 
 class Counts(NamedTuple):
-    """What a prepared data set has."""
+    """The image shape of a prepared data set, and its number of images per person."""
 
     image_shape: tuple[int, int, int]
+    """[height, width, channels] of the images."""
     train: Sequence[int]
-    """Images per person of the training split."""
+    """Number of images of each person in the training split."""
     test: Sequence[int]
-    """Images per person of the test split."""
+    """Number of images of each person in the test split."""
     same_people: bool = False
-    """Whether both splits are of the same people, as with digits."""
+    """Whether both splits contain the same people or classes, as with digits."""
 
 
 def experiment_for(name: str, counts: Counts) -> Experiment:
-    """Returns the experiment of a prepared data set, named after it.
+    """Returns an experiment for a prepared data set, with the data set's name.
 
-    It trains `sphereface-mini`, which suits a CPU, by NormFace's softmax. The scale is learned and
-    starts where Proposition 2's bound is 0.1 for this number of people.
+    It trains `sphereface-mini`, a backbone for CPUs, with NormFace's softmax. The scale is learned,
+    and its initial value gives Proposition 2's bound 0.1 nats for this number of people.
 
     Args:
-      name: of the data set.
-      counts: what it has.
+      name: name of the data set.
+      counts: its image shape and numbers of images.
 
     Raises:
-      InputError: the data set has fewer than two people to train on, or a test split that cannot be
+      InputError: the data set has fewer than two people to train on, or its test split cannot be
         scored.
 
     Example:
@@ -62,9 +66,10 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
     _check_counts(name, counts)
     images = sum(counts.train)
     batch = max(size for least, size in BATCHES.items() if images >= least)
-    # A batch of more than a quarter of a small set would show each image many times in a row.
+    # For a small set a batch is at most a quarter of the images, and a power of two.
     batch = min(batch, max(8, 2 ** int(math.log2(max(8, images / 4)))))
     epochs = EPOCHS * (FEW_IMAGES / max(images, FEW_IMAGES)) ** 0.25
+    # Steps and checkpoints are multiples of log_every (10), as a run requires of checkpoints.
     steps = max(FEWEST_STEPS, 10 * math.ceil(epochs * images / batch / 10))
     return check(
         Experiment(
@@ -85,11 +90,12 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
 def _evaluation(counts: Counts) -> Evaluation:
     if counts.same_people:
         return Evaluation(protocol="classification")
+    # Each fold needs at least one same pair and one different pair.
     return Evaluation(folds=min(10, *_pairs(counts.test)))
 
 
 def _pairs(images: Sequence[int]) -> tuple[int, int]:
-    """Returns the number of same and of different pairs of people with so many images."""
+    """Returns the numbers of same and of different pairs, from the number of images per person."""
     same = sum(n * (n - 1) // 2 for n in images)
     return same, sum(images) * (sum(images) - 1) // 2 - same
 

@@ -1,8 +1,8 @@
-"""Experiments as JSON: plain values as they are, objects of the user's by name and settings.
+"""Converts experiments to plain JSON values and back, with a text in place of each object.
 
-A backbone or a loss that an experiment file holds cannot be written to JSON. Its record is a text,
-`describe(object)`. An experiment is read back with the objects of another one, which the file
-makes again, and each of them must have the recorded text.
+A user's backbone or loss is an object that cannot be written to JSON, so its record is the text of
+`describe(object)`. To read such an experiment, the experiment file is run again. It builds the
+objects anew, and each must have the recorded text.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hyperface.errors import InputError
 
 OBJECT = {"object": True, "rare": True}
-"""Metadata of a field that holds an object of the user's."""
+"""Metadata of a field that holds a user's object."""
 RARE = {"rare": True}
 """Metadata of a field that is recorded only where it differs from its default."""
 
 
 def describe(value: Any) -> str:
-    """Returns a text for an object: where its code is, and its settings.
+    """Returns a text that describes an object: the place of its code, and its settings.
 
-    Equal settings of the same class give the same text in every process. Code is not compared: two
-    versions of a function with the same name have the same text.
+    Equal settings of the same class give the same text in every process. The text does not depend
+    on the code itself, so two versions of a function with the same name have the same text.
 
     Example:
       >>> describe(functools.partial(max, default=0))
@@ -36,14 +36,15 @@ def describe(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__}"
     if dataclasses.is_dataclass(value):
         settings = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
-        if hasattr(value, "apply"):  # A flax module, which also holds its place among others.
+        # A flax module also has the fields of its place in another module, which are no settings.
+        if hasattr(value, "apply"):
             settings = {k: v for k, v in settings.items() if k not in ("parent", "name")}
         return f"{describe(type(value))}({', '.join(_settings(settings))})"
     if isinstance(value, tuple | list):
         return f"({', '.join(map(describe, value))})"
     if isinstance(value, Mapping):
         return f"{{{', '.join(_settings(value))}}}"
-    # An address differs from process to process.
+    # The usual repr contains the object's address, which differs between processes.
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -53,6 +54,7 @@ def _settings(values: Mapping[str, Any]) -> list[str]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns a configuration as nested dictionaries, lists, numbers and texts."""
+    # A rare field with its default value is left out; `from_dict` then takes the default.
     return {
         f.name: _plain(getattr(config, f.name), f)
         for f in dataclasses.fields(config)
@@ -75,10 +77,14 @@ def _plain(value: Any, field: dataclasses.Field) -> Any:
 
 
 def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
-    """Returns the configuration of such dictionaries, with texts in the place of objects.
+    """Returns the configuration that `to_dict` converted, with texts in place of objects.
+
+    Args:
+      cls: class of the configuration.
+      values: the dictionary.
 
     Raises:
-      TypeError: a field is missing, or is not one of this version's.
+      TypeError: a field is missing, or unknown to this version.
     """
     kinds, fields = get_type_hints(cls), {}
     for name, value in values.items():
@@ -88,6 +94,7 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
                 raise TypeError(f"unknown field {name!r} of {cls.__name__}")
             value = from_dict(kind, value)
         elif isinstance(value, list):
+            # JSON has no tuples. A tuple of configurations is annotated as tuple[Config, ...].
             item = get_args(kind)[0] if get_origin(kind) is tuple else None
             is_config = dataclasses.is_dataclass(item)
             value = tuple(from_dict(item, one) if is_config else one for one in value)

@@ -1,4 +1,4 @@
-"""Python files of the user's that define an experiment."""
+"""Runs a user's Python file that defines an experiment."""
 
 import functools
 import importlib.util
@@ -13,33 +13,36 @@ from hyperface.errors import InputError
 def load(path: Path, *, title: str | None = None, imports_from: Path | None = None) -> ModuleType:
     """Runs a Python file that defines `EXPERIMENT`, and returns its module.
 
-    The file may import what lies beside it, as a script may.
+    Like a script, the file may import modules from its own folder.
 
     Args:
       path: the file.
-      title: the name by which its objects are recorded; the file's own by default.
-      imports_from: the folder from which it imports; its own by default.
+      title: name of the module in the records of its objects; by default the name of the file.
+      imports_from: folder from which the file imports; by default its own.
 
     Raises:
-      InputError: the file is missing, is no Python, raises, or defines no `EXPERIMENT`. The message
-        has the place.
+      InputError: the file is missing, is not Python, or raises an error. The message gives the
+        line.
     """
     try:
         state = path.stat()
     except OSError as error:
         raise InputError(f"{path}: expected a Python file, found none: {error.strerror}.") from None
+    # A file that was changed since the last call is run again.
     key = (path.resolve(), state.st_mtime_ns, state.st_size)
     return _load(path, key, title or path.stem, imports_from or path.resolve().parent)
 
 
-@functools.lru_cache(maxsize=16)  # So that the file runs once, though it is asked for twice.
+# A command asks for the same file more than once. Running it twice would build its objects twice.
+@functools.lru_cache(maxsize=16)
 def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
-    # Its own name could be that of a library, which it would then replace.
+    # A file named like a library would otherwise replace the library in sys.modules.
     name = f"experiment_file_{title}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: expected a Python file, found another kind of file.")
     module = importlib.util.module_from_spec(spec)
+    # Python looks up a class's module there, for example when it builds a dataclass.
     sys.modules[name] = module
     sys.path.insert(0, str(imports_from))
     try:
@@ -48,6 +51,7 @@ def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
         raise InputError(
             f"{error.filename}:{error.lineno}: expected Python, found: {error.msg}."
         ) from error
+    # A script may call sys.exit, which must not end the command without a message.
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{_place(error, path)}: expected a file that runs to its end, found "
@@ -59,7 +63,10 @@ def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
 
 
 def _place(error: BaseException, path: Path) -> str:
-    """Returns the line of the file in which an error came up, or which led to it."""
+    """Returns the line of the file in which an error was raised, or which called the failed code.
+
+    The result is the path alone if the error does not come from a line of the file.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
     return f"{path}:{lines[-1]}" if lines else str(path)

@@ -1,23 +1,24 @@
-"""Options for XLA that a backbone's speed on a CPU depends on."""
+"""Compiler options of XLA that make convolutions faster on a CPU."""
 
 from functools import cache
 
 import jax
 
-# XLA's CPU backend hands convolutions to a library whose gradients of kernels take three times as
-# long as XLA's own; dots stay with it. The names are experimental: a version without them is
-# found out by compiling with them.
+# By default XLA's CPU backend passes convolutions and matrix products to a library. Its gradients
+# of convolution kernels take three times as long as XLA's own, so only products stay with it. The
+# option's name is experimental, and other versions of XLA may not know it.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
 def options(platform: str | None = None) -> dict[str, str]:
-    """Options for `jax.jit` and `Lowered.compile` of a program with convolutions.
+    """Returns the compiler options for a program with convolutions.
 
     Args:
-      platform: that of the devices it runs on, such as "cpu"; jax's default one if None.
+      platform: platform of the devices that run it, such as "cpu"; None takes JAX's default.
 
     Returns:
-      What makes it faster there; nothing on other platforms, or where XLA does not know it.
+      The options for `jax.jit` and `Lowered.compile`. They are empty on other platforms than a CPU,
+      and if this version of XLA does not know them.
     """
     platform = platform or jax.default_backend()
     return dict(_CPU) if platform == "cpu" and _known() else {}
@@ -27,6 +28,6 @@ def options(platform: str | None = None) -> dict[str, str]:
 def _known() -> bool:
     try:
         jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
-    except Exception:  # jax has no narrower one for options it does not know.
+    except Exception:  # JAX has no narrower type of error for unknown options.
         return False
     return True

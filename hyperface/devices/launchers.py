@@ -1,4 +1,4 @@
-"""Which processes train together, read from options or from what launched them."""
+"""Finds out which processes train together, from options or from the launcher's environment."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,17 +6,21 @@ from typing import NamedTuple
 from hyperface.errors import InputError
 
 PORT = 12721
+"""Port of the coordinator where we choose it; under SLURM the lowest of a range of ports."""
 
 
 class Cluster(NamedTuple):
-    """The processes of a run, and which one this is."""
+    """The processes of a run, and the position of this process among them."""
 
     coordinator: str
     """host:port of process 0."""
     processes: int
+    """Number of processes."""
     process: int
+    """Number of this process, from 0."""
     devices: tuple[int, ...] | None = None
-    """Numbers of its GPUs, where others of the same machine have the rest; None for all."""
+    """Numbers of the GPUs that this process uses, if it shares its machine with other processes of
+    the run; None uses all that it sees."""
 
 
 def cluster_of(
@@ -26,7 +30,7 @@ def cluster_of(
     processes: int | None = None,
     process: int | None = None,
 ) -> Cluster | None:
-    """Returns the cluster that the options name, else the one that the launcher has set.
+    """Returns the cluster that the options describe, or else the one that the launcher describes.
 
     SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes (JobSet) are recognised by the environment
     variables that they set. Open MPI needs HYPERFACE_COORDINATOR in addition. A JobSet needs
@@ -58,7 +62,8 @@ def cluster_of(
             f"{coordinator}, {processes} and {process}."
         )
     for variable, found in (
-        ("SLURM_STEP_NODELIST", _slurm),  # Of srun: a batch script alone has one process.
+        # Only srun sets this variable. A batch script without srun is a single process.
+        ("SLURM_STEP_NODELIST", _slurm),
         ("OMPI_COMM_WORLD_RANK", _open_mpi),
         ("JOB_COMPLETION_INDEX", _job_set),
     ):
@@ -69,7 +74,7 @@ def cluster_of(
 
 def _slurm(environment: Mapping[str, str]) -> Cluster:
     names = environment["SLURM_STEP_NODELIST"]
-    # Jobs that share a node have ports of their own.
+    # Two jobs on one node must not use the same port, so it depends on the job.
     port = PORT + _number(environment, "SLURM_JOB_ID") % 4096
     processes = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
     # A step may have fewer tasks than its job.
@@ -85,7 +90,11 @@ def _slurm(environment: Mapping[str, str]) -> Cluster:
 
 
 def _tasks_of_this_node(environment: Mapping[str, str]) -> int:
-    """Of "2(x3),1" 2 on the nodes 0 to 2, and 1 on node 3."""
+    """Returns the number of SLURM's tasks on this node.
+
+    SLURM lists them by node in a short form: "2(x3),1" means 2 tasks on each of the nodes 0 to 2,
+    and 1 on node 3.
+    """
     listed = environment.get("SLURM_STEP_TASKS_PER_NODE")
     if not listed:
         return int(environment.get("SLURM_NTASKS_PER_NODE") or 1)
@@ -105,19 +114,20 @@ def _tasks_of_this_node(environment: Mapping[str, str]) -> int:
 def _own_devices(
     environment: Mapping[str, str], processes: int, place: str, on_machine: str | None = None
 ) -> tuple[int, ...] | None:
-    """This process's share of a machine's GPUs; None where it has all that it sees.
+    """Returns the GPUs that this process uses of its machine; None uses all that it sees.
 
     Args:
-      environment: the process's variables.
-      processes: of the machine.
-      place: the variable with this one's number among them.
-      on_machine: the variable with the number of GPUs.
+      environment: the process's environment variables.
+      processes: number of the run's processes on this machine.
+      place: name of the variable with this process's number among them.
+      on_machine: name of the variable with the machine's number of GPUs, if there is one.
     """
     if processes == 1:
         return None
     all_of_them = int(environment.get(on_machine, 0)) if on_machine else 0
     seen = len(list(filter(None, environment.get("CUDA_VISIBLE_DEVICES", "").split(","))))
-    if seen and (seen < processes or seen < all_of_them):  # The launcher has given it its own.
+    # The process sees only some of the machine's GPUs, so the launcher has split them already.
+    if seen and (seen < processes or seen < all_of_them):
         return None
     share = max(1, (seen or all_of_them) // processes)
     first = share * _number(environment, place)
@@ -125,9 +135,9 @@ def _own_devices(
 
 
 def _first_host(names: str) -> str:
-    """Of SLURM's short form: "gpu[03-05,9],login" begins with gpu03."""
+    """Returns the first host of SLURM's short form: gpu03 of "gpu[03-05,9],login"."""
     head, bracket, rest = names.partition("[")
-    # A comma before the bracket: the first host stands without one.
+    # With a comma in front of the bracket, the bracket belongs to a later host.
     if not bracket or "," in head:
         return names.split(",")[0]
     first, _, after = rest.partition("]")
@@ -150,6 +160,7 @@ def _open_mpi(environment: Mapping[str, str]) -> Cluster:
 def _job_set(environment: Mapping[str, str]) -> Cluster:
     job_set, job = (_required(environment, n) for n in ("JOBSET_NAME", "REPLICATED_JOB_NAME"))
     return Cluster(
+        # The host name that a JobSet gives to the first pod of its first job.
         f"{job_set}-{job}-0-0.{job_set}:{PORT}",
         _number(environment, "HYPERFACE_PROCESSES"),
         _number(environment, "JOB_COMPLETION_INDEX"),
@@ -165,7 +176,7 @@ def _checked(cluster: Cluster) -> Cluster | None:
     host, _, port = cluster.coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise InputError(f"expected the coordinator as host:port, found {cluster.coordinator!r}.")
-    # One process trains as it does without a launcher.
+    # A single process trains in the same way as without a launcher.
     return cluster if cluster.processes > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""The devices of this machine and of all processes; the only package that names them."""
+"""Meshes and shardings of the devices. No other package names devices."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hyperface.errors import InputError
 
-# jaxlib ships no stubs, so a type checker takes jax.Device for a variable and knows nothing of it.
+# jaxlib has no type stubs, so a type checker takes jax.Device for a variable of unknown type.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 """One device of JAX: a GPU, a TPU core, or a CPU."""
 AXIS = "batch"
@@ -21,19 +21,19 @@ _Tree = TypeVar("_Tree")
 
 
 def check_devices(batch_size: int) -> None:
-    """Refuses a batch that the devices of all processes cannot split evenly.
+    """Checks that a batch can be split evenly over the devices of all processes.
 
     Raises:
-      InputError: naming both numbers and the nearest sizes that fit.
+      InputError: it cannot. The message gives both numbers and the nearest sizes that fit.
     """
     check_batch_size(batch_size, num_devices())
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Refuses a batch that cannot be split evenly.
+    """Checks that a batch can be split evenly over a number of devices.
 
     Raises:
-      InputError: naming both numbers and the nearest sizes that fit.
+      InputError: it cannot. The message gives both numbers and the nearest sizes that fit.
     """
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices
@@ -45,24 +45,25 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
 
 
 def num_devices() -> int:
-    """Returns the number of devices of all processes, which take part in a step."""
+    """Returns the number of devices of all processes, since all of them compute each step."""
     return jax.device_count()
 
 
 def device_memory() -> int:
-    """Returns the bytes of one local device; simulated CPU devices share the machine's."""
+    """Returns the memory in bytes of one local device."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
-        # The smallest device decides, since all hold equal parts.
+        # All devices store equal parts, so the smallest device is the limit.
         return min(found["bytes_limit"] for found in stats)
+    # CPU devices report no memory. All simulated ones share the machine's.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
 
 
 def check_classes(num_classes: int) -> None:
-    """Refuses to split fewer classes than there are devices.
+    """Checks that there is at least one class per device, for agents that are split by rows.
 
     Raises:
-      InputError: naming both numbers.
+      InputError: there are fewer classes. The message gives both numbers.
     """
     if num_classes < num_devices():
         raise InputError(
@@ -72,47 +73,49 @@ def check_classes(num_classes: int) -> None:
 
 
 def replicated(devices: Sequence[Device] | None = None) -> NamedSharding:
-    """Returns the sharding of the state that `data_parallel_step` returns: whole on every device.
+    """Returns the sharding that keeps a whole copy of the state on every device.
 
-    A state that starts with it lets the step compile once.
+    `data_parallel_step` returns its state with this sharding. If the first state has it too, the
+    step compiles only once.
     """
     return NamedSharding(make_mesh(devices), PartitionSpec())
 
 
 def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> jax.Array:
-    """Puts an array on the local devices, its first axis split over them.
+    """Puts an array on the local devices, with its first axis split over them.
 
-    A jitted function of it then runs on all of them: what evaluation does with images, and with the
-    blocks of a gallery. Where the rows cannot be split evenly, every device takes all.
+    A jitted function of the array then runs on all of these devices. Evaluation does so with images
+    and with the blocks of a gallery. If the rows cannot be split evenly, every device gets all of
+    them.
     """
     mesh = make_mesh(devices or jax.local_devices())
-    # A sharding needs even parts.
+    # `device_put` refuses a sharding with uneven parts.
     split = PartitionSpec() if array.shape[0] % mesh.size else PartitionSpec(AXIS)
     return jax.device_put(array, NamedSharding(mesh, split))
 
 
 def put_whole(tree: _Tree) -> _Tree:
-    """Puts a tree whole on each local device, beside what `split_rows` puts there."""
+    """Puts a whole copy of a tree on each local device, for use with arrays of `split_rows`."""
     return jax.device_put(tree, replicated(jax.local_devices()))
 
 
 def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
-    """Returns the mesh of these devices, by default of all devices of all processes."""
+    """Returns a mesh of one axis over the devices, by default those of all processes."""
     devices = list(devices or jax.devices())
-    # Automatic axes by name: the default of `make_mesh` is explicit ones.
+    # The default of `make_mesh` is explicit axes, with which every array has a sharding type.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def describe_devices() -> list[str]:
-    """Returns the devices that `data_parallel_step` uses by default, in words."""
+    """Returns a text for each local device, for example "cuda:0 (NVIDIA H100)"."""
     return [f"{device} ({device.device_kind})" for device in jax.local_devices()]
 
 
 def counted(devices: Sequence[str]) -> list[str]:
-    """Returns how many there are of each kind.
+    """Returns the number of devices of each kind, as texts.
 
     Args:
-      devices: as `describe_devices` names them.
+      devices: the texts of `describe_devices`.
 
     Example:
       >>> counted(["cuda:0 (NVIDIA H100)", "cuda:1 (NVIDIA H100)"])

@@ -1,4 +1,4 @@
-"""The processes that train together: how they join, wait, exchange values and end."""
+"""Lets the processes that train together join, wait for each other, exchange values and end."""
 
 import itertools
 import json
@@ -14,15 +14,15 @@ from jax.experimental import multihost_utils
 from hyperface.devices.launchers import Cluster
 
 PATIENCE = 7 * 24 * 3600
-"""Seconds that processes wait for the one that prepares or scores; the loss of a process is noticed
-sooner."""
+"""Seconds that processes wait for the one that prepares data or scores. A process that is lost is
+noticed sooner, by JAX's heartbeat."""
 GRACE = 1.0
-"""Seconds that other processes have to report an error before process 0 ends them."""
+"""Seconds that process 0 waits before it ends, so that other processes can report their error."""
 
 _meetings = itertools.count()
 _Json = TypeVar("_Json")
 _joined: Cluster | None = None
-"""The cluster that this process is one of."""
+"""The cluster that this process has joined; None before and without a cluster."""
 
 
 class AgreedStop(Exception):
@@ -30,40 +30,50 @@ class AgreedStop(Exception):
 
 
 def initialize(cluster: Cluster | None) -> None:
-    """Joins the cluster's processes, before anything else of jax is used; nothing for None."""
+    """Joins the processes of a cluster; does nothing for None.
+
+    Call it before any other use of JAX, which would start the devices of this process alone.
+    """
     global _joined
     if cluster is None:
         return
     _joined = cluster
+    # JAX's default today. It is set here because CPU devices of several processes depend on it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.processes,
         cluster.process,
         local_device_ids=cluster.devices,
-        # Under SLURM and Open MPI jax would take one GPU per process, and leave others idle.
+        # Under SLURM and Open MPI JAX's own detection takes one GPU per process and leaves the
+        # others idle.
         cluster_detection_method="deactivate",
-        # The others wait at their end for process 0, which may score for hours.
+        # At their end the other processes wait for process 0, which may score for hours.
         shutdown_timeout_seconds=PATIENCE,
     )
 
 
 def exit_now(status: int) -> NoReturn:
-    """Ends this process at once; the other processes notice that it is gone, and end too.
+    """Ends this process at once. The other processes notice that it is gone, and end too.
 
-    An orderly end would wait for them, and they would wait for this one at their next collective.
+    An orderly end would be a deadlock: it waits for the other processes, and they wait for this
+    process at their next collective.
     """
     if _joined is not None and _joined.process == 0:
-        # Process 0 holds the coordinator: without it the others end before they report.
+        # Process 0 runs the coordinator. When it is gone, JAX ends the other processes at once.
         time.sleep(GRACE)
+    # os._exit does not flush the buffers of Python's streams.
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit, whose exit handlers would wait for the other processes.
+    # The exit handlers of sys.exit would wait for the other processes.
     os._exit(status)
 
 
 def is_joined() -> bool:
-    """Returns whether this process joined others; it may be asked before jax has devices."""
+    """Returns whether this process joined other processes.
+
+    Unlike `is_multiprocess` it does not start JAX's devices.
+    """
     return _joined is not None and _joined.processes > 1
 
 
@@ -73,44 +83,47 @@ def is_multiprocess() -> bool:
 
 
 def process_slice() -> dict[str, int]:
-    """Returns the keywords of `training_batches` that say which slice of a batch we read."""
+    """Returns the arguments of `training_batches` that select this process's slice of a batch."""
     return {"process": jax.process_index(), "processes": jax.process_count()}
 
 
 def is_writer() -> bool:
-    """Returns whether this process writes logs and reports: one of all does."""
+    """Returns whether this process is the one that writes logs and reports."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the point of this name.
+    """Waits until every process has called it with the same name.
 
-    They meet at the coordinator: a collective of the devices has its own, shorter patience.
+    The barrier is at JAX's coordinator. A barrier of the devices would be a collective, which has
+    a shorter timeout than scoring takes.
     """
     if not is_multiprocess():
         return
-    # Orbax has the public barrier at jax's coordinator; jax itself shows only one of the devices.
+    # JAX has a public barrier of the devices only. Orbax has one at JAX's coordinator.
     from orbax.checkpoint import multihost
 
-    # Numbered, since the key of a barrier must be a new one each time.
+    # The coordinator accepts each key only once, so the keys are numbered.
     key = f"hyperface/{next(_meetings)}/{name}"
     multihost.get_barrier_sync_fn()(key=key, timeout_ms=PATIENCE * 1000)
 
 
 def allgather(name: str, value: _Json) -> list[_Json]:
-    """Returns the value that each process brought to the point of this name, in order of process.
+    """Waits for all processes, and returns the value of each, in order of process.
 
-    Waits for all processes. Values travel as JSON.
+    Args:
+      name: name of the exchange; all processes give the same one.
+      value: this process's value, which JSON can represent.
     """
     if not is_multiprocess():
         return [value]
-    # The long wait is here: the collectives below have a shorter patience.
+    # A process may be hours late, and the collectives below have a shorter timeout.
     wait_for_all(name)
-    # As bytes, since only arrays travel.
+    # Collectives exchange arrays only, so the value's JSON becomes an array of bytes.
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    # Every process must bring an array of one shape, so the lengths are told first.
+    # All processes must give arrays of the same shape, so the lengths are exchanged first.
     lengths = multihost_utils.process_allgather(np.int32(text.size))
-    # A power of two, so that values of many lengths need few compiled programs.
+    # Padded to a power of two, because each new length compiles another program.
     padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
     padded[: text.size] = text
     rows = multihost_utils.process_allgather(padded)
@@ -118,5 +131,10 @@ def allgather(name: str, value: _Json) -> list[_Json]:
 
 
 def broadcast_from_writer(name: str, value: _Json) -> _Json:
-    """Returns the value that the writing process brought to this point; waits for all."""
+    """Waits for all processes, and returns the value of the writing process.
+
+    Args:
+      name: name of the exchange; all processes give the same one.
+      value: this process's value, which JSON can represent.
+    """
     return allgather(name, value)[0]

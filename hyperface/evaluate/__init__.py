@@ -1,4 +1,7 @@
-"""Scoring, apart from training: embedding is jitted, the protocols are NumPy on features."""
+"""Scores networks, independently of training.
+
+Images are embedded by a jitted function. The protocols then score the features in NumPy.
+"""
 
 from hyperface.extras import require
 

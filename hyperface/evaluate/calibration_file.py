@@ -1,7 +1,10 @@
-"""A calibration as a small JSON file: the thresholds and probabilities of one network.
+"""Writes and reads the calibration of a network, a small JSON file of thresholds.
 
-It is plain data, for other programs too: a pair is of one person at a rate if the cosine of its
-features is at least the rate's threshold, and the log-likelihood ratio is slope * cosine + offset.
+Other programs can use the file as well. It has two parts:
+
+- one threshold per false-accept rate: a pair is accepted as the same person if the cosine of its
+  features is at least the threshold;
+- slope and offset: the log-likelihood ratio of "same person" is slope * cosine + offset.
 """
 
 import json
@@ -19,7 +22,7 @@ from hyperface.metrics.operating_points import OperatingPoint
 NAME = "calibration.json"
 FORMAT, VERSION = "hyperface-calibration", 1
 LARGEST = 2**20
-"""Bytes of the file."""
+"""Largest size of the file in bytes."""
 _OPTIONAL = ("measured_far", "measured_tar", "measured_frr")
 _LIMITS = ("measured_far_low", "measured_far_high")
 """Absent from a file that was written without intervals."""
@@ -27,27 +30,30 @@ _LIMITS = ("measured_far_low", "measured_far_high")
 
 @dataclass(frozen=True)
 class StoredCalibration:
-    """The calibration of a network, and what it was fitted on."""
+    """The calibration of a network, with a description of the pairs that it was fitted on."""
 
     model: str
     """Digest of the network's weights."""
     mirror: str
-    """How features of image and mirror image were merged."""
+    """How the features of image and mirror image were merged, one of `MIRROR_STEPS`."""
     protocol: str
-    """What was done, in words."""
+    """The procedure of the evaluation, in words."""
     num_same: int
-    """Same pairs that it was fitted on."""
+    """Number of same pairs that it was fitted on."""
     num_different: int
+    """Number of different pairs that it was fitted on."""
     points: tuple[OperatingPoint, ...]
-    """One per rate, falling."""
+    """One operating point per false-accept rate, with falling rates."""
     logistic: Logistic
+    """Slope and offset of the log-likelihood ratio."""
 
     def point(self, far: float) -> OperatingPoint:
-        """Returns the operating point of a rate, or that of the next lower rate.
+        """Returns the operating point of a false-accept rate, or of the next lower rate.
 
         Raises:
-          InputError: no rate is so low.
+          InputError: the calibration has no rate that low.
         """
+        # The tolerance accepts a rate that differs from the stored one by rounding.
         found = [point for point in self.points if point.far <= far * (1 + 1e-9)]
         if not found:
             rates = ", ".join(f"{point.far:g}" for point in self.points)
@@ -55,7 +61,7 @@ class StoredCalibration:
         return max(found, key=lambda point: point.far)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the content of the file."""
+        """Returns the content of the file as a dictionary."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -69,12 +75,19 @@ class StoredCalibration:
         }
 
     def to_text(self) -> str:
-        """Returns the text of the file."""
+        """Returns the content of the file as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
 def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> StoredCalibration:
-    """Returns what is stored of a calibration that a protocol fitted."""
+    """Returns the calibration in the form of the file.
+
+    Args:
+      found: the calibration that a protocol has fitted.
+      model: digest of the network's weights.
+      mirror: how the features of image and mirror image were merged.
+      protocol: the procedure of the evaluation, in words.
+    """
     return StoredCalibration(
         model=model,
         mirror=mirror,
@@ -90,20 +103,21 @@ def read_calibration(path: Path) -> StoredCalibration:
     """Reads a calibration file.
 
     Raises:
-      InputError: it is missing, damaged, or no such file.
+      InputError: the file is missing or damaged, or is not a calibration.
     """
     return from_dict(read_json(path, LARGEST), str(path))
 
 
 def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
-    """Returns the calibration that `to_dict` recorded.
+    """Returns the calibration of a dictionary from `StoredCalibration.to_dict`.
 
     Args:
       record: the content of the file.
-      origin: where it is from, for messages.
+      origin: name of the file, for messages.
 
     Raises:
-      InputError: it is of another kind or version, or a value is missing or of another type.
+      InputError: the record has another format or version, or a value is missing or has another
+        type.
     """
     kind = record.get("format"), record.get("version")
     if kind != (FORMAT, VERSION):
@@ -149,6 +163,7 @@ def _point(record: dict[str, Any]) -> OperatingPoint:
 
 
 def _number(value: object) -> float:
+    # A bool is an int in Python, and JSON readers accept NaN and Infinity.
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"expected a number, found {str(value)[:40]}")
     return float(value)

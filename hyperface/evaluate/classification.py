@@ -14,18 +14,18 @@ def nearest_agent_accuracy(
     scale: float = 1.0,
     bias: np.ndarray | None = None,
 ) -> float:
-    """Share of examples whose class has the highest logit: NormFace, Eq. 2.
+    """Returns the share of examples whose class has the highest logit (NormFace, Eq. 2).
 
-    The logits are those of `losses.softmax` with the same options. Without a bias, only whether the
-    agents are normalised makes a difference.
+    The logits are those of `losses.softmax` with the same options. Without a bias, `scale` and the
+    normalisation of features do not change which class has the highest logit.
 
     Args:
       features: [examples, dim].
       agents: [classes, dim].
-      labels: [examples].
-      normalize: which side is brought to unit length.
-      scale: factor on the similarities.
-      bias: [classes] added to the logits, or None.
+      labels: [examples] class ids.
+      normalize: which sides of a similarity are scaled to unit length.
+      scale: factor of the similarities.
+      bias: [classes], added to the logits; None adds nothing.
     """
     if normalize in ("both", "features"):
         features = features / np.linalg.norm(features, axis=1, keepdims=True)

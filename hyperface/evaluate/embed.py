@@ -1,4 +1,4 @@
-"""Features of a whole split, with the mirror image merged in."""
+"""Embeds a whole split: computes its features, merged with those of the mirror images."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -13,38 +13,40 @@ from hyperface.devices import compiler, mesh
 from hyperface.normalize import l2_norm
 
 Images = jax.Array | np.ndarray
-"""[batch, height, width, channels], on devices or still on the host."""
+"""Images [batch, height, width, channels], on devices or on the host."""
 Mirror = Literal["none", "sum", "max", "concat"]
+"""How the features of an image and of its mirror image are merged."""
 MIRROR_STEPS = {
     "none": "no mirror image",
     "sum": "features of image and mirror image merged by sum",
     "max": "features of image and mirror image merged by max",
     "concat": "features of image and mirror image concatenated",
 }
-"""What is printed of each merge."""
+"""What the procedure in a report says about each way to merge features."""
 PIXEL_STEP = "(pixel - 127.5) / 128"
-"""What a network is fed."""
+"""What the procedure in a report says about the pixel values that a network takes."""
 
 
 class Devices:
-    """What embeds a split together: here one device; `train.together.AllDevices` is all there are.
+    """The devices that embed a split: this class is one device, `AllDevices` is all devices.
 
-    Every process calls the same methods in the same order.
+    With several processes, each of them calls the same methods in the same order.
     """
 
     num_local: int = 1
-    """Devices of this process: a batch is a multiple of them."""
+    """Number of devices of this process. The batch size is a multiple of it."""
     process: int = 0
-    """Which one this is, of"""
+    """Number of this process, from 0."""
     processes: int = 1
+    """Number of processes."""
 
     def put(self, tree: Any) -> Any:
         """Returns the parameters, replicated on each device of this process."""
-        # By way of the host, whatever sharding the parameters have.
+        # Through the host, since the parameters may have any sharding.
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch over the devices of this process."""
+        """Returns a batch, split over the devices of this process."""
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
@@ -52,7 +54,7 @@ class Devices:
         return jax.device_get(tree)
 
     def whole(self, tree: Any) -> Any:
-        """Returns whole arrays on the host; they may be split over all devices."""
+        """Returns whole arrays on the host, from arrays that may be split over all devices."""
         return jax.device_get(tree)
 
 
@@ -60,41 +62,49 @@ ONE_DEVICE = Devices()
 
 
 class Embeddings(NamedTuple):
-    """Features of examples in stored order."""
+    """The features of a split, in the order in which its examples are stored."""
 
     features: np.ndarray
-    """[examples, dim] float32, mirror merged, un-normalised."""
+    """[examples, dim] float32, merged with those of the mirror images, un-normalised."""
     norms: np.ndarray
-    """[examples] norm of the feature of the image itself."""
+    """[examples] norm of the feature of the image itself, before the merge."""
     labels: np.ndarray
-    """[examples] int32."""
+    """[examples] int32 class ids."""
 
 
 def embedder(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """Returns the function of `merged`, jitted with this library's compiler options."""
+    """Returns the jitted function of `merged`, with this library's compiler options."""
     return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
 
 
 def merged(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """Returns a function (parameters, images) -> (merged features, norms before the merge).
+    """Returns a function that embeds images and merges the features of their mirror images.
 
     Args:
-      apply: (parameters, images [batch, height, width, channels]) -> features [batch, dim].
-      mirror: "none"; "sum" of the features of image and mirror image (NormFace, 5.1); "max", the
-        larger of both, element by element, as in NormFace's released network; or "concat",
-        [batch, 2 dim].
+      apply: function (parameters, images [batch, height, width, channels]) -> features
+        [batch, dim].
+      mirror: one of:
+
+        - "none": no mirror image
+        - "sum": the sum of both features (NormFace, 5.1)
+        - "max": the element-wise maximum, as in NormFace's released network
+        - "concat": both features one behind the other, [batch, 2 dim]
+
+    Returns:
+      A function (parameters, images) -> (merged features, norms [batch] before the merge).
     """
 
     def embed(params: Any, images: Any) -> tuple[jax.Array, jax.Array]:
         features = apply(params, images)
-        # Before the merge, since the norms are those of the image itself.
+        # Before the merge: the norm of a sum of two features would say little about the image.
         norms = l2_norm(features)
         if mirror == "none":
             return features, norms
+        # The third axis is the width, so this swaps left and right.
         mirrored = apply(params, images[:, :, ::-1])
         if mirror == "sum":
             return features + mirrored, norms
@@ -111,31 +121,34 @@ def embed_split(
     batches: Iterable[dict[str, np.ndarray]],
     devices: Devices = ONE_DEVICE,
 ) -> Embeddings:
-    """Runs an `embedder` over padded batches and drops the padding.
+    """Embeds all batches of a split, and drops the padding.
 
-    Every process comes to the same features: those that one process would make of all batches.
+    With several processes each of them returns the features of all batches, equal to those that one
+    process would compute.
 
     Args:
-      embed: the jitted function; every batch has one shape, so it compiles once.
-      params: its parameters.
-      batches: dicts of "images", "labels" and "mask", as `evaluation_batches` makes them; of
-        several processes, each has its share.
-      devices: what runs it.
+      embed: the jitted function of `embedder`. All batches have the same shape, so it compiles
+        once.
+      params: the parameters of the network.
+      batches: dictionaries of "images", "labels" and "mask", as `evaluation_batches` yields them;
+        with several processes, each gets its own share.
+      devices: the devices that embed the batches.
     """
     parts, params = [], devices.put(params)
     for batch in batches:
-        # The first batch only: the check reads every pixel.
+        # Only the first batch is checked, because the check reads every pixel.
         if not parts:
             warn_of_range(batch["images"])
         found = embed(params, devices.split(batch["images"]))
         *columns, mask = devices.gather((*found, batch["labels"], batch["mask"]))
-        # The mask and not a count: several processes pad batches in the middle of the whole.
+        # Rows are selected by the mask and not cut off at the end: the joined batch of several
+        # processes has the padding of each process in the middle.
         parts.append([column[mask > 0] for column in columns])
     return Embeddings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 class AllDevices(Devices):
-    """Each process embeds its share of the batches on all of its devices."""
+    """All devices of all processes: each process embeds its share of the batches on its own."""
 
     def __init__(self) -> None:
         self.num_local = jax.local_device_count()
@@ -146,14 +159,14 @@ class AllDevices(Devices):
         return mesh.put_whole(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch over the devices of this process."""
+        """Returns a batch, split over the devices of this process."""
         return mesh.split_rows(images)
 
     def gather(self, tree: Any) -> Any:
         """Returns the arrays of all processes on the host, joined in the order of the processes."""
-        # From the host: each process holds its own arrays, not shards of one.
+        # Each process has arrays of its own here, where `whole` gets shards of one array.
         return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
 
     def whole(self, tree: Any) -> Any:
-        """Returns whole arrays on the host; they may be split over all devices."""
+        """Returns whole arrays on the host, from arrays that may be split over all devices."""
         return multihost_utils.process_allgather(tree, tiled=True)

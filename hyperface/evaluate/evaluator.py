@@ -1,4 +1,4 @@
-"""A trained network, or raw pixels, scored on an experiment's test split."""
+"""Scores a trained network, or the raw pixels, on the test split of an experiment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,19 +30,23 @@ from hyperface.protocols.pair_rules import ACCURACY_STEP
 
 @dataclass(frozen=True)
 class Result:
-    """What one method scores on a test split; of several processes, the first alone scores."""
+    """The scores of one method on a test split.
+
+    With several processes only the first one scores. The others have embeddings alone.
+    """
 
     embeddings: Embeddings
     verification: Verification | None = None
+    """The scores of the verification protocol; None for another protocol."""
     accuracy: float | None = None
-    """Classification accuracy, where that is the protocol."""
+    """The accuracy of the classification protocol; None for another protocol."""
     steps: tuple[str, ...] = ()
-    """What was done, a sentence each."""
+    """The procedure: one sentence per step of the evaluation."""
 
     def figures(self) -> dict[str, float]:
-        """Returns the figures of a results table, by name, as shares in [0, 1]."""
+        """Returns the values of a results table by name, as shares in [0, 1]."""
         if self.verification is None:
-            # Only the process that scores asks for figures, and it has one of the two.
+            # Only the process that scores calls this, and it has one of the two scores.
             return {"accuracy": cast(float, self.accuracy)}
         folds = self.verification.folds
         rates = {f"tar_at_far_{far}": tar for far, tar in self.verification.tar_at_far.items()}
@@ -59,16 +63,17 @@ def evaluate_network(
     """Scores a network by the experiment's protocol on its test split.
 
     Args:
-      experiment: says which split, protocol and mirror merge.
+      experiment: the experiment, which names the split, the protocol and the mirror merge.
       network: a linen module with a method `embed`.
-      variables: its "params", and "batch_stats" where it has them.
-      data_dir: where the prepared data set is.
-      devices: what embeds it; all processes call this together.
+      variables: the network's "params", and its "batch_stats" if it has any.
+      data_dir: the folder of prepared data sets.
+      devices: the devices that embed the images. All processes must call this function.
     """
     embed = embedder(
         lambda variables, images: network.apply(variables, images, method="embed"),
         experiment.evaluation.mirror,
     )
+    # Without the heads, which need not be copied to each device.
     backbone = {n: {"backbone": t["backbone"]} for n, t in variables.items() if "backbone" in t}
     embeddings, images = _embedded(experiment, embed, backbone, data_dir, devices)
     steps = (
@@ -78,13 +83,16 @@ def evaluate_network(
     )
     if experiment.evaluation.protocol == "verification":
         return _verified(experiment, embeddings, devices, steps)
-    # Which class wins depends on the scale only where a bias is added.
+    # The head of the first class-wise term decides. The scale matters only if there is a bias.
     head_name, terms = next(iter(experiment.loss.agent_heads().items()))
+    # The agents may be split over the devices of all processes, so all processes must gather them
+    # before any of them returns.
     head, (named, *_) = devices.whole(variables["params"]["head"][head_name]), terms.items()
     if devices.process:
         return Result(embeddings)
     term = named[1]
-    if isinstance(term, SoftmaxTerm) and "scale" in head:  # A learned scale has a floor.
+    # A learned scale acts as at least its floor, as in training.
+    if isinstance(term, SoftmaxTerm) and "scale" in head:
         scale = max(head["scale"], term.min_scale)
     else:
         scale = getattr(term, "scale", 1.0)
@@ -101,7 +109,7 @@ def evaluate_network(
 
 
 def check_scorable(experiment: Experiment, data_dir: Path) -> None:
-    """Refuses, before a run, a test split that its protocol could not score after it.
+    """Checks before training that the protocol can score the test split after it.
 
     Raises:
       InputError: there is no such split, or it has too few pairs for the folds.
@@ -121,7 +129,7 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
 def evaluate_pixels(
     experiment: Experiment, data_dir: Path, devices: Devices = ONE_DEVICE
 ) -> Result:
-    """Scores verification by the cosine of the raw pixels, the baseline of every network."""
+    """Scores verification by the cosine of raw pixels, a baseline that every network must beat."""
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)
     steps = (images, f"the pixels themselves are the features, {PIXEL_STEP}", MIRROR_STEPS["none"])
@@ -131,11 +139,12 @@ def evaluate_pixels(
 def _embedded(
     experiment: Experiment, embed: Callable, params: Any, data_dir: Path, devices: Devices
 ) -> tuple[Embeddings, str]:
-    """Returns the test split's features, and what is printed of its images."""
+    """Returns the features of the test split, and the sentence of the procedure on its images."""
     data, size = experiment.data, experiment.evaluation.batch_size
     split = open_experiment_split(data, "test", data_dir)
     batches = evaluation_batches(
         split,
+        # Rounded up to a multiple of the devices, so that each batch can be split evenly.
         batch_size=size + -size % devices.num_local,
         process=devices.process,
         processes=devices.processes,

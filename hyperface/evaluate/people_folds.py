@@ -1,8 +1,8 @@
-"""Scores of networks that were each trained without one group of people, put together.
+"""Combines the scores of several networks, each of which was trained without one group of people.
 
-A data set of forty people has too few for a test split: the impostor pairs of ten people that set a
-false-accept rate are those of one or two couples who look alike. With groups every person is scored
-once, by a network that never saw them, and intervals are over all people.
+A data set of forty people is too small for a test split. Among ten test people, one or two couples
+who look alike decide the false-accept rate. With groups, every person is scored once, by a network
+that never saw them, and confidence intervals are over all people.
 """
 
 from collections.abc import Sequence
@@ -17,47 +17,51 @@ from hyperface.metrics.verification import best_threshold
 
 
 class PeopleFolds(NamedTuple):
-    """What one method scores on all people, group by group."""
+    """The scores of one method on all people. The pairs are those within each group."""
 
     groups: list[Result]
     """The result of each group's network on its group."""
     right: np.ndarray
-    """[pairs] bool, whether each pair is decided rightly, at the best threshold of the other
-    groups."""
+    """[pairs] bool, True where the decision is right. The threshold of each group is the best one
+    on the other groups."""
     same: np.ndarray
-    """[pairs] bool, True where both images show one person."""
+    """[pairs] bool, True where both images show the same person."""
     first: np.ndarray
-    """[pairs] person on one side; people of all groups are counted through."""
+    """[pairs] number of the person in the first image; numbers are unique over all groups."""
     second: np.ndarray
-    """[pairs] person on the other side."""
+    """[pairs] number of the person in the second image."""
     curves: list[Roc]
-    """The ROC of each group."""
+    """The ROC curve of each group."""
 
     @property
     def accuracy(self) -> Difference:
-        """The accuracy in percent, with its error and interval over people.
+        """The accuracy in percent, with its standard error and confidence interval over people.
 
-        Pairs of one person and of two people weigh equally, so that a guess scores 50.
+        Same and different pairs have equal weight, so that guessing scores 50.
         """
+        # The difference to a method that is always wrong is the accuracy itself.
         nothing = np.zeros_like(self.right)[None]
         return difference_of_accuracies(self.right[None], nothing, self.first, self.second)
 
     @property
     def equal_error_rate(self) -> float:
-        """The share at which a group rejects as many pairs of one person as it accepts others.
+        """The equal error rate as a share, the mean over the groups.
 
-        It is the mean over the groups.
+        It is the rate at which the false-reject rate equals the false-accept rate.
         """
         return float(np.mean([eer(curve) for curve in self.curves]))
 
     def above(self, other: "PeopleFolds") -> Difference:
-        """Returns by how many points the accuracy is above another method's, over people."""
+        """Returns the accuracy minus another method's, in percentage points.
+
+        Its standard error and confidence interval are over people.
+        """
         return difference_of_accuracies(
             self.right[None], other.right[None], self.first, self.second
         )
 
     def figures(self) -> dict[str, float]:
-        """Returns the scores of a results table, by name, as shares in [0, 1]."""
+        """Returns the values of a results table by name, as shares in [0, 1]."""
         accuracy = self.accuracy
         return {
             "accuracy": accuracy.value / 100,
@@ -67,10 +71,10 @@ class PeopleFolds(NamedTuple):
 
 
 def put_together(groups: Sequence[Result]) -> PeopleFolds:
-    """Returns the scores of all groups of people as those of one method.
+    """Combines the results of all groups of people to the scores of one method.
 
     Args:
-      groups: the verification of each group's network on its group; two groups or more.
+      groups: the verification result of each group's network on its group; at least two groups.
     """
     verified = [v for result in groups if (v := result.verification) is not None]
     scores, same = [v.scores for v in verified], [v.pairs.same for v in verified]
@@ -80,7 +84,9 @@ def put_together(groups: Sequence[Result]) -> PeopleFolds:
         threshold = best_threshold(
             np.concatenate([scores[i] for i in others]), np.concatenate([same[i] for i in others])
         )
+        # The threshold comes from the other groups, so no group chooses its own.
         right.append((scores[place] >= threshold) == same[place])
+        # Labels of the groups may be equal, so people are numbered anew over all groups.
         _, person = np.unique(result.embeddings.labels, return_inverse=True)
         pairs = verified[place].pairs
         first.append(people + person[pairs.first])

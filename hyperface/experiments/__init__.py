@@ -1,6 +1,7 @@
-"""Experiments: each is one file, its docstring the run card, its `EXPERIMENT` the settings.
+"""Finds and loads experiments, each of which is one Python file.
 
-`orl_normface.py` of this folder is the experiment "orl-normface". A name that ends in ".py" is the
+The file's docstring is the run card, and its variable `EXPERIMENT` has the settings. For example
+`orl_normface.py` in this folder is the experiment "orl-normface". A name that ends in ".py" is the
 path of a user's file:
 
     import hyperface.experiments
@@ -20,47 +21,56 @@ from hyperface.errors import InputError, unknown_name
 from hyperface.files import digest, read_json
 
 DEFAULT = "orl40-normface"
+"""The experiment of `hyperface train` without a name."""
 RUN_CODE = "HYPERFACE_RUN_CODE"
-"""Environment variable that allows the experiment files that runs keep to be executed."""
+"""Environment variable that allows us to execute the copy of an experiment file in a run."""
 
 
 def names() -> list[str]:
-    """Returns the names of the experiments that we ship, sorted."""
+    """Returns the sorted names of the experiments that are part of this package."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def file_of(name: str) -> Path | None:
-    """Returns the path of a user's experiment file; None for the name of an experiment of ours."""
+    """Returns the path of a user's experiment file, or None for a name of our experiments."""
     return Path(name) if name.endswith(".py") else None
 
 
 def load(name: str) -> Experiment:
-    """Returns the experiment of that name, or of a user's file, checked.
+    """Returns the checked experiment with a name, or that of a user's file.
+
+    Args:
+      name: name of one of our experiments, or path of a user's file, which ends in ".py".
 
     Raises:
-      InputError: there is none, and the message has the nearest name; or the file cannot be used.
+      InputError: there is no such experiment, and the message suggests the nearest name; or the
+        file does not define a valid experiment.
     """
     return _experiment(_module(name), name)
 
 
 def run_card(name: str) -> str:
-    """Returns the experiment's docstring: source, command, data, time, published and measured."""
+    """Returns the run card of an experiment, which is the docstring of its file.
+
+    It states the source, the command, the data, the time, and the published and measured scores.
+    """
     return (_module(name).__doc__ or "").strip()
 
 
 def of_run(values: dict[str, Any], folder: Path) -> Experiment:
-    """Returns the experiment that a run recorded, with its objects.
+    """Returns the experiment that a run recorded, including its objects.
 
-    A run of an experiment file keeps a copy of the file, and the copy is executed where the
-    experiment has objects: without asking where the user still has the same file at its place, and
-    elsewhere only if the environment says HYPERFACE_RUN_CODE=1.
+    A run of a user's experiment file has a copy of the file. If the experiment has objects, the
+    copy must be executed to build them. This is allowed in two cases: the user's own file still
+    exists with the same content, or the environment variable HYPERFACE_RUN_CODE is 1.
 
     Args:
-      values: what `Experiment.to_dict` recorded.
-      folder: the run's.
+      values: the record, as `Experiment.to_dict` returned it.
+      folder: the folder of the run.
 
     Raises:
-      InputError: the objects of the experiment cannot be found, or the copy may not be executed.
+      InputError: the objects of the experiment are missing or differ, or the copy may not be
+        executed.
     """
     config = folder / "config.json"
     has_objects = "backbone" in values.get("model", {}) or "custom" in values.get("loss", {})
@@ -68,13 +78,15 @@ def of_run(values: dict[str, Any], folder: Path) -> Experiment:
     if file is None:
         return Experiment.from_dict(values)
     path = Path(file["path"])
-    copy = folder / Path(file["name"]).name  # Nothing outside the run is executed.
-    # A run may come from a stranger, and evaluating it must not start a stranger's program.
+    # Only the name is used, so that a prepared record cannot point to a file outside of the run.
+    copy = folder / Path(file["name"]).name
+    # A run may come from a stranger, and evaluating it must not execute a stranger's code.
     known = path.is_file() and digest(path) == digest(copy)
     if not known and os.environ.get(RUN_CODE) != "1":
         raise InputError(
-            f"{folder}: expected leave to execute {copy.name}, which makes its network or losses, "
-            f"found no equal file at {path}. Read it, then set {RUN_CODE}=1."
+            f"{folder}: expected permission to execute {copy.name}, which builds its network or "
+            f"losses, found no equal file at {path}. Read {copy}, and set {RUN_CODE}=1 if you "
+            "trust it."
         )
     module = user_file.load(copy, title=path.stem, imports_from=path.parent)
     return Experiment.from_dict(values, _experiment(module, str(copy)))

@@ -1,12 +1,12 @@
-"""NormFace's fine-tuning of Wu's model: normalised softmax from a trained baseline.
+"""Fine-tunes Wu's LightCNN-9 on CASIA-WebFace with NormFace's normalised softmax.
 
-Source: NormFace, 5.1 and Table 4: learning rate 0.0001, momentum 0.9, batch 256, the mean of five
-  snapshots, 1,000 steps apart.
+Source: NormFace, 5.1 and Table 4: learning rate 0.0001, momentum 0.9, batch 256, and the mean of
+  five snapshots that are 1,000 steps apart.
 Command: hyperface train casia-lightcnn9-normface --init-from runs/casia-lightcnn9-softmax
-Data: as for casia-lightcnn9-softmax. `--init-from` also takes the released weight files.
+Data: as for casia-lightcnn9-softmax. `--init-from` also accepts the released weight files.
 Time: not known.
 Published: LFW 98.75 ± 0.008 % (NormFace, Table 4).
-Measured: not run: the data is not at hand.
+Measured: not run, because the data was not available.
 """
 
 import dataclasses

@@ -1,16 +1,16 @@
-"""Wu's LightCNN-9 on CASIA-WebFace with softmax: the other baseline that NormFace fine-tunes.
+"""Trains Wu's LightCNN-9 on CASIA-WebFace with softmax: a baseline that NormFace fine-tunes.
 
-Source: the released LightenedCNN-B files and their author's answers: 128 x 128 grey images, batch
-  32, learning rate 0.001 inside the velocity, times 0.457 every 500,000 of 2,000,000 steps,
-  gradients clipped at 150, dropout 0.75 before the classifier; biases at twice the rate without
-  decay.
+Source: the released LightenedCNN-B files and their author's answers. Images are 128 x 128 grey, the
+  batch is 32, and dropout before the classifier is 0.75. The learning rate is 0.001, inside the
+  velocity, and is multiplied by 0.457 every 500,000 of 2,000,000 steps. Gradients are clipped at
+  norm 150. Biases have twice the learning rate and no decay.
 Command: hyperface train casia-lightcnn9-softmax
 Data: CASIA-WebFace without the people of LFW, aligned to 144 x 144 by eyes and mouth, by
-  hyperface prepare SOURCE --out casia144 --channels 1 --held-out 300; crops of 128 x 128
-  are cut at random in training, the middle in evaluation.
+  hyperface prepare SOURCE --out casia144 --channels 1 --held-out 300. Crops of 128 x 128 are
+  random in training and central in evaluation.
 Time: not known.
 Published: LFW 98.13 % (NormFace, Table 4).
-Measured: not run: the data is not at hand.
+Measured: not run, because the data was not available.
 """
 
 from hyperface.config.experiment import Data, Experiment, Group, Groups, Model, Optimizer

@@ -1,13 +1,14 @@
-"""NormFace's fine-tuning of Wen's model: normalised softmax from a trained baseline.
+"""Fine-tunes Wen's 28-layer ResNet on CASIA-WebFace with NormFace's normalised softmax.
 
-Source: NormFace, 5.1 and Table 2: learning rate 0.001, momentum 0.9, batch 256; about 5,000 steps
-  to converge, then the mean of five snapshots, 1,000 steps apart. The released file starts the
-  scale at 10 and decays it; here it starts where Proposition 2's bound is 0.1, at 11.5.
+Source: NormFace, 5.1 and Table 2: learning rate 0.001, momentum 0.9, batch 256, about 5,000 steps
+  to converge, and the mean of five snapshots that are 1,000 steps apart. The released file
+  initialises the scale with 10 and decays it. Here its initial value is 11.5, where Proposition 2's
+  bound is 0.1, and it is not decayed.
 Command: hyperface train casia-wen28-normface --init-from runs/casia-wen28-softmax
-Data: as for casia-wen28-softmax. `--init-from` also takes a .caffemodel of the network.
+Data: as for casia-wen28-softmax. `--init-from` also accepts a .caffemodel of the network.
 Time: not known.
 Published: LFW 99.16 ± 0.025 % (NormFace, Table 2).
-Measured: not run: the data is not at hand.
+Measured: not run, because the data was not available.
 """
 
 import dataclasses

@@ -1,14 +1,15 @@
-"""Wen's 28-layer ResNet on CASIA-WebFace with plain softmax: the baseline that NormFace fine-tunes.
+"""Trains Wen's 28-layer ResNet on CASIA-WebFace with softmax: a baseline that NormFace fine-tunes.
 
-Source: the released caffe-face files: 112 x 96 images, batch 256, learning rate 0.1 inside the
-  velocity, divided by 10 at 16,000 and 24,000 of 28,000 steps; biases at twice the rate without
-  decay, a bias a class. Center loss at weight 0.008 makes Wen's own model of it.
+Source: the released caffe-face files. Images are 112 x 96, and the batch is 256. The learning rate
+  is 0.1, inside the velocity, and is divided by 10 at 16,000 and 24,000 of 28,000 steps. Biases
+  have twice the learning rate and no decay, and there is one bias per class. With center loss of
+  weight 0.008 this would be Wen's own model.
 Command: hyperface train casia-wen28-softmax
-Data: CASIA-WebFace without the people of LFW, aligned to 112 x 96, one folder a person, by
+Data: CASIA-WebFace without the people of LFW, aligned to 112 x 96, one folder per person, by
   hyperface prepare SOURCE --out casia --held-out 300.
-Time: not known: days of one accelerator's work are months of a CPU's.
+Time: not known. It needs an accelerator; a CPU would take months.
 Published: LFW 98.28 % (NormFace, Table 2).
-Measured: not run: the data is not at hand.
+Measured: not run, because the data was not available.
 """
 
 from hyperface.config.experiment import Data, Experiment, Group, Groups, Model, Optimizer

@@ -1,6 +1,6 @@
-"""C-contrastive loss fine-tuned from a softmax baseline on real faces.
+"""Fine-tunes a softmax baseline on real faces with C-contrastive loss.
 
-Source: NormFace, Eq. 10, m = 1, and 5.1.
+Source: NormFace, Eq. 10 with m = 1, and 5.1.
 Command: hyperface train faces-c-contrastive --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.

@@ -1,6 +1,6 @@
-"""Softmax with Ring loss fine-tuned from a softmax baseline on real faces.
+"""Fine-tunes a softmax baseline on real faces with softmax and Ring loss.
 
-Source: Ring loss, Eq. 4, lambda 0.01, on plain softmax.
+Source: Ring loss, Eq. 4 with lambda 0.01, added to plain softmax.
 Command: hyperface train faces-ring --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.

@@ -1,12 +1,12 @@
-"""A softmax baseline on real faces: what fine-tuning starts from.
+"""Trains a softmax baseline on real faces, from which the other `faces` experiments are fine-tuned.
 
-Source: plain softmax, NormFace, Eq. 1; network, sizes and solver are chosen for two CPU cores.
+Source: plain softmax, NormFace, Eq. 1. Network, sizes and solver are chosen for two CPU cores.
 Command: hyperface train faces-softmax
-Data: any source of aligned 112 x 96 faces, the last 60 people held out, by
-  hyperface prepare SOURCE --out faces --held-out 60. Measured on the 10,120 images of 581
-  people that python -m hyperface.reproduce.small_faces makes: 286 of CelebA, and 295 of CFP,
-  whose last 60 are the test. Left out is everybody who is in LFW, or may be, and people of CelebA
-  who are in CFP.
+Data: any source of aligned 112 x 96 faces, with the last 60 people held out, by
+  hyperface prepare SOURCE --out faces --held-out 60. The scores below are for the 10,120 images of
+  581 people that python -m hyperface.reproduce.small_faces prepares: 286 people of CelebA, and 295
+  of CFP, of whom the last 60 are the test people. People who are or may be in LFW are left out, and
+  so are people of CelebA who are in CFP.
 Time: 17 minutes on two CPU cores.
 Published: none on this data.
 Measured: accuracy 79.75 ± 0.33 %, TAR 28.75 % at FAR 1 % and 12.93 % at 0.1 %. Raw pixels:

@@ -1,8 +1,8 @@
-"""Softmax alone fine-tuned from a softmax baseline: what normalisation and Ring loss have to beat.
+"""Fine-tunes a softmax baseline with softmax again: the control of the other `faces` experiments.
 
-Source: the control of the tables at small scale: as many steps and as fresh agents as the
-  fine-tuned losses beside it. Agents of losses that normalise learn at larger rates: their gradient
-  is smaller.
+Source: none. It has the same number of steps as the other fine-tuned losses, and also starts with
+  new agents. Losses that normalise use a larger learning rate for their agents, whose gradient is
+  smaller.
 Command: hyperface train faces-softmax-continued --init-from runs/faces-softmax
 Data: as for faces-softmax.
 Time: 2 minutes on two CPU cores.
@@ -23,7 +23,8 @@ EXPERIMENT = dataclasses.replace(
     steps=400,
     checkpoint_every=100,
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0)),
-    # Fresh agents at a large rate would undo the backbone: they learn alone first.
+    # The agents are new. Their first gradients would spoil the trained backbone, so they are
+    # trained alone at first.
     optimizer=dataclasses.replace(BASELINE.optimizer, freeze_backbone=150, boundaries=(150, 340)),
     evaluation=dataclasses.replace(BASELINE.evaluation, snapshots=3, snapshot_every=20),
 )

@@ -1,10 +1,10 @@
-"""NormFace's MNIST toy: three-dimensional features on the sphere, scaled softmax.
+"""Trains three-dimensional features of MNIST on the sphere with scaled softmax, as NormFace does.
 
-Source: NormFace's released MNIST files: the 3x3 LeNet, batch 128, scale 7. The released run
-  lasts 25,000 steps at learning rate 0.1; from these initial weights 0.1 diverges (norms of 1e7),
-  so this one takes 2,000 steps at 0.01.
+Source: NormFace's released MNIST files: the 3x3 LeNet, batch 128, scale 7. The released run has
+  25,000 steps at learning rate 0.1. With our initial weights 0.1 diverges (to norms of 1e7), so
+  this run has 2,000 steps at 0.01.
 Command: hyperface train mnist-normface
-Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
+Data: MNIST, by hyperface prepare mnist, or from a folder with its files and --out mnist.
 Time: 6 minutes on two CPU cores.
 Published: 99.49 % at scale 7 (file names of the released figures).
 Measured: 98.66 %.

@@ -1,10 +1,12 @@
-"""The MNIST toy at a size to repeat: three-dimensional features on the sphere, scaled softmax.
+"""Trains a small LeNet with scaled softmax: three-dimensional features of MNIST on the sphere.
 
-Source: NormFace's released MNIST files, with scale 7, on the smaller net of its Figure 2.
+It is mnist-normface with a smaller network, so that it can be repeated with several seeds.
+
+Source: NormFace's released MNIST files with scale 7, and the network of its Figure 2.
 Command: hyperface train mnist-plane-normface
-Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
+Data: MNIST, by hyperface prepare mnist, or from a folder with its files and --out mnist.
 Time: 2 minutes on two CPU cores.
-Published: 99.49 % at scale 7 (file names of the released figures), by the net of mnist-normface.
+Published: 99.49 % at scale 7 (file names of the released figures), for mnist-normface's network.
 Measured: README, Results.
 """
 

@@ -1,10 +1,12 @@
-"""The MNIST toy at a size to repeat: softmax with Ring loss.
+"""Trains a small LeNet with softmax and Ring loss: two-dimensional features of MNIST.
 
-Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver or lambda; the net is
-  that of NormFace's Figure 2, lambda that of the code released under its name, whose weight 0.01
-  is lambda = 0.02.
+It is mnist-ring with a smaller network, so that it can be repeated with several seeds.
+
+Source: Ring loss, Figures 1, 4 and 5. The paper does not state the network, the solver or lambda.
+  The network is that of NormFace's Figure 2. Lambda is that of the code that was released under the
+  name of Ring loss, where the weight 0.01 means lambda = 0.02.
 Command: hyperface train mnist-plane-ring
-Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
+Data: MNIST, by hyperface prepare mnist, or from a folder with its files and --out mnist.
 Time: 2 minutes on two CPU cores for each of mnist-plane-ring and mnist-plane-softmax.
 Published: 99.34 % (Ring loss, Figure 1).
 Measured: README, Results.

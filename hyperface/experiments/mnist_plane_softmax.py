@@ -1,11 +1,14 @@
-"""The MNIST toy at a size to repeat: plain softmax, two-dimensional features of a small LeNet.
+"""Trains a small LeNet with plain softmax: two-dimensional features of MNIST.
 
-Source: NormFace, Figure 2: the net of its released file, batch 128. The file's linear layers start
-  at standard deviation 0.001 and its run lasts 20,000 steps; xavier needs fewer.
+It is mnist-softmax with a smaller network, so that it can be repeated with several seeds.
+
+Source: NormFace, Figure 2: the network of its released file, batch 128. The file initialises linear
+  layers with standard deviation 0.001, and its run has 20,000 steps. Xavier initialisation needs
+  fewer steps.
 Command: hyperface train mnist-plane-softmax
-Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
+Data: MNIST, by hyperface prepare mnist, or from a folder with its files and --out mnist.
 Time: 2 minutes on two CPU cores.
-Published: 98.97 % (Ring loss, Figure 1, whose net is not stated).
+Published: 98.97 % (Ring loss, Figure 1, for a network that is not stated).
 Measured: README, Results.
 """
 

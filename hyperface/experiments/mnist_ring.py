@@ -1,13 +1,13 @@
-"""Ring loss' MNIST toy: two-dimensional features of a deeper LeNet, softmax with Ring loss.
+"""Trains two-dimensional features of MNIST with softmax and Ring loss, as in Ring loss' Figure 1.
 
-Source: Ring loss, Figures 1, 4 and 5. The paper does not state net, solver, batch size or lambda;
-  net, learning rate, momentum and decay are those of the code released under its name, whose
-  weight 0.01 is lambda = 0.02.
+Source: Ring loss, Figures 1, 4 and 5. The paper does not state the network, the solver, the batch
+  size or lambda. Network, learning rate, momentum and decay are those of the code that was released
+  under the name of Ring loss, where the weight 0.01 means lambda = 0.02.
 Command: hyperface train mnist-ring
-Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
+Data: MNIST, by hyperface prepare mnist, or from a folder with its files and --out mnist.
 Time: 18 minutes on two CPU cores for each of mnist-ring and mnist-softmax.
 Published: 99.34 % (Ring loss, Figure 1).
-Measured: 98.41 %; the paper does not say how long it trains.
+Measured: 98.41 %. The paper does not state its number of steps.
 """
 
 from hyperface.config.experiment import Data, Evaluation, Experiment, Model, Optimizer

@@ -1,8 +1,8 @@
-"""The MNIST toy with plain softmax: radial features whose length differs from class to class.
+"""Trains two-dimensional features of MNIST with plain softmax; their norms differ by class.
 
 Source: NormFace, Figure 2, and Ring loss, Figures 1a and 4.
 Command: hyperface train mnist-softmax
-Data: MNIST, by hyperface prepare mnist, or of a folder with its files, --out mnist.
+Data: MNIST, by hyperface prepare mnist, or from a folder with its files and --out mnist.
 Time: 18 minutes on two CPU cores.
 Published: 98.97 % (Ring loss, Figure 1).
 Measured: 98.01 %.

@@ -1,18 +1,20 @@
-"""IResNet-50 on MS1MV3 with ArcFace: what later face work compares with.
+"""Trains IResNet-50 on MS1MV3 with ArcFace, the usual baseline of later face work.
 
-Source: Deng et al., ArcFace (CVPR 2019): s = 64, m = 0.5; sizes and solver of insightface's
-  arcface_torch for MS1MV3: batch 1,024, learning rate 0.1, momentum 0.9, decay 5e-4, 20 epochs of
-  5.18 million images. That code decays the rate by a polynomial; here it falls in three steps.
-Gradient: "released", as that code has computed it since it moved the margin outside of the graph:
-  the target logit's slope to the cosine is s. An earlier version differentiates the margin, and
-  beyond pi takes cos(theta) - m sin(m). Which of them trained the published net is not recorded.
-  --loss.margin-softmax.gradient exact is the paper's equation.
+Source: Deng et al., ArcFace (CVPR 2019): s = 64, m = 0.5. Sizes and solver are those of
+  insightface's arcface_torch for MS1MV3: batch 1,024, learning rate 0.1, momentum 0.9, decay 5e-4,
+  20 epochs of 5.18 million images. That code lowers the learning rate by a polynomial, and here it
+  falls in three steps.
+Gradient: "released". arcface_torch computes the margin outside of the autograd graph, so that the
+  derivative of the target logit with respect to the cosine is s. An earlier version of that code
+  differentiates the margin, and uses cos(theta) - m sin(m) where the angle exceeds pi. It is not
+  recorded which version trained the published network. The gradient of the paper's equation is
+  --loss.margin-softmax.gradient exact.
 Command: hyperface train ms1mv3-iresnet50-arcface --model.dtype bfloat16
 Data: MS1MV3 (93,431 people, 112 x 112) as MXNet RecordIO, by
   hyperface prepare ms1m-retinaface-t1/train.rec --out ms1mv3 --held-out 300.
 Time: not known.
 Published: IJB-C TAR 96.37 % at FAR 1e-4 (arcface_torch).
-Measured: not run: the data is not at hand.
+Measured: not run, because the data was not available.
 """
 
 from hyperface.config.experiment import Data, Experiment, Model, Optimizer

@@ -1,14 +1,15 @@
-"""SphereFace-64 on MS-Celeb-1M with softmax and Ring loss: "SM + R" of Ring loss' tables.
+"""Trains SphereFace-64 on MS-Celeb-1M with softmax and Ring loss ("SM + R" in Ring loss' tables).
 
-Source: Ring loss, 3: learning rate 0.1, divided by 10 at 80,000 and 150,000 of 165,000 steps;
-  lambda 0.01. Not in the paper: batch size, momentum and decay, here those of SphereFace's released
-  solver, and the rate of R, here twice the network's as in the code released under its name.
+Source: Ring loss, 3: learning rate 0.1, divided by 10 at 80,000 and 150,000 of 165,000 steps, and
+  lambda 0.01. The paper does not state batch size, momentum and decay, which are here those of
+  SphereFace's released solver. It does not state the learning rate of R either, which is here twice
+  the network's, as in the code that was released under the name of Ring loss.
 Command: hyperface train msceleb-sphereface64-ring
 Data: MS-Celeb-1M cleaned to about 31,000 people and 3.5 million images, aligned to 112 x 96, by
   hyperface prepare SOURCE --out msceleb --held-out 300.
 Time: not known.
 Published: LFW 99.52 % (Ring loss, Table 1).
-Measured: not run: the data is not at hand.
+Measured: not run, because the data was not available.
 """
 
 from hyperface.config.experiment import Data, Experiment, Group, Groups, Model, Optimizer

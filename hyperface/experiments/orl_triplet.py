@@ -1,6 +1,6 @@
-"""Triplet loss on mined triplets of ORL faces: the baseline that NormFace's agents replace.
+"""Trains triplet loss on mined triplets of the ORL faces, the baseline of C-triplet loss.
 
-Source: NormFace, Eq. 8, m = 0.8, on all violating triplets of a batch.
+Source: NormFace, Eq. 8 with m = 0.8, on all triplets of a batch that violate the margin.
 Command: hyperface train orl-triplet
 Data: the AT&T/ORL faces, as for orl-normface.
 Time: 1 minute on two CPU cores.

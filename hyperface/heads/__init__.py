@@ -1,6 +1,7 @@
-"""Linen modules that own the parameters of the losses, and compute the objective of features.
+"""Heads: linen modules that own the parameters of the losses and compute the training objective.
 
-The parameters are agents, bias, scale, centers, radius, and those of a user's own loss.
+These parameters are agents (class weights), bias, scale, centers, radius, and those of a user's own
+loss.
 """
 
 from hyperface.extras import require
@@ -30,11 +31,11 @@ __all__ = [
 
 
 class Heads(nn.Module):
-    """The objective over one feature: the sum of the loss' terms.
+    """Computes the objective of a batch of features: the weighted sum of the loss' terms.
 
     Attributes:
       num_classes: number of people in the training split.
-      loss: the terms.
+      loss: the terms and their weights.
     """
 
     num_classes: int
@@ -44,12 +45,12 @@ class Heads(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> Objective:
-        """Returns the sum of the terms that take part.
+        """Returns the weighted sum of all terms with a weight above 0.
 
         Args:
           features: [batch, dim], un-normalised.
           labels: [batch] class ids.
-          context: of the step.
+          context: the step's context; None is that of one device without padding or dropout.
         """
         context = context or Context()
         parts = []
@@ -75,10 +76,10 @@ class Heads(nn.Module):
                 parts.append(mined(name, options, features, labels, context))
         distances = [p.agent_distances for p in parts if p.agent_distances is not None]
         return Objective(
-            # There is at least one term, so that this is not the 0 of an empty sum.
+            # `config.loss.check` requires at least one term, so this is not the 0 of an empty sum.
             cast(jax.Array, sum(part.total for part in parts)),
             {name: loss for part in parts for name, loss in part.terms.items()},
             {name: value for part in parts for name, value in part.scalars.items()},
-            # Several heads may have agents; the bound is watched on those of the first.
+            # Several heads may have agents. The distances that are logged are those of the first.
             distances[0] if distances else None,
         )

@@ -1,4 +1,4 @@
-"""Agents, with bias and scale, and the class-wise terms over them."""
+"""The head of the class-wise losses: it owns the agents (class weights), the bias and the scale."""
 
 from typing import Any, cast
 
@@ -26,19 +26,20 @@ from hyperface.normalize import l2_normalize
 
 
 class AgentHead(nn.Module):
-    """An agent matrix and the class-wise terms over it, which are computed in one pass.
+    """A matrix of agents, and the class-wise terms over it, which are computed in one pass.
 
-    A learned scale starts where Proposition 2's bound equals `initial_bound` for this class count,
-    and acts as at least `min_scale`. Below that floor the loss sees the floor, while the parameter
-    still gets the gradient taken there, so it can climb back.
+    A learned scale is initialised where Proposition 2's bound equals `initial_bound` for this
+    number of classes. If the parameter falls below `min_scale`, the loss uses `min_scale`, and the
+    parameter gets the gradient at that value, so that it can rise again.
 
-    AdaFace's statistics are in the collection "batch_stats", as those of batch norm are. Where it
-    is mutable they move by the batch before they are used.
+    AdaFace's statistics are in the collection "batch_stats", as those of batch normalisation. If
+    the collection is mutable, the batch updates them before they are used.
 
     Attributes:
       num_classes: number of rows of the agent matrix.
-      terms: names and options of the terms, which normalise alike.
-      precision, memory_budget: as in `losses.joint`, the latter in MiB.
+      terms: names and options of the terms, which must all use the same normalisation.
+      precision: as in `losses.joint`.
+      memory_budget: as in `losses.joint`, but in MiB.
     """
 
     num_classes: int
@@ -50,15 +51,15 @@ class AgentHead(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> Objective:
-        """Returns the objective of the terms.
+        """Returns the objective of this head's terms.
 
-        Its scalars are the scale, Proposition 2's bound at this scale, blends, and AdaFace's
-        statistics of the feature norm.
+        Its scalars are the scale, Proposition 2's bound at this scale, the blends of SphereFace
+        terms, and AdaFace's statistics of the feature norm.
 
         Args:
           features: [batch, dim], un-normalised.
           labels: [batch] class ids.
-          context: of the step.
+          context: the step's context; None is that of one device without padding or dropout.
         """
         context = context or Context()
         made = {name: self._term(name, options, features, context) for name, options in self.terms}
@@ -71,13 +72,15 @@ class AgentHead(nn.Module):
         }
         if context.split_classes:
             engine |= {"axis_name": context.axis_name, "split_batch": True}
-        # A sample tells padding from classes already.
+        # The agents are padded to a multiple of the number of devices. A sample already states
+        # which of its rows are classes.
         if context.sample is not None:
             labels, engine["present"] = context.sample.labels, context.sample.present
         elif context.split_classes:
             engine |= _padding(agents, self.num_classes, context)
         for name, options in self.terms:
-            if not isinstance(options, MarginTerm):  # whose released gradient is of the logit alone
+            # A margin term's "released" gradient changes only its logit, not the agents' gradient.
+            if not isinstance(options, MarginTerm):
                 rule: classwise.Gradient = getattr(options, "gradient", "exact")
                 engine = classwise.agent_rule(rule, terms[name], engine)
         weights = context.weights(features.shape[0])
@@ -97,7 +100,7 @@ class AgentHead(nn.Module):
                 norm_range = {"lower_norm": options.lower_norm, "upper_norm": options.upper_norm}
                 more = options.regularizer * losses.magface_regularizer(features, **norm_range)
                 total += options.weight * jnp.sum(weights * more)
-                # Only logged: the gradient goes through `total`.
+                # `found` is only logged, and the gradient is that of `total`.
                 found[name] += jax.lax.stop_gradient(more)
         # What comes back as the agents' gradient may be their update, which nothing must add to.
         own = rows_of(jax.lax.stop_gradient(agents), labels, context)
@@ -106,7 +109,7 @@ class AgentHead(nn.Module):
             total,
             found,
             {key: value for _, seen in made.values() for key, value in seen.items()},
-            # Watched and not trained.
+            # The distances are only logged, so no gradient may pass through them.
             jax.lax.stop_gradient(jnp.sum(apart**2, axis=1)),
         )
 
@@ -135,14 +138,19 @@ class AgentHead(nn.Module):
         )
 
     def _agents(self, dim: int, *, unit: bool) -> jax.Array:
-        """Returns the agents, which start as unit rows, or as Caffe's xavier if length matters."""
+        """Returns the agents, [classes, dim] or the rows of them that this device has.
+
+        If `unit`, they are initialised as random unit vectors; otherwise their length matters, and
+        they are initialised by Caffe's xavier.
+        """
 
         def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
             return l2_normalize(jax.random.normal(key, shape)) if unit else xavier(key, shape)
 
         if self.is_initializing():
             return self.param("agents", init, (self.num_classes, dim))
-        # Without the check of the shape: a step brings the rows that take part, or are here.
+        # `self.param` would check the shape, but in a step there may be fewer rows: those of a
+        # sample of the classes, or those of this device.
         return self.get_variable("params", "agents")
 
     def _term(
@@ -152,16 +160,17 @@ class AgentHead(nn.Module):
         features: jax.Array,
         context: Context,
     ) -> tuple[classwise.Term, dict[str, jax.Array]]:
-        """Returns the engine's term, and the scalars to log.
+        """Returns the term that the loss engine computes, and the scalars to log.
 
         Raises:
-          InputError: a user's term is no pytree.
+          InputError: a user's class-wise term is not a pytree.
         """
         match options:
             case SoftmaxTerm():
                 scale = self._scale(options)
                 seen = {"scale": jnp.float32(scale)}
-                # The bound holds for all classes, and a sample leaves most of them out.
+                # Proposition 2's bound is for a sum over all classes, and a sample leaves out most
+                # of them.
                 if options.normalize == "both" and context.sample is None:
                     seen["softmax_bound"] = theory.softmax_lower_bound(self.num_classes, scale)
                 return losses.Softmax.of(scale, options.normalize, biased=options.bias), seen
@@ -204,7 +213,7 @@ class AgentHead(nn.Module):
                         f"{type(options.loss).__name__}, which JAX does not know. Decorate the "
                         "class by @jax.tree_util.register_dataclass."
                     )
-                # A loss of another kind has no agents, so that it is not computed here.
+                # Only class-wise losses of a user come here, since others have no agents.
                 return cast(classwise.Term, options.loss), {}
 
     def _norm_statistics(
@@ -216,7 +225,7 @@ class AgentHead(nn.Module):
             for name, start in losses.NormStatistics()._asdict().items()
         ]
         statistics = losses.NormStatistics(*(variable.value for variable in kept))
-        # Statistics start at their own values and not at those of the first batch.
+        # The call that initialises the parameters is no step, so it must not move the statistics.
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
             statistics = losses.updated_norm_statistics(
                 statistics,
@@ -234,7 +243,7 @@ class AgentHead(nn.Module):
             return float(options.scale)
         start = theory.scale_for_bound(self.num_classes, options.initial_bound)
         scale = self.param("scale", lambda key: jnp.maximum(start, options.min_scale))
-        # The value is the floor, and the gradient passes as if there were none.
+        # The value is max(scale, min_scale), with the gradient 1 on both sides of the floor.
         return scale + jax.lax.stop_gradient(jnp.maximum(scale, options.min_scale) - scale)
 
     def _bias(self, terms: dict[str, classwise.Term]) -> jax.Array | None:
@@ -253,16 +262,19 @@ class AgentHead(nn.Module):
         if keys is None or not rate:
             return features
         shape = features.shape[1:]
-        # One key per example: what is dropped does not depend on the number of devices.
+        # Each example has its own key, so the result does not depend on the number of devices.
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(keys)
-        # Divided, so that the expected feature is the one of evaluation.
+        # Dividing makes the expected feature equal to the feature in evaluation.
         return jnp.where(keep, features / (1.0 - rate), 0.0)
 
 
 def _padding(matrix: jax.Array, num_classes: int, context: Context) -> losses.Engine:
-    """Returns the engine's keyword that tells classes from padding among this device's rows."""
+    """Returns the engine's argument `present`, which marks this device's rows that are classes.
+
+    The other rows are padding. Without padding the result is empty.
+    """
     rows = matrix.shape[0]
-    # Without padding no mask is needed, which the engine would apply to every block.
+    # The engine applies a mask to every block of classes, which costs time.
     if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}
     first = shards.first_class(rows, context.axis_name)

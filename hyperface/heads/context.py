@@ -1,4 +1,4 @@
-"""The context that a head gets per step, its result, and access to rows on other devices."""
+"""The inputs and outputs of a head besides features, and access to rows on other devices."""
 
 from typing import Any, NamedTuple
 
@@ -19,71 +19,78 @@ class AgentUpdate(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a step knows beside features and labels."""
+    """The inputs of a head that belong to the step, besides features and labels."""
 
     step: jax.Array | int = 0
-    """Optimiser steps done: annealing is a function of it."""
+    """Number of optimiser steps that were done, on which annealed terms depend."""
     counted: jax.Array | None = None
-    """[batch] bool, False for padding; None counts all."""
+    """[batch] bool, False for padding; None counts all examples."""
     keys: jax.Array | None = None
-    """[batch] random keys for dropout, one per example, so that what is dropped does not depend on
-    how the batch is spread over devices. None drops nothing."""
+    """[batch] random keys for dropout; None drops nothing. There is one key per example, so that
+    dropout does not depend on how the batch is split over devices."""
     sample: losses.Sample | None = None
-    """The classes that take part; heads then hold their rows of the agents only."""
+    """The sampled classes of this step, whose rows are then the only ones in the agents; None takes
+    all classes."""
     axis_name: str | None = None
-    """Mapped axis that the batch is spread over."""
+    """Name of the mapped axis over which the batch is split."""
     split_classes: bool = False
-    """Heads hold this device's rows of agents and centers, which are split over the same axis. Rows
-    beyond the last class are padding."""
+    """Whether agents and centers are split by rows over the same axis. A head then has only this
+    device's rows. Rows beyond the last class are padding."""
     agent_updates: dict[str, AgentUpdate] | None = None
     """Updates of the agents by name of their head; None differentiates the agents as any other
     parameter."""
 
     def weights(self, batch: int) -> jax.Array:
-        """[batch] float32, 1 for an example and 0 for padding."""
+        """Returns [batch] float32, 1 for an example and 0 for padding."""
         if self.counted is None:
             return jnp.ones(batch, jnp.float32)
         return self.counted.astype(jnp.float32)
 
 
 class Objective(NamedTuple):
-    """What heads make of a batch."""
+    """The objective of a batch, with the values to log."""
 
     total: jax.Array
-    """The weighted sum of all terms over the counted examples, to be differentiated."""
+    """The weighted sum of all terms over the counted examples, which is differentiated."""
     terms: dict[str, jax.Array]
-    """Each term's unweighted loss [batch], to be looked at."""
+    """Each term's unweighted loss [batch], to be logged."""
     scalars: dict[str, jax.Array]
-    """Scale, radius and the like, to be looked at."""
+    """Single values to be logged, such as scale and radius."""
     agent_distances: jax.Array | None = None
     """[batch] squared distance of each normalised feature to its own agent (Proposition 3)."""
 
 
 def whole_batch(tree: Any, axis_name: str | None) -> Any:
-    """Returns arrays of the whole batch: the parts of all devices, joined in their order."""
+    """Gathers the parts of all devices along the first axis, and returns the whole batch."""
     if axis_name is None:
         return tree
     return jax.lax.all_gather(tree, axis_name, tiled=True)
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
-    """Returns the matrix row of each of this device's examples, whichever device has that row.
+    """Returns the row of each of this device's examples, from any device that has the row.
 
-    A label out of range gives a row of NaN.
+    Args:
+      matrix: [rows, dim], all rows or those of this device.
+      labels: [batch] row numbers in the whole matrix.
+      context: says whether the rows are split over the devices.
+
+    Returns:
+      [batch, dim]. A label out of range gives a row of NaN.
     """
     axis_name = context.axis_name if context.split_classes else None
     rows = matrix.shape[0]
     at = shards.locate(whole_batch(labels, axis_name), rows, axis_name)
     found = jnp.where(at.is_here[:, None], matrix[at.row], 0.0)
     if axis_name is not None:
-        # One device holds each row and the others add zeros.
+        # Exactly one device has each row, and the others add zeros.
         found = jax.lax.psum_scatter(found, axis_name, tiled=True)
     exists = shards.locate(labels, rows, axis_name).exists
-    # Otherwise a label out of range would silently be the zero vector.
+    # Without NaN a label out of range would silently give the zero vector.
     return jnp.where(exists[:, None], found, jnp.nan)
 
 
 def xavier(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Returns Caffe's Xavier initial values of a matrix with one output per row."""
-    # So fan-in is the last axis, which linen calls the out axis.
+    """Returns initial values by Caffe's xavier filler, for a matrix with one row per class."""
+    # Linen takes the last axis for the output. Here it is the input, so its fan_out is our fan_in.
     return nn.initializers.variance_scaling(1.0, "fan_out", "uniform")(key, shape)

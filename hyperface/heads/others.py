@@ -1,4 +1,4 @@
-"""Heads without agents: centers, the radius, a user's loss, and losses on pairs or triplets."""
+"""The heads without agents: center loss, Ring loss, a user's own loss, and pairs or triplets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ from hyperface.normalize import l2_norm
 
 
 class CenterHead(nn.Module):
-    """Center loss with its centers.
+    """The head of center loss, which owns the centers [classes, dim].
 
-    The gradient of the centers is not that of the loss. It is `losses.center_direction` over the
-    whole batch, for any weight: the paper's rule moves centers by a share of it, and Caffe passes
-    it to the optimiser.
+    As in the paper, the gradient of the centers is not the derivative of the loss. It is
+    `losses.center_direction` over the whole batch, whatever the weight of the term. The paper's
+    rule moves the centers by a share of it, and Caffe's rule passes it to the optimiser.
     """
 
     num_classes: int
@@ -28,53 +28,54 @@ class CenterHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, labels: jax.Array, context: Context) -> Objective:
-        """Returns the term's objective.
+        """Returns the objective of the term.
 
         Args:
           features: [batch, dim], un-normalised.
           labels: [batch] class ids.
-          context: of the step.
+          context: the step's context.
         """
         if self.is_initializing():
             centers = self.param("centers", xavier, (self.num_classes, features.shape[-1]))
         else:
-            # Without the check of the shape: a device may hold only some of the rows.
+            # `self.param` would check the shape, but a device may have only some of the rows.
             centers = self.get_variable("params", "centers")
         weights = context.weights(features.shape[0])
         own = rows_of(centers, labels, context)
-        # The rows were gathered already, so that each example has a row of its own.
+        # `own` already has one row per example, so the labels are the row numbers.
         loss = losses.center(features, own, jnp.arange(labels.size))
         total = self.options.weight * jnp.sum(weights * loss)
 
-        # The step divides gradients by the number of examples: this makes them the sum of
-        # (c - f) / (1 + count) in the end, with the count of the class in the whole batch.
+        # The centers' direction is the sum of (c - f) / (1 + count), with the number of the class'
+        # examples in the whole batch (Wen et al., Eq. 4). The step divides every gradient by the
+        # number of examples, so `pull` multiplies by it.
         of_all, labels_of_all = whole_batch((weights, labels), context.axis_name)
-        # Counted among the batch, so that no array with one entry per class is needed.
+        # Comparing the labels of the batch needs no array with one entry per class.
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
         pull = weights * jnp.sum(of_all) / (1.0 + count)
         apart = jax.lax.stop_gradient(features) - own
-        # Zero in value: the total stays the objective.
+        # `slope_only` adds a gradient and the value zero, so the total stays the objective.
         total += classwise.slope_only(0.5 * jnp.sum(pull * jnp.sum(apart**2, axis=1)))
         return Objective(total, {"center": loss}, {})
 
 
 class RingHead(nn.Module):
-    """Ring loss with its learned radius R, which starts at `initial_radius`.
+    """The head of Ring loss, which owns the learned radius R.
 
-    None takes the mean norm of the features that the parameters are initialised with, so initialise
-    with a real batch.
+    R is initialised with the option `initial_radius`. If that is None, R is the mean feature norm
+    of the batch that initialises the parameters, so initialise with a batch of real images.
     """
 
     options: RingTerm = RingTerm(weight=1.0)
 
     @nn.compact
     def __call__(self, features: jax.Array, context: Context | None = None) -> Objective:
-        """Returns the term's objective; its scalar is R.
+        """Returns the objective of the term; its scalar is R.
 
         Args:
           features: [batch, dim], un-normalised.
-          context: of the step.
+          context: the step's context; None is that of one device without padding.
         """
 
         def first_radius(key: jax.Array) -> jax.Array:
@@ -92,12 +93,12 @@ class RingHead(nn.Module):
 
 
 class CustomHead(nn.Module):
-    """A user's loss per example, with the parameters that it has where it is a linen module.
+    """The head of a user's own loss, which owns the loss' parameters if it is a linen module.
 
     Attributes:
-      loss: from features [batch, dim] and labels [batch] to the loss [batch].
-      title: the term's name.
-      weight: the term's.
+      loss: function or module from features [batch, dim] and labels [batch] to the loss [batch].
+      title: name of the term.
+      weight: weight of the term.
     """
 
     loss: Callable
@@ -105,15 +106,15 @@ class CustomHead(nn.Module):
     weight: float
 
     def __call__(self, features: jax.Array, labels: jax.Array, context: Context) -> Objective:
-        """Returns the term's objective.
+        """Returns the objective of the term.
 
         Args:
           features: [batch, dim], un-normalised.
           labels: [batch] class ids.
-          context: of the step.
+          context: the step's context.
 
         Raises:
-          InputError: the loss returns something else than one number per example.
+          InputError: the loss does not return one floating-point number per example.
         """
         loss = self.loss(features, labels)
         shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", type(loss))
@@ -122,10 +123,10 @@ class CustomHead(nn.Module):
                 f"loss.custom: expected the loss {self.title} to return floats "
                 f"[{labels.size}], one per example, found {dtype} of shape {shape}."
             )
-        # A user's loss may be of half precision, in which a sum over the batch loses digits.
+        # A user's loss may be bfloat16 or float16, in which a sum over the batch loses digits.
         loss = loss.astype(jnp.float32)
         weights = context.weights(labels.size)
-        # Padding may be infinite, and 0 times infinity would be NaN.
+        # The loss of a padded row may be infinite, and 0 times infinity is NaN.
         total = jnp.sum(jnp.where(weights > 0, loss, 0.0))
         return Objective(self.weight * total, {self.title: loss}, {})
 
@@ -133,7 +134,17 @@ class CustomHead(nn.Module):
 def mined(
     name: str, options: Any, features: jax.Array, labels: jax.Array, context: Context
 ) -> Objective:
-    """Returns a loss on pairs or triplets of the whole batch, with the anchors of this device."""
+    """Returns the objective of a loss on pairs or triplets of the whole batch.
+
+    The anchors are this device's examples; positives and negatives are from the whole batch.
+
+    Args:
+      name: name of the term.
+      options: a `BatchContrastiveTerm` or a `BatchTripletTerm`.
+      features: [batch, dim], un-normalised.
+      labels: [batch] class ids.
+      context: the step's context.
+    """
     triplet = isinstance(options, BatchTripletTerm)
     weights = context.weights(features.shape[0])
     everything = (features, labels, weights > 0)
@@ -141,6 +152,7 @@ def mined(
     loss = (losses.batch_triplet if triplet else losses.batch_contrastive)(
         of_all[0], of_all[1], margin=options.margin, mining=options.mining, counted=of_all[2]
     )
-    # Every device computes all anchors and keeps its own, or each loss would count several times.
+    # Every device computes the losses of all anchors. It keeps those of its own examples, since
+    # otherwise each loss would be counted once per device.
     loss = shards.this_device_part(loss, context.axis_name, labels.size)
     return Objective(options.weight * jnp.sum(weights * loss), {name: loss}, {})

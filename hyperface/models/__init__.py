@@ -1,6 +1,7 @@
-"""Backbones: images [batch, height, width, channels] in [-1, 1] to features [batch, dim].
+"""Backbones: networks from images [batch, height, width, channels] in [-1, 1] to features.
 
-`create` builds one by name, and `from_object` takes a user's own. The table of ours is `BACKBONES`.
+The features have shape [batch, dim]. `create` builds a backbone by its name in `BACKBONES`, and
+`from_object` builds a user's own.
 """
 
 from hyperface.extras import require
@@ -41,26 +42,27 @@ __all__ = [
 ]
 
 
-# Batch normalisation is part of the other layers, as deployed files have it.
+# Ending of a network's form in which batch normalisation is folded into the other layers, as in
+# files for deployment.
 _FOLDED = "-folded"
 
 MAKERS: dict[str, Callable[..., nn.Module]] = {
-    # 5x5 kernels, one slope a PReLU, a feature without bias.
+    # Ring loss' network: 5x5 kernels, one slope per PReLU, a feature without bias.
     "lenet": partial(LeNet, kernel_size=5, shared_slopes=True, feature_bias=False),
-    # 3x3 kernels, overlapping last pool. Its file asks for a gaussian with `value: 0.01`, a field
-    # that Caffe ignores: the standard deviation is 1.
+    # NormFace's network: 3x3 kernels, an overlapping last pool. Its prototxt asks for a gaussian
+    # filler with `value: 0.01`. Caffe ignores that field there, so the standard deviation is 1.
     "lenet-normface": partial(LeNet, kernel_size=3, last_pool=3, feature_init_std=1.0),
     "lenet-caffe": partial(LeNet, kernel_size=5, last_pool=3, feature_prelu=True),
     "lenet-plane": PlaneLeNet,
     "wen28": Wen,
     "lightcnn-9": LightCNN,
-    # These two kinds of net at a size for small data and two CPU cores.
+    # Light CNN and SphereFace's network in a size for small data sets and two CPU cores.
     "lightcnn-mini": partial(LightCNN, slimmer=4),
     "sphereface-mini": partial(SphereFace, widths=(16, 32, 64, 64, 64), blocks=(0, 1, 1, 0, 0)),
     "sphereface-20": SphereFace,
     "sphereface-36": partial(SphereFace, blocks=(2, 4, 8, 2)),
     "sphereface-64": partial(SphereFace, blocks=(3, 8, 16, 3)),
-    # The released file has 7 blocks in its second stage, and so 62 convolutions.
+    # The paper has 8 blocks in its second stage, and the released file has 7.
     "sphereface-64-released": partial(SphereFace, blocks=(3, 7, 16, 3)),
     **{
         f"iresnet-{depth}{ending}": partial(IResNet, blocks=blocks, folded=bool(ending))
@@ -80,7 +82,7 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
         for ending in ("", _FOLDED)
     },
 }
-"""What builds each of `BACKBONES`, from feature_dim, dtype and remat."""
+"""The functions that build each of `BACKBONES` from feature_dim, dtype and remat."""
 
 
 def create(
@@ -90,16 +92,17 @@ def create(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> nn.Module:
-    """Returns the backbone of a name, for images of any size.
+    """Returns the backbone with this name, for images of any size.
 
     Args:
       name: one of `BACKBONES`.
       feature_dim: size of the feature; the paper's by default.
-      dtype: of the computation; parameters and features are float32.
-      remat: compute the insides of blocks again in the backward pass instead of keeping them.
+      dtype: type that the layers compute in; parameters and features are always float32.
+      remat: recompute the activations inside of blocks in the backward pass instead of storing
+        them. This takes less memory and more time.
 
     Raises:
-      InputError: no such name; the message has the nearest one.
+      InputError: there is no such name; the message suggests the nearest one.
     """
     if name not in BACKBONES:
         raise unknown_name("model", name, BACKBONES)
@@ -110,15 +113,15 @@ def create(
 def from_object(
     backbone: Any, *, feature_dim: int, dtype: DTypeLike = jnp.float32, remat: bool = False
 ) -> nn.Module:
-    """Returns the backbone that a user gave as an object.
+    """Returns the backbone that a user supplied as an object.
 
     Args:
-      backbone: a linen module; or a function or class that returns one, and is given those of the
-        other arguments that it has parameters for.
-      feature_dim, dtype, remat: as of `create`.
+      backbone: a flax linen module, or a function or class that returns one. The function is called
+        with those of the other arguments that its signature names.
+      feature_dim, dtype, remat: as in `create`.
 
     Raises:
-      InputError: the object is no linen module, and the function returns none.
+      InputError: the function does not return a linen module.
     """
     if not isinstance(backbone, nn.Module):
         known = inspect.signature(backbone).parameters
@@ -130,4 +133,6 @@ def from_object(
                 f"found {type(module).__name__}."
             )
         backbone = module
+    # A module may have a name of its own, under which linen would put the parameters. Checkpoints
+    # and optimiser groups expect them under the name "backbone".
     return backbone.clone(name=None, parent=None)

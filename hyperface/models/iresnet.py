@@ -1,4 +1,4 @@
-"""The improved residual nets with batch normalisation that later face work trains."""
+"""Improved residual networks (IResNet), the usual backbones of face work since ArcFace."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,27 +13,28 @@ from hyperface.models.norm import Affine, BatchNorm
 
 
 class IResNet(Backbone):
-    """Four stages of blocks BN, conv, BN, PReLU, conv, BN, the first of each with stride 2.
+    """A residual network of four stages with batch normalisation (BN).
 
-    A shortcut is 1 x 1 with BN where the shape changes. After the last block follow BN, the linear
-    feature layer, and BN without a scale. 112 x 112 images end as 7 x 7 x 512 numbers. Convolutions
-    start at standard deviation 0.1.
+    A block is BN, conv, BN, PReLU, conv, BN. The first block of each stage has stride 2, and its
+    shortcut is a 1 x 1 convolution with BN. BN, the linear feature layer, and a BN without a scale
+    follow the last block. The last map of 112 x 112 images is 7 x 7 x 512. Convolution weights are
+    initialised with standard deviation 0.1.
 
     Attributes:
-      blocks: blocks of each stage.
-      widths: channels of each stage.
-      folded: the network as it is deployed. A BN behind a convolution or the feature layer is part
-        of that layer, which has a bias; any other BN is a factor and a term per channel.
+      blocks: number of blocks of each stage.
+      widths: number of channels of each stage.
+      folded: the form for deployment. A BN behind a convolution or the feature layer is folded into
+        that layer, which then has a bias. Any other BN is a factor and a term per channel.
     """
 
     blocks: Sequence[int] = (3, 4, 14, 3)
     widths: Sequence[int] = (64, 128, 256, 512)
     folded: bool = False
 
-    # Read of modules only, where a property does as well as the class variable of others.
+    # A class variable in `Backbone`. A property does here, since it is only read from instances.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether there are batch statistics."""
+        """Whether the network has batch statistics."""
         return not self.folded
 
     @nn.compact
@@ -45,13 +46,14 @@ class IResNet(Backbone):
         counted: jax.Array | None = None,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Features [batch, feature_dim] float32.
+        """Returns the features [batch, feature_dim] in float32.
 
         Args:
           images: [batch, height, width, channels].
-          train: normalise by the batch, and update "batch_stats", which must then be mutable.
-          counted: [batch] True for an example, False for padding; all by default.
-          axis_name: the mapped axis that the batch is split over.
+          train: normalise by the batch's statistics, and update the collection "batch_stats", which
+            must then be mutable.
+          counted: [batch] True for an example and False for padding; None counts all.
+          axis_name: name of the mapped axis over which the batch is split.
         """
         block_of = nn.remat(_Block) if self.remat else _Block
         norm = _norms(self.folded, self.dtype, train, axis_name, counted)
@@ -76,7 +78,7 @@ class IResNet(Backbone):
         x = feature(x)
         if self.folded:
             return x.astype(jnp.float32)
-        # In float32 whatever the layers compute in: the losses need the digits.
+        # Float32 even if the layers compute in bfloat16: the losses need the precision.
         return norm("norm_feature", x, scaled=False, dtype=jnp.float32)
 
 
@@ -110,7 +112,7 @@ def _norms(
     axis_name: str | None,
     counted: jax.Array | None,
 ) -> Callable[..., jax.Array]:
-    """A function that applies the normalisation of a name."""
+    """Returns a function (name, x) that applies the batch normalisation of that name to x."""
 
     def norm(name: str, x: jax.Array, **settings: Any) -> jax.Array:
         if folded:

@@ -1,4 +1,4 @@
-"""Layers with Caffe's meaning, which the papers' networks are made of."""
+"""Layers of the papers' networks, which behave as Caffe's layers do."""
 
 from collections.abc import Callable
 from typing import ClassVar, Self, cast
@@ -10,20 +10,24 @@ from jax.typing import DTypeLike
 
 from hyperface.errors import InputError
 
-# Caffe's "xavier" is uniform in +-sqrt(3 / fan_in), not Glorot's average of both fans.
+# Caffe's "xavier" filler is uniform in +-sqrt(3 / fan_in). Glorot's takes the mean of fan_in and
+# fan_out.
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 MAX_CHANNELS = 4
-"""More is taken for an image whose axes are in another order."""
+"""Largest number of channels. A larger last axis means that the channels are on another axis."""
 
 
 class Backbone(nn.Module):
-    """What all backbones share: images [batch, height, width, channels] of any size that is enough.
+    """Base class of all backbones: checks of their input, and settings that they share.
+
+    A backbone takes images [batch, height, width, channels] of any size that is large enough.
 
     Attributes:
       feature_dim: size of the feature.
-      dtype: of the computation. Parameters and the feature are float32 whatever it is.
-      remat: compute the insides of blocks again in the backward pass instead of keeping them.
+      dtype: type that the layers compute in. Parameters and features are always float32.
+      remat: recompute the activations inside of blocks in the backward pass instead of storing
+        them.
     """
 
     feature_dim: int = 512
@@ -34,15 +38,15 @@ class Backbone(nn.Module):
     """Whether `__call__` takes `train`, `counted` and `axis_name`, and updates "batch_stats"."""
 
     def first(self, images: jax.Array, convolution: str) -> jax.Array:
-        """The images in the dtype of computation, once they fit.
+        """Checks the images, and returns them in the dtype of the layers.
 
         Args:
-          images: what the network was called with.
-          convolution: name of the first convolution, whose kernel says what it was trained with.
+          images: the images that the network was called with.
+          convolution: name of the first convolution, whose kernel has the expected channels.
 
         Raises:
-          InputError: not [batch, height, width, channels] of floats, or other channels than those
-            of the parameters.
+          InputError: the images are not [batch, height, width, channels] of floats, or the number
+            of channels differs from that of the parameters.
         """
         if images.ndim != 4 or not 1 <= images.shape[3] <= MAX_CHANNELS:
             raise InputError(
@@ -64,10 +68,19 @@ class Backbone(nn.Module):
         return images.astype(self.dtype)
 
     def flat(self, x: jax.Array, images: jax.Array, dense: str) -> jax.Array:
-        """The last map [batch, height, width, channels] as rows for the layer named `dense`.
+        """Flattens the last map for a linear layer.
+
+        Args:
+          x: the last map, [batch, height, width, channels].
+          images: the network's images, for messages.
+          dense: name of the linear layer.
+
+        Returns:
+          [batch, height * width * channels].
 
         Raises:
-          InputError: the images are too small, or of another size than the parameters' own.
+          InputError: the images are too small, or differ in size from those that the parameters
+            were trained with.
         """
         height, width = images.shape[1:3]
         found = f"images of {height} x {width}"
@@ -84,19 +97,23 @@ class Backbone(nn.Module):
         return x.reshape(x.shape[0], -1)
 
     def block(self, body: Callable[[Self, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-        """Layers of this module made by `body`; with `remat` computed again when needed."""
+        """Applies `body`, a function of this module and x; with `remat` it is rematerialised."""
         return (nn.remat(body) if self.remat else body)(self, x)
 
     def _trained(self, layer: str) -> jax.Array | None:
+        """Returns the kernel of a layer, or None while the parameters are being initialised."""
         if self.is_initializing() or not self.has_variable("params", layer):
             return None
         return self.get_variable("params", layer)["kernel"]
 
 
 class PReLU(nn.Module):
-    """The activation max(x, 0) + a min(x, 0) with a learned slope a per channel.
+    """The activation max(x, 0) + a min(x, 0), with one learned slope a per channel.
 
-    The slopes start at 0.25. `shared` learns one slope for all channels.
+    Slopes are initialised with 0.25, as in Caffe.
+
+    Attributes:
+      shared: learn one slope for all channels.
     """
 
     shared: bool = False
@@ -110,14 +127,15 @@ class PReLU(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Conv, PReLU, conv, PReLU and the sum, after which nothing follows.
+    """A residual block: x + PReLU(conv(PReLU(conv(x)))), with no activation after the sum.
 
-    The convolutions start at standard deviation 0.01, so that a fresh block is nearly the identity.
-    The released nets give them biases with learning rate zero, frozen at zero: here they have none.
+    The convolutions are initialised with standard deviation 0.01, so that a fresh block is nearly
+    the identity. The released networks give them biases with learning rate zero, which stay at
+    zero. Here they have no biases.
 
     Attributes:
-      width: channels of the input, the insides and the output.
-      dtype: of the computation.
+      width: number of channels of the input and of both convolutions.
+      dtype: type that the layers compute in.
     """
 
     width: int
@@ -140,21 +158,24 @@ class ResidualBlock(nn.Module):
 
 
 def max_pool(x: jax.Array, window: int = 2, *, round_up: bool = False) -> jax.Array:
-    """Maxima of windows two apart.
+    """Max pooling with stride 2.
 
     Args:
       x: [batch, height, width, channels].
       window: side of a window.
-      round_up: whether windows may reach past the edge, as Caffe lets them; otherwise a last odd
-        row or column is left out.
+      round_up: round the output size up, as Caffe does, so that the last windows may reach past the
+        edge. Otherwise a last odd row or column is ignored.
+
+    Returns:
+      [batch, rows, columns, channels].
     """
     batch, height, width, channels = x.shape
     if window == 2 and height % 2 == width % 2 == 0:
-        # The same maxima by a reshape, whose gradient XLA does not have to scatter; equal maxima
-        # of a window share it.
+        # A reshape gives the same maxima, and its gradient needs no scatter as that of a pooling
+        # window does. Equal maxima of a window share the gradient.
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         return x.max(axis=(2, 4))
     over = [(0, -(side - window) % 2 if round_up else 0) for side in (height, width)]
-    # Flax takes pairs as well, though its annotation has names alone.
+    # Flax accepts pairs of numbers too, although its annotation allows only names.
     padding = cast(str, over)
     return nn.max_pool(x, window_shape=(window, window), strides=(2, 2), padding=padding)

@@ -1,4 +1,4 @@
-"""The LeNets of both papers' MNIST toys."""
+"""The LeNets of the MNIST experiments in the NormFace and Ring loss papers."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,21 @@ from hyperface.models.layers import Backbone, PReLU, max_pool, xavier
 
 
 class LeNet(Backbone):
-    """Three pairs of convolutions of 32, 64 and 128 channels with PReLU, each pair pooled by two.
+    """A LeNet of three pairs of convolutions whose feature is small enough to be plotted.
 
-    28 x 28 images end as 3 x 3 x 128 = 1,152 numbers, from which one linear layer makes the
-    feature, so small (2 or 3) that it can be drawn.
+    The pairs have 32, 64 and 128 channels, with PReLU after each convolution and max pooling after
+    each pair. The last map of 28 x 28 images is 3 x 3 x 128, and one linear layer computes the
+    feature from it.
 
     Attributes:
-      feature_dim: 2 to plot on a plane, 3 in NormFace's toy.
-      kernel_size: 5 (Ring loss, center loss) or 3 (NormFace); padding keeps the size.
-      last_pool: window of the last pool, 2 or 3; the stride is 2 always.
+      feature_dim: 2 to plot on a plane, 3 in NormFace's MNIST experiment.
+      kernel_size: 5 (Ring loss, center loss) or 3 (NormFace); padding keeps the size of the map.
+      last_pool: window of the last pool, 2 or 3; its stride is always 2.
       shared_slopes: one PReLU slope per layer instead of one per channel.
       feature_bias: whether the feature layer has a bias.
-      feature_init_std: standard deviation of the feature layer's first weights; None is xavier. At
-        xavier's size features start short, and Eq. 4 divides their gradient by that length.
+      feature_init_std: standard deviation of the feature layer's initial weights; None takes
+        Caffe's xavier. With xavier the first features are short, and the gradient of normalisation
+        (NormFace, Eq. 4) is divided by that length.
       feature_prelu: whether a PReLU follows the feature layer.
     """
 
@@ -34,7 +36,7 @@ class LeNet(Backbone):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Features [batch, feature_dim] float32."""
+        """Returns the features [batch, feature_dim] in float32."""
         x = self.first(images, "conv1a")
         for stage, (width, window) in enumerate([(32, 2), (64, 2), (128, self.last_pool)], 1):
 
@@ -64,19 +66,21 @@ class LeNet(Backbone):
         x = feature(self.flat(x, images, "feature"))
         if self.feature_prelu:
             x = PReLU(self.shared_slopes, name="prelu_feature")(x)
-        # Features are float32 whatever the layers compute in: the losses need the digits.
+        # Float32 even if the layers compute in bfloat16: the losses need the precision.
         return x.astype(jnp.float32)
 
 
 class PlaneLeNet(Backbone):
-    """LeNet's two convolutions, 20 and 50 of 5 x 5 without padding, and 500 hidden numbers.
+    """The small LeNet of NormFace's Figure 2, with a feature that is plotted on a plane.
 
-    The net that draws NormFace's Figure 2: a twenty-eighth of `LeNet`'s arithmetic.
+    It has two 5 x 5 convolutions of 20 and 50 channels without padding, and a hidden layer of 500
+    units. It needs about 1/28 of the operations of `LeNet`.
 
     Attributes:
       feature_dim: 2 to plot on a plane.
-      dense_init_std: standard deviation of the two linear layers' first weights. The released file
-        has 0.001, from which features need a thousand steps to leave zero; None is xavier.
+      dense_init_std: standard deviation of the initial weights of the two linear layers; None takes
+        Caffe's xavier. The released file has 0.001, with which the features stay near zero for the
+        first thousand steps.
     """
 
     feature_dim: int = 2
@@ -84,7 +88,7 @@ class PlaneLeNet(Backbone):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Features [batch, feature_dim] float32."""
+        """Returns the features [batch, feature_dim] in float32."""
         x = self.first(images, "conv1")
         for number, width in enumerate((20, 50), 1):
             conv = nn.Conv(
@@ -95,7 +99,8 @@ class PlaneLeNet(Backbone):
                 dtype=self.dtype,
                 name=f"conv{number}",
             )
-            # A slope above zero keeps the order, and after the pool there are fewer numbers.
+            # PReLU after the pool equals PReLU before it while the slope is positive, and computes
+            # on a quarter of the values.
             x = PReLU(name=f"prelu{number}")(max_pool(conv(x)))
         std = self.dense_init_std
         init = xavier if std is None else nn.initializers.normal(std)

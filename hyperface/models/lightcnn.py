@@ -1,4 +1,4 @@
-"""Wu's light CNN with max-feature-map activations."""
+"""Light CNN (Wu et al. 2015), a network with max-feature-map activations."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from hyperface.models.layers import Backbone, max_pool, xavier
 
-# (name, kernel, channels that are left by max-feature-map, whether a pool follows).
+# (name, kernel size, channels after max-feature-map, whether a pool follows).
 _CONVOLUTIONS = (
     ("conv1", 5, 48, True),
     ("conv2a", 1, 48, False),
@@ -21,16 +21,19 @@ _CONVOLUTIONS = (
 
 
 def max_feature_map(x: jax.Array) -> jax.Array:
-    """The larger of channel i and channel i + half: half as many channels."""
+    """Returns the maximum of each channel i and channel i + half, which halves the channels."""
     return jnp.maximum(*jnp.split(x, 2, axis=-1))
 
 
 class LightCNN(Backbone):
-    """Nine convolutions, each with max-feature-map, four pools, and a feature by max-feature-map.
+    """A network of nine convolutions and four pools, with max-feature-map activations.
 
-    128 x 128 images end as 8 x 8 x 128 = 8,192 numbers. Biases start at 0.1. The dropout of the
-    paper stands between the feature and the classes, and is a setting of the loss' head. `slimmer`
-    divides the channels of all convolutions.
+    The last map of 128 x 128 images is 8 x 8 x 128. Max-feature-map also follows the linear feature
+    layer. Biases are initialised with 0.1. The paper's dropout is between the feature and the
+    classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
+
+    Attributes:
+      slimmer: divisor of the number of channels of all convolutions.
     """
 
     feature_dim: int = 256
@@ -38,7 +41,7 @@ class LightCNN(Backbone):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Features [batch, feature_dim] float32."""
+        """Returns the features [batch, feature_dim] in float32."""
         settings = {
             "kernel_init": xavier,
             "bias_init": nn.initializers.constant(0.1),

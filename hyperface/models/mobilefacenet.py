@@ -1,4 +1,4 @@
-"""MobileFaceNet: a small network of depthwise convolutions for phones."""
+"""MobileFaceNet (Chen et al. 2018): a small network of depthwise convolutions, made for phones."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,30 +18,37 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Stage(NamedTuple):
-    """Blocks of one width: the first has stride 2, and the others add their input to the result."""
+    """A stage of blocks of one width.
+
+    The first block has stride 2, and the others add their input to their output.
+    """
 
     width: int
+    """Number of channels of the blocks' outputs."""
     first_expansion: int
-    """Channels inside the first block."""
+    """Number of channels inside the first block."""
     expansion: int
-    """Channels inside each other block."""
+    """Number of channels inside each other block."""
     blocks: int
+    """Number of blocks."""
 
 
 class MobileFaceNet(Backbone):
-    """A stem, blocks 1 x 1 conv, depthwise conv, 1 x 1 conv, and a depthwise layer over the map.
+    """A network of a stem, stages of inverted bottleneck blocks, and a global depthwise layer.
 
-    BN follows each convolution and the feature layer, and PReLU follows BN, but not at the end of a
-    block nor behind the last two layers. The layer over the whole map has a weight per place and
-    channel, where other networks take a mean. 112 x 112 images end as 7 x 7 x 512 numbers.
+    A block is a 1 x 1 convolution, a 3 x 3 depthwise convolution and a 1 x 1 convolution. The
+    global depthwise layer has one weight per place and channel of the map, where other networks
+    take the mean over places. Batch normalisation (BN) follows each convolution and the feature
+    layer. PReLU follows BN, except at the end of a block and after the last two layers. The last
+    map of 112 x 112 images is 7 x 7 x 512.
 
     Attributes:
-      stem: channels of the first two convolutions.
-      stem_groups: groups of the second one; by default one per channel.
-      stages: what follows them.
-      last: channels of the last map.
-      folded: the network as it is deployed: each BN is part of the layer in front of it, which has
-        a bias.
+      stem: number of channels of the first two convolutions.
+      stem_groups: number of groups of the second convolution; by default one per channel.
+      stages: the stages of blocks.
+      last: number of channels of the last map.
+      folded: the form for deployment: each BN is folded into the layer in front of it, which then
+        has a bias.
     """
 
     stem: int = 64
@@ -54,10 +61,10 @@ class MobileFaceNet(Backbone):
     last: int = 512
     folded: bool = False
 
-    # Read of modules only, where a property does as well as the class variable of others.
+    # A class variable in `Backbone`. A property does here, since it is only read from instances.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether there are batch statistics."""
+        """Whether the network has batch statistics."""
         return not self.folded
 
     @nn.compact
@@ -69,13 +76,14 @@ class MobileFaceNet(Backbone):
         counted: jax.Array | None = None,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Features [batch, feature_dim] float32.
+        """Returns the features [batch, feature_dim] in float32.
 
         Args:
           images: [batch, height, width, channels].
-          train: normalise by the batch, and update "batch_stats", which must then be mutable.
-          counted: [batch] True for an example, False for padding; all by default.
-          axis_name: the mapped axis that the batch is split over.
+          train: normalise by the batch's statistics, and update the collection "batch_stats", which
+            must then be mutable.
+          counted: [batch] True for an example and False for padding; None counts all.
+          axis_name: name of the mapped axis over which the batch is split.
         """
         block_of = nn.remat(_Block) if self.remat else _Block
         shared = _Shared(self.folded, train, axis_name, self.dtype)
@@ -92,11 +100,11 @@ class MobileFaceNet(Backbone):
         x = _Conv(shared, self.last, name="conv3")(x, counted)
         x = _Global(shared, name="global")(self._checked(x, images), counted)
         x = _Conv(shared, self.feature_dim, prelu=False, name="feature")(x, counted)
-        # Features are float32 whatever the layers compute in: the losses need the digits.
+        # Float32 even if the layers compute in bfloat16: the losses need the precision.
         return x.astype(jnp.float32)
 
     def _checked(self, x: jax.Array, images: jax.Array) -> jax.Array:
-        """The last map, if it is of the size of the weights over it."""
+        """Returns the last map, or raises InputError if its size is not that of the weights."""
         kernel = self._trained("global")
         if kernel is not None and kernel.shape[:2] != x.shape[1:3]:
             raise InputError(
@@ -109,7 +117,7 @@ class MobileFaceNet(Backbone):
 
 
 class _Shared(NamedTuple):
-    """What all layers of a network have in common."""
+    """The settings that all layers of a network share."""
 
     folded: bool
     train: bool
@@ -117,7 +125,7 @@ class _Shared(NamedTuple):
     dtype: DTypeLike
 
     def finish(self, layer: nn.Module, x: jax.Array, counted: jax.Array | None) -> jax.Array:
-        """What follows a layer's products: BN, or the bias that BN was folded into."""
+        """Applies BN to a layer's output, or adds the bias into which BN was folded."""
         if self.folded:
             bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])
             return x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + bias.shape)
@@ -126,7 +134,7 @@ class _Shared(NamedTuple):
 
 
 class _Conv(nn.Module):
-    """A convolution without a bias, BN, and PReLU; of rows [batch, channels] a linear layer."""
+    """A convolution without a bias, BN and PReLU. It is a linear layer for x [batch, channels]."""
 
     shared: _Shared
     width: int
@@ -142,7 +150,8 @@ class _Conv(nn.Module):
         shape = (*window, inputs // self.groups, self.width)
         kernel = self.param("kernel", he_normal, shape).astype(self.shared.dtype)
         if self.kernel == 1:
-            # On a CPU the gradient of a product is 2 to 3 times faster than that of a convolution.
+            # A 1 x 1 convolution is a matrix product, whose gradient is 2 to 3 times faster on a
+            # CPU.
             x = x @ kernel.reshape(inputs, self.width)
         elif self.groups == inputs == self.width:
             x = depthwise(x, kernel, self.stride)
@@ -160,7 +169,10 @@ class _Conv(nn.Module):
 
 
 class _Global(nn.Module):
-    """A weight per place and channel of the map, and the sum over places: [batch, channels]."""
+    """A depthwise layer over the whole map: [batch, height, width, channels] to [batch, channels].
+
+    It has one weight per place and channel, and sums over the places.
+    """
 
     shared: _Shared
 

@@ -1,4 +1,4 @@
-"""Batch normalisation, and what is left of it where its statistics are constants."""
+"""Batch normalisation, and the affine layer that replaces it in networks for deployment."""
 
 from functools import partial
 from typing import Any, cast
@@ -13,20 +13,23 @@ MOMENTUM = 0.9
 EPSILON = 1e-5
 
 Statistics = tuple[jax.Array, jax.Array, jax.Array]
-"""Mean, variance or its inverse root, each [channels], and the number of places that count."""
+"""Mean [channels], variance or 1 / deviation [channels], and the number of counted values per
+channel."""
 _Kept = tuple[jax.Array, jax.Array, Statistics, jax.Array]
-"""What the backward pass needs: x, scale, the statistics, and which examples count."""
+"""The residuals of the backward pass: x, scale, the statistics, and which examples count."""
 
 
 class BatchNorm(nn.Module):
-    """Normalises channels by the batch's own mean and variance, or by their moving averages.
+    """Batch normalisation of each channel, with statistics over all devices.
 
-    Under a mapped axis, and with padding, the statistics are those of the whole batch's real
-    examples: sums and counts are added over the devices and divided once. Statistics are float32.
+    Training normalises by the batch's mean and variance, and evaluation by their moving averages.
+    The statistics are float32. They are those of all real examples of the whole batch: sums and
+    counts are added over the devices and then divided, since a mean of the devices' means would be
+    wrong where padding is uneven.
 
     Attributes:
-      scaled: whether a learned factor multiplies the result.
-      dtype: of the result.
+      scaled: whether a learned scale multiplies the result.
+      dtype: type of the result.
     """
 
     scaled: bool = True
@@ -41,13 +44,13 @@ class BatchNorm(nn.Module):
         counted: jax.Array | None = None,
         axis_name: str | None = None,
     ) -> jax.Array:
-        """Normalised [batch, ..., channels].
+        """Returns the normalised values [batch, ..., channels].
 
         Args:
           x: [batch, ..., channels].
           train: use the batch's statistics, and update the collection "batch_stats" by them.
-          counted: [batch] True for an example, False for padding; all by default.
-          axis_name: the mapped axis that the batch is split over.
+          counted: [batch] True for an example and False for padding; None counts all.
+          axis_name: name of the mapped axis over which the batch is split.
         """
         channels = x.shape[-1]
         row = (1,) * (x.ndim - 1) + (channels,)
@@ -59,20 +62,21 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         if not train:
             factor = jax.lax.rsqrt(variance.value + EPSILON) * scale
-            # In float32: a difference in bfloat16 has few digits where the mean is large.
+            # In float32: x - mean would lose most of its digits in bfloat16 if the mean is large.
             x = (x.astype(jnp.float32) - mean.value.reshape(row)) * factor.reshape(row)
             return (x + bias.reshape(row)).astype(self.dtype)
         counted = jnp.ones(x.shape[0], bool) if counted is None else counted
-        # The rule of `_normalized` contains the gradient by way of the statistics.
+        # The backward rule of `_normalized` already contains the gradient through the statistics.
         center, spread, count = _statistics(jax.lax.stop_gradient(x), counted, axis_name)
         if not self.is_initializing():
             for average, found in ((mean, center), (variance, spread)):
                 moved = MOMENTUM * average.value + (1 - MOMENTUM) * found
-                # A batch of nothing but padding says nothing.
+                # A batch that is only padding has no statistics, so the averages stay.
                 average.value = jnp.where(count > 0, moved, average.value)
         statistics = center, jax.lax.rsqrt(spread + EPSILON), jnp.maximum(count, 1)
         normalized = _normalized(x, scale, bias, statistics, counted, axis_name)
-        return cast(jax.Array, normalized).astype(self.dtype)  # `custom_vjp` loses the type.
+        # The cast is for the type checker, since `custom_vjp` loses the type.
+        return cast(jax.Array, normalized).astype(self.dtype)
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -80,7 +84,10 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Statistics:
-    """Mean and variance [channels] of the examples that count, and the number of their places."""
+    """Returns mean and variance [channels] of the counted examples, and their values per channel.
+
+    All three are over the whole batch, that is over the devices of the mapped axis.
+    """
     x = _wide(x)
     axes = tuple(range(x.ndim - 1))
     mask = counted.reshape((-1,) + (1,) * (x.ndim - 1))
@@ -88,11 +95,11 @@ def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Stat
     def total(values: jax.Array) -> jax.Array:
         return _over_devices(jnp.sum(jnp.where(mask, values, 0.0), axes), axis_name)
 
-    # A channel has one value per place, and an image has many places.
+    # A map contributes one value per place to each channel, so the count is examples x places.
     count = _over_devices(jnp.sum(counted) * (x[0].size // x.shape[-1]), axis_name)
     divisor = jnp.maximum(count, 1).astype(x.dtype)
     mean = total(x) / divisor
-    # The deviations themselves: E[x^2] - E[x]^2 would cancel where the mean is large.
+    # E[x^2] - E[x]^2 would need one pass less, but cancels where the mean is large.
     return mean, total((x - mean.reshape((1,) * (x.ndim - 1) + mean.shape)) ** 2) / divisor, count
 
 
@@ -109,11 +116,12 @@ def _normalized(
     counted: jax.Array,
     axis_name: str | None,
 ) -> jax.Array:
-    """(x - mean) / deviation * scale + bias, in float32 at least, with the statistics of x itself.
+    """Returns (x - mean) / deviation * scale + bias, in float32 or wider.
 
-    The rule has the gradient through mean and deviation in it: one sweep for its two sums and one
-    for the result, with nothing kept but x. First derivatives only: to the second, the statistics
-    would be constants.
+    `statistics` must be those of x itself, because the backward rule includes the gradient through
+    mean and deviation. The rule reads x twice, once for two sums and once for the result, and
+    stores no other large array. It is right for first derivatives only: second derivatives would
+    treat the statistics as constants.
     """
     mean, inverse, _ = statistics
     row = (1,) * (x.ndim - 1) + mean.shape
@@ -134,14 +142,15 @@ def _normalized_fwd(
 
 
 def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tuple[Any, ...]:
-    """Returns the cotangents of x, scale and bias; the others get none."""
-    # With h = (x - mean) inverse, n places that count and their mask m,
+    """Returns the cotangents of x, scale and bias; those of the other arguments are zero."""
+    # With h = (x - mean) inverse, n counted values per channel and their mask m,
     # dx = inverse scale (slope - m (sum(slope) + h sum(slope h)) / n).
     x, scale, (mean, inverse, places), counted = kept
     axes = tuple(range(x.ndim - 1))
     row = (1,) * (x.ndim - 1) + mean.shape
     unit = (_wide(x) - mean.reshape(row)) * inverse.reshape(row)
-    # These stay this device's part: the step adds the parameters' gradients over the devices.
+    # The parameters' gradients are those of this device's examples; the train step adds them over
+    # the devices. The gradient of x needs the sums of all devices.
     to_bias, to_scale = jnp.sum(slope, axes), jnp.sum(slope * unit, axes)
     shared, along = (_over_devices(total, axis_name) / places for total in (to_bias, to_scale))
     back = shared.reshape(row) + unit * along.reshape(row)
@@ -153,7 +162,7 @@ def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tup
 
 def _no_cotangent(leaf: jax.Array) -> jax.Array | np.ndarray:
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    # JAX wants float0 for whole numbers and bools, which have no gradient.
+    # JAX requires the dtype float0 for the cotangents of integers and bools.
     return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
 
@@ -161,17 +170,19 @@ _normalized.defvjp(_normalized_fwd, _normalized_bwd)
 
 
 class Affine(nn.Module):
-    """A learned factor and term per channel: batch normalisation whose statistics are folded in.
+    """A layer with a learned factor and term per channel: x * scale + bias.
+
+    It replaces a batch normalisation whose statistics were folded into scale and bias.
 
     Attributes:
-      dtype: of the result.
+      dtype: type of the result.
     """
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Scaled and shifted [batch, ..., channels]."""
+        """Returns x * scale + bias, [batch, ..., channels]."""
         row = (1,) * (x.ndim - 1) + (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, row[-1:]).reshape(row)
         bias = self.param("bias", nn.initializers.zeros, row[-1:]).reshape(row)

@@ -1,4 +1,4 @@
-"""SphereFace's residual nets: PReLU, stride-2 convolutions, no normalisation layers, no pooling."""
+"""SphereFace's residual networks, which have no normalisation layers and no pooling."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,14 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, xavier
 
 
 class SphereFace(Backbone):
-    """Stages of one stride-2 convolution and some residual blocks, then a linear feature layer.
+    """A residual network in which each stage begins with a convolution of stride 2.
+
+    Residual blocks follow in each stage, and a linear feature layer follows the last stage.
+    Activations are PReLU.
 
     Attributes:
-      widths: channels of each stage.
-      blocks: residual blocks of each stage.
+      widths: number of channels of each stage.
+      blocks: number of residual blocks of each stage.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
@@ -22,7 +25,7 @@ class SphereFace(Backbone):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Features [batch, feature_dim] float32."""
+        """Returns the features [batch, feature_dim] in float32."""
         block_of = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         x = self.first(images, "conv1")
         for stage, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):

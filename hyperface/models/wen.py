@@ -1,4 +1,4 @@
-"""Wen's residual net, of center loss and NormFace."""
+"""The residual network of center loss (Wen et al. 2016), which NormFace also trains."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, max_pool, xa
 
 
 class Wen(Backbone):
-    """Unpadded convolutions and pools between stages of residual blocks; 28 layers by default.
+    """A residual network of 28 layers, with unpadded convolutions and pools between its stages.
 
-    112 x 96 images end as 5 x 4 x 512 = 10,240 numbers.
+    The last map of 112 x 96 images is 5 x 4 x 512.
 
     Attributes:
-      stem: channels of the first convolution, which the first stage follows without a block.
-      widths: channels of each stage.
-      blocks: residual blocks of each stage.
+      stem: number of channels of the first convolution.
+      widths: number of channels of each stage.
+      blocks: number of residual blocks of each stage.
     """
 
     stem: int = 32
@@ -26,7 +26,7 @@ class Wen(Backbone):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Features [batch, feature_dim] float32."""
+        """Returns the features [batch, feature_dim] in float32."""
         block_of = nn.remat(ResidualBlock) if self.remat else ResidualBlock
 
         def conv(self: Wen, x: jax.Array, width: int, place: str) -> jax.Array:

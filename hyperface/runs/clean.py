@@ -1,13 +1,15 @@
-"""Cleans a training set by a trained run's features, and finds test people in it.
+"""Cleans a training set by the features of a trained network, and finds test people in it.
 
     hyperface clean faces --run runs/faces-softmax --out cleaned
 
-Ring loss, section 3: people whose images lie far from their mean feature are dropped, then single
-images of the others. Without thresholds nothing is: `distances.png` and `farthest.png` help to
-choose them. With --overlap-with, people whom another data set has too are left out.
+As in Ring loss, section 3, people are dropped whose images are far from their mean feature. Then
+single images of the other people are dropped that are far from it. Without thresholds nothing is
+dropped; `distances.png` and `farthest.png` help to choose thresholds. With --overlap-with, people
+are left out who are also in another data set.
 
-`keep.txt` lists the images that stay, `dropped.csv` the others and why, `overlap.csv` and
-`overlap.png` the people that both data sets seem to have.
+- `keep.txt` lists the images to keep, for hyperface prepare --keep.
+- `dropped.csv` lists all other images with the reason.
+- `overlap.csv` and `overlap.png` show the people who seem to be in both data sets.
 """
 
 import dataclasses
@@ -36,33 +38,37 @@ class Clean:
     """Options of `hyperface clean`."""
 
     dataset: tyro.conf.Positional[str]
-    """Prepared data set, such as faces."""
+    """Name of the prepared data set, such as faces."""
     run: Path
-    """What embeds the images: the folder of a run or of an export, or "pixels"."""
+    """The network that embeds the images: the folder of a run or of an export, or "pixels"."""
     out: Path
     """Folder for the lists and pictures."""
     split: str = "train"
-    """Which split of the data set."""
+    """Split of the data set."""
     class_threshold: float | None = None
-    """Largest mean squared distance of a person's unit features to their mean."""
+    """Largest mean squared distance of a person's unit features to their mean, to keep the
+    person."""
     class_quantile: float | None = None
     """Share of people to keep, instead of a threshold."""
     image_threshold: float | None = None
-    """Largest squared distance of an image to its person's mean."""
+    """Largest squared distance of an image's unit feature to its person's mean, to keep the
+    image."""
     image_quantile: float | None = None
-    """Share to keep of the images of people kept, instead of a threshold."""
+    """Share of images to keep among those of the kept people, instead of a threshold."""
     overlap_with: str | None = None
-    """Prepared data set whose people are left out, found by name and by features."""
+    """Name of a prepared data set whose people are left out. They are found by their names and by
+    their features."""
     overlap_split: str = "test"
-    """Which split of it."""
+    """Split of the data set in --overlap-with."""
     similarity: float | None = None
-    """Cosine of two people's mean features from which on they count as one person."""
+    """Smallest cosine between the mean features of two people, from which they count as the same
+    person."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    """Folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and cleans."""
+    """Parses the options, then loads JAX and cleans the data set."""
     options = program.parse(Clean, args, prog="hyperface clean", description=__doc__ or "")
     _check(options)
     owned.check_free(*(options.out / name for name in RESULTS))
@@ -99,7 +105,16 @@ def _check(options: Clean) -> None:
 
 
 def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> None:
-    """Drops what lies far from its class or is in the other data set, and writes the results."""
+    """Drops outliers and people of the other data set, and writes the lists and pictures.
+
+    Args:
+      options: the options of the command.
+      data: the embedded data set.
+      other: the embedded data set whose people are left out; None without --overlap-with.
+
+    Raises:
+      InputError: the thresholds keep no image.
+    """
     import numpy as np
 
     from hyperface.data import cleaning
@@ -124,12 +139,11 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
         "images kept": keep.sum(),
         "people kept": np.unique(images.labels[keep]).size,
     }
-    for (
-        what,
-        count,
-    ) in said.items():  # Before the lists are written, so that a full disk costs no count.
+    # Logged before the lists are written, in case the disk is full.
+    for what, count in said.items():
         log.info(f"{count:10,} {what}")
-    for name in RESULTS:  # Of an earlier cleaning; keep.txt comes last.
+    # The files of an earlier cleaning are removed first, so that old and new ones cannot mix.
+    for name in RESULTS:
         owned.remove(folder / name)
     if other is not None and overlap is not None:
         report.write_overlap(folder, images, other.images, *overlap)
@@ -137,6 +151,7 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
     report.write_dropped(folder / "dropped.csv", images, distances, cleaned, dropped)
     expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
     names = [images.names[i] for i in np.flatnonzero(keep).tolist()]
+    # keep.txt is written last: if it exists, the other files are complete.
     cleaning.write_keep_list(folder / "keep.txt", names)
     log.info(f"Lists and pictures: {folder}")
 
@@ -144,7 +159,7 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
 def _overlap(
     options: Clean, data: "Embedded", other: "Embedded"
 ) -> tuple[list["SimilarPeople"], set[tuple[int, int]]]:
-    """Returns the people in both sets, and the pairs of labels whose names are equal."""
+    """Returns the people who seem to be in both data sets, and the label pairs with equal names."""
     from hyperface.data.overlap import same_names, similar_people
 
     labels, other_labels = (
@@ -156,7 +171,7 @@ def _overlap(
         data.images.labels,
         other.features,
         other.images.labels,
-        cast(float, options.similarity),  # `_check` wants it with --overlap-with.
+        cast(float, options.similarity),  # `_check` requires it with --overlap-with.
         named,
     )
     return pairs, named

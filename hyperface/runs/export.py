@@ -1,13 +1,17 @@
-"""Writes an embedder as files that other programs can use, checks each, and writes a model card.
+"""Exports an embedder as files for other programs, checks each file, and writes a model card.
 
     hyperface export runs/orl-normface --out exported
     hyperface export RUN --out FOLDER --format safetensors,stablehlo,onnx --mirror sum
     hyperface export net.onnx --out FOLDER --license mit      released weights
 
-Images in, features out. `embedder.safetensors` holds the backbone's weights, without what follows
-it; `embedder.stablehlo` is a program that JAX runs without this library; `embedder.onnx` needs
-jax2onnx and onnxruntime. Each is opened again and must give the features of the run. `README.md`
-is the card that model hubs show: data, loss, results of hyperface evaluate, licence, input.
+An embedder is a function from images to features. The formats are:
+
+- `embedder.safetensors`: the weights of the backbone, without the steps that follow it.
+- `embedder.stablehlo`: a program that JAX runs without this library.
+- `embedder.onnx`: an ONNX model. Writing it needs jax2onnx and onnxruntime.
+
+Each file is opened again, and must give the same features as the run. `README.md` is the card that
+model hubs show: data, loss, results of hyperface evaluate, licence and input.
 """
 
 import dataclasses
@@ -34,7 +38,7 @@ CARD = "README.md"
 FORMATS = ("safetensors", "stablehlo", "onnx")
 
 TOLERANCE = 1e-4
-"""Largest difference of a feature that passes, beside the largest feature."""
+"""Largest allowed difference between features, relative to the largest feature value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +46,30 @@ class Export:
     """Options of `hyperface export`."""
 
     source: tyro.conf.Positional[Path]
-    """Folder of a run, as hyperface train made it, or a file of weights whose network is known."""
+    """Folder of a run of hyperface train, or a weight file of a known network."""
     out: Path
-    """Folder for the files."""
+    """Folder for the exported files."""
     format: str = "safetensors,stablehlo"
-    """Which of safetensors, stablehlo and onnx, separated by commas."""
+    """Formats to write, separated by commas: safetensors, stablehlo and onnx."""
     step: int | None = None
-    """Which checkpoint; the newest by default."""
+    """Step of the run's checkpoint; by default the newest one."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
-    """How features of image and mirror image are merged; the experiment's way by default, and none
-    for a file of weights."""
+    """How the features of an image and of its mirror image are merged. By default as in the run's
+    experiment, and none for a weight file."""
     normalize: bool = True
-    """Scale features to unit length at the end."""
+    """Scale the merged features to unit length."""
     license: str | None = None
-    """Licence of the weights, by the name that model hubs use ("mit"), for the card."""
+    """Licence of the weights for the card, by the name that model hubs use, such as mit."""
     evaluation: Path | None = None
-    """The evaluation.json of these weights, for the card; the one in a run's folder by default."""
+    """The evaluation.json of these weights, for the card; by default the one in the run's
+    folder."""
     calibration: Path | None = None
-    """The calibration.json of these weights, which the export then carries; the one in a run's
-    folder by default."""
+    """The calibration.json of these weights, which becomes part of the export; by default the one
+    in the run's folder."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and exports."""
+    """Parses the options, then loads JAX and exports."""
     options = program.parse(Export, args, prog="hyperface export", description=__doc__ or "")
     formats = tuple(name.strip() for name in options.format.split(","))
     for name in formats:
@@ -72,6 +77,7 @@ def main(args: Sequence[str]) -> None:
             raise unknown_name("format", name, FORMATS)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out: expected a folder, found the file {options.out}.")
+    # Before JAX is loaded and the weights are read, so that a taken name is reported at once.
     owned.check_free(*(options.out / f"embedder.{name}" for name in (*formats, "json")))
     owned.check_free(options.out / CARD)
     from hyperface.weights import export, read_backbone
@@ -96,10 +102,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def _protocols(options: Export) -> dict:
-    """Returns results of hyperface evaluate, if they are of the weights that are exported.
+    """Returns the results of hyperface evaluate for the exported weights, or {} without any.
 
     Raises:
-      InputError: the file that was named is of other weights.
+      InputError: the file that the user gave has the results of other weights.
     """
     from hyperface.files import digest, read_json
     from hyperface.train.logs import run_digest
@@ -110,6 +116,7 @@ def _protocols(options: Export) -> dict:
     record = read_json(path)
     try:
         settings, protocols = record["settings"], record["protocols"]
+        # hyperface evaluate takes several steps, and records its options as texts: "(400,)".
         step = None if options.step is None else str((options.step,))
         found = settings["run"], settings["options"].get("step")
         for scored in protocols.values():
@@ -120,8 +127,9 @@ def _protocols(options: Export) -> dict:
     source = options.source
     if found == (run_digest(source) if source.is_dir() else digest(source), step):
         return protocols
+    # The results in the run's folder may be for another step, or older than the run's last steps.
     if options.evaluation is None:
-        return {}  # Of another step, or from before the run went on.
+        return {}
     raise InputError(
         f"--evaluation: expected results of {source} as it is, found those of "
         f"{record.get('source')} in {path}. Evaluate it again."
@@ -129,10 +137,10 @@ def _protocols(options: Export) -> dict:
 
 
 def _calibration(options: Export, saved: "SavedBackbone", mirror: str) -> dict | None:
-    """Returns the calibration of the network that is exported; None if there is none.
+    """Returns the calibration of the exported network, or None if there is none.
 
     Raises:
-      InputError: the file that was named is of another network.
+      InputError: the file that the user gave is the calibration of another network.
     """
     from hyperface.evaluate.calibration_file import NAME, read_calibration
 
@@ -142,8 +150,10 @@ def _calibration(options: Export, saved: "SavedBackbone", mirror: str) -> dict |
     found = read_calibration(path)
     if (found.model, found.mirror) == (saved.digest(), mirror):
         return found.to_dict()
+    # The calibration in the run's folder may be for another step or merge, or be older than the
+    # run's last steps.
     if options.calibration is None:
-        return None  # Of another step or merge, or from before the run went on.
+        return None
     raise InputError(
         f"--calibration: expected that of {options.source} with --mirror {mirror}, found that of "
         f"another network or with --mirror {found.mirror} in {path}. Evaluate it again by "
@@ -158,16 +168,20 @@ def _write(
     formats: Sequence[str],
     calibration: dict | None,
 ) -> dict:
-    """Writes each file and checks it; one that gives other features is removed.
+    """Writes and checks each file, and writes the record of the export.
 
     Returns:
-      The record of the export.
+      The record.
+
+    Raises:
+      InputError: a file gives other features than the run. The file was removed.
     """
     from hyperface.weights import export, exported
 
     embed = export.make_embedder(saved, **settings)
     contents = {name: _content(name, embed, saved) for name in formats}
-    # The record of an earlier export does not fit the new files, and would be compared with them.
+    # The record of an earlier export has the digests of the old files. Opening the new files would
+    # compare them with it.
     owned.remove(out / exported.NAME)
     record = {
         "model": saved.model,
@@ -188,6 +202,7 @@ def _write(
         )
         line = f"{path}: {len(content) / 1e6:.1f} MB, largest difference {difference:.1e}"
         log.info(line)
+        # Not `>`, because a difference of NaN must fail too.
         if not difference <= TOLERANCE:
             owned.remove(path)
             raise InputError(

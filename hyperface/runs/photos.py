@@ -1,4 +1,4 @@
-"""Photos to features: faces are found, aligned to what a network takes, and embedded."""
+"""Computes the features of photos: finds faces, aligns them for a network, and embeds them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,21 +19,22 @@ from hyperface.evaluate.embed import Devices, Images, embed_split
 from hyperface.runs.embedding import Network
 
 Faces = Which | Literal["one"]
-"""Which faces of a photo are taken; "one" refuses a photo of several."""
+"""Which faces of a photo are taken. With "one", a photo of several faces is not used."""
 BATCH = 64
-"""Faces that are embedded at once; fewer where there are fewer."""
+"""Largest number of faces that are embedded at once."""
 SQUARE, PORTRAIT = (112, 112), (112, 96)
+"""Height and width of the two templates of the papers."""
 
 
 class Face(NamedTuple):
-    """A face as a network takes it."""
+    """An aligned face, in the form that a network takes."""
 
     name: str
-    """Name of the photo; further faces of one photo have the names of `landmarks.face_name`."""
+    """Name of the photo. Further faces of a photo are named by `landmarks.face_name`."""
     pixels: np.ndarray
     """[height, width, channels] uint8."""
     landmarks: np.ndarray
-    """[5, 2] in pixels of the photo; nan for an image that was aligned already."""
+    """[5, 2] points in pixels of the photo; NaN for an image that was aligned already."""
 
     def without_pixels(self) -> "Face":
         """Returns the face without its pixels, which take most of the memory."""
@@ -41,26 +42,32 @@ class Face(NamedTuple):
 
 
 class NotUsed(NamedTuple):
-    """A photo that gives no face."""
+    """A photo without a usable face, and the reason."""
 
     name: str
     reason: str
 
 
 class Features(NamedTuple):
-    """Features of faces, in the same order."""
+    """The features of faces, in the order of the faces."""
 
     features: np.ndarray
-    """[faces, dim] float32, mirror merged, un-normalised."""
+    """[faces, dim] float32, merged with those of the mirror images, un-normalised."""
     norms: np.ndarray
-    """[faces] length of the feature of the image itself, without its mirror image."""
+    """[faces] norm of the feature of the image itself, before the merge."""
 
 
 def list_photos(path: Path) -> tuple[list[Member], list[NotUsed]]:
-    """Returns the photos of a folder and those below it, or one photo, and what is left out.
+    """Lists the photos of a folder and of all folders below it.
+
+    Args:
+      path: a folder, or a single photo.
+
+    Returns:
+      The photos, and the files that are left out.
 
     Raises:
-      InputError: there is nothing at the path, or no image in the folder.
+      InputError: the path does not exist, or the folder contains no image.
     """
     if path.is_file():
         return [Member(path.name, path.stat().st_size, _FileReader(path))], []
@@ -73,7 +80,7 @@ def list_photos(path: Path) -> tuple[list[Member], list[NotUsed]]:
 
 
 class _FileReader:
-    """Reads one photo."""
+    """Reads the bytes of one photo, at most `limit` of them if that is not negative."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,18 +100,19 @@ def find_faces(
     """Finds the faces of photos and aligns them.
 
     Args:
-      photos: as `list_photos` returns them.
-      image_shape: what the network takes; None takes aligned images of any one size.
-      detector: finds faces. None takes images that are aligned already, of that shape.
-      which: of several faces of a photo; "one" refuses the photo.
-      progress: called with the number of photos done.
+      photos: the photos that `list_photos` returned.
+      image_shape: [height, width, channels] of the network's images; None for a network that takes
+        any size, which needs aligned images.
+      detector: the detector that finds faces; None if the images are aligned faces of that shape.
+      which: which faces are taken if a photo has several. With "one", such a photo is not used.
+      progress: function that is called with the number of photos that are done.
 
     Returns:
-      The faces, and the photos without one.
+      The faces, and the photos that are not used.
 
     Raises:
-      InputError: there is no template for images of that shape, or the detector gave something
-        else than faces.
+      InputError: there is no template for images of that shape, or a user's detector did not return
+        faces.
     """
     if detector is not None:
         check_alignable(image_shape)
@@ -113,8 +121,10 @@ def find_faces(
     for done, photo in enumerate(photos, 1):
         try:
             faces += _faces_of(photo, image_shape, detector, which)
-        except InputError:  # A detector of the user's that gives something else than faces.
+        # A subclass of ValueError: a user's detector is wrong, which concerns every photo.
+        except InputError:
             raise
+        # Any other error concerns this photo alone, such as a damaged file.
         except (ValueError, OSError) as error:
             not_used.append(NotUsed(photo.name, str(error).removesuffix(".")))
         if progress is not None:
@@ -123,10 +133,10 @@ def find_faces(
 
 
 def check_alignable(shape: tuple[int, int, int] | None) -> None:
-    """Refuses a network whose images faces cannot be aligned to.
+    """Checks that faces can be aligned to the image shape of a network.
 
     Raises:
-      InputError: there is no template for its size.
+      InputError: the network takes any size, or there is no template for its size.
     """
     if shape is None:
         raise InputError("expected a network that takes images of one size, found one of any.")
@@ -139,9 +149,13 @@ def check_alignable(shape: tuple[int, int, int] | None) -> None:
 
 
 def _template(height: int, width: int) -> tuple[int, int] | None:
-    """Returns the size that faces are aligned to first, before they are made smaller or larger."""
+    """Returns the size of the template for images of a size, or None if there is none.
+
+    Faces are aligned to the template's size first, and then resized.
+    """
     if height == width:
         return (height, width) if height in EYE_ROW else SQUARE
+    # A width of the same shape may be rounded by up to half a pixel.
     return PORTRAIT if abs(width - height * 96 / 112) < 0.5 else None
 
 
@@ -151,7 +165,11 @@ def _faces_of(
     detector: Detector | None,
     which: Faces,
 ) -> Iterator[Face]:
-    """Yields the faces of one photo; ValueError says why there is none."""
+    """Yields the faces of one photo.
+
+    Raises:
+      ValueError: the photo has no usable face; the message gives the reason.
+    """
     check_size(photo.size)
     data = photo.read()
     if detector is None or shape is None:
@@ -176,23 +194,23 @@ def _faces_of(
 
 
 def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns a photo's face, aligned to the size that a network takes.
+    """Returns a face of a photo, aligned to the size that a network takes.
 
-    If no template has that size, the aligned face is resized by pillow's bicubic filter.
+    If no template has this size, the aligned face is resized with Pillow's bicubic filter.
 
     Args:
-      pixels: [height, width, 3] uint8 of a photo.
-      points: [5, 2] landmarks.
+      pixels: the photo, [height, width, 3] uint8.
+      points: the face's landmarks [5, 2], in pixels of the photo.
       shape: (height, width, channels) of the network's images.
 
     Raises:
-      ValueError: the points cannot be those of a face, or there is no template for the shape.
+      ValueError: the points cannot be the landmarks of a face, or the shape has no template.
     """
     template = _template(shape[0], shape[1])
     expect(template, "size", "that of a template", shape)
     assert template is not None
     crop = align(pixels, points, template)
-    # Wu's alignment gives grey images, whatever the photo is.
+    # The alignment to LightCNN's templates gives grey images also for colour photos.
     image = Image.fromarray(crop.squeeze(-1) if crop.shape[2] == 1 else crop)
     image = image.convert("L" if shape[2] == 1 else "RGB")
     if crop.shape[:2] != shape[:2]:
@@ -201,10 +219,10 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
 
 
 def embed_faces(faces: Sequence[Face], network: Network) -> Features:
-    """Embeds faces by a network.
+    """Computes the features of faces with a network.
 
     Raises:
-      InputError: there is no face, images differ in size, or a feature is zero or not finite.
+      InputError: there is no face, the images differ in size, or a feature is zero or not finite.
     """
     shapes = {face.pixels.shape for face in faces}
     expect(len(shapes) == 1, "faces", "images of one size", sorted(shapes) or "none")
@@ -217,15 +235,15 @@ def embed_faces(faces: Sequence[Face], network: Network) -> Features:
 
 
 class _OneProcess(Devices):
-    """Devices of a single process whose network puts the images on devices itself."""
+    """A single process whose network itself puts the images on devices."""
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns the batch as it is."""
+        """Returns the batch unchanged, on the host."""
         return images
 
 
 def _batches(faces: Sequence[Face]) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of equal size, the last one padded, so that a network is compiled once."""
+    """Yields padded batches of equal size, so that the network is compiled only once."""
     size = min(BATCH, len(faces))
     for start in range(0, len(faces), size):
         part = faces[start : start + size]

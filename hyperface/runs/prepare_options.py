@@ -1,4 +1,4 @@
-"""Options of the command that prepares data sets."""
+"""The options of `hyperface prepare`."""
 
 import dataclasses
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 AUTOMATIC = {"orl_faces": "orl"}
-"""Data sets that need nothing from the user, and the sources they are made from."""
+"""Data sets that are prepared without the user's help -> their sources."""
 OWN_NAMES = {"orl": "orl_faces", "mnist": "mnist"}
-"""Sources that need no --out, and the names of their data sets."""
+"""Sources that need no --out -> the names of their data sets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,54 +22,58 @@ class Prepare:
     """
 
     source: tyro.conf.Positional[str]
-    """A folder, an archive, a file, or one of orl, mnist and tfds:NAME; with --inspect, a prepared
-    data set."""
+    """A folder, an archive, a file, or one of orl, mnist and tfds:NAME. With --inspect, the name of
+    a prepared data set."""
     inspect: bool = False
-    """Show the content of a prepared data set: counts, images by identity, and a sheet of faces."""
+    """Show a prepared data set: its counts, the images per identity, and a sheet of faces."""
     out: str | None = None
     """Name of the data set."""
     held_out: int | Literal["all"] | None = None
-    """People at the end of the sorted list who become the test split: by default 10 of orl's, and
-    of a source of 30 people or more a tenth, at least 10."""
+    """Number of people at the end of the sorted list who become the test split. By default 10 for
+    orl, and a tenth (at least 10) for a source of 30 people or more."""
     test_people: Path | None = None
-    """A file of names, one per line, of the people who become the test split instead."""
+    """A text file with the names of the test people, one per line. It replaces --held-out."""
     keep: Path | None = None
-    """A list of images to take, one name per line; the others are left out."""
+    """A text file with the names of the images to take, one per line. All others are left out."""
     channels: Literal[1, 3] | None = None
-    """1 stores grey images, 3 colour: 3 by default, 1 for orl and mnist."""
+    """1 stores grey images, and 3 colour images. By default 1 for orl and mnist, and 3 for all
+    others."""
     detect: bool = False
-    """Find the faces of raw photos by MTCNN and align them. The landmarks are written beside the
-    data set; they can be edited and given back by --landmarks."""
+    """Find the faces in raw photos by MTCNN, and align them. The landmarks are written into the
+    data set's folder. You can edit them and pass them to --landmarks."""
     faces: Literal["largest", "central", "all"] | None = None
-    """Which of several faces of a photo are taken: the largest by default, where one in the centre
-    counts more; the nearest to the centre; or all, each with its photo's identity."""
+    """Which faces are taken if a photo has several. largest (the default): the largest one, with a
+    preference for the centre. central: the one nearest to the centre. all: all of them, each with
+    the identity of its photo."""
     landmarks: Path | None = None
-    """CSV of five points per image (file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy), to align by."""
+    """CSV file of five points per image (file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy), by which the
+    faces are aligned."""
     size: Literal["112x96", "112x112", "144x144", "128x128"] | None = None
-    """Height x width to align to: the papers' templates (112x96 by default), or LightCNN's by eyes
-    and mouth."""
+    """Height x width of the aligned faces. 112x96 (the default) and 112x112 are the papers'
+    templates. 144x144 and 128x128 are those of LightCNN, by eyes and mouth."""
     strict: bool = False
-    """Refuse a source with an image that cannot be used, instead of listing it, and folders that
-    can be read in two ways."""
+    """Stop with an error if an image cannot be used, or if the folders can be read in two ways.
+    Without it such images are left out and listed."""
     replace: bool = False
-    """Write the data set again, and replace the old one once the new one is complete."""
+    """Write the data set again, and replace the old one when the new one is complete."""
     kind: Annotated[str | None, tyro.conf.arg(metavar="KIND")] = None
-    """folder, zip, tar, list, recordio, verification, parquet or digits; found out by default."""
+    """Format of the source: folder, zip, tar, list, recordio, verification, parquet or digits. By
+    default it is detected."""
     root: Path | None = None
-    """Folder that the paths of a list start from; the list's folder by default."""
+    """Folder to which the paths in a list are relative; by default the list's folder."""
     image: str | None = None
-    """Column of a parquet file that holds the images."""
+    """Column of a parquet file with the images."""
     label: str | None = None
-    """Column that holds the identities."""
+    """Column of a parquet file with the identities."""
     follow_links: bool = False
-    """Follow links that lead out of a folder."""
+    """Follow links that lead out of the source folder."""
     distinct_case: bool = False
-    """Take identities that differ in case only for two people."""
+    """Treat identities whose names differ only in upper and lower case as different people."""
     identity_level: int | None = None
-    """Which folder on the way to an image names the person: 1 for the first one in the source.
-    Found out by default."""
+    """Level of the folder that names the person, where 1 is the first folder below the source. By
+    default it is detected."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    """Folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache."""
 
 
 MAIN_OPTIONS = (
@@ -87,4 +91,4 @@ MAIN_OPTIONS = (
     "root",
     "data_dir",
 )
-"""What --help shows."""
+"""Names of the options that --help shows; --help-all shows all."""

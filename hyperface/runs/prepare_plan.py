@@ -1,4 +1,4 @@
-"""Turns the options of a preparation into a task: all is resolved, or refused with one error."""
+"""Turns the options of a preparation into a task, and checks them before an image is read."""
 
 import logging
 import re
@@ -23,31 +23,31 @@ DEFAULT_SIZE = "112x96"
 
 
 class Detection(NamedTuple):
-    """How the faces of raw photos are found."""
+    """The settings for finding faces in raw photos."""
 
     detector: Detector
     which: Which
-    """Which of several faces of a photo are taken."""
+    """Which faces are taken if a photo has several."""
 
 
 class Task(NamedTuple):
-    """A data set to write."""
+    """A data set to write: its source, its folder and all settings."""
 
     source: Source
     folder: Path
-    """The data set's, whose last part is its name."""
+    """Folder of the data set; its last part is the data set's name."""
     stored: planning.Options
-    """What becomes of the images. If faces are to be found, `align` is not set yet."""
+    """How the images are selected and stored. If faces must be found, `align` is set later."""
     detection: Detection | None
-    """None if the source has aligned faces, or landmarks are given."""
+    """How faces are found; None if the source has aligned faces, or landmarks are given."""
     size: tuple[int, int]
-    """Height and width to which faces are aligned."""
+    """Height and width of the aligned faces."""
     replace: bool
-    """Whether the data set takes the place of one of the same name."""
+    """Whether an existing data set with this name is replaced."""
 
 
 def plan(options: Prepare) -> Task:
-    """Returns the data set to write, after its source was listed.
+    """Returns the task of a preparation, after listing the source.
 
     Raises:
       InputError: an option has a wrong value, or the source or a file cannot be used.
@@ -64,7 +64,7 @@ def plan(options: Prepare) -> Task:
     if detection is not None:
         _check_replaceable(folder, replace=options.replace)
     aligned = detection is not None or options.landmarks is not None
-    # LightCNN's template, the only other square one, is of grey images.
+    # A square size other than 112 is LightCNN's template, and LightCNN takes grey images.
     grey = 1 if aligned and height == width != 112 else None
     stored = planning.Options(
         held_out=options.held_out,
@@ -87,7 +87,7 @@ def _name(options: Prepare) -> str:
 
 
 def _detection(options: Prepare) -> Detection | None:
-    """Returns how faces are found with --detect; refuses options that do not fit together."""
+    """Returns the settings of --detect, or None without it, after checking related options."""
     if options.detect and options.landmarks is not None:
         raise InputError("expected one of --detect and --landmarks, found both.")
     if options.faces is not None and not options.detect:
@@ -115,7 +115,8 @@ def _listed(options: Prepare, data_dir: Path) -> Source:
 
 
 def _check_replaceable(folder: Path, *, replace: bool) -> None:
-    """Refuses a folder with a data set of aligned faces, since finding faces takes long."""
+    """Checks before the slow search for faces that the folder has no other data set."""
+    # A data set with landmarks was made by --detect, and the search continues there.
     there = find(folder.name, folder.parent)
     if there is not None and not replace and not (folder / LANDMARKS).exists():
         raise InputError(
@@ -125,10 +126,10 @@ def _check_replaceable(folder: Path, *, replace: bool) -> None:
 
 
 def _lines(path: Path | None) -> list[str] | None:
-    """Returns the names in a file, which has one per line."""
+    """Returns the names in a text file of one name per line; None if there is no file."""
     if path is None:
         return None
     names = [line.strip() for line in text_lines(path) if line.strip()]
     if not names:
-        raise InputError(f"expected names in {path}, one a line, found none.")
+        raise InputError(f"expected names in {path}, one per line, found none.")
     return names

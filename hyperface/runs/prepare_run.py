@@ -1,4 +1,4 @@
-"""Writes a planned data set: faces are found and aligned, and the images stored."""
+"""Writes a planned data set: finds and aligns faces if asked, and stores the images."""
 
 import dataclasses
 import io
@@ -22,19 +22,19 @@ from hyperface.runs.prepare_plan import Detection, Task
 log = logging.getLogger("hyperface")
 
 SHEET_OF_DETECTIONS = "detections.png"
-"""Picture of photos with the faces found, beside the landmarks."""
+"""Name of the picture that shows photos with the faces that were found."""
 SMALLEST_FACE = 48
-"""Side of an image below which nobody looks whether it is a photo or an aligned face."""
+"""Smallest side in pixels of images for which we check whether they are unaligned photos."""
 
 
 def run(task: Task) -> Path:
-    """Writes the data set, logs what it holds, and returns its folder.
+    """Writes the data set of a task, logs its counts, and returns its folder.
 
     Args:
-      task: as `plan` returns it.
+      task: the task that `plan` returned.
 
     Raises:
-      InputError: images cannot be used, or the data set is there and is another one.
+      InputError: images cannot be used, or another data set already has the name.
     """
     source, stored = task.source, task.stored
     if task.detection is not None:
@@ -44,12 +44,13 @@ def run(task: Task) -> Path:
         source = with_faces(source, stored.align.landmarks)
     held_out = default_held_out(source, stored)
     if held_out is not None:
-        log.info(f"test split: {_held_out(held_out)}; --held-out N takes another number.")
+        log.info(f"test split: {_held_out(held_out)}. --held-out N sets another number.")
     name = task.folder.name
     with program.progress(f"writing {name}", "images") as advance:
         folder = store.prepare(source, task.folder, stored, replace=task.replace, progress=advance)
     manifest = Manifest.read(folder)
     log_contents(folder, manifest)
+    # Images that are stored without alignment should be aligned faces already.
     as_it_came = stored.align is None and name not in AUTOMATIC
     if as_it_came and min(manifest.image_shape[:2]) >= SMALLEST_FACE:
         _warn_of_raw_photos(source)
@@ -57,14 +58,18 @@ def run(task: Task) -> Path:
 
 
 def _held_out(people: int) -> str:
-    """Returns in words who is held out by default."""
+    """Returns a description of the people who are held out by default."""
     if not people:
         return f"nobody, of fewer than {FEWEST_PEOPLE} people"
     return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
 
 
 def _find_faces(task: Task, how: Detection) -> Aligner:
-    """Finds the faces of the photos, writes their landmarks and a sheet of them to look at."""
+    """Finds the faces of the photos, and writes their landmarks and a picture for the user.
+
+    Returns:
+      The aligner that uses these landmarks.
+    """
     with program.progress("finding faces", "photos") as advance:
         found = detection.find_landmarks(
             task.source,
@@ -88,9 +93,9 @@ def _find_faces(task: Task, how: Detection) -> Aligner:
 
 
 def _warn_of_raw_photos(source: Source) -> None:
-    """Warns if images that were stored as they came look like photos.
+    """Warns if images that were stored without alignment look like photos.
 
-    Without the package that finds faces nothing is checked.
+    Nothing is checked if the package that finds faces is not installed.
     """
     try:
         detector = detection.Mtcnn()

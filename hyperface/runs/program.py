@@ -1,4 +1,7 @@
-"""Parts that the commands share: parsing before jax is loaded, statuses, and errors in one line."""
+"""Runs the commands: parses their options, reports errors in one line, and sets exit statuses.
+
+Options are parsed before JAX is loaded, which takes seconds.
+"""
 
 import contextlib
 import dataclasses
@@ -36,27 +39,30 @@ T = TypeVar("T", bound="DataclassInstance")
 EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_DIVERGED = 3
+# 128 + SIGINT, the status that a shell gives to a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of the system that the user mends, wherever they come up."""
+"""Errors of the system about space and permissions, which the user and not the program can fix."""
 NO_THREADS = (
     "error: expected that the system lets this process start threads, found that it does not. "
     "Raise the limit of processes (ulimit -u, or the container's), or end other programs."
 )
 SECONDS_BETWEEN_LINES = 10.0
+"""Time between two lines of progress in a log that is not a terminal."""
 
 
 def with_home(options: T) -> T:
-    """Returns the options with the user's home in place of "~" at the start of a path.
+    """Returns the options with "~" at the start of a path replaced by the user's home folder.
 
-    A shell leaves "~" alone in quotes, behind "=", and in files of variables.
+    A shell does not replace "~" in quotes, after "=", and in files of variables.
     """
 
     def expanded(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(expanded, value))
         if isinstance(value, str | Path):
-            return type(value)(os.path.expanduser(value))  # noqa: PTH111  A text stays a text.
+            # Path.expanduser would turn a text into a path.
+            return type(value)(os.path.expanduser(value))  # noqa: PTH111
         return value
 
     changes = {name: expanded(value) for name, value in vars(options).items()}
@@ -72,18 +78,18 @@ def parse(
     default: T | None = None,
     main_options: Collection[str] = (),
 ) -> T:
-    """Reads command-line options into a dataclass; wrong ones end the program with status 2.
+    """Parses command-line options into a dataclass. Wrong options end the program with status 2.
 
-    Fields that hold an object, such as a backbone, are no options and stay as they are.
+    Fields that contain an object, such as a backbone, cannot be set by options.
 
     Args:
       kind: the dataclass.
-      args: the command line's words.
-      prog: the command, for messages.
-      description: what it does, for the help.
-      default: values that the options change; those of the dataclass by default.
-      main_options: names of the options that --help shows, for a command with many; --help-all
-        always shows all.
+      args: the words of the command line.
+      prog: name of the command, for messages.
+      description: description of the command, for the help.
+      default: an instance with the default values; by default those of the dataclass.
+      main_options: names of the options that --help shows, for a command with many options.
+        --help-all always shows all options.
     """
     if main_options and {"-h", "--help"} & set(args):
         print_short_help(kind, default, main_options, prog=prog, description=description)
@@ -96,18 +102,28 @@ def parse(
             args=args,
             prog=prog,
             description=description,
+            # Without it the help would list fields that no option can set.
             config=(tyro.conf.SuppressFixed,),
         )
     )
 
 
 def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = None) -> None:
-    """Runs a command on arguments, by default the program's, and ends the program.
+    """Runs a command, and ends the program with one of these statuses:
 
-    Status 0: done, or stopped by SIGTERM while training, and saved (another where
-    --exit-on-preemption says so). 2: the input cannot be used, or nothing can be written. 3:
-    training diverged. 130: interrupted. The first of several processes that fails ends the others,
-    which have a status of their own.
+    - 0: the command is done. Or SIGTERM stopped a training, which was saved; --exit-on-preemption
+      sets another status for that.
+    - 1: an unexpected error, which is a bug.
+    - 2: the input cannot be used, or files cannot be written.
+    - 3: the training diverged.
+    - 130: the user interrupted the command.
+
+    If several processes train together, the first one that fails ends the others, which have other
+    statuses.
+
+    Args:
+      command: the function that runs the command.
+      args: the words of the command line; by default those of this program.
     """
     process_settings.keep_memory()
     process_settings.keep_compiled()
@@ -118,10 +134,12 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
         if _lacks_threads(error):
             _end(NO_THREADS, EXIT_INPUT, at_once=True)
         _end(f"error: {error}", EXIT_INPUT)
-    except BrokenPipeError:  # The reader of the output, a pager perhaps, has closed it.
+    # The program that reads the output, such as `head`, has ended. Python would flush the output at
+    # exit and report the error again, so it goes to /dev/null.
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from what is done.", EXIT_INTERRUPTED)
+        _end("interrupted. The same command continues the work.", EXIT_INTERRUPTED)
     except Exception as error:
         if _is_interrupted(error):
             print(f"stopped by {error}", file=sys.stderr)
@@ -131,7 +149,7 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             _end(
                 f"error: expected room and permission to read and write, found: "
-                f"{owned.said(error)}. Mend that, and give the same command again.",
+                f"{owned.said(error)}. Solve that, and give the same command again.",
                 EXIT_INPUT,
             )
         if not _is_joined():
@@ -140,9 +158,12 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
 
 
 def join(options: Any) -> None:
-    """Joins the processes that the options coordinator, processes and process name, or a launcher.
+    """Joins the processes of the run, if the options or a launcher name several.
 
-    Of all processes only the writer shows its log from then on.
+    Afterwards only the writing process prints its log.
+
+    Args:
+      options: options with the fields `coordinator`, `processes` and `process`.
     """
     from hyperface.devices import launchers, processes
 
@@ -158,28 +179,33 @@ def join(options: Any) -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM came. It is not an Exception, which running code could take for its own failure."""
+    """The exception that SIGTERM raises.
+
+    It is not a subclass of Exception, because code that catches any Exception would hide it.
+    """
 
 
 @contextlib.contextmanager
 def ending_in_order(status: int) -> Iterator[None]:
-    """Ends the program with this status if SIGTERM stops a training, which reports it itself.
+    """Ends the program with a status if SIGTERM arrives, as a context manager.
 
-    Training finishes its step first, and on several processes jax waits for the next one. Between
-    steps the program ends with one line. Outside the main thread, which gets no signals, nothing
-    is done.
+    During training the training loop handles SIGTERM: it finishes the step, saves and reports it.
+    At any other time the program ends at once with one line. Outside of the main thread this does
+    nothing, because only the main thread gets signals.
 
     Args:
-      status: --exit-on-preemption.
+      status: exit status of the program, from --exit-on-preemption.
 
     Raises:
-      InputError: that is no status.
+      InputError: the status is not in 0 to 255.
     """
     expect(0 <= status <= 255, "exit-on-preemption", "a status from 0 to 255", status)
     is_main = threading.current_thread() is threading.main_thread()
 
     def ended(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # One to a whole group may come twice.
+        # A scheduler may send SIGTERM to the process and to its group. The second one must not
+        # interrupt the orderly end.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, ended) if is_main else None
@@ -187,7 +213,7 @@ def ending_in_order(status: int) -> Iterator[None]:
         yield
     except Terminated:
         _end(
-            "SIGTERM: stopped between two steps. The same command goes on from what is done.",
+            "SIGTERM: stopped between two steps. The same command continues the work.",
             status,
         )
     except Exception as error:
@@ -203,14 +229,14 @@ def ending_in_order(status: int) -> Iterator[None]:
 def progress(
     title: str, unit: str, *, console: "Console | None" = None
 ) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of (done, all) that shows rate and time left.
+    """Yields a function (number done, total number) that shows the progress, rate and time left.
 
-    On a terminal this is a bar. Elsewhere a line is logged every ten seconds.
+    On a terminal it shows a bar. Elsewhere it logs a line every ten seconds.
 
     Args:
-      title: what is done, for the bar and the lines.
-      unit: of the numbers, such as "images".
-      console: where the bar is shown; by default where the log is.
+      title: description of the work, for the bar and the lines.
+      unit: what is counted, such as "images".
+      console: console that shows the bar; by default that of the log.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -243,14 +269,15 @@ def progress(
 
 
 def quiet_libraries() -> None:
-    """Keeps libraries' logs off the terminal; their errors still come as exceptions."""
+    """Hides the log messages of libraries. Their errors are still raised as exceptions."""
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)
     shown = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        # TensorStore's, once for each array of a checkpoint that could not be read or written.
+        # TensorStore causes this message once per array of a checkpoint that cannot be read or
+        # written.
         if str(unraisable.exc_value) != "Event loop is closed":
             shown(unraisable)
 
@@ -258,7 +285,7 @@ def quiet_libraries() -> None:
 
 
 def _lacks_threads(error: BaseException | None) -> bool:
-    """Returns whether an error, or what caused it, is that the system gave no thread."""
+    """Returns whether an error, or one that caused it, says that no thread could be started."""
     while error is not None:
         if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
             return True
@@ -267,8 +294,10 @@ def _lacks_threads(error: BaseException | None) -> bool:
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
+    """Prints a message on stderr and ends the program."""
     print(message, file=sys.stderr)
-    if at_once:  # An orderly end would wait for threads that never began.
+    # An orderly end would wait for threads that were never started.
+    if at_once:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -280,7 +309,8 @@ def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
 
 
 def _is_interrupted(error: Exception) -> "TypeGuard[Interrupted]":
-    """Returns whether it is training's `Interrupted`, raised by code that has loaded jax."""
+    """Returns whether an error is the training's `Interrupted`."""
+    # Importing the module would load JAX. If it is not loaded yet, nothing can have raised it.
     interrupt = sys.modules.get("hyperface.train.interrupt")
     return interrupt is not None and isinstance(error, interrupt.Interrupted)
 
@@ -290,7 +320,8 @@ def _status(stop: "Interrupted", preempted: int) -> int:
 
 
 def _is_joined() -> bool:
-    if "jax" not in sys.modules:  # What fails before it is loaded fails at once.
+    # Without JAX this process cannot have joined others, and importing it would take seconds.
+    if "jax" not in sys.modules:
         return False
     from hyperface.devices import processes
 

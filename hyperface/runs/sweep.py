@@ -1,16 +1,19 @@
-"""Trains an experiment for every setting of some of its fields and every seed, and compares them.
+"""Trains an experiment with several settings and seeds, and compares the scores.
 
     hyperface sweep orl-ring loss.ring.weight=0,0.001,0.01,0.1,1 --seeds 3
     hyperface sweep orl-normface loss.softmax.scale=learned,10 model.feature_dim=64,128
     hyperface sweep orl-softmax optimizer.boundaries="400 600,500" -- --steps 800 --workers 2
 
-Fields are those of hyperface train, whose other options follow after --. All settings are checked
-before the first run. Each run has a folder of its own, as `hyperface train` makes it, and sweep.csv
-with a row per run, settings.csv with mean and deviation of each setting, sweep.json and sweep.html
-are written again after each run. Scores of a run with several snapshots are means over them. The
-same command continues a sweep that was killed: runs that are done are not trained again, and more
-values or seeds can be added. A run that diverges or fails is recorded, and the others continue; the
-command then ends with status 3 or 2, and the same command tries the failed run again.
+Every combination of the values is a setting, and is trained with every seed. Fields are those of
+hyperface train, whose other options follow after --. All settings are checked before the first run.
+
+Each run has its own folder, as hyperface train writes it. These files are written again after each
+run: sweep.csv with one row per run, settings.csv with the mean and deviation of each setting,
+sweep.json and sweep.html. If a run has several snapshots, its scores are their means.
+
+The same command continues a sweep that was killed. Finished runs are not trained again, and more
+values or seeds can be added. If a run diverges or fails, it is recorded, and the other runs
+continue. The command then ends with status 3 or 2, and the same command tries that run again.
 """
 
 import contextlib
@@ -51,24 +54,26 @@ class Sweep:
     experiment: tyro.conf.Positional[str]
     """Name of the experiment, or a Python file of your own that defines one."""
     fields: tyro.conf.Positional[tuple[str, ...]]
-    """FIELD=VALUE,VALUE,... of the experiment; every combination is trained. A value of several
-    words is a sequence."""
+    """Fields of the experiment with their values, FIELD=VALUE,VALUE,... Every combination is
+    trained. A value of several words is a sequence."""
     seeds: int = 1
-    """Runs of each setting; seeds count up from the experiment's."""
+    """Number of runs of each setting, with consecutive seeds from the experiment's on."""
     out: Path | None = None
-    """Folder of the runs and tables; runs/sweep-NAME by default."""
+    """Folder for the runs and tables; by default runs/sweep-NAME."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A run of the sweep that is to be trained."""
+    """One run of the sweep: a setting with a seed."""
 
     values: dict[str, Any]
+    """The setting: values of the swept fields."""
     options: Train
+    """The options of hyperface train for this run."""
 
     @property
     def folder(self) -> Path:
-        """The run's folder, which the sweep gives to every run."""
+        """The folder of the run, which the sweep has chosen."""
         return cast(Path, self.options.workdir)
 
     @property
@@ -78,7 +83,7 @@ class Planned:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and trains."""
+    """Parses the options, then loads JAX and trains."""
     args = list(args)
     split = args.index("--") if "--" in args else len(args)
     options = program.parse(Sweep, args[:split], prog="hyperface sweep", description=__doc__ or "")
@@ -90,16 +95,19 @@ def main(args: Sequence[str]) -> None:
 
 
 def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
-    """Returns every run of the sweep after checking it; the seeds of one setting come together.
+    """Returns all runs of the sweep, after their settings were checked.
+
+    The runs of one setting are next to each other, since they share compiled programs.
 
     Args:
-      options: of the sweep.
-      more: options of hyperface train.
+      options: the options of the sweep.
+      more: the words of the command line that are options of hyperface train.
 
     Raises:
-      InputError: a field, a value or a combination does not fit.
+      InputError: a field, a value or a combination of values does not fit.
     """
     chosen = own_data.load(options.experiment, own_data.data_dir_in(more))
+    # Each run would otherwise train the experiments that it is compared with as well.
     experiment = dataclasses.replace(chosen, compare=())
     base = Train(experiment, file=experiments.file_of(options.experiment))
     fields = _fields(options.fields, base.experiment)
@@ -115,6 +123,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
             raise InputError(f"--workdir: expected --out of the sweep, found {chosen.workdir}.")
         check(chosen.experiment)
         values = {field: _value(chosen.experiment, field) for field in fields}
+        # Two texts may give the same value, such as 0.1 and 0.10, and so the same folder.
         for one in _seeded(chosen, values, options.seeds, out):
             if planned.setdefault(one.name, one) is not one:
                 raise InputError(f"expected different settings, found {one.name} twice.")
@@ -122,12 +131,12 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
 
 
 def run(options: Sweep, planned: list[Planned]) -> int:
-    """Trains the runs that are not done, writes the tables, and returns the command's status.
+    """Trains the runs that are not finished, writes the tables, and returns the exit status.
 
-    All runs share one process, so that jax is loaded once.
+    All runs share one process, so that JAX is loaded only once.
 
     Raises:
-      Interrupted: a signal came, and the run under way is saved, which was logged.
+      Interrupted: a signal arrived. The current run was saved, and this was logged.
     """
     import jax
 
@@ -135,6 +144,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
     from hyperface.report.sweep import sweep_table
     from hyperface.report.tables import as_text
 
+    # Each process of a launcher would start the same sweep in the same folder.
     if cluster_of(os.environ) is not None:
         raise InputError("expected one process for a sweep, found a launcher of several.")
     program.quiet_libraries()
@@ -153,11 +163,13 @@ def run(options: Sweep, planned: list[Planned]) -> int:
             about = f", about {left:,.1f} minutes left" if number else ""
             log.info(f"\n{one.name}: {number + 1} of {len(waiting)}{about}")
             if number and one.values != waiting[number - 1].values:
-                jax.clear_caches()  # Programs of all settings together would fill the memory.
+                # The compiled programs of all settings together would fill the memory.
+                jax.clear_caches()
             runs[one.name] = _outcome(one)
             _write(out, options, runs.values(), planned[0])
     log.info(f"\n{as_text(sweep_table(list(runs.values())))}")
     log.info(f"\nReport: {out / 'sweep.html'}")
+    # A failed run needs the user's help, so its status outweighs that of a diverged run.
     states = {one.status for one in runs.values()}
     return (
         program.EXIT_INPUT if "failed" in states else program.EXIT_DIVERGED * ("diverged" in states)
@@ -177,10 +189,13 @@ def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned
 
 @contextlib.contextmanager
 def _kept_programs() -> Iterator[None]:
-    """Keeps compiled programs, since the seeds of one setting share theirs."""
+    """Stores compiled programs in a temporary folder, for the other seeds of the same setting.
+
+    A folder that the user has set for compiled programs is used instead.
+    """
     import jax
 
-    # Options are attributes that jax makes as it is loaded, which no type checker sees.
+    # JAX creates the attributes of its options at run time, so a type checker does not know them.
     if jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         yield
         return
@@ -193,7 +208,7 @@ def _kept_programs() -> Iterator[None]:
 
 
 def _fields(given: Sequence[str], experiment: Experiment) -> dict[str, list[str]]:
-    """Returns the texts of the values by field."""
+    """Returns the values of each field as texts, after checking that the fields exist."""
     fields = {}
     for text in given:
         field, equals, values = text.partition("=")
@@ -217,11 +232,12 @@ def _fields(given: Sequence[str], experiment: Experiment) -> dict[str, list[str]
 
 
 def _value(experiment: Experiment, field: str) -> Any:
-    """Returns the value of the field of a dotted name."""
+    """Returns the value of an experiment's field, given by its dotted name."""
     value, path = experiment, ""
     for name in field.split("."):
+        # A number is an index, as in loss.custom.0.weight.
         if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
-            value, path = value[int(name)], f"{path}{name}."  # As of loss.custom.0.weight.
+            value, path = value[int(name)], f"{path}{name}."
             continue
         inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
         known = [f.name for f in inner]
@@ -232,8 +248,9 @@ def _value(experiment: Experiment, field: str) -> Any:
 
 
 def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
-    """Returns the option of hyperface train that sets a field."""
+    """Returns the words of the command line that set a field to a value."""
     *groups, last = field.replace("_", "-").split(".")
+    # tyro has the options --name and --no-name for a field that is True or False.
     if isinstance(_value(experiment, field), bool):
         expect(text in ("True", "False"), field, "True or False", text)
         last, text = last if text == "True" else f"no-{last}", ""
@@ -250,15 +267,15 @@ def _seeded(chosen: Train, values: dict[str, Any], seeds: int, out: Path) -> Ite
 
 
 def _shown(value: Any) -> str:
-    """Returns a value as part of a folder's name."""
+    """Returns a value as text for a folder's name, with special characters quoted."""
     return quote("x".join(map(str, value)) if isinstance(value, tuple) else str(value), safe="+")
 
 
 def _check(planned: Sequence[Planned]) -> list[Planned]:
-    """Returns the runs that are done, after checking that all have their data and folders.
+    """Checks data and folders of all runs, and returns the runs that are finished.
 
     Raises:
-      InputError: a run could not be scored, or its folder is another run's.
+      InputError: a run could not be scored, or its folder belongs to another run.
     """
     from hyperface.data.datasets import data_directory, open_experiment_split
     from hyperface.evaluate.evaluator import check_scorable
@@ -271,6 +288,7 @@ def _check(planned: Sequence[Planned]) -> list[Planned]:
     for one in planned:
         options, experiment = one.options, one.options.experiment
         data, data_dir = experiment.data, data_directory(options.data_dir)
+        # Many runs share data and protocol, which are checked only once.
         if (data, experiment.evaluation) not in scorable:
             prepare_missing(data.name, data_dir)
             check_scorable(experiment, data_dir)
@@ -286,7 +304,10 @@ def _check(planned: Sequence[Planned]) -> list[Planned]:
 
 
 def _has_results(folder: Path, steps: int) -> bool:
-    """Returns whether a run has results of its last step; one that got more steps has not."""
+    """Returns whether a run has results for this number of steps.
+
+    A finished run whose number of steps was increased has results for fewer steps.
+    """
     path = folder / "results.json"
     if not path.exists():
         return False
@@ -294,7 +315,7 @@ def _has_results(folder: Path, steps: int) -> bool:
 
 
 def _outcome(one: Planned) -> "SweptRun":
-    """Trains one run and returns its scores, or what went wrong."""
+    """Trains one run and returns its scores, or the error that ended it."""
     from hyperface.train.divergence import DivergenceError
     from hyperface.train.interrupt import Interrupted
 
@@ -307,7 +328,8 @@ def _outcome(one: Planned) -> "SweptRun":
     except InputError as error:
         log.error(f"{one.name} failed: {error}")
         return _unfinished(one, "failed", str(error))
-    except Exception as error:  # Whatever it is, the others go on.
+    # Also a programming error, so that one run cannot end a sweep of many hours.
+    except Exception as error:
         log.error(traceback.format_exc())
         return _unfinished(one, "failed", f"{type(error).__name__}: {error}")
     return _scored(one)

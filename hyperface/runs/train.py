@@ -4,11 +4,17 @@
     hyperface train mine                     your photos, after hyperface prepare ... --out mine
     hyperface train my_experiment.py --steps 800
 
-Without a name the default experiment is trained. The name of a data set that hyperface prepare
-wrote trains a small network on it; batch, steps and schedule suit its size. A Python file of your
-own defines EXPERIMENT, and may contain a backbone, a loss and a function for metrics. Every field
-of the experiment is an option. The same command continues a run that was killed; with more --steps
-it also continues a finished run. --list shows the experiments, and --list-models the backbones.
+EXPERIMENT is one of these:
+
+- nothing: the default experiment is trained.
+- the name of an experiment; --list shows them.
+- the name of a data set that hyperface prepare wrote: a small network is trained on it, with a
+  batch size, steps and a schedule that suit its size.
+- your own Python file that defines EXPERIMENT. It may contain a backbone, a loss and a function
+  that receives the metrics.
+
+Every field of the experiment is an option. The same command continues a run that was killed, and
+with more --steps also a finished run. --list-models shows the backbones.
 
 From Python:
 
@@ -16,7 +22,7 @@ From Python:
     run = train.train("orl-normface", workdir="runs/orl", data_dir="data")
     print(run.scores["orl-normface"]["accuracy"])
 
-`plan` turns the same options into tasks and `run` carries them out.
+`plan` turns the same options into tasks, and `run` executes the tasks.
 """
 
 import sys
@@ -38,7 +44,8 @@ __all__ = ["MAIN_OPTIONS", "Train", "main", "plan", "run", "train"]
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and runs; a run that diverges has a status of its own."""
+    """Parses the options, then loads JAX and trains. A diverged run has its own exit status."""
+    # The name is needed before the options can be parsed, since it decides their defaults.
     name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     name = name or experiments.DEFAULT
     data_dir = own_data.data_dir_in(args)
@@ -57,7 +64,7 @@ def main(args: Sequence[str]) -> None:
     if options.list_models:
         _list_models()
         return
-    check(options.experiment)  # Before jax is loaded, which takes seconds.
+    check(options.experiment)  # Before JAX is loaded, which takes seconds.
     with program.ending_in_order(options.exit_on_preemption):
         program.join(options)
         program.quiet_libraries()
@@ -79,27 +86,30 @@ def train(
     workers: int = 0,
     on_nan: Literal["stop", "skip", "rollback"] = "stop",
 ) -> "TrainedRun":
-    """Does what `hyperface train` does, for Python and notebooks.
+    """Trains, scores and reports an experiment: `hyperface train` for Python and notebooks.
 
-    The same call goes on with a run that was interrupted, and returns the scores of a finished one.
-    Progress is logged; `hyperface.console.show_log` shows it as the command does.
+    The same call continues a run that was interrupted, and returns the scores of a finished run.
+    Progress is logged. To print the log as the command does, call `hyperface.console.show_log`.
 
     Args:
       experiment: an experiment, the name of one of ours, the path of a Python file with one, or the
-        name of a prepared data set. `dataclasses.replace` changes its fields. A run of an
-        experiment that was defined in a notebook can be evaluated by commands only if it holds no
-        objects.
-      workdir: the run's folder; runs/NAME by default.
-      data_dir: folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default.
-      init_from: backbone to fine-tune: a run's folder or a file of weights.
-      fresh: delete the files of an earlier run that the folder records, and train anew.
+        name of a prepared data set. `dataclasses.replace` changes the fields of an experiment. If
+        an experiment with objects, such as a backbone, is defined in a notebook, commands cannot
+        evaluate its run.
+      workdir: folder of the run; by default runs/NAME.
+      data_dir: folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache.
+      init_from: backbone to fine-tune: the folder of a run, or a weight file.
+      fresh: delete the files of an earlier run in the folder, and train from the start.
       workers: number of processes that read and decode images; 0 uses threads.
-      on_nan: what a loss that is not finite does, as `hyperface.train.loop.train` documents.
+      on_nan: reaction to a loss that is not finite, as `hyperface.train.loop.train` documents.
+
+    Returns:
+      The run's folder, network and scores.
 
     Raises:
       InputError: the experiment, the data or the folder does not fit.
       DivergenceError: a loss became NaN or infinite.
-      Interrupted: a signal came, and the run is saved.
+      Interrupted: a signal arrived, and the run was saved.
 
     Example:
       >>> import dataclasses
@@ -128,13 +138,13 @@ def train(
 
 
 def plan(options: Train) -> "list[Task]":
-    """Returns the tasks that the options ask for: the experiment, and those it is compared with.
+    """Returns the tasks of a training: the experiment, and those that it is compared with.
 
-    Everything that can be wrong with the experiment, the data, the run's folders and the backbone
-    to start from is found here, before anything is compiled.
+    All errors in the experiment, the data, the folders and the backbone to start from are found
+    here, before anything is compiled.
 
     Raises:
-      InputError: something does not fit.
+      InputError: the experiment, the data, a folder or the backbone does not fit.
 
     Example:
       >>> from hyperface import experiments
@@ -148,15 +158,15 @@ def plan(options: Train) -> "list[Task]":
 
 
 def run(tasks: "Sequence[Task]") -> "TrainedRun":
-    """Trains every task, logs the scores and writes the report into the first one's folder.
+    """Trains all tasks, logs the scores, and writes the report into the first task's folder.
 
     Args:
-      tasks: as `plan` returns them.
+      tasks: the tasks that `plan` returned.
 
     Raises:
-      InputError: a folder is in use, or something cannot be written.
+      InputError: a folder is in use, or a file cannot be written.
       DivergenceError: a loss became NaN or infinite.
-      Interrupted: a signal came, and the run is saved.
+      Interrupted: a signal arrived, and the run was saved.
     """
     from hyperface.runs import train_run
 
@@ -176,4 +186,4 @@ def _list_models() -> None:
             f"{name:27}{' x '.join(map(str, found.image_shape)):>13}{found.feature_dim:10}"
             f"{found.parameters:13,}{found.flops / 1e9:8.2f}  {found.source}"
         )
-    print("GFLOP: for the feature of one image, a multiply-add counted as 2.")
+    print("GFLOP: for the feature of one image. A multiply-add counts as 2.")

@@ -1,4 +1,4 @@
-"""Options of the command that trains."""
+"""The options of `hyperface train`."""
 
 import dataclasses
 from pathlib import Path
@@ -13,40 +13,42 @@ from hyperface.config.experiment import Experiment
 class Train:
     """Options of `hyperface train`."""
 
+    # An empty name, so that fields are options such as --steps and not --experiment.steps.
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     workdir: Path | None = None
-    """Folder of the run; runs/NAME by default."""
+    """Folder of the run; by default runs/NAME."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
+    """Folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache."""
     init_from: Path | None = None
-    """Backbone to fine-tune: an earlier run's folder, or a .safetensors, .pth or .caffemodel file
-    of the experiment's model."""
+    """Backbone to fine-tune: the folder of an earlier run, or a .safetensors, .onnx, .pth or
+    .caffemodel file of the experiment's model."""
     fresh: bool = False
-    """Delete the files that an earlier run recorded in the folder, instead of going on with it.
-    Other files stay, and a folder that is no run of ours is refused."""
+    """Delete the files of an earlier run in the folder, instead of continuing it. Files that the
+    run did not record stay. It is an error if the folder is not a run of this program."""
     workers: int = 0
-    """Number of processes that read and decode images; 0 uses threads. The run is the same for any
-    number."""
+    """Number of processes that read and decode images; 0 uses threads. It does not change the
+    results of the run."""
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
-    """How a run handles a loss that is not finite; such a step never updates the parameters. stop:
-    save the state before the step and end with status 3. skip: continue with the next step.
-    rollback: return to the last checkpoint, and leave out all updates from there to that step."""
+    """Reaction to a loss that is not finite. Such a step never updates the parameters. stop: save
+    the state before the step, and end with status 3. skip: continue with the next step. rollback:
+    return to the last checkpoint, and leave out all updates from there to that step."""
     profile_steps: tuple[int, int] | None = None
-    """First and last step of a profile in the run's folder, for TensorBoard or Perfetto."""
+    """First and last step to profile. The profile is written into the run's folder, for TensorBoard
+    or Perfetto."""
     exit_on_preemption: int = 0
-    """Exit status of a run that was saved and stopped at SIGTERM. Give another one than 0 where a
-    scheduler takes 0 for the end of the run."""
+    """Exit status of a run that SIGTERM stopped after it was saved. Choose another status than 0 if
+    your scheduler takes 0 for a finished run."""
     coordinator: str | None = None
-    """host:port of process 0, where several processes train together. Under SLURM, Open MPI and
-    Kubernetes it is found automatically; `hyperface cluster` prints launchers."""
+    """host:port of process 0, if several processes train together. Under SLURM, Open MPI and
+    Kubernetes it is found automatically; `hyperface cluster` prints launch scripts."""
     processes: int | None = None
     """Number of processes that train together."""
     process: int | None = None
     """Number of this process, from 0."""
     list: bool = False
-    """Show the experiments and stop."""
+    """List the experiments and stop."""
     list_models: bool = False
-    """Show the backbones, their size and their cost, and stop."""
+    """List the backbones with their sizes and costs, and stop."""
     file: tyro.conf.Suppress[Path | None] = None
     """The user's Python file that defines the experiment."""
 
@@ -67,4 +69,4 @@ MAIN_OPTIONS = (
     "loss.ring.weight",
     "optimizer.learning_rate",
 )
-"""What --help shows."""
+"""Names of the options that --help shows; --help-all shows all."""

@@ -1,4 +1,4 @@
-"""Turns the options of a training into tasks: all is resolved, or refused with one error."""
+"""Turns the options of a training into tasks, and checks everything before the first step."""
 
 import dataclasses
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger("hyperface")
 
 
 class Task(NamedTuple):
-    """One experiment to train in one folder, and how."""
+    """One experiment to train in one folder, with all settings of its training."""
 
     experiment: Experiment
     folder: Path
@@ -35,30 +35,31 @@ class Task(NamedTuple):
     data_dir: Path
     """Folder of prepared data sets."""
     start: Start | None
-    """The backbone to fine-tune."""
+    """The backbone to fine-tune; None starts from new parameters."""
     fresh: bool
     """Whether the files of an earlier run are deleted first."""
     workers: int
     """Number of processes that read images; 0 uses threads."""
     on_nan: OnNan
+    """Reaction to a loss that is not finite."""
     profile_steps: tuple[int, int] | None
-    """First and last step of a profile."""
+    """First and last step to profile; None profiles nothing."""
     file: Path | None
     """The user's Python file that defines the experiment."""
 
 
 def plan(options: Train) -> list[Task]:
-    """Returns the experiment's task first, then one for each experiment that it is compared with.
+    """Returns the tasks of the experiment, then those of the experiments it is compared with.
 
-    With `evaluation.people_folds` there are as many tasks of each, one per group of people.
-
-    A data set that needs nothing from the user is prepared if it is absent.
+    Each experiment has one task, or with `evaluation.people_folds` one per group of people. A data
+    set that needs nothing from the user is prepared if it is absent.
 
     Raises:
       InputError: the experiment, the data, a folder or the backbone to start from does not fit.
     """
     experiment = check(options.experiment)
     data_dir = data_directory(options.data_dir)
+    # One process prepares, and the others wait, since all may see the same folder.
     if processes.is_writer():
         prepare_missing(experiment.data.name, data_dir)
     processes.wait_for_all("prepared")
@@ -90,9 +91,10 @@ def plan(options: Train) -> list[Task]:
 
 
 def _by_group(part: Experiment, folder: Path) -> Iterator[tuple[Experiment, Path]]:
-    """Yields the experiment of each group of people and its folder; the first group's is `folder`.
+    """Yields the experiment and the folder of each group of people.
 
-    An experiment that is not trained by groups of people is yielded as it is.
+    The first group has the given folder, and the other groups have folders below it. An experiment
+    without groups is yielded unchanged.
     """
     groups = part.evaluation.people_folds
     if groups == 1:
@@ -106,7 +108,7 @@ def _by_group(part: Experiment, folder: Path) -> Iterator[tuple[Experiment, Path
 
 
 def _compared(experiment: Experiment) -> list[Experiment]:
-    """Returns this experiment with the loss of each one that it is compared with."""
+    """Returns copies of this experiment, each with the loss of an experiment to compare with."""
     if experiment.name in experiment.compare:
         raise InputError(f"compare: expected other experiments, found {experiment.name!r} itself.")
     return [
@@ -118,7 +120,11 @@ def _compared(experiment: Experiment) -> list[Experiment]:
 
 
 def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
-    """Loads the backbone of a file or run, checks it against the experiment's, and logs it."""
+    """Loads the backbone to fine-tune from a file or run, and logs what was loaded.
+
+    Raises:
+      InputError: it does not fit the experiment's backbone.
+    """
     split = checked_split(experiment, data_dir)
     like = abstract_state(experiment, split.num_classes, split.image_shape).variables
     wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
@@ -128,12 +134,12 @@ def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
 
 
 def origin(path: Path) -> str:
-    """Returns the path and digest of a run or file, by which a fine-tuned run knows its start."""
+    """Returns the path and digest of a run or file, which a fine-tuned run records as its start."""
     return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
 
 
 def _check(task: Task) -> None:
-    """Refuses what would stop this run only after those before it were trained."""
+    """Checks a task before any task is trained, so that an error does not come hours later."""
     check_path(task.folder)
     split = checked_split(task.experiment, task.data_dir, task.profile_steps)
     if processes.is_writer() and not task.fresh:

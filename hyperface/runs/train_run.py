@@ -38,43 +38,43 @@ log = logging.getLogger("hyperface")
 
 
 class TrainedRun(NamedTuple):
-    """A run that is trained and scored."""
+    """A trained and scored run."""
 
     folder: Path
     """The run's folder, with its checkpoints, report.html and results.json."""
     network: EmbeddingNetwork
     """The backbone and its heads, as modules without parameters."""
     scores: dict[str, dict[str, float]]
-    """Scores on the test split, shares in [0, 1], by method and name. The methods are the
-    experiment, those it is compared with, and the baselines. Only the process that writes has
-    them."""
+    """Scores on the test split as shares in [0, 1], by method and name of the score. The methods
+    are the experiment, those it is compared with, and the baselines. Only the writing process has
+    scores."""
 
     def embedder(self) -> Callable[[ArrayLike], jax.Array]:
-        """Loads the last checkpoint and returns the function that it computes.
+        """Loads the last checkpoint and returns a function from images to features.
 
-        Images [batch, height, width, channels], (pixel - 127.5) / 128, become un-normalised
-        features [batch, dim].
+        The images are [batch, height, width, channels], scaled by (pixel - 127.5) / 128. The
+        features are [batch, dim], un-normalised.
         """
         variables = traverse_util.unflatten_dict(read_run(self.folder).arrays, sep="/")
         return jax.jit(functools.partial(self.network.backbone.apply, variables))
 
 
 def run(tasks: Sequence[Task]) -> TrainedRun:
-    """Trains one experiment after another, then logs their scores and writes the report.
+    """Trains one task after another, then logs their scores and writes the report.
 
-    All processes train and embed; the first one scores and writes.
+    All processes train and embed. Only the first one scores and writes.
 
     Args:
-      tasks: as `plan` returns them; the report is of the first one.
+      tasks: the tasks that `plan` returned. The report is about the first one's experiment.
 
     Raises:
       InputError: a folder or the data does not fit.
       DivergenceError: a loss became NaN or infinite, which was logged.
-      Interrupted: a signal came, and the run is saved, which was logged.
+      Interrupted: a signal arrived. The run was saved, and this was logged.
     """
     trained: dict[str, list[Trained]] = {}
 
-    # It returns no state, so that the device has one at a time.
+    # It does not return the state, so that the device stores only one state at a time.
     def train_one(task: Task) -> EmbeddingNetwork:
         state = _trained_state(task)
         snapshots = _snapshot_results(task, state)
@@ -87,9 +87,10 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
     network = train_one(first)
     for task in others:
         train_one(task)
+    # With groups of people the experiment has one task per group. Baselines need no training.
     groups = [task for task in tasks if task.experiment.name == first.experiment.name]
     baselines = [_baselines(task, network) for task in groups]
-    # Every process took part in the collectives of scoring; one alone writes.
+    # All processes had to take part in the collectives of embedding. Only one writes the report.
     if not processes.is_writer():
         return TrainedRun(first.folder, network, {})
     if len(groups) == 1:
@@ -105,7 +106,12 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
 
 
 def _trained_state(task: Task) -> TrainState:
-    """Returns the state after the last step; logs that a run diverged or was stopped."""
+    """Trains a task and returns the state after its last step.
+
+    Raises:
+      DivergenceError: a loss became NaN or infinite, which was logged.
+      Interrupted: a signal stopped the run, which was logged.
+    """
     name = task.experiment.name
     try:
         return loop.train(
@@ -120,7 +126,7 @@ def _trained_state(task: Task) -> TrainState:
             file=task.file,
         )
     except DivergenceError as error:
-        advice = ", or go on with --on-nan skip" if task.on_nan == "stop" else ""
+        advice = ", or continue with --on-nan skip" if task.on_nan == "stop" else ""
         log.error(
             f"{name} diverged: {error} The newest checkpoint is from before it: start again "
             f"with a lower learning rate or weight of that term{advice}."
@@ -136,9 +142,9 @@ def _trained_state(task: Task) -> TrainState:
 
 
 def _snapshot_results(task: Task, state: TrainState) -> list[Result]:
-    """Returns the scores of a run's snapshots, those of the last step at the end."""
+    """Returns the scores of a run's snapshots in order of steps, so that the last step is last."""
     experiment = task.experiment
-    # The run is over, and scoring must not change what it saved.
+    # Read-only, since scoring must not change a finished run.
     with Checkpoints(task.folder / "checkpoints", read_only=True) as checkpoints:
         earlier = [restored(checkpoints, step)[1] for step in experiment.snapshot_steps()[:-1]]
     return [
@@ -148,7 +154,7 @@ def _snapshot_results(task: Task, state: TrainState) -> list[Result]:
 
 
 def _baselines(task: Task, network: EmbeddingNetwork) -> dict[str, Result]:
-    """Scores the baselines of a run that verifies: raw pixels, and the backbone it started from."""
+    """Scores the baselines of a verification: raw pixels, and the backbone before fine-tuning."""
     experiment, data_dir = task.experiment, task.data_dir
     if experiment.evaluation.protocol != "verification":
         return {}
@@ -169,19 +175,20 @@ def _report_folds(
     trained: Mapping[str, TrainedFolds],
     baselines: Mapping[str, PeopleFolds],
 ) -> None:
-    """Logs the tables of a run by groups of people and writes its report."""
+    """Logs the tables of a run with groups of people, and writes its report."""
     experiment, data = task.experiment, task.experiment.data
     split = open_experiment_split(data, "train", task.data_dir)
     others = [name for name in trained if name != experiment.name]
     tables = folds_tables(trained, baselines, others[0] if others else None, split.num_classes)
-    for table in tables:  # Before they are written, so that a full disk costs no result.
+    for table in tables:  # Logged before they are written, in case the disk is full.
         log.info(f"\n{as_text(table)}")
+    # The report describes the experiment as the user gave it, and not that of the first group.
     whole = dataclasses.replace(
         experiment,
         data=dataclasses.replace(data, people_fold=None),
         evaluation=dataclasses.replace(experiment.evaluation, people_folds=groups),
     )
-    with owned.writing(task.folder, "Mend that, and the same command writes the report."):
+    with owned.writing(task.folder, "Solve that, and give the same command to write the report."):
         write_folds_report(
             task.folder,
             name=experiment.name,
@@ -212,14 +219,14 @@ def _log_next(experiment: Experiment, folder: Path, data_dir: Path) -> None:
 
 
 def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, Result]) -> None:
-    """Logs the tables of a run and writes its report."""
+    """Logs the tables of a run, and writes its report."""
     experiment, workdir = task.experiment, task.folder
     data = experiment.data
     split = open_experiment_split(data, "train", task.data_dir)
     tables = run_tables(trained, baselines, split.num_classes)
-    for table in tables:  # Before they are written, so that a full disk costs no result.
+    for table in tables:  # Logged before they are written, in case the disk is full.
         log.info(f"\n{as_text(table)}")
-    with owned.writing(workdir, "Mend that, and the same command writes the report."):
+    with owned.writing(workdir, "Solve that, and give the same command to write the report."):
         write_run_report(
             workdir,
             name=experiment.name,

@@ -76,11 +76,16 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
     return rule
 
 
-def agents_optimizer(optimizer: Optimizer) -> optax.GradientTransformation | None:
-    """Returns the rule of the agents where they are updated in the sweep; None elsewhere."""
+def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation | None:
+    """Returns the rule of the agents where they are updated in the sweep; None elsewhere.
+
+    Args:
+      optimizer: the rule.
+      steps: number of steps of the run, at whose end a cosine reaches 0.
+    """
     if optimizer.agents_update == "whole":
         return None
-    return _sgd(optimizer, optimizer.groups.agents, 0)
+    return _sgd(optimizer, optimizer.groups.agents, 0, steps)
 
 
 def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:

@@ -149,7 +149,7 @@ def create_state(
         diverged=jnp.zeros((), bool),
         network=network,
         optimizer=optimizer,
-        agents_optimizer=agents_optimizer(experiment.optimizer),
+        agents_optimizer=agents_optimizer(experiment.optimizer, experiment.steps),
         decay=experiment.optimizer.average,
     )
 

@@ -1,7 +1,9 @@
-"""Weights in and out: released files and earlier runs into a backbone, a trained one out of a run.
+"""Reads backbone weights from files and runs, and exports trained embedders.
 
-`load_backbone` fills a fresh backbone. `read_backbone` also finds out which network a file is of.
-`read` opens a file as it is. `export` writes an embedder.
+- `load_backbone` fills a fresh backbone with the weights of a file or of an earlier run.
+- `read_backbone` also detects which network a weight file belongs to.
+- `read` returns the arrays of a weight file under the file's own names.
+- `weights.export` writes a trained embedder as safetensors, StableHLO or ONNX.
 """
 
 from hyperface.extras import require

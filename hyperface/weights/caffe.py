@@ -1,6 +1,7 @@
-"""Weights out of a `.caffemodel`: the few messages of the public caffe.proto that hold them.
+"""Reads the weights of a `.caffemodel` file, without Caffe.
 
-Fields that hold no weights are stepped over, so files of any fork of Caffe can be read.
+Only the few messages of the public caffe.proto that contain weights are parsed. All other fields
+are skipped, so the files of any fork of Caffe can be read.
 """
 
 import math
@@ -22,15 +23,15 @@ from hyperface.weights.wire import (
 
 
 class Fields(NamedTuple):
-    """Where a layer's message keeps its name and its arrays."""
+    """Field numbers of the name and of the arrays in the message of a layer."""
 
     name: int
     blobs: int
 
 
-# NetParameter: the number of each layer message; today's, and the one of files before 2014.
+# NetParameter has two fields with layers: 100 today, and 2 in files from before 2014.
 LAYERS = {100: Fields(name=1, blobs=7), 2: Fields(name=4, blobs=6)}
-# BlobProto: numbers of its fields. Files before 2014 have four sides instead of a shape.
+# BlobProto: its field numbers. Files from before 2014 store four sides instead of a shape.
 SIDES = (1, 2, 3, 4)
 FLOATS, SHAPE, DOUBLES = 5, 7, 8
 DIM = 1  # BlobShape
@@ -39,7 +40,9 @@ ROLES = ("weight", "bias")
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
-    """Returns all arrays as "layer.weight", "layer.bias", "layer.2", ... in Caffe's own layout.
+    """Returns all arrays of a `.caffemodel` file by name, in Caffe's own layout.
+
+    A layer's arrays are named "layer.weight", "layer.bias", "layer.2", and so on.
 
     Raises:
       WireError: the bytes are truncated, damaged, or not a Caffe network with weights.
@@ -51,7 +54,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
             for index, blob in enumerate(blobs):
                 role = ROLES[index] if index < len(ROLES) else str(index)
                 key = f"{name}.{role}"
-                # Protocol buffers allow repetition; which of the two the network used is unknown.
+                # Protocol buffers allow repeated layers; we cannot know which one was in use.
                 if key in arrays:
                     raise WireError(f"two arrays are named {key!r}")
                 arrays[key] = blob
@@ -80,6 +83,7 @@ def _blob(message: memoryview, budget: Budget) -> np.ndarray:
             sides[number] = field.value
         elif number == SHAPE and field.wire == BYTES:
             shape = _shape(field.value, budget)
+        # Either all numbers are packed in one field, or each number has a field of its own.
         elif number in (FLOATS, DOUBLES) and field.wire != VARINT:
             values.append(numbers(field.value, np.dtype("<f4" if number == FLOATS else "<f8")))
     if shape is None:
@@ -88,7 +92,8 @@ def _blob(message: memoryview, budget: Budget) -> np.ndarray:
         flat = values[0]
     else:
         flat = np.concatenate(values) if values else np.zeros(0, np.float32)
-    # math.prod has whole numbers of any size, where NumPy's product could overflow to a match.
+    # A damaged shape may be huge. math.prod is exact, while NumPy's product could overflow to
+    # a number that happens to equal the size.
     if flat.size == 0 or math.prod(shape) != flat.size:
         raise WireError(f"an array of shape {list(shape)} has {flat.size} numbers")
     return flat.reshape(shape)

@@ -1,4 +1,4 @@
-"""What a weight file or a run contains, under the names that a network's map has."""
+"""Reads a weight file or a run, and finds the name map that fits its arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,24 +18,27 @@ from hyperface.weights.runs import read_run
 
 @dataclass(frozen=True)
 class Contents:
-    """A file or run that was read."""
+    """The arrays of a weight file or of a run, as they were read."""
 
     path: Path
     arrays: dict[str, np.ndarray]
-    """By the file's own names; by the paths of our parameters if `model` is set."""
+    """The arrays by the file's own names, or by our parameter paths if `model` is set."""
     model: str | None = None
-    """The network, if the file is one of this library's."""
+    """Name of the network if this library wrote the file; None for any other file."""
     layout: str = ""
-    """What such a file is, for messages."""
+    """A description of a file that this library wrote, for messages."""
     graph: Graph | None = None
-    """The graph of an ONNX file."""
+    """The graph of an ONNX file; None for any other file."""
 
 
 def read_contents(path: Path) -> Contents:
-    """Reads a file that `files.read` reads, or the newest whole checkpoint of a run.
+    """Reads a weight file, or the newest undamaged checkpoint of a run.
+
+    Args:
+      path: a file in a format of `files.read`, or the folder of a run.
 
     Raises:
-      InputError: it is damaged, or another kind of file.
+      InputError: the file or run is damaged, or has another format.
     """
     if path.is_dir():
         saved = read_run(path)
@@ -58,7 +61,7 @@ def named(
       paths: the paths of the network's parameters.
 
     Raises:
-      InputError: the file is of another network.
+      InputError: the file contains another network.
     """
     path, found = contents.path, contents.model
     if found is not None:
@@ -68,6 +71,8 @@ def named(
     if contents.graph is not None:
         return _of_graph(path, contents.graph, model_name)
     maps = name_maps(model_name)
+    # A network may have several name maps, one per origin. The map with the most names in the
+    # file is taken, and `load.fill` then reports the names that this map still lacks.
     known = [sum(entry.source in contents.arrays for entry in names.entries) for names in maps]
     if not any(known):
         layouts = ", or of ".join(names.layout for names in maps) or "this library"
@@ -96,5 +101,5 @@ def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.n
 
 
 def some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:
-    """Returns the first few of many names, for a message."""
+    """Returns the first few names, joined to a text for a message."""
     return separator.join(names[:most]) + (f"{separator}..." if len(names) > most else "")

@@ -1,8 +1,8 @@
-"""A trained embedder in formats that outlive this library: safetensors, StableHLO, ONNX.
+"""Exports a trained embedder as safetensors, StableHLO or ONNX, for use without this library.
 
-The embedder is images in, features out: the backbone, the merge with the mirror image, and the L2
-normalisation. Each `export_...` returns the bytes of a file; each `open_...` makes of such a file
-the function from images to features that another program would.
+An embedder is a function from images to features: the backbone, the merge with the features of the
+mirror image, and the L2 normalisation. Each `export_...` function returns the bytes of a file. Each
+`open_...` function reads such a file back as another program would, and returns the embedder.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def make_embedder(
     saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the function that is exported; its weights are constants in it.
+    """Returns the embedder of a trained backbone, with the weights as constants in it.
 
     Args:
       saved: the trained backbone.
-      mirror: how features of the image and its mirror image are merged.
-      normalize: whether features are scaled to unit length at the end.
+      mirror: how the features of an image and of its mirror image are merged.
+      normalize: whether the merged features are scaled to unit length.
     """
     network = saved.network()
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
-    # Without `mutable`, which nobody passes here, it returns the features alone.
+    # `apply` returns a pair only if it is given `mutable`, which we do not pass.
     merge = merged(cast(Callable[[Any, jax.Array], jax.Array], network.apply), mirror)
 
     def embed(images: jax.Array) -> jax.Array:
@@ -54,14 +54,14 @@ def make_embedder(
 
 
 def feature_dim(saved: SavedBackbone) -> int:
-    """Returns the length of the features of one image, without its mirror image."""
+    """Returns the length of the backbone's feature, before the merge with the mirror image."""
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     return jax.eval_shape(saved.network().apply, variables, images).shape[1]
 
 
 def export_safetensors(saved: SavedBackbone) -> bytes:
-    """Returns a safetensors file of the backbone's arrays, with metadata and a digest."""
+    """Returns the bytes of a safetensors file: the backbone's arrays, metadata and a digest."""
     import safetensors.numpy
 
     metadata = {
@@ -73,6 +73,7 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
     }
     if saved.step is not None:
         metadata["step"] = str(saved.step)
+    # safetensors writes an array's memory as it lies, so a transposed view would be garbled.
     arrays = {name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}
     return sealed(safetensors.numpy.save(arrays, metadata))
 
@@ -80,7 +81,14 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
 def open_safetensors(
     path: Path, saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the embedder with the weights of such a file, loaded into a fresh backbone."""
+    """Returns the embedder of an exported safetensors file.
+
+    Args:
+      path: the file.
+      saved: the run that was exported; its backbone is built anew, and filled from the file.
+      mirror: how the features of an image and of its mirror image are merged.
+      normalize: whether the merged features are scaled to unit length.
+    """
     network = saved.network()
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     fresh = jax.eval_shape(network.init, jax.random.key(0), images)
@@ -90,23 +98,24 @@ def open_safetensors(
 
 
 def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
-    """Returns a program with weights inside, for any batch size, on CPU, CUDA and TPU.
+    """Returns a serialised StableHLO program that contains the weights.
 
-    Any later JAX runs it without this library: `jax.export.deserialize(data).call(images)`.
+    The program takes any batch size and runs on CPU, CUDA and TPU. A later JAX runs it without this
+    library: `jax.export.deserialize(data).call(images)`.
     """
     from jax import export
 
     shape = (*export.symbolic_shape("batch"), *image_shape)
     with _without_paths():
-        # Lowered for each platform, since the file is used on other machines.
+        # By default JAX lowers for this machine's platform only; the file is used on others.
         traced = export.export(jax.jit(embed), platforms=PLATFORMS)
         return bytes(traced(jax.ShapeDtypeStruct(shape, jnp.float32)).serialize())
 
 
 @contextlib.contextmanager
 def _without_paths() -> Iterator[None]:
-    """Leaves out where on this machine the code is: equal exports have equal bytes."""
-    # Debug information would carry this machine's paths into the file.
+    """Keeps this machine's file paths out of the program, so that equal exports are equal bytes."""
+    # JAX's debug information names the source file of each operation.
     names = {
         "jax_traceback_in_locations_limit": 0,
         "jax_hlo_source_file_canonicalization_regex": ".*",
@@ -117,22 +126,23 @@ def _without_paths() -> Iterator[None]:
             jax.config.update(name, value)
         yield
     finally:
-        # Settings of the whole process, which belong to the caller.
+        # These settings are global to the process, so the caller's values are put back.
         for name, value in before.items():
             jax.config.update(name, value)
 
 
 def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: str) -> Embed:
-    """Returns the function of such a program.
+    """Returns the embedder of an exported StableHLO program.
 
     Args:
-      program: what `export_stablehlo` returned. Compare its digest with the record's first, as
-        `exported.read_file` does: the parser trusts its input.
-      image_shape: [height, width, channels] that it must take.
-      origin: where it is from, for messages.
+      program: the bytes that `export_stablehlo` returned. The parser trusts its input, so compare
+        the digest with the record's first, as `exported.read_file` does.
+      image_shape: the expected [height, width, channels] of the images.
+      origin: the file or folder that the program comes from, for messages.
 
     Raises:
-      InputError: it is no such program, takes other images, or calls code outside of it.
+      InputError: the bytes are not such a program, or the program takes images of another shape or
+        calls code outside of itself.
     """
     from jax import export
 
@@ -142,10 +152,13 @@ def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: st
         (images,) = found.in_avals
         (features,) = found.out_avals
         takes = (images.dtype.name, tuple(images.shape[1:]), features.ndim)
-    except Exception as error:  # Whatever a damaged flatbuffer runs into.
+    # A damaged flatbuffer fails with many kinds of errors, and JAX documents none of them.
+    except Exception as error:
         raise InputError(
             f"{origin}: expected a program of `hyperface export`, found: {str(error)[:100]}."
         ) from None
+    # A symbolic batch size makes JAX add calls of "shape_assertion". Any other custom call would
+    # run code that is not part of the file.
     if takes != ("float32", tuple(image_shape), 2) or calls - {"shape_assertion"}:
         raise InputError(
             f"{origin}: expected a program of float32 images {list(image_shape)} that calls no "
@@ -155,7 +168,10 @@ def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: st
 
 
 def _custom_calls(module: bytes) -> set[str]:
-    """Names of code outside of a program that it calls; JAX itself runs any of them."""
+    """Returns the names of the external functions that a program calls.
+
+    JAX itself runs any of them without asking.
+    """
     from jax.interpreters import mlir
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import stablehlo
@@ -173,17 +189,17 @@ def _custom_calls(module: bytes) -> set[str]:
 
 
 def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
-    """Returns an ONNX model with input "images" and output "features", for any batch size.
+    """Returns the bytes of an ONNX model from "images" to "features", for any batch size.
 
     Raises:
       InputError: jax2onnx is not installed, or does not know how to convert the network.
     """
     try:
-        import jax2onnx  # pyright: ignore[reportMissingImports]  # An optional one.
+        import jax2onnx  # pyright: ignore[reportMissingImports]  # An optional dependency.
     except ImportError:
         raise InputError("onnx: expected jax2onnx to be installed, found none.") from None
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    # Its own tracing promotes ranks, and warns of float64 that nobody asked for.
+    # jax2onnx relies on rank promotion when it traces, and warns of float64 that is not used.
     with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -194,7 +210,8 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
                 output_names=["features"],
                 return_mode="proto",
             )
-        except Exception as error:  # It fails in its own ways where it has no rule for a layer.
+        # jax2onnx raises many kinds of errors for a layer that it has no rule for.
+        except Exception as error:
             raise InputError(
                 f"onnx: expected a network that jax2onnx {version('jax2onnx')} converts, found "
                 f"that it does not ({str(error)[:200]}). Take stablehlo."
@@ -203,13 +220,13 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
 
 def open_onnx(path: Path) -> Embed:
-    """Returns a function that embeds images by an ONNX file, run by ONNX Runtime.
+    """Returns the embedder of an ONNX file, which ONNX Runtime runs on the CPU.
 
     Raises:
       InputError: onnxruntime is not installed.
     """
     try:
-        import onnxruntime  # pyright: ignore[reportMissingImports]  # An extra.
+        import onnxruntime  # pyright: ignore[reportMissingImports]  # An optional dependency.
     except ImportError:
         raise InputError(
             "onnx: expected onnxruntime to be installed, to check the file, found none."
@@ -218,15 +235,16 @@ def open_onnx(path: Path) -> Embed:
 
     def embed(images: jax.Array) -> jax.Array:
         (features,) = session.run(None, {session.get_inputs()[0].name: np.asarray(images)})
-        return cast(jax.Array, features)  # A NumPy array, which does as well.
+        return cast(jax.Array, features)  # A NumPy array, which callers can use in the same way.
 
     return embed
 
 
 def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, int, int]) -> float:
-    """Returns the largest difference of two embedders, relative to the largest feature.
+    """Returns the largest difference between the features of two embedders.
 
-    Both get the same random batches of 1 and of 3 images.
+    The difference is relative to the largest absolute feature value of the batch. Both embedders
+    get the same random batches of 1 and of 3 images.
 
     Args:
       expected: the run's embedder.
@@ -235,13 +253,13 @@ def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, in
     """
     rng = np.random.default_rng(0)
     largest = 0.0
-    # Two sizes, as a program may have kept the one that it was traced with.
+    # Two batch sizes, because an export may have fixed the size that it was traced with.
     for batch in (1, 3):
         pixels = rng.integers(0, 256, (batch, *image_shape))
         images = jnp.asarray((pixels - 127.5) / 128, jnp.float32)
         a, b = np.asarray(expected(images)), np.asarray(found(images))
         if a.shape != b.shape:
             raise ValueError(f"expected features {a.shape}, found {b.shape}")
-        # Relative, because un-normalised features have any length.
+        # Relative, because un-normalised features may have any length.
         largest = max(largest, float(np.abs(a - b).max() / np.abs(a).max()))
     return largest

@@ -1,6 +1,7 @@
-"""What an export says of itself, `embedder.json`, with digests of its files and of itself.
+"""Writes and reads `embedder.json`, the record of an export.
 
-A damaged or exchanged file is refused before anything in it is parsed or run.
+The record contains a digest of each exported file and of itself. A damaged or exchanged file
+therefore raises an error before anything in it is parsed or run.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from hyperface.files import read_bytes
 
 NAME = "embedder.json"
 LARGEST_RECORD, LARGEST_FILE = 2**20, 2**33
-"""Bytes of the record and of one of the files."""
+"""Size limits in bytes: of the record, and of each exported file."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str, "step": (int, type(None)), "input": list, "pixels": str,
     "crop": (list, type(None)), "shrink": int, "mirror": str, "normalize": bool, "files": dict,
@@ -21,14 +22,17 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def seal(record: dict[str, Any]) -> str:
-    """Returns the text of a record, with the digest of its other fields."""
+    """Returns the JSON text of a record, with the digest of its other fields added."""
     return json.dumps(record | {"digest": digest(record)}, indent=2) + "\n"
 
 
 def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
-    """Returns the SHA-256 of a record's fields except "digest", in any order, and further bytes."""
+    """Returns the SHA-256 over a record's fields without "digest", followed by further bytes.
+
+    The order of the fields does not matter.
+    """
     fields = {name: value for name, value in record.items() if name != "digest"}
-    # Sorted: the order of the fields may differ after reading, and means nothing.
+    # Sorted, because another program may write the same fields in another order.
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for data in more:
         total.update(data)
@@ -39,7 +43,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Returns the fields of an `embedder.json`.
 
     Raises:
-      InputError: it is missing, damaged, changed, or was written by an earlier version.
+      InputError: the file is missing, damaged or changed, or an earlier version wrote it.
     """
     data = read_bytes(path, LARGEST_RECORD)
     try:
@@ -55,10 +59,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
-    """Returns the content of a file of an export.
+    """Returns the bytes of an exported file, after comparing its digest with the record's.
 
     Raises:
-      InputError: it is missing, or is not the one that the record was written for.
+      InputError: the file is missing, or its digest differs from the record's.
     """
     data = read_bytes(folder / name, LARGEST_FILE)
     entry = record["files"].get(name)

@@ -1,4 +1,7 @@
-"""Weight files as flat dictionaries, name -> array. Nothing stored in a file is ever executed."""
+"""Reads weight files as flat dictionaries from name to array.
+
+Nothing that is stored in a file is ever executed.
+"""
 
 import json
 import mmap
@@ -18,27 +21,33 @@ KNOWN = (
     ".safetensors, .onnx, .pt, .pth, .pth.tar, .bin (PyTorch), .caffemodel, or the folder of a run"
 )
 FORMAT = "hyperface"
-"""Metadata "format" of the safetensors files that this library writes."""
-# Older versions' safe loading could be made to run code.
+"""Value of the metadata field "format" in the safetensors files that this library writes."""
+# In older versions torch.load ran code of a prepared file even with weights_only=True.
 OLDEST_TORCH = (2, 10)
 MAX_SHARED = 4
-"""How often the bytes of a PyTorch file may be shown by its tensors, which may share weights."""
+"""Largest total size of a PyTorch file's tensors, in sizes of the file. Tensors may share memory,
+so a small file could ask for any amount of it."""
 LARGEST_FILE = 2**33
-"""Bytes of a file that is read as a whole."""
+"""Largest size in bytes of a file that is read into memory as a whole."""
 LONGEST_HEADER = 2**22
-"""Bytes of a safetensors header: 40,000 arrays. A network for faces has up to 1,000."""
+"""Largest size in bytes of a safetensors header, enough for 40,000 arrays. A face network has at
+most 1,000."""
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns all arrays of a weight file, named and laid out as the file has them, in float32.
+    """Returns all arrays of a weight file in float32, with the file's own names and layouts.
 
     Args:
-      path: `.safetensors`; `.onnx`; a PyTorch state dictionary, `.pt`, `.pth`, `.pth.tar` or
-        `.bin`, which needs torch; or `.caffemodel`, whose blobs are called "layer.weight" and
-        "layer.bias".
+      path: a file with one of these endings:
+
+        - `.safetensors`
+        - `.onnx`
+        - `.pt`, `.pth`, `.pth.tar` or `.bin`: a PyTorch state dictionary, which needs torch
+        - `.caffemodel`: its blobs are named "layer.weight" and "layer.bias"
 
     Raises:
-      InputError: the file is none of these, is damaged, or holds other things than finite floats.
+      InputError: the file has another format, is damaged, or contains values that are not finite
+        floats.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,7 +60,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def own_format(path: Path) -> dict[str, str] | None:
-    """Returns what a file says it is, if this library wrote it; None for every other file."""
+    """Returns the metadata of a safetensors file that this library wrote; None for other files."""
     import safetensors
 
     if not Path(path).name.endswith(".safetensors") or not Path(path).is_file():
@@ -61,17 +70,19 @@ def own_format(path: Path) -> dict[str, str] | None:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError):
-        return None  # `read` says what is wrong with it.
+        return None  # `read` reports what is wrong with the file.
     return metadata if metadata.get("format") == FORMAT else None
 
 
 def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    # num_batches_tracked and the like: whole numbers are no weights, the name map decides.
+    # Integers, such as PyTorch's num_batches_tracked, are not weights. They pass here, and the
+    # name map decides whether they are expected.
     if array.dtype.kind in "iu":
         return array
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise InputError(f"{path}: expected floats in {name!r}, found {array.dtype}.")
-    with np.errstate(over="ignore"):  # Too large a float64 is an infinity, and refused.
+    # A float64 too large for float32 becomes infinity, which is reported below.
+    with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         raise InputError(
@@ -90,14 +101,20 @@ def _damaged(path: Path, kind: str, error: Exception) -> InputError:
 
 
 def sealed(data: bytes) -> bytes:
-    """Returns a safetensors file with its fields in a fixed order and a digest of its content."""
+    """Returns a safetensors file with sorted header fields and a digest of its content.
+
+    Args:
+      data: the bytes of a safetensors file that has metadata.
+    """
+    # A safetensors file is the header's length in 8 bytes, the header in JSON, and the arrays.
     length = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    # Over the header without the digest, which cannot contain itself.
+    # The digest covers the header without the digest field, since it cannot contain itself.
     header["__metadata__"]["digest"] = exported.digest(_described(header), body)
     # Sorted, so that equal weights give equal files.
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # The numbers stay aligned.
+    # Spaces keep the arrays at a multiple of 8 bytes, as readers that map the file expect.
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + body
 
 
@@ -107,7 +124,11 @@ def _described(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_seal(path: Path) -> None:
-    """Refuses a file of this library that was changed, or exchanged for another one's."""
+    """Raises InputError if a file that this library wrote was changed or exchanged.
+
+    The digest inside of the file finds a change. The digest in `embedder.json` beside it, if there
+    is such a record, finds a file of another export.
+    """
     data = memoryview(read_bytes(path, LARGEST_FILE))
     length = int.from_bytes(data[:8], "little")
     header = json.loads(bytes(data[8 : 8 + length]))
@@ -124,7 +145,7 @@ def _check_seal(path: Path) -> None:
 
 
 def _check_header(path: Path) -> None:
-    """ValueError for a safetensors header that is too long to be parsed."""
+    """Raises ValueError if the header of a safetensors file is too long to be parsed."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > LONGEST_HEADER:
@@ -142,7 +163,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except InputError:
         raise
-    except AttributeError as error:  # How safetensors says that NumPy lacks a type.
+    # safetensors looks a type up as an attribute of NumPy, which has no bfloat16 for example.
+    except AttributeError as error:
         reason = ValueError(f"numbers of a type that NumPy does not have: {error}")
         raise _damaged(path, "float16 to float64 in a safetensors file", reason) from None
     except Exception as error:  # A damaged header fails in safetensors or in NumPy.
@@ -160,11 +182,11 @@ def read_graph(path: Path) -> onnx.Graph:
     """Returns the graph of an `.onnx` file, with its weights in float32.
 
     Raises:
-      InputError: the file is damaged, is another one, or has other numbers than finite floats.
+      InputError: the file is damaged or not an ONNX network, or its weights are not finite floats.
     """
     try:
         graph = onnx.read_graph(read_bytes(path, LARGEST_FILE))
-        graph.image_shape()
+        graph.image_shape()  # Only for its check that the network takes images.
     except WireError as error:
         raise InputError(
             f"{path}: expected an ONNX network with float32 weights, found a file that cannot be "
@@ -179,13 +201,13 @@ def _read_onnx(path: Path) -> dict[str, np.ndarray]:
 
 
 def is_weights(path: Path) -> bool:
-    """Returns whether a path has the ending of a file that `read` reads, and is a file."""
+    """Returns whether a path is a file with an ending that `read` knows."""
     return Path(path).name.lower().endswith(tuple(READERS)) and Path(path).is_file()
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch  # pyright: ignore[reportMissingImports]  # An optional one.
+        import torch  # pyright: ignore[reportMissingImports]  # An optional dependency.
     except ImportError:
         raise InputError(
             f"{path}: expected torch to be installed to read a PyTorch file, found none. Install "
@@ -203,16 +225,21 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         for key in ("state_dict", "model_state_dict"):
             if isinstance(found.get(key), dict):
                 found = found[key]
-        # A net that was trained on several devices has every name below "module.".
+        # torch.nn.DataParallel puts "module." in front of every name.
         _check_sizes(found.values(), path.stat().st_size)
         return {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
-    except Exception as error:  # A damaged file fails in torch, zipfile or pickle, in many ways.
+    # A damaged file raises many kinds of errors in torch, zipfile and pickle.
+    except Exception as error:
         kind = "a PyTorch state dictionary of tensors alone"
         raise _damaged(path, kind, _in_own_words(error)) from error
 
 
 def _in_own_words(error: Exception) -> Exception:
-    """Returns what a refusal of torch means; its own text advises to load the file unsafely."""
+    """Returns an error in our words for a file that torch's safe loading refuses.
+
+    Torch's own message advises to load the file without safety. Other errors are returned as they
+    are.
+    """
     import pickle
 
     if not isinstance(error, pickle.UnpicklingError) and "weights_only" not in str(error):
@@ -221,17 +248,19 @@ def _in_own_words(error: Exception) -> Exception:
 
 
 def _check_torch(path: Path) -> None:
-    """ValueError for a PyTorch file that could ask for more memory than it has bytes.
+    """Raises ValueError if a PyTorch file could ask for more memory than it has bytes.
 
-    torch.load refuses foreign code, but believes sizes.
+    With weights_only=True torch.load runs no code of the file, but it trusts the sizes in it.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(b"bytearray") >= 0:  # The one allowed call that makes bytes from a number.
+        # Safe loading allows the call bytearray(n), which allocates n bytes for any number n.
+        if data.find(b"bytearray") >= 0:
             raise ValueError("a bytearray, which no weights have")
         packed = data[:2] == b"PK"
     if packed:
         with open_zip(path) as archive:
             for member in archive.infolist():
+                # A compressed member of a few bytes could unpack to gigabytes.
                 if member.compress_size != member.file_size:
                     raise ValueError(
                         f"{member.filename!r} is compressed, which torch.save never is"
@@ -239,7 +268,10 @@ def _check_torch(path: Path) -> None:
 
 
 def _check_sizes(tensors: Iterable[Any], size: int) -> None:
-    """ValueError for views that show the same few bytes as any number of values."""
+    """Raises ValueError if the tensors are together much larger than the file.
+
+    A tensor may be a view that repeats a few stored bytes any number of times.
+    """
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if total > MAX_SHARED * size:
         raise ValueError(f"tensors of {total:,} bytes in a file of {size:,}")

@@ -1,4 +1,4 @@
-"""The layers of a network in the order of its graph, to be found again in an ONNX file."""
+"""Lists the layers of a network in the order of its graph, to find them in an ONNX file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,38 +9,45 @@ from flax import linen as nn
 from hyperface import models
 
 IMAGES = 0
-"""The value that the first layer reads."""
+"""Number of the value that the first layer reads: the images."""
 
 
 LayerKind = Literal["conv", "map", "dense", "norm", "prelu", "add"]
-"""A convolution; one over the whole map; a linear layer; batch normalisation before a convolution;
-PReLU; a sum."""
+"""The kinds of layers:
+
+- "conv": a convolution
+- "map": a depthwise convolution whose kernel covers the whole map
+- "dense": a linear layer
+- "norm": a batch normalisation that no convolution or linear layer precedes directly
+- "prelu": PReLU
+- "add": the sum of two values
+"""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. Values are counted: layer n, from 1, makes value n."""
+    """One layer of a network. Values are numbered: layer n, counted from 1, computes value n."""
 
     kind: LayerKind
     inputs: tuple[int, ...]
-    """The values that it reads."""
+    """Numbers of the values that the layer reads."""
     ours: str = ""
-    """Path of its parameters."""
+    """Path of the layer's parameters in our network."""
     norm: str = ""
-    """Path of the batch normalisation that follows, which a folded network does not have."""
+    """Path of the batch normalisation that follows; a folded network does not have it."""
     scaled: bool = True
-    """Whether that one has a factor."""
+    """Whether that batch normalisation has a learned scale."""
     bias: bool = False
-    """Whether the layer has a bias in front of it too."""
+    """Whether the layer has a bias of its own, beside the one of its batch normalisation."""
     flat: bool = False
-    """Whether a linear layer reads a map of several places."""
+    """Whether a linear layer reads a flattened map, and not one number per channel."""
     kernel: int = 1
     stride: int = 1
     groups: int = 1
 
 
 def layers(model: nn.Module) -> list[Layer] | None:
-    """Returns the layers of a network; None for a network that is not read from ONNX files."""
+    """Returns the layers of a network, or None if this library cannot read it from ONNX files."""
     describe = _LAYERS.get(type(model))
     if describe is None:
         return None
@@ -50,7 +57,7 @@ def layers(model: nn.Module) -> list[Layer] | None:
 
 
 class _Layers:
-    """Collects layers; `add` returns the number of the value that the layer makes."""
+    """Collects layers. `add` returns the number of the value that the new layer computes."""
 
     def __init__(self) -> None:
         self.listed: list[Layer] = []

@@ -1,4 +1,4 @@
-"""Weights of a file or a run into a fresh backbone: all of them, or none and the reason."""
+"""Loads the weights of a file or a run into a fresh backbone: all of them, or none."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,34 +17,35 @@ from hyperface.weights.contents import Contents, named, read_contents, some
 from hyperface.weights.maps import OURS, Entry, NameMap, Pixels
 
 CONSTANTS = {"zero": 0.0, "one": 1.0}
-"""Kinds of arrays that have no parameter of ours, and what all their numbers must be."""
+"""Kinds of entries that have no parameter in our network, with the value of all their elements."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a file's arrays and of the backbone's parameters."""
+    """Reports which parameters were loaded, which stayed fresh, and which arrays were ignored."""
 
     path: Path
     model: str
     layout: str
-    """Whose names the file has."""
+    """The origin whose names the file has, such as "insightface, PyTorch"."""
     loaded: tuple[str, ...]
-    """Parameters that now hold the file's numbers."""
+    """Paths of the parameters that now have the file's values."""
     fresh: tuple[str, ...]
-    """Parameters left as they were, because the caller said so."""
+    """Paths of the parameters that kept their values, as the caller asked."""
     ignored: tuple[str, ...]
-    """Arrays of the file that the backbone has no use for: the classifier, frozen zero biases."""
+    """Names of the file's arrays that the backbone does not need: those of the classifier, and
+    biases that were frozen at zero."""
     trained_on: Pixels
-    """The pixels that the file's net was trained on."""
+    """Pixel values that the file's network was trained on."""
     pixels: Pixels
-    """The pixels that the loaded net takes."""
+    """Pixel values that the loaded network takes."""
 
     @property
     def exact(self) -> bool:
-        """Whether the loaded net's features are the released one's.
+        """Whether the loaded network computes the same features as the file's network.
 
-        They are not where the first convolution is padded and the pixels' zero was moved: a padded
-        zero then stands for another brightness, along the image's edge.
+        Along the edges of images it does not if the centre of the pixel values was moved: the zeros
+        that pad the first convolution then stand for another brightness.
         """
         return self.trained_on.center == self.pixels.center
 
@@ -71,29 +72,30 @@ def load_backbone(
     trained_on: Pixels | None = None,
     fresh: Sequence[str] = (),
 ) -> tuple[Any, Report]:
-    """Fills a fresh backbone from a weight file or from a run of this library.
+    """Fills a fresh backbone with the weights of a file or of a run of this library.
 
-    Nothing is taken partly: every parameter must be in the file with its shape, and everything in
-    the file must be known. Order and scale of the pixels are put into the first convolution, so
-    that the net takes this library's images.
+    Loading is all or nothing. The file must contain every parameter with its shape, and every array
+    of the file must be known. If the file's network was trained on other pixel values than this
+    library's, its first convolution is changed accordingly.
 
     Args:
-      path: a file that `read` reads, or a run's folder (its newest whole checkpoint). An `.onnx`
-        file is read where the network has a list of its layers (`weights.layers`).
-      model_name: the network, a name of `models.BACKBONES`.
-      params: its fresh parameters; or {"params": ..., "batch_stats": ...} for a network with
-        batch statistics. Only shapes and dtypes matter, except of what stays fresh.
-      image_shape: [height, width, channels] of the images of the file's net, if they are not of
-        the paper's size; the rows of the feature layer are ordered by it.
-      pixels: what the loaded net shall take; this library's own by default.
-      trained_on: what the file's net was trained on, if not what the released one was.
-      fresh: beginnings of our parameter paths that keep their fresh numbers, ("feature",) say.
+      path: a file in a format of `read`, or the folder of a run, whose newest undamaged checkpoint
+        is taken. An `.onnx` file can be read for the networks that `weights.layers` describes.
+      model_name: name of the network in `models.BACKBONES`.
+      params: the fresh parameters; {"params": ..., "batch_stats": ...} for a network with batch
+        statistics. Their values matter only where they stay fresh; otherwise shape structs do.
+      image_shape: [height, width, channels] of the images of the file's network, if they differ
+        from the paper's. The row order of the feature layer depends on it.
+      pixels: pixel values that the loaded network takes; this library's own by default.
+      trained_on: pixel values that the file's network was trained on; by default those of the
+        released network.
+      fresh: beginnings of parameter paths that keep their fresh values, for example ("feature",).
 
     Returns:
-      The tree of `params` with the file's numbers, and what was done.
+      The tree of `params` with the file's values, and a report.
 
     Raises:
-      InputError: the file is damaged, of another network or layout; nothing was loaded.
+      InputError: the file is damaged, or contains another network or layout. Nothing was loaded.
     """
     contents = read_contents(Path(path))
     return fill(
@@ -117,10 +119,10 @@ def fill(
     trained_on: Pixels | None = None,
     fresh: Sequence[str] = (),
 ) -> tuple[Any, Report]:
-    """Does what `load_backbone` does, for a file that was read before."""
+    """Fills a fresh backbone as `load_backbone` does, from contents that were read before."""
     path = contents.path
     variables = params if "params" in params else {"params": params}
-    # Arrays, or their shapes and dtypes; Flax says that there may be dicts.
+    # The leaves are arrays or shape structs, while Flax's annotation allows dictionaries as well.
     wanted: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     kept = tuple(name for name in wanted if _starts(name, fresh))
     arrays, names = named(contents, model_name, list(wanted))
@@ -159,19 +161,25 @@ def fill(
         trained_on=names.pixels,
         pixels=replace(pixels, channels="grey") if names.pixels.channels == "grey" else pixels,
     )
-    # A collection without arrays has no path.
+    # Flattening drops a collection without arrays, so each collection is put back by its name.
     nested = {name: {} for name in variables} | traverse_util.unflatten_dict(filled, sep="/")
     return (nested if variables is params else nested["params"]), report
 
 
 def flattened_shape(model_name: str, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns rows, columns and channels of the map that a backbone's feature layer flattens.
+    """Returns height, width and channels of the map that a backbone's feature layer flattens.
+
+    Args:
+      model_name: name of the network in `models.BACKBONES`.
+      image_shape: [height, width, channels] of its images.
 
     Raises:
-      InputError: images of that shape do not fit the model.
+      InputError: images of that shape do not fit the network.
     """
     model = models.create(model_name)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    # The map's shape is found by tracing: it is the operand of the only reshape from four axes to
+    # two. Nothing is computed.
     traced = jax.make_jaxpr(model.init)(jax.random.key(0), images)
     for equation in traced.eqns:
         if equation.primitive.name == "reshape":
@@ -209,7 +217,11 @@ def _check_names(
 def _first_convolution(
     path: Path, arrays: Mapping[str, np.ndarray], names: NameMap, pixels: Pixels
 ) -> dict[str, np.ndarray]:
-    """The first convolution's arrays, in the file's layout, for other pixels than trained on."""
+    """Returns the arrays of the first convolution, changed for other pixel values.
+
+    The arrays are in the file's layout. With changed arrays the network computes from `pixels` what
+    it computed from the pixel values that it was trained on, except at padded edges.
+    """
     trained_on = names.pixels
     source = next((e.source for e in names.entries if e.kind == "first conv"), None)
     if source is None and pixels != trained_on:
@@ -217,10 +229,10 @@ def _first_convolution(
     if source is None or source not in arrays or arrays[source].ndim != 4:
         return {}
     kernel, bias = arrays[source], source.removesuffix("weight") + "bias"
-    # trained-on pixel = gain * taken pixel + offset
+    # pixel as in training = gain * pixel that the loaded network takes + offset
     gain = np.float32(pixels.spread / trained_on.spread)
     offset = np.float32((pixels.center - trained_on.center) / trained_on.spread)
-    # Another centre of the pixels adds a constant, which only a bias can take up.
+    # An offset adds a constant to each output channel, which only a bias can contain.
     if offset and bias not in arrays:
         raise InputError(
             f"{path}: expected pixels around {trained_on.center:g}, since its first convolution "
@@ -232,52 +244,73 @@ def _first_convolution(
             sums = kernel.sum((1, 2, 3)).reshape(arrays[bias].shape)
             changed[bias] = arrays[bias] + offset * sums
         if kernel.shape[1] == 3 and (trained_on.channels == "bgr") != (pixels.channels == "bgr"):
-            # The other order of the channels is the same sum over a kernel in that order.
+            # Swapping red and blue in the kernel's input channels equals swapping them in images.
             kernel = kernel[:, ::-1]
         changed[source] = kernel * gain
     if not all(np.isfinite(array).all() for array in changed.values()):
-        raise InputError(f"{path}: expected weights, found numbers near float32's largest.")
+        raise InputError(
+            f"{path}: expected usual weights, found some so large that adapting them to other "
+            "pixel values overflows float32."
+        )
     return changed
 
 
 class _Misfit(ValueError):
-    """Why an array cannot become a parameter."""
+    """The error of an array that cannot become a parameter; its text is the reason."""
 
 
 def _converted(
     array: np.ndarray, entry: Entry, like: Any, rows: tuple[int, int, int] | None
 ) -> np.ndarray:
-    """Returns the array in our layout."""
+    """Returns an array of the file in the layout of our parameter.
+
+    Args:
+      array: the array in the file's layout.
+      entry: says how the layout changes.
+      like: shape and dtype of the parameter.
+      rows: height, width and channels of the flattened map, for a "flat dense" entry.
+
+    Raises:
+      _Misfit: shape or dtype do not fit the parameter.
+    """
     if array.dtype != np.float32 or not jnp.issubdtype(like.dtype, jnp.floating):
         raise _Misfit(f"expected floats for {like.dtype}, found {array.dtype}")
     found, ndim = array.shape, len(like.shape)
-    # Caffe's oldest files give every array four sides; a shared slope has one, or none.
+    # The oldest Caffe files give every array four axes. A shared PReLU slope has one axis or none.
     while array.ndim > ndim and array.shape[0] == 1:
         array = array[0]
     array = array.reshape(1) if array.ndim == 0 and ndim == 1 else array
     if array.ndim == ndim:
-        # Files have [out, in, height, width], and Flax has [height, width, in, out].
+        # Files contain [out, in, height, width], and Flax expects [height, width, in, out].
         if entry.kind in ("conv", "first conv"):
             array = array.transpose(2, 3, 1, 0)
         elif entry.kind == "flat dense":
-            assert rows is not None  # `fill` knows them where an entry is of this kind.
+            assert rows is not None  # `fill` computes them if any entry has this kind.
             array = _rows_first(array, rows)
         elif entry.kind == "dense":
             array = array.T
     if array.shape != like.shape:
-        raise _Misfit(f"expected what becomes {list(like.shape)}, found {list(found)}")
+        raise _Misfit(f"expected a shape that becomes {list(like.shape)}, found {list(found)}")
     return array
 
 
 def _rows_first(array: np.ndarray, rows: tuple[int, int, int]) -> np.ndarray:
-    """[out, channels rows columns] to [rows columns channels, out]."""
+    """Reorders a linear layer's weights from channels first to channels last.
+
+    Args:
+      array: [out, channels * height * width].
+      rows: height, width and channels of the flattened map.
+
+    Returns:
+      [height * width * channels, out].
+    """
     height, width, channels = rows
     if array.shape[1] != height * width * channels:
         raise _Misfit(
             f"expected a last map of {height} x {width} x {channels}, found {array.shape[1]} "
-            "inputs: give the image_shape of the file's net"
+            "inputs: give the image_shape of the file's network"
         )
-    # The file's net flattened channels first, and ours flattens them last.
+    # The file's network flattened [channels, height, width], and ours [height, width, channels].
     array = array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
     return array.reshape(-1, array.shape[-1])
 
@@ -285,7 +318,7 @@ def _rows_first(array: np.ndarray, rows: tuple[int, int, int]) -> np.ndarray:
 def _check_constant(array: np.ndarray | None, kind: str) -> None:
     if array is not None and np.any(array != CONSTANTS[kind]):
         worst = array.flat[np.argmax(np.abs(array - CONSTANTS[kind]))]
-        raise _Misfit(f"expected {kind} in all places, as the released nets have, found {worst:g}")
+        raise _Misfit(f"expected {kind} in all elements, as in released networks, found {worst:g}")
 
 
 def _starts(name: str, beginnings: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
-"""Which array of a released file is which parameter of ours: lists that can be read.
+"""Maps the array names of released weight files to the parameter paths of our networks.
 
-A map is an ordered list of entries (name in the file, path of ours, kind). The kind says how the
-array changes: released nets keep channels before rows and columns, ours after them.
+A map is an ordered list of entries: the name in the file, our path, and the kind. The kind says how
+the array's layout changes, since released networks keep channels first, and ours keep them last.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,10 +13,17 @@ from flax import linen as nn
 from hyperface import models
 
 Kind = Literal["same", "vector", "conv", "first conv", "dense", "flat dense", "zero", "one"]
-"""same: as it is. vector: one number per channel. conv: OIHW to HWIO; the first conv also meets the
-pixels. dense: [out, in] to [in, out]; the flat one reads a flattened map, whose order turns from
-channel, row, column to row, column, channel. zero, one: no parameter of ours; all its numbers must
-be that, or it must be absent.
+"""How an array of a file becomes a parameter:
+
+- "same": unchanged.
+- "vector": unchanged, one number per channel.
+- "conv": OIHW to HWIO.
+- "first conv": as "conv"; it is also adapted to the pixel values.
+- "dense": [out, in] to [in, out].
+- "flat dense": as "dense", of a layer that reads a flattened map. The order of its inputs changes
+  from (channel, row, column) to (row, column, channel).
+- "zero", "one": our network has no such parameter. All elements must be 0 or 1, or the array must
+  be absent.
 """
 
 Channels = Literal["rgb", "bgr", "grey"]
@@ -24,21 +31,24 @@ Channels = Literal["rgb", "bgr", "grey"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One array: its name in the file, and where it goes."""
+    """One array of a file: its name, and the parameter that it becomes."""
 
     source: str
+    """Name in the file."""
     target: str
-    """Path in our variables, "params/conv1/kernel"; for zero and one, where it would have gone."""
+    """Path in our variables, such as "params/conv1/kernel". For the kinds "zero" and "one" it is
+    the path that the parameter would have if our network had it."""
     kind: Kind
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a net was trained on: pixels 0 to 255 by (pixel - center) / spread, in some order."""
+    """The pixel values that a network takes: (pixel - center) / spread, for pixels 0 to 255."""
 
     center: float = 127.5
     spread: float = 128.0
     channels: Channels = "rgb"
+    """Order of the channels."""
 
     def __str__(self) -> str:
         return f"(pixel - {self.center:g}) / {self.spread:g}, {self.channels}"
@@ -46,51 +56,61 @@ class Pixels:
 
 @dataclass(frozen=True)
 class NameMap:
-    """How the files of one origin name and lay out one network."""
+    """The names and layouts that files of one origin use for one network."""
 
     layout: str
-    """Whose names these are, for messages."""
+    """The origin, such as "insightface, PyTorch", for messages."""
     entries: tuple[Entry, ...]
     pixels: Pixels = Pixels()
+    """Pixel values that the released network was trained on."""
     ignored: str = r"(?!)"
-    """Regular expression of names that are expected and of no use, the classifier's."""
+    """Regular expression of expected names that we do not need, such as those of the classifier.
+    The default matches nothing."""
     image_shape: tuple[int, int, int] | None = None
-    """[height, width, channels] of the images, where the file states it."""
+    """[height, width, channels] of the images, if the file states it."""
 
 
-# This library's own pixels; Wen's and SphereFace's are the same in the order of OpenCV.
+# Wen's and SphereFace's networks take the same values as this library's, but in OpenCV's channel
+# order BGR.
 OURS = Pixels()
 _CAFFE = Pixels(channels="bgr")
 INSIGHTFACE = Pixels(127.5, 127.5, "rgb")
 
 
 def name_maps(model_name: str) -> list[NameMap]:
-    """Returns the known maps of a model; none if only ONNX files and this library's own fit it.
+    """Returns the known name maps of a network, one per origin of released files.
+
+    The list is empty for a network that can only be read from ONNX files and from files that this
+    library wrote.
 
     Raises:
-      InputError: no such model.
+      InputError: there is no network of this name.
     """
     model = models.create(model_name)
     return list(_MAPS.get(type(model), lambda model: ())(model))
 
 
 def graph_pixels(model: nn.Module) -> Pixels:
-    """Returns the pixels of a network in an ONNX file, which does not state them.
+    """Returns the pixel values that a network in an ONNX file takes.
 
-    insightface feeds its files RGB. The released narrow MobileFaceNet was trained on BGR: on LFW it
-    has 99.4 % with it, and 99.1 % with RGB.
+    An ONNX file does not state them. insightface feeds RGB to all its files. The released narrow
+    MobileFaceNet was nevertheless trained on BGR: its accuracy on LFW is 99.4 % with BGR, and
+    99.1 % with RGB.
     """
     narrow = isinstance(model, models.MobileFaceNet) and model.stem_groups is None
     return replace(INSIGHTFACE, channels="bgr") if narrow else INSIGHTFACE
 
 
 def own_map(paths: list[str], layout: str) -> NameMap:
-    """Returns name and arrays as they are: a run's checkpoint, or a file that `export` wrote."""
+    """Returns the map of a run's checkpoint or of our own export, where each name is our path."""
     return NameMap(layout, tuple(Entry(path, path, "same") for path in paths))
 
 
 def _sphereface(model: models.SphereFace) -> Iterator[NameMap]:
-    """Released names count the convolutions of a stage: the strided one, then two a block."""
+    """Yields SphereFace's map: "conv2_3" is the third convolution of the second stage.
+
+    In each stage the strided convolution is the first one, followed by two convolutions per block.
+    """
     entries = []
     for stage, blocks in enumerate(model.blocks, 1):
         entries += _conv(f"conv{stage}_1", f"conv{stage}", first=stage == 1)
@@ -104,7 +124,10 @@ def _sphereface(model: models.SphereFace) -> Iterator[NameMap]:
 
 
 def _wen(model: models.Wen) -> Iterator[NameMap]:
-    """Released names count stages from the stem, and the convolutions of a stage's blocks."""
+    """Yields Wen's map. Released names count the stem as stage 1, so our stage 1 is their stage 2.
+
+    "conv2_1" is the first convolution in the blocks of their stage 2.
+    """
     entries = [*_conv("conv1a", "conv1a", first=True), *_prelu("relu1a", "prelu1a")]
     for stage, blocks in enumerate(model.blocks, 1):
         place = "1b" if stage == 1 else str(stage)
@@ -119,6 +142,8 @@ def _wen(model: models.Wen) -> Iterator[NameMap]:
 
 
 def _lightcnn(model: models.LightCNN) -> Iterator[NameMap]:
+    # Place of each stage in PyTorch's list `features`. Pools stand between the stages, but none
+    # between stages 4 and 5.
     groups = {2: 2, 3: 4, 4: 6, 5: 7}
     torch = {"conv1": "features.0.filter", "feature": "fc1.filter"}
     for stage, place in groups.items():
@@ -156,6 +181,7 @@ def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
                 entries += _norm(f"{theirs}.downsample.1", f"{ours}/norm_shortcut")
     entries += _norm("bn2", "norm2")
     entries += _dense("fc", "feature", flat=True)
+    # insightface's last normalisation has a scale that is fixed at one, and ours has none.
     entries += _norm("features", "norm_feature", scaled=False)
     yield NameMap(
         "insightface, PyTorch", tuple(entries), INSIGHTFACE, ignored=r".*\.num_batches_tracked"
@@ -174,7 +200,8 @@ def _mobilefacenet(model: models.MobileFaceNet) -> Iterator[NameMap]:
     entries = layer("layers.0", "conv1", first=True) + layer("layers.1", "conv2")
     for stage, (*_, blocks) in enumerate(model.stages, 1):
         for block in range(blocks):
-            # The first block of a stage stands alone, and the others are a list of their own.
+            # In the released network the first block of a stage is a module by itself, and the
+            # other blocks are a nested list behind it.
             later = f"layers.{2 * stage + 1}.layers.{block - 1}"
             theirs = later if block else f"layers.{2 * stage}"
             ours = f"block{stage}_{block + 1}"
@@ -193,12 +220,14 @@ def _lenet(model: models.LeNet) -> Iterator[NameMap]:
     caffe = NameMap(
         "NormFace's or caffe-face's MNIST net, Caffe",
         _lenet_entries(model, "conv{0}{2}", "prelu{0}{2}", "ip1"),
+        # NormFace's net, with kernels of 3, subtracts 128; caffe-face's subtracts 127.5.
         Pixels(128 if model.kernel_size == 3 else 127.5, 128, "grey"),
         ignored=r"(ip2|id_weight|center_loss).*",
     )
     torch = NameMap(
         "Ring loss' MNIST net, PyTorch",
         _lenet_entries(model, "conv{0}_{1}", "prelu{0}_{1}", "fc1"),
+        # Mean and standard deviation of MNIST's pixels, for pixels from 0 to 1.
         Pixels(0.1307 * 255, 0.3081 * 255, "grey"),
         ignored=r"(softmax|ringloss)\..*",
     )
@@ -246,7 +275,10 @@ def _dense(theirs: str, ours: str, *, flat: bool = False, bias: bool = True) -> 
 
 
 def _residual_block(theirs: list[str], ours: str) -> list[Entry]:
-    """Released residual convolutions have biases that were frozen at zero; ours have none."""
+    """Returns the entries of a residual block's convolutions and PReLUs.
+
+    The released convolutions have biases that were frozen at zero, and ours have no biases.
+    """
     entries = []
     for index, place in enumerate(theirs):
         conv = f"{ours}/Conv_{index}"

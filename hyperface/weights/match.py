@@ -1,7 +1,8 @@
-"""The layers of a network found in the graph of an ONNX file, with their arrays.
+"""Finds the layers of a network in the graph of an ONNX file, and takes their arrays.
 
-Names of a file mean nothing here: a layer is found by what it reads. Every operator of the graph
-must be one of the network, with its stride, padding and groups, so that the features are the same.
+The names in the file have no meaning here: a layer is found by the value that it reads. Every
+operator of the graph must belong to a layer of the network, with the same stride, padding and
+groups, so that both compute the same features.
 """
 
 from collections.abc import Callable
@@ -25,17 +26,17 @@ from hyperface.weights.operators import (
 )
 
 ALIASES = ("Identity", "Dropout")
-"""Operators whose result is their input; Dropout is one where nothing is trained."""
+"""Operators whose output equals their input. Dropout does nothing outside of training."""
 FLATTENS = ("Flatten", "Reshape")
 SHAPES = ("Constant", "Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast")
 """Operators that compute the shape of a Reshape."""
 
 
 class Mismatch(ValueError):
-    """The error of a graph that is not the network in question; its text is the reason.
+    """The error of a graph that is another network than the expected one; its text is the reason.
 
     Attributes:
-      found: number of the network's layers that were found before the first one that differs.
+      found: number of layers that were found before the first one that differs.
     """
 
     def __init__(self, reason: str, found: int) -> None:
@@ -44,20 +45,21 @@ class Mismatch(ValueError):
 
 
 def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[Entry]]:
-    """Returns the arrays of a network, and which parameter of ours each is.
+    """Returns the arrays of a network in an ONNX graph, and the parameter that each becomes.
 
-    Batch normalisation is folded where the network of ours is. Arrays are laid out as PyTorch has
-    them. They are called by the value that their operator makes: "518.weight".
+    If our network is the folded form, batch normalisation in the graph is folded into the layer in
+    front of it. The arrays have PyTorch's layouts. Each is named after the output of its operator,
+    for example "518.weight".
 
     Args:
-      graph: of a file.
-      model: the network.
+      graph: the graph of a file.
+      model: our network, one that `weights.layers` describes.
 
     Raises:
-      Mismatch: the graph is another network, or another form of it.
+      Mismatch: the graph is another network, or another form of this one.
     """
     search, found, wanted = _Search(graph, model.folded), 0, layers(model)
-    assert wanted is not None  # Others are refused before their graph is searched.
+    assert wanted is not None  # The caller has checked that the network is described.
     try:
         for layer in wanted:
             search.take(layer)
@@ -73,7 +75,10 @@ def _any(node: Node) -> bool:
 
 
 class _Search:
-    """Walks a graph along the layers of a network."""
+    """Finds a network's layers one by one in a graph, and collects their arrays.
+
+    An operator that was found is removed from the operators that are left.
+    """
 
     def __init__(self, graph: Graph, folded: bool) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -90,10 +95,10 @@ class _Search:
         self._maps = [(channels, height, width)]
 
     def take(self, layer: Layer) -> None:
-        """Finds a layer, and keeps its arrays.
+        """Finds the next layer in the graph, and collects its arrays.
 
         Raises:
-          Wrong: there is none, or it is another one.
+          Wrong: the graph has no such operator there, or its settings differ.
         """
         name, shape = self._values[layer.inputs[0]], self._maps[layer.inputs[0]]
         if layer.kind == "add":
@@ -114,10 +119,10 @@ class _Search:
         self._maps.append(shape)
 
     def finish(self) -> None:
-        """Checks that nothing follows the last layer, and that no operator is left.
+        """Checks that the last layer computes the graph's output, and that no operator is left.
 
         Raises:
-          Wrong: there is something.
+          Wrong: the graph has further operators.
         """
         last = self._flattened(self._values[-1])
         if self._original(self._graph.outputs[0]) != last:
@@ -127,7 +132,11 @@ class _Search:
             raise Wrong(f"{len(left)} operators belong to no layer, among them {left[0].label}")
 
     def _linear(self, layer: Layer, name: str, shape: MapShape) -> tuple[Node, MapShape]:
-        """Returns a convolution or a linear layer with the batch normalisation behind it."""
+        """Finds a convolution or a linear layer with the batch normalisation behind it.
+
+        Returns:
+          The last operator of the two, and the shape of the map that it computes.
+        """
         if layer.kind == "dense":
             node = self._dense(name)
             weight = linear_weight(node, self._array(node, 1), shape)
@@ -144,16 +153,17 @@ class _Search:
         if not self._folded:
             if behind is None or norm is None:
                 raise Wrong(
-                    f"expected batch normalisation behind {node.label}, found it folded: take the "
-                    "folded form of the model"
+                    f"expected batch normalisation behind {node.label}, found none: the file has "
+                    "the folded form of the network, whose name ends in -folded"
                 )
             if not layer.bias:
-                # Batch normalisation takes away any term that was added in front of it.
+                # Ours has no bias here. Adding a bias in front of batch normalisation equals
+                # subtracting it from the running mean.
                 norm = norm._replace(mean=norm.mean - bias)
             self._keep_norm(behind, norm, layer.norm, scaled=layer.scaled)
         elif norm is not None:
             factor, term = norm.as_affine()
-            # The norm becomes a part of the convolution, whose outputs are the first axis.
+            # Folding multiplies each output channel, which is the weight's first axis.
             weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
             bias = bias * factor + term
         if self._folded or layer.bias:
@@ -162,7 +172,10 @@ class _Search:
         return behind or node, shape
 
     def _dense(self, name: str) -> Node:
-        """A linear layer in one of its forms, behind the operator that makes rows of a map."""
+        """Finds a linear layer, behind the Flatten or Reshape that precedes it.
+
+        Exporters write it as Gemm, as MatMul, or as a convolution of 1 x 1.
+        """
         name = self._flattened(name)
         for op in ("Gemm", "MatMul", "Conv"):
             node = self._behind(name, op)
@@ -171,7 +184,10 @@ class _Search:
         raise Wrong(f"expected a linear layer behind {name!r}, found {self._readers_of(name)}")
 
     def _flattened(self, name: str) -> str:
-        """Returns the value behind a Flatten or Reshape. Either keeps the order of numbers."""
+        """Returns the value behind a Flatten or Reshape, or the value itself if there is none.
+
+        Both operators keep the order of the elements.
+        """
         node = next((found for op in FLATTENS if (found := self._behind(name, op))), None)
         if node is None:
             return name
@@ -183,7 +199,7 @@ class _Search:
         return node.outputs[0]
 
     def _drop_shape(self, name: str) -> None:
-        """Steps over the operators that compute a shape."""
+        """Removes the operators that compute the shape for a Reshape."""
         waiting = [name]
         while waiting:
             node = self._left.get(waiting.pop())
@@ -195,11 +211,12 @@ class _Search:
         return operators.norm(node, [self._array(node, index) for index in range(1, 5)], channels)
 
     def _keep_norm(self, node: Node, norm: Norm, ours: str, *, scaled: bool = True) -> None:
-        """Keeps a batch normalisation as the network has it: with statistics, or as an affine."""
+        """Collects a batch normalisation: scale and bias if folded, else its statistics too."""
         scale, bias = norm.as_affine() if self._folded else (norm.scale, norm.bias)
         self._keep(node, "weight", scale, f"params/{ours}/scale", "vector" if scaled else "one")
         self._keep(node, "bias", bias, f"params/{ours}/bias")
         if not self._folded:
+            # Our layer always adds EPSILON, so a file's other epsilon is put into the variance.
             variance = norm.variance + (norm.epsilon - EPSILON)
             self._keep(node, "running_mean", norm.mean, f"batch_stats/{ours}/mean")
             self._keep(node, "running_var", variance, f"batch_stats/{ours}/variance")
@@ -223,10 +240,10 @@ class _Search:
         return array
 
     def _next(self, op: str, name: str, fits: Callable[[Node], bool] = _any) -> Node:
-        """Takes the operator that reads a value.
+        """Finds and removes the operator of a kind that reads a value.
 
         Raises:
-          Wrong: there is none.
+          Wrong: no such operator reads the value.
         """
         node = self._behind(name, op, fits)
         if node is None:
@@ -234,8 +251,10 @@ class _Search:
         return node
 
     def _behind(self, name: str, op: str, fits: Callable[[Node], bool] = _any) -> Node | None:
-        """Takes the first operator of a kind that reads a value as its data."""
+        """Finds and removes the operator of a kind that reads a value; None if there is none."""
         for node in self._readers.get(name, ()):
+            # The value must be the operator's data and not its weights. The order of the two
+            # inputs of a sum is free.
             reads = self._original(node.inputs[0]) == name or op == "Add"
             if reads and node.op == op and node.outputs[0] in self._left and fits(node):
                 return self._left.pop(node.outputs[0])
@@ -252,7 +271,7 @@ class _Search:
 
 
 def _kind(layer: Layer) -> Kind:
-    """Returns how the weight of a layer becomes a kernel of ours."""
+    """Returns the kind of map entry that turns a layer's weight into our kernel."""
     if layer.kind != "dense":
         return "first conv" if layer.inputs == (IMAGES,) else "conv"
     return "flat dense" if layer.flat else "dense"

@@ -1,6 +1,6 @@
-"""The graph of an `.onnx` file: its arrays, and which operator reads which.
+"""Reads the graph of an `.onnx` file, that is its operators and arrays, without ONNX.
 
-The few messages of the public onnx.proto that hold them are read by the wire format. Nothing is
+Only the few messages of the public onnx.proto that contain them are parsed. Nothing of the file is
 run, and no other file is opened.
 """
 
@@ -27,28 +27,29 @@ from hyperface.weights.wire import (
 )
 
 OPSETS = range(7, 20)
-"""Versions of the operator set in which the operators of our networks mean the same."""
+"""Versions of the operator set in which the operators of our networks have the same meaning."""
 
-# TensorProto.data_type. Whole numbers are shapes, and never weights.
+# TensorProto.data_type -> dtype. Integers are read because they are shapes; they are never weights.
 DTYPES = {1: "<f4", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}
+# Data types that are not read, with their names for the error message.
 OTHERS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 16: "bfloat16", 21: "uint4", 22: "int4"}
-# TensorProto's numbers where they are not in raw_data, by data_type.
+# TensorProto.data_type -> field with the numbers, for files that do not use raw_data.
 TYPED = {1: 4, 7: 7, 11: 10}
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator."""
+    """One operator of a graph, with the names of the values that it reads and computes."""
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
-    """Whole numbers, lists of them, floats, bytes, or arrays, by name."""
+    """Integers, lists of integers, floats, bytes or arrays, by name."""
 
     @property
     def label(self) -> str:
-        """The operator and what it makes, for messages."""
+        """The operator's kind and the name of its output, for messages."""
         return f"{self.op} {self.outputs[0]!r}"
 
 
@@ -59,14 +60,14 @@ class Graph:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     inputs: dict[str, list[int | None]] = field(default_factory=dict)
-    """Shapes of what the network takes; None where any size goes."""
+    """Shapes of the network's inputs by name; None stands for an axis of any size."""
     outputs: list[str] = field(default_factory=list)
 
     def image_shape(self) -> tuple[int, int, int]:
         """Returns the shape [height, width, channels] of the images that the graph takes.
 
         Raises:
-          WireError: the graph takes anything but images of one size.
+          WireError: the graph does not take one batch of images of a fixed size.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             raise WireError(
@@ -85,25 +86,29 @@ class Graph:
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
-    """Returns all arrays of a file, by their names in it.
+    """Returns all arrays of an ONNX file, under the file's own names.
 
     Raises:
-      WireError: as of `read_graph`.
+      WireError: for the reasons that `read_graph` names.
     """
     return read_graph(data).arrays
 
 
 def read_graph(data: bytes) -> Graph:
-    """Returns the graph of a file.
+    """Returns the graph of an ONNX file.
+
+    Args:
+      data: the content of the file.
 
     Raises:
-      WireError: the bytes are truncated, damaged or not an ONNX network; its numbers are quantised,
-        are in another file, or belong to an operator set that this reader does not know.
+      WireError: the bytes are truncated, damaged or not an ONNX network; its weights are quantised
+        or in another file; or this reader does not know its operator set.
     """
     budget, graph, opset = Budget(), None, None
+    # ModelProto: 7 graph, 8 opset_import.
     for item in fields(memoryview(data), budget):
         if item.number == 7 and item.wire == BYTES:
-            # A second one would replace the first silently.
+            # In protocol buffers a second graph would silently replace the first one.
             if graph is not None:
                 raise WireError("it has two graphs")
             graph = item.value
@@ -115,7 +120,7 @@ def read_graph(data: bytes) -> Graph:
     if opset not in OPSETS:
         raise WireError(
             f"expected operator set {OPSETS[0]} to {OPSETS[-1]}, found {opset}: export the network "
-            "again with such a one"
+            "again with one of these"
         )
     found = _graph(graph, budget)
     if not (found.arrays and found.nodes):
@@ -124,6 +129,7 @@ def read_graph(data: bytes) -> Graph:
 
 
 def _operator_set(message: memoryview, budget: Budget) -> tuple[str, int]:
+    # OperatorSetIdProto: 1 domain, 2 version.
     domain, version = "", 0
     for item in fields(message, budget):
         if item.number == 1 and item.wire == BYTES:
@@ -135,6 +141,7 @@ def _operator_set(message: memoryview, budget: Budget) -> tuple[str, int]:
 
 def _graph(message: memoryview, budget: Budget) -> Graph:
     graph = Graph()
+    # GraphProto: 1 node, 5 initializer, 11 input, 12 output, 15 sparse_initializer.
     for item in fields(message, budget):
         if item.wire != BYTES:
             continue
@@ -154,7 +161,7 @@ def _graph(message: memoryview, budget: Budget) -> Graph:
     for node in graph.nodes:
         if node.op == "Constant" and isinstance(node.attributes.get("value"), np.ndarray):
             _add(graph.arrays, node.outputs[0], node.attributes["value"])
-    # Older files list their arrays among the inputs too.
+    # Until IR version 3 a file had to list its arrays among the inputs too.
     graph.inputs = {name: s for name, s in graph.inputs.items() if name not in graph.arrays}
     _check_order(graph)
     return graph
@@ -167,19 +174,20 @@ def _add(found: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _check_order(graph: Graph) -> None:
-    """WireError unless each value is made once, and before it is read."""
+    """Raises WireError unless each value is computed once, before it is read."""
     known = {*graph.arrays, *graph.inputs, ""}
     for node in graph.nodes:
         made = node.outputs if node.op != "Constant" else ()
         missing = [name for name in node.inputs if name not in known]
         if missing or known.intersection(made) - {""}:
-            raise WireError(f"{node.label} reads or makes a value out of order")
+            raise WireError(f"{node.label} reads or computes a value out of order")
         known.update(node.outputs)
     if not known.issuperset(graph.outputs):
-        raise WireError("no operator makes its output")
+        raise WireError("no operator computes its output")
 
 
 def _node(message: memoryview, budget: Budget) -> Node:
+    # NodeProto: 1 input, 2 output, 4 op_type, 5 attribute, 7 domain.
     names: dict[int, list[str]] = {1: [], 2: []}
     op, domain, attributes = "", "", {}
     for item in fields(message, budget):
@@ -196,14 +204,15 @@ def _node(message: memoryview, budget: Budget) -> Node:
         elif number == 7:
             domain = text(value, "a domain")
     if not op or not names[2]:
-        raise WireError("an operator has no name or makes nothing")
-    # An operator of another domain may share the name of a known one and do something else.
+        raise WireError("an operator has no name or no output")
+    # An operator of another domain may have the name of a known one and compute something else.
     if domain not in ("", "ai.onnx"):
         op = f"{domain}.{op}"
     return Node(op, tuple(names[1]), tuple(names[2]), attributes)
 
 
 def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
+    # AttributeProto: 1 name, 2 f, 3 i, 4 s, 5 t, 8 ints.
     name, found, listed = "", None, []
     for item in fields(message, budget):
         number = item.number
@@ -214,7 +223,7 @@ def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
         elif number == 3 and item.wire == VARINT:
             found = _signed(item.value)
         elif number == 4 and item.wire == BYTES:
-            found = bytes(item.value[:100])  # "SAME_UPPER" is a long one.
+            found = bytes(item.value[:100])  # Known texts are short, such as "SAME_UPPER".
         elif number == 5 and item.wire == BYTES:
             found = _tensor(item.value, budget)[1]
         elif number == 8 and item.wire in (VARINT, BYTES):
@@ -225,11 +234,12 @@ def _attribute(message: memoryview, budget: Budget) -> tuple[str, Any]:
 
 
 def _signed(value: int) -> int:
-    # The format stores negative numbers in two's complement, in ten bytes.
+    # The wire format stores a negative number as its two's complement of 64 bits.
     return value - 2**64 if value >= 2**63 else value
 
 
 def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
+    # TensorProto: 1 dims, 2 data_type, 8 name, 9 raw_data, 13 external_data, 14 data_location.
     name, kind, shape, raw, typed, outside = "", 0, [], None, {}, False
     for item in fields(message, budget):
         number = item.number
@@ -245,7 +255,7 @@ def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
             raw = item.value
         elif number in TYPED.values():
             typed.setdefault(number, []).append(item)
-        # The numbers are in another file, whose path the file chooses: it is not followed.
+        # The numbers are in another file. We do not open it, because a foreign file chose the path.
         elif number == 13 or (number == 14 and item.value != 0):
             outside = True
     if outside:
@@ -260,14 +270,18 @@ def _tensor(message: memoryview, budget: Budget) -> tuple[str, np.ndarray]:
         )
     dtype = np.dtype(DTYPES[kind])
     flat = numbers(raw, dtype) if raw is not None else _typed(typed.get(TYPED.get(kind), ()), dtype)
-    # math.prod has whole numbers of any size, where NumPy's product could overflow to a match.
+    # A damaged shape may be huge. math.prod is exact, while NumPy's product could overflow to
+    # a number that happens to equal the size.
     if math.prod(shape) != flat.size:
         raise WireError(f"the array {name!r} of shape {shape} has {flat.size} numbers")
     return name, flat.reshape(shape)
 
 
 def _typed(items: Iterable[Field], dtype: np.dtype) -> np.ndarray:
-    """Numbers in the field of their own type, one by one or packed."""
+    """Returns the numbers of a tensor that stores them in the field of their type.
+
+    Each field contains one number, or a packed run of them.
+    """
     if dtype.kind == "i":
         return np.array([_signed(n) for item in items for n in integers(item)], dtype)
     parts = [numbers(item.value, dtype) for item in items if item.wire != VARINT]
@@ -275,12 +289,13 @@ def _typed(items: Iterable[Field], dtype: np.dtype) -> np.ndarray:
 
 
 def _value(message: memoryview, budget: Budget) -> tuple[str, list[int | None]]:
-    """Returns name and shape of an input or output: type, tensor type, shape, dimension, number."""
+    """Returns the name and the shape of an input or output (ValueInfoProto)."""
     name, shape = "", []
     for item in fields(message, budget):
         if item.number == 1 and item.wire == BYTES:
             name = text(item.value, "the name of an input")
         elif item.number == 2 and item.wire == BYTES:
+            # The nesting is type -> tensor_type (1) -> shape (2) -> dim (1) -> dim_value (1).
             for inner in _within(_within([item.value], 1, budget), 2, budget):
                 shape += [_side(dim, budget) for dim in _within([inner], 1, budget)]
     if len(shape) > MAX_AXES:
@@ -289,7 +304,7 @@ def _value(message: memoryview, budget: Budget) -> tuple[str, list[int | None]]:
 
 
 def _within(messages: Iterable[memoryview], number: int, budget: Budget) -> list[memoryview]:
-    """Returns the messages inside, in the fields of a number."""
+    """Returns the messages that are in the fields of this number inside the given messages."""
     return [
         item.value
         for message in messages

@@ -1,4 +1,4 @@
-"""What one operator of an ONNX graph computes, checked against what a layer of ours does."""
+"""Checks that one operator of an ONNX graph computes what a layer of our network does."""
 
 from typing import Any, NamedTuple
 
@@ -9,15 +9,20 @@ from hyperface.weights.layers import Layer
 from hyperface.weights.onnx import Node
 
 MapShape = tuple[int, int, int]
-"""Channels, height and width of a map; a row of numbers is a map of 1 x 1."""
+"""Channels, height and width of a map. A vector of channels counts as a map of 1 x 1."""
 
 
 class Wrong(ValueError):
-    """The error of an operator that does not compute the layer that is expected there."""
+    """The error of an operator that does not compute the expected layer."""
 
 
 def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
-    """Refuses an operator that does something else.
+    """Raises an error unless an operator fits.
+
+    Args:
+      fits: whether it does.
+      node: the operator.
+      expected, found: the two sides of the comparison, for the message.
 
     Raises:
       Wrong: `fits` is False.
@@ -27,7 +32,7 @@ def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
 
 
 class Norm(NamedTuple):
-    """A batch normalisation: float64 arrays [channels], and what is added to the variance."""
+    """A batch normalisation after training: float64 arrays [channels], and its epsilon."""
 
     scale: np.ndarray
     bias: np.ndarray
@@ -36,17 +41,23 @@ class Norm(NamedTuple):
     epsilon: float
 
     def as_affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Factor and term that do the same."""
-        with np.errstate(all="ignore"):  # Whatever is not finite is refused when it is kept.
+        """Returns the factor and the term [channels] that are equal to the normalisation."""
+        # A negative variance gives NaN, which is reported when the array is collected.
+        with np.errstate(all="ignore"):
             factor = self.scale / np.sqrt(self.variance + self.epsilon)
             return factor, self.bias - self.mean * factor
 
 
 def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
-    """Returns the batch normalisation of an operator, as it is after training.
+    """Returns the batch normalisation that an operator computes.
+
+    Args:
+      node: the operator.
+      parts: its scale, bias, mean and variance.
+      channels: number of channels of its input.
 
     Raises:
-      Wrong: it normalises in another way.
+      Wrong: the operator normalises in another way.
     """
     for attribute, value in (("training_mode", 0), ("spatial", 1)):
         found = node.attributes.get(attribute, value)
@@ -55,18 +66,24 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
     expect(shapes == {(channels,)}, node, f"arrays of {channels} numbers", sorted(shapes))
     epsilon = node.attributes.get("epsilon", 1e-5)
     expect(isinstance(epsilon, float), node, "a number epsilon", epsilon)
-    # A file has 1e-5 as float32 rounds it.
+    # A file stores 1e-5 rounded to float32; without this each variance would change a little.
     epsilon = EPSILON if np.float32(epsilon) == np.float32(EPSILON) else epsilon
-    # In float64, as folding multiplies them before the one rounding to float32.
+    # In float64, so that folding multiplies first and rounds to float32 only once.
     scale, bias, mean, variance = (part.astype(np.float64) for part in parts)
     return Norm(scale, bias, mean, variance, epsilon)
 
 
 def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
-    """Returns the shape of the map that a convolution makes.
+    """Returns the shape of the map that a convolution computes.
+
+    Args:
+      layer: the layer of our network.
+      node: the operator.
+      weight: its weight, [out, in / groups, height, width].
+      shape: the shape of its input.
 
     Raises:
-      Wrong: it is another one than the layer's.
+      Wrong: kernel, stride, padding or groups differ from the layer's.
     """
     channels, height, width = shape
     whole = layer.kind == "map"
@@ -82,10 +99,15 @@ def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> 
 
 
 def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray:
-    """Returns the weight of Gemm, MatMul or a convolution of a single place, as [outputs, inputs].
+    """Returns the weight [outputs, inputs] of an operator that computes a linear layer.
+
+    Args:
+      node: a Gemm, a MatMul, or a convolution of 1 x 1 over a map of 1 x 1.
+      weight: its weight, in the layout of the operator.
+      shape: the shape of its input.
 
     Raises:
-      Wrong: the operator does more, or has other inputs.
+      Wrong: the operator computes more than a linear layer, or has other inputs.
     """
     inputs = int(np.prod(shape))
     if node.op == "Conv":
@@ -105,10 +127,11 @@ def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray
 
 
 def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
-    """Returns one slope per channel.
+    """Returns the slopes of a PReLU operator, [channels].
 
     Raises:
-      Wrong: there are others. Of [channels] alone, each would go to a column of the map.
+      Wrong: their shape is not [channels, 1, 1]. A shape [channels] would broadcast along the
+        columns of the map.
     """
     wanted = (channels, 1, 1)
     fits = slope.size == channels and slope.shape[-3:] == wanted
@@ -117,6 +140,7 @@ def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _check_window(node: Node, kernel: list[int], stride: int, padding: int, groups: int) -> None:
+    # An operator may leave out attributes with usual values: ONNX's defaults.
     usual = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "group": 1}
     usual["dilations"] = [1, 1]
     wanted = usual | {"strides": [stride] * 2, "pads": [padding] * 4, "group": groups}

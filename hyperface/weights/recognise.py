@@ -1,4 +1,4 @@
-"""The network of a weight file, found by the file's own names, order and shapes."""
+"""Detects the network of a weight file by its array names, operators and shapes."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,20 +19,22 @@ from hyperface.weights.runs import SavedBackbone, read_run
 
 
 def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
-    """Returns the backbone of a run, or of a weight file of one of our backbones.
+    """Returns the backbone of a run, or that of a weight file whose network it detects.
 
     Args:
-      path: a run's folder, or a file that `files.read` reads.
-      step: which checkpoint of a run; the newest whole one by default.
+      path: the folder of a run, or a file in a format of `files.read`.
+      step: step of the run's checkpoint; by default the newest undamaged one.
 
     Raises:
-      InputError: there is no such run or file, it is damaged, or no network of ours fits it.
+      InputError: there is no such run or file, it is damaged, or it fits none of our networks.
     """
     path = Path(path)
     if path.is_dir():
         return read_run(path, step)
     if step is not None:
-        raise InputError(f"{path}: expected no checkpoint to be chosen, which is a run's.")
+        raise InputError(
+            f"{path}: expected no step for a weight file, which has no checkpoints, found {step}."
+        )
     contents = read_contents(path)
     found = _own(contents, contents.model) if contents.model else _released(contents)
     arrays = cast(
@@ -57,7 +59,7 @@ class _Found(NamedTuple):
 
 
 def _own(contents: Contents, model: str) -> _Found:
-    """Reads a safetensors file that this library wrote."""
+    """Fills the network of a safetensors file that this library wrote, which names it."""
     stated = own_format(contents.path) or {}
     try:
         dim = int(stated["feature_dim"])
@@ -73,7 +75,9 @@ def _own(contents: Contents, model: str) -> _Found:
 
 
 def _released(contents: Contents) -> _Found:
-    """Reads a file of another program as the first network whose names and shapes all fit."""
+    """Fills the first of our networks whose names and shapes fit a file of another program."""
+    # If no network fits, the error of the nearest one is raised: that of the network whose names
+    # all fit, or else the one with the most layers found in an ONNX graph.
     nearest, depth = None, -1
     for name, entry in models.BACKBONES.items():
         try:
@@ -101,13 +105,16 @@ def _released(contents: Contents) -> _Found:
 
 
 def _feature_dims(arrays: dict[str, np.ndarray], names: NameMap, usual: int) -> list[int]:
-    """Sizes that the feature may have: the network's own, and the file's."""
+    """Returns the feature sizes to try: the network's usual one, and that of the file.
+
+    The last layer's first axis is its output in files of other programs.
+    """
     (last,) = (e.source for e in names.entries if e.target == "params/feature/kernel")
     return list(dict.fromkeys([usual, len(arrays[last])] if arrays[last].ndim else [usual]))
 
 
 def _fresh(model: str, feature_dim: int, image_shape: tuple[int, int, int]) -> Any:
-    """Shapes and dtypes of a network's variables."""
+    """Returns the shapes and dtypes of a network's variables; nothing is computed."""
     network = models.create(model, feature_dim)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), images)

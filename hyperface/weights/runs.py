@@ -1,4 +1,4 @@
-"""Reads the backbone, and nothing else, from a checkpoint of a run."""
+"""Reads only the backbone from a checkpoint of a run."""
 
 import hashlib
 from pathlib import Path
@@ -22,29 +22,30 @@ from hyperface.train.checkpoint.integrity import (
 
 
 class SavedBackbone(NamedTuple):
-    """A trained backbone, and what its run or its file says of it."""
+    """A trained backbone, with the description that its run or file gives."""
 
     arrays: dict[str, np.ndarray]
-    """Arrays by path, such as "params/conv1/kernel", as the run is scored with them: the moving
-    average of the parameters where it kept one."""
+    """Arrays by path, such as "params/conv1/kernel". If the run kept a moving average of its
+    parameters, these are the averages, because the run is scored with them."""
     model: str
     """Name of the network."""
     feature_dim: int | None
-    """Length of the features; None if the network is an object, which has its own."""
+    """Length of the features; None if the network is a finished module, which has its own."""
     image_shape: tuple[int, int, int]
+    """[height, width, channels] of the images."""
     experiment: dict[str, Any] | None = None
-    """The run's experiment, as `Experiment.to_dict` made it; None for a weight file."""
+    """The run's experiment, as `Experiment.to_dict` returns it; None for a weight file."""
     step: int | None = None
     """Step of the run's checkpoint."""
     init_from: str | None = None
-    """What a fine-tuned run started from; for a weight file the file itself."""
+    """The weights that a fine-tuned run started from; for a weight file, the file itself."""
     trained_on: str | None = None
-    """The pixels that a weight file was trained on, if they are not this library's."""
+    """Pixel values that another program's weight file was trained on; None for our own."""
     folder: Path | None = None
-    """The folder of the run, with the copy of its experiment file if it has one."""
+    """The folder of the run, which contains a copy of its experiment file if it had one."""
 
     def digest(self) -> str:
-        """Returns sixteen hexadecimal digits of SHA-256 over the arrays and their names."""
+        """Returns the first 16 hexadecimal digits of a SHA-256 over the arrays and their names."""
         total = hashlib.sha256(self.model.encode())
         for name, array in sorted(self.arrays.items()):
             total.update(f"{name} {array.dtype} {array.shape};".encode())
@@ -55,26 +56,27 @@ class SavedBackbone(NamedTuple):
         """Returns the backbone as a module that computes in float32.
 
         Raises:
-          InputError: it is an object, and the run's experiment file does not make it.
+          InputError: the backbone is a user's object, and the run's experiment file does not build
+            the same one.
         """
         if self.experiment is None or "backbone" not in self.experiment["model"]:
-            assert self.feature_dim is not None  # Only an object lacks it.
+            assert self.feature_dim is not None  # Only a user's object may lack it.
             return models.create(self.model, self.feature_dim)
-        assert self.folder is not None  # Only a run has an experiment.
+        assert self.folder is not None  # A backbone with an experiment comes from a run.
         own = experiments.of_run(self.experiment, self.folder).model
         return models.from_object(own.backbone, feature_dim=own.feature_dim)
 
 
 def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
-    """Reads the backbone of a run; the heads and the optimiser stay on disk.
+    """Reads the backbone of a run, without loading the heads and the optimiser's state.
 
     Args:
-      folder: a run, as hyperface train made it, finished or not; nothing in it is touched.
-      step: which checkpoint; the newest whole one by default.
+      folder: the folder of a run, finished or not. Nothing in it is changed.
+      step: step of the checkpoint; by default the newest undamaged one.
 
     Raises:
-      CorruptCheckpoint: a file of the checkpoint is missing, cut short or changed.
-      InputError: there is no such checkpoint, it is of an earlier version, or it cannot be read at
+      CorruptCheckpoint: a file of the checkpoint is missing, truncated or changed.
+      InputError: there is no such checkpoint, an earlier version saved it, or it cannot be read at
         the moment.
     """
     checkpoints = Path(folder).absolute() / "checkpoints"
@@ -86,7 +88,8 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
     advice = " Take another step of the run."
     with reading(checkpoint, advice), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         meta = checkpointer.restore(checkpoint / "meta")
-    if "arrays" not in meta:  # Not damaged.
+    # Such a checkpoint is not damaged, but without checksums we could not tell if it were.
+    if "arrays" not in meta:
         raise InputError(
             f"{checkpoint}: expected a checkpoint with checksums, found one saved by an earlier "
             "version. Use it with that version."
@@ -113,8 +116,10 @@ def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.nda
             for name in ("params", "average", "batch_stats")
             if "backbone" in (tree := stored.get(name) or {})
         }
+        # The run is scored with the moving average, so the parameters are not needed.
         if "average" in held:
             del held["params"]
+        # Orbax restores the leaves that `item` names; their values do not matter.
         item = {name: {"backbone": jax.tree.map(lambda _: 0, tree)} for name, tree in held.items()}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         found = checkpointer.restore(
@@ -123,6 +128,7 @@ def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.nda
     for name, total in checksums(found).items():
         if total != saved[name]["sum"]:
             raise Changed(f"{name} changed")
+    # A network expects its parameters under this name, averaged or not.
     named = {"average": "params"}
     trees = {named.get(name, name): tree["backbone"] for name, tree in found.items()}
     return cast(dict[str, np.ndarray], traverse_util.flatten_dict(trees, sep="/"))

@@ -1,8 +1,8 @@
-"""The wire format of protocol buffers, which `.caffemodel` and `.onnx` files are written in.
+"""Parses the wire format of protocol buffers, in which `.caffemodel` and `.onnx` files are written.
 
-A message is a sequence of fields, each a number, a wire type and a value. A reader steps over the
-fields that it has no use for. Every length is compared with the bytes that are there before
-anything is made of it.
+A message is a sequence of fields, each with a number, a wire type and a value. A reader skips the
+fields that it does not need. Each length is compared with the bytes that remain before it is used,
+so a damaged file cannot make us allocate memory that it does not fill.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,18 @@ BYTES: Final = 2
 FIXED32: Final = 5
 
 MAX_FIELDS = 200_000
-"""Fields of a file. A network has some thousands; its numbers stand packed in one field each."""
+"""Largest number of fields in a file. A network has a few thousand, since the numbers of an array
+are packed in one field."""
 MAX_AXES = 32
-"""Axes of an array: Caffe's own limit."""
+"""Largest number of axes of an array, which is Caffe's own limit."""
 
 
 class WireError(ValueError):
-    """The bytes are no protocol buffer of that kind."""
+    """The error of bytes that are not a protocol buffer of the expected kind."""
 
 
 class Varint(NamedTuple):
-    """A field of a message that is a number."""
+    """A field of a message whose value is an unsigned integer."""
 
     number: int
     wire: Literal[0]
@@ -34,7 +35,7 @@ class Varint(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A field of a message that is a run of bytes."""
+    """A field of a message whose value is a run of bytes."""
 
     number: int
     wire: Literal[1, 2, 5]
@@ -42,11 +43,14 @@ class Run(NamedTuple):
 
 
 Field = Varint | Run
-"""One field of a message; its `wire` tells which."""
+"""One field of a message; `wire`, its wire type, tells which of the two it is."""
 
 
 class Budget:
-    """How many more fields a file may have, over all its messages."""
+    """Counts how many more fields a file may have, over all its messages.
+
+    The limit bounds the time and memory that a damaged or malicious file can take.
+    """
 
     def __init__(self) -> None:
         self._left = MAX_FIELDS
@@ -83,7 +87,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
             size = 4 if wire == FIXED32 else 8
         else:
             raise WireError(f"byte {at} starts a field of unknown wire type {wire}")
-        # Compared before the slice, which would be cut short without an error.
+        # A slice beyond the end would be shortened without an error.
         if number == 0 or at + size > len(message):
             raise WireError(f"a field of {size} bytes ends behind its message")
         yield Run(number, cast(Literal[1, 2, 5], wire), message[at : at + size])
@@ -91,13 +95,13 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns the variable-length number that starts at byte `at`, and the byte after it.
+    """Returns the variable-length integer that starts at byte `at`, and the position after it.
 
     Raises:
       WireError: the number is cut off or has more than 64 bits.
     """
     value = 0
-    # Ten bytes of seven bits hold 64 bits; a longer number is damage.
+    # Each byte holds seven bits, so 64 bits need at most ten bytes. A longer number is damage.
     for shift in range(0, 70, 7):
         if at >= len(message):
             raise WireError("it ends inside a number")
@@ -110,10 +114,12 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def integers(field: Field) -> list[int]:
-    """Returns the numbers, one per axis, of a repeated field: each field has one, or a packed run.
+    """Returns the integers of one field, for a message that lists integers, such as a shape.
+
+    The field contains one integer, or a packed run of them.
 
     Raises:
-      WireError: there are more than MAX_AXES.
+      WireError: there are more than MAX_AXES integers, or one is damaged.
     """
     if field.wire == VARINT:
         return [field.value]
@@ -127,24 +133,28 @@ def integers(field: Field) -> list[int]:
 
 
 def numbers(value: memoryview, dtype: np.dtype) -> np.ndarray:
-    """Packed numbers, as the machine has them.
+    """Returns the packed numbers of a field as an array in the machine's byte order.
 
     Raises:
-      WireError: the last one is cut.
+      WireError: the last number is truncated.
     """
     if len(value) % dtype.itemsize:
-        raise WireError(f"{len(value)} bytes are no whole number of {dtype}")
-    # The format is little-endian, whatever the machine is.
+        raise WireError(f"{len(value)} bytes are not a multiple of the size of {dtype}")
+    # The format is little-endian on every machine.
     return np.frombuffer(value, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
 def text(value: memoryview, what: str) -> str:
-    """Returns a name.
+    """Returns the text of a field.
+
+    Args:
+      value: the bytes of the field.
+      what: a description of the text, for the message.
 
     Raises:
-      WireError: it is not UTF-8.
+      WireError: the bytes are not UTF-8.
     """
     try:
         return bytes(value).decode()
     except UnicodeDecodeError:
-        raise WireError(f"{what} is no text") from None
+        raise WireError(f"{what} is not UTF-8 text") from None
