@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from hyperface.report.canvas import WIDEST
 from hyperface.reproduce.item import Context, Measured, Outcome
 
 STEP = 2.6
@@ -23,7 +24,7 @@ ABOVE = 1.1
 
 def drawing(context: Context) -> Measured:
     """Draws earlier training, NormFace's training with its new steps coloured, and the test."""
-    figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+    figure = Figure(figsize=(WIDEST, 6.4), layout="constrained")
     axes = figure.subplots()
     for height, row in ((6.2, BEFORE), (3.5, AFTER)):
         _row(axes, row, height, added=ADDED)
@@ -61,7 +62,7 @@ def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[st
         corner = place * STEP - WIDTH / 2, height - HEIGHT / 2
         colour = "#f4c9cf" if name in added else "#e7eef2"
         axes.add_patch(Rectangle(corner, WIDTH, HEIGHT, facecolor=colour, edgecolor="#444444"))
-        axes.text(place * STEP, height, name, ha="center", va="center", fontsize=10)
+        axes.text(place * STEP, height, name, ha="center", va="center")
     for one, other in pairwise(places):
         ends = one * STEP + WIDTH / 2, other * STEP - WIDTH / 2
         _arrow(axes, *((end, height) for end in ends))

@@ -5,12 +5,14 @@ import dataclasses
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
@@ -44,6 +46,7 @@ NO_THREADS = (
     "Raise the limit of processes (ulimit -u, or the container's), or end other programs."
 )
 SECONDS_BETWEEN_LINES = 10.0
+_COMMAND: ContextVar[str] = ContextVar("command", default="")
 
 
 def with_home(options: T) -> T:
@@ -101,19 +104,37 @@ def parse(
     )
 
 
-def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = None) -> None:
+def command_line() -> str:
+    """Returns the command that this process carries out, for its pages; "" in Python code."""
+    return _COMMAND.get()
+
+
+def run(
+    command: Callable[[Sequence[str]], None],
+    args: Sequence[str] | None = None,
+    *,
+    name: str = "",
+) -> None:
     """Runs a command on arguments, by default the program's, and ends the program.
 
     Status 0: done, or stopped by SIGTERM while training, and saved (another where
     --exit-on-preemption says so). 2: the input cannot be used, or nothing can be written. 3:
     training diverged. 130: interrupted. The first of several processes that fails ends the others,
     which have a status of their own.
+
+    Args:
+      command: takes the arguments.
+      args: the words behind the command.
+      name: the subcommand of `hyperface` that this is.
     """
     process_settings.keep_memory()
     process_settings.keep_compiled()
     show_log()
+    args = sys.argv[1:] if args is None else args
+    if name:
+        _COMMAND.set(shlex.join(["hyperface", name, *args]))
     try:
-        command(sys.argv[1:] if args is None else args)
+        command(args)
     except InputError as error:
         if _lacks_threads(error):
             _end(NO_THREADS, EXIT_INPUT, at_once=True)
