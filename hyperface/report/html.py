@@ -87,7 +87,9 @@ def write_page(path: Path, page: Page) -> None:
     """Writes the page; an older page is replaced in one step."""
     shown = [section for section in page.sections if not section.is_empty]
     folder = path.parent
-    command = f"<pre class='command'>{escape(page.command)}</pre>" if page.command else ""
+    # A line of the command breaks between words and not behind the "--" of an option.
+    words = " ".join(f"<span>{escape(word)}</span>" for word in page.command.split(" "))
+    command = f"<pre class='command'>{words}</pre>" if page.command else ""
     body = "".join(
         (
             f"<h1>{escape(page.title)}</h1>{command}",

@@ -19,11 +19,12 @@ h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 a { color: var(--link); }
 pre { background: var(--box); padding: .8rem 1rem; font-size: .85rem; white-space: pre-wrap; }
+pre.command { overflow-x: auto; } pre.command span { white-space: nowrap; }
 pre.command::before { content: "$ "; color: var(--soft); }
 .summary, .note { white-space: pre-line; }
 .note, figcaption { color: var(--soft); font-size: .9rem; max-width: 52rem; }
 .links a { margin-right: 1rem; white-space: nowrap; }
-.contents ol { margin: .3rem 0; columns: 22rem; }
+.contents ol { margin: .3rem 0; columns: 22rem; column-gap: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; overflow-wrap: normal; }
 th, td { padding: .3rem .9rem; text-align: right; }

@@ -184,9 +184,13 @@ def training_sections(
         )
     of_norms = {
         "training-norms": Drawn(
-            "Mean length of the features", training_figures.training_norms(curves)
+            "Mean length of the features of training images",
+            training_figures.training_norms(curves),
         ),
-        "norms": Drawn("Lengths over their mean", training_figures.norm_histogram(norms)),
+        "norms": Drawn(
+            "Lengths of the features of test images, each divided by the mean of its method",
+            training_figures.norm_histogram(norms),
+        ),
     }
     return [Draft(bounds.title, [bounds], figures), Draft("Feature norms", figures=of_norms)]
 

@@ -74,6 +74,7 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> Figure:
         axes.hist(relative, bins, histtype="step", linewidth=1.6, label=label, **style)
     axes.set(xlabel="||f|| / mean ||f||", ylabel="images", title="Feature norms of test images")
     count_on(axes.yaxis)
+    axes.margins(y=0.1 + 0.1 * len(norms))  # Room for the legend above the bars.
     axes.legend()
     return figure
 
