@@ -166,8 +166,9 @@ def test_the_command_writes_pictures_and_thresholds(tiny_data, tmp_path, monkeyp
     assert "Identity folders of tiny: thresholds" in shown
     assert "95 % over people" in shown
     assert f"Thresholds: {tmp_path}/calibration.json" in shown
-    for name in ("roc", "det", "similarities-folder", "folder-reliability"):
+    for name in ("roc", "similarities-folder", "folder-reliability"):
         assert (tmp_path / f"figures/{name}.png").exists()
+    assert not (tmp_path / "figures/det.png").exists()  # No pair is decided wrongly.
     record = json.loads((tmp_path / "evaluation.json").read_text())["protocols"]["folder"]
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored["model"] == "pixels"

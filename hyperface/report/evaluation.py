@@ -82,7 +82,7 @@ def write_evaluation(
         Section("Settings and versions", folded={"Settings and versions": settings_text})
     )
     page = Page(
-        title=f"hyperface: {source}",
+        title=f"hyperface: {source.name}",
         summary=f"{source}, scored by {', '.join(titles[name] for name in scored)}.",
         sections=sections,
         command=command,

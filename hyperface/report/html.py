@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -28,6 +29,7 @@ ONE_PANEL = 520
 """CSS pixels: a wider picture scrolls in its own box on a phone."""
 FACE = 224
 """Longer side of an embedded face, in pixels, at most: twice its size on the page."""
+_NUMBER = re.compile(r"[-+(<>≤≥]?\d")
 LINKS_BEGIN, LINKS_END = "<!--links-->", "<!--/links-->"
 """Marks around the links of a page. Texts from outside are escaped, so none can contain them."""
 
@@ -158,8 +160,9 @@ def _table(table: Table, title: str, folder: Path) -> str:
     note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
     if not table.rows:
         return f"{head}{note}" if note else ""
-    heads = "".join(_cell("th", text) for text in table.header)
-    rows = "".join(_row(table, place, folder) for place in range(len(table.rows)))
+    texts = [_is_text(column) for column in zip(*table.rows, strict=True)]
+    heads = "".join(_cell("th", *cell) for cell in zip(table.header, texts, strict=True))
+    rows = "".join(_row(table, place, texts, folder) for place in range(len(table.rows)))
     kind = " class='sortable'" if table.sortable else ""
     return (
         f"{head}<div class='scroll'><table{kind}><thead><tr>{heads}</tr></thead>"
@@ -167,7 +170,12 @@ def _table(table: Table, title: str, folder: Path) -> str:
     )
 
 
-def _row(table: Table, place: int, folder: Path) -> str:
+def _is_text(column: Sequence[str]) -> bool:
+    """Returns whether a column holds words, which are aligned at the left, and no numbers."""
+    return not any(_NUMBER.match(cell) for cell in column)
+
+
+def _row(table: Table, place: int, texts: Sequence[bool], folder: Path) -> str:
     first, *others = table.rows[place]
     target = table.links[place] if table.links else None
     shown = escape(first)
@@ -175,12 +183,14 @@ def _row(table: Table, place: int, folder: Path) -> str:
         shown = f"<a href='{href(target, folder)}'>{shown}</a>"
     is_best = place == table.best
     mark = " <strong>best</strong>" if is_best else ""
-    cells = _cell("td", first, f"{shown}{mark}") + "".join(_cell("td", cell) for cell in others)
-    return f"<tr{' class=best' if is_best else ''}>{cells}</tr>"
+    cells = [_cell("td", first, texts[0], f"{shown}{mark}")]
+    cells += [_cell("td", *cell) for cell in zip(others, texts[1:], strict=True)]
+    return f"<tr{' class=best' if is_best else ''}>{''.join(cells)}</tr>"
 
 
-def _cell(tag: str, text: str, shown: str | None = None) -> str:
-    kind = " class='short'" if len(text) <= SHORT else ""
+def _cell(tag: str, text: str, is_text: bool, shown: str | None = None) -> str:
+    kinds = " ".join(["short"] * (len(text) <= SHORT) + ["text"] * is_text)
+    kind = f" class='{kinds}'" if kinds else ""
     return f"<{tag}{kind}>{escape(text) if shown is None else shown}</{tag}>"
 
 

@@ -27,8 +27,9 @@ pre.command::before { content: "$ "; color: var(--soft); }
 .contents ol { margin: .3rem 0; columns: 22rem; column-gap: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; overflow-wrap: normal; }
-th, td { padding: .3rem .9rem; text-align: right; }
+th, td { padding: .3rem .75rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; min-width: 9rem; padding-left: .3rem; }
+.text { text-align: left; }
 .short { white-space: nowrap; }
 thead tr { border-bottom: 2px solid var(--head); }
 tbody tr { border-bottom: 1px solid var(--line); }

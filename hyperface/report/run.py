@@ -11,7 +11,7 @@ from hyperface.metrics.threshold import TOO_FEW
 from hyperface.report import planes, score_figures, training_figures
 from hyperface.report.drafts import Draft, Drawn, file_name
 from hyperface.report.run_page import Report
-from hyperface.report.tables import Table, percent
+from hyperface.report.tables import TAR, Table, percent, score_title
 
 Lines = list[dict[str, float]]
 """The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
@@ -92,10 +92,10 @@ def snapshot_table(trained: Mapping[str, Trained]) -> Table:
         rows.append((method, *map(percent, found.mean(axis=0), spread)))
     first = next(iter(trained.values()))
     verified, count = first.result.verification, len(first.snapshots)
-    few = {f"tar_at_far_{far}" for far in verified.unsupported} if verified else set()
+    few = {f"{TAR}{far}" for far in verified.unsupported} if verified else set()
     return Table(
         f"Mean of the last {count} snapshots",
-        ("method", *(name.replace("_", " ") + TOO_FEW * (name in few) for name in names)),
+        ("method", *(score_title(name) + TOO_FEW * (name in few) for name in names)),
         rows,
         "± is the standard deviation over snapshots.",
     )

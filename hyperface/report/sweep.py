@@ -14,7 +14,7 @@ from hyperface.report.html import Link, Page, Section, write_page
 from hyperface.report.related import REPORT, SWEEP
 from hyperface.report.sweep_figures import sweep_curve
 from hyperface.report.swept import DONE, Setting, SweptRun, figure_names, settings_of
-from hyperface.report.tables import Table, percent
+from hyperface.report.tables import Table, percent, score_title
 
 FILES = ("sweep.json", "sweep.csv", "settings.csv")
 
@@ -37,10 +37,10 @@ def sweep_table(runs: Sequence[SweptRun]) -> Table:
     note = "Mean over the runs that are done; ± is the sample standard deviation over their seeds."
     if best is not None:
         note += (
-            f" The best setting has the best mean of {_shown(names[0])}. It was chosen by these "
-            "scores, so that it will score a little less on other people."
+            f" The best setting has the best mean of {score_title(names[0])}. It was chosen by "
+            "these scores, so that it will score a little less on other people."
         )
-    header = [*fields, "runs done", *map(_shown, names)]
+    header = [*fields, "runs done", *map(score_title, names)]
     return Table("Settings", header, rows, note, best=best, sortable=True)
 
 
@@ -53,10 +53,6 @@ def _best(settings: Sequence[Setting], figure: str) -> int | None:
         if (scores := setting.scores(figure))
     }
     return max(means, key=means.__getitem__, default=None)
-
-
-def _shown(figure: str) -> str:
-    return figure.replace("_", " ")
 
 
 def runs_table(folder: Path, runs: Sequence[SweptRun]) -> Table:
@@ -78,7 +74,7 @@ def runs_table(folder: Path, runs: Sequence[SweptRun]) -> Table:
     ]
     pages = (folder / run.name / REPORT for run in runs)
     links = [page if page.is_file() else None for page in pages]
-    header = ["run", "seed", "status", *map(_shown, names)]
+    header = ["run", "seed", "status", *map(score_title, names)]
     return Table("Runs", header, rows, links=links, sortable=True)
 
 
@@ -134,7 +130,7 @@ def _curves(runs: Sequence[SweptRun], fields: Sequence[str]) -> dict[str, Drawn]
     """Draws each score against the values of each field."""
     return {
         file_name(f"{field}-{figure}"): Drawn(
-            f"{_shown(figure)} against {field}: points are runs, lines are means, bars are "
+            f"{score_title(figure)} against {field}: points are runs, lines are means, bars are "
             "standard deviations over seeds",
             sweep_curve(runs, field, figure),
         )

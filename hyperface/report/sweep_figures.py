@@ -1,17 +1,21 @@
 """Draws the scores of a sweep against the values of a field."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hyperface.report.canvas import panels
+from hyperface.report.canvas import COLOURS, panels
 from hyperface.report.swept import Setting, SweptRun, settings_of
+from hyperface.report.tables import score_title
 
 DECADE = 10.0
 """An axis is logarithmic if its largest value is at least this many times its smallest."""
+MOST_TICKS = 8
+"""Up to so many values of a field each have a tick of their own."""
 
 
 def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
@@ -34,9 +38,10 @@ def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
         others = {name: value for name, value in setting.values.items() if name != field}
         label = ", ".join(f"{name}={value}" for name, value in others.items())
         lines.setdefault(label, []).append(setting)
-    for label, settings in lines.items():
-        _line(axes, [(places[s.values[field]], s.scores(figure)) for s in settings], label)
-    axes.set(xlabel=field, ylabel="%", title=figure.replace("_", " "))
+    for colour, (label, settings) in zip(cycle(COLOURS), lines.items(), strict=False):
+        points = [(places[s.values[field]], s.scores(figure)) for s in settings]
+        _line(axes, points, label, colour)
+    axes.set(xlabel=field, ylabel="%", title=score_title(figure))
     if len(lines) > 1:
         axes.legend()
     return drawn
@@ -53,10 +58,15 @@ def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
             axes.set_xscale("log")
         else:
             axes.set_xscale("symlog", linthresh=min(sizes))
+    if len(values) <= MOST_TICKS:
+        axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+        axes.set_xticks([], minor=True)
     return [float(value) for value in values]
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, Sequence[float]]], label: str) -> None:
+def _line(
+    axes: Axes, points: Sequence[tuple[float, Sequence[float]]], label: str, colour: str
+) -> None:
     """Draws the mean over the scores at each x, and the scores themselves as points."""
     scored = [(x, 100 * np.array(scores)) for x, scores in points if scores]
     scored.sort(key=lambda point: point[0])
@@ -64,8 +74,8 @@ def _line(axes: Axes, points: Sequence[tuple[float, Sequence[float]]], label: st
         return
     spread = [scores.std(ddof=1) if scores.size > 1 else 0.0 for _, scores in scored]
     means = [scores.mean() for _, scores in scored]
-    bars = axes.errorbar(
-        [x for x, _ in scored], means, spread, marker="o", capsize=3, label=label or None
-    )
+    places = [x for x, _ in scored]
+    style = {"marker": "o", "capsize": 3, "color": colour}
+    axes.errorbar(places, means, spread, label=label or None, **style)
     for x, scores in scored:
-        axes.plot(np.full(scores.size, x), scores, ".", alpha=0.5, color=bars[0].get_color())
+        axes.plot(np.full(scores.size, x), scores, ".", alpha=0.5, color=colour)

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+TAR = "tar_at_far_"
+"""Start of the recorded name of a true accept rate; the false accept rate follows."""
+
 
 class Table(NamedTuple):
     """A titled table of strings."""
@@ -24,6 +27,18 @@ def percent(value: float, spread: float | None = None) -> str:
     """Formats a share in percent: 0.9912 as '99.12 %', or as '99.12 ± 0.21 %' with a spread."""
     shown = f"{100 * value:.2f}"
     return f"{shown} %" if spread is None else f"{shown} ± {100 * spread:.2f} %"
+
+
+def score_title(name: str) -> str:
+    """Returns the name of a recorded score as a page shows it.
+
+    Example:
+      >>> score_title("tar_at_far_0.001"), score_title("equal_error_rate")
+      ('TAR at FAR 0.1 %', 'EER')
+    """
+    if name.startswith(TAR):
+        return f"TAR at FAR {100 * float(name.removeprefix(TAR)):g} %"
+    return "EER" if name == "equal_error_rate" else name.replace("_", " ")
 
 
 def as_text(table: Table) -> str:

@@ -92,7 +92,7 @@ def _pairs_table(record: Mapping[str, Any]) -> Table:
         for pair in record["pairs"][:ROWS]
     ]
     decided = ("decision", "probability") if len(rows[0]) > 5 else ()
-    header = ("first", "second", "similarity", "norm of first", "norm of second", *decided)
+    header = ("first", "second", "similarity", "norm 1", "norm 2", *decided)
     note = "The norm is the length of the feature, which indicates the quality of the photo."
     if decided:
         note += f" The probability of one person is at a prior of {record['prior']:g}."
