@@ -270,7 +270,7 @@ def test_adding_a_link_changes_nothing_else_of_a_page(sweep):
 
 
 def test_a_page_of_somebody_else_gets_no_link(tmp_path):
-    (tmp_path / "run/evaluation").mkdir(parents=True)
+    owned.write_text(tmp_path / "run/results.json", "{}")
     (tmp_path / "run/report.html").write_text("<!--links--><!--/links-->")
     link_from_run(tmp_path / "run", tmp_path / "run/evaluation")
     assert (tmp_path / "run/report.html").read_text() == "<!--links--><!--/links-->"
