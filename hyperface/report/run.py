@@ -166,13 +166,10 @@ def training_sections(
       curves: the lines of `metrics.jsonl` by method.
       norms: [images] feature norm of each test image, by method.
     """
-    figures = {
-        "loss": Drawn(
-            "Training loss, and below it the lower bound at the scale of that step (NormFace, "
-            "Proposition 2)",
-            training_figures.losses_with_bound(curves),
-        )
-    }
+    caption = "Training loss"
+    if any("softmax_bound" in lines[0] for lines in curves.values()):
+        caption += "; dotted, its lower bound at the scale of that step (NormFace, Proposition 2)"
+    figures = {"loss": Drawn(caption, training_figures.losses_with_bound(curves))}
     if (scales := training_figures.scales(curves)) is not None:
         figures["scale"] = Drawn("Scale of the logits, and target of Ring loss", scales)
     with_agents = {method: lines for method, lines in curves.items() if "distortion" in lines[0]}

@@ -130,8 +130,8 @@ def _curves(runs: Sequence[SweptRun], fields: Sequence[str]) -> dict[str, Drawn]
     """Draws each score against the values of each field."""
     return {
         file_name(f"{field}-{figure}"): Drawn(
-            f"{score_title(figure)} against {field}: points are runs, lines are means, bars are "
-            "standard deviations over seeds",
+            f"{score_title(figure)} against {field}. Points are runs, lines are means, bars are "
+            "standard deviations over seeds.",
             sweep_curve(runs, field, figure),
         )
         for field in fields

@@ -96,7 +96,8 @@ def distortion(curves: Mapping[str, Curve]) -> Figure:
 def _draw(axes: Axes, lines: Curve, name: str, style: Style, label: str | None = None) -> None:
     """Draws a metric against the step."""
     steps, values = (np.array([line[key] for line in lines]) for key in ("step", name))
-    axes.plot(steps, values, label=label, **style)
+    # A line through one point alone would not be seen.
+    axes.plot(steps, values, label=label, marker="o" if len(lines) == 1 else None, **style)
     axes.set(xlabel="step")
     count_on(axes.xaxis)
 
