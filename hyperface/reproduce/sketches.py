@@ -79,7 +79,7 @@ def tangent_plane() -> Figure:
     axes.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.4, 1.2), box_aspect=(1, 1, 1))
     axes.view_init(elev=30, azim=-55)
     axes.set_axis_off()
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
