@@ -63,7 +63,7 @@ def run(name: str, args: Sequence[str]) -> None:
         command = import_module(SUBCOMMANDS[name].module)
     except (InputError, MissingExtra) as error:
         sys.exit(_mistake(error))
-    program.run(command.main, args)
+    program.run(command.main, args, name=name)
 
 
 def usage() -> str:

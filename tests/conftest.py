@@ -13,9 +13,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Runs that are repeated, resumed or started as a command compile the same programs again.
 # Workers of pytest-xdist take over the environment, and so share one folder.
-IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-CACHE = "JAX_COMPILATION_CACHE_DIR"
-os.environ[CACHE] = os.environ[CACHE] if IS_WORKER else tempfile.mkdtemp(prefix="hyperface-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hyperface-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 from pathlib import Path
@@ -44,8 +43,8 @@ hypothesis.settings.load_profile("repeated")
 
 
 def pytest_unconfigure() -> None:
-    if not IS_WORKER:
-        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 _files = itertools.count(1)

@@ -5,7 +5,7 @@ import pytest
 
 from hyperface.metrics.roc import Roc
 from hyperface.protocols.result import Figure as Score
-from hyperface.report import drawings, figures
+from hyperface.report import drawings, score_figures
 from hyperface.reproduce import sketches
 
 
@@ -32,13 +32,13 @@ def test_planes_share_their_scale_and_one_legend():
 def test_curves_of_few_rates_are_joined_and_told_apart():
     rates = np.array([0.0, 0.01, 1.0])
     curves = dict.fromkeys(("SM", "SM + R"), Roc(rates, rates, np.zeros(3)))
-    (axes,) = figures.roc_curves(curves, title="LFW", joined=True).axes
+    (axes,) = score_figures.roc_curves(curves, title="LFW", joined=True).axes
     assert axes.get_title() == "LFW"
     assert {line.get_drawstyle() for line in axes.lines} == {"default"}
     below, above = axes.lines
     assert below.get_linestyle() != above.get_linestyle()
     assert below.get_linewidth() > above.get_linewidth()
-    (axes,) = figures.roc_curves(curves).axes
+    (axes,) = score_figures.roc_curves(curves).axes
     assert {line.get_drawstyle() for line in axes.lines} == {"steps-post"}
 
 
@@ -47,7 +47,7 @@ def test_roc_panels_share_scale_colours_and_one_legend():
     curve = Roc(rates, rates, np.zeros(3))
     panels = {f"area / {n}": {"SM": curve, "SM + R": curve} for n in (1, 4, 16)}
     panels["area / 64"] = {"SM + R": curve}
-    figure = figures.roc_panels(panels)
+    figure = score_figures.roc_panels(panels)
     shown = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in shown] == list(panels)
     assert len({axes.get_xlim() for axes in shown}) == 1
@@ -59,7 +59,7 @@ def test_roc_panels_share_scale_colours_and_one_legend():
 @pytest.mark.parametrize(("spread", "bars"), [(None, False), (0.01, True)])
 def test_bars_stand_where_there_is_a_spread(spread, bars):
     sweep = {"SM": {1.0: Score(0.9, spread), 4.0: Score(0.8, spread)}}
-    (axes,) = figures.resolution_curves(sweep, ylabel="accuracy").axes
+    (axes,) = score_figures.resolution_curves(sweep, ylabel="accuracy").axes
     assert axes.get_ylabel() == "accuracy"
     assert axes.containers[0].has_yerr == bars
 

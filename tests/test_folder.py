@@ -219,8 +219,9 @@ def test_the_command_writes_pictures_and_thresholds(tiny_data, tmp_path, monkeyp
     assert "Identity folders of tiny: thresholds" in shown
     assert "95 % over people" in shown
     assert f"Thresholds: {tmp_path}/calibration.json" in shown
-    for name in ("roc", "det", "similarities", "folder-reliability", "folder-one"):
+    for name in ("roc", "similarities-folder", "folder-reliability"):
         assert (tmp_path / f"figures/{name}.png").exists()
+    assert not (tmp_path / "figures/det.png").exists()  # No pair is decided wrongly.
     record = json.loads((tmp_path / "evaluation.json").read_text())["protocols"]["folder"]
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored["model"] == "pixels"
@@ -228,7 +229,8 @@ def test_the_command_writes_pictures_and_thresholds(tiny_data, tmp_path, monkeyp
     assert stored["logistic"] == record["calibration"]["logistic"]
     assert record["intervals"].keys() == record["figures"].keys() - {"AUC"}
     page = (tmp_path / "evaluation.html").read_text()
-    assert "Reliability of probabilities" in page
+    assert "reliability" in page
+    assert "One person, the least similar first" in page
     smaller = ["--bootstrap", "0", "--resolution", "4"]
     evaluate.main(["pixels", *command, "--out", str(tmp_path), *smaller])
     assert not (tmp_path / "calibration.json").exists()  # Images made smaller have none.

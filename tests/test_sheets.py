@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from hyperface.data.cleaning import Cleaning, Distances
-from hyperface.protocols.result import HardPair, Result
-from hyperface.report import cleaning, evaluation, figures
+from hyperface.report import cleaning, data_figures
+from hyperface.report.canvas import save
 from hyperface.report.sheets import GAP, LINE, PAIR_GAP, TILE, contact_sheet, pair_sheet
 
 RED, BLUE = (np.full((56, 48, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
 WIDE = np.full((10, 40, 1), 90, np.uint8)
-ACROSS, DOWN = 96, TILE  # Of an image of 56 x 48 on a sheet.
+ACROSS, DOWN = 192, TILE  # Of an image of 56 x 48 on a sheet.
 
 
 def at(sheet, x, y):
@@ -80,7 +80,7 @@ def test_a_sheet_of_nothing_is_refused(images, options):
     ],
 )
 def test_every_identity_is_in_the_histogram(counts, title, scale):
-    (axes,) = figures.images_per_identity(np.array(counts)).axes
+    (axes,) = data_figures.images_per_identity(np.array(counts)).axes
     assert axes.get_title() == title
     assert axes.get_xscale() == axes.get_yscale() == scale
     assert sum(bar.get_height() for bar in axes.patches) == len(counts)
@@ -90,13 +90,13 @@ def test_every_identity_is_in_the_histogram(counts, title, scale):
 
 def test_distances_show_their_thresholds(rng, tmp_path):
     classes, images = np.array([0.1, 0.2, np.nan, 0.6]), rng.random(1000)
-    figure = figures.distance_histogram(classes, images, (0.5, np.inf))
+    figure = data_figures.distance_histogram(classes, images, (0.5, np.inf))
     first, second = figure.axes
     assert first.get_legend().get_texts()[0].get_text() == "above 0.5: 1 of 3"
     assert second.get_legend() is None
     assert [axes.get_title() for axes in figure.axes] == ["3 classes", "1,000 images"]
     assert sum(bar.get_height() for bar in second.patches) == 1000
-    path = figures.save({"distances": figure}, tmp_path)["distances"]
+    path = save({"distances": figure}, tmp_path)["distances"]
     assert path.stat().st_size > 10_000
 
 
@@ -117,15 +117,3 @@ def test_the_farthest_images_come_first_each_beside_the_nearest_of_its_person(
     assert path.name == "farthest.png"
     assert [tuple(map(int, pair)) for pair in shown] == [(0, 1), (3, 2), (3, 3), (0, 0)]
     assert captions[0] == "0.900\na/1"
-
-
-def test_false_accepts_and_false_rejects_are_not_exchanged(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "_sheet", lambda pairs, pixels: pairs[0].first.encode())
-    accepts, rejects = [HardPair("accepted", "b", 0.9)], [HardPair("rejected", "b", 0.1)]
-    scored = Result("pairs", {}, (), false_accepts=accepts, false_rejects=rejects)
-    written = evaluation._sheets(tmp_path, "pairs", "Pairs", scored, lambda name: RED)
-    found = {caption: path.read_text() for caption, path in written.items()}
-    assert found == {
-        "Pairs: different people taken for one, worst first": "accepted",
-        "Pairs: one person taken for two, worst first": "rejected",
-    }

@@ -8,7 +8,9 @@ from statistics import mean, stdev
 import pytest
 
 from hyperface.errors import InputError
-from hyperface.report.sweep import SweptRun, sweep_curves, sweep_table, write_sweep_report
+from hyperface.report.sweep import sweep_table, write_sweep_report
+from hyperface.report.sweep_figures import sweep_curve
+from hyperface.report.swept import SweptRun
 from hyperface.runs import sweep, train
 from hyperface.train.interrupt import Interrupted
 
@@ -79,7 +81,7 @@ def test_the_tables_hold_what_the_runs_scored(done):
     assert {row["status"] for row in rows} == {"done"}
     assert set(rows[0]) == {"run", "loss.ring.weight", "seed", "status", "message"} | FIGURES
     page = (out / "sweep.html").read_text()
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 3
     assert "4 of 4 runs are done" in page
 
 
@@ -244,7 +246,7 @@ def test_mean_and_sample_deviation_of_a_setting():
 def test_settings_have_a_csv_of_mean_and_sample_deviation(tmp_path):
     lost = SweptRun("x", {"loss.ring.weight": 0.1, "seeded": "no"}, 2, "diverged", {}, "why")
     runs = [*runs_of({0.1: [0.8, 0.9], 1.0: [0.7]}), lost]
-    write_sweep_report(tmp_path, name="orl-ring", runs=runs, settings={})
+    write_sweep_report(tmp_path, name="orl-ring", runs=runs, command="", settings={})
     first, second = csv.DictReader((tmp_path / "settings.csv").read_text().splitlines())
     assert (first["loss.ring.weight"], first["runs"], first["done"]) == ("0.1", "3", "2")
     assert float(first["accuracy: mean"]) == pytest.approx(0.85)
@@ -264,7 +266,7 @@ def test_settings_have_a_csv_of_mean_and_sample_deviation(tmp_path):
     ],
 )
 def test_the_axis_fits_the_values(values, scale, places):
-    drawn = sweep_curves(runs_of({v: [0.5, 0.7] for v in values}, "x"), "x")
+    drawn = sweep_curve(runs_of({v: [0.5, 0.7] for v in values}, "x"), "x", "accuracy")
     (axes,) = drawn.axes
     assert axes.get_xscale() == scale
     line = axes.lines[0]
@@ -274,7 +276,7 @@ def test_the_axis_fits_the_values(values, scale, places):
 
 def test_a_sweep_of_which_nothing_is_done_has_a_report(tmp_path):
     runs = [SweptRun("a", {"steps": 1}, 0, "not run")]
-    write_sweep_report(tmp_path, name="orl-ring", runs=runs, settings={})
+    write_sweep_report(tmp_path, name="orl-ring", runs=runs, command="", settings={})
     assert "0 of 1 runs are done" in (tmp_path / "sweep.html").read_text()
     assert (tmp_path / "sweep.csv").read_text() == "run,steps,seed,status,message\na,1,0,not run,\n"
     assert (tmp_path / "settings.csv").read_text() == "steps,runs,done\n1,1,0\n"

@@ -154,14 +154,20 @@ def hardest(
       >>> hardest(np.array([0.9, 0.2]), ["a", "b"], ["c", "d"], np.array([False, True]))[0]
       [HardPair(first='a', second='c', score=0.9)]
     """
+    accepts, rejects = (
+        [HardPair(first[i], second[i], float(scores[i])) for i in map(int, rows)]
+        for rows in hardest_rows(scores, same)
+    )
+    return accepts, rejects
+
+
+def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the positions of the pairs of `hardest`: the different ones and the same ones."""
     same, worst_of_kind = checked_same(same), []
     for kind, sign in ((~same, -1.0), (same, 1.0)):
         # A pair of a fold that is not tested has no score.
         rows = np.flatnonzero(kind & np.isfinite(scores))
-        worst = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
-        worst_of_kind.append(
-            [HardPair(first[i], second[i], float(scores[i])) for i in map(int, worst)]
-        )
+        worst_of_kind.append(rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]])
     return worst_of_kind[0], worst_of_kind[1]
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from hyperface.metrics.calibration import Calibration, Quality
 from hyperface.metrics.operating_points import OperatingPoint
 from hyperface.metrics.threshold import TOO_FEW
-from hyperface.report.drawings import COLOURS, panels
+from hyperface.report.canvas import BASELINE, COLOURS, panels
 from hyperface.report.tables import Table, percent
 
 
@@ -84,8 +84,8 @@ def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
     Args:
       quality: by the name of the calibration. The area of a point is the share of pairs in its bin.
     """
-    figure, (axes,) = panels(1, 1, width=5.2, height=4.4)
-    axes.plot([0, 1], [0, 1], color="#8a8a8a", linestyle="--", label="perfect")
+    figure, (axes,) = panels()
+    axes.plot([0, 1], [0, 1], label="perfect", **BASELINE)
     for colour, (name, found) in zip(COLOURS, quality.items(), strict=False):
         diagram = found.reliability
         # No line: it would lead the eye to bins of a few pairs, whose share says little.
@@ -94,5 +94,5 @@ def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
         axes.scatter(diagram.stated, diagram.observed, sizes, color=colour, alpha=0.7, label=label)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="Reliability")
     axes.set(xlabel="stated probability of one person", ylabel="observed share of same pairs")
-    axes.legend(fontsize=8, loc="upper left", markerscale=0.7)
+    axes.legend(loc="upper left", markerscale=0.7)
     return figure

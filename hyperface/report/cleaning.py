@@ -11,7 +11,8 @@ import numpy as np
 from hyperface import owned
 from hyperface.data.cleaning import Cleaning, Distances
 from hyperface.data.overlap import SimilarPeople
-from hyperface.report import figures
+from hyperface.report.canvas import write_picture
+from hyperface.report.data_figures import distance_histogram
 from hyperface.report.sheets import pair_sheet
 
 SHOWN = 40
@@ -46,8 +47,8 @@ def write_distances(
     """
     in_kept = ~cleaning.dropped_classes[distances.labels]
     thresholds = cleaning.class_threshold, cleaning.image_threshold
-    figure = figures.distance_histogram(distances.classes, distances.images[in_kept], thresholds)
-    figures.save({"distances": figure}, folder)
+    figure = distance_histogram(distances.classes, distances.images[in_kept], thresholds)
+    write_picture(folder / "distances.png", figure)
     order = np.argsort(distances.images, kind="stable")
     _, firsts = np.unique(distances.labels[order], return_index=True)
     nearest = dict(zip(distances.labels[order[firsts]], order[firsts], strict=True))

@@ -97,9 +97,9 @@ def _marked(pixels: np.ndarray, line: _Line) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = line.box * scale
     if left < right and top < bottom:  # False for nan, too.
-        draw.rectangle((left, top, right, bottom), outline=GREEN)
+        draw.rectangle((left, top, right, bottom), outline=GREEN, width=2)
     for x, y in line.points[np.isfinite(line.points).all(axis=1)] * scale:
-        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=RED)
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=RED)
     return np.asarray(image)
 
 

@@ -7,8 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
-"""The colours of curves and groups, in the order in which they are used."""
+from hyperface.report import canvas
+from hyperface.report.canvas import COLOURS, GREY
+
+SPACE_FOR_TEXT = 1.0
+"""Inches of a figure's height for title, tick labels and the legend below."""
 _DASHES = ("--", ":", "-.")
 
 
@@ -36,28 +39,6 @@ class Line(NamedTuple):
     """Whether the line ends in an arrow head."""
 
 
-def panels(
-    rows: int, columns: int, *, width: float, height: float = 3.6, share: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """Returns a figure and its axes, row by row, without the upper and right border.
-
-    Args:
-      rows: number of rows of axes.
-      columns: number of axes per row.
-      width: of the whole figure, in inches.
-      height: of the whole figure, in inches.
-      share: whether all axes have the same limits.
-    """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
-    every: list[Axes] = list(grid.flat)
-    for axes in every:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
-    return figure, every
-
-
 def curves(
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
@@ -77,13 +58,15 @@ def curves(
       marks: label -> height of a dashed horizontal line.
       log: whether y is logarithmic.
     """
-    figure, (axes,) = panels(1, 1, width=6.4, height=4.2)
+    figure, (axes,) = canvas.panels()
     for place, (label, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, label=label, color=COLOURS[place % len(COLOURS)])
     for label, height in (marks or {}).items():
-        axes.axhline(height, label=label, color="#8a8a8a", linestyle="--", linewidth=1)
+        axes.axhline(height, label=label, color=GREY, linestyle="--", linewidth=1)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-    axes.legend(fontsize=8)
+    if all(canvas.are_whole(x) for x, _ in lines.values()):
+        canvas.count_on(axes.xaxis)
+    axes.legend()
     return figure
 
 
@@ -138,12 +121,9 @@ def scatter_panels(
       ylabel: quantity on the y axis.
       marks: label -> height of a dashed horizontal line, each dashed in its own way, at most three.
     """
-    figure = Figure(figsize=(max(4.2 * len(panels), 6.0), 3.8), layout="constrained")
-    for axes, (xlabel, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False, sharey=True).flat,
-        panels.items(),
-        strict=True,
-    ):
+    figure, every = canvas.panels(1, len(panels))
+    for axes, (xlabel, lines) in zip(every, panels.items(), strict=True):
+        axes.sharey(every[0])
         for place, (label, (x, y)) in enumerate(lines.items()):
             known = np.isfinite(y).all(axis=1)
             mean, spread = y[known].mean(axis=1), y[known].std(axis=1, ddof=1)
@@ -152,10 +132,8 @@ def scatter_panels(
         for dashes, (label, height) in zip(_DASHES, (marks or {}).items(), strict=False):
             axes.axhline(height, label=label, color="#4a4a4a", linestyle=dashes, linewidth=1.4)
         axes.set(xlabel=xlabel, xscale="log")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel(ylabel)
+        axes.legend()
+    every[0].set_ylabel(ylabel)
     return figure
 
 
@@ -172,10 +150,8 @@ def planes(
       lines: title -> lines and arrows.
       circle: radius of a circle around the origin.
     """
-    figure = Figure(layout="constrained")
+    figure, every = canvas.panels(1, len(panels), share=True)
     turn = np.linspace(0, 2 * np.pi, 200)
-    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
-    every: list[Axes] = list(grid.flat)
     for axes, (title, groups) in zip(every, panels.items(), strict=True):
         if circle is not None:
             axes.plot(circle * np.cos(turn), circle * np.sin(turn), color="#bbbbbb", linewidth=1)
@@ -184,9 +160,10 @@ def planes(
         for line in (lines or {}).get(title, ()):
             _draw_line(axes, line)
         axes.set(title=title, aspect="equal")
-        axes.grid(alpha=0.25)
     wide, high = np.ptp(every[0].get_xlim()), np.ptp(every[0].get_ylim())
-    figure.set_size_inches(4.4 * len(panels), 4.0 * np.clip(high / wide, 0.4, 1.5) + 1.2)
+    width = figure.get_figwidth()
+    height = 0.9 * width / len(panels) * np.clip(high / wide, 0.4, 1.5)
+    figure.set_size_inches(width, height + SPACE_FOR_TEXT)
     _legend_below(figure)
     return figure
 
@@ -229,7 +206,7 @@ def _legend_below(figure: Figure) -> None:
     if known:
         columns = min(len(known), 2 * len(figure.axes))
         handles, labels = list(known.values()), list(known)
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:
@@ -241,14 +218,13 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
       xlabel: what the classes are.
       ylabel: quantity on the y axis.
     """
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = canvas.panels()
     width = 0.8 / len(values)
     classes = len(next(iter(values.values())))
     for place, (label, heights) in enumerate(values.items()):
         across = np.arange(classes) + (place - (len(values) - 1) / 2) * width
         axes.bar(across, heights, width, label=label, color=COLOURS[place % len(COLOURS)])
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(classes))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
+    axes.grid(visible=False, axis="x")
+    axes.legend()
     return figure

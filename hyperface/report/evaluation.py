@@ -1,28 +1,23 @@
 """Writes the report of an evaluation: each protocol's tables and figures, and the hardest pairs."""
 
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure as Picture
-
 from hyperface import owned
-from hyperface.protocols.result import Figure, HardPair, Result
-from hyperface.report import figures
+from hyperface.metrics.calibration import Calibration
+from hyperface.metrics.quality import NormQuality
+from hyperface.protocols.result import Figure, Result
+from hyperface.report import score_figures
 from hyperface.report.calibration import probability_table, reliability_diagram, threshold_table
+from hyperface.report.drafts import Draft, Drawn, file_name, save_drafts
 from hyperface.report.groups import group_tables
-from hyperface.report.html import write_report
+from hyperface.report.hard_pairs import TITLE, Pixels, hardest_section
+from hyperface.report.html import Page, Section, write_page
 from hyperface.report.quality import discard_curves, quality_table, resolution_table
-from hyperface.report.sheets import pair_sheet
+from hyperface.report.related import evaluation_links, link_from_run
 from hyperface.report.tables import Table, percent
-
-Pixels = Callable[[str], np.ndarray]
-"""A function from the name of an image to its pixels [height, width, 1 or 3] uint8."""
-Drawn = dict[str, tuple[str, Picture]]
-"""File name without its suffix -> caption and picture."""
 
 
 def protocol_table(title: str, scored: Result) -> Table:
@@ -61,105 +56,141 @@ def protocol_tables(
             tables.append(quality_table(titles[name], found.quality))
         if found.groups:
             tables += group_tables(titles[name], found.groups)
+    return [*tables, *_norms_by_resolution(titles, scored, areas)]
+
+
+def _norms_by_resolution(
+    titles: Mapping[str, str], scored: Mapping[str, Result], areas: Mapping[str, float]
+) -> list[Table]:
+    """Returns the table of norms against resolution, if images of several were scored."""
     norms = {titles[n]: (areas[n], x.quality) for n, x in scored.items() if x.quality is not None}
-    if len({area for area, _ in norms.values()}) > 1:
-        tables.append(resolution_table(norms))
-    return tables
+    return [resolution_table(norms)] if len({area for area, _ in norms.values()}) > 1 else []
 
 
 def write_evaluation(
     folder: Path,
     *,
-    source: str,
+    source: Path,
     scored: Mapping[str, Result],
     titles: Mapping[str, str],
     pixels: Mapping[str, Pixels],
     sweeps: Mapping[str, Mapping[float, Figure]],
     areas: Mapping[str, float],
+    command: str,
     settings: Mapping[str, Any],
 ) -> None:
     """Writes `evaluation.json`, `evaluation.html` and their figures.
 
+    The page of a run links to an evaluation inside the run's folder from then on.
+
     Args:
       folder: that receives the files.
-      source: name of the run or of the features that were evaluated.
+      source: the run or the file of features that was evaluated.
       scored: protocol -> its outcome.
       titles: protocol -> its title.
       pixels: protocol -> its images, for the protocols whose images are at hand.
       sweeps: label -> area factor -> score, if images of reduced resolution were scored too.
       areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
+      command: the command that made the evaluation; "" from Python.
       settings: written into the JSON file unchanged, beside the scores.
     """
-    drawn = _draw(scored)
-    if sweeps:
-        drawn["resolution"] = ("Low resolution", figures.resolution_curves(sweeps))
-    paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
-    pictures = {caption: paths[key] for key, (caption, _) in drawn.items()}
-    for name, found in scored.items():
-        if name in pixels:
-            pictures |= _sheets(folder / "figures", name, titles[name], found, pixels[name])
+    sections = save_drafts(_drafts(scored, titles, pixels, sweeps, areas), folder / "figures")
     record = {
-        "source": source,
+        "source": str(source),
         "protocols": {name: found.record() for name, found in scored.items()},
         "settings": settings,
     }
-    owned.write_text(
-        folder / "evaluation.json", json.dumps(record, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(record, indent=2, allow_nan=False)
+    owned.write_text(folder / "evaluation.json", f"{text}\n")
+    settings_text = json.dumps(settings, indent=2)
+    sections.append(
+        Section("Settings and versions", folded={"Settings and versions": settings_text})
     )
-    write_report(
-        folder / "evaluation.html",
-        title=f"hyperface: {source}",
+    page = Page(
+        title=f"hyperface: {source.name}",
         summary=f"{source}, scored by {', '.join(titles[name] for name in scored)}.",
-        tables=protocol_tables(titles, scored, areas),
-        pictures=pictures,
-        settings=json.dumps(settings, indent=2),
+        sections=sections,
+        command=command,
+        links=evaluation_links(folder, source),
     )
+    write_page(folder / "evaluation.html", page)
+    link_from_run(source, folder)
 
 
-def _draw(scored: Mapping[str, Result]) -> Drawn:
-    """Draws the figures of all protocols."""
-    drawn: Drawn = {}
+def _drafts(
+    scored: Mapping[str, Result],
+    titles: Mapping[str, str],
+    pixels: Mapping[str, Pixels],
+    sweeps: Mapping[str, Mapping[float, Figure]],
+    areas: Mapping[str, float],
+) -> list[Draft]:
+    """Returns the sections: what each protocol found, then the curves of all."""
+    drafts = []
+    for name, found in scored.items():
+        title = titles[name]
+        drafts.append(Draft(title, [protocol_table(title, found)], _histogram(name, title, found)))
+        if found.calibration is not None:
+            drafts.append(_calibration(name, title, found.calibration))
+        if found.quality is not None:
+            drafts.append(_quality(name, title, found.quality))
+        if found.groups:
+            drafts.append(Draft(f"Groups: {title}", group_tables(title, found.groups)))
+        if name in pixels:
+            accepts, rejects = found.false_accepts, found.false_rejects
+            drafts.append(hardest_section(f"{TITLE}: {title}", accepts, rejects, pixels[name]))
+    drafts.insert(1 if len(scored) == 1 else 0, Draft("Curves", figures=_curves(scored)))
+    if sweeps:
+        figure = score_figures.resolution_curves(sweeps)
+        caption = "The score against the factor by which the images' area was reduced"
+        tables = _norms_by_resolution(titles, scored, areas)
+        drafts.append(Draft("Low resolution", tables, {"resolution": Drawn(caption, figure)}))
+    return drafts
+
+
+def _histogram(name: str, title: str, found: Result) -> dict[str, Drawn]:
+    if found.scores is None:
+        return {}
+    figure = score_figures.similarity_histogram(name, *found.scores)
+    caption = f"Similarities of same and of different pairs: {title}"
+    return {f"similarities-{file_name(name)}": Drawn(caption, figure)}
+
+
+def _curves(scored: Mapping[str, Result]) -> dict[str, Drawn]:
+    """Draws the curves of all protocols together, so that they can be compared."""
+    drawn = {}
     curves = {
         label if label == name else f"{name}: {label}": curve
         for name, found in scored.items()
         for label, curve in found.curves.items()
     }
     if curves:
-        drawn["roc"] = ("ROC", figures.roc_curves(curves))
-        drawn["det"] = ("DET", figures.det_curves(curves))
-    histograms = {name: found.scores for name, found in scored.items() if found.scores is not None}
-    if histograms:
-        drawn["similarities"] = ("Similarities", figures.similarity_histograms(histograms))
+        roc, det = score_figures.roc_curves(curves), score_figures.det_curves(curves)
+        drawn["roc"] = Drawn("True accept rate at each false accept rate (ROC)", roc)
+        if det is not None:
+            drawn["det"] = Drawn("False reject rate at each false accept rate (DET)", det)
     ranked = {name: found.ranks for name, found in scored.items() if found.ranks is not None}
     if ranked:
-        drawn["cmc"] = ("Cumulative match characteristic", figures.cmc_curves(ranked))
-    for name, found in scored.items():
-        if found.calibration is not None:
-            picture = reliability_diagram(found.calibration.quality)
-            drawn[f"{name}-reliability"] = (f"Reliability of probabilities: {name}", picture)
-        if found.quality is not None:
-            caption = f"Feature norm as quality: {name}"
-            drawn[f"{name}-quality"] = (caption, discard_curves(found.quality))
+        caption = "Cumulative match characteristic (CMC)"
+        drawn["cmc"] = Drawn(caption, score_figures.cmc_curves(ranked))
     return drawn
 
 
-def _sheets(folder: Path, name: str, title: str, scored: Result, pixels: Pixels) -> dict[str, Path]:
-    """Writes the hardest pairs as image sheets; returns caption -> file."""
-    written = {}
-    for kind, pairs in (
-        ("different people taken for one", scored.false_accepts),
-        ("one person taken for two", scored.false_rejects),
-    ):
-        if pairs:
-            path = folder / f"{name}-{kind.split()[0]}.png"
-            owned.write_bytes(path, _sheet(pairs, pixels))
-            written[f"{title}: {kind}, worst first"] = path
-    return written
+def _calibration(name: str, title: str, fitted: Calibration) -> Draft:
+    """Returns the section on thresholds and probabilities of a protocol that fits them."""
+    figure = reliability_diagram(fitted.quality)
+    caption = "Observed share of same pairs at each stated probability: reliability"
+    return Draft(
+        f"Calibration: {title}",
+        [threshold_table(title, fitted), probability_table(title, fitted)],
+        {f"{file_name(name)}-reliability": Drawn(caption, figure)},
+    )
 
 
-def _sheet(pairs: Sequence[HardPair], pixels: Pixels) -> bytes:
-    images = [(pixels(pair.first), pixels(pair.second)) for pair in pairs]
-    captions = [f"{pair.score:.3f}\n{pair.first}\n{pair.second}" for pair in pairs]
-    data = io.BytesIO()
-    pair_sheet(images, captions, columns=4).save(data, "PNG")
-    return data.getvalue()
+def _quality(name: str, title: str, found: NormQuality) -> Draft:
+    """Returns the section on the feature norm as the quality of a protocol's images."""
+    caption = "Genuine pairs refused when those of low norm are left out: error against discard"
+    return Draft(
+        f"Feature norm as quality: {title}",
+        [quality_table(title, found)],
+        {f"{file_name(name)}-quality": Drawn(caption, discard_curves(found))},
+    )

@@ -1,120 +1,234 @@
-"""Writes one self-contained HTML file with tables and pictures, which loads nothing else."""
+"""Writes one self-contained HTML page of tables, pictures and pairs, which loads nothing else."""
 
 import base64
+import io
+import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
 
 from hyperface import owned
-from hyperface.report.tables import Table, as_html, rows_as_html
+from hyperface.report.page_style import POLICY, SCRIPT, STYLE
+from hyperface.report.tables import Table
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-       color: #222; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .3rem .9rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; min-width: 11rem; }
-.short { white-space: nowrap; }
-thead tr { border-bottom: 2px solid #888; } tbody tr { border-bottom: 1px solid #ddd; }
-.note { color: #555; font-size: .9rem; max-width: 50rem; white-space: pre-line; }
-img { max-width: 100%; }
-pre { background: #f5f5f5; padding: 1rem; font-size: .85rem; white-space: pre-wrap; }
-details { margin-top: .8rem; }
-figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
-@media (prefers-color-scheme: dark) {
-  body { color: #ddd; background: #16181c; } a { color: #8ab4f8; }
-  .note, figcaption { color: #aaa; } pre { background: #22252b; }
-  tbody tr { border-color: #33363c; } img { border-radius: 4px; }
-}
-"""
+SHORT = 28
+"""Largest number of characters of a cell that is never broken into lines."""
+FEW_SECTIONS = 3
+"""A page with more sections has a table of contents."""
+LONG_CONTENTS = 12
+"""A table of contents with more entries is folded."""
+PIXELS_PER_INCH = 96
+"""CSS pixels per inch of a picture."""
+ONE_PANEL = 520
+"""CSS pixels: a wider picture scrolls in its own box on a phone."""
+FACE = 224
+"""Longer side of an embedded face, in pixels, at most: twice its size on the page."""
+_NUMBER = re.compile(r"[-+(<>≤≥]?\d")
+LINKS_BEGIN, LINKS_END = "<!--links-->", "<!--/links-->"
+"""Marks around the links of a page. Texts from outside are escaped, so none can contain them."""
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    summary: str,
-    tables: Sequence[Table],
-    pictures: Mapping[str, Path],
-    settings: str,
-) -> None:
-    """Writes the report; an older report is replaced in one step.
+class Link(NamedTuple):
+    """A link to another page or to a file."""
 
-    Args:
-      path: the HTML file.
-      title: the heading.
-      summary: a paragraph under the heading.
-      tables: in the order of the page.
-      pictures: caption -> PNG file, embedded in the page.
-      settings: the experiment and versions as JSON, shown folded.
-    """
-    images = "".join(
-        f"<h2>{escape(caption)}</h2>{_image(caption, picture)}"
-        for caption, picture in pictures.items()
-    )
-    body = (
-        f"<p>{escape(summary)}</p>{''.join(map(as_html, tables))}{images}"
-        f"{_folded('Settings and versions', f'<pre>{escape(settings)}</pre>')}"
-    )
-    _write(path, title, body)
+    text: str
+    target: Path
+
+
+class FacePair(NamedTuple):
+    """Two faces side by side, with the lines below them."""
+
+    images: tuple[np.ndarray, np.ndarray]
+    """[height, width, 1 or 3] uint8 each, of any sizes."""
+    lines: Sequence[str]
 
 
 class Section(NamedTuple):
-    """A section of a page: title, text, table and pictures of one item of a paper."""
+    """A section of a page. One without any content is left out."""
 
-    table: Table
-    """The table's title is the heading of the section; its note stands below the heading."""
+    title: str
+    tables: Sequence[Table] = ()
+    """A table of the section's title has no heading of its own; its note is below its rows."""
     pictures: Mapping[str, Path] = {}
     """Caption -> PNG file."""
+    pairs: Mapping[str, Sequence[FacePair]] = {}
+    """Caption -> pairs of faces."""
     folded: Mapping[str, str] = {}
     """Title -> text, shown as blocks that the reader opens by a click on the title."""
+    links: Sequence[Link] = ()
+    """Files of the section, below it."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        some = (table.rows or table.note for table in self.tables)
+        return not (any(some) or self.pictures or any(self.pairs.values()) or self.folded)
 
 
-def write_sections(path: Path, *, title: str, summary: str, sections: Sequence[Section]) -> None:
-    """Writes a page: links to all sections, then the sections. An older page is replaced at once.
+class Page(NamedTuple):
+    """What a page contains."""
 
-    Args:
-      path: the HTML file.
-      title: the heading.
-      summary: lines under the heading.
-      sections: in the order of the page.
-    """
-    links = "".join(
-        f"<li><a href='#{number}'>{escape(section.table.title)}</a></li>"
-        for number, section in enumerate(sections, 1)
+    title: str
+    summary: str
+    """Lines under the heading."""
+    sections: Sequence[Section]
+    command: str = ""
+    """The command that made the page; "" for a page made from Python."""
+    links: Sequence[Link] = ()
+    """Other pages and files, which must exist. A page links to them by relative paths, so that a
+    folder with all of them can be moved."""
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Writes the page; an older page is replaced in one step."""
+    shown = [section for section in page.sections if not section.is_empty]
+    folder = path.parent
+    # A line of the command breaks between words and not behind the "--" of an option.
+    words = " ".join(f"<span>{escape(word)}</span>" for word in page.command.split(" "))
+    command = f"<pre class='command'>{words}</pre>" if page.command else ""
+    body = "".join(
+        (
+            f"<h1>{escape(page.title)}</h1>{command}",
+            f"<p class='summary'>{escape(page.summary)}</p>",
+            f"{LINKS_BEGIN}{_links(page.links, folder)}{LINKS_END}",
+            _contents(shown) if len(shown) > FEW_SECTIONS else "",
+            *(_section(number, section, folder) for number, section in enumerate(shown, 1)),
+        )
     )
-    body = "".join(_section(number, *section) for number, section in enumerate(sections, 1))
-    about = f"<p class='note'>{escape(summary)}</p>"
-    _write(path, title, f"{about}{_folded('Contents', f'<ul>{links}</ul>')}{body}")
-
-
-def _section(
-    number: int, table: Table, pictures: Mapping[str, Path], folded: Mapping[str, str]
-) -> str:
-    drawn = "".join(
-        f"<figure>{_image(caption, picture)}<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, picture in pictures.items()
-    )
-    texts = "".join(_folded(name, f"<pre>{escape(text)}</pre>") for name, text in folded.items())
-    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
-    head = f"<h2 id='{number}'>{escape(table.title)}</h2>"
-    return f"{head}{note}{rows_as_html(table)}{drawn}{texts}"
-
-
-def _folded(title: str, inside: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
-
-
-def _image(caption: str, picture: Path) -> str:
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return f"<img alt='{escape(caption)}' src='data:image/png;base64,{data}'>"
-
-
-def _write(path: Path, title: str, body: str) -> None:
+    sortable = any(table.sortable for section in shown for table in section.tables)
+    script = f"<script>{SCRIPT}</script>" if sortable else ""
     owned.write_text(
         path,
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n",
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\">"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(page.title)}</title><style>{STYLE}</style></head>"
+        f"<body>{body}{script}</body></html>\n",
     )
+
+
+def replace_links(path: Path, links: Sequence[Link]) -> None:
+    """Replaces the links of a page that `write_page` wrote, and nothing else of it."""
+    text = path.read_text("utf-8")
+    before, begin, rest = text.partition(LINKS_BEGIN)
+    _, end, after = rest.partition(LINKS_END)
+    if begin and end:
+        shown = _links(links, path.parent)
+        owned.write_text(path, f"{before}{begin}{shown}{end}{after}")
+
+
+def href(target: Path, folder: Path) -> str:
+    """Returns the address of a file, relative to the folder of a page, for an attribute in ''."""
+    # The same text with "/" on every system, and with "#", "%" and "?" of folder names as %..
+    return escape(quote(Path(os.path.relpath(target, folder)).as_posix()))
+
+
+def _links(links: Sequence[Link], folder: Path) -> str:
+    shown = (f"<a href='{href(link.target, folder)}'>{escape(link.text)}</a>" for link in links)
+    return f"<nav class='links'>{' '.join(shown)}</nav>" if links else ""
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    entries = "".join(
+        f"<li><a href='#{number}'>{escape(section.title)}</a></li>"
+        for number, section in enumerate(sections, 1)
+    )
+    is_open = "" if len(sections) > LONG_CONTENTS else " open"
+    head = f"<details class='contents'{is_open}><summary>Contents</summary>"
+    return f"{head}<ol>{entries}</ol></details>"
+
+
+def _section(number: int, section: Section, folder: Path) -> str:
+    tables = (_table(table, section.title, folder) for table in section.tables)
+    pictures = "".join(_picture(*picture) for picture in section.pictures.items())
+    pairs = (_pairs(*named) for named in section.pairs.items() if named[1])
+    folded = (_folded(*text) for text in section.folded.items())
+    drawn = f"<div class='pictures'>{pictures}</div>" if pictures else ""
+    head = f"<h2 id='{number}'>{escape(section.title)}</h2>"
+    links = _links(section.links, folder)
+    return f"<section>{head}{''.join((*tables, drawn, *pairs, *folded, links))}</section>"
+
+
+def _table(table: Table, title: str, folder: Path) -> str:
+    head = "" if table.title == title else f"<h3>{escape(table.title)}</h3>"
+    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
+    if not table.rows:
+        return f"{head}{note}" if note else ""
+    texts = [_is_text(column) for column in zip(*table.rows, strict=True)]
+    heads = "".join(_cell("th", *cell) for cell in zip(table.header, texts, strict=True))
+    rows = "".join(_row(table, place, texts, folder) for place in range(len(table.rows)))
+    kind = " class='sortable'" if table.sortable else ""
+    return (
+        f"{head}<div class='scroll'><table{kind}><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>{note}"
+    )
+
+
+def _is_text(column: Sequence[str]) -> bool:
+    """Returns whether a column holds words, which are aligned at the left, and no numbers."""
+    return not any(_NUMBER.match(cell) for cell in column)
+
+
+def _row(table: Table, place: int, texts: Sequence[bool], folder: Path) -> str:
+    first, *others = table.rows[place]
+    target = table.links[place] if table.links else None
+    shown = escape(first)
+    if target is not None:
+        shown = f"<a href='{href(target, folder)}'>{shown}</a>"
+    is_best = place == table.best
+    mark = " <strong>best</strong>" if is_best else ""
+    cells = [_cell("td", first, texts[0], f"{shown}{mark}")]
+    cells += [_cell("td", *cell) for cell in zip(others, texts[1:], strict=True)]
+    return f"<tr{' class=best' if is_best else ''}>{''.join(cells)}</tr>"
+
+
+def _cell(tag: str, text: str, is_text: bool, shown: str | None = None) -> str:
+    kinds = " ".join(["short"] * (len(text) <= SHORT) + ["text"] * is_text)
+    kind = f" class='{kinds}'" if kinds else ""
+    return f"<{tag}{kind}>{escape(text) if shown is None else shown}</{tag}>"
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _picture(caption: str, path: Path) -> str:
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        scale = PIXELS_PER_INCH / float(image.info.get("dpi", (PIXELS_PER_INCH,))[0])
+    across, down = round(width * scale), round(height * scale)
+    kind = "wide" if across > ONE_PANEL else "panel"
+    shown = _embedded(data, "png", caption, f" width='{across}' height='{down}'")
+    text = f"<figcaption>{escape(caption)}</figcaption>"
+    return f"<figure class='{kind}'><div class='scroll'>{shown}</div>{text}</figure>"
+
+
+def _pairs(caption: str, pairs: Sequence[FacePair]) -> str:
+    cards = "".join(_pair(pair) for pair in pairs)
+    return f"<h3>{escape(caption)}</h3><div class='pairs'>{cards}</div>"
+
+
+def _pair(pair: FacePair) -> str:
+    faces = "".join(_face(pixels) for pixels in pair.images)
+    lines = "<br>".join(map(escape, pair.lines))
+    return f"<figure class='pair'>{faces}<figcaption>{lines}</figcaption></figure>"
+
+
+def _face(pixels: np.ndarray) -> str:
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    image.thumbnail((FACE, FACE))
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=92, subsampling=0)
+    return _embedded(data.getvalue(), "jpeg", "")
+
+
+def _embedded(data: bytes, kind: str, alt: str, size: str = "") -> str:
+    text = base64.b64encode(data).decode()
+    return f"<img alt='{escape(alt)}'{size} src='data:image/{kind};base64,{text}'>"

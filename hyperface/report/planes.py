@@ -6,7 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hyperface.report.drawings import panels
+from hyperface.report.canvas import panels
+
+SQUARE = 4.1
+"""Inches of the height of a plane with its legend at the side."""
 
 
 def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figure:
@@ -17,10 +20,10 @@ def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figur
       labels: [examples].
       title: of the axes.
     """
-    figure, (axes,) = panels(1, 1, width=5.2, height=5.0)
+    figure, (axes,) = panels(height=SQUARE)
     _class_points(axes, features, labels)
     axes.set(title=title, aspect="equal")
-    axes.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -41,10 +44,10 @@ def probability_plane(
       marks: label -> [2] feature that is marked on both panels.
       title: of the panel with the features.
     """
-    figure, (points, heat) = panels(1, 2, width=10.5, height=4.8)
+    figure, (points, heat) = panels(1, 2, height=SQUARE)
     _class_points(points, features, labels)
     points.set(title=title, aspect="equal")
-    points.legend(markerscale=4, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    points.legend(markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
     edges = [np.linspace(*limits, 301) for limits in (points.get_xlim(), points.get_ylim())]
     x, y = (edge[:-1] / 2 + edge[1:] / 2 for edge in edges)
     probability = softmax_probability(np.stack(np.meshgrid(x, y), axis=-1), agents)[..., 0]
@@ -62,7 +65,6 @@ def probability_plane(
                 xytext=(5, 4),
                 textcoords="offset points",
                 color=colour,
-                fontsize=12,
             )
     return figure
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hyperface.metrics.quality import MOST_LEFT_OUT, NormQuality
-from hyperface.report.drawings import COLOURS, panels
+from hyperface.report.canvas import COLOURS, panels
 from hyperface.report.tables import Table, percent
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5)
@@ -77,15 +77,17 @@ def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
 
 def discard_curves(found: NormQuality) -> Figure:
     """Draws the share of genuine pairs refused against the share that is left out."""
-    figure, (axes,) = panels(1, 1, width=5.2, height=4.2)
+    figure, (axes,) = panels()
     shares = np.linspace(0, MOST_LEFT_OUT, 101)
     for colour, (order, curve) in zip(COLOURS, found.curves.items(), strict=False):
         refused = [100 * curve.at(share) for share in shares]
         axes.plot(100 * shares, refused, color=colour, label=order)
-    axes.set(xlabel="genuine pairs left out, %", ylabel="refused among those kept, %")
-    axes.set(title=f"Feature norm as quality, FAR {100 * found.far:g} %")
+    axes.set(
+        xlabel="genuine pairs left out, %",
+        ylabel=f"refused at FAR {100 * found.far:g} %, % of those kept",
+    )
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    axes.legend()
     return figure
 
 

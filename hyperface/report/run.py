@@ -1,25 +1,20 @@
-"""Writes the report of one run: tables, figures and the HTML page that contains both."""
+"""The report of a run: its tables, its figures, and what is recorded of its scores."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from hyperface import owned
 from hyperface.evaluate.evaluator import Result
 from hyperface.metrics.roc import thinned
 from hyperface.metrics.threshold import TOO_FEW
-from hyperface.report import figures, planes
-from hyperface.report.html import write_report
-from hyperface.report.tables import Table, percent
+from hyperface.report import planes, score_figures, training_figures
+from hyperface.report.drafts import Draft, Drawn, file_name
+from hyperface.report.run_page import Report
+from hyperface.report.tables import TAR, Table, percent, score_title
 
 Lines = list[dict[str, float]]
 """The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
-Drawn = dict[str, tuple[str, Figure]]
-"""File name without its suffix -> caption and figure."""
 
 
 class Trained(NamedTuple):
@@ -77,12 +72,13 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
     ]
     return Table(
         "Training loss and its lower bound",
-        ("method", "loss", "softmax (nats)", "scale s", "Proposition 2", "Proposition 3"),
+        ("method", "loss", "softmax (nats)", "scale s", "lower bound", "distance to own agent"),
         rows,
         f"{num_classes} classes. Losses are means of the last logged steps, on augmented images. "
-        "Proposition 2 bounds the softmax loss with both sides normalised from below, by "
-        "log(1 + (n - 1) exp(-n s / (n - 1))); Proposition 3 is the mean squared distance to the "
-        "own agent.",
+        "The softmax loss with both sides normalised is never below the lower bound, "
+        "log(1 + (n - 1) exp(-n s / (n - 1))) (NormFace, Proposition 2). The distance to the own "
+        "agent, the row of the classification matrix of an image's class, is squared and averaged "
+        "(Proposition 3).",
     )
 
 
@@ -96,10 +92,10 @@ def snapshot_table(trained: Mapping[str, Trained]) -> Table:
         rows.append((method, *map(percent, found.mean(axis=0), spread)))
     first = next(iter(trained.values()))
     verified, count = first.result.verification, len(first.snapshots)
-    few = {f"tar_at_far_{far}" for far in verified.unsupported} if verified else set()
+    few = {f"{TAR}{far}" for far in verified.unsupported} if verified else set()
     return Table(
         f"Mean of the last {count} snapshots",
-        ("method", *(name.replace("_", " ") + TOO_FEW * (name in few) for name in names)),
+        ("method", *(score_title(name) + TOO_FEW * (name in few) for name in names)),
         rows,
         "± is the standard deviation over snapshots.",
     )
@@ -115,96 +111,94 @@ def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.mean([shot[name] for shot in shots])) for name in shots[0]}
 
 
-def run_tables(
-    trained: Mapping[str, Trained], baselines: Mapping[str, Result], num_classes: int
-) -> list[Table]:
-    """Returns the tables of a run's report.
+def run_report(
+    trained: Mapping[str, Trained],
+    baselines: Mapping[str, Result],
+    num_classes: int,
+    hardest: Draft | None = None,
+) -> Report:
+    """Returns the report of a run.
 
     Args:
       trained: methods with a training curve, the experiment itself first.
       baselines: methods without one, shown before them.
       num_classes: of the training split.
+      hardest: the section of hardest pairs, if the run verifies.
     """
     results = {**baselines, **{method: t.result for method, t in trained.items()}}
-    tables = [results_table(results), bound_table(trained, num_classes)]
+    verified = {m: r.verification for m, r in results.items() if r.verification is not None}
+    scores = results_table(results)
+    figures = {}
+    if verified:
+        roc = score_figures.roc_curves({m: v.curve for m, v in verified.items()})
+        figures["roc"] = Drawn("True accept rate at each false accept rate (ROC)", roc)
+    for method, found in verified.items():
+        picture = score_figures.similarity_histogram(method, found.scores, found.pairs.same)
+        figures[f"similarities-{file_name(method)}"] = Drawn(
+            f"Similarities of same and of different pairs, {method}", picture
+        )
+    sections = [Draft(scores.title, [scores], figures)]
     if all(len(t.snapshots) > 1 for t in trained.values()):
-        tables.insert(1, snapshot_table(trained))
-    return tables
-
-
-def write_run_report(
-    folder: Path,
-    *,
-    name: str,
-    summary: str,
-    trained: Mapping[str, Trained],
-    baselines: Mapping[str, Result],
-    tables: Sequence[Table],
-    settings: Mapping[str, Any],
-) -> None:
-    """Writes `figures/*.png`, `results.json` and `report.html`.
-
-    Args:
-      folder: the run's folder.
-      name: the experiment.
-      summary: a sentence about data and protocol.
-      trained: methods with a training curve, the experiment itself first.
-      baselines: methods without one, shown before them.
-      tables: as `run_tables` builds them.
-      settings: experiment and versions, written beside the scores.
-    """
-    results = {**baselines, **{method: t.result for method, t in trained.items()}}
-    drawn = _draw(trained, results)
-    paths = figures.save({key: figure for key, (_, figure) in drawn.items()}, folder / "figures")
-    record = {
-        "experiment": name,
-        "results": {method: result.figures() for method, result in results.items()},
-        "snapshots": {
-            method: [shot.figures() for shot in t.snapshots] for method, t in trained.items()
-        },
-        "FARs with too few pairs": {
-            method: result.verification.unsupported
-            for method, result in results.items()
-            if result.verification is not None
-        },
-        "curves": {
-            method: thinned(result.verification.curve).rates()
-            for method, result in results.items()
-            if result.verification is not None
-        },
-        "training": {method: t.metrics[-1] for method, t in trained.items()},
-        "settings": settings,
-    }
-    owned.write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
-    write_report(
-        folder / "report.html",
-        title=f"hyperface: {name}",
-        summary=summary,
-        tables=tables,
-        pictures={caption: paths[key] for key, (caption, _) in drawn.items()},
-        settings=json.dumps(settings, indent=2),
-    )
-
-
-def _draw(trained: Mapping[str, Trained], results: Mapping[str, Result]) -> Drawn:
-    """Draws the figures of the report."""
+        means = snapshot_table(trained)
+        sections.append(Draft(means.title, [means]))
     curves = {method: t.metrics for method, t in trained.items()}
     norms = {method: t.result.embeddings.norms for method, t in trained.items()}
-    drawn: Drawn = {
-        "loss": ("Training loss, bound and scale", figures.loss_with_bound(curves)),
-        "norms": ("Feature norms", figures.feature_norms(curves, norms)),
+    sections += training_sections(bound_table(trained, num_classes), curves, norms)
+    sections.append(Draft("Features on the plane", figures=_planes(trained)))
+    sections += [hardest] if hardest else []
+    record = {
+        "FARs with too few pairs": {method: v.unsupported for method, v in verified.items()},
+        "curves": {method: thinned(v.curve).rates() for method, v in verified.items()},
+        "training": {method: t.metrics[-1] for method, t in trained.items()},
     }
-    with_agents = {method: c for method, c in curves.items() if "distortion" in c[0]}
+    scored = {method: result.figures() for method, result in results.items()}
+    snapshots = {m: [s.figures() for s in t.snapshots] for m, t in trained.items()}
+    return Report(sections, scored, snapshots, record)
+
+
+def training_sections(
+    bounds: Table, curves: Mapping[str, Lines], norms: Mapping[str, np.ndarray]
+) -> list[Draft]:
+    """Returns the sections on the training and on the feature norms.
+
+    Args:
+      bounds: as `bound_table` returns it.
+      curves: the lines of `metrics.jsonl` by method.
+      norms: [images] feature norm of each test image, by method.
+    """
+    caption = "Training loss"
+    if any("softmax_bound" in lines[0] for lines in curves.values()):
+        caption += "; dotted, its lower bound at the scale of that step (NormFace, Proposition 2)"
+    figures = {"loss": Drawn(caption, training_figures.losses_with_bound(curves))}
+    if (scales := training_figures.scales(curves)) is not None:
+        figures["scale"] = Drawn("Scale of the logits, and target of Ring loss", scales)
+    with_agents = {method: lines for method, lines in curves.items() if "distortion" in lines[0]}
     if with_agents:
-        drawn["distortion"] = ("Distance to the agents", figures.distortion(with_agents))
-    verified = {m: r.verification for m, r in results.items() if r.verification is not None}
-    if verified:
-        scored = {m: (v.scores, v.pairs.same) for m, v in verified.items()}
-        drawn["roc"] = ("ROC", figures.roc_curves({m: v.curve for m, v in verified.items()}))
-        drawn["similarities"] = ("Similarities", figures.similarity_histograms(scored))
+        figures["distortion"] = Drawn(
+            "Mean squared distance of a normalised feature to its own agent, the row of the "
+            "classification matrix of its class (NormFace, Proposition 3)",
+            training_figures.distortion(with_agents),
+        )
+    of_norms = {
+        "training-norms": Drawn(
+            "Mean length of the features of training images",
+            training_figures.training_norms(curves),
+        ),
+        "norms": Drawn(
+            "Lengths of the features of test images, each divided by the mean of its method",
+            training_figures.norm_histogram(norms),
+        ),
+    }
+    return [Draft(bounds.title, [bounds], figures), Draft("Feature norms", figures=of_norms)]
+
+
+def _planes(trained: Mapping[str, Trained]) -> dict[str, Drawn]:
+    """Draws the test features of each method that has two-dimensional ones."""
+    drawn = {}
     for method, t in trained.items():
         features, _, labels = t.result.embeddings
         if features.shape[1] == 2:
-            figure = planes.feature_plane(features, np.asarray(labels), f"{method}: test features")
-            drawn[f"features-{method}"] = (f"Features of {method}", figure)
+            figure = planes.feature_plane(features, np.asarray(labels), f"Features of {method}")
+            caption = f"Test features of {method}, coloured by class"
+            drawn[f"features-{file_name(method)}"] = Drawn(caption, figure)
     return drawn

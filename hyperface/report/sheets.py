@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 112
+TILE = 224
 """Longer side of an image on a sheet, in pixels."""
-FONT_SIZE = 11
-LINE = 14
-GAP = 10
-PAIR_GAP = 26
+FONT_SIZE = 22
+LINE = 28
+GAP = 20
+PAIR_GAP = 52
 """Pixels between pairs; wider than GAP, so that the eye sees which two images are a pair."""
 
 

@@ -1,11 +1,11 @@
-"""Formats tables of measured numbers as text, HTML or Markdown."""
+"""Formats tables of measured numbers as text or Markdown; `html` formats them for pages."""
 
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
-SHORT = 28
-"""Largest number of characters of a cell that is never broken into lines."""
+TAR = "tar_at_far_"
+"""Start of the recorded name of a true accept rate; the false accept rate follows."""
 
 
 class Table(NamedTuple):
@@ -15,12 +15,30 @@ class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    links: Sequence[Path | None] = ()
+    """A file per row, to which a page links the row's first cell; () links none."""
+    best: int | None = None
+    """Position of the row that a page marks as the best."""
+    sortable: bool = False
+    """Whether a click on a column's head sorts the rows of a page."""
 
 
 def percent(value: float, spread: float | None = None) -> str:
     """Formats a share in percent: 0.9912 as '99.12 %', or as '99.12 ± 0.21 %' with a spread."""
     shown = f"{100 * value:.2f}"
     return f"{shown} %" if spread is None else f"{shown} ± {100 * spread:.2f} %"
+
+
+def score_title(name: str) -> str:
+    """Returns the name of a recorded score as a page shows it.
+
+    Example:
+      >>> score_title("tar_at_far_0.001"), score_title("equal_error_rate")
+      ('TAR at FAR 0.1 %', 'EER')
+    """
+    if name.startswith(TAR):
+        return f"TAR at FAR {100 * float(name.removeprefix(TAR)):g} %"
+    return "EER" if name == "equal_error_rate" else name.replace("_", " ")
 
 
 def as_text(table: Table) -> str:
@@ -38,28 +56,6 @@ def as_text(table: Table) -> str:
     ]
     rule = "-" * len(shown[0])
     return "\n".join([table.title, rule, shown[0], rule, *shown[1:], *filter(None, [table.note])])
-
-
-def as_html(table: Table) -> str:
-    """Formats a table as HTML, with its title and note."""
-    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
-    return f"<h2>{escape(table.title)}</h2>{rows_as_html(table)}{note}"
-
-
-def rows_as_html(table: Table) -> str:
-    """Formats the rows alone as HTML; returns "" for a table without rows."""
-    if not table.rows:
-        return ""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        kinds = (" class='short'" if len(cell) <= SHORT else "" for cell in cells)
-        shown = (
-            f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
-        )
-        return f"<tr>{''.join(shown)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in table.rows)
-    return f"<table><thead>{row(table.header, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def as_markdown(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Writes what a comparison of photos found: a picture of the aligned faces, and a JSON file."""
+"""Writes what a comparison of photos found: a page, a picture of aligned faces, a JSON file."""
 
 import io
 import json
@@ -9,9 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperface import owned
+from hyperface.report.html import FacePair, Link, Page, Section, write_page
 from hyperface.report.sheets import pair_sheet
+from hyperface.report.tables import Table, percent
 
+PAGE, PICTURE, RECORD = "verification.html", "verification.png", "verification.json"
 COLUMNS = 4
+ROWS = 500
+"""Pairs in the table of a page, at most; the JSON file has more."""
 
 
 class ShownPair(NamedTuple):
@@ -27,30 +32,85 @@ class ShownPair(NamedTuple):
     """"same", "different" or "not sure"; None if the network is not calibrated."""
 
     @property
-    def caption(self) -> str:
+    def lines(self) -> list[str]:
         """The lines below the two faces."""
         said = f"{self.decision}, " if self.decision else ""
         faces = zip(self.names, self.norms, strict=True)
         # The end of a path tells more than its start, which is often the same.
-        lines = [f"{norm:.1f}: {name.rpartition('/')[2]}" for name, norm in faces]
-        return "\n".join((f"{said}{self.similarity:.3f}; norms:", *lines))
+        names = [f"{norm:.1f}: {name.rpartition('/')[2]}" for name, norm in faces]
+        return [f"{said}{self.similarity:.3f}; norms:", *names]
 
 
 def write_verification(
-    picture: Path, record_path: Path, pairs: Sequence[ShownPair], record: Mapping[str, Any]
+    folder: Path,
+    pairs: Sequence[ShownPair],
+    record: Mapping[str, Any],
+    *,
+    summary: str,
+    command: str,
 ) -> None:
-    """Writes the picture of some pairs, and the record of all.
+    """Writes the page, the picture of some pairs, and the record of all.
 
     Args:
-      picture: PNG file.
-      record_path: JSON file.
+      folder: that receives `verification.html`, `.png` and `.json`.
       pairs: those that are drawn, in this order.
       record: what the JSON file contains.
+      summary: what the thresholds are, or why there are none.
+      command: the command that compared them; "" from Python.
     """
     data = io.BytesIO()
-    sheet = pair_sheet(
-        [pair.images for pair in pairs], [pair.caption for pair in pairs], columns=COLUMNS
-    )
-    sheet.save(data, "PNG")
-    owned.write_bytes(picture, data.getvalue())
-    owned.write_text(record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    captions = ["\n".join(pair.lines) for pair in pairs]
+    pair_sheet([pair.images for pair in pairs], captions, columns=COLUMNS).save(data, "PNG")
+    owned.write_bytes(folder / PICTURE, data.getvalue())
+    owned.write_text(folder / RECORD, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    title = "Aligned faces, the most similar pairs first"
+    cards = [FacePair(pair.images, pair.lines) for pair in pairs]
+    left_out = [(photo["name"], photo["reason"]) for photo in record["left out"]]
+    sections = [
+        Section("Faces", pairs={title: cards}),
+        Section("Pairs", [_pairs_table(record)]),
+        Section("Thresholds", [_threshold_table(record["far"])] if record["far"] else []),
+        Section(
+            "Photos that were left out",
+            [Table("Photos that were left out", ("photo", "reason"), left_out)],
+        ),
+        Section("Network", folded={"Network": "\n".join([record["run"], *record["steps"]])}),
+    ]
+    links = [Link(name, folder / name) for name in (RECORD, PICTURE)]
+    write_page(folder / PAGE, Page("hyperface: verification", summary, sections, command, links))
+
+
+def _pairs_table(record: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            pair["first"],
+            pair["second"],
+            f"{pair['similarity']:.4f}",
+            *map("{:.2f}".format, pair["norms"]),
+            *(() if pair["decision"] is None else (pair["decision"], f"{pair['probability']:.4f}")),
+        )
+        for pair in record["pairs"][:ROWS]
+    ]
+    decided = ("decision", "probability") if len(rows[0]) > 5 else ()
+    header = ("first", "second", "similarity", "norm 1", "norm 2", *decided)
+    note = "The norm is the length of the feature, which indicates the quality of the photo."
+    if decided:
+        note += f" The probability of one person is at a prior of {record['prior']:g}."
+    if record["compared"] > len(rows):
+        note += f" Of {record['compared']:,} pairs the {len(rows):,} most similar ones are shown."
+    return Table("Pairs", header, rows, note, sortable=True)
+
+
+def _threshold_table(point: Mapping[str, Any]) -> Table:
+    measured = {
+        "FAR on other people": point["measured_far"],
+        "TAR on other people": point["measured_tar"],
+        "one person called different": point["measured_frr"],
+    }
+    rows = [
+        ("false accept rate asked for", f"{100 * point['far']:g} %"),
+        ("same from a similarity of", f"{point['threshold']:.4f}"),
+        ("different up to", f"{point['reject_threshold']:.4f}"),
+        *((name, percent(rate)) for name, rate in measured.items() if rate is not None),
+    ]
+    return Table("Thresholds", ("threshold or rate", "value"), rows)

@@ -102,7 +102,7 @@ def run(options: Reproduce) -> None:
         is written in the latter case too.
     """
     from hyperface.data.datasets import data_directory
-    from hyperface.report.html import write_sections
+    from hyperface.report.html import Page, write_page
     from hyperface.reproduce import commands, page, results_page
 
     program.quiet_libraries()
@@ -149,12 +149,9 @@ def run(options: Reproduce) -> None:
     verdicts = page.judge({one.item.name: one.outcome for one in shown})
     summary = page.summary(shown, printed, verdicts, shortened=steps is not None)
     with owned.writing(report.parent):
-        write_sections(
-            report,
-            title=papers.TITLES[options.paper],
-            summary=f"{summary}\n{page.READING}",
-            sections=[page.section(one, printed.get(one.item.name, {}), verdicts) for one in shown],
-        )
+        sections = [page.section(one, printed.get(one.item.name, {}), verdicts) for one in shown]
+        text, title = f"{summary}\n{page.READING}", papers.TITLES[options.paper]
+        write_page(report, Page(title, text, sections, program.command_line()))
     if options.page:
         results_page.keep(options.paper, [one for one in shown if one.item.name in wanted])
         results_page.write(options.paper, options.page)

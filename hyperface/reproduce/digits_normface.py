@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from hyperface.report import figures
+from hyperface.report import training_figures
 from hyperface.reproduce import digits
 from hyperface.reproduce.digits import Trained
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
@@ -50,10 +50,12 @@ def convergence(context: Context) -> Measured:
     ]
     reason = "the figures of CASIA-WebFace need that data set"
     missing = {f"CASIA-WebFace, n = 10,575: loss at the {end}": reason for end in ("start", "end")}
-    drawn = figures.loss_with_bound(curves)
+    drawn = {"Loss and its lower bound": training_figures.losses_with_bound(curves)}
+    if (scale_figure := training_figures.scales(curves)) is not None:
+        drawn["The scale"] = scale_figure
     size = digits.scale_of(context, "mnist-plane-normface", images=False)
     scale = f"{size}, 10 classes, 64 dimensions"
-    return Outcome(entries, scale, missing=missing), {"Loss, bound and scale": drawn}
+    return Outcome(entries, scale, missing=missing), drawn
 
 
 def _logit(run: Trained) -> float:
@@ -83,7 +85,7 @@ def distortion(context: Context) -> Measured:
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]
     entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]
-    drawn = figures.distortion({"mnist-plane-normface": runs[0].metrics})
+    drawn = training_figures.distortion({"mnist-plane-normface": runs[0].metrics})
     size = digits.scale_of(context, "mnist-plane-normface", images=False)
     scale = f"{size}; MNIST, where the paper has faces"
     return Outcome(entries, scale), {"The bound in training": drawn}

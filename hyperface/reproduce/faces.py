@@ -16,7 +16,7 @@ from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.lfw import read_lfw_pairs
 from hyperface.protocols.pair_list import PairList
 from hyperface.protocols.registry import PROTOCOLS
-from hyperface.report import figures
+from hyperface.report import training_figures
 from hyperface.reproduce import commands, comparisons, feature_cache
 from hyperface.reproduce.comparisons import Decisions
 from hyperface.reproduce.item import Context, Entry, Measured, Outcome
@@ -219,4 +219,6 @@ def distortion(context: Context) -> Measured:
     scale = (
         f"{'; '.join(sizes)}; fine-tuned from faces-softmax, the mean over classes as logged last"
     )
-    return Outcome(entries, scale), {"The bound in training on faces": figures.distortion(curves)}
+    return Outcome(entries, scale), {
+        "The bound in training on faces": training_figures.distortion(curves)
+    }

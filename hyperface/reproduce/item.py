@@ -159,14 +159,14 @@ def write_result(
       outcome: the result of the measurement.
       figures: caption -> figure, written as `figure-1.png` and so on.
     """
-    from hyperface.report.figures import write_picture
+    from hyperface.report.canvas import write_picture
 
     # The result is removed first and written last: a kill in between leaves none, which is measured
     # again, and never an old result beside new pictures.
     owned.remove(folder / RESULT)
     for number, (caption, figure) in enumerate(figures.items(), 1):
         outcome.pictures[caption] = f"figure-{number}.png"
-        write_picture(folder / outcome.pictures[caption], figure, dpi=110)
+        write_picture(folder / outcome.pictures[caption], figure)
     record = {"key": key, **to_record(outcome)}
     owned.write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
     return outcome

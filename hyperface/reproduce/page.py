@@ -11,9 +11,9 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from hyperface.metrics.bootstrap import decide, is_testable
-from hyperface.report.html import Section
+from hyperface.report.html import Link, Section
 from hyperface.report.tables import Table
-from hyperface.reproduce.item import HOLDS, RUNS, Entry, Item, Outcome
+from hyperface.reproduce.item import HOLDS, RESULT, RUNS, Entry, Item, Outcome
 from hyperface.reproduce.statements import Part, Scores
 
 NOT_RUN, NOT_JUDGED = "not run", "not judged here"
@@ -81,7 +81,10 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
     methods = outcome.methods if outcome else {}
     about = "\n".join(f"{name}: {text}" for name, text in methods.items())
     folded = {"Runs at small scale": about} if about else {}
-    return Section(table, paths, folded | {"Commands": shown.command})
+    folded |= {"Commands": shown.command}
+    result = shown.folder / RESULT
+    links = [Link(RESULT, result)] if result.is_file() else []
+    return Section(table.title, [table], paths, folded=folded, links=links)
 
 
 def judge(outcomes: Mapping[str, Outcome | None]) -> Verdicts:

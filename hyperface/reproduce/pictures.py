@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from hyperface.metrics.roc import Roc
 from hyperface.protocols.registry import PROTOCOLS
 from hyperface.protocols.result import Figure as Score
-from hyperface.report import drawings, figures
+from hyperface.report import drawings, score_figures
 from hyperface.reproduce import sketches
 from hyperface.reproduce.commands import (
     SCORED,
@@ -129,7 +129,7 @@ def _curves(
         curves = {one.row: curve for one in scored if (curve := one.curve(name))}
         if curves:
             title = f"ROC: {PROTOCOLS[name].title if whole else PAIRS[name]}"
-            drawn[title] = figures.roc_curves(curves, title=title, joined=True)
+            drawn[title] = score_figures.roc_curves(curves, title=title, joined=True)
     return drawn
 
 
@@ -167,14 +167,14 @@ def _low_resolution(
     drawn = {}
     if panels:
         caption = f"{title}: ROC curves, one panel per factor by which images were made smaller"
-        drawn[f"{caption}; {READ}"] = figures.roc_panels(panels)
+        drawn[f"{caption}; {READ}"] = score_figures.roc_panels(panels)
     # Panels need the protocol of each factor, and sweeps the factor of each column.
     factors = {column: factor for factor, (column, _) in of_factor.items()}
     sweeps = _against(printed, runs, factors, whole=whole)
     if sweeps:
         ylabel = f"{title}: {names[-1]}"
         caption = f"{ylabel} against the factor by which images were made smaller"
-        drawn[f"{caption}; {READ}"] = figures.resolution_curves(sweeps, ylabel=ylabel)
+        drawn[f"{caption}; {READ}"] = score_figures.resolution_curves(sweeps, ylabel=ylabel)
     return drawn
 
 
@@ -234,7 +234,7 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
         return {}
     scale = "mean and deviation over snapshots" if whole else "small scale, over seeds"
     ylabel = "accuracy on LFW's 6,000 pairs"
-    drawn = figures.weight_curves(curves, marks=marks, ylabel=ylabel)
+    drawn = score_figures.weight_curves(curves, marks=marks, ylabel=ylabel)
     return {f"Accuracy against the loss' weight, {scale}": drawn}
 
 

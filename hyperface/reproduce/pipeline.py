@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from hyperface.report.canvas import WIDEST
 from hyperface.reproduce.item import Context, Measured, Outcome
 
 STEP = 2.6
@@ -25,7 +26,7 @@ ABOVE = 1.1
 
 def drawing(context: Context) -> Measured:
     """Draws three rows of boxes: training before NormFace, training by NormFace, and testing."""
-    figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+    figure = Figure(figsize=(WIDEST, 6.4), layout="constrained")
     axes = figure.subplots()
     for height, row in ((6.2, BEFORE), (3.5, AFTER)):
         _row(axes, row, height, added=ADDED)
@@ -70,7 +71,7 @@ def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[st
         corner = column * STEP - WIDTH / 2, height - HEIGHT / 2
         colour = "#f4c9cf" if name in added else "#e7eef2"
         axes.add_patch(Rectangle(corner, WIDTH, HEIGHT, facecolor=colour, edgecolor="#444444"))
-        axes.text(column * STEP, height, name, ha="center", va="center", fontsize=10)
+        axes.text(column * STEP, height, name, ha="center", va="center")
     # Between columns that are drawn: the arrow also bridges a column without a box.
     for one, other in pairwise(columns):
         ends = one * STEP + WIDTH / 2, other * STEP - WIDTH / 2

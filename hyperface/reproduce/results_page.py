@@ -101,7 +101,7 @@ def tables(paper: str) -> str:
         (item,), outcome = items(paper, (name,)), outcomes[name]
         one = Shown(item, outcome, Path(), record["command"])
         printed = published()[paper].get(name, {})
-        table = section(one, printed, verdicts).table
+        (table,) = section(one, printed, verdicts).tables
         notes = [printed["note"]] if "note" in printed else []
         notes += [f"Run: {outcome.scale}."] if outcome.scale else []
         parts += [

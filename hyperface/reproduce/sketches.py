@@ -15,10 +15,9 @@ from matplotlib.patches import Circle, Wedge
 from hyperface import losses, theory
 from hyperface.normalize import l2_normalize
 from hyperface.protocols.frames import BINS, group_frames, video_similarities
-from hyperface.report.drawings import COLOURS
+from hyperface.report.canvas import COLOURS, GREY, WIDEST, WIDTH
 
 BLUE, RED, GREEN, _, YELLOW = COLOURS[:5]
-GREY = "#8a8a8a"
 
 
 def tangent_line() -> Figure:
@@ -33,7 +32,7 @@ def tangent_line() -> Figure:
     # Twice the gradient, so that one can see that the end of the step is outside of the circle.
     moved = x + 2.0 * gradient
     # Without pyplot, which would keep every figure in memory until it is closed.
-    figure = Figure(figsize=(6.2, 5.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
     axes.add_patch(Circle((0, 0), 1.0, fill=False, color=GREY))
     axes.add_patch(Circle((0, 0), 1.5, fill=False, color=GREY, linestyle=":"))
@@ -47,7 +46,7 @@ def tangent_line() -> Figure:
     _arrow(axes, unit, unit + along, RED, "its projection\non the tangent", (0.04, -0.08))
     _arrow(axes, x, x + gradient, RED, r"$\partial L/\partial x$", (-0.02, 0.06))
     axes.plot(*unit, "o", color="#222222")
-    axes.text(unit[0] - 0.12, unit[1] + 0.02, r"$\tilde{x}$", fontsize=12)
+    axes.text(unit[0] - 0.12, unit[1] + 0.02, r"$\tilde{x}$")
     for radius, name in ((1.0, "1"), (1.5, r"$\|x\|$")):
         axes.text(radius - 0.03, -0.12, name, color="#5a5a5a", ha="right")
     axes.set(xlim=(-0.25, 2.1), ylim=(-0.25, 1.65), aspect="equal")
@@ -67,7 +66,7 @@ def tangent_plane() -> Figure:
     # scales the arrows for the drawing.
     loss = jax.jacobian(lambda w: losses.softmax(features, w, labels, scale=2.0))
     steps = -0.6 * np.asarray(loss(weights))[:, 0]
-    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     # Matplotlib's own order compares whole objects by depth and ignores the `zorder` set below.
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     turn, height = np.meshgrid(np.linspace(0, 2 * np.pi, 40), np.linspace(0, np.pi, 20))
@@ -94,7 +93,7 @@ def tangent_plane() -> Figure:
     axes.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.4, 1.2), box_aspect=(1, 1, 1))
     axes.view_init(elev=30, azim=-55)
     axes.set_axis_off()
-    axes.legend(fontsize=8, loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -105,7 +104,7 @@ def classification_margins(ratio: float = 2.0) -> Figure:
       ratio: r = ||x_2|| / ||x_1|| in the right panel; it is 1 in the left panel.
     """
     towards = {"w_1": 125.0, "x_1": 110.0, "x_2": 50.0, "w_2": 35.0}
-    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDEST, 4.6), layout="constrained")
     for axes, r in zip(figure.subplots(1, 2), (1.0, ratio), strict=True):
         lengths = {"w_1": 1.25, "x_1": 1.0, "x_2": r, "w_2": 1.25}
         for own, other, norms, colour in (
@@ -135,7 +134,7 @@ def classification_margins(ratio: float = 2.0) -> Figure:
         axes.set(xlim=(-1.25, 1.75), ylim=(-0.95, 1.85), aspect="equal")
         axes.set_title(rf"$\|x_1\| = 1$, $\|x_2\| = r = {r:g}$")
         axes.set_axis_off()
-        axes.legend(fontsize=8, loc="lower center")
+        axes.legend(loc="lower center")
     return figure
 
 
@@ -150,7 +149,7 @@ def pair_histogram() -> Figure:
     found = video_similarities(
         group_frames(frames, np.repeat([0, 1], sizes)), np.array([0]), np.array([1])
     )
-    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDEST, 3.7), layout="constrained")
     matrix, counted = figure.subplots(1, 2)
     shown = matrix.imshow(unit[: sizes[0]] @ unit[sizes[0] :].T, cmap="viridis")
     figure.colorbar(shown, ax=matrix, label="cosine")
@@ -199,7 +198,7 @@ def _arrow(
     """
     style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
     axes.annotate("", xy=tuple(head), xytext=tuple(tail), arrowprops=style)
-    axes.text(head[0] + offset[0], head[1] + offset[1], label, color=colour, fontsize=11)
+    axes.text(head[0] + offset[0], head[1] + offset[1], label, color=colour)
 
 
 def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:

@@ -30,7 +30,8 @@ from hyperface.protocols.features import (
 from hyperface.protocols.protocol import Distractors
 from hyperface.protocols.result import Figure, Result, over_snapshots
 from hyperface.report.cleaning import NamedImages
-from hyperface.report.evaluation import Pixels, protocol_tables, write_evaluation
+from hyperface.report.evaluation import protocol_tables, write_evaluation
+from hyperface.report.hard_pairs import Pixels
 from hyperface.report.tables import as_text
 from hyperface.runs import next_steps, program
 from hyperface.runs.embedding import embed_into, open_network
@@ -91,12 +92,13 @@ def run(
                 _write_calibration(out, tasks, results, features)
                 write_evaluation(
                     out,
-                    source=str(tasks[0].images.source),
+                    source=tasks[0].images.source,
                     scored=results,
                     titles=titles,
                     pixels={t.name: p for t in tasks if (p := features.pixels(t.images))},
                     sweeps=_sweeps(tasks, results),
                     areas=areas,
+                    command=program.command_line(),
                     settings=_record(tasks, features.digests, request or {}),
                 )
     if out is not None:

@@ -11,7 +11,8 @@ from hyperface.data import datasets
 from hyperface.data.images import decode
 from hyperface.data.manifest import Manifest
 from hyperface.errors import InputError
-from hyperface.report import figures
+from hyperface.report.canvas import write_picture
+from hyperface.report.data_figures import images_per_identity
 from hyperface.report.sheets import contact_sheet
 
 log = logging.getLogger("hyperface")
@@ -104,7 +105,7 @@ def _draw(name: str, folder: Path, data_dir: Path, manifest: Manifest) -> None:
         data = io.BytesIO()
         sheet.save(data, "PNG")
         owned.write_bytes(folder / f"{split}-{faces}.png", data.getvalue())
-        figure = figures.images_per_identity(np.array([c for c in counts if c]))
-        figures.save({f"{split}-{by_identity}": figure}, folder)
+        figure = images_per_identity(np.array([c for c in counts if c]))
+        write_picture(folder / f"{split}-{by_identity}.png", figure)
         for picture in PICTURES:
             log.info(str(folder / f"{split}-{picture}.png"))

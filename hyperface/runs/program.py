@@ -8,12 +8,14 @@ import dataclasses
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
@@ -49,6 +51,7 @@ NO_THREADS = (
 )
 SECONDS_BETWEEN_LINES = 10.0
 """Time between two lines of progress in a log that is not a terminal."""
+_COMMAND: ContextVar[str] = ContextVar("command", default="")
 
 
 def with_home(options: T) -> T:
@@ -108,7 +111,17 @@ def parse(
     )
 
 
-def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = None) -> None:
+def command_line() -> str:
+    """Returns the command that this process carries out, for its pages; "" in Python code."""
+    return _COMMAND.get()
+
+
+def run(
+    command: Callable[[Sequence[str]], None],
+    args: Sequence[str] | None = None,
+    *,
+    name: str = "",
+) -> None:
     """Runs a command, and ends the program with one of these statuses:
 
     - 0: the command is done. Or SIGTERM stopped a training, which was saved; --exit-on-preemption
@@ -124,12 +137,16 @@ def run(command: Callable[[Sequence[str]], None], args: Sequence[str] | None = N
     Args:
       command: the function that runs the command.
       args: the words of the command line; by default those of this program.
+      name: the subcommand of `hyperface` that this is.
     """
     process_settings.keep_memory()
     process_settings.keep_compiled()
     show_log()
+    args = sys.argv[1:] if args is None else args
+    if name:
+        _COMMAND.set(shlex.join(["hyperface", name, *args]))
     try:
-        command(sys.argv[1:] if args is None else args)
+        command(args)
     except InputError as error:
         if _lacks_threads(error):
             _end(NO_THREADS, EXIT_INPUT, at_once=True)

@@ -40,7 +40,7 @@ from hyperface.runs import own_data, program, train
 from hyperface.runs.train_options import Train
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
-    from hyperface.report.sweep import SweptRun
+    from hyperface.report.swept import SweptRun
 
 log = logging.getLogger("hyperface")
 
@@ -184,7 +184,13 @@ def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned
         "seeds": options.seeds,
         "first run": first.options.experiment.to_dict(),
     }
-    write_sweep_report(out, name=first.options.experiment.name, runs=list(runs), settings=settings)
+    write_sweep_report(
+        out,
+        name=first.options.experiment.name,
+        runs=list(runs),
+        command=program.command_line(),
+        settings=settings,
+    )
 
 
 @contextlib.contextmanager
@@ -337,7 +343,7 @@ def _outcome(one: Planned) -> "SweptRun":
 
 def _scored(one: Planned) -> "SweptRun":
     from hyperface.report.run import snapshot_means
-    from hyperface.report.sweep import DONE, SweptRun
+    from hyperface.report.swept import DONE, SweptRun
 
     record = json.loads((one.folder / "results.json").read_text())
     seed = one.options.experiment.seed
@@ -345,6 +351,6 @@ def _scored(one: Planned) -> "SweptRun":
 
 
 def _unfinished(one: Planned, status: str, message: str) -> "SweptRun":
-    from hyperface.report.sweep import SweptRun
+    from hyperface.report.swept import SweptRun
 
     return SweptRun(one.name, one.values, one.options.experiment.seed, status, {}, message)

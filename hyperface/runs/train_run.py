@@ -18,12 +18,14 @@ from hyperface.data.datasets import open_experiment_split
 from hyperface.devices import processes
 from hyperface.evaluate.embed import AllDevices
 from hyperface.evaluate.evaluator import Result, evaluate_network, evaluate_pixels
-from hyperface.evaluate.people_folds import PeopleFolds, put_together
-from hyperface.report.people_folds import TrainedFolds, folds_tables, write_folds_report
-from hyperface.report.run import Trained, run_tables, write_run_report
+from hyperface.evaluate.people_folds import put_together
+from hyperface.report.people_folds import TrainedFolds, folds_report
+from hyperface.report.run import Trained, run_report
+from hyperface.report.run_page import Report, write_run_report
 from hyperface.report.tables import as_text
-from hyperface.runs import next_steps
+from hyperface.runs import next_steps, program
 from hyperface.runs.evaluate_own import restored
+from hyperface.runs.mistakes import hardest_of_groups
 from hyperface.runs.train_plan import Task
 from hyperface.train import loop
 from hyperface.train.checkpoint.manager import Checkpoints
@@ -93,16 +95,9 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
     # All processes had to take part in the collectives of embedding. Only one writes the report.
     if not processes.is_writer():
         return TrainedRun(first.folder, network, {})
-    if len(groups) == 1:
-        methods = {name: parts[0] for name, parts in trained.items()}
-        _report(first, methods, baselines[0])
-        results = baselines[0] | {name: method.result for name, method in methods.items()}
-    else:
-        folds = {name: _folds(parts) for name, parts in trained.items()}
-        pooled = {n: put_together([group[n] for group in baselines]) for n in baselines[0]}
-        _report_folds(first, len(groups), folds, pooled)
-        results = pooled | {name: method.scores for name, method in folds.items()}
-    return TrainedRun(first.folder, network, {n: r.figures() for n, r in results.items()})
+    report, summary = _report(groups, trained, baselines)
+    _write_report(first, len(groups), report, summary)
+    return TrainedRun(first.folder, network, report.scores)
 
 
 def _trained_state(task: Task) -> TrainState:
@@ -169,38 +164,63 @@ def _folds(parts: Sequence[Trained]) -> TrainedFolds:
     return TrainedFolds(put_together([p.result for p in parts]), [p.metrics for p in parts])
 
 
-def _report_folds(
-    task: Task,
-    groups: int,
-    trained: Mapping[str, TrainedFolds],
-    baselines: Mapping[str, PeopleFolds],
-) -> None:
-    """Logs the tables of a run with groups of people, and writes its report."""
-    experiment, data = task.experiment, task.experiment.data
-    split = open_experiment_split(data, "train", task.data_dir)
-    others = [name for name in trained if name != experiment.name]
-    tables = folds_tables(trained, baselines, others[0] if others else None, split.num_classes)
-    for table in tables:  # Logged before they are written, in case the disk is full.
+def _report(
+    groups: Sequence[Task],
+    trained: Mapping[str, Sequence[Trained]],
+    baselines: Sequence[Mapping[str, Result]],
+) -> tuple[Report, str]:
+    """Returns the report of a run and a sentence on its data and protocol.
+
+    Args:
+      groups: the experiment's tasks, one per group of people.
+      trained: method -> what was trained for each group, the experiment itself first.
+      baselines: results of methods without training, for each group.
+    """
+    experiment, data_dir = groups[0].experiment, groups[0].data_dir
+    data = experiment.data
+    split = open_experiment_split(data, "train", data_dir)
+    tests = [open_experiment_split(task.experiment.data, "test", data_dir) for task in groups]
+    hardest = hardest_of_groups(tests, [part.result for part in trained[experiment.name]])
+    size = f"{experiment.steps} steps of {data.batch_size} images on {split.dataset}"
+    if len(groups) == 1:
+        methods = {name: parts[0] for name, parts in trained.items()}
+        report = run_report(methods, baselines[0], split.num_classes, hardest)
+        scored = f"{split.num_classes} classes; scored on the split {data.test_split!r}."
+        return report, f"{size}, {scored}"
+    folds = {name: _folds(parts) for name, parts in trained.items()}
+    pooled = {name: put_together([group[name] for group in baselines]) for name in baselines[0]}
+    report = folds_report(folds, pooled, split.num_classes, hardest)
+    return report, (
+        f"{size}, once per group of people: each of {len(groups)} networks is trained on "
+        f"{split.num_classes} people and scored on the others."
+    )
+
+
+def _write_report(task: Task, groups: int, report: Report, summary: str) -> None:
+    """Logs the tables of a run and writes its report."""
+    for table in report.tables:  # Logged before they are written, in case the disk is full.
         log.info(f"\n{as_text(table)}")
-    # The report describes the experiment as the user gave it, and not that of the first group.
-    whole = dataclasses.replace(
+    with owned.writing(task.folder, "Solve that, and give the same command to write the report."):
+        write_run_report(
+            task.folder,
+            report,
+            name=task.experiment.name,
+            summary=summary,
+            command=program.command_line(),
+            settings=_settings(_undivided(task.experiment, groups), task.folder),
+        )
+    _log_next(task.experiment, task.folder, task.data_dir)
+
+
+def _undivided(experiment: Experiment, groups: int) -> Experiment:
+    """Returns the experiment as the user wrote it, from that of one of its groups of people."""
+    if groups == 1:
+        return experiment
+    return dataclasses.replace(
         experiment,
-        data=dataclasses.replace(data, people_fold=None),
+        data=dataclasses.replace(experiment.data, people_fold=None),
         evaluation=dataclasses.replace(experiment.evaluation, people_folds=groups),
     )
-    with owned.writing(task.folder, "Solve that, and give the same command to write the report."):
-        write_folds_report(
-            task.folder,
-            name=experiment.name,
-            summary=f"{experiment.steps} steps of {data.batch_size} images on {split.dataset}, "
-            f"once per group of people: each of {groups} networks is trained on "
-            f"{split.num_classes} people and scored on the others.",
-            trained=trained,
-            baselines=baselines,
-            tables=tables,
-            settings=_settings(whole, task.folder),
-        )
-    _log_next(experiment, task.folder, task.data_dir)
 
 
 def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -216,26 +236,3 @@ def _log_next(experiment: Experiment, folder: Path, data_dir: Path) -> None:
     proposed = next_steps.after_training(experiment, folder, data_dir)
     if proposed:
         log.info(proposed)
-
-
-def _report(task: Task, trained: Mapping[str, Trained], baselines: Mapping[str, Result]) -> None:
-    """Logs the tables of a run, and writes its report."""
-    experiment, workdir = task.experiment, task.folder
-    data = experiment.data
-    split = open_experiment_split(data, "train", task.data_dir)
-    tables = run_tables(trained, baselines, split.num_classes)
-    for table in tables:  # Logged before they are written, in case the disk is full.
-        log.info(f"\n{as_text(table)}")
-    with owned.writing(workdir, "Solve that, and give the same command to write the report."):
-        write_run_report(
-            workdir,
-            name=experiment.name,
-            summary=f"{experiment.steps} steps of {data.batch_size} images on "
-            f"{split.dataset}, {split.num_classes} classes; scored on the split "
-            f"{data.test_split!r}.",
-            trained=trained,
-            baselines=baselines,
-            tables=tables,
-            settings=_settings(experiment, workdir),
-        )
-    _log_next(experiment, workdir, task.data_dir)

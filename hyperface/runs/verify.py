@@ -13,8 +13,9 @@ similarity alone is printed.
 same: at most a share FAR of pairs of different people are so similar. different: at most a share
 FAR of pairs of one person are so dissimilar. not sure: the similarity is between both thresholds.
 
-`verification.png` shows the aligned faces with the lengths of their features, which indicate the
-quality of the photo; `verification.json` contains all numbers.
+`verification.html` shows the aligned faces with the lengths of their features, which indicate the
+quality of the photo, and a table of the pairs. `verification.png` contains the faces alone, and
+`verification.json` all numbers.
 
 From Python:
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
     from hyperface.runs.embedding import Network
     from hyperface.runs.photos import Face
 
-PICTURE, RECORD = "verification.png", "verification.json"
+PAGE, PICTURE, RECORD = "verification.html", "verification.png", "verification.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Verify:
     checkpoint: int | None = None
     """Step of the run's checkpoint; the newest by default."""
     out: Path = Path("verification")
-    """Folder for the picture and the JSON file."""
+    """Folder for the page, the picture and the JSON file."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -118,7 +119,7 @@ def verify(
       faces: which of several faces of a photo is taken.
       aligned: whether the images are aligned faces, in which no face is looked for.
       checkpoint: step of the run's checkpoint; the newest by default.
-      out: folder for the picture and the JSON file; None writes none.
+      out: folder for the page, the picture and the JSON file; None writes none.
       detector: finds the faces; MTCNN by default.
 
     Raises:
@@ -135,7 +136,7 @@ def verify(
     expect(0 < far <= 1, "--far", "a rate in (0, 1]", far)
     expect(0 < prior < 1, "--prior", "a share in (0, 1)", prior)
     if out is not None:
-        owned.check_free(*(Path(out) / name for name in (PICTURE, RECORD)))
+        owned.check_free(*(Path(out) / name for name in (PAGE, PICTURE, RECORD)))
     folder = _newest_run() if run is None else Path(run)
     given = None if calibration is None else Path(calibration)
     network, stored, uncalibrated = _calibrated(folder, given, checkpoint)
@@ -149,8 +150,11 @@ def verify(
     log_not_used(found.not_used)
     _log(found, stored, folder, prior)
     if out is not None:
-        _write(Path(out), found, shown, _record(found, network, folder, prior))
-        log.info(f"Look at {Path(out) / PICTURE}; all numbers are in {Path(out) / RECORD}")
+        summary = found.uncalibrated
+        if found.point is not None and stored is not None:
+            summary = _about(found.point, stored)
+        _write(Path(out), found, shown, _record(found, network, folder, prior), summary)
+        log.info(f"Look at {Path(out) / PAGE}; all numbers are in {Path(out) / RECORD}")
     return found
 
 
@@ -263,9 +267,13 @@ def _record(found: "Verified", network: "Network", run: Path, prior: float) -> d
 
 
 def _write(
-    folder: Path, found: "Verified", shown: "list[tuple[Face, Face]]", record: dict[str, Any]
+    folder: Path,
+    found: "Verified",
+    shown: "list[tuple[Face, Face]]",
+    record: dict[str, Any],
+    summary: str,
 ) -> None:
-    """Writes the picture and the JSON file."""
+    """Writes the page, the picture and the JSON file."""
     from hyperface.report.verification import ShownPair, write_verification
 
     pairs = [
@@ -279,4 +287,4 @@ def _write(
         for (one, other), pair in zip(shown, found.pairs, strict=False)
     ]
     with owned.writing(folder, "The result is above; choose another folder by --out."):
-        write_verification(folder / PICTURE, folder / RECORD, pairs, record)
+        write_verification(folder, pairs, record, summary=summary, command=program.command_line())

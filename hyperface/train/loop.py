@@ -95,7 +95,10 @@ def train(
         mesh.device_memory(),
         shard_agents=experiment.shard_agents,
     )
-    log.info(f"{experiment.name} needs {needed}")
+    if _is_first_group(experiment):
+        log.info(f"{experiment.name} needs {needed}")
+    if split.group:
+        log.info(f"{experiment.name}, trained on {split.group}")
     meta = run_meta(experiment, split, start and start.origin)
     job = Job(experiment, split, workdir, meta, workers)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
@@ -235,7 +238,8 @@ def _run(
     experiment = job.experiment
     if first_step >= experiment.steps:
         return state
-    _log_groups(experiment, state)
+    if _is_first_group(experiment):
+        _log_groups(experiment, state)
     step_fn = _step_fn(experiment)
     batches = _batches(experiment, job.split, first_step, job.workers, **processes.process_slice())
     always_saved = set(experiment.snapshot_steps())
@@ -305,6 +309,11 @@ def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
     values = jax.device_put((np.int32(step), np.bool_(False)), state.step.sharding)
     opt_state = with_updates(state.opt_state, step // accumulate)
     return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)
+
+
+def _is_first_group(experiment: Experiment) -> bool:
+    """Returns whether this is no later one of several groups of people, which are all alike."""
+    return experiment.data.people_fold is None or experiment.data.people_fold[0] == 1
 
 
 def _log_groups(experiment: Experiment, state: TrainState) -> None:

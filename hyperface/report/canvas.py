@@ -1,0 +1,104 @@
+"""Axes, colours and files of all figures, so that every page shows one size and one type."""
+
+import io
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+
+from hyperface import owned
+
+COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
+"""The colours of curves and groups, in the order in which they are used."""
+GREY = "#8a8a8a"
+WIDTH, HEIGHT = 4.7, 3.5
+"""Inches of a figure with one pair of axes. Two stand side by side on a page, one on a phone."""
+WIDEST = 2 * WIDTH
+"""Inches of the widest figure: the width of a page."""
+TYPE = 9
+"""Points of all text in figures: 12 pixels on a page."""
+DPI = 192
+"""Dots per inch: two per pixel of a page, so that screens of high resolution show sharp lines."""
+
+
+class Style(TypedDict):
+    """Keyword arguments of the drawing functions of matplotlib."""
+
+    color: str
+    linestyle: str
+
+
+BASELINE = Style(color=GREY, linestyle="--")
+"""The style of raw pixels and of other marks that are not a trained method."""
+
+
+def panels(
+    rows: int = 1, columns: int = 1, *, height: float = HEIGHT, share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure and its axes, row by row, without the upper and right border.
+
+    Args:
+      rows: number of rows of axes.
+      columns: number of axes per row; more than two become narrower.
+      height: of the whole figure, in inches.
+      share: whether all axes have the same limits.
+    """
+    figure = Figure(figsize=(min(columns * WIDTH, WIDEST), height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    every: list[Axes] = list(grid.flat)
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    return figure, every
+
+
+def line_styles(named: Mapping[str, object]) -> list[Style]:
+    """Returns a style per name: grey and dashed for raw pixels, solid colours for the others."""
+    colours = cycle(COLOURS)
+    return [
+        BASELINE if name.startswith("raw pixels") else Style(color=next(colours), linestyle="-")
+        for name in named
+    ]
+
+
+def count_on(*axes: Axis) -> None:
+    """Puts the ticks of axes on whole numbers, if their scale is linear."""
+    for axis in axes:
+        if axis.get_scale() == "linear":
+            axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        axis.set_major_formatter("{x:,.0f}")
+
+
+def are_whole(values: np.ndarray) -> bool:
+    """Returns whether all numbers of an array are whole, as those of steps are."""
+    return bool(np.all(values == np.rint(values)))
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
+    """Writes `NAME.png` for each figure and returns the paths by name."""
+    paths = {name: folder / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        write_picture(paths[name], figure)
+    return paths
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Writes a figure as a PNG file, whole or not at all, with all of its text in one size."""
+    data = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_fontsize(TYPE)
+    for axes in figure.axes:
+        axes.tick_params(which="both", labelsize=TYPE)
+    # Ticks are made while the figure is drawn, by the settings of that time.
+    with rc_context({"xtick.labelsize": TYPE, "ytick.labelsize": TYPE}):
+        figure.savefig(data, format="png", dpi=DPI)
+    owned.write_bytes(path, data.getvalue())

@@ -1,0 +1,56 @@
+"""Draws what a data set is made of: images per identity, and distances to the class means."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hyperface.report.canvas import COLOURS, count_on, panels
+
+
+def images_per_identity(counts: np.ndarray) -> Figure:
+    """Draws a histogram of the number of images per identity.
+
+    Both axes are logarithmic if the counts range over more than 60 values.
+
+    Args:
+      counts: [identities] images of each, at least 1.
+    """
+    figure, (axes,) = panels()
+    edges = np.arange(counts.min(), counts.max() + 2)
+    if edges.size > 60:
+        edges = np.unique(np.geomspace(edges[0], edges[-1], 40).astype(int))
+        axes.set(xscale="log", yscale="log")
+    axes.hist(counts, (edges - 0.5).tolist(), color=COLOURS[0], edgecolor="white", linewidth=0.4)
+    count_on(axes.xaxis, axes.yaxis)
+    axes.set(xlabel="images of an identity", ylabel="identities")
+    axes.set_title(
+        f"{counts.size:,} identities, {counts.sum():,} images, median {np.median(counts):g}"
+    )
+    return figure
+
+
+def distance_histogram(
+    class_distances: np.ndarray, image_distances: np.ndarray, thresholds: tuple[float, float]
+) -> Figure:
+    """Draws histograms of the squared distances to the class means, with a cleaning's thresholds.
+
+    Args:
+      class_distances: [classes] mean squared distance per class; NaN for a class without images.
+      image_distances: [images] squared distance per image.
+      thresholds: of classes and of images. Classes and images above are dropped; infinity drops
+        none.
+    """
+    figure, beside = panels(1, 2)
+    drawn = ("classes", class_distances[~np.isnan(class_distances)]), ("images", image_distances)
+    for axes, (name, values), threshold in zip(beside, drawn, thresholds, strict=True):
+        axes.hist(values, bins=60, color=COLOURS[0])
+        if np.isfinite(threshold):
+            above = np.sum(values > threshold)
+            label = f"above {threshold:.3g}: {above:,} of {values.size:,}"
+            axes.axvline(threshold, color=COLOURS[1], linestyle="--", label=label)
+            axes.legend()
+        axes.set(ylabel=name, title=f"{values.size:,} {name}")
+        if values.size:
+            axes.set(yscale="log", ylim=(0.7, None))
+    beside[0].set_xlabel("mean squared distance to the class mean")
+    beside[1].set_xlabel("squared distance to the class mean")
+    return figure

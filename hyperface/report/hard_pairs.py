@@ -1,0 +1,46 @@
+"""The pairs of images that a network gets most wrong, with their pictures, for a page."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from hyperface.protocols.result import HardPair
+from hyperface.report.drafts import Draft
+from hyperface.report.html import FacePair
+
+Pixels = Callable[[str], np.ndarray]
+"""A function from the name of an image to its pixels [height, width, 1 or 3] uint8."""
+TITLE = "Hardest pairs"
+SHOWN = 12
+"""Pairs of each kind on a page."""
+
+
+def hardest_section(
+    title: str,
+    false_accepts: Sequence[HardPair],
+    false_rejects: Sequence[HardPair],
+    pixels: Pixels,
+) -> Draft:
+    """Returns the section with the most similar different people and the least similar same ones.
+
+    Args:
+      title: of the section.
+      false_accepts: pairs of different people, the most similar first.
+      false_rejects: pairs of one person, the least similar first.
+      pixels: reads an image.
+    """
+    kinds: Mapping[str, Sequence[HardPair]] = {
+        "Different people, the most similar first": false_accepts,
+        "One person, the least similar first": false_rejects,
+    }
+    pairs = {
+        caption: [
+            FacePair(
+                (pixels(pair.first), pixels(pair.second)),
+                (f"{pair.score:.3f}", pair.first, pair.second),
+            )
+            for pair in found[:SHOWN]
+        ]
+        for caption, found in kinds.items()
+    }
+    return Draft(title, pairs=pairs)

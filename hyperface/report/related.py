@@ -1,0 +1,48 @@
+"""Links between pages: from a sweep to its runs, from a run to its evaluations, and to files."""
+
+from pathlib import Path
+
+from hyperface import owned
+from hyperface.report.html import Link, replace_links
+
+REPORT, EVALUATION, SWEEP = "report.html", "evaluation.html", "sweep.html"
+RUN_FILES = ("results.json", "evaluation.json", "metrics.jsonl", "config.json", "environment.json")
+EVALUATION_FILES = ("evaluation.json", "calibration.json")
+
+
+def run_links(folder: Path) -> list[Link]:
+    """Returns the links of a run's page: its sweep, its evaluations, and its files."""
+    sweep = folder.parent / SWEEP
+    pages = [Link("sweep", sweep)] if sweep.is_file() else []
+    found = [folder / EVALUATION, *sorted(folder.glob(f"*/{EVALUATION}"))]
+    for path in filter(Path.is_file, found):
+        within = path.parent.relative_to(folder).as_posix()
+        pages.append(Link("evaluation" if within == "." else within, path))
+    return [*pages, *_files(folder, RUN_FILES)]
+
+
+def evaluation_links(folder: Path, source: Path) -> list[Link]:
+    """Returns the links of an evaluation's page.
+
+    Args:
+      folder: of the evaluation.
+      source: the run, or the file, that was evaluated.
+    """
+    report = source / REPORT
+    pages = [Link("run", report)] if report.is_file() else []
+    return [*pages, *_files(folder, EVALUATION_FILES)]
+
+
+def link_from_run(run: Path, folder: Path) -> None:
+    """Adds an evaluation inside a run's folder to the links of the run's page, if it has one.
+
+    A page that this program did not write stays as it is.
+    """
+    report, record = run / REPORT, owned.read(run)
+    inside = folder.resolve().is_relative_to(run.resolve())
+    if inside and record is not None and REPORT in record.files and report.is_file():
+        replace_links(report, run_links(run))
+
+
+def _files(folder: Path, names: tuple[str, ...]) -> list[Link]:
+    return [Link(name, folder / name) for name in names if (folder / name).is_file()]

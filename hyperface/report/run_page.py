@@ -1,0 +1,66 @@
+"""Writes the page and the results file of a run, the same for every kind of run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hyperface import owned
+from hyperface.report.drafts import Draft, save_drafts
+from hyperface.report.html import Page, Section, write_page
+from hyperface.report.related import run_links
+from hyperface.report.tables import Table
+
+Scores = dict[str, float]
+"""Scores by name, as shares in [0, 1]."""
+
+
+class Report(NamedTuple):
+    """What a run's page shows, and what `results.json` records."""
+
+    sections: list[Draft]
+    scores: dict[str, Scores]
+    """By method: the experiment, the methods it is compared with, and the baselines."""
+    snapshots: dict[str, list[Scores]]
+    """The scores of each of the last checkpoints, by trained method."""
+    record: dict[str, Any]
+    """Further entries of `results.json`."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables of all sections."""
+        return [table for section in self.sections for table in section.tables]
+
+
+def write_run_report(
+    folder: Path,
+    report: Report,
+    *,
+    name: str,
+    summary: str,
+    command: str,
+    settings: Mapping[str, Any],
+) -> None:
+    """Writes `figures/*.png`, `results.json` and `report.html`.
+
+    Args:
+      folder: the run's folder.
+      report: what is shown and recorded.
+      name: the experiment.
+      summary: a sentence about data and protocol.
+      command: the command that made the run; "" from Python.
+      settings: experiment and versions, written beside the scores.
+    """
+    record = {
+        "experiment": name,
+        "results": report.scores,
+        "snapshots": report.snapshots,
+        **report.record,
+        "settings": settings,
+    }
+    sections = save_drafts(report.sections, folder / "figures")
+    owned.write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
+    text = json.dumps(settings, indent=2)
+    sections.append(Section("Settings and versions", folded={"Settings and versions": text}))
+    page = Page(f"hyperface: {name}", summary, sections, command, run_links(folder))
+    write_page(folder / "report.html", page)

@@ -1,0 +1,207 @@
+"""Draws how well similarities tell people apart: ROC, DET, ranks, histograms, low resolution."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperface.metrics.roc import Roc, det
+from hyperface.protocols.result import Figure as Score
+from hyperface.report.canvas import BASELINE, COLOURS, Style, count_on, line_styles, panels
+
+PANEL_HEIGHT = 2.9
+"""Inches of one of several rows of panels."""
+_DASHES = ("-", "--", "-.", ":")
+RATES = np.geomspace(1e-3, 1, 61)
+"""False-accept rates of the curves of several groups of people."""
+
+
+def roc_curves(
+    curves: Mapping[str, Roc], *, title: str = "ROC of the test pairs", joined: bool = False
+) -> Figure:
+    """Draws the true accept rate against the false accept rate, on a logarithmic x axis.
+
+    Args:
+      curves: by name.
+      title: of the axes.
+      joined: whether straight lines join the points. Curves of a few chosen rates need it, because
+        steps between such rates are not in the data. Each line is thinner than the line below it,
+        so that equal curves all stay visible.
+    """
+    figure, (axes,) = panels()
+    _draw_roc(axes, curves, joined=joined)
+    axes.set(title=title, ylabel="true accept rate")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
+    """Draws ROC curves on panels with the same limits, three per row, with one legend.
+
+    Args:
+      curves_of: title -> name -> curve; a name has the same colour on all panels.
+    """
+    names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
+    rows, columns = -(-len(curves_of) // 3), min(3, len(curves_of))
+    figure, axes = panels(rows, columns, share=True, height=PANEL_HEIGHT * rows + 0.5)
+    styles = dict(zip(names, line_styles(dict.fromkeys(names)), strict=True))
+    for panel, (title, curves) in zip(axes, curves_of.items(), strict=False):
+        _draw_roc(panel, curves, joined=False, styles=styles)
+        panel.set(title=title)
+    for panel in axes[len(curves_of) :]:
+        panel.set_axis_off()
+    for panel in axes[::columns]:
+        panel.set_ylabel("true accept rate")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _draw_roc(
+    axes: Axes,
+    curves: Mapping[str, Roc],
+    *,
+    joined: bool,
+    styles: Mapping[str, Style] | None = None,
+) -> None:
+    styles = styles or dict(zip(curves, line_styles(curves), strict=True))
+    for place, (name, curve) in enumerate(curves.items()):
+        # A logarithmic axis has no place for a rate of 0, so a curve starts at its lowest rate.
+        shown = curve.far > 0
+        style, width = styles[name], None
+        if joined:
+            style = Style(color=style["color"], linestyle=_DASHES[place % len(_DASHES)])
+            width = 1.2 + 2.2 / (1 + place)
+        axes.plot(
+            curve.far[shown],
+            curve.tar[shown],
+            drawstyle="default" if joined else "steps-post",
+            linewidth=width,
+            label=name,
+            **style,
+        )
+    axes.set(xscale="log", xlim=(None, 1), ylim=(0, 1.02), xlabel="false accept rate")
+
+
+def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
+    """Draws the false reject rate against the false accept rate, both on logarithmic axes.
+
+    A curve is left out if it has no point at which both rates are above zero; None if all are.
+    """
+    figure, (axes,) = panels()
+    for style, (name, curve) in zip(line_styles(curves), curves.items(), strict=True):
+        errors = det(curve)
+        shown = (errors.far > 0) & (errors.frr > 0)
+        if shown.any():
+            axes.plot(errors.far[shown], errors.frr[shown], label=name, **style)
+    if not axes.has_data():
+        return None
+    axes.set(xlabel="false accept rate", ylabel="false reject rate", title="DET of the test pairs")
+    axes.set(xscale="log", yscale="log")
+    axes.legend(loc="lower left")
+    return figure
+
+
+def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
+    """Draws the share of searches whose mate is among the best matches, against their number.
+
+    Args:
+      ranked: [max_rank] cumulative match characteristic, by name.
+    """
+    figure, (axes,) = panels()
+    for style, (name, shares) in zip(line_styles(ranked), ranked.items(), strict=True):
+        axes.plot(np.arange(1, shares.size + 1), shares, label=name, **style)
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="rank", ylabel="share of searches")
+    axes.set_title("Share of searches with the mate among the best matches")
+    count_on(axes.xaxis)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def similarity_histogram(name: str, scores: np.ndarray, same: np.ndarray) -> Figure:
+    """Draws histograms of the similarities of same and of different pairs.
+
+    Args:
+      name: of the method or protocol, for the title.
+      scores: [pairs].
+      same: [pairs] bool.
+    """
+    figure, (axes,) = panels()
+    # Cosines lie in [-1, 1], distances and sums of cosines elsewhere.
+    bins = np.linspace(min(-1.0, scores.min()), max(1.0, scores.max()), 61).tolist()
+    for colour, kind, label in ((COLOURS[1], ~same, "different"), (COLOURS[0], same, "same")):
+        axes.hist(scores[kind], bins, density=True, alpha=0.6, color=colour, label=label)
+    axes.set(title=f"Similarities: {name}", xlabel="similarity", ylabel="density of pairs")
+    axes.set(yticks=[])
+    axes.legend()
+    return figure
+
+
+def resolution_curves(
+    sweeps: Mapping[str, Mapping[float, Score]], *, ylabel: str = "share"
+) -> Figure:
+    """Draws a score against the factor by which the images' area was reduced (Ring loss, Exp. 6).
+
+    Args:
+      sweeps: label -> area factor -> the score, with its spread if it has one.
+      ylabel: name of the score.
+    """
+    figure, (axes,) = panels()
+    for factors in _draw_sweeps(axes, sweeps):
+        axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
+    axes.set(xlabel="area factor of downsampling", ylabel=ylabel, title="Low resolution")
+    axes.legend()
+    return figure
+
+
+def weight_curves(
+    curves: Mapping[str, Mapping[float, Score]], *, marks: Mapping[str, float], ylabel: str
+) -> Figure:
+    """Draws a score against the weight of a loss term, as in NormFace, Figure 8.
+
+    Args:
+      curves: label -> weight -> the score, with its spread if it has one.
+      marks: label -> height of a dashed line.
+      ylabel: name of the score.
+    """
+    figure, (axes,) = panels()
+    _draw_sweeps(axes, curves)
+    for label, height in marks.items():
+        axes.axhline(height, label=label, **BASELINE)
+    axes.set(xscale="log", xlabel="weight of the added loss", ylabel=ylabel, title="Loss weights")
+    axes.legend()
+    return figure
+
+
+def _draw_sweeps(axes: Axes, sweeps: Mapping[str, Mapping[float, Score]]) -> list[list[float]]:
+    """Draws lines, with error bars if there is a spread; returns the x values of each line."""
+    places = []
+    for style, (name, values) in zip(line_styles(sweeps), sweeps.items(), strict=True):
+        places.append(sorted(values))
+        shares = [values[place].value for place in places[-1]]
+        spreads = [values[place].spread or 0.0 for place in places[-1]]
+        spread = spreads if any(spreads) else None
+        axes.errorbar(places[-1], shares, spread, marker="o", capsize=3, label=name, **style)
+    return places
+
+
+def mean_roc(groups_of: Mapping[str, Sequence[Roc]]) -> Figure:
+    """Draws the mean ROC over groups of people, with its standard error as a band.
+
+    Args:
+      groups_of: name of a method -> the ROC of each group.
+    """
+    figure, (axes,) = panels()
+    for style, (name, curves) in zip(line_styles(groups_of), groups_of.items(), strict=True):
+        tars = np.array([c.tar[np.searchsorted(c.far, RATES, side="right") - 1] for c in curves])
+        mean, error = tars.mean(axis=0), tars.std(axis=0, ddof=1) / np.sqrt(len(tars))
+        axes.plot(RATES, mean, label=name, **style)
+        axes.fill_between(
+            RATES, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0
+        )
+    count = len(next(iter(groups_of.values())))
+    axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(None, 1))
+    axes.set_title(f"Mean ROC of {count} groups of people")
+    axes.legend(loc="lower right")
+    return figure

@@ -1,0 +1,81 @@
+"""Draws the scores of a sweep against the values of a field."""
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperface.report.canvas import COLOURS, panels
+from hyperface.report.swept import Setting, SweptRun, settings_of
+from hyperface.report.tables import score_title
+
+DECADE = 10.0
+"""An axis is logarithmic if its largest value is at least this many times its smallest."""
+MOST_TICKS = 8
+"""Up to so many values of a field each have a tick of their own."""
+
+
+def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
+    """Draws a score against the values of a field, one line per setting of the other fields.
+
+    Points are runs, lines are means and bars are sample standard deviations. The x axis is
+    logarithmic if the numbers range over a decade or more; zero then stands on a short linear part.
+    Values that are not numbers are spaced evenly.
+
+    Args:
+      runs: of the sweep; only finished runs are drawn.
+      field: name of a swept field.
+      figure: name of a score.
+    """
+    drawn, (axes,) = panels()
+    every = list(dict.fromkeys(run.values[field] for run in runs))
+    places = dict(zip(every, _places(axes, every), strict=True))
+    lines: dict[str, list[Setting]] = {}
+    for setting in settings_of(runs):
+        others = {name: value for name, value in setting.values.items() if name != field}
+        label = ", ".join(f"{name}={value}" for name, value in others.items())
+        lines.setdefault(label, []).append(setting)
+    for colour, (label, settings) in zip(cycle(COLOURS), lines.items(), strict=False):
+        points = [(places[s.values[field]], s.scores(figure)) for s in settings]
+        _line(axes, points, label, colour)
+    axes.set(xlabel=field, ylabel="%", title=score_title(figure))
+    if len(lines) > 1:
+        axes.legend()
+    return drawn
+
+
+def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
+    """Sets the scale and ticks of the x axis; returns the position of each value on it."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        axes.set_xticks(range(len(values)), list(map(str, values)))
+        return list(map(float, range(len(values))))
+    sizes = [abs(value) for value in values if value]
+    if sizes and max(sizes) >= DECADE * min(sizes):
+        if min(values) > 0:
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(sizes))
+    if len(values) <= MOST_TICKS:
+        axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+        axes.set_xticks([], minor=True)
+    return [float(value) for value in values]
+
+
+def _line(
+    axes: Axes, points: Sequence[tuple[float, Sequence[float]]], label: str, colour: str
+) -> None:
+    """Draws the mean over the scores at each x, and the scores themselves as points."""
+    scored = [(x, 100 * np.array(scores)) for x, scores in points if scores]
+    scored.sort(key=lambda point: point[0])
+    if not scored:
+        return
+    spread = [scores.std(ddof=1) if scores.size > 1 else 0.0 for _, scores in scored]
+    means = [scores.mean() for _, scores in scored]
+    places = [x for x, _ in scored]
+    style = {"marker": "o", "capsize": 3, "color": colour}
+    axes.errorbar(places, means, spread, label=label or None, **style)
+    for x, scores in scored:
+        axes.plot(np.full(scores.size, x), scores, ".", alpha=0.5, color=colour)

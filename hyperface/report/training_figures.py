@@ -1,0 +1,106 @@
+"""Draws the course of a training: loss with its lower bound, scale, feature norms, distances."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperface.report.canvas import GREY, Style, count_on, line_styles, panels
+
+Curve = Sequence[Mapping[str, float]]
+"""The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
+USUAL_DISTANCE = (0.5, 0.6)
+"""Squared distances to the own agent that NormFace, Section 4, calls usual."""
+
+
+def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
+    """Draws the training loss against the step, with NormFace's lower bound at that step's scale.
+
+    Shows the softmax term alone for a method that has one, and the whole loss for the others.
+    """
+    figure, (axes,) = panels()
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
+        shown = "softmax" if "softmax" in lines[0] else "loss"
+        label = f"{name}, softmax term" if shown == "softmax" else name
+        _draw(axes, lines, shown, style, label)
+        if "softmax_bound" in lines[0]:
+            _draw(axes, lines, "softmax_bound", _dotted(style))
+    if any("softmax_bound" in lines[0] for lines in curves.values()):
+        axes.plot([], [], label="lower bound, same colour", color=GREY, linestyle=":")
+    axes.set(yscale="log", ylabel="loss (nats)", title="Training loss and its lower bound")
+    axes.legend()
+    return figure
+
+
+def scales(curves: Mapping[str, Curve]) -> Figure | None:
+    """Draws the scale s and the radius R against the step; None if no method has one of them."""
+    figure, (axes,) = panels()
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
+        # Without a bound there is no softmax of cosines, whose scale this is.
+        if "softmax_bound" in lines[0]:
+            _draw(axes, lines, "scale", style, f"{name}: scale s")
+        if "radius" in lines[0]:
+            dashed = Style(color=style["color"], linestyle="-.")
+            _draw(axes, lines, "radius", dashed, f"{name}: radius R")
+    if not axes.has_data():
+        return None
+    axes.set(title="Scale s and radius R in training")
+    axes.legend()
+    return figure
+
+
+def training_norms(curves: Mapping[str, Curve]) -> Figure:
+    """Draws the mean feature norm during training."""
+    figure, (axes,) = panels()
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
+        _draw(axes, lines, "feature_norm", style, name)
+    axes.set(ylabel="mean ||f||", title="Feature norm in training")
+    axes.legend()
+    return figure
+
+
+def norm_histogram(norms: Mapping[str, np.ndarray]) -> Figure:
+    """Draws histograms of the feature norms of test images, each divided by the method's mean.
+
+    Args:
+      norms: [images] feature norm of each test image, by method.
+    """
+    figure, (axes,) = panels()
+    bins = int(np.clip(min(map(len, norms.values())) // 8, 10, 60))
+    for style, (name, values) in zip(line_styles(norms), norms.items(), strict=True):
+        relative = values / values.mean()
+        label = f"{name}: std/mean {relative.std():.3f}"
+        axes.hist(relative, bins, histtype="step", linewidth=1.6, label=label, **style)
+    axes.set(xlabel="||f|| / mean ||f||", ylabel="images", title="Feature norms of test images")
+    count_on(axes.yaxis)
+    axes.margins(y=0.1 + 0.1 * len(norms))  # Room for the legend above the bars.
+    axes.legend()
+    return figure
+
+
+def distortion(curves: Mapping[str, Curve]) -> Figure:
+    """Draws the squared distance to the own agent during training, a moving average over classes.
+
+    NormFace, Proposition 3, shows that the average over classes cannot become zero.
+    """
+    figure, (axes,) = panels()
+    for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
+        _draw(axes, lines, "distortion", style, name)
+    axes.axhspan(*USUAL_DISTANCE, color="#cccccc", alpha=0.5, zorder=0, label="usual in the paper")
+    axes.set(ylabel="squared distance", ylim=(0, None), title="Squared distance to own agent")
+    axes.legend()
+    return figure
+
+
+def _draw(axes: Axes, lines: Curve, name: str, style: Style, label: str | None = None) -> None:
+    """Draws a metric against the step."""
+    steps, values = (np.array([line[key] for line in lines]) for key in ("step", name))
+    # A line through one point alone would not be seen.
+    axes.plot(steps, values, label=label, marker="o" if len(lines) == 1 else None, **style)
+    axes.set(xlabel="step")
+    count_on(axes.xaxis)
+
+
+def _dotted(style: Style) -> Style:
+    return Style(color=style["color"], linestyle=":")
