@@ -112,9 +112,15 @@ def test_two_processes_score_a_run_as_one(random_run, score, listed, tiny_data, 
     assert found["figures"] == pytest.approx(score(folder)["figures"])
 
 
-def test_pixels_pca_and_mirror(score):
+def test_pixels_pca_and_mirror(score, tmp_path):
     plain = score("pixels", "--preset", "plain")
     assert plain["figures"]["accuracy"] > 0.9  # Patterns with little noise.
+    with np.load(tmp_path / "out/pairs-pairs.npz") as pairs:
+        decided = {name: pairs[name] for name in pairs}
+    assert decided["right"].mean() == pytest.approx(plain["figures"]["accuracy"])
+    assert {one.split("/")[0] for one in decided["first"]} == {f"person{n}" for n in range(6, 10)}
+    thresholds = np.array(plain["details"]["fold thresholds"])
+    assert ((decided["score"] >= thresholds.max()) <= (decided["same"] == decided["right"])).all()
     fitted = score("pixels", "--pca", "0.9", "--mirror", "max")
     assert "keeping 90 % of the variance" in " ".join(fitted["steps"])
     assert "merged by max" in " ".join(fitted["steps"])
@@ -160,10 +166,14 @@ def test_the_data_of_a_run_is_recorded_as_it_is_fed(random_run, tiny_data, tmp_p
     )
 
 
-def test_several_checkpoints_are_averaged(random_run, score):
+def test_several_checkpoints_are_averaged(random_run, score, tmp_path):
+    score(random_run[0])
+    assert (tmp_path / "out/pairs-pairs.npz").exists()
     record = score(random_run[0], "--checkpoint", 4, 8)
     assert record["spread"] == "standard deviation over 2 snapshots"
     assert record["spreads"]["accuracy"] == 0.0  # Both hold the same numbers.
+    # Pairs of one checkpoint would pass for those of the mean.
+    assert not (tmp_path / "out/pairs-pairs.npz").exists()
     assert len(record["details"]["snapshots"]["accuracy"]) == 2
     networks = [step for step in record["steps"] if "network sphereface-mini" in step]
     for number, step in ((1, 4), (2, 8)):

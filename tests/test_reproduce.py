@@ -887,6 +887,44 @@ def printed_columns(name):
     return commands.SmallScale.of(papers.published()["normface"][name]).columns
 
 
+def test_a_list_of_pairs_is_compared_over_people_where_its_decisions_were_kept(tmp_path):
+    """Three seeds that agree leave out that the people could have been others."""
+    printed = {
+        "rows": [
+            {"row": "better", "values": [""], "small": "orl-normface"},
+            {"row": "worse", "values": [""], "small": "orl-softmax"},
+            {"row": "claim", "values": ["yes"], "unit": HOLDS},
+        ],
+        "small": {"columns": ["LFW"], "protocols": ["lfw"], "figures": ["accuracy"]},
+    }
+    item = with_test(lambda scores: scores.above("better", "worse"))
+    made = context(tmp_path, runs=tmp_path)
+    people = np.arange(40)
+    first, second = np.tile(people, 2), np.concatenate([people, np.roll(people, 1)])
+    names = [np.array([f"p{person}/1.jpg" for person in side]) for side in (first, second)]
+    for method, share in (("orl-normface", 1.0), ("orl-softmax", 0.9)):
+        for seed in range(3):
+            right = np.tile(people < share * people.size, 2)
+            run = commands.folder(tmp_path, method, seed)
+            write_small_run(tmp_path, method, seed, share)
+            scored = {"figures": {"accuracy": float(right.mean())}, "spreads": {}, "spread": ""}
+            settings = {"options": {}, "run": run_digest(run)}
+            record = {"protocols": {"lfw": scored}, "settings": settings}
+            (run / "evaluation").mkdir(exist_ok=True)
+            (run / "evaluation/evaluation.json").write_text(json.dumps(record))
+            columns = {"same": first == second, "score": right.astype(float), "right": right}
+            np.savez(run / "evaluation/pairs-lfw.npz", first=names[0], second=names[1], **columns)
+    (found,) = [e for e in runs.read(item, printed, made).entries if e.row == "claim"]
+    (difference,) = found.parts
+    assert difference.value == pytest.approx(10.0)
+    # 4 of 40 people: 4.7 points, and more for pairs of two people, who are both drawn.
+    assert 4.7 < difference.error < 9.4
+    # Without the decisions of one run, seeds that agree are all that is known.
+    (tmp_path / "orl-softmax/evaluation/pairs-lfw.npz").unlink()
+    (found,) = [e for e in runs.read(item, printed, made).entries if e.row == "claim"]
+    assert np.isnan(found.parts[0].error)
+
+
 def test_a_network_fails_if_it_verifies_like_a_guess_or_its_norms_explode(tmp_path):
     """Whatever its last loss is: a net with a high loss may verify well."""
     printed = {

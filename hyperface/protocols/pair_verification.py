@@ -36,7 +36,14 @@ from hyperface.protocols.image_quality import norms_as_quality
 from hyperface.protocols.pair_list import PairList
 from hyperface.protocols.pair_rules import PRESETS, PairRules
 from hyperface.protocols.protocol import Settings
-from hyperface.protocols.result import OVER_FOLDS, Figure, Result, hardest, pair_counts
+from hyperface.protocols.result import (
+    OVER_FOLDS,
+    DecidedPairs,
+    Figure,
+    Result,
+    hardest,
+    pair_counts,
+)
 
 PAIR_FARS = (0.01, 0.001)
 """False accept rates that are reported of a pair list."""
@@ -209,18 +216,18 @@ def score_pairs(
     figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
     labels = rate_labels(rates)
     figures |= {labels[name]: Figure(rate.mean) for name, rate in rates.spread().items()}
+    sides = [list(compress(side, use)) for side in pairs[:2]]
     intervals = {}
     if settings.bootstrap:
-        sides = [list(compress(side, use)) for side in pairs[:2]]
         found_intervals = _intervals_over_people(name, scores, same, sides, settings)
         intervals = {labels[rate]: limits for rate, limits in found_intervals.items()}
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     compared = Pairs(first[use], second[use], same)
     quality, quality_steps = norms_as_quality(named, compared, scores)
+    fold = np.unique(pairs.fold[use], return_inverse=True)[1]
+    right = (scores >= found.folds.thresholds[fold]) == same
     groups = {}
     if settings.grouping is not None:
-        fold = np.unique(pairs.fold[use], return_inverse=True)[1]
-        right = (scores >= found.folds.thresholds[fold]) == same
         groups = score_groups(
             settings.grouping, named.names, compared, scores, right, common_thresholds(scores, same)
         )
@@ -241,6 +248,7 @@ def score_pairs(
         intervals=intervals,
         curves={name: roc(scores, same)},
         scores=(scores, same),
+        pairs=DecidedPairs(np.array(sides[0]), np.array(sides[1]), same, scores, right),
         false_accepts=accepts,
         false_rejects=rejects,
         quality=quality,

@@ -38,6 +38,24 @@ class HardPair(NamedTuple):
     score: float
 
 
+class DecidedPairs(NamedTuple):
+    """Every pair of a list with its score and decision, from which a result can be computed again.
+
+    Two networks that decided the same pairs can be compared pair by pair.
+    """
+
+    first: np.ndarray
+    """[pairs] names of one image of each pair."""
+    second: np.ndarray
+    """[pairs] names of the other image."""
+    same: np.ndarray
+    """[pairs] bool, True where both images show one person."""
+    score: np.ndarray
+    """[pairs] similarity, higher for pairs that are more alike."""
+    right: np.ndarray
+    """[pairs] bool, whether the pair was decided rightly at the threshold of its fold."""
+
+
 @dataclass(frozen=True)
 class Result:
     """The result of one protocol."""
@@ -59,6 +77,8 @@ class Result:
     """Different people with the highest scores."""
     false_rejects: Sequence[HardPair] = ()
     """Same people with the lowest scores."""
+    pairs: DecidedPairs | None = None
+    """Every pair with its decision, of protocols that score a list of pairs once."""
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs, of protocols that fit them."""
     quality: NormQuality | None = None
@@ -201,6 +221,8 @@ def over_snapshots(results: Sequence[Result]) -> Result:
         results[-1],
         steps=(*own, *shared, last),
         figures={n: Figure(float(v.mean()), float(v.std(ddof=1))) for n, v in values.items()},
+        # The averaged figures belong to no single set of decisions.
+        pairs=None,
         spread=f"standard deviation over {len(results)} snapshots",
         intervals={},
         calibration=None,  # It belongs to one network.

@@ -79,7 +79,7 @@ def write_evaluation(
     command: str,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes `evaluation.json`, `evaluation.html` and their figures.
+    """Writes `evaluation.json`, `evaluation.html`, their figures, and every decided pair.
 
     The page of a run links to an evaluation inside the run's folder from then on.
 
@@ -101,6 +101,7 @@ def write_evaluation(
         "settings": settings,
     }
     text = json.dumps(record, indent=2, allow_nan=False)
+    _write_pairs(scored, folder)
     owned.write_text(folder / "evaluation.json", f"{text}\n")
     settings_text = json.dumps(settings, indent=2)
     sections.append(
@@ -115,6 +116,21 @@ def write_evaluation(
     )
     write_page(folder / "evaluation.html", page)
     link_from_run(source, folder)
+
+
+def pairs_file(folder: Path, name: str) -> Path:
+    """Returns the path of the pairs that a protocol decided, in the folder of an evaluation."""
+    return folder / f"pairs-{file_name(name)}.npz"
+
+
+def _write_pairs(scored: Mapping[str, Result], folder: Path) -> None:
+    """Writes every decided pair of each protocol that has them; earlier ones are removed."""
+    for name, found in scored.items():
+        path = pairs_file(folder, name)
+        # Pairs of an earlier evaluation would pass for this one's.
+        owned.remove(path)
+        if found.pairs is not None:
+            owned.write_arrays(path, **found.pairs._asdict())
 
 
 def _drafts(

@@ -36,6 +36,7 @@ def entry(
     unit: str = "points",
     starts: int | None = None,
     judged: bool = True,
+    over_people: Sequence[Difference | None] = (),
 ) -> list[Entry]:
     """Returns the entry of a statement in a list, or [] if a part of the statement has no margins.
 
@@ -47,13 +48,18 @@ def entry(
       unit: unit of the margins.
       starts: number of independently trained networks; that of the seeds by default.
       judged: False if the statement is judged by another number, and this one is only shown.
+      over_people: for each part, the difference with people resampled too; None, or none at all,
+        takes the paired t-test over seeds.
     """
     if not parts or not all(parts):
         return []
     seeds = sorted({seed for margins in parts for seed in margins})
     # A part lacks a seed in which both sides diverged: that speaks neither for nor against it.
     held = [all(margins.get(seed, math.inf) > 0 for margins in parts) for seed in seeds]
-    differences = tuple(paired_t(list(margins.values()), starts=starts) for margins in parts)
+    differences = tuple(
+        found or paired_t(list(margins.values()), starts=starts)
+        for margins, found in zip(parts, over_people or [None] * len(parts), strict=True)
+    )
     values = tuple(map(float, held))
     return [Entry(row, values, column, HOLDS, parts=differences, judged=judged, note=unit)]
 
@@ -121,12 +127,25 @@ def of_decisions(
     gains = [
         first.accuracy() - second.accuracy() for first, second in zip(better, than, strict=True)
     ]
-    difference = difference_of_accuracies(
+    held = tuple(float(gain > 0) for gain in gains)
+    found = difference(better, than, starts=starts)
+    return Entry(row, held, unit=HOLDS, parts=(found,), note="points")
+
+
+def difference(
+    better: Sequence[Decisions], than: Sequence[Decisions], *, starts: int | None = None
+) -> Difference:
+    """Returns the difference of two methods' accuracies, with people and seeds resampled.
+
+    Args:
+      better: decisions of the first method, one per seed.
+      than: decisions of the second method about the same pairs.
+      starts: number of independently trained networks; that of the seeds by default.
+    """
+    return difference_of_accuracies(
         np.array([first.right for first in better]),
         np.array([second.right for second in than]),
         better[0].first,
         better[0].second,
         starts=starts,
     )
-    held = tuple(float(gain > 0) for gain in gains)
-    return Entry(row, held, unit=HOLDS, parts=(difference,), note="points")

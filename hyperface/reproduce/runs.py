@@ -5,10 +5,16 @@ the scores of runs with the same loss at small scale, one per seed.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from hyperface.metrics.bootstrap import Difference
+from hyperface.protocols.features import people_of
+from hyperface.report.evaluation import pairs_file
 from hyperface.report.run import snapshot_means
 from hyperface.reproduce import comparisons, statements
 from hyperface.reproduce.commands import (
@@ -23,10 +29,14 @@ from hyperface.reproduce.commands import (
     is_of_one_start,
     seeds,
 )
+from hyperface.reproduce.comparisons import Decisions
 from hyperface.reproduce.item import HOLDS, OTHER_WORK, Context, Entry, Item, Outcome
 from hyperface.reproduce.papers import published
 from hyperface.reproduce.statements import Part, Scores
 from hyperface.train.logs import read_metrics, run_digest
+
+ACCURACY = "accuracy"
+"""Name of the verification accuracy in the results of a protocol."""
 
 
 class Score(NamedTuple):
@@ -183,6 +193,13 @@ def _statements(
         tested |= {(sentence, column): parts for sentence, parts in of_column.items()}
     # One method with a single start makes all differences to it dependent.
     starts = 1 if any(map(is_of_one_start, methods.values())) else None
+    small_scale = SmallScale.of(printed)
+    # Decisions about pairs tell an accuracy, and no other score.
+    lists = {
+        column: protocol
+        for column, protocol, name in zip(columns, *small_scale[1:], strict=True)
+        if name == ACCURACY
+    }
     entries = []
     for row in printed["rows"]:
         primary = row.get("primary", columns[:1])
@@ -193,10 +210,48 @@ def _statements(
             parts = [part.margins for column in primary for part in tested[row["row"], column]]
             entries += comparisons.entry(row["row"], parts, starts=starts)
         for column in columns:
-            parts = [part.margins for part in tested[row["row"], column]]
-            judged = primary == [column]
-            entries += comparisons.entry(row["row"], parts, column, starts=starts, judged=judged)
+            parts = tested[row["row"], column]
+            entries += comparisons.entry(
+                row["row"],
+                [part.margins for part in parts],
+                column,
+                starts=starts,
+                judged=primary == [column],
+                over_people=[
+                    _over_people(part, methods, lists.get(column), runs, starts) for part in parts
+                ],
+            )
     return entries
+
+
+def _over_people(
+    part: Part, methods: Mapping[str, str], protocol: str | None, runs: Path, starts: int | None
+) -> Difference | None:
+    """Returns the difference of a part with people resampled, if all its pairs were stored."""
+    if protocol is None or part.rows is None or part.least or math.isfinite(part.most):
+        return None
+    if not all(row in methods for row in part.rows):
+        return None
+    better, than = (
+        [_decisions(folder(runs, methods[row], seed), protocol) for seed in part.margins]
+        for row in part.rows
+    )
+    if None in better or None in than:
+        return None
+    return comparisons.difference(
+        [found for found in better if found], [found for found in than if found], starts=starts
+    )
+
+
+def _decisions(run: Path, protocol: str) -> Decisions | None:
+    """Reads the pairs that a protocol decided; None if the current run has none."""
+    evaluation, name = evaluation_of(protocol)
+    path = pairs_file(run / evaluation, name)
+    if read_score(run, evaluation, name, ACCURACY) is None or not path.exists():
+        return None
+    with np.load(path) as pairs:
+        people = [people_of(pairs[side].tolist(), protocol) for side in ("first", "second")]
+        return Decisions(pairs["right"], *people)
 
 
 def _failures(runs: Path, method: str) -> dict[int, float]:
@@ -205,7 +260,7 @@ def _failures(runs: Path, method: str) -> dict[int, float]:
     for seed in seeds(runs, method):
         run = folder(runs, method, seed)
         norms = [line["feature_norm"] for line in read_metrics(run / "metrics.jsonl")]
-        score = _own_score(run, "accuracy")
+        score = _own_score(run, ACCURACY)
         if norms and score is not None:
             margins[seed] = statements.failure(score.value, norms)
     return margins

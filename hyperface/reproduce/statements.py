@@ -6,7 +6,7 @@ which the statement says are above zero. The same function tests the printed sco
 
     >>> scores = Scores({"a": {0: 87.0, 1: 88.0}, "b": {0: 86.0, 1: 86.5}})
     >>> scores.above("a", "b")
-    [Part(margins={0: 1.0, 1: 1.5}, least=0.0, most=inf)]
+    [Part(margins={0: 1.0, 1: 1.5}, least=0.0, most=inf, rows=('a', 'b'))]
 """
 
 import math
@@ -37,6 +37,8 @@ class Part(NamedTuple):
     """The smallest difference that agrees with the statement."""
     most: float = math.inf
     """The largest difference that agrees with it."""
+    rows: tuple[str, str] | None = None
+    """The rows of the higher and of the lower score, if the part compares two rows."""
 
     def is_as_printed(self) -> bool:
         """Returns whether the paper's printed scores agree with this part of the statement."""
@@ -72,8 +74,10 @@ class Scores(NamedTuple):
           most: largest difference that agrees.
         """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
-        margins = [_differences(self._row(better), self._row(worse)) for better, worse in pairs]
-        return [Part(by_seed, least, most) for by_seed in margins]
+        return [
+            Part(_differences(self._row(better), self._row(worse)), least, most, (better, worse))
+            for better, worse in pairs
+        ]
 
     def varies_more(self, wide: Names, narrow: Names) -> list[Part]:
         """Returns the part of: the scores vary more over the rows `wide` than over `narrow`.
