@@ -1,0 +1,92 @@
+"""Measures the convergence failure of the cosine softmax on thousands of people (NormFace, 3.3).
+
+With unit features and agents and no scale, the loss cannot fall below Proposition 2's bound, which
+for thousands of classes is almost the loss of a guess. A scale lowers the bound.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperface.report import training_figures
+from hyperface.report.run import snapshot_means
+from hyperface.reproduce import commands
+from hyperface.reproduce.item import Context, Entry, Measured, Outcome
+from hyperface.reproduce.runs import ACCURACY
+from hyperface.train.logs import read_metrics
+
+RATES = (0.2, 0.02, 0.002)
+SCALES = (4, 8, 16, 32)
+WITHOUT_SCALE = {f"no scale, rate {rate:g}": f"faces56-no-scale-{rate:g}" for rate in RATES}
+"""Row -> method, of unit features and agents without a scale, by the learning rate."""
+FIXED = {f"scale {scale}": f"faces56-scale-{scale}" for scale in SCALES}
+"""Row -> method, of fixed scales."""
+LEARNED, PLAIN = "learned scale", "softmax, not normalised"
+METHODS = WITHOUT_SCALE | FIXED | {LEARNED: "faces56-learned-scale", PLAIN: "faces56-plain"}
+"""Row -> method."""
+LAST = 5
+"""Number of logged lines at the end whose mean is the final loss; one batch alone is noisy."""
+
+
+class Trained(NamedTuple):
+    """One finished run."""
+
+    metrics: Sequence[Mapping[str, float]]
+    """Its logged lines."""
+    accuracy: float
+    """Verification accuracy of its test people, in percent."""
+
+    def loss(self) -> float:
+        """Returns the final softmax loss in nats."""
+        return float(np.mean([line["softmax"] for line in self.metrics[-LAST:]]))
+
+    def bound(self) -> float:
+        """Returns Proposition 2's bound at the final scale, in nats."""
+        return self.metrics[-1]["softmax_bound"]
+
+
+def convergence(context: Context) -> Measured:
+    """Measures loss, bound and verification of the cosine softmax by scale and learning rate."""
+    found = {row: _trained(context, method) for row, method in METHODS.items()}
+    entries = []
+    for row, runs in found.items():
+        entries.append(Entry.of(row, [run.loss() for run in runs], "nats", 3, "final loss"))
+        if row != PLAIN:
+            entries.append(Entry.of(row, [run.bound() for run in runs], "nats", 3, "its bound"))
+        accuracies = [run.accuracy for run in runs]
+        entries.append(Entry.of(row, accuracies, "%", 2, "60 other people: accuracy"))
+    entries.append(
+        Entry.of(LEARNED, [run.metrics[-1]["scale"] for run in found[LEARNED]], "", 2, "scale")
+    )
+    seeds = range(min(map(len, found.values())))
+    without = [found[row] for row in WITHOUT_SCALE]
+    entries += [
+        Entry.claim(
+            "without a scale the loss stays above the bound, at every learning rate",
+            [all(of[seed].bound() <= of[seed].loss() for of in without) for seed in seeds],
+        ),
+        Entry.claim(
+            "with a learned scale the loss falls below that bound",
+            [found[LEARNED][seed].loss() < without[0][seed].bound() for seed in seeds],
+        ),
+    ]
+    drawn = training_figures.losses_with_bound({row: of[0].metrics for row, of in found.items()})
+    steps = f"{found[PLAIN][0].metrics[-1]['step']:,.0f} steps"
+    scale = f"2,733 people, from random weights, {steps}; the final loss is of training batches"
+    return Outcome(entries, scale), {"Loss and its lower bound, of the first seed": drawn}
+
+
+def _trained(context: Context, method: str) -> list[Trained]:
+    """Returns the finished runs of a method, in rising order of their seeds."""
+    folders = [
+        commands.folder(context.runs, method, seed) for seed in commands.seeds(context.runs, method)
+    ]
+    return [Trained(read_metrics(run / "metrics.jsonl"), _accuracy(run)) for run in folders]
+
+
+def _accuracy(run: Path) -> float:
+    """Returns the verification accuracy of a run's own test people, in percent."""
+    return 100 * snapshot_means(json.loads((run / commands.TRAINED).read_text()))[ACCURACY]
