@@ -20,6 +20,7 @@ from hyperface.config.loss import CustomTerm, Loss, SoftmaxTerm
 from hyperface.config.records import describe
 from hyperface.errors import InputError
 from hyperface.runs import evaluate, export, prepare, sweep, train
+from hyperface.train.run_folder import check_same_experiment
 from hyperface.train.state import create_state
 
 BACKBONE = '''
@@ -225,6 +226,18 @@ def test_more_steps_go_on_from_the_end_to_the_same_numbers(run, home, data, tmp_
     wider = EXPERIMENT.replace("CosFace(margin=0.2)", "CosFace(margin=0.3)")
     with pytest.raises(InputError, match=r"loss.custom was .*margin=0.2.*is now .*margin=0.3"):
         train.main([str(write_files(home, wider)), *data, "--workdir", str(folder)])
+
+
+def test_a_run_under_a_cosine_takes_no_more_steps():
+    """Its steps would have had other rates in a longer run."""
+
+    def meta(steps, schedule):
+        optimizer = Optimizer(schedule=schedule)
+        return {"experiment": Experiment("x", steps, optimizer=optimizer).to_dict(), "data": {}}
+
+    check_same_experiment("run", meta(3, "steps"), meta(6, "steps"))
+    with pytest.raises(InputError, match=r"experiment\.steps was 3, is now 6"):
+        check_same_experiment("run", meta(3, "cosine"), meta(6, "cosine"))
 
 
 def test_snapshots_that_were_not_kept_are_refused_before_training(home, data):
