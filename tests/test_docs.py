@@ -1,5 +1,9 @@
 """The documentation's examples run, its commands exist, and its links lead somewhere."""
 
+import contextlib
+import functools
+import importlib
+import io
 import re
 
 import pytest
@@ -22,6 +26,28 @@ def test_commands_name_subcommands_that_exist(page):
     named = re.findall(r"^hyperface ([a-z]+)", shown, re.MULTILINE)
     for name in named + re.findall(r"`hyperface ([a-z]+)\b", page.read_text()):
         assert name in SUBCOMMANDS, f"{page.name}: hyperface {name}"
+
+
+@functools.cache
+def options_of(name):
+    """The options that a subcommand's help shows, with those of the runs that a sweep trains."""
+    command = importlib.import_module(SUBCOMMANDS[name].module)
+    arguments = ["--help-all"] if hasattr(command, "MAIN_OPTIONS") else ["--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        command.main(arguments)
+    found = set(re.findall(r"--[a-z][a-z0-9.-]*", shown.getvalue()))
+    return found | options_of("train") if name == "sweep" else found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_commands_have_options_that_exist(page):
+    # A command goes on in the next line if that is indented, or if this one ends in a backslash.
+    shown = re.sub(r"(\\\n|\n {2,})", " ", "\n".join(blocks(page, "")))
+    calls = re.findall(r"^hyperface ([a-z]+)(.*)$", shown, re.MULTILINE)
+    calls += re.findall(r"`hyperface ([a-z]+)\b([^`]*)`", page.read_text())
+    for name, words in calls:
+        for option in re.findall(r"(?<!\S)--[a-z][a-z0-9.-]*", words):
+            assert option in options_of(name), f"{page.name}: hyperface {name} {option}"
 
 
 def anchors(text):
