@@ -25,6 +25,7 @@ OTHERS = {
     "updated_centers",
     "updated_norm_statistics",
     "weighted_sum",
+    "weighted_sum_with_update",
 }
 LOSSES = [
     name
