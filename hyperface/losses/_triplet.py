@@ -93,11 +93,11 @@ def c_triplet(
       always_pull: add ||f~ - W~_y||^2 whether or not anything violates: the paper's "C-triplet +
         center".
       gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
-        differs in three ways. The squared distance to the own agent has slope 1, however many classes
-        violate the margin; with `always_pull` it has this slope for every example, and otherwise
-        only where a class violates. Agents get the gradient of the squared distance without the
-        tangent projection, and the caller has to overwrite their rows by the normalised rows after
-        each step. The value does not contain the pull to the own agent.
+        differs in three ways. The squared distance to the own agent has slope 1, however many
+        classes violate the margin; with `always_pull` it has this slope for every example, and
+        otherwise only where a class violates. Agents get the gradient of the squared distance
+        without the tangent projection, and the caller has to overwrite their rows by the normalised
+        rows after each step. The value does not contain the pull to the own agent.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
