@@ -193,10 +193,10 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
 
 
 def claim(*paths: Path) -> None:
-    """Records the names of files before they are written, each in the marker of its folder.
+    """Records the names of files in the markers of their folders, before the files are written.
 
     Raises:
-      InputError: a file that is not ours, or a link, has one of the names.
+      InputError: a link, or a file that is not recorded, already has one of the names.
     """
     # All names are checked first, so that an error for one of them leaves none recorded.
     check_free(*paths)
@@ -221,7 +221,7 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in a folder of ours, as a context manager."""
+    """Records the files that a library creates in a marked folder, as a context manager."""
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
     yield
@@ -308,7 +308,7 @@ def _take_place(partial: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file if it is ours, and leaves a link or somebody else's file alone."""
+    """Removes a file if the marker of its folder records it; otherwise does nothing."""
     found = read(path.parent)
     # We never create links, so a link with a recorded name is somebody else's.
     if found is not None and path.name in found.files and _is_file(path):
@@ -469,7 +469,8 @@ def writing(
       advice: the last sentence of the message, which says what to do.
 
     Raises:
-      InputError: the system reported an error, except for one about the program's own output.
+      InputError: the operating system reported an error. A broken pipe is raised unchanged, because
+        it concerns the program's own output.
     """
     try:
         yield

@@ -19,7 +19,7 @@ from hyperface.protocols.template_rules import TemplateRule
 
 
 class Distractors(NamedTuple):
-    """Features of images that nobody looks for; probes are searched among them."""
+    """The features of distractors: images of other people, among which probes are searched."""
 
     features: np.ndarray
     """[distractors, dim], which may be mapped from a file."""
@@ -29,7 +29,7 @@ class Distractors(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices that the user has within the protocols; each protocol uses those in its `options`."""
+    """The options of all protocols; each protocol uses only those that its `options` names."""
 
     rules: PairRules | None = None
     """Rules of pair lists and videos; None takes the protocol's default. The option is `preset`."""
@@ -77,17 +77,16 @@ class Settings:
             )
 
     def files(self) -> tuple[Path, ...]:
-        """Returns the files that settings are read from, whose digests belong into the record."""
+        """Returns the files from which settings are read, for their digests in the record."""
         return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules of pair lists: those given, else the preset of this name, with the PCA
-        that was chosen."""
+        """Returns the rules of pair lists: `rules`, else a preset, with `pca` if it is set."""
         rules = self.video_rules(default)
         return rules if self.pca is None else replace(rules, pca=self.pca or None)
 
     def video_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules of videos, to which `pca` does not apply."""
+        """Returns the rules of videos: `rules`, else a preset. `pca` does not apply."""
         return self.rules or PRESETS[default]
 
 
@@ -135,15 +134,15 @@ class Protocol:
         settings: Settings = Settings(),
         dataset: Path | None = None,
     ) -> list[Path]:
-        """Returns the files that say what is compared.
+        """Returns the files that define the comparisons of the protocol.
 
         Args:
-          folder: holds the protocol files.
-          settings: may name other files.
-          dataset: folder of the prepared data set, if there is one.
+          folder: the folder of protocol files.
+          settings: the settings, which may name other files.
+          dataset: the folder of the prepared data set, if there is one.
 
         Raises:
-          InputError: a file is missing, or no option names it.
+          InputError: a file is missing, or a required option does not name a file.
         """
         if self.find_files is not None:
             return self.find_files(self.name, folder, settings, dataset)
@@ -163,12 +162,12 @@ class Protocol:
         files: Sequence[Path],
         settings: Settings = Settings(),
     ) -> Result:
-        """Scores features of at least the images that the files name.
+        """Scores the features of all images that the files name; other images are not used.
 
         Args:
-          features: one per image.
-          files: as `files` returns them.
-          settings: choices within the protocol.
+          features: the features and names of the images.
+          files: the files that `files` returned.
+          settings: the options of the protocol.
 
         Raises:
           InputError: a file is damaged, an image has no feature, or the features cannot be scored.
