@@ -131,7 +131,7 @@ class AdaFace(ScaledLogits):
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(log Z_others - s (cos(theta + g_angle) - g_add))."""
+        """Returns the loss [batch], softplus(`value` - s (cos(theta + g_angle) - g_add))."""
         dtype = target.similarity.dtype
         scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)
         quality = self.quality(target.feature_norm)

@@ -10,7 +10,7 @@ EPS = 1e-12
 
 
 class _Parts(NamedTuple):
-    """What the angle and its gradient are computed from."""
+    """The values from which the angle and its gradient are computed."""
 
     cosine: jax.Array
     """[batch]"""

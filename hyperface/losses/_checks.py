@@ -107,14 +107,14 @@ def one_of(name: str, found: str, allowed: Sequence[str]) -> None:
 
 
 def one_each(name: str, x: Any, count: int, each: str) -> Any:
-    """Returns x as an array, after a check that its shape is [count]."""
+    """Returns x as an array, after a check that it is [count], one value per `each`."""
     if x.shape != (count,):
         raise ValueError(f"expected {name} [{count}], one {each}, found shape {x.shape}")
     return x
 
 
 def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
-    """Returns x as an array, after a check that it is bool and [count]."""
+    """Returns x as an array, after a check that it is bool, with one value per `each`."""
     x = jnp.asarray(x)
     if x.dtype != jnp.bool_:
         raise TypeError(f"expected {name} of dtype bool, found {x.dtype}")

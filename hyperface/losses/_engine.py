@@ -41,7 +41,7 @@ class Residuals(NamedTuple):
     """The arrays that the forward pass of `joint_losses` stores for the backward pass."""
 
     inputs: Inputs
-    """Those of the whole batch, but for `norms`, which are of this device's part."""
+    """The targets of the whole batch, except for `norms`, which are those of this device's part."""
     target: Target
     summaries: Summaries
     saved: Any
@@ -94,8 +94,9 @@ def pull_losses(
 ) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
     """Returns two functions that connect the terms with the backward scan.
 
-    The first function is `_slopes` of a block. The second returns the gradients to the terms and to
-    the target from what the slopes' second result adds up to over the blocks.
+    The first function returns the slopes of a block, and a second result. The second function takes
+    the sum of these second results over all blocks, and returns the gradients to the terms and to
+    the target.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -312,7 +313,7 @@ def _scan_gradients(
     """Returns the gradients that come from classes that are not the target.
 
     Args:
-      layout, inputs, slopes, sparse: as of `block_gradients_of`.
+      layout, inputs, slopes, sparse: as in `block_gradients_of`.
       saved: similarities that the forward scan saved.
     """
     agents, bias = inputs.agents, inputs.bias

@@ -28,7 +28,7 @@ class Block(NamedTuple):
     classes: jax.Array
     """[block] global class ids."""
     bias: jax.Array | None = None
-    """[block] what is added to the classes' logits."""
+    """[block] numbers that are added to the logits of the classes."""
 
 
 class Slope(NamedTuple):
@@ -37,7 +37,7 @@ class Slope(NamedTuple):
     similarities: jax.Array
     """[block, batch]."""
     fold_args: Any = None
-    """Like the fold's arguments: the part of their derivative that comes from this block."""
+    """The derivative by the fold's arguments: the part that comes from this block."""
     bias: jax.Array | None = None
     """[block, batch], from folds that take a bias."""
 
@@ -88,7 +88,7 @@ class LogSumExp:
         return jnp.where(empty, _lowest(total), largest + jnp.log(jnp.where(empty, 1.0, total)))
 
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
-        """Returns the derivative by z, s times the softmax, and by s, the softmax' mean of z."""
+        """Returns the derivatives by z (s times the softmax) and by s (the softmax' mean of z)."""
         relative = self._logits(block, fold_args) - self.value(summary)[None, :]
         # `where`, not a product with the mask: exp is infinite where the value is `_lowest`.
         share = jnp.where(block.counted, jnp.exp(relative), 0.0)

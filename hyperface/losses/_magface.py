@@ -62,7 +62,7 @@ class MagFace(ScaledLogits):
         return lower + (upper - lower) * above / (upper_norm - lower_norm)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(log Z_others - s cos(theta + m(a)))."""
+        """Returns the loss [batch], softplus(`value` - s cos(theta + m(a)))."""
         margins = self.margins(target.feature_norm)
         if self.easy_margin:
             margins = jnp.where(target.similarity > 0.0, margins, 0.0)

@@ -59,7 +59,7 @@ class MarginSoftmax(ScaledLogits):
         return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
+        """Returns the loss [batch], softplus(`value` - s (cos(m1 theta + m2) - m3))."""
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
         # A float64 NumPy array of margins would otherwise widen a float32 loss under x64.

@@ -99,7 +99,7 @@ class Softmax(ScaledLogits):
         return cls(scale, normalize, bounded)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(log Z_others - target logit)."""
+        """Returns the loss [batch], softplus(`value` - target logit)."""
         # logsumexp - target would cancel every digit of a confident example.
         return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
 

@@ -31,7 +31,7 @@ class Target(NamedTuple):
     bias: jax.Array
     """[batch] what is added to the own class's logit; 0 without a bias."""
     own_angle: jax.Array | None
-    """What `angle` returns; None unless a term has `needs_angle`."""
+    """The value that `angle` returns; None unless a term has `needs_angle`."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 

@@ -264,11 +264,11 @@ def _update_own_rows(
     """Returns all agents and states after the update of the batch's own rows.
 
     Args:
-      layout: of the problem.
+      layout: how the problem is computed.
       swept: the result of the scan.
-      update: of the rows.
+      update: the optimiser's step on the rows.
       to_rows: [batch] what each example adds to the row of its own class.
-      own: where these rows are.
+      own: the positions of these rows.
       may_update: whether there is an update.
     """
     # Examples of one class add up at the first of them, in the order of the batch.

@@ -153,8 +153,8 @@ class Engine(TypedDict, total=False):
     axis. The features are gathered, and the gradients of features and agents are those of the sum
     of all devices' losses."""
     precision: Precision
-    """Of the matmuls' operands; sums, agents and gradients are float32. "mixed" rounds in the
-    forward scan only."""
+    """Precision of the operands of matmuls; sums, agents and gradients are float32. "mixed" rounds
+    in the forward scan only."""
     memory_budget: int
     """Bytes that similarities may take between the scans. Where [batch, classes] of them fit, the
     backward scan does not compute them again; under "mixed" it always does."""

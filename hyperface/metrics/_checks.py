@@ -1,4 +1,4 @@
-"""What scoring refuses: features that say nothing, and lists that do not fit them."""
+"""Checks features and lists before they are scored."""
 
 from collections.abc import Sequence
 

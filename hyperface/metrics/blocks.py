@@ -1,4 +1,4 @@
-"""A gallery too large to hold, read once in blocks."""
+"""A gallery that is too large for memory, and is read once in blocks."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

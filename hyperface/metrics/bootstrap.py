@@ -1,4 +1,4 @@
-"""Intervals and verdicts from resampled people and seeds.
+"""Computes intervals and verdicts from resampled people and seeds.
 
 Pairs that share a person are not independent, and neither are the scores of one trained network,
 so the unit is a person or a seed, never a pair.

@@ -1,4 +1,4 @@
-"""Figures that a guess has too: names that are not those of the features give them, silently."""
+"""Warns of scores that a guess reaches too, as when names do not belong to the features."""
 
 import numpy as np
 

@@ -15,7 +15,7 @@ class OperatingPoint(NamedTuple):
     """The thresholds of one error rate, and the rates that they have on other people."""
 
     far: float
-    """The rate that was asked for, of both kinds of errors."""
+    """The requested rate, for both kinds of errors."""
     threshold: float
     """A pair is called the same when its similarity is at least this: at most `far` of the
     different pairs are."""

@@ -1,4 +1,4 @@
-"""What a number per image, such as the feature norm, tells of the quality of the image.
+"""Measures how well a number per image, such as the feature norm, predicts image quality.
 
 The test is an error-versus-discard curve: the threshold is fixed, the pairs of the lowest quality
 are left out first, and the share of genuine pairs that are refused is measured on those that are
@@ -54,12 +54,12 @@ class NormQuality(NamedTuple):
     deviation: float
     """Standard deviation of their norms."""
     curves: Mapping[str, DiscardCurve]
-    """By the order in which genuine pairs are left out, see `ORDERS`."""
+    """One curve per order in which genuine pairs are left out, see `ORDERS`."""
     genuine: float
     """Spearman's correlation of the smaller norm of genuine pairs with their scores; NaN if one of
     both is constant."""
     impostor: float
-    """The same of impostor pairs."""
+    """Spearman's correlation of the smaller norm of impostor pairs with their scores."""
 
 
 ORDERS = ("lowest norm first", "highest norm first", "random order", "oracle")

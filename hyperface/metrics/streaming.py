@@ -1,4 +1,4 @@
-"""Verification from blocks of scores, in memory that the number of impostors does not set."""
+"""Verification from blocks of scores, in memory that does not grow with the impostor pairs."""
 
 from collections.abc import Iterator
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from hyperface.metrics.shapes import Impostors, OfRates
 
 Rule = Literal["strict", "blufr"]
-"""How a false accept rate becomes a threshold: see `impostor_threshold`."""
+"""The rule by which a false accept rate gives a threshold: see `impostor_threshold`."""
 
 RULE_STEPS = {
     "strict": "threshold at a FAR: just above the (k + 1)-th highest of N impostor scores, "

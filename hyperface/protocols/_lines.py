@@ -1,4 +1,4 @@
-"""Text files in lines, so that every fault has its file and line."""
+"""Reads text files line by line, so that every error names file and line."""
 
 import codecs
 import math
@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
     file: str
     number: int
-    """From 1."""
+    """Number of the line, counted from 1."""
     text: str
 
     def fault(self, expected: str, found: str | None = None) -> InputError:

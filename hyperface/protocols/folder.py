@@ -50,7 +50,7 @@ class Half(NamedTuple):
     """The pairs within one half of the people."""
 
     pairs: Pairs
-    """By the rows of the features."""
+    """The pairs, by the rows of the features."""
     drawn: tuple[int, int]
     """Number of all same and of all different pairs, of which `pairs` may be a sample."""
 

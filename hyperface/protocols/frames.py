@@ -140,7 +140,7 @@ class VideoResult(NamedTuple):
     scores: dict[str, np.ndarray]
     """[pairs] by rule: similarity or SVM decision, from when the pair's fold was held out."""
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
 
 def verify_videos(

@@ -60,7 +60,7 @@ class PairResult(NamedTuple):
     """[tested folds] dimensions compared: those that PCA kept, or all."""
     rules: PairRules
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
 
 def verify_pairs(

@@ -1,4 +1,4 @@
-"""What a protocol is: one object that knows its files, its options and how features are scored."""
+"""Defines a protocol: one object with its files, its options and the function that scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,21 +37,21 @@ class Settings:
     """Share of variance or dimensions that PCA keeps in pair lists, instead of the rules' own; 0
     for no PCA."""
     bootstrap: int | None = None
-    """Resamples of people, for intervals; 0 for none. None takes the protocol's default, and a pair
-    list's is none."""
+    """Number of resamples of people, for intervals; 0 computes no intervals. None takes the
+    protocol's default, which is 0 for pair lists."""
     folds: int | None = None
-    """Number of folds of a list of the user's that names none; None takes 10, or fewer if there are
-    fewer pairs of a kind."""
+    """Number of folds of a user's list that names no folds. None takes 10, or fewer if there are
+    fewer same or different pairs."""
     seed: int = 0
-    """Seed of the halves of people and of samples of pairs."""
+    """Seed of the random halves of people and of random samples of pairs."""
     rule: Rule = "blufr"
     """BLUFR's threshold rule."""
     gammas: int | None = None
-    """K of the templates' fusion; None takes the protocol's default."""
+    """K in the fusion of templates; None takes the protocol's default."""
     pool_media: bool = False
     """Whether a template's images of one medium, such as a video, count as one."""
     template_rule: TemplateRule | None = None
-    """Another project's rule of templates, in place of `gammas` and `pool_media`."""
+    """Another project's rule for templates, in place of `gammas` and `pool_media`."""
     pairs: Path | None = None
     """The list of the protocol `pairs`."""
     distractors: Distractors | None = None
@@ -65,9 +65,9 @@ class Settings:
     place: Place = jnp.asarray
     """Puts rows of features on one device, or splits them over several."""
     grouping: Grouping | None = None
-    """Groups of images that figures are repeated for. The option is `group_by`."""
+    """Groups of images for which scores are repeated. The option is `group_by`."""
     progress: Callable[[int, int], None] | None = None
-    """Long scorings call it with the parts done and the number of parts."""
+    """Called with (number of finished parts, number of all parts)."""
 
     def __post_init__(self) -> None:
         if self.template_rule and (self.gammas is not None or self.pool_media):

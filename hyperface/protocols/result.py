@@ -19,7 +19,7 @@ SHARES = 51
 OVER_FOLDS = "standard error over folds"
 OVER_TRIALS = "standard deviation over trials"
 OVER_SPLITS = "standard deviation over splits"
-"""What the spread of a protocol's figures is."""
+"""The kinds of spread that the scores of a protocol have."""
 
 
 class Figure(NamedTuple):
@@ -63,9 +63,9 @@ class Result:
     protocol: str
     figures: dict[str, Figure]
     steps: tuple[str, ...]
-    """What was done to compute the figures, a sentence per step."""
+    """The procedure: one sentence per step of the computation."""
     spread: str = ""
-    """What kind of spread the figures have, if they have one."""
+    """The kind of spread that the scores have, if they have one."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Limits of figures by the figure's name: 95 % of resamples of people lie between them."""
     curves: dict[str, Roc] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Result:
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs, of protocols that fit them."""
     quality: NormQuality | None = None
-    """What the feature norms tell of the images' quality, of protocols that compare pairs."""
+    """The measured relation of feature norm and image quality, for protocols that compare pairs."""
     groups: dict[str, Group] = field(default_factory=dict)
     """Figures of groups of images by the group's name, where the user gives groups."""
     details: dict[str, Any] = field(default_factory=dict)

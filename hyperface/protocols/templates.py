@@ -36,7 +36,7 @@ class GroupedTemplates(NamedTuple):
     starts: np.ndarray
     """[templates + 1] row where each template's images start; the last is the number of images."""
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
     def means(self) -> np.ndarray:
         """Returns the mean of each template's features at unit length, [templates, dim]."""
@@ -88,7 +88,7 @@ class TemplateVerification(NamedTuple):
     """[pairs]."""
     rates: PairRates
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
 
 def template_scores(

@@ -1,4 +1,4 @@
-"""What a command proposes to do next: whole commands, quoted for a shell."""
+"""The next commands that a command proposes, quoted for a shell."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Experiments by name, and of the user's prepared data sets by the name of the data set."""
+"""Finds experiments by name; the name of a prepared data set gives an experiment for it."""
 
 from collections.abc import Sequence
 from pathlib import Path

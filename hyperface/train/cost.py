@@ -27,17 +27,17 @@ class Sizes(NamedTuple):
     class_params: int
     """Agents, biases and centers of one class."""
     class_state: int
-    """Their optimiser state, moving average and distortion."""
+    """Optimiser state, moving average and distortion of one class."""
     other_state: int
     """Backbone, its optimiser state and moving averages."""
     other_params: int
     """Backbone's parameters alone: the size of their gradient."""
     activations: int
-    """Activations of one image that are kept for the backward pass."""
+    """Activations of one image that are stored for the backward pass."""
     sample_rate: float = 1.0
     memory_budget: int = 0
     agents_in_sweep: int = 0
-    """Of the class parameters, those that the backward scan updates, without a gradient of all."""
+    """The part of `class_params` that the backward scan updates, without storing its gradient."""
 
 
 class Memory(NamedTuple):

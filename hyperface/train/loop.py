@@ -32,7 +32,7 @@ log = logging.getLogger("hyperface")
 
 
 class Start(NamedTuple):
-    """Where a fine-tuned run starts."""
+    """The start of a fine-tuned run: a trained backbone, and where it comes from."""
 
     origin: str
     """The file or run, and a digest of it: the run folder is this run's only with both."""

@@ -32,7 +32,7 @@ WRITTEN = (
 RUN_META = ("experiment", "data", "init_from")
 """Fields of `config.json` that identify a run; its checkpoints hold more."""
 MAY_CHANGE = {"experiment.shard_agents", "experiment.on_metrics"}
-"""Fields that may change when a run goes on: the numbers stay the same."""
+"""Fields that may change when a run continues, because they do not change its numbers."""
 HISTORY = "history.jsonl"
 """File with one line for each time that the run was started: from which step to which."""
 SHOWN = 3

@@ -132,7 +132,7 @@ def train_step(
 
 
 class _Forward(NamedTuple):
-    """What the network computes of a batch."""
+    """The values that the network computes from a batch."""
 
     features: jax.Array
     objective: Objective

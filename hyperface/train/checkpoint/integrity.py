@@ -1,4 +1,4 @@
-"""Tells damaged checkpoints, which are set aside, from those that a later try may read."""
+"""Distinguishes damaged checkpoints, which are renamed, from those that can be read later."""
 
 import contextlib
 import json
@@ -301,7 +301,7 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
     Args:
       array: their rows.
       first: place of the first.
-      width: from row to row; 0 where each goes on where the one before it ends.
+      width: distance from row to row; 0 if each row begins at the end of the previous row.
     """
     bits = 8 * min(array.dtype.itemsize, 4)
     words = np.ascontiguousarray(array).reshape(len(array) if width else -1, -1 if width else 1)
