@@ -156,19 +156,20 @@ class Engine(TypedDict, total=False):
     """Precision of the operands of matmuls; sums, agents and gradients are float32. "mixed" rounds
     in the forward scan only."""
     memory_budget: int
-    """Bytes that similarities may take between the scans. Where [batch, classes] of them fit, the
-    backward scan does not compute them again; under "mixed" it always does."""
+    """Bytes that may store similarities between the forward and the backward scan. If all [batch,
+    classes] similarities fit, the backward scan does not compute them again. With precision "mixed"
+    it always computes them again."""
     present: ArrayLike | None
-    """[classes] bool, split like the agents: which classes take part beside the targets, which
-    always do. The others get no gradient."""
+    """[classes] bool, split like the agents: the classes that take part. The targets always take
+    part. Other classes get no gradient."""
     agent_gradient: AgentGradient
-    """Whether the agents' gradient goes through their normalisation (Eq. 4, the default), or is
-    that of the inner product or squared distance with rows of unit length, as in released codes
-    that overwrite the rows by their normalised values instead."""
+    """The agents' gradient: "tangent", the default, differentiates their normalisation too (Eq. 4).
+    The other values give the gradient of the inner product or of the squared distance, as if rows
+    had unit length already. Released codes do so, and overwrite the rows by normalised rows."""
 
 
 def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
-    """Returns the engine's keywords with the `agent_gradient` that a loss' `gradient` asks for.
+    """Returns the engine's keywords with the `agent_gradient` for a loss' option `gradient`.
 
     Raises:
       ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
