@@ -12,8 +12,8 @@ from hyperface.losses.shards import Shards, first_class
 
 Precision = Literal["float32", "mixed", "bf16"]
 AgentGradient = Literal["tangent", "inner-product", "distance"]
-"""The agents' gradient: through their normalisation (NormFace, Eq. 4), or that of an inner product or
-of a squared distance with rows that count as unit vectors already."""
+"""The agents' gradient: through their normalisation (NormFace, Eq. 4), or that of an inner product
+or of a squared distance with rows that count as unit vectors already."""
 
 # The eps of `l2_normalize`: both sides of a cosine are normalised by the same rule.
 AGENT_EPS = 1e-12

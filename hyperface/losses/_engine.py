@@ -94,9 +94,9 @@ def pull_losses(
 ) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
     """Returns two functions that connect the terms with the backward scan.
 
-    The first function returns the slopes of a block, and a second result. The second function takes
-    the sum of these second results over all blocks, and returns the gradients to the terms and to
-    the target.
+    The first function returns, for one block, the derivatives by its similarities and bias, and its
+    part of the derivatives by the folds' arguments. The second function takes the sum of these
+    parts over all blocks, and returns the gradients to the terms and to the target.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -258,7 +258,8 @@ def block_gradients_of(
     Args:
       layout: how the problem is computed.
       inputs: the arrays of the whole batch, except the agents, which are an argument of the step.
-      slopes: function of a block that returns its slopes as `_slopes` does.
+      slopes: function of a block that returns two values: the derivatives by similarities and bias,
+        and the block's part of the derivatives by the folds' arguments.
       sparse: whether the matmuls of blocks whose slopes are all zero are left out.
     """
     axes = varying_axes(inputs.x, inputs.agents)

@@ -73,7 +73,7 @@ class LogSumExp:
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the larger maximum, and the sum of both sums relative to it."""
+        """Returns the larger maximum, and both sums rescaled to it and added."""
         if self.bounded:
             # Both maxima are the constant zero, so that no exponential has to be rescaled.
             return first[0], first[1] + second[1]

@@ -107,7 +107,7 @@ class Command(NamedTuple):
     def other_training(self, data_dir: Path) -> list[str]:
         """Returns one sentence per difference between the existing run and this command.
 
-        The run from which training starts, and the data set, are compared only if they are there.
+        The data set, and the run from which training starts, are compared only if they exist.
         """
         config = json.loads((self.makes.parent / "config.json").read_text())
         experiment = self.experiment()

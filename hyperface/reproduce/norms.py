@@ -28,7 +28,7 @@ FAR = 0.01
 
 
 def quality(context: Context) -> Measured:
-    """Measures the norms of each loss, on images as they are and made smaller, once per seed."""
+    """Measures how well each loss' feature norms indicate image quality, once per seed."""
     entries, figures, sizes, missing = [], {}, [], {}
     for name, method in LOSSES.items():
         seeds = commands.seeds(context.runs, method)
