@@ -69,7 +69,7 @@ class Record(NamedTuple):
 
 
 def read(folder: Path) -> Record | None:
-    """Returns the content of a folder's marker, or None if the folder is not ours."""
+    """Returns the content of a folder's marker, or None if the folder has no marker."""
     path = folder / MARKER
     try:
         # lstat does not follow links: a marker that is a link may be somebody else's file.
@@ -107,14 +107,14 @@ def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
 
 
 def adopt(folder: Path, kind: str = RESULTS) -> Record:
-    """Creates a folder if it is absent, and marks it as ours.
+    """Creates a folder if it is absent, and writes the marker that makes it ours.
 
     Args:
       folder: the folder.
       kind: the kind of folder that it becomes.
 
     Raises:
-      InputError: the path contains a link inside a folder of ours. Or the kind is not results, and
+      InputError: the path contains a link inside a marked folder. Or the kind is not results, and
         the folder contains other files or is of another kind.
     """
     found = check(folder, kind)
@@ -160,7 +160,7 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
-    """Marks a folder as ours and locks it against other processes, as a context manager.
+    """Marks a folder and locks it against other processes, as a context manager.
 
     The operating system releases the lock when this process ends in any way.
 
@@ -193,10 +193,10 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
 
 
 def claim(*paths: Path) -> None:
-    """Records the names of files before they are written, each in the marker of its folder.
+    """Records the names of files in the markers of their folders, before the files are written.
 
     Raises:
-      InputError: a file that is not ours, or a link, has one of the names.
+      InputError: a link, or a file that is not recorded, already has one of the names.
     """
     # All names are checked first, so that an error for one of them leaves none recorded.
     check_free(*paths)
@@ -221,7 +221,7 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in a folder of ours, as a context manager."""
+    """Records the files that a library creates in a marked folder, as a context manager."""
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
     yield
@@ -235,7 +235,7 @@ def claim_tree(path: Path) -> None:
     """Records the name of a folder that Orbax is about to create and fill.
 
     Raises:
-      InputError: a file or folder that is not ours has this name.
+      InputError: a file or folder that is not recorded already has this name.
     """
     found = adopt(path.parent, CHECKPOINTS)
     _check_name(path, found.trees, folder=True)
@@ -244,7 +244,7 @@ def claim_tree(path: Path) -> None:
 
 
 def take_in_tree(path: Path) -> None:
-    """Records a checkpoint that the user copied into our folder."""
+    """Records a checkpoint that the user copied into a marked folder."""
     _append(path.parent, {"tree": path.name})
 
 
@@ -308,7 +308,7 @@ def _take_place(partial: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file if it is ours, and leaves a link or somebody else's file alone."""
+    """Removes a file if the marker of its folder records it; otherwise does nothing."""
     found = read(path.parent)
     # We never create links, so a link with a recorded name is somebody else's.
     if found is not None and path.name in found.files and _is_file(path):
@@ -333,15 +333,15 @@ def remove_tree(path: Path) -> None:
 def rename_tree(path: Path, name: str) -> Path:
     """Renames a recorded folder that Orbax filled, and returns its new path.
 
-    If an earlier folder has the new name, our files in it are removed. If other files are left in
-    it, the next free name is taken.
+    If an earlier folder has the new name, its recorded files are removed. If other files are left
+    in it, the next free name is taken.
 
     Args:
       path: the folder.
       name: its new name, in the same parent folder.
 
     Raises:
-      InputError: the folder is not ours, or contains somebody else's file.
+      InputError: the folder is not recorded, or contains a file that Orbax did not write.
     """
     found = read(path.parent)
     other = foreign_in_tree(path)
@@ -361,14 +361,14 @@ def rename_tree(path: Path, name: str) -> Path:
 
 
 def rename_folder(folder: Path, new: Path) -> None:
-    """Renames a folder of ours within its parent folder.
+    """Renames a marked folder within its parent folder.
 
     Args:
       folder: the folder.
       new: its new path, which must be free.
 
     Raises:
-      InputError: the folder is not ours, or the new path exists.
+      InputError: the folder has no marker, or the new path exists.
     """
     found, above = read(folder), read(folder.parent)
     if found is None or above is None or folder.is_symlink() or os.path.lexists(new):
@@ -386,25 +386,25 @@ def foreign_in_tree(path: Path) -> str:
 
 
 def foreign(folder: Path) -> str:
-    """Returns the path of an unrecorded file in a folder of ours, or "" if there is none."""
+    """Returns the path of an unrecorded file in a marked folder, or "" if there is none."""
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
     return next((name for name in _names(folder) if name not in known), "")
 
 
 def clear(folder: Path, *, keep_marker: bool = False) -> None:
-    """Removes every recorded file of a folder of ours and of marked folders below it.
+    """Removes every recorded file of a marked folder and of marked folders below it.
 
     Folders that are empty afterwards are removed too. If the process is killed, the folder can be
     cleared again.
 
     Args:
-      folder: a folder with our marker. A folder without one is left alone.
+      folder: a folder with a marker. A folder without a marker is left alone.
       keep_marker: keep the folder and its marker, to use it again. They also stay if somebody
         else's file is in the folder.
 
     Raises:
-      InputError: a checkpoint contains somebody else's file. Nothing was removed.
+      InputError: a checkpoint contains a file that Orbax did not write. Nothing was removed.
     """
     # Everything is checked before the first file is removed.
     _check_trees(folder)
@@ -443,7 +443,7 @@ def _check_trees(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yields a new temporary folder inside a folder of ours, and removes it afterwards."""
+    """Yields a new temporary folder inside a marked folder, and removes it afterwards."""
     adopt(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="features-") as name:
         yield Path(name)
@@ -469,7 +469,8 @@ def writing(
       advice: the last sentence of the message, which says what to do.
 
     Raises:
-      InputError: the system reported an error, except for one about the program's own output.
+      InputError: the operating system reported an error. A broken pipe is raised unchanged, because
+        it concerns the program's own output.
     """
     try:
         yield

@@ -121,7 +121,7 @@ def automatic(
 
 
 def per_example(first_axis: Any) -> PartitionSpec:
-    """Returns the partition of a result with one axis, such as losses [batch], for `automatic`."""
+    """Returns the partition of a result [batch], such as losses, as `split` of `automatic`."""
     return PartitionSpec(first_axis)
 
 

@@ -112,9 +112,10 @@ def fingerprint(name: str, data_dir: Path) -> str:
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Returns the `Split.facts` that change when a data set is prepared again.
+    """Returns the name with version and the source of a prepared data set, as in `Split.facts`.
 
-    It returns {} if the data set is not there.
+    Both change if the data set is prepared again from other files. The result is {} if the data set
+    is absent.
     """
     folder = find(name, data_dir)
     if folder is None:

@@ -50,10 +50,10 @@ def write(
 
     Args:
       source: the images.
-      shard: which images go into the shard.
+      shard: the images of the shard, and its name.
       options: how the images are stored.
       shape: the shape that all images must have.
-      folder: where the file is written.
+      folder: folder that receives the file.
       report: called from time to time with the number of finished images.
 
     Returns:

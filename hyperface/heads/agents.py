@@ -32,8 +32,9 @@ class AgentHead(nn.Module):
     number of classes. If the parameter falls below `min_scale`, the loss uses `min_scale`, and the
     parameter gets the gradient at that value, so that it can rise again.
 
-    AdaFace's statistics are in the collection "batch_stats", as those of batch normalisation. If
-    the collection is mutable, the batch updates them before they are used.
+    AdaFace's statistics are stored in the collection "batch_stats", like those of batch
+    normalisation. If the collection is mutable, each batch updates the statistics before the loss
+    uses them.
 
     Attributes:
       num_classes: number of rows of the agent matrix.

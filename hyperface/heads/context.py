@@ -68,12 +68,12 @@ def whole_batch(tree: Any, axis_name: str | None) -> Any:
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
-    """Returns the row of each of this device's examples, from any device that has the row.
+    """Returns one row of a matrix per example of this device, from the device that has the row.
 
     Args:
       matrix: [rows, dim], all rows or those of this device.
       labels: [batch] row numbers in the whole matrix.
-      context: says whether the rows are split over the devices.
+      context: the context, which states whether the rows are split over the devices.
 
     Returns:
       [batch, dim]. A label out of range gives a row of NaN.

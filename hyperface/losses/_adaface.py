@@ -21,7 +21,7 @@ EPS = 1e-3
 
 
 class NormStatistics(NamedTuple):
-    """Moving averages of the batches' feature norms; the released code starts at these values."""
+    """Moving mean and deviation of feature norms; the defaults are the released code's start."""
 
     mean: ArrayLike = 20.0
     """Mean norm."""
@@ -41,16 +41,17 @@ def updated_norm_statistics(
 
         mean' = (1 - a) mean + a mean_i ||f_i||,   std' = (1 - a) std + a std_i ||f_i||
 
-    The norms are clipped to [0.001, 100], and the deviation divides by the count less one, as in
-    the released code. A batch of no example changes nothing, one of a single example not the
-    deviation. No gradient flows through either.
+    As in the released code, the norms are clipped to [0.001, 100], and the batch's variance is the
+    sum of squares divided by the count minus one. A batch without examples changes nothing. A batch
+    of one example does not change the deviation. No gradient flows through mean or deviation.
 
     Args:
-      statistics: before the batch.
+      statistics: the statistics before the batch.
       features: [batch, dim], floating point, un-normalised.
       momentum: a, the share of this batch, 0 to 1.
       counted: [batch] bool, False for padding; None counts all.
-      axis_name: the mapped axis that the batch is split over; the statistics are of all of it.
+      axis_name: the mapped axis over which the batch is split; the statistics are those of the
+        whole batch.
 
     Returns:
       The statistics after the batch, scalars in float32 (float64 for float64 features).
@@ -102,7 +103,7 @@ def updated_norm_statistics(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AdaFace(ScaledLogits):
-    """The term of `adaface`, for `joint`: hyper-parameters as there."""
+    """The term of `adaface` for `joint`, with the same hyper-parameters."""
 
     statistics: NormStatistics
     scale: ArrayLike = 64.0
@@ -113,7 +114,7 @@ class AdaFace(ScaledLogits):
 
     @property
     def normalize(self) -> Normalize:
-        """Both sides: the loss is one of angles."""
+        """Returns "both": features and agents are scaled to unit length."""
         return "both"
 
     needs_angle: ClassVar[bool] = True
@@ -130,7 +131,7 @@ class AdaFace(ScaledLogits):
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """softplus(log Z_others - s (cos(theta + g_angle) - g_add))."""
+        """Returns the loss [batch], softplus(`value` - s (cos(theta + g_angle) - g_add))."""
         dtype = target.similarity.dtype
         scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)
         quality = self.quality(target.feature_norm)
@@ -140,7 +141,7 @@ class AdaFace(ScaledLogits):
         return jax.nn.softplus(value - (scale * cosine + target.bias))
 
     def quality(self, feature_norm: jax.Array) -> jax.Array:
-        """The paper's z_hat [batch], in [-1, 1]: the norm in units of the statistics."""
+        """Returns the paper's z_hat [batch]: h times the norm's standard score, in [-1, 1]."""
         mean, std, concentration = (
             jax.lax.stop_gradient(jnp.asarray(x, feature_norm.dtype))
             for x in (self.statistics.mean, self.statistics.std, self.concentration)
@@ -162,26 +163,27 @@ def adaface(
 ) -> Losses:
     """AdaFace: softmax with a margin that depends on the feature norm (Kim et al.).
 
-    The margin of long features acts most on hard examples; that of short features on easy ones.
+    The margin of long features acts most on hard examples, and that of short features acts most on
+    easy examples.
 
         z_i = clip(h (||f_i|| - mean) / std, -1, 1)
         g_angle = -m z_i,   g_add = m z_i + m
         target logit s (cos(theta_y + g_angle) - g_add), the others s cos theta_j
 
-    The feature norm is read as the quality of the image, which NormFace removes and Ring loss makes
-    the same for all. No gradient flows through the norm or the statistics.
+    AdaFace takes the feature norm as the quality of the image. NormFace removes this norm, and Ring
+    loss makes it the same for all images. No gradient flows through the norm or the statistics.
 
-    Where the paper is silent this follows the released code: norms are clipped to [0.001, 100], std
-    has 0.001 added, and theta_y + g_angle is clipped to [0.001, pi - 0.001], where the target logit
-    has no gradient. That code updates the statistics by a batch before it uses them. It also clips
-    all cosines to 0.999 on both sides, which stops the gradient of targets within 0.045 rad of
-    their agent; this does not.
+    Three details that the paper does not state follow the released code: norms are clipped to
+    [0.001, 100], 0.001 is added to std, and theta_y + g_angle is clipped to [0.001, pi - 0.001].
+    The target logit has no gradient where it is clipped. The released code updates the statistics
+    by a batch before it uses them. It also clips all cosines to [-0.999, 0.999], which stops the
+    gradient of targets within 0.045 rad of their agent. This function does not clip cosines.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
-      statistics: of the feature norms, see `updated_norm_statistics`.
+      statistics: mean and deviation of the feature norms, see `updated_norm_statistics`.
       scale: s, the factor on the cosines. Like margin and concentration it is a scalar or [batch],
         one per example.
       margin: m, at least 0.

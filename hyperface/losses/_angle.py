@@ -10,7 +10,7 @@ EPS = 1e-12
 
 
 class _Parts(NamedTuple):
-    """What the angle and its gradient are computed from."""
+    """The values from which the angle and its gradient are computed."""
 
     cosine: jax.Array
     """[batch]"""
@@ -40,17 +40,20 @@ class _Parts(NamedTuple):
 
 @jax.custom_vjp
 def angle(features: jax.Array, rows: jax.Array) -> jax.Array:
-    """arccos of the cosine between each feature and its row, which never sees the rounded cosine.
+    """Returns the angle between each feature and its row, with float32's full precision.
 
         theta = atan2(sin theta, <f~, W~>),   sin^2 theta = 1 - <f~, W~>^2
 
-    Near 0 a rounded cosine is 1 for every angle below 3e-4 rad. The sine comes from the part of the
-    feature that is orthogonal to the row, which keeps its digits; so does the gradient:
+    The arccos of a rounded cosine would be imprecise: in float32 the cosine is 1 for every angle
+    below 3e-4 rad. Here the sine is computed from the part of the feature that is orthogonal to the
+    row, so the angle and its gradient keep their digits. The gradient to the feature is as follows,
+    and the gradient to the row has the same form:
 
-        dtheta/df = -(W~ - cos theta f~) / (sin theta ||f||),   and alike for the row
+        dtheta/df = -(W~ - cos theta f~) / (sin theta ||f||)
 
-    Both unit vectors have the eps of `l2_normalize` inside the root, so that the angle is never
-    quite 0 and has a gradient everywhere: a zero vector is at pi / 2 of all.
+    Both unit vectors are computed with the eps of `l2_normalize` inside the root. So the angle is
+    never exactly 0, and has a gradient everywhere. The angle of a zero vector to any other vector
+    is pi / 2.
 
     Args:
       features: [batch, dim] floating point, un-normalised.

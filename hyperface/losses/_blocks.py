@@ -12,15 +12,15 @@ from hyperface.losses.shards import Shards, first_class
 
 Precision = Literal["float32", "mixed", "bf16"]
 AgentGradient = Literal["tangent", "inner-product", "distance"]
-"""Through the agents' normalisation (NormFace, Eq. 4), or that of an inner product or of a squared
-distance with rows that count as unit vectors already."""
+"""The agents' gradient: through their normalisation (NormFace, Eq. 4), or that of an inner product
+or of a squared distance with rows that count as unit vectors already."""
 
 # The eps of `l2_normalize`: both sides of a cosine are normalised by the same rule.
 AGENT_EPS = 1e-12
 
 
 class Layout(NamedTuple):
-    """How a problem is computed. It is static."""
+    """The static description of a problem: how its losses are computed."""
 
     normalize_agents: bool
     agent_gradient: AgentGradient
@@ -44,7 +44,7 @@ class Classes(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The arrays of a problem. The gradients to them have the same form."""
+    """The arrays of a problem. Their gradients have the same form."""
 
     terms: tuple[Any, ...]
     """The class-wise losses: pytrees of their hyper-parameters."""
@@ -75,8 +75,17 @@ class Gradients(NamedTuple):
 def similarities_of(
     layout: Layout, columns: jax.Array, agents: jax.Array, start: Any, *, forward: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the similarities [block, batch] to the block from row `start` on, the block's rows,
-    and 1 / length of each row where agents are normalised. `columns` are those of `columns_of`."""
+    """Returns the similarities [block, batch] of the block of agents that begins at row `start`.
+
+    It also returns the rows of the block and, if agents are normalised, 1 / length of each row.
+
+    Args:
+      layout: how the problem is computed.
+      columns: [dim, batch], the features as `columns_of` returns them.
+      agents: [classes, dim].
+      start: first row of the block.
+      forward: whether the forward pass calls this, whose precision may differ.
+    """
     rows = rows_of(agents, start, layout)
     inverse_norms = inverse_norms_of(layout, rows)
     similarities = matmul(layout, rows, columns, forward=forward)
@@ -89,14 +98,14 @@ def similarities_of(
 def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
     """Returns the features as columns [dim, batch], rounded as a matmul's operand.
 
-    They are made once, outside of the scan. Without the barrier XLA would fold the transpose into
-    each matmul of the scan, and multiply rounded operands in float32.
+    They are computed once, before the scan. An optimisation barrier keeps XLA from fusing the
+    transpose into each matmul of the scan, which would multiply rounded operands in float32.
     """
     return jax.lax.optimization_barrier(cast(layout, x, forward=forward).T)
 
 
 def inverse_norms_of(layout: Layout, rows: jax.Array) -> jax.Array | None:
-    """Returns 1 / length of each row; None where agents are not normalised."""
+    """Returns 1 / length of each row, [rows]; None if agents are not normalised."""
     if not layout.normalize_agents:
         return None
     return jax.lax.rsqrt(jnp.sum(rows * rows, axis=1) + AGENT_EPS)
@@ -110,9 +119,10 @@ def block_of(
     start: Any,
     first: Any,
 ) -> Block:
-    """Returns the block from row `start` on as a fold sees it.
+    """Returns the block that begins at row `start`, with the classes that a fold counts in it.
 
-    Classes count from row `first` on.
+    Rows before `first` are not counted: the last block is moved back to have full size, and the
+    block before it has counted them.
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_class(layout.num_rows, layout.shards.axis_name)
@@ -127,7 +137,7 @@ def block_of(
 
 
 def rows_of(array: jax.Array, start: Any, layout: Layout) -> jax.Array:
-    """Returns the block from row `start` on of an array with one row per class."""
+    """Returns the block that begins at row `start` of an array with one row per class."""
     if layout.block_size == array.shape[0]:
         return array
     return jax.lax.dynamic_slice_in_dim(array, start, layout.block_size, 0)
@@ -154,7 +164,7 @@ def forward_scan(
     """Returns the summaries over all classes of this device, and what each block saves.
 
     Args:
-      layout: of the problem.
+      layout: how the problem is computed.
       fold_block: (summaries so far or None, start, first) -> (summaries, what the block saves).
     """
     starts, firsts = _places(layout.num_rows, layout.block_size)
@@ -174,10 +184,10 @@ def backward_scan(
     """Returns what `step` carries from block to block, after the last block.
 
     Args:
-      layout: of the problem.
+      layout: how the problem is computed.
       step: (carry, start, first, [similarities]) -> carry.
-      carry: at the start.
-      saved: similarities from `forward_scan`; None where `step` computes them.
+      carry: the value before the first block.
+      saved: the similarities that `forward_scan` saved; None if `step` computes them again.
     """
     starts, firsts = _places(layout.num_rows, layout.block_size)
     if saved is None:
@@ -190,7 +200,7 @@ def backward_scan(
 
 
 def cast(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
-    """Rounds a matmul's operand to bfloat16 where the precision says so."""
+    """Rounds an operand of a matmul to bfloat16 if the layout's precision requires it."""
     rounds = layout.precision == "bf16" or (forward and layout.precision == "mixed")
     return x.astype(jnp.bfloat16) if rounds else x
 

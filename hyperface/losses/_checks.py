@@ -29,7 +29,7 @@ def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array
     """Returns features [batch, dim] and rows [classes, dim] with equal dim, in the wider dtype.
 
     Args:
-      name: of the rows, for messages.
+      name: name of the rows, for messages.
       features: [batch, dim].
       rows: [classes, dim].
     """
@@ -54,13 +54,13 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
-    """Returns the values of an array, undiminished; None while JAX traces it."""
+    """Returns the values of an array in their own dtype; None while JAX traces it."""
     # The value of a tracer is unknown until the compiled program runs.
     return None if isinstance(x, Tracer) else np.asarray(x)
 
 
 def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
-    """Returns an array of integers, of its own width."""
+    """Returns the array, after a check that it contains integers of any width."""
     x = x if isinstance(x, jax.Array) else np.asarray(x)
     # NumPy makes an empty list floating-point.
     if x.size and not jnp.issubdtype(x.dtype, jnp.integer):
@@ -73,7 +73,7 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
 
     Raises:
       TypeError: labels are not integers.
-      ValueError: their shape is another, or a known label is out of range.
+      ValueError: labels are not [batch], or a known label is out of range.
     """
     array = one_each("labels", integers("labels", labels), batch, "per feature")
     values = known(array)
@@ -92,7 +92,7 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
 
 
 def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
-    """Returns labels [batch] that are equal where the given ones are; integers of any width."""
+    """Returns labels [batch] that are equal if and only if the given labels, of any width, are."""
     array = one_each("labels", integers("labels", labels), batch, "per feature")
     if isinstance(array, jax.Array):
         return array
@@ -101,20 +101,20 @@ def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
 
 
 def one_of(name: str, found: str, allowed: Sequence[str]) -> None:
-    """Checks a word of a closed list."""
+    """Checks that a text is one of the allowed texts."""
     if found not in allowed:
         raise ValueError(f"expected {name} in {tuple(allowed)}, found {found!r}")
 
 
 def one_each(name: str, x: Any, count: int, each: str) -> Any:
-    """Returns an array, whose shape must be [count]."""
+    """Returns x as an array, after a check that it is [count], one value per `each`."""
     if x.shape != (count,):
         raise ValueError(f"expected {name} [{count}], one {each}, found shape {x.shape}")
     return x
 
 
 def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
-    """Returns a bool array [count]."""
+    """Returns x as an array, after a check that it is bool, with one value per `each`."""
     x = jnp.asarray(x)
     if x.dtype != jnp.bool_:
         raise TypeError(f"expected {name} of dtype bool, found {x.dtype}")
@@ -122,9 +122,9 @@ def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
 
 
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
-    """Returns a scalar: a Python number where its value is known, which must be in [least, most].
+    """Returns a scalar, as a Python number in [least, most] if its value is known.
 
-    A concrete JAX array stays one: to differentiate by it is to trace it.
+    A concrete JAX array stays a JAX array, because differentiation by it traces it.
     """
     value = known(x)
     if value is not None:
@@ -138,7 +138,7 @@ def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
 
 
 def no_more_keywords(function: str, unknown: Mapping[str, Any], allowed: Iterable[str]) -> None:
-    """Checks that a public function was given no keyword that it does not know."""
+    """Raises TypeError if a public function was called with unknown keywords."""
     for keyword in unknown:
         raise TypeError(
             f"{function}() got an unexpected keyword argument {keyword!r}; beside its own it takes "

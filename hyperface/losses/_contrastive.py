@@ -18,29 +18,29 @@ from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CContrastive:
-    """The term of `c_contrastive`, for `joint`."""
+    """The term of `c_contrastive` for `joint`, with the same hyper-parameters."""
 
     margin: ArrayLike = 1.0
 
     @property
     def normalize(self) -> Normalize:
-        """Both sides: the loss is one of angles."""
+        """Returns "both": features and agents are scaled to unit length."""
         return "both"
 
     @property
     def fold(self) -> HingeSum:
-        """The sum over the wrong classes within the margin."""
+        """Returns the reduction: the sum over the wrong classes within the margin."""
         return HingeSum()
 
     released_gradient: ClassVar[AgentGradient] = "distance"
 
     def fold_args(self, target: Target) -> jax.Array:
-        """The cosine above which a wrong class is within the margin: ||f~ - W~_j||^2 < m."""
+        """Returns the cosine [batch] above which a wrong class is within the margin."""
         # d = 2 - 2 cos, so that max(0, m - d) is 2 max(0, cos - (1 - m / 2)).
         return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """The pull to the own agent, and twice the folded cosines: squared distances."""
+        """Returns the loss [batch] as the sum of its two parts: own agent and others."""
         return 2.0 * (1.0 - target.similarity) + 2.0 * value
 
 
@@ -58,16 +58,17 @@ def c_contrastive(
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
 
     The sum is over all wrong classes, as in the released code, and the batch mean is left to the
-    caller. With margin 0 only the own class pulls, and agents converge to the class means.
+    caller. With margin 0 only the first part remains, and agents converge to the class means.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim], one row per class.
       labels: [batch] integer class ids.
       margin: m, on the squared distance of unit vectors, 0 to 4. The paper recommends 1.
-      gradient: "exact", or "caffe": agents get the gradient of the squared distance, not projected,
-        for a caller who overwrites their rows by the normalised ones after each step, as the
-        released code does. (Its cap of 4 on the own distance never binds on unit vectors.)
+      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code:
+        agents get the gradient of the squared distance without the tangent projection, and the
+        caller has to overwrite their rows by the normalised rows after each step. (The released
+        code also limits the distance to the own agent to 4, which unit vectors cannot exceed.)
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:

@@ -38,10 +38,10 @@ Summaries = list[Any]
 
 
 class Residuals(NamedTuple):
-    """What the forward pass leaves to the backward pass of `joint_losses`."""
+    """The arrays that the forward pass of `joint_losses` stores for the backward pass."""
 
     inputs: Inputs
-    """Those of the whole batch, but for `norms`, which are of this device's part."""
+    """The targets of the whole batch, except for `norms`, which are those of this device's part."""
     target: Target
     summaries: Summaries
     saved: Any
@@ -59,7 +59,7 @@ def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
 
 
 def losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
-    """Returns the losses, and what the backward pass needs."""
+    """Returns the losses, and the residuals for the backward pass."""
     shards, folds = layout.shards, _folds(inputs)
     whole = _of_whole_batch(layout, inputs)
     target = target_of(layout, whole, inputs.classes.labels, inputs.norms)
@@ -92,10 +92,11 @@ def _losses_bwd(layout: Layout, residuals: Residuals, cotangents: Any) -> tuple[
 def pull_losses(
     layout: Layout, residuals: Residuals, cotangents: Any
 ) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
-    """Returns what the backward scan needs of the terms, and what the terms need of the scan.
+    """Returns two functions that connect the terms with the backward scan.
 
-    The first function is `_slopes` of a block. The second returns the gradients to the terms and to
-    the target from what the slopes' second result adds up to over the blocks.
+    The first function returns, for one block, the derivatives by its similarities and bias, and its
+    part of the derivatives by the folds' arguments. The second function takes the sum of these
+    parts over all blocks, and returns the gradients to the terms and to the target.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -255,10 +256,11 @@ def block_gradients_of(
     """Returns the step of a backward scan: (agents, start, first, [similarities]) -> gradients.
 
     Args:
-      layout: of the problem.
-      inputs: of the whole batch; the step is given the agents themselves.
-      slopes: of a block; returns what `_slopes` does.
-      sparse: leave out the matmuls of blocks whose slopes are all zero.
+      layout: how the problem is computed.
+      inputs: the arrays of the whole batch, except the agents, which are an argument of the step.
+      slopes: function of a block that returns two values: the derivatives by similarities and bias,
+        and the block's part of the derivatives by the folds' arguments.
+      sparse: whether the matmuls of blocks whose slopes are all zero are left out.
     """
     axes = varying_axes(inputs.x, inputs.agents)
     columns = columns_of(layout, inputs.x, forward=False)
@@ -296,7 +298,7 @@ def block_gradients_of(
 
 
 def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
-    """Returns zeros like the `extra` of a block, whose form only the terms know."""
+    """Returns zeros of the same form as the `extra` of a block, which depends on the terms."""
     shapes = jax.eval_shape(lambda: step(inputs.agents, 0, 0).extra)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -312,7 +314,7 @@ def _scan_gradients(
     """Returns the gradients that come from classes that are not the target.
 
     Args:
-      layout, inputs, slopes, sparse: as of `block_gradients_of`.
+      layout, inputs, slopes, sparse: as in `block_gradients_of`.
       saved: similarities that the forward scan saved.
     """
     agents, bias = inputs.agents, inputs.bias
@@ -380,5 +382,5 @@ def _products(
 
 
 def write_rows(whole: jax.Array, part: Any, start: Any) -> jax.Array:
-    """Returns an array with one row per class, with a block of rows replaced."""
+    """Returns the array `whole` with its rows from `start` on replaced by `part`."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)

@@ -28,7 +28,7 @@ class Block(NamedTuple):
     classes: jax.Array
     """[block] global class ids."""
     bias: jax.Array | None = None
-    """[block] what is added to the classes' logits."""
+    """[block] numbers that are added to the logits of the classes."""
 
 
 class Slope(NamedTuple):
@@ -37,7 +37,7 @@ class Slope(NamedTuple):
     similarities: jax.Array
     """[block, batch]."""
     fold_args: Any = None
-    """Like the fold's arguments: the part of their derivative that comes from this block."""
+    """The derivative by the fold's arguments: the part that comes from this block."""
     bias: jax.Array | None = None
     """[block, batch], from folds that take a bias."""
 
@@ -47,10 +47,11 @@ Maxima = tuple[jax.Array, jax.Array]
 
 @dataclass(frozen=True)
 class LogSumExp:
-    """log sum_j exp(s z_j + b_j). The argument is s [batch].
+    """The fold log sum_j exp(s z_j + b_j). Its argument is s [batch].
 
     Attributes:
-      bounded: |s z| is known to stay below `BOUNDED_SCALE`, so no maximum is subtracted first.
+      bounded: whether |s z| is known to stay below `BOUNDED_SCALE`, so that no maximum has to be
+        subtracted before exp.
     """
 
     bounded: bool = False
@@ -59,7 +60,7 @@ class LogSumExp:
 
     @property
     def additive(self) -> bool:
-        """Whether summaries merge by adding and the slope needs none."""
+        """Whether summaries are merged by addition and `slope` does not need them."""
         return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
@@ -72,7 +73,7 @@ class LogSumExp:
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Brings both sums to the larger maximum and adds them."""
+        """Returns the larger maximum, and both sums rescaled to it and added."""
         if self.bounded:
             # Both maxima are the constant zero, so that no exponential has to be rescaled.
             return first[0], first[1] + second[1]
@@ -87,7 +88,7 @@ class LogSumExp:
         return jnp.where(empty, _lowest(total), largest + jnp.log(jnp.where(empty, 1.0, total)))
 
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
-        """Returns s times the softmax over the counted classes, and for s its mean of z."""
+        """Returns the derivatives by z (s times the softmax) and by s (the softmax' mean of z)."""
         relative = self._logits(block, fold_args) - self.value(summary)[None, :]
         # `where`, not a product with the mask: exp is infinite where the value is `_lowest`.
         share = jnp.where(block.counted, jnp.exp(relative), 0.0)
@@ -110,11 +111,11 @@ class LogSumExp:
 
 @dataclass(frozen=True)
 class HingeSum:
-    """sum_j max(0, z_j - c). The argument is c [batch]."""
+    """The fold sum_j max(0, z_j - c). Its argument is c [batch]."""
 
     @property
     def additive(self) -> bool:
-        """Whether summaries merge by adding and the slope needs none."""
+        """Whether summaries are merged by addition and `slope` does not need them."""
         return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
@@ -131,7 +132,7 @@ class HingeSum:
         return summary
 
     def slope(self, block: Block, fold_args: jax.Array, summary: jax.Array | None) -> Slope:
-        """Returns one for each class above the threshold, and for the threshold minus their count.
+        """Returns the derivatives by z (1 above threshold c, else 0) and by c (minus their sum).
 
         A class exactly at the threshold has slope zero.
         """
@@ -142,11 +143,11 @@ class HingeSum:
 
 @dataclass(frozen=True)
 class Maximum:
-    """max_j z_j, of equal ones that of the lowest class. It takes no arguments."""
+    """The fold max_j z_j, with the lowest class among equal maxima. It takes no arguments."""
 
     @property
     def additive(self) -> bool:
-        """Whether summaries merge by adding and the slope needs none."""
+        """Whether summaries are merged by addition and `slope` does not need them."""
         return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
@@ -157,7 +158,7 @@ class Maximum:
         return jnp.max(counted, axis=0), block.classes[place]
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the larger one; of equal ones that of the lower class."""
+        """Returns the larger maximum and its class; the lower class if both are equal."""
         # The scan starts at the last block: the order of merging does not tell the lower class.
         later = (second[0] > first[0]) | ((second[0] == first[0]) & (second[1] < first[1]))
         return jnp.where(later, second[0], first[0]), jnp.where(later, second[1], first[1])
@@ -167,7 +168,7 @@ class Maximum:
         return summary[0]
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
-        """Returns one at the class that holds the maximum."""
+        """Returns the derivative by z: 1 for the class of the maximum, and 0 for all others."""
         # By class and not by value: of several equal similarities only one is the maximum.
         is_largest = block.counted & (block.classes[:, None] == summary[1][None, :])
         return Slope(is_largest.astype(block.similarities.dtype))

@@ -20,7 +20,7 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MagFace(ScaledLogits):
-    """The term of `magface`, for `joint`: hyper-parameters as there."""
+    """The term of `magface` for `joint`, with the same hyper-parameters."""
 
     scale: ArrayLike = 64.0
     lower_margin: ArrayLike = 0.45
@@ -33,7 +33,7 @@ class MagFace(ScaledLogits):
 
     @property
     def normalize(self) -> Normalize:
-        """Both sides: the loss is one of angles."""
+        """Returns "both": features and agents are scaled to unit length."""
         return "both"
 
     needs_angle: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class MagFace(ScaledLogits):
         return lower + (upper - lower) * above / (upper_norm - lower_norm)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """softplus(log Z_others - s cos(theta + m(a)))."""
+        """Returns the loss [batch], softplus(`value` - s cos(theta + m(a)))."""
         margins = self.margins(target.feature_norm)
         if self.easy_margin:
             margins = jnp.where(target.similarity > 0.0, margins, 0.0)
@@ -87,16 +87,16 @@ def magface(
         target logit s cos(theta_y + m(a)), the others s cos theta_j
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
 
-    The loss of the paper is this plus lambda_g = 35 times `magface_regularizer`, over the batch
-    mean. The gradient flows through the margin too, and shortens features that are far from their
-    agent; the regulariser lengthens them. So the feature norm becomes the quality of the image,
-    which NormFace removes and Ring loss makes the same for all. Outside [l_a, u_a] the norm has no
-    gradient from either.
+    The paper's loss is the batch mean of this function plus lambda_g = 35 times
+    `magface_regularizer`. The gradient flows through the margin too, and shortens features that are
+    far from their agent; the regulariser lengthens them. So the feature norm becomes a measure of
+    the quality of the image. NormFace removes this norm, and Ring loss makes it the same for all
+    images. Outside [l_a, u_a] neither the margin nor the regulariser has a gradient to the norm.
 
     The printed equation also has a minimum that separates nobody: all agents at one point and all
     features opposite to it, where theta + m exceeds pi and its cosine rises again. The released
-    code avoids it by its "easy margin", without a word in the paper: no margin where cos theta_y is
-    not positive. The loss jumps there.
+    code avoids it by its "easy margin", which the paper does not mention: no margin is applied
+    where cos theta_y is not positive. The loss is discontinuous at cos theta_y = 0.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -106,7 +106,7 @@ def magface(
         per example.
       lower_margin, upper_margin: l_m and u_m in radians, 0 to pi.
       lower_norm, upper_norm: l_a and u_a, above 0 and ascending, in units of the feature norm.
-      easy_margin: put the margin only where cos theta_y is positive, as the released code does;
+      easy_margin: apply the margin only where cos theta_y is positive, as the released code does;
         False is the printed equation everywhere.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 

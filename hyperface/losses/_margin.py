@@ -21,7 +21,7 @@ MarginGradient = Literal["exact", "released"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MarginSoftmax(ScaledLogits):
-    """The term of `margin_softmax`, for `joint`: hyper-parameters as there."""
+    """The term of `margin_softmax` for `joint`, with the same hyper-parameters."""
 
     scale: ArrayLike
     angular_multiplier: ArrayLike = 1.0
@@ -42,7 +42,7 @@ class MarginSoftmax(ScaledLogits):
         cosine_margin: ArrayLike = 0.0,
         gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
-        """The term of (m1, m2, m3), with what is known of them while tracing."""
+        """Returns the term; its static fields follow from what is known at trace time."""
         # Known while tracing, so that CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
         margins = (angular_multiplier, angular_margin, cosine_margin)
@@ -50,7 +50,7 @@ class MarginSoftmax(ScaledLogits):
 
     @property
     def normalize(self) -> Normalize:
-        """Both sides: the margin is one of angles."""
+        """Returns "both": features and agents are scaled to unit length."""
         return "both"
 
     @property
@@ -59,7 +59,7 @@ class MarginSoftmax(ScaledLogits):
         return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """softplus(log Z_others - s (cos(m1 theta + m2) - m3))."""
+        """Returns the loss [batch], softplus(`value` - s (cos(m1 theta + m2) - m3))."""
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
         # A float64 NumPy array of margins would otherwise widen a float32 loss under x64.
@@ -98,20 +98,21 @@ def margin_softmax(
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
-    ArcFace is m2 = 0.5, CosFace m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds pi the
-    printed cosine rises again, and so does this: with the exact gradient a large m2 can draw
-    features to the point opposite to their agents, which no margin on the cosine does, and
-    gradient="released" neither.
+    ArcFace has m2 = 0.5, and CosFace has m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds
+    pi, the cosine of the printed equation rises again. With the exact gradient a large m2 can
+    therefore draw features to the point opposite to their agents. A margin on the cosine cannot do
+    this, and gradient="released" avoids it too.
 
-    With p the softmax' share of the other classes, the gradient to the unit feature is
+    With p_j the softmax probability of class j, and p the sum over all other classes, the gradient
+    to the unit feature is
 
         dL/df~ = s p m1 sin(m1 theta_y + m2) dtheta_y/df~ + s sum_{j != y} p_j W~_j
 
-    dtheta/df~ has length 1. So the first part does not vanish at the agent: its length tends to
-    s p m1 sin(m2), while its direction, away from the agent, is undefined at theta = 0. There the
-    gradient is finite, and zero but for the eps of the normalisation. The same holds at theta = pi.
-    The angle comes from the feature's part across the agent, not from the arccos of a cosine, so
-    that float32 keeps its digits.
+    dtheta/df~ has length 1. So the first part does not vanish at the agent: its length tends to s p
+    m1 sin(m2), while its direction, away from the agent, is undefined at theta = 0. There the
+    computed gradient is finite, and zero except for the eps of the normalisation. The same holds at
+    theta = pi. The angle is computed from the part of the feature that is orthogonal to the agent,
+    and not as the arccos of a cosine, so that float32 keeps its digits.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.

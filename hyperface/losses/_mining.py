@@ -34,19 +34,20 @@ def batch_contrastive(
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
 
-    with d the squared distance on the unit sphere. The two means weigh the few same pairs as much
-    as the many different ones.
+    with d the squared distance on the unit sphere. Since these are two means, the few same-class
+    pairs weigh as much as the many other pairs.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       labels: [batch] integer class ids.
       margin: m, on the squared distance, 0 to 4.
-      mining: "all" pairs; "violating", whose second mean is over different pairs within the margin
-        only; "hardest", the farthest same and the nearest different example.
+      mining: "all" takes all pairs. "violating" takes the second mean only over pairs within the
+        margin. "hardest" takes only the farthest example of the same class and the nearest example
+        of another class.
       counted: [batch] bool, False for padding, which is in no pair; None counts all.
 
     Returns:
-      [batch] loss in squared distance on the unit sphere, at least float32. A mean over nothing is
+      [batch] loss in squared distance on the unit sphere, at least float32. The mean of no pairs is
       zero.
 
     Raises:
@@ -100,15 +101,16 @@ def batch_triplet(
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
-    with d the squared distance on the unit sphere. All triplets of a batch are never held at once:
-    anchors are taken a few at a time.
+    with d the squared distance on the unit sphere. Anchors are processed a few at a time, so the
+    triplets of a batch are never in memory together.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       labels: [batch] integer class ids.
       margin: m, on the difference of squared distances, 0 to 4.
-      mining: "all" triplets (batch-all); "violating", the mean over those above zero only;
-        "hardest", the one of the farthest same and the nearest different example (batch-hard).
+      mining: "all" takes the mean over all triplets (batch-all), and "violating" over those with a
+        loss above zero. "hardest" takes the triplet of the farthest example of the same class and
+        the nearest example of another class (batch-hard).
       counted: [batch] bool, False for padding, which is in no triplet; None counts all.
 
     Returns:

@@ -29,19 +29,19 @@ def ring(
 
         dL/dR = -(||f|| - R),   dL/df = (1 - R / ||f||) f
 
-    The paper's loss is lambda times the batch mean of this. The norm has NormFace's 1e-12 inside
-    the root: at the zero vector it is 1e-6, the gradient to the feature is zero and the one to R is
-    R - 1e-6.
+    The paper's loss is lambda times the batch mean of this function. The norm is computed with
+    NormFace's 1e-12 inside the root. At the zero vector the norm is 1e-6, the gradient to the
+    feature is zero, and the gradient to R is R - 1e-6.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       radius: R, a scalar in units of the feature norm. Start it at the first batch's mean norm.
-      form: "paper", or what the code released under its name computes:
+      form: "paper" is the equation. The other forms are those of released code:
         "released-l2": (||f|| - R)^2, without the 1/2, so that its weight 0.01 is lambda = 0.02;
         "released-l1": twice the smooth L1 distance, h^2 where |h| < 1 and 2 |h| - 1 beyond;
         "released-auto": (||f|| - R)^2 over the batch's mean norm, which is at least 0.5 and held
         constant in the gradient.
-      axis_name: the mapped axis that the batch is split over evenly, for its mean norm.
+      axis_name: the mapped axis over which the batch is split evenly, for the batch's mean norm.
 
     Returns:
       [batch] loss in squared norm units, float32 (float64 for float64 inputs).

@@ -15,7 +15,7 @@ from hyperface.shapes import Labels
 
 
 class Sample(NamedTuple):
-    """A step's classes. `size` is the drawn classes and one place an example for its own class."""
+    """The classes of one step: `size` is the number of drawn classes plus one place per example."""
 
     rows: jax.Array
     """[size] int32 rows of this device's agents. Those present are distinct."""
@@ -35,9 +35,9 @@ def sample_classes(
 ) -> Sample:
     """Draws the classes of a sampled head: Partial FC (An et al. 2021 and 2022).
 
-    The classes of the batch are always kept; of all classes a share is drawn, the same number at
-    every step. Losses and gradients are then those of a problem that has only these classes, and
-    cost as much; agents that were not drawn get no gradient and need not be read.
+    The classes of the batch are always kept. In addition a share of all classes is drawn, with the
+    same number at every step. Losses and gradients are those of a problem that has only these
+    classes, and cost as much. Other agents get no gradient and are not read.
 
     The draw is stratified: the class ids, turned by a random offset, are cut into equal runs, and
     one class is taken from each. Every class is drawn with probability `rate`, without a sort of
@@ -46,7 +46,7 @@ def sample_classes(
     Args:
       key: a random key, the same on every device.
       labels: [batch] integer class ids, global, the same on every device.
-      num_classes: agents on this device.
+      num_classes: number of agents on this device.
       rate: share of the classes drawn at random, above 0 and up to 1.
       axis_name: the mapped axis over which the agents are split by rows.
 
@@ -119,7 +119,7 @@ def _sample(
 
 
 def first_alike(labels: jax.Array) -> jax.Array:
-    """Returns for each label [batch] the first place that holds the same."""
+    """Returns for each label [batch] the position of the first equal label."""
     if not labels.size:
         return jnp.zeros(0, jnp.int32)
     return jnp.argmax(labels[:, None] == labels[None, :], axis=1).astype(jnp.int32)

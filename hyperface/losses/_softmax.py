@@ -30,11 +30,11 @@ def per_example(
       name: the keyword, for errors.
       x: a scalar or an array [batch].
       labels: [batch], which gives the size of the batch.
-      least, most: the range. Numbers of Python and NumPy are checked against it, arrays of jax are
-        not: their values may not be known yet.
+      least, most: the range. Numbers of Python and NumPy are checked against it. Arrays of JAX are
+        not, because their values may not be known yet.
 
     Returns:
-      The same in floating point: a float, a NumPy array, or an array of jax in at least float32.
+      x in floating point: a float, a NumPy array, or a JAX array in at least float32.
 
     Raises:
       ValueError: x has another shape, or a value of x is known and out of range.
@@ -62,18 +62,18 @@ def known_bound(scale: ArrayLike) -> bool:
 
 
 class ScaledLogits:
-    """What softmax terms share whose other classes are scaled similarities."""
+    """Base class of the softmax terms that only scale the similarities of the other classes."""
 
     scale: ArrayLike
     bounded: bool
 
     @property
     def fold(self) -> LogSumExp:
-        """log of the other classes' sum of exponentials."""
+        """Returns the reduction: log of the sum of exponentials over the other classes."""
         return LogSumExp(self.bounded)
 
     def fold_args(self, target: Target) -> jax.Array:
-        """The scale of each example."""
+        """Returns the scale of each example, [batch]."""
         # The fold takes one scale per example, so that a scalar and an array are one case.
         similarity = target.similarity
         return jnp.broadcast_to(jnp.asarray(self.scale, similarity.dtype), similarity.shape)
@@ -82,7 +82,7 @@ class ScaledLogits:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Softmax(ScaledLogits):
-    """The term of `softmax`, for `joint`: hyper-parameters as there."""
+    """The term of `softmax` for `joint`, with the same hyper-parameters."""
 
     scale: ArrayLike = 1.0
     normalize: Normalize = field(default="both", metadata={"static": True})
@@ -93,13 +93,13 @@ class Softmax(ScaledLogits):
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """Returns the term; `bounded` is set if the scale is known at trace time without a bias."""
+        """Returns the term; sets `bounded` if the scale is known at trace time, without a bias."""
         # Neither a bias nor an inner product without normalisation has a known bound.
         bounded = normalize == "both" and not biased and known_bound(scale)
         return cls(scale, normalize, bounded)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """softplus(log Z_others - target logit)."""
+        """Returns the loss [batch], softplus(`value` - target logit)."""
         # logsumexp - target would cancel every digit of a confident example.
         return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
 
@@ -131,35 +131,37 @@ def softmax(
     `theory.softmax_lower_bound(classes, 1)` and training stalls there: choose the scale by
     `theory.scale_for_bound`, or learn it.
 
-    The target is kept out of the denominator, L = softplus(log Z_others - target logit). The value
-    is the same; the gradient of a confident example, -sigmoid(log Z_others - target logit), keeps
-    its digits where `logsumexp - target` cancels them all.
+    It is computed as softplus(log Z_others - target logit), where Z_others is the sum over all
+    classes except the target. The value is the same, and the gradient of a confident example keeps
+    its digits. In `logsumexp - target` they would all cancel.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim], one row per class.
       labels: [batch] integer class ids in [0, classes).
-      normalize: which side is brought to unit length: "both" (NormFace), "features"
-        (L2-constrained softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
+      normalize: which side is scaled to unit length: "both" (NormFace), "features" (L2-constrained
+        softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
       scale: s, the factor on the similarities, a scalar or [batch], one per example; may be
-        learned. None is 1, which warns where both sides are normalised.
-      bias: [classes] added to the logits. Refused when anything is normalised unless
-        `allow_normalized_bias`, for the reason Proposition 1 gives.
+        learned. None is 1. If both sides are normalised, None gives a warning.
+      bias: [classes] numbers that are added to the logits. With a normalisation it raises an error
+        unless `allow_normalized_bias` is set: by Proposition 1, scaling a feature may lower the
+        probability of its class if there is a bias.
       allow_normalized_bias: accept a bias beside normalisation.
-      gradient: "exact", or "caffe": normalised agents get the gradient of the inner product, not
-        projected, for a caller who overwrites their rows by the normalised ones after each step, as
-        the released code does ("force normalization").
+      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code:
+        normalised agents get the gradient of the inner product without the tangent projection, and
+        the caller has to overwrite their rows by the normalised rows after each step (the released
+        code calls this "force normalization").
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
-      [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. An example whose
-      label is out of range is NaN under jit, where the range cannot be checked beforehand; it never
-      reads another class.
+      [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. Under jit, where
+      labels cannot be checked beforehand, the loss of a label out of range is NaN, never that of
+      another class.
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
       ValueError: shapes disagree, a known label is out of range, `normalize` or `gradient` is
-        unknown, or a bias meets normalisation or a scale per example.
+        unknown, or a bias is given with a normalisation or with one scale per example.
 
     Example:
       >>> import jax.numpy as jnp

@@ -26,7 +26,7 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SphereFace:
-    """The term of `a_softmax` (normalize="agents") and `l_softmax` ("none"), for `joint`."""
+    """The term of `a_softmax` (normalize="agents") and of `l_softmax` ("none") for `joint`."""
 
     blend: ArrayLike = 0.0
     margin: int = field(default=4, metadata={"static": True})
@@ -37,15 +37,15 @@ class SphereFace:
 
     @property
     def fold(self) -> LogSumExp:
-        """log of the other classes' sum of exponentials."""
+        """Returns the reduction: log of the sum of exponentials over the other classes."""
         return LogSumExp()
 
     def fold_args(self, target: Target) -> jax.Array:
-        """The scale, one: features have their own length."""
+        """Returns the scale [batch], which is 1, because features are not normalised."""
         return jnp.ones_like(target.similarity)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """softplus(log Z_others - target logit), the logit blended with that without a margin."""
+        """Returns the loss [batch]; the target logit is blended with the logit without a margin."""
         length = target.feature_norm
         # psi takes a cosine, and here the similarity contains both lengths.
         if self.normalize == "none":
@@ -87,8 +87,8 @@ def psi(cosine: jax.Array, margin: int) -> jax.Array:
 
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    Computed from the cosine by Chebyshev's polynomial, without arccos, whose slope is infinite at
-    cosine 1 and -1.
+    It is computed from the cosine by Chebyshev's polynomial. The arccos is avoided because its
+    slope is infinite at cosine 1 and -1.
 
     Args:
       cosine: any shape, in [-1, 1].
@@ -124,12 +124,13 @@ def annealed_blend(
 
         lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
 
-    A resumed run that passes its step goes on where it was; the released codes keep a counter of
-    their own, and start again at 1000.
+    lambda depends only on the step, so a resumed run continues with the right value. The released
+    codes count steps in the layer, and a resumed run starts again at 1000.
 
     Args:
-      step: optimiser steps done, 0 at the first batch.
-      start, gamma, power, floor: the released training file's numbers by default.
+      step: number of finished optimiser steps, 0 at the first batch.
+      start, gamma, power, floor: constants of the equation; the defaults are those of the released
+        training file.
 
     Returns:
       lambda, of step's shape.
@@ -204,7 +205,7 @@ def l_softmax(
     blend: ArrayLike = 0.0,
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Large-margin softmax (Liu et al. 2016, Eq. 4): neither side normalised.
+    """Large-margin softmax (Liu et al. 2016, Eq. 4), in which neither side is normalised.
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 

@@ -19,7 +19,7 @@ from hyperface.rules import vary_over, varying_axes
 
 
 class Target(NamedTuple):
-    """What a term may know of each example beside the other classes."""
+    """What a term may use of each example apart from the folded value of the other classes."""
 
     similarity: jax.Array
     """[batch] similarity to the example's own class."""
@@ -31,15 +31,15 @@ class Target(NamedTuple):
     bias: jax.Array
     """[batch] what is added to the own class's logit; 0 without a bias."""
     own_angle: jax.Array | None
-    """What `angle` returns; None unless a term has `needs_angle`."""
+    """The value that `angle` returns; None unless a term has `needs_angle`."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 
     @property
     def angle(self) -> jax.Array:
-        """[batch] angle to the own class's agent in radians.
+        """Returns the angle [batch] between each feature and the agent of its class, in radians.
 
-        It has its digits near 0 and pi, which the arccos of `similarity` loses.
+        It is precise near 0 and pi, where the arccos of `similarity` is not.
 
         Raises:
           ValueError: no term has `needs_angle`.
@@ -65,10 +65,10 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
     """Returns the targets of `labels_here`, NaN for a label out of range.
 
     Args:
-      layout: of the problem.
-      inputs: of the whole batch.
-      labels_here: [batch] labels of this device's part of the batch.
-      norms: [batch] length of its un-normalised features.
+      layout: how the problem is computed.
+      inputs: the arrays of the whole batch.
+      labels_here: [batch] class ids of this device's part of the batch.
+      norms: [batch] lengths of the un-normalised features of that part.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     own_bias = None if inputs.bias is None else inputs.bias[at.row]
@@ -86,13 +86,14 @@ def add_target(
 ) -> Inputs:
     """Returns the gradients to all inputs, with the target's part added.
 
-    Those to x and features are summed over the devices. The agents' rows are where they belong.
+    The gradients to x and to the features are summed over the devices. The gradient of each agent
+    is on the device that has its row.
 
     Args:
-      layout: of the problem.
-      inputs: of the whole batch.
-      to_terms, to_target: gradients to the terms, and to this device's part of the targets.
-      gradients: those that come from the other classes.
+      layout: how the problem is computed.
+      inputs: the arrays of the whole batch.
+      to_terms, to_target: gradients to the terms and to this device's part of the targets.
+      gradients: the gradients that come from the other classes.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     part = target_gradients(layout, inputs, inputs.agents[at.row], to_target)
@@ -122,14 +123,14 @@ class TargetGradients(NamedTuple):
 def target_gradients(
     layout: Layout, inputs: Inputs, rows: jax.Array, to_target: Target
 ) -> TargetGradients:
-    """Returns the target's part of the gradients; those of `x` and `features` are not yet summed.
+    """Returns the part of the gradients that comes from the targets, not yet summed over devices.
 
     Args:
-      layout: of the problem.
-      inputs: of the whole batch.
-      rows: [batch, dim] the agents of the examples' own classes; any row for those of other
-        devices.
-      to_target: gradient to this device's part of the targets.
+      layout: how the problem is computed.
+      inputs: the arrays of the whole batch.
+      rows: [batch, dim] the agents of the examples' own classes; an arbitrary row if another device
+        has the agent.
+      to_target: the gradient to this device's part of the targets.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     fields = to_target._asdict()

@@ -28,7 +28,7 @@ Negatives = Literal["all", "hardest"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CTriplet:
-    """The term of `c_triplet`, for `joint`: hyper-parameters as there."""
+    """The term of `c_triplet` for `joint`, with the same hyper-parameters."""
 
     margin: ArrayLike = 0.8
     negatives: Negatives = field(default="all", metadata={"static": True})
@@ -37,23 +37,23 @@ class CTriplet:
 
     @property
     def normalize(self) -> Normalize:
-        """Both sides: the loss is one of angles."""
+        """Returns "both": features and agents are scaled to unit length."""
         return "both"
 
     released_gradient: ClassVar[AgentGradient] = "distance"
 
     @property
     def fold(self) -> HingeSum | Maximum:
-        """The sum of the violations, or the closest wrong class."""
+        """Returns the reduction: the sum of the violations, or the closest wrong class."""
         return HingeSum() if self.negatives == "all" else Maximum()
 
     def fold_args(self, target: Target) -> jax.Array | None:
-        """The cosine above which a wrong class violates: d_j < m + d_y."""
+        """Returns the cosine [batch] above which a wrong class violates the margin."""
         # d = 2 - 2 cos, so that m + d_p - d_n is 2 (cos_n - (cos_p - m / 2)).
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Twice the cosines' violation: squared distances; and the own distance if it pulls."""
+        """Returns the loss [batch], with the squared distance to the own agent added if asked."""
         if self.negatives == "hardest":
             value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))
         distance = 2.0 * (1.0 - target.similarity)
@@ -92,10 +92,12 @@ def c_triplet(
         released code.
       always_pull: add ||f~ - W~_y||^2 whether or not anything violates: the paper's "C-triplet +
         center".
-      gradient: "exact", or the released code's "caffe": the own distance has slope 1 once (always
-        with `always_pull`, else where anything violates), however many classes violate; the value
-        leaves the pull out; and agents get the gradient of the squared distance, not projected, for
-        a caller who overwrites their rows by the normalised ones after each step.
+      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
+        differs in three ways. The squared distance to the own agent has slope 1, however many
+        classes violate the margin; with `always_pull` it has this slope for every example, and
+        otherwise only where a class violates. Agents get the gradient of the squared distance
+        without the tangent projection, and the caller has to overwrite their rows by the normalised
+        rows after each step. The value does not contain the pull to the own agent.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:

@@ -34,7 +34,7 @@ from hyperface.rules import vary_over, varying_axes
 
 
 class RowUpdate(Protocol):
-    """An optimiser's step on some rows of the agents: a pytree whose leaves are its numbers.
+    """An optimiser's step on some rows of the agents: a pytree whose leaves are its constants.
 
     A new row and its new state depend on this row alone, because the engine calls the update once
     per block of rows, and once for the rows of the batch's own classes.
@@ -52,7 +52,7 @@ class RowUpdate(Protocol):
 
 
 class Rows(NamedTuple):
-    """Rows of the agents, with what belongs to them."""
+    """Some rows of the agents, with their gradient and their optimiser state."""
 
     agents: jax.Array
     state: Any
@@ -61,7 +61,7 @@ class Rows(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What the backward scan carries from block to block."""
+    """The values that the backward scan passes from block to block."""
 
     x: jax.Array
     agents: jax.Array
@@ -73,7 +73,7 @@ class Sweep(NamedTuple):
 
 
 class OwnRows(NamedTuple):
-    """Where the rows of the batch's own classes are, for the examples of all devices."""
+    """The positions of the rows of the examples' own classes, for the examples of all devices."""
 
     labels: jax.Array
     at: Location
@@ -264,11 +264,11 @@ def _update_own_rows(
     """Returns all agents and states after the update of the batch's own rows.
 
     Args:
-      layout: of the problem.
+      layout: how the problem is computed.
       swept: the result of the scan.
-      update: of the rows.
+      update: the optimiser's step on the rows.
       to_rows: [batch] what each example adds to the row of its own class.
-      own: where these rows are.
+      own: the positions of these rows.
       may_update: whether there is an update.
     """
     # Examples of one class add up at the first of them, in the order of the batch.

@@ -74,10 +74,10 @@ class Fold(Protocol):
 
     @property
     def additive(self) -> bool:
-        """Whether summaries merge by adding and the slope needs no summary.
+        """Whether summaries are merged by addition and `slope` does not need them.
 
-        `weighted_sum` then computes value and gradients in one scan, for terms that are linear in
-        the value, and leaves out the matmuls of blocks whose slope is zero throughout.
+        If so, `weighted_sum` computes value and gradients in one scan, for terms that are linear in
+        the folded value. It leaves out the matmuls of blocks whose slope is zero everywhere.
         """
         ...
 
@@ -101,17 +101,17 @@ class Fold(Protocol):
 class Term(Protocol):
     """A class-wise loss: a pytree whose leaves are its differentiable hyper-parameters.
 
-    `joint` and `weighted_sum` take any object of this form, and so does an experiment, as
-    `hyperface.config.loss.CustomTerm`.
+    `joint` and `weighted_sum` accept any object with these attributes. In an experiment, give the
+    object to `hyperface.config.loss.CustomTerm`.
 
-    Two more attributes are optional. `released_gradient`, an `AgentGradient`, is for a term whose
-    released code computes another gradient for the agents: that of `gradient="caffe"`.
-    `needs_angle = True` asks for `Target.angle`.
+    Two more attributes are optional. `released_gradient`, an `AgentGradient`, is the gradient of
+    the agents in the released code, which `gradient="caffe"` selects. `needs_angle = True` makes
+    the engine compute `Target.angle`.
     """
 
     @property
     def normalize(self) -> Normalize:
-        """Which sides are brought to unit length."""
+        """Which sides of the similarities are scaled to unit length."""
         ...
 
     @property
@@ -120,7 +120,7 @@ class Term(Protocol):
         ...
 
     def fold_args(self, target: Target, /) -> FoldArgs:
-        """Returns what the fold is given for each example."""
+        """Returns the arguments of the fold, one value per example."""
         ...
 
     def loss(self, target: Target, value: jax.Array, /) -> jax.Array:
@@ -129,11 +129,11 @@ class Term(Protocol):
 
 
 class Engine(TypedDict, total=False):
-    """Keywords of every class-wise loss.
+    """The keyword arguments that every class-wise loss accepts.
 
-    On one device, and under `jax.jit` with arrays that are split by their shardings (automatic or
-    explicit axes), none is needed. The mapped forms are `jax.shard_map` and `jax.pmap`: there
-    `axis_name` says that the agents are split by rows, and `split_batch` that the batch is too.
+    None of them is needed on one device, or under `jax.jit` with sharded arrays (on automatic or
+    explicit mesh axes). Inside of `jax.shard_map` or `jax.pmap`, `axis_name` states that the agents
+    are split by rows, and `split_batch` that the batch is split too.
     """
 
     block_size: int | None
@@ -153,22 +153,23 @@ class Engine(TypedDict, total=False):
     axis. The features are gathered, and the gradients of features and agents are those of the sum
     of all devices' losses."""
     precision: Precision
-    """Of the matmuls' operands; sums, agents and gradients are float32. "mixed" rounds in the
-    forward scan only."""
+    """Precision of the operands of matmuls; sums, agents and gradients are float32. "mixed" rounds
+    in the forward scan only."""
     memory_budget: int
-    """Bytes that similarities may take between the scans. Where [batch, classes] of them fit, the
-    backward scan does not compute them again; under "mixed" it always does."""
+    """Bytes that may store similarities between the forward and the backward scan. If all [batch,
+    classes] similarities fit, the backward scan does not compute them again. With precision "mixed"
+    it always computes them again."""
     present: ArrayLike | None
-    """[classes] bool, split like the agents: which classes take part beside the targets, which
-    always do. The others get no gradient."""
+    """[classes] bool, split like the agents: the classes that take part. The targets always take
+    part. Other classes get no gradient."""
     agent_gradient: AgentGradient
-    """Whether the agents' gradient goes through their normalisation (Eq. 4, the default), or is
-    that of the inner product or squared distance with rows of unit length, as in released codes
-    that overwrite the rows by their normalised values instead."""
+    """The agents' gradient: "tangent", the default, differentiates their normalisation too (Eq. 4).
+    The other values give the gradient of the inner product or of the squared distance, as if rows
+    had unit length already. Released codes do so, and overwrite the rows by normalised rows."""
 
 
 def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
-    """Returns the engine's keywords with the `agent_gradient` that a loss' `gradient` asks for.
+    """Returns the engine's keywords with the `agent_gradient` for a loss' option `gradient`.
 
     Raises:
       ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
@@ -198,9 +199,10 @@ def joint(
     """Computes several class-wise losses in one pass over one agent matrix.
 
     Args:
-      terms: of one normalisation mode.
+      terms: the terms, which must all have the same normalisation.
       features: [batch, dim], floating point, un-normalised.
-      agents: [classes, dim]; with `axis_name` the rows that this device holds, in order of device.
+      agents: [classes, dim]; with `axis_name` only the rows of this device, in the order of the
+        devices.
       labels: [batch] global class ids.
       bias: [classes] added to the logits, split like the agents; for terms with a `LogSumExp`.
       engine: `block_size`, `axis_name`, `split_batch`, `precision`, `memory_budget`, `present`
@@ -210,8 +212,9 @@ def joint(
       The losses [batch] of each term, in order.
 
     Raises:
-      TypeError, ValueError: as the losses say; or terms of several modes, a block size below one,
-        a negative budget, `present` that is not a bool a class.
+      TypeError, ValueError: for the reasons that the losses name; or the terms differ in
+        normalisation, the block size is below one, the budget is negative, or `present` is not one
+        bool per class.
 
     Example:
       >>> import jax.numpy as jnp
@@ -273,21 +276,23 @@ def weighted_sum(
     """Returns the weighted sum of several losses: sum over t and i of weights[t][i] loss_t[i].
 
     It computes the same losses as `joint`, for terms t and examples i. When gradients are taken,
-    hinge losses (`CContrastive`, and `CTriplet` over all negatives) need one sweep over the classes
-    instead of two. The reason: the gradient of an agent mixes the examples, so the sweep that
-    computes the value can compute it only if the examples' weights are known. Blocks of classes
-    without an active hinge skip the gradients' matmuls. Other terms take two sweeps, as in `joint`.
+    hinge losses (`CContrastive`, and `CTriplet` over all negatives) need one pass over the classes
+    instead of two. The reason: the gradient of an agent mixes the examples, so the pass that
+    computes the value can compute it only if the weights of the examples are known. Blocks of
+    classes without an active hinge skip the gradients' matmuls. Other terms take two passes, as in
+    `joint`.
 
     Args:
       terms, features, agents, labels, bias, engine: as in `joint`.
-      weights: for each term an array [batch], for example mask / count; differentiable too.
-      with_losses: also return the losses, for logs: no gradient flows through them.
+      weights: one array [batch] per term, for example mask / count; they are differentiable too.
+      with_losses: also return the losses, for logs; no gradient flows through these.
 
     Returns:
       The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
 
     Raises:
-      TypeError, ValueError: as `joint`; or weights that are not one [batch] array per term.
+      TypeError, ValueError: for the reasons that `joint` names; or the weights are not one [batch]
+        array per term.
 
     Example:
       >>> import jax.numpy as jnp
@@ -332,34 +337,35 @@ def weighted_sum_with_update(
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns `weighted_sum`, and updates the agents in the reverse pass.
 
-    What JAX returns as the gradient to `agents` is the UPDATED agents, and to `state` the updated
-    state. The backward scan computes them block by block, so that the agents' gradient is in memory
-    for one block of rows at a time. Where the caller donates agents and state to `jax.jit`, they
-    are overwritten in place. The gradients to all other arguments are those of `weighted_sum`.
+    In place of the gradient to `agents`, JAX returns the UPDATED agents, and in place of the
+    gradient to `state` the updated state. The backward scan computes them block by block, so that
+    the agents' gradient is in memory for one block of rows at a time. If the caller donates agents
+    and state to `jax.jit`, they are overwritten in place. The gradients to all other arguments are
+    those of `weighted_sum`.
 
-    Nothing is updated where the sum is not finite, or where its cotangent is 0: agents and state
-    come back as they were.
+    If the sum is not finite or its cotangent is 0, agents and state are returned unchanged.
 
-    A global norm of the gradient cannot scale it: the norm is known only after the scan.
+    The update cannot clip the gradient by its global norm, which is known only after the scan.
 
     Args:
       terms, features, agents, labels, weights, bias, with_losses, engine: as in `weighted_sum`.
         Agents must not be used for anything else that is differentiated.
       state: the optimiser's state of the agents: a pytree of floating-point arrays with one row per
         agent, such as their momentum; split over the devices as the agents are.
-      update: (rows, their state, their gradient) -> (new rows, new state), for some rows of the
-        agents, each by itself. A pytree whose leaves are its numbers, such as a
-        `jax.tree_util.Partial`; no gradient flows to them.
+      update: function (rows, their state, their gradient) -> (new rows, new state). It must treat
+        each row independently of the others. It is a pytree whose leaves are its constants, such as
+        a `jax.tree_util.Partial`; no gradient flows to them.
       sum_over: mapped axis, or axes, over which the batch is split while each device has the same
-        agents. Their gradient is then added up over it, block by block. Features' gradients are of
-        this device's examples, as ever.
+        agents. The agents' gradient is then added up over these axes, block by block. The gradients
+        of features are those of this device's examples, as without `sum_over`.
 
     Returns:
       The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
 
     Raises:
-      TypeError, ValueError: as `weighted_sum`; or the state is not one row per agent, the update
-        returns other shapes or types, or `sum_over` does not name an axis that it should.
+      TypeError, ValueError: for the reasons that `weighted_sum` names; or the state does not have
+        one row per agent, the update returns other shapes or types, or `sum_over` lacks an axis
+        over which the batch varies.
 
     Example:
       >>> import jax
@@ -572,10 +578,10 @@ def _block_size(asked: int | None, batch: int, classes: int) -> int:
 # Asked for at every trace, and the file cannot change while the process runs.
 @cache
 def block_bytes() -> int:
-    """Returns the bytes of similarities in a block that the engine chooses.
+    """Returns the size in bytes that the engine chooses for the similarities of a block.
 
-    On a CPU they fit the second-level caches of the cores, which share the work on a block, so that
-    the scan reads each block's similarities from there. Elsewhere they are large enough to keep the
+    On a CPU a block fits into the second-level caches of the cores, which share the work, so that
+    the scan reads the similarities from there. On other devices a block is large enough to keep the
     device busy.
     """
     largest = 4 * 2**20

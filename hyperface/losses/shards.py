@@ -15,7 +15,7 @@ Tree = TypeVar("Tree")
 
 
 class Location(NamedTuple):
-    """Where the agents of some class ids are."""
+    """The positions of the agents of some class ids: on which device, and in which row."""
 
     row: jax.Array
     """Row on this device; 0 where the agent is on another device."""
@@ -26,7 +26,7 @@ class Location(NamedTuple):
 
 
 def num_shards(axis_name: AxisName | None) -> int:
-    """Returns over how many devices the classes are split."""
+    """Returns the number of devices over which the classes are split."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
@@ -36,11 +36,11 @@ def first_class(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
 
 
 def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Location:
-    """Returns where the agents of class ids are.
+    """Returns the positions of the agents of some class ids.
 
     Args:
       labels: integer class ids of any shape.
-      num_rows: rows on each device.
+      num_rows: number of rows on each device.
       axis_name: mapped axis over which the classes are split; None for one device.
     """
     row = labels - first_class(num_rows, axis_name)
@@ -51,7 +51,7 @@ def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Loca
 
 
 def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) -> Tree:
-    """Returns this device's `batch` examples of arrays that hold the examples of all devices."""
+    """Returns this device's `batch` examples from arrays with the examples of all devices."""
     if axis_name is None:
         return whole_batch
     first = jax.lax.axis_index(axis_name) * batch
@@ -59,7 +59,7 @@ def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) 
 
 
 class Shards(NamedTuple):
-    """How a problem is split over devices. It is static."""
+    """The static description of how a problem is split over devices."""
 
     axis_name: AxisName | None = None
     """Mapped axis over which the agents are split by rows; None on one device."""
@@ -70,14 +70,15 @@ class Shards(NamedTuple):
     update of the agents needs it: elsewhere the caller adds up their gradient."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
-        """Gives all arrays the mapped axes over which the engine needs them to vary.
+        """Casts all arrays to types that vary over the mapped axes that the engine needs.
 
-        Whatever varies over some other axis, such as the batch over the "data" axis of a mesh,
-        makes everything vary over it. Over the classes' axis the rows vary. The batch and the terms
-        vary over it where the batch is split, and are the same on all its devices elsewhere.
+        If one array varies over another axis, such as the batch over the "data" axis of a mesh, all
+        arrays are cast to vary over that axis. Over the axis of the classes the rows vary. If the
+        batch is split over this axis, the batch and the terms vary over it too; otherwise they are
+        the same on all of its devices.
 
         Args:
-          terms: hyper-parameters.
+          terms: the hyper-parameters.
           batch: arrays with one row per example.
           rows: arrays with one row per class.
         """
@@ -95,10 +96,11 @@ class Shards(NamedTuple):
         return *vary_over(axes - of_classes, (terms, batch)), rows
 
     def cast_updated(self, batch: Any, rows: Tree) -> Tree:
-        """Gives agents that are to be updated, and their state, the axes over which they vary.
+        """Casts agents to be updated, and their state, to types that vary over the classes' axis.
 
-        Those are the classes' axis alone. `cast` would make them vary like the batch, which JAX
-        transposes into a sum over the devices; here it would add up the updated agents.
+        They vary over this axis alone. `cast` would make them vary like the batch too. In the
+        reverse pass JAX turns such a cast into a sum over the devices, which would add up the
+        updated agents.
 
         Args:
           batch: arrays with one row per example.
@@ -119,13 +121,14 @@ class Shards(NamedTuple):
         return vary_over(of_classes, rows)
 
     def all_gather_batch(self, tree: Tree) -> Tree:
-        """Returns the whole batch from this device's part, where the batch is split."""
+        """Returns the whole batch, gathered from all devices if the batch is split."""
         return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
 
     def reduce_over_axis(self, tree: Tree) -> Tree:
-        """Returns the sum over the devices of arrays [batch, ...] of the whole batch.
+        """Returns the sum over the devices of arrays [batch, ...], which cover the whole batch.
 
-        Where the batch is split each device gets its own examples of the sum.
+        If the batch is split, each device gets the part of the sum that belongs to its own
+        examples.
         """
         if self.axis_name is None:
             return tree
@@ -152,9 +155,9 @@ class Shards(NamedTuple):
         return jax.lax.all_gather(tree, self.sum_over, tiled=True, to=to)
 
     def merge_shards(self, fold: Any, summary: Tree) -> Tree:
-        """Returns the summary over all classes from each device's summary of its own.
+        """Returns the summary over all classes, from the summaries of the devices' own classes.
 
-        The summaries are of the whole batch. Where the batch is split the result is of this
+        The summaries cover the whole batch. If the batch is split, the result covers only this
         device's examples.
         """
         if self.axis_name is None:

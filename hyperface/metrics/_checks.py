@@ -1,4 +1,4 @@
-"""What scoring refuses: features that say nothing, and lists that do not fit them."""
+"""Checks features and lists before they are scored."""
 
 from collections.abc import Sequence
 
@@ -33,9 +33,9 @@ def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
 
 
 def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
-    """Refuses rows that all point one way, of any length.
+    """Raises ValueError if all rows have the same direction, whatever their lengths.
 
-    Such a network tells nobody apart, and ties would be broken by rounding.
+    Such features tell nobody apart: all cosines are 1, and rounding alone would order them.
     """
     first = features[0] / norms[0]
     for start in range(0, len(features), BLOCK):
@@ -76,7 +76,8 @@ def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
     """Returns the columns as one-dimensional arrays of one length.
 
     Raises:
-      ValueError: lengths differ, one is empty, or one does not hold whole numbers or bools.
+      ValueError: lengths differ, a column is empty, or a column has other values than whole numbers
+        or bools.
     """
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -93,7 +94,8 @@ def checked_same(same: ArrayLike) -> Same:
     """Returns `same` as an array of bool.
 
     Raises:
-      ValueError: it is neither bool nor numbers that are all 0 or 1. The text "0" would be true.
+      ValueError: the values are neither bools nor the numbers 0 and 1. Text is not accepted, since
+        "0" would count as true.
     """
     same = np.asarray(same)
     if same.dtype.kind not in "biuf":
@@ -106,7 +108,7 @@ def checked_same(same: ArrayLike) -> Same:
 
 
 def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
-    """Refuses row numbers outside [0, rows)."""
+    """Raises ValueError if a row number is outside [0, rows)."""
     bad = np.flatnonzero((index < 0) | (index >= rows))
     if bad.size:
         raise ValueError(
@@ -116,7 +118,7 @@ def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
 
 
 def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
-    """Returns where each of `wanted` stands in the rising `ids`; a missing one is a ValueError."""
+    """Returns the position of each wanted id in the rising `ids`; ValueError if one is missing."""
     found = np.searchsorted(ids, wanted)
     # searchsorted gives the size for an id above all others.
     missing = np.flatnonzero(ids[np.minimum(found, ids.size - 1)] != wanted)
@@ -131,11 +133,11 @@ def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
 def checked_folds(
     same: np.ndarray, fold: np.ndarray, tested: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Returns the fold ids that are tested, rising; by default all.
+    """Returns the ids of the folds that are tested, in rising order; by default all folds.
 
     Raises:
-      ValueError: fewer than two folds, a tested one that is not there, or a tested fold or the rest
-        without pairs of both kinds.
+      ValueError: there are fewer than two folds, a tested fold does not exist, or a tested fold or
+        the remaining folds lack pairs of one kind.
     """
     ids = np.unique(fold)
     if ids.size < 2:
@@ -151,7 +153,7 @@ def checked_folds(
 
 
 def check_both_kinds(same: np.ndarray, where: str) -> None:
-    """Refuses pairs that are all same or all different."""
+    """Raises ValueError if all pairs are same pairs, or all are different pairs."""
     if same.all() or not same.any():
         raise ValueError(
             f"expected same and different pairs in {where}, found {np.sum(same)} same of "

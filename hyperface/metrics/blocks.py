@@ -1,4 +1,4 @@
-"""A gallery too large to hold, read once in blocks."""
+"""A gallery that is too large for memory, and is read once in blocks."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,15 +7,15 @@ import numpy as np
 
 
 class Block(NamedTuple):
-    """Some of a gallery's images."""
+    """A block of a gallery: the features of some images, and their positions."""
 
     features: np.ndarray
     """[rows, dim] float32."""
     where: np.ndarray
-    """[rows] their places in the whole gallery."""
+    """[rows] their positions in the whole gallery."""
 
     def check_norms(self, norms: np.ndarray) -> None:
-        """Refuses features that are zero or not finite, from their lengths."""
+        """Raises ValueError if a feature is zero or not finite, as its norm shows."""
         # Written so that NaN, which compares as false, is bad too.
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if bad.size:
@@ -26,12 +26,12 @@ class Block(NamedTuple):
 
 
 class Gallery:
-    """Features in one array, in a memory-mapped one, or in a sequence of such.
+    """The features of a gallery: one array, which may be memory-mapped, or a sequence of arrays.
 
     Args:
       features: [images, dim] or a sequence of such arrays.
-      dim: that they must have.
-      keep: [images] bool over all of them, False for those that are left out; None keeps all.
+      dim: the dimension that the features must have.
+      keep: [images] bool over all arrays, False for images that are left out; None keeps all.
 
     Raises:
       ValueError: a block has another shape, the mask does not fit, or no image is left.
@@ -57,7 +57,7 @@ class Gallery:
             raise ValueError(f"expected distractors, found none kept of {total}")
 
     def blocks(self, rows: int) -> Iterator[Block]:
-        """Yields all that is kept, in blocks of at most `rows`."""
+        """Yields the kept images in blocks of at most `rows` images."""
         offset = 0
         for part in self._parts:
             for start in range(0, len(part), rows):
@@ -72,7 +72,7 @@ class Gallery:
 
 
 def checked_mask(keep: np.ndarray | None, size: int, name: str) -> np.ndarray:
-    """[size] bools, all True for None.
+    """Returns the mask as an array [size] of bool; None gives an array of True.
 
     Raises:
       ValueError: the mask has another shape or type.

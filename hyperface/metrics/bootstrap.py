@@ -1,4 +1,4 @@
-"""Intervals and verdicts from resampled people and seeds.
+"""Computes intervals and verdicts from resampled people and seeds.
 
 Pairs that share a person are not independent, and neither are the scores of one trained network,
 so the unit is a person or a seed, never a pair.
@@ -65,14 +65,14 @@ def bootstrap_people(
     one by one, they would look independent, and the intervals would be far too narrow.
 
     Args:
-      statistic: the score of the pairs as taken.
+      statistic: function from the number of times that each pair is taken, [pairs], to the score.
       first: [pairs] person on one side of each pair.
       second: [pairs] person on the other side; the same one for a genuine pair, or for a single
         image.
       draws: number of resamples.
       level: share of the draws in the interval.
-      seed: of the draws.
-      progress: called with the number of finished draws and of all draws.
+      seed: seed of the draws.
+      progress: called with (number of finished draws, number of all draws).
 
     Raises:
       ValueError: shapes differ, there are fewer than two people, or no draw has a score.
@@ -100,10 +100,10 @@ def bootstrap_figures(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Interval]:
-    """Returns the intervals of several figures of the same pairs, on the same draws.
+    """Returns the intervals of several scores of the same pairs, on the same draws.
 
     Args:
-      statistics: by name; the rest is as of `bootstrap_people`.
+      statistics: score name -> statistic. All other arguments are those of `bootstrap_people`.
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 1 or first.shape != second.shape:
@@ -148,7 +148,7 @@ def resampled_tar(
       scores: [pairs] similarities.
       same: [pairs] bool, True where both images show one person.
       far: false accept rate, in [0, 1].
-      rule: that of `impostor_threshold`.
+      rule: the threshold rule, as in `impostor_threshold`.
 
     Returns:
       A statistic for `bootstrap_people`. It takes the number of times that each pair occurs in a
@@ -263,7 +263,7 @@ def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
 
 
 class Difference(NamedTuple):
-    """How far one method is above another, and how certain that is."""
+    """The difference between the scores of two methods, with its uncertainty."""
 
     value: float
     low: float
@@ -280,7 +280,7 @@ class Difference(NamedTuple):
 
     @property
     def detectable(self) -> float:
-        """The true difference that such an experiment would find in 4 of 5 repetitions."""
+        """The smallest true difference that 4 of 5 repetitions of the experiment would detect."""
         return (self.high - self.low) / 2 + POWER * self.error
 
 
@@ -314,7 +314,7 @@ def paired_difference(
         all seeds share one trained network: then nothing is learned of other trainings.
       draws: number of resamples.
       level: share of the draws in the interval.
-      seed: of the draws.
+      seed: seed of the draws.
 
     Raises:
       ValueError: there are fewer than two people, or no draw has a difference.
@@ -360,7 +360,7 @@ def paired_difference(
 def difference_of_means(
     first: ArrayLike, second: ArrayLike, *, weights: ArrayLike | None = None, draws: int = 10_000
 ) -> Difference:
-    """Compares the mean scores of two methods, whose scores belong to one person each.
+    """Compares the mean scores of two methods, which score each person separately.
 
     Args:
       first: [seeds, people] score of each person by one method.
@@ -441,10 +441,15 @@ def difference_of_accuracies(
 
 
 def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
-    """Returns [tests] bool, which tests are decided so that any is wrong with chance `level`.
+    """Returns [tests] bool: the tests that are decided by Holm's correction.
 
-    The smallest of m p-values has to be at most level / m, the next one level / (m - 1), and so on
-    until one is larger (Holm 1979).
+    The probability that any of the decisions is wrong is at most `level`. Of m p-values the
+    smallest has to be at most level / m, the second smallest at most level / (m - 1), and so on.
+    The first p-value that is larger, and all after it, are not decided (Holm 1979).
+
+    Args:
+      p_values: [tests] p-values, in any order.
+      level: largest probability that any of the decided tests is wrong.
 
     Example:
       >>> holm([0.01, 0.04, 0.02])

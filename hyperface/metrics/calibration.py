@@ -32,7 +32,7 @@ class Logistic(NamedTuple):
     offset: float
 
     def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
-        """Returns the natural logarithm of the likelihood ratio, of the shape of the scores."""
+        """Returns the natural logarithm of the likelihood ratio, in the shape of the scores."""
         return self.slope * np.asarray(scores, np.float64) + self.offset
 
     def probability(self, scores: np.ndarray | float, prior: float = 0.5) -> np.ndarray:
@@ -67,7 +67,7 @@ class Isotonic(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """How good probabilities are."""
+    """The quality of probabilities."""
 
     cllr: float
     """Cost of the log-likelihood ratio in bits per pair, see `cllr`."""
@@ -86,12 +86,12 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of stated and observed."""
+        """The expected calibration error: the mean of |stated probability - observed share|."""
         return float(np.sum(self.weight * np.abs(self.stated - self.observed)))
 
 
 class Calibration(NamedTuple):
-    """What turns similarities into decisions and probabilities, and how good it is."""
+    """The calibration of similarities: thresholds, probabilities, and the quality of both."""
 
     points: tuple[OperatingPoint, ...]
     """One per rate, falling."""
@@ -137,7 +137,7 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
       fars: error rates that get thresholds.
 
     Raises:
-      ValueError: a score is not finite, lengths differ, or a kind is missing.
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
 
     Example:
       >>> found = calibrate(np.array([0.9, 0.7, 0.3, 0.1]), np.array([1, 1, 0, 0]), [0.5])
@@ -165,7 +165,7 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
       same: [pairs] bool, or 0 and 1.
 
     Raises:
-      ValueError: a score is not finite, lengths differ, or a kind is missing.
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
 
     Example:
       >>> found = fit_logistic(np.array([0.9, 0.7, 0.3, 0.1]), np.array([1, 1, 0, 0]))
@@ -231,18 +231,20 @@ def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
 
 
 def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
-    """Cost of the log-likelihood ratio: the mean bits lost per pair, both kinds weighing equally.
+    """Returns the cost of the log-likelihood ratio (Cllr): the mean number of bits lost per pair.
 
         Cllr = (mean over same of log2(1 + 1/LR) + mean over different of log2(1 + LR)) / 2
 
-    0 is perfect, and 1 is what the answer "I do not know" costs, which has LR = 1 always.
+    LR is the likelihood ratio of a pair. Both means weigh equally. 0 is perfect, and 1 is the cost
+    of a system that always answers "I do not know", that is LR = 1.
 
     Args:
       probabilities: [pairs] probability of one person at equal priors, in [0, 1].
       same: [pairs] bool, or 0 and 1.
 
     Raises:
-      ValueError: lengths differ, a probability is outside [0, 1], or a kind is missing.
+      ValueError: lengths differ, a probability is outside [0, 1], or there are no same or no
+        different pairs.
 
     Example:
       >>> print(cllr(np.array([0.5, 0.5]), np.array([1, 0])))

@@ -1,4 +1,4 @@
-"""Figures that a guess has too: names that are not those of the features give them, silently."""
+"""Warns of scores that a guess reaches too, as when names do not belong to the features."""
 
 import numpy as np
 
@@ -11,21 +11,31 @@ TRIED = 500
 
 
 def sampling_error(rate: float, trials: int) -> float:
-    """Four standard deviations of the share of successes in independent trials."""
+    """Returns four standard deviations of the share of successes in independent trials.
+
+    A rate that differs from `rate` by more than this is very unlikely to do so by chance.
+
+    Args:
+      rate: probability of success of one trial, in [0, 1].
+      trials: number of trials.
+    """
     return 4.0 * float(np.sqrt(rate * (1.0 - rate) / trials))
 
 
 def guess_warning(
     figure: str, rate: float, chance: float, trials: int, *, least: float = 0.0
 ) -> tuple[str, ...]:
-    """Returns a step that warns of a rate that is not above that of a guess beyond sampling error.
+    """Returns a warning if a rate is not clearly above that of a guess.
+
+    The rate has to be higher by `least`, and by the sampling error. The warning is a tuple of one
+    sentence, or is empty if the rate is high enough.
 
     Args:
-      figure: what the rate is called.
-      rate: what was measured.
-      chance: what a guess has, or the best features under names in a random order.
-      trials: how many it was measured on.
-      least: margin above chance that is asked for in any case.
+      figure: name of the rate.
+      rate: the measured rate, in [0, 1].
+      chance: the rate of a guess, or that of perfect features whose names are in a random order.
+      trials: number of trials that the rate was measured on.
+      least: smallest required margin above chance.
 
     Example:
       >>> guess_warning("accuracy", 0.6, 0.5, 6000), len(guess_warning("accuracy", 0.6, 0.5, 300))
@@ -42,13 +52,14 @@ def guess_warning(
 def shift_warning(
     features: Features, first: PairRows, second: PairRows, same: Same
 ) -> tuple[str, ...]:
-    """Returns a step that warns of names that stand a row too early or too late.
+    """Returns a warning if the names look shifted by one row against the features.
 
-    Features in the order of sorted names keep most of a person's images with their name when they
-    are shifted by a row, so that the accuracy is merely low.
+    If sorted names are shifted by one row, most features still have the name of the right person.
+    The accuracy is then lower, but well above chance, so that `guess_warning` does not notice it.
+    The warning is a tuple of one sentence, or empty.
 
     Args:
-      features: [images, dim], in the order in which they came.
+      features: [images, dim], in the order of their file.
       first: [pairs] row of one image.
       second: [pairs] row of the other.
       same: [pairs] bool.

@@ -18,15 +18,15 @@ Place = Callable[[np.ndarray], jax.Array]
 
 
 def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> Features:
-    """Features brought to unit length, in float64 until the last rounding.
+    """Returns features scaled to unit length, computed in float64 and rounded once.
 
     Args:
       features: [images, dim], of any length and float type.
       dtype: type of the result.
 
     Raises:
-      ValueError: not two axes, a feature that is zero or not finite, or all features pointing one
-        way.
+      ValueError: there are not two axes, a feature is zero or not finite, or all features have the
+        same direction.
 
     Example:
       >>> unit_features([[3.0, 4.0], [0.0, 2.0]])
@@ -45,8 +45,9 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> F
 def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -> jax.Array:
     """Returns the product of each row of [rows, dim] with each row of [columns, dim], jitted.
 
-    float64 features give float64 products, whatever jax is set to. `place` puts the rows on jax's
-    default device; another one may split them over several, each of which then makes its share.
+    float64 features give float64 products, even if JAX is configured for float32. By default
+    `place` puts the rows on JAX's default device. Another function may split them over several
+    devices, each of which then computes its share.
     """
     # Without it JAX would round float64 features to float32.
     with jax.enable_x64(rows.dtype == np.float64):
@@ -60,7 +61,7 @@ def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Takes each item before the one ahead of it is used: a device works while the host does."""
+    """Yields each item after the next one was taken, so that device and host work in parallel."""
     items = iter(items)
     for waiting in items:
         for item in items:

@@ -85,21 +85,21 @@ def megaface(
       labels: [probes] person of each.
       distractors: [distractors, dim], for example a memory-mapped array, or a sequence of such
         blocks.
-      fars: in [0, 1].
+      fars: false accept rates in [0, 1].
       max_rank: the last exact rank; all higher ranks are reported as max_rank + 1.
       keep_probes: [probes] bool, False for those of a noise list; None keeps all.
       keep_distractors: [distractors] bool, over all blocks.
-      rule: that of `impostor_threshold`.
-      dtype: of the products; the results do not depend on it. jnp.float32 may be faster on a
+      rule: the threshold rule, as in `impostor_threshold`.
+      dtype: type of the products; the results do not depend on it. jnp.float32 may be faster on a
         processor without bfloat16 units.
       block_size: distractors per block, a multiple of 64; None lets the library choose.
       place: puts a block [rows, dim] on jax's default device; another one may split its rows over
         several.
-      progress: called with distractors done and all distractors.
+      progress: called with (number of finished distractors, number of all distractors).
 
     Raises:
-      ValueError: a feature without direction, features that are all alike, shapes or masks that do
-        not fit, no two probes of one person, no distractors.
+      ValueError: a feature has no direction, all features are alike, shapes or masks do not fit, no
+        two probes show one person, or there are no distractors.
     """
     probes, labels = np.asarray(probes), np.asarray(labels)
     if labels.shape != probes.shape[:1]:

@@ -15,7 +15,7 @@ class OperatingPoint(NamedTuple):
     """The thresholds of one error rate, and the rates that they have on other people."""
 
     far: float
-    """The rate that was asked for, of both kinds of errors."""
+    """The requested rate, for both kinds of errors."""
     threshold: float
     """A pair is called the same when its similarity is at least this: at most `far` of the
     different pairs are."""
@@ -56,7 +56,7 @@ def operating_points(
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, or 0 and 1.
-      fars: rates in [0, 1].
+      fars: error rates in [0, 1].
 
     Example:
       >>> scores, same = np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0])
@@ -79,7 +79,7 @@ def operating_points(
 
 
 def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> OperatingPoint:
-    """Returns the operating point with its rates on other pairs than those it was chosen on."""
+    """Returns the operating point with the rates that it has on other pairs."""
     scores, same = checked_pairs(scores, same)
     accepted = scores >= point.threshold
     refused = ~accepted & (scores <= point.reject_threshold)
@@ -94,7 +94,7 @@ def checked_pairs(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.
     """Returns scores as float64 and `same` as bool.
 
     Raises:
-      ValueError: a score is not finite, lengths differ, or a kind is missing.
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
     """
     scores, same = checked_scores(scores, "pair").astype(np.float64), checked_same(same)
     if scores.shape != same.shape:

@@ -6,7 +6,7 @@ Progress = Callable[[int, int], None]
 
 
 def part(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Returns the progress function of one of several equal parts; None without a function.
+    """Returns the progress function for one of several equal parts; None if `progress` is None.
 
     Example:
       >>> second = part(lambda done, total: print(done, "of", total), 1, 2)

@@ -11,7 +11,7 @@ LARGEST_PCA = 4096
 
 
 class Projection(NamedTuple):
-    """A feature x becomes (x - mean) basis."""
+    """A projection of features: x becomes (x - mean) basis."""
 
     mean: np.ndarray
     """[dim]."""
@@ -25,7 +25,7 @@ class Projection(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a projection is fitted from, about a common middle."""
+    """The moments from which a projection is fitted, relative to a common centre."""
 
     uses: float
     """Number of features."""
@@ -67,8 +67,8 @@ def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: boo
     """Computes the moments of each fold; each row is summed once, not once per other fold.
 
     Args:
-      features: [images, dim]; the moments are float64.
-      rows: [uses] row numbers into features; one that is named twice counts twice.
+      features: [images, dim]; the moments are computed in float64.
+      rows: [uses] row numbers into features; a row that is given twice counts twice.
       fold: [uses] fold id of each use.
       scatter: whether PCA will be fitted.
     """
@@ -87,9 +87,10 @@ def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: boo
 
 
 def spanned(features: Features) -> Spanned:
-    """Features in coordinates of their own span: [images, at most images], same inner products.
+    """Returns features in coordinates of their own span, [images, at most images].
 
-    For more dimensions than images, as raw pixels have.
+    Their inner products stay the same. This saves work if there are more dimensions than images, as
+    with raw pixels.
     """
     if features.shape[1] <= features.shape[0]:
         return features
@@ -98,11 +99,11 @@ def spanned(features: Features) -> Spanned:
 
 
 def check_pca(pca: float | int | None, images: int, dim: int) -> None:
-    """Refuses a PCA that is not one, or too large.
+    """Checks that a PCA has a valid size, and is not too large to compute.
 
     Raises:
-      ValueError: pca is neither a share in (0, 1) nor a whole number from 1 to what there is, or
-        both images and dim exceed LARGEST_PCA.
+      ValueError: pca is neither a share in (0, 1) nor a whole number from 1 to the smaller of
+        images and dim, or both images and dim exceed LARGEST_PCA.
     """
     if pca is None:
         return

@@ -1,4 +1,4 @@
-"""What a number per image, such as the feature norm, tells of the quality of the image.
+"""Measures how well a number per image, such as the feature norm, predicts image quality.
 
 The test is an error-versus-discard curve: the threshold is fixed, the pairs of the lowest quality
 are left out first, and the share of genuine pairs that are refused is measured on those that are
@@ -24,15 +24,15 @@ MOST_LEFT_OUT = 0.5
 
 
 class DiscardCurve(NamedTuple):
-    """Share of genuine pairs that are refused among those that are kept."""
+    """The error-versus-discard curve: the share of kept genuine pairs that are refused."""
 
     left_out: np.ndarray
     """[genuine pairs] share that is left out, 0, 1/n, 2/n and so on."""
     refused: np.ndarray
-    """[genuine pairs] share of the others that is refused."""
+    """[genuine pairs] share of the kept pairs that is refused."""
 
     def at(self, share: float) -> float:
-        """Returns the share refused once this share of the pairs is left out."""
+        """Returns the share of kept pairs that is refused if `share` of the pairs is left out."""
         return float(np.interp(share, self.left_out, self.refused))
 
     def mean(self, most: float = MOST_LEFT_OUT) -> float:
@@ -44,7 +44,7 @@ class DiscardCurve(NamedTuple):
 
 
 class NormQuality(NamedTuple):
-    """What the feature norm tells of the quality of images."""
+    """The measured relation between the feature norm and the quality of images."""
 
     far: float
     """False accept rate of all different pairs, by which the threshold is chosen."""
@@ -54,12 +54,12 @@ class NormQuality(NamedTuple):
     deviation: float
     """Standard deviation of their norms."""
     curves: Mapping[str, DiscardCurve]
-    """By the order in which genuine pairs are left out, see `ORDERS`."""
+    """One curve per order in which genuine pairs are left out, see `ORDERS`."""
     genuine: float
     """Spearman's correlation of the smaller norm of genuine pairs with their scores; NaN if one of
     both is constant."""
     impostor: float
-    """The same of impostor pairs."""
+    """Spearman's correlation of the smaller norm of impostor pairs with their scores."""
 
 
 ORDERS = ("lowest norm first", "highest norm first", "random order", "oracle")
@@ -68,13 +68,14 @@ The oracle leaves out refused pairs first: no order is better."""
 
 
 def discard_curve(refused: ArrayLike, quality: ArrayLike) -> DiscardCurve:
-    """Returns the error-versus-discard curve of genuine pairs; the lowest quality goes first.
+    """Returns the error-versus-discard curve of genuine pairs, from the lowest quality upwards.
 
-    Pairs of equal quality go in random order, and the curve is the mean over all such orders.
+    Pairs of equal quality are discarded in random order, and the curve is the mean over all such
+    orders.
 
     Args:
       refused: [genuine pairs] bool, or 0 and 1.
-      quality: [genuine pairs], higher for better.
+      quality: [genuine pairs] quality of each pair, higher for better.
 
     Raises:
       ValueError: there is no pair, lengths differ, or a number is not finite.
@@ -102,19 +103,20 @@ def discard_curve(refused: ArrayLike, quality: ArrayLike) -> DiscardCurve:
 def norm_quality(
     norms: ArrayLike, pairs: Pairs, scores: ArrayLike, *, far: float = 0.001
 ) -> NormQuality:
-    """Measures what the norms of features tell of the quality of their images.
+    """Measures how well the norm of features predicts the quality of their images.
 
-    The threshold is that of `far` over all different pairs, and stays when pairs are left out.
+    The threshold is chosen once, for `far` over all different pairs, and stays the same when pairs
+    are left out.
 
     Args:
       norms: [images] length of each image's feature before it is normalised.
-      pairs: rows of the images, and whether both are of one person.
+      pairs: the rows of both images of each pair, and whether both show one person.
       scores: [pairs] similarities.
       far: false accept rate.
 
     Raises:
-      ValueError: a number is not finite, lengths differ, a kind of pairs is missing, a row is not
-        there, or there are too few different pairs for the rate.
+      ValueError: a number is not finite, lengths differ, there are no same or no different pairs, a
+        row does not exist, or there are too few different pairs for the rate.
 
     Example:
       >>> pairs = Pairs(np.array([0, 2, 0, 1]), np.array([1, 3, 2, 3]), np.array([1, 1, 0, 0]))
@@ -154,14 +156,14 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Returns Spearman's rank correlation; tied values have their mean rank.
 
     Args:
-      first: [values].
-      second: [values].
+      first: [values] numbers on one side.
+      second: [values] numbers on the other side.
 
     Returns:
       In [-1, 1]; NaN if one side has a single distinct value.
 
     Raises:
-      ValueError: lengths differ, there is no value, or one is not finite.
+      ValueError: lengths differ, there is no value, or a value is not finite.
 
     Example:
       >>> spearman([1.0, 2.0, 3.0, 9.0], [0.1, 0.3, 0.2, 0.4])

@@ -10,7 +10,7 @@ from hyperface.metrics.threshold import Rule, checked_scores, impostor_threshold
 
 
 class OpenSet(NamedTuple):
-    """Probes searched in a gallery that holds some of their people."""
+    """The outcome of open-set search: the gallery contains only some of the probes' people."""
 
     mate_scores: MateScores
     """[probes with a mate] score of the best image of the same person."""
@@ -21,15 +21,16 @@ class OpenSet(NamedTuple):
 
 
 def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
-    """Returns what open-set identification needs of a score matrix.
+    """Returns the scores and ranks that open-set identification is computed from.
 
-    The rank of a mate is one more than the gallery images of other people that score at least as
-    high: ties count against the probe. (BLUFR's released code lets the gallery's order decide.)
+    The rank of a mate is one more than the number of gallery images of other people that score at
+    least as high: ties count against the probe. (BLUFR's released code lets the gallery's order
+    decide.)
 
     Args:
-      scores: [probes, gallery].
+      scores: [probes, gallery] similarities.
       gallery_labels: [gallery] person of each image.
-      probe_labels: [probes].
+      probe_labels: [probes] person of each image.
 
     Raises:
       ValueError: shapes do not fit, or a score is not finite.
@@ -55,17 +56,17 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
 
 
 def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
-    """Cumulative match characteristic: share of searches whose mate is among the r best.
+    """Returns the cumulative match characteristic: share of searches with the mate in the r best.
 
     Args:
       ranks: [searches] rank of the mate, from 1.
       max_rank: the last rank of the curve.
 
     Returns:
-      [max_rank], rising; the first is the rank-1 identification rate.
+      [max_rank] rising shares for r = 1, 2, ...; the first is the rank-1 identification rate.
 
     Raises:
-      ValueError: there is no rank, or one is below 1.
+      ValueError: there is no rank, or a rank is below 1.
 
     Example:
       >>> cmc([1, 3, 1, 7], max_rank=4)
@@ -81,22 +82,24 @@ def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
 def dir_at_far(
     searches: OpenSet, far: ArrayLike, *, rank: ArrayLike = 1, rule: Rule = "strict"
 ) -> np.ndarray:
-    """Detection and identification rate at false accept rates.
+    """Returns the detection and identification rate (DIR) at false accept rates.
 
-    Share of probes with a mate whose mate is both among the `rank` best and at or above the
-    threshold. A probe without a mate is falsely accepted when its highest score in the gallery is.
+    Only probes with a mate in the gallery count. DIR is the share of them whose mate is among the
+    `rank` best and scores at or above the threshold. The threshold follows from the probes without
+    a mate: such a probe is falsely accepted if its highest score is at or above the threshold.
 
     Args:
-      searches: what `open_set` found.
-      far: in [0, 1], one or an array; N are the probes without a mate.
-      rank: one or an array.
-      rule: that of `impostor_threshold`.
+      searches: as `open_set` returns them.
+      far: one rate in [0, 1], or an array of them.
+      rank: one rank from 1, or an array of them.
+      rule: the threshold rule, as in `impostor_threshold`, whose N is the number of probes without
+        a mate.
 
     Returns:
-      Of the shape of rank followed by that of far.
+      The rates, in the shape of `rank` followed by that of `far`.
 
     Raises:
-      ValueError: there is no probe of a kind, or far is outside [0, 1].
+      ValueError: there are no probes with a mate or none without, or far is outside [0, 1].
 
     Example:
       >>> searches = OpenSet(np.array([0.9, 0.2]), np.array([1, 2]), np.array([0.5, 0.1]))

@@ -11,7 +11,7 @@ from hyperface.metrics.threshold import Rule, accepted_share, checked_scores, im
 
 
 class Roc(NamedTuple):
-    """One point a distinct score, from accepting nothing to accepting everything."""
+    """A ROC curve with one point per distinct score; it begins where no pair is accepted."""
 
     far: Points
     """False accept rate: share of different pairs accepted. Rising."""
@@ -21,7 +21,7 @@ class Roc(NamedTuple):
     """A pair is accepted when its score is at least this; the first is inf."""
 
     def rates(self) -> dict[str, list[float]]:
-        """Returns both rates as lists, ready for JSON."""
+        """Returns false and true accept rates as lists "far" and "tar" for JSON."""
         return {"far": self.far.tolist(), "tar": self.tar.tolist()}
 
 
@@ -38,16 +38,16 @@ class Det(NamedTuple):
 def roc(scores: Scores, same: Same) -> Roc:
     """Returns the ROC curve over all distinct scores.
 
-    It takes some 50 bytes per pair. For rates alone `true_accept_rate` takes 8, and `streaming` has
-    the curve of any number of pairs.
+    It takes about 50 bytes of memory per pair. `true_accept_rate` computes only rates, with 8 bytes
+    per pair, and `streaming` computes the curve for any number of pairs.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
       same: [pairs] bool, True where both images show one person.
 
     Raises:
-      ValueError: shapes differ, a score is not finite, `same` has more than 0 and 1, or one of the
-        two kinds is missing.
+      ValueError: shapes differ, a score is not finite, `same` has other values than 0 and 1, or
+        there are no same or no different pairs.
 
     Example:
       >>> curve = roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]))
@@ -70,11 +70,11 @@ def roc(scores: Scores, same: Same) -> Roc:
 
 
 def thinned(curve: Roc, points: int = 300) -> Roc:
-    """Some points of a long curve, enough to draw it on a logarithmic FAR axis.
+    """Returns some points of a long curve, enough to draw it on a logarithmic FAR axis.
 
     Args:
-      curve: any.
-      points: about how many are kept; a shorter curve stays as it is.
+      curve: the ROC curve.
+      points: approximate number of points to keep; a shorter curve is returned unchanged.
 
     Example:
       >>> long = roc(np.linspace(1, 0, 5000), np.arange(5000) % 2 == 0)
@@ -95,20 +95,22 @@ def true_accept_rate(
 ) -> OfRates:
     """Returns true accept rates at false accept rates, from genuine scores and impostor scores.
 
-    float32 scores stay float32, so that 87 million scores take 350 MB more. If they do not fit into
-    memory, `streaming.ScoreStream` takes them in blocks.
+    float32 scores are not converted, so the sorted copy of 87 million scores takes 350 MB. If the
+    scores do not fit into memory, `streaming.ScoreStream` takes them in blocks.
 
     Args:
       genuine: [same pairs] scores.
       impostors: [different pairs] scores.
-      far: in [0, 1], one or an array; `supported` reports which rates N scores are enough for.
-      rule: that of `impostor_threshold`.
+      far: one rate in [0, 1], or an array of them; `supported` tells whether there are enough
+        impostor scores for a rate.
+      rule: the threshold rule, as in `impostor_threshold`.
 
     Returns:
-      Share of genuine scores accepted, of the shape of far.
+      The share of genuine scores that are accepted, in the shape of `far`.
 
     Raises:
-      ValueError: a score is not finite, a kind is missing, or far is outside [0, 1].
+      ValueError: a score is not finite, there are no genuine or no impostor scores, or far is
+        outside [0, 1].
 
     Example:
       >>> true_accept_rate([0.9, 0.7, 0.4], [0.8, 0.4, 0.1], [0.0, 1 / 3]).round(2)
@@ -124,17 +126,18 @@ def true_accept_rate(
 def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
     """Returns the true accept rate at the threshold of `impostor_threshold`.
 
-    By the rule "strict" it is the largest one whose measured false accept rate is at most `far`:
-    same pairs tied with the best different pair that is refused are refused too.
+    By the rule "strict" it is the largest true accept rate whose measured false accept rate is at
+    most `far`. Same pairs with the same score as the best refused different pair are refused too.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool.
-      far: in [0, 1]; below 1/N it is the rate at no false accept at all.
-      rule: that of `impostor_threshold`.
+      far: false accept rate in [0, 1]; below 1/N, for N different pairs, no false accept is
+        allowed.
+      rule: the threshold rule, as in `impostor_threshold`.
 
     Returns:
-      Share of same pairs accepted.
+      The share of same pairs that are accepted.
 
     Raises:
       ValueError: as `roc`, or far is outside [0, 1].
@@ -148,7 +151,7 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
 
 
 def eer(curve: Roc) -> float:
-    """Returns the equal error rate: the FAR at which FAR = 1 - TAR, on lines between the points.
+    """Returns the equal error rate: the FAR at which FAR = 1 - TAR, interpolated between points.
 
     Example:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
@@ -163,7 +166,10 @@ def eer(curve: Roc) -> float:
 
 
 def auc(curve: Roc) -> float:
-    """Area under the curve: the chance that a same pair scores above a different one, ties half.
+    """Returns the area under the curve.
+
+    It is the probability that a same pair scores higher than a different pair. A tie counts one
+    half.
 
     Example:
       >>> auc(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))

@@ -25,7 +25,7 @@ PENDING = 2**16
 
 
 class ScoredBlock(NamedTuple):
-    """One block in low precision."""
+    """The scores of one gallery block, computed in low precision."""
 
     scores: jax.Array
     """[probes, block]."""
@@ -34,7 +34,7 @@ class ScoredBlock(NamedTuple):
     norms: jax.Array
     """[block] length of the features."""
     error: jax.Array
-    """Longest difference of a rounded unit vector to the vector."""
+    """Largest distance between a unit vector and its rounded form."""
 
 
 class Candidates(NamedTuple):
@@ -49,8 +49,8 @@ class Probes:
 
     Args:
       unit: [probes, dim] float32 unit features.
-      dtype: of the products; results are the same, speed is not.
-      place: puts a block where it is scored.
+      dtype: type of the products; it changes the speed, and not the results.
+      place: puts a block on the device that scores it.
     """
 
     def __init__(
@@ -65,11 +65,12 @@ class Probes:
         self._lost = lost
 
     def score(self, block: np.ndarray, rows: int) -> ScoredBlock:
-        """Starts scoring a block.
+        """Starts to compute the scores of a block on the device, and returns at once.
 
         Args:
-          block: [rows at most, dim] float32 features of any length.
-          rows: a multiple of GROUP; always the same, since another one compiles again.
+          block: [at most `rows`, dim] float32 features of any length.
+          rows: number of rows to which the block is padded, a multiple of GROUP. Give the same
+            number for all blocks, because each new number compiles again.
         """
         if len(block) < rows:
             # Zeros keep the one shape that is compiled; `candidates` leaves them out by their rows.
@@ -77,19 +78,19 @@ class Probes:
         return _score(self._low, self._place(block))
 
     def bound(self, scored: ScoredBlock) -> np.ndarray:
-        """Returns [probes] bounds on the distance of the block's scores from the cosines."""
+        """Returns [probes] bounds on the difference between the block's scores and the cosines."""
         # The error was measured in float32, and may be rounded down.
         error = 1.001 * float(scored.error)
         # |v'| is at most 1 + error.
         return self._lost * (1.0 + error) + error + self._rounding
 
     def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
-        """Returns the pairs whose cosine may reach the probe's threshold; all others are below it.
+        """Returns the pairs whose cosine may reach the threshold of their probe; no others can.
 
         Args:
-          scored: the block.
-          thresholds: [probes].
-          rows: how many rows of the block are real.
+          scored: the scores of the block.
+          thresholds: [probes] smallest cosine of interest for each probe.
+          rows: number of rows of the block without the padding.
         """
         # Everything that may reach the threshold passes; no score is trusted as it is.
         lowest = thresholds - self.bound(scored)
@@ -125,13 +126,13 @@ def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
 def exact_cosines(
     first: Features, second: Others, of_first: PairRows, of_second: PairRows
 ) -> Scores:
-    """Cosines of pairs of rows, in float64 and rounded to float32.
+    """Returns the cosines [pairs] of pairs of rows, computed in float64 and rounded to float32.
 
     Args:
       first: [images, dim] features of any length.
       second: [others, dim].
-      of_first: [pairs] rows.
-      of_second: [pairs] rows.
+      of_first: [pairs] row numbers into `first`.
+      of_second: [pairs] row numbers into `second`.
     """
     cosines = np.empty(of_first.size, np.float32)
     for start in range(0, of_first.size, PAIRS):
@@ -147,14 +148,14 @@ def exact_cosines(
 class MateRanks:
     """Ranks of mates among gallery scores that come in any order.
 
-    A pair of a probe and its mate has one more than the number of scores of that probe that are at
-    least the mate's: ties count against it. Pairs whose rank has passed `max_rank` ask for no more
+    The rank of a mate is one more than the number of gallery scores of its probe that are at least
+    the mate's score: ties count against the mate. Pairs whose rank exceeds `max_rank` need no more
     scores.
 
     Args:
-      probes: [pairs] which probe.
-      scores: [pairs] float32 score of its mate.
-      num_probes: how many probes there are.
+      probes: [pairs] number of the probe.
+      scores: [pairs] float32 score of the probe's mate.
+      num_probes: number of probes.
       max_rank: the last exact rank; all higher ranks are reported as max_rank + 1.
     """
 
@@ -173,7 +174,7 @@ class MateRanks:
         self._update()
 
     def add(self, probes: np.ndarray, scores: np.ndarray) -> None:
-        """Takes in [scores] gallery scores of [scores] probes; those below `wanted` may lack."""
+        """Counts gallery scores [scores] of probes [scores], or only those from `wanted` on."""
         # Lower scores change no rank that is told apart.
         reaching = scores >= self.wanted[probes]
         self._pending.append(_keys(probes[reaching], scores[reaching]))
@@ -181,7 +182,7 @@ class MateRanks:
             self._update()
 
     def ranks(self) -> np.ndarray:
-        """[pairs] from 1; `max_rank` + 1 stands for all beyond."""
+        """Returns the ranks [pairs], counted from 1; `max_rank` + 1 stands for all higher ranks."""
         self._update()
         ranks = np.empty_like(self._counts)
         ranks[self._order] = np.minimum(self._counts, self._max_rank) + 1

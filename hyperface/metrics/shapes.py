@@ -30,7 +30,7 @@ Impostors = Float[np.ndarray, " different_pairs"]
 PerFold = Float[np.ndarray, " folds"]
 """One value per fold or split."""
 OfRates = Float[np.ndarray, "*rates"]
-"""One value per false accept rate that was asked for; a number for one rate."""
+"""One value per requested false accept rate; a number if a single rate was given."""
 AtRanks = Float[np.ndarray, " ranks"]
 """One value per rank, from 1."""
 ProbeFeatures = Float[np.ndarray, "probes dim"]

@@ -12,7 +12,7 @@ from hyperface.metrics.threshold import allowed_impostors
 
 
 class Spread(NamedTuple):
-    """A figure over splits."""
+    """The mean and deviation of a score over splits."""
 
     mean: float
     deviation: float
@@ -20,7 +20,7 @@ class Spread(NamedTuple):
 
 
 class PairRates(NamedTuple):
-    """Rates of each split."""
+    """The verification rates of each split."""
 
     eer: PerFold
     """[splits] equal error rate."""
@@ -34,7 +34,7 @@ class PairRates(NamedTuple):
     of the split cannot support: the figure is the rate at no false accept at all."""
 
     def spread(self) -> dict[str, Spread]:
-        """Mean and deviation of every figure, by name."""
+        """Returns the mean and deviation of every score, by name."""
         figures = {"eer": self.eer, "auc": self.auc}
         figures |= {f"tar_at_far_{far:g}": self.tar[:, i] for i, far in enumerate(self.fars)}
         return {name: _spread(values) for name, values in figures.items()}
@@ -47,9 +47,9 @@ class PairRates(NamedTuple):
 def pair_rates(
     scores: Scores, same: Same, split: Folds, fars: Sequence[float] = (1e-3,)
 ) -> PairRates:
-    """Rates on each split by itself, as CFP and IJB-A report them.
+    """Computes the rates on each split by itself, as CFP and IJB-A report them.
 
-    One split for all pairs pools them.
+    If all pairs have the same split id, the rates are those of all pairs together.
 
     Args:
       scores: [pairs] similarities.

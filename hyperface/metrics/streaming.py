@@ -1,4 +1,4 @@
-"""Verification from blocks of scores, in memory that the number of impostors does not set."""
+"""Verification from blocks of scores, in memory that does not grow with the impostor pairs."""
 
 from collections.abc import Iterator
 
@@ -31,17 +31,19 @@ SLACK = 1e-5
 
 
 class ScoreStream:
-    """Verification over any number of pairs, whose scores come in blocks and are not kept.
+    """Computes verification rates over any number of pairs, from blocks of scores.
 
-    Genuine scores are kept, and so are the highest impostor scores: rates up to `exact_far` are
-    those of `true_accept_rate`. Of all impostor scores there is a histogram, which answers for
-    higher rates: the threshold is then the nearest bin edge, above the exact one by the rule
-    "strict" and below it by "blufr", at less than `RESOLUTION`, 2^-15 in cosine. So the true accept
-    rate is never too high by "strict" and never too low by "blufr".
+    All genuine scores and the highest impostor scores are kept in memory. So the rates up to
+    `exact_far` are exact: they equal those of `roc.true_accept_rate`. The other impostor scores are
+    only counted in a histogram. For higher rates the threshold is therefore the nearest bin edge:
+    above the exact threshold by the rule "strict", and below it by the rule "blufr". It differs by
+    less than `RESOLUTION`, which is 2^-15 in cosine. So the true accept rate is never too high by
+    "strict", and never too low by "blufr".
 
     Args:
-      tail: how many of the highest impostor scores are kept.
-      dtype: type of the scores; a block of another type is refused, since rounding makes ties.
+      tail: number of the highest impostor scores that are kept.
+      dtype: type of the scores. A block of another type raises an error, because rounding to
+        another type would create ties.
 
     Example:
       >>> stream = ScoreStream(tail=2)
@@ -54,29 +56,29 @@ class ScoreStream:
     def __init__(self, *, tail: int = 2**20, dtype: np.dtype | type = np.float32) -> None:
         self.dtype = np.dtype(dtype)
         self.histogram = np.zeros(BINS, np.int64)
-        """Impostor scores a bin; the last bin holds 1.0 too."""
+        """Number of impostor scores per bin; the last bin also contains 1.0."""
         self.tail = Tail(tail, dtype)
         self._genuine: list[np.ndarray] = []
 
     @property
     def num_genuine(self) -> int:
-        """Same pairs seen."""
+        """The number of same pairs so far."""
         return sum(part.size for part in self._genuine)
 
     @property
     def num_impostors(self) -> int:
-        """Different pairs seen."""
+        """The number of different pairs so far."""
         return int(self.histogram.sum())
 
     @property
     def exact_far(self) -> float:
-        """The highest false accept rate whose threshold is exact, by either rule."""
+        """The highest false accept rate whose threshold is exact by both rules."""
         return min(1.0, (self.tail.size - 1) / max(1, self.num_impostors))
 
     def add(
         self, *, genuine: np.ndarray | None = None, impostors: np.ndarray | None = None
     ) -> None:
-        """Takes in scores of any shape.
+        """Adds a block of scores of any shape.
 
         Args:
           genuine: cosines of same pairs.
@@ -95,7 +97,7 @@ class ScoreStream:
                 self.tail.add(chunk)
 
     def merge(self, other: "ScoreStream") -> None:
-        """Takes in all that another stream with the same settings has seen."""
+        """Adds all scores of another stream with the same settings."""
         if other.dtype != self.dtype:
             raise ValueError(f"expected a stream of {self.dtype} scores, found {other.dtype}")
         self.tail.merge(other.tail)
@@ -103,7 +105,7 @@ class ScoreStream:
         self._genuine.extend(other._genuine)
 
     def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
-        """`impostor_threshold` of all scores seen, up to `exact_far`; a bin edge above it."""
+        """Returns the threshold at a rate, which is exact up to `exact_far`, else a bin edge."""
         self._check_both_kinds()
         # float64, since float32 cannot tell the counts of many million impostors apart.
         far = np.asarray(far, np.float64)
@@ -127,7 +129,7 @@ class ScoreStream:
         return np.where(exact, from_tail, (1.0 - bins * RESOLUTION).astype(self.dtype))[()]
 
     def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
-        """Share of genuine scores accepted at each false accept rate, of the shape of far."""
+        """Returns the share of genuine scores accepted at each rate, in the shape of `far`."""
         return accepted_share(self.genuine(), self.threshold(far, rule=rule))
 
     def genuine(self) -> np.ndarray:
@@ -135,7 +137,7 @@ class ScoreStream:
         return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
 
     def roc(self) -> Roc:
-        """Returns the curve with one point per bin edge at which something changes."""
+        """Returns the ROC curve, with one point per bin that is not empty."""
         self._check_both_kinds()
         genuine = np.bincount(_bins(self.genuine()), minlength=BINS)
         used = np.flatnonzero((genuine + self.histogram)[::-1])
@@ -173,13 +175,14 @@ def stream_all_pairs(
     exact_far: float = 0.01,
     place: Place = jnp.asarray,
 ) -> ScoreStream:
-    """Returns the scores of every pair of different images, a tile of the product at a time.
+    """Scores every pair of different images, one tile of the score matrix at a time.
 
     Args:
-      unit: [images, dim] unit features; the scores have their type.
-      labels: [images].
-      exact_far: up to here rates are exact.
-      place: puts a tile's rows on jax's default device; another one may split them over several.
+      unit: [images, dim] unit features, whose type the scores have.
+      labels: [images] person of each image.
+      exact_far: false accept rate up to which rates are exact.
+      place: by default puts a tile's rows on JAX's default device; another function may split them
+        over several devices.
     """
     order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
     labels, images = labels[order], len(unit)

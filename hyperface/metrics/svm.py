@@ -21,16 +21,16 @@ from hyperface.metrics.verification import best_threshold, mean_best_threshold
 def svm_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold of a linear SVM on the scores: the rule of NormFace's released code.
 
-    libsvm's C-SVC with C = 1 and no shrinking on the scores as they are; the threshold is where its
-    decision changes sign. Where same pairs score no higher than different ones, the best line that
-    still rises is flat: the threshold is -inf, which accepts every pair.
+    The SVM is libsvm's C-SVC with C = 1 and no shrinking, on the unscaled scores. The threshold is
+    the score at which its decision changes sign. If same pairs do not score higher than different
+    pairs, the threshold is -inf, which accepts every pair.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool.
 
     Returns:
-      The threshold; a pair is called the same when its score is at least this.
+      The threshold. A pair is decided to be the same if its score is at least the threshold.
 
     Example:
       >>> scores, same = np.array([4.0, 3.0, 1.0, 0.0]), np.array([True, True, False, False])
@@ -46,15 +46,16 @@ def svm_threshold(scores: Scores, same: Same) -> float:
 def grid_threshold(scores: Scores, same: Same) -> float:
     """Returns the best threshold of insightface's grid: 0, 0.01, ..., 3.99 of squared distances.
 
-    A pair is called the same when its squared distance is below a threshold. Accuracy is the share
-    of all pairs that are decided rightly. The smallest of equally good thresholds is taken.
+    A pair is decided to be the same if its squared distance is below a threshold. Accuracy is the
+    share of all pairs that are decided rightly. The smallest of equally good thresholds is taken.
 
     Args:
       scores: [pairs] negative squared Euclidean distances of unit features.
       same: [pairs] bool.
 
     Returns:
-      The threshold of the scores; a pair is called the same when its score is at least this.
+      The threshold of the scores. A pair is decided to be the same if its score is at least the
+      threshold.
 
     Example:
       >>> scores, same = np.array([-0.5, -0.8, -1.2]), np.array([True, True, False])
@@ -98,14 +99,14 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 
     Args:
-      a: [n, bins] shares, not negative.
-      b: [m, bins].
+      a: [n, bins] histograms with shares that are not negative.
+      b: [m, bins] histograms of the same kind.
 
     Returns:
-      [n, m] float64; for histograms that sum to 1, in [0, 1], and 1 where they are equal.
+      [n, m] float64. For histograms that sum to 1 it is in [0, 1], and is 1 for equal histograms.
 
     Raises:
-      ValueError: unequal bins, or a share is negative or not finite.
+      ValueError: the numbers of bins differ, or a share is negative or not finite.
 
     Example:
       >>> print(histogram_intersection(np.array([[0.5, 0.5, 0.0]]), np.array([[0.25, 0.25, 0.5]])))
@@ -120,18 +121,18 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 
 
 def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
-    """Decisions of an SVM on the pairs of `test`, fitted on all others, from a kernel matrix.
+    """Decides the pairs of `test` by an SVM that is fitted on all others, from a kernel matrix.
 
-    libsvm's C-SVC on a precomputed kernel with C = 1 and no shrinking: the rule of NormFace's
+    The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and no shrinking, as in NormFace's
     released code.
 
     Args:
-      kernel: [pairs, pairs].
+      kernel: [pairs, pairs] kernel values.
       same: [pairs] bool.
       test: [pairs] bool, True for the held-out pairs.
 
     Returns:
-      [tested pairs], above zero where the pair is called the same.
+      [tested pairs] numbers that are above zero if the pair is decided to be the same.
     """
     same = checked_same(same)
     machine = SVC(kernel="precomputed", C=1.0, shrinking=False)

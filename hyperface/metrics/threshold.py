@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from hyperface.metrics.shapes import Impostors, OfRates
 
 Rule = Literal["strict", "blufr"]
-"""How a false accept rate becomes a threshold: see `impostor_threshold`."""
+"""The rule by which a false accept rate gives a threshold: see `impostor_threshold`."""
 
 RULE_STEPS = {
     "strict": "threshold at a FAR: just above the (k + 1)-th highest of N impostor scores, "
@@ -25,10 +25,10 @@ TOO_FEW = " (too few pairs: at no false accept)"
 
 
 def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
-    """Returns the scores as one row of floats, of the type that they have.
+    """Returns the scores as a one-dimensional array of floats, in the type that they have.
 
     Raises:
-      ValueError: they are not one row, there is none, or one is not finite.
+      ValueError: the scores are not one-dimensional, there is none, or a score is not finite.
     """
     scores = np.asarray(scores)
     # float16 is the least type: whole numbers become floats, and float32 stays.
@@ -48,9 +48,9 @@ def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict")
     """Returns how many of N impostor pairs a FAR allows: floor(far N), or round(far N).
 
     Args:
-      far: in [0, 1], one or an array.
-      num_impostors: N.
-      rule: "strict" rounds down, "blufr" to the nearest, halves up.
+      far: one false accept rate in [0, 1], or an array of them.
+      num_impostors: N, the number of impostor pairs.
+      rule: "strict" rounds down. "blufr" rounds to the nearest number, and halves up.
 
     Raises:
       ValueError: a rate is outside [0, 1], or the rule is unknown.
@@ -72,31 +72,33 @@ def impostor_threshold(
     rule: Rule = "strict",
     num_impostors: int | None = None,
 ) -> OfRates:
-    """Returns the threshold at a false accept rate, the one rule that everything here uses.
+    """Returns the threshold at a false accept rate; all rates of this library use this function.
 
-    Of N impostor scores k = `allowed_impostors` may be accepted.
+    Of N impostor scores, k = `allowed_impostors` may be accepted. The two rules differ in ties:
 
-    "strict": the threshold stands just above the (k + 1)-th highest, so that this one and all tied
-    with it are refused. The measured FAR is never above the one asked for.
+    - "strict": the threshold is the next number above the (k + 1)-th highest score. This score and
+      all equal scores are refused. So the measured FAR never exceeds the requested FAR.
+    - "blufr", the rule of BLUFR's released code: the threshold is the k-th highest score. All
+      scores equal to it are accepted too, so the measured FAR may exceed the requested FAR. At
+      k = 0 the threshold is the next number above the highest score. (The released code takes the
+      midpoint between the highest score and the lowest genuine score above it, which accepts the
+      same pairs.)
 
-    "blufr", the rule of BLUFR's released code: the threshold is the k-th highest itself, with all
-    that are tied with it. At k = 0 it stands just above the highest: the released midpoint between
-    that one and the lowest genuine score above it accepts the same pairs.
-
-    Both accept every pair at k = N.
+    Both rules accept every pair at k = N.
 
     Args:
       impostors: [N] scores, or at least the k + 1 highest of them.
-      far: in [0, 1], one or an array.
+      far: one false accept rate in [0, 1], or an array of them.
       rule: as above.
-      num_impostors: N, where `impostors` are only the highest.
+      num_impostors: N, if `impostors` are only the highest scores.
 
     Returns:
-      One threshold a rate, in the scores' type. A pair is accepted when its score is at least this.
+      One threshold per rate, in the type of the scores. A pair is accepted if its score is at least
+      the threshold.
 
     Raises:
-      ValueError: no score or one that is not finite, a rate outside [0, 1], or too few of the
-        highest scores.
+      ValueError: there is no score, a score is not finite, a rate is outside [0, 1], or too few of
+        the highest scores are given.
 
     Example:
       >>> impostors = np.array([0.8, 0.4, 0.4, 0.1])
@@ -130,13 +132,13 @@ def impostor_threshold(
 
 
 def accepted_share(scores: np.ndarray, thresholds: ArrayLike) -> np.ndarray:
-    """Returns the share of the scores at or above each threshold, of the thresholds' shape."""
+    """Returns the share of the scores at or above each threshold, in the thresholds' shape."""
     ranked = np.sort(scores)
     return (ranked.size - np.searchsorted(ranked, thresholds, side="left")) / ranked.size
 
 
 def smallest_far(num_impostors: int) -> float:
-    """Returns the lowest false accept rate above zero that N impostor pairs can show: 1/N."""
+    """Returns the lowest false accept rate above zero that N impostor pairs can measure: 1/N."""
     return 1.0 / num_impostors
 
 

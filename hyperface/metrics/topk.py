@@ -7,7 +7,7 @@ class Tail:
     """Collects scores block by block and keeps exactly the highest ones.
 
     Args:
-      size: number of scores to keep; up to twice as many are in memory, and the block.
+      size: number of scores to keep. Up to twice as many scores are in memory, plus one block.
       dtype: type of the scores.
 
     Example:
@@ -28,7 +28,7 @@ class Tail:
         self._held = 0
 
     def add(self, scores: np.ndarray) -> None:
-        """Adds [scores], which have the tail's dtype."""
+        """Adds scores [scores], whose dtype must be that of the tail."""
         # Scores equal to the cut may go: as many at least as high are kept already.
         high = scores[scores > self.cut]
         self._kept.append(high)

@@ -25,7 +25,7 @@ BLOCK_BYTES = 64 * 2**20
 
 
 class Pairs(NamedTuple):
-    """Image pairs by index."""
+    """Pairs of images, by the row numbers of both images."""
 
     first: PairRows
     second: PairRows
@@ -34,28 +34,28 @@ class Pairs(NamedTuple):
 
 
 class FoldAccuracy(NamedTuple):
-    """Accuracy on each fold at the threshold chosen on the others."""
+    """The accuracy on each fold, at the threshold that was chosen on the other folds."""
 
     accuracy: PerFold
     """[folds]."""
     thresholds: PerFold
-    """[folds]; a pair is called the same when its score is at least this."""
+    """[folds] thresholds; a pair is decided to be the same if its score is at least this."""
 
     @property
     def mean(self) -> float:
-        """The figure that is reported."""
+        """The mean accuracy over the folds, which is the reported number."""
         return float(self.accuracy.mean())
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, from the spread over folds (LFW's convention); nan with one fold."""
+        """The standard error of the mean over folds (LFW's convention); nan for one fold."""
         if self.accuracy.size < 2:
             return float("nan")
         return float(self.accuracy.std(ddof=1) / np.sqrt(self.accuracy.size))
 
 
 class Verification(NamedTuple):
-    """How well scores tell same from different pairs."""
+    """The verification result: how well scores separate same pairs from different pairs."""
 
     folds: FoldAccuracy
     tar_at_far: dict[float, float]
@@ -65,7 +65,7 @@ class Verification(NamedTuple):
 
     @property
     def unsupported(self) -> list[float]:
-        """The FARs of `tar_at_far` that the different pairs cannot support: see `supported`."""
+        """The FARs of `tar_at_far` that have too few different pairs (see `supported`)."""
         different = int(np.sum(~self.pairs.same))
         return [far for far in self.tar_at_far if not supported(far, different)]
 
@@ -76,10 +76,11 @@ def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verificati
     Args:
       features: [images, dim], of any length; each is normalised here.
       labels: [images] person of each image.
-      folds: how many folds the pairs are dealt into.
+      folds: number of folds into which the pairs are split.
 
     Raises:
-      ValueError: a feature is zero or not finite, or there are fewer pairs of a kind than folds.
+      ValueError: a feature is zero or not finite, or there are fewer same or different pairs than
+        folds.
     """
     pairs = all_pairs(labels)
     scores = cosine_scores(features, pairs)
@@ -103,7 +104,7 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     """Returns the cosine of each pair's features, in float64.
 
     Raises:
-      ValueError: a feature is zero or not finite: it has no direction.
+      ValueError: a feature is zero or not finite, and so has no direction.
     """
     unit = unit_rows(np.asarray(features, np.float64))
     first, second = pairs.first, pairs.second
@@ -119,10 +120,10 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
 
 
 def deal_folds(same: Same, folds: int) -> Folds:
-    """Returns a fold id per pair: pairs of each kind are dealt in turn, so all folds are alike.
+    """Returns one fold id per pair; same and different pairs are spread evenly over the folds.
 
     Raises:
-      ValueError: there are fewer pairs of a kind than folds.
+      ValueError: there are fewer same or different pairs than folds.
     """
     same = checked_same(same)
     if min(same.sum(), (~same).sum()) < folds:
@@ -138,15 +139,15 @@ def deal_folds(same: Same, folds: int) -> Folds:
 
 
 def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
-    """k-fold verification accuracy, the threshold for each fold chosen on all others.
+    """Computes the k-fold accuracy; the threshold for each fold is chosen on all other folds.
 
-    Same and different pairs weigh equally, as in LFW's balanced lists: accuracy is the mean of the
-    share of same pairs accepted and of different pairs refused, and a guess scores one half.
+    The accuracy is the mean of two shares: the same pairs that are accepted, and the different
+    pairs that are refused. So a guess scores one half, also if there are more pairs of one kind.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool.
-      fold: [pairs] fold id, as `deal_folds` makes them.
+      fold: [pairs] fold id, as `deal_folds` returns them.
     """
     held_out = [held_out_accuracy(scores, same, fold == i) for i in np.unique(fold)]
     accuracy, thresholds = np.array(held_out).T
@@ -159,13 +160,13 @@ def held_out_accuracy(
     test: Tested,
     rule: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> tuple[float, float]:
-    """Balanced accuracy on the pairs of `test`, and the threshold, chosen on all others.
+    """Returns the balanced accuracy on the pairs of `test`, and the threshold from all others.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool.
       test: [pairs] bool, True for the held-out pairs.
-      rule: (scores, same) -> threshold; `best_threshold` by default.
+      rule: function (scores, same) -> threshold; `best_threshold` by default.
     """
     same = checked_same(same)
     threshold = (rule or best_threshold)(scores[~test], same[~test])
@@ -173,7 +174,7 @@ def held_out_accuracy(
 
 
 def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
-    """Mean of the share of same pairs at or above a threshold and of different pairs below it."""
+    """Returns the mean of two shares: same pairs accepted, and different pairs refused."""
     same = checked_same(same)
     return float(0.5 * (np.mean(scores[same] >= threshold) + np.mean(scores[~same] < threshold)))
 
@@ -181,9 +182,10 @@ def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
 def best_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold of the highest balanced accuracy, midway between two scores.
 
-    Every distinct cut is tried. Of several equally good ones it is the median, the higher of the
-    middle two where their number is even: a mean of cuts that are not neighbours may be a worse
-    one. Where no cut is as good as a guess, everything is accepted.
+    A cut is a threshold between two neighbouring scores; all cuts are tried. If several cuts are
+    equally good, the median is returned, or the higher of the middle two. Their mean is not used,
+    because it may be a worse cut. If no cut is as good as a guess, the threshold accepts every
+    pair.
 
     Example:
       >>> scores, same = np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False])
@@ -197,7 +199,7 @@ def best_threshold(scores: Scores, same: Same) -> float:
 def mean_best_threshold(scores: Scores, same: Same) -> float:
     """Returns the mean of all equally good cuts of `best_threshold`: SphereFace's released rule.
 
-    Its accuracy may be below the highest.
+    The accuracy at this mean may be lower than at any of these cuts.
     """
     return float(np.mean(_best_cuts(scores, same)))
 

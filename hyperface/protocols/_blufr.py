@@ -43,16 +43,16 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
 
     Args:
       path: the file.
-      template: the name of an image from `name` and `number`, as the data set has it; the file has
-        `{name}_{number:04}.jpg`.
+      template: format of the image names in the data set, from `name` and `number`. The file itself
+        has `{name}_{number:04}.jpg`.
 
     Returns:
-      Its sets, with indices from 0.
+      The lists of the file, with indices from 0.
 
     Raises:
-      InputError: naming the variable, where the file is damaged, an index is outside of the images
-        or comes twice, a person is trained and tested, or gallery and probes are not the test set
-        with one gallery image per person.
+      InputError: the file is damaged, an index is out of range or repeated, a person is in the
+        training and in the test set, or gallery and probes together are not the test set with one
+        gallery image per person. The message names the variable.
 
     References:
       Liao, Lei, Yi, Li: A benchmark study of large-scale unconstrained face recognition, IJCB 2014.

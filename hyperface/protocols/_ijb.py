@@ -33,7 +33,7 @@ class Templates(NamedTuple):
 
 
 class Landmarks(NamedTuple):
-    """Five points of each face, for alignment."""
+    """Five landmarks of each face, for alignment."""
 
     names: list[str]
     points: np.ndarray
@@ -54,10 +54,11 @@ def read_ijb_templates(path: Path | str) -> Templates:
       path: the file.
 
     Returns:
-      One row per line.
+      The templates, with one row per line of the file.
 
     Raises:
-      InputError: naming the line that is malformed, or gives a template a second person.
+      InputError: a line is malformed, or gives a template a second person. The message names the
+        line.
 
     References:
       Klare et al.: Pushing the frontiers of unconstrained face detection and recognition: IARPA
@@ -97,10 +98,10 @@ def read_ijb_faces(path: Path | str) -> Templates:
       path: the file; a line is "1.jpg 1 69544": image, template and media.
 
     Returns:
-      One row per line.
+      The templates, with one row per line of the file.
 
     Raises:
-      InputError: naming the line that is malformed.
+      InputError: a line is malformed. The message names it.
     """
     ids, names = [], []
     for line in read_lines(path):
@@ -120,10 +121,11 @@ def read_ijb_landmarks(path: Path | str) -> Landmarks:
       path: the file; a line has an image, five times x and y, and the score.
 
     Returns:
-      A row for each line; the files of one release have the order of `read_ijb_faces`.
+      The landmarks, with one row per line. In the files of one release the lines have the same
+      order as in `read_ijb_faces`.
 
     Raises:
-      InputError: naming the line that is malformed.
+      InputError: a line is malformed. The message names it.
     """
     names, numbers = [], []
     for line in read_lines(path):

@@ -37,16 +37,17 @@ def read_ijb_pairs(
 
     Args:
       path: the file.
-      templates: those that may be named. If the file does not say which pairs are of one person,
-        the people of the templates do.
+      templates: the templates that the file may name. If the file does not state which pairs show
+        one person, this follows from the people of the templates.
       repeats: whether a pair may be listed twice.
 
     Returns:
       The pairs in the file's order.
 
     Raises:
-      InputError: naming the line that is malformed, names an unknown template or one twice, repeats
-        a pair in either order, or contradicts the people of the templates.
+      InputError: a line is malformed, names an unknown template or one template twice, repeats a
+        pair in either order, or contradicts the people of the templates. The message names the
+        line.
     """
     file = str(path)
     data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")

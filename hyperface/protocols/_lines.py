@@ -1,4 +1,4 @@
-"""Text files in lines, so that every fault has its file and line."""
+"""Reads text files line by line, so that every error names file and line."""
 
 import codecs
 import math
@@ -26,22 +26,22 @@ class Line(NamedTuple):
 
     file: str
     number: int
-    """From 1."""
+    """Number of the line, counted from 1."""
     text: str
 
     def fault(self, expected: str, found: str | None = None) -> InputError:
-        """Returns the error that names this line; it shows the line where `found` is left out."""
+        """Returns an error that names this line. If `found` is None, the error quotes the line."""
         found = shown(self.text) if found is None else found
         return InputError(f"{self.file}:{self.number}: expected {expected}, found {found}.")
 
     def fields(self, separator: str | None = None) -> list[str]:
-        """Returns the parts between separators, stripped; the separator None is any blanks."""
+        """Returns the stripped parts between separators; None separates at spaces and tabs."""
         if separator is None:
             return _BLANKS.split(self.text)
         return [field.strip(" \t") for field in self.text.split(separator)]
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
-        """Returns a whole number in [least, most], in plain digits."""
+        """Returns a part as a whole number in [least, most], which must consist of digits."""
         # `int` also takes digits of other scripts, underscores and signs, which are mistakes here.
         plain = token.isascii() and token.isdigit() and len(token) <= len(str(LARGEST))
         if not plain or not least <= int(token) <= most:
@@ -50,13 +50,13 @@ class Line(NamedTuple):
         return int(token)
 
     def decimal(self, token: str, what: str) -> float:
-        """Returns a finite decimal number."""
+        """Returns a part as a finite decimal number."""
         if not _DECIMAL.fullmatch(token) or not math.isfinite(float(token)):
             raise self.fault(what, shown(token))
         return float(token)
 
     def image(self, name: str) -> str:
-        """Returns the name of an image: a path below the data set's folder, separated by /."""
+        """Returns the checked name of an image: a path with "/" below the data set's folder."""
         parts = name.split("/")
         # Such a name could lead out of the data set's folder.
         if {"", ".", ".."} & set(parts) or "\\" in name or name[1:2] == ":":
@@ -65,15 +65,15 @@ class Line(NamedTuple):
 
 
 def shown(text: str) -> str:
-    """Returns the text in quotes, cut short where it is long."""
+    """Returns the text in quotes, shortened to 60 characters."""
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
 def read_lines(path: Path | str) -> list[Line]:
-    """Returns the lines of a text file, as `split_lines`.
+    """Returns the lines of a text file, as `split_lines` does for its content.
 
     Raises:
-      InputError: as `hyperface.files.read_bytes` and `split_lines`.
+      InputError: for the reasons that `hyperface.files.read_bytes` and `split_lines` name.
     """
     return split_lines(read_bytes(path, LARGEST_FILE), str(path))
 
@@ -82,7 +82,8 @@ def decoded(data: bytes, file: str, start: int = 1) -> str:
     """Returns the text of UTF-8 data.
 
     Raises:
-      InputError: naming the line that is not UTF-8, or if a byte-order mark comes first.
+      InputError: a line is not UTF-8, and the message names it; or the text begins with a
+        byte-order mark.
     """
     if data.startswith(codecs.BOM_UTF8):
         raise Line(file, start, "").fault("text without a byte-order mark", "one")
@@ -98,12 +99,12 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
     Args:
       data: the text, or a part of it that starts with a line.
-      file: its name in errors.
+      file: name of the file, for messages.
       start: the number of the first line.
 
     Raises:
-      InputError: naming the line, where the text is empty, has a blank line between others, a
-        control character or a byte-order mark, or is not UTF-8.
+      InputError: the text is empty, has a blank line between others, contains a control character
+        or a byte-order mark, or is not UTF-8. The message names the line.
     """
     text = decoded(data, file, start).replace("\r\n", "\n").rstrip(" \t\n")
     # Found before the text is split: a line takes far more memory than its bytes.
@@ -122,15 +123,16 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
 
 def after(lines: Sequence[Line]) -> Line:
-    """Returns the place after the last line, for what is missing there."""
+    """Returns an empty line after the last one, to name it in an error about a missing line."""
     return lines[-1]._replace(number=lines[-1].number + 1, text="")
 
 
 def expect_count(lines: Sequence[Line], skip: int, count: int, what: str) -> None:
-    """Refuses a file that has not `count` lines after the first `skip`.
+    """Checks that a file has exactly `count` lines after its first `skip` lines.
 
     Raises:
-      InputError: naming the first line too many, or the place of the first that is missing.
+      InputError: there are more or fewer lines. The message names the first additional or the first
+        missing line.
     """
     found = len(lines) - skip
     if found > count:

@@ -38,12 +38,12 @@ _DEEPEST = 8
 
 
 class _Form(NamedTuple):
-    """What holds for a whole file."""
+    """The properties of a whole file."""
 
     order: str
     """Order of bytes, "<" or ">"."""
     cells: list[int]
-    """How many more cells it may have: one number, counted down."""
+    """The number of further cells that the file may have: one number, counted down."""
 
 
 def read_mat(path: Path | str) -> dict[str, Any]:

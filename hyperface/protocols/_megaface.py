@@ -42,7 +42,8 @@ def read_megaface_list(path: Path | str) -> ImageList:
       The images in the file's order.
 
     Raises:
-      InputError: naming the line where it is not JSON, or the place in a list as `path[7]`.
+      InputError: the file is not JSON, and the message names the line; or an entry of a list is
+        wrong, and the message names it as `path[7]`.
 
     References:
       Kemelmacher-Shlizerman, Seitz, Miller, Brossard: The MegaFace benchmark, CVPR 2016.
@@ -72,7 +73,8 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
       The names. FaceScrub's are file names, MegaFace's paths.
 
     Raises:
-      InputError: naming the line that has no name, or if there is none at all.
+      InputError: a line has no name, and the message names the line; or the file has no names at
+        all.
 
     References:
       Deng, Guo, Xue, Zafeiriou: ArcFace, CVPR 2019, section 3.1, whose authors made the lists.

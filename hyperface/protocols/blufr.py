@@ -38,7 +38,7 @@ RANKS = (*range(1, 11), *range(20, 101, 10))
 
 
 class Spread(NamedTuple):
-    """One rate over the trials."""
+    """The mean and deviation of one rate over the trials."""
 
     trials: np.ndarray
     """[trials]."""
@@ -50,7 +50,7 @@ class Spread(NamedTuple):
 
 
 class BlufrRates(NamedTuple):
-    """Rates of every trial."""
+    """The rates of every trial."""
 
     verification_rates: np.ndarray
     """[trials, verification FARs]."""
@@ -97,34 +97,36 @@ def blufr(
 ) -> BlufrRates:
     """Computes BLUFR's rates with the cosine as the similarity.
 
-    Verification scores every pair of a trial's test images, some 47 million, which are never held
-    in memory together. Open-set identification searches the probes in the gallery; the score of a
-    probe without a mate is its highest. The threshold rule is that of the protocol's released code;
-    `rule="strict"` is the rule of all other protocols here. Training images are not used: if
-    features are fitted to them, by PCA for example, call this function once per trial.
+    Verification scores every pair of a trial's test images. These are about 47 million pairs, which
+    are never in memory together. Open-set identification searches the probes in the gallery; the
+    score of a probe without a mate is its highest. The threshold rule is that of the protocol's
+    released code; `rule="strict"` is the rule of all other protocols here. Training images are not
+    used: if features are fitted to them, by PCA for example, call this function once per trial.
 
     Args:
       features: [images, dim], of any length; each is normalised here.
       labels: [images] person of each image.
-      trials: indices into both; gallery and probes are test images.
-      rule: that of `impostor_threshold`.
-      verification_fars: in [0, 1].
-      identification_fars: in [0, 1].
-      ranks: of the DIR.
-      exact_far: up to this FAR verification thresholds are exact, above it to within 2^-15.
-      dtype: of the scores. float32 rounds a cosine by some 1e-7; float64 takes twice the time.
+      trials: the trials, as indices of images; gallery and probes are test images.
+      rule: the threshold rule, as in `impostor_threshold`.
+      verification_fars: false accept rates in [0, 1].
+      identification_fars: false accept rates in [0, 1].
+      ranks: ranks of the DIR.
+      exact_far: FAR up to which verification thresholds are exact; above it they are exact to
+        2^-15.
+      dtype: type of the scores. float32 rounds a cosine by about 1e-7; float64 takes twice the
+        time.
       place: puts rows of features on jax's default device. Another function may split the rows over
         several devices, which then share the products of tiles and, if they divide evenly, of
         probes.
-      progress: called with the number of trials done and of all trials.
+      progress: called with (number of finished trials, number of all trials).
 
     Returns:
-      Rates of every trial; papers report `.verification()` and `.identification()`.
+      The rates of every trial; papers report `.verification()` and `.identification()`.
 
     Raises:
-      ValueError: a feature without direction, features that are all alike, labels that do not fit,
-        an index out of range or twice, a gallery or probe outside the test images, or a trial
-        without pairs of both kinds.
+      ValueError: a feature has no direction, all features are alike, labels do not fit, an index is
+        out of range or repeated, a gallery or probe image is not a test image, or a trial has no
+        same or no different pairs.
     """
     unit, labels = unit_features(features, dtype), np.asarray(labels)
     if labels.shape != unit.shape[:1]:

@@ -43,7 +43,7 @@ def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str,
       Some pairs of FF are listed once in each order; both are kept.
 
     Raises:
-      InputError: naming the file and line that breaks these rules or repeats a pair.
+      InputError: a line breaks these rules or repeats a pair. The message names file and line.
 
     References:
       Sengupta, Chen, Castillo, Patel, Chellappa, Jacobs: Frontal to profile face verification in

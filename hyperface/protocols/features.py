@@ -31,7 +31,7 @@ class NamedFeatures(NamedTuple):
     the merged features are known."""
 
     def image_norms(self) -> np.ndarray:
-        """Returns the norms [images], those of the merged features if no others are known."""
+        """Returns the norms [images]; if they are unknown, those of the merged features."""
         if self.norms is not None:
             return self.norms
         # In blocks, as the features may be mapped from a file that is larger than memory.
@@ -40,7 +40,7 @@ class NamedFeatures(NamedTuple):
         return np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
 
     def take(self, rows: np.ndarray) -> "NamedFeatures":
-        """Returns the images of these rows."""
+        """Returns the features and names of the images in some rows."""
         return self._replace(
             names=[self.names[row] for row in rows.tolist()],
             features=self.features[rows],
@@ -48,14 +48,14 @@ class NamedFeatures(NamedTuple):
         )
 
     def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
-        """Returns the indices of images by name.
+        """Returns the row of each image in a list of names.
 
         Args:
-          wanted: names of images, repeats allowed.
-          source: what names them, for the message.
+          wanted: names of images, which may be repeated.
+          source: the origin of the names, for the message.
 
         Raises:
-          InputError: an image is not there; the message has the nearest name that is.
+          InputError: there is no image of a name. The message suggests the nearest known name.
         """
         places = {name: place for place, name in enumerate(self.names)}
         missing = sorted(set(wanted) - places.keys())
@@ -78,8 +78,8 @@ def people_of(names: Sequence[str], source: str) -> np.ndarray:
     """Returns the person of each image: its name up to the first slash.
 
     Args:
-      names: of images, person/file.
-      source: what needs the people, for the message.
+      names: names of images, in the form person/file.
+      source: the part of the program that needs the people, for the message.
 
     Raises:
       InputError: a name has no slash.
@@ -107,18 +107,18 @@ def array_digest(features: np.ndarray, text: str = "") -> str:
 
 
 def check(named: NamedFeatures, origin: str) -> NamedFeatures:
-    """Refuses features that no protocol could score, or only into nonsense.
+    """Checks that features have a form that protocols can score.
 
     Args:
       named: the features.
-      origin: what they come from, for the message.
+      origin: the file or network that the features come from, for the message.
 
     Returns:
-      The same, as floats of at least 32 bits.
+      The features as floats of at least 32 bits, with their names.
 
     Raises:
-      InputError: names and features differ in number, a name is there twice, a feature is zero or
-        not finite, or all features point one way.
+      InputError: names and features differ in number, a name is repeated, a feature is zero or not
+        finite, or all features have the same direction.
     """
     names, features = list(named.names), np.asarray(named.features)
     if features.ndim != 2 or len(names) != len(features) or not names:
@@ -153,9 +153,9 @@ def read_features(path: Path) -> NamedFeatures:
     """Reads a file of features that any program has written.
 
     Args:
-      path: an .npz with `features` [images, dim] and `names` [images], and perhaps `norms` [images]
-        as hyperface embed writes them; or an .npy of features, with a text file of the same name
-        ending in .txt that has one name per line.
+      path: an .npz file with `features` [images, dim], `names` [images] and optionally `norms`
+        [images], as hyperface embed writes it; or an .npy file of features, beside a .txt file of
+        the same name with one image name per line.
 
     Raises:
       InputError: the file has neither form, or its features cannot be scored.
@@ -193,10 +193,10 @@ def _norms(path: Path, count: int) -> np.ndarray:
 
 
 def read_origin(path: Path) -> tuple[str, str]:
-    """Returns the digest of the network that made the features of a file, and its mirror merge.
+    """Returns the digest of the network that computed the features of a file, and its mirror merge.
 
-    They are the arrays `model` and `mirror` of an .npz of hyperface embed. Another file gives "", a
-    network that is not known.
+    They are the arrays `model` and `mirror` in an .npz file of hyperface embed. For any other file
+    the digest is "", which stands for an unknown network.
     """
     if path.suffix.lower() != ".npz":
         return "", "none"

@@ -47,23 +47,23 @@ FEW_PEOPLE = 20
 
 
 class Half(NamedTuple):
-    """The pairs of one half of the people."""
+    """The pairs within one half of the people."""
 
     pairs: Pairs
-    """By the rows of the features."""
+    """The pairs, by the rows of the features."""
     drawn: tuple[int, int]
     """Number of all same and of all different pairs, of which `pairs` may be a sample."""
 
 
 def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Deals people into two halves at random.
+    """Splits people into two halves at random.
 
-    People with several images and people with one are dealt apart, so that both halves have about
-    as many same pairs.
+    People with several images and people with one image are split separately, so that both halves
+    have about equally many same pairs.
 
     Args:
       people: [images] number of the person, from 0.
-      seed: of the shuffle.
+      seed: seed of the shuffle.
 
     Returns:
       [people] bool, True for the half that calibrates.
@@ -83,13 +83,13 @@ def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> Half:
-    """Returns the pairs of some images: all of a kind, or a random sample of `most`.
+    """Returns the pairs of some images: all same pairs and all different pairs, or random samples.
 
     Args:
       people: [images] person of each image, of all images.
       rows: the images that form pairs.
-      most: largest number of same and of different pairs.
-      seed: of the samples.
+      most: largest number of same pairs, and of different pairs; of more pairs a sample is drawn.
+      seed: seed of the samples.
 
     Example:
       >>> half = pairs_of(np.array([0, 0, 1]), np.array([0, 1, 2]), most=10)

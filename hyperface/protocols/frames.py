@@ -63,7 +63,7 @@ def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
       video: [frames] id of the video that each frame belongs to.
 
     Raises:
-      ValueError: a frame is zero or not finite, all are equal, or lengths differ.
+      ValueError: a frame is zero or not finite, all frames are equal, or lengths differ.
     """
     features = checked_features(features, "frames")
     (video,) = checked_columns(video=video)
@@ -91,7 +91,7 @@ def video_similarities(
       second: [pairs] id of the other.
       mean: [dim] feature that is subtracted from every frame before it is scaled to unit length;
         None subtracts nothing.
-      progress: called with the number of pairs done and of all pairs.
+      progress: called with (number of finished pairs, number of all pairs).
 
     Raises:
       ValueError: a video has no frames, or a frame equals the mean.
@@ -133,14 +133,14 @@ def _histogram(cosines: np.ndarray) -> np.ndarray:
 
 
 class VideoResult(NamedTuple):
-    """How well each of `RULES` separates same from different pairs of videos."""
+    """The accuracy with which each of `RULES` separates same from different pairs of videos."""
 
     folds: dict[str, FoldAccuracy]
     """Accuracy in folds by rule."""
     scores: dict[str, np.ndarray]
     """[pairs] by rule: similarity or SVM decision, from when the pair's fold was held out."""
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
 
 def verify_videos(
@@ -167,14 +167,14 @@ def verify_videos(
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
       fold: [pairs] fold id.
-      subtract_mean: whether that mean feature is subtracted, which takes one sweep over all pairs
+      subtract_mean: whether that mean feature is subtracted, which takes one pass over all pairs
         per fold.
       threshold: rule for "mean" and "max"; the released code has "svm", and "grid" is refused.
-      progress: called with the number of pairs done and of all pairs, summed over all sweeps.
+      progress: called with (number of finished pairs, number of all pairs), summed over all passes.
 
     Raises:
       ValueError: a frame is zero or not finite; lengths differ; a video has no frames; a fold has
-        pairs of one kind only; or an unknown threshold.
+        no same or no different pairs; or the threshold rule is unknown.
 
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.

@@ -21,7 +21,7 @@ AT_COMMON = " of all pairs"
 
 
 class Group(NamedTuple):
-    """The figures of the pairs whose two images are of one group."""
+    """The scores of the pairs whose two images belong to one group."""
 
     figures: dict[str, float]
     """Shares in [0, 1] by name; a figure that the pairs do not support is left out."""
@@ -31,20 +31,20 @@ class Group(NamedTuple):
 
 
 class Grouping(NamedTuple):
-    """The group of each image, or of each person, as a file names them."""
+    """The group of each image or person, as read from a file."""
 
     file: str
     groups: Mapping[str, str]
     """Name of an image, or of a person -> group."""
 
     def check_names(self, names: Sequence[str]) -> None:
-        """Refuses a file with a name that is neither an image nor a person.
+        """Checks that each name in the file is that of a known image or person.
 
         Args:
-          names: of all images that are known.
+          names: names of all known images.
 
         Raises:
-          InputError: the message has the nearest name that is known.
+          InputError: a name is unknown. The message suggests the nearest known name.
         """
         known = {*names, *(name.partition("/")[0] for name in names)}
         strange = [name for name in self.groups if name not in known]
@@ -57,7 +57,7 @@ class Grouping(NamedTuple):
             )
 
     def of(self, wanted: Sequence[str]) -> dict[str, str]:
-        """Returns the groups of images.
+        """Returns image name -> group for some images.
 
         Raises:
           InputError: the file has no row for an image or its person.
@@ -78,14 +78,14 @@ class Grouping(NamedTuple):
 def read_groups(path: Path) -> Grouping:
     """Reads a CSV file whose first line is name,group.
 
-    A name is that of an image, or that of a person: the part of an image's name before the first
-    slash. The row of an image goes before that of its person.
+    A name is that of an image or of a person. The name of a person is the part of an image's name
+    before the first slash. If an image and its person both have a row, that of the image counts.
 
     Args:
       path: the file.
 
     Raises:
-      InputError: naming the line that is malformed or repeats a name.
+      InputError: a line is malformed or repeats a name. The message names the line.
     """
     header, *lines = read_lines(path)
     if header.fields(",") != HEADER:
@@ -122,17 +122,17 @@ def score_groups(
     right: np.ndarray,
     thresholds: Mapping[float, float],
 ) -> dict[str, Group]:
-    """Returns the figures of each group, those of pairs across groups last.
+    """Returns the scores of each group, and at the end those of pairs across groups.
 
-    EER, AUC and TAR at a FAR are at the group's own thresholds. Figures whose names end with
-    `AT_COMMON` are measured at the thresholds of all pairs, which is what a group meets in use.
+    EER, AUC and TAR at a FAR use the group's own thresholds. Scores whose names end with
+    `AT_COMMON` use the thresholds of all pairs together, as an application does.
 
     Args:
       grouping: the groups of images.
-      names: [images].
-      pairs: rows of the images.
-      scores: [pairs].
-      right: [pairs] bool, whether the protocol decides the pair rightly.
+      names: [images] names of the images.
+      pairs: rows of both images of each pair.
+      scores: [pairs] similarities.
+      right: [pairs] bool, whether the protocol decides the pair correctly.
       thresholds: false accept rate -> threshold of all pairs.
 
     Raises:
@@ -162,7 +162,7 @@ def score_groups(
 
 
 def group_steps(grouping: Grouping | None) -> tuple[str, ...]:
-    """Returns what is done with the groups, a sentence; nothing if there are none."""
+    """Returns the sentence about groups for the procedure; an empty tuple without groups."""
     if grouping is None:
         return ()
     return (

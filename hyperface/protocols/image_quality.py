@@ -16,15 +16,15 @@ LEAST_SPREAD = 1e-3
 def norms_as_quality(
     named: NamedFeatures, pairs: Pairs, scores: np.ndarray
 ) -> tuple[NormQuality | None, tuple[str, ...]]:
-    """Measures what the norms tell of the quality of the images of some pairs.
+    """Measures how well the norms predict the quality of the images of some pairs.
 
     Args:
       named: features of the images, with their norms.
-      pairs: rows of the images.
-      scores: [pairs].
+      pairs: rows of both images of each pair.
+      scores: [pairs] similarities.
 
     Returns:
-      The measurement, or None where norms or pairs do not allow it; and what was done, in words.
+      The measurement, or None if norms or pairs do not allow it; and sentences for the procedure.
     """
     far = next((rate for rate in FARS if supported(rate, int(np.sum(~pairs.same)))), None)
     if far is None:

@@ -26,14 +26,14 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
 
     Args:
       path: the file.
-      template: the name of an image from `name` and `number`, as the data set has it.
+      template: format of the image names in the data set, from `name` and `number`.
 
     Returns:
       The pairs in the file's order. All pairs of View 1 are in fold 0.
 
     Raises:
-      InputError: naming the line that breaks these rules, repeats a pair, or pairs an image with
-        itself or one person as different.
+      InputError: a line breaks these rules, repeats a pair, pairs an image with itself, or pairs
+        one person as different people. The message names the line.
 
     References:
       Huang, Ramesh, Berg, Learned-Miller: Labeled Faces in the Wild, 2007.
@@ -65,7 +65,8 @@ def read_lfw_people(path: Path | str) -> list[dict[str, int]]:
       For each fold, the number of images by name; one fold for the lists of View 1.
 
     Raises:
-      InputError: naming the line where a count is wrong, a person comes again or has no image.
+      InputError: a count is wrong, or a person is repeated or has no image. The message names the
+        line.
     """
     header, *rows = lines = read_lines(path)
     count = header.whole(header.text, "the number of folds or people", least=1)
@@ -90,7 +91,7 @@ def check_template(template: str) -> None:
     """Checks that a template builds a name from both `name` and `number`.
 
     Raises:
-      InputError: the template is broken, or leaves one of them out.
+      InputError: the template is not a valid format, or lacks one of both.
     """
     try:
         # Tried out: a template without one of the fields would give several images one name.

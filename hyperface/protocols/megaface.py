@@ -45,7 +45,7 @@ def score_megaface(
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Computes rank-1 of probes among distractors, and TAR at FAR 1e-6.
+    """Computes the rank-1 rate of probes among distractors, and TAR at FAR 1e-6.
 
     Args:
       probes: images of people, named person/file.
@@ -58,11 +58,11 @@ def score_megaface(
         the part after the last "/".
       noises: names of the noise lists, for the report.
       place: puts blocks of distractors on devices, as `megaface` takes it.
-      progress: called with the number of distractors done and of all distractors.
+      progress: called with (number of finished distractors, number of all distractors).
 
     Raises:
       InputError: an image of a list has no feature, or distractors without names have a list.
-      ValueError: as `megaface`.
+      ValueError: for the reasons that `megaface` names.
     """
     chosen, people = _chosen(probes, probe_list)
     keep_probes = _kept(chosen.names, noise)

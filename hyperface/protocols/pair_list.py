@@ -40,15 +40,15 @@ class Pair(NamedTuple):
 
 
 def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool = False) -> PairList:
-    """Checks pairs and collects them into a list.
+    """Checks pairs, and returns them as a `PairList`.
 
     Args:
-      pairs: in the order of the file.
-      either_order: whether (a, b) repeats (b, a).
-      repeats: whether a pair may be listed again.
+      pairs: the pairs in the order of the file.
+      either_order: whether (b, a) counts as a repetition of (a, b).
+      repeats: whether a pair may be listed more than once.
 
     Raises:
-      InputError: naming the line of a pair of an image with itself, or of a repeated pair.
+      InputError: a pair has one image twice, or is repeated. The message names the line.
     """
     pairs, seen = list(pairs), {}
     for pair in pairs:
@@ -71,21 +71,22 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:
     """Returns the fold of each pair if folds are blocks: fold k has the k-th part of each kind.
 
-    In a list that is written fold by fold these are its own folds; in one with all same pairs
-    first, each fold still gets both kinds.
+    If a list is written fold by fold, these are its own folds. If it has all same pairs first, each
+    fold still gets same and different pairs.
 
     Args:
       same: [pairs] bool.
       folds: number of folds.
-      file: its name, for the error.
-      equal: refuse pairs of a kind that are no multiple of the folds, as a published list is never
-        one; otherwise blocks differ by one pair.
+      file: name of the file, for the error.
+      equal: whether the numbers of same and of different pairs must be multiples of the number of
+        folds, as in published lists. Otherwise folds may differ by one pair.
 
     Returns:
       [pairs] int64, from 0.
 
     Raises:
-      InputError: there are fewer pairs of a kind than folds, or parts would not be equal.
+      InputError: there are fewer same or different pairs than folds, or the folds would not be
+        equal.
 
     Example:
       >>> print(block_folds(np.array([True, True, False, False, True, False, True, False]), 2, ""))

@@ -16,10 +16,10 @@ SIMILARITY_STEPS = {
 
 @dataclass(frozen=True)
 class PairRules:
-    """How a pair of features becomes "same" or "different". All fitting is on the other folds.
+    """The rules by which a pair is "same" or "different". All fitting uses the other folds.
 
     Raises:
-      ValueError: an unknown similarity or threshold.
+      ValueError: the similarity or the threshold rule is unknown.
     """
 
     subtract_mean: bool = False
@@ -47,7 +47,7 @@ class PairRules:
             )
 
     def steps(self, fits: Sequence[int], dims: Sequence[int], dim: int) -> tuple[str, ...]:
-        """Returns what is done, a sentence per step.
+        """Returns the procedure in words, one sentence per step.
 
         Args:
           fits: number of images that each tested fold's projection is fitted on.

@@ -50,7 +50,7 @@ PAIR_FARS = (0.01, 0.001)
 
 
 class PairResult(NamedTuple):
-    """How well the rules separate same from different pairs."""
+    """The result of verification on a list of pairs: how well the rules separate both kinds."""
 
     folds: FoldAccuracy
     """Accuracy and threshold of each tested fold, their mean and its standard error."""
@@ -60,7 +60,7 @@ class PairResult(NamedTuple):
     """[tested folds] dimensions compared: those that PCA kept, or all."""
     rules: PairRules
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
 
 def verify_pairs(
@@ -74,25 +74,26 @@ def verify_pairs(
     tested: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> PairResult:
-    """Computes the accuracy on each fold with everything fitted on the other folds, as LFW asks.
+    """Computes the accuracy on each fold, with all fitting on the other folds, as LFW requires.
 
-    PCA is fitted on both images of every other pair, an image in two pairs counting twice, as in
-    NormFace's released code. Same and different pairs of a fold weigh equally.
+    PCA is fitted on the images of all pairs in the other folds. As in NormFace's released code, an
+    image in two pairs counts twice. Same and different pairs of a fold weigh equally.
 
     Args:
-      features: [images, dim] of any length, mirror already merged.
+      features: [images, dim] of any length, already merged with those of the mirror images.
       first: [pairs] row of one image.
       second: [pairs] row of the other.
       same: [pairs] bool, True where both images show one person.
       fold: [pairs] fold id.
-      rules: how pairs are decided; `PRESETS` has the published ones.
-      tested: fold ids that are held out in turn, by default all. LFW's View 1 is two folds of
-        which only the test list is tested.
-      progress: called with tested folds done and all of them.
+      rules: the rules that decide pairs; `PRESETS` contains the published ones.
+      tested: ids of the folds that are held out in turn; by default all. LFW's View 1 has two
+        folds, of which only the test list is held out.
+      progress: called with (number of finished folds, number of all tested folds).
 
     Raises:
-      ValueError: a feature is zero or not finite or all are equal; lengths differ; a row is not
-        there; a fold has pairs of one kind only; or the rules do not fit the features.
+      ValueError: a feature is zero or not finite, or all features are equal; lengths differ; a row
+        does not exist; a fold has no same or no different pairs; or the rules do not fit the
+        features.
 
     Example:
       >>> features = np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
@@ -187,15 +188,15 @@ def score_pairs(
 ) -> Result:
     """Computes accuracy in folds, EER, AUC and TAR at FAR of a pair list.
 
-    Each pair's score is the one it had when its fold was held out. EER, AUC and TAR are those of
-    all tested pairs together.
+    The score of a pair is the score that it had when its fold was held out. EER, AUC and TAR are
+    computed over all tested pairs together.
 
     Args:
-      name: of the protocol.
-      named: features of the list's images.
-      pairs: the list.
+      name: name of the protocol.
+      named: the features of the list's images.
+      pairs: the list of pairs.
       settings: `rules`, `pca`, `bootstrap`, `grouping` and `progress` are used.
-      tested: folds that are held out in turn; all by default.
+      tested: ids of the folds that are held out in turn; by default all.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
     rules = settings.pair_rules()
@@ -288,7 +289,7 @@ def _intervals_over_people(
 
 
 def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float]:
-    """Returns the threshold of all pairs at each false accept rate that they support."""
+    """Returns the threshold of all pairs by false accept rate, for rates with enough pairs."""
     impostors = scores[~same]
     return {
         far: float(impostor_threshold(impostors, far))
@@ -298,14 +299,14 @@ def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float
 
 
 def interval_steps(draws: int) -> tuple[str, ...]:
-    """Returns what intervals over people are, a sentence; nothing if there are none."""
+    """Returns the sentence about intervals for the procedure; an empty tuple without intervals."""
     return (f"intervals: 95 % of {draws:,} resamples of people",) if draws else ()
 
 
 def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
     """Returns the labels of rates for tables, by the rates' names.
 
-    The label of a rate that has too few pairs says so.
+    The label states if there are too few pairs for the rate.
     """
     names = {"eer": "EER", "auc": "AUC"}
     for far in rates.fars:

@@ -47,8 +47,8 @@ def read_pairs(
       The pairs in the file's order.
 
     Raises:
-      InputError: naming the line that breaks its form, repeats a pair or has an image twice; or a
-        number of folds was given for a file that names them.
+      InputError: a line breaks the form, repeats a pair or has an image twice, and the message
+        names it; or a number of folds was given for a file that names folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:

@@ -1,4 +1,4 @@
-"""What a protocol is: one object that knows its files, its options and how features are scored."""
+"""Defines a protocol: one object with its files, its options and the function that scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from hyperface.protocols.template_rules import TemplateRule
 
 
 class Distractors(NamedTuple):
-    """Features of images that nobody looks for; probes are searched among them."""
+    """The features of distractors: images of other people, among which probes are searched."""
 
     features: np.ndarray
     """[distractors, dim], which may be mapped from a file."""
@@ -29,7 +29,7 @@ class Distractors(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices that the user has within the protocols; each protocol uses those in its `options`."""
+    """The options of all protocols; each protocol uses only those that its `options` names."""
 
     rules: PairRules | None = None
     """Rules of pair lists and videos; None takes the protocol's default. The option is `preset`."""
@@ -37,21 +37,21 @@ class Settings:
     """Share of variance or dimensions that PCA keeps in pair lists, instead of the rules' own; 0
     for no PCA."""
     bootstrap: int | None = None
-    """Resamples of people, for intervals; 0 for none. None takes the protocol's default, and a pair
-    list's is none."""
+    """Number of resamples of people, for intervals; 0 computes no intervals. None takes the
+    protocol's default, which is 0 for pair lists."""
     folds: int | None = None
-    """Number of folds of a list of the user's that names none; None takes 10, or fewer if there are
-    fewer pairs of a kind."""
+    """Number of folds of a user's list that names no folds. None takes 10, or fewer if there are
+    fewer same or different pairs."""
     seed: int = 0
-    """Seed of the halves of people and of samples of pairs."""
+    """Seed of the random halves of people and of random samples of pairs."""
     rule: Rule = "blufr"
     """BLUFR's threshold rule."""
     gammas: int | None = None
-    """K of the templates' fusion; None takes the protocol's default."""
+    """K in the fusion of templates; None takes the protocol's default."""
     pool_media: bool = False
     """Whether a template's images of one medium, such as a video, count as one."""
     template_rule: TemplateRule | None = None
-    """Another project's rule of templates, in place of `gammas` and `pool_media`."""
+    """Another project's rule for templates, in place of `gammas` and `pool_media`."""
     pairs: Path | None = None
     """The list of the protocol `pairs`."""
     distractors: Distractors | None = None
@@ -65,9 +65,9 @@ class Settings:
     place: Place = jnp.asarray
     """Puts rows of features on one device, or splits them over several."""
     grouping: Grouping | None = None
-    """Groups of images that figures are repeated for. The option is `group_by`."""
+    """Groups of images for which scores are repeated. The option is `group_by`."""
     progress: Callable[[int, int], None] | None = None
-    """Long scorings call it with the parts done and the number of parts."""
+    """Called with (number of finished parts, number of all parts)."""
 
     def __post_init__(self) -> None:
         if self.template_rule and (self.gammas is not None or self.pool_media):
@@ -77,17 +77,16 @@ class Settings:
             )
 
     def files(self) -> tuple[Path, ...]:
-        """Returns the files that settings are read from, whose digests belong into the record."""
+        """Returns the files from which settings are read, for their digests in the record."""
         return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules of pair lists: those given, else the preset of this name, with the PCA
-        that was chosen."""
+        """Returns the rules of pair lists: `rules`, else a preset, with `pca` if it is set."""
         rules = self.video_rules(default)
         return rules if self.pca is None else replace(rules, pca=self.pca or None)
 
     def video_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules of videos, to which `pca` does not apply."""
+        """Returns the rules of videos: `rules`, else a preset. `pca` does not apply."""
         return self.rules or PRESETS[default]
 
 
@@ -135,15 +134,15 @@ class Protocol:
         settings: Settings = Settings(),
         dataset: Path | None = None,
     ) -> list[Path]:
-        """Returns the files that say what is compared.
+        """Returns the files that define the comparisons of the protocol.
 
         Args:
-          folder: holds the protocol files.
-          settings: may name other files.
-          dataset: folder of the prepared data set, if there is one.
+          folder: the folder of protocol files.
+          settings: the settings, which may name other files.
+          dataset: the folder of the prepared data set, if there is one.
 
         Raises:
-          InputError: a file is missing, or no option names it.
+          InputError: a file is missing, or a required option does not name a file.
         """
         if self.find_files is not None:
             return self.find_files(self.name, folder, settings, dataset)
@@ -163,12 +162,12 @@ class Protocol:
         files: Sequence[Path],
         settings: Settings = Settings(),
     ) -> Result:
-        """Scores features of at least the images that the files name.
+        """Scores the features of all images that the files name; other images are not used.
 
         Args:
-          features: one per image.
-          files: as `files` returns them.
-          settings: choices within the protocol.
+          features: the features and names of the images.
+          files: the files that `files` returned.
+          settings: the options of the protocol.
 
         Raises:
           InputError: a file is damaged, an image has no feature, or the features cannot be scored.

@@ -28,7 +28,7 @@ def find(name: str) -> Protocol:
     """Returns the protocol of this name.
 
     Raises:
-      InputError: no protocol has this name; the message offers the nearest one.
+      InputError: no protocol has this name. The message suggests the nearest name.
     """
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, list(PROTOCOLS))
@@ -36,7 +36,7 @@ def find(name: str) -> Protocol:
 
 
 def takers(option: str) -> list[str]:
-    """Returns the names of the protocols that take an option of the evaluation, sorted."""
+    """Returns the sorted names of the protocols that use an option of the evaluation."""
     return sorted(protocol.name for protocol in PROTOCOLS.values() if option in protocol.options)
 
 
@@ -49,10 +49,10 @@ def score(
     """Scores features by the protocol of this name.
 
     Args:
-      name: of the protocol.
-      features: of at least the images that it compares.
-      folder: holds the protocol's files.
-      settings: choices within it.
+      name: name of the protocol.
+      features: the features of at least the images that the protocol compares.
+      folder: the folder of the protocol's files.
+      settings: the options of the protocol.
 
     Raises:
       InputError: the protocol is unknown, a file is missing or damaged, an image has no feature, or

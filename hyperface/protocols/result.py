@@ -19,11 +19,11 @@ SHARES = 51
 OVER_FOLDS = "standard error over folds"
 OVER_TRIALS = "standard deviation over trials"
 OVER_SPLITS = "standard deviation over splits"
-"""What the spread of a protocol's figures is."""
+"""The kinds of spread that the scores of a protocol have."""
 
 
 class Figure(NamedTuple):
-    """A share in [0, 1]."""
+    """A score: a share in [0, 1], with its spread or interval if known."""
 
     value: float
     spread: float | None = None
@@ -31,7 +31,7 @@ class Figure(NamedTuple):
 
 
 class HardPair(NamedTuple):
-    """A pair of images that was, or nearly was, decided wrongly."""
+    """A pair of images that was decided wrongly, or only just correctly."""
 
     first: str
     second: str
@@ -63,9 +63,9 @@ class Result:
     protocol: str
     figures: dict[str, Figure]
     steps: tuple[str, ...]
-    """What was done to compute the figures, a sentence per step."""
+    """The procedure: one sentence per step of the computation."""
     spread: str = ""
-    """What kind of spread the figures have, if they have one."""
+    """The kind of spread that the scores have, if they have one."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Limits of figures by the figure's name: 95 % of resamples of people lie between them."""
     curves: dict[str, Roc] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Result:
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs, of protocols that fit them."""
     quality: NormQuality | None = None
-    """What the feature norms tell of the images' quality, of protocols that compare pairs."""
+    """The measured relation of feature norm and image quality, for protocols that compare pairs."""
     groups: dict[str, Group] = field(default_factory=dict)
     """Figures of groups of images by the group's name, where the user gives groups."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -143,7 +143,7 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 
 
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
-    """Returns `Result.counts` of pairs, from one array [pairs] bool per split."""
+    """Returns `Result.counts` of same and different pairs, from one bool array per split."""
     kinds = {"same pairs": [int(np.sum(one)) for one in same]}
     kinds["different pairs"] = [int(np.sum(~one)) for one in same]
     return {kind: found if len(same) > 1 else found[0] for kind, found in kinds.items()}
@@ -165,9 +165,9 @@ def hardest(
     """Returns the different pairs with the highest scores and the same pairs with the lowest.
 
     Args:
-      scores: [pairs]; pairs whose score is not finite are left out.
-      first: [pairs] names.
-      second: [pairs] names.
+      scores: [pairs] similarities; pairs whose score is not finite are left out.
+      first: [pairs] name of one image.
+      second: [pairs] name of the other image.
       same: [pairs] bool.
 
     Example:
@@ -182,7 +182,7 @@ def hardest(
 
 
 def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the positions of the pairs of `hardest`: the different ones and the same ones."""
+    """Returns the positions of the pairs of `hardest`: different pairs, and same pairs."""
     same, worst_of_kind = checked_same(same), []
     for kind, sign in ((~same, -1.0), (same, 1.0)):
         # A pair of a fold that is not tested has no score.
@@ -192,13 +192,13 @@ def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def over_snapshots(results: Sequence[Result]) -> Result:
-    """Averages the figures of one protocol over several snapshots, and adds their spread.
+    """Averages the scores of one protocol over several checkpoints, and adds their spread.
 
-    Curves and pairs are those of the last snapshot. A step that differs between snapshots says to
-    which snapshot it belongs.
+    Curves and pairs are those of the last checkpoint. If a sentence of the procedure differs
+    between checkpoints, it states to which checkpoint it belongs.
 
     Raises:
-      ValueError: there are fewer than two results, or they are of several protocols.
+      ValueError: there are fewer than two results, or they belong to different protocols.
     """
     names = {result.protocol for result in results}
     if len(results) < 2 or len(names) > 1:

@@ -42,18 +42,19 @@ def score_templates(
     """Verifies pairs of templates (1:1): the rates of each split and their spread.
 
     Args:
-      name: of the protocol.
-      named: features of the templates' images.
+      name: name of the protocol.
+      named: the features of the templates' images.
       splits: for each split, its templates and the pairs that are compared.
-      gammas: K of the fusion; None compares mean features.
+      gammas: K in the fusion of `template_scores`; None compares mean features.
       pool_media: whether images of one medium count as one.
-      rule: another project's rule of templates; then `gammas` is None, and there is no pooling.
-      detector: name of an image -> score of its face, for a rule that weighs by them.
-      progress: called with the parts done and the number of parts.
+      rule: another project's rule for templates; `gammas` must then be None and `pool_media` False.
+      detector: name of an image -> detection score of its face, for a rule that weighs images by
+        it.
+      progress: called with (number of finished parts, number of all parts).
 
     Raises:
       InputError: an image has no feature under the name that `face_names` gives it, or neither the
-        list nor people say which pairs are the same.
+        list nor the people of templates state which pairs are same pairs.
     """
     rates, steps, scores, same = [], [], [], []
     faces = face_names([templates for templates, _ in splits])
@@ -176,14 +177,15 @@ def score_search(
     DIR is reported at FAR 1 and 10 %, if there are enough probes without a mate.
 
     Args:
-      name: of the protocol.
-      named: features of the templates' images.
+      name: name of the protocol.
+      named: the features of the templates' images.
       splits: for each split, its gallery and its probe templates, both with people.
-      gammas: K of the fusion; None compares mean features.
+      gammas: K in the fusion of `template_scores`; None compares mean features.
       pool_media: whether images of one medium count as one.
-      rule: another project's rule of templates; then `gammas` is None, and there is no pooling.
-      detector: name of an image -> score of its face, for a rule that weighs by them.
-      progress: called with the parts done and the number of parts.
+      rule: another project's rule for templates; `gammas` must then be None and `pool_media` False.
+      detector: name of an image -> detection score of its face, for a rule that weighs images by
+        it.
+      progress: called with (number of finished parts, number of all parts).
 
     Raises:
       InputError: an image has no feature under the name that `face_names` gives it.

@@ -10,10 +10,10 @@ from hyperface.protocols.templates import GroupedTemplates
 
 
 class TemplateRule(NamedTuple):
-    """insightface's rule: media are averaged, and their means are summed, whatever their lengths.
+    """insightface's rule for templates: it averages each medium, and sums the means of the media.
 
-    The mean of a medium is not brought to unit length, so that a medium counts less whose images
-    differ, or which has short features.
+    The mean of a medium is not scaled to unit length. So a medium weighs less if its images differ,
+    or if their features are short.
     """
 
     name: str
@@ -23,7 +23,7 @@ class TemplateRule(NamedTuple):
     """Whether an image weighs by the score that the detector gave its face, in addition."""
 
     def step(self) -> str:
-        """Returns what is done, a sentence."""
+        """Returns the procedure of the rule as a sentence."""
         weights = ["the norms of their features"] * self.norms
         weights += ["the scores of the face detector"] * self.detector
         weigh = f"weigh by {' and by '.join(weights)}" if weights else "are scaled to unit length"
@@ -58,12 +58,12 @@ def group_by_rule(
       features: [images, dim] of any length.
       template: [images] template id.
       media: [images] media id, which the frames of one video share.
-      rule: says what weighs.
+      rule: the rule, which states how images are weighed.
       detector: [images] detection scores in [0, 1], for a rule that needs them.
 
     Raises:
-      ValueError: a feature is zero or not finite, all are equal, lengths differ, or scores are
-        missing or not above zero.
+      ValueError: a feature is zero or not finite, all features are equal, lengths differ, or
+        detection scores are missing or not above zero.
 
     Example:
       >>> features = np.array([[3.0, 0.0], [0.0, 4.0]])

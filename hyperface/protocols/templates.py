@@ -36,7 +36,7 @@ class GroupedTemplates(NamedTuple):
     starts: np.ndarray
     """[templates + 1] row where each template's images start; the last is the number of images."""
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
     def means(self) -> np.ndarray:
         """Returns the mean of each template's features at unit length, [templates, dim]."""
@@ -56,7 +56,7 @@ def group_templates(
         counts as one image: the mean of its images, at unit length. None keeps all images.
 
     Raises:
-      ValueError: a feature is zero or not finite, all are equal, or lengths differ.
+      ValueError: a feature is zero or not finite, all features are equal, or lengths differ.
     """
     unit = unit_rows(checked_features(features))
     columns = {"template": template} if media is None else {"template": template, "media": media}
@@ -88,7 +88,7 @@ class TemplateVerification(NamedTuple):
     """[pairs]."""
     rates: PairRates
     steps: tuple[str, ...]
-    """What was done, a sentence per step."""
+    """The procedure, one sentence per step."""
 
 
 def template_scores(
@@ -112,13 +112,13 @@ def template_scores(
       second: [pairs] template id.
       gammas: K, 8 for IJB-A and 2 for Janus CS3 in the paper; None for the cosine of the templates'
         mean features, the usual alternative.
-      progress: called with the number of pairs done and of all pairs.
+      progress: called with (number of finished pairs, number of all pairs).
 
     Returns:
       [pairs], in [-K, K].
 
     Raises:
-      ValueError: a template without images, lengths differ, or gammas outside 1 to MOST_GAMMAS.
+      ValueError: a template has no images, lengths differ, or `gammas` is outside 1 to MOST_GAMMAS.
 
     Example:
       >>> templates = group_templates(np.eye(2), [5, 9])
@@ -162,14 +162,14 @@ def score_matrix(
       templates: as `group_templates` returns them.
       probes: [probes] template ids.
       gallery: [gallery] template ids.
-      gammas: as `template_scores`.
-      progress: called with the number of probes done and of all probes.
+      gammas: as in `template_scores`.
+      progress: called with (number of finished probes, number of all probes).
 
     Returns:
       [probes, gallery].
 
     Raises:
-      ValueError: as `template_scores`.
+      ValueError: for the reasons that `template_scores` names.
     """
     (probes,), (gallery,) = checked_columns(probes=probes), checked_columns(gallery=gallery)
     probes, gallery = (positions(templates.ids, ids, "template") for ids in (probes, gallery))
@@ -203,12 +203,12 @@ def verify_templates(
       second: [pairs] template id.
       same: [pairs] bool, True where both are of one person.
       split: [pairs] split id.
-      gammas: as `template_scores`.
+      gammas: as in `template_scores`.
       fars: false accept rates in [0, 1].
-      progress: as `template_scores`.
+      progress: as in `template_scores`.
 
     Raises:
-      ValueError: as `template_scores` and `pair_rates`.
+      ValueError: for the reasons that `template_scores` and `pair_rates` name.
     """
     first, second, same, split = checked_columns(first=first, second=second, same=same, split=split)
     same = checked_same(same)

@@ -52,9 +52,9 @@ def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeop
 
     Args:
       path: the file.
-      kind: "gallery" or "probe", with which the names of its variables start: `gallery_set` has a
-        cell per image name, and `gallery_ids` the people.
-      folder: of the images, which goes before their names.
+      kind: "gallery" or "probe". The names of the variables begin with it: `gallery_set` has one
+        cell per image name, and `gallery_ids` has the people.
+      folder: the folder of the images, which is put in front of their names.
 
     Raises:
       InputError: the file is damaged, or a variable is missing or malformed; the message names the
@@ -97,7 +97,7 @@ def search_mates(
       gallery: [gallery, dim] features of any length.
       gallery_people: [gallery] person of each; distractors have an id that no probe has.
       place: puts rows of features on one device, or splits them over several.
-      progress: called with the number of probes done and of all probes.
+      progress: called with (number of finished probes, number of all probes).
 
     Raises:
       ValueError: a feature is zero or not finite, or a probe has no mate.

@@ -37,7 +37,7 @@ def read_ytf_splits(path: Path | str, *, folds: int = 10, size: int = 250) -> Pa
       The pairs of videos in the file's order.
 
     Raises:
-      InputError: naming the line that breaks these rules or repeats a pair.
+      InputError: a line breaks these rules or repeats a pair. The message names it.
 
     References:
       Wolf, Hassner, Maoz: Face recognition in unconstrained videos with matched background

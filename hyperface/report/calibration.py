@@ -82,7 +82,8 @@ def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
     """Draws the observed share of same pairs against the stated probability.
 
     Args:
-      quality: by the name of the calibration. The area of a point is the share of pairs in its bin.
+      quality: name of the calibration -> its quality. The area of a point is the share of pairs in
+        its bin.
     """
     figure, (axes,) = panels()
     axes.plot([0, 1], [0, 1], label="perfect", **BASELINE)

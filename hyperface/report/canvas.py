@@ -48,7 +48,7 @@ def panels(
     Args:
       rows: number of rows of axes.
       columns: number of axes per row; more than two become narrower.
-      height: of the whole figure, in inches.
+      height: height of the whole figure in inches.
       share: whether all axes have the same limits.
     """
     figure = Figure(figsize=(min(columns * WIDTH, WIDEST), height), layout="constrained")

@@ -17,17 +17,17 @@ USES = {
 
 @dataclass(frozen=True)
 class Card:
-    """What a card states."""
+    """The content of a model card."""
 
     record: Mapping[str, Any]
     """The record of the export, `embedder.json`."""
     feature_dim: int
     license: str | None = None
-    """Of the weights, by the name that hubs use; None if it is not known."""
+    """Licence of the weights, by the name that hubs use; None if it is not known."""
     init_from: str | None = None
-    """What the training started from; of a weight file, the file itself."""
+    """The network from which the training started; for a weight file, the file itself."""
     experiment: Mapping[str, Any] | None = None
-    """Of the run; None of a weight file."""
+    """The experiment of the run; None for a weight file."""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The protocols of an `evaluation.json`."""
 

@@ -96,7 +96,7 @@ def write_overlap(
     Without any pair there is no picture.
 
     Args:
-      folder: that receives both files.
+      folder: folder that receives both files.
       images: the training set, shown on the left.
       others: the evaluation set.
       pairs: as `similar_people` returns them.

@@ -36,8 +36,8 @@ def distance_histogram(
     Args:
       class_distances: [classes] mean squared distance per class; NaN for a class without images.
       image_distances: [images] squared distance per image.
-      thresholds: of classes and of images. Classes and images above are dropped; infinity drops
-        none.
+      thresholds: the thresholds of classes and of images. Classes and images above them are
+        dropped; infinity drops none.
     """
     figure, beside = panels(1, 2)
     drawn = ("classes", class_distances[~np.isnan(class_distances)]), ("images", image_distances)

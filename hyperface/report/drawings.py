@@ -52,7 +52,7 @@ def curves(
 
     Args:
       lines: label -> (x [points], y [points]).
-      title: of the axes.
+      title: title of the axes.
       xlabel: quantity on the x axis.
       ylabel: quantity on the y axis.
       marks: label -> height of a dashed horizontal line.
@@ -82,7 +82,7 @@ def bands(
 
     Args:
       lines: label -> (x [points], y [points], half the height of the band [points]).
-      title: of the axes.
+      title: title of the axes.
       xlabel: quantity on the x axis.
       ylabel: quantity on the y axis.
       single: label -> [curves, points], drawn as thin lines instead of the label's band.
@@ -214,8 +214,8 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
 
     Args:
       values: label -> [classes]; at least one label.
-      title: of the axes.
-      xlabel: what the classes are.
+      title: title of the axes.
+      xlabel: name of the classes.
       ylabel: quantity on the y axis.
     """
     figure, (axes,) = canvas.panels()

@@ -84,7 +84,7 @@ def write_evaluation(
     The page of a run links to an evaluation inside the run's folder from then on.
 
     Args:
-      folder: that receives the files.
+      folder: folder that receives the files.
       source: the run or the file of features that was evaluated.
       scored: protocol -> its outcome.
       titles: protocol -> its title.

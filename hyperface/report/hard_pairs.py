@@ -24,7 +24,7 @@ def hardest_section(
     """Returns the section with the most similar different people and the least similar same ones.
 
     Args:
-      title: of the section.
+      title: title of the section.
       false_accepts: pairs of different people, the most similar first.
       false_rejects: pairs of one person, the least similar first.
       pixels: reads an image.

@@ -124,7 +124,12 @@ def replace_links(path: Path, links: Sequence[Link]) -> None:
 
 
 def href(target: Path, folder: Path) -> str:
-    """Returns the address of a file, relative to the folder of a page, for an attribute in ''."""
+    """Returns the relative address of a file as text for an HTML attribute in single quotes.
+
+    Args:
+      target: the file.
+      folder: the folder of the page that links to the file.
+    """
     # The same text with "/" on every system, and with "#", "%" and "?" of folder names as %..
     return escape(quote(Path(os.path.relpath(target, folder)).as_posix()))
 

@@ -23,7 +23,7 @@ def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> 
     """Returns the table of accuracies, with each method's difference to the baseline.
 
     Args:
-      results: by method.
+      results: method -> its results.
       baseline: the method that the others are compared with; None compares none.
     """
     rows = []
@@ -62,10 +62,10 @@ def folds_report(
     """Returns the report of a run whose people are scored in groups.
 
     Args:
-      trained: methods with training curves, the experiment itself first. The other methods are
-        compared with the second one.
-      baselines: methods without one, shown before them.
-      num_classes: of the first group's training people.
+      trained: method -> its results and training curves. The experiment itself is the first method.
+        If there is a second method, all others are compared with it.
+      baselines: method -> its results, for methods that were not trained; they are shown first.
+      num_classes: number of people that the first group's network was trained on.
       hardest: the section of hardest pairs.
     """
     results = {**baselines, **{method: t.scores for method, t in trained.items()}}

@@ -18,7 +18,7 @@ def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figur
     Args:
       features: [examples, 2].
       labels: [examples].
-      title: of the axes.
+      title: title of the axes.
     """
     figure, (axes,) = panels(height=SQUARE)
     _class_points(axes, features, labels)
@@ -42,7 +42,7 @@ def probability_plane(
       labels: [examples].
       agents: [classes, 2], without a bias.
       marks: label -> [2] feature that is marked on both panels.
-      title: of the panel with the features.
+      title: title of the panel with the features.
     """
     figure, (points, heat) = panels(1, 2, height=SQUARE)
     _class_points(points, features, labels)

@@ -25,7 +25,7 @@ def evaluation_links(folder: Path, source: Path) -> list[Link]:
     """Returns the links of an evaluation's page.
 
     Args:
-      folder: of the evaluation.
+      folder: folder of the evaluation.
       source: the run, or the file, that was evaluated.
     """
     report = source / REPORT

@@ -120,10 +120,10 @@ def run_report(
     """Returns the report of a run.
 
     Args:
-      trained: methods with a training curve, the experiment itself first.
-      baselines: methods without one, shown before them.
-      num_classes: of the training split.
-      hardest: the section of hardest pairs, if the run verifies.
+      trained: method -> its results and training curve. The experiment itself is the first method.
+      baselines: method -> its results, for methods that were not trained; they are shown first.
+      num_classes: number of people in the training split.
+      hardest: the section of hardest pairs; None for a run that does not verify.
     """
     results = {**baselines, **{method: t.result for method, t in trained.items()}}
     verified = {m: r.verification for m, r in results.items() if r.verification is not None}

@@ -20,7 +20,7 @@ class Report(NamedTuple):
 
     sections: list[Draft]
     scores: dict[str, Scores]
-    """By method: the experiment, the methods it is compared with, and the baselines."""
+    """Method -> its scores: the experiment, the compared methods, and the baselines."""
     snapshots: dict[str, list[Scores]]
     """The scores of each of the last checkpoints, by trained method."""
     record: dict[str, Any]
@@ -45,7 +45,7 @@ def write_run_report(
 
     Args:
       folder: the run's folder.
-      report: what is shown and recorded.
+      report: the content of the page and of the results file.
       name: the experiment.
       summary: a sentence about data and protocol.
       command: the command that made the run; "" from Python.

@@ -23,8 +23,8 @@ def roc_curves(
     """Draws the true accept rate against the false accept rate, on a logarithmic x axis.
 
     Args:
-      curves: by name.
-      title: of the axes.
+      curves: name -> ROC curve.
+      title: title of the axes.
       joined: whether straight lines join the points. Curves of a few chosen rates need it, because
         steps between such rates are not in the data. Each line is thinner than the line below it,
         so that equal curves all stay visible.
@@ -123,7 +123,7 @@ def similarity_histogram(name: str, scores: np.ndarray, same: np.ndarray) -> Fig
     """Draws histograms of the similarities of same and of different pairs.
 
     Args:
-      name: of the method or protocol, for the title.
+      name: name of the method or protocol, for the title.
       scores: [pairs].
       same: [pairs] bool.
     """

@@ -59,8 +59,8 @@ def runs_table(folder: Path, runs: Sequence[SweptRun]) -> Table:
     """Returns the table of all runs, each linked to its own page if it has one.
 
     Args:
-      folder: of the sweep.
-      runs: of the sweep.
+      folder: folder of the sweep.
+      runs: the runs of the sweep.
     """
     names = figure_names(runs)
     rows = [
@@ -89,8 +89,8 @@ def write_sweep_report(
     """Writes `sweep.csv`, `settings.csv`, `sweep.json`, `sweep.html` and its figures.
 
     Args:
-      folder: of the sweep.
-      name: of the experiment.
+      folder: folder of the sweep.
+      name: name of the experiment.
       runs: all runs, finished or not.
       command: the command that made the sweep; "" from Python.
       settings: experiment and options, written beside the scores.

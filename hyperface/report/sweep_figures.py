@@ -26,7 +26,7 @@ def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
     Values that are not numbers are spaced evenly.
 
     Args:
-      runs: of the sweep; only finished runs are drawn.
+      runs: the runs of the sweep; only finished runs are drawn.
       field: name of a swept field.
       figure: name of a score.
     """

@@ -52,10 +52,10 @@ def write_verification(
     """Writes the page, the picture of some pairs, and the record of all.
 
     Args:
-      folder: that receives `verification.html`, `.png` and `.json`.
-      pairs: those that are drawn, in this order.
-      record: what the JSON file contains.
-      summary: what the thresholds are, or why there are none.
+      folder: folder that receives `verification.html`, `.png` and `.json`.
+      pairs: the pairs that are drawn, in this order.
+      record: the content of the JSON file.
+      summary: sentence that states the thresholds, or why there are none.
       command: the command that compared them; "" from Python.
     """
     data = io.BytesIO()

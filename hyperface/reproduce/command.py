@@ -181,7 +181,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
 
     Args:
       item: the item.
-      options: of the command.
+      options: the options of the command.
       context: the folders and settings.
       measure: whether the item is measured if it has no result with these settings. If not, its
         latest result is read, whatever its settings were.

@@ -91,7 +91,7 @@ class Command(NamedTuple):
         return f"hyperface {self.program} {self.options}"
 
     def is_done(self, data_dir: Path) -> bool:
-        """Returns whether the command ended well with these options, this start and this data."""
+        """Returns whether the command was completed with the same options, data and start run."""
         if not self.makes.exists():
             return False
         if self.program == "evaluate":
@@ -107,7 +107,7 @@ class Command(NamedTuple):
     def other_training(self, data_dir: Path) -> list[str]:
         """Returns one sentence per difference between the existing run and this command.
 
-        The run from which training starts, and the data set, are compared only if they are there.
+        The data set, and the run from which training starts, are compared only if they exist.
         """
         config = json.loads((self.makes.parent / "config.json").read_text())
         experiment = self.experiment()
@@ -223,7 +223,13 @@ def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> li
 
 
 def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) -> list[Command]:
-    """Returns the commands of a table's rows at small scale, for one seed."""
+    """Returns the commands that train and score the rows of a table at small scale, for one seed.
+
+    Args:
+      printed: the table as in `published.toml`.
+      context: gives the folders of data and runs.
+      seed: the seed of the runs.
+    """
     found: dict[Command, None] = {}
     known = published()["small"]
     evaluations = {
@@ -270,7 +276,7 @@ def trained_on(method: str) -> str:
 
 
 def small_data(item: Item, paper: str) -> list[str]:
-    """Returns the names of the data sets that a table at small scale trains and scores on."""
+    """Returns the names of the data sets that the runs of a table at small scale use."""
     if item.measure != RUNS:
         return []
     printed, known = published()[paper][item.name], published()["small"]

@@ -89,7 +89,7 @@ def experiment(name: str, context: Context, **softmax: float | str) -> Experimen
     """Returns a shipped experiment with the steps of this command and changes to its softmax.
 
     Args:
-      name: of the experiment, such as "mnist-plane-softmax".
+      name: name of the experiment, such as "mnist-plane-softmax".
       context: gives the number of steps.
       **softmax: fields of the softmax term and their new values.
     """
@@ -176,7 +176,7 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
 
     Args:
       context: gives the number of steps and of seeds.
-      name: of the experiment.
+      name: name of the experiment.
       images: whether the number of images is stated too.
     """
     whole, chosen = experiments.load(name), experiment(name, context)

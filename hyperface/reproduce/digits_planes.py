@@ -138,12 +138,12 @@ def _nearer(run: Trained, normalized: bool) -> float:
 
 
 def marked(run: Trained) -> dict[str, np.ndarray]:
-    """Returns three training features that show the fault of distances, as Figure 2's caption does.
+    """Returns three training features that show why distances mislead, as in Figure 2's caption.
 
-    f_2 and f_3 are of one class; f_1 is of another class and nearer to f_2 than f_3 is. The
-    candidates are the correctly classified features at the tenth and the ninetieth percentile of
-    each class' norms. The three with the greatest ratio of both distances are returned, or {} if
-    f_1 is never the nearer one.
+    The figure is that of NormFace. f_2 and f_3 have the same class; f_1 has another class, but is
+    nearer to f_2 than f_3 is. The candidates are correctly classified features: those at the tenth
+    and at the ninetieth percentile of each class' norms. The result has the largest ratio ||f_3 -
+    f_2|| / ||f_1 - f_2||. It is {} if f_1 is never nearer.
     """
     features, labels = run.features["train"], run.labels["train"]
     right = np.argmax(features @ run.agents.T, axis=1) == labels

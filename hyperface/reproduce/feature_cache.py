@@ -47,7 +47,7 @@ def embed(
       split: the images.
       network: the function that computes features.
       context: the settings of the command.
-      change: of every image before that, as `evaluation_batches` takes it.
+      change: function that changes every image first, as `evaluation_batches` takes it.
     """
     features, labels, done = [], [], 0
     # A split smaller than a batch would otherwise be padded to a whole one.

@@ -326,7 +326,7 @@ def _convexity(
     set contains the midpoint of each of its pairs.
 
     Args:
-      loss: from features [pairs, dim] to one value per feature, [pairs].
+      loss: function from features [pairs, dim] to one value per feature, [pairs].
       radius: R.
       pairs: number of random pairs.
     """

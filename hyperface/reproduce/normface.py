@@ -21,9 +21,9 @@ NORMALIZED = (
 
 
 def table_2(scores: Scores) -> Statements:
-    """Tests the statements about Table 2 and in section 5.2: LFW's 6,000 pairs.
+    """Tests the statements about Table 2 and those of section 5.2, on LFW's 6,000 pairs.
 
-    The runs were fine-tuned, as in the paper, or trained from random weights.
+    Most runs were fine-tuned, as in the paper. Some were trained from random weights.
     """
     above, scratch = scores.above, f"{FEATURES}, from random weights"
     return {

@@ -28,7 +28,7 @@ FAR = 0.01
 
 
 def quality(context: Context) -> Measured:
-    """Measures the norms of each loss, on images as they are and made smaller, once per seed."""
+    """Measures how well each loss' feature norms indicate image quality, once per seed."""
     entries, figures, sizes, missing = [], {}, [], {}
     for name, method in LOSSES.items():
         seeds = commands.seeds(context.runs, method)
@@ -50,7 +50,7 @@ def quality(context: Context) -> Measured:
 
 
 def measure(run: Path, context: Context) -> dict[float, NormQuality]:
-    """Embeds the test images of a run at every resolution; returns what the norms tell at each.
+    """Embeds the test images of a run at every resolution, and measures the norms at each.
 
     Args:
       run: folder of the run.
@@ -67,7 +67,7 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 
 
 def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
-    """Returns what the norms of features [images, dim] tell, over all pairs of the images."""
+    """Measures the norms of features [images, dim] as image quality, over all pairs of images."""
     pairs, norms = all_pairs(labels), np.linalg.norm(features.astype(np.float64), axis=1)
     return norm_quality(norms, pairs, cosine_scores(features, pairs), far=FAR)
 

@@ -61,7 +61,7 @@ def _row(axes: Axes, boxes: dict[int, str], height: float, *, added: Sequence[st
     """Draws a row of boxes, with an arrow from each box to the next.
 
     Args:
-      axes: where to draw.
+      axes: the axes to draw on.
       boxes: column -> text of the box.
       height: vertical place of the row.
       added: texts of the boxes that are drawn in the colour of new steps.

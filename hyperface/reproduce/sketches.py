@@ -189,12 +189,12 @@ def _arrow(
     """Draws an arrow from tail to head, with a label near its head.
 
     Args:
-      axes: where to draw.
+      axes: the axes to draw on.
       tail: [2] start of the arrow.
       head: [2] end of the arrow.
       colour: colour of arrow and label.
       label: text of the label.
-      offset: from the head to the label.
+      offset: vector from the head to the label.
     """
     style = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
     axes.annotate("", xy=tuple(head), xytext=tuple(tail), arrowprops=style)

@@ -57,7 +57,7 @@ class Clean:
     """Share of images to keep among those of the kept people, instead of a threshold."""
     overlap_with: str | None = None
     """Name of a prepared data set whose people are left out. They are found by their names and by
-    their features."""
+    their features. It needs --similarity."""
     overlap_split: str = "test"
     """Split of the data set in --overlap-with."""
     similarity: float | None = None

@@ -35,24 +35,24 @@ class Comparison(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The comparison of photos by a network."""
+    """The result of comparing photos by a network: similarities and decisions."""
 
     pairs: list[Comparison]
-    """Those of the highest similarity first."""
+    """The compared pairs, with the highest similarity first."""
     compared: int
-    """Number of all pairs, of which `pairs` may have the first ones only."""
+    """Number of all compared pairs; `pairs` may contain only the first of them."""
     decisions: dict[str, int]
     """Number of all pairs by decision; empty without a calibration."""
     point: OperatingPoint | None
-    """Thresholds and measured rates of the FAR; None without a calibration."""
+    """The thresholds of the requested FAR and their measured rates; None without a calibration."""
     uncalibrated: str
-    """Why there is no decision, "" if there is one."""
+    """The reason why there is no decision; "" if there are decisions."""
     not_used: list[NotUsed]
     """Photos that were left out, and the reasons."""
 
     @property
     def best(self) -> Comparison:
-        """The pair of the highest similarity."""
+        """The pair with the highest similarity."""
         return self.pairs[0]
 
 

@@ -79,7 +79,7 @@ class EmbeddedPhotos(NamedTuple):
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and embeds."""
+    """Parses the options, then loads JAX and embeds the photos."""
     options = program.parse(Embed, args, prog="hyperface embed", description=__doc__ or "")
     npz = options.out.suffix.lower() == ".npz"
     expect(npz, "--out", "a file that ends in .npz", options.out)

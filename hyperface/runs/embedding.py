@@ -47,11 +47,11 @@ class _Processes(AllDevices):
 
 
 class Network(NamedTuple):
-    """A function that computes features of images, and what is known about it."""
+    """A function that computes features of images, with the properties of its network."""
 
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
-    """images [batch, height, width, channels] -> (features, mirror merged; norms of the images'
-    own)."""
+    """images [batch, height, width, channels] -> (features, merged with those of the mirror images;
+    norms of the features before the merge)."""
     image_shape: tuple[int, int, int] | None
     """Shape of the images that it takes; None takes any."""
     crop: tuple[int, int] | None
@@ -68,10 +68,10 @@ class Network(NamedTuple):
     """The calibration of an export, if it has one."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
-        """Opens a split, and checks that its images fit.
+        """Opens a split, and checks that its images have the network's size.
 
         Raises:
-          InputError: the data set is not there, or its images are of another size.
+          InputError: there is no such data set, or its images have another size.
         """
         opened = open_split(name, split, data_dir, crop=self.crop, shrink=self.shrink)
         wanted, found = self.image_shape, tuple(opened.image_shape)
@@ -81,11 +81,11 @@ class Network(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """A split's images and their features, in stored order."""
+    """The images of a split with their features and norms, in stored order."""
 
     images: NamedImages
     features: np.ndarray
-    """[images, dim], mapped from a file: only what is looked at is in memory."""
+    """[images, dim], mapped from a file, so that only the rows in use are in memory."""
     norms: np.ndarray
     """[images] float32, length of the feature of the image itself, without its mirror image."""
 
@@ -97,17 +97,18 @@ class Embedded(NamedTuple):
 
 
 def open_network(path: Path, step: int | None = None, mirror: Mirror | None = None) -> Network:
-    """Opens the network of a run or of an export, or "pixels", which is none.
+    """Opens the network of a run, an export or a file of weights, or the raw pixels as features.
 
     Args:
-      path: folder of a run, an `embedder.stablehlo` or its folder, as `hyperface export` makes
-        them, a file of weights whose network is known, or "pixels", for the images themselves.
-      step: which checkpoint of a run; the newest by default.
-      mirror: how features of image and mirror image are merged; as the run says by default. An
-        export has its own way; pixels and files of weights have none.
+      path: one of: the folder of a run; an `embedder.stablehlo` that `hyperface export` wrote, or
+        its folder; a file of weights whose network can be detected; "pixels", whose features are
+        the images themselves.
+      step: step of the run's checkpoint; the newest by default.
+      mirror: how features of image and mirror image are merged; by default as in the run. An export
+        has a fixed way. Pixels and files of weights are not merged.
 
     Raises:
-      InputError: there is no such thing.
+      InputError: there is no network at the path.
     """
     if str(path) == "pixels":
         if step is not None:
@@ -221,13 +222,13 @@ def embed_into(
     network: Network,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Embedded:
-    """Embeds a split, together with the other processes, and keeps the features in a file.
+    """Embeds a split, together with the other processes, and writes the features to a file.
 
     Args:
-      path: of the file.
+      path: path of the file.
       split: the images.
-      network: what embeds them.
-      change: of every image before that, as `evaluation_batches` takes it.
+      network: the network that embeds the images.
+      change: function that changes every image first, as `evaluation_batches` takes it.
 
     Raises:
       InputError: the images have no names, or a feature is zero or not finite.

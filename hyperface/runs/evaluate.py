@@ -40,7 +40,7 @@ __all__ = ["MAIN_OPTIONS", "Evaluate", "main", "plan", "recorded", "run"]
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and scores."""
+    """Parses the options, then loads JAX and scores."""
     options = program.parse(
         Evaluate,
         args,
@@ -59,10 +59,9 @@ def main(args: Sequence[str]) -> None:
 
 
 def plan(options: Evaluate) -> "list[Task]":
-    """Returns the tasks that the options ask for: one per protocol, checkpoint and resolution.
+    """Returns the tasks of an evaluation: one per protocol, checkpoint and resolution.
 
-    Everything that can be wrong with options, files and data sets is found here, before an image is
-    embedded.
+    All errors in options, files and data sets are found here, before any image is embedded.
 
     Raises:
       InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a

@@ -91,7 +91,7 @@ def _check_options(options: Evaluate) -> None:
 
 
 def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
-    """Returns the experiment that a checkpoint belongs to, and the checkpoint's state."""
+    """Returns the experiment that a checkpoint belongs to, and the state in the checkpoint."""
     meta = stored.meta(step)
     experiment, data = experiments.of_run(meta["experiment"], stored.run), meta["data"]
     like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))

@@ -25,7 +25,7 @@ FULL = 1.0
 
 
 class Images(NamedTuple):
-    """A prepared data set and what embeds its images, or a file of features."""
+    """The images to score: a prepared data set with a network, or a file of features."""
 
     source: Path
     """The folder of a run or of an export, "pixels", or a file of features."""
@@ -60,11 +60,11 @@ class Task(NamedTuple):
     distractors: Images | None
     """Images among which probes are searched, for protocols that do so."""
     files: tuple[Path, ...]
-    """The files that say what is compared."""
+    """The files that define the comparisons."""
     protocol_dir: Path
     """Folder of protocol files; the record names files by their path in it."""
     settings: Settings
-    """Choices within the protocol."""
+    """The options of the protocol."""
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ class Task(NamedTuple):
 
 
 def plan(options: Evaluate) -> list[Task]:
-    """Returns the tasks that the options ask for, in the order in which they are scored.
+    """Returns the tasks of an evaluation, in the order in which they are scored.
 
     Raises:
       InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a
@@ -172,10 +172,10 @@ def _check_taken(protocols: list[Protocol], options: Evaluate) -> None:
 
 
 def checkpoints(options: Evaluate) -> tuple[int, ...]:
-    """Returns the checkpoints' steps, with the step of the best one in place of "best".
+    """Returns the steps of the chosen checkpoints; "best" is replaced by the best one's step.
 
     Raises:
-      InputError: the best one is asked for, but no checkpoint has a score.
+      InputError: the best checkpoint was requested, but no checkpoint has a score.
     """
     if "best" not in options.checkpoint:
         return tuple(step for step in options.checkpoint if step != "best")
@@ -271,5 +271,5 @@ def _at_resolutions(
 
 
 def is_features(source: Path | str) -> bool:
-    """Returns whether this names a file of features, which need no network."""
+    """Returns whether a source is a file of features, which needs no network."""
     return Path(source).suffix.lower() in (".npz", ".npy")

@@ -57,10 +57,10 @@ def run(
     Args:
       tasks: as `plan` returns them.
       out: folder of the report; None writes none.
-      request: what was asked for, in words, for the record of the report.
+      request: the options in words, for the record of the report.
 
     Returns:
-      The results by task name; nothing in all processes but the first.
+      The results by task name. If several processes run, only the first one has results.
 
     Raises:
       InputError: there is no such network, its images do not fit, or features cannot be scored.
@@ -198,8 +198,8 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
 
     Args:
       paths: files and folders.
-      folder: of protocol files. A path in it is named by its path there, any other by its last two
-        parts.
+      folder: the folder of protocol files. A path inside of it is named relative to it, and any
+        other path by its last two parts.
     """
     found = {}
     for path in dict.fromkeys(map(Path.absolute, paths)):
@@ -215,7 +215,7 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
 
 
 class FeatureCache:
-    """Features of images, each embedded or read once.
+    """The features of images, which are embedded or read only once.
 
     Args:
       scratch: folder for files of features.
@@ -263,7 +263,8 @@ class FeatureCache:
     def distractors(self, images: Images) -> Distractors:
         """Returns features of distractors, and their names if they have any.
 
-        An .npy file is not read as a whole. Its names are in the .txt beside it, if there is one.
+        An .npy file is mapped into memory. The names are read from the .txt file beside it, if
+        there is one.
         """
         path = images.source
         if images.dataset is not None or path.suffix.lower() == ".npz":

@@ -69,7 +69,7 @@ class Export:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads JAX and exports."""
+    """Parses the options, then loads JAX and exports the network."""
     options = program.parse(Export, args, prog="hyperface export", description=__doc__ or "")
     formats = tuple(name.strip() for name in options.format.split(","))
     for name in formats:

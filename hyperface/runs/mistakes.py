@@ -17,7 +17,7 @@ def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Dra
 
     Args:
       splits: the test images of each group.
-      results: what the group's network scores on them.
+      results: the scores of each group's network on these images.
 
     Returns:
       None if the run does not verify, or if its images have no names.

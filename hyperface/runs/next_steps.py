@@ -1,4 +1,4 @@
-"""What a command proposes to do next: whole commands, quoted for a shell."""
+"""The next commands that a command proposes, quoted for a shell."""
 
 import contextlib
 import dataclasses
@@ -27,10 +27,10 @@ def command(*words: object) -> str:
 
 
 def words(options: "DataclassInstance", *positional: str) -> list[str]:
-    """Returns the command line of a dataclass of options; those of default value are left out.
+    """Returns the options in a dataclass as words of a command line, without default values.
 
     Args:
-      options: of scalars, paths and tuples of them.
+      options: a dataclass of scalars, paths and tuples of them.
       positional: names of the fields that have no name on the command line, in order.
     """
     first, named = [], []
@@ -49,13 +49,13 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
 
 
 def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -> str:
-    """Returns what to do with a data set of the user's; "" if there is nothing to propose.
+    """Returns the text that proposes the next command for a user's data set; "" if there is none.
 
     Args:
-      options: the `Prepare` that it was made by.
-      name: of the data set.
-      folder: of the data set.
-      manifest: of the data set.
+      options: the `Prepare` options with which the data set was prepared.
+      name: name of the data set.
+      folder: folder of the data set.
+      manifest: manifest of the data set.
     """
     place = _place(options.data_dir)
     if "train" in manifest.images and "test" in manifest.images:
@@ -81,7 +81,7 @@ def after_any_training(workdir: Path, data_dir: Path) -> str:
 
 
 def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> str:
-    """Returns what to do with a run on a data set of the user's; "" for other runs."""
+    """Returns the text that proposes how to score a run on a user's data set; "" for other runs."""
     data = experiment.data
     if experiment.name != data.name or experiment.evaluation.protocol != "verification":
         return ""
@@ -91,13 +91,13 @@ def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> s
 
 
 def usual_calibration(run: Path) -> Path:
-    """Returns where hyperface evaluate writes the calibration of a run, an export or a file."""
+    """Returns the path at which hyperface evaluate writes the calibration of a network."""
     folder = run / "evaluation" if run.is_dir() else Path("evaluation") / run.stem
     return folder / "calibration.json"
 
 
 def after_calibration(images: "Images", path: Path) -> str:
-    """Returns what to do with the calibration of a network."""
+    """Returns the text that names the calibration of a network, and proposes to compare photos."""
     if images.dataset is None or str(images.source) == "pixels":
         return f"Thresholds: {path}"
     given = [] if path == usual_calibration(images.source) else ["--calibration", path]
@@ -106,8 +106,7 @@ def after_calibration(images: "Images", path: Path) -> str:
 
 
 def to_calibrate(run: Path) -> str:
-    """Returns how a network gets its thresholds: on the test people of its own data set, if it is a
-    run."""
+    """Returns the text that explains how to calibrate a network; a run uses its own test people."""
     config = run / "config.json"
     name, people = "NAME", "people that it was not trained on, a prepared data set NAME"
     if config.is_file():

@@ -1,4 +1,4 @@
-"""Experiments by name, and of the user's prepared data sets by the name of the data set."""
+"""Finds experiments by name; the name of a prepared data set gives an experiment for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ Data: what hyperface prepare stored as {name!r}, {shape}.
 
 
 def load(name: str, data_dir: Path | None = None) -> Experiment:
-    """Returns an experiment of ours, of a user's file, or of a prepared data set.
+    """Returns a shipped experiment, that of a user's file, or one for a prepared data set.
 
     Args:
-      name: of the experiment, path of a Python file, or name of a data set that `hyperface prepare`
-        made.
+      name: name of the experiment, path of a Python file, or name of a data set that `hyperface
+        prepare` wrote.
       data_dir: folder of prepared data sets; the usual one by default.
 
     Raises:
-      InputError: there is none, or the data set cannot be trained on.
+      InputError: there is no such experiment or data set, or the data set cannot be trained on.
     """
     if _is_experiment(name):
         return experiments.load(name)
@@ -34,10 +34,10 @@ def load(name: str, data_dir: Path | None = None) -> Experiment:
 
 
 def run_card(name: str, data_dir: Path | None = None) -> str:
-    """Returns what the experiment is, for the help.
+    """Returns the description of an experiment, for the help.
 
     Raises:
-      InputError: as of `load`.
+      InputError: for the reasons that `load` names.
     """
     if _is_experiment(name):
         return experiments.run_card(name)

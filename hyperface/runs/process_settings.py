@@ -19,12 +19,13 @@ MALLOC = {
 
 
 def keep_memory() -> None:
-    """Has glibc keep what a step frees for the next one, where jax has the CPU alone.
+    """Makes glibc keep freed memory for the next step, if JAX runs on the CPU only.
 
-    XLA takes the workspace of a program anew each time it runs. Blocks of that size are mapped and
-    unmapped by default, and the kernel clears every page: a tenth of a small net's step. One heap
-    that is not trimmed keeps them. Threads that began earlier would have heaps of their own. An
-    environment that tunes malloc, or has another malloc, is left alone.
+    XLA allocates the workspace of a program each time the program runs. By default glibc maps and
+    unmaps blocks of that size, and the kernel clears every page, which takes a tenth of a small
+    network's step. A single heap that is never trimmed keeps the blocks. Call this early: threads
+    that start before would have their own heaps. If the environment tunes malloc or replaces it,
+    nothing is changed.
     """
     tuned = {"GLIBC_TUNABLES", "LD_PRELOAD"} & os.environ.keys()
     if tuned or any(name.startswith("MALLOC_") for name in os.environ) or not _has_cpu_alone():
@@ -43,11 +44,11 @@ def _has_cpu_alone() -> bool:
 
 
 def keep_compiled() -> None:
-    """Has jax keep what it compiles in the user's cache.
+    """Makes JAX store compiled programs in the user's cache.
 
-    JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 keeps
-    nothing. Each kind of processor has a folder of its own, since a program compiled for one may
-    not run on another that shares the cache.
+    JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 stores
+    nothing. Each kind of processor has its own folder, because a program that was compiled for one
+    kind may not run on another.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return

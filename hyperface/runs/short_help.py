@@ -16,8 +16,8 @@ def print_short_help(
       kind: dataclass of the command's options.
       default: an instance with the defaults; None for those of the dataclass.
       names: the options, by the dotted names of their fields as the command line has them.
-      prog: the command.
-      description: what it does.
+      prog: name of the command.
+      description: description of the command.
     """
     shown, default = _with_hidden_options(kind, default, names)
     try:

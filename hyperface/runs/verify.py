@@ -76,7 +76,7 @@ class Verify:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads jax and compares."""
+    """Parses the options, then loads JAX and compares the photos."""
     options = program.parse(Verify, args, prog="hyperface verify", description=__doc__ or "")
     program.quiet_libraries()
     verify(
@@ -107,15 +107,15 @@ def verify(
     out: Path | str | None = None,
     detector: "Detector | None" = None,
 ) -> "Verified":
-    """Compares two photos, or those of folders, and logs what is found.
+    """Compares two photos, or the photos of folders, and logs similarities and decisions.
 
     Args:
       first: a photo, or a folder of photos.
-      second: another one.
+      second: another photo or folder.
       run: folder of a run or of an export, or a file of weights; the newest run by default.
-      far: false accept rate, whose threshold decides.
+      far: false accept rate whose threshold decides.
       calibration: file of the network's calibration; the run's own by default.
-      prior: share of same pairs among all that are compared.
+      prior: share of same pairs among all compared pairs.
       faces: which of several faces of a photo is taken.
       aligned: whether the images are aligned faces, in which no face is looked for.
       checkpoint: step of the run's checkpoint; the newest by default.

@@ -13,7 +13,7 @@ _OF_HEADS = {"agents", "bias"}
 
 
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
-    """Says whether a leaf of parameters, optimiser state or a `TrainState` has one row per class.
+    """Returns whether a leaf of parameters, optimiser state or `TrainState` has one row per class.
 
     Args:
       path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
@@ -39,8 +39,8 @@ def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
     Args:
       tree: the arrays.
       loss: the loss whose heads own them.
-      split_axis: the mapped axis over which arrays with one row per class are split; None where
-        every device has all rows.
+      split_axis: the mapped axis over which arrays with one row per class are split; None if every
+        device has all rows.
     """
     squares: list[jax.Array | float] = [0.0, 0.0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -60,16 +60,16 @@ def sample(
     axis_name: str | None,
     rows: int | None = None,
 ) -> losses.Sample | None:
-    """Draws the classes that take part in a step; None where all do.
+    """Draws the classes that take part in a step; returns None if all classes do.
 
     Args:
       loss: gives the sample rate.
-      key: the same on every device.
+      key: random key, the same on every device.
       labels: [batch] class ids of this device's part of the batch.
-      num_classes: people in the training split.
-      axis_name: the mapped axis that the batch is spread over.
-      rows: number of agents on this device, where they are split over the axis too; the last
-        devices may hold padding. None where every device holds all agents and draws the same.
+      num_classes: number of people in the training split.
+      axis_name: the mapped axis over which the batch is split.
+      rows: number of agents on this device, if they are split over the axis too; the last devices
+        may have padding. None if every device has all agents, and draws the same classes.
 
     Returns:
       A sample whose labels are those of this device's examples.
@@ -101,7 +101,7 @@ def gather_rows(tree: Any, loss: Loss, sample: losses.Sample | None) -> Any:
 
 
 def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None) -> Any:
-    """Returns the tree with what `gather_rows` took replaced by `part`; other rows stay."""
+    """Returns the tree with the rows that `gather_rows` took replaced by those of `part`."""
     if sample is None:
         return part
 

@@ -27,17 +27,17 @@ class Sizes(NamedTuple):
     class_params: int
     """Agents, biases and centers of one class."""
     class_state: int
-    """Their optimiser state, moving average and distortion."""
+    """Optimiser state, moving average and distortion of one class."""
     other_state: int
     """Backbone, its optimiser state and moving averages."""
     other_params: int
     """Backbone's parameters alone: the size of their gradient."""
     activations: int
-    """Activations of one image that are kept for the backward pass."""
+    """Activations of one image that are stored for the backward pass."""
     sample_rate: float = 1.0
     memory_budget: int = 0
     agents_in_sweep: int = 0
-    """Of the class parameters, those that the backward scan updates, without a gradient of all."""
+    """The part of `class_params` that the backward scan updates, without storing its gradient."""
 
 
 class Memory(NamedTuple):
@@ -66,12 +66,14 @@ class Memory(NamedTuple):
 def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Memory:
     """Estimates the memory of a training step on each device.
 
-    Rough: what XLA takes is within a factor of 1.3 of it, either way (`tests/test_memory.py`).
+    The estimate is rough: the memory that XLA takes differs by a factor of at most 1.3
+    (`tests/test_memory.py`).
 
     Args:
-      sizes: of the run.
-      num_devices: that take part.
-      shard_agents: agents are split over them, and each sees the whole batch's features.
+      sizes: the sizes of the run.
+      num_devices: number of devices that train together.
+      shard_agents: whether agents are split over the devices, each of which gets the features of
+        the whole batch.
 
     Example:
       >>> run = Sizes(10**7, 1024, 2048, 2052, 200 * 2**20, 100 * 2**20, 25 * 2**20)
@@ -105,9 +107,9 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
 
 
 def devices_that_do(sizes: Sizes, limit: int) -> int | None:
-    """Returns the fewest devices of `limit` bytes that hold the run with its agents split.
+    """Returns the smallest number of devices of `limit` bytes that can train with split agents.
 
-    Only numbers that split the batch evenly count; None where none of them does.
+    Only numbers that divide the batch evenly are tried. If none is enough, the result is None.
     """
     for devices in range(1, sizes.batch_size + 1):
         # Both are refused later, so that such a number would be bad advice.
@@ -119,19 +121,20 @@ def devices_that_do(sizes: Sizes, limit: int) -> int | None:
 
 
 def check_memory(sizes: Sizes, num_devices: int, limit: int, *, shard_agents: bool) -> Memory:
-    """Refuses a run that cannot fit.
+    """Raises an error if a run does not fit into the memory of a device.
 
     Args:
-      sizes: of the run.
-      num_devices: that take part.
-      limit: bytes of one device.
-      shard_agents: as of `memory_estimate`.
+      sizes: the sizes of the run.
+      num_devices: number of devices that train together.
+      limit: memory of one device in bytes.
+      shard_agents: as in `memory_estimate`.
 
     Returns:
       The estimate.
 
     Raises:
-      InputError: with the number of devices that would do.
+      InputError: the run does not fit. The message gives the number of devices that would be
+        enough.
     """
     found = memory_estimate(sizes, num_devices, shard_agents=shard_agents)
     if found.total <= limit:
@@ -153,9 +156,9 @@ def run_sizes(state: TrainState, batch_size: int, image_shape: tuple[int, ...]) 
     """Returns the sizes of a run from the shapes of its state; nothing is computed.
 
     Args:
-      state: or its shapes.
-      batch_size: images of a step over all devices.
-      image_shape: (height, width, channels).
+      state: the state of the run, or its shapes.
+      batch_size: number of images per step, over all devices.
+      image_shape: (height, width, channels) of an image.
     """
     head, loss = state.network.head, state.network.head.loss
     params, of_classes = _bytes(state.params, loss)
@@ -218,7 +221,7 @@ def _mebibytes(size: int) -> str:
 
 
 class Traffic(NamedTuple):
-    """Bytes that one device sends in a step, by kind; it receives as many."""
+    """The bytes that one device sends in a step, by kind; it receives as many."""
 
     backbone: int
     """Gradients of what every device holds, added up."""
@@ -239,16 +242,16 @@ def traffic(
 ) -> Traffic:
     """Estimates what each device sends in a step, with ring collectives.
 
-    Of an array of s bytes a device sends s (n-1)/n to gather or to reduce-scatter it, and twice
-    that to add it up everywhere. A few numbers per example, such as metrics, are left out.
+    For an array of s bytes, a device sends s (n-1)/n bytes in an all-gather or a reduce-scatter,
+    and twice as many in an all-reduce. The estimate leaves out a few numbers per example, such as
+    metrics.
 
     Args:
-      sizes: of the run.
-      feature_dim: of the features, which travel in float32.
-      num_devices: n.
-      shard_agents: whether agents are split over them.
-      terms: sweeps over agents of their own, each with a gradient to return; terms that share
-        agents are one.
+      sizes: the sizes of the run.
+      feature_dim: number of values of a feature, which is sent in float32.
+      num_devices: n, the number of devices.
+      shard_agents: whether agents are split over the devices.
+      terms: number of terms with their own agents; terms that share their agents count once.
 
     Example:
       >>> run = Sizes(10**7, 1024, 2048, 2052, 200 * 2**20, 100 * 2**20, 25 * 2**20)

@@ -21,7 +21,7 @@ _CONSEQUENCES = ("gradient_norm", "loss", "parameter_norm")
 
 
 class DivergenceError(AgreedStop):
-    """A metric became NaN or infinite.
+    """The exception of a step in which a metric became NaN or infinite.
 
     Args:
       step: the step.
@@ -87,16 +87,16 @@ class Divergences:
 
 
 def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> None:
-    """Refuses metrics that are not finite.
+    """Raises an error if a metric is not finite.
 
     Args:
-      step: optimiser steps done, for the message.
-      metrics: by name; "gradient_norm", "loss" and "parameter_norm", which follow from the others,
-        are blamed where no other is.
+      step: number of the optimiser step, for the message.
+      metrics: name -> value. "gradient_norm", "loss" and "parameter_norm" follow from the others;
+        they are named only if all others are finite.
       nonfinite: the groups of parameters that are not finite, in words.
 
     Raises:
-      DivergenceError: naming the step, the terms that are not finite, and the groups.
+      DivergenceError: a metric is not finite. The message names the step, the terms and the groups.
     """
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not bad:
@@ -123,7 +123,7 @@ def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
 
 
 def select_update(is_finite: jax.Array, new: Any, old: Any) -> Any:
-    """Returns the tree of new arrays where the update is finite, of the old ones otherwise."""
+    """Returns the new arrays if the update is finite, and the old arrays otherwise."""
     return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
 
 
@@ -152,7 +152,7 @@ def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
 
 
 def nonfinite_names(bits: int) -> str:
-    """Decodes `encode_groups` into words; empty where everything is finite.
+    """Decodes the bits of `encode_groups` into words; "" if everything is finite.
 
     Example:
       >>> nonfinite_names(0b1001)

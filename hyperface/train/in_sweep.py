@@ -32,11 +32,11 @@ class AgentState(NamedTuple):
 
 
 def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
-    """Takes the arrays [classes, dim] of every agent head out of parameters or optimiser state.
+    """Removes the arrays [classes, dim] of all agent heads from parameters or optimiser state.
 
     Returns:
-      The tree with zero as a stand-in for each of them, and the arrays. Where the agents are not
-      updated in the sweep, the tree as it is and no arrays.
+      The tree with a scalar zero in place of each such array, and the arrays by head. If the agents
+      are not updated in the backward scan, the tree is unchanged and there are no arrays.
     """
     taken: Leaves = {}
     if state.agents_optimizer is None:
@@ -53,7 +53,7 @@ def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
 
 
 def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
-    """Returns the tree of `take` with arrays in place of the stand-ins."""
+    """Returns a tree of `take` with arrays in place of the scalar zeros."""
 
     def replaced(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         head = _head(path, state.network.head.loss)
@@ -68,10 +68,10 @@ def updates_of(
     """Returns for each head the update of its agents, and the state that the update needs.
 
     Args:
-      state: of the run.
-      opt_state: of the whole optimiser, which knows the number of updates.
-      velocities: momentum of each head's agents that take part in this step.
-      divisor: number of examples that the summed gradient is divided by.
+      state: the state of the run.
+      opt_state: the state of the whole optimiser, which has the number of updates.
+      velocities: head -> momentum of those of its agents that take part in this step.
+      divisor: number of examples, by which the summed gradient is divided.
     """
     if state.agents_optimizer is None:
         return {}
@@ -86,7 +86,7 @@ def updates_of(
 
 
 def gradient_norms(states: dict[str, AgentState]) -> Leaves:
-    """Returns the norm of the gradient of each head's agents, of this device's rows."""
+    """Returns for each head the norm of the agents' gradient, over this device's rows."""
     return {head: jnp.sqrt(jnp.sum(state.gradient_squares)) for head, state in states.items()}
 
 

@@ -18,11 +18,11 @@ AGAIN = 1.0
 
 
 class Interrupted(AgreedStop):
-    """The run stopped at a signal, saved.
+    """The exception of a run that a signal stopped. Its state is saved.
 
     Args:
-      step: the steps that are done and saved.
-      name: of the signal.
+      step: number of steps that are done and saved.
+      name: name of the signal.
     """
 
     def __init__(self, step: int, name: str) -> None:
@@ -31,15 +31,15 @@ class Interrupted(AgreedStop):
 
 
 class StopRequest:
-    """Whether the run was asked to stop."""
+    """The state of a request to stop the run: which signal arrived, if any."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
 
     def reached(self, step: int) -> str | None:
-        """Returns the signal after which the finished `step` is the last; None to go on.
+        """Returns the name of the signal if the run has to stop after `step`; None if it continues.
 
-        On several processes it is the same step on all.
+        If several processes train together, all of them stop after the same step.
         """
         # JAX's handler agrees on one step: processes that stopped apart would wait for each other.
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
@@ -49,13 +49,15 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request; one a second later acts as it always did.
+    """Turns the first SIGTERM or SIGINT into a request to stop, as a context manager.
 
-    Sooner, it is the same one again: a scheduler tells a whole group of processes, of which one
-    passes it on.
+    A second signal stops the process at once, as without this function. Within `AGAIN` seconds it
+    is taken for the first signal: a scheduler may signal a whole group of processes, one of which
+    passes the signal on.
 
-    Nothing is installed on several processes, where JAX has a handler of its own, and outside the
-    main thread, which gets no signals.
+    No handler is installed if several processes train together, because JAX has its own handler
+    then. None is installed outside of the main thread either, because only the main thread gets
+    signals.
     """
     request = StopRequest()
     before, since = {}, 0.0

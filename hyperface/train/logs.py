@@ -20,16 +20,16 @@ log = logging.getLogger("hyperface")
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events of one run, continued where a checkpoint stands.
+    """Writes `metrics.jsonl` and TensorBoard events of a run, and continues them from a checkpoint.
 
-    Each line holds the means since the line before. Lines after the checkpoint that a run resumes
-    from are dropped, so that an interrupted run leaves the same file as an unbroken one.
+    Each line contains the means since the previous line. If a run resumes from a checkpoint, later
+    lines are removed, so that an interrupted run writes the same file as an uninterrupted one.
 
     Args:
-      folder: the run's.
-      first_step: steps that are done.
-      every: steps between lines.
-      position: what the log held after `first_step`, from its checkpoint.
+      folder: the folder of the run.
+      first_step: number of steps that are done.
+      every: number of steps between two lines.
+      position: the sums of the unfinished line after `first_step`, as the checkpoint stores them.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class MetricsLog:
             )
 
     def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
-        """Adds one step's metrics; returns whether a line is due now."""
+        """Adds the metrics of one step; returns whether a line has to be written now."""
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
         return last or step % self._every == 0
 
     def write(self, step: int, **settings: float) -> dict[str, float]:
-        """Writes and returns a line: the means since the line before, and settings of this step."""
+        """Writes and returns a line: means since the previous line, and settings of this step."""
         means = {name: total / self._steps for name, total in self._sums.items()}
         line = means | settings
         self._lines.write(json.dumps({"step": step, **line}) + "\n")
@@ -72,7 +72,7 @@ class MetricsLog:
     def skip(self, step: int, *, last: bool = False) -> bool:
         """Leaves a step out of the means.
 
-        Returns whether a line is due after this step, with the means of the steps before it.
+        Returns whether a line has to be written after this step, with the means of earlier steps.
         """
         return self._steps > 0 and (last or step % self._every == 0)
 
@@ -98,7 +98,7 @@ class MetricsLog:
 
 
 class RunningMean:
-    """The mean of the values added since it was last taken.
+    """The mean of the values that were added since it was last read.
 
     Args:
       position: sum and count of an earlier mean, which this one continues.
@@ -112,13 +112,13 @@ class RunningMean:
         self._sum, self._count = self._sum + value, self._count + 1
 
     def take(self) -> float | None:
-        """Returns the mean, None where nothing was added, and starts again."""
+        """Returns the mean, or None if no value was added, and starts again."""
         mean = self._sum / self._count if self._count else None
         self._sum, self._count = 0.0, 0
         return mean
 
     def position(self) -> tuple[float, float]:
-        """Returns sum and count, from which another mean goes on."""
+        """Returns sum and count, from which another mean can continue."""
         return self._sum, self._count
 
 
@@ -140,15 +140,15 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Shows step, loss, what the heads learn, Proposition 3, images per second and time left.
+    """Shows the progress of a training: step, loss, the heads' values, speed, and time left.
 
     On a terminal this is a bar. Elsewhere a line is logged every ten seconds, and at the last step.
 
     Args:
-      name: the experiment.
+      name: name of the experiment.
       first_step: number of steps that are done.
-      steps: number of steps after which it ends.
-      console: where the bar is shown; by default where the log is.
+      steps: number of steps after which the training ends.
+      console: console that shows the bar; by default that of the log.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def update(self, step: int, metrics: dict[str, float]) -> None:
-        """Shows one step's metrics."""
+        """Shows the metrics of one step."""
         now = time.monotonic()
         if self._timed_from is None:
             self._timed_from = (step, now)  # The first step's time is compilation.

@@ -32,7 +32,7 @@ log = logging.getLogger("hyperface")
 
 
 class Start(NamedTuple):
-    """Where a fine-tuned run starts."""
+    """The start of a fine-tuned run: a trained backbone, and where it comes from."""
 
     origin: str
     """The file or run, and a digest of it: the run folder is this run's only with both."""
@@ -55,34 +55,37 @@ def train(
     """Trains to the experiment's last step, from the newest checkpoint in `workdir` if it has one.
 
     A run that is killed and started again on the same machine, with as many devices, ends with the
-    same numbers, bit for bit, as an unbroken run. A run that is finished goes on from its end where
-    the experiment has more steps. `history.jsonl` has a line for each start.
+    same numbers, bit for bit, as an unbroken run. A finished run continues from its end if the
+    experiment now has more steps. `history.jsonl` has one line per start.
 
     Args:
       experiment: a checked experiment.
-      data_dir: where the prepared data set is.
+      data_dir: the folder of prepared data sets.
       workdir: the run's folder: `config.json`, `environment.json`, `history.jsonl`,
         `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
       start: the backbone to fine-tune; None starts from random parameters.
       fresh: first delete the files of an earlier run that `workdir` records, and no others.
-      workers: processes that read images; 0 reads in threads. The run is the same for any number.
-      on_nan: what a metric that is not finite does; in any case that step's update is not made.
-        "stop" saves the state before it and raises; "skip" goes on after it; "rollback" goes back
-        to the last checkpoint and on after it from there, without the updates in between, which
-        may have led to it (as Chowdhery et al., PaLM, 2022, 5.1, did by hand). A killed run does
-        the same again, and ends with the same numbers.
-      profile_steps: the first and the last step of a profile, in `workdir/profile`.
-      file: the user's Python file that defines the experiment. The run's folder keeps a copy, by
-        which a run with objects of that file is evaluated.
+      workers: number of processes that read images; 0 uses threads. The run does not depend on it.
+      on_nan: reaction to a metric that is not finite. The update of that step is never applied.
+        "stop" saves the state before the step and raises an error. "skip" continues with the next
+        step. "rollback" returns to the last checkpoint, and repeats the steps up to this one
+        without their updates, which may have caused the failure (as Chowdhery et al., PaLM, 2022,
+        5.1, did by hand). A killed run reacts in the same way again, and ends with the same
+        numbers.
+      profile_steps: the first and the last step of a profile, which is written to
+        `workdir/profile`.
+      file: the user's Python file that defines the experiment. The run's folder keeps a copy, which
+        evaluation needs if the experiment contains objects.
 
     Returns:
       The state after the last step, on the devices of all processes: replicated, or agents split.
 
     Raises:
-      InputError: the data, the batch size or the folder does not fit; nothing was compiled. Or a
-        checkpoint could not be written.
-      DivergenceError: a metric became NaN or infinite; unless "stop", for the 11th time.
-      Interrupted: SIGTERM or SIGINT came, and the run is saved.
+      InputError: the data, the batch size or the folder does not fit, which is found before
+        compilation; or a checkpoint could not be written.
+      DivergenceError: a metric became NaN or infinite; with "skip" and "rollback" only the 11th
+        time.
+      Interrupted: SIGTERM or SIGINT arrived, and the run was saved.
     """
     # Everything that can fail without a compiled program fails before anything is written.
     check_path(workdir)
@@ -184,12 +187,12 @@ def _check_snapshots(experiment: Experiment, first_step: int, checkpoints: Check
 
 
 def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
-    """Returns what identifies a run in its folder and its checkpoints.
+    """Returns the record that identifies a run in its folder and its checkpoints.
 
     Args:
-      experiment: the run's.
+      experiment: the experiment of the run.
       split: the training images.
-      origin: where the backbone came from, as `Start` has it.
+      origin: the file or run of the backbone, as in `Start`.
     """
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     return meta if origin is None else meta | {"init_from": origin}

@@ -23,7 +23,7 @@ and only a user's own module has a parameter of another name."""
 
 
 class GroupSummary(NamedTuple):
-    """A group of parameters, as a run prints it at its start."""
+    """The description of a group of parameters that a run prints when it starts."""
 
     name: str
     parameters: int
@@ -38,19 +38,21 @@ class GroupSummary(NamedTuple):
 
 
 def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.GradientTransformation:
-    """Returns SGD as both papers train: decay is added to the gradient before momentum.
+    """Returns the SGD of both papers, which adds weight decay to the gradient before momentum.
 
-    Each group of parameters has its own multipliers (`Groups`). Centers under the paper's rule move
-    by the share alpha of their direction instead, with neither schedule nor momentum.
+    Each group of parameters has its own factors (`Groups`). The centers of center loss can follow
+    their paper's rule instead: they move by alpha times their direction, without schedule and
+    momentum.
 
     Args:
-      optimizer: the rule.
-      loss: the terms of the heads' parameters.
-      steps: number of steps of the run, at whose end a cosine reaches 0.
+      optimizer: the settings of the optimiser.
+      loss: the objective, whose terms own the parameters of the heads.
+      steps: number of steps of the run, after which a cosine schedule reaches 0.
 
     Returns:
-      A gradient transformation over the parameters of `state.EmbeddingNetwork`. Its update takes
-      `split_axis`, the mapped axis over which arrays with one row per class are split, if any.
+      A gradient transformation over the parameters of `state.EmbeddingNetwork`. Its update function
+      has the argument `split_axis`: the mapped axis over which arrays with one row per class are
+      split, if any.
     """
     frozen_until = {"backbone": optimizer.freeze_backbone, "head": 0}
     chains: dict[Hashable, optax.GradientTransformation] = {
@@ -77,11 +79,11 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
 
 
 def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation | None:
-    """Returns the rule of the agents where they are updated in the sweep; None elsewhere.
+    """Returns the optimiser of agents that the backward scan updates; None if it updates none.
 
     Args:
-      optimizer: the rule.
-      steps: number of steps of the run, at whose end a cosine reaches 0.
+      optimizer: the settings of the optimiser.
+      steps: number of steps of the run, after which a cosine schedule reaches 0.
     """
     if optimizer.agents_update == "whole":
         return None
@@ -130,7 +132,7 @@ def learning_rate(optimizer: Optimizer, steps: int) -> optax.Schedule:
     """Returns the learning rate by step: a linear warm-up, then constant parts or half a cosine.
 
     Args:
-      optimizer: its highest rate and schedule.
+      optimizer: the settings, with the highest rate and the schedule.
       steps: number of steps of the run.
     """
     highest, warm_up = optimizer.learning_rate, optimizer.warm_up
@@ -151,8 +153,8 @@ def with_updates(opt_state: Any, updates: int) -> Any:
     """Returns the optimiser's state with its schedules advanced to a number of updates.
 
     Args:
-      opt_state: the state of an optimiser of `make_optimizer`.
-      updates: number of updates that were made or left out.
+      opt_state: the state of an optimiser that `make_optimizer` returned.
+      updates: number of updates that were applied or left out.
     """
 
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -167,8 +169,8 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 def parameter_groups(params: Mapping[str, Any]) -> Any:
     """Returns the tree of "part.group" labels of an `EmbeddingNetwork`'s parameters.
 
-    Part is "backbone" or "head", group a field of `Groups`: by the parameter's name, and "others"
-    for a name that we do not know.
+    The part is "backbone" or "head". The group is a field of `Groups`, which follows from the
+    parameter's name; it is "others" for an unknown name.
     """
 
     def walk(node: Mapping[str, Any], part: str) -> dict[str, Any]:

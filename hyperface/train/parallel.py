@@ -26,16 +26,17 @@ from hyperface.train.step import Metrics, train_step
 def data_parallel_step(
     devices: Sequence[Device] | None = None,
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
-    """Returns `train_step`, mapped by `jax.pmap` over the batch's first axis on all local devices.
+    """Returns `train_step`, mapped by `jax.pmap` over the first axis of the batch.
 
-    The state stays un-stacked: it goes in and comes out as one replicated value, and its buffers
-    are donated.
+    The state has no device axis: it is passed and returned as one replicated value. Its buffers are
+    donated.
 
     Args:
       devices: the devices to use; all local ones by default.
 
     Returns:
-      (state, host batch) -> (state, metrics). The batch is split evenly in order.
+      A function (state, host batch) -> (state, metrics). Each device gets an equal, contiguous part
+      of the batch.
     """
     devices = list(devices or jax.local_devices())
     mapped = jax.pmap(
@@ -73,17 +74,17 @@ def mesh_step(
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
     """Returns `train_step`, mapped by `jax.shard_map` over the devices of all processes.
 
-    With split classes each device computes its own rows of similarities for the whole batch:
-    features are gathered, and their gradient comes back by a reduce-scatter. The state's buffers
-    are donated.
+    If classes are split, each device computes the similarities of its own rows to the whole batch:
+    features are gathered, and their gradient returns by a reduce-scatter. The state's buffers are
+    donated.
 
     Args:
-      devices: the devices to use; all by default.
-      split_classes: whether arrays with one row per class are split by rows, as `on_mesh` did.
+      devices: the devices to use; by default all devices of all processes.
+      split_classes: whether arrays with one row per class are split by rows, as in `on_mesh`.
 
     Returns:
-      (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with `lower` as
-      its attribute. The shares are split evenly in order of process and device.
+      A function (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with
+      the attribute `lower`. The shares are split evenly, in the order of processes and devices.
     """
     mesh = make_mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)
@@ -125,15 +126,15 @@ def on_mesh(
     split_classes: bool,
     devices: Sequence[Device] | None = None,
 ) -> TrainState:
-    """Returns a state for `mesh_step`, made in place: no device ever holds all split agents.
+    """Builds a state for `mesh_step` in place, so that no device ever has all split agents.
 
-    Where the classes are not a multiple of the devices, rows of zeros, and NaN for the distortion,
-    which count nowhere, fill the last devices.
+    If the number of classes is not a multiple of the number of devices, padding rows fill the last
+    devices: zeros, and NaN for the distortion. Padding rows have no effect.
 
     Args:
-      make: of a state; jitted.
-      arguments: its arrays, the same in every process.
-      split_classes, devices: as of `mesh_step`.
+      make: function that builds a state; it is jitted here.
+      arguments: the arguments of `make`: arrays that are the same in every process.
+      split_classes, devices: as in `mesh_step`.
     """
     like = jax.eval_shape(make, *arguments)
     shapes = shapes_on_mesh(like, split_classes=split_classes, devices=devices)
@@ -149,7 +150,7 @@ def on_mesh(
 def shapes_on_mesh(
     state: TrainState, *, split_classes: bool, devices: Sequence[Device] | None = None
 ) -> TrainState:
-    """Returns what `on_mesh` would make of a state or its shapes: shapes, dtypes and shardings."""
+    """Returns the shapes, dtypes and shardings of the state that `on_mesh` would build."""
     mesh, rows = make_mesh(devices), state.distortion.size
     if split_classes:
         # Every device must have the same number of rows.
@@ -164,9 +165,10 @@ def shapes_on_mesh(
 
 
 def whole_classes(state: TrainState) -> TrainState:
-    """Returns the state without padding: the same for any number of devices.
+    """Returns the state without padding, which is the same for any number of devices.
 
-    Its arrays stay split, by feature dimension where the classes are no multiple of the devices.
+    Its arrays stay split. If the number of classes is not a multiple of the number of devices, they
+    are split by feature dimension.
     """
     num_classes = state.network.head.num_classes
     if state.distortion.size == num_classes:
@@ -183,7 +185,7 @@ def whole_classes(state: TrainState) -> TrainState:
 
 
 def with_padding_unseen(state: TrainState) -> TrainState:
-    """Returns the state with NaN as distortion of the padding rows beyond the last class."""
+    """Returns the state with NaN as the distortion of padding rows, which follow the last class."""
     num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
     # A restored array has zeros in its padding.
     unseen = jax.jit(lambda x: x.at[num_classes:].set(jnp.nan), out_shardings=sharding)

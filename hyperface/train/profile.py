@@ -10,11 +10,11 @@ from hyperface import owned
 
 
 class Profile:
-    """Records the devices and the host from the first to the last of some steps.
+    """Records a profile of devices and host over a range of steps.
 
     Args:
-      steps: the first and the last, from 1; None records nothing.
-      folder: where the trace goes.
+      steps: the first and the last step, counted from 1; None records nothing.
+      folder: the folder that receives the trace.
     """
 
     def __init__(self, steps: tuple[int, int] | None, folder: Path) -> None:
@@ -23,18 +23,18 @@ class Profile:
         self._recording = False
 
     def before(self, step: int) -> None:
-        """Starts before the first step, where the run is between the two."""
+        """Starts the recording, if `step` is in the range and nothing is recorded yet."""
         if not self._recording and self._first <= step <= self._last:
             owned.adopt(self._folder)
             jax.profiler.start_trace(str(self._folder))
             self._recording = True
 
     def after(self, step: int, result: jax.Array) -> None:
-        """Ends once the last step is done.
+        """Ends the recording after the last step of the range.
 
         Args:
-          step: that was started.
-          result: of it.
+          step: the step that was started.
+          result: an array that the step computes, to wait for.
         """
         if self._recording and step >= self._last:
             # Steps run after they were called: without waiting the trace would miss the last ones.
@@ -49,7 +49,7 @@ class Profile:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator["Profile"]:
-        """Ends what is recorded when the run does."""
+        """Ends the recording at the end of the `with` block, if it has not ended before."""
         try:
             yield self
         finally:

@@ -29,20 +29,20 @@ class Job(NamedTuple):
     """The training images."""
     workdir: Path
     meta: dict[str, Any]
-    """Experiment and data, by which its folder and checkpoints are known."""
+    """Experiment and data, which identify the folder and the checkpoints of the run."""
     workers: int
     """Number of processes that read images."""
 
 
 class Record:
-    """The record of a run from one step on.
+    """Checks, logs and saves the steps of a run, from one step on.
 
     One process writes the log; all processes check the metrics and save their share.
 
     Args:
-      job: the run.
+      job: the settings of the run.
       first_step: number of steps that are done; their checkpoint holds the position of the log.
-      checkpoints: the run's.
+      checkpoints: the checkpoints of the run.
       divergences: the rule for steps that are not finite.
       progress: shows each step.
     """
@@ -72,11 +72,11 @@ class Record:
             self._log = MetricsLog(job.workdir, first_step, every, self._position)
 
     def finish(self, step: int, metrics: dict[str, jax.Array] | None) -> bool:
-        """Checks and logs a step; returns False where it diverged and the run skips it.
+        """Checks and logs a step; returns False if it diverged and the run skips it.
 
         Args:
-          step: its number.
-          metrics: what the step returned; None where its update was left out.
+          step: number of the step.
+          metrics: the metrics that the step returned; None if its update was left out.
 
         Raises:
           DivergenceError: the step diverged, and the run does not skip it.

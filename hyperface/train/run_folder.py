@@ -32,7 +32,7 @@ WRITTEN = (
 RUN_META = ("experiment", "data", "init_from")
 """Fields of `config.json` that identify a run; its checkpoints hold more."""
 MAY_CHANGE = {"experiment.shard_agents", "experiment.on_metrics"}
-"""Fields that may change when a run goes on: the numbers stay the same."""
+"""Fields that may change when a run continues, because they do not change its numbers."""
 HISTORY = "history.jsonl"
 """File with one line for each time that the run was started: from which step to which."""
 SHOWN = 3
@@ -48,9 +48,9 @@ def locked_run_folder(
     file: Path | None = None,
     fresh: bool = False,
 ) -> Iterator[None]:
-    """Creates the run's folder, or checks that it belongs to this run, and locks it meanwhile.
+    """Creates the run's folder or checks that it is this run's, and locks it, as a context manager.
 
-    A warning is logged if the run was begun with other versions or on other devices.
+    A warning is logged if the run was started with other versions of packages or on other devices.
 
     Args:
       workdir: the run's folder.
@@ -59,7 +59,8 @@ def locked_run_folder(
       fresh: first delete the files that the folder's record names, and no others.
 
     Raises:
-      InputError: the folder is another run's, is not ours, is in use or cannot be written.
+      InputError: the folder belongs to another run, was not created by this program, is in use, or
+        cannot be written.
     """
     with contextlib.ExitStack() as stack:
         with _usable(workdir):
@@ -88,14 +89,14 @@ def _usable(workdir: Path) -> Iterator[None]:
 
 
 def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
-    """Refuses a folder that is not ours, or whose `config.json` is another run's.
+    """Raises an error if a folder is not a run of this program, or belongs to another run.
 
     Args:
       workdir: the run's folder, which may be absent.
       meta: as in `locked_run_folder`.
 
     Raises:
-      InputError: naming what is there instead, or the fields that differ.
+      InputError: the message names the other content of the folder, or the fields that differ.
     """
     with _usable(workdir):
         owned.check(workdir, owned.RUN)
@@ -105,16 +106,16 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
 
 
 def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Raises where a folder or checkpoint belongs to another experiment or other data.
+    """Raises an error if a folder or checkpoint belongs to another experiment or other data.
 
     Args:
       where: the folder or checkpoint, for the message.
-      found: its fields; fields that are not in `RUN_META` are not compared, and it may have fewer
-        steps, since a run that is given more goes on from its end.
+      found: its fields. Fields that are not in `RUN_META` are not compared. It may have fewer
+        steps, since a run that gets more steps continues from its end.
       meta: as in `locked_run_folder`.
 
     Raises:
-      InputError: naming the fields that differ.
+      InputError: the folder differs. The message names the fields that differ.
     """
     differing = differences(_grown(found, meta), meta)
     if differing:
@@ -147,12 +148,12 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def record_start(workdir: Path, first_step: int, steps: int) -> None:
-    """Adds a line to the history of a run that starts, or goes on.
+    """Adds a line to the history of a run that starts or continues.
 
     Args:
       workdir: the run's folder.
       first_step: number of steps that are done.
-      steps: number of steps after which it ends.
+      steps: number of steps after which the run ends.
     """
     path = workdir / HISTORY
     earlier = path.read_text() if path.exists() else ""

@@ -17,7 +17,7 @@ from hyperface.train.optim import agents_optimizer, make_optimizer
 
 
 def takes_batch(backbone: nn.Module) -> bool:
-    """Says whether a backbone's `__call__` takes `train`, `counted` and `axis_name`."""
+    """Returns whether a backbone's `__call__` takes `train`, `counted` and `axis_name`."""
     return getattr(backbone, "batch_norm", False)
 
 
@@ -54,7 +54,7 @@ class EmbeddingNetwork(nn.Module):
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of a run. The position in the data follows from the step."""
+    """The state of a run. It has no position in the data, which follows from the step."""
 
     step: jax.Array
     params: Any
@@ -79,12 +79,12 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that the network is trained with."""
+        """The variables with which the network is trained."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The variables that the network is scored with: averaged parameters if there are any."""
+        """The variables with which the network is scored: averaged parameters if there are any."""
         return self.variables if self.average is None else self.variables | {"params": self.average}
 
 
@@ -95,20 +95,20 @@ def create_state(
     labels: jax.Array | np.ndarray,
     backbone: Any = None,
 ) -> TrainState:
-    """Returns a fresh state; it depends on the seed, the first batch and the backbone only.
+    """Returns a fresh state. It depends only on the seed, the first batch and the backbone.
 
     Args:
-      experiment: the run.
-      num_classes: people in the training split.
-      images: [batch, height, width, channels], the first batch: Ring loss' R starts at its mean
-        feature norm.
+      experiment: the experiment of the run.
+      num_classes: number of people in the training split.
+      images: [batch, height, width, channels], the first batch. Ring loss' radius R is initialised
+        with its mean feature norm.
       labels: [batch] class ids.
-      backbone: "params", and "batch_stats" where it has them, from which a fine-tuned backbone
-        starts. The heads, and R with them, then start from its features.
+      backbone: "params", and "batch_stats" if it has them, of the backbone to fine-tune. The heads
+        and R are then initialised from its features.
 
     Raises:
-      InputError: a module of the user's returns no features, or keeps variables that are neither
-        parameters nor batch statistics.
+      InputError: a user's module returns no features, or has variables that are neither parameters
+        nor batch statistics.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss, experiment.steps)
@@ -161,7 +161,7 @@ def _named(name: str, tree: Any) -> dict[str, Any]:
 def abstract_state(
     experiment: Experiment, num_classes: int, image_shape: tuple[int, int, int]
 ) -> TrainState:
-    """Returns the state's shapes and dtypes, which a checkpoint must match; nothing is computed."""
+    """Returns the shapes and dtypes that a checkpoint must match; no state is computed."""
     batch = experiment.data.batch_size
     # `eval_shape` also finds a backbone that does not fit, before anything is allocated.
     return jax.eval_shape(
@@ -172,10 +172,10 @@ def abstract_state(
 
 
 def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
-    """Returns the experiment's backbone and heads.
+    """Returns the backbone and the heads of an experiment as one module.
 
     Raises:
-      InputError: the model's name is unknown, or its object is no linen module.
+      InputError: the name of the model is unknown, or its object is not a linen module.
     """
     model = experiment.model
     settings = {"feature_dim": model.feature_dim, "dtype": model.dtype, "remat": model.remat}

@@ -29,32 +29,33 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Applies one gradient step of the masked mean loss.
 
-    Under a mapped axis every device sees its part of the batch, and the result is that of the whole
-    batch on one device: sums and counts are added over the axis and divided once.
+    Under a mapped axis each device gets its part of the batch, and the result is the same as that
+    of the whole batch on one device: sums and counts are added over the axis, and then divided.
 
-    With a sample rate below 1 only the rows of the agents that take part, and those of their
-    momentum, are read and written.
+    With a sample rate below 1, only the sampled rows of the agents and of their momentum are read
+    and written.
 
-    Where a metric of before the update is not finite, the state stays as it was except for
-    `diverged`. It also stays so in every later step, until the caller resets `diverged`: the host
-    sees the metrics only some steps later, and nothing is lost meanwhile. The one exception are
-    agents that are updated in the sweep: their update comes before the backbone's gradient. Where
-    that or their own is not finite, "parameter_norm" is NaN, and this state is lost.
+    If a metric from before the update is not finite, the state stays unchanged, and `diverged` is
+    set. It stays unchanged in all later steps too, until the caller resets `diverged`: the host
+    sees the metrics only some steps later, and nothing is lost meanwhile. There is one exception:
+    agents that are updated in the backward scan are updated before the backbone's gradient is
+    known. If that gradient or their own gradient is not finite, "parameter_norm" is NaN, and the
+    state is lost.
 
     Args:
-      state: the state before the step, the same on every device but for what is split by class.
+      state: the state before the step, the same on every device except for arrays split by class.
       batch: "images" [batch, height, width, channels] float32, "labels" [batch], "mask" [batch]
         with 1 for an example and 0 for padding.
-      axis_name: the mapped axis that the batch is split over; None on one device.
-      split_classes: every array with one row per class is split over that axis too; rows beyond
-        the last class are padding.
+      axis_name: the mapped axis over which the batch is split; None on one device.
+      split_classes: whether all arrays with one row per class are split over that axis too; rows
+        after the last class are padding.
 
     Returns:
-      The state after the step, and metrics. Metrics of the whole batch before the update are
-      "loss" and each term (means over examples), "feature_norm", the heads' scalars,
-      "gradient_norm" and "examples". After the update: "parameter_norm" of what took part, which
-      shows whether the new state is finite; with agents "distortion", the mean over the classes
-      seen so far of Proposition 3's bound; and "nonfinite", for `divergence.nonfinite_names`.
+      The state after the step, and metrics of the whole batch. From before the update: "loss" and
+      each term (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and
+      "examples". From after the update: "parameter_norm" of all updated parameters, which shows
+      whether the new state is finite; "nonfinite", for `divergence.nonfinite_names`; and, if there
+      are agents, "distortion": Proposition 3's bound, averaged over the classes seen so far.
     """
     loss, mask = state.network.head.loss, batch["mask"] > 0
     split_axis = axis_name if split_classes else None
@@ -131,7 +132,7 @@ def train_step(
 
 
 class _Forward(NamedTuple):
-    """What the network computes of a batch."""
+    """The values that the network computes from a batch."""
 
     features: jax.Array
     objective: Objective

@@ -75,7 +75,8 @@ def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
       network: a key of `SHAPES`.
 
     Raises:
-      InputError: it is damaged, or contains anything but float32 arrays of the network's shapes.
+      InputError: the data are damaged, or contain anything but float32 arrays of the network's
+        shapes.
     """
     shapes = SHAPES[network]
     try:

@@ -1,4 +1,4 @@
-"""Tells damaged checkpoints, which are set aside, from those that a later try may read."""
+"""Distinguishes damaged checkpoints, which are renamed, from those that can be read later."""
 
 import contextlib
 import json
@@ -23,15 +23,15 @@ PATIENCE = 2.0
 
 
 class CorruptCheckpoint(InputError):
-    """A checkpoint of which files are missing or cut short, or whose numbers changed."""
+    """The error of a damaged checkpoint: files are missing or cut short, or numbers changed."""
 
 
 class UnreadableCheckpoint(InputError):
-    """A checkpoint that may be sound: memory, the disk, the network or a permission failed."""
+    """The error of a checkpoint that cannot be read now, but may be undamaged."""
 
 
 class Changed(ValueError):
-    """What was read is not what was saved."""
+    """The error of data that differ from the data that were saved."""
 
 
 _OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
@@ -40,12 +40,12 @@ _MISSING = FileNotFoundError | IsADirectoryError | NotADirectoryError
 
 
 def is_whole(folder: Path) -> bool:
-    """Returns whether both parts of a checkpoint are in its folder."""
+    """Returns whether both parts of a checkpoint, "state" and "meta", are in its folder."""
     return all((folder / item).is_dir() for item in ("state", "meta"))
 
 
 def whole_steps(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints in a folder, rising."""
+    """Returns the steps of the complete checkpoints in a folder, in rising order."""
     names = (path.name for path in folder.glob("[0-9]*"))
     return sorted(int(name) for name in names if name.isdigit() and is_whole(folder / name))
 
@@ -108,15 +108,15 @@ def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str = "") -> Iterator[None]:
-    """Turns errors of Orbax, TensorStore and json into two: damaged, or unreadable for now.
+    """Turns errors of Orbax, TensorStore and json into two: corrupt, or unreadable at the moment.
 
     Args:
-      folder: the checkpoint's, for the message.
-      advice: a sentence that follows the message of damage.
+      folder: folder of the checkpoint, for the message.
+      advice: the last sentence of the message about a damaged checkpoint.
 
     Raises:
-      CorruptCheckpoint: what was read within is missing, cut short or changed.
-      UnreadableCheckpoint: it could not be read for another reason.
+      CorruptCheckpoint: a file that was read is missing, cut short or changed.
+      UnreadableCheckpoint: a file could not be read for another reason.
     """
     try:
         yield
@@ -134,13 +134,14 @@ def reading(folder: Path, advice: str = "") -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Returns whether an error says that a checkpoint's files are missing, cut short or changed.
+    """Returns whether an error means that a checkpoint's files are missing, cut short or changed.
 
-    Any other, a mistake of the code or an Orbax that takes other arguments among them, says nothing
-    of the files: it would set all checkpoints aside.
+    Other errors do not show damage. For example, a mistake in the code, or a version of Orbax with
+    other arguments, fails for all checkpoints, which must not be discarded for it.
 
     Args:
-      error: of Orbax, TensorStore, json or the system; what caused it counts too.
+      error: an error of Orbax, TensorStore, json or the system. The errors that caused it are
+        examined too.
 
     Example:
       >>> is_damage(ValueError("DATA_LOSS: Error reading d/0")), is_damage(MemoryError())
@@ -174,7 +175,7 @@ def saved_tree(state: Path) -> dict[str, Any]:
 
     Raises:
       Changed: the description cannot be parsed.
-      OSError, ValueError: it cannot be read, as `is_damage` tells apart.
+      OSError, ValueError: it cannot be read; `is_damage` tells whether it is damaged.
     """
     # The method takes a `pathlib.Path` despite its annotation.
     read = cast(Callable[[Path], Any], ocp.StandardCheckpointHandler().metadata)
@@ -195,7 +196,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the cause of an error in one line; TensorStore begins with a page of paths.
+    """Returns the cause of an error in one line, without the many paths of TensorStore's messages.
 
     Example:
       >>> reason(OSError(5, "Input/output error", "d/0")), reason(MemoryError())
@@ -225,17 +226,19 @@ _SECOND_FACTOR = 0x85EBCA77
 def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     """Returns a 32-bit checksum of each array of a tree.
 
-    Each word is mixed with its place in the array, one to one, and the results are added up: one
-    changed word always changes the sum, and devices and processes may each add up their part.
+    Each 32-bit word is mixed with its position in the array by a one-to-one function, and the
+    results are added up. So a single changed word always changes the sum, and each device or
+    process can add up its own part.
 
     Args:
-      tree: nested dictionaries of arrays, whole on each device or split over them by the first or
-        the second axis.
-      like: the same with arrays or shapes: rows beyond theirs are padding, which does not count.
+      tree: nested dictionaries of arrays. Each array is whole on every device, or is split over the
+        devices along its first or second axis.
+      like: the same tree of arrays or shapes without padding. Rows of `tree` beyond these shapes
+        are padding, and are not counted.
 
     Returns:
-      By path, such as "params/head/scale"; the same on every process, unless one's own copy of an
-      array that all have whole differs.
+      Path, such as "params/head/scale", -> checksum. All processes get the same checksums, unless
+      the copy of a replicated array differs on one of them.
 
     Example:
       >>> ones, others = np.ones(3, np.float32), np.float32([1, 1, 2])
@@ -298,7 +301,7 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
     Args:
       array: their rows.
       first: place of the first.
-      width: from row to row; 0 where each goes on where the one before it ends.
+      width: distance from row to row; 0 if each row begins at the end of the previous row.
     """
     bits = 8 * min(array.dtype.itemsize, 4)
     words = np.ascontiguousarray(array).reshape(len(array) if width else -1, -1 if width else 1)

@@ -46,16 +46,17 @@ KEEP = 2
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; use as a context manager.
 
-    Each contains "state" (parameters, optimiser, random key, step, moving averages) and "meta" (the
-    experiment, its data, and a checksum of every array, because Orbax restores flipped bits without
-    an error). Saving is asynchronous and atomic: a killed save leaves the previous checkpoint as
-    the newest. A warning is logged for each checkpoint that is not used.
+    Each checkpoint contains "state" (parameters, optimiser, random key, step, moving averages) and
+    "meta" (the experiment, its data, and a checksum of every array, because Orbax restores flipped
+    bits without an error). Saving is asynchronous and atomic: a killed save leaves the previous
+    checkpoint as the newest. A warning is logged for each checkpoint that is not used.
 
     Args:
-      folder: the checkpoints' own folder.
-      read_only: for a reader beside a running trainer; nothing in the folder is changed.
-      keep: steps whose checkpoints stay. Of the others, only the newest two and the one with the
-        lowest score stay.
+      folder: the folder of the checkpoints, which contains nothing else.
+      read_only: whether nothing in the folder is changed, as a reader beside a running training
+        needs it.
+      keep: steps whose checkpoints are kept. Of the other checkpoints, only the newest two and the
+        one with the lowest score are kept.
     """
 
     def __init__(
@@ -126,20 +127,20 @@ class Checkpoints:
         return whole_steps(self._folder)
 
     def latest(self) -> int | None:
-        """Returns the step of the newest complete checkpoint; None where there is none."""
+        """Returns the step of the newest complete checkpoint; None if there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """Returns the step with the lowest finite score; None where no checkpoint has a score."""
+        """Returns the step with the lowest finite score; None if no checkpoint has a score."""
         self._find_best()
         return self._best.step
 
     def read(self, act: Callable[[int], T], step: int | None = None) -> T:
-        """Returns what `act` reads of a step, by default the newest, beside a run that still saves.
+        """Reads a checkpoint by `act`, by default the newest one, even if a run still saves there.
 
         Raises:
-          CorruptCheckpoint: it is damaged; one that was removed meanwhile is not.
-          InputError: there is no such step, or it was removed meanwhile; or as of `act`.
+          CorruptCheckpoint: the checkpoint is damaged.
+          InputError: there is no such checkpoint, it was removed meanwhile, or `act` raised it.
         """
         return read_step(self._folder, act, step, processes.broadcast_from_writer)
 
@@ -183,7 +184,7 @@ class Checkpoints:
         """Waits until the checkpoint that is being saved is on disk.
 
         Raises:
-          InputError: it could not be written.
+          InputError: the checkpoint could not be written.
         """
         with self._saving():
             self._writing_manager.wait_until_finished()
@@ -192,8 +193,8 @@ class Checkpoints:
         """Returns the description of a checkpoint: its experiment, data and log position.
 
         Raises:
-          CorruptCheckpoint: it is missing, cut short or changed.
-          InputError: it cannot be read for now.
+          CorruptCheckpoint: the description is missing, cut short or changed.
+          InputError: the description cannot be read at the moment.
         """
         meta = self._together(step, self._stored(step).meta)
         del meta["arrays"]
@@ -205,15 +206,17 @@ class Checkpoints:
         """Restores the state that was saved at `step`.
 
         Args:
-          step: one of this folder's.
-          like: a state, or its shapes, of the run that continues; its static parts are kept.
-          sharding: where the arrays go: one for all, or shapes that have theirs, whose rows beyond
-            the checkpoint's become zeros. The checkpoint may come from other devices; each process
-            reads what its own hold.
+          step: step of a checkpoint in this folder.
+          like: a state of the run that continues, or its shapes. Its static parts are kept.
+          sharding: the sharding of all arrays, or a state of shapes, each with its own sharding. If
+            a shape has more rows than the checkpoint, the additional rows become zeros. The
+            checkpoint may have been saved on other devices. Each process reads only the parts for
+            its own devices.
 
         Raises:
-          InputError: names, shapes or dtypes differ: the checkpoint is of another model. Orbax
-            alone would cast a dtype silently. Or it cannot be read for now.
+          InputError: names, shapes or dtypes differ, so the checkpoint belongs to another model
+            (Orbax alone would cast a dtype silently); or the checkpoint cannot be read at the
+            moment.
           CorruptCheckpoint: files are missing or cut short, or an array is not as it was saved.
         """
         wanted = contents(like)
@@ -237,8 +240,8 @@ class Checkpoints:
         the run repeats those steps.
 
         Raises:
-          InputError: the newest sound one is of another model, or cannot be read for now; or there
-            were some, and none is sound.
+          InputError: the newest undamaged checkpoint belongs to another model, or cannot be read at
+            the moment; or all checkpoints are damaged.
         """
         # One list for all: every process must try the same steps in the same order.
         steps = processes.broadcast_from_writer("steps", self.steps())
@@ -391,13 +394,13 @@ class Checkpoints:
 
 
 def check_path(folder: Path) -> None:
-    """Refuses a path in which Orbax would save checkpoints that nobody can read.
+    """Raises an error for a path from which Orbax could not read its own checkpoints.
 
-    Orbax searches a checkpoint for its parts by a pattern that contains the path as it is. In a
-    folder called "[x]" it finds none, and joins nothing, without an error.
+    Orbax finds the parts of a checkpoint by a file pattern that contains the path unescaped. In a
+    folder called "[x]" it finds no parts, and saves an incomplete checkpoint without an error.
 
     Raises:
-      InputError: the path contains a character of patterns.
+      InputError: the path contains a special character of file patterns.
     """
     # The absolute path, since Orbax gets that one.
     found = "".join(sorted(set("[]*?") & set(str(folder.absolute()))))

@@ -29,8 +29,8 @@ from hyperface.train.state import TrainState
 class Stored(NamedTuple):
     """The folder of one step, which contains "state" and "meta".
 
-    It is read by Orbax's handlers alone: its manager's restore waits for all processes, of which
-    one may find damage alone.
+    It is read by Orbax's handlers and not by its manager. The manager's restore waits for all
+    processes, and would wait forever if only one of them finds damage.
     """
 
     folder: Path
@@ -39,15 +39,15 @@ class Stored(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Returns whether both parts are there."""
+        """Returns whether both parts of the checkpoint, "state" and "meta", are there."""
         return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
         """Returns the description of the checkpoint and of each of its arrays.
 
         Raises:
-          CorruptCheckpoint: it is missing, cut short or changed.
-          InputError: it cannot be read for now, or is of an earlier version.
+          CorruptCheckpoint: the description is missing, cut short or changed.
+          InputError: the description cannot be read at the moment, or an earlier version wrote it.
         """
         args, read = ocp.args.JsonRestore(), _restore_of(ocp.JsonCheckpointHandler())
         with self.reading():
@@ -66,14 +66,14 @@ class Stored(NamedTuple):
     def arrays(
         self, wanted: dict[str, Any], sharding: jax.sharding.Sharding | TrainState
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Returns the description of each array, and what this process reads of them.
+        """Returns the description of each array, and the arrays as this process needs them.
 
         Args:
-          wanted: what a state holds, by name.
-          sharding: where they go.
+          wanted: the expected contents of the state, by name.
+          sharding: as in `template`.
 
         Raises:
-          InputError: names, shapes or dtypes differ; or as of `meta`.
+          InputError: names, shapes or dtypes differ; or for the reasons that `meta` names.
         """
         if not self.is_whole:
             raise InputError(
@@ -147,7 +147,7 @@ def meta_sum(meta: dict[str, Any]) -> int:
 
 
 def contents(state: TrainState) -> dict[str, Any]:
-    """Returns nested dictionaries of plain arrays, which no library's class is needed to read."""
+    """Returns a state as nested dictionaries of arrays, which can be read without Optax or Flax."""
     return {
         "step": state.step,
         "params": state.params,
@@ -161,7 +161,7 @@ def contents(state: TrainState) -> dict[str, Any]:
 
 
 def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
-    """Returns the state of these `contents`; static parts are those of `like`."""
+    """Returns the state with the given `contents`, and the static parts of `like`."""
     return like.replace(
         step=found["step"],
         params=found["params"],
@@ -182,11 +182,11 @@ def _key_data(key: Any) -> Any:
 
 
 def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
-    """Returns the shapes, dtypes and places that Orbax restores the arrays to.
+    """Returns the shapes, dtypes and shardings with which Orbax restores the arrays.
 
     Args:
-      wanted: the contents, or their shapes.
-      sharding: one for all, or shapes that have theirs.
+      wanted: the expected contents, or their shapes.
+      sharding: the sharding of all arrays, or a state of shapes, each with its own sharding.
     """
     if isinstance(sharding, TrainState):
         return contents(sharding)
@@ -194,19 +194,19 @@ def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
 
 
 def described(arrays: Any) -> dict[str, dict[str, Any]]:
-    """Returns the kind and checksum of each array, which a restored array must have."""
+    """Returns shape, dtype and checksum of each array by name, to compare a restored array with."""
     sums = checksums(arrays)
     leaves = named_leaves(arrays)
     return {name: {"kind": _kind(leaf), "sum": sums[name]} for name, leaf in leaves.items()}
 
 
 def check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> None:
-    """Refuses a checkpoint of another model.
+    """Raises an error if a checkpoint belongs to another model.
 
     Args:
-      wanted: the contents, or their shapes.
-      saved: as `described` made it of the checkpoint's.
-      where: the checkpoint, for the message.
+      wanted: the expected contents, or their shapes.
+      saved: the description of the checkpoint's arrays that `described` returned.
+      where: path of the checkpoint, for the message.
 
     Raises:
       InputError: names, shapes or dtypes differ.
@@ -227,14 +227,14 @@ def check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> No
 
 
 def check_sums(found: dict[str, int], saved: dict[str, dict[str, Any]]) -> None:
-    """Refuses arrays that are not as they were saved.
+    """Raises an error if restored arrays differ from the saved arrays.
 
     Args:
-      found: the `checksums` of the restored ones.
-      saved: as `described` made it of the checkpoint's.
+      found: the `checksums` of the restored arrays.
+      saved: the description of the checkpoint's arrays that `described` returned.
 
     Raises:
-      Changed: naming some that changed.
+      Changed: an array differs. The message names some of the arrays that changed.
     """
     changed = [name for name, total in found.items() if total != saved[name]["sum"]]
     if changed:
