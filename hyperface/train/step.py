@@ -73,19 +73,8 @@ def train_step(
     params, _ = in_sweep.take(state, params)
     previous = (params, opt_state)
 
-    objective = forward.objective
-    logged = objective.terms | {"feature_norm": l2_norm(forward.features)}
-    sums = {name: jnp.sum(jnp.where(mask, x, 0.0)) for name, x in logged.items()}
-    # The total is weighted by the mask already.
-    sums["loss"] = objective.total
-    # Sums are divided once, by the count of all devices: a mean of means is wrong for uneven masks.
-    sums = _sum_over_devices(sums, axis_name)
-    metrics = {name: total / divisor for name, total in sums.items()} | objective.scalars
+    metrics, distortion = _measured(state, forward, labels, mask, context, divisor)
     metrics["examples"] = count
-    distortion = _distortion(state, objective, labels, mask, axis_name, split_classes)
-    if objective.agent_distances is not None:
-        metrics["distortion"] = _mean_seen(distortion, split_axis)
-
     # A cotangent of zero is how the scan learns that it must not update the agents.
     may_update = divergence.all_finite(metrics) & ~state.diverged
     grads, swept = pull(may_update.astype(jnp.float32) if updates else jnp.float32(1.0))
@@ -93,12 +82,7 @@ def train_step(
     grads = _summed_gradients(grads, loss, axis_name, split_axis)
     grads = jax.tree.map(lambda g: g / divisor, grads)
     grads = in_sweep.put(state, grads, in_sweep.gradient_norms(swept))
-    update = optax.with_extra_args_support(state.optimizer).update
-    steps, opt_state = update(grads, opt_state, params, split_axis=split_axis)
-    params = optax.apply_updates(params, steps)
-    if not updates:
-        # After the update, as in the released codes.
-        params = _with_unit_agents(loss, params)
+    params, opt_state = _updated(state, grads, params, opt_state, split_axis)
 
     metrics["gradient_norm"] = global_norm(grads, loss, split_axis)
     # The new parameters are not looked at here: that would keep them all beside the old ones.
@@ -107,11 +91,10 @@ def train_step(
     params = in_sweep.put(state, params, agents)
     opt_state = in_sweep.put(state, opt_state, in_sweep.velocities(swept))
     # An update that overflows by itself shows here alone, after it was selected.
-    metrics["parameter_norm"] = global_norm(params, loss, split_axis)
-    if updates:
-        # The agents have moved and nothing else has: no state is left to go on from.
-        is_torn = may_update & ~is_finite
-        metrics["parameter_norm"] = jnp.where(is_torn, jnp.nan, metrics["parameter_norm"])
+    norm = global_norm(params, loss, split_axis)
+    # Agents that have moved although nothing else has leave no state to go on from.
+    is_torn = may_update & ~is_finite if updates else False
+    metrics["parameter_norm"] = jnp.where(is_torn, jnp.nan, norm)
     metrics["nonfinite"] = _nonfinite(grads, params, split_axis)
     after = (forward.batch_stats, distortion, _averaged(state, params))
     before = (state.batch_stats, state.distortion, state.average)
@@ -170,6 +153,29 @@ def _forward(
     return forward, pull
 
 
+def _measured(
+    state: TrainState,
+    forward: _Forward,
+    labels: jax.Array,
+    mask: jax.Array,
+    context: Context,
+    divisor: jax.Array,
+) -> tuple[Metrics, jax.Array]:
+    """Returns the metrics from before the update, and the moving average of the distortion."""
+    objective, axis_name = forward.objective, context.axis_name
+    logged = objective.terms | {"feature_norm": l2_norm(forward.features)}
+    sums = {name: jnp.sum(jnp.where(mask, x, 0.0)) for name, x in logged.items()}
+    # The total is weighted by the mask already.
+    sums["loss"] = objective.total
+    # Sums are divided once, by the count of all devices: a mean of means is wrong for uneven masks.
+    sums = _sum_over_devices(sums, axis_name)
+    metrics = {name: total / divisor for name, total in sums.items()} | objective.scalars
+    distortion = _distortion(state, objective, labels, mask, axis_name, context.split_classes)
+    if objective.agent_distances is not None:
+        metrics["distortion"] = _mean_seen(distortion, axis_name if context.split_classes else None)
+    return metrics, distortion
+
+
 def _context(
     state: TrainState,
     labels: jax.Array,
@@ -191,6 +197,20 @@ def _context(
         axis_name=axis_name,
         split_classes=split_classes,
     )
+
+
+def _updated(
+    state: TrainState, grads: Any, params: Any, opt_state: Any, split_axis: str | None
+) -> tuple[Any, Any]:
+    """Returns the parameters and the optimiser's state after its step."""
+    update = optax.with_extra_args_support(state.optimizer).update
+    steps, opt_state = update(grads, opt_state, params, split_axis=split_axis)
+    params = optax.apply_updates(params, steps)
+    # Agents that the backward scan updates have unit length already.
+    if state.agents_optimizer is None:
+        # After the update, as in the released codes.
+        params = _with_unit_agents(state.network.head.loss, params)
+    return params, opt_state
 
 
 def _with_unit_agents(loss: Loss, params: Any) -> Any:
