@@ -5,8 +5,8 @@
 A loss' value and gradients are compared with the same loss in float64 on the CPU, which the tests
 hold to the plain formulas. A step of `sphereface-mini` with softmax and Ring loss is compared with
 the same step in float32 on the CPU: how far the update of all parameters is from it. Errors are
-relative to the length of what they should be. The last line is JSON, and the exit status is 1 if an
-error is above its tolerance.
+relative to the length of what they should be; "!" marks one above its tolerance, and the exit
+status is then 1. The last line is JSON.
 """
 
 import argparse

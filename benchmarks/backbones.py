@@ -25,6 +25,8 @@ from collections.abc import Callable
 import numpy as np
 from peak_memory import bytes_in_use, peak_bytes
 
+from hyperface.config.backbones import BACKBONES
+
 MODELS = [
     "lenet",
     "wen28",
@@ -51,7 +53,7 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
         products = "tensorfloat32" if "tf32" in candidate else "highest"
         jax.config.update("jax_default_matmul_precision", products)
     model = models.create(name, dtype=dtype, remat="remat" in candidate)
-    images = jax.device_put(_images(batch, models.BACKBONES[name].image_shape))
+    images = jax.device_put(_images(batch, BACKBONES[name].image_shape))
     variables = jax.jit(model.init)(jax.random.key(0), images)
     options = None if "plain XLA" in candidate else compiler.options()
 
@@ -76,12 +78,10 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     """The same of a net of the same layers in Torch."""
     import torch
 
-    from hyperface import models
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if "tf32" in candidate else "highest")
     torch.backends.cudnn.allow_tf32 = "tf32" in candidate
-    entry = models.BACKBONES[name]
+    entry = BACKBONES[name]
     net = _torch_net(name, channels=entry.image_shape[2])
     images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
