@@ -7,7 +7,8 @@ The parts, in order:
 
 - "checks": tests of losses and step in float32 on the accelerator, then `benchmarks/agreement.py`
   in float32, TF32 and bfloat16, with the tolerances that it states;
-- "head": value and gradients of softmax by `benchmarks/peers.py`, at 100,000 and 1,000,000 classes;
+- "head": value and gradients of softmax by `benchmarks/peers.py`, at 100,000 and 1,000,000 classes,
+  and the optimiser's step on the agents by `benchmarks/updates.py`;
 - "backbones": forward and backward pass of two networks by `benchmarks/backbones.py`. "Of peak" is
   the share of the rate of a large matrix product, which is measured at the same precision;
 - "main job": `python -m launch.train orl-normface`, from preparing the data to the last score;
@@ -15,8 +16,8 @@ The parts, in order:
   unbroken run's numbers, bit for bit.
 
 Each measurement is a process of its own. Each part has a time limit: what is over it is cut, and
-the table says so; `--patience` multiplies the limits. A measurement whose packages are missing is skipped. The exit status is 1 if a
-measurement failed; one that is cut or skipped is no failure.
+the table says so; `--patience` multiplies the limits. A measurement whose packages are missing is
+skipped. The exit status is 1 if a measurement failed; one that is cut or skipped is no failure.
 """
 
 import argparse
@@ -147,7 +148,10 @@ def _head(sizes: Sizes) -> list[Job]:
             for precision in PRECISIONS
             for kind in ("hyperface", "torch.compile", "as PartialFC")
         ]
-    return found
+    numbers = ["--batch", str(sizes.batch), "--dim", str(sizes.dim), "--only", "whole", "in sweep"]
+    classes = sizes.classes[-1]
+    command = _script("updates", "--classes", str(classes), *numbers)
+    return [*found, Job("head", f"{classes:,} classes, step on agents", command, _updates_row)]
 
 
 def _backbones(sizes: Sizes) -> list[Job]:
@@ -252,6 +256,17 @@ def _head_row(shown: str, seconds: float) -> dict[str, Any]:
     milliseconds = 1e3 * _median(found["seconds"])
     numbers = {"ms": milliseconds, "peak MiB": found["peak"], "loss": found["loss"]}
     return numbers | {"text": f"{milliseconds:,.2f} ms, {found['peak']:,.0f} MiB"}
+
+
+def _updates_row(shown: str, seconds: float) -> dict[str, Any]:
+    numbers = {}
+    for line in shown.splitlines():
+        for name in ("whole", "in sweep"):
+            if line.startswith(f"{name} "):
+                milliseconds, *_, memory = map(float, line.removeprefix(name).split())
+                numbers[name] = {"ms": milliseconds, "temporary MiB": memory}
+    texts = (f"{k} {v['ms']:,.2f} ms, {v['temporary MiB']:,.0f} MiB" for k, v in numbers.items())
+    return numbers | {"text": "; ".join(texts) or _last_line(shown)}
 
 
 def _backbone_row(
