@@ -82,12 +82,11 @@ def update(precision: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray
     batch = {"images": images, "labels": labels, "mask": np.ones(len(labels), np.float32)}
     # The same parameters everywhere, so that the step alone differs.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        state = jax.device_get(create_state(experiment, 40, images, labels).params)
         fresh = create_state(experiment, 40, images, labels)
     with jax.default_matmul_precision(PRODUCTS[precision]):
         target = jax.config.jax_default_device or jax.devices()[0]
         after, _ = jax.jit(train_step)(jax.device_put(fresh, target), batch)
-    change = jax.tree.map(np.subtract, jax.device_get(after.params), state)
+    change = jax.tree.map(np.subtract, *jax.device_get((after.params, fresh.params)))
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(change)])
 
 
