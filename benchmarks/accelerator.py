@@ -383,6 +383,8 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=1.0, help="factor of all time limits")
     parser.add_argument("--json", type=Path, default=Path("accelerator.json"))
     options = parser.parse_args()
+    # As an exception, so that the job under way ends with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     found, rows = machine(), []
     print(", ".join(f"{name} {value}" for name, value in found.items()), flush=True)
     ends: dict[str, float] = {}
