@@ -19,6 +19,7 @@ from hyperface import losses, reference
 METHODS = {
     "plain float32": reference.softmax,
     "float32": losses.softmax,
+    "tf32": partial(losses.softmax, precision="tf32"),
     "mixed": partial(losses.softmax, precision="mixed"),
     "bf16": partial(losses.softmax, precision="bf16"),
 }

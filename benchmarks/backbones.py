@@ -9,18 +9,23 @@ drift of the machine meets all of them. "ratio" is train time to that of Torch i
 what XLA says the train program needs beside its arguments and results; "peak" is by how much a
 process grows while it trains. "plain XLA" is without `hyperface.devices.compiler`'s options. A
 Torch net must have as many parameters as ours, or the run stops.
+
+On an accelerator "peak" is the accelerator's memory. There "tf32" rounds the operands of products
+and convolutions to TF32, and float32 does not; on a CPU both are float32.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+from peak_memory import bytes_in_use, peak_bytes
+
+from hyperface.config.backbones import BACKBONES
 
 MODELS = [
     "lenet",
@@ -43,8 +48,12 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
     from hyperface.devices import compiler
 
     dtype = "bfloat16" if "bfloat16" in candidate else "float32"
+    if dtype == "float32":
+        # JAX's default on a GPU is TF32, which would make float32 something else than it says.
+        products = "tensorfloat32" if "tf32" in candidate else "highest"
+        jax.config.update("jax_default_matmul_precision", products)
     model = models.create(name, dtype=dtype, remat="remat" in candidate)
-    images = jax.device_put(_images(batch, models.BACKBONES[name].image_shape))
+    images = jax.device_put(_images(batch, BACKBONES[name].image_shape))
     variables = jax.jit(model.init)(jax.random.key(0), images)
     options = None if "plain XLA" in candidate else compiler.options()
 
@@ -69,33 +78,40 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     """The same of a net of the same layers in Torch."""
     import torch
 
-    from hyperface import models
-
-    entry = models.BACKBONES[name]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high" if "tf32" in candidate else "highest")
+    torch.backends.cudnn.allow_tf32 = "tf32" in candidate
+    entry = BACKBONES[name]
     net = _torch_net(name, channels=entry.image_shape[2])
     images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
         net.eval()(images[:1])  # Makes the parameters of the feature layer.
+    net, images = net.to(device), images.to(device)
     if "channels last" in candidate:
         net = net.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     bfloat16 = "bfloat16" in candidate
 
     def features():
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             return net(images)
+
+    def finished(result):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result
 
     def forward():
         net.eval()
         with torch.no_grad():
-            return features()
+            return finished(features())
 
     def train():
         net.train()
         net.zero_grad(set_to_none=True)
         loss = features().float().square().mean()
         loss.backward()
-        return loss
+        return finished(loss)
 
     counted = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return forward, train, {"parameters": counted}
@@ -186,9 +202,12 @@ CANDIDATES: dict[str, Callable] = {
     "torch float32, channels last": torch_calls,
     "hyperface float32, plain XLA": jax_calls,
     "hyperface float32, remat": jax_calls,
+    "hyperface tf32": jax_calls,
+    "torch tf32, channels last": torch_calls,
     "hyperface bfloat16": jax_calls,
     "torch bfloat16, channels last": torch_calls,
 }
+DEFAULT = [name for name in CANDIDATES if "tf32" not in name]
 
 
 def worker(candidate: str, name: str, batch: int, calls: int) -> None:
@@ -204,9 +223,10 @@ def worker(candidate: str, name: str, batch: int, calls: int) -> None:
             taken.append(time.perf_counter() - began)
         return taken
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    library = "jax" if CANDIDATES[candidate] is jax_calls else "torch"
+    before = bytes_in_use(library)
     found["train"] = seconds(train)
-    found["peak"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    found["peak"] = (peak_bytes(library) - before) / 2**20
     found["forward"] = seconds(forward)
     print(json.dumps(found))
 
@@ -253,7 +273,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES], default=[*CANDIDATES])
+    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES], default=DEFAULT)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calls", type=int, default=3)

@@ -11,18 +11,21 @@ glibc's default allocator: `--malloc both` measures with one that keeps freed me
 
 "as PartialFC" does in Torch what insightface's PartialFC v2 does at sample rate 1 in one process:
 normalised rows, clamped cosines, softmax in place, a dense one-hot in the backward pass.
+
+Torch and JAX compute on an accelerator where they find one; "peak" is then the accelerator's. TF32
+and bfloat16 candidates of Torch and JAX differ from the float32 ones in the products alone.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+from peak_memory import bytes_in_use, peak_bytes
 
 SCALE = 30.0
 MALLOC = {
@@ -39,16 +42,20 @@ def arrays(batch: int, dim: int, classes: int):
     return features, agents, rng.integers(0, classes, batch)
 
 
-def jax_call(precision: str | None, features, agents, labels) -> Callable[[], tuple]:
-    """The engine, or with no precision the plain formula."""
+def jax_call(name: str, features, agents, labels) -> Callable[[], tuple]:
+    """The engine or the plain formula."""
     import jax
     import jax.numpy as jnp
     from classwise import indexed_softmax
 
     from hyperface import losses
 
+    precision = _precision(name)
+    # Without it an accelerator rounds the operands of the plain formula's products.
+    jax.config.update("jax_default_matmul_precision", JAX_PRECISIONS.get(precision))
+
     def mean(f, w):
-        if precision is None:
+        if name.startswith("plain JAX"):
             return jnp.mean(indexed_softmax(f, w, labels, SCALE))
         return jnp.mean(losses.softmax(f, w, labels, scale=SCALE, precision=precision))
 
@@ -67,24 +74,27 @@ def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
     import torch
     from torch.nn import functional
 
-    f = torch.tensor(features, requires_grad=True)
-    y = torch.tensor(labels)
-    w = torch.nn.Parameter(torch.tensor(agents))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = _precision(name)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    f = torch.tensor(features, requires_grad=True, device=device)
+    y = torch.tensor(labels, device=device)
+    w = torch.nn.Parameter(torch.tensor(agents, device=device))
 
     def plain(f, w):
         logits = SCALE * functional.linear(functional.normalize(f), functional.normalize(w))
         return functional.cross_entropy(logits, y)
 
-    if name == "torch eager":
+    if name.startswith("torch eager"):
         loss = plain
-    elif name == "torch.compile":
+    elif name.startswith("torch.compile"):
         loss = torch.compile(plain)
-    elif name == "pytorch-metric-learning":
+    elif name.startswith("pytorch-metric-learning"):
         from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 
         module = NormalizedSoftmaxLoss(agents.shape[0], agents.shape[1], temperature=1 / SCALE)
         w = module.W  # [dim, classes]
-        w.data = torch.tensor(agents.T.copy())
+        w.data = torch.tensor(agents.T.copy(), device=device)
 
         def loss(f, w):
             return module(f, y)
@@ -93,8 +103,11 @@ def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
 
     def call():
         f.grad = w.grad = None
-        value = loss(f, w)
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            value = loss(f, w)
         value.backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
         return value.detach(), f.grad, w.grad
 
     return call
@@ -122,48 +135,63 @@ def _partial_fc(labels):
 
     def loss(f, w):
         cosines = functional.linear(functional.normalize(f), functional.normalize(w))
-        return Softmax.apply(cosines.clamp(-1, 1) * SCALE)
+        # PartialFC's softmax is float32 where its product is not.
+        return Softmax.apply(cosines.float().clamp(-1, 1) * SCALE)
 
     return loss
 
 
+def _precision(name: str) -> str:
+    """Returns the last word of a candidate's name."""
+    return name.split()[-1]
+
+
+JAX_PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32"}
+"""JAX's names of the precision of float32 products."""
 CANDIDATES: dict[str, Callable] = {
-    "hyperface float32": lambda *a: jax_call("float32", *a),
-    "hyperface mixed": lambda *a: jax_call("mixed", *a),
-    "hyperface bf16": lambda *a: jax_call("bf16", *a),
-    "plain JAX": lambda *a: jax_call(None, *a),
-    "torch eager": lambda *a: torch_call("torch eager", *a),
-    "torch.compile": lambda *a: torch_call("torch.compile", *a),
-    "pytorch-metric-learning": lambda *a: torch_call("pytorch-metric-learning", *a),
-    "as PartialFC": lambda *a: torch_call("as PartialFC", *a),
+    **{f"hyperface {p}": jax_call for p in ("float32", "mixed", "tf32", "bf16")},
+    **{f"plain JAX {p}": jax_call for p in ("float32", "tf32")},
+    **{f"torch eager {p}": torch_call for p in ("float32", "tf32", "bf16")},
+    **{f"torch.compile {p}": torch_call for p in ("float32", "tf32", "bf16")},
+    "pytorch-metric-learning float32": torch_call,
+    **{f"as PartialFC {p}": torch_call for p in ("float32", "tf32", "bf16")},
 }
+DEFAULT = [name for name in CANDIDATES if "float32" in name or name.startswith("hyperface ")]
+
+
+TOLERANCES = {"float32": 1e-3, "tf32": 5e-3, "mixed": 2e-2, "bf16": 2e-2}
+"""Relative difference between candidates that computed the same value and gradient."""
 
 
 def worker(name: str, batch: int, dim: int, classes: int, calls: int) -> None:
     """Measures one candidate in this process and prints what it found as JSON."""
-    call = CANDIDATES[name](*arrays(batch, dim, classes))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    library = "jax" if CANDIDATES[name] is jax_call else "torch"
+    call = CANDIDATES[name](name, *arrays(batch, dim, classes))
+    before = bytes_in_use(library)
     value, to_features, _ = call()
+    # The first call compiles, and on an accelerator may try several programs.
+    call()
     seconds = []
     for _ in range(calls):
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    if library == "torch":
+        to_features = to_features.cpu()
     found = {
         "loss": float(value),
         "gradient": float(np.linalg.norm(np.asarray(to_features))),
         "seconds": seconds,
-        "peak": peak / 1024,
+        "peak": (peak_bytes(library) - before) / 2**20,
     }
     print(json.dumps(found))
 
 
 def measure(options: argparse.Namespace, classes: int, malloc: str) -> None:
     """Prints one table."""
-    found: dict[str, list[dict]] = {name: [] for name in CANDIDATES}
+    found: dict[str, list[dict]] = {name: [] for name in options.only}
     for _ in range(options.rounds):
-        for name in CANDIDATES:
+        for name in options.only:
             sizes = [str(n) for n in (options.batch, options.dim, classes, options.calls)]
             done = subprocess.run(
                 [sys.executable, __file__, "--worker", name, *sizes],
@@ -174,21 +202,21 @@ def measure(options: argparse.Namespace, classes: int, malloc: str) -> None:
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr}")
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
-    first = found["plain JAX"][0]
+    first = found["hyperface float32"][0]
     print(f"\n{classes} classes, batch {options.batch}, dim {options.dim}, malloc {malloc}")
-    print(f"{'':26}{'ms':>9}{'ratio':>8}{'peak MiB':>10}")
+    print(f"{'':32}{'ms':>9}{'ratio':>8}{'peak MiB':>10}")
     medians = {
         name: float(np.median([s for run in runs for s in run["seconds"]]))
         for name, runs in found.items()
     }
     for name, runs in found.items():
         # All must have computed the same thing.
-        tolerance = 2e-2 if "bf16" in name or "mixed" in name else 1e-3
+        tolerance = TOLERANCES[_precision(name)]
         for key in ("loss", "gradient"):
             assert abs(runs[0][key] / first[key] - 1) < tolerance, (name, key, runs[0], first)
         ratio = medians[name] / medians["hyperface float32"]
         peak = min(run["peak"] for run in runs)
-        print(f"{name:26}{1e3 * medians[name]:9.1f}{ratio:8.2f}{peak:10.0f}", flush=True)
+        print(f"{name:32}{1e3 * medians[name]:9.1f}{ratio:8.2f}{peak:10.0f}", flush=True)
 
 
 def main() -> None:
@@ -203,7 +231,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calls", type=int, default=4)
     parser.add_argument("--malloc", choices=[*MALLOC, "both"], default="both")
+    parser.add_argument("--only", nargs="+", choices=[*CANDIDATES], default=DEFAULT)
     options = parser.parse_args()
+    if "hyperface float32" not in options.only:
+        parser.error("--only: expected hyperface float32 among them, which ratios are to")
     for classes in options.classes:
         for malloc in MALLOC if options.malloc == "both" else [options.malloc]:
             measure(options, classes, malloc)

@@ -7,7 +7,9 @@ import shutil
 import tempfile
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-os.environ["JAX_PLATFORMS"] = "cpu"
+# A variable of its own: the machines of some accelerators set JAX_PLATFORMS for every program, and
+# most tests need the eight devices. Empty, it lets JAX take the accelerator, for those that do not.
+os.environ["JAX_PLATFORMS"] = os.environ.get("HYPERFACE_TEST_PLATFORMS", "cpu")
 # Most of the tests' time is XLA compiling small programs, most of that LLVM optimising them. With
 # XLA_FLAGS set to anything else, an empty text too, the tests run what users run.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -229,7 +229,8 @@ def test_the_job_sets_command_is_read_and_a_preempted_pod_is_no_finished_one():
 
 def test_the_scripts_have_no_pitfalls_of_the_shell():
     shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"
-    scripts = [LAUNCH / "slurm.sbatch", LAUNCH / "tpu_pod.sh"]
+    benchmark = Path(__file__).parent.parent / "benchmarks/accelerator.sh"
+    scripts = [LAUNCH / "slurm.sbatch", LAUNCH / "tpu_pod.sh", benchmark]
     found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 

@@ -52,20 +52,34 @@ def products(jaxpr) -> Iterator:
 
 
 def assert_highest(function, *arguments):
+    assert precisions(function, *arguments) == {HIGHEST}
+
+
+def precisions(function, *arguments):
     found = list(products(jax.make_jaxpr(function)(*arguments).jaxpr))
     assert found
-    assert set(found) == {(HIGHEST, HIGHEST)}
+    return {one for pair in found for one in pair}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CLASSWISE)
 def test_class_wise_losses(name, engine):
-    def value_and_gradients(features, agents):
+    assert_highest(value_and_gradients(name, **ENGINES[engine]), FEATURES, AGENTS)
+
+
+@pytest.mark.parametrize("name", ["softmax", "c_contrastive"])
+def test_tf32_is_asked_for_in_every_product(name):
+    program = value_and_gradients(name, block_size=3, precision="tf32")
+    assert precisions(program, FEATURES, AGENTS) == {jax.lax.Precision.HIGH}
+
+
+def value_and_gradients(name, **engine):
+    def program(features, agents):
         loss = CLASSWISE[name]
-        value, pull = jax.vjp(lambda f, w: loss(f, w, LABELS, **ENGINES[engine]), features, agents)
+        value, pull = jax.vjp(lambda f, w: loss(f, w, LABELS, **engine), features, agents)
         return value, pull(jnp.ones_like(value))
 
-    assert_highest(value_and_gradients, FEATURES, AGENTS)
+    return program
 
 
 @pytest.mark.parametrize("name", ["batch_contrastive", "batch_triplet"])

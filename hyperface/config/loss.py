@@ -277,8 +277,9 @@ class Loss:
     sample_rate: float = 1.0
     """Share of all classes that is sampled at each step (Partial FC). The classes of the batch are
     always part of the sample. 1 takes all classes."""
-    precision: Literal["float32", "mixed", "bf16"] = "float32"
-    """Type of the operands of matrix products with the agents."""
+    precision: Literal["float32", "tf32", "mixed", "bf16"] = "float32"
+    """Type of the operands of matrix products with the agents. On a GPU "tf32" is several times as
+    fast as float32 and keeps 10 binary digits; on a CPU it is float32."""
     memory_budget: int = 0
     """Memory in MiB in which similarities may be stored for the backward pass. Those that do not
     fit are computed twice."""

@@ -10,7 +10,7 @@ import numpy as np
 from hyperface.losses._folds import Block
 from hyperface.losses.shards import Shards, first_class
 
-Precision = Literal["float32", "mixed", "bf16"]
+Precision = Literal["float32", "tf32", "mixed", "bf16"]
 AgentGradient = Literal["tangent", "inner-product", "distance"]
 """The agents' gradient: through their normalisation (NormFace, Eq. 4), or that of an inner product
 or of a squared distance with rows that count as unit vectors already."""
@@ -212,7 +212,9 @@ def matmul(layout: Layout, a: jax.Array, b: jax.Array, *, forward: bool) -> jax.
     return jnp.matmul(
         cast(layout, a, forward=forward),
         cast(layout, b, forward=forward),
-        # Accelerators would round float32 operands by default.
-        precision=jax.lax.Precision.HIGHEST,
+        # Accelerators would round float32 operands by default. HIGH is TF32 on a GPU.
+        precision=jax.lax.Precision.HIGH
+        if layout.precision == "tf32"
+        else jax.lax.Precision.HIGHEST,
         preferred_element_type=dtype,
     )

@@ -62,8 +62,11 @@ Gradient = Literal["exact", "caffe"]
 """That of the printed equation, or what the released Caffe code computes in its place."""
 FoldArgs = Any
 """A pytree of [batch] arrays."""
-ONE_BLOCK_BYTES = 16 * 2**20
-"""Similarities up to this size are one block: below it a scan costs more than it saves."""
+ACCELERATOR_BLOCK_BYTES = 64 * 2**20
+"""Similarities in a block on a GPU or TPU. Each block costs some ten launches of kernels, of some
+microseconds each. A block of 4 MiB, at batch 256 and 512 dimensions, is a product of 1 GFLOP, which
+a current GPU finishes sooner than its launches. A block of 64 MiB takes it longer than they do. The
+number comes from data sheets: no accelerator has measured it yet."""
 
 
 class Fold(Protocol):
@@ -154,7 +157,8 @@ class Engine(TypedDict, total=False):
     of all devices' losses."""
     precision: Precision
     """Precision of the operands of matmuls; sums, agents and gradients are float32. "mixed" rounds
-    in the forward scan only."""
+    in the forward scan only. "tf32" is for accelerators: the product is TF32 on a GPU (10 binary
+    digits of each operand) and three bfloat16 products on a TPU. A CPU computes float32 for it."""
     memory_budget: int
     """Bytes that may store similarities between the forward and the backward scan. If all [batch,
     classes] similarities fit, the backward scan does not compute them again. With precision "mixed"
@@ -508,7 +512,7 @@ def _prepare(
     # The gradient of a block's rows is an array too, and it is to stay as small.
     block = _block_size(block_size, max(batch, agents.shape[1]) if updates else batch, rows)
     # One small block is saved whatever the budget is: computing it again costs more.
-    free = ONE_BLOCK_BYTES if block == rows else 0
+    free = one_block_bytes() if block == rows else 0
     fits = dtype.itemsize * batch * rows <= max(memory_budget, free)
     shards = Shards(axis_name, split_batch, sum_over)
     layout = Layout(
@@ -570,29 +574,38 @@ def _checked_weights(
 def _block_size(asked: int | None, batch: int, classes: int) -> int:
     if asked is not None:
         return min(asked, classes)
-    if 4 * batch * classes <= ONE_BLOCK_BYTES:
+    if 4 * batch * classes <= one_block_bytes():
         return classes
     return min(classes, max(128, block_bytes() // (4 * batch)))
 
 
-# Asked for at every trace, and the file cannot change while the process runs.
-@cache
+def one_block_bytes() -> int:
+    """Returns the size up to which similarities are one block, which is also saved.
+
+    Below it a scan costs more than it saves.
+    """
+    return max(16 * 2**20, block_bytes())
+
+
 def block_bytes() -> int:
     """Returns the size in bytes that the engine chooses for the similarities of a block.
 
     On a CPU a block fits into the second-level caches of the cores, which share the work, so that
-    the scan reads the similarities from there. On other devices a block is large enough to keep the
-    device busy.
+    the scan reads the similarities from there. On an accelerator it is `ACCELERATOR_BLOCK_BYTES`.
     """
-    largest = 4 * 2**20
-    if jax.default_backend() != "cpu":
-        return largest
+    return ACCELERATOR_BLOCK_BYTES if jax.default_backend() != "cpu" else _cache_bytes()
+
+
+# Asked for at every trace, and the file cannot change while the process runs.
+@cache
+def _cache_bytes() -> int:
+    """Returns the bytes of the cores' second-level caches, between 1 and 4 MiB."""
     try:
         kibibytes = int(_SECOND_LEVEL_CACHE.read_text().strip().removesuffix("K"))
     except (OSError, ValueError):  # Only Linux tells, and not on every processor.
         kibibytes = 0
-    # Beyond `largest` a block gains nothing, and costs memory.
-    return min(max(1024 * kibibytes * (os.cpu_count() or 1), 2**20), largest)
+    # Beyond 4 MiB a block gains nothing, and costs memory.
+    return min(max(1024 * kibibytes * (os.cpu_count() or 1), 2**20), 4 * 2**20)
 
 
 _SECOND_LEVEL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")

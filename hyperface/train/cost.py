@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hyperface.errors import InputError
-from hyperface.losses.classwise import ONE_BLOCK_BYTES, block_bytes
+from hyperface.losses.classwise import block_bytes, one_block_bytes
 from hyperface.train import in_sweep
 from hyperface.train.class_rows import has_class_rows
 from hyperface.train.state import TrainState, takes_batch
@@ -86,12 +86,12 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
     agents = rows * sizes.class_params
     with_gradient = rows * (sizes.class_params - sizes.agents_in_sweep)
     similarities = 4 * rows * (sizes.batch_size if shard_agents else images)
-    if similarities > max(sizes.memory_budget, ONE_BLOCK_BYTES):
+    if similarities > max(sizes.memory_budget, one_block_bytes()):
         # Too many to be saved, so that the scan holds one block of them at a time.
         similarities = min(similarities, block_bytes())
     # One block of rows, of their momentum and of their gradient.
     swept = rows * sizes.agents_in_sweep
-    if swept > ONE_BLOCK_BYTES:
+    if swept > one_block_bytes():
         swept = block_bytes()
     return Memory(
         agents=agents,
