@@ -272,7 +272,7 @@ def test_prepare_says_who_is_held_out_which_people_are_meant_and_what_is_left_ou
     data = ["--data-dir", "~/data"]
     prepare.main(["~/faces", "--out", "mine", *data])
     shown = capsys.readouterr().out
-    assert "test split: the last 10 people, a tenth and at least 10; --held-out N" in shown
+    assert "test split: the last 10 people, a tenth and at least 10. --held-out N" in shown
     assert "(test): 10 images of 10 identities" in shown
     assert "person0/.x/: a hidden or service folder with 1 files" in shown
     assert "train/notes.txt: not an image" in shown
@@ -495,7 +495,7 @@ def test_a_preemption_between_steps_is_said_and_has_its_status(more, status, mon
             signal.signal(signal.SIGTERM, before)
         assert ended.value.code == status
         said = capsys.readouterr().err
-        assert "SIGTERM: stopped between two steps. The same command goes on" in said
+        assert "SIGTERM: stopped between two steps. The same command continues" in said
 
 
 def test_sigterm_does_what_it_did_after_the_command(monkeypatch):

@@ -88,7 +88,7 @@ def test_a_run_its_export_and_its_features_score_alike(
         assert other["details"]["fold accuracies"] == of_run["details"]["fold accuracies"]
     assert of_export["steps"][1].startswith("exported sphereface-mini of step 8")
 
-    for name in ("evaluation.html", "figures/roc.png", "figures/det.png"):
+    for name in ("evaluation.html", "figures/roc.png", "figures/similarities-pairs.png"):
         assert (tmp_path / "out" / name).exists()
     assert "Hardest pairs" in (tmp_path / "out/evaluation.html").read_text()
     assert "Hardest pairs" not in (tmp_path / "c/evaluation.html").read_text()  # No images at hand.

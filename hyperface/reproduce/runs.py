@@ -236,7 +236,7 @@ def _over_people(
         [_decisions(folder(runs, methods[row], seed), protocol) for seed in part.margins]
         for row in part.rows
     )
-    if None in better or None in than:
+    if not better or None in better or None in than:
         return None
     return comparisons.difference(
         [found for found in better if found], [found for found in than if found], starts=starts
