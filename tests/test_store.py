@@ -295,7 +295,7 @@ def test_a_data_folder_that_cannot_be_written_is_said(people, tmp_path):
 def test_a_missing_record_file_is_named(people, tmp_path):
     whole = store.prepare(folder(people), tmp_path / "people")
     next(whole.glob("*.array_record*")).unlink()
-    with pytest.raises(InputError, match=r"array_record.* missing \(1 in all\)"):
+    with pytest.raises(InputError, match=r"array_record.* missing \(1 in total\)"):
         datasets.open_split("people", "train", tmp_path)
 
 
@@ -303,7 +303,7 @@ def test_who_is_held_out(people, tmp_path):
     source = folder(people)
     for options, message in (
         (Options(held_out=3), "fewer people held out than the 3 found, found 3"),
-        (Options(test_people=["person1", "nobody"]), "found 'nobody' .1 in all"),
+        (Options(test_people=["person1", "nobody"]), "found 'nobody' .1 not in the source"),
     ):
         with pytest.raises(InputError, match=message):
             store.prepare(source, tmp_path / "people", options)
