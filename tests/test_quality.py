@@ -199,6 +199,6 @@ def test_norms_against_resolution_by_command(tiny_data, tmp_path, capsys):
     assert "Pairs of tiny, area / 16" in shown.split("Feature norm against resolution")[1]
     assert (tmp_path / "out/figures/pairs-quality.png").exists()
     page = (tmp_path / "out/evaluation.html").read_text()
-    assert "Feature norm as quality: pairs-area16" in page
+    assert "Feature norm as quality: Pairs of tiny, area / 16" in page
     record = json.loads((tmp_path / "out/evaluation.json").read_text())["protocols"]
     assert record["pairs"]["quality"]["far"] == 0.01

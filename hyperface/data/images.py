@@ -69,6 +69,19 @@ def decode(data: bytes) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def size_and_resolution(data: bytes) -> tuple[int, int, float | None]:
+    """Reads the width and height of an image in pixels, and its pixels per inch, if it has them.
+
+    Nothing is decoded.
+
+    Raises:
+      ValueError: as in `conform`, for what the header shows.
+    """
+    image = _opened(data)
+    resolution = image.info.get("dpi")
+    return image.width, image.height, float(resolution[0]) if resolution else None
+
+
 def upright(data: bytes, channels: int) -> np.ndarray:
     """Decodes an encoded image and turns it upright by its EXIF orientation.
 

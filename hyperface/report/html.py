@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from hyperface import owned
+from hyperface.data.images import size_and_resolution
 from hyperface.report.page_style import POLICY, SCRIPT, STYLE
 from hyperface.report.tables import Table
 
@@ -205,9 +206,8 @@ def _folded(title: str, text: str) -> str:
 
 def _picture(caption: str, path: Path) -> str:
     data = path.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        scale = PIXELS_PER_INCH / float(image.info.get("dpi", (PIXELS_PER_INCH,))[0])
+    width, height, resolution = size_and_resolution(data)
+    scale = PIXELS_PER_INCH / (resolution or PIXELS_PER_INCH)
     across, down = round(width * scale), round(height * scale)
     kind = "wide" if across > ONE_PANEL else "panel"
     shown = _embedded(data, "png", caption, f" width='{across}' height='{down}'")
