@@ -114,7 +114,7 @@ def test_every_setting_has_its_figures(paper, name, settings, context, monkeypat
     assert set(outcome.unjudged) == ({"alpha = 50 explodes"} if paper == "ringloss" else set())
     verdicts = page.judge({name: outcome})
     shown = page.Shown(item, outcome, context.out, "")
-    for row in page.section(shown, printed, verdicts).table.rows:
+    for row in page.section(shown, printed, verdicts).tables[0].rows:
         if row[0] in outcome.unjudged:
             assert row[1:3] == ["yes", f"{page.NOT_JUDGED}: {outcome.unjudged[row[0]]}"]
     assert "explodes" not in page.summary([shown], {name: printed}, verdicts)
