@@ -52,7 +52,7 @@ def measure(data_dir: Path, model: str, batch: int, steps: int) -> dict[str, flo
 
 
 def main() -> None:
-    """Parses the options and measures."""
+    """Measures the step and the memory with and without the allocator's settings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["sphereface-mini", "sphereface-20"])
     parser.add_argument("--batch", type=int, default=64)

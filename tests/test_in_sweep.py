@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from linear_backbone import Linear, linear  # noqa: F401  # The fixture acts on every test here.
 
 from hyperface import models
 from hyperface.config.experiment import Experiment, Group, Groups, Model, Optimizer, check
@@ -44,21 +45,6 @@ LOSSES = {
     "sampled": Loss(softmax=SoftmaxTerm(scale=8.0), sample_rate=0.5),
     "bf16": Loss(softmax=SoftmaxTerm(scale=8.0), precision="bf16"),
 }
-
-
-class Linear(nn.Module):
-    """The least backbone, which compiles at once."""
-
-    feature_dim: int
-
-    @nn.compact
-    def __call__(self, images):
-        return nn.Dense(self.feature_dim)(images.reshape(images.shape[0], -1))
-
-
-@pytest.fixture(autouse=True)
-def linear(monkeypatch):
-    monkeypatch.setattr(models, "create", lambda name, feature_dim, **_: Linear(feature_dim))
 
 
 def experiment(loss, *, in_sweep, split=False, **optimizer):

@@ -131,7 +131,7 @@ def _half_bits(x: jax.Array) -> jax.Array:
 
 
 def _over(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x / y, and 0 where y is 0."""
+    """Divides x by y, and returns 0 where y is 0."""
     # The inner `where` keeps 0 / 0 from being computed, which a checker of NaN would report.
     return jnp.where(y > 0.0, x / jnp.where(y > 0.0, y, 1.0), 0.0)
 

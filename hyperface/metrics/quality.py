@@ -32,7 +32,11 @@ class DiscardCurve(NamedTuple):
     """[genuine pairs] share of the kept pairs that is refused."""
 
     def at(self, share: float) -> float:
-        """Returns the share of kept pairs that is refused if `share` of the pairs is left out."""
+        """Returns the share of refused pairs among those that are kept.
+
+        Args:
+          share: share of all genuine pairs that is left out, from 0 to below 1.
+        """
         return float(np.interp(share, self.left_out, self.refused))
 
     def mean(self, most: float = MOST_LEFT_OUT) -> float:

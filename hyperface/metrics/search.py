@@ -174,7 +174,12 @@ class MateRanks:
         self._update()
 
     def add(self, probes: np.ndarray, scores: np.ndarray) -> None:
-        """Counts gallery scores [scores] of probes [scores], or only those from `wanted` on."""
+        """Counts scores of gallery images.
+
+        Args:
+          probes: [scores] row of the probe that each score belongs to.
+          scores: [scores] similarities. Those below the probe's `wanted` may be left out.
+        """
         # Lower scores change no rank that is told apart.
         reaching = scores >= self.wanted[probes]
         self._pending.append(_keys(probes[reaching], scores[reaching]))

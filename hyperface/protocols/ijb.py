@@ -61,7 +61,11 @@ def _search_ijba(
 def _score_cs3(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Verifies CS3's one split by Ring loss' fusion, K = 2; its lists have IJB-A's columns."""
+    """Verifies the templates of Janus CS3, which has a single split.
+
+    Templates are fused as Ring loss does it, by default with K = 2. The lists have the same columns
+    as those of IJB-A.
+    """
     templates = read_ijb_templates(files[0])
     pairs = read_ijb_pairs(files[1], templates)
     return score_templates(name, named, [(templates, pairs)], **_choices(settings, 2))
