@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+from importlib import metadata
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # A variable of its own: the machines of some accelerators set JAX_PLATFORMS for every program, and
@@ -12,7 +13,17 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = os.environ.get("HYPERFACE_TEST_PLATFORMS", "cpu")
 # Most of the tests' time is XLA compiling small programs, most of that LLVM optimising them. With
 # XLA_FLAGS set to anything else, an empty text too, the tests run what users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Up to JAX 0.10 the older emitters, and one LLVM module per program, compile small programs in a
+# quarter of the time; later releases abort at a flag that they do not have.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        if metadata.version("jaxlib").startswith("0.10.")
+        else ""
+    ),
+)
 # Runs that are repeated, resumed or started as a command compile the same programs again.
 # Workers of pytest-xdist take over the environment, and so share one folder.
 if "PYTEST_XDIST_WORKER" not in os.environ:

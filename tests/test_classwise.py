@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from pages import run_examples
 
 from hyperface import losses, reference
-from hyperface.losses import classwise
+from hyperface.losses import block_sizes
 
 BATCH, CLASSES, DIM = 6, 24, 5
 
@@ -203,12 +203,12 @@ def test_every_precision_stays_within_its_tolerance(name, precision):
 def test_blocks_are_larger_on_an_accelerator(monkeypatch):
     """Else a GPU would spend its time on launching the kernels of small blocks."""
     classes = 2**20
-    assert 4 * 256 * classwise._block_size(None, 256, classes) <= 4 * 2**20
+    assert 4 * 256 * block_sizes.choose_block_size(None, 256, classes) <= 4 * 2**20
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert 4 * 256 * classwise._block_size(None, 256, classes) == 64 * 2**20
+    assert 4 * 256 * block_sizes.choose_block_size(None, 256, classes) == 64 * 2**20
     # What fits one block is one block, whose similarities are then saved.
-    assert classwise._block_size(None, 256, 65_536) == 65_536
-    assert classwise.one_block_bytes() == 64 * 2**20
+    assert block_sizes.choose_block_size(None, 256, 65_536) == 65_536
+    assert block_sizes.one_block_bytes() == 64 * 2**20
 
 
 def test_bf16_runs_at_the_block_size_of_real_problems():

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hyperface.errors import InputError
-from hyperface.losses.classwise import block_bytes, one_block_bytes
+from hyperface.losses.block_sizes import block_bytes, one_block_bytes
 from hyperface.train import in_sweep
 from hyperface.train.class_rows import has_class_rows
 from hyperface.train.state import TrainState, takes_batch
