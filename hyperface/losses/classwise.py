@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
-from hyperface.losses._blocks import AgentGradient, Inputs, Layout
+from hyperface.losses._blocks import AgentGradient, Inputs, Layout, Precision
 from hyperface.losses._engine import joint_losses, summed_losses, total
 from hyperface.losses._folds import Block, Slope
 from hyperface.losses._prepare import checked_state, prepare
@@ -43,6 +43,7 @@ __all__ = [
     "Fold",
     "Gradient",
     "Normalize",
+    "Precision",
     "RowUpdate",
     "Slope",
     "Target",
