@@ -51,6 +51,7 @@ def _pairs(split: Any, fold: int, place: str) -> list[Pair]:
     if not arrays or images.shape != (2, labels.size) or labels.dtype.kind not in "iuf":
         raise InputError(f"{place}: expected 2 x pairs images and a label a pair, found others.")
     return [
+        # The error names the number of the pair in place of a line.
         _pair(Line(place, number, ""), columns, label, fold)
         for number, (columns, label) in enumerate(zip(images.T, labels.ravel(), strict=True), 1)
     ]
@@ -59,6 +60,7 @@ def _pairs(split: Any, fold: int, place: str) -> list[Pair]:
 def _pair(line: Line, images: np.ndarray, label: float, fold: int) -> Pair:
     if label not in (1, -1):
         raise line.fault("the label 1 or -1", str(label))
+    # By position: the name is the first field of the struct, whatever the field is called.
     names = [next(iter(image.values()), None) for image in images if isinstance(image, dict)]
     if len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise line.fault("two structs that start with an image's name", "others")

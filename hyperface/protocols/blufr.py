@@ -25,6 +25,7 @@ from hyperface.protocols.result import OVER_TRIALS, Figure, Result
 
 
 def _decades(lowest: int) -> tuple[float, ...]:
+    # Read as text: 3 * 0.1 is not the float 0.3, and rates are looked up by equality.
     steps = (float(f"{digit}e{power}") for power in range(lowest, 0) for digit in range(1, 10))
     return (0.0, *steps, 1.0)
 
@@ -41,24 +42,27 @@ class Spread(NamedTuple):
     """The mean and deviation of one rate over the trials."""
 
     trials: np.ndarray
-    """[trials]."""
+    """[trials] the rate of each trial."""
     mean: float
     std: float
-    """Sample standard deviation over the trials; NaN for a single one."""
+    """Sample standard deviation over the trials; NaN if there is one trial."""
     mean_minus_std: float
-    """The figure that BLUFR reports."""
+    """The mean minus the standard deviation, which is the value that BLUFR reports."""
 
 
 class BlufrRates(NamedTuple):
     """The rates of every trial."""
 
     verification_rates: np.ndarray
-    """[trials, verification FARs]."""
+    """[trials, verification FARs] share of the same pairs that are accepted."""
     identification_rates: np.ndarray
     """[trials, ranks, identification FARs] detection and identification rate (DIR)."""
     verification_fars: np.ndarray
+    """[verification FARs] false accept rates of `verification_rates`."""
     identification_fars: np.ndarray
+    """[identification FARs] false accept rates of `identification_rates`."""
     ranks: np.ndarray
+    """[ranks] ranks of `identification_rates`."""
     exact_fars: np.ndarray
     """[trials] the FAR up to which verification rates are exact; above it they are exact to within
     a bin of `ScoreStream`."""
@@ -67,16 +71,24 @@ class BlufrRates(NamedTuple):
     identification_supported: np.ndarray
     """[trials, identification FARs] bool: the trial has at least 1 / FAR probes without a mate."""
     num_genuine: np.ndarray
-    """[trials] same pairs."""
+    """[trials] number of same pairs."""
     num_impostors: np.ndarray
-    """[trials] different pairs."""
+    """[trials] number of different pairs."""
 
     def verification(self, far: float = 0.001) -> Spread:
-        """Returns the verification rate at one of the list's FARs."""
+        """Returns the verification rate at a false accept rate.
+
+        Raises:
+          ValueError: the rate is not in `verification_fars`.
+        """
         return _spread(self.verification_rates[:, _place(self.verification_fars, far, "FAR")])
 
     def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
-        """Returns the open-set DIR at one of the lists' FARs and ranks."""
+        """Returns the open-set DIR at a false accept rate and rank.
+
+        Raises:
+          ValueError: the rate is not in `identification_fars`, or the rank is not in `ranks`.
+        """
         column = _place(self.identification_fars, far, "FAR")
         return _spread(self.identification_rates[:, _place(self.ranks, rank, "rank"), column])
 
@@ -98,13 +110,14 @@ def blufr(
     """Computes BLUFR's rates with the cosine as the similarity.
 
     Verification scores every pair of a trial's test images. These are about 47 million pairs, which
-    are never in memory together. Open-set identification searches the probes in the gallery; the
-    score of a probe without a mate is its highest. The threshold rule is that of the protocol's
-    released code; `rule="strict"` is the rule of all other protocols here. Training images are not
-    used: if features are fitted to them, by PCA for example, call this function once per trial.
+    are never in memory together. Open-set identification searches the probes in the gallery. The
+    score of a probe without a mate is its highest cosine in the gallery. The threshold rule is that
+    of the protocol's released code; `rule="strict"` is the rule of all other protocols here.
+    Training images are not used: if features are fitted to them, by PCA for example, call this
+    function once per trial.
 
     Args:
-      features: [images, dim], of any length; each is normalised here.
+      features: [images, dim], of any norm; each is normalised here.
       labels: [images] person of each image.
       trials: the trials, as indices of images; gallery and probes are test images.
       rule: the threshold rule, as in `impostor_threshold`.
@@ -134,6 +147,7 @@ def blufr(
     if not trials:
         raise ValueError("expected at least one trial, found none")
     for number, trial in enumerate(trials):
+        # All trials are checked before the first is scored, since each takes long.
         _check_trial(trial, len(unit), number)
     columns = []
     for number, trial in enumerate(trials):
@@ -200,7 +214,7 @@ def _place(values: np.ndarray, wanted: float, name: str) -> int:
 
 
 def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
-    """Reports VR at FAR 0.1 % and DIR at FAR 1 %: mean and deviation over the ten trials."""
+    """Scores BLUFR: verification rate (VR) at FAR 0.1 % and DIR at FAR 1 %, over the ten trials."""
     lists = read_blufr(files[0])
     features = named.features[named.rows(lists.images, name)]
     found = blufr(
@@ -239,6 +253,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
             ),
         ),
         spread=OVER_TRIALS,
+        # A mean of several trials has no thresholds: each trial has its own.
         curves={name: Roc(fars, mean, np.full(fars.size, np.nan))},
         counts={
             "same pairs": found.num_genuine.tolist(),

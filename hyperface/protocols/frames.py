@@ -26,18 +26,19 @@ from hyperface.protocols.pair_rules import ACCURACY_STEP
 BINS = 100
 """Number of bins of the histogram from -1 to 1, each 0.02 wide: NormFace, 5.3."""
 RULES = ("mean", "max", "histogram")
-"""The mean and the largest frame similarity, and an SVM on the histogram of frame similarities."""
+"""Ways to score a pair of videos: the mean of the frame similarities, their maximum, or an SVM on
+their histogram."""
 
 
 class Videos(NamedTuple):
     """Features of frames, grouped by video."""
 
     features: np.ndarray
-    """[frames, dim]."""
+    """[frames, dim] in any order."""
     ids: np.ndarray
-    """[videos] rising."""
+    """[videos] ids of the videos, in rising order."""
     rows: list[np.ndarray]
-    """[videos] rows of `features` that hold each video's frames."""
+    """For each video, the positions of its frames in `features`."""
 
     def means(self) -> np.ndarray:
         """Returns the mean feature of each video, [videos, dim] float64."""
@@ -59,7 +60,7 @@ def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
     """Groups frames, in any order, by video.
 
     Args:
-      features: [frames, dim] of any length.
+      features: [frames, dim] of any norm.
       video: [frames] id of the video that each frame belongs to.
 
     Raises:
@@ -122,6 +123,7 @@ def video_similarities(
 
 def _unit_frames(videos: Videos, index: int, mean: np.ndarray | None) -> np.ndarray:
     frames = videos.features[videos.rows[index]]
+    # In the frames' own type: a float64 mean would double the memory of the products.
     return unit_rows(frames if mean is None else frames - np.asarray(mean, frames.dtype))
 
 
@@ -136,9 +138,9 @@ class VideoResult(NamedTuple):
     """The accuracy with which each of `RULES` separates same from different pairs of videos."""
 
     folds: dict[str, FoldAccuracy]
-    """Accuracy in folds by rule."""
+    """Accuracy and threshold of each fold, by rule."""
     scores: dict[str, np.ndarray]
-    """[pairs] by rule: similarity or SVM decision, from when the pair's fold was held out."""
+    """By rule, [pairs] similarity or SVM decision value of each pair when its fold is held out."""
     steps: tuple[str, ...]
     """The procedure, one sentence per step."""
 
@@ -161,7 +163,7 @@ def verify_videos(
     once per pair that the video is in, as in NormFace's released code.
 
     Args:
-      features: [frames, dim] of any length.
+      features: [frames, dim] of any norm.
       video: [frames] id of the video that each frame belongs to.
       first: [pairs] id of one video.
       second: [pairs] id of the other.
@@ -199,6 +201,7 @@ def verify_videos(
         found = video_similarities(
             videos, first, second, mean=mean, progress=part(progress, sweep, len(sweeps))
         )
+        # One kernel of all pairs: each fold fits and tests on parts of it.
         kernel = histogram_intersection(found.histogram, found.histogram)
         for test in its_tests:
             for rule, scored in _scored(found, kernel, same, test, threshold).items():
@@ -215,8 +218,17 @@ def verify_videos(
 def _scored(
     found: VideoSimilarities, kernel: np.ndarray, same: np.ndarray, test: np.ndarray, threshold: str
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """Returns by rule the scores of the held-out pairs, and (accuracy, threshold)."""
+    """Returns, by rule, ([held-out pairs] scores, (accuracy on these pairs, threshold)).
+
+    Args:
+      found: similarities of all pairs.
+      kernel: [pairs, pairs] intersections of all pairs' histograms.
+      same: [pairs] bool, True where both videos show one person.
+      test: [pairs] bool, True for the held-out pairs.
+      threshold: name of the threshold rule for "mean" and "max".
+    """
     decisions = kernel_decisions(kernel, same, test)
+    # An SVM decides by the sign, so that its threshold is 0.
     scored = {"histogram": (decisions, (balanced_accuracy(decisions, same[test], 0.0), 0.0))}
     for rule, similarities in (("mean", found.mean), ("max", found.max)):
         figures = held_out_accuracy(similarities, same, test, THRESHOLDS[threshold])
@@ -225,7 +237,14 @@ def _scored(
 
 
 def _mean_feature(means: np.ndarray, sides: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
-    """Returns the mean [dim] of each video's own mean over both sides of the fitted pairs."""
+    """Returns the mean feature [dim] of the videos in the fitted pairs, counted once per pair.
+
+    Args:
+      means: [videos, dim] mean feature of each video.
+      sides: for each side of the pairs, [pairs] position of its video in `means`.
+      fitted: [pairs] bool, True for the pairs that are not held out.
+    """
+    # Weights in place of a sum over pairs: a video may be in many pairs.
     counts = np.sum([np.bincount(side[fitted], minlength=len(means)) for side in sides], axis=0)
     return counts @ means / counts.sum()
 

@@ -1,4 +1,4 @@
-"""The protocols by name."""
+"""Finds protocols by name, and scores features by them."""
 
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ from hyperface.protocols.result import Result
 def _discovered() -> Iterator[Protocol]:
     """Yields the protocols of every module of this package that lists some in `PROTOCOLS`."""
     for module in pkgutil.iter_modules(protocols.__path__):
+        # The registry itself is being imported, and has no `PROTOCOLS` yet.
         if module.name != "registry":
             found = import_module(f"{protocols.__name__}.{module.name}")
             yield from getattr(found, "PROTOCOLS", ())
@@ -36,7 +37,7 @@ def find(name: str) -> Protocol:
 
 
 def takers(option: str) -> list[str]:
-    """Returns the sorted names of the protocols that use an option of the evaluation."""
+    """Returns the sorted names of the protocols that accept an option of the evaluation."""
     return sorted(protocol.name for protocol in PROTOCOLS.values() if option in protocol.options)
 
 
