@@ -1,4 +1,4 @@
-"""Tables and the picture of a calibration: thresholds, their measured rates, and reliability."""
+"""Builds the tables and the reliability diagram of a calibration."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,13 @@ from hyperface.report.tables import Table, percent
 
 
 def threshold_table(title: str, found: Calibration) -> Table:
-    """Returns the table of thresholds, one row per rate."""
+    """Returns the table of thresholds and their measured rates, one row per false accept rate.
+
+    Args:
+      title: title of the protocol.
+      found: the calibration. Rates that were not measured give empty cells.
+    """
+    # Without resamples no point has limits, and the column would be empty.
     with_limits = any(point.measured_far_low is not None for point in found.points)
     rows = [
         (
@@ -60,7 +66,12 @@ def _limits(point: OperatingPoint) -> str:
 
 
 def probability_table(title: str, found: Calibration) -> Table:
-    """Returns the table of how good the probabilities are, before and after each fit."""
+    """Returns the table of Cllr and ECE, one row per way to turn a cosine into a probability.
+
+    Args:
+      title: title of the protocol.
+      found: the calibration, whose `quality` has the measured numbers.
+    """
     rows = [
         (name, f"{quality.cllr:.3f}", percent(quality.reliability.error))
         for name, quality in found.quality.items()

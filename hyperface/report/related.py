@@ -1,4 +1,4 @@
-"""Links between pages: from a sweep to its runs, from a run to its evaluations, and to files."""
+"""Builds the links of pages: from a run to its sweep and evaluations, and to files."""
 
 from pathlib import Path
 
@@ -34,11 +34,16 @@ def evaluation_links(folder: Path, source: Path) -> list[Link]:
 
 
 def link_from_run(run: Path, folder: Path) -> None:
-    """Adds an evaluation inside a run's folder to the links of the run's page, if it has one.
+    """Updates the links of a run's page if an evaluation is inside the run's folder.
 
     A page that this program did not write stays as it is.
+
+    Args:
+      run: folder of the run, which may have no page.
+      folder: folder of the evaluation.
     """
     report, record = run / REPORT, owned.read(run)
+    # Links are relative, and only hold if both folders are moved together.
     inside = folder.resolve().is_relative_to(run.resolve())
     if inside and record is not None and REPORT in record.files and report.is_file():
         replace_links(report, run_links(run))

@@ -16,11 +16,11 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     note: str = ""
     links: Sequence[Path | None] = ()
-    """A file per row, to which a page links the row's first cell; () links none."""
+    """For each row, the file to which a page links the row's first cell, or None; () links none."""
     best: int | None = None
     """Position of the row that a page marks as the best."""
     sortable: bool = False
-    """Whether a click on a column's head sorts the rows of a page."""
+    """Whether a click on the head of a column sorts the rows, on a page."""
 
 
 def percent(value: float, spread: float | None = None) -> str:
