@@ -1,4 +1,4 @@
-"""AgeDB: pairs of images of one person or of two, some years of age apart."""
+"""Reads AgeDB's own lists of image pairs, which show one or two people some years apart in age."""
 
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
 
 
 def _pairs(split: Any, fold: int, place: str) -> list[Pair]:
+    # None stands for a field that is missing.
     images, labels = [*(split.values() if isinstance(split, dict) else ()), None, None][:2]
     arrays = isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)
     if not arrays or images.shape != (2, labels.size) or labels.dtype.kind not in "iuf":

@@ -91,6 +91,7 @@ def _images(cells: Any, template: str, file: str) -> list[str]:
     for row, cell in enumerate(cells.ravel(), 1):
         # The error names the row of the variable in place of a line.
         line = Line(f"{file}:imageList", row, cell if isinstance(cell, str) else "")
+        # The first part is greedy, since names of people contain underscores too.
         match = re.fullmatch(r"(.+)_(\d{4})\.jpg", line.text)
         if not match:
             raise line.fault("a name as Aaron_Eckhart_0001.jpg")

@@ -13,7 +13,7 @@ from hyperface.files import read_bytes
 LARGEST_FILE = 2**28
 """Most bytes of a list that is read line by line; the largest, IJB-C's landmarks, has 60 MB."""
 LARGEST = 10**9 - 1
-"""No number in a protocol file is larger: folds, images and templates are counted in millions."""
+"""Largest number that a protocol file may contain; images and templates are counted in millions."""
 
 # All control characters but tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -120,6 +120,7 @@ def decoded(data: bytes, file: str, start: int = 1) -> str:
       InputError: a line is not UTF-8, and the message names the line; or the text begins with a
         byte-order mark.
     """
+    # The mark would become a part of the first name.
     if data.startswith(codecs.BOM_UTF8):
         raise Line(file, start, "").fault("text without a byte-order mark", "one")
     try:

@@ -1,4 +1,4 @@
-"""MATLAB 5 .mat files, where every length is compared with the bytes that are there.
+"""Reads MATLAB 5 .mat files, and compares every length in them with the bytes that are there.
 
 `scipy.io.loadmat` reads the same files faster, but believes the lengths and types inside them: one
 changed byte can crash the process, which no `except` catches.
@@ -74,7 +74,9 @@ def read_mat(path: Path | str) -> dict[str, Any]:
 
 
 def _variables(data: bytes) -> dict[str, Any]:
+    # The writer stores the letters MI as one number, which shows the order of its bytes.
     order = {b"IM": "<", b"MI": ">"}.get(data[126:_HEADER])
+    # Version 4 has no such header, and files of version 7.3 are HDF5.
     if order is None or not data.startswith(b"MATLAB 5.0"):
         raise ValueError(f"one that starts with {data[:10]!r}")
     variables, rest = {}, memoryview(data)[_HEADER:]
@@ -138,6 +140,7 @@ def _array(data: memoryview, form: _Form, depth: int) -> tuple[str, Any]:
     _, flags, rest = _element(data, form)
     _, sizes, rest = _element(rest, form)
     _, name, rest = _element(rest, form)
+    # A matrix has two axes at least, with four bytes each.
     if len(flags) != 8 or not 8 <= len(sizes) <= 4 * _LARGEST_AXES:
         raise ValueError("a matrix without its class or size")
     kind = struct.unpack(form.order + "2I", flags)[0]

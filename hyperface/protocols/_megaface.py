@@ -98,9 +98,10 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
 def read_devkit_feature(path: Path | str) -> np.ndarray:
     """Reads one image's feature from a file of MegaFace's devkit.
 
-    The file is an OpenCV column, all little-endian: first four int32 (number of rows, 1 column, 4
-    bytes per number, type 5 for float32), then the rows. The ArcFace noise scripts append one
-    number to the network's feature.
+    The file is an OpenCV matrix of one column, and all numbers in it are little-endian. It starts
+    with four int32: the number of rows, 1 for the columns, 4 for the bytes per number, and 5 for
+    the type float32. The rows follow, one float32 each. The ArcFace noise scripts append one number
+    to the network's feature.
 
     Args:
       path: the file.

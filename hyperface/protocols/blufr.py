@@ -1,4 +1,4 @@
-"""BLUFR on LFW: ten trials of verification over all pairs and of open-set identification.
+"""Scores BLUFR on LFW: ten trials of verification over all pairs and of open-set identification.
 
 S. Liao, Z. Lei, D. Yi, S. Z. Li. A Benchmark Study of Large-Scale Unconstrained Face Recognition.
 IJCB 2014.
@@ -31,11 +31,11 @@ def _decades(lowest: int) -> tuple[float, ...]:
 
 
 VERIFICATION_FARS = _decades(-8)
-"""0, 1e-8, 2e-8, ... 0.9, 1, as in the released code."""
+"""False accept rates of verification: 0, 1e-8, 2e-8, ... 0.9, 1, as in the released code."""
 IDENTIFICATION_FARS = _decades(-4)
-"""0, 1e-4, 2e-4, ... 0.9, 1."""
+"""False accept rates of identification: 0, 1e-4, 2e-4, ... 0.9, 1."""
 RANKS = (*range(1, 11), *range(20, 101, 10))
-"""1 to 10, then 20, 30, ... 100."""
+"""Ranks of identification: 1 to 10, then 20, 30, ... 100."""
 
 
 class Spread(NamedTuple):
@@ -51,7 +51,7 @@ class Spread(NamedTuple):
 
 
 class BlufrRates(NamedTuple):
-    """The rates of every trial."""
+    """BLUFR's rates in every trial."""
 
     verification_rates: np.ndarray
     """[trials, verification FARs] share of the same pairs that are accepted."""
@@ -128,18 +128,18 @@ def blufr(
         2^-15.
       dtype: type of the scores. float32 rounds a cosine by about 1e-7; float64 takes twice the
         time.
-      place: puts rows of features on jax's default device. Another function may split the rows over
-        several devices, which then share the products of tiles and, if they divide evenly, of
-        probes.
+      place: function that puts rows of features on jax's default device. A function that splits the
+        rows over several devices may take its place. The devices then share the products of
+        verification, and those of identification if the number of probes is a multiple of theirs.
       progress: called with (number of finished trials, number of all trials).
 
     Returns:
       The rates of every trial; papers report `.verification()` and `.identification()`.
 
     Raises:
-      ValueError: a feature has no direction, all features are alike, labels do not fit, an index is
-        out of range or repeated, a gallery or probe image is not a test image, or a trial has no
-        same or no different pairs.
+      ValueError: a feature is zero or not finite, all features are alike, labels do not fit, an
+        index is out of range or repeated, a gallery or probe image is not a test image, or a trial
+        has no same or no different pairs.
     """
     unit, labels = unit_features(features, dtype), np.asarray(labels)
     if labels.shape != unit.shape[:1]:
@@ -187,6 +187,7 @@ def _check_trial(trial: Trial, images: int, number: int) -> None:
         found = f"in the {name} indices of trial {number + 1}"
         if part.ndim != 1 or not part.size or not np.issubdtype(part.dtype, np.integer):
             raise ValueError(f"expected whole numbers, found {part.dtype}{part.shape} {found}")
+        # NumPy would count a negative index from the end.
         if part.min() < 0 or part.max() >= images:
             raise ValueError(
                 f"expected 0 to {images - 1}, found {part.min()} to {part.max()} {found}"

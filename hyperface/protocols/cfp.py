@@ -1,4 +1,4 @@
-"""Celebrities in Frontal-Profile (CFP): frontal-frontal and frontal-profile pairs."""
+"""Scores Celebrities in Frontal-Profile (CFP): frontal-frontal and frontal-profile pairs."""
 
 import re
 import zipfile
@@ -142,6 +142,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     A split has 350 different pairs, which are too few for a FAR of 0.1 %. So the TAR at this FAR is
     also computed over the 3,500 different pairs of all splits together.
     """
+    # The command refuses the option, but Python can set it.
     if settings.bootstrap:
         raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
     pairs = read_cfp(files[0])[name.removeprefix("cfp-").upper()]
@@ -151,6 +152,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     assert result.scores is not None
     scores = result.scores[0]
     of_splits = pair_rates(scores, pairs.same, pairs.fold, (0.001,))
+    # A FAR of 0.1 % needs at least 1,000 different pairs.
     together = pair_rates(scores, pairs.same, np.zeros(pairs.same.size, np.int64), (0.001,))
     labels = rate_labels(of_splits)
     rates = {labels[n]: Figure(rate.mean, rate.deviation) for n, rate in of_splits.spread().items()}

@@ -1,4 +1,4 @@
-"""Features with the names of their images, from this library or any other."""
+"""Defines and reads features with the names of their images, from this library or any other."""
 
 import difflib
 import hashlib
@@ -14,7 +14,7 @@ from hyperface.files import read_bytes
 from hyperface.metrics._checks import BLOCK, check_directions
 
 LONGEST_NAME = 4096
-"""Bytes of an image's name, which is a path."""
+"""Most bytes of an image's name, which is a path."""
 
 
 class NamedFeatures(NamedTuple):
@@ -136,6 +136,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
     features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
     if len(set(names)) != len(names):
         seen: set[str] = set()
+        # `add` returns None, so that only a name that was seen is true.
         double = next(name for name in names if name in seen or seen.add(name))
         raise InputError(f"{origin}: expected every name once, found {double!r} again.")
     parts = [slice(start, start + BLOCK) for start in range(0, len(names), BLOCK)]
@@ -238,6 +239,7 @@ def read_names(path: Path, count: int) -> list[str]:
 
 def _texts(path: Path, names: np.ndarray) -> list[str]:
     try:
+        # A single name may be stored without an axis.
         values = np.atleast_1d(names).tolist()
         return [name.decode() if isinstance(name, bytes) else str(name) for name in values]
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Verification on the user's own images: all pairs of images, with the people in two halves.
+"""Scores verification on all pairs of the user's own images, with the people in two halves.
 
 The thresholds and the calibration are fitted on the pairs of one half and measured on those of the
 other. No person is in both halves, so that the measured rates are those of unknown people.
@@ -39,7 +39,8 @@ from hyperface.protocols.result import Figure, Result, hardest, pair_counts
 FARS = (0.1, 0.01, 0.001, 0.0001)
 """False accept rates for which a threshold is fitted."""
 MOST_PAIRS = 500_000
-"""Most same pairs, and most different pairs, of a half; of more pairs this many are drawn."""
+"""Largest number of same pairs, and of different pairs, that are scored in a half of the people. If
+there are more, this many are drawn at random."""
 RESAMPLES = 1000
 """Number of bootstrap resamples of people for the intervals, unless the user names a number."""
 FEW_PEOPLE = 20

@@ -1,4 +1,4 @@
-"""Verification of video pairs by the similarities of all their frames: mean, maximum, histogram."""
+"""Scores pairs of videos by the similarities of all their frames: mean, maximum and histogram."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -157,10 +157,10 @@ def verify_videos(
     threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy",
     progress: Progress | None = None,
 ) -> VideoResult:
-    """Computes the accuracy on each fold for each of `RULES`.
+    """Computes the accuracy of verification on video pairs, on each fold and by each of `RULES`.
 
-    The mean feature is that of the videos of the other folds' pairs. Each video's own mean counts
-    once per pair that the video is in, as in NormFace's released code.
+    The mean feature that may be subtracted is that of the videos in the other folds' pairs. Each
+    video's own mean counts once per pair that the video is in, as in NormFace's released code.
 
     Args:
       features: [frames, dim] of any norm.
@@ -169,9 +169,10 @@ def verify_videos(
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
       fold: [pairs] fold id.
-      subtract_mean: whether that mean feature is subtracted, which takes one pass over all pairs
-        per fold.
-      threshold: rule for "mean" and "max"; the released code has "svm", and "grid" is refused.
+      subtract_mean: whether that mean feature is subtracted. It then takes one pass over all pairs
+        per fold, else one pass in all.
+      threshold: threshold rule for "mean" and "max". The released code has "svm". "grid" is an
+        error.
       progress: called with (number of finished pairs, number of all pairs), summed over all passes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores of groups of images, such as ages, poses or origins, that a CSV file names."""
+"""Computes scores of groups of images, such as ages, poses or origins, that a CSV file names."""
 
 import csv
 import difflib
@@ -73,6 +73,7 @@ class Grouping(NamedTuple):
         """
         found = {
             name: self.groups.get(name, self.groups.get(name.partition("/")[0], ""))
+            # An image may be in many pairs.
             for name in dict.fromkeys(wanted)
         }
         without = [name for name, group in found.items() if not group]
@@ -112,6 +113,7 @@ def read_groups(path: Path) -> Grouping:
 
 def _row(line: Line) -> tuple[str, str]:
     try:
+        # Line by line, so that an open quotation mark cannot swallow the lines after it.
         (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
     except csv.Error as error:
         raise line.fault("a CSV line", str(error)) from None
@@ -132,7 +134,9 @@ def score_groups(
     right: np.ndarray,
     thresholds: Mapping[float, float],
 ) -> dict[str, Group]:
-    """Returns the scores of each group by its name; the last entry, `ACROSS`, is of other pairs.
+    """Returns the scores of each group by its name, and at the end those of `ACROSS`.
+
+    `ACROSS` has the pairs whose images belong to different groups.
 
     EER, AUC and TAR at a FAR use the group's own thresholds. Scores whose names end with
     `AT_COMMON` use the thresholds of all pairs together, as an application does.
@@ -153,6 +157,7 @@ def score_groups(
     # Against all images, since a file may also name images that are in no pair.
     grouping.check_names(names)
     listed = grouping.of(compared)
+    # By name, so that the table does not depend on the order of the file.
     order = {group: number for number, group in enumerate(sorted({*listed.values()}))}
     # Images that are in no pair may have no group, and keep -1.
     number = np.full(len(names), -1)

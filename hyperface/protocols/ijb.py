@@ -1,4 +1,4 @@
-"""IJB-A, Janus CS3, IJB-B and IJB-C: verification and search of templates."""
+"""Scores verification and search of templates on IJB-A, Janus CS3, IJB-B and IJB-C."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -161,7 +161,7 @@ OPTIONS = frozenset({"gammas", "pool_media"})
 
 
 def _detector_file(dataset: str, settings: Settings) -> tuple[str, ...]:
-    """Returns a tuple with the file of detector scores, or an empty one if no rule needs them."""
+    """Returns a tuple of the file of detector scores, or () if the rule does not need the scores."""
     rule = settings.template_rule
     return (f"{dataset}/{dataset}_name_5pts_score.txt",) if rule and rule.detector else ()
 
@@ -169,7 +169,7 @@ def _detector_file(dataset: str, settings: Settings) -> tuple[str, ...]:
 def _lists_of(dataset: str, galleries: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns (files for verification, files for search) of IJB-B or IJB-C.
 
-    `galleries` is the letter by which the names of the gallery files differ between both.
+    `galleries` is a letter in the names of the gallery files: "S" for IJB-B, "G" for IJB-C.
     """
     start = f"{dataset}/{dataset}"
     faces = f"{start}_face_tid_mid.txt"

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild (LFW): 6,000 pairs in ten folds, and the development view."""
+"""Scores Labeled Faces in the Wild (LFW): 6,000 pairs in ten folds, and the development view."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +80,7 @@ def read_lfw_people(path: Path | str) -> list[dict[str, int]]:
     else:
         groups = _groups(lines, count)
     seen: set[str] = set()
+    # `seen` is of all folds together, since a person may be in one fold only.
     return [dict(_person(line, seen) for line in group) for group in groups]
 
 

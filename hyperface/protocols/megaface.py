@@ -1,4 +1,4 @@
-"""MegaFace: probes searched among distractors, without the images of noise lists."""
+"""Scores MegaFace: probes are searched among distractors, without the images of noise lists."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def score_megaface(
     Args:
       probes: features of images of people, named person/file unless `probe_list` has the people.
       distractors: [distractors, dim] features; the array may be mapped from a file.
-      distractor_names: [distractors], or None if they have no names.
+      distractor_names: [distractors] names of the images, or None if they have no names.
       probe_list: the probes to take, such as the devkit's 3,530, with their people. None takes all
         images, and their folders as people.
       distractor_list: the distractors to take; None takes all.
@@ -170,6 +170,7 @@ def _told(kind: str, listed: ImageList | None) -> str:
 
 
 def _kept(names: Sequence[str], noise: Collection[str]) -> np.ndarray:
+    # A set, since each of up to a million names is looked up twice.
     noise = frozenset(noise)
     # FaceScrub's noise list has names of files, and MegaFace's has paths.
     return np.array([name not in noise and name.rpartition("/")[2] not in noise for name in names])

@@ -1,4 +1,4 @@
-"""Pairs of images by name, with folds: the form that every list of pairs is read into."""
+"""Defines lists of image pairs with folds, the form that every file of pairs is read into."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -102,6 +102,7 @@ def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) 
     fold, parts = np.zeros(same.size, np.int64), "equal folds" if equal else "folds"
     for kind, name in ((same, "same"), (~same, "different")):
         count = int(kind.sum())
+        # The number of folds is checked first, since there is no remainder by 0.
         if folds < 1 or (count % folds if equal else count < folds):
             raise InputError(
                 f"{file}: expected {name} pairs in {folds} {parts}, found {count} pairs. Say which "

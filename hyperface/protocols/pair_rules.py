@@ -1,4 +1,4 @@
-"""The rules that turn the features of a pair into "same" or "different", as plain data."""
+"""Defines the rules that turn the features of a pair into "same" or "different", as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Verification on a list of image pairs in folds, as LFW, AgeDB, CALFW and CFP have it.
+"""Scores verification on a list of image pairs in folds, as LFW, AgeDB, CALFW and CFP have it.
 
 The rules are plain data. The result lists every step that was taken, so that two accuracies can be
 compared.
@@ -50,7 +50,7 @@ PAIR_FARS = (0.01, 0.001)
 
 
 class PairResult(NamedTuple):
-    """The result of verification on a list of pairs: how well the rules separate both kinds."""
+    """The result of verification on a list of pairs: accuracies, scores and the procedure."""
 
     folds: FoldAccuracy
     """Accuracy and threshold of each tested fold, their mean and its standard error."""
@@ -162,6 +162,7 @@ def _fold_scores(
     moments = fold_moments(
         features,
         np.concatenate([pairs.first, pairs.second]),
+        # Both images of a pair belong to the pair's fold.
         np.concatenate([fold, fold]),
         scatter=rules.pca is not None,
     )
@@ -182,6 +183,7 @@ def _similarities(features: np.ndarray, pairs: Pairs, rules: PairRules) -> np.nd
         return cosines
     # Rounding may take the cosine of equal features above 1.
     squared = np.maximum(0.0, 2.0 - 2.0 * cosines)
+    # Negative, so that a higher score means more alike.
     return -squared if rules.similarity == "squared" else -np.sqrt(squared)
 
 
@@ -237,6 +239,7 @@ def score_pairs(
     if settings.bootstrap:
         found_intervals = _intervals_over_people(name, scores, same, sides, settings)
         intervals = {labels[rate]: limits for rate, limits in found_intervals.items()}
+    # Of all pairs, since positions are those in the list; pairs without a score are left out.
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     compared = Pairs(first[use], second[use], same)
     quality, quality_steps = norms_as_quality(named, compared, scores)

@@ -1,4 +1,4 @@
-"""Pair lists of any data set: AgeDB-30, CALFW, CPLFW, and lists of the user's own."""
+"""Scores pair lists of any data set: AgeDB-30, CALFW, CPLFW, and lists of the user's own."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def read_pairs(
         then splits the pairs. CALFW names the folds of its same pairs only. None takes 10; without
         `equal`, it takes fewer if there are fewer than 10 same or 10 different pairs.
       repeats: whether a pair may be listed twice.
-      equal: whether each fold must have as many pairs, as in published lists.
+      equal: whether all folds must have the same number of pairs, as in published lists.
 
     Returns:
       The pairs in the file's order.
@@ -59,6 +59,7 @@ def read_pairs(
         _check_unnamed(folds, path)
         return read_agedb(path, repeats=repeats)
     lines = read_lines(path)
+    # With tabs or commas between the fields, names may contain blanks.
     separator = next((mark for mark in "\t," if mark in lines[0].text), None)
     first = lines[0].fields(separator)
     if first in CSV_HEADERS:
@@ -164,6 +165,7 @@ def _find_list(name: str, folder: Path, settings: Settings, dataset: Path | None
     """
     if settings.pairs is not None:
         beside = folder / settings.pairs
+        # A path that holds as it is written comes before the folder of protocol files.
         if settings.pairs.is_file() or beside.is_file():
             return [settings.pairs if settings.pairs.is_file() else beside]
         also = "" if beside == settings.pairs else f" or {beside}"

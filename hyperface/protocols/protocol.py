@@ -70,12 +70,12 @@ class Settings:
     noises: tuple[Path, ...] = ()
     """The files of MegaFace's lists of images to leave out."""
     place: Place = jnp.asarray
-    """Puts rows of features on one device, or splits them over several."""
+    """Function that puts rows of features on one device, or splits them over several devices."""
     grouping: Grouping | None = None
     """Groups of images for which the scores are computed separately as well. The command's option
     is --group-by."""
     progress: Callable[[int, int], None] | None = None
-    """Called with (number of finished parts, number of all parts)."""
+    """Function that is called with (number of finished parts, number of all parts)."""
 
     def __post_init__(self) -> None:
         if self.template_rule and (self.gammas is not None or self.pool_media):
@@ -120,10 +120,13 @@ class Protocol:
     """
 
     name: str
+    """Name by which users choose the protocol."""
     title: str
+    """Title in tables and reports."""
     dataset: str | None
     """Name of the prepared data set whose images it compares; None if the user has to name one."""
     scorer: Scorer
+    """Function that scores features by the protocol."""
     file_names: tuple[str, ...] = ()
     """Paths of its files, relative to the folder of protocol files."""
     options: frozenset[str] = frozenset()

@@ -18,11 +18,12 @@ def _discovered() -> Iterator[Protocol]:
         # The registry itself is being imported, and has no `PROTOCOLS` yet.
         if module.name != "registry":
             found = import_module(f"{protocols.__name__}.{module.name}")
+            # Other modules have readers and rules only.
             yield from getattr(found, "PROTOCOLS", ())
 
 
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _discovered()}
-"""All protocols by name. A new one is a module beside this one, with its own `PROTOCOLS`."""
+"""All protocols by name. To add one, add a module with its own `PROTOCOLS` to this package."""
 
 
 def find(name: str) -> Protocol:

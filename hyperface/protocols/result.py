@@ -1,4 +1,4 @@
-"""The result of a protocol: its scores, the procedure, the curves and the worst mistakes."""
+"""Defines the result of a protocol: scores, procedure, curves and the worst mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -137,6 +137,7 @@ def _calibration(found: Calibration) -> dict[str, Any]:
 
 
 def _quality(found: NormQuality) -> dict[str, Any]:
+    # A full curve has a point per genuine pair.
     shares = np.linspace(0, MOST_LEFT_OUT, SHARES)
     return {
         "far": found.far,
@@ -210,6 +211,7 @@ def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.n
     Arguments and order are those of `hardest`.
     """
     same, worst_of_kind = checked_same(same), []
+    # The sign puts the highest scores of different pairs first, and the lowest of same pairs.
     for kind, sign in ((~same, -1.0), (same, 1.0)):
         # A pair of a fold that is not tested has no score.
         rows = np.flatnonzero(kind & np.isfinite(scores))
@@ -240,6 +242,7 @@ def over_snapshots(results: Sequence[Result]) -> Result:
         name: np.array([result.figures[name].value for result in results])
         for name in results[-1].figures
     }
+    # A sentence that is the same for all checkpoints is stated once.
     shared = [step for step in results[-1].steps if all(step in result.steps for result in results)]
     own = [
         f"snapshot {number}: {step}"

@@ -41,7 +41,7 @@ def score_templates(
     detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Verifies pairs of templates (1:1): the rates of each split and their spread.
+    """Scores verification (1:1) of template pairs: mean TAR over the splits, and its spread.
 
     Args:
       name: name of the protocol.
@@ -186,9 +186,10 @@ def score_search(
     detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Searches probe templates in a gallery (1:N): ranks and DIR of each split, and their spread.
+    """Scores the search of probe templates in a gallery (1:N): identification rates and DIR.
 
-    DIR is reported at FAR 1 and 10 %, if there are enough probes without a mate.
+    Each score is a mean over the splits, with its spread. DIR is reported at FAR 1 and 10 %, if
+    there are enough probes without a mate.
 
     Args:
       name: name of the protocol.
@@ -212,6 +213,7 @@ def score_search(
         both = _apart(gallery, probes)
         grouped = _grouped(name, named, both, names, pool_media, rule, detector)
         assert both.subject is not None  # Both sides have people.
+        # All images of a template show one person.
         person = dict(zip(both.template.tolist(), both.subject.tolist(), strict=True))
         # `_apart` gave even ids to the gallery.
         enrolled = both.template % 2 == 0
@@ -237,6 +239,7 @@ def score_search(
     }
     rank_1 = float(np.mean(figures["rank-1"]))
     gallery, mated = zip(*sizes, strict=True)
+    # A guess finds the one mate in the smallest gallery most often.
     chance = 1.0 / min(gallery)
     fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
     return Result(

@@ -1,4 +1,4 @@
-"""Rules of other projects that merge images into templates, as plain data."""
+"""Defines rules of other projects that merge images into templates, as plain data."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""TinyFace: identification of low-resolution faces among more than 150,000 distractors.
+"""Scores TinyFace: identification of low-resolution faces among more than 150,000 distractors.
 
 Z. Cheng, X. Zhu, S. Gong. Low-Resolution Face Recognition. ACCV 2018.
 """
@@ -152,6 +152,7 @@ def _search(mates: np.ndarray, others: np.ndarray) -> tuple[int, float]:
 def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
     gallery = read_tinyface_list(files[0], "gallery", GALLERY)
     probes = read_tinyface_list(files[1], "probe", PROBES)
+    # No list names the distractors: all images of their folder count.
     distractors = [row for row, n in enumerate(named.names) if n.startswith(f"{DISTRACTORS}/")]
     if not distractors:
         raise InputError(f"{name}: expected features of images in {DISTRACTORS}/, found none.")

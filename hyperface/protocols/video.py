@@ -1,4 +1,4 @@
-"""Videos compared frame by frame: YouTube Faces, and halves of people's images as videos."""
+"""Scores videos by all their frames: YouTube Faces, and halves of people's images as videos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def _ytf_pair(line: Line, fold: int, row: int) -> Pair:
 def _score_ytf(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Scores frames that are named person/video/frame."""
+    """Scores YouTube Faces, whose frames are named person/video/frame."""
     videos = ["/".join(image.split("/")[:2]) for image in named.names]
     return _score(name, named, videos, read_ytf_splits(files[0]), settings)
 
@@ -95,6 +95,7 @@ def _score_halves(
     for place in np.argsort(named.names):
         places.setdefault(people[place], []).append(int(place))
     chosen = [person for person, found in places.items() if len(found) >= FRAMES]
+    # A fold needs two people for its different pairs.
     if len(chosen) < 2 * FOLDS:
         raise InputError(
             f"{name}: expected {2 * FOLDS} people or more with at least {FRAMES} images, named "
@@ -104,6 +105,7 @@ def _score_halves(
     for person in chosen:
         for order, place in enumerate(places[person]):
             videos[place] = f"{person}/{order % 2}"
+    # People with too few images have no videos.
     rows = np.array([place for place, video in enumerate(videos) if video])
     some = named.take(rows)._replace(
         steps=(
@@ -169,6 +171,7 @@ def _score(
         second,
         pairs.same,
         pairs.fold,
+        # PCA is not computed for videos, but the mean is subtracted that it would remove.
         subtract_mean=rules.subtract_mean or rules.pca is not None,
         threshold=rules.threshold,
         progress=settings.progress,
