@@ -82,6 +82,7 @@ class StoredCalibration:
 
     def to_text(self) -> str:
         """Returns the content of the file as JSON text."""
+        # Other programs read the file, and NaN and Infinity are no JSON.
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 

@@ -100,6 +100,7 @@ def evaluate_network(
     if isinstance(term, SoftmaxTerm) and "scale" in head:
         scale = max(head["scale"], term.min_scale)
     else:
+        # Terms of distances, such as C-triplet, have no scale.
         scale = getattr(term, "scale", 1.0)
     accuracy = nearest_agent_accuracy(
         embeddings.features,

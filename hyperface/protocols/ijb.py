@@ -161,7 +161,7 @@ OPTIONS = frozenset({"gammas", "pool_media"})
 
 
 def _detector_file(dataset: str, settings: Settings) -> tuple[str, ...]:
-    """Returns a tuple of the file of detector scores, or () if the rule does not need the scores."""
+    """Returns a tuple of the file of detector scores, or () if the rule does not need scores."""
     rule = settings.template_rule
     return (f"{dataset}/{dataset}_name_5pts_score.txt",) if rule and rule.detector else ()
 

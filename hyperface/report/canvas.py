@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from hyperface import owned
 
 COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
-"""The colours of curves and groups, in the order in which they are used."""
+"""Colours of curves and groups, in the order in which they are used."""
 GREY = "#8a8a8a"
 """Colour of lines that are not of a trained method."""
 WIDTH, HEIGHT = 4.7, 3.5
@@ -32,7 +32,7 @@ DPI = 192
 
 
 class Style(TypedDict):
-    """Keyword arguments of the drawing functions of matplotlib."""
+    """The colour and dashes of a line, as keyword arguments of matplotlib's drawing functions."""
 
     color: str
     linestyle: str
@@ -54,11 +54,13 @@ def panels(
       share: whether all axes have the same limits.
     """
     figure = Figure(figsize=(min(columns * WIDTH, WIDEST), height), layout="constrained")
+    # squeeze=False gives an array even for a single pair of axes.
     grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
     every: list[Axes] = list(grid.flat)
     for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
+        # The grid lies behind bars and points.
         axes.set_axisbelow(True)
     return figure, every
 
@@ -100,6 +102,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
 
 def write_picture(path: Path, figure: Figure) -> None:
     """Writes a figure as a PNG file, whole or not at all, with all of its text in one size."""
+    # In memory first, so that an error leaves no half of a picture.
     data = io.BytesIO()
     # Titles and legends have larger and smaller text by default.
     for text in figure.findobj(Text):

@@ -57,6 +57,7 @@ class Card:
         return [*lines, "---", ""]
 
     def _body(self) -> list[str]:
+        # The first axis is the batch.
         height, width, channels = self.record["input"][1:]
         length = "of unit length" if self.record["normalize"] else "as the network makes them"
         lines = [
@@ -150,4 +151,5 @@ def _table(name: str, scored: Mapping[str, Any]) -> list[str]:
 
 def _quoted(text: str) -> str:
     """Returns a text as a quoted YAML scalar; every JSON string is one."""
+    # Names may contain colons and quotation marks, which have a meaning in YAML.
     return json.dumps(text, ensure_ascii=False)

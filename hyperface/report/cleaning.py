@@ -148,5 +148,6 @@ def _write_sheet(
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO()
+    # The csv module ends lines as Windows does by default.
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     owned.write_text(path, text.getvalue())

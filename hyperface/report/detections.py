@@ -23,7 +23,7 @@ class _Line(NamedTuple):
     """A line of the landmarks file."""
 
     name: str
-    """Name of the face: that of its photo, with "#2" and so on at the end for further faces."""
+    """Name of the face: that of its photo, with "#2" at the end for the photo's second face."""
     score: float
     """Score of the detector; NaN where no face was found."""
     box: np.ndarray
@@ -41,8 +41,9 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     drawn at random.
 
     Args:
-      source: the photos, by the names of the landmarks file.
-      aligner: has the path of the file that `find_landmarks` wrote.
+      source: the photos, whose names are those in the landmarks file.
+      aligner: cuts the crops out of the photos. Its path is that of the landmarks file, which
+        `find_landmarks` wrote.
 
     Returns:
       The sheet; None if no photo of the file can be read.
@@ -58,6 +59,7 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
         try:
             crop = aligner(line.name, pixels)
         except ValueError:  # There is no face, or none that can be aligned.
+            # A white tile keeps the two columns of the sheet in place.
             crop = np.full((*aligner.size, 1), 255, np.uint8)
         pairs.append((_marked(pixels, line), crop))
         captions.append(_caption(line))
@@ -104,6 +106,7 @@ def _selected(lines: list[_Line]) -> list[_Line]:
 def _marked(pixels: np.ndarray, line: _Line) -> np.ndarray:
     """Returns the photo at the size of a tile, with the box in green and the points in red."""
     image = Image.fromarray(pixels)
+    # Scaled before drawing, so that lines have the same width on photos of any size.
     scale = TILE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -16,7 +16,7 @@ _DASHES = ("--", ":", "-.")
 
 
 class Points(NamedTuple):
-    """A group of points, all of one colour."""
+    """A group of points that are drawn in one colour."""
 
     places: np.ndarray
     """[points, 2] x and y of each point."""
@@ -80,7 +80,7 @@ def bands(
     ylabel: str,
     single: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Draws mean curves, each with a band around it or with the single curves behind it.
+    """Draws one mean curve per label, with a band around it or with the single curves behind it.
 
     Args:
       lines: label -> (x [points], y [points], half the height of the band [points]).
@@ -114,7 +114,7 @@ def scatter_panels(
     ylabel: str,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draws repeated measurements against quantities that range over decades, one panel each.
+    """Draws repeated measurements against one quantity per panel, on logarithmic x axes.
 
     Lines are means and bars are sample standard deviations. A point with a value that is not finite
     is left out. All panels share the y axis.
@@ -209,6 +209,7 @@ def _legend_below(figure: Figure) -> None:
         for handle, label in zip(handles, labels, strict=True)
     }
     if known:
+        # Two entries fit below each panel.
         columns = min(len(known), 2 * len(figure.axes))
         handles, labels = list(known.values()), list(known)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
@@ -218,7 +219,7 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
     """Draws one group of bars per class, with one bar per label.
 
     Args:
-      values: label -> [classes]; at least one label.
+      values: label -> [classes] heights of the bars; at least one label.
       title: title of the axes.
       xlabel: name of the classes.
       ylabel: quantity on the y axis.

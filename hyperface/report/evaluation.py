@@ -21,7 +21,12 @@ from hyperface.report.tables import Table, percent
 
 
 def protocol_table(title: str, scored: Result) -> Table:
-    """Returns the table of one protocol, one row per score, with the procedure as its note."""
+    """Returns the table of one protocol, one row per score, with the procedure as its note.
+
+    Args:
+      title: title of the table.
+      scored: the result of the protocol.
+    """
     header, rows = ["figure", "measured"], []
     if scored.intervals:
         header.append("95 % over people")
@@ -123,6 +128,7 @@ def write_evaluation(
         links=evaluation_links(folder, source),
     )
     write_page(folder / "evaluation.html", page)
+    # At the end, since only pages that exist are linked.
     link_from_run(source, folder)
 
 

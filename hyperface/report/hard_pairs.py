@@ -39,6 +39,7 @@ def hardest_section(
                 (pixels(pair.first), pixels(pair.second)),
                 (f"{pair.score:.3f}", pair.first, pair.second),
             )
+            # The result keeps more pairs than a page shows.
             for pair in found[:SHOWN]
         ]
         for caption, found in kinds.items()

@@ -21,13 +21,13 @@ from hyperface.report.tables import Table
 SHORT = 28
 """Largest number of characters of a cell that is never broken into lines."""
 FEW_SECTIONS = 3
-"""A page with more sections has a table of contents."""
+"""Number of sections above which a page has a table of contents."""
 LONG_CONTENTS = 12
-"""A table of contents with more entries is folded."""
+"""Number of entries above which a table of contents is folded."""
 PIXELS_PER_INCH = 96
 """CSS pixels per inch of a picture."""
 ONE_PANEL = 520
-"""CSS pixels: a wider picture scrolls in its own box on a phone."""
+"""Width in CSS pixels above which a picture scrolls in its own box on a phone."""
 FACE = 224
 """Largest side of an embedded face in pixels, which is twice its size on the page."""
 _NUMBER = re.compile(r"[-+(<>≤≥]?\d")
@@ -40,11 +40,13 @@ class Link(NamedTuple):
     """A link to another page or to a file."""
 
     text: str
+    """Text of the link."""
     target: Path
+    """Path of the page or file."""
 
 
 class FacePair(NamedTuple):
-    """Two faces side by side, with the lines below them."""
+    """Two faces side by side, with lines of text below them."""
 
     images: tuple[np.ndarray, np.ndarray]
     """[height, width, 1 or 3] uint8 each, of any sizes."""
@@ -53,7 +55,7 @@ class FacePair(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section of a page. One without any content is left out."""
+    """A section of a page. A section without any content is left out."""
 
     title: str
     tables: Sequence[Table] = ()
@@ -64,13 +66,14 @@ class Section(NamedTuple):
     pairs: Mapping[str, Sequence[FacePair]] = {}
     """Caption -> pairs of faces."""
     folded: Mapping[str, str] = {}
-    """Title -> text, shown as blocks that the reader opens by a click on the title."""
+    """Title -> text. Only the title is shown until the reader clicks on it."""
     links: Sequence[Link] = ()
     """Links that are shown below the section."""
 
     @property
     def is_empty(self) -> bool:
         """Whether the section has no rows, notes, pictures, pairs or folded texts."""
+        # Links alone are no content.
         some = (table.rows or table.note for table in self.tables)
         return not (any(some) or self.pictures or any(self.pairs.values()) or self.folded)
 
@@ -107,6 +110,7 @@ def write_page(path: Path, page: Page) -> None:
         )
     )
     sortable = any(table.sortable for section in shown for table in section.tables)
+    # Only where it is needed, so that other pages run no script at all.
     script = f"<script>{SCRIPT}</script>" if sortable else ""
     owned.write_text(
         path,
@@ -237,8 +241,10 @@ def _pair(pair: FacePair) -> str:
 
 def _face(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    # `thumbnail` makes images smaller, but never larger.
     image.thumbnail((FACE, FACE))
     data = io.BytesIO()
+    # Without subsampling, which blurs the colours of images this small.
     image.convert("RGB").save(data, "JPEG", quality=92, subsampling=0)
     return _embedded(data.getvalue(), "jpeg", "")
 

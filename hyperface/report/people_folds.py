@@ -21,7 +21,7 @@ class TrainedFolds(NamedTuple):
 
 
 def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> Table:
-    """Returns the table of accuracies, with each method's difference to the baseline.
+    """Returns the table of accuracies and EERs, with each method's difference to the baseline.
 
     Args:
       results: method -> its results.

@@ -48,6 +48,7 @@ def probability_plane(
     _class_points(points, features, labels)
     points.set(title=title, aspect="equal")
     points.legend(markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The heat map shows the same part of the plane as the panel of points.
     edges = [np.linspace(*limits, 301) for limits in (points.get_xlim(), points.get_ylim())]
     # Each cell shows the probability at its middle.
     x, y = (edge[:-1] / 2 + edge[1:] / 2 for edge in edges)

@@ -40,7 +40,7 @@ def quality_table(title: str, found: NormQuality) -> Table:
 
 
 def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
-    """Returns the table of norms against resolution.
+    """Returns the table of norms against resolution, one row per protocol.
 
     Args:
       found: title of a protocol -> (factor by which the area of its images was reduced, the
@@ -78,7 +78,10 @@ def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
 
 
 def discard_curves(found: NormQuality) -> Figure:
-    """Draws the share of genuine pairs refused against the share that is left out."""
+    """Draws the share of genuine pairs that are refused against the share that is left out.
+
+    There is one curve per order in which pairs are left out.
+    """
     figure, (axes,) = panels()
     shares = np.linspace(0, MOST_LEFT_OUT, 101)
     for colour, (order, curve) in zip(COLOURS, found.curves.items(), strict=False):
@@ -94,4 +97,5 @@ def discard_curves(found: NormQuality) -> Figure:
 
 
 def _correlation(value: float) -> str:
+    # There is no correlation if one of both numbers is constant.
     return "none" if math.isnan(value) else f"{value:+.2f}"

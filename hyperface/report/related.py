@@ -13,6 +13,7 @@ EVALUATION_FILES = ("evaluation.json", "calibration.json")
 def run_links(folder: Path) -> list[Link]:
     """Returns the links of a run's page: its sweep, its evaluations, and its files."""
     sweep = folder.parent / SWEEP
+    # Only if the run is part of a sweep, whose page is in the folder above.
     pages = [Link("sweep", sweep)] if sweep.is_file() else []
     found = [folder / EVALUATION, *sorted(folder.glob(f"*/{EVALUATION}"))]
     for path in filter(Path.is_file, found):

@@ -34,7 +34,8 @@ class Trained(NamedTuple):
 def results_table(results: Mapping[str, Result]) -> Table:
     """Returns the table of measured scores, one row per method.
 
-    All methods of a report are scored by the same protocol.
+    Args:
+      results: method -> its result; all methods are scored by the same protocol.
     """
     verified = [r.verification for r in results.values() if r.verification is not None]
     if not verified:
@@ -49,6 +50,7 @@ def results_table(results: Mapping[str, Result]) -> Table:
         )
         for method, found in zip(results, verified, strict=True)
     ]
+    # All methods verify the same pairs of the test split.
     first = verified[0]
     pairs, few = first.pairs, first.unsupported
     rates = [
@@ -73,6 +75,7 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
     """
     columns = (("loss", 4), ("softmax", 4), ("scale", 3), ("softmax_bound", 4), ("distortion", 3))
     rows = [
+        # Not every loss has a softmax term, a bound or agents.
         (name, *(f"{lines[-1][c]:.{digits}f}" if c in lines[-1] else "" for c, digits in columns))
         for name, (_, lines) in trained.items()
     ]

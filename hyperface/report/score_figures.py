@@ -40,7 +40,7 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
     """Draws ROC curves on panels with the same limits, three per row, with one legend.
 
     Args:
-      curves_of: title -> name -> curve; a name has the same colour on all panels.
+      curves_of: title of a panel -> name -> curve; a name has the same colour on all panels.
     """
     names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
     # Rounded up, so that an incomplete row counts.
@@ -107,7 +107,7 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
 
 
 def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
-    """Draws the share of searches whose mate is among the best matches, against their number.
+    """Draws the share of searches whose mate is among the r best matches, against the rank r.
 
     Args:
       ranked: name -> [max_rank] cumulative match characteristic, see `cmc`.
@@ -134,6 +134,7 @@ def similarity_histogram(name: str, scores: np.ndarray, same: np.ndarray) -> Fig
     # Cosines lie in [-1, 1], distances and sums of cosines elsewhere.
     bins = np.linspace(min(-1.0, scores.min()), max(1.0, scores.max()), 61).tolist()
     for colour, kind, label in ((COLOURS[1], ~same, "different"), (COLOURS[0], same, "same")):
+        # Densities, since there are often far more different pairs than same pairs.
         axes.hist(scores[kind], bins, density=True, alpha=0.6, color=colour, label=label)
     axes.set(title=f"Similarities: {name}", xlabel="similarity", ylabel="density of pairs")
     axes.set(yticks=[])

@@ -56,6 +56,7 @@ def _grid(
             f"expected images with a caption each in at least one column, found {len(tiles)} "
             f"images, {len(texts)} captions and {columns} columns"
         )
+    # Few images give a narrow sheet.
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     width, height = (max(sides) for sides in zip(*(tile.size for tile in tiles), strict=True))
@@ -69,6 +70,7 @@ def _grid(
         # In the middle and at the bottom of the cell, close to the caption.
         sheet.paste(tile, (x + (width - tile.width) // 2, y + height - tile.height))
         for i, line in enumerate(text.splitlines()):
+            # "ma" in the next line: the middle of the top of the text is at this point.
             at = (x + width // 2, y + height + i * LINE + 2)
             draw.text(at, _cut(line, width + gap // 2, font), "#333333", font, anchor="ma")
     return sheet

@@ -1,4 +1,4 @@
-"""Writes the report of a sweep: tables of settings and runs as CSV and JSON, and the page."""
+"""Writes the report of a sweep: a page, and tables of settings and runs as CSV and JSON."""
 
 import csv
 import io
@@ -159,6 +159,7 @@ def _csv(runs: Sequence[SweptRun]) -> str:
     # With the standard errors of single runs, which the tables of the page leave out.
     figures = dict.fromkeys(name for run in runs for name in run.figures)
     text = io.StringIO()
+    # The csv module ends lines as Windows does by default.
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", *runs[0].values, "seed", "status", *figures, "message"])
     for run in runs:

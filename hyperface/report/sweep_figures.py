@@ -79,6 +79,7 @@ def _line(
       colour: colour of line and points.
     """
     scored = [(x, 100 * np.array(scores)) for x, scores in points if scores]
+    # Otherwise the line would run back and forth.
     scored.sort(key=lambda point: point[0])
     if not scored:
         return

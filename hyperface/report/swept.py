@@ -45,6 +45,7 @@ def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
     """Groups runs by their settings, in the order of each setting's first run."""
     found: dict[tuple, Setting] = {}
     for run in runs:
+        # Dicts have no hash, and the order of the fields is the same in all runs.
         found.setdefault(tuple(run.values.items()), Setting(run.values, [])).runs.append(run)
     return list(found.values())
 

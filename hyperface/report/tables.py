@@ -68,5 +68,6 @@ def as_markdown(table: Table) -> str:
       | softmax | 98.28 % |
     """
     lines = [table.header, *table.rows]
+    # A bar inside a cell would end the cell.
     shown = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join([shown[0], "|---" * len(table.header) + "|", *shown[1:]])
