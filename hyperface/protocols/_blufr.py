@@ -54,9 +54,9 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
       The lists of the file, with indices from 0.
 
     Raises:
-      InputError: the file is damaged, an index is out of range or repeated, a person is in the
-        training and in the test set, or gallery and probes together are not the test set with one
-        gallery image per person. The message names the variable.
+      InputError: the file is damaged; an index is out of range or repeated; a person is in the
+        training set and in the test set; gallery and probes together are not the test set; or a
+        person has several gallery images. The message names the variable.
 
     References:
       Liao, Lei, Yi, Li: A benchmark study of large-scale unconstrained face recognition, IJCB 2014.

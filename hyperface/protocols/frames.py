@@ -84,7 +84,9 @@ def video_similarities(
     mean: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoSimilarities:
-    """Compares every frame of one video with every frame of the other, pair by pair.
+    """Computes the cosines of all frames of one video with all of the other, for each video pair.
+
+    Only the mean, the maximum and the histogram of the cosines of a pair are kept.
 
     Args:
       videos: as `group_frames` returns them.

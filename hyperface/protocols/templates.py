@@ -47,7 +47,7 @@ class GroupedTemplates(NamedTuple):
 def group_templates(
     features: np.ndarray, template: np.ndarray, media: np.ndarray | None = None
 ) -> GroupedTemplates:
-    """Groups images, in any order, by template, and averages the images of one medium if asked.
+    """Groups images, in any order, by template; with `media` each medium becomes one image.
 
     Args:
       features: [images, dim] of any norm. Give an image twice if it is in two templates.
