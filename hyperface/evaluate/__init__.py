@@ -1,6 +1,6 @@
 """Scores networks, independently of training.
 
-Images are embedded by a jitted function. The protocols then score the features in NumPy.
+A jitted function computes the features of images. The protocols then score the features in NumPy.
 """
 
 from hyperface.extras import require

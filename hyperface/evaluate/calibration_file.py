@@ -24,8 +24,9 @@ FORMAT, VERSION = "hyperface-calibration", 1
 LARGEST = 2**20
 """Largest size of the file in bytes."""
 _OPTIONAL = ("measured_far", "measured_tar", "measured_frr")
+"""Keys of a threshold whose value may be null."""
 _LIMITS = ("measured_far_low", "measured_far_high")
-"""Absent from a file that was written without intervals."""
+"""Keys of a threshold that are missing if the file was written without intervals."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ class StoredCalibration:
         return max(found, key=lambda point: point.far)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the content of the file as a dictionary."""
+        """Returns the content of the file as a dictionary.
+
+        The keys are "format", "version", "model", "mirror", "protocol", "same pairs", "different
+        pairs", "thresholds" (a list of dicts with the fields of `OperatingPoint`) and "logistic" (a
+        dict with the fields of `Logistic`).
+        """
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -76,6 +82,7 @@ class StoredCalibration:
 
     def to_text(self) -> str:
         """Returns the content of the file as JSON text."""
+        # Other programs read the file, and NaN and Infinity are no JSON.
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
@@ -85,7 +92,7 @@ def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> Stor
     Args:
       found: the calibration that a protocol has fitted.
       model: digest of the network's weights.
-      mirror: how the features of image and mirror image were merged.
+      mirror: how the features of image and mirror image were merged, one of `MIRROR_STEPS`.
       protocol: the procedure of the evaluation, in words.
     """
     return StoredCalibration(
@@ -138,6 +145,7 @@ def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
         )
         if not points:
             raise ValueError("no threshold")
+        # Features that are merged in another way would not fit the thresholds.
         if found.mirror not in MIRROR_STEPS:
             raise ValueError(f"mirror {found.mirror!r}")
     except (KeyError, TypeError, ValueError) as error:
@@ -151,6 +159,7 @@ def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
 def _point(record: dict[str, Any]) -> OperatingPoint:
     rates = {n: None if record[n] is None else _number(record[n]) for n in _OPTIONAL}
     rates |= {n: _number(record[n]) for n in _LIMITS if record.get(n) is not None}
+    # Any other value would count as true or false without notice.
     if not isinstance(record["supported"], bool):
         raise TypeError("supported is neither true nor false")
     return OperatingPoint(

@@ -1,4 +1,4 @@
-"""Classification accuracy of features against the class agents."""
+"""Computes the classification accuracy of features by the class weights ("agents")."""
 
 import numpy as np
 
@@ -21,9 +21,10 @@ def nearest_agent_accuracy(
 
     Args:
       features: [examples, dim].
-      agents: [classes, dim].
+      agents: [classes, dim] class weights, the rows of the classification matrix.
       labels: [examples] class ids.
-      normalize: which sides of a similarity are scaled to unit length.
+      normalize: which sides of a similarity are scaled to unit length: "both", "features", "agents"
+        or "none".
       scale: factor of the similarities.
       bias: [classes], added to the logits; None adds nothing.
     """
@@ -32,4 +33,5 @@ def nearest_agent_accuracy(
     if normalize in ("both", "agents"):
         agents = agents / np.linalg.norm(agents, axis=1, keepdims=True)
     logits = scale * (features @ agents.T) + (0.0 if bias is None else bias)
+    # Of equal logits argmax takes that of the lowest class.
     return float(np.mean(np.argmax(logits, axis=1) == labels))

@@ -1,4 +1,4 @@
-"""Embeds a whole split: computes its features, merged with those of the mirror images."""
+"""Computes the features of all images of a split, merged with those of the mirror images."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -28,7 +28,7 @@ PIXEL_STEP = "(pixel - 127.5) / 128"
 
 
 class Devices:
-    """The devices that embed a split: this class is one device, `AllDevices` is all devices.
+    """The devices that compute a split's features: this class is one device, `AllDevices` all.
 
     With several processes, each of them calls the same methods in the same order.
     """
@@ -65,7 +65,7 @@ class Embeddings(NamedTuple):
     """The features of a split, in the order in which its examples are stored."""
 
     features: np.ndarray
-    """[examples, dim] float32, merged with those of the mirror images, un-normalised."""
+    """[examples, dim] float32, merged with those of the mirror images and not normalised."""
     norms: np.ndarray
     """[examples] norm of the feature of the image itself, before the merge."""
     labels: np.ndarray
@@ -75,14 +75,14 @@ class Embeddings(NamedTuple):
 def embedder(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """Returns the jitted function of `merged`, with this library's compiler options."""
+    """Returns the function of `merged`, jitted with this library's compiler options."""
     return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
 
 
 def merged(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """Returns a function that embeds images and merges the features of their mirror images.
+    """Returns a function that computes features of images, merged with those of mirror images.
 
     Args:
       apply: function (parameters, images [batch, height, width, channels]) -> features
@@ -121,7 +121,7 @@ def embed_split(
     batches: Iterable[dict[str, np.ndarray]],
     devices: Devices = ONE_DEVICE,
 ) -> Embeddings:
-    """Embeds all batches of a split, and drops the padding.
+    """Computes the features of all batches of a split, without the padding.
 
     With several processes each of them returns the features of all batches, equal to those that one
     process would compute.
@@ -148,7 +148,7 @@ def embed_split(
 
 
 class AllDevices(Devices):
-    """All devices of all processes: each process embeds its share of the batches on its own."""
+    """All devices of all processes. Each process computes the features of its share of a batch."""
 
     def __init__(self) -> None:
         self.num_local = jax.local_device_count()

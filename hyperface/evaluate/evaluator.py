@@ -32,19 +32,24 @@ from hyperface.protocols.pair_rules import ACCURACY_STEP
 class Result:
     """The scores of one method on a test split.
 
-    With several processes only the first one scores. The others have embeddings alone.
+    With several processes only the first process scores. The results of the others have only
+    `embeddings`.
     """
 
     embeddings: Embeddings
     verification: Verification | None = None
-    """The scores of the verification protocol; None for another protocol."""
+    """The scores of the verification protocol; None for the classification protocol."""
     accuracy: float | None = None
-    """The accuracy of the classification protocol; None for another protocol."""
+    """The accuracy of the classification protocol; None for the verification protocol."""
     steps: tuple[str, ...] = ()
     """The procedure: one sentence per step of the evaluation."""
 
     def figures(self) -> dict[str, float]:
-        """Returns the values of a results table by name, as shares in [0, 1]."""
+        """Returns the values of a results table by name, as shares in [0, 1].
+
+        The names are "accuracy" and, for verification, "accuracy_standard_error" and one such as
+        "tar_at_far_0.01" per false accept rate.
+        """
         if self.verification is None:
             # Only the process that scores calls this, and it has one of the two scores.
             return {"accuracy": cast(float, self.accuracy)}
@@ -95,6 +100,7 @@ def evaluate_network(
     if isinstance(term, SoftmaxTerm) and "scale" in head:
         scale = max(head["scale"], term.min_scale)
     else:
+        # Terms of distances, such as C-triplet, have no scale.
         scale = getattr(term, "scale", 1.0)
     accuracy = nearest_agent_accuracy(
         embeddings.features,
@@ -109,14 +115,15 @@ def evaluate_network(
 
 
 def check_scorable(experiment: Experiment, data_dir: Path) -> None:
-    """Checks before training that the protocol can score the test split after it.
+    """Checks, before a training starts, that the protocol can score the test split at its end.
 
     Raises:
-      InputError: there is no such split, or it has too few pairs for the folds.
+      InputError: there is no test split, or it has too few pairs for the folds.
     """
     data = experiment.data
     split = open_experiment_split(data, "test", data_dir)
     if experiment.evaluation.protocol == "verification":
+        # From the labels alone, so that no image is decoded.
         labels = np.array([int(record["label"]) for record in split.records])
         try:
             deal_folds(all_pairs(labels).same, experiment.evaluation.folds)
@@ -129,7 +136,13 @@ def check_scorable(experiment: Experiment, data_dir: Path) -> None:
 def evaluate_pixels(
     experiment: Experiment, data_dir: Path, devices: Devices = ONE_DEVICE
 ) -> Result:
-    """Scores verification by the cosine of raw pixels, a baseline that every network must beat."""
+    """Scores verification by the cosine of raw pixels, a baseline that every network must beat.
+
+    Args:
+      experiment: the experiment, which names the split and the folds.
+      data_dir: the folder of prepared data sets.
+      devices: as in `evaluate_network`.
+    """
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)
     steps = (images, f"the pixels themselves are the features, {PIXEL_STEP}", MIRROR_STEPS["none"])
@@ -139,7 +152,10 @@ def evaluate_pixels(
 def _embedded(
     experiment: Experiment, embed: Callable, params: Any, data_dir: Path, devices: Devices
 ) -> tuple[Embeddings, str]:
-    """Returns the features of the test split, and the sentence of the procedure on its images."""
+    """Returns (features of the test split, the sentence of the procedure about its images).
+
+    `embed` is a function as `embedder` returns it, and `params` are its parameters.
+    """
     data, size = experiment.data, experiment.evaluation.batch_size
     split = open_experiment_split(data, "test", data_dir)
     batches = evaluation_batches(

@@ -22,8 +22,8 @@ class PeopleFolds(NamedTuple):
     groups: list[Result]
     """The result of each group's network on its group."""
     right: np.ndarray
-    """[pairs] bool, True where the decision is right. The threshold of each group is the best one
-    on the other groups."""
+    """[pairs] bool, True where the decision is right. The threshold of each group is the one of
+    highest accuracy on the other groups."""
     same: np.ndarray
     """[pairs] bool, True where both images show the same person."""
     first: np.ndarray
@@ -49,6 +49,7 @@ class PeopleFolds(NamedTuple):
 
         It is the rate at which the false-reject rate equals the false-accept rate.
         """
+        # Per group, since scores of different networks have no threshold in common.
         return float(np.mean([eer(curve) for curve in self.curves]))
 
     def above(self, other: "PeopleFolds") -> Difference:
@@ -61,7 +62,10 @@ class PeopleFolds(NamedTuple):
         )
 
     def figures(self) -> dict[str, float]:
-        """Returns the values of a results table by name, as shares in [0, 1]."""
+        """Returns the values of a results table by name, as shares in [0, 1].
+
+        The names are "accuracy", "accuracy_standard_error" and "equal_error_rate".
+        """
         accuracy = self.accuracy
         return {
             "accuracy": accuracy.value / 100,
@@ -71,7 +75,7 @@ class PeopleFolds(NamedTuple):
 
 
 def put_together(groups: Sequence[Result]) -> PeopleFolds:
-    """Combines the results of all groups of people to the scores of one method.
+    """Combines the results of all groups of people into the scores of one method.
 
     Args:
       groups: the verification result of each group's network on its group; at least two groups.

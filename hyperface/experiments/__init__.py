@@ -21,9 +21,9 @@ from hyperface.errors import InputError, unknown_name
 from hyperface.files import digest, read_json
 
 DEFAULT = "orl40-normface"
-"""The experiment of `hyperface train` without a name."""
+"""Name of the experiment that `hyperface train` runs if no name is given."""
 RUN_CODE = "HYPERFACE_RUN_CODE"
-"""Environment variable that allows us to execute the copy of an experiment file in a run."""
+"""Environment variable that allows the copy of an experiment file in a run to be executed."""
 
 
 def names() -> list[str]:
@@ -100,6 +100,7 @@ def _experiment(module: ModuleType, name: str) -> Experiment:
             f"{name}: expected EXPERIMENT = hyperface.config.experiment.Experiment(...), found "
             f"{kind}."
         )
+    # Checked here, since a dataclass takes any values.
     return check(found)
 
 
@@ -107,6 +108,7 @@ def _module(name: str) -> ModuleType:
     file = file_of(name)
     if file is not None:
         return user_file.load(file)
+    # Before the import, so that a name can import nothing but an experiment.
     if name not in names():
         raise unknown_name("experiment", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

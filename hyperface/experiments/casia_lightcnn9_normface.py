@@ -21,8 +21,10 @@ EXPERIMENT = dataclasses.replace(
     BASELINE,
     name="casia-lightcnn9-normface",
     steps=10_000,
+    # A snapshot is scored from its checkpoint.
     checkpoint_every=1_000,
     data=dataclasses.replace(BASELINE.data, batch_size=256),
+    # The default loss is NormFace's softmax with a learned scale.
     loss=Loss(),
     optimizer=dataclasses.replace(BASELINE.optimizer, learning_rate=1e-4, boundaries=()),
     evaluation=Evaluation(snapshots=5, snapshot_every=1_000),

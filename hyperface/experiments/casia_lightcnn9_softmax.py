@@ -27,6 +27,7 @@ EXPERIMENT = Experiment(
     optimizer=Optimizer(
         learning_rate=1e-3,
         boundaries=(500_000, 1_000_000, 1_500_000),
+        # The gamma of the released solver.
         factor=0.457305051927326,
         rate_in_velocity=True,
         clip=150.0,

@@ -23,6 +23,7 @@ EXPERIMENT = dataclasses.replace(
     BASELINE,
     name="casia-wen28-normface",
     steps=10_000,
+    # The default loss is NormFace's softmax with a learned scale.
     loss=Loss(),
     optimizer=dataclasses.replace(BASELINE.optimizer, learning_rate=1e-3, boundaries=()),
     evaluation=Evaluation(snapshots=5, snapshot_every=1_000),

@@ -26,6 +26,7 @@ EXPERIMENT = Experiment(
     optimizer=Optimizer(
         learning_rate=0.1,
         boundaries=(16_000, 24_000),
+        # Caffe's momentum, in which a lower rate does not reduce the velocity at once.
         rate_in_velocity=True,
         groups=Groups(biases=Group(rate=2.0, decay=0.0)),
     ),

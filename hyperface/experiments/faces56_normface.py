@@ -15,4 +15,5 @@ import dataclasses
 from hyperface.config.loss import Loss
 from hyperface.experiments import faces56_softmax
 
+# The default loss is NormFace's softmax with a learned scale.
 EXPERIMENT = dataclasses.replace(faces56_softmax.EXPERIMENT, name="faces56-normface", loss=Loss())

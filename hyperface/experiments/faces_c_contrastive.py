@@ -14,7 +14,9 @@ from hyperface.config.loss import CContrastiveTerm, Loss, SoftmaxTerm
 from hyperface.experiments import faces_normface
 
 EXPERIMENT = dataclasses.replace(
+    # With the agents' larger learning rate, since this loss normalises features too.
     faces_normface.EXPERIMENT,
     name="faces-c-contrastive",
+    # A loss has the softmax by default; weight 0 leaves it out.
     loss=Loss(softmax=SoftmaxTerm(weight=0.0), c_contrastive=CContrastiveTerm(weight=1.0)),
 )

@@ -19,9 +19,11 @@ from hyperface.experiments import mnist_ring
 EXPERIMENT = dataclasses.replace(
     mnist_ring.EXPERIMENT,
     name="mnist-normface",
+    # A mirrored digit is often no digit.
     data=Data(name="mnist", batch_size=128, mirror=False),
     model=Model(name="lenet-normface", feature_dim=3),
     loss=Loss(softmax=SoftmaxTerm(scale=7.0)),
     optimizer=Optimizer(learning_rate=0.01, boundaries=(1200, 1700)),
+    # mnist-ring is compared with mnist-softmax, and this run with none.
     compare=(),
 )

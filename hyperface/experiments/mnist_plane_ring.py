@@ -22,6 +22,7 @@ SOFTMAX = mnist_plane_softmax.EXPERIMENT
 EXPERIMENT = dataclasses.replace(
     SOFTMAX,
     name="mnist-plane-ring",
+    # The released code has no factor 1/2 before its weight, unlike the paper's lambda.
     loss=dataclasses.replace(SOFTMAX.loss, ring=RingTerm(weight=0.02)),
     compare=("mnist-plane-softmax",),
 )

@@ -18,10 +18,12 @@ EXPERIMENT = Experiment(
     steps=2000,
     log_every=20,
     checkpoint_every=500,
+    # A mirrored digit is often no digit.
     data=Data(name="mnist", batch_size=128, mirror=False),
     model=Model(name="lenet", feature_dim=2),
     loss=Loss(
         softmax=SoftmaxTerm(normalize="none", scale=1.0),
+        # The released code has no factor 1/2 before its weight, unlike the paper's lambda.
         ring=RingTerm(weight=0.02),
     ),
     optimizer=Optimizer(learning_rate=0.01, boundaries=(1000, 1750), factor=0.8),

@@ -28,6 +28,7 @@ EXPERIMENT = Experiment(
     data=Data(name="ms1mv3", batch_size=1024),
     model=Model(name="iresnet-50", feature_dim=512),
     loss=Loss(
+        # A loss has the softmax by default; weight 0 leaves it out.
         softmax=SoftmaxTerm(weight=0.0),
         margin_softmax=MarginTerm(weight=1.0, angular_margin=0.5, gradient="released"),
     ),

@@ -26,6 +26,7 @@ EXPERIMENT = Experiment(
     optimizer=Optimizer(
         learning_rate=0.1,
         boundaries=(80_000, 150_000),
+        # Caffe's momentum, as in SphereFace's released solver.
         rate_in_velocity=True,
         groups=Groups(biases=Group(rate=2.0, decay=0.0), radius=Group(rate=2.0, decay=0.0)),
     ),

@@ -18,6 +18,7 @@ EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-adaface",
     loss=Loss(
+        # A loss has the softmax by default; weight 0 leaves it out.
         softmax=SoftmaxTerm(weight=0.0),
         adaface=AdaFaceTerm(weight=1.0, scale=16.0, momentum=0.1),
     ),

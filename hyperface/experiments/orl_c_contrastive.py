@@ -16,6 +16,7 @@ from hyperface.experiments import orl_normface
 EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-c-contrastive",
+    # A loss has the softmax by default; weight 0 leaves it out.
     loss=Loss(softmax=SoftmaxTerm(weight=0.0), c_contrastive=CContrastiveTerm(weight=1.0)),
     compare=(),
 )

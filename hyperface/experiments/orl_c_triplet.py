@@ -19,6 +19,7 @@ EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-c-triplet",
     loss=Loss(
+        # A loss has the softmax by default; weight 0 leaves it out.
         softmax=SoftmaxTerm(weight=0.0),
         c_triplet=CTripletTerm(weight=1.0, negatives="hardest", always_pull=True),
     ),

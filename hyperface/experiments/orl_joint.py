@@ -17,6 +17,7 @@ from hyperface.experiments import orl_normface
 EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-joint",
+    # The softmax has weight 1 by default.
     loss=Loss(c_contrastive=CContrastiveTerm(weight=0.01)),
     compare=(),
 )

@@ -20,7 +20,9 @@ EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-magface",
     loss=Loss(
+        # A loss has the softmax by default; weight 0 leaves it out.
         softmax=SoftmaxTerm(weight=0.0),
+        # Margins, norms and lambda_g are the defaults of the term.
         magface=MagFaceTerm(weight=1.0, scale=16.0),
     ),
     compare=(),

@@ -18,7 +18,9 @@ EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-sphereface",
     loss=Loss(
+        # A loss has the softmax by default; weight 0 leaves it out.
         softmax=SoftmaxTerm(weight=0.0),
+        # m and the floor of the blend are the defaults of the term.
         a_softmax=SphereFaceTerm(weight=1.0),
         ring=RingTerm(weight=0.01),
     ),

@@ -16,6 +16,7 @@ from hyperface.experiments import orl_normface
 EXPERIMENT = dataclasses.replace(
     orl_normface.EXPERIMENT,
     name="orl-triplet",
+    # A loss has the softmax by default; weight 0 leaves it out.
     loss=Loss(
         softmax=SoftmaxTerm(weight=0.0), triplet=BatchTripletTerm(weight=1.0, mining="violating")
     ),

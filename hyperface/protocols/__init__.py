@@ -1,4 +1,4 @@
-"""The field's protocols: their files, their scoring and their names."""
+"""Reads and scores the published protocols of face verification and identification."""
 
 from hyperface.extras import require
 

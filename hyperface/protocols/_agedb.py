@@ -1,4 +1,4 @@
-"""AgeDB: pairs of images of one person or of two, some years of age apart."""
+"""Reads AgeDB's own lists of image pairs, which show one or two people some years apart in age."""
 
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,13 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
 
 
 def _pairs(split: Any, fold: int, place: str) -> list[Pair]:
+    # None stands for a field that is missing.
     images, labels = [*(split.values() if isinstance(split, dict) else ()), None, None][:2]
     arrays = isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)
     if not arrays or images.shape != (2, labels.size) or labels.dtype.kind not in "iuf":
         raise InputError(f"{place}: expected 2 x pairs images and a label a pair, found others.")
     return [
+        # The error names the number of the pair in place of a line.
         _pair(Line(place, number, ""), columns, label, fold)
         for number, (columns, label) in enumerate(zip(images.T, labels.ravel(), strict=True), 1)
     ]
@@ -59,6 +61,7 @@ def _pairs(split: Any, fold: int, place: str) -> list[Pair]:
 def _pair(line: Line, images: np.ndarray, label: float, fold: int) -> Pair:
     if label not in (1, -1):
         raise line.fault("the label 1 or -1", str(label))
+    # By position: the name is the first field of the struct, whatever the field is called.
     names = [next(iter(image.values()), None) for image in images if isinstance(image, dict)]
     if len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise line.fault("two structs that start with an image's name", "others")

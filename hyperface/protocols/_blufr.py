@@ -16,43 +16,47 @@ _SINGLE = ("imageList", "labels", "devTrainIndex", "devTestIndex")
 
 
 class Trial(NamedTuple):
-    """One trial; every index is a row of `BlufrLists.images`, from 0."""
+    """One trial of BLUFR. Its arrays are int64 positions in `BlufrLists.images`, from 0."""
 
     train: np.ndarray
+    """Images that features may be fitted on."""
     test: np.ndarray
-    """Images whose pairs are all compared for verification; none of their people is in train."""
+    """Images whose pairs are all compared for verification; none of their people is in `train`."""
     gallery: np.ndarray
-    """One image per person, of some people of test."""
+    """One image per person, for some of the people in `test`."""
     probe: np.ndarray
-    """The rest of test: genuine if the person is in the gallery, else impostor."""
+    """The other images of `test`: genuine if the person is in the gallery, else impostor."""
 
 
 class BlufrLists(NamedTuple):
     """The images of LFW, ten trials, and a development set."""
 
     images: list[str]
+    """Names of the images."""
     labels: np.ndarray
-    """[images] int64, the person, from 1."""
+    """[images] int64, the number of the person, from 1."""
     trials: list[Trial]
     dev_train: np.ndarray
+    """Positions of the development set's training images, from 0."""
     dev_test: np.ndarray
+    """Positions of the development set's test images, from 0."""
 
 
 def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
-    """Reads `blufr_lfw_config.mat`.
+    """Reads `blufr_lfw_config.mat`, the file of BLUFR's lists.
 
     Args:
       path: the file.
       template: format of the image names in the data set, from `name` and `number`. The file itself
-        has `{name}_{number:04}.jpg`.
+        has names of the form `{name}_{number:04}.jpg`.
 
     Returns:
       The lists of the file, with indices from 0.
 
     Raises:
-      InputError: the file is damaged, an index is out of range or repeated, a person is in the
-        training and in the test set, or gallery and probes together are not the test set with one
-        gallery image per person. The message names the variable.
+      InputError: the file is damaged; an index is out of range or repeated; a person is in the
+        training set and in the test set; gallery and probes together are not the test set; or a
+        person has several gallery images. The message names the variable.
 
     References:
       Liao, Lei, Yi, Li: A benchmark study of large-scale unconstrained face recognition, IJCB 2014.
@@ -72,6 +76,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
     if len({len(column) for column in columns.values()}) > 1:
         counts = [len(column) for column in columns.values()]
         raise InputError(f"{path}: expected as many sets of each kind, found {counts}.")
+    # `_TRIALS` has its entries in the order of the fields of `Trial`.
     trials = [Trial(*sets) for sets in zip(*columns.values(), strict=True)]
     for number, trial in enumerate(trials, 1):
         _check(trial, labels, f"{path}: trial {number}")
@@ -86,6 +91,7 @@ def _images(cells: Any, template: str, file: str) -> list[str]:
     for row, cell in enumerate(cells.ravel(), 1):
         # The error names the row of the variable in place of a line.
         line = Line(f"{file}:imageList", row, cell if isinstance(cell, str) else "")
+        # The first part is greedy, since names of people contain underscores too.
         match = re.fullmatch(r"(.+)_(\d{4})\.jpg", line.text)
         if not match:
             raise line.fault("a name as Aaron_Eckhart_0001.jpg")
@@ -105,6 +111,7 @@ def _columns(cells: Any, name: str, images: int, path: Path | str) -> list[np.nd
 
 
 def _indices(value: Any, name: str, images: int, path: Path | str) -> np.ndarray:
+    # MATLAB counts from 1.
     rows = _numbers(value, name, path) - 1
     outside = rows[rows >= images]
     if outside.size:
@@ -115,7 +122,11 @@ def _indices(value: Any, name: str, images: int, path: Path | str) -> np.ndarray
 
 
 def _numbers(value: Any, name: str, path: Path | str) -> np.ndarray:
-    """Returns a vector of whole numbers from 1."""
+    """Returns a variable's values as an int64 vector; InputError unless all are whole numbers >= 1.
+
+    `name` is the name of the variable, for the message.
+    """
+    # MATLAB usually stores whole numbers as doubles.
     good = isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.size
     if not good or not np.all((value >= 1) & (value < 2**31) & (value == np.floor(value))):
         raise InputError(f"{path}: expected whole numbers from 1 in {name}, found others.")
@@ -123,6 +134,7 @@ def _numbers(value: Any, name: str, path: Path | str) -> np.ndarray:
 
 
 def _check(trial: Trial, labels: np.ndarray, place: str) -> None:
+    # Features may be fitted on `train`: a shared person would make the test easier.
     shared = np.intersect1d(labels[trial.train], labels[trial.test])
     if shared.size:
         raise InputError(

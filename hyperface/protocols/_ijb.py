@@ -13,7 +13,7 @@ _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
 _KNOWN = {
     *_BOX, "TEMPLATE_ID", "SUBJECT_ID", "MEDIA_ID", "SIGHTING_ID", "FILE", "FILENAME",
 }  # fmt: skip
-"""Columns that are read; others are ignored."""
+"""Columns that are read; other columns are ignored."""
 
 
 class Templates(NamedTuple):
@@ -22,33 +22,38 @@ class Templates(NamedTuple):
     template: np.ndarray
     """[images] int64, the template's id."""
     subject: np.ndarray | None
-    """[images] int64, the person's id, where the file has it."""
+    """[images] int64, the person's id; None if the file has none."""
     media: np.ndarray
-    """[images] int64: frames of one video have one id."""
+    """[images] int64, the medium's id, which all frames of one video share."""
     names: list[str]
     """Names of the image files."""
     box: np.ndarray | None = None
-    """[images, 4] float64, the face in the image file: left, top, width and height in pixels, NaN
-    where the file leaves them out."""
+    """[images, 4] float64, the face in the image file: left, top, width and height in pixels. A
+    value that the file leaves out is NaN. None if the file has no such columns."""
 
 
 class Landmarks(NamedTuple):
     """Five landmarks of each face, for alignment."""
 
     names: list[str]
+    """Names of the image files."""
     points: np.ndarray
-    """[images, 5, 2] float64, x and y in pixels: eyes, nose, corners of the mouth."""
+    """[images, 5, 2] float64, x and y in pixels of both eyes, the nose, and both corners of the
+    mouth."""
     score: np.ndarray
-    """[images] float64 in [0, 1], how sure the detector is of the face."""
+    """[images] float64 in [0, 1], how sure the detector is that the image shows a face."""
 
 
 def read_ijb_templates(path: Path | str) -> Templates:
     """Reads templates with people: the CSV files of IJB-A and of CS3.
 
     In IJB-A's 1:1 protocol these are `train_1.csv` and `verify_metadata_1.csv`, in 1:N
-    `search_gallery_1.csv` and `search_probe_1.csv`. Columns are found by the header: TEMPLATE_ID,
-    SUBJECT_ID, FILE or FILENAME, and MEDIA_ID or, where there is none, SIGHTING_ID; FACE_X, FACE_Y,
-    FACE_WIDTH and FACE_HEIGHT may be there, and others are left alone.
+    `search_gallery_1.csv` and `search_probe_1.csv`. Columns are found by the names in the header,
+    and other columns are ignored:
+
+    - TEMPLATE_ID, SUBJECT_ID, and FILE or FILENAME;
+    - MEDIA_ID, or SIGHTING_ID if there is no MEDIA_ID;
+    - FACE_X, FACE_Y, FACE_WIDTH and FACE_HEIGHT, which are read if all four are there.
 
     Args:
       path: the file.
@@ -57,8 +62,8 @@ def read_ijb_templates(path: Path | str) -> Templates:
       The templates, with one row per line of the file.
 
     Raises:
-      InputError: a line is malformed, or gives a template a second person. The message names the
-        line.
+      InputError: a column is missing or there twice, a line is malformed, or a line gives a
+        template a second person. The message names the line.
 
     References:
       Klare et al.: Pushing the frontiers of unconstrained face detection and recognition: IARPA
@@ -67,6 +72,7 @@ def read_ijb_templates(path: Path | str) -> Templates:
     header, *lines = read_lines(path)
     named = [name.upper() for name in _csv(header)]
     columns = {name: index for index, name in enumerate(named)}
+    # Columns that are not read may have the same name.
     if twice := [name for name, count in Counter(named).items() if count > 1 and name in _KNOWN]:
         raise header.fault("each column once", f"{twice[0]} again")
     numbers = [_column(header, columns, n) for n in ("TEMPLATE_ID", "SUBJECT_ID")]
@@ -95,13 +101,13 @@ def read_ijb_faces(path: Path | str) -> Templates:
     """Reads templates without people: `ijbb_face_tid_mid.txt` and `ijbc_face_tid_mid.txt`.
 
     Args:
-      path: the file; a line is "1.jpg 1 69544": image, template and media.
+      path: the file. A line such as "1.jpg 1 69544" has the image, the template and the medium.
 
     Returns:
-      The templates, with one row per line of the file.
+      The templates, with one row per line of the file; `subject` and `box` are None.
 
     Raises:
-      InputError: a line is malformed. The message names it.
+      InputError: a line is malformed. The message names the line.
     """
     ids, names = [], []
     for line in read_lines(path):
@@ -118,14 +124,14 @@ def read_ijb_landmarks(path: Path | str) -> Landmarks:
     """Reads `ijbb_name_5pts_score.txt` and `ijbc_name_5pts_score.txt`.
 
     Args:
-      path: the file; a line has an image, five times x and y, and the score.
+      path: the file. A line has the image, x and y of five landmarks, and the score.
 
     Returns:
-      The landmarks, with one row per line. In the files of one release the lines have the same
-      order as in `read_ijb_faces`.
+      The landmarks, with one row per line. The lines have the same order as those of the file of
+      faces, which `read_ijb_faces` reads, if both are of one release.
 
     Raises:
-      InputError: a line is malformed. The message names it.
+      InputError: a line is malformed. The message names the line.
     """
     names, numbers = [], []
     for line in read_lines(path):
@@ -157,6 +163,7 @@ def _column(header: Line, columns: dict[str, int], *names: str) -> int:
 
 def _side(line: Line, field: str, side: str) -> float:
     value = line.decimal(field, f"{side} in pixels") if field else np.nan
+    # A size that the file leaves out is NaN, which passes this comparison.
     if side in _BOX[2:] and value <= 0:
         raise line.fault(f"{side} above 0", field)
     return value

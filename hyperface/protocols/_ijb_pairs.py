@@ -1,4 +1,4 @@
-"""Reads which pairs of templates are compared; IJB-C has 16 million of them."""
+"""Reads the lists of template pairs that are compared; IJB-C has 16 million pairs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,25 +20,28 @@ class TemplatePairs(NamedTuple):
     """Pairs of templates by id."""
 
     first: np.ndarray
-    """[pairs] int64."""
+    """[pairs] int64, id of one template."""
     second: np.ndarray
+    """[pairs] int64, id of the other template."""
     same: np.ndarray | None
-    """[pairs] bool, True if both are of one person; None if neither the list nor people tell."""
+    """[pairs] bool, True if both templates show one person; None if neither the list nor the
+    templates tell."""
 
 
 def read_ijb_pairs(
     path: Path | str, templates: Templates | None = None, *, repeats: bool = False
 ) -> TemplatePairs:
-    """Reads which templates are compared.
+    """Reads a list of template pairs, in one of two forms:
 
-    IJB-A's `verify_comparisons_1.csv` and CS3's matches have lines "10,24", two templates, and may
-    have a header; `ijbb_template_pair_label.txt` and `ijbc_template_pair_label.txt` have lines
-    "10 24 1", where 1 is for one person and 0 for two.
+    - IJB-A's `verify_comparisons_1.csv` and CS3's matches have lines such as "10,24", which are the
+      ids of two templates, and may have a header;
+    - `ijbb_template_pair_label.txt` and `ijbc_template_pair_label.txt` have lines such as
+      "10 24 1", where 1 stands for one person and 0 for two.
 
     Args:
       path: the file.
-      templates: the templates that the file may name. If the file does not state which pairs show
-        one person, this follows from the people of the templates.
+      templates: the templates that the file may name; None allows all ids. If the file does not
+        state which pairs show one person, this follows from the people of the templates.
       repeats: whether a pair may be listed twice.
 
     Returns:
@@ -51,6 +54,8 @@ def read_ijb_pairs(
     """
     file = str(path)
     data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")
+    # Only the start is looked at, since the text may have 700 MB. `split_lines` refuses a first
+    # line that is empty, and so it gets the text around it.
     start = split_lines(data[:1000].partition(b"\n")[0] or data[:1000], file)[0]
     separator = "," if "," in start.text else None
     header = separator is not None and not any(field.isdigit() for field in start.fields(","))
@@ -58,6 +63,7 @@ def read_ijb_pairs(
     table = _table(data, 2 if separator else 3, separator, file, 1 + header)
     for bad, expected in _faults(table, templates, repeats):
         if bad.any():
+            # argmax finds the first line that breaks the rule.
             row = int(np.argmax(bad))
             raise Line(file, row + 1 + header, " ".join(map(str, table[row]))).fault(expected)
     return TemplatePairs(table[:, 0], table[:, 1], _same(table, templates))
@@ -66,7 +72,7 @@ def read_ijb_pairs(
 def _faults(
     table: np.ndarray, templates: Templates | None, repeats: bool
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """Yields for each rule which lines break it and what it expects."""
+    """Yields, for each rule, ([lines] bool, True where a line breaks it; what the rule expects)."""
     yield table[:, 0] == table[:, 1], "two templates"
     yield np.any(table[:, 2:] > 1, axis=1), "0 or 1 for the person"
     if not repeats:
@@ -96,8 +102,10 @@ def _same_subject(table: np.ndarray, template: np.ndarray, subject: np.ndarray) 
 def _repeated(table: np.ndarray) -> np.ndarray:
     """Returns [pairs] bool: True where an earlier pair has the same two templates."""
     first, second = table[:, 0], table[:, 1]
-    # One number per pair, smaller id first, so that either order is the same pair.
+    # One number per pair, smaller id first, so that either order is the same pair. Ids are below
+    # 10^9, so that two of them fit into 64 bits.
     keys = np.minimum(first, second) << 32 | np.maximum(first, second)
+    # Stable, so that the first of equal pairs in the file is not the one that is marked.
     order = np.argsort(keys, kind="stable")
     repeated = np.zeros(keys.size, bool)
     repeated[order[1:]] = np.diff(keys[order]) == 0
@@ -105,7 +113,18 @@ def _repeated(table: np.ndarray) -> np.ndarray:
 
 
 def _table(data: bytes, columns: int, separator: str | None, file: str, line: int) -> np.ndarray:
-    """Returns the whole numbers of the lines, [lines, columns]."""
+    """Returns the whole numbers of the lines, [lines, columns] int64.
+
+    Args:
+      data: the text, without a header.
+      columns: number of fields per line.
+      separator: what separates the fields; None for blanks.
+      file: name of the file, for messages.
+      line: number of the first line, for messages.
+
+    Raises:
+      InputError: there is no line, or a line is malformed. The message names the line.
+    """
     if (blank := data.find(b"\n\n")) >= 0:
         found = Line(file, line + data.count(b"\n", 0, blank) + 1, "")
         raise found.fault("no blank line before the last line", "one")
@@ -123,7 +142,13 @@ def _table(data: bytes, columns: int, separator: str | None, file: str, line: in
 
 
 def _digits(block: bytes, columns: int, separator: int) -> np.ndarray | None:
-    """Returns the numbers if the text is digits and single separators only, else None."""
+    """Returns the numbers [lines, columns], or None unless the text is digits and separators only.
+
+    Args:
+      block: lines without the line end of the last one.
+      columns: number of fields per line.
+      separator: code of the character that must stand once between fields.
+    """
     # The last line gets an end, so that every field has a mark behind it.
     text = np.frombuffer(block + b"\n", np.uint8)
     marks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
@@ -134,13 +159,14 @@ def _digits(block: bytes, columns: int, separator: int) -> np.ndarray | None:
     pattern = [separator] * (columns - 1) + [ord("\n")]
     if np.any(text[marks].reshape(-1, columns) != pattern):
         return None
+    # Far faster than to split lines: IJB-C has 16 million of them.
     return np.fromstring(block.replace(b",", b" "), np.int64, sep=" ").reshape(-1, columns)
 
 
 def _checked(
     block: bytes, columns: int, separator: str | None, file: str, start: int
 ) -> np.ndarray:
-    """Reads the numbers line by line, so that an error names the first faulty line."""
+    """Returns what `_table` does, but reads line by line, so that an error names the line."""
     rows = []
     for line in split_lines(block, file, start):
         fields = line.fields(separator)

@@ -11,10 +11,11 @@ from hyperface.errors import InputError
 from hyperface.files import read_bytes
 
 LARGEST_FILE = 2**28
-"""Bytes of a list that is read line by line; the largest, IJB-C's landmarks, has 60 MB."""
+"""Most bytes of a list that is read line by line; the largest, IJB-C's landmarks, has 60 MB."""
 LARGEST = 10**9 - 1
-"""No number in a protocol file is larger: folds, images and templates are counted in millions."""
+"""Largest number that a protocol file may contain; images and templates are counted in millions."""
 
+# All control characters but tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _BLANK = ("no blank line before the last line", "one")
@@ -30,19 +31,38 @@ class Line(NamedTuple):
     text: str
 
     def fault(self, expected: str, found: str | None = None) -> InputError:
-        """Returns an error that names this line. If `found` is None, the error quotes the line."""
+        """Returns an error for this line: "file:number: expected ..., found ...".
+
+        Args:
+          expected: what is expected in this line.
+          found: what the line has; None quotes the text of the line.
+        """
         found = shown(self.text) if found is None else found
         return InputError(f"{self.file}:{self.number}: expected {expected}, found {found}.")
 
     def fields(self, separator: str | None = None) -> list[str]:
-        """Returns the stripped parts between separators; None separates at spaces and tabs."""
+        """Returns the parts between separators, without the blanks around each part.
+
+        If `separator` is None, the line is split at runs of spaces and tabs.
+        """
         if separator is None:
             return _BLANKS.split(self.text)
         return [field.strip(" \t") for field in self.text.split(separator)]
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
-        """Returns a part as a whole number in [least, most], which must consist of digits."""
+        """Returns a part of the line as a whole number.
+
+        Args:
+          token: the part.
+          what: what the number means, for the message.
+          least: the smallest number that is allowed.
+          most: the largest number that is allowed.
+
+        Raises:
+          InputError: the part does not consist of ASCII digits, or the number is out of range.
+        """
         # `int` also takes digits of other scripts, underscores and signs, which are mistakes here.
+        # The length is checked first, since `int` raises its own error above 4,300 digits.
         plain = token.isascii() and token.isdigit() and len(token) <= len(str(LARGEST))
         if not plain or not least <= int(token) <= most:
             limits = f"{least} to {most}" if most < LARGEST else f"{least} or more"
@@ -50,15 +70,25 @@ class Line(NamedTuple):
         return int(token)
 
     def decimal(self, token: str, what: str) -> float:
-        """Returns a part as a finite decimal number."""
+        """Returns a part of the line as a float.
+
+        Raises:
+          InputError: the part is not a finite decimal number. The message says that `what` is
+            expected.
+        """
+        # The pattern leaves "nan", "inf" and underscores out, but "1e999" is infinite.
         if not _DECIMAL.fullmatch(token) or not math.isfinite(float(token)):
             raise self.fault(what, shown(token))
         return float(token)
 
     def image(self, name: str) -> str:
-        """Returns the checked name of an image: a path with "/" below the data set's folder."""
+        """Returns an image's name, after a check that it is a path below the data set's folder.
+
+        Raises:
+          InputError: the name has empty, "." or ".." parts, a backslash or a drive letter.
+        """
         parts = name.split("/")
-        # Such a name could lead out of the data set's folder.
+        # Such a name could lead out of the data set's folder; "C:x" names a drive of Windows.
         if {"", ".", ".."} & set(parts) or "\\" in name or name[1:2] == ":":
             raise self.fault("an image's path below the data set's folder", shown(name))
         return name
@@ -81,10 +111,16 @@ def read_lines(path: Path | str) -> list[Line]:
 def decoded(data: bytes, file: str, start: int = 1) -> str:
     """Returns the text of UTF-8 data.
 
+    Args:
+      data: the text, or a part of it that starts with a line.
+      file: name of the file, for messages.
+      start: the number of the first line.
+
     Raises:
-      InputError: a line is not UTF-8, and the message names it; or the text begins with a
+      InputError: a line is not UTF-8, and the message names the line; or the text begins with a
         byte-order mark.
     """
+    # The mark would become a part of the first name.
     if data.startswith(codecs.BOM_UTF8):
         raise Line(file, start, "").fault("text without a byte-order mark", "one")
     try:
@@ -123,12 +159,18 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
 
 def after(lines: Sequence[Line]) -> Line:
-    """Returns an empty line after the last one, to name it in an error about a missing line."""
+    """Returns an empty line that follows the last line, for an error about a missing line."""
     return lines[-1]._replace(number=lines[-1].number + 1, text="")
 
 
 def expect_count(lines: Sequence[Line], skip: int, count: int, what: str) -> None:
     """Checks that a file has exactly `count` lines after its first `skip` lines.
+
+    Args:
+      lines: all lines of the file.
+      skip: number of header lines.
+      count: expected number of other lines.
+      what: what these lines contain, for the message.
 
     Raises:
       InputError: there are more or fewer lines. The message names the first additional or the first

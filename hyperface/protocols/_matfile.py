@@ -1,4 +1,4 @@
-"""MATLAB 5 .mat files, where every length is compared with the bytes that are there.
+"""Reads MATLAB 5 .mat files, and compares every length in them with the bytes that are there.
 
 `scipy.io.loadmat` reads the same files faster, but believes the lengths and types inside them: one
 changed byte can crash the process, which no `except` catches.
@@ -15,16 +15,18 @@ from hyperface.errors import InputError
 from hyperface.files import read_bytes
 
 LARGEST_VARIABLE = 64 * 2**20
-"""Bytes of a variable once unpacked; BLUFR's largest has 1 MiB."""
+"""Most bytes of a variable after decompression; BLUFR's largest has 1 MiB."""
 
 LARGEST_TOTAL = 2 * LARGEST_VARIABLE
-"""Bytes of all variables of a file once unpacked."""
+"""Most bytes of all compressed variables of a file together, after decompression."""
 LARGEST_FILE = 2**28
 LARGEST_CELLS = 300_000
-"""Cells and fields of structs in a file; a list of 12,000 images as AgeDB's takes about 50,000."""
+"""Most cells and struct fields of a file. A list of 12,000 images, such as AgeDB's, has about
+50,000."""
 _LARGEST_AXES = 32
 
 _HEADER = 128
+# The numbers of elements, classes and types are those of the MATLAB 5 format.
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = {
@@ -32,18 +34,18 @@ _NUMBERS = {
 }  # fmt: skip
 _TEXTS = {2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _LARGEST_NAMES = 2**12
-"""Bytes of the names of a struct's fields."""
+"""Most bytes that the names of a struct's fields take together."""
 _DEEPEST = 8
-"""Cells and structs inside each other; AgeDB has four."""
+"""Most levels of cells and structs inside each other; AgeDB has four."""
 
 
 class _Form(NamedTuple):
-    """The properties of a whole file."""
+    """The byte order of a file, and how many cells may still be read from it."""
 
     order: str
-    """Order of bytes, "<" or ">"."""
+    """Byte order in the notation of `struct`: "<" for little-endian, ">" for big-endian."""
     cells: list[int]
-    """The number of further cells that the file may have: one number, counted down."""
+    """A list of one number: the further cells that the file may have. Reading cells lowers it."""
 
 
 def read_mat(path: Path | str) -> dict[str, Any]:
@@ -53,11 +55,15 @@ def read_mat(path: Path | str) -> dict[str, Any]:
       path: the file.
 
     Returns:
-      Numbers as an array of the shape and type that they are stored with, a row of characters as
-      str, cells as an array of objects, a struct as a dict, and several as an array of dicts.
+      A dict from the name of each variable to its value:
+
+      - an array for numbers, of the shape and type that they are stored with;
+      - str for a row of characters;
+      - an array of objects for cells;
+      - a dict from field to value for a struct, and an array of dicts for several structs.
 
     Raises:
-      InputError: the file is not one, or is damaged.
+      InputError: the file is not a MATLAB 5 file, is damaged, or exceeds a limit of this module.
     """
     data = read_bytes(path, LARGEST_FILE)
     try:
@@ -68,7 +74,9 @@ def read_mat(path: Path | str) -> dict[str, Any]:
 
 
 def _variables(data: bytes) -> dict[str, Any]:
+    # The writer stores the letters MI as one number, which shows the order of its bytes.
     order = {b"IM": "<", b"MI": ">"}.get(data[126:_HEADER])
+    # Version 4 has no such header, and files of version 7.3 are HDF5.
     if order is None or not data.startswith(b"MATLAB 5.0"):
         raise ValueError(f"one that starts with {data[:10]!r}")
     variables, rest = {}, memoryview(data)[_HEADER:]
@@ -97,7 +105,7 @@ def _unpacked(data: memoryview, limit: int) -> memoryview:
 
 
 def _element(data: memoryview, form: _Form) -> tuple[int, memoryview, memoryview]:
-    """Returns the type and content of the first element, and what follows it."""
+    """Returns (type, content, rest): the first element of `data`, and the bytes after it."""
     if len(data) < 8:
         raise ValueError(f"{len(data)} bytes where 8 start an element")
     kind, size = struct.unpack(form.order + "2I", data[:8])
@@ -105,6 +113,7 @@ def _element(data: memoryview, form: _Form) -> tuple[int, memoryview, memoryview
         kind, size, start, end = kind & 0xFFFF, kind >> 16, 4, 8
     else:
         start = 8
+        # Elements are padded to a multiple of eight bytes, except for compressed ones.
         end = start + size + (-size % 8 if kind != _COMPRESSED else 0)
     if start + size > min(end, len(data)):
         raise ValueError(f"an element of {size} bytes where {len(data) - start} are left")
@@ -112,18 +121,31 @@ def _element(data: memoryview, form: _Form) -> tuple[int, memoryview, memoryview
 
 
 def _array(data: memoryview, form: _Form, depth: int) -> tuple[str, Any]:
-    """Returns the name and value of a matrix element."""
+    """Returns (name, value) of a matrix element.
+
+    Args:
+      data: content of the element.
+      form: byte order and cell limit of the file.
+      depth: number of cells and structs that contain this element.
+
+    Raises:
+      ValueError: the element is damaged, or is of a kind that is not read.
+    """
+    # MATLAB stores an empty cell as a matrix element without content.
     if not data:
         return "", np.empty((0, 0))
+    # Without this limit a file could exhaust the recursion of Python.
     if depth > _DEEPEST:
         raise ValueError(f"more than {_DEEPEST} cells inside each other")
     _, flags, rest = _element(data, form)
     _, sizes, rest = _element(rest, form)
     _, name, rest = _element(rest, form)
+    # A matrix has two axes at least, with four bytes each.
     if len(flags) != 8 or not 8 <= len(sizes) <= 4 * _LARGEST_AXES:
         raise ValueError("a matrix without its class or size")
     kind = struct.unpack(form.order + "2I", flags)[0]
     shape = tuple(np.frombuffer(sizes, form.order + "i4").tolist())
+    # The bit 0x0800 of the flags marks complex numbers.
     if kind & 0x0800 or min(shape) < 0:
         raise ValueError(f"complex numbers or the shape {shape}")
     value = _value(rest, form, kind & 0xFF, shape, depth)
@@ -141,11 +163,13 @@ def _value(data: memoryview, form: _Form, kind: int, shape: tuple[int, ...], dep
         return _structs(data, form, count, shape, depth)
     stored, content, _ = _element(data, form)
     if kind == _CHAR and stored in _TEXTS:
+        # Only the types of UTF-16 and UTF-32 have a byte order.
         codec = _TEXTS[stored] + {"<": "-le", ">": "-be"}[form.order] * (stored in (4, 17, 18))
         text = str(content, codec)
         if len(shape) != 2 or shape[0] > 1 or len(text) != count:
             raise ValueError(f"characters of shape {shape} where a row of {len(text)} is stored")
         return text
+    # Classes from 6 are arrays of numbers; sparse arrays and objects are below.
     if kind < 6 or stored not in _NUMBERS:
         raise ValueError(f"an array of class {kind} stored as type {stored}")
     # MATLAB stores columns one after another.
@@ -172,6 +196,7 @@ def _structs(data: memoryview, form: _Form, count: int, shape: tuple[int, ...], 
     width = int.from_bytes(length, "little" if form.order == "<" else "big")
     if not width or not names or len(names) % width or len(names) > _LARGEST_NAMES:
         raise ValueError(f"field names of {len(names)} bytes in steps of {width}")
+    # Each name has `width` bytes, and zeros fill them up.
     fields = [
         str(names[at : at + width], "ascii").split("\0")[0] for at in range(0, len(names), width)
     ]

@@ -12,7 +12,7 @@ from hyperface.files import read_bytes, replace_bytes
 from hyperface.protocols._lines import LARGEST_FILE, Line, decoded, read_lines, shown
 
 LARGEST_DIM = 2**20
-"""Most numbers in a feature; the largest published one has 25,088."""
+"""Most numbers of a feature; the largest published feature has 25,088."""
 _HEADER = struct.Struct("<4i")
 _FLOAT32 = 5
 """OpenCV's CV_32F."""
@@ -22,15 +22,15 @@ class ImageList(NamedTuple):
     """Images of a probe or distractor list."""
 
     names: list[str]
-    """Paths below the data set's folder."""
+    """Paths of the images, below the data set's folder."""
     ids: list[str] | None
     """Ids of the people, as text; None if the list has none."""
     source: str
-    """Name of the file."""
+    """Name of the list's file, for messages and the procedure."""
 
 
 def read_megaface_list(path: Path | str) -> ImageList:
-    """Reads a list of images of the devkit.
+    """Reads a list of probes or distractors of MegaFace's devkit.
 
     `facescrub_features_list.json` and `megaface_features_list.json_1000000_1` are JSON objects with
     the lists "path" and, for probes, "id".
@@ -43,7 +43,7 @@ def read_megaface_list(path: Path | str) -> ImageList:
 
     Raises:
       InputError: the file is not JSON, and the message names the line; or an entry of a list is
-        wrong, and the message names it as `path[7]`.
+        wrong, and the message names the list and the entry's position, from 0, as "file:path:7".
 
     References:
       Kemelmacher-Shlizerman, Seitz, Miller, Brossard: The MegaFace benchmark, CVPR 2016.
@@ -55,6 +55,7 @@ def read_megaface_list(path: Path | str) -> ImageList:
         raise InputError(f"{path}: expected {len(names)} ids, one a path, found {len(ids)}.")
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
+        # The error names the position in the list in place of a line.
         line = Line(f"{path}:path", index, name)
         line.image(name)
         if seen.setdefault(name, index) != index:
@@ -66,11 +67,11 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
     """Reads a list of wrongly labelled images, `facescrub_noises.txt` or `megaface_noises.txt`.
 
     Args:
-      path: the file; a line is an image's name, or a number, a tab and the name; lines that start
+      path: the file. A line has an image's name, or a number, a tab and the name. Lines that start
         with # are comments.
 
     Returns:
-      The names. FaceScrub's are file names, MegaFace's paths.
+      The names of the images. FaceScrub's are names of files, and MegaFace's are paths.
 
     Raises:
       InputError: a line has no name, and the message names the line; or the file has no names at
@@ -95,11 +96,12 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
 
 
 def read_devkit_feature(path: Path | str) -> np.ndarray:
-    """Reads one image's feature from a file of the devkit.
+    """Reads one image's feature from a file of MegaFace's devkit.
 
-    The file is an OpenCV column, all little-endian: first four int32 (number of rows, 1 column, 4
-    bytes per number, type 5 for float32), then the rows. The ArcFace noise scripts append one
-    number to the network's feature.
+    The file is an OpenCV matrix of one column, and all numbers in it are little-endian. It starts
+    with four int32: the number of rows, 1 for the columns, 4 for the bytes per number, and 5 for
+    the type float32. The rows follow, one float32 each. The ArcFace noise scripts append one number
+    to the network's feature.
 
     Args:
       path: the file.
@@ -138,7 +140,7 @@ def write_devkit_feature(path: Path | str, feature: np.ndarray) -> None:
       feature: [dim], stored as float32.
 
     Raises:
-      ValueError: it is not a vector of numbers that are finite in float32.
+      ValueError: the feature is not a vector, or a number of it is not finite in float32.
     """
     # Too large a float64 becomes an infinity, which is refused below.
     with np.errstate(over="ignore"):
@@ -155,6 +157,7 @@ def _json(path: Path | str) -> dict:
     except json.JSONDecodeError as error:
         found = f"{error.msg} at column {error.colno}"
         raise Line(str(path), error.lineno, "").fault("JSON", found) from None
+    # JSON that is nested too deeply raises RecursionError.
     except (RecursionError, ValueError) as error:
         raise InputError(f"{path}: expected lists of text, found {error}.") from None
     if not isinstance(lists, dict):
@@ -173,7 +176,8 @@ def _strings(values: object, name: str, path: Path | str) -> list[str]:
 
 
 def _kind(value: object) -> str:
-    """Describes a wrong value; lists and objects may be deep, so that only their kind is shown."""
+    """Returns a description of a wrong value for a message; of lists and dicts only the type."""
+    # A list or an object may be deep, and its text very long.
     if isinstance(value, list | dict):
         return f"a {type(value).__name__}" if value else f"an empty {type(value).__name__}"
     return repr(value)[:60]

@@ -1,4 +1,4 @@
-"""BLUFR on LFW: ten trials of verification over all pairs and of open-set identification.
+"""Scores BLUFR on LFW: ten trials of verification over all pairs and of open-set identification.
 
 S. Liao, Z. Lei, D. Yi, S. Z. Li. A Benchmark Study of Large-Scale Unconstrained Face Recognition.
 IJCB 2014.
@@ -25,40 +25,44 @@ from hyperface.protocols.result import OVER_TRIALS, Figure, Result
 
 
 def _decades(lowest: int) -> tuple[float, ...]:
+    # Read as text: 3 * 0.1 is not the float 0.3, and rates are looked up by equality.
     steps = (float(f"{digit}e{power}") for power in range(lowest, 0) for digit in range(1, 10))
     return (0.0, *steps, 1.0)
 
 
 VERIFICATION_FARS = _decades(-8)
-"""0, 1e-8, 2e-8, ... 0.9, 1, as in the released code."""
+"""False accept rates of verification: 0, 1e-8, 2e-8, ... 0.9, 1, as in the released code."""
 IDENTIFICATION_FARS = _decades(-4)
-"""0, 1e-4, 2e-4, ... 0.9, 1."""
+"""False accept rates of identification: 0, 1e-4, 2e-4, ... 0.9, 1."""
 RANKS = (*range(1, 11), *range(20, 101, 10))
-"""1 to 10, then 20, 30, ... 100."""
+"""Ranks of identification: 1 to 10, then 20, 30, ... 100."""
 
 
 class Spread(NamedTuple):
     """The mean and deviation of one rate over the trials."""
 
     trials: np.ndarray
-    """[trials]."""
+    """[trials] the rate of each trial."""
     mean: float
     std: float
-    """Sample standard deviation over the trials; NaN for a single one."""
+    """Sample standard deviation over the trials; NaN if there is one trial."""
     mean_minus_std: float
-    """The figure that BLUFR reports."""
+    """The mean minus the standard deviation, which is the value that BLUFR reports."""
 
 
 class BlufrRates(NamedTuple):
-    """The rates of every trial."""
+    """BLUFR's rates in every trial."""
 
     verification_rates: np.ndarray
-    """[trials, verification FARs]."""
+    """[trials, verification FARs] share of the same pairs that are accepted."""
     identification_rates: np.ndarray
     """[trials, ranks, identification FARs] detection and identification rate (DIR)."""
     verification_fars: np.ndarray
+    """[verification FARs] false accept rates of `verification_rates`."""
     identification_fars: np.ndarray
+    """[identification FARs] false accept rates of `identification_rates`."""
     ranks: np.ndarray
+    """[ranks] ranks of `identification_rates`."""
     exact_fars: np.ndarray
     """[trials] the FAR up to which verification rates are exact; above it they are exact to within
     a bin of `ScoreStream`."""
@@ -67,16 +71,24 @@ class BlufrRates(NamedTuple):
     identification_supported: np.ndarray
     """[trials, identification FARs] bool: the trial has at least 1 / FAR probes without a mate."""
     num_genuine: np.ndarray
-    """[trials] same pairs."""
+    """[trials] number of same pairs."""
     num_impostors: np.ndarray
-    """[trials] different pairs."""
+    """[trials] number of different pairs."""
 
     def verification(self, far: float = 0.001) -> Spread:
-        """Returns the verification rate at one of the list's FARs."""
+        """Returns the verification rate at a false accept rate.
+
+        Raises:
+          ValueError: the rate is not in `verification_fars`.
+        """
         return _spread(self.verification_rates[:, _place(self.verification_fars, far, "FAR")])
 
     def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
-        """Returns the open-set DIR at one of the lists' FARs and ranks."""
+        """Returns the open-set DIR at a false accept rate and rank.
+
+        Raises:
+          ValueError: the rate is not in `identification_fars`, or the rank is not in `ranks`.
+        """
         column = _place(self.identification_fars, far, "FAR")
         return _spread(self.identification_rates[:, _place(self.ranks, rank, "rank"), column])
 
@@ -98,13 +110,14 @@ def blufr(
     """Computes BLUFR's rates with the cosine as the similarity.
 
     Verification scores every pair of a trial's test images. These are about 47 million pairs, which
-    are never in memory together. Open-set identification searches the probes in the gallery; the
-    score of a probe without a mate is its highest. The threshold rule is that of the protocol's
-    released code; `rule="strict"` is the rule of all other protocols here. Training images are not
-    used: if features are fitted to them, by PCA for example, call this function once per trial.
+    are never in memory together. Open-set identification searches the probes in the gallery. The
+    score of a probe without a mate is its highest cosine in the gallery. The threshold rule is that
+    of the protocol's released code; `rule="strict"` is the rule of all other protocols here.
+    Training images are not used: if features are fitted to them, by PCA for example, call this
+    function once per trial.
 
     Args:
-      features: [images, dim], of any length; each is normalised here.
+      features: [images, dim], of any norm; each is normalised here.
       labels: [images] person of each image.
       trials: the trials, as indices of images; gallery and probes are test images.
       rule: the threshold rule, as in `impostor_threshold`.
@@ -115,18 +128,18 @@ def blufr(
         2^-15.
       dtype: type of the scores. float32 rounds a cosine by about 1e-7; float64 takes twice the
         time.
-      place: puts rows of features on jax's default device. Another function may split the rows over
-        several devices, which then share the products of tiles and, if they divide evenly, of
-        probes.
+      place: function that puts rows of features on jax's default device. A function that splits the
+        rows over several devices may take its place. The devices then share the products of
+        verification, and those of identification if the number of probes is a multiple of theirs.
       progress: called with (number of finished trials, number of all trials).
 
     Returns:
       The rates of every trial; papers report `.verification()` and `.identification()`.
 
     Raises:
-      ValueError: a feature has no direction, all features are alike, labels do not fit, an index is
-        out of range or repeated, a gallery or probe image is not a test image, or a trial has no
-        same or no different pairs.
+      ValueError: a feature is zero or not finite, all features are alike, labels do not fit, an
+        index is out of range or repeated, a gallery or probe image is not a test image, or a trial
+        has no same or no different pairs.
     """
     unit, labels = unit_features(features, dtype), np.asarray(labels)
     if labels.shape != unit.shape[:1]:
@@ -134,6 +147,7 @@ def blufr(
     if not trials:
         raise ValueError("expected at least one trial, found none")
     for number, trial in enumerate(trials):
+        # All trials are checked before the first is scored, since each takes long.
         _check_trial(trial, len(unit), number)
     columns = []
     for number, trial in enumerate(trials):
@@ -173,6 +187,7 @@ def _check_trial(trial: Trial, images: int, number: int) -> None:
         found = f"in the {name} indices of trial {number + 1}"
         if part.ndim != 1 or not part.size or not np.issubdtype(part.dtype, np.integer):
             raise ValueError(f"expected whole numbers, found {part.dtype}{part.shape} {found}")
+        # NumPy would count a negative index from the end.
         if part.min() < 0 or part.max() >= images:
             raise ValueError(
                 f"expected 0 to {images - 1}, found {part.min()} to {part.max()} {found}"
@@ -200,7 +215,7 @@ def _place(values: np.ndarray, wanted: float, name: str) -> int:
 
 
 def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
-    """Reports VR at FAR 0.1 % and DIR at FAR 1 %: mean and deviation over the ten trials."""
+    """Scores BLUFR: verification rate (VR) at FAR 0.1 % and DIR at FAR 1 %, over the ten trials."""
     lists = read_blufr(files[0])
     features = named.features[named.rows(lists.images, name)]
     found = blufr(
@@ -239,6 +254,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
             ),
         ),
         spread=OVER_TRIALS,
+        # A mean of several trials has no thresholds: each trial has its own.
         curves={name: Roc(fars, mean, np.full(fars.size, np.nan))},
         counts={
             "same pairs": found.num_genuine.tolist(),

@@ -1,4 +1,4 @@
-"""Celebrities in Frontal-Profile (CFP): frontal-frontal and frontal-profile pairs."""
+"""Scores Celebrities in Frontal-Profile (CFP): frontal-frontal and frontal-profile pairs."""
 
 import re
 import zipfile
@@ -28,10 +28,10 @@ _Read = Callable[[str], list[Line]]
 
 
 def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str, PairList]:
-    """Reads the protocol from its folder, or from a zip file in place.
+    """Reads the protocol from its folder, or from a zip file without unpacking it.
 
-    `Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile images from 1;
-    `Split/FF/01/same.txt` and the like pair them by number: "7,448".
+    `Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile images from 1. Files
+    such as `Split/FF/01/same.txt` list pairs by these numbers: "7,448".
 
     Args:
       path: the folder `Protocol`, the folder above it, or a zip file with either.
@@ -39,8 +39,9 @@ def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str,
       size: number of same pairs per fold, and of different pairs.
 
     Returns:
-      "FF" and "FP"; images are named `001/frontal/01.jpg`, and each fold has its same pairs first.
-      Some pairs of FF are listed once in each order; both are kept.
+      A dict with the pairs "FF", frontal and frontal, and "FP", frontal and profile. Images have
+      names such as `001/frontal/01.jpg`, and each fold has its same pairs first. Some pairs of FF
+      are listed once in each order; both are kept.
 
     Raises:
       InputError: a line breaks these rules or repeats a pair. The message names file and line.
@@ -52,6 +53,7 @@ def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str,
     with _opened(Path(path)) as read:
         images = {"F": _images(read, "F", "frontal"), "P": _images(read, "P", "profile")}
         return {
+            # Not `either_order`, since FF lists some pairs once in each order.
             kind: collect(_pairs(read, kind, images, folds, size), either_order=False)
             for kind in ("FF", "FP")
         }
@@ -62,6 +64,7 @@ def _images(read: _Read, letter: str, pose: str) -> list[str]:
     for index, line in enumerate(read(f"Pair_list_{letter}.txt"), 1):
         number, *rest = line.fields()
         match = _IMAGE.fullmatch(" ".join(rest))
+        # Pairs refer to this number: a line that is missing would shift all images after it.
         if number != str(index) or not match or match[2] != pose:
             raise line.fault(f"{index} and the path of a {pose} image below ../Data/Images")
         images.append(match[1])
@@ -97,7 +100,10 @@ def _pair(line: Line, sides: list[list[str]], same: bool, fold: int) -> Pair:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Read]:
-    """Opens a folder or a zip file; yields a function that reads the protocol's files by name."""
+    """Opens a folder or a zip file, and yields a function that reads the protocol's files.
+
+    The function takes the name of a file, relative to the folder `Protocol`, and returns its lines.
+    """
     if path.is_dir():
         root = path / "Protocol" if (path / "Protocol").is_dir() else path
         yield lambda name: read_lines(root / name)
@@ -115,6 +121,7 @@ def _opened(path: Path) -> Iterator[_Read]:
 def _prefix(archive: zipfile.ZipFile, path: Path) -> str:
     """Returns the folder of the protocol's files inside the zip file, as a prefix."""
     lists = [name for name in archive.namelist() if Path(name).name == _FRONTAL]
+    # With two copies in the file, nothing would tell which one is meant.
     if len(lists) != 1:
         raise InputError(f"{path}: expected one {_FRONTAL} in the zip file, found {len(lists)}.")
     return lists[0].removesuffix(_FRONTAL)
@@ -130,23 +137,27 @@ def _member(archive: zipfile.ZipFile, name: str, place: str) -> bytes:
 
 
 def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
-    """Scores each of the ten splits by itself and averages.
+    """Computes the scores of each of the ten splits separately, and returns their means.
 
-    A split's 350 different pairs do not support a FAR of 0.1 %, so that rate is also computed over
-    the 3,500 different pairs of all splits together.
+    A split has 350 different pairs, which are too few for a FAR of 0.1 %. So the TAR at this FAR is
+    also computed over the 3,500 different pairs of all splits together.
     """
+    # The command refuses the option, but Python can set it.
     if settings.bootstrap:
         raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
     pairs = read_cfp(files[0])[name.removeprefix("cfp-").upper()]
+    # Without `pca`, which `score_pairs` applies to the rules.
     rules = settings.video_rules("plain")
     result = score_pairs(name, named, pairs, replace(settings, rules=rules))
     assert result.scores is not None
     scores = result.scores[0]
     of_splits = pair_rates(scores, pairs.same, pairs.fold, (0.001,))
+    # A FAR of 0.1 % needs at least 1,000 different pairs.
     together = pair_rates(scores, pairs.same, np.zeros(pairs.same.size, np.int64), (0.001,))
     labels = rate_labels(of_splits)
     rates = {labels[n]: Figure(rate.mean, rate.deviation) for n, rate in of_splits.spread().items()}
     pooled = rate_labels(together, ", all splits' pairs together")["tar_at_far_0.001"]
+    # CFP reports the deviation over splits, in place of the standard error of the mean.
     accuracy = result.figures["accuracy"]._replace(
         spread=float(np.std(result.details["fold accuracies"], ddof=1))
     )
@@ -168,6 +179,7 @@ PROTOCOLS = tuple(
         title=title,
         dataset="cfp",
         file_names=("cfp_protocol.zip",),
+        # Resamples and groups would need all pairs together, but scores here are means of splits.
         options=PAIR_OPTIONS - {"bootstrap", "group_by"},
         scorer=_score,
     )

@@ -1,4 +1,4 @@
-"""Features with the names of their images, from this library or any other."""
+"""Defines and reads features with the names of their images, from this library or any other."""
 
 import difflib
 import hashlib
@@ -14,16 +14,16 @@ from hyperface.files import read_bytes
 from hyperface.metrics._checks import BLOCK, check_directions
 
 LONGEST_NAME = 4096
-"""Bytes of an image's name, which is a path."""
+"""Most bytes of an image's name, which is a path."""
 
 
 class NamedFeatures(NamedTuple):
     """Features of images, one per image, with the names of the images."""
 
     names: Sequence[str]
-    """[images] unique."""
+    """[images] names of the images; each occurs once."""
     features: np.ndarray
-    """[images, dim] of any length."""
+    """[images, dim], not necessarily scaled to unit length."""
     steps: tuple[str, ...] = ()
     """The procedure that produced the features, one sentence per step."""
     norms: np.ndarray | None = None
@@ -31,7 +31,7 @@ class NamedFeatures(NamedTuple):
     the merged features are known."""
 
     def image_norms(self) -> np.ndarray:
-        """Returns the norms [images]; if they are unknown, those of the merged features."""
+        """Returns `norms`, or if they are None the norms [images] of the merged features."""
         if self.norms is not None:
             return self.norms
         # In blocks, as the features may be mapped from a file that is larger than memory.
@@ -40,7 +40,7 @@ class NamedFeatures(NamedTuple):
         return np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
 
     def take(self, rows: np.ndarray) -> "NamedFeatures":
-        """Returns the features and names of the images in some rows."""
+        """Returns the names, features and norms of the images at the positions `rows`."""
         return self._replace(
             names=[self.names[row] for row in rows.tolist()],
             features=self.features[rows],
@@ -48,14 +48,14 @@ class NamedFeatures(NamedTuple):
         )
 
     def rows(self, wanted: Sequence[str], source: str) -> np.ndarray:
-        """Returns the row of each image in a list of names.
+        """Returns [wanted] int64, the position in `names` of each image of a list.
 
         Args:
           wanted: names of images, which may be repeated.
           source: the origin of the names, for the message.
 
         Raises:
-          InputError: there is no image of a name. The message suggests the nearest known name.
+          InputError: a name is not in `names`. The message suggests the nearest known name.
         """
         places = {name: place for place, name in enumerate(self.names)}
         missing = sorted(set(wanted) - places.keys())
@@ -67,10 +67,11 @@ class NamedFeatures(NamedTuple):
                 f"expected a feature of every image of {source}, found none of {missing[0]!r} "
                 f"({len(missing)} of {len(set(wanted))} images are missing){hint}."
             )
+        # The type is named, since an empty list would give floats.
         return np.array([places[name] for name in wanted], np.int64)
 
     def digest(self) -> str:
-        """Returns sixteen hexadecimal digits of SHA-256 over names and features."""
+        """Returns the first sixteen hexadecimal digits of SHA-256 over names and features."""
         return array_digest(self.features, "\n".join(self.names))
 
 
@@ -98,7 +99,10 @@ def people_of(names: Sequence[str], source: str) -> np.ndarray:
 
 
 def array_digest(features: np.ndarray, text: str = "") -> str:
-    """Returns sixteen hexadecimal digits of SHA-256 over a text and the numbers [rows, dim]."""
+    """Returns the first sixteen hexadecimal digits of SHA-256 over `text` and [rows, dim] features.
+
+    The bytes of the features are hashed in row order, after those of the text in UTF-8.
+    """
     total = hashlib.sha256(text.encode())
     for start in range(0, len(features), BLOCK):
         # In blocks, so that no second copy of the features is made.
@@ -132,10 +136,12 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
     features = features.astype(np.promote_types(features.dtype, np.float32), copy=False)
     if len(set(names)) != len(names):
         seen: set[str] = set()
+        # `add` returns None, so that only a name that was seen is true.
         double = next(name for name in names if name in seen or seen.add(name))
         raise InputError(f"{origin}: expected every name once, found {double!r} again.")
     parts = [slice(start, start + BLOCK) for start in range(0, len(names), BLOCK)]
     norms = np.concatenate([np.linalg.norm(features[part], axis=1) for part in parts])
+    # Norms tell both: they are NaN or infinite if a number of the feature is.
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         raise InputError(
@@ -181,7 +187,11 @@ def read_features(path: Path) -> NamedFeatures:
 
 
 def _norms(path: Path, count: int) -> np.ndarray:
-    """Returns the norms of a file of features, one per image."""
+    """Returns the array `norms` of an .npz file, [count] float64.
+
+    Raises:
+      InputError: there are not `count` norms, or a norm is not finite and above zero.
+    """
     (norms,) = read_npz(path, ("norms",))
     good = norms.dtype.kind in "fiu" and norms.shape == (count,)
     if not (good and np.all(np.isfinite(norms) & (norms > 0))):
@@ -193,10 +203,10 @@ def _norms(path: Path, count: int) -> np.ndarray:
 
 
 def read_origin(path: Path) -> tuple[str, str]:
-    """Returns the digest of the network that computed the features of a file, and its mirror merge.
+    """Returns (digest of the network that computed a file's features, its merge of mirror images).
 
     They are the arrays `model` and `mirror` in an .npz file of hyperface embed. For any other file
-    the digest is "", which stands for an unknown network.
+    they are "", which stands for an unknown network, and "none".
     """
     if path.suffix.lower() != ".npz":
         return "", "none"
@@ -214,6 +224,7 @@ def read_names(path: Path, count: int) -> list[str]:
       InputError: the file cannot be read, is not UTF-8, or has another number of lines.
     """
     try:
+        # utf-8-sig drops a byte-order mark, which would become a part of the first name.
         text = read_bytes(path, (count + 1) * LONGEST_NAME).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected names in UTF-8, found: {error}.") from None
@@ -228,6 +239,7 @@ def read_names(path: Path, count: int) -> list[str]:
 
 def _texts(path: Path, names: np.ndarray) -> list[str]:
     try:
+        # A single name may be stored without an axis.
         values = np.atleast_1d(names).tolist()
         return [name.decode() if isinstance(name, bytes) else str(name) for name in values]
     except UnicodeDecodeError as error:

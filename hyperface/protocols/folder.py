@@ -1,7 +1,7 @@
-"""Verification of one's own people: all pairs of their images, in two halves of people.
+"""Scores verification on all pairs of the user's own images, with the people in two halves.
 
 The thresholds and the calibration are fitted on the pairs of one half and measured on those of the
-other. No person is in both, so that the measured rates are those of people never seen before.
+other. No person is in both halves, so that the measured rates are those of unknown people.
 """
 
 from collections.abc import Sequence
@@ -37,22 +37,23 @@ from hyperface.protocols.protocol import Protocol, Settings
 from hyperface.protocols.result import Figure, Result, hardest, pair_counts
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
-"""False accept rates that get a threshold."""
+"""False accept rates for which a threshold is fitted."""
 MOST_PAIRS = 500_000
-"""Pairs of a kind of a half, beyond which that many are drawn at random."""
+"""Largest number of same pairs, and of different pairs, that are scored in a half of the people. If
+there are more, this many are drawn at random."""
 RESAMPLES = 1000
-"""Resamples of people behind the intervals, where the user asks for no other number."""
+"""Number of bootstrap resamples of people for the intervals, unless the user names a number."""
 FEW_PEOPLE = 20
-"""Test people below which the report warns."""
+"""Number of test people below which the procedure has a warning."""
 
 
 class Half(NamedTuple):
     """The pairs within one half of the people."""
 
     pairs: Pairs
-    """The pairs, by the rows of the features."""
+    """The pairs, as positions of their features."""
     drawn: tuple[int, int]
-    """Number of all same and of all different pairs, of which `pairs` may be a sample."""
+    """Numbers of all same pairs and of all different pairs; `pairs` may be a sample of them."""
 
 
 def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -86,8 +87,8 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
     """Returns the pairs of some images: all same pairs and all different pairs, or random samples.
 
     Args:
-      people: [images] person of each image, of all images.
-      rows: the images that form pairs.
+      people: [images] number of the person of each image.
+      rows: positions of the images that form pairs.
       most: largest number of same pairs, and of different pairs; of more pairs a sample is drawn.
       seed: seed of the samples.
 
@@ -112,25 +113,33 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
 
 
 def _numbers(rng: np.random.Generator, total: int, most: int) -> np.ndarray:
-    """Numbers of pairs, rising: all, or `most` of them drawn at random."""
+    """Returns numbers of pairs in rising order: 0 to total - 1, or `most` of them at random."""
     if total <= most:
         return np.arange(total)
-    # Numbers of pairs and not pairs: all of them need never be in memory.
+    # Numbers of pairs and not pairs: all of them need never be in memory. They are sorted anyway,
+    # so that `choice` need not shuffle them.
     return np.sort(rng.choice(total, most, replace=False, shuffle=False))
 
 
 def _same_pairs(
     starts: np.ndarray, counts: np.ndarray, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Same pairs by their numbers, as places in images sorted by person."""
+    """Returns (first, second) images of same pairs, as positions in images sorted by person.
+
+    Args:
+      starts: [people] position of each person's first image.
+      counts: [people] number of each person's images.
+      numbers: [pairs] numbers of the wanted same pairs, which are counted person by person.
+    """
     upto = np.cumsum(counts * (counts - 1) // 2)
+    # "right", since the number upto[k] is the first pair of the person after k.
     person = np.searchsorted(upto, numbers, side="right")
     i, j = _triangle(numbers - np.concatenate([[0], upto])[person])
     return starts[person] + i, starts[person] + j
 
 
 def _triangle(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pair i < j of each number, in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    """Returns (i, j) of each pair number; the order is (0, 1), (0, 2), (1, 2), (0, 3), ..."""
     j = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
     # The root of a large number may be rounded across a whole number.
     j -= j * (j - 1) // 2 > numbers
@@ -141,18 +150,24 @@ def _triangle(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _different_pairs(
     starts: np.ndarray, counts: np.ndarray, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Different pairs by their numbers, as places in images sorted by person.
+    """Returns (first, second) images of different pairs, as positions in images sorted by person.
 
     The first image of a pair is of an earlier person than the second.
+
+    Args:
+      starts: [people] position of each person's first image.
+      counts: [people] number of each person's images.
+      numbers: [pairs] numbers of the wanted different pairs, counted by their first image.
     """
     ends = np.repeat(starts + counts, counts)  # Of the person of each image.
+    # Each image forms pairs with all images of later people, which start at `ends`.
     upto = np.cumsum(ends.size - ends)
     first = np.searchsorted(upto, numbers, side="right")
     return first, ends[first] + numbers - np.concatenate([[0], upto])[first]
 
 
 def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
-    """Fits on one half of the people and measures on the other."""
+    """Fits thresholds and calibration on one half of the people, and scores the other half."""
     who, people = np.unique(people_of(named.names, name), return_inverse=True)
     calibrates = split_people(people, settings.seed)
     one, other = (
@@ -170,6 +185,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
         measured = _measured_fars(found, tested, other.pairs.same)
         sides = people[other.pairs.first], people[other.pairs.second]
         resampled = bootstrap_figures(
+            # Named by the FAR alone, which no label of a score is.
             statistics | {f"{far}": statistic for far, statistic in measured.items()},
             *sides,
             draws=draws,
@@ -182,6 +198,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     groups = {}
     if settings.grouping is not None:
         right = (tested >= threshold) == other.pairs.same
+        # The thresholds of the calibration half: an application would use these for all groups.
         stored = {point.far: point.threshold for point in found.points if point.supported}
         groups = score_groups(settings.grouping, named.names, other.pairs, tested, right, stored)
     first, second = ([str(named.names[i]) for i in side.tolist()] for side in other.pairs[:2])
@@ -219,7 +236,15 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
 def _figures(
     scores: np.ndarray, same: np.ndarray, threshold: float
 ) -> tuple[dict[str, float], dict[str, Statistic]]:
-    """Returns the scores of the test half by label, and how each follows from resampled pairs."""
+    """Returns (scores of the test half by label, functions that compute them on resampled pairs).
+
+    Both dicts have the same labels, except for AUC, which has no function and so no interval.
+
+    Args:
+      scores: [pairs] similarities of the test half.
+      same: [pairs] bool, True where both images show one person.
+      threshold: threshold of the accuracy, fitted on the other half.
+    """
     curve, different = roc(scores, same), int(np.sum(~same))
     figures = {
         "accuracy": balanced_accuracy(scores, same, threshold),
@@ -238,10 +263,15 @@ def _figures(
 def _measured_fars(
     found: Calibration, scores: np.ndarray, same: np.ndarray
 ) -> dict[float, Statistic]:
-    """Returns how the FAR at each stored threshold follows from resampled pairs.
+    """Returns, by FAR, functions that compute the measured FAR at its threshold on resampled pairs.
 
     A threshold at which no different pair is accepted is left out: resamples of those pairs accept
     none either, and would show an interval without width.
+
+    Args:
+      found: the calibration, with thresholds.
+      scores: [pairs] similarities of the test half.
+      same: [pairs] bool, True where both images show one person.
     """
     return {
         point.far: resampled_share(scores >= point.threshold, ~same)
@@ -251,7 +281,10 @@ def _measured_fars(
 
 
 def _check_halves(name: str, one: Half, other: Half, images: np.ndarray) -> None:
-    """Refuses halves without pairs of both kinds."""
+    """Raises InputError if a half has no same or no different pairs.
+
+    `images` is the number of images of each person, for the message.
+    """
     if all(min(half.drawn) for half in (one, other)):
         return
     raise InputError(
@@ -264,7 +297,15 @@ def _check_halves(name: str, one: Half, other: Half, images: np.ndarray) -> None
 def _steps(
     one: Half, other: Half, calibrates: np.ndarray, images: int, seed: int
 ) -> tuple[str, ...]:
-    """Returns what is done, a sentence per step."""
+    """Returns the procedure, one sentence per step.
+
+    Args:
+      one: the pairs of the calibration half.
+      other: the pairs of the test half.
+      calibrates: [people] bool, True for the calibration half.
+      images: number of all images.
+      seed: seed by which people were dealt into halves.
+    """
     halves = [
         f"{title} half: {people:,} people, {_drawn(half)}"
         for title, half, people in (
@@ -299,7 +340,7 @@ def _few_people(people: int) -> tuple[str, ...]:
 
 
 def _no_files(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
-    """Returns the names of the images say who is compared."""
+    """Returns an empty list: the protocol has no files, since image names tell the people."""
     return []
 
 

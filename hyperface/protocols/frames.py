@@ -1,4 +1,4 @@
-"""Verification of video pairs by the similarities of all their frames: mean, maximum, histogram."""
+"""Scores pairs of videos by the similarities of all their frames: mean, maximum and histogram."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -26,18 +26,19 @@ from hyperface.protocols.pair_rules import ACCURACY_STEP
 BINS = 100
 """Number of bins of the histogram from -1 to 1, each 0.02 wide: NormFace, 5.3."""
 RULES = ("mean", "max", "histogram")
-"""The mean and the largest frame similarity, and an SVM on the histogram of frame similarities."""
+"""Ways to score a pair of videos: the mean of the frame similarities, their maximum, or an SVM on
+their histogram."""
 
 
 class Videos(NamedTuple):
     """Features of frames, grouped by video."""
 
     features: np.ndarray
-    """[frames, dim]."""
+    """[frames, dim] in any order."""
     ids: np.ndarray
-    """[videos] rising."""
+    """[videos] ids of the videos, in rising order."""
     rows: list[np.ndarray]
-    """[videos] rows of `features` that hold each video's frames."""
+    """For each video, the positions of its frames in `features`."""
 
     def means(self) -> np.ndarray:
         """Returns the mean feature of each video, [videos, dim] float64."""
@@ -59,7 +60,7 @@ def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
     """Groups frames, in any order, by video.
 
     Args:
-      features: [frames, dim] of any length.
+      features: [frames, dim] of any norm.
       video: [frames] id of the video that each frame belongs to.
 
     Raises:
@@ -83,7 +84,9 @@ def video_similarities(
     mean: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoSimilarities:
-    """Compares every frame of one video with every frame of the other, pair by pair.
+    """Computes the cosines of all frames of one video with all of the other, for each video pair.
+
+    Only the mean, the maximum and the histogram of the cosines of a pair are kept.
 
     Args:
       videos: as `group_frames` returns them.
@@ -122,6 +125,7 @@ def video_similarities(
 
 def _unit_frames(videos: Videos, index: int, mean: np.ndarray | None) -> np.ndarray:
     frames = videos.features[videos.rows[index]]
+    # In the frames' own type: a float64 mean would double the memory of the products.
     return unit_rows(frames if mean is None else frames - np.asarray(mean, frames.dtype))
 
 
@@ -136,9 +140,9 @@ class VideoResult(NamedTuple):
     """The accuracy with which each of `RULES` separates same from different pairs of videos."""
 
     folds: dict[str, FoldAccuracy]
-    """Accuracy in folds by rule."""
+    """Accuracy and threshold of each fold, by rule."""
     scores: dict[str, np.ndarray]
-    """[pairs] by rule: similarity or SVM decision, from when the pair's fold was held out."""
+    """By rule, [pairs] similarity or SVM decision value of each pair when its fold is held out."""
     steps: tuple[str, ...]
     """The procedure, one sentence per step."""
 
@@ -155,21 +159,22 @@ def verify_videos(
     threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy",
     progress: Progress | None = None,
 ) -> VideoResult:
-    """Computes the accuracy on each fold for each of `RULES`.
+    """Computes the accuracy of verification on video pairs, on each fold and by each of `RULES`.
 
-    The mean feature is that of the videos of the other folds' pairs. Each video's own mean counts
-    once per pair that the video is in, as in NormFace's released code.
+    The mean feature that may be subtracted is that of the videos in the other folds' pairs. Each
+    video's own mean counts once per pair that the video is in, as in NormFace's released code.
 
     Args:
-      features: [frames, dim] of any length.
+      features: [frames, dim] of any norm.
       video: [frames] id of the video that each frame belongs to.
       first: [pairs] id of one video.
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
       fold: [pairs] fold id.
-      subtract_mean: whether that mean feature is subtracted, which takes one pass over all pairs
-        per fold.
-      threshold: rule for "mean" and "max"; the released code has "svm", and "grid" is refused.
+      subtract_mean: whether that mean feature is subtracted. It then takes one pass over all pairs
+        per fold, else one pass in all.
+      threshold: threshold rule for "mean" and "max". The released code has "svm". "grid" is an
+        error.
       progress: called with (number of finished pairs, number of all pairs), summed over all passes.
 
     Raises:
@@ -199,6 +204,7 @@ def verify_videos(
         found = video_similarities(
             videos, first, second, mean=mean, progress=part(progress, sweep, len(sweeps))
         )
+        # One kernel of all pairs: each fold fits and tests on parts of it.
         kernel = histogram_intersection(found.histogram, found.histogram)
         for test in its_tests:
             for rule, scored in _scored(found, kernel, same, test, threshold).items():
@@ -215,8 +221,17 @@ def verify_videos(
 def _scored(
     found: VideoSimilarities, kernel: np.ndarray, same: np.ndarray, test: np.ndarray, threshold: str
 ) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
-    """Returns by rule the scores of the held-out pairs, and (accuracy, threshold)."""
+    """Returns, by rule, ([held-out pairs] scores, (accuracy on these pairs, threshold)).
+
+    Args:
+      found: similarities of all pairs.
+      kernel: [pairs, pairs] intersections of all pairs' histograms.
+      same: [pairs] bool, True where both videos show one person.
+      test: [pairs] bool, True for the held-out pairs.
+      threshold: name of the threshold rule for "mean" and "max".
+    """
     decisions = kernel_decisions(kernel, same, test)
+    # An SVM decides by the sign, so that its threshold is 0.
     scored = {"histogram": (decisions, (balanced_accuracy(decisions, same[test], 0.0), 0.0))}
     for rule, similarities in (("mean", found.mean), ("max", found.max)):
         figures = held_out_accuracy(similarities, same, test, THRESHOLDS[threshold])
@@ -225,7 +240,14 @@ def _scored(
 
 
 def _mean_feature(means: np.ndarray, sides: list[np.ndarray], fitted: np.ndarray) -> np.ndarray:
-    """Returns the mean [dim] of each video's own mean over both sides of the fitted pairs."""
+    """Returns the mean feature [dim] of the videos in the fitted pairs, counted once per pair.
+
+    Args:
+      means: [videos, dim] mean feature of each video.
+      sides: for each side of the pairs, [pairs] position of its video in `means`.
+      fitted: [pairs] bool, True for the pairs that are not held out.
+    """
+    # Weights in place of a sum over pairs: a video may be in many pairs.
     counts = np.sum([np.bincount(side[fitted], minlength=len(means)) for side in sides], axis=0)
     return counts @ means / counts.sum()
 

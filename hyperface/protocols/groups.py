@@ -1,4 +1,4 @@
-"""Figures by groups of images, such as ages, poses or origins, that a CSV file names."""
+"""Computes scores of groups of images, such as ages, poses or origins, that a CSV file names."""
 
 import csv
 import difflib
@@ -16,26 +16,29 @@ from hyperface.protocols._lines import Line, after, read_lines, shown
 
 HEADER = ["name", "group"]
 ACROSS = "pairs across groups"
+"""Label of the pairs whose two images belong to different groups."""
 AT_COMMON = " of all pairs"
-"""End of the names of figures that are measured at the thresholds of all pairs together."""
+"""End of a score's name if the score is measured at the threshold of all pairs together."""
 
 
 class Group(NamedTuple):
     """The scores of the pairs whose two images belong to one group."""
 
     figures: dict[str, float]
-    """Shares in [0, 1] by name; a figure that the pairs do not support is left out."""
+    """Scores in [0, 1] by name; a score for which there are too few pairs is left out."""
     same: int
     """Number of same pairs."""
     different: int
+    """Number of different pairs."""
 
 
 class Grouping(NamedTuple):
     """The group of each image or person, as read from a file."""
 
     file: str
+    """Path of the file."""
     groups: Mapping[str, str]
-    """Name of an image, or of a person -> group."""
+    """Group by the name of an image or of a person."""
 
     def check_names(self, names: Sequence[str]) -> None:
         """Checks that each name in the file is that of a known image or person.
@@ -49,6 +52,7 @@ class Grouping(NamedTuple):
         known = {*names, *(name.partition("/")[0] for name in names)}
         strange = [name for name in self.groups if name not in known]
         if strange:
+            # Only some names, since the search compares each of them letter by letter.
             near = difflib.get_close_matches(strange[0], sorted(known)[:20_000], n=1, cutoff=0.6)
             hint = f"; the nearest name is {near[0]!r}" if near else ""
             raise InputError(
@@ -57,13 +61,19 @@ class Grouping(NamedTuple):
             )
 
     def of(self, wanted: Sequence[str]) -> dict[str, str]:
-        """Returns image name -> group for some images.
+        """Returns a dict from each wanted image's name to its group.
+
+        An image without a row has the group of its person.
+
+        Args:
+          wanted: names of images, which may be repeated.
 
         Raises:
           InputError: the file has no row for an image or its person.
         """
         found = {
             name: self.groups.get(name, self.groups.get(name.partition("/")[0], ""))
+            # An image may be in many pairs.
             for name in dict.fromkeys(wanted)
         }
         without = [name for name, group in found.items() if not group]
@@ -79,7 +89,7 @@ def read_groups(path: Path) -> Grouping:
     """Reads a CSV file whose first line is name,group.
 
     A name is that of an image or of a person. The name of a person is the part of an image's name
-    before the first slash. If an image and its person both have a row, that of the image counts.
+    before the first slash. If an image and its person both have a row, the image's row counts.
 
     Args:
       path: the file.
@@ -103,12 +113,14 @@ def read_groups(path: Path) -> Grouping:
 
 def _row(line: Line) -> tuple[str, str]:
     try:
+        # Line by line, so that an open quotation mark cannot swallow the lines after it.
         (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
     except csv.Error as error:
         raise line.fault("a CSV line", str(error)) from None
     if len(fields) != 2 or not all(field.strip() for field in fields):
         raise line.fault("a name and its group")
     name, group = (field.strip() for field in fields)
+    # The result has an entry of this name for the pairs across groups.
     if group == ACROSS:
         raise line.fault("another name of a group", shown(group))
     return name, group
@@ -122,7 +134,9 @@ def score_groups(
     right: np.ndarray,
     thresholds: Mapping[float, float],
 ) -> dict[str, Group]:
-    """Returns the scores of each group, and at the end those of pairs across groups.
+    """Returns the scores of each group by its name, and at the end those of `ACROSS`.
+
+    `ACROSS` has the pairs whose images belong to different groups.
 
     EER, AUC and TAR at a FAR use the group's own thresholds. Scores whose names end with
     `AT_COMMON` use the thresholds of all pairs together, as an application does.
@@ -140,17 +154,22 @@ def score_groups(
     """
     rows = np.union1d(pairs.first, pairs.second)
     compared = [names[int(row)] for row in rows]
+    # Against all images, since a file may also name images that are in no pair.
     grouping.check_names(names)
     listed = grouping.of(compared)
+    # By name, so that the table does not depend on the order of the file.
     order = {group: number for number, group in enumerate(sorted({*listed.values()}))}
+    # Images that are in no pair may have no group, and keep -1.
     number = np.full(len(names), -1)
     number[rows] = [order[listed[name]] for name in compared]
     first, second = number[pairs.first], number[pairs.second]
+    # Pairs across groups get the number after that of the last group.
     within = np.where(first == second, first, len(order))
     found = {}
     for label, place in (*order.items(), (ACROSS, len(order))):
         use = within == place
         columns = scores[use], pairs.same[use], right[use]
+        # If each person is in one group only, all pairs across groups are different pairs.
         if label != ACROSS:
             _check_kinds(grouping.file, label, columns[1])
         found[label] = Group(
@@ -183,9 +202,20 @@ def _check_kinds(file: str, group: str, same: np.ndarray) -> None:
 def _figures(
     scores: np.ndarray, same: np.ndarray, right: np.ndarray, thresholds: Mapping[float, float]
 ) -> Iterator[tuple[str, float]]:
-    """Yields the figures that the pairs support; pairs across groups may be of one kind."""
+    """Yields (name, score) for every score that the pairs support.
+
+    Pairs across groups may all be different pairs. Then only the FAR at the thresholds of all pairs
+    can be measured.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, True where both images show one person.
+      right: [pairs] bool, whether the protocol decides the pair correctly.
+      thresholds: false accept rate -> threshold of all pairs.
+    """
     both = bool(same.any() and not same.all())
     if both:
+        # Both kinds weigh equally, as in the accuracy of the whole protocol.
         yield "accuracy", float(0.5 * (right[same].mean() + right[~same].mean()))
         curve = roc(scores, same)
         yield "EER", eer(curve)

@@ -1,4 +1,4 @@
-"""IJB-A, Janus CS3, IJB-B and IJB-C: verification and search of templates."""
+"""Scores verification and search of templates on IJB-A, Janus CS3, IJB-B and IJB-C."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,20 +35,21 @@ __all__ = [
 def _score_ijba(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Verifies IJB-A's ten splits by Ring loss' fusion, K = 8."""
+    """Verifies the templates of IJB-A's ten splits, by default by Ring loss' fusion with K = 8."""
     splits = []
     for number in range(1, 11):
         folder = files[0] / f"split{number}"
         templates = read_ijb_templates(folder / f"verify_metadata_{number}.csv")
         pairs = read_ijb_pairs(folder / f"verify_comparisons_{number}.csv", templates)
         splits.append((templates, pairs))
+    # K = 8 for IJB-A, and 2 for CS3 below, are the choices of the Ring loss paper.
     return score_templates(name, named, splits, **_choices(settings, 8))
 
 
 def _search_ijba(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Searches IJB-A's ten open-set splits by Ring loss' fusion, K = 8."""
+    """Searches the galleries of IJB-A's ten splits; templates are fused as in `_score_ijba`."""
     splits = []
     for number in range(1, 11):
         folder = files[0] / f"split{number}"
@@ -74,7 +75,7 @@ def _score_cs3(
 def _search_cs3(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Searches CS3's one open-set gallery by Ring loss' fusion, K = 2."""
+    """Searches the one gallery of CS3; templates are fused as in `_score_cs3`."""
     gallery, probes = (read_ijb_templates(path) for path in files)
     return score_search(name, named, [(gallery, probes)], **_choices(settings, 2))
 
@@ -82,7 +83,7 @@ def _search_cs3(
 def _score_ijbc(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Verifies the one list of IJB-B or IJB-C, by mean features unless the user asks for fusion."""
+    """Verifies the templates of IJB-B or IJB-C by their mean features, unless the user sets K."""
     pairs = read_ijb_pairs(files[1])
     splits = [(read_ijb_faces(files[0]), pairs)]
     return score_templates(name, named, splits, **_choices(settings, None, files))
@@ -91,19 +92,29 @@ def _score_ijbc(
 def _search_ijbc(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Searches each of the two galleries of IJB-B or IJB-C, by mean features by default.
+    """Searches both galleries of IJB-B or IJB-C by mean features, unless the user sets K.
 
     The galleries have no person in common, so that a probe has a mate in one of them only. The list
-    of faces has the images of each template; the other lists say whose template it is.
+    of faces has the images of each template; the other lists name the person of each template.
     """
     faces = read_ijb_faces(files[0])
     first, second, probes = (_of_people(faces, path, name) for path in files[1:4])
+    # All probes search both galleries, and have no mate in one of them.
     splits = [(first, probes), (second, probes)]
     return score_search(name, named, splits, **_choices(settings, None, files))
 
 
 def _of_people(faces: Templates, path: Path, name: str) -> Templates:
-    """Returns the faces of the templates that a list names, with the people that the list names."""
+    """Returns the faces of those templates that a list names, with the list's people as subjects.
+
+    Args:
+      faces: the faces of all templates.
+      path: the list, a CSV file of templates with people.
+      name: name of the protocol, for messages.
+
+    Raises:
+      InputError: a template of the list has no faces, or the list is malformed.
+    """
     listed = read_ijb_templates(path)
     assert listed.subject is not None  # These files always say.
     person = dict(zip(listed.template.tolist(), listed.subject.tolist(), strict=True))
@@ -123,7 +134,15 @@ def _of_people(faces: Templates, path: Path, name: str) -> Templates:
 
 
 def _choices(settings: Settings, gammas: int | None, files: Sequence[Path] = ()) -> dict:
-    """Returns how templates are fused; the file of detector scores is the last of `files`."""
+    """Returns keyword arguments of `score_templates` and `score_search`.
+
+    They are gammas, pool_media, rule, detector and progress.
+
+    Args:
+      settings: the settings.
+      gammas: the protocol's own K, which the settings may replace; None for mean features.
+      files: the protocol's files. If the rule weighs by detector scores, the last file has them.
+    """
     rule, detector = settings.template_rule, None
     if rule is not None and rule.detector:
         faces = read_ijb_landmarks(files[-1])
@@ -138,17 +157,20 @@ def _choices(settings: Settings, gammas: int | None, files: Sequence[Path] = ())
 
 
 OPTIONS = frozenset({"gammas", "pool_media"})
-"""Options that every protocol of templates takes."""
+"""Options that every protocol of templates accepts."""
 
 
 def _detector_file(dataset: str, settings: Settings) -> tuple[str, ...]:
-    """Returns the file of landmarks and detector scores, if the rule of templates needs it."""
+    """Returns a tuple of the file of detector scores, or () if the rule does not need scores."""
     rule = settings.template_rule
     return (f"{dataset}/{dataset}_name_5pts_score.txt",) if rule and rule.detector else ()
 
 
 def _lists_of(dataset: str, galleries: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the files of IJB-B or IJB-C, for verification and for search."""
+    """Returns (files for verification, files for search) of IJB-B or IJB-C.
+
+    `galleries` is a letter in the names of the gallery files: "S" for IJB-B, "G" for IJB-C.
+    """
     start = f"{dataset}/{dataset}"
     faces = f"{start}_face_tid_mid.txt"
     sides = (f"gallery_{galleries}1", f"gallery_{galleries}2", "probe_mixed")
@@ -164,9 +186,15 @@ def _both(
     *,
     with_rules: bool = False,
 ) -> tuple[Protocol, Protocol]:
-    """Returns a benchmark's protocols of verification and of search.
+    """Returns a benchmark's two protocols: verification (1:1), and search (1:N).
 
-    Only those `with_rules` take other projects' rules of templates, which need its media.
+    Args:
+      dataset: name of the data set, and of the first protocol; the second one's ends with -search.
+      title: name of the benchmark for tables.
+      files: (files for verification, files for search).
+      scorers: (function for verification, function for search).
+      with_rules: whether the option `template_rule` is accepted. Some of these rules read a further
+        file of detector scores.
     """
     verification, search = (
         Protocol(

@@ -1,4 +1,4 @@
-"""The feature norm as the quality of images, measured beside a protocol's own figures."""
+"""Measures the feature norm as the quality of images, beside a protocol's own scores."""
 
 import numpy as np
 
@@ -8,9 +8,10 @@ from hyperface.metrics.verification import Pairs
 from hyperface.protocols.features import NamedFeatures
 
 FARS = (0.001, 0.01, 0.1)
-"""The threshold is that of the first of these rates that the different pairs support."""
+"""False accept rates: the threshold is that of the first rate with enough different pairs."""
 LEAST_SPREAD = 1e-3
-"""Standard deviation over mean, below which norms are those of features scaled to one length."""
+"""Smallest standard deviation of norms, relative to their mean. If it is smaller, the features are
+taken to be scaled to one length."""
 
 
 def norms_as_quality(
@@ -24,12 +25,14 @@ def norms_as_quality(
       scores: [pairs] similarities.
 
     Returns:
-      The measurement, or None if norms or pairs do not allow it; and sentences for the procedure.
+      (the measurement, sentences for the procedure). The measurement is None if there are fewer
+      than 10 different pairs, or if all features have one length.
     """
     far = next((rate for rate in FARS if supported(rate, int(np.sum(~pairs.same)))), None)
     if far is None:
         return None, ("feature norm as quality: left out, since 10 different pairs are needed",)
     found = norm_quality(named.image_norms(), pairs, scores, far=far)
+    # Stored unit features differ by rounding, and rounding predicts nothing.
     if found.deviation < LEAST_SPREAD * found.mean:
         return None, ("feature norm as quality: left out, since all features have one length",)
     own = "without mirror images" if named.norms is not None else "of the features as they are read"

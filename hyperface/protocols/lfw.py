@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild (LFW): 6,000 pairs in ten folds, and the development view."""
+"""Scores Labeled Faces in the Wild (LFW): 6,000 pairs in ten folds, and the development view."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
 from hyperface.protocols.result import Result
 
 IMAGE_NAME = "{name}/{name}_{number:04}.jpg"
-"""How LFW names an image; the number starts at 1."""
+"""Format of LFW's image names; the numbers of a person's images start at 1."""
 
 
 def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
@@ -33,7 +33,7 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
 
     Raises:
       InputError: a line breaks these rules, repeats a pair, pairs an image with itself, or pairs
-        one person as different people. The message names the line.
+        one person as different people, and the message names the line; or the template is invalid.
 
     References:
       Huang, Ramesh, Berg, Learned-Miller: Labeled Faces in the Wild, 2007.
@@ -47,6 +47,7 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
     folds = header.whole(sizes[0], "the number of folds", least=1) if len(sizes) == 2 else 1
     expect_count(lines, 1, 2 * folds * size, f"pairs ({folds} x ({size} same + {size} different))")
     return collect(
+        # Same and different pairs are told apart by their place: each fold has `size` of both.
         _pair(line, same=row % (2 * size) < size, fold=row // (2 * size), template=template)
         for row, line in enumerate(rows)
     )
@@ -55,14 +56,16 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
 def read_lfw_people(path: Path | str) -> list[dict[str, int]]:
     """Reads `people.txt`, `peopleDevTrain.txt` or `peopleDevTest.txt`.
 
-    The header of `people.txt` is the number of folds, and each fold starts with its number of
-    people; the header of the others is the number of people.
+    The header of `people.txt` is the number of folds, and each fold starts with a line that has its
+    number of people. The header of the other two files is the number of people. A person's line has
+    the name and the number of images.
 
     Args:
       path: the file.
 
     Returns:
-      For each fold, the number of images by name; one fold for the lists of View 1.
+      One dict per fold, from each person's name to the number of images. The lists of View 1 have
+      one fold.
 
     Raises:
       InputError: a count is wrong, or a person is repeated or has no image. The message names the
@@ -70,17 +73,30 @@ def read_lfw_people(path: Path | str) -> list[dict[str, int]]:
     """
     header, *rows = lines = read_lines(path)
     count = header.whole(header.text, "the number of folds or people", least=1)
+    # In the lists of View 1 a person follows the header; in `people.txt` the size of a fold.
     if rows and len(rows[0].fields()) == 2:
         expect_count(lines, 1, count, "people")
         groups = [rows]
     else:
         groups = _groups(lines, count)
     seen: set[str] = set()
+    # `seen` is of all folds together, since a person may be in one fold only.
     return [dict(_person(line, seen) for line in group) for group in groups]
 
 
 def image_name(line: Line, name: str, number: str, template: str) -> str:
-    """Returns the checked name of a person's image, built from the template."""
+    """Returns the name of a person's image, built from the template.
+
+    Args:
+      line: the line that names the image, for messages.
+      name: the person's name.
+      number: the number of the image, as the text that the file has.
+      template: format of the image's name, from `name` and `number`.
+
+    Raises:
+      InputError: the person's name has a slash, the number is not a whole number from 1, or the
+        result is not a path below the data set's folder.
+    """
     if "/" in name:
         raise line.fault("a person's name", shown(name))
     index = line.whole(number, "the number of an image", least=1)
@@ -91,7 +107,7 @@ def check_template(template: str) -> None:
     """Checks that a template builds a name from both `name` and `number`.
 
     Raises:
-      InputError: the template is not a valid format, or lacks one of both.
+      InputError: the template is not a valid format, or does not use both fields.
     """
     try:
         # Tried out: a template without one of the fields would give several images one name.
@@ -108,6 +124,7 @@ def _pair(line: Line, *, same: bool, fold: int, template: str) -> Pair:
         person, other, numbers = fields[0], fields[0], fields[1:]
     elif not same and len(fields) == 4:
         person, other, numbers = fields[0], fields[2], fields[1::2]
+        # Such a pair would count as a different pair, although it shows one person.
         if person == other:
             raise line.fault("a different pair to name two people", f"{shown(person)} twice")
     else:
@@ -152,7 +169,7 @@ def _score_view_2(
 def _score_view_1(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Fits everything on the training list and tests on the test list."""
+    """Scores View 1: everything is fitted on the training list and tested on the test list."""
     fitted, tested = map(read_lfw_pairs, files)
     pairs = PairList(
         fitted.first + tested.first,
@@ -160,6 +177,7 @@ def _score_view_1(
         np.concatenate([fitted.same, tested.same]),
         np.repeat([0, 1], [fitted.same.size, tested.same.size]),
     )
+    # Fold 0 is the training list, and is never held out.
     return score_pairs(name, named, pairs, settings, tested=[1])
 
 

@@ -1,4 +1,4 @@
-"""MegaFace: probes searched among distractors, without the images of noise lists."""
+"""Scores MegaFace: probes are searched among distractors, without the images of noise lists."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -48,9 +48,9 @@ def score_megaface(
     """Computes the rank-1 rate of probes among distractors, and TAR at FAR 1e-6.
 
     Args:
-      probes: images of people, named person/file.
-      distractors: [distractors, dim]; the array may be mapped from a file.
-      distractor_names: [distractors], or None if they have no names.
+      probes: features of images of people, named person/file unless `probe_list` has the people.
+      distractors: [distractors, dim] features; the array may be mapped from a file.
+      distractor_names: [distractors] names of the images, or None if they have no names.
       probe_list: the probes to take, such as the devkit's 3,530, with their people. None takes all
         images, and their folders as people.
       distractor_list: the distractors to take; None takes all.
@@ -61,8 +61,9 @@ def score_megaface(
       progress: called with (number of finished distractors, number of all distractors).
 
     Raises:
-      InputError: an image of a list has no feature, or distractors without names have a list.
-      ValueError: for the reasons that `megaface` names.
+      InputError: an image of a list has no feature, or `distractor_list` is given for distractors
+        without names.
+      ValueError: for the reasons that `hyperface.metrics.identification.megaface` names.
     """
     chosen, people = _chosen(probes, probe_list)
     keep_probes = _kept(chosen.names, noise)
@@ -70,6 +71,7 @@ def score_megaface(
     removed = 0
     if distractor_names is not None:
         clean = _kept(distractor_names, noise)
+        # Only distractors of the list count as left out: the others were never taken.
         removed = int(np.sum(keep_distractors & ~clean))
         keep_distractors &= clean
     found = megaface(
@@ -81,6 +83,7 @@ def score_megaface(
         place=place,
         progress=progress,
     )
+    # With fewer than a million different pairs no false accept is allowed at this FAR.
     rate = "TAR at FAR 1e-6" if found.supported[0] else "TAR at no false accept"
     # Even if the names are in a random order, some mates stay the mate.
     pairs = found.num_probes * (found.num_probes - 1)
@@ -117,6 +120,7 @@ def score_megaface(
             "probes": found.num_probes,
             "distractors": found.num_distractors,
             "searches": int(found.ranks.size),
+            # Each same pair gives two searches, as either image is the probe once.
             "same pairs": int(found.ranks.size) // 2,
             "different pairs": impostors,
         },
@@ -124,7 +128,7 @@ def score_megaface(
 
 
 def _chosen(probes: NamedFeatures, listed: ImageList | None) -> tuple[NamedFeatures, list[str]]:
-    """Returns the probes that are taken, and their people."""
+    """Returns (probes of the list, or all without a list; the person of each of these probes)."""
     if listed is not None:
         probes = probes.take(probes.rows(listed.names, listed.source))
     if listed is not None and listed.ids is not None:
@@ -133,7 +137,13 @@ def _chosen(probes: NamedFeatures, listed: ImageList | None) -> tuple[NamedFeatu
 
 
 def _listed(names: Sequence[str] | None, listed: ImageList | None) -> np.ndarray | None:
-    """Returns which distractors are taken; None takes all of them, if they have no names."""
+    """Returns [distractors] bool, True where the list has the distractor; all True without a list.
+
+    Distractors without names give None, which stands for all of them.
+
+    Raises:
+      InputError: an image of the list is not among the distractors, or these have no names.
+    """
     if names is None:
         if listed is not None:
             raise InputError(
@@ -160,7 +170,9 @@ def _told(kind: str, listed: ImageList | None) -> str:
 
 
 def _kept(names: Sequence[str], noise: Collection[str]) -> np.ndarray:
+    # A set, since each of up to a million names is looked up twice.
     noise = frozenset(noise)
+    # FaceScrub's noise list has names of files, and MegaFace's has paths.
     return np.array([name not in noise and name.rpartition("/")[2] not in noise for name in names])
 
 
@@ -185,8 +197,9 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
 
 
 def _find_lists(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
-    """Reads the lists that the settings name, so that a damaged one is found early."""
+    """Returns the paths of the lists that the settings name; InputError if a list is damaged."""
     images = [path for path in (settings.probe_list, settings.distractor_list) if path is not None]
+    # Read here only to find damage before features are computed; scoring reads them again.
     for path in images:
         read_megaface_list(path)
     for path in settings.noises:

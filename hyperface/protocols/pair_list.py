@@ -1,4 +1,4 @@
-"""Pairs of images by name, with folds: the form that every list of pairs is read into."""
+"""Defines lists of image pairs with folds, the form that every file of pairs is read into."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +13,9 @@ class PairList(NamedTuple):
     """Pairs of images, or of videos, by the names that the data set gives them."""
 
     first: list[str]
+    """[pairs] name of one image."""
     second: list[str]
+    """[pairs] name of the other image."""
     same: np.ndarray
     """[pairs] bool, True where both show one person."""
     fold: np.ndarray
@@ -34,8 +36,11 @@ class Pair(NamedTuple):
 
     line: Line
     first: str
+    """Name of one image."""
     second: str
+    """Name of the other image."""
     same: bool
+    """Whether both images show one person."""
     fold: int = 0
 
 
@@ -55,9 +60,11 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
         if pair.first == pair.second:
             raise pair.line.fault("two images", f"{shown(pair.first)} twice")
         key = tuple(sorted(pair[1:3])) if either_order else pair[1:3]
+        # `setdefault` returns this very line if no earlier line has the pair.
         earlier = seen.setdefault(key, pair.line)
         if earlier is not pair.line and not repeats:
             place = f"line {earlier.number}"
+            # The lists of CFP are spread over one file per fold and kind.
             place += f" of {earlier.file}" if earlier.file != pair.line.file else ""
             raise pair.line.fault("a new pair", f"the pair of {place} again")
     return PairList(
@@ -69,20 +76,20 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 
 
 def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:
-    """Returns the fold of each pair if folds are blocks: fold k has the k-th part of each kind.
+    """Returns each pair's fold: fold k has the k-th part of the same and of the different pairs.
 
     If a list is written fold by fold, these are its own folds. If it has all same pairs first, each
     fold still gets same and different pairs.
 
     Args:
-      same: [pairs] bool.
+      same: [pairs] bool, True where both images show one person.
       folds: number of folds.
       file: name of the file, for the error.
       equal: whether the numbers of same and of different pairs must be multiples of the number of
         folds, as in published lists. Otherwise folds may differ by one pair.
 
     Returns:
-      [pairs] int64, from 0.
+      [pairs] int64, the fold of each pair, from 0.
 
     Raises:
       InputError: there are fewer same or different pairs than folds, or the folds would not be
@@ -95,6 +102,7 @@ def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) 
     fold, parts = np.zeros(same.size, np.int64), "equal folds" if equal else "folds"
     for kind, name in ((same, "same"), (~same, "different")):
         count = int(kind.sum())
+        # The number of folds is checked first, since there is no remainder by 0.
         if folds < 1 or (count % folds if equal else count < folds):
             raise InputError(
                 f"{file}: expected {name} pairs in {folds} {parts}, found {count} pairs. Say which "

@@ -1,4 +1,4 @@
-"""The rules that turn the features of a pair into "same" or "different", as plain data."""
+"""Defines the rules that turn the features of a pair into "same" or "different", as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SIMILARITY_STEPS = {
     "euclidean": "the negative Euclidean distance",
     "squared": "the negative squared Euclidean distance",
 }
-"""Similarities by name, and the words that the procedure uses for them."""
+"""Words that the procedure uses for each similarity, by the similarity's name."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,27 @@ class PairRules:
     """The rules by which a pair is "same" or "different". All fitting uses the other folds.
 
     Raises:
-      ValueError: the similarity or the threshold rule is unknown.
+      ValueError: the similarity or the threshold rule is unknown, or the threshold is "grid" and
+        the similarity is not "squared".
     """
 
     subtract_mean: bool = False
-    """Subtract the mean feature of the other folds' images."""
+    """Whether the mean feature of the other folds' images is subtracted."""
     pca: float | int | None = None
     """PCA on the other folds' images, without whitening: the share of variance to keep in (0, 1),
     or the number of dimensions; None for no PCA. It removes the mean too."""
     similarity: Literal["cosine", "euclidean", "squared"] = "cosine"
-    """Similarity of features at unit length: the cosine, or the negative distance or its square.
-    The squared distance is 2 - 2 cos, so it has the cosine's accuracies unless a grid is used."""
+    """Similarity of two features at unit length: the cosine, the negative Euclidean distance, or
+    the negative squared distance. The squared distance is 2 - 2 cos, so it has the cosine's
+    accuracies unless a grid is used."""
     threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy"
-    """Highest accuracy on the other folds, the median of equally good ones or, as SphereFace's code
-    has it, their mean; the sign of a linear SVM fitted on them; or insightface's grid of squared
-    distances."""
+    """Name of the rule that fits the threshold on the other folds:
+
+    - "accuracy" takes the threshold of highest accuracy, the median of equally good ones;
+    - "accuracy-mean" takes the mean of equally good ones, as SphereFace's code does;
+    - "svm" takes the score at which the decision of a linear SVM changes its sign;
+    - "grid" takes the best of insightface's grid of squared distances.
+    """
 
     def __post_init__(self) -> None:
         for name, known in (("similarity", SIMILARITY_STEPS), ("threshold", THRESHOLD_STEPS)):
@@ -41,6 +47,7 @@ class PairRules:
                 raise ValueError(
                     f"expected {name} to be one of {', '.join(known)}, found {getattr(self, name)}"
                 )
+        # The grid has fixed distances from 0 to 3.99; other similarities have another range.
         if self.threshold == "grid" and self.similarity != "squared":
             raise ValueError(
                 f"expected squared distances with threshold grid, found {self.similarity}"
@@ -50,8 +57,8 @@ class PairRules:
         """Returns the procedure in words, one sentence per step.
 
         Args:
-          fits: number of images that each tested fold's projection is fitted on.
-          dims: number of dimensions that each projection keeps.
+          fits: for each tested fold, number of images that its projection is fitted on.
+          dims: for each tested fold, number of dimensions that its projection keeps.
           dim: number of dimensions of the features.
         """
         of = f"the {span(fits)} images of the other folds' pairs (duplicates kept)"
@@ -77,7 +84,7 @@ ACCURACY_STEP = (
     "a fold's same and different pairs weigh equally; standard error is the standard deviation "
     "over folds (ddof 1) / sqrt(folds)"
 )
-"""Says how accuracies are averaged."""
+"""Sentence of the procedure that states how accuracies are averaged."""
 
 PRESETS = {
     "plain": PairRules(),
@@ -93,7 +100,8 @@ PRESETS = {
 - normface-released is NormFace's released code;
 - sphereface-released is SphereFace's released code. That code takes the mean of the best of 20,001
   thresholds in [-1, 1]; here every cut between two scores is tried;
-- insightface is its verification code: squared distances and a grid of 400 thresholds.
+- insightface is the verification code of the insightface project: squared distances and a grid of
+  400 thresholds.
 """
 
 

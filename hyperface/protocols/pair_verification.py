@@ -1,4 +1,4 @@
-"""Verification on a list of image pairs in folds, as LFW, AgeDB, CALFW and CFP have it.
+"""Scores verification on a list of image pairs in folds, as LFW, AgeDB, CALFW and CFP have it.
 
 The rules are plain data. The result lists every step that was taken, so that two accuracies can be
 compared.
@@ -46,18 +46,18 @@ from hyperface.protocols.result import (
 )
 
 PAIR_FARS = (0.01, 0.001)
-"""False accept rates that are reported of a pair list."""
+"""False accept rates at which the TAR of a pair list is reported."""
 
 
 class PairResult(NamedTuple):
-    """The result of verification on a list of pairs: how well the rules separate both kinds."""
+    """The result of verification on a list of pairs: accuracies, scores and the procedure."""
 
     folds: FoldAccuracy
     """Accuracy and threshold of each tested fold, their mean and its standard error."""
     scores: np.ndarray
     """[pairs] similarity of each pair when its fold was held out; nan where it never was."""
     dims: np.ndarray
-    """[tested folds] dimensions compared: those that PCA kept, or all."""
+    """[tested folds] number of dimensions that are compared: those that PCA keeps, or all."""
     rules: PairRules
     steps: tuple[str, ...]
     """The procedure, one sentence per step."""
@@ -80,7 +80,7 @@ def verify_pairs(
     image in two pairs counts twice. Same and different pairs of a fold weigh equally.
 
     Args:
-      features: [images, dim] of any length, already merged with those of the mirror images.
+      features: [images, dim] of any norm, already merged with those of the mirror images.
       first: [pairs] row of one image.
       second: [pairs] row of the other.
       same: [pairs] bool, True where both images show one person.
@@ -117,13 +117,16 @@ def verify_pairs(
     used, index = np.unique([first, second], return_inverse=True)
     one, other = index.reshape(2, -1)
     pairs = Pairs(one, other, same)
+    # Both images of each pair count, however often an image is used.
     fits = [2 * int(np.sum(fold != i)) for i in held]
+    # The fold with the fewest images for fitting bounds the dimensions that PCA can keep.
     check_pca(rules.pca, min(used.size, *fits), features.shape[1])
     # NaN marks pairs of folds that are not tested.
     scores, dims, held_out = np.full(same.size, np.nan), [], []
     folds = _fold_scores(features[used], pairs, fold, held, rules)
     for i, (similarities, dim) in zip(held, folds, strict=True):
         test = fold == i
+        # The rule fits the threshold on the other folds, although it is given all similarities.
         held_out.append(held_out_accuracy(similarities, same, test, THRESHOLDS[rules.threshold]))
         scores[test] = similarities[test]
         dims.append(dim)
@@ -145,7 +148,10 @@ def _fold_scores(
     tested: np.ndarray,
     rules: PairRules,
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Similarities of all pairs and the dimensions compared, for each tested fold."""
+    """Yields ([pairs] similarities, number of compared dimensions) for each tested fold.
+
+    The similarities are those of all pairs, with mean and PCA fitted on the other folds' pairs.
+    """
     if rules.pca is None and not rules.subtract_mean:
         # Nothing is fitted, so that all folds share the similarities.
         yield from repeat((_similarities(features, pairs, rules), features.shape[1]), tested.size)
@@ -156,6 +162,7 @@ def _fold_scores(
     moments = fold_moments(
         features,
         np.concatenate([pairs.first, pairs.second]),
+        # Both images of a pair belong to the pair's fold.
         np.concatenate([fold, fold]),
         scatter=rules.pca is not None,
     )
@@ -166,6 +173,7 @@ def _fold_scores(
 
     # An eigendecomposition gains little from a second core: one fold per core is faster.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        # `map` yields in the order of the folds, whichever of them is finished first.
         yield from pool.map(score, tested)
 
 
@@ -175,6 +183,7 @@ def _similarities(features: np.ndarray, pairs: Pairs, rules: PairRules) -> np.nd
         return cosines
     # Rounding may take the cosine of equal features above 1.
     squared = np.maximum(0.0, 2.0 - 2.0 * cosines)
+    # Negative, so that a higher score means more alike.
     return -squared if rules.similarity == "squared" else -np.sqrt(squared)
 
 
@@ -197,9 +206,15 @@ def score_pairs(
       pairs: the list of pairs.
       settings: `rules`, `pca`, `bootstrap`, `grouping` and `progress` are used.
       tested: ids of the folds that are held out in turn; by default all.
+
+    Raises:
+      InputError: an image has no feature, a name does not tell the person although `bootstrap` is
+        set, or the groups do not fit.
+      ValueError: for the reasons that `verify_pairs` names.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
     rules = settings.pair_rules()
+    # The progress has two equal parts: the folds, then the resamples of people.
     parts = 2 if settings.bootstrap else 1
     found = verify_pairs(
         named.features,
@@ -211,8 +226,10 @@ def score_pairs(
         tested=tested,
         progress=part(settings.progress, 0, parts),
     )
+    # Only tested folds have scores: in View 1 of LFW the training pairs have none.
     use = np.isfinite(found.scores)
     scores, same = found.scores[use], pairs.same[use]
+    # One split id for all, so that the rates are those of all tested pairs together.
     rates = pair_rates(scores, same, np.zeros(same.size, np.int64), PAIR_FARS)
     figures = {"accuracy": Figure(found.folds.mean, _known(found.folds.standard_error))}
     labels = rate_labels(rates)
@@ -222,9 +239,11 @@ def score_pairs(
     if settings.bootstrap:
         found_intervals = _intervals_over_people(name, scores, same, sides, settings)
         intervals = {labels[rate]: limits for rate, limits in found_intervals.items()}
+    # Of all pairs, since positions are those in the list; pairs without a score are left out.
     accepts, rejects = hardest(found.scores, pairs.first, pairs.second, pairs.same)
     compared = Pairs(first[use], second[use], same)
     quality, quality_steps = norms_as_quality(named, compared, scores)
+    # Position of each pair's fold among the tested folds, which are in rising order.
     fold = np.unique(pairs.fold[use], return_inverse=True)[1]
     right = (scores >= found.folds.thresholds[fold]) == same
     groups = {}
@@ -270,10 +289,19 @@ def _intervals_over_people(
     sides: Sequence[Sequence[str]],
     settings: Settings,
 ) -> dict[str, tuple[float, float]]:
-    """Returns the limits that 95 % of resamples of people lie in, for the TAR at each FAR.
+    """Returns (lower, upper) limits of the TAR at each FAR, by names such as "tar_at_far_0.01".
+
+    95 % of the bootstrap resamples of people lie between both limits.
+
+    Args:
+      name: name of the protocol, for messages.
+      scores: [pairs] similarities.
+      same: [pairs] bool, True where both images show one person.
+      sides: names of the images, one sequence [pairs] per side of the pairs.
+      settings: `bootstrap` and `progress` are used.
 
     Raises:
-      InputError: the images' names, one sequence per side of the pairs, do not tell the people.
+      InputError: the names of the images do not tell the people.
     """
     try:
         people = [people_of(side, name) for side in sides]
@@ -289,7 +317,14 @@ def _intervals_over_people(
 
 
 def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float]:
-    """Returns the threshold of all pairs by false accept rate, for rates with enough pairs."""
+    """Returns the threshold over all pairs by false accept rate.
+
+    Rates of `PAIR_FARS` for which there are too few different pairs are left out.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, True where both images show one person.
+    """
     impostors = scores[~same]
     return {
         far: float(impostor_threshold(impostors, far))
@@ -304,9 +339,13 @@ def interval_steps(draws: int) -> tuple[str, ...]:
 
 
 def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
-    """Returns the labels of rates for tables, by the rates' names.
+    """Returns the label of each rate for tables, by the rate's name in `PairRates.spread`.
 
-    The label states if there are too few pairs for the rate.
+    The label of a TAR states if there are too few pairs for its FAR.
+
+    Args:
+      rates: the rates.
+      of: text that is added to the label of each TAR, such as the pairs that it is measured on.
     """
     names = {"eer": "EER", "auc": "AUC"}
     for far in rates.fars:
@@ -316,4 +355,5 @@ def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
 
 
 def _known(value: float) -> float | None:
+    # A single tested fold has no standard error, which is then NaN.
     return float(value) if np.isfinite(value) else None

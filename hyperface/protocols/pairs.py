@@ -1,4 +1,4 @@
-"""Pair lists of any data set: AgeDB-30, CALFW, CPLFW, and lists of the user's own."""
+"""Scores pair lists of any data set: AgeDB-30, CALFW, CPLFW, and lists of the user's own."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -25,30 +25,31 @@ _SAME = {"1": True, "0": False, "-1": False}
 def read_pairs(
     path: Path | str, folds: int | None = None, *, repeats: bool = False, equal: bool = True
 ) -> PairList:
-    """Reads a pair list in one of these forms, which its name or its first line tells apart.
+    """Reads a pair list. The suffix of its name and its first line tell which form it has:
 
     - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
       AgeDB-30 and the `_ann.txt` lists. Fields are separated by tabs or commas where the first line
       has one, else by blanks.
     - `first,second,same` or `first,second,same,fold`: a CSV file with this header; folds from 0.
     - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines per pair. 0
-      stands for different people. For one person CALFW has the fold, from 1; CPLFW always has 1.
+      stands for different people. For one person CALFW gives the fold, counted from 1, and CPLFW
+      always gives 1.
     - `.mat`: AgeDB's own protocol, as `read_agedb` reads it.
 
     Args:
       path: the file.
-      folds: number of folds, for a file that does not say which pair is in which fold; then
-        `block_folds` splits the pairs. CALFW names the folds of its same pairs only. None takes 10;
-        without `equal`, it takes fewer if a kind (same or different) has fewer than 10 pairs.
+      folds: number of folds, for a file that does not name the fold of each pair; `block_folds`
+        then splits the pairs. CALFW names the folds of its same pairs only. None takes 10; without
+        `equal`, it takes fewer if there are fewer than 10 same or 10 different pairs.
       repeats: whether a pair may be listed twice.
-      equal: whether each fold must have as many pairs, as in published lists.
+      equal: whether all folds must have the same number of pairs, as in published lists.
 
     Returns:
       The pairs in the file's order.
 
     Raises:
       InputError: a line breaks the form, repeats a pair or has an image twice, and the message
-        names it; or a number of folds was given for a file that names folds.
+        names the line; or a number of folds is given for a file that names folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
@@ -58,6 +59,7 @@ def read_pairs(
         _check_unnamed(folds, path)
         return read_agedb(path, repeats=repeats)
     lines = read_lines(path)
+    # With tabs or commas between the fields, names may contain blanks.
     separator = next((mark for mark in "\t," if mark in lines[0].text), None)
     first = lines[0].fields(separator)
     if first in CSV_HEADERS:
@@ -78,12 +80,13 @@ def read_pairs(
 def _in_blocks(pairs: PairList, folds: int | None, path: Path | str, equal: bool) -> PairList:
     if folds is None:
         fewest = int(min(pairs.same.sum(), np.sum(~pairs.same)))
+        # Two at least, since the threshold of a fold is fitted on the others.
         folds = FOLDS if equal else max(2, min(FOLDS, fewest))
     return pairs._replace(fold=block_folds(pairs.same, folds, str(path), equal=equal))
 
 
 def _check_unnamed(folds: int | None, path: Path | str) -> None:
-    """Refuses a number of folds for a file that names the fold of each pair."""
+    """Raises InputError if a number of folds is given for a file that names each pair's fold."""
     if folds is not None:
         raise InputError(
             f"--folds: expected none with {path}, which names its folds, found {folds}."
@@ -92,6 +95,7 @@ def _check_unnamed(folds: int | None, path: Path | str) -> None:
 
 def _plain(lines: list[Line], separator: str | None) -> Iterator[Pair]:
     fields = lines[0].fields(separator)
+    # The first line decides for the file: a later line in the other form is an error.
     label_last = fields[-1] in _SAME
     for line in lines:
         *images, label = fields = line.fields(separator)
@@ -111,6 +115,7 @@ def _two_lines(lines: list[Line], separator: str | None, folds: int) -> Iterator
         if fold != again:
             raise two.fault(f"the label {fold} of the line before", again)
         number = two.whole(fold, "0 or the fold of a same pair", most=max(1, folds))
+        # The fold of a different pair, whose label is 0, is set by the caller.
         yield Pair(two, first, second, number > 0, max(0, number - 1))
 
 
@@ -126,6 +131,7 @@ def _csv(lines: list[Line], header: list[str]) -> Iterator[Pair]:
         raise after(lines).fault("pairs", "the end of the file")
     for line in lines[1:]:
         try:
+            # Line by line, so that an open quotation mark cannot swallow the lines after it.
             (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
         except csv.Error as error:
             raise line.fault("a CSV line", str(error)) from None
@@ -143,15 +149,23 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
 def _score_any(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Scores a list of the user's own, of any length, in which a pair may be listed twice."""
+    """Scores a user's list, which may have any length and may list a pair twice."""
     pairs = read_pairs(files[0], settings.folds, repeats=True, equal=False)
     return score_pairs(name, named, pairs, settings)
 
 
 def _find_list(name: str, folder: Path, settings: Settings, dataset: Path | None) -> list[Path]:
-    """Finds the list that --pairs names, here or among the protocol files, or the data set's."""
+    """Returns the path of the list of pairs, as a list of one path.
+
+    It is the file that --pairs names, in the current folder or in the folder of protocol files.
+    Without --pairs it is `pairs.csv` in the folder of the data set.
+
+    Raises:
+      InputError: there is no such file.
+    """
     if settings.pairs is not None:
         beside = folder / settings.pairs
+        # A path that holds as it is written comes before the folder of protocol files.
         if settings.pairs.is_file() or beside.is_file():
             return [settings.pairs if settings.pairs.is_file() else beside]
         also = "" if beside == settings.pairs else f" or {beside}"

@@ -19,55 +19,63 @@ from hyperface.protocols.template_rules import TemplateRule
 
 
 class Distractors(NamedTuple):
-    """The features of distractors: images of other people, among which probes are searched."""
+    """Features of distractors: images of people whom no probe shows, added to the search."""
 
     features: np.ndarray
     """[distractors, dim], which may be mapped from a file."""
     names: Sequence[str] | None = None
-    """[distractors], where they have names."""
+    """[distractors] names of the images; None if they have no names."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of all protocols; each protocol uses only those that its `options` names."""
+    """The options of all protocols; each protocol uses only those that its `options` names.
+
+    Raises:
+      InputError: `template_rule` is set together with `gammas` or `pool_media`.
+    """
 
     rules: PairRules | None = None
-    """Rules of pair lists and videos; None takes the protocol's default. The option is `preset`."""
+    """Rules of pair lists and videos; None takes the protocol's default. The command's option is
+    --preset."""
     pca: float | int | None = None
-    """Share of variance or dimensions that PCA keeps in pair lists, instead of the rules' own; 0
-    for no PCA."""
+    """Share of the variance in (0, 1), or number of dimensions, that PCA keeps on pair lists. It
+    replaces the `pca` of the rules; 0 means no PCA, and None keeps the `pca` of the rules."""
     bootstrap: int | None = None
-    """Number of resamples of people, for intervals; 0 computes no intervals. None takes the
-    protocol's default, which is 0 for pair lists."""
+    """Number of bootstrap resamples of people, from which intervals are computed; 0 computes no
+    intervals. None takes the protocol's default, which is 0 for pair lists."""
     folds: int | None = None
     """Number of folds of a user's list that names no folds. None takes 10, or fewer if there are
     fewer same or different pairs."""
     seed: int = 0
     """Seed of the random halves of people and of random samples of pairs."""
     rule: Rule = "blufr"
-    """BLUFR's threshold rule."""
+    """Rule by which BLUFR turns a false accept rate into a threshold: see `impostor_threshold`."""
     gammas: int | None = None
-    """K in the fusion of templates; None takes the protocol's default."""
+    """K, the number of terms in the fusion of `template_scores`; None takes the protocol's
+    default."""
     pool_media: bool = False
-    """Whether a template's images of one medium, such as a video, count as one."""
+    """Whether the images of a template that belong to one medium, such as a video, count as one
+    image."""
     template_rule: TemplateRule | None = None
     """Another project's rule for templates, in place of `gammas` and `pool_media`."""
     pairs: Path | None = None
-    """The list of the protocol `pairs`."""
+    """The file that lists the pairs, for the protocol `pairs`."""
     distractors: Distractors | None = None
     """Features of the distractors, for a protocol that searches among them."""
     probe_list: Path | None = None
-    """MegaFace's list of probes; None takes all images."""
+    """The file of MegaFace's list of probes; None takes all images."""
     distractor_list: Path | None = None
-    """MegaFace's list of distractors; None takes all of them."""
+    """The file of MegaFace's list of distractors; None takes all of them."""
     noises: tuple[Path, ...] = ()
-    """MegaFace's lists of images to leave out."""
+    """The files of MegaFace's lists of images to leave out."""
     place: Place = jnp.asarray
-    """Puts rows of features on one device, or splits them over several."""
+    """Function that puts rows of features on one device, or splits them over several devices."""
     grouping: Grouping | None = None
-    """Groups of images for which scores are repeated. The option is `group_by`."""
+    """Groups of images for which the scores are computed separately as well. The command's option
+    is --group-by."""
     progress: Callable[[int, int], None] | None = None
-    """Called with (number of finished parts, number of all parts)."""
+    """Function that is called with (number of finished parts, number of all parts)."""
 
     def __post_init__(self) -> None:
         if self.template_rule and (self.gammas is not None or self.pool_media):
@@ -77,23 +85,25 @@ class Settings:
             )
 
     def files(self) -> tuple[Path, ...]:
-        """Returns the files from which settings are read, for their digests in the record."""
+        """Returns the files that the settings were read from; the record has their digests."""
         return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules of pair lists: `rules`, else a preset, with `pca` if it is set."""
+        """Returns the rules for pair lists: `video_rules`, with `pca` if that is not None."""
         rules = self.video_rules(default)
+        # 0 asks for no PCA, which the rules express by None.
         return rules if self.pca is None else replace(rules, pca=self.pca or None)
 
     def video_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules of videos: `rules`, else a preset. `pca` does not apply."""
+        """Returns `rules`, or the preset named `default` if they are None. `pca` is not used."""
         return self.rules or PRESETS[default]
 
 
 Scorer = Callable[[str, NamedFeatures, Sequence[Path], Settings], Result]
-"""(the protocol's name, features, the protocol's files, settings) -> result."""
+"""Scores a protocol: (its name, the features, its files, the settings) -> result."""
 FindFiles = Callable[[str, Path, Settings, Path | None], list[Path]]
-"""(the protocol's name, folder of protocol files, settings, folder of the data set) -> files."""
+"""Finds the files of a protocol: (its name, folder of protocol files, settings, folder of the data
+set or None) -> paths."""
 
 
 @dataclass(frozen=True)
@@ -110,23 +120,28 @@ class Protocol:
     """
 
     name: str
+    """Name by which users choose the protocol."""
     title: str
+    """Title in tables and reports."""
     dataset: str | None
     """Name of the prepared data set whose images it compares; None if the user has to name one."""
     scorer: Scorer
+    """Function that scores features by the protocol."""
     file_names: tuple[str, ...] = ()
-    """Its files, below the folder of protocol files."""
+    """Paths of its files, relative to the folder of protocol files."""
     options: frozenset[str] = frozenset()
-    """Names of the evaluation's options that it takes."""
+    """Names of the evaluation's command-line options that the protocol accepts."""
     more_files: Callable[[Settings], tuple[str, ...]] | None = None
-    """Returns the names of the files that settings add to `file_names`."""
+    """Function that returns the paths of further files that the settings require, relative to the
+    folder of protocol files."""
     find_files: FindFiles | None = None
-    """Finds the files where options name them; `file_names` are taken if it is None."""
+    """Function that finds the files if options name them; if it is None, `file_names` are used."""
     check: Callable[[str, Settings], None] | None = None
-    """Takes the protocol's name and settings, and refuses what it cannot use by an InputError. The
-    evaluation calls it before images are embedded."""
+    """Function that takes the protocol's name and the settings, and raises InputError if the
+    settings do not fit. The evaluation calls it before it computes any features."""
     has_distractors: bool = False
-    """Whether probes are searched among distractors, which the user names by --distractors."""
+    """Whether probes are searched among distractors, whose features the user gives by
+    --distractors."""
 
     def files(
         self,
@@ -174,6 +189,7 @@ class Protocol:
         """
         try:
             return self.scorer(self.name, features, files, settings)
+        # InputError is a ValueError too, but its message already names the origin of the fault.
         except InputError:
             raise
         except ValueError as error:
@@ -181,4 +197,4 @@ class Protocol:
 
 
 PAIR_OPTIONS = frozenset({"preset", "pca", "bootstrap", "group_by"})
-"""Options that a list of image pairs takes."""
+"""Options that every protocol with a list of image pairs accepts."""

@@ -1,4 +1,4 @@
-"""The protocols by name."""
+"""Finds protocols by name, and scores features by them."""
 
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -15,13 +15,15 @@ from hyperface.protocols.result import Result
 def _discovered() -> Iterator[Protocol]:
     """Yields the protocols of every module of this package that lists some in `PROTOCOLS`."""
     for module in pkgutil.iter_modules(protocols.__path__):
+        # The registry itself is being imported, and has no `PROTOCOLS` yet.
         if module.name != "registry":
             found = import_module(f"{protocols.__name__}.{module.name}")
+            # Other modules have readers and rules only.
             yield from getattr(found, "PROTOCOLS", ())
 
 
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _discovered()}
-"""All protocols by name. A new one is a module beside this one, with its own `PROTOCOLS`."""
+"""All protocols by name. To add one, add a module with its own `PROTOCOLS` to this package."""
 
 
 def find(name: str) -> Protocol:
@@ -36,7 +38,7 @@ def find(name: str) -> Protocol:
 
 
 def takers(option: str) -> list[str]:
-    """Returns the sorted names of the protocols that use an option of the evaluation."""
+    """Returns the sorted names of the protocols that accept an option of the evaluation."""
     return sorted(protocol.name for protocol in PROTOCOLS.values() if option in protocol.options)
 
 

@@ -1,4 +1,4 @@
-"""The result of a protocol: figures, the steps behind them, curves, and its worst mistakes."""
+"""Defines the result of a protocol: scores, procedure, curves and the worst mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,29 +13,32 @@ from hyperface.metrics.roc import Roc, thinned
 from hyperface.protocols.groups import Group
 
 HARDEST = 20
-"""Number of pairs of each kind that are kept to be shown."""
+"""Number of false accepts, and of false rejects, that a result keeps to be shown."""
 SHARES = 51
-"""Points of an error-versus-discard curve in the record."""
+"""Number of points of an error-versus-discard curve in the JSON record."""
 OVER_FOLDS = "standard error over folds"
 OVER_TRIALS = "standard deviation over trials"
 OVER_SPLITS = "standard deviation over splits"
-"""The kinds of spread that the scores of a protocol have."""
+"""The kinds of spread that the scores of a protocol may have."""
 
 
 class Figure(NamedTuple):
-    """A score: a share in [0, 1], with its spread or interval if known."""
+    """A score as a share in [0, 1], with its spread if it is known."""
 
     value: float
     spread: float | None = None
-    """Spread of the value; `Result.spread` says of which kind."""
+    """Spread of the value, also as a share; `Result.spread` names its kind."""
 
 
 class HardPair(NamedTuple):
     """A pair of images that was decided wrongly, or only just correctly."""
 
     first: str
+    """Name of one image."""
     second: str
+    """Name of the other image."""
     score: float
+    """Similarity of both images."""
 
 
 class DecidedPairs(NamedTuple):
@@ -61,37 +64,48 @@ class Result:
     """The result of one protocol."""
 
     protocol: str
+    """Name of the protocol."""
     figures: dict[str, Figure]
+    """Scores by their labels, such as "accuracy"."""
     steps: tuple[str, ...]
     """The procedure: one sentence per step of the computation."""
     spread: str = ""
-    """The kind of spread that the scores have, if they have one."""
+    """The kind of spread that the scores have, such as `OVER_FOLDS`; empty if they have none."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Limits of figures by the figure's name: 95 % of resamples of people lie between them."""
+    """(lower, upper) limit of a score, by the score's label: 95 % of the bootstrap resamples of
+    people lie between both."""
     curves: dict[str, Roc] = field(default_factory=dict)
+    """ROC curves by name: the protocol's name, or the name of a rule if there are several."""
     scores: tuple[np.ndarray, np.ndarray] | None = None
-    """([pairs] scores, [pairs] bool whether one person), for a histogram."""
+    """([pairs] similarities, [pairs] bool, True where both images show one person), for a
+    histogram."""
     ranks: np.ndarray | None = None
-    """[max_rank] cumulative match characteristic."""
+    """[max_rank] cumulative match characteristic, see `cmc`."""
     false_accepts: Sequence[HardPair] = ()
-    """Different people with the highest scores."""
+    """The pairs of different people with the highest scores, the highest first."""
     false_rejects: Sequence[HardPair] = ()
-    """Same people with the lowest scores."""
+    """The pairs of one person with the lowest scores, the lowest first."""
     pairs: DecidedPairs | None = None
-    """Every pair with its decision, of protocols that score a list of pairs once."""
+    """Every pair with its decision; None unless the protocol scores one list of pairs once."""
     calibration: Calibration | None = None
-    """Thresholds and probabilities for new pairs, of protocols that fit them."""
+    """Thresholds and probabilities for new pairs; None if the protocol does not fit them."""
     quality: NormQuality | None = None
-    """The measured relation of feature norm and image quality, for protocols that compare pairs."""
+    """The measured relation of feature norm and image quality; None if it is not measured."""
     groups: dict[str, Group] = field(default_factory=dict)
-    """Figures of groups of images by the group's name, where the user gives groups."""
+    """Scores of each group of images by the group's name; empty if the user gives no groups."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Numbers by fold, trial or split, for the JSON file."""
+    """Values by fold, trial or split, under the names that they have in the JSON file."""
     counts: dict[str, int | list[int]] = field(default_factory=dict)
-    """Number of pairs, or of whatever else is compared; a list has one per split or trial."""
+    """Number of pairs, or of probes or templates, by kind; a list has one number per split or
+    trial."""
 
     def record(self) -> dict[str, Any]:
-        """Returns the part of the result that goes into a JSON file."""
+        """Returns the part of the result that goes into a JSON file; NaN and infinity become None.
+
+        The keys are "figures" (score by label), "spreads" (spread by label), "spread" (its kind),
+        "intervals", "steps", "curves", "cmc" (for `ranks`), "calibration", "quality", "groups",
+        "counts" and "details".
+        """
         return _finite(
             {
                 "figures": {name: figure.value for name, figure in self.figures.items()},
@@ -99,6 +113,7 @@ class Result:
                 "spread": self.spread,
                 "intervals": {n: list(limits) for n, limits in self.intervals.items()},
                 "steps": list(self.steps),
+                # A full curve has a point for each distinct score, which may be millions.
                 "curves": {name: _curve(thinned(curve)) for name, curve in self.curves.items()},
                 "cmc": None if self.ranks is None else np.asarray(self.ranks).tolist(),
                 "calibration": self.calibration and _calibration(self.calibration),
@@ -122,6 +137,7 @@ def _calibration(found: Calibration) -> dict[str, Any]:
 
 
 def _quality(found: NormQuality) -> dict[str, Any]:
+    # A full curve has a point per genuine pair.
     shares = np.linspace(0, MOST_LEFT_OUT, SHARES)
     return {
         "far": found.far,
@@ -143,14 +159,20 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 
 
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
-    """Returns `Result.counts` of same and different pairs, from one bool array per split."""
+    """Returns the numbers of pairs as `Result.counts` has them: "same pairs", "different pairs".
+
+    With one split the values are numbers, with several they are lists of one number per split.
+
+    Args:
+      same: for each split, [pairs] bool, True where both images show one person.
+    """
     kinds = {"same pairs": [int(np.sum(one)) for one in same]}
     kinds["different pairs"] = [int(np.sum(~one)) for one in same]
     return {kind: found if len(same) > 1 else found[0] for kind, found in kinds.items()}
 
 
 def _finite(value: Any) -> Any:
-    """Replaces by None every number that JSON cannot hold, such as a threshold of infinity."""
+    """Returns the value with None in place of every NaN and infinity in its dicts and lists."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -164,11 +186,13 @@ def hardest(
 ) -> tuple[list[HardPair], list[HardPair]]:
     """Returns the different pairs with the highest scores and the same pairs with the lowest.
 
+    At most `HARDEST` pairs of each kind are returned, and the hardest pair comes first.
+
     Args:
       scores: [pairs] similarities; pairs whose score is not finite are left out.
       first: [pairs] name of one image.
       second: [pairs] name of the other image.
-      same: [pairs] bool.
+      same: [pairs] bool, True where both images show one person.
 
     Example:
       >>> hardest(np.array([0.9, 0.2]), ["a", "b"], ["c", "d"], np.array([False, True]))[0]
@@ -182,11 +206,16 @@ def hardest(
 
 
 def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the positions of the pairs of `hardest`: different pairs, and same pairs."""
+    """Returns (positions of the hardest different pairs, of the hardest same pairs).
+
+    Arguments and order are those of `hardest`.
+    """
     same, worst_of_kind = checked_same(same), []
+    # The sign puts the highest scores of different pairs first, and the lowest of same pairs.
     for kind, sign in ((~same, -1.0), (same, 1.0)):
         # A pair of a fold that is not tested has no score.
         rows = np.flatnonzero(kind & np.isfinite(scores))
+        # Stable, so that pairs of equal score keep the order of the list.
         worst_of_kind.append(rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]])
     return worst_of_kind[0], worst_of_kind[1]
 
@@ -194,8 +223,12 @@ def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.n
 def over_snapshots(results: Sequence[Result]) -> Result:
     """Averages the scores of one protocol over several checkpoints, and adds their spread.
 
-    Curves and pairs are those of the last checkpoint. If a sentence of the procedure differs
-    between checkpoints, it states to which checkpoint it belongs.
+    Curves, groups and feature norms are those of the last checkpoint; intervals and the calibration
+    are left out. If a sentence of the procedure differs between checkpoints, it states to which
+    checkpoint it belongs.
+
+    Args:
+      results: one result per checkpoint, in the order of the checkpoints.
 
     Raises:
       ValueError: there are fewer than two results, or they belong to different protocols.
@@ -209,6 +242,7 @@ def over_snapshots(results: Sequence[Result]) -> Result:
         name: np.array([result.figures[name].value for result in results])
         for name in results[-1].figures
     }
+    # A sentence that is the same for all checkpoints is stated once.
     shared = [step for step in results[-1].steps if all(step in result.steps for result in results)]
     own = [
         f"snapshot {number}: {step}"
@@ -224,6 +258,7 @@ def over_snapshots(results: Sequence[Result]) -> Result:
         # The averaged figures belong to no single set of decisions.
         pairs=None,
         spread=f"standard deviation over {len(results)} snapshots",
+        # Resampled people vary for one network; here networks vary.
         intervals={},
         calibration=None,  # It belongs to one network.
         details=results[-1].details | {"snapshots": {n: v.tolist() for n, v in values.items()}},

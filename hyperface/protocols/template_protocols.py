@@ -1,4 +1,4 @@
-"""Verification (1:1) and search (1:N) of templates: the figures of each split and their spread."""
+"""Scores verification (1:1) and search (1:N) of templates on each split, and their spread."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -25,7 +25,9 @@ from hyperface.protocols.templates import (
 )
 
 SEARCH_FARS = (0.01, 0.1)
+"""False accept rates at which search reports the DIR."""
 SEARCH_RANKS = 50
+"""Number of ranks of the cumulative match characteristic."""
 
 
 def score_templates(
@@ -39,12 +41,12 @@ def score_templates(
     detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Verifies pairs of templates (1:1): the rates of each split and their spread.
+    """Scores verification (1:1) of template pairs: mean TAR over the splits, and its spread.
 
     Args:
       name: name of the protocol.
       named: the features of the templates' images.
-      splits: for each split, its templates and the pairs that are compared.
+      splits: for each split, (its templates, the pairs that are compared).
       gammas: K in the fusion of `template_scores`; None compares mean features.
       pool_media: whether images of one medium count as one.
       rule: another project's rule for templates; `gammas` must then be None and `pool_media` False.
@@ -62,6 +64,7 @@ def score_templates(
         if pairs.same is None:
             raise InputError(f"{name}: expected pairs known to be the same or not, found neither.")
         grouped = _grouped(name, named, templates, names, pool_media, rule, detector)
+        # One split id for all pairs: this call sees a single split.
         one_split = np.zeros(pairs.same.size, np.int64)
         found = verify_templates(
             grouped,
@@ -78,6 +81,7 @@ def score_templates(
         same.append(pairs.same)
     # One split has no spread.
     spread = np.std(rates, axis=0, ddof=1) if len(rates) > 1 else [None] * len(FARS)
+    # The split with the fewest different pairs decides which rates all splits can measure.
     fewest = min(int(np.sum(~kind)) for kind in same)
     figures = {
         f"TAR at FAR {far:g}": Figure(float(mean), None if std is None else float(std))
@@ -102,7 +106,7 @@ def score_templates(
 
 
 def face_names(lists: Sequence[Templates]) -> list[list[str]]:
-    """Returns the names under which the features of each list's images are looked up.
+    """Returns, for each list, [images] names under which the features of its images are looked up.
 
     If the lists name one person in an image, its face has the image's name. If they name several,
     as in a group photograph of IJB-A, the image has a face per person: the face of person 12 in
@@ -113,6 +117,7 @@ def face_names(lists: Sequence[Templates]) -> list[list[str]]:
         if listed.subject is not None:
             for name, person in zip(listed.names, listed.subject.tolist(), strict=True):
                 people.setdefault(name, set()).add(person)
+    # Over all lists: a person may be in the gallery, and another in the same photograph a probe.
     shared = {name for name, found in people.items() if len(found) > 1}
     return [
         [
@@ -151,7 +156,16 @@ def _grouped(
 def _detector_scores(
     names: Sequence[str], detector: Mapping[str, float], source: str
 ) -> np.ndarray:
-    """Returns the detector's score of each image; InputError names one that has none."""
+    """Returns [images] detector scores.
+
+    Args:
+      names: [images] names of the images.
+      detector: name of an image -> detection score of its face.
+      source: name of the protocol, for the message.
+
+    Raises:
+      InputError: an image has no score.
+    """
     missing = [name for name in dict.fromkeys(names) if name not in detector]
     if missing:
         raise InputError(
@@ -172,14 +186,15 @@ def score_search(
     detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Searches probe templates in a gallery (1:N): ranks and DIR of each split, and their spread.
+    """Scores the search of probe templates in a gallery (1:N): identification rates and DIR.
 
-    DIR is reported at FAR 1 and 10 %, if there are enough probes without a mate.
+    Each score is a mean over the splits, with its spread. DIR is reported at FAR 1 and 10 %, if
+    there are enough probes without a mate.
 
     Args:
       name: name of the protocol.
       named: the features of the templates' images.
-      splits: for each split, its gallery and its probe templates, both with people.
+      splits: for each split, (gallery templates, probe templates), both with people.
       gammas: K in the fusion of `template_scores`; None compares mean features.
       pool_media: whether images of one medium count as one.
       rule: another project's rule for templates; `gammas` must then be None and `pool_media` False.
@@ -194,10 +209,13 @@ def score_search(
     faces = face_names([side for split in splits for side in split])
     for number, (gallery, probes) in enumerate(splits, 1):
         names = faces[2 * number - 2] + faces[2 * number - 1]
+        # Grouped together: `score_matrix` takes both sides from one set of templates.
         both = _apart(gallery, probes)
         grouped = _grouped(name, named, both, names, pool_media, rule, detector)
         assert both.subject is not None  # Both sides have people.
+        # All images of a template show one person.
         person = dict(zip(both.template.tolist(), both.subject.tolist(), strict=True))
+        # `_apart` gave even ids to the gallery.
         enrolled = both.template % 2 == 0
         sides = [np.unique(both.template[side]) for side in (~enrolled, enrolled)]
         report = part(progress, number - 1, len(splits))
@@ -207,6 +225,7 @@ def score_search(
         ranks.append(cmc(searches.ranks, SEARCH_RANKS))
         fewest.append(searches.impostor_scores.size)
         sizes.append((scores.shape[1], searches.ranks.size))
+        # Without probes that have no mate there is no impostor score, and so no threshold.
         if fewest[-1]:
             rates.append(dir_at_far(searches, SEARCH_FARS))
         steps += [f"split {number}: {step}" for step in grouped.steps]
@@ -220,6 +239,7 @@ def score_search(
     }
     rank_1 = float(np.mean(figures["rank-1"]))
     gallery, mated = zip(*sizes, strict=True)
+    # A guess finds the one mate in the smallest gallery most often.
     chance = 1.0 / min(gallery)
     fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
     return Result(
@@ -245,7 +265,7 @@ def score_search(
 
 
 def _apart(gallery: Templates, probes: Templates) -> Templates:
-    """Puts both sides into one list; gallery ids become even, probe ids odd, to tell them apart."""
+    """Returns both sides as one list: gallery id n becomes 2n, and probe id n becomes 2n + 1."""
     assert gallery.subject is not None  # `score_search` asks for people of both.
     assert probes.subject is not None
     return Templates(

@@ -1,4 +1,4 @@
-"""Rules of other projects by which images become templates, as plain data."""
+"""Defines rules of other projects that merge images into templates, as plain data."""
 
 from typing import NamedTuple
 
@@ -18,9 +18,10 @@ class TemplateRule(NamedTuple):
 
     name: str
     norms: bool
-    """Whether an image weighs as much as its feature is long; else all features have length 1."""
+    """Whether an image is weighted by the norm of its feature. If False, features are scaled to
+    unit length first."""
     detector: bool
-    """Whether an image weighs by the score that the detector gave its face, in addition."""
+    """Whether an image is also weighted by the score that the face detector gave its face."""
 
     def step(self) -> str:
         """Returns the procedure of the rule as a sentence."""
@@ -41,8 +42,8 @@ TEMPLATE_RULES = {
         TemplateRule("insightface-unit", norms=False, detector=False),
     )
 }
-"""Rules by name. `insightface` is the default of the code behind its IJB-B and IJB-C tables; the
-others are the choices of its options for weights."""
+"""Rules by name. `insightface` is the default of the project's code for its IJB-B and IJB-C tables.
+The other rules are other values of that code's options for weights."""
 
 
 def group_by_rule(
@@ -52,10 +53,10 @@ def group_by_rule(
     rule: TemplateRule,
     detector: np.ndarray | None = None,
 ) -> GroupedTemplates:
-    """Groups images, in any order, into templates of one feature each.
+    """Merges images, in any order, into templates of one feature each.
 
     Args:
-      features: [images, dim] of any length.
+      features: [images, dim] of any norm.
       template: [images] template id.
       media: [images] media id, which the frames of one video share.
       rule: the rule, which states how images are weighed.
@@ -83,25 +84,34 @@ def group_by_rule(
     # lexsort takes the most important key last.
     order = np.lexsort((media, template))
     weighted, keys = weighted[order], (template[order], media[order])
+    # A medium counts separately in each template that has images of it.
     changes = np.any([np.diff(key) != 0 for key in keys], axis=0)
     starts = np.append(0, np.flatnonzero(changes) + 1)
     sizes = np.diff(np.append(starts, len(weighted)))
+    # The sizes are cast, since whole numbers would make float32 features float64.
     means = np.add.reduceat(weighted, starts, axis=0) / sizes[:, None].astype(weighted.dtype)
     ids, first = np.unique(keys[0][starts], return_index=True)
     counted = f"{ids.size} templates of {len(features)} images in {len(means)} media"
     return GroupedTemplates(
+        # A sum and not a mean: the length goes anyway.
         unit_rows(np.add.reduceat(means, first, axis=0)),
         ids,
+        # Each template has one feature, so that fusion with K = 1 is its cosine.
         np.arange(ids.size + 1),
         (rule.step(), counted),
     )
 
 
 def _checked_weights(detector: np.ndarray | None, images: int) -> np.ndarray:
-    """Returns the scores [images, 1] of the face detector."""
+    """Returns the scores of the face detector, [images, 1].
+
+    Raises:
+      ValueError: scores are missing, or a score is not finite and above zero.
+    """
     if detector is None:
         raise ValueError("expected the detector's score of each image, found none")
     scores = checked_scores(detector, "detector")
+    # A score of 0 could leave a template without a direction.
     if scores.size != images or scores.min() <= 0:
         raise ValueError(
             f"expected a detector's score above 0 for each of {images} images, found "

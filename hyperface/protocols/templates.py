@@ -1,4 +1,4 @@
-"""Templates, which are sets of images of a person: grouping, scores of pairs, and verification."""
+"""Groups images into templates, which are sets of images of a person, and scores template pairs."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -23,7 +23,7 @@ MOST_GAMMAS = 40
 
 BLOCK_COSINES = 2**20
 BLOCK_IMAGES = 2**14
-"""Largest numbers of cosines, and of images on one side, that are computed at once."""
+"""Largest number of cosines, and of images on one side, that are computed at once."""
 
 
 class GroupedTemplates(NamedTuple):
@@ -47,10 +47,10 @@ class GroupedTemplates(NamedTuple):
 def group_templates(
     features: np.ndarray, template: np.ndarray, media: np.ndarray | None = None
 ) -> GroupedTemplates:
-    """Groups images, in any order, by template, and averages the images of one medium if asked.
+    """Groups images, in any order, by template; with `media` each medium becomes one image.
 
     Args:
-      features: [images, dim] of any length. Give an image twice if it is in two templates.
+      features: [images, dim] of any norm. Give an image twice if it is in two templates.
       template: [images] template id.
       media: [images] media id, which the frames of one video share. Each medium of a template then
         counts as one image: the mean of its images, at unit length. None keeps all images.
@@ -82,11 +82,12 @@ def group_templates(
 
 
 class TemplateVerification(NamedTuple):
-    """1:1 verification of template pairs."""
+    """The result of verification (1:1) on template pairs."""
 
     scores: np.ndarray
-    """[pairs]."""
+    """[pairs] scores as `template_scores` returns them."""
     rates: PairRates
+    """EER, AUC and TAR at each FAR, for each split."""
     steps: tuple[str, ...]
     """The procedure, one sentence per step."""
 
@@ -108,14 +109,14 @@ def template_scores(
 
     Args:
       templates: as `group_templates` returns them.
-      first: [pairs] template id.
-      second: [pairs] template id.
+      first: [pairs] id of one template.
+      second: [pairs] id of the other template.
       gammas: K, 8 for IJB-A and 2 for Janus CS3 in the paper; None for the cosine of the templates'
         mean features, the usual alternative.
       progress: called with (number of finished pairs, number of all pairs).
 
     Returns:
-      [pairs], in [-K, K].
+      [pairs] scores in [-K, K].
 
     Raises:
       ValueError: a template has no images, lengths differ, or `gammas` is outside 1 to MOST_GAMMAS.
@@ -138,6 +139,7 @@ def template_scores(
     order = np.argsort(first, kind="stable")
     _, starts = np.unique(first[order], return_index=True)
     scores, done = np.empty(first.size, templates.features.dtype), 0
+    # Pairs of one template are scored together: its features meet all others in one product.
     for pairs in np.split(order, starts[1:]):
         row = first[pairs[:1]]
         for part in _blocks(templates, second[pairs], len(_images(templates, row)[0])):
@@ -166,7 +168,7 @@ def score_matrix(
       progress: called with (number of finished probes, number of all probes).
 
     Returns:
-      [probes, gallery].
+      [probes, gallery] scores.
 
     Raises:
       ValueError: for the reasons that `template_scores` names.
@@ -175,6 +177,7 @@ def score_matrix(
     probes, gallery = (positions(templates.ids, ids, "template") for ids in (probes, gallery))
     gammas, templates = _checked_gammas(gammas, templates)
     scores = np.empty((probes.size, gallery.size), templates.features.dtype)
+    # A square of images has the most cosines for the features that are read.
     side = int(np.sqrt(BLOCK_COSINES))
     for rows in _blocks(templates, probes, side):
         for columns in _blocks(templates, gallery, side):
@@ -195,13 +198,13 @@ def verify_templates(
     fars: Sequence[float] = FARS,
     progress: Progress | None = None,
 ) -> TemplateVerification:
-    """Verifies pairs of templates (1:1): TAR at each FAR on each split.
+    """Computes the scores of pairs of templates (1:1), and the TAR at each FAR on each split.
 
     Args:
       templates: as `group_templates` returns them.
-      first: [pairs] template id.
-      second: [pairs] template id.
-      same: [pairs] bool, True where both are of one person.
+      first: [pairs] id of one template.
+      second: [pairs] id of the other template.
+      same: [pairs] bool, True where both templates show one person.
       split: [pairs] split id.
       gammas: as in `template_scores`.
       fars: false accept rates in [0, 1].
@@ -230,7 +233,14 @@ def verify_templates(
 def _checked_gammas(
     gammas: int | None, templates: GroupedTemplates
 ) -> tuple[int, GroupedTemplates]:
-    """Returns K and the templates to fuse; if K is None, a template's one image is its mean."""
+    """Returns (K, templates to fuse).
+
+    If `gammas` is None, K is 1 and each template has its mean feature as its only image. The fusion
+    is then the cosine of both means.
+
+    Raises:
+      ValueError: `gammas` is outside 1 to MOST_GAMMAS.
+    """
     if gammas is None:
         means = templates.means()
         return 1, templates._replace(features=means, starts=np.arange(len(means) + 1))
@@ -240,7 +250,13 @@ def _checked_gammas(
 
 
 def _blocks(templates: GroupedTemplates, index: np.ndarray, beside: int) -> Iterator[slice]:
-    """Yields slices of `index` whose images have at most a block's cosines with `beside` others."""
+    """Yields slices of `index` whose cosines with `beside` images fit into one block.
+
+    Args:
+      templates: the templates.
+      index: positions of templates.
+      beside: number of images that each image of the slice is compared with.
+    """
     most = max(1, min(BLOCK_IMAGES, BLOCK_COSINES // beside))
     ends = np.cumsum(np.diff(templates.starts)[index])
     start = 0
@@ -253,9 +269,14 @@ def _blocks(templates: GroupedTemplates, index: np.ndarray, beside: int) -> Iter
 
 
 def _images(templates: GroupedTemplates, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows of the templates' images, template by template, and where each starts."""
+    """Returns (rows, starts) of the images of the templates at the positions `index`.
+
+    `rows` are positions in `templates.features`, template by template. `starts` [index] is where
+    the rows of each template start in `rows`.
+    """
     sizes = np.diff(templates.starts)[index]
     ends = np.cumsum(sizes)
+    # One range of rows per template, without a loop: a running number plus an offset.
     rows = np.arange(ends[-1]) + np.repeat(templates.starts[index] - (ends - sizes), sizes)
     return rows, ends - sizes
 
@@ -263,13 +284,14 @@ def _images(templates: GroupedTemplates, index: np.ndarray) -> tuple[np.ndarray,
 def _fused(
     templates: GroupedTemplates, rows: np.ndarray, columns: np.ndarray, gammas: int
 ) -> np.ndarray:
-    """Returns the scores [rows, columns] of the templates at these positions."""
+    """Returns the fused scores [rows, columns] of all templates at `rows` with all at `columns`."""
     (one, one_starts), (other, other_starts) = (
         _images(templates, index) for index in (rows, columns)
     )
     cosines = templates.features[one] @ templates.features[other].T
 
     def total(values: np.ndarray) -> np.ndarray:
+        # Sums over runs, since the images of a template are adjacent.
         down = np.add.reduceat(values, one_starts, axis=0)
         return np.add.reduceat(down, other_starts, axis=1)
 

@@ -1,4 +1,4 @@
-"""TinyFace: identification of low-resolution faces among more than 150,000 distractors.
+"""Scores TinyFace: identification of low-resolution faces among more than 150,000 distractors.
 
 Z. Cheng, X. Zhu, S. Gong. Low-Resolution Face Recognition. ACCV 2018.
 """
@@ -24,6 +24,7 @@ from hyperface.protocols.result import Figure, Result
 GALLERY, PROBES, DISTRACTORS = "Gallery_Match", "Probe", "Gallery_Distractor"
 """Folders of the test images."""
 RANKS = (1, 5, 20, 50)
+"""Ranks whose identification rates are reported."""
 BLOCK_PROBES = 64
 """Number of probes that are searched at once; their scores take some 40 MB."""
 
@@ -32,13 +33,13 @@ class ImagesOfPeople(NamedTuple):
     """Images and the people in them."""
 
     names: list[str]
-    """Paths below the data set's folder."""
+    """Paths of the images, below the data set's folder."""
     people: np.ndarray
-    """[images] int64, the person's id."""
+    """[images] int64, id of the person in the image."""
 
 
 class Searches(NamedTuple):
-    """Outcomes of searching each probe in a gallery that has at least one mate of it."""
+    """Outcomes of the search of each probe in a gallery with at least one image of its person."""
 
     ranks: np.ndarray
     """[probes] one more than the number of other people's images that score at least as high as the
@@ -92,10 +93,11 @@ def search_mates(
     """Searches every probe in the gallery by the cosine; ties count against the mates.
 
     Args:
-      probes: [probes, dim] features of any length.
-      probe_people: [probes] person of each.
-      gallery: [gallery, dim] features of any length.
-      gallery_people: [gallery] person of each; distractors have an id that no probe has.
+      probes: [probes, dim] features of any norm.
+      probe_people: [probes] id of the person of each probe.
+      gallery: [gallery, dim] features of any norm.
+      gallery_people: [gallery] id of the person of each image; distractors have an id that no probe
+        has.
       place: puts rows of features on one device, or splits them over several.
       progress: called with (number of finished probes, number of all probes).
 
@@ -134,6 +136,10 @@ def _search(mates: np.ndarray, others: np.ndarray) -> tuple[int, float]:
     The area under precision over recall is a sum of trapezoids, as in the released code. Each mate
     counts with the mean of the precision at its place and at the place before it; precision starts
     at 1.
+
+    Args:
+      mates: scores of the gallery images of the probe's person.
+      others: scores of all other gallery images.
     """
     mates = np.sort(mates)[::-1]
     found = np.arange(1, mates.size + 1)
@@ -146,6 +152,7 @@ def _search(mates: np.ndarray, others: np.ndarray) -> tuple[int, float]:
 def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings) -> Result:
     gallery = read_tinyface_list(files[0], "gallery", GALLERY)
     probes = read_tinyface_list(files[1], "probe", PROBES)
+    # No list names the distractors: all images of their folder count.
     distractors = [row for row, n in enumerate(named.names) if n.startswith(f"{DISTRACTORS}/")]
     if not distractors:
         raise InputError(f"{name}: expected features of images in {DISTRACTORS}/, found none.")
@@ -160,6 +167,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
         progress=settings.progress,
     )
     curve = cmc(found.ranks, max(RANKS))
+    # A guess finds a mate at rank 1 as often as gallery images are mates.
     mates = np.mean([np.count_nonzero(gallery.people == person) for person in probes.people])
     chance = float(mates / people.size)
     return Result(
@@ -189,6 +197,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
 
 def _nobody(*lists: ImagesOfPeople) -> int:
     """Returns an id that no person of the lists has, for distractors."""
+    # Below the lowest id: the files may use any whole numbers as ids.
     return min(int(listed.people.min()) for listed in lists) - 1
 
 

@@ -1,4 +1,4 @@
-"""Videos compared frame by frame: YouTube Faces, and halves of people's images as videos."""
+"""Scores videos by all their frames: YouTube Faces, and halves of people's images as videos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,9 @@ from hyperface.protocols.protocol import Protocol, Settings
 from hyperface.protocols.result import OVER_FOLDS, Figure, Result, pair_counts
 
 FRAMES = 10
-"""Number of images that a person needs for two videos."""
+"""Fewest images of a person that are split into two videos."""
 FOLDS = 10
+"""Number of folds of the halves."""
 SINGLE = 100
 """Number of single pairs of each kind whose histograms are kept; NormFace, Figure 9b, shows 200."""
 
@@ -37,7 +38,7 @@ def read_ytf_splits(path: Path | str, *, folds: int = 10, size: int = 250) -> Pa
       The pairs of videos in the file's order.
 
     Raises:
-      InputError: a line breaks these rules or repeats a pair. The message names it.
+      InputError: a line breaks these rules or repeats a pair. The message names the line.
 
     References:
       Wolf, Hassner, Maoz: Face recognition in unconstrained videos with matched background
@@ -45,6 +46,7 @@ def read_ytf_splits(path: Path | str, *, folds: int = 10, size: int = 250) -> Pa
     """
     lines = read_lines(path)
     fields = lines[0].fields(",")
+    # A header has names only, and each pair has three numbers.
     header = len(fields) == 5 and not any(field.isdigit() for field in fields)
     expect_count(lines, header, 2 * folds * size, f"pairs of videos ({folds} x {2 * size})")
     rows = lines[header:]
@@ -61,6 +63,7 @@ def _ytf_pair(line: Line, fold: int, row: int) -> Pair:
     fields = line.fields(",")
     if len(fields) != 5:
         raise line.fault("fold, number, video, video, same")
+    # Checked, since pairs are assigned to folds by their place in the file.
     if fields[:2] != [str(fold + 1), str(row + 1)]:
         raise line.fault(f"pair {row + 1} of fold {fold + 1}", f"{fields[1]} of {fields[0]}")
     first, second = line.image(fields[2]), line.image(fields[3])
@@ -73,7 +76,7 @@ def _ytf_pair(line: Line, fold: int, row: int) -> Pair:
 def _score_ytf(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Scores frames that are named person/video/frame."""
+    """Scores YouTube Faces, whose frames are named person/video/frame."""
     videos = ["/".join(image.split("/")[:2]) for image in named.names]
     return _score(name, named, videos, read_ytf_splits(files[0]), settings)
 
@@ -81,7 +84,7 @@ def _score_ytf(
 def _score_halves(
     name: str, named: NamedFeatures, files: Sequence[Path], settings: Settings
 ) -> Result:
-    """Scores the halves of each person's images as two videos: NormFace, 5.3, without videos.
+    """Scores the halves of each person's images as two videos, by the rules of NormFace, 5.3.
 
     People with at least ten images take part, in ten folds at random. Each person gives one same
     pair and one different pair.
@@ -92,6 +95,7 @@ def _score_halves(
     for place in np.argsort(named.names):
         places.setdefault(people[place], []).append(int(place))
     chosen = [person for person, found in places.items() if len(found) >= FRAMES]
+    # A fold needs two people for its different pairs.
     if len(chosen) < 2 * FOLDS:
         raise InputError(
             f"{name}: expected {2 * FOLDS} people or more with at least {FRAMES} images, named "
@@ -101,6 +105,7 @@ def _score_halves(
     for person in chosen:
         for order, place in enumerate(places[person]):
             videos[place] = f"{person}/{order % 2}"
+    # People with too few images have no videos.
     rows = np.array([place for place, video in enumerate(videos) if video])
     some = named.take(rows)._replace(
         steps=(
@@ -113,14 +118,17 @@ def _score_halves(
 
 
 def half_pairs(people: Sequence[str]) -> PairList:
-    """Pairs each person's two videos, and the first video with the second one of the next person.
+    """Returns pairs of each person's two videos, and pairs with the next person's second video.
 
-    Both people of a pair are in the same fold. Folds are drawn at random, but always the same.
+    The videos of a person have the names person/0 and person/1. A different pair has the first
+    video of one person and the second video of the next person, who is in the same fold. Folds are
+    drawn at random, but are the same in every run.
     """
     # A fixed seed, so that the folds are the same in every run.
     dealt = np.random.default_rng(0).permutation(len(people))
     first, second, same, fold = [], [], [], []
     for number in range(FOLDS):
+        # At least two people are in each fold, so that each has a next person.
         members = [people[i] for i in dealt[number::FOLDS]]
         for person, other in zip(members, members[1:] + members[:1], strict=True):
             first += [f"{person}/0", f"{person}/0"]
@@ -131,7 +139,7 @@ def half_pairs(people: Sequence[str]) -> PairList:
 
 
 def _check(name: str, settings: Settings) -> None:
-    """Refuses rules of image pairs, before the frames are embedded."""
+    """Raises InputError for rules that fit image pairs only, before features are computed."""
     if settings.video_rules().threshold == "grid":
         raise InputError(
             f"{name}: expected another --preset than insightface, whose grid is of distances "
@@ -163,10 +171,13 @@ def _score(
         second,
         pairs.same,
         pairs.fold,
+        # PCA is not computed for videos, but the mean is subtracted that it would remove.
         subtract_mean=rules.subtract_mean or rules.pca is not None,
         threshold=rules.threshold,
         progress=settings.progress,
     )
+    # Without the mean: these histograms are shown for all pairs together, and each fold has a mean
+    # of its own.
     shares = video_similarities(group_frames(named.features, video), first, second).histogram
     return Result(
         protocol=name,
@@ -202,7 +213,7 @@ def _score(
 
 
 def _some(histograms: np.ndarray) -> list[list[float]]:
-    """Returns at most SINGLE rows, evenly spaced among all, rounded to five decimals."""
+    """Returns at most SINGLE of the histograms [pairs, BINS], evenly spaced, with five decimals."""
     rows = np.linspace(0, len(histograms) - 1, min(SINGLE, len(histograms))).astype(int)
     return np.round(histograms[rows].astype(np.float64), 5).tolist()
 

@@ -1,4 +1,4 @@
-"""Cross-Quality LFW (XQLFW): LFW's people in pairs of a better and a much worse image.
+"""Scores Cross-Quality LFW (XQLFW): LFW's people in pairs of a better and a much worse image.
 
 M. Knoche, S. Hörmann, G. Rigoll. Cross-Quality LFW: A Database for Analyzing Cross-Resolution Image
 Face Recognition in Unconstrained Environments. FG 2021.

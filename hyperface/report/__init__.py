@@ -1,4 +1,4 @@
-"""Tables, figures and image sheets; draws on NumPy, matplotlib and pillow only."""
+"""Builds tables, figures, image sheets and pages from results, with matplotlib and pillow."""
 
 from hyperface.extras import require
 

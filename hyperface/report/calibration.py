@@ -1,4 +1,4 @@
-"""Tables and the picture of a calibration: thresholds, their measured rates, and reliability."""
+"""Builds the tables and the reliability diagram of a calibration."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,13 @@ from hyperface.report.tables import Table, percent
 
 
 def threshold_table(title: str, found: Calibration) -> Table:
-    """Returns the table of thresholds, one row per rate."""
+    """Returns the table of thresholds and their measured rates, one row per false accept rate.
+
+    Args:
+      title: title of the protocol.
+      found: the calibration. Rates that were not measured give empty cells.
+    """
+    # Without resamples no point has limits, and the column would be empty.
     with_limits = any(point.measured_far_low is not None for point in found.points)
     rows = [
         (
@@ -60,7 +66,12 @@ def _limits(point: OperatingPoint) -> str:
 
 
 def probability_table(title: str, found: Calibration) -> Table:
-    """Returns the table of how good the probabilities are, before and after each fit."""
+    """Returns the table of Cllr and ECE, one row per way to turn a cosine into a probability.
+
+    Args:
+      title: title of the protocol.
+      found: the calibration, whose `quality` has the measured numbers.
+    """
     rows = [
         (name, f"{quality.cllr:.3f}", percent(quality.reliability.error))
         for name, quality in found.quality.items()
@@ -79,20 +90,23 @@ def probability_table(title: str, found: Calibration) -> Table:
 
 
 def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
-    """Draws the observed share of same pairs against the stated probability.
+    """Draws the observed share of same pairs against the stated probability, one point per bin.
+
+    The area of a point grows with the share of pairs in its bin.
 
     Args:
-      quality: name of the calibration -> its quality. The area of a point is the share of pairs in
-        its bin.
+      quality: name of a way to state probabilities -> its measured quality.
     """
     figure, (axes,) = panels()
     axes.plot([0, 1], [0, 1], label="perfect", **BASELINE)
     for colour, (name, found) in zip(COLOURS, quality.items(), strict=False):
         diagram = found.reliability
         # No line: it would lead the eye to bins of a few pairs, whose share says little.
+        # At least 4 square points, so that a bin of few pairs is seen.
         sizes = (4 + 300 * diagram.weight).tolist()
         label = f"{name}: ECE {percent(diagram.error)}"
         axes.scatter(diagram.stated, diagram.observed, sizes, color=colour, alpha=0.7, label=label)
+    # With a margin, so that points at 0 and at 1 are whole.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="Reliability")
     axes.set(xlabel="stated probability of one person", ylabel="observed share of same pairs")
     axes.legend(loc="upper left", markerscale=0.7)

@@ -1,4 +1,4 @@
-"""Axes, colours and files of all figures, so that every page shows one size and one type."""
+"""Builds the axes, styles and files of all figures, so that all have the same size of text."""
 
 import io
 from collections.abc import Mapping
@@ -17,33 +17,35 @@ from matplotlib.ticker import MaxNLocator
 from hyperface import owned
 
 COLOURS = ("#0b6e99", "#d1495b", "#5b8c5a", "#8d6a9f", "#d9922e", "#3aa6a6", "#7a5230", "#4a4a4a")
-"""The colours of curves and groups, in the order in which they are used."""
+"""Colours of curves and groups, in the order in which they are used."""
 GREY = "#8a8a8a"
+"""Colour of lines that are not of a trained method."""
 WIDTH, HEIGHT = 4.7, 3.5
-"""Inches of a figure with one pair of axes. Two stand side by side on a page, one on a phone."""
+"""Size in inches of a figure with one pair of axes. A page shows two such figures side by side, a
+phone shows one."""
 WIDEST = 2 * WIDTH
-"""Inches of the widest figure: the width of a page."""
+"""Width in inches of the widest figure, which is the width of a page."""
 TYPE = 9
-"""Points of all text in figures: 12 pixels on a page."""
+"""Size of all text in figures, in points; it is 12 pixels on a page."""
 DPI = 192
 """Dots per inch: two per pixel of a page, so that screens of high resolution show sharp lines."""
 
 
 class Style(TypedDict):
-    """Keyword arguments of the drawing functions of matplotlib."""
+    """The colour and dashes of a line, as keyword arguments of matplotlib's drawing functions."""
 
     color: str
     linestyle: str
 
 
 BASELINE = Style(color=GREY, linestyle="--")
-"""The style of raw pixels and of other marks that are not a trained method."""
+"""Style of curves and lines that are not of a trained method, such as raw pixels."""
 
 
 def panels(
     rows: int = 1, columns: int = 1, *, height: float = HEIGHT, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure and its axes, row by row, without the upper and right border.
+    """Returns (figure, its axes row by row); the axes have no upper and no right border.
 
     Args:
       rows: number of rows of axes.
@@ -52,17 +54,23 @@ def panels(
       share: whether all axes have the same limits.
     """
     figure = Figure(figsize=(min(columns * WIDTH, WIDEST), height), layout="constrained")
+    # squeeze=False gives an array even for a single pair of axes.
     grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
     every: list[Axes] = list(grid.flat)
     for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
+        # The grid lies behind bars and points.
         axes.set_axisbelow(True)
     return figure, every
 
 
 def line_styles(named: Mapping[str, object]) -> list[Style]:
-    """Returns a style per name: grey and dashed for raw pixels, solid colours for the others."""
+    """Returns one style per name: grey and dashed for raw pixels, solid colours for other names.
+
+    Args:
+      named: a mapping whose keys are the names; its values are not used.
+    """
     colours = cycle(COLOURS)
     return [
         BASELINE if name.startswith("raw pixels") else Style(color=next(colours), linestyle="-")
@@ -71,9 +79,10 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
 
 
 def count_on(*axes: Axis) -> None:
-    """Puts the ticks of axes on whole numbers, if their scale is linear."""
+    """Puts the ticks of linear axes on whole numbers; labels of all axes get thousands commas."""
     for axis in axes:
         if axis.get_scale() == "linear":
+            # By default MaxNLocator takes fractions where two whole numbers do not fit.
             axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         axis.set_major_formatter("{x:,.0f}")
 
@@ -93,7 +102,9 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
 
 def write_picture(path: Path, figure: Figure) -> None:
     """Writes a figure as a PNG file, whole or not at all, with all of its text in one size."""
+    # In memory first, so that an error leaves no half of a picture.
     data = io.BytesIO()
+    # Titles and legends have larger and smaller text by default.
     for text in figure.findobj(Text):
         text.set_fontsize(TYPE)
     for axes in figure.axes:

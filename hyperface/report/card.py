@@ -1,4 +1,4 @@
-"""The model card of an exported network, `README.md`, in the layout that model hubs read."""
+"""Builds the model card of an exported network, `README.md`, in the layout that model hubs read."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,12 +7,13 @@ from typing import Any
 
 LIBRARY = "hyperface"
 TASK = "image-feature-extraction"
-"""What model hubs call a network of image to feature."""
+"""The name that model hubs have for networks that turn an image into a feature."""
 USES = {
     "safetensors": "the weights; `hyperface.weights.read_backbone` opens them",
     "stablehlo": "a program; `jax.export.deserialize(data).call(images)` runs it",
     "onnx": 'ONNX; input "images", output "features", for any runtime of ONNX',
 }
+"""How to use the file of each format, by the suffix of its name."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,18 @@ class Card:
     record: Mapping[str, Any]
     """The record of the export, `embedder.json`."""
     feature_dim: int
+    """Number of features of the network for one image, without its mirror image."""
     license: str | None = None
     """Licence of the weights, by the name that hubs use; None if it is not known."""
     init_from: str | None = None
     """The network from which the training started; for a weight file, the file itself."""
     experiment: Mapping[str, Any] | None = None
-    """The experiment of the run; None for a weight file."""
+    """The experiment of the run, as a dictionary; None for a weight file."""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The protocols of an `evaluation.json`."""
+    """The "protocols" of an `evaluation.json`: name of a protocol -> the record of its result."""
 
     def text(self) -> str:
-        """Returns the content of the file."""
+        """Returns the text of the file: YAML between two lines "---", then Markdown."""
         return "\n".join([*self._front_matter(), *self._body(), ""])
 
     def _title(self) -> str:
@@ -55,6 +57,7 @@ class Card:
         return [*lines, "---", ""]
 
     def _body(self) -> list[str]:
+        # The first axis is the batch.
         height, width, channels = self.record["input"][1:]
         length = "of unit length" if self.record["normalize"] else "as the network makes them"
         lines = [
@@ -88,6 +91,7 @@ class Card:
         return lines + (scored or ["No protocol was run on this network before it was exported."])
 
     def _length(self) -> int:
+        # Features of image and mirror image stand one behind the other.
         return self.feature_dim * (2 if self.record["mirror"] == "concat" else 1)
 
     def _training(self) -> Iterable[str]:
@@ -109,7 +113,7 @@ class Card:
 
 
 def _changed_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the terms that have a weight; of a term without one, all of it."""
+    """Returns the settings of the loss without the terms whose weight is 0."""
     return {
         name: value
         for name, value in loss.items()
@@ -118,7 +122,7 @@ def _changed_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(name: str, scored: Mapping[str, Any]) -> list[str]:
-    """Returns one entry of `model-index`."""
+    """Returns the lines of one entry of `model-index`, which has the scores of one protocol."""
     lines = [
         "  - task:",
         "      type: face-verification",
@@ -133,7 +137,7 @@ def _result(name: str, scored: Mapping[str, Any]) -> list[str]:
 
 
 def _table(name: str, scored: Mapping[str, Any]) -> list[str]:
-    """Figures of a protocol, and the steps behind them."""
+    """Returns the Markdown lines on one protocol: its table of scores, and the procedure."""
     spreads = scored["spreads"]
     rows = [
         f"| {figure} | {value:.4f}" + (f" ± {spreads[figure]:.4f} |" if figure in spreads else " |")
@@ -146,5 +150,6 @@ def _table(name: str, scored: Mapping[str, Any]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A YAML scalar: JSON's strings are some."""
+    """Returns a text as a quoted YAML scalar; every JSON string is one."""
+    # Names may contain colons and quotation marks, which have a meaning in YAML.
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Writes what a cleaning of a data set did: CSV lists and image sheets."""
+"""Writes the results of the cleaning of a data set: CSV lists and image sheets."""
 
 import csv
 import io
@@ -25,6 +25,7 @@ class NamedImages(NamedTuple):
     names: Sequence[str]
     """"person/file" of each image."""
     labels: np.ndarray
+    """[images] label of each image's person, a whole number."""
     pixels: Callable[[int], np.ndarray]
     """A function from an image's position to its pixels [height, width, 1 or 3] uint8."""
 
@@ -45,11 +46,13 @@ def write_distances(
     The sheet shows the images that lie farthest from the mean of their person. To the left of each
     stands the image of the same person that lies nearest to that mean.
     """
+    # Images of dropped classes are gone, whatever their own distances are.
     in_kept = ~cleaning.dropped_classes[distances.labels]
     thresholds = cleaning.class_threshold, cleaning.image_threshold
     figure = distance_histogram(distances.classes, distances.images[in_kept], thresholds)
     write_picture(folder / "distances.png", figure)
     order = np.argsort(distances.images, kind="stable")
+    # unique gives the first of equal labels, which is here the image of the smallest distance.
     _, firsts = np.unique(distances.labels[order], return_index=True)
     nearest = dict(zip(distances.labels[order[firsts]], order[firsts], strict=True))
     shown = [(nearest[distances.labels[i]], i) for i in order[::-1][:SHOWN]]
@@ -70,6 +73,13 @@ def write_dropped(
       "overlap": the person is in another data set too.
       "class": the mean squared distance of the person's images is above the threshold.
       "image": the squared distance of the image is above the threshold.
+
+    Args:
+      path: path of the CSV file.
+      images: the images of the data set.
+      distances: squared distances of images and classes.
+      cleaning: the images to keep, and the thresholds.
+      overlap: labels of the people who are in another data set too.
     """
     rows = []
     for i, (name, label) in enumerate(zip(images.names, images.labels, strict=True)):
@@ -93,7 +103,7 @@ def write_overlap(
 ) -> None:
     """Writes `overlap.csv`, one line per pair of people, and `overlap.png`, their closest images.
 
-    Without any pair there is no picture.
+    If there are no pairs, the picture is not written.
 
     Args:
       folder: folder that receives both files.
@@ -138,5 +148,6 @@ def _write_sheet(
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO()
+    # The csv module ends lines as Windows does by default.
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     owned.write_text(path, text.getvalue())

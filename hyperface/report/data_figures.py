@@ -1,4 +1,4 @@
-"""Draws what a data set is made of: images per identity, and distances to the class means."""
+"""Draws histograms of a data set: images per identity, and distances to the class means."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,13 +12,15 @@ def images_per_identity(counts: np.ndarray) -> Figure:
     Both axes are logarithmic if the counts range over more than 60 values.
 
     Args:
-      counts: [identities] images of each, at least 1.
+      counts: [identities] number of images of each identity, at least 1.
     """
     figure, (axes,) = panels()
     edges = np.arange(counts.min(), counts.max() + 2)
     if edges.size > 60:
+        # Small edges become equal when they are cut to whole numbers.
         edges = np.unique(np.geomspace(edges[0], edges[-1], 40).astype(int))
         axes.set(xscale="log", yscale="log")
+    # Edges between whole numbers, so that each bar stands on its number of images.
     axes.hist(counts, (edges - 0.5).tolist(), color=COLOURS[0], edgecolor="white", linewidth=0.4)
     count_on(axes.xaxis, axes.yaxis)
     axes.set(xlabel="images of an identity", ylabel="identities")
@@ -50,6 +52,7 @@ def distance_histogram(
             axes.legend()
         axes.set(ylabel=name, title=f"{values.size:,} {name}")
         if values.size:
+            # The axis starts below 1, so that a bar of one image has a height.
             axes.set(yscale="log", ylim=(0.7, None))
     beside[0].set_xlabel("mean squared distance to the class mean")
     beside[1].set_xlabel("squared distance to the class mean")

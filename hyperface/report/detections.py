@@ -1,4 +1,4 @@
-"""A sheet of photos with the faces that were found in them, to look at a detector's work by eye."""
+"""Draws a sheet of photos with the faces that a detector found, to check them by eye."""
 
 import csv
 from pathlib import Path
@@ -15,7 +15,7 @@ from hyperface.data.sources import Source
 from hyperface.report.sheets import TILE, pair_sheet
 
 WITHOUT, DOUBTFUL, OTHERS = 10, 20, 20
-"""Photos on a sheet: without a face, of the lowest scores, and drawn at random."""
+"""Largest number of photos on a sheet: without a face, with the lowest scores, and at random."""
 GREEN, RED = "#00e000", "#ff3030"
 
 
@@ -23,22 +23,27 @@ class _Line(NamedTuple):
     """A line of the landmarks file."""
 
     name: str
+    """Name of the face: that of its photo, with "#2" at the end for the photo's second face."""
     score: float
-    """nan where no face was found."""
+    """Score of the detector; NaN where no face was found."""
     box: np.ndarray
+    """[4] left, top, right and bottom of the face, in pixels."""
     points: np.ndarray
+    """[5, 2] x and y of the landmarks, in pixels."""
     faces: str
+    """Number of faces in the photo, as text; empty if it is not known."""
 
 
 def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
-    """Draws photos with box and points of the face that was taken, beside the aligned crops.
+    """Draws photos with the box and landmarks of the chosen face, beside the aligned crops.
 
     Photos without a face come first, then those of which the detector was least sure, then some
     drawn at random.
 
     Args:
-      source: the photos, by the names of the landmarks file.
-      aligner: has the path of the file that `find_landmarks` wrote.
+      source: the photos, whose names are those in the landmarks file.
+      aligner: cuts the crops out of the photos. Its path is that of the landmarks file, which
+        `find_landmarks` wrote.
 
     Returns:
       The sheet; None if no photo of the file can be read.
@@ -48,11 +53,13 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     for line in _selected(_lines(aligner.path)):
         try:
             pixels = upright(source.read(places[image_of(line.name)]), channels=3)
+        # A photo that was removed or damaged since then is left out.
         except (KeyError, OSError, ValueError):
             continue
         try:
             crop = aligner(line.name, pixels)
         except ValueError:  # There is no face, or none that can be aligned.
+            # A white tile keeps the two columns of the sheet in place.
             crop = np.full((*aligner.size, 1), 255, np.uint8)
         pairs.append((_marked(pixels, line), crop))
         captions.append(_caption(line))
@@ -60,8 +67,12 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
 
 
 def _lines(path: Path) -> list[_Line]:
-    """Reads a landmarks file that `find_landmarks` wrote and a person may have edited."""
+    """Returns the lines of a landmarks file; a number that cannot be read becomes NaN.
+
+    `find_landmarks` wrote the file, and a person may have edited it.
+    """
     lines = []
+    # utf-8-sig drops the byte-order mark that spreadsheets write.
     with path.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
             box, points = ([_number(row.get(key)) for key in keys] for keys in (BOX, COLUMNS))
@@ -79,11 +90,15 @@ def _number(text: str | None) -> float:
 
 
 def _selected(lines: list[_Line]) -> list[_Line]:
-    """Returns the lines that a sheet shows."""
+    """Returns the lines that a sheet shows: photos without a face, the lowest scores, and others.
+
+    The others are drawn at random, but are the same at each call for the same lines.
+    """
     rng = np.random.default_rng(0)
     with_face = sorted((x for x in lines if np.isfinite(x.points).all()), key=lambda x: x.score)
     without = [x for x in lines if not np.isfinite(x.points).all()]
     others = with_face[DOUBTFUL:]
+    # Sorted, so that the drawn photos stand in the order of their scores too.
     drawn = np.sort(rng.permutation(len(others))[:OTHERS])
     return [*without[:WITHOUT], *with_face[:DOUBTFUL], *(others[place] for place in drawn)]
 
@@ -91,6 +106,7 @@ def _selected(lines: list[_Line]) -> list[_Line]:
 def _marked(pixels: np.ndarray, line: _Line) -> np.ndarray:
     """Returns the photo at the size of a tile, with the box in green and the points in red."""
     image = Image.fromarray(pixels)
+    # Scaled before drawing, so that lines have the same width on photos of any size.
     scale = TILE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -104,7 +120,7 @@ def _marked(pixels: np.ndarray, line: _Line) -> np.ndarray:
 
 
 def _caption(line: _Line) -> str:
-    """Returns the name and what the detector found, on two lines."""
+    """Returns two lines of text: the name, and the score and number of faces, or "no face"."""
     if not np.isfinite(line.points).all():
         return f"{line.name}\nno face"
     score = "" if np.isnan(line.score) else f" {line.score:.3f}"

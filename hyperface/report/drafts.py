@@ -1,4 +1,4 @@
-"""Sections of a page before anything is written: tables, and figures that are not saved yet."""
+"""Defines sections of a page whose figures are not saved yet, and saves them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ class Drawn(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A section whose figures are not saved yet.
+    """A section of a page whose figures are not saved yet.
 
     A command logs the tables first and writes afterwards, so that a full disk costs no result.
     """
@@ -27,7 +27,7 @@ class Draft(NamedTuple):
     title: str
     tables: Sequence[Table] = ()
     figures: Mapping[str, Drawn] = {}
-    """File name without its suffix -> figure."""
+    """File name without its suffix -> figure with its caption."""
     pairs: Mapping[str, Sequence[FacePair]] = {}
     """Caption -> pairs of faces."""
 
@@ -43,7 +43,7 @@ def save_drafts(drafts: Sequence[Draft], folder: Path) -> list[Section]:
 
 
 def file_name(text: str) -> str:
-    """Returns a text as a part of a file's name.
+    """Returns a text with "-" in place of all but letters, digits, ".", "_" and "-".
 
     Example:
       >>> file_name("raw pixels")

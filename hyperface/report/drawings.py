@@ -11,17 +11,18 @@ from hyperface.report import canvas
 from hyperface.report.canvas import COLOURS, GREY
 
 SPACE_FOR_TEXT = 1.0
-"""Inches of a figure's height for title, tick labels and the legend below."""
+"""Height in inches that the title, the tick labels and the legend below take."""
 _DASHES = ("--", ":", "-.")
 
 
 class Points(NamedTuple):
-    """A group of points, all of one colour."""
+    """A group of points that are drawn in one colour."""
 
     places: np.ndarray
-    """[points, 2]."""
+    """[points, 2] x and y of each point."""
     label: str = ""
     size: float = 8.0
+    """Area of a marker in square points."""
     marker: str = "o"
     hollow: bool = False
     """Whether only the outline is drawn, so that points below stay visible."""
@@ -31,7 +32,7 @@ class Line(NamedTuple):
     """A line through points, or an arrow along them."""
 
     places: np.ndarray
-    """[points, 2]."""
+    """[points, 2] x and y of the points that the line connects."""
     label: str = ""
     colour: str = "#222222"
     style: str = "-"
@@ -64,6 +65,7 @@ def curves(
     for label, height in (marks or {}).items():
         axes.axhline(height, label=label, color=GREY, linestyle="--", linewidth=1)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    # Fractions of a step or a class do not exist.
     if all(canvas.are_whole(x) for x, _ in lines.values()):
         canvas.count_on(axes.xaxis)
     axes.legend()
@@ -78,7 +80,7 @@ def bands(
     ylabel: str,
     single: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Draws mean curves, each with a band around it or with the single curves behind it.
+    """Draws one mean curve per label, with a band around it or with the single curves behind it.
 
     Args:
       lines: label -> (x [points], y [points], half the height of the band [points]).
@@ -99,6 +101,7 @@ def bands(
         if label in single:
             axes.plot(x, single[label].T, color=colour, alpha=0.15, linewidth=0.5, zorder=1)
             continue
+        # Shares are not negative, even where they vary by more than their mean.
         axes.fill_between(
             x, np.maximum(y - half, 0), y + half, color=colour, alpha=0.2, linewidth=0
         )
@@ -111,7 +114,7 @@ def scatter_panels(
     ylabel: str,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draws repeated measurements against quantities that range over decades, one panel each.
+    """Draws repeated measurements against one quantity per panel, on logarithmic x axes.
 
     Lines are means and bars are sample standard deviations. A point with a value that is not finite
     is left out. All panels share the y axis.
@@ -119,7 +122,8 @@ def scatter_panels(
     Args:
       panels: xlabel -> label -> (x [points] above 0, y [points, repetitions]).
       ylabel: quantity on the y axis.
-      marks: label -> height of a dashed horizontal line, each dashed in its own way, at most three.
+      marks: label -> height of a dashed horizontal line. At most three lines are drawn, and each
+        has dashes of its own.
     """
     figure, every = canvas.panels(1, len(panels))
     for axes, (xlabel, lines) in zip(every, panels.items(), strict=True):
@@ -162,6 +166,7 @@ def planes(
         axes.set(title=title, aspect="equal")
     wide, high = np.ptp(every[0].get_xlim()), np.ptp(every[0].get_ylim())
     width = figure.get_figwidth()
+    # The height follows the shape of the points, but stays readable for very flat or high ones.
     height = 0.9 * width / len(panels) * np.clip(high / wide, 0.4, 1.5)
     figure.set_size_inches(width, height + SPACE_FOR_TEXT)
     _legend_below(figure)
@@ -196,7 +201,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
 
 
 def _legend_below(figure: Figure) -> None:
-    """Adds one legend for all panels below them; a label of several panels stands there once."""
+    """Adds one legend below all panels, in which each label stands once."""
     drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
     known = {
         label: handle
@@ -204,6 +209,7 @@ def _legend_below(figure: Figure) -> None:
         for handle, label in zip(handles, labels, strict=True)
     }
     if known:
+        # Two entries fit below each panel.
         columns = min(len(known), 2 * len(figure.axes))
         handles, labels = list(known.values()), list(known)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
@@ -213,7 +219,7 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
     """Draws one group of bars per class, with one bar per label.
 
     Args:
-      values: label -> [classes]; at least one label.
+      values: label -> [classes] heights of the bars; at least one label.
       title: title of the axes.
       xlabel: name of the classes.
       ylabel: quantity on the y axis.
@@ -222,6 +228,7 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
     width = 0.8 / len(values)
     classes = len(next(iter(values.values())))
     for place, (label, heights) in enumerate(values.items()):
+        # The bars of a class lie side by side around its tick.
         across = np.arange(classes) + (place - (len(values) - 1) / 2) * width
         axes.bar(across, heights, width, label=label, color=COLOURS[place % len(COLOURS)])
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(classes))

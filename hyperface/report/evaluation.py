@@ -21,7 +21,12 @@ from hyperface.report.tables import Table, percent
 
 
 def protocol_table(title: str, scored: Result) -> Table:
-    """Returns the table of one protocol, one row per score, with the procedure as its note."""
+    """Returns the table of one protocol, one row per score, with the procedure as its note.
+
+    Args:
+      title: title of the table.
+      scored: the result of the protocol.
+    """
     header, rows = ["figure", "measured"], []
     if scored.intervals:
         header.append("95 % over people")
@@ -39,11 +44,14 @@ def protocol_table(title: str, scored: Result) -> Table:
 def protocol_tables(
     titles: Mapping[str, str], scored: Mapping[str, Result], areas: Mapping[str, float]
 ) -> list[Table]:
-    """Returns the tables of all protocols, each followed by those of what it found besides.
+    """Returns the tables of all protocols.
+
+    The scores of a protocol are followed by its tables of thresholds, probabilities, feature norms
+    and groups, if it has them.
 
     Args:
       titles: protocol -> its title.
-      scored: protocol -> its outcome.
+      scored: protocol -> its result.
       areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
     """
     tables = []
@@ -62,7 +70,10 @@ def protocol_tables(
 def _norms_by_resolution(
     titles: Mapping[str, str], scored: Mapping[str, Result], areas: Mapping[str, float]
 ) -> list[Table]:
-    """Returns the table of norms against resolution, if images of several were scored."""
+    """Returns a list of one table, norms against resolution; empty for images of one resolution.
+
+    The arguments are those of `protocol_tables`.
+    """
     norms = {titles[n]: (areas[n], x.quality) for n, x in scored.items() if x.quality is not None}
     return [resolution_table(norms)] if len({area for area, _ in norms.values()}) > 1 else []
 
@@ -81,18 +92,19 @@ def write_evaluation(
 ) -> None:
     """Writes `evaluation.json`, `evaluation.html`, their figures, and every decided pair.
 
-    The page of a run links to an evaluation inside the run's folder from then on.
+    If the folder is inside a run's folder, the page of the run then links to the evaluation.
 
     Args:
       folder: folder that receives the files.
       source: the run or the file of features that was evaluated.
-      scored: protocol -> its outcome.
+      scored: protocol -> its result.
       titles: protocol -> its title.
-      pixels: protocol -> its images, for the protocols whose images are at hand.
+      pixels: protocol -> function that reads an image by name; without protocols whose images are
+        not available.
       sweeps: label -> area factor -> score, if images of reduced resolution were scored too.
       areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
-      command: the command that made the evaluation; "" from Python.
-      settings: written into the JSON file unchanged, beside the scores.
+      command: the command that ran the evaluation; "" from Python.
+      settings: settings and versions, which the JSON file contains beside the scores.
     """
     sections = save_drafts(_drafts(scored, titles, pixels, sweeps, areas), folder / "figures")
     record = {
@@ -100,6 +112,7 @@ def write_evaluation(
         "protocols": {name: found.record() for name, found in scored.items()},
         "settings": settings,
     }
+    # JSON has no NaN, which `Result.record` has replaced by None.
     text = json.dumps(record, indent=2, allow_nan=False)
     _write_pairs(scored, folder)
     owned.write_text(folder / "evaluation.json", f"{text}\n")
@@ -115,16 +128,17 @@ def write_evaluation(
         links=evaluation_links(folder, source),
     )
     write_page(folder / "evaluation.html", page)
+    # At the end, since only pages that exist are linked.
     link_from_run(source, folder)
 
 
 def pairs_file(folder: Path, name: str) -> Path:
-    """Returns the path of the pairs that a protocol decided, in the folder of an evaluation."""
+    """Returns the path of the file with a protocol's decided pairs, in an evaluation's folder."""
     return folder / f"pairs-{file_name(name)}.npz"
 
 
 def _write_pairs(scored: Mapping[str, Result], folder: Path) -> None:
-    """Writes every decided pair of each protocol that has them; earlier ones are removed."""
+    """Writes a file of all decided pairs per protocol that has them, in place of older files."""
     for name, found in scored.items():
         path = pairs_file(folder, name)
         # Pairs of an earlier evaluation would pass for this one's.
@@ -140,7 +154,10 @@ def _drafts(
     sweeps: Mapping[str, Mapping[float, Figure]],
     areas: Mapping[str, float],
 ) -> list[Draft]:
-    """Returns the sections: what each protocol found, then the curves of all."""
+    """Returns the sections of the page: curves, each protocol's results, and low resolution.
+
+    The arguments are those of `write_evaluation`.
+    """
     drafts = []
     for name, found in scored.items():
         title = titles[name]
@@ -154,6 +171,7 @@ def _drafts(
         if name in pixels:
             accepts, rejects = found.false_accepts, found.false_rejects
             drafts.append(hardest_section(f"{TITLE}: {title}", accepts, rejects, pixels[name]))
+    # A page of one protocol begins with its scores, a page of several with the comparison.
     drafts.insert(1 if len(scored) == 1 else 0, Draft("Curves", figures=_curves(scored)))
     if sweeps:
         figure = score_figures.resolution_curves(sweeps)
@@ -172,9 +190,10 @@ def _histogram(name: str, title: str, found: Result) -> dict[str, Drawn]:
 
 
 def _curves(scored: Mapping[str, Result]) -> dict[str, Drawn]:
-    """Draws the curves of all protocols together, so that they can be compared."""
+    """Returns figures by file name, each with the curves of all protocols, to compare them."""
     drawn = {}
     curves = {
+        # The one curve of a protocol has the name of the protocol.
         label if label == name else f"{name}: {label}": curve
         for name, found in scored.items()
         for label, curve in found.curves.items()

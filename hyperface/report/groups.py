@@ -1,4 +1,4 @@
-"""Tables of figures by groups of images."""
+"""Builds tables of scores of groups of images."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,16 @@ EMPTY = "An empty cell has too few pairs."
 
 
 def group_tables(title: str, groups: Mapping[str, Group]) -> list[Table]:
-    """Returns two tables with a row per group: at its own thresholds, and at those of all pairs."""
+    """Returns tables of scores with one row per group.
+
+    The first table has the scores at each group's own thresholds. The second has the scores at the
+    thresholds of all pairs, if there are such scores.
+
+    Args:
+      title: title of the protocol.
+      groups: label of a group -> its scores.
+    """
+    # A dict keeps the order of the scores, and a group may lack some of them.
     names = dict.fromkeys(name for group in groups.values() for name in group.figures)
     own = [name for name in names if not name.endswith(AT_COMMON)]
     common = [name for name in names if name.endswith(AT_COMMON)]

@@ -1,4 +1,4 @@
-"""The pairs of images that a network gets most wrong, with their pictures, for a page."""
+"""Builds the section of a page with the pairs of images that a network gets most wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,7 +12,7 @@ Pixels = Callable[[str], np.ndarray]
 """A function from the name of an image to its pixels [height, width, 1 or 3] uint8."""
 TITLE = "Hardest pairs"
 SHOWN = 12
-"""Pairs of each kind on a page."""
+"""Largest number of pairs of each kind on a page."""
 
 
 def hardest_section(
@@ -21,13 +21,13 @@ def hardest_section(
     false_rejects: Sequence[HardPair],
     pixels: Pixels,
 ) -> Draft:
-    """Returns the section with the most similar different people and the least similar same ones.
+    """Returns a section with the most alike different people, and the least alike same people.
 
     Args:
       title: title of the section.
       false_accepts: pairs of different people, the most similar first.
       false_rejects: pairs of one person, the least similar first.
-      pixels: reads an image.
+      pixels: function that reads an image by name.
     """
     kinds: Mapping[str, Sequence[HardPair]] = {
         "Different people, the most similar first": false_accepts,
@@ -39,6 +39,7 @@ def hardest_section(
                 (pixels(pair.first), pixels(pair.second)),
                 (f"{pair.score:.3f}", pair.first, pair.second),
             )
+            # The result keeps more pairs than a page shows.
             for pair in found[:SHOWN]
         ]
         for caption, found in kinds.items()

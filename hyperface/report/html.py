@@ -21,16 +21,17 @@ from hyperface.report.tables import Table
 SHORT = 28
 """Largest number of characters of a cell that is never broken into lines."""
 FEW_SECTIONS = 3
-"""A page with more sections has a table of contents."""
+"""Number of sections above which a page has a table of contents."""
 LONG_CONTENTS = 12
-"""A table of contents with more entries is folded."""
+"""Number of entries above which a table of contents is folded."""
 PIXELS_PER_INCH = 96
 """CSS pixels per inch of a picture."""
 ONE_PANEL = 520
-"""CSS pixels: a wider picture scrolls in its own box on a phone."""
+"""Width in CSS pixels above which a picture scrolls in its own box on a phone."""
 FACE = 224
-"""Longer side of an embedded face, in pixels, at most: twice its size on the page."""
+"""Largest side of an embedded face in pixels, which is twice its size on the page."""
 _NUMBER = re.compile(r"[-+(<>≤≥]?\d")
+"""Start of a cell that is a number, which may have a sign, a bracket or a comparison before it."""
 LINKS_BEGIN, LINKS_END = "<!--links-->", "<!--/links-->"
 """Marks around the links of a page. Texts from outside are escaped, so none can contain them."""
 
@@ -39,45 +40,50 @@ class Link(NamedTuple):
     """A link to another page or to a file."""
 
     text: str
+    """Text of the link."""
     target: Path
+    """Path of the page or file."""
 
 
 class FacePair(NamedTuple):
-    """Two faces side by side, with the lines below them."""
+    """Two faces side by side, with lines of text below them."""
 
     images: tuple[np.ndarray, np.ndarray]
     """[height, width, 1 or 3] uint8 each, of any sizes."""
     lines: Sequence[str]
+    """Lines of text below both faces."""
 
 
 class Section(NamedTuple):
-    """A section of a page. One without any content is left out."""
+    """A section of a page. A section without any content is left out."""
 
     title: str
     tables: Sequence[Table] = ()
-    """A table of the section's title has no heading of its own; its note is below its rows."""
+    """Tables, each with its note below. A table with the same title as the section is shown without
+    a heading of its own."""
     pictures: Mapping[str, Path] = {}
     """Caption -> PNG file."""
     pairs: Mapping[str, Sequence[FacePair]] = {}
     """Caption -> pairs of faces."""
     folded: Mapping[str, str] = {}
-    """Title -> text, shown as blocks that the reader opens by a click on the title."""
+    """Title -> text. Only the title is shown until the reader clicks on it."""
     links: Sequence[Link] = ()
-    """Files of the section, below it."""
+    """Links that are shown below the section."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to show."""
+        """Whether the section has no rows, notes, pictures, pairs or folded texts."""
+        # Links alone are no content.
         some = (table.rows or table.note for table in self.tables)
         return not (any(some) or self.pictures or any(self.pairs.values()) or self.folded)
 
 
 class Page(NamedTuple):
-    """What a page contains."""
+    """The content of a page."""
 
     title: str
     summary: str
-    """Lines under the heading."""
+    """Text under the heading, which may have several lines."""
     sections: Sequence[Section]
     command: str = ""
     """The command that made the page; "" for a page made from Python."""
@@ -87,7 +93,8 @@ class Page(NamedTuple):
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Writes the page; an older page is replaced in one step."""
+    """Writes a page to a file. An older page is replaced in one step."""
+    # Before the sections are numbered, since the contents link to the numbers.
     shown = [section for section in page.sections if not section.is_empty]
     folder = path.parent
     # A line of the command breaks between words and not behind the "--" of an option.
@@ -103,6 +110,7 @@ def write_page(path: Path, page: Page) -> None:
         )
     )
     sortable = any(table.sortable for section in shown for table in section.tables)
+    # Only where it is needed, so that other pages run no script at all.
     script = f"<script>{SCRIPT}</script>" if sortable else ""
     owned.write_text(
         path,
@@ -115,7 +123,10 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def replace_links(path: Path, links: Sequence[Link]) -> None:
-    """Replaces the links of a page that `write_page` wrote, and nothing else of it."""
+    """Replaces the links of a page that `write_page` wrote, and keeps the rest of the page.
+
+    A page without the marks of links stays as it is.
+    """
     text = path.read_text("utf-8")
     before, begin, rest = text.partition(LINKS_BEGIN)
     _, end, after = rest.partition(LINKS_END)
@@ -177,7 +188,7 @@ def _table(table: Table, title: str, folder: Path) -> str:
 
 
 def _is_text(column: Sequence[str]) -> bool:
-    """Returns whether a column holds words, which are aligned at the left, and no numbers."""
+    """Returns whether no cell of a column is a number. Such columns are aligned at the left."""
     return not any(_NUMBER.match(cell) for cell in column)
 
 
@@ -195,6 +206,7 @@ def _row(table: Table, place: int, texts: Sequence[bool], folder: Path) -> str:
 
 
 def _cell(tag: str, text: str, is_text: bool, shown: str | None = None) -> str:
+    # The length of the text decides, without the markup of `shown`.
     kinds = " ".join(["short"] * (len(text) <= SHORT) + ["text"] * is_text)
     kind = f" class='{kinds}'" if kinds else ""
     return f"<{tag}{kind}>{escape(text) if shown is None else shown}</{tag}>"
@@ -207,6 +219,7 @@ def _folded(title: str, text: str) -> str:
 def _picture(caption: str, path: Path) -> str:
     data = path.read_bytes()
     width, height, resolution = size_and_resolution(data)
+    # A picture without a resolution has one CSS pixel per pixel.
     scale = PIXELS_PER_INCH / (resolution or PIXELS_PER_INCH)
     across, down = round(width * scale), round(height * scale)
     kind = "wide" if across > ONE_PANEL else "panel"
@@ -228,8 +241,10 @@ def _pair(pair: FacePair) -> str:
 
 def _face(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    # `thumbnail` makes images smaller, but never larger.
     image.thumbnail((FACE, FACE))
     data = io.BytesIO()
+    # Without subsampling, which blurs the colours of images this small.
     image.convert("RGB").save(data, "JPEG", quality=92, subsampling=0)
     return _embedded(data.getvalue(), "jpeg", "")
 

@@ -1,4 +1,4 @@
-"""The look of all pages: style sheet, the script that sorts tables, and what a page may load."""
+"""Defines the style sheet of all pages, the script that sorts tables, and what a page may load."""
 
 import base64
 import hashlib
@@ -81,6 +81,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """
 """Sorts the rows of a table by a click on the head of a column; empty cells come last."""
 
+# By its digest, so that a script in a text from outside would not run.
 _DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

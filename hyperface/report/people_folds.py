@@ -1,4 +1,4 @@
-"""The report of a run whose people are scored in groups, by networks that never saw them."""
+"""Builds the report of a run that scores people in groups, by networks that never saw them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,12 +15,13 @@ class TrainedFolds(NamedTuple):
     """A method that was trained once per group of people."""
 
     scores: PeopleFolds
+    """The scores on all groups."""
     metrics: list[Lines]
     """The training curve of each group's network."""
 
 
 def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> Table:
-    """Returns the table of accuracies, with each method's difference to the baseline.
+    """Returns the table of accuracies and EERs, with each method's difference to the baseline.
 
     Args:
       results: method -> its results.
@@ -29,6 +30,7 @@ def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> 
     rows = []
     for name, scores in results.items():
         accuracy = scores.accuracy
+        # `accuracy` is in percent, and `percent` takes shares.
         row = [name, percent(accuracy.value / 100, accuracy.error / 100)]
         row.append(percent(scores.equal_error_rate))
         if baseline is not None:
@@ -62,17 +64,18 @@ def folds_report(
     """Returns the report of a run whose people are scored in groups.
 
     Args:
-      trained: method -> its results and training curves. The experiment itself is the first method.
+      trained: method -> its results and training curves. The first method is the experiment itself.
         If there is a second method, all others are compared with it.
       baselines: method -> its results, for methods that were not trained; they are shown first.
       num_classes: number of people that the first group's network was trained on.
-      hardest: the section of hardest pairs.
+      hardest: the section of hardest pairs; None leaves it out.
     """
     results = {**baselines, **{method: t.scores for method, t in trained.items()}}
     others = list(trained)[1:]
     scores = accuracy_table(results, others[0] if others else None)
     roc = mean_roc({method: found.curves for method, found in results.items()})
     caption = "Mean ROC over the groups; the bands show the standard error"
+    # The first group stands for all in figures and tables of one network per method.
     first = {name: Trained(t.scores.groups[:1], t.metrics[0]) for name, t in trained.items()}
     bounds = bound_table(first, num_classes)
     bounds = bounds._replace(title=f"{bounds.title}, first group's network")

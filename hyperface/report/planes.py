@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hyperface.report.canvas import panels
 
 SQUARE = 4.1
-"""Inches of the height of a plane with its legend at the side."""
+"""Height in inches of a figure with a plane and the legend at its side."""
 
 
 def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figure:
@@ -17,7 +17,7 @@ def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figur
 
     Args:
       features: [examples, 2].
-      labels: [examples].
+      labels: [examples] class ids.
       title: title of the axes.
     """
     figure, (axes,) = panels(height=SQUARE)
@@ -39,8 +39,8 @@ def probability_plane(
 
     Args:
       features: [examples, 2].
-      labels: [examples].
-      agents: [classes, 2], without a bias.
+      labels: [examples] class ids.
+      agents: [classes, 2] class weights; the logits have no bias.
       marks: label -> [2] feature that is marked on both panels.
       title: title of the panel with the features.
     """
@@ -48,7 +48,9 @@ def probability_plane(
     _class_points(points, features, labels)
     points.set(title=title, aspect="equal")
     points.legend(markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The heat map shows the same part of the plane as the panel of points.
     edges = [np.linspace(*limits, 301) for limits in (points.get_xlim(), points.get_ylim())]
+    # Each cell shows the probability at its middle.
     x, y = (edge[:-1] / 2 + edge[1:] / 2 for edge in edges)
     probability = softmax_probability(np.stack(np.meshgrid(x, y), axis=-1), agents)[..., 0]
     drawn = heat.pcolormesh(*edges, probability, vmin=0, vmax=1, cmap="viridis", rasterized=True)
@@ -70,8 +72,14 @@ def probability_plane(
 
 
 def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """Returns the softmax [..., classes] of the products of features [..., dim] with agents."""
+    """Returns the softmax [..., classes] of the products of features with class weights.
+
+    Args:
+      features: [..., dim].
+      agents: [classes, dim] class weights.
+    """
     logits = features @ agents.T
+    # The factor cancels, and no exponential overflows.
     scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return scores / scores.sum(axis=-1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""Tables and the picture of the feature norm as the quality of images."""
+"""Builds the tables and the figure on the feature norm as the quality of images."""
 
 import math
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from hyperface.report.canvas import COLOURS, panels
 from hyperface.report.tables import Table, percent
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5)
-"""Shares of genuine pairs left out, of the columns of the table."""
+"""Shares of genuine pairs that are left out, one per column of the table."""
 SHOWN_SHARE = 0.3
-"""Share left out in the table over resolutions."""
+"""Share of genuine pairs that is left out in the table of resolutions."""
 
 
 def quality_table(title: str, found: NormQuality) -> Table:
-    """Returns the table of genuine pairs refused, one row per order in which pairs are left out."""
+    """Returns the table of refused genuine pairs, one row per order in which pairs are left out."""
     rows = [
         (order, *(percent(curve.at(share)) for share in SHARES), percent(curve.mean()))
         for order, curve in found.curves.items()
@@ -40,13 +40,15 @@ def quality_table(title: str, found: NormQuality) -> Table:
 
 
 def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
-    """Returns the table of norms against resolution.
+    """Returns the table of norms against resolution, one row per protocol.
 
     Args:
-      found: title -> factor by which images were made smaller in area, and what the norms tell.
+      found: title of a protocol -> (factor by which the area of its images was reduced, the
+        measured relation of norm and quality).
     """
     rows = []
     for title, (area, quality) in found.items():
+        # The first order leaves out the lowest norms first.
         lowest = next(iter(quality.curves.values()))
         rows.append(
             (
@@ -76,7 +78,10 @@ def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
 
 
 def discard_curves(found: NormQuality) -> Figure:
-    """Draws the share of genuine pairs refused against the share that is left out."""
+    """Draws the share of genuine pairs that are refused against the share that is left out.
+
+    There is one curve per order in which pairs are left out.
+    """
     figure, (axes,) = panels()
     shares = np.linspace(0, MOST_LEFT_OUT, 101)
     for colour, (order, curve) in zip(COLOURS, found.curves.items(), strict=False):
@@ -92,4 +97,5 @@ def discard_curves(found: NormQuality) -> Figure:
 
 
 def _correlation(value: float) -> str:
+    # There is no correlation if one of both numbers is constant.
     return "none" if math.isnan(value) else f"{value:+.2f}"

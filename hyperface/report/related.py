@@ -1,4 +1,4 @@
-"""Links between pages: from a sweep to its runs, from a run to its evaluations, and to files."""
+"""Builds the links of pages: from a run to its sweep and evaluations, and to files."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ EVALUATION_FILES = ("evaluation.json", "calibration.json")
 def run_links(folder: Path) -> list[Link]:
     """Returns the links of a run's page: its sweep, its evaluations, and its files."""
     sweep = folder.parent / SWEEP
+    # Only if the run is part of a sweep, whose page is in the folder above.
     pages = [Link("sweep", sweep)] if sweep.is_file() else []
     found = [folder / EVALUATION, *sorted(folder.glob(f"*/{EVALUATION}"))]
     for path in filter(Path.is_file, found):
@@ -34,11 +35,16 @@ def evaluation_links(folder: Path, source: Path) -> list[Link]:
 
 
 def link_from_run(run: Path, folder: Path) -> None:
-    """Adds an evaluation inside a run's folder to the links of the run's page, if it has one.
+    """Updates the links of a run's page if an evaluation is inside the run's folder.
 
     A page that this program did not write stays as it is.
+
+    Args:
+      run: folder of the run, which may have no page.
+      folder: folder of the evaluation.
     """
     report, record = run / REPORT, owned.read(run)
+    # Links are relative, and only hold if both folders are moved together.
     inside = folder.resolve().is_relative_to(run.resolve())
     if inside and record is not None and REPORT in record.files and report.is_file():
         replace_links(report, run_links(run))

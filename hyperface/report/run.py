@@ -1,4 +1,4 @@
-"""The report of a run: its tables, its figures, and what is recorded of its scores."""
+"""Builds the report of a run: its tables, its figures and the record of its scores."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from hyperface.report.run_page import Report
 from hyperface.report.tables import TAR, Table, percent, score_title
 
 Lines = list[dict[str, float]]
-"""The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
+"""The lines of a run's `metrics.jsonl`. Each line is a dict from a metric's name to its value."""
 
 
 class Trained(NamedTuple):
@@ -23,6 +23,7 @@ class Trained(NamedTuple):
     snapshots: list[Result]
     """Results of one or several checkpoints; the result of the last step is the last."""
     metrics: Lines
+    """The training curve."""
 
     @property
     def result(self) -> Result:
@@ -33,7 +34,8 @@ class Trained(NamedTuple):
 def results_table(results: Mapping[str, Result]) -> Table:
     """Returns the table of measured scores, one row per method.
 
-    All methods of a report are scored by the same protocol.
+    Args:
+      results: method -> its result; all methods are scored by the same protocol.
     """
     verified = [r.verification for r in results.values() if r.verification is not None]
     if not verified:
@@ -48,6 +50,7 @@ def results_table(results: Mapping[str, Result]) -> Table:
         )
         for method, found in zip(results, verified, strict=True)
     ]
+    # All methods verify the same pairs of the test split.
     first = verified[0]
     pairs, few = first.pairs, first.unsupported
     rates = [
@@ -64,9 +67,15 @@ def results_table(results: Mapping[str, Result]) -> Table:
 
 
 def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
-    """Returns the table of final training losses beside the bounds of Propositions 2 and 3."""
+    """Returns the table of final training losses and distances, with NormFace's lower bound.
+
+    Args:
+      trained: method -> its results and training curve.
+      num_classes: number of classes of the training.
+    """
     columns = (("loss", 4), ("softmax", 4), ("scale", 3), ("softmax_bound", 4), ("distortion", 3))
     rows = [
+        # Not every loss has a softmax term, a bound or agents.
         (name, *(f"{lines[-1][c]:.{digits}f}" if c in lines[-1] else "" for c, digits in columns))
         for name, (_, lines) in trained.items()
     ]
@@ -83,7 +92,11 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
 
 
 def snapshot_table(trained: Mapping[str, Trained]) -> Table:
-    """Returns the table of means and standard deviations of scores over the last checkpoints."""
+    """Returns the table of means and standard deviations of scores over the last checkpoints.
+
+    All methods must have the same number of checkpoints, at least two.
+    """
+    # A mean of the standard errors of single checkpoints is not the error of the mean.
     names = [name for name in next(iter(trained.values())).result.figures() if "error" not in name]
     rows = []
     for method, (snapshots, _) in trained.items():
@@ -120,7 +133,7 @@ def run_report(
     """Returns the report of a run.
 
     Args:
-      trained: method -> its results and training curve. The experiment itself is the first method.
+      trained: method -> its results and training curve. The first method is the experiment itself.
       baselines: method -> its results, for methods that were not trained; they are shown first.
       num_classes: number of people in the training split.
       hardest: the section of hardest pairs; None for a run that does not verify.
@@ -138,6 +151,7 @@ def run_report(
             f"Similarities of same and of different pairs, {method}", picture
         )
     sections = [Draft(scores.title, [scores], figures)]
+    # One checkpoint has no standard deviation.
     if all(len(t.snapshots) > 1 for t in trained.values()):
         means = snapshot_table(trained)
         sections.append(Draft(means.title, [means]))
@@ -163,8 +177,8 @@ def training_sections(
 
     Args:
       bounds: as `bound_table` returns it.
-      curves: the lines of `metrics.jsonl` by method.
-      norms: [images] feature norm of each test image, by method.
+      curves: method -> the lines of its `metrics.jsonl`.
+      norms: method -> [images] feature norm of each test image.
     """
     caption = "Training loss"
     if any("softmax_bound" in lines[0] for lines in curves.values()):
@@ -193,7 +207,7 @@ def training_sections(
 
 
 def _planes(trained: Mapping[str, Trained]) -> dict[str, Drawn]:
-    """Draws the test features of each method that has two-dimensional ones."""
+    """Returns plots of test features by file name, for methods with two-dimensional features."""
     drawn = {}
     for method, t in trained.items():
         features, _, labels = t.result.embeddings

@@ -16,9 +16,10 @@ Scores = dict[str, float]
 
 
 class Report(NamedTuple):
-    """What a run's page shows, and what `results.json` records."""
+    """The content of a run's page and of its `results.json`."""
 
     sections: list[Draft]
+    """The sections of the page."""
     scores: dict[str, Scores]
     """Method -> its scores: the experiment, the compared methods, and the baselines."""
     snapshots: dict[str, list[Scores]]
@@ -41,15 +42,15 @@ def write_run_report(
     command: str,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes `figures/*.png`, `results.json` and `report.html`.
+    """Writes `figures/*.png`, `results.json` and `report.html` into the run's folder.
 
     Args:
       folder: the run's folder.
       report: the content of the page and of the results file.
-      name: the experiment.
+      name: name of the experiment.
       summary: a sentence about data and protocol.
-      command: the command that made the run; "" from Python.
-      settings: experiment and versions, written beside the scores.
+      command: the command that started the run; "" from Python.
+      settings: experiment and versions, which both files contain beside the scores.
     """
     record = {
         "experiment": name,

@@ -1,4 +1,4 @@
-"""Draws how well similarities tell people apart: ROC, DET, ranks, histograms, low resolution."""
+"""Draws the scores of methods and protocols: ROC, DET, ranks, histograms and low resolution."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +11,10 @@ from hyperface.protocols.result import Figure as Score
 from hyperface.report.canvas import BASELINE, COLOURS, Style, count_on, line_styles, panels
 
 PANEL_HEIGHT = 2.9
-"""Inches of one of several rows of panels."""
+"""Height in inches of each row of panels, in a figure with several rows."""
 _DASHES = ("-", "--", "-.", ":")
 RATES = np.geomspace(1e-3, 1, 61)
-"""False-accept rates of the curves of several groups of people."""
+"""False-accept rates at which the ROC curves of several groups of people are averaged."""
 
 
 def roc_curves(
@@ -40,9 +40,10 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
     """Draws ROC curves on panels with the same limits, three per row, with one legend.
 
     Args:
-      curves_of: title -> name -> curve; a name has the same colour on all panels.
+      curves_of: title of a panel -> name -> curve; a name has the same colour on all panels.
     """
     names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
+    # Rounded up, so that an incomplete row counts.
     rows, columns = -(-len(curves_of) // 3), min(3, len(curves_of))
     figure, axes = panels(rows, columns, share=True, height=PANEL_HEIGHT * rows + 0.5)
     styles = dict(zip(names, line_styles(dict.fromkeys(names)), strict=True))
@@ -87,11 +88,13 @@ def _draw_roc(
 def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
     """Draws the false reject rate against the false accept rate, both on logarithmic axes.
 
-    A curve is left out if it has no point at which both rates are above zero; None if all are.
+    A curve is left out if it has no point at which both rates are above zero. If all curves are
+    left out, None is returned.
     """
     figure, (axes,) = panels()
     for style, (name, curve) in zip(line_styles(curves), curves.items(), strict=True):
         errors = det(curve)
+        # A logarithmic axis has no place for 0.
         shown = (errors.far > 0) & (errors.frr > 0)
         if shown.any():
             axes.plot(errors.far[shown], errors.frr[shown], label=name, **style)
@@ -104,10 +107,10 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
 
 
 def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
-    """Draws the share of searches whose mate is among the best matches, against their number.
+    """Draws the share of searches whose mate is among the r best matches, against the rank r.
 
     Args:
-      ranked: [max_rank] cumulative match characteristic, by name.
+      ranked: name -> [max_rank] cumulative match characteristic, see `cmc`.
     """
     figure, (axes,) = panels()
     for style, (name, shares) in zip(line_styles(ranked), ranked.items(), strict=True):
@@ -124,13 +127,14 @@ def similarity_histogram(name: str, scores: np.ndarray, same: np.ndarray) -> Fig
 
     Args:
       name: name of the method or protocol, for the title.
-      scores: [pairs].
-      same: [pairs] bool.
+      scores: [pairs] similarities.
+      same: [pairs] bool, True where both images show one person.
     """
     figure, (axes,) = panels()
     # Cosines lie in [-1, 1], distances and sums of cosines elsewhere.
     bins = np.linspace(min(-1.0, scores.min()), max(1.0, scores.max()), 61).tolist()
     for colour, kind, label in ((COLOURS[1], ~same, "different"), (COLOURS[0], same, "same")):
+        # Densities, since there are often far more different pairs than same pairs.
         axes.hist(scores[kind], bins, density=True, alpha=0.6, color=colour, label=label)
     axes.set(title=f"Similarities: {name}", xlabel="similarity", ylabel="density of pairs")
     axes.set(yticks=[])
@@ -175,12 +179,21 @@ def weight_curves(
 
 
 def _draw_sweeps(axes: Axes, sweeps: Mapping[str, Mapping[float, Score]]) -> list[list[float]]:
-    """Draws lines, with error bars if there is a spread; returns the x values of each line."""
+    """Draws one line per label, with error bars if there is a spread.
+
+    Args:
+      axes: the axes to draw on.
+      sweeps: label -> x value -> the score, with its spread if it has one.
+
+    Returns:
+      The rising x values of each line.
+    """
     places = []
     for style, (name, values) in zip(line_styles(sweeps), sweeps.items(), strict=True):
         places.append(sorted(values))
         shares = [values[place].value for place in places[-1]]
         spreads = [values[place].spread or 0.0 for place in places[-1]]
+        # Without this, lines without any spread would have error bars of length 0.
         spread = spreads if any(spreads) else None
         axes.errorbar(places[-1], shares, spread, marker="o", capsize=3, label=name, **style)
     return places
@@ -194,6 +207,7 @@ def mean_roc(groups_of: Mapping[str, Sequence[Roc]]) -> Figure:
     """
     figure, (axes,) = panels()
     for style, (name, curves) in zip(line_styles(groups_of), groups_of.items(), strict=True):
+        # At each rate the TAR of the last point of the curve whose FAR does not exceed the rate.
         tars = np.array([c.tar[np.searchsorted(c.far, RATES, side="right") - 1] for c in curves])
         mean, error = tars.mean(axis=0), tars.std(axis=0, ddof=1) / np.sqrt(len(tars))
         axes.plot(RATES, mean, label=name, **style)

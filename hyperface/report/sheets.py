@@ -8,8 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 TILE = 224
 """Longer side of an image on a sheet, in pixels."""
 FONT_SIZE = 22
+"""Size of the captions' text in pixels."""
 LINE = 28
+"""Height of a line of a caption in pixels."""
 GAP = 20
+"""Pixels between single images."""
 PAIR_GAP = 52
 """Pixels between pairs; wider than GAP, so that the eye sees which two images are a pair."""
 
@@ -21,8 +24,9 @@ def contact_sheet(
 
     Args:
       images: [height, width, 1 or 3] uint8 each, of any sizes.
-      captions: one per image. A caption may have several lines; a line that is too wide is cut.
-      columns: images per row.
+      captions: one caption per image, or None. A caption may have several lines; a line that is too
+        wide is cut.
+      columns: number of images per row.
 
     Raises:
       ValueError: there is no image, or the number of captions differs from the number of images.
@@ -36,7 +40,10 @@ def pair_sheet(
     *,
     columns: int = 5,
 ) -> Image.Image:
-    """Draws a grid as `contact_sheet` does, with two images side by side in each cell."""
+    """Draws a grid as `contact_sheet` does, with the two images of a pair beside each other.
+
+    `captions` has one caption per pair.
+    """
     return _grid([_side_by_side(*map(_tile, pair)) for pair in pairs], captions, columns, PAIR_GAP)
 
 
@@ -49,6 +56,7 @@ def _grid(
             f"expected images with a caption each in at least one column, found {len(tiles)} "
             f"images, {len(texts)} captions and {columns} columns"
         )
+    # Few images give a narrow sheet.
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     width, height = (max(sides) for sides in zip(*(tile.size for tile in tiles), strict=True))
@@ -59,8 +67,10 @@ def _grid(
     for place, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         row, column = divmod(place, columns)
         x, y = gap + column * across, gap + row * down
+        # In the middle and at the bottom of the cell, close to the caption.
         sheet.paste(tile, (x + (width - tile.width) // 2, y + height - tile.height))
         for i, line in enumerate(text.splitlines()):
+            # "ma" in the next line: the middle of the top of the text is at this point.
             at = (x + width // 2, y + height + i * LINE + 2)
             draw.text(at, _cut(line, width + gap // 2, font), "#333333", font, anchor="ma")
     return sheet

@@ -1,4 +1,4 @@
-"""Writes the report of a sweep: tables of settings and runs as CSV and JSON, and the page."""
+"""Writes the report of a sweep: a page, and tables of settings and runs as CSV and JSON."""
 
 import csv
 import io
@@ -20,7 +20,11 @@ FILES = ("sweep.json", "sweep.csv", "settings.csv")
 
 
 def sweep_table(runs: Sequence[SweptRun]) -> Table:
-    """Returns the table of means and standard deviations over seeds, one row per setting."""
+    """Returns the table of means and standard deviations over seeds, one row per setting.
+
+    A setting is a choice of values for the swept fields. The row with the best mean of the first
+    score is marked.
+    """
     names, settings = figure_names(runs), settings_of(runs)
     fields = list(settings[0].values)
     rows = []
@@ -33,6 +37,7 @@ def sweep_table(runs: Sequence[SweptRun]) -> Table:
             for name in names
         ]
         rows.append([*map(str, setting.values.values()), f"{done} of {len(setting.runs)}", *found])
+    # A single setting has nothing to be better than.
     best = _best(settings, names[0]) if names and len(settings) > 1 else None
     note = "Mean over the runs that are done; ± is the sample standard deviation over their seeds."
     if best is not None:
@@ -45,7 +50,8 @@ def sweep_table(runs: Sequence[SweptRun]) -> Table:
 
 
 def _best(settings: Sequence[Setting], figure: str) -> int | None:
-    """Returns the position of the setting with the best mean of a score; None without any score."""
+    """Returns the position of the setting with the best mean of a score; None if no run has it."""
+    # The lowest error rate is the best one.
     sign = -1 if "error" in figure else 1
     means = {
         place: sign * mean(scores)
@@ -92,8 +98,8 @@ def write_sweep_report(
       folder: folder of the sweep.
       name: name of the experiment.
       runs: all runs, finished or not.
-      command: the command that made the sweep; "" from Python.
-      settings: experiment and options, written beside the scores.
+      command: the command that started the sweep; "" from Python.
+      settings: experiment and options, which `sweep.json` and the page contain beside the scores.
     """
     found = settings_of(runs)
     record = {
@@ -127,7 +133,7 @@ def write_sweep_report(
 
 
 def _curves(runs: Sequence[SweptRun], fields: Sequence[str]) -> dict[str, Drawn]:
-    """Draws each score against the values of each field."""
+    """Returns plots by file name: each score against the values of each swept field."""
     return {
         file_name(f"{field}-{figure}"): Drawn(
             f"{score_title(figure)} against {field}. Points are runs, lines are means, bars are "
@@ -150,8 +156,10 @@ def _summary(setting: Setting) -> dict[str, Any]:
 
 
 def _csv(runs: Sequence[SweptRun]) -> str:
+    # With the standard errors of single runs, which the tables of the page leave out.
     figures = dict.fromkeys(name for run in runs for name in run.figures)
     text = io.StringIO()
+    # The csv module ends lines as Windows does by default.
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", *runs[0].values, "seed", "status", *figures, "message"])
     for run in runs:
@@ -162,7 +170,11 @@ def _csv(runs: Sequence[SweptRun]) -> str:
 
 
 def _settings_csv(settings: Sequence[Setting]) -> str:
-    """Returns one row per setting: runs, finished runs, mean and sample standard deviation."""
+    """Returns CSV text with one row per setting.
+
+    Its columns are the values of the swept fields, the numbers of runs and of finished runs, and
+    the mean and sample standard deviation of each score.
+    """
     names = figure_names([run for setting in settings for run in setting.runs])
     columns = [f"{name}: {what}" for name in names for what in ("mean", "standard deviation")]
     text = io.StringIO()

@@ -13,9 +13,9 @@ from hyperface.report.swept import Setting, SweptRun, settings_of
 from hyperface.report.tables import score_title
 
 DECADE = 10.0
-"""An axis is logarithmic if its largest value is at least this many times its smallest."""
+"""An axis is logarithmic if its largest number is at least this many times its smallest number."""
 MOST_TICKS = 8
-"""Up to so many values of a field each have a tick of their own."""
+"""Largest number of values of a field for which each value has a tick of its own."""
 
 
 def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
@@ -48,7 +48,8 @@ def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
 
 
 def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
-    """Sets the scale and ticks of the x axis; returns the position of each value on it."""
+    """Sets the scale and ticks of the x axis, and returns the position of each value on it."""
+    # A bool is an int in Python, but is no number of an axis.
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         axes.set_xticks(range(len(values)), list(map(str, values)))
         return list(map(float, range(len(values))))
@@ -57,9 +58,11 @@ def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
         if min(values) > 0:
             axes.set_xscale("log")
         else:
+            # Zero and negative numbers have no logarithm.
             axes.set_xscale("symlog", linthresh=min(sizes))
     if len(values) <= MOST_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+        # A logarithmic axis would add ticks at values that were not tried.
         axes.set_xticks([], minor=True)
     return [float(value) for value in values]
 
@@ -67,8 +70,16 @@ def _places(axes: Axes, values: Sequence[Any]) -> list[float]:
 def _line(
     axes: Axes, points: Sequence[tuple[float, Sequence[float]]], label: str, colour: str
 ) -> None:
-    """Draws the mean over the scores at each x, and the scores themselves as points."""
+    """Draws a line through the means of the scores at each x, and the single scores as points.
+
+    Args:
+      axes: the axes to draw on.
+      points: (x, scores at this x, as shares); an x without scores is left out.
+      label: label of the line; "" for none.
+      colour: colour of line and points.
+    """
     scored = [(x, 100 * np.array(scores)) for x, scores in points if scores]
+    # Otherwise the line would run back and forth.
     scored.sort(key=lambda point: point[0])
     if not scored:
         return

@@ -16,7 +16,7 @@ class SweptRun(NamedTuple):
     """Swept field -> its value in this run."""
     seed: int
     status: str
-    """DONE, or the reason for no result: "diverged", "failed", "not run"."""
+    """`DONE`, or why there is no result: "diverged", "failed" or "not run"."""
     figures: Mapping[str, float] = MappingProxyType({})
     """Scores by name, as shares in [0, 1]; empty unless the run is done."""
     message: str = ""
@@ -27,10 +27,12 @@ class Setting(NamedTuple):
     """The runs whose settings are equal and whose seeds differ."""
 
     values: dict[str, Any]
+    """Swept field -> its value in all of these runs."""
     runs: list[SweptRun]
+    """The runs, one per seed."""
 
     def scores(self, figure: str) -> list[float]:
-        """Returns the score of this name of every run that has one."""
+        """Returns the score with this name of each run that has it."""
         return [run.figures[figure] for run in self.runs if figure in run.figures]
 
     def spread(self, figure: str) -> float | None:
@@ -43,6 +45,7 @@ def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
     """Groups runs by their settings, in the order of each setting's first run."""
     found: dict[tuple, Setting] = {}
     for run in runs:
+        # Dicts have no hash, and the order of the fields is the same in all runs.
         found.setdefault(tuple(run.values.items()), Setting(run.values, [])).runs.append(run)
     return list(found.values())
 
@@ -50,4 +53,5 @@ def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
 def figure_names(runs: Sequence[SweptRun]) -> list[str]:
     """Returns the names of the runs' scores, without the standard errors of single runs."""
     names = dict.fromkeys(name for run in runs for name in run.figures)
+    # A sweep has a spread of its own, over seeds.
     return [name for name in names if "standard_error" not in name]

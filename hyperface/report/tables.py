@@ -16,11 +16,11 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     note: str = ""
     links: Sequence[Path | None] = ()
-    """A file per row, to which a page links the row's first cell; () links none."""
+    """For each row, the file to which a page links the row's first cell, or None; () links none."""
     best: int | None = None
     """Position of the row that a page marks as the best."""
     sortable: bool = False
-    """Whether a click on a column's head sorts the rows of a page."""
+    """Whether a click on the head of a column sorts the rows, on a page."""
 
 
 def percent(value: float, spread: float | None = None) -> str:
@@ -68,5 +68,6 @@ def as_markdown(table: Table) -> str:
       | softmax | 98.28 % |
     """
     lines = [table.header, *table.rows]
+    # A bar inside a cell would end the cell.
     shown = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join([shown[0], "|---" * len(table.header) + "|", *shown[1:]])

@@ -9,15 +9,19 @@ from matplotlib.figure import Figure
 from hyperface.report.canvas import GREY, Style, count_on, line_styles, panels
 
 Curve = Sequence[Mapping[str, float]]
-"""The lines of a run's `metrics.jsonl`: name of a metric -> its value."""
+"""The lines of a run's `metrics.jsonl`. Each line maps a metric's name to its value."""
 USUAL_DISTANCE = (0.5, 0.6)
-"""Squared distances to the own agent that NormFace, Section 4, calls usual."""
+"""Range of the squared distance between a feature and the agent (class weight) of its class that
+NormFace, Section 4, calls usual."""
 
 
 def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
     """Draws the training loss against the step, with NormFace's lower bound at that step's scale.
 
-    Shows the softmax term alone for a method that has one, and the whole loss for the others.
+    For a method with a softmax term this term alone is drawn, for other methods the whole loss.
+
+    Args:
+      curves: method -> the lines of its `metrics.jsonl`.
     """
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
@@ -27,6 +31,7 @@ def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
         if "softmax_bound" in lines[0]:
             _draw(axes, lines, "softmax_bound", _dotted(style))
     if any("softmax_bound" in lines[0] for lines in curves.values()):
+        # An empty line, for one entry of the legend in place of one per method.
         axes.plot([], [], label="lower bound, same colour", color=GREY, linestyle=":")
     axes.set(yscale="log", ylabel="loss (nats)", title="Training loss and its lower bound")
     axes.legend()
@@ -34,7 +39,7 @@ def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
 
 
 def scales(curves: Mapping[str, Curve]) -> Figure | None:
-    """Draws the scale s and the radius R against the step; None if no method has one of them."""
+    """Draws the scale s and the radius R against the step; None if no method has either of them."""
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
         # Without a bound there is no softmax of cosines, whose scale this is.
@@ -64,9 +69,10 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> Figure:
     """Draws histograms of the feature norms of test images, each divided by the method's mean.
 
     Args:
-      norms: [images] feature norm of each test image, by method.
+      norms: method -> [images] feature norm of each test image.
     """
     figure, (axes,) = panels()
+    # About eight images per bin of the method with the fewest images.
     bins = int(np.clip(min(map(len, norms.values())) // 8, 10, 60))
     for style, (name, values) in zip(line_styles(norms), norms.items(), strict=True):
         relative = values / values.mean()
@@ -80,9 +86,13 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> Figure:
 
 
 def distortion(curves: Mapping[str, Curve]) -> Figure:
-    """Draws the squared distance to the own agent during training, a moving average over classes.
+    """Draws the squared distance of normalised features to their own agents against the step.
 
-    NormFace, Proposition 3, shows that the average over classes cannot become zero.
+    The own agent of a feature is the class weight of its class. The distance is a moving average
+    over classes. NormFace, Proposition 3, shows that this average cannot become zero.
+
+    Args:
+      curves: method -> the lines of its `metrics.jsonl`.
     """
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
@@ -94,7 +104,7 @@ def distortion(curves: Mapping[str, Curve]) -> Figure:
 
 
 def _draw(axes: Axes, lines: Curve, name: str, style: Style, label: str | None = None) -> None:
-    """Draws a metric against the step."""
+    """Draws the metric `name` against the step."""
     steps, values = (np.array([line[key] for line in lines]) for key in ("step", name))
     # A line through one point alone would not be seen.
     axes.plot(steps, values, label=label, marker="o" if len(lines) == 1 else None, **style)

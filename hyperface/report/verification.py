@@ -1,4 +1,4 @@
-"""Writes what a comparison of photos found: a page, a picture of aligned faces, a JSON file."""
+"""Writes the results of a comparison of photos: a page, a picture of the faces, a JSON file."""
 
 import io
 import json
@@ -15,19 +15,22 @@ from hyperface.report.tables import Table, percent
 
 PAGE, PICTURE, RECORD = "verification.html", "verification.png", "verification.json"
 COLUMNS = 4
+"""Number of pairs per row of the picture."""
 ROWS = 500
-"""Pairs in the table of a page, at most; the JSON file has more."""
+"""Largest number of pairs in the table of a page; the JSON file may have more."""
 
 
 class ShownPair(NamedTuple):
-    """Two aligned faces, with the similarity, the norms and the decision."""
+    """Two aligned faces, with their similarity, the norms of their features and the decision."""
 
     images: tuple[np.ndarray, np.ndarray]
     """[height, width, 1 or 3] uint8 each."""
     names: tuple[str, str]
+    """Paths of the photos."""
     norms: tuple[float, float]
-    """Lengths of the features."""
+    """Norms of the features."""
     similarity: float
+    """Cosine of the features."""
     decision: str | None
     """"same", "different" or "not sure"; None if the network is not calibrated."""
 
@@ -49,14 +52,15 @@ def write_verification(
     summary: str,
     command: str,
 ) -> None:
-    """Writes the page, the picture of some pairs, and the record of all.
+    """Writes a page, a picture of some pairs, and a JSON record of all pairs.
 
     Args:
       folder: folder that receives `verification.html`, `.png` and `.json`.
       pairs: the pairs that are drawn, in this order.
-      record: the content of the JSON file.
+      record: the content of the JSON file. The page uses its entries "pairs", "compared", "prior",
+        "far", "left out", "run" and "steps".
       summary: sentence that states the thresholds, or why there are none.
-      command: the command that compared them; "" from Python.
+      command: the command that compared the photos; "" from Python.
     """
     data = io.BytesIO()
     captions = ["\n".join(pair.lines) for pair in pairs]
@@ -91,6 +95,7 @@ def _pairs_table(record: Mapping[str, Any]) -> Table:
         )
         for pair in record["pairs"][:ROWS]
     ]
+    # Without a calibration, pairs have no decision and no probability.
     decided = ("decision", "probability") if len(rows[0]) > 5 else ()
     header = ("first", "second", "similarity", "norm 1", "norm 2", *decided)
     note = "The norm is the length of the feature, which indicates the quality of the photo."
