@@ -142,7 +142,7 @@ def test_of_equally_hard_agents_the_lowest_class_moves_at_any_block_size(block_s
         )
         return jnp.sum(loss)
 
-    found = jax.grad(total)(agents)
+    found = jax.jit(jax.grad(total))(agents)
     assert np.flatnonzero(np.any(found != 0, axis=1)).tolist() == [2]
 
 
@@ -307,7 +307,7 @@ def test_gradients_equal_finite_differences_in_float64(name):
     with jax.enable_x64(True):
         features, agents, labels, _ = problem(seed=1)
         check_grads(
-            lambda f, w: ours(f, w, labels, block_size=7),
+            jax.jit(lambda f, w: ours(f, w, labels, block_size=7)),
             (jnp.asarray(features), jnp.asarray(agents)),
             order=1,
             modes=["rev"],
@@ -467,11 +467,11 @@ def test_transformations_agree():
     remat = jax.checkpoint(lambda f: losses.c_triplet(f, agents, labels, block_size=7))
     for found in (
         jax.jit(gradient)(features, labels, cotangent),
-        rows(features, labels, cotangent),
-        jax.vjp(remat, features)[1](cotangent)[0],
-        jax.grad(lambda f: jnp.sum(cotangent * jax.vmap(
+        jax.jit(rows)(features, labels, cotangent),
+        jax.jit(lambda f, g: jax.vjp(remat, f)[1](g)[0])(features, cotangent),
+        jax.jit(jax.grad(lambda f: jnp.sum(cotangent * jax.vmap(
             lambda row, y: losses.c_triplet(row[None], agents, y[None], block_size=7)[0]
-        )(f, labels)))(features),
+        )(f, labels))))(features),
     ):  # fmt: skip
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 

@@ -38,7 +38,7 @@ def test_value_and_gradient_are_the_formulas_and_finite_differences(
         expected, expected_pull = jax.vjp(loss(reference), features)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         np.testing.assert_allclose(pull(cotangent), expected_pull(cotangent), atol=1e-12)
-        check_grads(loss(losses), (features,), order=1, modes=["rev"])
+        check_grads(jax.jit(loss(losses)), (features,), order=1, modes=["rev"])
 
 
 @pytest.mark.parametrize("mining", MININGS)

@@ -77,7 +77,7 @@ def test_magfaces_gradient_is_that_of_finite_differences():
         features, agents, labels, _ = problem()
         arguments = (jnp.asarray(features), jnp.asarray(agents))
         loss = partial(losses.magface, labels=labels, scale=9.0)
-        check_grads(loss, arguments, order=1, modes=["rev"], rtol=1e-5)
+        check_grads(jax.jit(loss), arguments, order=1, modes=["rev"], rtol=1e-5)
 
 
 def test_adafaces_gradient_is_that_of_finite_differences_at_a_fixed_norm():
@@ -91,7 +91,11 @@ def test_adafaces_gradient_is_that_of_finite_differences_at_a_fixed_norm():
             return losses.adaface(on_sphere, agents, labels, statistics=STATISTICS, scale=9.0)
 
         check_grads(
-            loss, (jnp.asarray(features), jnp.asarray(agents)), order=1, modes=["rev"], rtol=1e-5
+            jax.jit(loss),
+            (jnp.asarray(features), jnp.asarray(agents)),
+            order=1,
+            modes=["rev"],
+            rtol=1e-5,
         )
 
 
@@ -178,7 +182,7 @@ def test_the_regulariser_and_its_gradient():
         expected = (1 / 110**2 - 1 / 50**2) * features[1] / 50
         np.testing.assert_allclose(pull(jnp.ones(3))[0], [[0, 0], expected, [0, 0]], atol=1e-15)
         inside = jnp.asarray(features[1:2])
-        check_grads(losses.magface_regularizer, (inside,), order=1, modes=["rev"])
+        check_grads(jax.jit(losses.magface_regularizer), (inside,), order=1, modes=["rev"])
 
 
 @pytest.mark.parametrize("name", ["adaface", "magface"])

@@ -55,7 +55,7 @@ def test_gradients_equal_finite_differences_in_float64(normalize, rng):
     with jax.enable_x64(True):
         features, agents, labels = problem(rng)
         check_grads(
-            lambda f, w, s: softmax(f, w, labels, normalize=normalize, scale=s),
+            jax.jit(lambda f, w, s: softmax(f, w, labels, normalize=normalize, scale=s)),
             (jnp.asarray(features), jnp.asarray(agents), jnp.asarray(7.0)),
             order=1,
             modes=["rev"],
