@@ -1,4 +1,4 @@
-"""Options of an evaluation."""
+"""The options of `hyperface evaluate`, and their record in `evaluation.json`."""
 
 import dataclasses
 from pathlib import Path
@@ -124,9 +124,9 @@ MAIN_OPTIONS = (
     "out",
     "data_dir",
 )
-"""What --help shows."""
+"""Names of the options that --help shows; --help-all shows all."""
 
 
 def recorded(options: Evaluate) -> dict[str, str]:
-    """Returns the options that are set, as `evaluation.json` records them."""
+    """Returns field -> value as text for the options that are set, for `evaluation.json`."""
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}
