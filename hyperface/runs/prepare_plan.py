@@ -78,6 +78,7 @@ def plan(options: Prepare) -> Task:
 
 
 def _name(options: Prepare) -> str:
+    """Returns the name of the data set, from --out or from a source that has a usual name."""
     name = options.out or OWN_NAMES.get(options.source)
     if name is None or not re.fullmatch(r"[A-Za-z]\w*", name):
         raise InputError(

@@ -42,6 +42,7 @@ def run(task: Task) -> Path:
         stored = dataclasses.replace(stored, align=aligner)
     if isinstance(stored.align, Aligner):
         source = with_faces(source, stored.align.landmarks)
+    # Logged before the images are read, which takes long, in case the user wants another number.
     held_out = default_held_out(source, stored)
     if held_out is not None:
         log.info(f"test split: {_held_out(held_out)}. --held-out N sets another number.")
@@ -99,6 +100,7 @@ def _warn_of_raw_photos(source: Source) -> None:
     """
     try:
         detector = detection.Mtcnn()
+    # A warning is no reason to require an optional package.
     except InputError:
         return
     reason = detection.look_raw(source, detector)
