@@ -38,7 +38,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_log() -> Console:
-    """From now on prints the library's log and its progress bars on standard output.
+    """Starts to print the library's log and its progress bars on standard output.
 
     A second call changes nothing.
 
@@ -61,6 +61,7 @@ def log_console() -> Console:
 
 
 def _shown_on() -> Console | None:
+    """Returns the console on which the log is printed, or None."""
     shown = (h.console for h in LOGGER.handlers if isinstance(h, ConsoleHandler))
     return next(shown, None)
 

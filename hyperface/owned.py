@@ -48,6 +48,7 @@ from hyperface.orbax_layout import is_of_orbax
 MARKER = "hyperface-files.jsonl"
 """Name of the file that marks a folder as ours and records what was written there."""
 FORMAT, VERSION = "hyperface-folder", 1
+"""Name and version of the format, which the first line of a marker states."""
 RUN, CHECKPOINTS, DATA, RESULTS = "run", "folder of checkpoints", "data set", "results"
 """The kinds of folders."""
 PARTIAL = ".partial"
@@ -58,6 +59,7 @@ class Record(NamedTuple):
     """The content of a folder's marker: its kind, and the names that we wrote into it."""
 
     kind: str
+    """One of RUN, CHECKPOINTS, DATA and RESULTS."""
     files: frozenset[str]
     """Names of the files that we wrote into the folder."""
     trees: frozenset[str]
@@ -111,7 +113,10 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
     Args:
       folder: the folder.
-      kind: the kind of folder that it becomes.
+      kind: the kind of folder that it becomes: RUN, CHECKPOINTS, DATA or RESULTS.
+
+    Returns:
+      The content of the folder's marker.
 
     Raises:
       InputError: the path contains a link inside a marked folder. Or the kind is not results, and
@@ -162,7 +167,8 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
     """Marks a folder and locks it against other processes, as a context manager.
 
-    The operating system releases the lock when this process ends in any way.
+    It yields the content of the folder's marker. The operating system releases the lock when this
+    process ends in any way.
 
     Args:
       folder: the folder, which may be absent.
@@ -221,7 +227,7 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in a marked folder, as a context manager."""
+    """Records the files that a library creates in and below a folder, as a context manager."""
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
     yield
@@ -321,6 +327,7 @@ def remove_tree(path: Path) -> None:
     found = read(path.parent)
     if found is None or path.name not in found.trees or path.is_symlink():
         return
+    # The names of Orbax's files are known, so a file of the user in a checkpoint stays.
     for file in _files_below(path):
         if is_of_orbax(file.relative_to(path)):
             with contextlib.suppress(FileNotFoundError):  # Orbax may remove it at the same time.
@@ -427,7 +434,7 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
 
 
 def _check_trees(folder: Path) -> None:
-    """Raises InputError if a checkpoint, here or below, contains somebody else's file."""
+    """Raises InputError if a checkpoint, here or in a marked folder below, has a file of others."""
     found = read(folder)
     for name in found.trees if found else ():
         other = foreign_in_tree(folder / name)
@@ -485,14 +492,21 @@ def writing(
 
 
 def said(error: OSError) -> str:
-    """Returns the message of an error of the system, without its number."""
+    """Returns the message of an error of the system, with the name of the file."""
     if error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return error.strerror or str(error)
 
 
 class _Open:
-    """An open marker file, to lock it or to append lines. A link is never opened."""
+    """An open marker file, which can be locked and appended to. It is created if it is absent.
+
+    Args:
+      path: path of the marker.
+
+    Raises:
+      InputError: the path is a link, which is never opened.
+    """
 
     def __init__(self, path: Path) -> None:
         # With O_APPEND each write goes to the end, also if several processes write.
@@ -604,16 +618,18 @@ def _others(folder: Path) -> list[str]:
 
 
 def _shown(names: list[str]) -> str:
+    """Returns the first name, shortened, and the number of the others, for a message."""
     shown = names[0] if len(names[0]) <= 60 else f"{names[0][:57]}..."
     return shown if len(names) == 1 else f"{shown} and {len(names) - 1} more"
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Yields the relative paths of the files and links in a folder and below it."""
+    """Yields the paths of the files and links in a folder and below it, relative to the folder."""
     yield from (path.relative_to(folder).as_posix() for path in _files_below(folder))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields the paths of the files and links in a folder and below it."""
     # os.walk does not enter linked folders, but lists them among the folders.
     for above, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(above) / name).is_symlink()]
@@ -621,6 +637,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_file(path: Path) -> bool:
+    """Returns whether a path is that of a regular file, and not of a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -636,6 +653,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _remove_empty_up_to(below: Path, folder: Path) -> None:
+    """Removes a folder and those between it and `folder`, except for folders that are not empty."""
     while below != folder:
         with contextlib.suppress(OSError):
             below.rmdir()

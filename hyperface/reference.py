@@ -114,7 +114,7 @@ def softmax(
     allow_normalized_bias: bool = False,
     gradient: Literal["exact", "caffe"] = "exact",
 ) -> Losses:
-    """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
+    """Returns the softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (Eq. 1 with "none").
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 
@@ -122,7 +122,7 @@ def softmax(
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      normalize: which sides are scaled to unit length: "both", "features", "agents" or "none".
+      normalize: which vectors are scaled to unit length: "both", "features", "agents" or "none".
       scale: s, a scalar or one value per example [batch]; None is 1.
       bias: [classes] numbers that are added to the logits. With a normalisation it needs
         `allow_normalized_bias` (see `losses.softmax`).
@@ -171,7 +171,7 @@ def c_contrastive(
     margin: ArrayLike = 1.0,
     gradient: Literal["exact", "caffe"] = "exact",
 ) -> Losses:
-    """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
+    """Returns the contrastive loss between a feature and all agents: NormFace, Eq. 10.
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
 
@@ -214,7 +214,7 @@ def c_triplet(
     negatives: Literal["all", "hardest"] = "all",
     always_pull: bool = False,
 ) -> Losses:
-    """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
+    """Returns the triplet loss of a feature, its own agent and the other agents: NormFace, Eq. 11.
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
 
@@ -226,8 +226,8 @@ def c_triplet(
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       margin: m, the margin on the difference of squared distances.
-      negatives: "all" sums over all other classes; "hardest" takes only the nearest one.
-      always_pull: add ||f~ - W~_y||^2 whether or not a class violates the margin.
+      negatives: "all" sums over all other classes; "hardest" takes only the nearest other agent.
+      always_pull: whether ||f~ - W~_y||^2 is added, even if no class violates the margin.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32.
@@ -260,7 +260,7 @@ def contrastive(
     *,
     margin: ArrayLike = 1.0,
 ) -> Losses:
-    """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
+    """Returns the contrastive loss of pairs of normalised features: NormFace, Eq. 7.
 
         L = ||f~_a - f~_b||^2                  for a pair of the same class
         L = max(0, m - ||f~_a - f~_b||^2)      for a pair of different classes
@@ -286,7 +286,7 @@ def triplet(
     *,
     margin: ArrayLike = 0.8,
 ) -> Losses:
-    """Triplet loss on normalised features: NormFace, Eq. 8.
+    """Returns the triplet loss of normalised features: NormFace, Eq. 8.
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
 
@@ -311,7 +311,7 @@ def batch_contrastive(
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
+    """Returns the contrastive loss (NormFace, Eq. 7) of each example's pairs within the batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
 
@@ -321,8 +321,8 @@ def batch_contrastive(
       features: [batch, dim] array.
       labels: [batch] integer class ids.
       margin: m, the margin on the squared distance.
-      mining: "all" takes all pairs. "violating" takes in the second mean only pairs within the
-        margin. "hardest" takes only the farthest same and the nearest different example.
+      mining: "all" takes all pairs. "violating" takes only pairs with d_ij < m in the second mean.
+        "hardest" takes only the farthest example of the same class and the nearest one of another.
       counted: [batch] bool, False for padding, which is in no pair; None counts all.
 
     Returns:
@@ -356,7 +356,9 @@ def batch_triplet(
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Triplet loss (NormFace, Eq. 8) over the triplets of a batch that have the example as anchor.
+    """Returns the triplet loss (NormFace, Eq. 8) of each example's triplets within the batch.
+
+    The example is the anchor of its triplets:
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
@@ -366,8 +368,8 @@ def batch_triplet(
       features: [batch, dim] array.
       labels: [batch] integer class ids.
       margin: m, the margin on the difference of squared distances.
-      mining: "all" takes the mean over all triplets, and "violating" over those with a loss above
-        zero. "hardest" takes the triplet of the farthest same and the nearest different example.
+      mining: "all" takes the mean over all triplets, and "violating" over triplets with a loss
+        above zero. "hardest" takes only the farthest p and the nearest n.
       counted: [batch] bool, False for padding, which is in no triplet; None counts all.
 
     Returns:
@@ -400,7 +402,7 @@ def center(
     centers: Centers,
     labels: Labels,
 ) -> Losses:
-    """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
+    """Returns half the squared distance of a feature from its class center (Wen et al., Eq. 2).
 
         L = 1/2 ||f - c_y||^2
 
@@ -427,13 +429,13 @@ def ring(
     *,
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper",
 ) -> Losses:
-    """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
+    """Returns half the squared distance of the feature norm from the radius: Ring loss, Eq. 4.
 
         L = 1/2 (||f|| - R)^2
 
     Args:
       features: [batch, dim] array.
-      radius: R, a scalar in units of the feature norm.
+      radius: R, a scalar in units of the feature norm. In training it is a parameter.
       form: one of:
 
         - "paper": the equation above.
@@ -462,6 +464,7 @@ def ring(
     _known("form", form, ("paper", "released-l2", "released-l1", "released-auto"))
     norm = l2_norm(features)
     apart = norm - radius
+    # The released forms lack the paper's factor 1/2, which doubles the gradient.
     if form == "paper":
         return 0.5 * apart**2
     if form == "released-l1":
@@ -478,7 +481,9 @@ def a_softmax(
     margin: int = 4,
     blend: ArrayLike = 0.0,
 ) -> Losses:
-    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
+    """Returns A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7).
+
+    Agents are normalised, and features are not:
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
@@ -512,7 +517,9 @@ def l_softmax(
     margin: int = 4,
     blend: ArrayLike = 0.0,
 ) -> Losses:
-    """Large-margin softmax (Liu et al. 2016, Eq. 4), in which neither side is normalised.
+    """Returns the large-margin softmax loss (Liu et al. 2016, Eq. 4).
+
+    Neither features nor agents are normalised:
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
@@ -546,7 +553,9 @@ def margin_softmax(
     angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
 ) -> Losses:
-    """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
+    """Returns the loss of ArcFace, CosFace or their mix (Deng et al., Eq. 4).
+
+    It is softmax cross-entropy on scaled cosines, with margins on the target logit:
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
@@ -594,7 +603,9 @@ def adaface(
     margin: ArrayLike = 0.4,
     concentration: ArrayLike = 0.333,
 ) -> Losses:
-    """AdaFace (Kim et al.): margins that depend on the feature norm, a measure of image quality.
+    """Returns the loss of AdaFace (Kim et al.), whose margins depend on the feature norm.
+
+    The norm serves as a measure of image quality:
 
         z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
         target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
@@ -606,7 +617,7 @@ def adaface(
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      statistics: (mean, std) of the feature norms.
+      statistics: (mean, standard deviation) of the feature norms, two scalars.
       scale: s, a scalar or one value per example [batch].
       margin: m, a scalar or one value per example [batch].
       concentration: h, a scalar or one value per example [batch].
@@ -621,6 +632,7 @@ def adaface(
     norm = jnp.clip(l2_norm(features), 1e-3, 100.0)
     mean, std = statistics
     quality = jnp.clip(concentration * (norm - mean) / (std + 1e-3), -1.0, 1.0)
+    # Without derivative, as in the released code.
     quality = jax.lax.stop_gradient(quality)
     angle = _angle(features, _rows_of(_wide(agents), labels)) - margin * quality
     target = jnp.cos(jnp.clip(angle, 1e-3, math.pi - 1e-3)) - margin * (quality + 1.0)
@@ -640,7 +652,9 @@ def magface(
     upper_norm: ArrayLike = 110.0,
     easy_margin: bool = True,
 ) -> Losses:
-    """The classification loss of MagFace (Meng et al.): a margin that grows with the feature norm.
+    """Returns the classification loss of MagFace (Meng et al.).
+
+    Its angular margin grows with the feature norm:
 
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
         target logit s cos(theta_y + m(a)), the others s cos theta_j
@@ -680,7 +694,7 @@ def magface_regularizer(
     lower_norm: ArrayLike = 10.0,
     upper_norm: ArrayLike = 110.0,
 ) -> Losses:
-    """MagFace's regulariser (Meng et al.), which is smallest at the upper norm.
+    """Returns MagFace's regulariser (Meng et al.), which is smallest at the upper norm.
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
 
@@ -721,9 +735,11 @@ def _psi(cosine: jax.Array, margin: int) -> jax.Array:
     The recurrence of Chebyshev's polynomials gives cos(m theta). Computing theta by arccos would
     give infinite slopes at 1 and -1.
     """
+    # cos((i + 1) theta) = 2 cos(theta) cos(i theta) - cos((i - 1) theta).
     previous, multiplied = jnp.ones_like(cosine), cosine
     for _ in range(margin - 1):
         previous, multiplied = multiplied, 2.0 * cosine * multiplied - previous
+    # k counts the bounds j pi / m that theta exceeds, and so the bounds that cos theta is below.
     bounds = [math.cos(j * math.pi / margin) for j in range(1, margin)]
     k = sum((jnp.where(cosine < bound, 1.0, 0.0) for bound in bounds), jnp.zeros_like(cosine))
     return jnp.where(k % 2 == 1, -multiplied, multiplied) - 2.0 * k
@@ -758,6 +774,7 @@ def _squared_distances(
     """Returns ||f~ - W~_j||^2 = 2 - 2 cos, [batch, classes]; 2 where either vector is zero."""
     if not forced:
         return 2.0 - 2.0 * cosine_similarity(features, agents)
+    # ||W_j||^2 is 1, but its derivative is not 0 here, so it stays in the formula.
     rows = _forced(_wide(agents))
     products = _products(l2_normalize(_wide(features)), rows)
     return 1.0 + jnp.sum(rows**2, axis=1)[None, :] - 2.0 * products
@@ -765,6 +782,7 @@ def _squared_distances(
 
 def _forced(agents: jax.Array) -> jax.Array:
     """Returns the normalised rows, with the derivative of rows that are stored at unit length."""
+    # The bracketed difference is a constant, so the derivative is that of the agents themselves.
     return agents + jax.lax.stop_gradient(l2_normalize(agents) - agents)
 
 
@@ -782,6 +800,7 @@ def _pairs(
 
 def _mean(x: jax.Array, chosen: jax.Array) -> jax.Array:
     """Returns the means [batch] of the chosen entries of each row; zero where none is chosen."""
+    # At least 1, because 0 / 0 would be NaN, also in the derivative.
     count = jnp.maximum(jnp.sum(chosen, axis=1), 1)
     return jnp.sum(jnp.where(chosen, x, 0.0), axis=1) / count
 

@@ -109,6 +109,7 @@ def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
     """
     n = _checked_classes(num_classes, least=1)
     scale = jnp.asarray(scale, jnp.result_type(float))
+    # Divided by e^s, which overflows float32 from s = 89 on.
     return 1.0 / (1.0 + (n - 1.0) * jnp.exp(-2.0 * scale))
 
 
@@ -149,6 +150,7 @@ def agent_distortion(
         raise ValueError(f"expected {num_classes} agents, found {agents.shape[0]}")
     apart = l2_normalize(features) - l2_normalize(agents)[labels]
     sums = jnp.zeros(num_classes).at[labels].add(jnp.sum(apart**2, axis=1))
+    # 0 / 0 is the NaN of a class without an example; 0 would pass for no distortion.
     return sums / jnp.zeros(num_classes).at[labels].add(1.0)
 
 
@@ -217,6 +219,7 @@ def angular_margin(norm_ratio: Numbers, cos_other: Numbers) -> NumberEach:
       Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 2.1.
     """
     product = jnp.asarray(norm_ratio, jnp.result_type(float)) * jnp.asarray(cos_other)
+    # Clipped, because arccos is NaN above 1, where x_2 wins at any angle.
     return jnp.arccos(jnp.clip(product, -1.0, 1.0))
 
 
