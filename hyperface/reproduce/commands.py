@@ -40,10 +40,13 @@ people of its own data set."""
 
 
 class SmallScale(NamedTuple):
-    """The columns of a table at small scale, with the protocol and the score that each shows."""
+    """The columns of a table for runs at small scale: runs on smaller data than the paper's."""
 
     columns: list[str]
+    """Title of each column."""
     protocols: list[str]
+    """Name of the protocol of each column, after a slash and the folder of the evaluation if that
+    is not the usual one."""
     figures: list[str]
     """Name of the score of each column, such as "accuracy"."""
 
@@ -152,7 +155,13 @@ def _are_same(files: Mapping[str, str], folder: Path) -> bool:
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
-    """Returns the folder of the run of a method with a seed."""
+    """Returns the folder of a run.
+
+    Args:
+      runs: folder of runs.
+      method: name of the set of training options.
+      seed: the seed of the run.
+    """
     return runs / (f"{method}-seed{seed}" if seed else method)
 
 
@@ -161,7 +170,7 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
     Args:
       runs: folder of runs.
-      method: name of the method.
+      method: name of the set of training options.
       leaves: name of a file; a run counts if its folder has this file. The default is the file that
         a finished training writes last.
     """
@@ -172,7 +181,8 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
 
 def diverged(runs: Path, method: str) -> list[int]:
-    """Returns the seeds with which the training of a method diverged."""
+    """Returns the seeds with which the training of a method diverged, in rising order."""
+    # A run that diverged first and was then trained to its end counts as trained.
     return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
 

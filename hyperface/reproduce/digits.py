@@ -86,7 +86,7 @@ class Trained(NamedTuple):
 
 
 def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
-    """Returns a shipped experiment with the steps of this command and changes to its softmax.
+    """Returns a shipped experiment, shortened if the command asks for it, with another softmax.
 
     Args:
       name: name of the experiment, such as "mnist-plane-softmax".

@@ -138,12 +138,15 @@ def _nearer(run: Trained, normalized: bool) -> float:
 
 
 def marked(run: Trained) -> dict[str, np.ndarray]:
-    """Returns three training features that show why distances mislead, as in Figure 2's caption.
+    """Finds three training features that show why distances mislead (NormFace, Figure 2's caption).
 
-    The figure is that of NormFace. f_2 and f_3 have the same class; f_1 has another class, but is
-    nearer to f_2 than f_3 is. The candidates are correctly classified features: those at the tenth
-    and at the ninetieth percentile of each class' norms. The result has the largest ratio ||f_3 -
-    f_2|| / ||f_1 - f_2||. It is {} if f_1 is never nearer.
+    f_2 and f_3 have the same class. f_1 has another class, but is nearer to f_2 than f_3 is. The
+    candidates are correctly classified features: those at the tenth and at the ninetieth percentile
+    of each class' norms. Of these, the three with the largest ratio ||f_3 - f_2|| / ||f_1 - f_2||
+    are taken.
+
+    Returns:
+      {"f_1": [dim], "f_2": [dim], "f_3": [dim]}, or {} if the ratio never exceeds 1.
     """
     features, labels = run.features["train"], run.labels["train"]
     right = np.argmax(features @ run.agents.T, axis=1) == labels

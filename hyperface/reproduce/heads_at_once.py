@@ -19,7 +19,7 @@ from hyperface import losses
 from hyperface.normalize import l2_norm, l2_normalize
 
 HIDDEN, DIM, BATCH = 128, 128, 64
-"""Units of the hidden layer, dimensions of a feature, and images per batch."""
+"""Number of units of the hidden layer, of dimensions of a feature, and of images per batch."""
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
 """Learning rate, momentum and weight decay of SGD."""
 PARTS = 20

@@ -34,6 +34,7 @@ class Item(NamedTuple):
     """A proposition, equation, figure or table of a paper."""
 
     name: str
+    """Name of the item on the command line, such as "figure-5"."""
     place: str
     """Place in the paper, such as "Figure 5" or "3.3"."""
     title: str
@@ -190,6 +191,7 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
 
 def to_record(outcome: Outcome) -> dict[str, Any]:
     """Converts an outcome to dictionaries and lists for JSON; default values are left out."""
+    # The entries are added even if there are none, because `from_record` requires them.
     return _set_fields(outcome) | {"entries": [_entry_record(one) for one in outcome.entries]}
 
 

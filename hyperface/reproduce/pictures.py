@@ -201,7 +201,7 @@ def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tupl
 
     The deviation is over the snapshots of a run or, at small scale, over seeds.
     """
-    # Scores of runs are in percent, those of protocols and their figures from 0 to 1.
+    # Tables have scores in percent, and the functions that draw take shares from 0 to 1.
     if whole:
         return {
             cell: Score(found.value / 100, None if found.spread is None else found.spread / 100)
