@@ -201,6 +201,7 @@ def c_contrastive(
     """
     _known("gradient", gradient, ("exact", "caffe"))
     distance = _squared_distances(features, agents, forced=gradient == "caffe")
+    # Not jnp.maximum, whose slope at the corner of the hinge is 1/2; that of relu is 0.
     hinge = jnp.where(_own(distance, labels), 0.0, jax.nn.relu(margin - distance))
     return _target(distance, labels) + jnp.sum(hinge, axis=1)
 
@@ -391,7 +392,7 @@ def batch_triplet(
     triplets = same[:, :, None] & different[:, None, :]
     hinge = jnp.where(triplets, hinge, 0.0).reshape(len(hinge), -1)
     if mining == "hardest":
-        # The largest hinge is that of the farthest same and the nearest different example.
+        # max over p and n of (d_ip - d_in) takes the farthest p and the nearest n.
         return _largest(hinge)
     triplets = triplets.reshape(hinge.shape)
     return _mean(hinge, triplets & (hinge > 0) if mining == "violating" else triplets)
@@ -419,6 +420,7 @@ def center(
     References:
       Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
     """
+    # Centers are moved by a rule of their own (Wen et al., Eq. 4), and not by this gradient.
     own = jax.lax.stop_gradient(_rows_of(_wide(centers), labels))
     return 0.5 * jnp.sum((_wide(features) - own) ** 2, axis=1)
 
@@ -469,6 +471,7 @@ def ring(
         return 0.5 * apart**2
     if form == "released-l1":
         return jnp.where(jnp.abs(apart) < 1.0, apart**2, 2.0 * jnp.abs(apart) - 1.0)
+    # The released code takes the mean as a number without derivative.
     mean = jax.lax.stop_gradient(jnp.mean(norm))
     return apart**2 / jnp.maximum(mean, 0.5) if form == "released-auto" else apart**2
 
@@ -539,6 +542,7 @@ def l_softmax(
       Liu et al., Large-Margin Softmax Loss for Convolutional Neural Networks, ICML 2016.
     """
     features, agents = _wide(features), _wide(agents)
+    # |W_y| |f|, which turns cos theta_y into the logit; only the target's logit gets the margin.
     length = l2_norm(features) * _rows_of(l2_norm(agents), labels)
     return _multiplied_angle(features, agents, labels, length, margin, blend)
 
@@ -793,6 +797,7 @@ def _pairs(
     labels = jnp.asarray(labels)
     distance = _squared_distances(features, features)
     counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
+    # An example forms no pair with itself.
     valid = counted[:, None] & counted[None, :] & ~jnp.eye(labels.size, dtype=bool)
     alike = labels[:, None] == labels[None, :]
     return distance, valid & alike, valid & ~alike
@@ -825,6 +830,8 @@ def _target(x: jax.Array, labels: ArrayLike) -> jax.Array:
 
 def _rows_of(x: jax.Array, labels: ArrayLike) -> jax.Array:
     """Returns the rows of x [classes, ...] at the labels; NaN for a label out of range."""
+    # By default JAX clips an index that is too large and counts a negative one from the end, so a
+    # wrong label would silently get the loss of another class.
     return x.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 

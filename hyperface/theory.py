@@ -116,7 +116,7 @@ def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
 def agent_distortion(
     features: Features, agents: Agents, labels: Labels, num_classes: int
 ) -> PerClass:
-    """Returns Proposition 3's bound on the error of replacing examples by their agent, per class.
+    """Returns per class Proposition 3's bound on the error of replacing examples by their agent.
 
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
 
@@ -126,7 +126,7 @@ def agent_distortion(
 
     Args:
       features: [batch, dim], floating point, of any length.
-      agents: [classes, dim].
+      agents: [classes, dim] class weights.
       labels: [batch] integer class ids.
       num_classes: n, the number of rows of agents.
 
@@ -166,7 +166,8 @@ def updated_distortion(
 
     Args:
       average: [classes] the average so far; NaN for a class without examples so far.
-      distances: [batch] squared distance between a normalised feature and its own agent.
+      distances: [batch] squared distance between a normalised feature and the normalised agent
+        (class weight) of its own class.
       labels: [batch] integer class ids.
       decay: share of the old average in the new one.
       counted: [batch] bool, False for padding; None counts all.

@@ -135,7 +135,7 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
 
 
 def _difference(entry: Entry, *, with_power: bool = False) -> str:
-    """Formats the difference of a comparison; of several parts, that of the least certain one.
+    """Formats the difference of a comparison. Of several parts, the least certain one is shown.
 
     Args:
       entry: the comparison.

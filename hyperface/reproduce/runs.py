@@ -227,7 +227,20 @@ def _statements(
 def _over_people(
     part: Part, methods: Mapping[str, str], protocol: str | None, runs: Path, starts: int | None
 ) -> Difference | None:
-    """Returns the difference of a part with people resampled, if all its pairs were stored."""
+    """Returns the difference of a part by a bootstrap that also resamples people.
+
+    Args:
+      part: the part of a statement.
+      methods: row -> method.
+      protocol: the protocol that decided the pairs; None if its score is no accuracy.
+      runs: folder of runs.
+      starts: number of independently trained networks; None for that of the seeds.
+
+    Returns:
+      The difference; None if the part compares anything but two rows, or if the decisions about
+      single pairs of a run were not stored.
+    """
+    # A statement with limits ("0.2 to 0.4 points") is tested over seeds: the bootstrap tests zero.
     if protocol is None or part.rows is None or part.least or math.isfinite(part.most):
         return None
     if not all(row in methods for row in part.rows):

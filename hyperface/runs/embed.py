@@ -156,6 +156,7 @@ def embed(
         faces=faces,
         aligned=aligned,
         detector=detector,
+        # 32 kB per face would be gigabytes for a large folder, and nothing shows them.
         keep_pixels=False,
     )
     import numpy as np
@@ -168,6 +169,7 @@ def embed(
         not_used=not_used,
     )
     if out is not None:
+        # By these two a calibration that is fitted on the features belongs to the network.
         values = found._asdict() | {"model": network.digest, "mirror": network.mirror}
         arrays = {name: np.asarray(x) for name, x in values.items() if name != "not_used"}
         with owned.writing(Path(out).parent):

@@ -47,6 +47,7 @@ class Images(NamedTuple):
     to their old size again."""
 
     def __str__(self) -> str:
+        # The record of an evaluation has a digest per such label, so it must name all differences.
         if self.dataset is None:
             return self.source.name
         return f"{self.dataset}, step {self.checkpoint or 'newest'}, area / {self.area:g}"
@@ -85,6 +86,7 @@ def plan(options: Evaluate) -> list[Task]:
     protocols = _protocols(options.protocol)
     settings = _settings(options)
     _check_taken(protocols, options)
+    # A file of features was computed at one checkpoint and one resolution.
     of_network = (options.checkpoint, options.mirror, options.shrink, options.resolution)
     if is_features(options.source) and any(of_network):
         raise InputError(
@@ -221,6 +223,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
     if not is_features(options.source):
         if dataset is None:
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
+        # Opened for its errors and its names. The images are read when the task is scored.
         split = open_split(dataset, options.split, data_dir)
         if settings.grouping is not None and "group_by" in protocol.options:
             # A misspelt name would otherwise be found after all images are embedded.
@@ -236,6 +239,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
             shrink=options.shrink,
         )
     title = protocol.title
+    # A protocol with a data set of its own has that in its title already.
     if protocol.dataset is None and dataset is not None:
         title = f"{title} of {dataset}"
     distractors = None
@@ -245,7 +249,16 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
 
 
 def _distractors(protocol: str, images: Images, options: Evaluate) -> Images:
-    """Returns the images that --distractors names: a data set or a file of features."""
+    """Returns the images of --distractors, among which the probes of a protocol are searched.
+
+    Args:
+      protocol: name of the protocol, for messages.
+      images: the images of the probes, whose network also embeds a data set of distractors.
+      options: the options; --distractors is a data set or a file of features.
+
+    Raises:
+      InputError: --distractors is missing, or cannot be combined with the images.
+    """
     given = options.distractors
     if given is None:
         raise InputError(
@@ -257,6 +270,7 @@ def _distractors(protocol: str, images: Images, options: Evaluate) -> Images:
                 f"--distractors: expected a features file beside the one of the probes, found "
                 f"{given!r}: a data set needs a network."
             )
+        # Opened only to raise an error now if there is no such data set.
         open_split(given, images.split, images.data_dir)
         return images._replace(dataset=given)
     if not Path(given).is_file():

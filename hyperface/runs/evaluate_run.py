@@ -194,6 +194,7 @@ def _record(
       A dictionary with "options", "data", the digest of the "run", "files" (name -> digest) and the
       keys of `environment`.
     """
+    # Source and folder are those of the first task, because all tasks come from the same options.
     files = (path for task in tasks for path in (*task.files, *task.settings.files()))
     return {
         "options": dict(request),

@@ -136,6 +136,9 @@ def find_faces(
 def check_alignable(shape: tuple[int, int, int] | None) -> None:
     """Checks that faces can be aligned to the image shape of a network.
 
+    It must be the size of a template, or have the same proportions. A template is a list of the
+    places at which eyes, nose and mouth are in an aligned image.
+
     Raises:
       InputError: the network takes any size, or there is no template for its size.
     """
@@ -150,10 +153,11 @@ def check_alignable(shape: tuple[int, int, int] | None) -> None:
 
 
 def _template(height: int, width: int) -> tuple[int, int] | None:
-    """Returns the size of the template for images of a size, or None if there is none.
+    """Returns (height, width) of the template for images of a size, or None if there is none.
 
     Faces are aligned to the template's size first, and then resized.
     """
+    # The sizes in EYE_ROW have templates of their own; 112 is the usual square.
     if height == width:
         return (height, width) if height in EYE_ROW else SQUARE
     # A width of the same shape may be rounded by up to half a pixel.

@@ -59,7 +59,7 @@ def run(task: Task) -> Path:
 
 
 def _held_out(people: int) -> str:
-    """Returns a description of the people who are held out by default."""
+    """Describes in words the people who are held out by default; `people` is their number."""
     if not people:
         return f"nobody, of fewer than {FEWEST_PEOPLE} people"
     return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
@@ -67,6 +67,10 @@ def _held_out(people: int) -> str:
 
 def _find_faces(task: Task, how: Detection) -> Aligner:
     """Finds the faces of the photos, and writes their landmarks and a picture for the user.
+
+    Args:
+      task: gives the photos and the folder.
+      how: the detector, and which faces are taken.
 
     Returns:
       The aligner that uses these landmarks.

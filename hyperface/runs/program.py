@@ -314,7 +314,13 @@ def _lacks_threads(error: BaseException | None) -> bool:
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
-    """Prints a message on stderr and ends the program."""
+    """Prints a message on stderr and ends the program.
+
+    Args:
+      message: the message.
+      status: the exit status.
+      at_once: whether the process ends without waiting for its threads.
+    """
     print(message, file=sys.stderr)
     # An orderly end would wait for threads that were never started.
     if at_once:

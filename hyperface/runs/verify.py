@@ -1,4 +1,4 @@
-"""Says whether photos show the same person, and how sure that is.
+"""Decides whether photos show the same person, and states how certain the decision is.
 
     hyperface verify one.jpg other.jpg --run runs/mine
     hyperface verify one.jpg folder/ --run runs/mine --far 0.01
@@ -126,8 +126,8 @@ def verify(
       The pairs with their similarities and decisions, the most similar one first.
 
     Raises:
-      InputError: there is no such network, no photo has a face, a photo has several, or the
-        calibration is of another network.
+      InputError: there is no such network, one side has no usable face, there is no pair or there
+        are too many, or the calibration is that of another network.
 
     Example:
       >>> verify("one.jpg", "other.jpg", run="runs/mine").best.decision  # doctest: +SKIP
@@ -144,6 +144,7 @@ def verify(
     folder = _newest_run() if run is None else Path(run)
     given = None if calibration is None else Path(calibration)
     network, stored, uncalibrated = _calibrated(folder, given, checkpoint)
+    # Before the photos are embedded, because the calibration may have no rate that low.
     point = None if stored is None else stored.point(far)
     settings = {"faces": faces, "aligned": aligned, "detector": detector}
     # The same folder twice asks for all pairs within it, and is embedded once.
@@ -176,6 +177,7 @@ def _newest_run() -> Path:
             "--run: expected the folder of a run, an export or a file of weights, found none, and "
             "no run in runs/. hyperface train makes one."
         )
+    # The time of this folder changes with each checkpoint, that of the run's folder does not.
     newest = max(runs, key=lambda run: (run / "checkpoints").stat().st_mtime)
     log.info(f"--run {newest}, the newest")
     return newest
