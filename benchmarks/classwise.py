@@ -10,8 +10,8 @@ programs, which is named below each table:
 - "optax": optax's cross-entropy of the inner products of divided vectors;
 - "scaled logits": inverse norms of the agents applied to the logits, so that no unit agents exist.
 
-"ratio" is the time, divided by that of another row: for softmax by that of the fastest plain
-program, for C-contrastive by that of its plain formula, and for two terms by that of softmax alone.
+"ratio" is the time, divided by that of another row. For softmax this is the fastest plain program,
+for C-contrastive its plain formula, and for two terms softmax alone.
 All times are medians within one run. The candidates take turns, so that a drift of the machine
 affects all of them. "floor" is the time of the three matrix products that an exact method needs,
 and nothing else. "temporary" is the memory of the compiled program beside its inputs and outputs.

@@ -33,8 +33,8 @@ def problem(dim: int, people: int = 3850, pairs: int = 6000, folds: int = 10):
       folds: number of folds.
 
     Returns:
-      features [2 * people, dim] float32; the rows of the first and of the second image of each
-      pair [pairs]; whether both are of one person [pairs]; and the fold of each pair [pairs].
+      Five arrays: the features [2 * people, dim] float32, and for each pair [pairs] the row of its
+      first image, the row of its second image, whether both are of one person, and its fold.
     """
     rng = np.random.default_rng(0)
     fold_of_person = np.arange(people) * folds // people

@@ -12,9 +12,9 @@ Agents are class weights, one row per class. The parts are:
 - scaling: the step of the head alone, split over processes that communicate by gloo. Each process
   is bound to one core, and the batch has the same size for one process and for two.
 - run: the same network on one device. It measures how long a save stops the training, as a share of
-  the time between two saves; how much slower steps are while the file is written; how long the
-  checksums take; the cost of the guard, which skips updates that are not finite, in a step with it
-  and without it; and how long the host takes to check the metrics.
+  the time between two saves, and how much slower steps are while the file is written. It also
+  measures the time of the checksums, and the time in which the host checks the metrics. The guard
+  skips updates that are not finite; its cost is the time of a step with it and without it.
 - paper: the bytes on each accelerator and the bytes that it sends, by the formulas of
   `hyperface.train.cost`. Tests compare these with compiled programs.
 """

@@ -6,8 +6,8 @@ The library logs to the logger "hyperface" and prints nothing by itself. The com
     from hyperface.console import show_log
     show_log()
 
-All text is printed unchanged. Rich would take "[red]" in a file's name for markup and ":smile:" for
-an emoji, so the log is printed by `say`, and titles of progress bars are converted by `plain`.
+All text is printed unchanged. Rich would take "[red]" in a file's name for markup, and ":smile:"
+for an emoji. Therefore `say` prints the log, and `plain` converts the titles of progress bars.
 """
 
 import logging
@@ -85,8 +85,8 @@ def say(console: Console, text: str, style: str = "") -> None:
 def plain(text: str, style: str = "") -> Text:
     """Returns a rich text that is shown unchanged, without markup.
 
-    Control characters, which could change the terminal's state, are shown as escapes. So are bytes
-    of file names that are not UTF-8.
+    Control characters, which could change the terminal's state, are shown as escapes. Bytes of file
+    names that are not UTF-8 are shown as escapes too.
 
     Example:
       >>> plain("a[/x] \\x1b[31m").plain

@@ -726,7 +726,16 @@ def _multiplied_angle(
     margin: int,
     blend: ArrayLike,
 ) -> jax.Array:
-    """Returns the loss of `a_softmax` or `l_softmax`; `length` [batch] is |f| or |W_y| |f|."""
+    """Returns the loss [batch] of `a_softmax` or of `l_softmax`.
+
+    Args:
+      features: [batch, dim].
+      agents: [classes, dim], normalised for `a_softmax`.
+      labels: [batch] integer class ids.
+      length: [batch] factor of psi: |f| for `a_softmax`, |W_y| |f| for `l_softmax`.
+      margin: m.
+      blend: lambda.
+    """
     logits = _products(features, agents)
     target = _target(logits, labels)
     with_margin = length * _psi(target / length, margin)
@@ -754,8 +763,8 @@ def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
 
     They are computed as 2 atan2(sqrt(1 - cos), sqrt(1 + cos)), because arccos of a rounded cosine
     has few digits near 1 and -1, and an infinite slope there. Because of the eps inside the root,
-    |x~|^2 is 1 - eps / ||x||^2 and not 1. So 1 - cos and 1 + cos are half of |x~ - y~|^2 and
-    |x~ + y~|^2 plus the amounts `missing` from |x~|^2 and |y~|^2.
+    |x~|^2 is 1 - eps / ||x||^2 and not 1. Let `missing` be the amount that |x~|^2 and |y~|^2 lack
+    together. Then 2 (1 - cos) is |x~ - y~|^2 + missing, and 2 (1 + cos) is |x~ + y~|^2 + missing.
     """
     missing = EPS / l2_norm(x) ** 2 + EPS / l2_norm(y) ** 2
     # `missing` is zero where the squared norm overflows, and sqrt has an infinite slope at zero.
@@ -793,7 +802,11 @@ def _forced(agents: jax.Array) -> jax.Array:
 def _pairs(
     features: ArrayLike, labels: ArrayLike, counted: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns squared distances, same-class pairs and other-class pairs, each [batch, batch]."""
+    """Returns three arrays [batch, batch] about all pairs of features.
+
+    They are the squared distances of unit vectors, whether a pair is of one class, and whether it
+    is of two classes. Pairs with padding, or of a feature with itself, are in neither of the masks.
+    """
     labels = jnp.asarray(labels)
     distance = _squared_distances(features, features)
     counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)

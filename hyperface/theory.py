@@ -121,8 +121,8 @@ def agent_distortion(
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
 
     with d the Euclidean distance on the unit sphere. For any feature f_0 it bounds the mean of
-    (d(f_0, f_j) - d(f_0, W_c))^2 over the class, that is the squared error of taking the distance
-    to the agent for the distance to an example. NormFace observes 0.5 to 0.6 in training.
+    (d(f_0, f_j) - d(f_0, W_c))^2 over the class. This is the squared error of using the distance to
+    the agent in place of the distance to an example. NormFace observes 0.5 to 0.6 in training.
 
     Args:
       features: [batch, dim], floating point, of any length.

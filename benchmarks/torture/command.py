@@ -47,15 +47,17 @@ class Torture:
     """Options of the command."""
 
     kills: int = 50
+    """Number of kills."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the random moments of the kills."""
     devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Simulated devices of a run that is killed on each but the last; all divide the batch."""
+    """Numbers of simulated devices of one run, which is killed on each number but the last. All of
+    them divide the batch size."""
     faults: bool = True
     """Try the other faults too."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; a made-up one in a temporary folder where no experiment is
-    named."""
+    """Folder of prepared data sets. If no experiment is named, it is a temporary folder with a
+    made-up data set."""
 
 
 def main(args: Sequence[str]) -> None:

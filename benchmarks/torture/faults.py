@@ -130,9 +130,10 @@ def _worker_killed(trainer: Trainer) -> tuple[str, bool]:
 
 
 def _unreadable(trainer: Trainer) -> tuple[str, bool]:
-    """Damages a file of the data set: the run must name the record, and continue with a sound one.
+    """Damages a file of the data set: the run must end with an error that names the record.
 
-    The data set is copied by links, except for the damaged file.
+    Afterwards the run must continue with the sound data set. The damaged data set is a copy by
+    links, except for the damaged file.
     """
     sound, damaged = trainer.dataset, trainer.root / "damaged" / trainer.dataset.name
     for path in filter(Path.is_file, sound.rglob("*")):

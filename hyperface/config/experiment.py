@@ -153,11 +153,12 @@ class Optimizer:
     """Number of batches whose mean gradient gives one update, for batch sizes that do not fit into
     memory. Steps count batches."""
     agents_update: Literal["whole", "in-sweep"] = field(default="whole", metadata=records.RARE)
-    """"whole" updates the agents once their whole gradient is known. "in-sweep" updates them block
-    by block while the gradient is computed, which is then never in memory: a third less for the
-    agents, the same numbers. It has no `clip` and no `accumulate`, which need the whole gradient;
-    and where the backbone's gradient is not finite though the loss is, the agents have moved
-    already, so that the run goes back to its newest checkpoint."""
+    """When the agents are updated. "whole" updates them once their whole gradient is known.
+    "in-sweep" updates them block by block while the gradient is computed. The whole gradient is
+    then never in memory, which saves a third of the memory for agents. The results are the same. It
+    does not work with `clip` and `accumulate`, which need the whole gradient. If the backbone's
+    gradient is not finite although the loss is, the agents were updated already. The run then
+    returns to its newest checkpoint."""
     average: float = 0.0
     """Decay of a moving average of the parameters, which is evaluated instead of them; 0 keeps no
     average. In the first steps t the decay is (1 + t) / (10 + t), while that is less."""

@@ -68,7 +68,9 @@ class SmallScale(NamedTuple):
 
 
 def evaluation_of(protocol: str) -> tuple[str, str]:
-    """Splits the name of a protocol into the folder of its evaluation and its name there.
+    """Splits a name FOLDER/PROTOCOL into the folder of an evaluation and the name of a protocol.
+
+    Without a folder it is that of the usual evaluation.
 
     Example:
       >>> evaluation_of("evaluation-profiles/pairs"), evaluation_of("lfw")
@@ -305,9 +307,14 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 
 
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
-    """Returns the options of an evaluation at small scale, and the protocol files that it lacks.
+    """Returns the options of an evaluation at small scale, and the protocol files that are absent.
 
-    A protocol that lacks a file is left out of the options. If none is left, the options are "".
+    A protocol whose file is absent is left out of the options. If no protocol is left, the options
+    are "".
+
+    Args:
+      evaluation: name of the evaluation, a key of `small` in `published.toml`.
+      context: gives the folder of the data.
     """
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
@@ -391,10 +398,13 @@ def scoring(run: Path, options: str, evaluation: str) -> Command:
 
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
-    """Returns all that the result of an item depends on, as a dictionary for JSON.
+    """Returns the inputs of an item's result, as a dictionary for JSON.
 
-    A stored result is used again only if its key is equal: the version and the digest of the code,
-    the settings, and the digests of the data, the protocol files and the runs.
+    A stored result is used again only if its inputs are equal. The keys are:
+
+    - "version" and "code" (a digest).
+    - for an item with data: "quick", "steps", "seeds", "data" and "files" (lists of digests).
+    - for an item with trained runs: "runs" (name of a run -> digest).
     """
     found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
     # Items without data, such as the propositions, depend on nothing but the code.

@@ -17,8 +17,8 @@ NEAR = 0.5
 def similarities(context: Context) -> Measured:
     """Measures NormFace, Table 1, on MNIST: whether normalised features verify better.
 
-    Pairs of digits are told apart by inner product and by Euclidean distance, before and after the
-    features are normalised.
+    Pairs of one digit and pairs of two are distinguished by inner product and by Euclidean
+    distance, before and after the features are normalised.
     """
     runs = digits.softmax_runs(context)
     entries, found = [], {}

@@ -1,7 +1,8 @@
 """Measures the convergence failure of the cosine softmax on thousands of people (NormFace, 3.3).
 
-With unit features and agents and no scale, the loss cannot fall below Proposition 2's bound, which
-for thousands of classes is almost the loss of a guess. A scale lowers the bound.
+With unit features and unit agents (class weights) and no scale, the loss cannot fall below the
+bound of Proposition 2. For thousands of classes this bound is almost the loss of a guess. A scale
+lowers the bound.
 """
 
 import json

@@ -32,7 +32,14 @@ def _relative_error(found: ArrayLike, expected: ArrayLike) -> float:
 
 
 def _compare(what: str, found: ArrayLike, expected: ArrayLike, digits: int = 15) -> Entry:
-    """Returns an entry with the relative error of a computed array."""
+    """Returns an entry with the relative error of a computed array.
+
+    Args:
+      what: name of the comparison, for the row.
+      found: the computed array.
+      expected: the array that it should equal.
+      digits: number of decimals that are shown.
+    """
     return Entry.of(f"{what}: greatest difference", _relative_error(found, expected), "", digits)
 
 

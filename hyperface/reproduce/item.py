@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
     from matplotlib.figure import Figure
 
 Measured: TypeAlias = "tuple[Outcome, dict[str, Figure]]"
-"""What the measurement of an item returns: the outcome, and its figures by caption."""
+"""The result of an item's measuring function: the outcome, and caption -> figure."""
 RESULT = "result.json"
 """Name of the file with the result of an item."""
 HOLDS = "holds"
@@ -43,7 +43,7 @@ class Item(NamedTuple):
     needs: tuple[str, ...] = ()
     """Names of the prepared data sets that the measurement needs."""
     gives: tuple[str, ...] = ("table",)
-    """What the measurement returns: "table", "figure" or both."""
+    """The kinds of results that the measurement returns: "table", "figure" or both."""
     runs: tuple[str, ...] = ()
     """Names of the methods whose trained runs the measurement needs."""
     uses: tuple[str, ...] = ()
@@ -83,7 +83,15 @@ class Entry:
         digits: int = 2,
         column: str = "",
     ) -> "Entry":
-        """Returns an entry from one number, or from a sequence with one number per seed."""
+        """Returns an entry with one number, or with one number per seed.
+
+        Args:
+          row: name of the row.
+          value: the number, or the sequence of one number per seed.
+          unit: unit of the numbers.
+          digits: number of decimals that are shown.
+          column: name of the column.
+        """
         values = value if isinstance(value, Sequence) else [value]
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 

@@ -1,7 +1,7 @@
 """Reads the tables of faces from the scores of trained runs.
 
-A row of a table is a loss. It has the scores of a run at the paper's scale, if there is one, and
-the scores of runs with the same loss at small scale, one per seed.
+A row of a table is a loss. It has the scores of a run at the paper's scale, if there is one. It has
+also the scores of runs with the same loss at small scale (on smaller data), one per seed.
 """
 
 import json
@@ -89,7 +89,7 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
 
 
 def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str, str]]:
-    """Yields the row, column, protocol and name of each score at the paper's scale."""
+    """Yields (row, column, protocol, name of the score) for each cell at the paper's scale."""
     for row in printed["rows"]:
         if "run" in row:
             names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
@@ -172,6 +172,13 @@ def _statements(
 
     A run that diverged counts as lower than all others. The score of a `shared` run counts for
     every seed.
+
+    Args:
+      item: gives the tests of the statements.
+      printed: the table as in `published.toml`.
+      small: (row, column) -> seed -> score.
+      methods: row -> method.
+      runs: folder of runs.
     """
     if item.statements is None or not small:
         return []

@@ -210,6 +210,12 @@ def checkpoints(options: Evaluate) -> tuple[int, ...]:
 def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir: Path) -> Task:
     """Returns the task of a protocol, with the newest checkpoint and images at full resolution.
 
+    Args:
+      protocol: the protocol.
+      options: the options of the command.
+      settings: the options that protocols read.
+      data_dir: folder of prepared data sets.
+
     Raises:
       InputError: the data set, a protocol file or an option that the protocol needs is missing.
     """

@@ -128,7 +128,14 @@ def _scratch(stack: contextlib.ExitStack, out: Path | None) -> Path:
 def _write_calibration(
     out: Path, tasks: Sequence[Task], results: Mapping[str, Result], features: "FeatureCache"
 ) -> None:
-    """Writes the calibration that a task has fitted, and removes an earlier one."""
+    """Writes the calibration that a task has fitted, and removes an earlier one.
+
+    Args:
+      out: folder of the report.
+      tasks: the tasks.
+      results: task name -> result.
+      features: gives the digest of each task's network.
+    """
     # A calibration of an earlier evaluation would pass for that of this one.
     owned.remove(out / CALIBRATION)
     for task in tasks:

@@ -236,7 +236,14 @@ def _content(name: str, embed: "Embed", saved: "SavedBackbone") -> bytes:
 
 
 def _opened(name: str, path: Path, saved: "SavedBackbone", settings: dict) -> "Embed":
-    """Opens an exported file as another program would, and returns its function of images."""
+    """Opens an exported file as another program would, and returns its function of images.
+
+    Args:
+      name: the format.
+      path: the file.
+      saved: the exported backbone, whose structure a safetensors file does not contain.
+      settings: "mirror" and "normalize", which a safetensors file does not contain either.
+    """
     from hyperface.weights import export
 
     if name == "safetensors":

@@ -170,7 +170,7 @@ def _faces_of(
     detector: Detector | None,
     which: Faces,
 ) -> Iterator[Face]:
-    """Yields the faces of one photo.
+    """Yields the faces of one photo; the arguments are those of `find_faces`.
 
     Raises:
       ValueError: the photo has no usable face; the message gives the reason.

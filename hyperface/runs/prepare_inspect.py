@@ -91,7 +91,14 @@ def log_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def _draw(name: str, folder: Path, data_dir: Path, manifest: Manifest) -> None:
-    """Draws the pictures of each split, and logs their paths."""
+    """Draws the pictures of each split, and logs their paths.
+
+    Args:
+      name: name of the data set.
+      folder: folder of the data set, in which the pictures are written.
+      data_dir: folder of prepared data sets.
+      manifest: the manifest of the data set.
+    """
     faces, by_identity = PICTURES
     # A fixed seed, so that the same data set always gives the same picture.
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ class Detection(NamedTuple):
 
     detector: Detector
     which: Which
-    """Which faces are taken if a photo has several."""
+    """The faces that are taken if a photo has several: "largest", "central" or "all"."""
 
 
 class Task(NamedTuple):

@@ -37,8 +37,8 @@ def _with_hidden_options(
 ) -> tuple[type, Any]:
     """Returns a subclass of a dataclass in which tyro shows only some fields, with an instance.
 
-    It is a subclass because tyro reads the help of a field from the source of the class that
-    defines the field, which then is the base class.
+    tyro reads the help of a field from the source of the class that defines it. For a subclass that
+    is still the original class.
 
     Args:
       kind: the dataclass.

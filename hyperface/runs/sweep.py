@@ -280,7 +280,14 @@ def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
 
 
 def _seeded(chosen: Train, values: dict[str, Any], seeds: int, out: Path) -> Iterator[Planned]:
-    """Yields the runs of a setting, one per seed."""
+    """Yields the runs of a setting, one per seed.
+
+    Args:
+      chosen: the options of hyperface train with this setting.
+      values: field -> value of the setting, which the names of the folders contain.
+      seeds: number of seeds, counted from the experiment's own.
+      out: folder of the sweep.
+    """
     setting = ",".join(f"{field}={_shown(value)}" for field, value in values.items())
     for seed in range(chosen.experiment.seed, chosen.experiment.seed + seeds):
         experiment = dataclasses.replace(chosen.experiment, seed=seed)

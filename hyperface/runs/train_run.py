@@ -235,7 +235,7 @@ def _undivided(experiment: Experiment, groups: int) -> Experiment:
 
 
 def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Returns the experiment and the environment of its training, for `results.json`."""
+    """Returns {"experiment": ..., "environment": ...}, the settings in `results.json`."""
     # The environment that was recorded, because a finished run may be scored by other versions.
     return {
         "experiment": experiment.to_dict(),

@@ -232,6 +232,12 @@ def _log(
     """Logs the first `SHOWN` pairs, the number of pairs per decision, and the thresholds.
 
     Without a calibration it logs how to calibrate the network instead of the last two.
+
+    Args:
+      found: the result.
+      stored: the calibration; None without one.
+      run: the network's folder or file, for the advice.
+      prior: the share of same pairs that the probabilities assume.
     """
     from hyperface.runs.comparison import SHOWN
 
@@ -272,7 +278,11 @@ def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
 
 
 def _record(found: "Verified", network: "Network", run: Path, prior: float) -> dict[str, Any]:
-    """Returns the content of `verification.json`: the network, the settings and all pairs."""
+    """Returns the content of `verification.json`.
+
+    The keys are "run", "model" (digest of the weights), "steps" (the procedure), "far" (the
+    thresholds), "prior", "uncalibrated", "compared", "decisions", "pairs" and "left out".
+    """
     return {
         "run": str(run),
         "model": network.digest,
