@@ -344,6 +344,7 @@ def run(job: Job, seconds: float) -> dict[str, Any]:
     ) as process:
         try:
             shown, _ = process.communicate(timeout=seconds)
+        # Also after Ctrl-C or SIGTERM no process of the job may be left.
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -354,6 +355,7 @@ def run(job: Job, seconds: float) -> dict[str, Any]:
     row |= {"outcome": "done" if process.returncode == 0 else "failed", "seconds": taken}
     try:
         row |= job.read(shown, taken)
+    # A job that fails prints no result, or an incomplete one.
     except (ValueError, KeyError):
         row |= {"outcome": "failed", "text": _last_line(shown)}
     # The end of the output says why a job failed.
@@ -430,6 +432,7 @@ def main() -> None:
             if job.part not in options.only:
                 continue
             limit = options.patience * SECONDS[job.part]
+            # The time of a part begins with its first job, and all its jobs share it.
             end = ends.setdefault(job.part, time.monotonic() + limit)
             rows.append(run(job, end - time.monotonic()))
             print(line(rows[-1]), flush=True)

@@ -43,6 +43,7 @@ def measure(data_dir: Path, model: str, batch: int, steps: int) -> dict[str, flo
     """
     split = open_split("faces", "train", data_dir)
     step_rate(split, model, batch, 1)  # Compiles.
+    # Minor faults: the kernel maps a page, and clears it first.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     rate = step_rate(split, model, batch, steps)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -73,6 +73,7 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
     options = None if "plain XLA" in candidate else compiler.options()
 
     def loss(params, images):
+        # With mutable statistics flax returns them beside the features.
         settings = {"train": True, "mutable": ["batch_stats"]} if model.batch_norm else {}
         found = model.apply(variables | {"params": params}, images, **settings)
         return jnp.mean((found[0] if model.batch_norm else found) ** 2)
@@ -98,6 +99,7 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if "tf32" in candidate else "highest")
+    # Convolutions have a setting of their own, which allows TF32 by default.
     torch.backends.cudnn.allow_tf32 = "tf32" in candidate
     entry = BACKBONES[name]
     net = _torch_net(name, channels=entry.image_shape[2])
@@ -111,6 +113,7 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     bfloat16 = "bfloat16" in candidate
 
     def features():
+        # Parameters stay in float32, as in our backbones with dtype bfloat16.
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             return net(images)
 

@@ -275,6 +275,7 @@ def measure(batch: int, dim: int, classes: int, rounds: int, only: list[str] | N
         calls[name] = stepping(rate, agents, features, labels)
     times = {name: [] for name in calls}
     for round_ in range(rounds + 1):
+        # All candidates in each round: a slower minute of the machine then concerns all of them.
         for name, call in calls.items():
             began = time.perf_counter()
             jax.block_until_ready(call())
@@ -313,6 +314,7 @@ def main() -> None:
         )
     if options.only and not PLAIN_SOFTMAX.keys() & set(options.only):
         parser.error(f"--only: expected one of {', '.join(PLAIN_SOFTMAX)}, which counts as 1")
+    # Before the first use of JAX, which then fixes the number of devices.
     jax.config.update("jax_num_cpu_devices", options.devices)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
     for classes in options.classes:

@@ -113,6 +113,7 @@ def _mixed_sizes(detector: Mtcnn, photos: list[np.ndarray]) -> None:
 def _large(detector: Mtcnn, photos: list[np.ndarray]) -> None:
     """Prints time and faces for a photo of 10 megapixels with 8 people, and one of 24 with one."""
     group = np.full((2592, 3872, 3), 100, np.uint8)
+    # Evenly spaced photos show different people, since photos are sorted by person.
     for place, pixels in enumerate(photos[:: len(photos) // 8][:8]):
         row, column = divmod(place, 4)
         face = Image.fromarray(pixels).resize((800, 800), Image.Resampling.BICUBIC)

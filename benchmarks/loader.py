@@ -81,6 +81,7 @@ def loader_rate(split, batch: int, seconds: float, workers: int, kept: bool) -> 
     # The pipeline's limit in bytes of images that it keeps decoded.
     pipeline.KEPT = sys.maxsize if kept else 0
     batches = pipeline.training_batches(split, batch_size=batch, seed=0, shift=4, workers=workers)
+    # One epoch, rounded up to whole batches; or some batches until all threads are busy.
     for _ in range(-(-len(split.records) // batch) if kept else 10):
         next(batches)
     began, count = time.perf_counter(), 0
@@ -88,6 +89,7 @@ def loader_rate(split, batch: int, seconds: float, workers: int, kept: bool) -> 
         next(batches)
         count += 1
     rate = count * batch / (time.perf_counter() - began)
+    # Ends the worker processes, which would disturb the next measurement.
     if workers:
         batches.close()
     return rate

@@ -45,6 +45,8 @@ def problem(dim: int, people: int = 3850, pairs: int = 6000, folds: int = 10):
     fold = np.arange(pairs) * folds // pairs
     same = np.arange(pairs) * 2 * folds // pairs % 2 == 0
     person = np.array([rng.choice(np.flatnonzero(fold_of_person == i), 2, False) for i in fold])
+    # The images of person i are in rows 2 i and 2 i + 1. A pair has the first image of one person
+    # and the second image of the same or of another person.
     second = np.where(same, person[:, 0], person[:, 1])
     rows = 2 * person[:, 0], 2 * second + 1
     return features.reshape(-1, dim).astype(np.float32), *rows, same, fold

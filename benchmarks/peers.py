@@ -95,6 +95,7 @@ def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     f = torch.tensor(features, requires_grad=True, device=device)
     y = torch.tensor(labels, device=device)
+    # A parameter, as in a module, so that Torch computes its gradient.
     w = torch.nn.Parameter(torch.tensor(agents, device=device))
 
     def plain(f, w):

@@ -258,6 +258,7 @@ def one_process(classes: int, rounds: int, port: int, processes: int, process: i
         def __call__(self, images):
             return nn.Dense(self.feature_dim)(images[:, 0, :, 0])
 
+    # `create_state` builds the backbone by this function.
     models.create = lambda name, feature_dim, **_: Given(feature_dim)
     data = batch(classes)
     make = partial(create_state, experiment(shard_agents=True), classes)
@@ -291,7 +292,7 @@ def run(rounds: int) -> None:
     state = create_state(experiment(), classes, data["images"], data["labels"])
     state = jax.device_put(state, mesh.replicated([device]))
     call = Stepped(parallel.data_parallel_step([device]), state, data)
-    call()
+    call()  # Compiles, and is not timed.
     during, alone, saves = [], [], []
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
         for number in range(rounds):
@@ -311,6 +312,7 @@ def run(rounds: int) -> None:
     looked = timed({"at": lambda: [check_finite(1, values) for _ in range(100)]}, rounds)["at"]
     guarded = timed({"with": call, "without": unguarded(call, device)}, 8 * rounds)
     every, one = EXPERIMENT.checkpoint_every, float(np.median(alone)) / 10
+    # A save costs the time in which it stops the loop, and the slower steps while it is written.
     lost = float(np.median(saves)) + max(0.0, float(np.median(during) - np.median(alone)))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(call.state.params)) / 2**20
     print(f"run: sphereface-mini, {held:.1f} MiB of parameters, a save every {every} steps")

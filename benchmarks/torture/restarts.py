@@ -173,8 +173,9 @@ class Trainer:
                 time.sleep(rng.uniform(0, 0.2))
             process.kill()
             process.communicate()
+            # Otherwise the run had ended before its moment came, and was not killed.
             if process.returncode != -signal.SIGKILL:
-                break  # It had ended before its moment.
+                break
             done += 1
             lost = max(lost, self.logged(name) - self.saved(name))
         self.train(name)

@@ -178,6 +178,7 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
         lambda images: apply(variables, mesh.split_rows(images)),
         saved.image_shape,
         crop and tuple(crop),
+        # Recorded only if it is not 1.
         experiment["data"].get("shrink", 1),
         steps,
         digest=saved.digest(),
@@ -260,6 +261,7 @@ def embed_into(
     Raises:
       InputError: the images have no names, or a feature is zero or not finite.
     """
+    # Protocols and lists find the feature of an image by its name.
     if "name" not in split.records[0]:
         raise InputError(f"{split.dataset}: expected images with names, found none.")
     names = [record["name"].decode() for record in split.records]
@@ -291,6 +293,7 @@ def embed_into(
             norms[block] = part.norms
             done = block.stop
             advance(done, len(names))
+    # Pixels are decoded again when a page shows them, because those of a split may fill the memory.
     images = NamedImages(names, labels, lambda place: decode(split.records[place]["image"]))
     # There is at least one image, whose record is read above, and so there are features.
     return Embedded(images, cast(np.ndarray, features), norms)

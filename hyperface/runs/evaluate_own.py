@@ -57,6 +57,7 @@ def score_own_test(options: Evaluate) -> None:
     result = evaluator.evaluate_network(
         experiment, state.network, state.evaluated, data_dir, AllDevices()
     )
+    # All processes have embedded images together; one of them writes the result.
     if not processes.is_writer():
         return
     procedure = (f"{experiment.name} at step {step}", *result.steps)

@@ -47,7 +47,7 @@ class Images(NamedTuple):
     to their old size again."""
 
     def __str__(self) -> str:
-        # The record of an evaluation has a digest per such label, so it must name all differences.
+        # The record of an evaluation has one digest per such label.
         if self.dataset is None:
             return self.source.name
         return f"{self.dataset}, step {self.checkpoint or 'newest'}, area / {self.area:g}"
@@ -194,6 +194,7 @@ def checkpoints(options: Evaluate) -> tuple[int, ...]:
       InputError: the best checkpoint was requested, but no checkpoint has a score.
     """
     if "best" not in options.checkpoint:
+        # The condition in it is always true, which a type checker cannot know.
         return tuple(step for step in options.checkpoint if step != "best")
     folder = options.source / "checkpoints"
     best = None

@@ -70,6 +70,7 @@ def run(
     if writes and out is not None:
         owned.check_free(*(out / name for name in (*RESULTS, CALIBRATION)))
     with contextlib.ExitStack() as stack:
+        # Each process stores the features of all images in a folder of its own.
         folder = _scratch(stack, out if writes else None)
         stack.enter_context(owned.writing(folder))
         features = FeatureCache(folder)

@@ -84,6 +84,7 @@ def main(args: Sequence[str]) -> None:
 
     program.quiet_libraries()
     saved = read_backbone(options.source, options.step)
+    # A weight file does not tell how its network was evaluated.
     usual = saved.experiment["evaluation"]["mirror"] if saved.experiment else "none"
     settings = {"mirror": options.mirror or usual, "normalize": options.normalize}
     protocols = _protocols(options)

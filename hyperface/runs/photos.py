@@ -258,6 +258,7 @@ def _batches(faces: Sequence[Face]) -> Iterator[dict[str, np.ndarray]]:
         part = faces[start : start + size]
         images = np.zeros((size, *part[0].pixels.shape), np.float32)
         images[: len(part)] = (np.stack([face.pixels for face in part]) - 127.5) / 128
+        # `embed_split` wants labels, which photos do not have. It drops the rows of mask 0.
         yield {
             "images": images,
             "labels": np.zeros(size, np.int32),

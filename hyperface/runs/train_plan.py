@@ -157,6 +157,7 @@ def _check(task: Task) -> None:
     """Checks a task before any task is trained, so that an error does not come hours later."""
     check_path(task.folder)
     split = checked_split(task.experiment, task.data_dir, task.profile_steps)
+    # With --fresh the folder may have another run, whose files are deleted.
     if processes.is_writer() and not task.fresh:
         check_same_run(
             task.folder, run_meta(task.experiment, split, task.start and task.start.origin)
