@@ -236,7 +236,7 @@ def million(probes: int, distractors: int, rounds: int) -> None:
       rounds: as in `measure`.
     """
     rng = np.random.default_rng(0)
-    # FaceScrub has 3,530 probes of 80 people: 44 images per person.
+    # MegaFace takes 3,530 probes of 80 people from FaceScrub: 44 images per person.
     labels = rng.integers(0, max(1, probes // 44), probes)
     centers = rng.standard_normal((labels.max() + 1, DIM), np.float32)
     faces = 0.6 * centers[labels] + rng.standard_normal((probes, DIM), np.float32)

@@ -56,7 +56,7 @@ PARTIAL = ".partial"
 
 
 class Record(NamedTuple):
-    """The content of a folder's marker: its kind, and the names that we wrote into it."""
+    """The content of a folder's marker, the file that lists what this program wrote there."""
 
     kind: str
     """One of RUN, CHECKPOINTS, DATA and RESULTS."""
@@ -71,7 +71,10 @@ class Record(NamedTuple):
 
 
 def read(folder: Path) -> Record | None:
-    """Returns the content of a folder's marker, or None if the folder has no marker."""
+    """Returns the content of a folder's marker, the file that lists what this program wrote there.
+
+    The result is None if the folder has no marker.
+    """
     path = folder / MARKER
     try:
         # lstat does not follow links: a marker that is a link may be somebody else's file.
@@ -109,7 +112,10 @@ def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
 
 
 def adopt(folder: Path, kind: str = RESULTS) -> Record:
-    """Creates a folder if it is absent, and writes the marker that makes it ours.
+    """Creates a folder if it is absent, and marks it as a folder of this program.
+
+    The marker is a file that lists what this program wrote into the folder. An existing marker is
+    kept.
 
     Args:
       folder: the folder.
@@ -138,7 +144,7 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
 
 def check(folder: Path, kind: str = RESULTS) -> Record | None:
-    """Checks that a folder can be used as this kind, without writing anything.
+    """Checks that `adopt` would succeed for a folder, without writing anything.
 
     Returns:
       The content of the folder's marker, or None if it has no marker yet.
@@ -199,7 +205,9 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
 
 
 def claim(*paths: Path) -> None:
-    """Records the names of files in the markers of their folders, before the files are written.
+    """Records the names of files before they are written, in the markers of their folders.
+
+    From then on this program may overwrite and remove these files.
 
     Raises:
       InputError: a link, or a file that is not recorded, already has one of the names.
@@ -250,7 +258,10 @@ def claim_tree(path: Path) -> None:
 
 
 def take_in_tree(path: Path) -> None:
-    """Records a checkpoint that the user copied into a marked folder."""
+    """Records a checkpoint that the user copied into a folder of this program.
+
+    From then on this program may remove its files.
+    """
     _append(path.parent, {"tree": path.name})
 
 
@@ -293,7 +304,11 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _claim_with_partial(path: Path) -> Path:
-    """Records a file and a free name for it while it is being written, and returns that name."""
+    """Records a file, and a second name that it has while it is being written.
+
+    Returns:
+      The second name, which no file of others has.
+    """
     partial, number = path.with_name(path.name + PARTIAL), 1
     found = read(path.parent)
     while os.path.lexists(partial) and not (
@@ -307,7 +322,7 @@ def _claim_with_partial(path: Path) -> Path:
 
 
 def _take_place(partial: Path, path: Path) -> None:
-    """Renames a complete partial file to its final name, and gives up the partial name."""
+    """Renames a file that is written to its end to its final name, and gives up the first name."""
     # A rename is one step: a reader sees either the old file or the new one.
     partial.replace(path)
     _append(path.parent, {"removed": partial.name})
@@ -393,7 +408,10 @@ def foreign_in_tree(path: Path) -> str:
 
 
 def foreign(folder: Path) -> str:
-    """Returns the path of an unrecorded file in a marked folder, or "" if there is none."""
+    """Returns the path of a file in a folder that this program did not write; "" if there is none.
+
+    Files in the folders below it count too.
+    """
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
     return next((name for name in _names(folder) if name not in known), "")
@@ -434,7 +452,10 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
 
 
 def _check_trees(folder: Path) -> None:
-    """Raises InputError if a checkpoint, here or in a marked folder below, has a file of others."""
+    """Raises InputError if a recorded checkpoint has a file that Orbax did not write.
+
+    Checkpoints of the folders below that have a marker are checked too.
+    """
     found = read(folder)
     for name in found.trees if found else ():
         other = foreign_in_tree(folder / name)
@@ -543,7 +564,7 @@ def _append(folder: Path, *lines: Mapping[str, str | int]) -> None:
 
 
 def _parsed(line: bytes) -> dict[str, str] | None:
-    """Returns the content of a marker's line, or None if it is damaged or not ours."""
+    """Returns the content of a marker's line, or None if its digest shows that it is damaged."""
     try:
         found = json.loads(line)
         return found if found.pop("digest") == _digest(found) else None
@@ -558,7 +579,10 @@ def _digest(line: Mapping[str, str | int]) -> str:
 
 
 def _tell_folder_above(folder: Path) -> None:
-    """Records a new folder in the nearest marked folder above it, for `clear` to include it."""
+    """Records a new folder in the nearest folder above it that has a marker.
+
+    So `clear` of that folder finds the new one too.
+    """
     # Path.resolve would follow links, which must stay visible as links.
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     for above in folder.parents:
@@ -568,7 +592,7 @@ def _tell_folder_above(folder: Path) -> None:
 
 
 def _check_links(folder: Path) -> None:
-    """Raises InputError if the path of a folder contains a link inside a folder of ours."""
+    """Raises InputError if a path contains a link below a folder that has a marker."""
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     for above in folder.parents:
         if read(above) is not None:

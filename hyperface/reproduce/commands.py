@@ -193,6 +193,8 @@ def item_commands(
 ) -> list[Command]:
     """Returns the commands that train and score the runs of some items at small scale.
 
+    Runs at small scale use smaller data sets than the paper's.
+
     All commands of seed 0 come first, then those of seed 1, and so on. A command whose data set is
     absent is left out.
 
@@ -336,7 +338,13 @@ def absent_data(names: Iterable[str], context: Context) -> list[str]:
 
 
 def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -> list[Command]:
-    """Returns the commands that train and score some rows of a table at the paper's scale."""
+    """Returns the commands that train and score some rows of a table at the paper's scale.
+
+    Args:
+      printed: the table as in `published.toml`.
+      rows: names of the rows.
+      runs: folder of runs.
+    """
     found: dict[Command, None] = {}
     for row in printed["rows"]:
         if "run" not in row or row["row"] not in rows:
@@ -360,10 +368,10 @@ def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
-    """Returns the commands that train a method: first those of the run it starts from.
+    """Returns the commands that train a method, after those that train the run it starts from.
 
     Args:
-      method: name of the method.
+      method: name of the set of training options.
       runs: folder of runs.
       seed: the seed.
       shorter: options that shorten the training; "" for full length.
@@ -384,14 +392,21 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
 def is_of_one_start(method: str) -> bool:
     """Returns whether the runs of all seeds of a method were fine-tuned from one and the same run.
 
-    Such runs are not independent, and comparisons have to count them as one start.
+    A method is a named set of training options. Runs of one start are not independent, and
+    comparisons have to count them as one.
     """
     about = published()["methods"][method]
     return bool(about.get("shared")) or ("start" in about and is_of_one_start(about["start"]))
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:
-    """Returns the command that scores a run with these options, into the folder `evaluation`."""
+    """Returns the command that scores a run.
+
+    Args:
+      run: folder of the run.
+      options: options of hyperface evaluate.
+      evaluation: name of the folder, in the run's folder, into which the scores are written.
+    """
     out = "" if evaluation == EVALUATION else f" --out {shlex.quote(str(run / evaluation))}"
     makes = run / evaluation / SCORED
     return Command("evaluate", f"{shlex.quote(str(run))} {options}{out}", makes, run)
