@@ -42,7 +42,13 @@ def similarities(context: Context) -> Measured:
 
 
 def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
-    """Returns the accuracy, in percent, of telling pairs of one digit from pairs of two."""
+    """Returns the accuracy, in percent, of deciding whether two images show the same digit.
+
+    Args:
+      run: gives the features.
+      similarity: one of SIMILARITIES.
+      normalized: whether features are scaled to unit length first.
+    """
     # Evenly spaced: test images are sorted by class, and all pairs of 10,000 are 50 million.
     every = max(1, len(run.labels["test"]) // COMPARED)
     features, labels = run.features["test"][::every], run.labels["test"][::every]
@@ -262,8 +268,8 @@ def _spread(run: Trained, digit: int) -> float:
 def _lost(run: Trained, digit: int) -> float:
     """Returns the accuracy, in points, that the cosine without bias loses on one digit.
 
-    The accuracy is that of telling the digit from all others on test images, with equal weight for
-    both kinds of images.
+    The accuracy is that of deciding whether a test image shows the digit. Images of the digit and
+    all other images have the same weight.
     """
     features, own = run.features["test"], run.labels["test"] == digit
     logits = features @ run.agents.T

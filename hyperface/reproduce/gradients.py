@@ -129,7 +129,7 @@ def normalization(context: Context) -> Measured:
 
 
 def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
-    """Trains the ten agents of a cosine softmax by SGD, and returns their mean norm per step.
+    """Trains the ten agents (class weights) of a cosine softmax by SGD on fixed features.
 
     Args:
       decay: weight decay.
@@ -137,7 +137,7 @@ def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndar
       rate: learning rate.
 
     Returns:
-      [steps].
+      The mean norm of the agents after each step, [steps].
     """
     rng = np.random.default_rng(1)
     means = rng.normal(size=(10, 8))

@@ -209,7 +209,13 @@ def embed(params: Params, features: jax.Array) -> jax.Array:
 def drawn(
     key: jax.Array, step: jax.Array | int, data: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws the batch of a step at random: features [batch, dim] and labels [batch]."""
+    """Draws the batch of a step at random: features [batch, dim] and labels [batch].
+
+    Args:
+      key: the random key of the seed.
+      step: number of the step, counted from 0.
+      data: features and labels, as in `train`.
+    """
     # Folding in 0 here and 1 in `first` keeps the draws of batches and parameters independent.
     which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), step))
     chosen = jax.random.randint(which, (BATCH,), 0, data[1].shape[0])

@@ -249,9 +249,14 @@ def _spread(
 
 
 def _verifies_better(row: str, better: Scores, than: Scores) -> list[Entry]:
-    """Returns the entry of a statement that one setting verifies better than another.
+    """Returns a list with the table entry of a statement that one setting verifies better.
 
     A seed that diverged counts as less accurate than any other.
+
+    Args:
+      row: the statement.
+      better: scores of the setting that should verify better.
+      than: scores of the other setting.
     """
     # Resampling people needs the decisions of every seed; without one, only seeds are compared.
     if len(better.decisions) == len(than.decisions) == better.accuracy.size:

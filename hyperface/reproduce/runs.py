@@ -264,7 +264,10 @@ def _over_people(
 
 
 def _decisions(run: Path, protocol: str) -> Decisions | None:
-    """Reads the pairs that a protocol decided; None if the current run has none."""
+    """Reads which pairs of images a run decides correctly by a protocol.
+
+    The result is None if the scores of the run as it is now have no such file.
+    """
     evaluation, name = evaluation_of(protocol)
     path = pairs_file(run / evaluation, name)
     if read_score(run, evaluation, name, ACCURACY) is None or not path.exists():
