@@ -1,4 +1,4 @@
-"""What to measure on an accelerator, in at most 8 minutes, as one table and a JSON file.
+"""Measures this library on an accelerator in at most 8 minutes; prints a table, writes a JSON file.
 
     bash benchmarks/accelerator.sh
     bash benchmarks/accelerator.sh --tiny --patience 3
@@ -15,9 +15,10 @@ The parts, in order:
 - "kill and resume": `python -m benchmarks.torture` with one kill; the resumed run must end with the
   unbroken run's numbers, bit for bit.
 
-Each measurement is a process of its own. Each part has a time limit: what is over it is cut, and
-the table says so; `--patience` multiplies the limits. A measurement whose packages are missing is
-skipped. The exit status is 1 if a measurement failed; one that is cut or skipped is no failure.
+Each measurement is a process of its own. Each part has a time limit, which `--patience` multiplies.
+A measurement that exceeds the limit is ended, and its row says CUT. A measurement whose packages
+are missing is skipped. The exit status is 1 if a measurement failed; a measurement that is cut or
+skipped is no failure.
 """
 
 import argparse
@@ -46,30 +47,37 @@ SECONDS = {
     "main job": 55,
     "kill and resume": 80,
 }
-"""Time limit of each part. Their sum stays below 8 minutes, with the look at the machine."""
+"""Part -> its time limit in seconds. With the start, their sum is below 8 minutes."""
 ONE_DEVICE = [
     "test_losses", "test_softmax", "test_margins", "test_ring", "test_normalize", "test_step",
 ]  # fmt: skip
-"""Test files that need no more than one device, without the tests of `SEVERAL_DEVICES`."""
+"""Names of test files whose tests need one device, except for the tests in `SEVERAL_DEVICES`."""
 SEVERAL_DEVICES = "transformations or devices_take_their_part or every_device_ends"
+"""Names of tests in these files that need several devices, as an expression for pytest -k."""
 TORCH_BACKBONES = {"tf32": "torch tf32, channels last", "bf16": "torch bfloat16, channels last"}
+"""Precision -> the candidate of `benchmarks/backbones.py` in Torch that ours is compared with."""
 
 
 class Job(NamedTuple):
-    """One measurement: a process, and how its output becomes a row."""
+    """One measurement: a process, and a function that turns its output into a row of the table."""
 
     part: str
+    """The part that it belongs to, a key of `SECONDS`."""
     name: str
+    """Name of the row."""
     command: list[str]
+    """The program and its arguments."""
     read: Callable[[str, float], dict[str, Any]]
-    """(what the process printed, its seconds) -> numbers and "text"."""
+    """A function (output of the process, its seconds) -> the measured numbers by name, and "text",
+    which the table shows."""
     needs: str = ""
-    """Module without which the job is skipped."""
+    """Name of a module without which the job is skipped."""
     environment: Mapping[str, str] = MappingProxyType({})
+    """Environment variables of the process, in addition to those of this one."""
 
 
 class Sizes(NamedTuple):
-    """Sizes of a whole run, or of a trial."""
+    """The sizes of all measurements: the default values, or the small ones of `TINY`."""
 
     classes: tuple[int, ...] = (100_000, 1_000_000)
     batch: int = 256
@@ -98,7 +106,12 @@ TINY = Sizes(
 
 
 def jobs(sizes: Sizes, scratch: Path) -> list[Job]:
-    """Returns the measurements in their order."""
+    """Returns the measurements in the order in which they run.
+
+    Args:
+      sizes: the sizes of the measurements.
+      scratch: folder for the data set and the run of the main job.
+    """
     return [
         *_checks(sizes),
         *_head(sizes),
@@ -110,7 +123,7 @@ def jobs(sizes: Sizes, scratch: Path) -> list[Job]:
 
 def _checks(sizes: Sizes) -> list[Job]:
     files = [f"tests/{name}.py" for name in sizes.tests]
-    # Test by test, since one of the files takes as long as the others together.
+    # Single tests are dealt to the workers, because one file takes as long as the others together.
     options = ["-q", "-n", str(min(8, os.cpu_count() or 1)), "--dist", "load"]
     options += ["-k", f"not ({SEVERAL_DEVICES})"]
     tests = Job(
@@ -119,7 +132,8 @@ def _checks(sizes: Sizes) -> list[Job]:
         [sys.executable, "-m", "pytest", *options, *files],
         _tests_row,
         needs="pytest",
-        # The tests compute on a CPU otherwise. Their tolerances are those of float32.
+        # Without the first variable the tests compute on a CPU. Their tolerances are those of
+        # float32, while JAX by default rounds operands on accelerators.
         environment={
             "HYPERFACE_TEST_PLATFORMS": "",
             "JAX_DEFAULT_MATMUL_PRECISION": "highest",
@@ -127,7 +141,8 @@ def _checks(sizes: Sizes) -> list[Job]:
     )
     batch, dim, classes = map(str, sizes.agreement)
     numbers = ["--batch", batch, "--dim", dim, "--classes", classes]
-    # One process for all precisions, as it computes what they are compared with.
+    # One process for all precisions: each is compared with the same float64 values, which take
+    # long to compute on the CPU.
     agreement = _script("agreement", "--only", *PRECISIONS, *numbers)
     return [
         Job("checks", f"beside the CPU, {', '.join(PRECISIONS)}", agreement, _agreement_row),
@@ -150,6 +165,7 @@ def _head(sizes: Sizes) -> list[Job]:
             for precision in PRECISIONS
             for kind in ("hyperface", "torch.compile", "as PartialFC")
         ]
+    # At the largest number of classes only, where the agents' gradient takes the most memory.
     numbers = ["--batch", str(sizes.batch), "--dim", str(sizes.dim), "--only", "whole", "in sweep"]
     classes = sizes.classes[-1]
     command = _script("updates", "--classes", str(classes), *numbers)
@@ -157,6 +173,7 @@ def _head(sizes: Sizes) -> list[Job]:
 
 
 def _backbones(sizes: Sizes) -> list[Job]:
+    # The jobs of the products run first, and fill this for the rows of the networks.
     peaks: dict[str, float] = {}
 
     def product_row(precision: str, shown: str, seconds: float) -> dict[str, Any]:
@@ -167,6 +184,7 @@ def _backbones(sizes: Sizes) -> list[Job]:
         return _backbone_row(_last_json(shown), model, sizes.images, peaks.get(precision))
 
     def bound(read: Callable, *first: str) -> Callable[[str, float], dict[str, Any]]:
+        # A closure per job: a lambda in the loop would see the loop's last model.
         return lambda shown, seconds: read(*first, shown, seconds)
 
     found = [
@@ -204,7 +222,7 @@ def _main_job(sizes: Sizes, scratch: Path) -> Job:
 
 
 def _kill_and_resume() -> Job:
-    # One device and no other faults: those do not depend on the accelerator.
+    # One device, and none of the other faults, which do not depend on the accelerator.
     options = ["--kills", "1", "--no-faults", "--devices", "1"]
     return Job(
         "kill and resume",
@@ -212,7 +230,7 @@ def _kill_and_resume() -> Job:
         [sys.executable, "-m", "benchmarks.torture", *options],
         _torture_row,
         needs="flax",
-        # A GPU adds in an order that differs between runs, unless it is told not to.
+        # By default a GPU may add in another order in each run, which changes the last bits.
         environment={"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
     )
 
@@ -275,7 +293,8 @@ def _backbone_row(
     found: dict[str, Any], model: str, images: int, peak: float | None
 ) -> dict[str, Any]:
     rate = images / _median(found["train"])
-    # The backward pass is two products for each product of the forward pass.
+    # A training step counts as three forward passes, because the backward pass has two products
+    # per product of the forward pass: for the gradient of the input and for that of the weights.
     tflops = 3 * BACKBONES[model].flops * rate / 1e12
     numbers = {"images per second": rate, "tflops": tflops, "peak MiB": found["peak"]}
     text = f"{rate:,.1f} images per second, {found['peak']:,.0f} MiB"
@@ -286,7 +305,7 @@ def _backbone_row(
 
 
 def _main_job_row(shown: str, seconds: float) -> dict[str, Any]:
-    # The line of the table of scores, or of the error.
+    # The row of the table of scores. Other lines of the log may begin with the same name.
     scores = [line for line in shown.splitlines() if line.startswith("orl-normface ")]
     scores = [" ".join(line.split()[1:]) for line in scores if "%" in line]
     text = f"accuracy, TAR at FAR 1 % and 0.1 %: {scores[0]}" if scores else _last_line(shown)
@@ -298,14 +317,23 @@ def _torture_row(shown: str, seconds: float) -> dict[str, Any]:
 
 
 def run(job: Job, seconds: float) -> dict[str, Any]:
-    """Runs one job for at most `seconds` and returns its row."""
+    """Runs one job, and ends it when its time is over.
+
+    Args:
+      job: the job.
+      seconds: the time that is left for its part.
+
+    Returns:
+      The row: "part", "name", "outcome" ("done", "failed", "cut" or "skipped") and "text". If the
+      process ended, also "seconds" and the measured numbers; if it failed, the end of its "output".
+    """
     row: dict[str, Any] = {"part": job.part, "name": job.name}
     if job.needs and importlib.util.find_spec(job.needs) is None:
         return row | {"outcome": "skipped", "text": f"{job.needs} is not installed"}
     if seconds < 1:
         return row | {"outcome": "cut", "text": "the part's time was over before it began"}
     began = time.monotonic()
-    # A session of its own, so that what is cut ends with all processes that it started.
+    # A session of its own, so that a job that is cut ends with all processes that it started.
     with subprocess.Popen(
         job.command,
         stdout=subprocess.PIPE,
@@ -316,6 +344,7 @@ def run(job: Job, seconds: float) -> dict[str, Any]:
     ) as process:
         try:
             shown, _ = process.communicate(timeout=seconds)
+        # Also after Ctrl-C or SIGTERM no process of the job may be left.
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -326,6 +355,7 @@ def run(job: Job, seconds: float) -> dict[str, Any]:
     row |= {"outcome": "done" if process.returncode == 0 else "failed", "seconds": taken}
     try:
         row |= job.read(shown, taken)
+    # A job that fails prints no result, or an incomplete one.
     except (ValueError, KeyError):
         row |= {"outcome": "failed", "text": _last_line(shown)}
     # The end of the output says why a job failed.
@@ -333,14 +363,15 @@ def run(job: Job, seconds: float) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Returns a row of the table."""
+    """Returns a row as a line of the table."""
     outcome = "" if row["outcome"] == "done" else f"{row['outcome'].upper()}: "
     return f"{row['part']:16}{row['name']:48}{outcome}{row['text']}"
 
 
 def machine() -> dict[str, Any]:
-    """Returns what the measurements run on, as another process sees it."""
-    # This process must not take the accelerator, which only one process can have on a TPU.
+    """Returns JAX's version, the backend, the kind and number of devices, and the CPU cores."""
+    # Another process asks JAX: on a TPU only one process can have the accelerator, and this process
+    # must leave it to the jobs.
     code = (
         "import jax, json; d = jax.devices(); print(json.dumps({'jax': jax.__version__,"
         " 'backend': jax.default_backend(), 'device': d[0].device_kind, 'devices': len(d)}))"
@@ -352,7 +383,14 @@ def machine() -> dict[str, Any]:
 
 
 def product(precision: str, size: int) -> None:
-    """Prints the rate of a matrix product, the most that a network can reach."""
+    """Prints the rate of a matrix product, as {"tflops": 10^12 operations per second}.
+
+    No network can reach a higher rate, so its share of this rate says how well it uses the device.
+
+    Args:
+      precision: one of `PRECISIONS`.
+      size: number of rows and columns of both matrices.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -363,7 +401,8 @@ def product(precision: str, size: int) -> None:
     taken = []
     for _ in range(6):
         began = time.perf_counter()
-        # Several in a row hide the time between them, as in a network.
+        # JAX returns before a product is done. Several in a row hide the time to start each, as the
+        # many layers of a network do.
         results = [multiply(a, a) for _ in range(5)]
         jax.block_until_ready(results)
         taken.append(time.perf_counter() - began)
@@ -393,6 +432,7 @@ def main() -> None:
             if job.part not in options.only:
                 continue
             limit = options.patience * SECONDS[job.part]
+            # The time of a part begins with its first job, and all its jobs share it.
             end = ends.setdefault(job.part, time.monotonic() + limit)
             rows.append(run(job, end - time.monotonic()))
             print(line(rows[-1]), flush=True)

@@ -1,12 +1,13 @@
-"""Losses and a training step on this device, beside float64 and float32 on the CPU.
+"""Compares losses and a training step on this device with the same on the CPU.
 
     python benchmarks/agreement.py --only float32 bf16
 
-A loss' value and gradients are compared with the same loss in float64 on the CPU, which the tests
-hold to the plain formulas. A step of `sphereface-mini` with softmax and Ring loss is compared with
-the same step in float32 on the CPU: how far the update of all parameters is from it. Errors are
-relative to the length of what they should be; "!" marks one above its tolerance, and the exit
-status is then 1. The last line is JSON.
+The value and the gradients of a loss are compared with the same loss in float64 on the CPU; tests
+show that this equals the plain formula. A training step of `sphereface-mini` with softmax and Ring
+loss is compared with the same step in float32 on the CPU, by the update of all parameters.
+
+An error is the length of the difference, divided by the length of the expected array. "!" marks an
+error above its tolerance, and the exit status is then 1. The last line is JSON.
 """
 
 import argparse
@@ -43,18 +44,26 @@ TOLERANCES = {
     "tf32": {"loss": 4e-3, "step": 3e-2},
     "bf16": {"loss": 3e-2, "step": 2e-1},
 }
-"""Largest relative error of values and gradients of a loss, and of a step's update."""
+"""Precision -> the largest allowed relative error of a loss (value and gradients) and of a step."""
 PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32", "bf16": None}
-"""The precision that JAX is told for the backbone; bfloat16 is the backbone's own dtype."""
+"""Precision -> JAX's name for the precision of the backbone's products. For bfloat16 it is not set,
+because the backbone then computes in that type."""
 
 
 def relative(found, truth) -> float:
-    """Returns the length of the difference in lengths of the truth."""
+    """Returns the norm of the difference, divided by the norm of the expected array `truth`."""
     return float(np.linalg.norm(np.subtract(found, truth)) / np.linalg.norm(truth))
 
 
 def loss_errors(precision: str, batch: int, dim: int, classes: int) -> dict[str, float]:
-    """Returns the largest error of value and gradients for each loss, for trained features."""
+    """Returns loss -> the largest relative error of its value and gradients on this device.
+
+    Args:
+      precision: a key of `TOLERANCES`.
+      batch: number of features, which are the "trained" ones of `accuracy.problem`.
+      dim: number of dimensions.
+      classes: number of classes.
+    """
     cpu = jax.local_devices(backend="cpu")[0]
     features, agents, labels = problem(True, batch, dim, classes)
     errors = {}
@@ -68,7 +77,16 @@ def loss_errors(precision: str, batch: int, dim: int, classes: int) -> dict[str,
 
 
 def update(precision: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the change of all parameters by one step on JAX's default device."""
+    """Returns the change of all parameters by one training step on JAX's default device.
+
+    Args:
+      precision: a key of `TOLERANCES`.
+      images: [batch, height, width, channels] float32.
+      labels: [batch] class ids, below 40.
+
+    Returns:
+      One vector of the changes of all parameters.
+    """
     experiment = check(
         Experiment(
             name="agreement",
@@ -80,18 +98,21 @@ def update(precision: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray
         )
     )
     batch = {"images": images, "labels": labels, "mask": np.ones(len(labels), np.float32)}
-    # The same parameters everywhere, so that the step alone differs.
+    # Initialised on the CPU, so that all devices start from the same parameters and only the step
+    # differs.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         fresh = create_state(experiment, 40, images, labels)
     with jax.default_matmul_precision(PRODUCTS[precision]):
         target = jax.config.jax_default_device or jax.devices()[0]
         after, _ = jax.jit(train_step)(jax.device_put(fresh, target), batch)
+    # The change and not the new parameters, which one step hardly changes: their relative error
+    # would be tiny even for a wrong step.
     change = jax.tree.map(np.subtract, *jax.device_get((after.params, fresh.params)))
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(change)])
 
 
 def main() -> None:
-    """Compares at each precision and prints a table."""
+    """Compares at each requested precision, prints a table, and sets the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,16 @@
-"""Measures what a step gains on a CPU if its memory is kept for the next one.
+"""Measures how much faster a training step is on a CPU if freed memory is kept for the next step.
 
     python benchmarks/allocator.py
     python benchmarks/allocator.py --models sphereface-mini wen28 --batch 32
 
-The commands keep freed memory where jax has the CPU alone
-(`hyperface.runs.process_settings.keep_memory`). Processes without and with it run in turn. Printed
-are medians over rounds: images per second of a train step and of embedding, pages that the kernel
-maps per step, and the largest size of the process.
+The commands keep freed memory if JAX has only the CPU, by
+`hyperface.runs.process_settings.keep_memory`. Processes without and with this setting take turns.
+The table has a row per quantity, with the medians over the rounds without and with the setting:
+
+- "step": images per second of a training step.
+- "embedding": images per second of computing features.
+- "faults": pages that the kernel maps per step.
+- "MiB": the largest size of the process.
 """
 
 import argparse
@@ -29,9 +33,17 @@ from hyperface.evaluate.embed import embedder
 
 
 def measure(data_dir: Path, model: str, batch: int, steps: int) -> dict[str, float]:
-    """Rates, faults and memory of this process."""
+    """Returns quantity -> value, as the module describes them, measured in this process.
+
+    Args:
+      data_dir: folder of the prepared data set "faces".
+      model: name of the backbone.
+      batch: images per step.
+      steps: number of steps that are measured.
+    """
     split = open_split("faces", "train", data_dir)
     step_rate(split, model, batch, 1)  # Compiles.
+    # Minor faults: the kernel maps a page, and clears it first.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     rate = step_rate(split, model, batch, steps)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
@@ -70,6 +82,8 @@ def main() -> None:
         for model in options.models:
             found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
             for _ in range(options.rounds):
+                # A process per measurement, since the setting cannot be taken back, and the peak of
+                # memory is that of the whole process.
                 for keeps, records in found.items():
                     setting = "from hyperface.runs import process_settings as s; s.keep_memory(); "
                     code = setting if keeps else ""

@@ -1,17 +1,22 @@
-"""Every backbone at its paper's image size, beside the same layers in Torch.
+"""Measures time and memory of each backbone, and of a net with the same layers in Torch.
 
     pip install -e '.[peers]'
     python benchmarks/backbones.py --models sphereface-20 lightcnn-9
 
-"forward" is one feature an image; "train" its value and the gradient of every parameter, batch norm
-by the batch. Each measurement is a process of its own and the candidates take turns, so that a
-drift of the machine meets all of them. "ratio" is train time to that of Torch in float32; "temp" is
-what XLA says the train program needs beside its arguments and results; "peak" is by how much a
-process grows while it trains. "plain XLA" is without `hyperface.devices.compiler`'s options. A
-Torch net must have as many parameters as ours, or the run stops.
+The images have the size of the backbone's paper. The columns are:
 
-On an accelerator "peak" is the accelerator's memory. There "tf32" rounds the operands of products
-and convolutions to TF32, and float32 does not; on a CPU both are float32.
+- "forward": images per second of computing one feature per image.
+- "train": images per second of a mean square of the features and its gradient by each parameter.
+  Batch normalisation uses the statistics of the batch.
+- "ratio": train time, divided by that of Torch in float32.
+- "temp": MiB that the train program needs beside its arguments and results, according to XLA.
+- "peak": MiB by which a process grows while it trains; on an accelerator, of its memory.
+
+Each measurement is a process of its own, and the candidates take turns, so that a drift of the
+machine affects all of them. "plain XLA" is without the options of `hyperface.devices.compiler`. If
+a Torch net has another number of parameters than ours, the program stops. On an accelerator "tf32"
+rounds the operands of products and convolutions to TF32, and float32 does not. On a CPU both
+compute in float32.
 """
 
 import argparse
@@ -40,7 +45,17 @@ MODELS = [
 
 
 def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable, dict]:
-    """The forward call, the train call, and what is known of them."""
+    """Builds one of our backbones, for measuring.
+
+    Args:
+      name: name of the backbone.
+      batch: number of images.
+      candidate: one of `CANDIDATES`, whose words set the precision and the options.
+
+    Returns:
+      (forward call, train call, {"temp": MiB, "parameters": number}). The calls take no arguments,
+      and return when the device is done.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -58,6 +73,7 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
     options = None if "plain XLA" in candidate else compiler.options()
 
     def loss(params, images):
+        # With mutable statistics flax returns them beside the features.
         settings = {"train": True, "mutable": ["batch_stats"]} if model.batch_norm else {}
         found = model.apply(variables | {"params": params}, images, **settings)
         return jnp.mean((found[0] if model.batch_norm else found) ** 2)
@@ -75,17 +91,21 @@ def jax_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable
 
 
 def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callable, dict]:
-    """The same of a net of the same layers in Torch."""
+    """Builds a net with the same layers in Torch, for measuring.
+
+    The arguments and the result are those of `jax_calls`, but the dictionary has no "temp".
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if "tf32" in candidate else "highest")
+    # Convolutions have a setting of their own, which allows TF32 by default.
     torch.backends.cudnn.allow_tf32 = "tf32" in candidate
     entry = BACKBONES[name]
     net = _torch_net(name, channels=entry.image_shape[2])
     images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
-        net.eval()(images[:1])  # Makes the parameters of the feature layer.
+        net.eval()(images[:1])  # Lazy layers create their parameters at the first call.
     net, images = net.to(device), images.to(device)
     if "channels last" in candidate:
         net = net.to(memory_format=torch.channels_last)
@@ -93,10 +113,12 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     bfloat16 = "bfloat16" in candidate
 
     def features():
+        # Parameters stay in float32, as in our backbones with dtype bfloat16.
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             return net(images)
 
     def finished(result):
+        # CUDA calls return before the device is done.
         if device == "cuda":
             torch.cuda.synchronize()
         return result
@@ -177,6 +199,7 @@ def _torch_net(name: str, channels: int):
                 layers.append(improved(channels, width, 1 if block else 2))
                 channels = width
         last = nn.BatchNorm1d(512)
+        # insightface keeps the scale of the last layer at 1, and so does our backbone.
         last.weight.requires_grad = False
         return nn.Sequential(*layers, nn.BatchNorm2d(512), nn.Flatten(), nn.LazyLinear(512), last)
     wen = family == "wen28"
@@ -211,11 +234,21 @@ DEFAULT = [name for name in CANDIDATES if "tf32" not in name]
 
 
 def worker(candidate: str, name: str, batch: int, calls: int) -> None:
-    """Measures one candidate in this process and prints what it found as JSON."""
+    """Measures one candidate in this process and prints the result as JSON.
+
+    It has "forward" and "train" (seconds of each call), "peak" (MiB), and the dictionary of
+    `jax_calls`.
+
+    Args:
+      candidate: one of `CANDIDATES`.
+      name: name of the backbone.
+      batch: number of images.
+      calls: number of calls that are timed.
+    """
     forward, train, found = CANDIDATES[candidate](name, batch, candidate)
 
     def seconds(call):
-        call()
+        call()  # Compiles, and is not timed.
         taken = []
         for _ in range(calls):
             began = time.perf_counter()
@@ -224,6 +257,7 @@ def worker(candidate: str, name: str, batch: int, calls: int) -> None:
         return taken
 
     library = "jax" if CANDIDATES[candidate] is jax_calls else "torch"
+    # Training first: the peak of a process never falls, and forward needs less.
     before = bytes_in_use(library)
     found["train"] = seconds(train)
     found["peak"] = (peak_bytes(library) - before) / 2**20
@@ -232,7 +266,12 @@ def worker(candidate: str, name: str, batch: int, calls: int) -> None:
 
 
 def measure(options: argparse.Namespace, name: str) -> None:
-    """Prints one table."""
+    """Measures all candidates for one backbone and prints their table.
+
+    Args:
+      options: the parsed options.
+      name: name of the backbone.
+    """
     found: dict[str, list[dict]] = {candidate: [] for candidate in options.candidates}
     for _ in range(options.rounds):
         for candidate in found:
@@ -258,6 +297,7 @@ def measure(options: argparse.Namespace, name: str) -> None:
         rates = [options.batch / median(candidate, what) for what in ("forward", "train")]
         ratio = median(candidate, "train") / median("torch float32", "train")
         temp = f"{runs[0]['temp']:8.0f}" if "temp" in runs[0] else f"{'-':>8}"
+        # The least of the rounds: whatever else a process allocates only adds to its peak.
         peak = min(run["peak"] for run in runs)
         print(
             f"{candidate:31}{rates[0]:9.1f}{rates[1]:8.1f}{ratio:7.2f}{temp}{peak:8.0f}",

@@ -1,25 +1,28 @@
-"""Value and both gradients of class-wise losses, against plain formulas under the same compiler.
+"""Measures class-wise losses with both gradients, and plain formulas under the same compiler.
 
     python benchmarks/classwise.py --classes 10000 100000 [--devices 8]
 
-Softmax is compared with the fastest of four plain programs, which is named below each table:
+An agent is the class weight of one class. Softmax is compared with the fastest of four plain
+programs, which is named below each table:
 
 - "indexed": unit vectors by a reciprocal square root, logsumexp minus the indexed target;
-- "one-hot": the same, the target picked by a mask, as `hyperface.reference` has it;
+- "one-hot": the same, but a mask selects the target, as in `hyperface.reference`;
 - "optax": optax's cross-entropy of the inner products of divided vectors;
 - "scaled logits": inverse norms of the agents applied to the logits, so that no unit agents exist.
 
-"ratio" is to that program, for C-contrastive to its plain formula, and for two terms to softmax
-alone. All are medians within one run: candidates take turns, so that a drift of the machine meets
-all of them. "floor" is the time of the three matmuls alone that an exact method needs, measured in
-the same run. "temporary" is the compiled program's memory beside inputs and outputs.
+"ratio" is the time, divided by that of another row. For softmax this is the fastest plain program,
+for C-contrastive its plain formula, and for two terms softmax alone.
+All times are medians within one run. The candidates take turns, so that a drift of the machine
+affects all of them. "floor" is the time of the three matrix products that an exact method needs,
+and nothing else. "temporary" is the memory of the compiled program beside its inputs and outputs.
 
-`--only` measures some rows alone, without steps: at 1,000,000 classes all rows together need some
-17 GiB, and on a machine with little more the plain programs then wait for memory.
+`--only` measures some rows without the steps. At 1,000,000 classes all rows together need about
+17 GiB; on a machine with little more, the plain programs would wait for memory.
 
-The last rows are a step: value, gradients, SGD with momentum and decay on the agents, whose buffers
-are donated; "sampled" draws a tenth of the classes (ratio to the full step). With several simulated
-devices "sharded" splits the agents by rows over them (ratio to one device).
+The last rows are optimiser steps: value, gradients, and SGD with momentum and weight decay on the
+agents, whose buffers are donated. "sampled" draws a tenth of the classes; its ratio is to the full
+step. With several simulated devices, "sharded" splits the agents by rows over them; its ratio is to
+softmax on one device.
 """
 
 import argparse
@@ -38,25 +41,26 @@ SCALE = 30.0
 
 
 def unit(x):
-    """Rows of unit length, by autodiff of the plain formula."""
+    """Returns the rows scaled to unit length; JAX derives the gradient of this formula."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=1, keepdims=True) + 1e-12)
 
 
 def indexed_softmax(features, agents, labels, scale=SCALE):
-    """All logits, logsumexp minus the indexed target."""
+    """Returns the softmax loss [batch] as logsumexp minus the target, which an index selects."""
     logits = scale * (unit(features) @ unit(agents).T)
     target = logits[jnp.arange(labels.size), labels]
     return jax.nn.logsumexp(logits, axis=1) - target
 
 
 def optax_softmax(features, agents, labels, scale=SCALE):
-    """optax's cross-entropy of divided vectors."""
+    """Returns the softmax loss [batch] by optax, for vectors that are divided by their norms."""
     x, w = (v / jnp.linalg.norm(v, axis=1, keepdims=True) for v in (features, agents))
     return optax.softmax_cross_entropy_with_integer_labels(scale * (x @ w.T), labels)
 
 
 def scaled_logits_softmax(features, agents, labels, scale=SCALE):
-    """The agents' inverse norms scale the columns of the logits."""
+    """Returns the softmax loss [batch]; the columns of the logits are divided by agents' norms."""
+    # Without an array of unit agents, which is as large as the agents.
     inverse = jax.lax.rsqrt(jnp.sum(agents * agents, axis=1) + 1e-12)
     logits = (scale * unit(features)) @ agents.T * inverse
     target = logits[jnp.arange(labels.size), labels]
@@ -72,19 +76,22 @@ PLAIN_SOFTMAX = {
 
 
 def plain_c_contrastive(features, agents, labels, margin=1.0):
-    """Eq. 10 as one would write it: all distances and a mask."""
+    """Returns C-contrastive loss [batch] (NormFace, Eq. 10) from all distances and a mask."""
     distance = 2 - 2 * unit(features) @ unit(agents).T
     own = labels[:, None] == jnp.arange(agents.shape[0])[None, :]
     return jnp.sum(jnp.where(own, distance, jnp.maximum(0.0, margin - distance)), axis=1)
 
 
 def mean_of(loss):
-    """The batch mean of a loss an example."""
+    """Returns the function (features, agents, labels) -> batch mean of a loss per example."""
     return lambda features, agents, labels: jnp.mean(loss(features, agents, labels))
 
 
 def summed(*terms):
-    """The batch mean with the sum inside the engine."""
+    """Returns the function (features, agents, labels) -> batch mean of the sum of loss terms.
+
+    `losses.weighted_sum` computes all terms and their sum in one pass over the classes.
+    """
 
     def mean(features, agents, labels):
         weights = jnp.full(labels.shape, 1.0 / labels.size)
@@ -136,14 +143,27 @@ OTHERS = {
 
 
 def compiled(mean, features, agents, labels):
-    """(program, its temporary bytes) of a mean loss' value and gradients."""
+    """Compiles the value and the gradients of a mean loss.
+
+    Args:
+      mean: a function (features, agents, labels) -> scalar.
+      features: [batch, dim].
+      agents: [classes, dim].
+      labels: [batch] class ids.
+
+    Returns:
+      The program, and its memory in bytes beside inputs and outputs.
+    """
     gradients = jax.value_and_grad(mean, argnums=(0, 1))
     program = jax.jit(gradients).lower(features, agents, labels).compile()
     return program, program.memory_analysis().temp_size_in_bytes
 
 
 def floor(features, agents):
-    """The products that any exact method needs: logits, and both gradients from a slope."""
+    """Compiles the three products that any exact method needs: the logits, and both gradients.
+
+    The logits serve as the gradient of the logits, since only the time of the products matters.
+    """
 
     def products(f, w):
         slope = f @ w.T
@@ -153,7 +173,19 @@ def floor(features, agents):
 
 
 def agents_step(rate, agents, velocity, features, labels, key):
-    """The head's share of a training step, on the rows that take part."""
+    """Runs the part of a training step that concerns the agents, on all rows or a sample of them.
+
+    Args:
+      rate: share of the classes that is sampled; 1 takes all.
+      agents: [classes, dim].
+      velocity: [classes, dim] momentum of SGD.
+      features: [batch, dim].
+      labels: [batch] class ids.
+      key: random key of the sample.
+
+    Returns:
+      New agents, new velocity, the mean loss, and its gradient by the features.
+    """
     rows, present, row_labels = jnp.arange(0), None, labels
     if rate < 1:
         rows, present, row_labels = losses.sample_classes(key, labels, len(agents), rate=rate)
@@ -166,6 +198,7 @@ def agents_step(rate, agents, velocity, features, labels, key):
     v = 0.9 * part[1] + to_agents + 5e-4 * part[0]
     new = (part[0] - 0.1 * v, v)
     if rate < 1:
+        # A row that is no class of the sample gets an index beyond the last, which "drop" ignores.
         place = jnp.where(present, rows, len(agents))
         new = [
             whole.at[place].set(x, mode="drop")
@@ -175,7 +208,11 @@ def agents_step(rate, agents, velocity, features, labels, key):
 
 
 def sharded_mean(devices):
-    """The mean softmax of agents split by rows over the devices."""
+    """Returns the jitted value and gradients of softmax with split agents, and their sharding.
+
+    Args:
+      devices: the devices over which the rows of the agents are split.
+    """
     mesh = jax.make_mesh(
         (len(devices),), ("classes",), axis_types=(AxisType.Auto,), devices=devices
     )
@@ -195,8 +232,9 @@ def sharded_mean(devices):
 
 
 def stepping(rate, agents, features, labels):
-    """A call that takes one step from where the last one ended."""
+    """Returns a function without arguments that runs one more step each time it is called."""
     step = jax.jit(partial(agents_step, rate), donate_argnums=(0, 1))
+    # A copy, because the buffers are donated to the step and other candidates need the agents.
     state = [agents + 0, jnp.zeros_like(agents)]
     keys = iter(jax.random.split(jax.random.key(0), 1000))
 
@@ -208,7 +246,15 @@ def stepping(rate, agents, features, labels):
 
 
 def measure(batch: int, dim: int, classes: int, rounds: int, only: list[str] | None) -> None:
-    """Prints one table; `only` names its rows, among them a plain softmax."""
+    """Measures all rows for one number of classes and prints their table.
+
+    Args:
+      batch: number of features.
+      dim: number of dimensions.
+      classes: number of classes.
+      rounds: number of rounds in which each row is timed once.
+      only: names of the rows to measure, with at least one plain softmax; None measures all.
+    """
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((batch, dim)), jnp.float32)
     agents = jnp.asarray(rng.standard_normal((classes, dim)), jnp.float32)
@@ -229,6 +275,7 @@ def measure(batch: int, dim: int, classes: int, rounds: int, only: list[str] | N
         calls[name] = stepping(rate, agents, features, labels)
     times = {name: [] for name in calls}
     for round_ in range(rounds + 1):
+        # All candidates in each round: a slower minute of the machine then concerns all of them.
         for name, call in calls.items():
             began = time.perf_counter()
             jax.block_until_ready(call())
@@ -251,6 +298,7 @@ def measure(batch: int, dim: int, classes: int, rounds: int, only: list[str] | N
 
 
 def main() -> None:
+    """Parses the options and prints one table per number of classes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--batch", type=int, default=256)
@@ -266,6 +314,7 @@ def main() -> None:
         )
     if options.only and not PLAIN_SOFTMAX.keys() & set(options.only):
         parser.error(f"--only: expected one of {', '.join(PLAIN_SOFTMAX)}, which counts as 1")
+    # Before the first use of JAX, which then fixes the number of devices.
     jax.config.update("jax_num_cpu_devices", options.devices)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
     for classes in options.classes:

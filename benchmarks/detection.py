@@ -1,10 +1,10 @@
-"""How well and how fast MTCNN finds faces in raw photos.
+"""Measures how well and how fast MTCNN finds faces in raw photos.
 
     python benchmarks/detection.py photos.zip landmarks.csv
 
-Photos are a folder or archive with a folder per person; the landmarks are another program's. The
-distance of the points is in parts of the distance of the eyes. Photos are then looked at again at
-many sizes, to see that no size costs a compilation.
+The photos are in a folder or an archive, with one folder per person. The landmarks are those of
+another program. The distance between both programs' points is divided by the distance of the eyes.
+Then faces are found in photos of many sizes, which shows that no size costs a compilation.
 """
 
 import argparse
@@ -22,15 +22,16 @@ from hyperface.data.landmarks import read_landmarks
 from hyperface.data.sources import open_source
 
 SIZES = (0.4, 0.7, 1.0, 1.3, 1.9, 2.7)
-"""By how much photos are enlarged for the folder of mixed sizes."""
+"""Factors by which the sides of photos are multiplied, for photos of mixed sizes."""
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Measures accuracy, speed, mixed sizes and large photos, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos")
     parser.add_argument("landmarks", type=Path)
     options = parser.parse_args()
+    # Seconds of each compilation, as JAX reports them.
     compiled: list[float] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: (
@@ -55,14 +56,23 @@ def main() -> None:
 def _accuracy(
     detector: Mtcnn, photos: list[np.ndarray], names: list[str], expected: dict[str, np.ndarray]
 ) -> None:
-    """Faces found, distance to the other program's points, time per photo."""
+    """Prints the number of faces found, the distance to the expected points, and time per photo.
+
+    Args:
+      detector: the detector.
+      photos: images [height, width, 3] uint8.
+      names: name of each photo.
+      expected: name of a photo -> [5, 2] points of its face by another program, in pixels.
+    """
     offsets, seconds = [], []
+    # The time of all threads beside the wall time: MTCNN's programs use several cores.
     busy = time.process_time()
     for name, pixels in zip(names, photos, strict=True):
         began = time.perf_counter()
         faces = detector(pixels)
         seconds.append(time.perf_counter() - began)
         for index in chosen(faces, pixels.shape[:2]):
+            # Points 0 and 1 are the eyes.
             points = expected[name]
             offset = faces.landmarks[index] - points
             offsets.append(offset / np.linalg.norm(points[1] - points[0]))
@@ -83,10 +93,11 @@ def _print_distance(what: str, distances: np.ndarray) -> None:
 
 
 def _mixed_sizes(detector: Mtcnn, photos: list[np.ndarray]) -> None:
-    """Time and faces of photos of many sizes, each of another size than the one before."""
+    """Prints the time and the number of faces for 60 photos, all of different sizes."""
     found = 0
     seconds = []
     for number, pixels in enumerate(photos[:60]):
+        # The second summand makes each size unique, so that a program per size would show.
         scale = SIZES[number % len(SIZES)] + number / 1000
         size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
         image = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
@@ -100,8 +111,9 @@ def _mixed_sizes(detector: Mtcnn, photos: list[np.ndarray]) -> None:
 
 
 def _large(detector: Mtcnn, photos: list[np.ndarray]) -> None:
-    """A photo of 10 megapixels that shows eight people, and one of 24 that shows one."""
+    """Prints time and faces for a photo of 10 megapixels with 8 people, and one of 24 with one."""
     group = np.full((2592, 3872, 3), 100, np.uint8)
+    # Evenly spaced photos show different people, since photos are sorted by person.
     for place, pixels in enumerate(photos[:: len(photos) // 8][:8]):
         row, column = divmod(place, 4)
         face = Image.fromarray(pixels).resize((800, 800), Image.Resampling.BICUBIC)

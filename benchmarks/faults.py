@@ -4,8 +4,8 @@
     python benchmarks/faults.py --only losses/ --jobs 2
 
 Every entry changes one place of the code. The entry's tests must fail with the change and pass
-without it. The changes are made in temporary copies of the tree, never in the tree itself. Ends
-with status 1 where a fault survives, or where an entry's tests prove nothing.
+without it. The changes are made in temporary copies of the tree, never in the tree itself. The
+exit status is 1 if no test notices a fault, or if the tests of an entry cannot be judged.
 """
 
 import argparse
@@ -28,33 +28,39 @@ ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tests" / "faults.toml"
 COPIED = ("hyperface", "launch", "tests", "benchmarks", "notebooks")
 TIMEOUT = 300
-"""Seconds for the tests of one entry. With a fault that makes the program hang they take longer."""
+"""Seconds for the tests of one entry. Tests that take longer hang because of the fault."""
 
 CAUGHT, SURVIVED, HANGS, UNUSABLE = "caught", "SURVIVED", "caught (hangs)", "UNUSABLE"
+"""The verdicts: a test fails, all tests pass, the tests do not end, nothing could be tested."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A planted fault."""
+    """A planted fault: a change of the code that tests must notice."""
 
     file: str
+    """Path of the changed file, relative to the repository."""
     text: str
-    """Occurs exactly once in the file."""
+    """The text that is replaced, which occurs exactly once in the file."""
     becomes: str
+    """The faulty text in its place."""
     tests: tuple[str, ...]
-    """Files or node ids, one of whose tests must fail."""
+    """Test files or pytest node ids; at least one of their tests must fail."""
     user: str
-    """What a user would suffer."""
+    """A sentence that says what a user would suffer from the fault."""
 
 
 def read_faults(path: Path = LIST) -> list[Fault]:
-    """Returns the kept list of planted faults."""
+    """Returns the planted faults in a TOML file."""
     entries = tomllib.loads(path.read_text())["fault"]
     return [Fault(**entry | {"tests": tuple(entry["tests"])}) for entry in entries]
 
 
 def copy_tree(target: Path) -> None:
-    """Copies what the tests need, without compiled files, which could hide a change."""
+    """Copies the folders and files that the tests need into a folder.
+
+    Compiled files are left out, because Python could run them instead of a changed source file.
+    """
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     for name in COPIED:
         shutil.copytree(ROOT / name, target / name, ignore=ignored)
@@ -65,9 +71,16 @@ def copy_tree(target: Path) -> None:
 def run_tests(
     tree: Path, tests: Sequence[str], *, jobs: int = 0, timeout: float | None = TIMEOUT
 ) -> int | None:
-    """Runs tests on a copy of the tree; returns pytest's status, None where they hang.
+    """Runs tests in a copy of the tree, and writes their output to its `pytest.log`.
 
-    Slow tests run too where they are named.
+    Args:
+      tree: folder of the copy.
+      tests: test files or node ids. Slow tests among them run too.
+      jobs: number of pytest's worker processes; 0 runs the tests in pytest's own process.
+      timeout: seconds after which the tests are ended; None waits for their end.
+
+    Returns:
+      pytest's exit status, or None after the timeout.
     """
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     # These come after the options of setup.cfg, and the last of each wins.
@@ -92,7 +105,11 @@ def run_tests(
 
 
 def verdict(tree: Path, fault: Fault) -> str:
-    """Plants one fault in a copy of the tree, runs its tests, and takes the fault back."""
+    """Plants one fault in a copy of the tree, runs its tests, and removes the fault again.
+
+    Returns:
+      One of the verdicts; UNUSABLE is followed by the reason.
+    """
     path = tree / fault.file
     sound = path.read_text()
     if (count := sound.count(fault.text)) != 1:
@@ -102,12 +119,18 @@ def verdict(tree: Path, fault: Fault) -> str:
         status = run_tests(tree, fault.tests)
     finally:
         path.write_text(sound)
-    # Pytest: 0 all passed, 1 some failed, others: nothing was tested.
+    # pytest ends with 0 if all tests passed and 1 if some failed. Any other status, such as that of
+    # a file that cannot be imported, says nothing about the tests.
     return {None: HANGS, 0: SURVIVED, 1: CAUGHT}.get(status, f"{UNUSABLE}: status {status}")
 
 
 class Trees:
-    """Copies of the tree, each used by one caller at a time."""
+    """Copies of the tree, each of which is used by one caller at a time.
+
+    Args:
+      folder: folder for the copies.
+      number: number of copies.
+    """
 
     def __init__(self, folder: Path, number: int):
         self._free: queue.SimpleQueue[Path] = queue.SimpleQueue()
@@ -116,7 +139,12 @@ class Trees:
             self._free.put(folder / str(place))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Returns what the function, given a copy first, returns."""
+        """Waits for a free copy, calls a function with it, and returns the function's result.
+
+        Args:
+          function: the function; its first argument is the path of the copy.
+          *arguments: the further arguments.
+        """
         tree = self._free.get()
         try:
             return function(tree, *arguments)
@@ -125,7 +153,15 @@ class Trees:
 
 
 def passes_without(trees: Trees, faults: Sequence[Fault], jobs: int) -> bool:
-    """Whether the tests of all faults pass with none planted: else they prove nothing."""
+    """Returns whether the tests of all faults pass without any fault; if not, prints their output.
+
+    A test that fails without the fault does not show that it would notice the fault.
+
+    Args:
+      trees: the copies of the tree.
+      faults: the faults.
+      jobs: number of pytest's worker processes.
+    """
     named = sorted({test for fault in faults for test in fault.tests})
 
     def run(tree: Path) -> bool:
@@ -139,7 +175,7 @@ def passes_without(trees: Trees, faults: Sequence[Fault], jobs: int) -> bool:
 
 
 def main() -> int:
-    """Prints a line per fault, then a line of totals."""
+    """Tries all faults, prints one line per fault and their total, and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="part of a file's name, of the text or sentence")
     parser.add_argument("--jobs", type=int, default=1, help="faults that are tried at once")

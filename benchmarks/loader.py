@@ -1,13 +1,16 @@
-"""How fast images come in, beside how fast a step takes them.
+"""Measures how fast images are loaded, and how fast a training step uses them.
 
     python benchmarks/loader.py                        made-up faces, 112 x 96 JPEG
     python benchmarks/loader.py --data faces --data-dir DIR
 
-"prepare" is images a second from a folder into a data set, checked and stored; "loader" is images a
-second of the training pipeline alone, decoded, flipped and shifted, by threads or by worker
-processes, and of images that are kept decoded since an earlier epoch; "step" is what `--model`
-trains on this machine's processor. A loader that is several times faster than the step
-keeps the device busy.
+All values are images per second:
+
+- "prepare": reading a folder, checking the images, and storing them as a data set.
+- "step": training steps of `--model` on this machine.
+- "loader": the training pipeline alone, which decodes, flips and shifts images. It runs with
+  threads, with worker processes, and with images that an earlier epoch has decoded ("kept").
+
+A loader that is several times faster than the step keeps the device busy.
 """
 
 import argparse
@@ -23,12 +26,22 @@ from PIL import Image
 
 
 def make_faces(root: Path, people: int, images: int) -> Path:
-    """Smooth random patterns as JPEG, about as large as aligned faces are: 4 KB each."""
+    """Writes smooth random patterns as JPEG files of 4 kB, the usual size of aligned faces.
+
+    Args:
+      root: folder to write, with one folder per person.
+      people: number of people.
+      images: number of images per person.
+
+    Returns:
+      The folder.
+    """
     rng = np.random.default_rng(0)
     for person in range(people):
         folder = root / f"{person:04}"
         folder.mkdir(parents=True)
         for image in range(images):
+            # Enlarged from few pixels: JPEG would compress independent pixels much worse.
             coarse = rng.integers(0, 256, (14, 12, 3), dtype=np.uint8)
             picture = Image.fromarray(coarse).resize((96, 112), Image.Resampling.BICUBIC)
             out = io.BytesIO()
@@ -38,7 +51,12 @@ def make_faces(root: Path, people: int, images: int) -> Path:
 
 
 def prepare_rate(root: Path, data_dir: Path) -> float:
-    """Images a second of a whole `prepare`."""
+    """Prepares the data set "faces" from a folder, and returns the images per second.
+
+    Args:
+      root: the folder of images.
+      data_dir: folder of prepared data sets.
+    """
     from hyperface.data import store
     from hyperface.data.manifest import Manifest
     from hyperface.data.sources import open_source
@@ -49,11 +67,21 @@ def prepare_rate(root: Path, data_dir: Path) -> float:
 
 
 def loader_rate(split, batch: int, seconds: float, workers: int, kept: bool) -> float:
-    """Images a second of the pipeline alone, after its start, or after an epoch that is kept."""
+    """Returns the images per second of the training pipeline alone, without its start.
+
+    Args:
+      split: the prepared split.
+      batch: images per batch.
+      seconds: how long it is measured.
+      workers: number of processes that read images; 0 uses threads.
+      kept: whether decoded images are kept in memory; a first epoch then fills it, unmeasured.
+    """
     from hyperface.data import pipeline
 
+    # The pipeline's limit in bytes of images that it keeps decoded.
     pipeline.KEPT = sys.maxsize if kept else 0
     batches = pipeline.training_batches(split, batch_size=batch, seed=0, shift=4, workers=workers)
+    # One epoch, rounded up to whole batches; or some batches until all threads are busy.
     for _ in range(-(-len(split.records) // batch) if kept else 10):
         next(batches)
     began, count = time.perf_counter(), 0
@@ -61,13 +89,21 @@ def loader_rate(split, batch: int, seconds: float, workers: int, kept: bool) -> 
         next(batches)
         count += 1
     rate = count * batch / (time.perf_counter() - began)
+    # Ends the worker processes, which would disturb the next measurement.
     if workers:
         batches.close()
     return rate
 
 
 def step_rate(split, model: str, batch: int, steps: int) -> float:
-    """Images a second of the train step on one batch that is already there."""
+    """Returns the images per second of a training step, always on the same batch.
+
+    Args:
+      split: the prepared split.
+      model: name of the backbone.
+      batch: images per step.
+      steps: number of steps that are measured.
+    """
     import jax
 
     from hyperface.config.experiment import Data, Experiment, Model
@@ -88,6 +124,7 @@ def step_rate(split, model: str, batch: int, steps: int) -> float:
     state = create_state(experiment, split.num_classes, data["images"], data["labels"])
     state = jax.device_put(state, mesh.replicated())
     step = parallel.data_parallel_step()
+    # The first step compiles, and is not measured.
     state, metrics = step(state, data)
     jax.block_until_ready(metrics)
     began = time.perf_counter()

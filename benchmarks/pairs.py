@@ -1,11 +1,12 @@
-"""LFW's ten folds with a PCA each, beside scikit-learn's PCA fitted anew for each fold.
+"""Measures the scoring of LFW's ten folds, each with a PCA of its own, against scikit-learn's PCA.
 
     python benchmarks/pairs.py [--dims 512 1024] [--rounds 3]
 
-6,000 pairs of 7,700 images whose features have a falling spectrum; both keep 99.5 % of the variance
-and score in the same way. "ratio" is to scikit-learn, from medians within one run: candidates take
-turns, so that a drift of the machine meets all of them. Features are float32, as of a network;
-scikit-learn fits in that precision, this library in float64. The accuracies must be equal.
+There are 6,000 pairs of 7,700 images, whose features have a falling spectrum. Both candidates keep
+99.5 % of the variance and score in the same way. scikit-learn fits a new PCA for each fold. "ratio"
+is the median time, divided by that of scikit-learn. The candidates take turns, so that a drift of
+the machine affects both. Features are float32, like those of a network; scikit-learn fits in
+float32, and this library in float64. The accuracies must be equal.
 """
 
 import argparse
@@ -23,22 +24,36 @@ KEPT = 0.995
 
 
 def problem(dim: int, people: int = 3850, pairs: int = 6000, folds: int = 10):
-    """(features, first, second, same, fold): two images a person, people apart by folds."""
+    """Makes random pairs like those of LFW. No person is in two folds, and each has two images.
+
+    Args:
+      dim: number of dimensions of a feature.
+      people: number of people.
+      pairs: number of pairs.
+      folds: number of folds.
+
+    Returns:
+      Five arrays: the features [2 * people, dim] float32, and for each pair [pairs] the row of its
+      first image, the row of its second image, whether both are of one person, and its fold.
+    """
     rng = np.random.default_rng(0)
     fold_of_person = np.arange(people) * folds // people
+    # As in features of networks, few directions have most of the variance, so that PCA drops some.
     spectrum = np.exp(-4.0 * np.arange(dim) / dim)
     centers = rng.standard_normal((people, 1, dim))
     features = (centers + 1.5 * rng.standard_normal((people, 2, dim))) * spectrum
     fold = np.arange(pairs) * folds // pairs
     same = np.arange(pairs) * 2 * folds // pairs % 2 == 0
     person = np.array([rng.choice(np.flatnonzero(fold_of_person == i), 2, False) for i in fold])
+    # The images of person i are in rows 2 i and 2 i + 1. A pair has the first image of one person
+    # and the second image of the same or of another person.
     second = np.where(same, person[:, 0], person[:, 1])
     rows = 2 * person[:, 0], 2 * second + 1
     return features.reshape(-1, dim).astype(np.float32), *rows, same, fold
 
 
 def refitted(features, first, second, same, fold):
-    """Accuracy a fold with scikit-learn's PCA fitted on both images of all other folds' pairs."""
+    """Returns the accuracy per fold, with scikit-learn's PCA fitted on the pairs of other folds."""
     accuracy = []
     for i in np.unique(fold):
         test = fold == i
@@ -50,7 +65,8 @@ def refitted(features, first, second, same, fold):
 
 
 def subtracted(*data):
-    """The same by this library."""
+    """Returns the accuracy per fold, by this library."""
+    # It sums all images once, and subtracts the sums of a fold to get those of the other folds.
     return verify_pairs(*data, PairRules(pca=KEPT)).folds.accuracy
 
 
@@ -58,7 +74,7 @@ CANDIDATES = {"scikit-learn": refitted, "hyperface": subtracted}
 
 
 def measure(dim: int, rounds: int) -> None:
-    """Prints one table."""
+    """Measures both candidates for one number of dimensions and prints their table."""
     data = problem(dim)
     times, found = {name: [] for name in CANDIDATES}, {}
     for round_ in range(rounds + 1):
@@ -80,6 +96,7 @@ def measure(dim: int, rounds: int) -> None:
 
 
 def main() -> None:
+    """Parses the options and prints one table per number of dimensions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""The memory of this process' accelerator or, if it computes on a CPU, of the process itself."""
+"""Reads how much memory this process uses: of its accelerator or, on a CPU, of the process."""
 
 import resource
 from typing import Literal
@@ -7,7 +7,10 @@ Library = Literal["jax", "torch"]
 
 
 def bytes_in_use(library: Library) -> int:
-    """Returns the memory now, from which a peak is counted."""
+    """Returns the memory in bytes that is used now; a later peak is compared with it.
+
+    On a CPU it is the largest size of the process so far.
+    """
     if library == "torch":
         import torch
 
@@ -21,7 +24,7 @@ def bytes_in_use(library: Library) -> int:
 
 
 def peak_bytes(library: Library) -> int:
-    """Returns the largest memory so far."""
+    """Returns the largest memory in bytes that was used so far."""
     if library == "torch":
         import torch
 
@@ -35,9 +38,10 @@ def peak_bytes(library: Library) -> int:
 def _stats() -> dict[str, int] | None:
     import jax
 
-    # A CPU has none.
+    # None on a CPU.
     return jax.local_devices()[0].memory_stats()
 
 
 def _largest_size() -> int:
+    # Linux gives this number in KiB.
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,19 +1,20 @@
-"""Value and both gradients of normalised softmax, beside Torch and what is built on it.
+"""Measures normalised softmax with both gradients, against Torch and libraries built on it.
 
     pip install -e '.[peers]'
     python benchmarks/peers.py --classes 10000 100000
 
-Each measurement is a process of its own, so that no library's memory or threads disturb another's,
-and the candidates take turns, so that a drift of the machine meets all of them. "ratio" is to this
-library's float32 in the same run; "peak" is the memory a process needs beside features, agents and
-labels, the agents' gradient included. Half of Torch's time on large arrays is page faults under
-glibc's default allocator: `--malloc both` measures with one that keeps freed memory too.
+Each measurement is a process of its own, so that no library's memory or threads disturb another's.
+The candidates take turns, so that a drift of the machine affects all of them. "ratio" is the time,
+divided by that of this library in float32. "peak" is the memory that a process needs beside the
+features, the agents (class weights) and the labels; it includes the agents' gradient. Under glibc's
+default allocator, half of Torch's time on large arrays is page faults. `--malloc both` measures
+that allocator, and one that keeps freed memory.
 
-"as PartialFC" does in Torch what insightface's PartialFC v2 does at sample rate 1 in one process:
-normalised rows, clamped cosines, softmax in place, a dense one-hot in the backward pass.
+"as PartialFC" computes in Torch what insightface's PartialFC v2 computes at sample rate 1 in one
+process: normalised rows, clamped cosines, softmax in place, a dense one-hot in the backward pass.
 
-Torch and JAX compute on an accelerator where they find one; "peak" is then the accelerator's. TF32
-and bfloat16 candidates of Torch and JAX differ from the float32 ones in the products alone.
+Torch and JAX compute on an accelerator if they find one; "peak" is then that of the accelerator.
+The TF32 and bfloat16 candidates of Torch and JAX differ from the float32 ones only in the products.
 """
 
 import argparse
@@ -32,10 +33,14 @@ MALLOC = {
     "default": {},
     "kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"},
 }
+"""Name of an allocator -> environment variables that make glibc behave so."""
 
 
 def arrays(batch: int, dim: int, classes: int):
-    """Features, agents and labels, the same for every candidate."""
+    """Returns random features [batch, dim], agents [classes, dim] and labels [batch].
+
+    They are the same in each process.
+    """
     rng = np.random.default_rng(0)
     features = rng.standard_normal((batch, dim), np.float32)
     agents = rng.standard_normal((classes, dim), np.float32)
@@ -43,7 +48,18 @@ def arrays(batch: int, dim: int, classes: int):
 
 
 def jax_call(name: str, features, agents, labels) -> Callable[[], tuple]:
-    """The engine or the plain formula."""
+    """Builds a candidate in JAX: the loss of this library, or the plain formula.
+
+    Args:
+      name: the candidate, such as "plain JAX float32"; its last word is the precision.
+      features: [batch, dim].
+      agents: [classes, dim].
+      labels: [batch] class ids.
+
+    Returns:
+      A function without arguments that returns (mean loss, its gradient by the features, its
+      gradient by the agents) when the device is done.
+    """
     import jax
     import jax.numpy as jnp
     from classwise import indexed_softmax
@@ -70,7 +86,7 @@ def jax_call(name: str, features, agents, labels) -> Callable[[], tuple]:
 
 
 def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
-    """A Torch candidate."""
+    """Builds a candidate in Torch; arguments and result are those of `jax_call`."""
     import torch
     from torch.nn import functional
 
@@ -79,6 +95,7 @@ def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     f = torch.tensor(features, requires_grad=True, device=device)
     y = torch.tensor(labels, device=device)
+    # A parameter, as in a module, so that Torch computes its gradient.
     w = torch.nn.Parameter(torch.tensor(agents, device=device))
 
     def plain(f, w):
@@ -92,6 +109,7 @@ def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
     elif name.startswith("pytorch-metric-learning"):
         from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 
+        # Its temperature divides the cosines, and the scale multiplies them.
         module = NormalizedSoftmaxLoss(agents.shape[0], agents.shape[1], temperature=1 / SCALE)
         w = module.W  # [dim, classes]
         w.data = torch.tensor(agents.T.copy(), device=device)
@@ -102,10 +120,12 @@ def torch_call(name: str, features, agents, labels) -> Callable[[], tuple]:
         loss = _partial_fc(y)
 
     def call():
+        # Without it Torch would add the new gradients to the old ones.
         f.grad = w.grad = None
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             value = loss(f, w)
         value.backward()
+        # CUDA calls return before the device is done.
         if device == "cuda":
             torch.cuda.synchronize()
         return value.detach(), f.grad, w.grad
@@ -120,6 +140,7 @@ def _partial_fc(labels):
     class Softmax(torch.autograd.Function):
         @staticmethod
         def forward(ctx, logits):
+            # In place, so that there is one array [batch, classes] instead of three.
             logits -= logits.max(dim=1, keepdim=True).values
             logits.exp_()
             logits.div_(logits.sum(dim=1, keepdim=True))
@@ -142,12 +163,12 @@ def _partial_fc(labels):
 
 
 def _precision(name: str) -> str:
-    """Returns the last word of a candidate's name."""
+    """Returns the precision of a candidate, which is the last word of its name."""
     return name.split()[-1]
 
 
 JAX_PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32"}
-"""JAX's names of the precision of float32 products."""
+"""Precision -> JAX's name for it. The others are not set here: `losses.softmax` gets their name."""
 CANDIDATES: dict[str, Callable] = {
     **{f"hyperface {p}": jax_call for p in ("float32", "mixed", "tf32", "bf16")},
     **{f"plain JAX {p}": jax_call for p in ("float32", "tf32")},
@@ -160,11 +181,23 @@ DEFAULT = [name for name in CANDIDATES if "float32" in name or name.startswith("
 
 
 TOLERANCES = {"float32": 1e-3, "tf32": 5e-3, "mixed": 2e-2, "bf16": 2e-2}
-"""Relative difference between candidates that computed the same value and gradient."""
+"""Precision -> largest relative difference to this library in float32, of the loss and of the norm
+of its gradient by the features."""
 
 
 def worker(name: str, batch: int, dim: int, classes: int, calls: int) -> None:
-    """Measures one candidate in this process and prints what it found as JSON."""
+    """Measures one candidate in this process and prints the result as JSON.
+
+    It has "loss", "gradient" (norm of the gradient by the features), "seconds" (of each call) and
+    "peak" (MiB).
+
+    Args:
+      name: one of `CANDIDATES`.
+      batch: number of features.
+      dim: number of dimensions.
+      classes: number of classes.
+      calls: number of calls that are timed.
+    """
     library = "jax" if CANDIDATES[name] is jax_call else "torch"
     call = CANDIDATES[name](name, *arrays(batch, dim, classes))
     before = bytes_in_use(library)
@@ -188,7 +221,13 @@ def worker(name: str, batch: int, dim: int, classes: int, calls: int) -> None:
 
 
 def measure(options: argparse.Namespace, classes: int, malloc: str) -> None:
-    """Prints one table."""
+    """Measures all candidates for one number of classes and prints their table.
+
+    Args:
+      options: the parsed options.
+      classes: number of classes.
+      malloc: a key of `MALLOC`.
+    """
     found: dict[str, list[dict]] = {name: [] for name in options.only}
     for _ in range(options.rounds):
         for name in options.only:
@@ -210,16 +249,18 @@ def measure(options: argparse.Namespace, classes: int, malloc: str) -> None:
         for name, runs in found.items()
     }
     for name, runs in found.items():
-        # All must have computed the same thing.
+        # A candidate that is fast because it computes something else must not be in the table.
         tolerance = TOLERANCES[_precision(name)]
         for key in ("loss", "gradient"):
             assert abs(runs[0][key] / first[key] - 1) < tolerance, (name, key, runs[0], first)
         ratio = medians[name] / medians["hyperface float32"]
+        # The least of the rounds: whatever else a process allocates only adds to its peak.
         peak = min(run["peak"] for run in runs)
         print(f"{name:32}{1e3 * medians[name]:9.1f}{ratio:8.2f}{peak:10.0f}", flush=True)
 
 
 def main() -> None:
+    """Parses the options and prints the tables, or measures one candidate as a child process."""
     if sys.argv[1:2] == ["--worker"]:
         name, *sizes = sys.argv[2:]
         worker(name, *map(int, sizes))

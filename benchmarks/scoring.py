@@ -1,20 +1,21 @@
-"""Protocol scoring at its real size, against the plain way in the same run.
+"""Measures the scoring of protocols at their real sizes, against plain code in the same run.
 
     python benchmarks/scoring.py [--full | --scores 4000000 --trials 2 --distractors 50000]
 
-"ratio" is to the first row of a table, from medians: candidates take turns, so that a drift of the
-machine meets all of them. Features and scores are random, of the sizes of LFW and MegaFace.
+"ratio" is the median time, divided by that of the first row of the table. The candidates take
+turns, so that a drift of the machine affects all of them. Features and scores are random, and as
+many as in LFW and MegaFace. FAR is the false accept rate, and TAR the true accept rate.
 
-verification: TAR at every FAR of 1 to 9 times a power of ten that the impostors support. One score
-in 360 is genuine, as of all pairs of LFW.
-
-blufr: verification over all pairs of the test images and open-set search, at BLUFR's released lists
-of FARs. "argsort" ranks all pairs with their labels, as a ROC routine does; "sort" is the released
-code's way in NumPy: it holds all scores, sorts the impostors and ranks each probe's gallery.
-
-megaface: every search for a mate among the distractors. "blocked NumPy" only keeps the highest
-score of each probe, which is enough for rank 1; the others also have ranks up to 100 and TAR at FAR
-1e-6. "memory" is what the process grew by, on top of features and results.
+- verification: TAR at each FAR of 1 to 9 times a power of ten for which there are enough impostor
+  pairs. One score in 360 is that of a genuine pair, as in all pairs of LFW.
+- blufr: verification over all pairs of the test images, and open-set search, at the FARs of BLUFR's
+  released code. "argsort" ranks all pairs with their labels, as a ROC routine does. "sort" does in
+  NumPy what the released code does: it keeps all scores, sorts the impostors, and ranks the gallery
+  of each probe.
+- megaface: the search for each mate (another image of the same person) among the distractors, which
+  are images of other people. "blocked NumPy" keeps only the highest score of each probe, which is
+  enough for rank 1. The other rows also compute ranks up to 100, and TAR at FAR 1e-6. "memory" is
+  the growth of the process, without features and results.
 """
 
 import argparse
@@ -40,7 +41,16 @@ BLOCK = 2048
 
 
 def measure(title: str, calls: dict[str, Callable], rounds: int) -> dict:
-    """Prints one table; the results by name."""
+    """Times the candidates of one task and prints their table.
+
+    Args:
+      title: title of the table.
+      calls: name of a candidate -> function without arguments. The first one counts as ratio 1.
+      rounds: number of times that each is called.
+
+    Returns:
+      Name of a candidate -> the result of its last call.
+    """
     times, results = {name: [] for name in calls}, {}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -56,8 +66,14 @@ def measure(title: str, calls: dict[str, Callable], rounds: int) -> dict:
 
 
 def verification(pairs: int, rounds: int) -> None:
-    """TAR at every supported FAR."""
+    """Measures TAR at all supported FARs, and compares the results of the candidates.
+
+    Args:
+      pairs: number of scores.
+      rounds: as in `measure`.
+    """
     rng = np.random.default_rng(0)
+    # Overlapping distributions, so that the rates are neither 0 nor 1.
     genuine = rng.normal(0.4, 0.12, pairs // 360).clip(-1, 1).astype(np.float32)
     impostors = rng.standard_normal(pairs - genuine.size, np.float32)
     impostors = np.clip(0.06 * impostors, -1, 1, out=impostors)
@@ -66,9 +82,12 @@ def verification(pairs: int, rounds: int) -> None:
     def plain():
         scores, same = np.concatenate([genuine, impostors]), np.arange(pairs) < genuine.size
         far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+        # The last point with a FAR of at most the requested one. The factor is for rounding.
         return tar[np.searchsorted(far, fars * (1 + 1e-12), side="right") - 1]
 
     def streamed():
+        # The tail of the highest impostor scores is kept, and the others are counted in bins: rates
+        # are exact up to the FAR of the tail.
         stream = ScoreStream(tail=pairs // 100)
         stream.add(genuine=genuine)
         for start in range(0, impostors.size, 2**22):
@@ -92,7 +111,17 @@ def verification(pairs: int, rounds: int) -> None:
 
 
 def lfw_like_trials(trials: int, rng: np.random.Generator):
-    """Labels and trials of about LFW's sizes: 13,233 images, 5,749 people, 1,000 in a gallery."""
+    """Makes labels and BLUFR trials of about LFW's size: 13,233 images of 5,749 people.
+
+    Args:
+      trials: number of trials.
+      rng: source of the random numbers.
+
+    Returns:
+      The labels [images], and one object per trial with the image positions `test`, `gallery` (one
+      image of each of 1,000 people) and `probe` (all other test images).
+    """
+    # Most people of LFW have one image, and one has 530.
     counts = np.concatenate([np.ones(4069, int), np.full(1535, 3), np.full(143, 27), [530, 168]])
     labels = np.repeat(np.arange(counts.size), counts)
     made = []
@@ -107,9 +136,21 @@ def lfw_like_trials(trials: int, rng: np.random.Generator):
 
 
 def plain_rates(genuine, impostors, fars):
-    """BLUFR's released rule on sorted impostors."""
+    """Returns which genuine scores are accepted at each FAR, by the rule of BLUFR's released code.
+
+    Args:
+      genuine: scores of genuine pairs.
+      impostors: scores of impostor pairs.
+      fars: the false accept rates.
+
+    Returns:
+      [rates, genuine scores] bool.
+    """
     impostors = np.sort(impostors)[::-1]
+    # The number of false accepts is rounded to the nearest, so it may exceed the rate.
     allowed = np.floor(np.array(fars) * impostors.size + 0.5).astype(int)
+    # For no false accept the threshold is just above the highest impostor, and for all of them it
+    # accepts everything.
     limits = impostors[np.maximum(allowed, 1) - 1]
     limits = np.where(allowed > 0, limits, np.nextafter(impostors[0], np.float32(2)))
     limits[allowed == impostors.size] = -np.inf
@@ -117,8 +158,20 @@ def plain_rates(genuine, impostors, fars):
 
 
 def plain_trial(unit, labels, trial, ranked_with_labels):
-    """One trial, all scores held."""
+    """Scores one BLUFR trial by plain NumPy, with all scores in memory.
+
+    Args:
+      unit: [images, dim] features of unit length.
+      labels: [images] person of each image.
+      trial: a trial of `lfw_like_trials`.
+      ranked_with_labels: whether all pairs are ranked together, and not the impostors alone.
+
+    Returns:
+      The verification rate at each FAR, and one array per rank with the identification rate at each
+      FAR.
+    """
     scores = unit[trial.test] @ unit[trial.test].T
+    # Each pair once, and no image with itself.
     lower = np.tri(len(scores), k=-1, dtype=bool)
     scores, same = scores[lower], (labels[trial.test, None] == labels[trial.test])[lower]
     if ranked_with_labels:
@@ -141,7 +194,12 @@ def plain_trial(unit, labels, trial, ranked_with_labels):
 
 
 def lfw_trials(trials: int, rounds: int) -> None:
-    """BLUFR."""
+    """Measures the BLUFR protocol, and compares the results of the candidates.
+
+    Args:
+      trials: number of trials.
+      rounds: as in `measure`.
+    """
     rng = np.random.default_rng(0)
     labels, made = lfw_like_trials(trials, rng)
     people = rng.standard_normal((labels.max() + 1, DIM))
@@ -170,8 +228,15 @@ def lfw_trials(trials: int, rounds: int) -> None:
 
 
 def million(probes: int, distractors: int, rounds: int) -> None:
-    """MegaFace."""
+    """Measures the MegaFace protocol, and compares the results of the candidates.
+
+    Args:
+      probes: number of images that are searched for.
+      distractors: number of images of other people among which they are searched.
+      rounds: as in `measure`.
+    """
     rng = np.random.default_rng(0)
+    # MegaFace takes 3,530 probes of 80 people from FaceScrub: 44 images per person.
     labels = rng.integers(0, max(1, probes // 44), probes)
     centers = rng.standard_normal((labels.max() + 1, DIM), np.float32)
     faces = 0.6 * centers[labels] + rng.standard_normal((probes, DIM), np.float32)
@@ -189,6 +254,7 @@ def million(probes: int, distractors: int, rounds: int) -> None:
         np.fill_diagonal(mates, False)
         return (own > highest[:, None])[mates]
 
+    # Measured first, because the largest size of a process never falls. This call also compiles.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megaface(faces, labels, others)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -200,6 +266,7 @@ def million(probes: int, distractors: int, rounds: int) -> None:
     found = measure(f"megaface, {probes} probes, {distractors} x {DIM}", calls, rounds)
     low, high = found["megaface, bfloat16"], found["megaface, float32"]
     first = found["blocked NumPy"]
+    # The plain searches are in the order of probes, and for each probe in that of its mates.
     order = np.lexsort((low.mates, low.probes))
     print(f"rank-1 {low.cmc[0]:.4f}, rank-100 {low.cmc[-1]:.4f}, {low.ranks.size} searches")
     print(f"TAR at FAR 1e-6 {low.true_accept_rates[0]:.4f}, memory {grown:.0f} MiB")
@@ -208,6 +275,7 @@ def million(probes: int, distractors: int, rounds: int) -> None:
 
 
 def main() -> None:
+    """Parses the options and measures the requested protocols."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scores", type=int, default=4_000_000)
     parser.add_argument("--trials", type=int, default=1)

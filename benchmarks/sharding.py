@@ -1,23 +1,22 @@
-"""What it costs to split agents over devices, and what checkpoints and guards cost a run.
+"""Measures the cost of splitting agents over devices, and of checkpoints and guards in a run.
 
     python benchmarks/sharding.py                      8 simulated devices, 65,536 classes
     python benchmarks/sharding.py --only step scaling
     python benchmarks/sharding.py --only paper         10 and 100 million identities, on paper
 
-step: a whole training step of a small network, its agents on every device (pmap, the default, and
-shard_map) and split by rows; "ratio" is to the first, from medians, candidates taking turns. What
-each device holds is read from the compiled program.
+Agents are class weights, one row per class. The parts are:
 
-scaling: the step of the head alone, split over processes that are bound to a core each and talk by
-gloo; the batch is the same for one and for two.
-
-run: the same network on one device. How long a save holds the training up, as a share of the time
-between two saves of the experiment; how much slower steps are while it is written; the checksums'
-part of it; and what the guard costs: the same step without its selects and flags in turn with it,
-and what looking at the metrics takes the host.
-
-paper: bytes on each accelerator and sent by it, from `hyperface.train.cost` and `.traffic`, which
-tests hold against compiled programs.
+- step: a whole training step of a small network. Its agents are on every device (pmap, the default,
+  and shard_map), or split by rows. "ratio" is the median time, divided by that of the first row;
+  the candidates take turns. The memory of each device is read from the compiled program.
+- scaling: the step of the head alone, split over processes that communicate by gloo. Each process
+  is bound to one core, and the batch has the same size for one process and for two.
+- run: the same network on one device. It measures how long a save stops the training, as a share of
+  the time between two saves, and how much slower steps are while the file is written. It also
+  measures the time of the checksums, and the time in which the host checks the metrics. The guard
+  skips updates that are not finite; its cost is the time of a step with it and without it.
+- paper: the bytes on each accelerator and the bytes that it sends, by the formulas of
+  `hyperface.train.cost`. Tests compare these with compiled programs.
 """
 
 import argparse
@@ -37,6 +36,7 @@ import numpy as np
 
 PARTS = ("step", "scaling", "run", "paper")
 BATCH, DIM = 64, 128
+"""Images per step, and dimensions of a feature."""
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def timed(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns."""
+    """Returns the median seconds of each call, by its name; in each round all are called once."""
     times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -77,7 +77,12 @@ def timed(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 
 def experiment(model: str = "sphereface-mini", *, shard_agents: bool = False):
-    """A small network with NormFace's softmax."""
+    """Returns an experiment with NormFace's softmax, by default on a small network.
+
+    Args:
+      model: name of the backbone.
+      shard_agents: whether agents are split by rows over the devices.
+    """
     from hyperface.config.experiment import Data, Experiment, Model, check
 
     data, net = Data(batch_size=BATCH), Model(name=model, feature_dim=DIM)
@@ -85,7 +90,7 @@ def experiment(model: str = "sphereface-mini", *, shard_agents: bool = False):
 
 
 def batch(classes: int) -> dict[str, np.ndarray]:
-    """Random images with classes from all over."""
+    """Returns a batch of random images, with random labels below `classes`."""
     rng = np.random.default_rng(0)
     return {
         "images": rng.standard_normal((BATCH, 112, 96, 3), np.float32),
@@ -95,7 +100,13 @@ def batch(classes: int) -> dict[str, np.ndarray]:
 
 
 class Stepped:
-    """A step whose state goes on from call to call."""
+    """A training step as a function without arguments, whose state passes from call to call.
+
+    Args:
+      step: a function (state, batch) -> (new state, metrics).
+      state: the state before the first call.
+      data: the batch, which is the same at each call.
+    """
 
     def __init__(self, step: Callable, state, data: dict[str, np.ndarray]):
         self._step, self.state, self.data = step, state, data
@@ -108,7 +119,13 @@ class Stepped:
 
 
 def step(classes: int, devices: int, rounds: int) -> None:
-    """Replicated and split agents on simulated devices."""
+    """Measures a training step with replicated and with split agents, and prints the table.
+
+    Args:
+      classes: number of classes.
+      devices: number of simulated devices.
+      rounds: number of rounds in which each step is timed once.
+    """
     import jax
 
     from hyperface.devices import mesh
@@ -125,6 +142,7 @@ def step(classes: int, devices: int, rounds: int) -> None:
         else:
             mapped = parallel.mesh_step(split_classes=split)
             state = parallel.on_mesh(make, data["images"], data["labels"], split_classes=split)
+            # For the memory that XLA plans, and for the shapes of the program's arrays.
             compiled = mapped.lower(state, data).compile()
             held[name] = (compiled.memory_analysis(), compiled.as_text())
             calls[name] = Stepped(mapped, state, data)
@@ -144,7 +162,17 @@ def step(classes: int, devices: int, rounds: int) -> None:
 
 
 def similarities(text: str, classes: int, devices: int) -> str:
-    """The largest array of examples by classes in a compiled program."""
+    """Returns the size of the largest array of similarities in a compiled program, as text.
+
+    A similarity belongs to an example and a class. "all of them" is added if one array has all.
+
+    Args:
+      text: the compiled program as text.
+      classes: number of classes.
+      devices: number of devices that share the batch.
+    """
+    # One side of such an array is the batch, or a device's share of it. The other side is long: an
+    # array [batch, dim] of features is no array of similarities.
     sizes = {BATCH, BATCH // devices}
     shapes = {
         tuple(map(int, found.split(","))) for found in re.findall(r"\bf32\[(\d+,\d+)\]", text)
@@ -156,19 +184,32 @@ def similarities(text: str, classes: int, devices: int) -> str:
 
 
 def scaling(classes: int, rounds: int) -> None:
-    """The head over one process and over two."""
+    """Measures the head's step with one process and with two, and prints the efficiency.
+
+    Args:
+      classes: number of classes.
+      rounds: as in `step`.
+    """
     found = {processes: spawned(classes, rounds, processes) for processes in (1, 2)}
     print(f"scaling: the head alone, {classes:,} classes, batch {BATCH}, a core a process")
     for processes, seconds in found.items():
+        # Twice the cores do the same work ideally in half of the time.
         efficiency = found[1] / seconds / processes
         print(f"{processes} processes{seconds:10.4f} s  {efficiency:.0%} of the ideal")
 
 
 def spawned(classes: int, rounds: int, processes: int) -> float:
-    """Seconds of a step, from the first of the processes."""
+    """Starts processes that train together, and returns the median seconds of the first one's step.
+
+    Args:
+      classes: number of classes.
+      rounds: as in `step`.
+      processes: number of processes; each needs a core.
+    """
     if len(os.sched_getaffinity(0)) < processes:
         raise SystemExit(f"scaling: expected {processes} cores, found fewer")
     with socket.socket() as free:
+        # Port 0 asks the system for a free port, which the coordinator takes afterwards.
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "--classes", str(classes), "--rounds", str(rounds)]
@@ -187,7 +228,16 @@ def spawned(classes: int, rounds: int, processes: int) -> float:
 
 
 def one_process(classes: int, rounds: int, port: int, processes: int, process: int) -> None:
-    """Measures as one of several processes, and prints its median."""
+    """Measures the head's step as one of several processes, and prints its median seconds.
+
+    Args:
+      classes: number of classes.
+      rounds: as in `step`.
+      port: port of the coordinator on this machine.
+      processes: number of processes.
+      process: number of this process, from 0.
+    """
+    # Before JAX is loaded, which starts as many threads as it has cores.
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[process]})
     from hyperface.devices import launchers, processes
     from hyperface.train import parallel
@@ -200,7 +250,7 @@ def one_process(classes: int, rounds: int, port: int, processes: int, process: i
     from hyperface import models
 
     class Given(nn.Module):
-        """Features instead of images."""
+        """A backbone of one linear layer, so that nearly all time is spent in the head."""
 
         feature_dim: int
 
@@ -208,6 +258,7 @@ def one_process(classes: int, rounds: int, port: int, processes: int, process: i
         def __call__(self, images):
             return nn.Dense(self.feature_dim)(images[:, 0, :, 0])
 
+    # `create_state` builds the backbone by this function.
     models.create = lambda name, feature_dim, **_: Given(feature_dim)
     data = batch(classes)
     make = partial(create_state, experiment(shard_agents=True), classes)
@@ -221,7 +272,11 @@ def one_process(classes: int, rounds: int, port: int, processes: int, process: i
 
 
 def run(rounds: int) -> None:
-    """Checkpoints, checksums and guards beside the steps."""
+    """Measures checkpoints, checksums and the guard beside the steps, and prints the table.
+
+    Args:
+      rounds: number of saves that are timed.
+    """
     import jax
 
     from hyperface.devices import mesh
@@ -237,13 +292,14 @@ def run(rounds: int) -> None:
     state = create_state(experiment(), classes, data["images"], data["labels"])
     state = jax.device_put(state, mesh.replicated([device]))
     call = Stepped(parallel.data_parallel_step([device]), state, data)
-    call()
+    call()  # Compiles, and is not timed.
     during, alone, saves = [], [], []
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
         for number in range(rounds):
             began = time.perf_counter()
             checkpoints.save(number + 1, call.state, {"log": None})
             saves.append(time.perf_counter() - began)
+            # The first ten steps run while the checkpoint is written, and the next ten after it.
             for times in (during, alone):
                 began = time.perf_counter()
                 for _ in range(10):
@@ -256,6 +312,7 @@ def run(rounds: int) -> None:
     looked = timed({"at": lambda: [check_finite(1, values) for _ in range(100)]}, rounds)["at"]
     guarded = timed({"with": call, "without": unguarded(call, device)}, 8 * rounds)
     every, one = EXPERIMENT.checkpoint_every, float(np.median(alone)) / 10
+    # A save costs the time in which it stops the loop, and the slower steps while it is written.
     lost = float(np.median(saves)) + max(0.0, float(np.median(during) - np.median(alone)))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(call.state.params)) / 2**20
     print(f"run: sphereface-mini, {held:.1f} MiB of parameters, a save every {every} steps")
@@ -263,6 +320,7 @@ def run(rounds: int) -> None:
     print(f"{'a save holds the loop up':34}{1000 * np.median(saves):9.1f} ms")
     print(f"{'ten steps beside it, over alone':34}{np.median(during) / np.median(alone):9.3f}")
     print(f"{'checkpoints, share of the run':34}{lost / (every * one):9.3%}")
+    # Checksums of the parameters alone were timed. Momentum has as many arrays again.
     share = summed * len(jax.tree.leaves(call.state)) / len(jax.tree.leaves(arrays))
     print(f"{'checksums, share of the run':34}{share / (every * one):9.3%}")
     print(f"{'looking at metrics, of a step':34}{looked / 100 / one:9.3%}")
@@ -270,7 +328,12 @@ def run(rounds: int) -> None:
 
 
 def unguarded(call: Stepped, device) -> Stepped:
-    """The same step without the guard: compiled, and so for good, while it is taken out."""
+    """Returns the same step without the guard, which skips updates that are not finite.
+
+    Args:
+      call: the step with the guard.
+      device: the device of the step.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -278,6 +341,8 @@ def unguarded(call: Stepped, device) -> Stepped:
 
     state = jax.tree.map(jnp.copy, call.state)
     other = Stepped(parallel.data_parallel_step([device]), state, call.data)
+    # The guard is replaced only while the step is compiled: the compiled program keeps what it was
+    # traced with.
     kept = divergence.select_update, divergence.nonfinite_groups
     divergence.select_update = lambda sound, new, old: new
     divergence.nonfinite_groups = lambda tree: jnp.zeros(len(divergence.GROUPS), jnp.int32)
@@ -287,7 +352,7 @@ def unguarded(call: Stepped, device) -> Stepped:
 
 
 def paper() -> None:
-    """Memory and traffic of large heads over many accelerators."""
+    """Prints a Markdown table with memory and traffic of large heads over many accelerators."""
     from dataclasses import replace
 
     from hyperface import experiments
@@ -315,7 +380,7 @@ def paper() -> None:
                 traffic(sizes, chosen.model.feature_dim, devices, shard_agents=split).total
                 for split in (True, False)
             )
-            # What the backbone's gradient takes is the same in both.
+            # The backbone's gradient is subtracted, since "state" is that of the agents alone.
             states = (
                 found.agents + found.agent_state + found.gradients - sizes.other_params
                 for found in (memory, swept)

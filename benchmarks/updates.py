@@ -1,14 +1,16 @@
-"""An optimiser's step on the agents: with their whole gradient, and inside the backward sweep.
+"""Measures an optimiser's step on the agents: after their whole gradient, or block by block.
 
     python benchmarks/updates.py --classes 100000 1000000 --rounds 7
 
-Value and features' gradient of softmax, and SGD with momentum and decay on the agents. Agents and
-momentum are donated. "whole" computes the agents' gradient and then applies it; "in sweep" is
-`losses.weighted_sum_with_update`. The programs take turns on one pair of agents and momentum.
+Agents are class weights, one row per class. A program computes softmax loss, its gradient by the
+features, and a step of SGD with momentum and weight decay on the agents. Agents and momentum are
+donated. "whole" computes the whole gradient of the agents and then applies it. "in sweep" is
+`losses.weighted_sum_with_update`, which updates each block of agents while the backward pass
+computes its gradient. The programs take turns on the same agents and momentum.
 
-"ratio" is to the first program: the median of the ratios of the rounds. "CPU" is the same ratio of
-processor time, which other programs on the machine disturb less. "temporary" is the compiled
-program's memory beside its arguments and results.
+"ratio" is the time, divided by that of the first program: the median over the rounds. "CPU" is the
+same ratio of processor time, which other programs on the machine disturb less. "temporary" is the
+memory of the compiled program beside its arguments and results.
 """
 
 import argparse
@@ -25,13 +27,27 @@ SOFTMAX = losses.Softmax(30.0, bounded=True)
 
 
 def sgd(rows, velocity, gradient):
-    """Momentum 0.9, decay 5e-4, rate 0.1."""
+    """Returns the rows and velocities after a step with momentum 0.9, decay 5e-4 and rate 0.1.
+
+    All arguments are [rows, dim].
+    """
     velocity = 0.9 * velocity + gradient + 5e-4 * rows
     return rows - 0.1 * velocity, velocity
 
 
 def whole(precision, agents, velocity, features, labels):
-    """The gradient of all agents first, then the step."""
+    """Computes the gradient of all agents first, and then the step.
+
+    Args:
+      precision: precision of the products, as in `losses.weighted_sum`.
+      agents: [classes, dim].
+      velocity: [classes, dim] momentum.
+      features: [batch, dim].
+      labels: [batch] class ids.
+
+    Returns:
+      New agents, new velocity, the loss, and its gradient by the features.
+    """
     weights = [jnp.full(labels.shape, 1.0 / labels.size)]
 
     def mean(features, agents):
@@ -44,7 +60,10 @@ def whole(precision, agents, velocity, features, labels):
 
 
 def in_sweep(precision, agents, velocity, features, labels):
-    """The step on each block of rows as its gradient is known."""
+    """Updates each block of rows as soon as its gradient is known.
+
+    Arguments and result are those of `whole`.
+    """
     weights, update = [jnp.full(labels.shape, 1.0 / labels.size)], jax.tree_util.Partial(sgd)
 
     def mean(features, agents, velocity):
@@ -52,6 +71,7 @@ def in_sweep(precision, agents, velocity, features, labels):
             [SOFTMAX], features, agents, velocity, labels, weights, update, precision=precision
         )
 
+    # The loss' "gradients" by agents and velocity are their new values.
     value, (to_features, agents, velocity) = jax.value_and_grad(mean, (0, 1, 2))(
         features, agents, velocity
     )
@@ -67,7 +87,7 @@ PROGRAMS = {
 
 
 def measure(names: list[str], batch: int, dim: int, classes: int, rounds: int) -> None:
-    """Prints the table of one number of classes."""
+    """Measures the programs with these names for one number of classes and prints their table."""
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((batch, dim)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, classes, batch), jnp.int32)
@@ -83,6 +103,7 @@ def measure(names: list[str], batch: int, dim: int, classes: int, rounds: int) -
     for round_ in range(rounds + 1):
         for name, program in programs.items():
             began = (time.perf_counter(), time.process_time())
+            # The arguments are donated, so the results are the next program's arguments.
             agents, velocity, *_ = program(agents, velocity, features, labels)
             jax.block_until_ready(velocity)
             if round_:  # The first round warms up.
@@ -91,6 +112,7 @@ def measure(names: list[str], batch: int, dim: int, classes: int, rounds: int) -
     print(f"\n{classes} classes, batch {batch}, dim {dim}, {rounds} rounds")
     print(f"{'':18}{'ms':>9}{'ratio':>8}{'CPU':>8}{'temporary MiB':>15}")
     for name, program in programs.items():
+        # Ratios of the same round: a drift of the machine is in both of its times.
         ratios = [np.median(np.divide(times[name], times[names[0]])) for times in (wall, processor)]
         memory = program.memory_analysis().temp_size_in_bytes / 2**20
         print(
@@ -101,6 +123,7 @@ def measure(names: list[str], batch: int, dim: int, classes: int, rounds: int) -
 
 
 def main() -> None:
+    """Parses the options and prints one table per number of classes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 RATIO, FLOOR = 10, 32 * 2**20
-"""A compressed file may unpack to FLOOR bytes plus RATIO times its size. Photographs and features
-hardly shrink when they are compressed, so honest files stay far below."""
+"""A compressed file may unpack to at most FLOOR bytes plus RATIO times its size. Photographs and
+features hardly shrink when they are compressed, so sound files stay far below this limit."""
 DICTIONARY = 128 * 2**20
 """Largest memory in bytes that an xz stream may ask for; `xz -9` asks for 65 MiB."""
 _PIECE = 2**16
@@ -92,7 +92,9 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
 
 def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> bytes:
-    """Returns the first bytes of a member, without verifying its checksum.
+    """Returns the first `count` bytes of a member, or all bytes of a shorter member.
+
+    The checksum of the member is not verified, because that needs all of its bytes.
 
     Raises:
       ValueError: for the reasons that `read_member` names.
@@ -203,7 +205,13 @@ def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
 
 
 class _Unpacked(io.RawIOBase):
-    """The unpacked content of a compressed file. Seeking back unpacks it again from the start."""
+    """The unpacked content of a compressed file. Seeking back unpacks it again from the start.
+
+    Args:
+      file: the compressed file.
+      kind: builds the decompressor of a stream.
+      limit: largest number of bytes to which the file may unpack.
+    """
 
     def __init__(self, file: BinaryIO, kind: Callable[[], _Decompressor], limit: int) -> None:
         self._file, self._kind, self._limit = file, kind, limit

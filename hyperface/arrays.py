@@ -18,6 +18,7 @@ from hyperface.errors import InputError
 LONGEST_HEADER = 10_000
 """Largest header in bytes, which is NumPy's own limit. A usual array has a header of 128 bytes."""
 _PIECE = 2**20
+"""Number of bytes of a member that are read at once."""
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -29,6 +30,7 @@ class _Header(NamedTuple):
 
     shape: tuple[int, ...]
     fortran: bool
+    """Whether the first index varies fastest in the file, as in Fortran, and not the last one."""
     dtype: np.dtype
     start: int
     """Position in bytes of the first number."""
@@ -110,9 +112,15 @@ def _limit(path: Path) -> int:
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Returns the array in a member of an .npz archive.
+
+    Raises:
+      ValueError: the member is damaged, or contains anything but numbers and text.
+    """
     with open_member(archive, member) as file:
         start = file.read(LONGEST_HEADER)
         header = _header(start, member.file_size)
+        # `_header` has compared this size with the member's, so no header can fill the memory.
         array = np.empty(math.prod(header.shape), header.dtype)
         _fill(array, start[header.start :], file)
     return array.reshape(header.shape, order="F" if header.fortran else "C")

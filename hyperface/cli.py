@@ -53,6 +53,7 @@ def run(name: str, args: Sequence[str]) -> None:
 
     A mistake of the user is printed as one line without a traceback.
     """
+    # Before the imports below, so that it works without the optional dependencies.
     if name == "cluster":
         _print_cluster(args)
         return
@@ -105,5 +106,7 @@ def _print_cluster(args: Sequence[str]) -> None:
 
 
 def _mistake(error: Exception) -> int:
+    """Prints a mistake of the user on stderr, and returns the exit status for it."""
+    # The status is `program.EXIT_INPUT`, but perhaps it was the import of `program` that failed.
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -6,8 +6,8 @@ The library logs to the logger "hyperface" and prints nothing by itself. The com
     from hyperface.console import show_log
     show_log()
 
-All text is printed unchanged. Rich would take "[red]" in a file's name for markup and ":smile:" for
-an emoji, so the log is printed by `say`, and titles of progress bars are converted by `plain`.
+All text is printed unchanged. Rich would take "[red]" in a file's name for markup, and ":smile:"
+for an emoji. Therefore `say` prints the log, and `plain` converts the titles of progress bars.
 """
 
 import logging
@@ -38,7 +38,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_log() -> Console:
-    """From now on prints the library's log and its progress bars on standard output.
+    """Starts to print the library's log and its progress bars on standard output.
 
     A second call changes nothing.
 
@@ -61,6 +61,7 @@ def log_console() -> Console:
 
 
 def _shown_on() -> Console | None:
+    """Returns the console on which the log is printed, or None."""
     shown = (h.console for h in LOGGER.handlers if isinstance(h, ConsoleHandler))
     return next(shown, None)
 
@@ -84,8 +85,8 @@ def say(console: Console, text: str, style: str = "") -> None:
 def plain(text: str, style: str = "") -> Text:
     """Returns a rich text that is shown unchanged, without markup.
 
-    Control characters, which could change the terminal's state, are shown as escapes. So are bytes
-    of file names that are not UTF-8.
+    Control characters, which could change the terminal's state, are shown as escapes. Bytes of file
+    names that are not UTF-8 are shown as escapes too.
 
     Example:
       >>> plain("a[/x] \\x1b[31m").plain

@@ -35,6 +35,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
     sync_to(partial, data, "xb")
     try:
         partial.replace(path)
+    # The path may be a folder, or on a file system that became read-only.
     except OSError:
         partial.unlink()
         raise

@@ -23,8 +23,8 @@ def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape
 
         dL/dx = (dL/dx~ - x~ <dL/dx~, x~>) / ||x||
 
-    It is the projection of dL/dx~ onto the tangent space of the sphere at x~, divided by the norm,
-    so it is orthogonal to x, and a gradient step can only lengthen x.
+    It is the projection of dL/dx~ onto the tangent space of the sphere at x~, divided by the norm.
+    So it is orthogonal to x, and a gradient step can only lengthen x.
 
     At the zero vector the output is zero and the gradient is dL/dx~ / sqrt(eps). That is finite,
     and with the default eps a million times the incoming gradient. The square of a component beyond

@@ -48,6 +48,7 @@ from hyperface.orbax_layout import is_of_orbax
 MARKER = "hyperface-files.jsonl"
 """Name of the file that marks a folder as ours and records what was written there."""
 FORMAT, VERSION = "hyperface-folder", 1
+"""Name and version of the format, which the first line of a marker states."""
 RUN, CHECKPOINTS, DATA, RESULTS = "run", "folder of checkpoints", "data set", "results"
 """The kinds of folders."""
 PARTIAL = ".partial"
@@ -55,9 +56,10 @@ PARTIAL = ".partial"
 
 
 class Record(NamedTuple):
-    """The content of a folder's marker: its kind, and the names that we wrote into it."""
+    """The content of a folder's marker, the file that lists what this program wrote there."""
 
     kind: str
+    """One of RUN, CHECKPOINTS, DATA and RESULTS."""
     files: frozenset[str]
     """Names of the files that we wrote into the folder."""
     trees: frozenset[str]
@@ -69,7 +71,10 @@ class Record(NamedTuple):
 
 
 def read(folder: Path) -> Record | None:
-    """Returns the content of a folder's marker, or None if the folder has no marker."""
+    """Returns the content of a folder's marker, the file that lists what this program wrote there.
+
+    The result is None if the folder has no marker.
+    """
     path = folder / MARKER
     try:
         # lstat does not follow links: a marker that is a link may be somebody else's file.
@@ -107,11 +112,17 @@ def _read(path: Path, inode: int, size: int, changed: int) -> Record | None:
 
 
 def adopt(folder: Path, kind: str = RESULTS) -> Record:
-    """Creates a folder if it is absent, and writes the marker that makes it ours.
+    """Creates a folder if it is absent, and marks it as a folder of this program.
+
+    The marker is a file that lists what this program wrote into the folder. An existing marker is
+    kept.
 
     Args:
       folder: the folder.
-      kind: the kind of folder that it becomes.
+      kind: the kind of folder that it becomes: RUN, CHECKPOINTS, DATA or RESULTS.
+
+    Returns:
+      The content of the folder's marker.
 
     Raises:
       InputError: the path contains a link inside a marked folder. Or the kind is not results, and
@@ -133,7 +144,7 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
 
 def check(folder: Path, kind: str = RESULTS) -> Record | None:
-    """Checks that a folder can be used as this kind, without writing anything.
+    """Checks that `adopt` would succeed for a folder, without writing anything.
 
     Returns:
       The content of the folder's marker, or None if it has no marker yet.
@@ -162,7 +173,8 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
     """Marks a folder and locks it against other processes, as a context manager.
 
-    The operating system releases the lock when this process ends in any way.
+    It yields the content of the folder's marker. The operating system releases the lock when this
+    process ends in any way.
 
     Args:
       folder: the folder, which may be absent.
@@ -193,7 +205,9 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
 
 
 def claim(*paths: Path) -> None:
-    """Records the names of files in the markers of their folders, before the files are written.
+    """Records the names of files before they are written, in the markers of their folders.
+
+    From then on this program may overwrite and remove these files.
 
     Raises:
       InputError: a link, or a file that is not recorded, already has one of the names.
@@ -221,7 +235,7 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in a marked folder, as a context manager."""
+    """Records the files that a library creates in and below a folder, as a context manager."""
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
     yield
@@ -244,7 +258,10 @@ def claim_tree(path: Path) -> None:
 
 
 def take_in_tree(path: Path) -> None:
-    """Records a checkpoint that the user copied into a marked folder."""
+    """Records a checkpoint that the user copied into a folder of this program.
+
+    From then on this program may remove its files.
+    """
     _append(path.parent, {"tree": path.name})
 
 
@@ -287,7 +304,11 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _claim_with_partial(path: Path) -> Path:
-    """Records a file and a free name for it while it is being written, and returns that name."""
+    """Records a file, and a second name that it has while it is being written.
+
+    Returns:
+      The second name, which no file of others has.
+    """
     partial, number = path.with_name(path.name + PARTIAL), 1
     found = read(path.parent)
     while os.path.lexists(partial) and not (
@@ -301,7 +322,7 @@ def _claim_with_partial(path: Path) -> Path:
 
 
 def _take_place(partial: Path, path: Path) -> None:
-    """Renames a complete partial file to its final name, and gives up the partial name."""
+    """Renames a file that is written to its end to its final name, and gives up the first name."""
     # A rename is one step: a reader sees either the old file or the new one.
     partial.replace(path)
     _append(path.parent, {"removed": partial.name})
@@ -321,6 +342,7 @@ def remove_tree(path: Path) -> None:
     found = read(path.parent)
     if found is None or path.name not in found.trees or path.is_symlink():
         return
+    # The names of Orbax's files are known, so a file of the user in a checkpoint stays.
     for file in _files_below(path):
         if is_of_orbax(file.relative_to(path)):
             with contextlib.suppress(FileNotFoundError):  # Orbax may remove it at the same time.
@@ -386,7 +408,10 @@ def foreign_in_tree(path: Path) -> str:
 
 
 def foreign(folder: Path) -> str:
-    """Returns the path of an unrecorded file in a marked folder, or "" if there is none."""
+    """Returns the path of a file in a folder that this program did not write; "" if there is none.
+
+    Files in the folders below it count too.
+    """
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
     return next((name for name in _names(folder) if name not in known), "")
@@ -427,7 +452,10 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
 
 
 def _check_trees(folder: Path) -> None:
-    """Raises InputError if a checkpoint, here or below, contains somebody else's file."""
+    """Raises InputError if a recorded checkpoint has a file that Orbax did not write.
+
+    Checkpoints of the folders below that have a marker are checked too.
+    """
     found = read(folder)
     for name in found.trees if found else ():
         other = foreign_in_tree(folder / name)
@@ -485,14 +513,21 @@ def writing(
 
 
 def said(error: OSError) -> str:
-    """Returns the message of an error of the system, without its number."""
+    """Returns the message of an error of the system, with the name of the file."""
     if error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return error.strerror or str(error)
 
 
 class _Open:
-    """An open marker file, to lock it or to append lines. A link is never opened."""
+    """An open marker file, which can be locked and appended to. It is created if it is absent.
+
+    Args:
+      path: path of the marker.
+
+    Raises:
+      InputError: the path is a link, which is never opened.
+    """
 
     def __init__(self, path: Path) -> None:
         # With O_APPEND each write goes to the end, also if several processes write.
@@ -529,7 +564,7 @@ def _append(folder: Path, *lines: Mapping[str, str | int]) -> None:
 
 
 def _parsed(line: bytes) -> dict[str, str] | None:
-    """Returns the content of a marker's line, or None if it is damaged or not ours."""
+    """Returns the content of a marker's line, or None if its digest shows that it is damaged."""
     try:
         found = json.loads(line)
         return found if found.pop("digest") == _digest(found) else None
@@ -544,7 +579,10 @@ def _digest(line: Mapping[str, str | int]) -> str:
 
 
 def _tell_folder_above(folder: Path) -> None:
-    """Records a new folder in the nearest marked folder above it, for `clear` to include it."""
+    """Records a new folder in the nearest folder above it that has a marker.
+
+    So `clear` of that folder finds the new one too.
+    """
     # Path.resolve would follow links, which must stay visible as links.
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     for above in folder.parents:
@@ -554,7 +592,7 @@ def _tell_folder_above(folder: Path) -> None:
 
 
 def _check_links(folder: Path) -> None:
-    """Raises InputError if the path of a folder contains a link inside a folder of ours."""
+    """Raises InputError if a path contains a link below a folder that has a marker."""
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     for above in folder.parents:
         if read(above) is not None:
@@ -604,16 +642,18 @@ def _others(folder: Path) -> list[str]:
 
 
 def _shown(names: list[str]) -> str:
+    """Returns the first name, shortened, and the number of the others, for a message."""
     shown = names[0] if len(names[0]) <= 60 else f"{names[0][:57]}..."
     return shown if len(names) == 1 else f"{shown} and {len(names) - 1} more"
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Yields the relative paths of the files and links in a folder and below it."""
+    """Yields the paths of the files and links in a folder and below it, relative to the folder."""
     yield from (path.relative_to(folder).as_posix() for path in _files_below(folder))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields the paths of the files and links in a folder and below it."""
     # os.walk does not enter linked folders, but lists them among the folders.
     for above, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(above) / name).is_symlink()]
@@ -621,6 +661,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_file(path: Path) -> bool:
+    """Returns whether a path is that of a regular file, and not of a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -636,6 +677,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _remove_empty_up_to(below: Path, folder: Path) -> None:
+    """Removes a folder and those between it and `folder`, except for folders that are not empty."""
     while below != folder:
         with contextlib.suppress(OSError):
             below.rmdir()

@@ -114,7 +114,7 @@ def softmax(
     allow_normalized_bias: bool = False,
     gradient: Literal["exact", "caffe"] = "exact",
 ) -> Losses:
-    """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
+    """Returns the softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (Eq. 1 with "none").
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 
@@ -122,7 +122,7 @@ def softmax(
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      normalize: which sides are scaled to unit length: "both", "features", "agents" or "none".
+      normalize: which vectors are scaled to unit length: "both", "features", "agents" or "none".
       scale: s, a scalar or one value per example [batch]; None is 1.
       bias: [classes] numbers that are added to the logits. With a normalisation it needs
         `allow_normalized_bias` (see `losses.softmax`).
@@ -171,7 +171,7 @@ def c_contrastive(
     margin: ArrayLike = 1.0,
     gradient: Literal["exact", "caffe"] = "exact",
 ) -> Losses:
-    """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
+    """Returns the contrastive loss between a feature and all agents: NormFace, Eq. 10.
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
 
@@ -201,6 +201,7 @@ def c_contrastive(
     """
     _known("gradient", gradient, ("exact", "caffe"))
     distance = _squared_distances(features, agents, forced=gradient == "caffe")
+    # Not jnp.maximum, whose slope at the corner of the hinge is 1/2; that of relu is 0.
     hinge = jnp.where(_own(distance, labels), 0.0, jax.nn.relu(margin - distance))
     return _target(distance, labels) + jnp.sum(hinge, axis=1)
 
@@ -214,7 +215,7 @@ def c_triplet(
     negatives: Literal["all", "hardest"] = "all",
     always_pull: bool = False,
 ) -> Losses:
-    """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
+    """Returns the triplet loss of a feature, its own agent and the other agents: NormFace, Eq. 11.
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
 
@@ -226,8 +227,8 @@ def c_triplet(
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       margin: m, the margin on the difference of squared distances.
-      negatives: "all" sums over all other classes; "hardest" takes only the nearest one.
-      always_pull: add ||f~ - W~_y||^2 whether or not a class violates the margin.
+      negatives: "all" sums over all other classes; "hardest" takes only the nearest other agent.
+      always_pull: whether ||f~ - W~_y||^2 is added, even if no class violates the margin.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32.
@@ -260,7 +261,7 @@ def contrastive(
     *,
     margin: ArrayLike = 1.0,
 ) -> Losses:
-    """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
+    """Returns the contrastive loss of pairs of normalised features: NormFace, Eq. 7.
 
         L = ||f~_a - f~_b||^2                  for a pair of the same class
         L = max(0, m - ||f~_a - f~_b||^2)      for a pair of different classes
@@ -286,7 +287,7 @@ def triplet(
     *,
     margin: ArrayLike = 0.8,
 ) -> Losses:
-    """Triplet loss on normalised features: NormFace, Eq. 8.
+    """Returns the triplet loss of normalised features: NormFace, Eq. 8.
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
 
@@ -311,7 +312,7 @@ def batch_contrastive(
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
+    """Returns the contrastive loss (NormFace, Eq. 7) of each example's pairs within the batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
 
@@ -321,8 +322,8 @@ def batch_contrastive(
       features: [batch, dim] array.
       labels: [batch] integer class ids.
       margin: m, the margin on the squared distance.
-      mining: "all" takes all pairs. "violating" takes in the second mean only pairs within the
-        margin. "hardest" takes only the farthest same and the nearest different example.
+      mining: "all" takes all pairs. "violating" takes only pairs with d_ij < m in the second mean.
+        "hardest" takes only the farthest example of the same class and the nearest one of another.
       counted: [batch] bool, False for padding, which is in no pair; None counts all.
 
     Returns:
@@ -356,7 +357,9 @@ def batch_triplet(
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Triplet loss (NormFace, Eq. 8) over the triplets of a batch that have the example as anchor.
+    """Returns the triplet loss (NormFace, Eq. 8) of each example's triplets within the batch.
+
+    The example is the anchor of its triplets:
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
@@ -366,8 +369,8 @@ def batch_triplet(
       features: [batch, dim] array.
       labels: [batch] integer class ids.
       margin: m, the margin on the difference of squared distances.
-      mining: "all" takes the mean over all triplets, and "violating" over those with a loss above
-        zero. "hardest" takes the triplet of the farthest same and the nearest different example.
+      mining: "all" takes the mean over all triplets, and "violating" over triplets with a loss
+        above zero. "hardest" takes only the farthest p and the nearest n.
       counted: [batch] bool, False for padding, which is in no triplet; None counts all.
 
     Returns:
@@ -389,7 +392,7 @@ def batch_triplet(
     triplets = same[:, :, None] & different[:, None, :]
     hinge = jnp.where(triplets, hinge, 0.0).reshape(len(hinge), -1)
     if mining == "hardest":
-        # The largest hinge is that of the farthest same and the nearest different example.
+        # max over p and n of (d_ip - d_in) takes the farthest p and the nearest n.
         return _largest(hinge)
     triplets = triplets.reshape(hinge.shape)
     return _mean(hinge, triplets & (hinge > 0) if mining == "violating" else triplets)
@@ -400,7 +403,7 @@ def center(
     centers: Centers,
     labels: Labels,
 ) -> Losses:
-    """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
+    """Returns half the squared distance of a feature from its class center (Wen et al., Eq. 2).
 
         L = 1/2 ||f - c_y||^2
 
@@ -417,6 +420,7 @@ def center(
     References:
       Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
     """
+    # Centers are moved by a rule of their own (Wen et al., Eq. 4), and not by this gradient.
     own = jax.lax.stop_gradient(_rows_of(_wide(centers), labels))
     return 0.5 * jnp.sum((_wide(features) - own) ** 2, axis=1)
 
@@ -427,13 +431,13 @@ def ring(
     *,
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper",
 ) -> Losses:
-    """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
+    """Returns half the squared distance of the feature norm from the radius: Ring loss, Eq. 4.
 
         L = 1/2 (||f|| - R)^2
 
     Args:
       features: [batch, dim] array.
-      radius: R, a scalar in units of the feature norm.
+      radius: R, a scalar in units of the feature norm. In training it is a parameter.
       form: one of:
 
         - "paper": the equation above.
@@ -462,10 +466,12 @@ def ring(
     _known("form", form, ("paper", "released-l2", "released-l1", "released-auto"))
     norm = l2_norm(features)
     apart = norm - radius
+    # The released forms lack the paper's factor 1/2, which doubles the gradient.
     if form == "paper":
         return 0.5 * apart**2
     if form == "released-l1":
         return jnp.where(jnp.abs(apart) < 1.0, apart**2, 2.0 * jnp.abs(apart) - 1.0)
+    # The released code takes the mean as a number without derivative.
     mean = jax.lax.stop_gradient(jnp.mean(norm))
     return apart**2 / jnp.maximum(mean, 0.5) if form == "released-auto" else apart**2
 
@@ -478,7 +484,9 @@ def a_softmax(
     margin: int = 4,
     blend: ArrayLike = 0.0,
 ) -> Losses:
-    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
+    """Returns A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7).
+
+    Agents are normalised, and features are not:
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
@@ -512,7 +520,9 @@ def l_softmax(
     margin: int = 4,
     blend: ArrayLike = 0.0,
 ) -> Losses:
-    """Large-margin softmax (Liu et al. 2016, Eq. 4), in which neither side is normalised.
+    """Returns the large-margin softmax loss (Liu et al. 2016, Eq. 4).
+
+    Neither features nor agents are normalised:
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
@@ -532,6 +542,7 @@ def l_softmax(
       Liu et al., Large-Margin Softmax Loss for Convolutional Neural Networks, ICML 2016.
     """
     features, agents = _wide(features), _wide(agents)
+    # |W_y| |f|, which turns cos theta_y into the logit; only the target's logit gets the margin.
     length = l2_norm(features) * _rows_of(l2_norm(agents), labels)
     return _multiplied_angle(features, agents, labels, length, margin, blend)
 
@@ -546,7 +557,9 @@ def margin_softmax(
     angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
 ) -> Losses:
-    """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
+    """Returns the loss of ArcFace, CosFace or their mix (Deng et al., Eq. 4).
+
+    It is softmax cross-entropy on scaled cosines, with margins on the target logit:
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
@@ -594,7 +607,9 @@ def adaface(
     margin: ArrayLike = 0.4,
     concentration: ArrayLike = 0.333,
 ) -> Losses:
-    """AdaFace (Kim et al.): margins that depend on the feature norm, a measure of image quality.
+    """Returns the loss of AdaFace (Kim et al.), whose margins depend on the feature norm.
+
+    The norm serves as a measure of image quality:
 
         z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
         target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
@@ -606,7 +621,7 @@ def adaface(
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      statistics: (mean, std) of the feature norms.
+      statistics: (mean, standard deviation) of the feature norms, two scalars.
       scale: s, a scalar or one value per example [batch].
       margin: m, a scalar or one value per example [batch].
       concentration: h, a scalar or one value per example [batch].
@@ -621,6 +636,7 @@ def adaface(
     norm = jnp.clip(l2_norm(features), 1e-3, 100.0)
     mean, std = statistics
     quality = jnp.clip(concentration * (norm - mean) / (std + 1e-3), -1.0, 1.0)
+    # Without derivative, as in the released code.
     quality = jax.lax.stop_gradient(quality)
     angle = _angle(features, _rows_of(_wide(agents), labels)) - margin * quality
     target = jnp.cos(jnp.clip(angle, 1e-3, math.pi - 1e-3)) - margin * (quality + 1.0)
@@ -640,7 +656,9 @@ def magface(
     upper_norm: ArrayLike = 110.0,
     easy_margin: bool = True,
 ) -> Losses:
-    """The classification loss of MagFace (Meng et al.): a margin that grows with the feature norm.
+    """Returns the classification loss of MagFace (Meng et al.).
+
+    Its angular margin grows with the feature norm:
 
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
         target logit s cos(theta_y + m(a)), the others s cos theta_j
@@ -680,7 +698,7 @@ def magface_regularizer(
     lower_norm: ArrayLike = 10.0,
     upper_norm: ArrayLike = 110.0,
 ) -> Losses:
-    """MagFace's regulariser (Meng et al.), which is smallest at the upper norm.
+    """Returns MagFace's regulariser (Meng et al.), which is smallest at the upper norm.
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
 
@@ -708,7 +726,16 @@ def _multiplied_angle(
     margin: int,
     blend: ArrayLike,
 ) -> jax.Array:
-    """Returns the loss of `a_softmax` or `l_softmax`; `length` [batch] is |f| or |W_y| |f|."""
+    """Returns the loss [batch] of `a_softmax` or of `l_softmax`.
+
+    Args:
+      features: [batch, dim].
+      agents: [classes, dim], normalised for `a_softmax`.
+      labels: [batch] integer class ids.
+      length: [batch] factor of psi: |f| for `a_softmax`, |W_y| |f| for `l_softmax`.
+      margin: m.
+      blend: lambda.
+    """
     logits = _products(features, agents)
     target = _target(logits, labels)
     with_margin = length * _psi(target / length, margin)
@@ -721,9 +748,11 @@ def _psi(cosine: jax.Array, margin: int) -> jax.Array:
     The recurrence of Chebyshev's polynomials gives cos(m theta). Computing theta by arccos would
     give infinite slopes at 1 and -1.
     """
+    # cos((i + 1) theta) = 2 cos(theta) cos(i theta) - cos((i - 1) theta).
     previous, multiplied = jnp.ones_like(cosine), cosine
     for _ in range(margin - 1):
         previous, multiplied = multiplied, 2.0 * cosine * multiplied - previous
+    # k counts the bounds j pi / m that theta exceeds, and so the bounds that cos theta is below.
     bounds = [math.cos(j * math.pi / margin) for j in range(1, margin)]
     k = sum((jnp.where(cosine < bound, 1.0, 0.0) for bound in bounds), jnp.zeros_like(cosine))
     return jnp.where(k % 2 == 1, -multiplied, multiplied) - 2.0 * k
@@ -734,8 +763,8 @@ def _angle(x: jax.Array, y: jax.Array) -> jax.Array:
 
     They are computed as 2 atan2(sqrt(1 - cos), sqrt(1 + cos)), because arccos of a rounded cosine
     has few digits near 1 and -1, and an infinite slope there. Because of the eps inside the root,
-    |x~|^2 is 1 - eps / ||x||^2 and not 1. So 1 - cos and 1 + cos are half of |x~ - y~|^2 and
-    |x~ + y~|^2 plus the amounts `missing` from |x~|^2 and |y~|^2.
+    |x~|^2 is 1 - eps / ||x||^2 and not 1. Let `missing` be the amount that |x~|^2 and |y~|^2 lack
+    together. Then 2 (1 - cos) is |x~ - y~|^2 + missing, and 2 (1 + cos) is |x~ + y~|^2 + missing.
     """
     missing = EPS / l2_norm(x) ** 2 + EPS / l2_norm(y) ** 2
     # `missing` is zero where the squared norm overflows, and sqrt has an infinite slope at zero.
@@ -758,6 +787,7 @@ def _squared_distances(
     """Returns ||f~ - W~_j||^2 = 2 - 2 cos, [batch, classes]; 2 where either vector is zero."""
     if not forced:
         return 2.0 - 2.0 * cosine_similarity(features, agents)
+    # ||W_j||^2 is 1, but its derivative is not 0 here, so it stays in the formula.
     rows = _forced(_wide(agents))
     products = _products(l2_normalize(_wide(features)), rows)
     return 1.0 + jnp.sum(rows**2, axis=1)[None, :] - 2.0 * products
@@ -765,16 +795,22 @@ def _squared_distances(
 
 def _forced(agents: jax.Array) -> jax.Array:
     """Returns the normalised rows, with the derivative of rows that are stored at unit length."""
+    # The bracketed difference is a constant, so the derivative is that of the agents themselves.
     return agents + jax.lax.stop_gradient(l2_normalize(agents) - agents)
 
 
 def _pairs(
     features: ArrayLike, labels: ArrayLike, counted: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns squared distances, same-class pairs and other-class pairs, each [batch, batch]."""
+    """Returns three arrays [batch, batch] about all pairs of features.
+
+    They are the squared distances of unit vectors, whether a pair is of one class, and whether it
+    is of two classes. Pairs with padding, or of a feature with itself, are in neither of the masks.
+    """
     labels = jnp.asarray(labels)
     distance = _squared_distances(features, features)
     counted = jnp.ones(labels.shape, bool) if counted is None else jnp.asarray(counted)
+    # An example forms no pair with itself.
     valid = counted[:, None] & counted[None, :] & ~jnp.eye(labels.size, dtype=bool)
     alike = labels[:, None] == labels[None, :]
     return distance, valid & alike, valid & ~alike
@@ -782,6 +818,7 @@ def _pairs(
 
 def _mean(x: jax.Array, chosen: jax.Array) -> jax.Array:
     """Returns the means [batch] of the chosen entries of each row; zero where none is chosen."""
+    # At least 1, because 0 / 0 would be NaN, also in the derivative.
     count = jnp.maximum(jnp.sum(chosen, axis=1), 1)
     return jnp.sum(jnp.where(chosen, x, 0.0), axis=1) / count
 
@@ -806,6 +843,8 @@ def _target(x: jax.Array, labels: ArrayLike) -> jax.Array:
 
 def _rows_of(x: jax.Array, labels: ArrayLike) -> jax.Array:
     """Returns the rows of x [classes, ...] at the labels; NaN for a label out of range."""
+    # By default JAX clips an index that is too large and counts a negative one from the end, so a
+    # wrong label would silently get the loss of another class.
     return x.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 

@@ -52,7 +52,10 @@ def is_tracked(axis_name: AxisName) -> bool:
 
 
 def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
-    """Casts every array of a tree to a type that may differ over `axes`, besides its own axes."""
+    """Casts every array of a tree to a type whose value may differ over `axes`.
+
+    The axes over which the array may differ already are kept.
+    """
 
     def cast(leaf: jax.Array) -> jax.Array:
         # Sorted, because the order of a set of strings differs between processes, and all processes
@@ -69,10 +72,11 @@ def vary_alike(*trees: Any) -> tuple[Any, ...]:
 
 
 def equal_over(axes: frozenset[str], tree: Tree) -> Tree:
-    """Casts arrays to a type that is equal over `axes`, for values that are equal but not typed so.
+    """Casts arrays to a type whose value is equal over `axes`.
 
-    The result is the value of the first device. The gradient goes to the first device alone, so
-    that its sum over the devices counts it once.
+    It is for values that are equal although their type says that they may differ. The result is the
+    value of the first device. The gradient goes to the first device alone, so that its sum over the
+    devices counts it once.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
@@ -121,7 +125,11 @@ def automatic(
 
 
 def per_example(first_axis: Any) -> PartitionSpec:
-    """Returns the partition of a result [batch], such as losses, as `split` of `automatic`."""
+    """Returns the partition of an array [batch], such as losses, for `split` of `automatic`.
+
+    Args:
+      first_axis: the mesh axes over which the first axis of the inputs is split.
+    """
     return PartitionSpec(first_axis)
 
 

@@ -109,23 +109,24 @@ def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
     """
     n = _checked_classes(num_classes, least=1)
     scale = jnp.asarray(scale, jnp.result_type(float))
+    # Divided by e^s, which overflows float32 from s = 89 on.
     return 1.0 / (1.0 + (n - 1.0) * jnp.exp(-2.0 * scale))
 
 
 def agent_distortion(
     features: Features, agents: Agents, labels: Labels, num_classes: int
 ) -> PerClass:
-    """Returns Proposition 3's bound on the error of replacing examples by their agent, per class.
+    """Returns per class Proposition 3's bound on the error of replacing examples by their agent.
 
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
 
     with d the Euclidean distance on the unit sphere. For any feature f_0 it bounds the mean of
-    (d(f_0, f_j) - d(f_0, W_c))^2 over the class, that is the squared error of taking the distance
-    to the agent for the distance to an example. NormFace observes 0.5 to 0.6 in training.
+    (d(f_0, f_j) - d(f_0, W_c))^2 over the class. This is the squared error of using the distance to
+    the agent in place of the distance to an example. NormFace observes 0.5 to 0.6 in training.
 
     Args:
       features: [batch, dim], floating point, of any length.
-      agents: [classes, dim].
+      agents: [classes, dim] class weights.
       labels: [batch] integer class ids.
       num_classes: n, the number of rows of agents.
 
@@ -149,6 +150,7 @@ def agent_distortion(
         raise ValueError(f"expected {num_classes} agents, found {agents.shape[0]}")
     apart = l2_normalize(features) - l2_normalize(agents)[labels]
     sums = jnp.zeros(num_classes).at[labels].add(jnp.sum(apart**2, axis=1))
+    # 0 / 0 is the NaN of a class without an example; 0 would pass for no distortion.
     return sums / jnp.zeros(num_classes).at[labels].add(1.0)
 
 
@@ -164,7 +166,8 @@ def updated_distortion(
 
     Args:
       average: [classes] the average so far; NaN for a class without examples so far.
-      distances: [batch] squared distance between a normalised feature and its own agent.
+      distances: [batch] squared distance between a normalised feature and the normalised agent
+        (class weight) of its own class.
       labels: [batch] integer class ids.
       decay: share of the old average in the new one.
       counted: [batch] bool, False for padding; None counts all.
@@ -217,6 +220,7 @@ def angular_margin(norm_ratio: Numbers, cos_other: Numbers) -> NumberEach:
       Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 2.1.
     """
     product = jnp.asarray(norm_ratio, jnp.result_type(float)) * jnp.asarray(cos_other)
+    # Clipped, because arccos is NaN above 1, where x_2 wins at any angle.
     return jnp.arccos(jnp.clip(product, -1.0, 1.0))
 
 

@@ -1,1 +1,1 @@
-"""Kills and faults that a run must survive."""
+"""Tests that training runs survive kills and other faults, on real processes."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.torture`."""
+"""Runs the command `python -m benchmarks.torture`."""
 
 from benchmarks.torture.command import main
 from hyperface.runs import program

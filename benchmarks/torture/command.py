@@ -3,12 +3,18 @@
     python -m benchmarks.torture                                    a made-up data set, 50 kills
     python -m benchmarks.torture mnist-ring --kills 10 -- --steps 400 --checkpoint-every 50
 
-What stands after -- are options of hyperface train, the same for every run. The command trains once
-without a break, then again and again with kill -9 at random moments until enough kills are done;
-every run must end with the first one's parameters, log and scores, bit for bit, and no kill may
-cost more steps than an interval of checkpoints and the save under way. Then runs that go on with
-another number of devices after each kill, agents whole and split, which must end with the
-parameters to float32 rounding; then each fault in turn. Status 1 says that something did not hold.
+The words after -- are options of hyperface train, the same for every run. The command does this:
+
+1. It trains one run without a break.
+2. It trains further runs and kills them with kill -9 at random moments, until enough kills are
+   done. Each run must end with the parameters, log and scores of the first one, bit for bit. No
+   kill may cost more steps than an interval of checkpoints, and the interval whose save was not
+   finished.
+3. It continues runs with another number of devices after each kill, with whole and with split
+   agents (class weights). They must end with the same parameters up to float32 rounding.
+4. It tries each other fault, such as a full disk.
+
+The exit status is 1 if one of these requirements is not met.
 """
 
 import dataclasses
@@ -33,7 +39,7 @@ MADE_UP = [
 ]  # fmt: skip
 
 ROUNDING = 1e-5
-"""Largest distance of a parameter array, in its lengths, that another order of sums explains."""
+"""Largest relative distance of a parameter array that another order of sums can explain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +47,21 @@ class Torture:
     """Options of the command."""
 
     kills: int = 50
+    """Number of kills."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the random moments of the kills."""
     devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Simulated devices of a run that is killed on each but the last; all divide the batch."""
+    """Numbers of simulated devices of one run, which is killed on each number but the last. All of
+    them divide the batch size."""
     faults: bool = True
     """Try the other faults too."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; a made-up one in a temporary folder where no experiment is
-    named."""
+    """Folder of prepared data sets. If no experiment is named, it is a temporary folder with a
+    made-up data set."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then runs; ends with status 1 where something did not hold."""
+    """Parses the options and does all tests; ends with status 1 if a requirement is not met."""
     args, given = _split(list(args))
     name = args.pop(0) if args and not args[0].startswith("-") else None
     options = program.parse(Torture, args, prog="python -m benchmarks.torture", description=__doc__)
@@ -75,6 +83,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _tortured(trainer: Trainer, options: Torture) -> bool:
+    """Does all tests, prints one line per test, and returns whether all requirements are met."""
     seconds = trainer.train_whole()
     print(f"Unbroken: {seconds:.0f} s, {trainer.steps} steps.", flush=True)
     rng = random.Random(options.seed)
@@ -91,6 +100,7 @@ def _tortured(trainer: Trainer, options: Torture) -> bool:
         outcome = f"{found.kills} kills, {found.lost} steps lost at most"
         return outcome, found.equal and found.lost <= trainer.most_lost
 
+    # A run may end before its first kill. The second condition bounds the number of such runs.
     while kills < options.kills and runs < options.kills:
         runs += 1
         add(f"run {runs}, kill -9", killed)
@@ -113,7 +123,12 @@ def _tortured(trainer: Trainer, options: Torture) -> bool:
 def _moves(
     trainer: Trainer, devices: tuple[int, ...]
 ) -> list[tuple[str, tuple[str, ...], tuple[int, ...]]]:
-    """Titles, options and device counts of the runs that change these."""
+    """Returns (title, options, device counts) of each run whose number of devices changes.
+
+    Args:
+      trainer: gives the largest number of devices over which agents can be split.
+      devices: the device counts, in order.
+    """
     split = tuple(count for count in devices if count <= trainer.most_shards)
     moves = [("", (), devices), (", agents split", ("--shard-agents",), split)]
     return [
@@ -124,7 +139,12 @@ def _moves(
 
 
 def _judged(title: str, act: Callable[[], tuple[str, bool]]) -> tuple[str, str, bool]:
-    """A row: the outcome, and whether it is as it should be; a run that ends otherwise is not."""
+    """Does a test and returns its row: (title, outcome in words, whether it is as required).
+
+    Args:
+      title: title of the test.
+      act: does the test and returns its outcome. A RuntimeError counts as a failure.
+    """
     try:
         return title, *act()
     except RuntimeError as error:
@@ -136,6 +156,7 @@ def _row(title: str, outcome: str, held: bool) -> str:
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the words before "--", and those after it."""
     if "--" not in args:
         return args, []
     place = args.index("--")
@@ -143,7 +164,10 @@ def _split(args: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _made_up(folder: Path) -> Path:
-    """A data set of random patterns, 12 people with 8 noisy images each, 8 to train on."""
+    """Writes a data set of random patterns, and returns the folder of prepared data sets.
+
+    It has 12 people with 8 noisy images each. 8 of the people are in the training split.
+    """
     import numpy as np
     from PIL import Image
 

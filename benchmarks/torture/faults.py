@@ -1,4 +1,4 @@
-"""What befalls a run of hyperface train, and how it must end: the table of benchmarks.torture."""
+"""Causes faults in runs of hyperface train, and checks how the runs end."""
 
 import os
 import resource
@@ -13,32 +13,50 @@ from hyperface.runs import program
 
 
 def _copied(trainer: Trainer, name: str) -> Path:
-    """A copy of the unbroken run, to be damaged; returns its newest checkpoint."""
+    """Copies the unbroken run, and returns the copy's newest checkpoint, which can be damaged.
+
+    Args:
+      trainer: gives the folder of the runs.
+      name: folder of the copy.
+    """
     shutil.copytree(trainer.root / "whole", trainer.root / name)
     return trainer.root / name / "checkpoints" / str(trainer.steps)
 
 
 def _data(checkpoint: Path) -> Path:
+    """Returns the largest file with array values in a checkpoint."""
     return max(checkpoint.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
 
 
 def _flipped(checkpoint: Path) -> None:
+    """Changes one bit in the values of a checkpoint."""
     data = bytearray(_data(checkpoint).read_bytes())
     data[len(data) // 2] ^= 1
     _data(checkpoint).write_bytes(data)
 
 
 def _cut(checkpoint: Path) -> None:
+    """Removes the second half of a file of a checkpoint."""
     data = _data(checkpoint)
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
 
 
 def _emptied(checkpoint: Path) -> None:
+    """Removes all files of a checkpoint, but not its folder."""
     shutil.rmtree(checkpoint)
     checkpoint.mkdir()
 
 
 def _damaged(name: str, damage: Callable[[Path], None]) -> Callable[[Trainer], tuple[str, bool]]:
+    """Returns the fault of a damaged newest checkpoint.
+
+    The run must keep it under another name, report it, and continue from the checkpoint before it.
+
+    Args:
+      name: folder of the run.
+      damage: a function that damages a checkpoint.
+    """
+
     def fault(trainer: Trainer) -> tuple[str, bool]:
         damage(_copied(trainer, name))
         said = f"kept as broken-{trainer.steps}" in trainer.train(name)
@@ -49,6 +67,7 @@ def _damaged(name: str, damage: Callable[[Path], None]) -> Callable[[Trainer], t
 
 
 def _terminated(trainer: Trainer) -> tuple[str, bool]:
+    """Sends SIGTERM: the run must save its step, report it, end with status 0, and continue."""
     process = trainer.start("terminated")
     trainer.wait_for(process, lambda: trainer.logged("terminated") > 0)
     process.send_signal(signal.SIGTERM)
@@ -61,8 +80,10 @@ def _terminated(trainer: Trainer) -> tuple[str, bool]:
 
 
 def _two_at_once(trainer: Trainer) -> tuple[str, bool]:
+    """Starts a run in the folder of a running one: the second must end with an error."""
     process = trainer.start("twice")
     trainer.wait_for(process, lambda: trainer.logged("twice") > 0)
+    # Stopped and not only slow, so that the first run cannot end before the second one starts.
     process.send_signal(signal.SIGSTOP)
     try:
         shown = trainer.train("twice", status=program.EXIT_INPUT)
@@ -74,6 +95,8 @@ def _two_at_once(trainer: Trainer) -> tuple[str, bool]:
 
 
 def _full(trainer: Trainer) -> tuple[str, bool]:
+    """Simulates a full disk: the run must end with one error, and continue when there is room."""
+    # A limit on the size of the process' files, at half of the largest file of a checkpoint.
     most = _data(trainer.root / f"whole/checkpoints/{trainer.steps}").stat().st_size // 2
     process = trainer.start("full")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
@@ -84,16 +107,20 @@ def _full(trainer: Trainer) -> tuple[str, bool]:
 
 
 def _unwritable(trainer: Trainer) -> tuple[str, bool]:
+    """Trains into a folder that cannot be created: the run must end with one error."""
+    # Below a file, because permissions do not keep root from writing.
     (trainer.root / "file").write_text("")
     shown = trainer.train("file/run", status=program.EXIT_INPUT)
     return "one message, status 2", "expected a writable run folder" in shown
 
 
 def _worker_killed(trainer: Trainer) -> tuple[str, bool]:
+    """Kills the processes that read images: the run must end with one error, and continue."""
     process = trainer.start("worker", "--workers", "2")
     trainer.wait_for(process, lambda: trainer.logged("worker") > 0)
     for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
         for child in children.read_text().split():
+            # Multiprocessing starts its workers by this function, and its helpers by others.
             if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
                 os.kill(int(child), signal.SIGKILL)
     shown = trainer.ended(process, program.EXIT_INPUT)
@@ -103,7 +130,11 @@ def _worker_killed(trainer: Trainer) -> tuple[str, bool]:
 
 
 def _unreadable(trainer: Trainer) -> tuple[str, bool]:
-    """A copy of the data set, linked but for the shard that is damaged."""
+    """Damages a file of the data set: the run must end with an error that names the record.
+
+    Afterwards the run must continue with the sound data set. The damaged data set is a copy by
+    links, except for the damaged file.
+    """
     sound, damaged = trainer.dataset, trainer.root / "damaged" / trainer.dataset.name
     for path in filter(Path.is_file, sound.rglob("*")):
         (damaged / path.relative_to(sound)).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +161,11 @@ time.time = lambda: real() - 86400.0 * (next(calls) // 500)
 
 
 def _clock(trainer: Trainer) -> tuple[str, bool]:
-    """Back by a day now and then, with files of the future and of 1970."""
+    """Sets the clock back by a day again and again: the run must not be affected.
+
+    After a kill, the files of the run also get times in 1970 and in the future.
+    """
+    # Python imports a module of this name at its start, before the program itself.
     (trainer.root / "clock").mkdir()
     (trainer.root / "clock/sitecustomize.py").write_text(_CLOCK)
     paths = os.pathsep.join([str(trainer.root / "clock"), *filter(None, sys.path)])
@@ -145,6 +180,7 @@ def _clock(trainer: Trainer) -> tuple[str, bool]:
 
 
 def _diverged(trainer: Trainer) -> tuple[str, bool]:
+    """Lets the loss explode: the run must name step, metric and parameters, and end with 3."""
     more = ["--optimizer.learning-rate", "1e12"]
     shown = trainer.train("diverged", *more, status=program.EXIT_DIVERGED)
     named = "expected finite metrics, found" in shown and "Not finite: the " in shown
@@ -164,4 +200,5 @@ FAULTS: dict[str, Callable[[Trainer], tuple[str, bool]]] = {
     "a clock that jumps back": _clock,
     "a loss that is not finite": _diverged,
 }
-"""What befalls a run, by title: the outcome in words, and whether all is as it should be."""
+"""Title of a fault -> a function that causes it and returns (outcome in words, whether the run
+behaved as required)."""

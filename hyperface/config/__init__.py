@@ -1,1 +1,1 @@
-"""The settings of a run as plain data: the experiment and its loss."""
+"""Describes the settings of a run as plain data: the experiment and its loss."""

@@ -1,4 +1,4 @@
-"""Sizes and sources of our backbones, as a table that needs no JAX.
+"""Lists the sizes and the sources of our backbones, as a table that needs no JAX.
 
 The numbers are stored, because computing them would load JAX and build every network. A test
 compares them with the networks.
@@ -19,7 +19,7 @@ class Description(NamedTuple):
     flops: int
     """Floating-point operations per image. A multiply-add counts as 2, and padding as 0."""
     source: str
-    """Where the network is described."""
+    """The paper or the code that describes the network."""
 
 
 _MNIST, _FACE, _SQUARE = (28, 28, 1), (112, 96, 3), (112, 112, 3)
@@ -60,6 +60,8 @@ BACKBONES: dict[str, Description] = {
     "iresnet-18": Description(_SQUARE, 512, 24_025_088, 4_960_163_328, _IRESNET),
     "iresnet-50": Description(_SQUARE, 512, 43_590_336, 11_719_038_976, _IRESNET),
     "iresnet-100": Description(_SQUARE, 512, 65_155_648, 22_419_650_560, _IRESNET),
+    # "-folded" is the form in which released ONNX files have a network: batch normalisation is
+    # folded into the other layers, so it has fewer parameters and operations.
     "iresnet-18-folded": Description(
         _SQUARE, 512, 24_019_712, 4_950_967_296, f"{_IRESNET}, folded"
     ),

@@ -153,11 +153,12 @@ class Optimizer:
     """Number of batches whose mean gradient gives one update, for batch sizes that do not fit into
     memory. Steps count batches."""
     agents_update: Literal["whole", "in-sweep"] = field(default="whole", metadata=records.RARE)
-    """"whole" updates the agents once their whole gradient is known. "in-sweep" updates them block
-    by block while the gradient is computed, which is then never in memory: a third less for the
-    agents, the same numbers. It has no `clip` and no `accumulate`, which need the whole gradient;
-    and where the backbone's gradient is not finite though the loss is, the agents have moved
-    already, so that the run goes back to its newest checkpoint."""
+    """When the agents are updated. "whole" updates them once their whole gradient is known.
+    "in-sweep" updates them block by block while the gradient is computed. The whole gradient is
+    then never in memory, which saves a third of the memory for agents. The results are the same. It
+    does not work with `clip` and `accumulate`, which need the whole gradient. If the backbone's
+    gradient is not finite although the loss is, the agents were updated already. The run then
+    returns to its newest checkpoint."""
     average: float = 0.0
     """Decay of a moving average of the parameters, which is evaluated instead of them; 0 keeps no
     average. In the first steps t the decay is (1 + t) / (10 + t), while that is less."""
@@ -333,6 +334,7 @@ def _check_model(model: Model) -> None:
     # Settings that the backbone would ignore must keep their defaults, since a user who changes one
     # expects an effect.
     for name in ("name", *(("feature_dim", "dtype", "remat") if model.is_module else ())):
+        # The default of a field is an attribute of the dataclass itself.
         found, default = getattr(model, name), getattr(Model, name)
         expected = f"no value but {default!r} beside the backbone {model.title}, which has its own"
         expect(found == default, f"model.{name.replace('_', '-')}", expected, repr(found))
@@ -349,6 +351,7 @@ def _check_optimizer(o: Optimizer) -> None:
             found = getattr(rule, name)
             fits = 0 <= found < math.inf
             expect(fits, f"optimizer.groups.{group}.{name}", "a finite number of at least 0", found)
+    # A set, so that a step that is given twice is an error too.
     in_order = list(o.boundaries) == sorted(set(o.boundaries))
     expect(in_order, "optimizer.boundaries", "steps in rising order", o.boundaries)
     fits = o.schedule == "steps" or not o.boundaries
@@ -381,6 +384,8 @@ def _check_together(e: Experiment) -> None:
             "evaluation.mirror: expected none, sum or max with the classification protocol, found "
             "concat, whose features are longer than the agents."
         )
+    # A network is scored on a group of people that it was not trained on. Only verification can do
+    # that: a classifier has no class weights of these people.
     if e.evaluation.people_folds > 1:
         one = e.evaluation.protocol == "verification" and e.evaluation.snapshots == 1
         expect(
@@ -397,7 +402,10 @@ def _check_together(e: Experiment) -> None:
 
 
 def _check_in_sweep(e: Experiment) -> None:
-    """Refuses what needs the whole gradient of the agents before their update."""
+    """Raises InputError for settings that do not work with an update of the agents block by block.
+
+    Such settings need the whole gradient of the agents before the update, or there are no agents.
+    """
     o, name = e.optimizer, "optimizer.agents-update"
     if not e.loss.agent_heads():
         raise InputError(f"{name}: expected whole with a loss that has no agents, found in-sweep.")
@@ -417,6 +425,7 @@ def _check_steps(e: Experiment) -> None:
             f"{e.checkpoint_every}: a resumed run continues the log from its checkpoint."
         )
     steps = e.snapshot_steps()
+    # The only snapshot of a run without others is its last step, which is logged in any case.
     if steps[0] < 1 or (len(steps) > 1 and any(step % e.log_every for step in steps)):
         raise InputError(
             f"evaluation.snapshots: expected steps from 1 to {e.steps} that are multiples of "

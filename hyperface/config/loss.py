@@ -375,12 +375,14 @@ def check(loss: Loss) -> None:
         value.
     """
     for f in dataclasses.fields(loss):
+        # Fields that are no terms, such as `precision`, have no weight.
         weight = getattr(getattr(loss, f.name), "weight", 0.0)
         name = f"loss.{f.name.replace('_', '-')}.weight"
         expect(0 <= weight < math.inf, name, "a finite number of at least 0", weight)
     _check_custom(loss)
     terms = loss.terms()
     expect(terms, "loss", "a term with a weight above 0", "none")
+    # Also the fields of terms of weight 0, which `terms` leaves out.
     for name, (least, most) in _RANGES.items():
         found = _field(loss, name)
         expected = f"at least {least}" if most == math.inf else f"{least} to {most:g}"
@@ -404,9 +406,11 @@ def check(loss: Loss) -> None:
 
 
 def _check_custom(loss: Loss) -> None:
+    """Checks the names, weights and objects of the user's own losses."""
     taken = RESERVED | {f.name for f in dataclasses.fields(loss)}
     for place, term in enumerate(loss.custom):
         where = f"loss.custom.{place}"
+        # The name becomes that of a flax module, which must be an identifier.
         fits = term.name.isidentifier() and term.name not in taken
         expect(fits, f"{where}.name", "a name of letters, digits and _ of its own", term.name)
         taken = taken | {term.name}
@@ -418,6 +422,7 @@ def _check_custom(loss: Loss) -> None:
 
 
 def _field(loss: Loss, name: str) -> Any:
+    """Returns the value of a field by its name on the command line, such as "center.rate"."""
     return functools.reduce(getattr, name.replace("-", "_").split("."), loss)
 
 

@@ -65,6 +65,7 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
     """
     _check_counts(name, counts)
     images = sum(counts.train)
+    # The table's first key is 0, so that there is always a size.
     batch = max(size for least, size in BATCHES.items() if images >= least)
     # For a small set a batch is at most a quarter of the images, and a power of two.
     batch = min(batch, max(8, 2 ** int(math.log2(max(8, images / 4)))))
@@ -95,12 +96,18 @@ def _evaluation(counts: Counts) -> Evaluation:
 
 
 def _pairs(images: Sequence[int]) -> tuple[int, int]:
-    """Returns the numbers of same and of different pairs, from the number of images per person."""
+    """Returns the numbers of pairs of one person and of pairs of different people.
+
+    Args:
+      images: number of images of each person.
+    """
     same = sum(n * (n - 1) // 2 for n in images)
     return same, sum(images) * (sum(images) - 1) // 2 - same
 
 
 def _check_counts(name: str, counts: Counts) -> None:
+    """Checks that there are people to train on, and pairs of other people to score on."""
+    # A person whose images were all unusable still has a count, which is 0.
     people = sum(n > 0 for n in counts.train)
     if people < 2:
         raise InputError(
@@ -108,6 +115,7 @@ def _check_counts(name: str, counts: Counts) -> None:
         )
     if counts.same_people:
         return
+    # Two of each kind, because a fold needs one and there are at least two folds.
     if min(_pairs(counts.test)) < 2:
         raise InputError(
             f"{name}: expected a split 'test' of other people, two or more with two images or "

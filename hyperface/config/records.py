@@ -14,9 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hyperface.errors import InputError
 
 OBJECT = {"object": True, "rare": True}
-"""Metadata of a field that holds a user's object."""
+"""Metadata of a dataclass field that contains a user's object, such as a backbone."""
 RARE = {"rare": True}
-"""Metadata of a field that is recorded only where it differs from its default."""
+"""Metadata of a dataclass field that is recorded only if it differs from its default."""
 
 
 def describe(value: Any) -> str:
@@ -49,11 +49,16 @@ def describe(value: Any) -> str:
 
 
 def _settings(values: Mapping[str, Any]) -> list[str]:
+    """Returns "name=description" for each value."""
     return [f"{name}={describe(value)}" for name, value in values.items()]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns a configuration as nested dictionaries, lists, numbers and texts."""
+    """Returns a configuration as nested dictionaries, lists, numbers and texts, for JSON.
+
+    Args:
+      config: an instance of a dataclass, whose fields may be such instances too.
+    """
     # A rare field with its default value is left out; `from_dict` then takes the default.
     return {
         f.name: _plain(getattr(config, f.name), f)
@@ -63,12 +68,14 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _default(field: dataclasses.Field) -> Any:
+    """Returns the default value of a field."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
 def _plain(value: Any, field: dataclasses.Field) -> Any:
+    """Returns the value of a field in the form for JSON."""
     if field.metadata.get("object"):
         return None if value is None else describe(value)
     if dataclasses.is_dataclass(value):
@@ -80,8 +87,8 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
     """Returns the configuration that `to_dict` converted, with texts in place of objects.
 
     Args:
-      cls: class of the configuration.
-      values: the dictionary.
+      cls: the dataclass of the configuration.
+      values: the dictionary that `to_dict` returned.
 
     Raises:
       TypeError: a field is missing, or unknown to this version.
@@ -126,6 +133,7 @@ def with_objects(found: Any, given: Any, where: str = "") -> Any:
         elif dataclasses.is_dataclass(value):
             changes[f.name] = with_objects(value, other, f"{name}.")
         elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+            # Padded, in case the user's file has fewer losses than the record.
             others = (*(other or ()), *(None for _ in value))
             changes[f.name] = tuple(
                 with_objects(item, others[i], f"{name}.{i}.") for i, item in enumerate(value)
@@ -134,6 +142,16 @@ def with_objects(found: Any, given: Any, where: str = "") -> Any:
 
 
 def _checked(name: str, text: str, given: Callable | None) -> Callable:
+    """Returns the object of the user's file if its description is the recorded text.
+
+    Args:
+      name: name of the field, for messages.
+      text: the recorded description.
+      given: the object; None if the file has none.
+
+    Raises:
+      InputError: there is no object, or its description is another text.
+    """
     found = "none" if given is None else describe(given)
     if given is None or found != text:
         raise InputError(

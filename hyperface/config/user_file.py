@@ -36,6 +36,7 @@ def load(path: Path, *, title: str | None = None, imports_from: Path | None = No
 # A command asks for the same file more than once. Running it twice would build its objects twice.
 @functools.lru_cache(maxsize=16)
 def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
+    """Runs a file for `load`; `key` identifies the content of the file for the cache."""
     # A file named like a library would otherwise replace the library in sys.modules.
     name = f"experiment_file_{title}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -44,6 +45,7 @@ def _load(path: Path, key: tuple, title: str, imports_from: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Python looks up a class's module there, for example when it builds a dataclass.
     sys.modules[name] = module
+    # First, as Python does for a script: the user's modules go before installed ones.
     sys.path.insert(0, str(imports_from))
     try:
         spec.loader.exec_module(module)

@@ -165,7 +165,16 @@ def run(options: Reproduce) -> None:
 
 
 def _trained(items: Sequence[Item], printed: Mapping[str, Any], context: Context) -> list[str]:
-    """Trains and scores the missing runs at small scale; returns one sentence per failure."""
+    """Trains and scores the missing runs at small scale: on smaller data sets than the paper's.
+
+    Args:
+      items: the items whose runs are trained.
+      printed: the tables of the paper, as in `published.toml`.
+      context: the folders and settings.
+
+    Returns:
+      One sentence per failure.
+    """
     from hyperface.reproduce import commands, scheduler
 
     wanted = commands.item_commands(items, printed, context)

@@ -40,10 +40,13 @@ people of its own data set."""
 
 
 class SmallScale(NamedTuple):
-    """The columns of a table at small scale, with the protocol and the score that each shows."""
+    """The columns of a table for runs at small scale: runs on smaller data than the paper's."""
 
     columns: list[str]
+    """Title of each column."""
     protocols: list[str]
+    """Name of the protocol of each column, after a slash and the folder of the evaluation if that
+    is not the usual one."""
     figures: list[str]
     """Name of the score of each column, such as "accuracy"."""
 
@@ -65,7 +68,9 @@ class SmallScale(NamedTuple):
 
 
 def evaluation_of(protocol: str) -> tuple[str, str]:
-    """Splits the name of a protocol into the folder of its evaluation and its name there.
+    """Splits a name FOLDER/PROTOCOL into the folder of an evaluation and the name of a protocol.
+
+    Without a folder it is that of the usual evaluation.
 
     Example:
       >>> evaluation_of("evaluation-profiles/pairs"), evaluation_of("lfw")
@@ -152,7 +157,13 @@ def _are_same(files: Mapping[str, str], folder: Path) -> bool:
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
-    """Returns the folder of the run of a method with a seed."""
+    """Returns the folder of a run.
+
+    Args:
+      runs: folder of runs.
+      method: name of the set of training options.
+      seed: the seed of the run.
+    """
     return runs / (f"{method}-seed{seed}" if seed else method)
 
 
@@ -161,7 +172,7 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
     Args:
       runs: folder of runs.
-      method: name of the method.
+      method: name of the set of training options.
       leaves: name of a file; a run counts if its folder has this file. The default is the file that
         a finished training writes last.
     """
@@ -172,7 +183,8 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
 
 def diverged(runs: Path, method: str) -> list[int]:
-    """Returns the seeds with which the training of a method diverged."""
+    """Returns the seeds with which the training of a method diverged, in rising order."""
+    # A run that diverged first and was then trained to its end counts as trained.
     return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
 
@@ -180,6 +192,8 @@ def item_commands(
     items: Iterable[Item], tables: Mapping[str, Any], context: Context
 ) -> list[Command]:
     """Returns the commands that train and score the runs of some items at small scale.
+
+    Runs at small scale use smaller data sets than the paper's.
 
     All commands of seed 0 come first, then those of seed 1, and so on. A command whose data set is
     absent is left out.
@@ -295,9 +309,14 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 
 
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
-    """Returns the options of an evaluation at small scale, and the protocol files that it lacks.
+    """Returns the options of an evaluation at small scale, and the protocol files that are absent.
 
-    A protocol that lacks a file is left out of the options. If none is left, the options are "".
+    A protocol whose file is absent is left out of the options. If no protocol is left, the options
+    are "".
+
+    Args:
+      evaluation: name of the evaluation, a key of `small` in `published.toml`.
+      context: gives the folder of the data.
     """
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
@@ -319,7 +338,13 @@ def absent_data(names: Iterable[str], context: Context) -> list[str]:
 
 
 def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -> list[Command]:
-    """Returns the commands that train and score some rows of a table at the paper's scale."""
+    """Returns the commands that train and score some rows of a table at the paper's scale.
+
+    Args:
+      printed: the table as in `published.toml`.
+      rows: names of the rows.
+      runs: folder of runs.
+    """
     found: dict[Command, None] = {}
     for row in printed["rows"]:
         if "run" not in row or row["row"] not in rows:
@@ -343,10 +368,10 @@ def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
-    """Returns the commands that train a method: first those of the run it starts from.
+    """Returns the commands that train a method, after those that train the run it starts from.
 
     Args:
-      method: name of the method.
+      method: name of the set of training options.
       runs: folder of runs.
       seed: the seed.
       shorter: options that shorten the training; "" for full length.
@@ -367,24 +392,34 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
 def is_of_one_start(method: str) -> bool:
     """Returns whether the runs of all seeds of a method were fine-tuned from one and the same run.
 
-    Such runs are not independent, and comparisons have to count them as one start.
+    A method is a named set of training options. Runs of one start are not independent, and
+    comparisons have to count them as one.
     """
     about = published()["methods"][method]
     return bool(about.get("shared")) or ("start" in about and is_of_one_start(about["start"]))
 
 
 def scoring(run: Path, options: str, evaluation: str) -> Command:
-    """Returns the command that scores a run with these options, into the folder `evaluation`."""
+    """Returns the command that scores a run.
+
+    Args:
+      run: folder of the run.
+      options: options of hyperface evaluate.
+      evaluation: name of the folder, in the run's folder, into which the scores are written.
+    """
     out = "" if evaluation == EVALUATION else f" --out {shlex.quote(str(run / evaluation))}"
     makes = run / evaluation / SCORED
     return Command("evaluate", f"{shlex.quote(str(run))} {options}{out}", makes, run)
 
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
-    """Returns all that the result of an item depends on, as a dictionary for JSON.
+    """Returns the inputs of an item's result, as a dictionary for JSON.
 
-    A stored result is used again only if its key is equal: the version and the digest of the code,
-    the settings, and the digests of the data, the protocol files and the runs.
+    A stored result is used again only if its inputs are equal. The keys are:
+
+    - "version" and "code" (a digest).
+    - for an item with data: "quick", "steps", "seeds", "data" and "files" (lists of digests).
+    - for an item with trained runs: "runs" (name of a run -> digest).
     """
     found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
     # Items without data, such as the propositions, depend on nothing but the code.

@@ -1,4 +1,8 @@
-"""Builds the entries of statements that compare scores, with the statistics for their verdicts."""
+"""Builds table entries for statements that compare scores, with the statistics of the comparison.
+
+A statement is a sentence of a paper, such as that one loss verifies better than another. It may
+have several parts, which must all be true.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +16,7 @@ from hyperface.reproduce.item import HOLDS, Entry
 
 
 class Decisions(NamedTuple):
-    """Which pairs of images a network decides correctly at the best threshold."""
+    """The pairs of images that a network decides correctly at the best threshold."""
 
     right: np.ndarray
     """[pairs] bool, whether each pair is decided correctly."""
@@ -38,7 +42,7 @@ def entry(
     judged: bool = True,
     over_people: Sequence[Difference | None] = (),
 ) -> list[Entry]:
-    """Returns the entry of a statement in a list, or [] if a part of the statement has no margins.
+    """Returns a list of the one table entry of a statement; [] if a part of it has no margins.
 
     Args:
       row: the statement.
@@ -48,8 +52,8 @@ def entry(
       unit: unit of the margins.
       starts: number of independently trained networks; that of the seeds by default.
       judged: False if the statement is judged by another number, and this one is only shown.
-      over_people: for each part, the difference with people resampled too; None, or none at all,
-        takes the paired t-test over seeds.
+      over_people: for each part, its difference by a bootstrap that resamples people too. Where it
+        is None, or if the sequence is empty, the paired t-test over seeds is used.
     """
     if not parts or not all(parts):
         return []
@@ -65,7 +69,9 @@ def entry(
 
 
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
-    """Returns the entry of a statement whose parts have one margin per seed.
+    """Returns a list of the one table entry of a statement with one margin per part and seed.
+
+    The list is empty if a part has no margin.
 
     Args:
       row: the statement.
@@ -114,9 +120,9 @@ def of_decisions(
     *,
     starts: int | None = None,
 ) -> Entry:
-    """Returns the entry of a statement that one method verifies better than another.
+    """Returns the table entry of the statement that one method verifies better than another.
 
-    Its interval comes from a bootstrap that draws both people and seeds with replacement.
+    The confidence interval comes from a bootstrap that draws people and seeds with replacement.
 
     Args:
       row: the statement.

@@ -86,7 +86,7 @@ class Trained(NamedTuple):
 
 
 def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
-    """Returns a shipped experiment with the steps of this command and changes to its softmax.
+    """Returns a shipped experiment, shortened if the command asks for it, with another softmax.
 
     Args:
       name: name of the experiment, such as "mnist-plane-softmax".
@@ -122,7 +122,13 @@ def train_runs(experiment: Experiment, label: str, context: Context) -> list[Tra
 
 
 def _run(experiment: Experiment, label: str, context: Context) -> Trained:
-    """Returns the run of one seed, trained now or before."""
+    """Returns the run of one seed. It is trained now if it was not trained before.
+
+    Args:
+      experiment: the experiment with its seed.
+      label: the beginning of the name of the run's folder.
+      context: gives the folders.
+    """
     size = f"{label}-{experiment.steps}-steps-{SHOWN[context.quick]}-images-seed{experiment.seed}"
     folder = context.out / "runs" / size
     data = experiment.data
@@ -192,13 +198,13 @@ def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[floa
 
 
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
-    """Returns the entry of a statement that one kind of runs classifies more images correctly.
+    """Returns the table entry of a statement that some runs classify more images correctly.
 
     Args:
       row: the statement.
       better: [seeds, images] 1 for a correctly classified image, 0 for another; a difference of
         two such arrays is allowed.
-      than: [seeds, images] the same for the other kind of runs.
+      than: [seeds, images] the same for the runs that they are compared with.
     """
     found = difference_of_means(100.0 * better, 100.0 * than, draws=2_000)
     gains = np.mean(better, axis=1) - np.mean(than, axis=1)

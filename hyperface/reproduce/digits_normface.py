@@ -80,7 +80,8 @@ def scales(context: Context) -> Measured:
 def distortion(context: Context) -> Measured:
     """Measures Proposition 3's bound during training on MNIST.
 
-    The bound is the mean squared distance between normalised features and their agents.
+    The bound is the mean squared distance between normalised features and the normalised agents
+    (class weights) of their classes.
     """
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]

@@ -17,8 +17,8 @@ NEAR = 0.5
 def similarities(context: Context) -> Measured:
     """Measures NormFace, Table 1, on MNIST: whether normalised features verify better.
 
-    Pairs of digits are told apart by inner product and by Euclidean distance, before and after the
-    features are normalised.
+    Pairs of one digit and pairs of two are distinguished by inner product and by Euclidean
+    distance, before and after the features are normalised.
     """
     runs = digits.softmax_runs(context)
     entries, found = [], {}
@@ -42,7 +42,13 @@ def similarities(context: Context) -> Measured:
 
 
 def _pair_accuracy(run: Trained, similarity: str, normalized: bool) -> float:
-    """Returns the accuracy, in percent, of telling pairs of one digit from pairs of two."""
+    """Returns the accuracy, in percent, of deciding whether two images show the same digit.
+
+    Args:
+      run: gives the features.
+      similarity: one of SIMILARITIES.
+      normalized: whether features are scaled to unit length first.
+    """
     # Evenly spaced: test images are sorted by class, and all pairs of 10,000 are 50 million.
     every = max(1, len(run.labels["test"]) // COMPARED)
     features, labels = run.features["test"][::every], run.labels["test"][::every]
@@ -138,12 +144,15 @@ def _nearer(run: Trained, normalized: bool) -> float:
 
 
 def marked(run: Trained) -> dict[str, np.ndarray]:
-    """Returns three training features that show why distances mislead, as in Figure 2's caption.
+    """Finds three training features that show why distances mislead (NormFace, Figure 2's caption).
 
-    The figure is that of NormFace. f_2 and f_3 have the same class; f_1 has another class, but is
-    nearer to f_2 than f_3 is. The candidates are correctly classified features: those at the tenth
-    and at the ninetieth percentile of each class' norms. The result has the largest ratio ||f_3 -
-    f_2|| / ||f_1 - f_2||. It is {} if f_1 is never nearer.
+    f_2 and f_3 have the same class. f_1 has another class, but is nearer to f_2 than f_3 is. The
+    candidates are correctly classified features: those at the tenth and at the ninetieth percentile
+    of each class' norms. Of these, the three with the largest ratio ||f_3 - f_2|| / ||f_1 - f_2||
+    are taken.
+
+    Returns:
+      {"f_1": [dim], "f_2": [dim], "f_3": [dim]}, or {} if the ratio never exceeds 1.
     """
     features, labels = run.features["train"], run.labels["train"]
     right = np.argmax(features @ run.agents.T, axis=1) == labels
@@ -259,8 +268,8 @@ def _spread(run: Trained, digit: int) -> float:
 def _lost(run: Trained, digit: int) -> float:
     """Returns the accuracy, in points, that the cosine without bias loses on one digit.
 
-    The accuracy is that of telling the digit from all others on test images, with equal weight for
-    both kinds of images.
+    The accuracy is that of deciding whether a test image shows the digit. Images of the digit and
+    all other images have the same weight.
     """
     features, own = run.features["test"], run.labels["test"] == digit
     logits = features @ run.agents.T

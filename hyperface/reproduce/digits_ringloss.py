@@ -44,7 +44,7 @@ def ring_planes(context: Context) -> Measured:
 
 
 def _norm_order(dim: int, norms: list[np.ndarray]) -> list[Entry]:
-    """Returns in what share of the seeds the norms of the classes are ordered as the paper says.
+    """Returns entries with the share of the seeds in which norms are ordered as the paper states.
 
     Args:
       dim: number of dimensions of a feature.

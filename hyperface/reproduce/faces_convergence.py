@@ -1,7 +1,8 @@
 """Measures the convergence failure of the cosine softmax on thousands of people (NormFace, 3.3).
 
-With unit features and agents and no scale, the loss cannot fall below Proposition 2's bound, which
-for thousands of classes is almost the loss of a guess. A scale lowers the bound.
+With unit features and unit agents (class weights) and no scale, the loss cannot fall below the
+bound of Proposition 2. For thousands of classes this bound is almost the loss of a guess. A scale
+lowers the bound.
 """
 
 import json
@@ -45,6 +46,7 @@ class Trained(NamedTuple):
 
     def bound(self) -> float:
         """Returns Proposition 2's bound at the final scale, in nats."""
+        # One line is enough: the bound depends on the scale alone, which has no noise of batches.
         return self.metrics[-1]["softmax_bound"]
 
 
@@ -54,6 +56,7 @@ def convergence(context: Context) -> Measured:
     entries = []
     for row, runs in found.items():
         entries.append(Entry.of(row, [run.loss() for run in runs], "nats", 3, "final loss"))
+        # Without normalisation the loss has no lower bound but zero.
         if row != PLAIN:
             entries.append(Entry.of(row, [run.bound() for run in runs], "nats", 3, "its bound"))
         accuracies = [run.accuracy for run in runs]
@@ -61,6 +64,7 @@ def convergence(context: Context) -> Measured:
     entries.append(
         Entry.of(LEARNED, [run.metrics[-1]["scale"] for run in found[LEARNED]], "", 2, "scale")
     )
+    # Rows may have different numbers of finished runs. Each claim needs one run of each row.
     seeds = range(min(map(len, found.values())))
     without = [found[row] for row in WITHOUT_SCALE]
     entries += [
@@ -70,6 +74,7 @@ def convergence(context: Context) -> Measured:
         ),
         Entry.claim(
             "with a learned scale the loss falls below that bound",
+            # The bound without a scale does not depend on the learning rate, so one row is enough.
             [found[LEARNED][seed].loss() < without[0][seed].bound() for seed in seeds],
         ),
     ]

@@ -32,7 +32,14 @@ def _relative_error(found: ArrayLike, expected: ArrayLike) -> float:
 
 
 def _compare(what: str, found: ArrayLike, expected: ArrayLike, digits: int = 15) -> Entry:
-    """Returns an entry with the relative error of a computed array."""
+    """Returns an entry with the relative error of a computed array.
+
+    Args:
+      what: name of the comparison, for the row.
+      found: the computed array.
+      expected: the array that it should equal.
+      digits: number of decimals that are shown.
+    """
     return Entry.of(f"{what}: greatest difference", _relative_error(found, expected), "", digits)
 
 
@@ -122,7 +129,7 @@ def normalization(context: Context) -> Measured:
 
 
 def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndarray:
-    """Trains the ten agents of a cosine softmax by SGD, and returns their mean norm per step.
+    """Trains the ten agents (class weights) of a cosine softmax by SGD on fixed features.
 
     Args:
       decay: weight decay.
@@ -130,7 +137,7 @@ def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndar
       rate: learning rate.
 
     Returns:
-      [steps].
+      The mean norm of the agents after each step, [steps].
     """
     rng = np.random.default_rng(1)
     means = rng.normal(size=(10, 8))

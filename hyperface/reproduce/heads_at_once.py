@@ -19,7 +19,7 @@ from hyperface import losses
 from hyperface.normalize import l2_norm, l2_normalize
 
 HIDDEN, DIM, BATCH = 128, 128, 64
-"""Units of the hidden layer, dimensions of a feature, and images per batch."""
+"""Number of units of the hidden layer, of dimensions of a feature, and of images per batch."""
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
 """Learning rate, momentum and weight decay of SGD."""
 PARTS = 20
@@ -209,7 +209,13 @@ def embed(params: Params, features: jax.Array) -> jax.Array:
 def drawn(
     key: jax.Array, step: jax.Array | int, data: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws the batch of a step at random: features [batch, dim] and labels [batch]."""
+    """Draws the batch of a step at random: features [batch, dim] and labels [batch].
+
+    Args:
+      key: the random key of the seed.
+      step: number of the step, counted from 0.
+      data: features and labels, as in `train`.
+    """
     # Folding in 0 here and 1 in `first` keeps the draws of batches and parameters independent.
     which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), step))
     chosen = jax.random.randint(which, (BATCH,), 0, data[1].shape[0])

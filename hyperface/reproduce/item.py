@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Items are listed before NumPy and matplotlib are loaded.
     from matplotlib.figure import Figure
 
 Measured: TypeAlias = "tuple[Outcome, dict[str, Figure]]"
-"""What the measurement of an item returns: the outcome, and its figures by caption."""
+"""The result of an item's measuring function: the outcome, and caption -> figure."""
 RESULT = "result.json"
 """Name of the file with the result of an item."""
 HOLDS = "holds"
@@ -34,6 +34,7 @@ class Item(NamedTuple):
     """A proposition, equation, figure or table of a paper."""
 
     name: str
+    """Name of the item on the command line, such as "figure-5"."""
     place: str
     """Place in the paper, such as "Figure 5" or "3.3"."""
     title: str
@@ -42,7 +43,7 @@ class Item(NamedTuple):
     needs: tuple[str, ...] = ()
     """Names of the prepared data sets that the measurement needs."""
     gives: tuple[str, ...] = ("table",)
-    """What the measurement returns: "table", "figure" or both."""
+    """The kinds of results that the measurement returns: "table", "figure" or both."""
     runs: tuple[str, ...] = ()
     """Names of the methods whose trained runs the measurement needs."""
     uses: tuple[str, ...] = ()
@@ -82,7 +83,15 @@ class Entry:
         digits: int = 2,
         column: str = "",
     ) -> "Entry":
-        """Returns an entry from one number, or from a sequence with one number per seed."""
+        """Returns an entry with one number, or with one number per seed.
+
+        Args:
+          row: name of the row.
+          value: the number, or the sequence of one number per seed.
+          unit: unit of the numbers.
+          digits: number of decimals that are shown.
+          column: name of the column.
+        """
         values = value if isinstance(value, Sequence) else [value]
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
@@ -190,6 +199,7 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
 
 def to_record(outcome: Outcome) -> dict[str, Any]:
     """Converts an outcome to dictionaries and lists for JSON; default values are left out."""
+    # The entries are added even if there are none, because `from_record` requires them.
     return _set_fields(outcome) | {"entries": [_entry_record(one) for one in outcome.entries]}
 
 

@@ -1,4 +1,4 @@
-"""Measures what each loss does to the feature norm as the quality of an image."""
+"""Measures for each loss how well the feature norm indicates the quality of an image."""
 
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ DATASET = "orl_faces"
 FACTORS = (1.0, 16.0, 64.0)
 """Factors by which all images are made smaller in area; 1 leaves them as they are."""
 FAR = 0.01
+"""The false accept rate at whose threshold genuine pairs are refused."""
 
 
 def quality(context: Context) -> Measured:
@@ -55,7 +56,11 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
     Args:
       run: folder of the run.
       context: gives the folder of the data.
+
+    Returns:
+      Factor of `FACTORS` -> how well the norms indicate the quality of the images.
     """
+    # Without mirror images: the norm of the sum of two features says less about one image.
     network = open_network(run, mirror="none")
     split = network.open_split(DATASET, "test", context.data_dir)
     found = {}
@@ -68,6 +73,7 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 
 def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
     """Measures the norms of features [images, dim] as image quality, over all pairs of images."""
+    # In float64, as the cosines are.
     pairs, norms = all_pairs(labels), np.linalg.norm(features.astype(np.float64), axis=1)
     return norm_quality(norms, pairs, cosine_scores(features, pairs), far=FAR)
 
@@ -95,10 +101,16 @@ def _entries(name: str, found: list[dict[float, NormQuality]]) -> list[Entry]:
     return [
         Entry.of(name, list(values), unit, digits, column)
         for column, (values, unit, digits) in columns.items()
+        # A share of pairs is NaN if no pair is refused. A mean over some seeds would mislead.
         if np.isfinite(values).all()
     ]
 
 
 def _shares(refused: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """Returns refused over that of a random order; NaN if no pair is refused at all."""
+    """Returns the refused share, divided by that of a random order; NaN where the latter is 0.
+
+    Args:
+      refused: [seeds] mean share of genuine pairs that are refused, with some images left out.
+      random: [seeds] the same if the images to leave out are chosen at random.
+    """
     return np.divide(refused, random, out=np.full(refused.shape, np.nan), where=random > 0)

@@ -135,7 +135,7 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
 
 
 def _difference(entry: Entry, *, with_power: bool = False) -> str:
-    """Formats the difference of a comparison; of several parts, that of the least certain one.
+    """Formats the difference of a comparison. Of several parts, the least certain one is shown.
 
     Args:
       entry: the comparison.
@@ -172,6 +172,12 @@ def _table(
 
     The rows of the paper come first, then further measured rows. Each measured column is beside its
     published column. It is left out if nothing in it was measured and there are other columns.
+
+    Args:
+      item: the item.
+      outcome: its outcome; None if it was not measured.
+      printed: the item as in `published.toml`.
+      verdicts: the verdicts of `judge`.
     """
     rows = {row["row"]: row for row in printed.get("rows", ())}
     entries, runs = (outcome.entries, outcome.notes) if outcome else ([], {})
@@ -270,7 +276,15 @@ def _is_expected(
     published: Mapping[tuple[str, str], str],
     at_full_scale: bool,
 ) -> bool:
-    """Returns whether a cell without a measured value is shown as "not run", and not left empty."""
+    """Returns whether a cell without a measured value is shown as "not run", and not left empty.
+
+    Args:
+      name: name of the row.
+      column: name of the column.
+      rows: name -> row of the table in `published.toml`.
+      published: (row, column) -> published text.
+      at_full_scale: whether the paper has this column; others are those at small scale.
+    """
     if name not in rows:
         return False
     row = rows[name]

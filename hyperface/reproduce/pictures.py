@@ -122,7 +122,14 @@ def _runs(printed: Mapping[str, Any], context: Context, *, whole: bool) -> Itera
 def _curves(
     scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
 ) -> dict[str, Figure]:
-    """Draws ROC curves, one figure per protocol."""
+    """Draws ROC curves, one figure per protocol.
+
+    Args:
+      scored: the rows with their runs.
+      printed: the table as in `published.toml`.
+      protocol: the protocol at small scale; at the paper's scale the table names the protocols.
+      whole: whether the runs are those at the paper's scale.
+    """
     protocols = dict.fromkeys(_protocols(printed)) if whole else (protocol,)
     drawn = {}
     for name in protocols:
@@ -144,7 +151,13 @@ def _low_resolution(
 ) -> dict[str, Figure]:
     """Draws Ring loss, Figure 8: ROC curves and scores of images that were made smaller.
 
-    One figure has a panel of ROC curves per factor, another has scores against the factor.
+    One figure has a panel of ROC curves per factor. Another has the scores against the factor.
+
+    Args:
+      scored: the rows with their runs.
+      printed: the table as in `published.toml`.
+      runs: folder of runs.
+      whole: whether the runs are those at the paper's scale.
     """
     small = SmallScale.of(printed)
     columns, protocols, names = (
@@ -201,7 +214,7 @@ def _scores(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[tupl
 
     The deviation is over the snapshots of a run or, at small scale, over seeds.
     """
-    # Scores of runs are in percent, those of protocols and their figures from 0 to 1.
+    # Tables have scores in percent, and the functions that draw take shares from 0 to 1.
     if whole:
         return {
             cell: Score(found.value / 100, None if found.spread is None else found.spread / 100)
@@ -241,7 +254,10 @@ def _weights(printed: Mapping[str, Any], runs: Path, *, whole: bool) -> dict[str
 def _video_histograms(
     scored: list[_Scored], printed: Mapping[str, Any], protocol: str, *, whole: bool
 ) -> dict[str, Figure]:
-    """Draws NormFace, Figure 9: how a histogram is computed, and one figure of them per row."""
+    """Draws NormFace, Figure 9: how a histogram is computed, and one figure of histograms per row.
+
+    The arguments are those of `_curves`.
+    """
     drawn = {}
     for one in scored:
         name = printed["protocols"][0] if whole else protocol

@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 2.0, 0.7
 BEFORE = {0: "images", 1: "network", 2: "feature f", 4: "inner product", 5: "softmax loss"}
 AFTER = BEFORE | {3: "normalise f", 4: "cosine times s"}
 BRANCH = {1: "network", 2: "feature f", 3: "normalise f"}
+"""Column -> text of its box: training before NormFace, training by it, and one image in a test."""
 ADDED = ("normalise f", "normalise\nrows of W", "cosine times s")
 """The steps that NormFace adds to training, drawn in another colour. In tests, features were
 normalised before NormFace too, so nothing is new there."""

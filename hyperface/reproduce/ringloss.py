@@ -1,8 +1,12 @@
 """Tests what Ring loss states about its tables, on the scores of trained runs.
 
-`statements` explains how a test is written. The names of rows are those in `published.toml`: SM is
-softmax, SF SphereFace, CL center loss, R Ring loss with its lambda, and l2-Cons SM l2-constrained
-softmax with its alpha.
+`statements` explains how a test is written. The names of rows are those in `published.toml`:
+
+- SM: softmax
+- SF: SphereFace
+- CL: center loss
+- R: Ring loss, with its lambda in brackets
+- l2-Cons SM: l2-constrained softmax, with its alpha in brackets
 """
 
 from hyperface.reproduce.statements import Scores, Statements

@@ -1,9 +1,10 @@
 """Measures how much the scores depend on the hyper-parameter of a loss.
 
-Ring loss says that they depend less on its lambda than on the alpha of l2-constrained softmax, and
-NormFace's Figure 8 that they depend less on the weight of C-contrastive than on that of center
-loss. Small heads are trained on the fixed features of a run, with all settings and seeds in one
-program (see `heads_at_once`): whole networks would take days.
+The paper of Ring loss states that scores depend less on lambda, the weight of Ring loss, than on
+alpha, the norm of l2-constrained softmax. NormFace's Figure 8 states that they depend less on the
+weight of C-contrastive loss than on that of center loss. Small heads are trained on the fixed
+features of a run, because whole networks would take days. One program trains all settings and seeds
+(see `heads_at_once`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ class Scores(NamedTuple):
     deviation: np.ndarray
     """[seeds] standard deviation of the test features' norms, divided by their mean."""
     decisions: tuple[Decisions, ...] = ()
-    """Which pairs were decided rightly, for each seed that did not diverge."""
+    """The pairs that were decided correctly, for each seed that did not diverge."""
 
 
 def ring(context: Context) -> Measured:
@@ -135,7 +136,11 @@ def weights(context: Context) -> Measured:
 
 
 def _scored(settings: Mapping[Key, Setting], context: Context) -> tuple[dict[Key, Scores], str]:
-    """Trains and scores all settings, and returns the scores and the procedure in words."""
+    """Trains and scores all settings, each with several seeds.
+
+    Returns:
+      Setting -> its scores, and the procedure in words.
+    """
     splits = feature_cache.features(context.runs / RUN, context)
     train, test = splits["train"], splits["test"]
     # A common scale, so that the head's first features and gradients do not depend on the run.
@@ -244,9 +249,14 @@ def _spread(
 
 
 def _verifies_better(row: str, better: Scores, than: Scores) -> list[Entry]:
-    """Returns the entry of a statement that one setting verifies better than another.
+    """Returns a list with the table entry of a statement that one setting verifies better.
 
     A seed that diverged counts as less accurate than any other.
+
+    Args:
+      row: the statement.
+      better: scores of the setting that should verify better.
+      than: scores of the other setting.
     """
     # Resampling people needs the decisions of every seed; without one, only seeds are compared.
     if len(better.decisions) == len(than.decisions) == better.accuracy.size:
@@ -267,7 +277,13 @@ def _spread_entries(
 ) -> list[Entry]:
     """Returns one entry per score: its standard deviation over the values of a hyper-parameter.
 
-    Values at which a seed diverged are left out; with fewer than two others there is no entry.
+    Values at which a seed diverged are left out. If fewer than two values remain, the list is [].
+
+    Args:
+      found: the scores of all settings.
+      key: name of the hyper-parameter.
+      values: the values of the hyper-parameter.
+      label: description of the values, for the name of the row.
     """
     kept = tuple(v for v in values if np.isfinite(found[key, v].accuracy).all())
     return [

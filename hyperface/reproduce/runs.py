@@ -1,7 +1,7 @@
 """Reads the tables of faces from the scores of trained runs.
 
-A row of a table is a loss. It has the scores of a run at the paper's scale, if there is one, and
-the scores of runs with the same loss at small scale, one per seed.
+A row of a table is a loss. It has the scores of a run at the paper's scale, if there is one. It has
+also the scores of runs with the same loss at small scale (on smaller data), one per seed.
 """
 
 import json
@@ -89,7 +89,7 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
 
 
 def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str, str]]:
-    """Yields the row, column, protocol and name of each score at the paper's scale."""
+    """Yields (row, column, protocol, name of the score) for each cell at the paper's scale."""
     for row in printed["rows"]:
         if "run" in row:
             names = (row.get(key, printed[key]) for key in ("protocols", "figures"))
@@ -172,6 +172,13 @@ def _statements(
 
     A run that diverged counts as lower than all others. The score of a `shared` run counts for
     every seed.
+
+    Args:
+      item: gives the tests of the statements.
+      printed: the table as in `published.toml`.
+      small: (row, column) -> seed -> score.
+      methods: row -> method.
+      runs: folder of runs.
     """
     if item.statements is None or not small:
         return []
@@ -227,7 +234,20 @@ def _statements(
 def _over_people(
     part: Part, methods: Mapping[str, str], protocol: str | None, runs: Path, starts: int | None
 ) -> Difference | None:
-    """Returns the difference of a part with people resampled, if all its pairs were stored."""
+    """Returns the difference of a part by a bootstrap that also resamples people.
+
+    Args:
+      part: the part of a statement.
+      methods: row -> method.
+      protocol: the protocol that decided the pairs; None if its score is no accuracy.
+      runs: folder of runs.
+      starts: number of independently trained networks; None for that of the seeds.
+
+    Returns:
+      The difference; None if the part compares anything but two rows, or if the decisions about
+      single pairs of a run were not stored.
+    """
+    # A statement with limits ("0.2 to 0.4 points") is tested over seeds: the bootstrap tests zero.
     if protocol is None or part.rows is None or part.least or math.isfinite(part.most):
         return None
     if not all(row in methods for row in part.rows):
@@ -244,7 +264,10 @@ def _over_people(
 
 
 def _decisions(run: Path, protocol: str) -> Decisions | None:
-    """Reads the pairs that a protocol decided; None if the current run has none."""
+    """Reads which pairs of images a run decides correctly by a protocol.
+
+    The result is None if the scores of the run as it is now have no such file.
+    """
     evaluation, name = evaluation_of(protocol)
     path = pairs_file(run / evaluation, name)
     if read_score(run, evaluation, name, ACCURACY) is None or not path.exists():

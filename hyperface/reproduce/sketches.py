@@ -202,7 +202,15 @@ def _arrow(
 
 
 def _angle(axes: Axes, start: float, end: float, radius: float, label: str) -> None:
-    """Draws an arc around the origin from one direction to another, both in degrees."""
+    """Draws an arc around the origin, with a label at its middle.
+
+    Args:
+      axes: the axes to draw on.
+      start: direction of the start of the arc, in degrees.
+      end: direction of its end, in degrees.
+      radius: radius of the arc.
+      label: text of the label.
+    """
     turn = np.radians(np.linspace(start, end, 40))
     axes.plot(radius * np.cos(turn), radius * np.sin(turn), color="#444444", linewidth=1)
     middle = turn[20]

@@ -159,7 +159,10 @@ def _extract(folder: Path, archives: Sequence[Archive], least: int) -> None:
 
 
 def _smaller(content: bytes, shrink: int) -> bytes:
-    """Returns the encoded image with each pixel the mean of a block of shrink x shrink."""
+    """Returns an encoded image whose sides are reduced by the factor `shrink`, as PNG.
+
+    Each pixel is the mean of shrink x shrink pixels. A factor of 1 returns the content unchanged.
+    """
     if shrink == 1:
         return content
     out = io.BytesIO()

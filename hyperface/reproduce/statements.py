@@ -65,13 +65,13 @@ class Scores(NamedTuple):
     def above(
         self, high: Names, low: Names, *, least: float = 0.0, most: float = math.inf
     ) -> list[Part]:
-        """Returns the parts of: each row of `high` scores above each row of `low`.
+        """Returns the parts of the statement that each row of `high` scores above each of `low`.
 
         Args:
           high: names of rows.
           low: names of rows.
-          least: smallest difference that agrees, in points.
-          most: largest difference that agrees.
+          least: smallest difference that agrees with the statement, in points.
+          most: largest difference that agrees with it, in points.
         """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
         return [
@@ -80,17 +80,25 @@ class Scores(NamedTuple):
         ]
 
     def varies_more(self, wide: Names, narrow: Names) -> list[Part]:
-        """Returns the part of: the scores vary more over the rows `wide` than over `narrow`.
+        """Returns the part of the statement that scores vary more over some rows than over others.
 
-        They vary by their standard deviation over the rows.
+        The variation is the standard deviation over the rows.
+
+        Args:
+          wide: names of the rows over which the scores should vary more.
+          narrow: names of the rows over which they should vary less.
         """
         return [Part(_differences(self._deviation(wide), self._deviation(narrow)))]
 
     def fails(self, row: str) -> list[Part]:
-        """Returns the part of: the networks of a row diverge, or verify no better than a guess."""
+        """Returns the part of the statement that a row's networks fail.
+
+        A network fails if it diverges, or if it verifies hardly better than a guess.
+        """
         return [Part(dict(self.failures.get(row, {})))]
 
     def _row(self, name: str) -> BySeed:
+        # A row without trained runs has no scores; the statement then gets no verdict.
         return self.rows.get(name, {})
 
     def _deviation(self, names: Names) -> dict[int, float]:

@@ -73,7 +73,8 @@ def _angles_in_degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def agents(context: Context) -> Measured:
     """Measures NormFace, Figure 6: where C-contrastive loss puts the agents of two classes.
 
-    At margin m = 0 the agents end at the class means; at m = 1 they end farther from the boundary.
+    An agent is the weight vector of a class. At margin m = 0 the agents end at the class means. At
+    m = 1 they end farther from the boundary.
     """
     features, labels = _sample_two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])

@@ -1,4 +1,4 @@
-"""What the commands do, for Python and notebooks too.
+"""Carries out the commands, and offers each of them as a function for Python and notebooks.
 
 from hyperface.runs import embed, prepare, train, verify
 

@@ -81,6 +81,7 @@ def main(args: Sequence[str]) -> None:
     splits = [network.open_split(options.dataset, options.split, data_dir)]
     if options.overlap_with is not None:
         splits.append(network.open_split(options.overlap_with, options.overlap_split, data_dir))
+    # Features are written to a temporary folder and mapped: a large set may not fit into memory.
     with owned.writing(options.out), owned.scratch(options.out) as folder:
         files = [folder / str(i) for i in range(len(splits))]
         parts = [embed_into(file, s, network) for file, s in zip(files, splits, strict=True)]
@@ -89,6 +90,7 @@ def main(args: Sequence[str]) -> None:
 
 def _check(options: Clean) -> None:
     for name in ("class", "image"):
+        # A quantile is turned into a threshold, so that both together would contradict each other.
         threshold = getattr(options, f"{name}_threshold")
         quantile = getattr(options, f"{name}_quantile")
         one = threshold is None or quantile is None
@@ -129,6 +131,8 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
         image_threshold=options.image_threshold,
         image_quantile=options.image_quantile,
     )
+    # The outliers are found before people are left out, so that quantiles are shares of the whole
+    # data set, whatever the other data set is.
     overlap = None if other is None else _overlap(options, data, other)
     dropped = {pair.train_person for pair in overlap[0]} if overlap else set()
     keep = cleaned.keep & ~np.isin(images.labels, list(dropped))
@@ -149,6 +153,7 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
         report.write_overlap(folder, images, other.images, *overlap)
     report.write_distances(folder, images, distances, cleaned)
     report.write_dropped(folder / "dropped.csv", images, distances, cleaned, dropped)
+    # Only now, because the histograms of distances show which thresholds would keep images.
     expect(keep.any(), "thresholds", "images to keep", f"none: see {folder / 'distances.png'}")
     names = [images.names[i] for i in np.flatnonzero(keep).tolist()]
     # keep.txt is written last: if it exists, the other files are complete.
@@ -159,7 +164,12 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
 def _overlap(
     options: Clean, data: "Embedded", other: "Embedded"
 ) -> tuple[list["SimilarPeople"], set[tuple[int, int]]]:
-    """Returns the people who seem to be in both data sets, and the label pairs with equal names."""
+    """Finds the people who seem to be in both data sets, by their features and by their names.
+
+    Returns:
+      The pairs of similar or equally named people, and the (label, label in the other data set) of
+      the people with equal names.
+    """
     from hyperface.data.overlap import same_names, similar_people
 
     labels, other_labels = (

@@ -11,27 +11,28 @@ from hyperface.metrics.operating_points import Decision, OperatingPoint
 from hyperface.runs.photos import Face, Features, NotUsed
 
 SHOWN = 20
-"""Pairs that are printed and drawn."""
+"""Largest number of pairs that are printed and drawn."""
 LARGEST = 25_000_000
-"""Pairs that are compared at most: they take some gigabyte of memory."""
+"""Largest number of pairs that are compared. They take about a gigabyte of memory."""
 MOST_PAIRS = 10_000
-"""Pairs that are recorded, those of the highest similarity."""
+"""Largest number of pairs that are recorded. The pairs of the highest similarity are taken."""
 
 
 class Comparison(NamedTuple):
     """The comparison of two faces."""
 
     first: str
-    """Name of the photo."""
+    """Name of the first face, as in `photos.Face`."""
     second: str
+    """Name of the second face."""
     similarity: float
     """Cosine of the features."""
     norms: tuple[float, float]
-    """Lengths of the features of both images."""
+    """Length of the feature of each face, without its mirror image."""
     decision: Decision | None = None
     """"same", "different" or "not sure"; None without a calibration."""
     probability: float | None = None
-    """Probability of one person; None without a calibration."""
+    """Probability that both faces are of one person; None without a calibration."""
 
 
 class Verified(NamedTuple):
@@ -63,25 +64,28 @@ def compare(
     point: OperatingPoint | None,
     prior: float,
 ) -> tuple[Verified, list[tuple[Face, Face]]]:
-    """Compares the faces of one side with those of the other.
+    """Compares each face of one side with each face of the other side.
 
     Args:
-      sides: for each side the faces, their features, and the photos without a face.
+      sides: two sides, each as (faces, features of the faces, photos that gave no face).
       is_within: whether both sides are the same photos; then each pair is compared once.
-      stored: the calibration of the network, if it has one.
-      point: the calibration's thresholds at the requested rate.
-      prior: share of same pairs among all that are compared.
+      stored: the calibration of the network; None if it has none.
+      point: the calibration's thresholds at the requested false accept rate; None without a
+        calibration.
+      prior: the user's estimate of the share of pairs that show one person, for the probability.
 
     Returns:
-      The comparison, and the faces of its most similar pairs, for the picture.
+      The result, and the two faces of each of its first `SHOWN` pairs, for the picture.
 
     Raises:
-      InputError: there is no pair, or there are too many.
+      InputError: there is no pair to compare, or there are more than `LARGEST`.
     """
     (one, features, left), (other, others, left_too) = sides
     similarity = _similarities(features.features, others.features)
     rows, columns = _pairs(similarity.shape, is_within)
     scores = similarity[rows, columns]
+    # Only these become objects: one `Comparison` for each of millions of pairs would take minutes
+    # and gigabytes. The counts of decisions below are still those of all pairs.
     highest = _highest(scores).tolist()
     pairs = [
         Comparison(
@@ -100,40 +104,55 @@ def compare(
         decisions=_counts(point, scores) if point else {},
         point=point,
         uncalibrated="",
+        # Within one folder both sides list the same photos.
         not_used=left if is_within else [*left, *left_too],
     )
     return found, [(one[rows[k]], other[columns[k]]) for k in highest[:SHOWN]]
 
 
 def _similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines [first, second], in float64."""
+    """Returns the cosines [first, second] of all pairs of rows.
+
+    Like `cosine_scores`, which scored the pairs of the calibration, it computes in float64.
+    """
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in
             (np.asarray(first, np.float64), np.asarray(second, np.float64))]  # fmt: skip
     return unit[0] @ unit[1].T
 
 
 def _pairs(shape: tuple[int, ...], is_within: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns row and column of each pair; within one folder each pair once.
+    """Returns the row and the column of each pair, [pairs] each.
+
+    Args:
+      shape: number of faces of each side.
+      is_within: whether both sides are the same photos. Each pair is then returned once, and no
+        face is paired with itself.
 
     Raises:
-      InputError: a photo would be compared with itself alone, or there are too many pairs.
+      InputError: there is no pair, or there are more than `LARGEST`.
     """
     count = shape[0] * shape[1]
     expect(count <= LARGEST, "photos", f"at most {LARGEST:,} pairs to compare", f"{count:,}")
     rows, columns = np.triu_indices(shape[0], k=1) if is_within else np.indices(shape)
+    # A single photo that is given twice has only the pair of itself, which is left out.
     if not rows.size:
         raise InputError("expected two photos to compare, found the same one twice.")
     return rows.ravel(), columns.ravel()
 
 
 def _highest(scores: np.ndarray) -> np.ndarray:
-    """Places of the highest similarities, falling, at most MOST_PAIRS."""
+    """Returns the positions of the `MOST_PAIRS` highest scores, with the highest one first."""
+    # Partitioned first, because sorting millions of scores would take seconds.
     places = np.argpartition(-scores, min(MOST_PAIRS, scores.size) - 1)[:MOST_PAIRS]
+    # The last key is the main one. Equal scores keep the order of the photos, which argpartition
+    # alone would not.
     return places[np.lexsort((places, -scores[places]))]
 
 
 def _counts(point: OperatingPoint, scores: np.ndarray) -> dict[str, int]:
-    """Returns the number of pairs by decision; decisions that nothing got are left out."""
+    """Returns the number of pairs per decision, without the decisions that no pair has."""
+    # The rules are those of `OperatingPoint.decide`: with few errors the reject threshold can lie
+    # above the other one, and "same" then goes first.
     same = scores >= point.threshold
     different = ~same & (scores <= point.reject_threshold)
     counts = {"same": same.sum(), "different": different.sum()}

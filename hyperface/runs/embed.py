@@ -4,11 +4,16 @@
     hyperface embed photos/ --run net.onnx --out features.npz --faces all
     hyperface embed crops/ --run runs/mine --out features.npz --aligned
 
-Faces are found, aligned to what the network takes, and embedded. The file has, for each face,
-`names` (the path of the photo below the folder; PHOTO#2 for its second face), `features`, which are
-not normalised, `norms` (the length of the feature without mirror image, which tells quality) and
-`landmarks` [5, 2] in pixels of the photo; further `model` and `mirror`, by which a calibration that
-is fitted on the features is known to be of this network. Photos without a face are listed.
+Faces are found, aligned to the size that the network takes, and embedded. Photos without a face are
+listed. The file contains these arrays, with one row per face:
+
+- `names`: the path of the photo in the folder; PHOTO#2 is the photo's second face.
+- `features`: the features, which are not normalised.
+- `norms`: the length of the feature without the mirror image, which indicates quality.
+- `landmarks`: [5, 2] points in pixels of the photo.
+
+It also contains `model`, the digest of the network, and `mirror`, how features of mirror images
+were merged. A calibration that is fitted on the features records both.
 
 From Python:
 
@@ -39,9 +44,10 @@ if TYPE_CHECKING:  # jax and NumPy are loaded after the options are parsed.
     from hyperface.runs.photos import Face, Faces, Features, NotUsed
 
 PART = 1024
-"""Photos whose faces are found before they are embedded; their pixels are in memory."""
+"""Number of photos whose faces are found before they are embedded. Only the pixels of these faces
+are in memory at once."""
 SHOWN = 10
-"""Photos without a face that are printed."""
+"""Largest number of photos without a face that are logged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +74,15 @@ class EmbeddedPhotos(NamedTuple):
     """Features of the faces of photos."""
 
     names: list[str]
+    """Name of each face, as in `photos.Face`."""
     features: "np.ndarray"
-    """[faces, dim] float32, un-normalised, mirror merged."""
+    """[faces, dim] float32, merged with those of the mirror images, un-normalised."""
     norms: "np.ndarray"
-    """[faces] length of the feature without mirror image."""
+    """[faces] length of the feature without the mirror image."""
     landmarks: "np.ndarray"
-    """[faces, 5, 2] in pixels of the photo; nan for images that were aligned already."""
+    """[faces, 5, 2] points in pixels of the photo; NaN for images that were aligned already."""
     not_used: "list[NotUsed]"
-    """Photos without a face, and the reasons."""
+    """The photos that gave no face, and the reasons."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -83,6 +90,7 @@ def main(args: Sequence[str]) -> None:
     options = program.parse(Embed, args, prog="hyperface embed", description=__doc__ or "")
     npz = options.out.suffix.lower() == ".npz"
     expect(npz, "--out", "a file that ends in .npz", options.out)
+    # Checked before JAX is loaded and thousands of photos are embedded, not when it is written.
     owned.check_free(options.out)
 
     program.quiet_libraries()
@@ -98,6 +106,7 @@ def main(args: Sequence[str]) -> None:
     log_not_used(found.not_used)
     dim = found.features.shape[1]
     log.info(f"{options.out}: features of {len(found.names):,} faces, {dim} dimensions")
+    # The protocol "folder" takes the part of a name before the slash as the person.
     if all("/" in name for name in found.names):
         again = next_steps.command("evaluate", options.out, "--protocol", "folder")
         log.info(f"If each person has a folder, score them: {again}")
@@ -114,17 +123,21 @@ def embed(
     mirror: Literal["none", "sum", "max", "concat"] | None = None,
     detector: "Detector | None" = None,
 ) -> EmbeddedPhotos:
-    """Finds and embeds the faces of photos.
+    """Finds the faces of photos, and computes their features.
 
     Args:
       images: a photo, or a folder of photos.
       run: folder of a run or of an export, or a file of weights.
       out: the .npz file to write; None writes none.
-      faces: which of several faces of a photo are taken.
+      faces: which faces are taken if a photo has several.
       aligned: whether the images are aligned faces, in which no face is looked for.
-      checkpoint: step of the run's checkpoint; the newest by default.
-      mirror: how features of image and mirror image are merged; the run's way by default.
-      detector: finds the faces; MTCNN by default.
+      checkpoint: step of the run's checkpoint; by default the newest.
+      mirror: how the features of an image and of its mirror image are merged; by default as in the
+        run.
+      detector: finds the faces; by default MTCNN.
+
+    Returns:
+      The features, with the names and landmarks of the faces, and the photos that gave no face.
 
     Raises:
       InputError: there is no such network, no photo has a face, or the file cannot be written.
@@ -143,6 +156,7 @@ def embed(
         faces=faces,
         aligned=aligned,
         detector=detector,
+        # 32 kB per face would be gigabytes for a large folder, and nothing shows them.
         keep_pixels=False,
     )
     import numpy as np
@@ -155,6 +169,7 @@ def embed(
         not_used=not_used,
     )
     if out is not None:
+        # By these two a calibration that is fitted on the features belongs to the network.
         values = found._asdict() | {"model": network.digest, "mirror": network.mirror}
         arrays = {name: np.asarray(x) for name, x in values.items() if name != "not_used"}
         with owned.writing(Path(out).parent):
@@ -171,15 +186,18 @@ def faces_and_features(
     detector: "Detector | None",
     keep_pixels: bool = True,
 ) -> "tuple[list[Face], Features, list[NotUsed]]":
-    """Returns the faces of photos, their features, and the photos without a face.
+    """Finds the faces of photos, and computes their features.
 
     Args:
       path: a photo, or a folder of photos.
-      network: embeds the faces.
-      faces: which of several faces of a photo are taken.
+      network: the network that computes the features.
+      faces: which faces are taken if a photo has several.
       aligned: whether the images are aligned faces, in which no face is looked for.
-      detector: finds the faces; MTCNN by default.
-      keep_pixels: whether the faces keep their pixels, 32 kB each.
+      detector: finds the faces; by default MTCNN.
+      keep_pixels: whether the faces keep their pixels, about 32 kB per face.
+
+    Returns:
+      The faces, their features in the same order, and the photos that gave no face.
 
     Raises:
       InputError: no photo has a face, or the network cannot embed them.
@@ -188,6 +206,7 @@ def faces_and_features(
 
     from hyperface.runs import photos
 
+    # Checked first, because loading the detector takes seconds.
     if not aligned:
         photos.check_alignable(network.image_shape)
     if detector is None and not aligned:
@@ -198,6 +217,7 @@ def faces_and_features(
     shown: list[Face] = []
     parts: list[Features] = []
     with program.progress(f"embedding {path}", "photos") as advance:
+        # In parts: the aligned faces of a whole folder may not fit into memory.
         for start in range(0, len(listed), PART):
             found, without = photos.find_faces(
                 listed[start : start + PART],
@@ -212,6 +232,7 @@ def faces_and_features(
                 shown += found if keep_pixels else [face.without_pixels() for face in found]
     if not shown:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in not_used[:3])
+        # A single photo is named without its folder, and names in a folder are relative to it.
         where = f"{path.parent}/" if path.is_file() and path.parent != Path() else ""
         raise InputError(f"expected a face that can be used, found none: {where}{reasons}.")
     columns = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -219,7 +240,7 @@ def faces_and_features(
 
 
 def log_not_used(not_used: "list[NotUsed]") -> None:
-    """Logs the photos that gave no face, and why."""
+    """Logs the first `SHOWN` photos that gave no face, with the reasons, and the number of all."""
 
     if not_used:
         log.info(f"{len(not_used):,} photos left out:")

@@ -1,4 +1,7 @@
-"""Networks that the commands embed images with, and prepared splits embedded by them."""
+"""Opens the network of a run, an export or a weight file, and embeds prepared splits with it.
+
+To embed an image is to compute its feature.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -34,13 +37,13 @@ from hyperface.weights.files import KNOWN, is_weights
 from hyperface.weights.runs import SavedBackbone
 
 BLOCK = 8192
-"""Features that are read at once."""
+"""Number of features that are read at once."""
 BATCH = 256
-"""Images that are embedded at once, split over the devices."""
+"""Number of images that are embedded at once, split over the devices."""
 
 
 class _Processes(AllDevices):
-    """All processes, of which each has a network that puts images on devices itself."""
+    """All devices of all processes, for a network that itself puts images on the devices."""
 
     def split(self, images: np.ndarray) -> Images:
         return images
@@ -50,25 +53,30 @@ class Network(NamedTuple):
     """A function that computes features of images, with the properties of its network."""
 
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
-    """images [batch, height, width, channels] -> (features, merged with those of the mirror images;
-    norms of the features before the merge)."""
+    """The function: images [batch, height, width, channels] -> (features [batch, dim], norms
+    [batch]). Features are merged with those of the mirror images; norms are those before it."""
     image_shape: tuple[int, int, int] | None
-    """Shape of the images that it takes; None takes any."""
+    """(height, width, channels) of the images that the network takes; None if it takes any."""
     crop: tuple[int, int] | None
-    """Height and width that are cut out of a data set's images."""
+    """Height and width that are cut out of a data set's images; None takes whole images."""
     shrink: int
-    """Factor by which a data set's images are made smaller per side, before that."""
+    """Factor by which each side of a data set's images is reduced before the crop."""
     steps: tuple[str, ...]
     """The procedure: sentences that state what the network is and does."""
     digest: str = ""
-    """Digest of its weights, which shows whether a calibration is of this network."""
+    """Digest of the weights, which shows whether a calibration is that of this network."""
     mirror: Mirror = "none"
-    """How features of image and mirror image are merged."""
+    """How the features of an image and of its mirror image are merged."""
     calibration: StoredCalibration | None = None
-    """The calibration of an export, if it has one."""
+    """The calibration that an export contains; None without one."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
-        """Opens a split, and checks that its images have the network's size.
+        """Opens a split with the network's crop and shrink, and checks the size of its images.
+
+        Args:
+          name: name of the prepared data set.
+          split: name of the split.
+          data_dir: folder of prepared data sets.
 
         Raises:
           InputError: there is no such data set, or its images have another size.
@@ -81,16 +89,16 @@ class Network(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """The images of a split with their features and norms, in stored order."""
+    """The images of a split with their features and norms, in the order of the data set's files."""
 
     images: NamedImages
     features: np.ndarray
-    """[images, dim], mapped from a file, so that only the rows in use are in memory."""
+    """[images, dim] float32, mapped from a file, so that only the rows in use are in memory."""
     norms: np.ndarray
-    """[images] float32, length of the feature of the image itself, without its mirror image."""
+    """[images] float32, length of the image's own feature, without its mirror image."""
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (features, labels) of the images, block by block, so that memory stays small."""
+        """Yields (features, labels) of `BLOCK` images at a time, so that memory stays small."""
         for start in range(0, len(self.features), BLOCK):
             block = slice(start, start + BLOCK)
             yield self.features[block], self.images.labels[block]
@@ -100,15 +108,19 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     """Opens the network of a run, an export or a file of weights, or the raw pixels as features.
 
     Args:
-      path: one of: the folder of a run; an `embedder.stablehlo` that `hyperface export` wrote, or
-        its folder; a file of weights whose network can be detected; "pixels", whose features are
-        the images themselves.
-      step: step of the run's checkpoint; the newest by default.
-      mirror: how features of image and mirror image are merged; by default as in the run. An export
-        has a fixed way. Pixels and files of weights are not merged.
+      path: one of:
+
+        - the folder of a run.
+        - an `embedder.stablehlo` that `hyperface export` wrote, or its folder.
+        - a weight file whose network can be detected.
+        - "pixels": the feature of an image is the vector of its pixels.
+      step: step of the run's checkpoint; by default the newest.
+      mirror: how the features of an image and of its mirror image are merged. By default as in the
+        run, and "none" for pixels and weight files. An export has a fixed way.
 
     Raises:
-      InputError: there is no network at the path.
+      InputError: there is no network at the path, or a step or a mirror is given for a source
+        that has none to choose.
     """
     if str(path) == "pixels":
         if step is not None:
@@ -138,14 +150,21 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
 
 
 def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
-    """Returns the network of a run or of a weight file, which is taken without mirror images."""
+    """Returns the network of a run or of a weight file.
+
+    Args:
+      path: the run's folder or the weight file, for the procedure.
+      saved: the backbone that was read from it.
+      mirror: as in `open_network`.
+    """
+    # A weight file does not tell how its network was evaluated.
     experiment = saved.experiment or {"evaluation": {"mirror": "none"}, "data": {}}
     merge: Mirror = mirror or experiment["evaluation"]["mirror"]
     network = saved.network()
     # Linen returns a tuple where collections are mutable, and here none is.
     apply = embedder(cast(Callable[[Any, jax.Array], jax.Array], network.apply), merge)
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
-    # Once, or each batch would carry the parameters to the devices again.
+    # Put on the devices once; otherwise each batch would copy the parameters there again.
     variables = mesh.put_whole(variables)
     at = "" if saved.step is None else f" at step {saved.step}"
     of = "" if saved.trained_on is None else f", trained on {saved.trained_on}"
@@ -159,6 +178,7 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
         lambda images: apply(variables, mesh.split_rows(images)),
         saved.image_shape,
         crop and tuple(crop),
+        # Recorded only if it is not 1.
         experiment["data"].get("shrink", 1),
         steps,
         digest=saved.digest(),
@@ -167,7 +187,9 @@ def _saved(path: Path, saved: SavedBackbone, mirror: Mirror | None) -> Network:
 
 
 def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
+    """Returns the network of an `embedder.stablehlo` that `hyperface export` wrote."""
     record = exported.read_record(path.with_name(exported.NAME))
+    # This compares the file's digest with the record, so that all other fields fit the program.
     program = exported.read_file(path.parent, record, path.name)
     shape, merge = tuple(record["input"][1:]), record["mirror"]
     crop = record["crop"] and tuple(record["crop"])
@@ -187,6 +209,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     def apply(images: Images) -> tuple[jax.Array, jax.Array]:
         # An exported program takes NumPy's arrays too.
         features = embed(cast(jax.Array, images))
+        # The merge is a part of the program, so the norm before it is not known.
         return features, l2_norm(features)
 
     carried = record.get("calibration")
@@ -196,6 +219,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         crop,
         record["shrink"],
         steps,
+        # Of the program's file and not of the weights, which the program does not give back.
         digest=record["files"][path.name]["sha256"][:16],
         mirror=merge,
         calibration=from_dict(carried, str(path.with_name(exported.NAME))) if carried else None,
@@ -203,15 +227,16 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Creates a file of that many bytes, all of them on the disk.
+    """Creates a file of a size in bytes, and allocates all of them on the disk.
 
-    A file with holes would end the process by SIGBUS where the disk is full.
+    Without the allocation the file would have holes. Writing into a hole of a mapped file on a full
+    disk ends the process by SIGBUS, without a message.
     """
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
-            # A full disk is an error here; in a mapped file it would kill the process later.
             os.posix_fallocate(file.fileno(), 0, size)
         else:
+            # macOS lacks the call. Zeros are written instead, in pieces of little memory.
             for start in range(0, size, BLOCK):
                 file.write(bytes(min(BLOCK, size - start)))
 
@@ -222,21 +247,26 @@ def embed_into(
     network: Network,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Embedded:
-    """Embeds a split, together with the other processes, and writes the features to a file.
+    """Embeds a split and writes the features to a file. If several processes run, they share it.
 
     Args:
-      path: path of the file.
+      path: path of the file to write.
       split: the images.
-      network: the network that embeds the images.
-      change: function that changes every image first, as `evaluation_batches` takes it.
+      network: the network that computes the features.
+      change: function that changes each image first, as `evaluation_batches` takes it.
+
+    Returns:
+      The images with their features and norms. Each process returns those of all images.
 
     Raises:
       InputError: the images have no names, or a feature is zero or not finite.
     """
+    # Protocols and lists find the feature of an image by its name.
     if "name" not in split.records[0]:
         raise InputError(f"{split.dataset}: expected images with names, found none.")
     names = [record["name"].decode() for record in split.records]
     labels, norms = np.empty(len(names), np.int32), np.empty(len(names), np.float32)
+    # The number of dimensions, and with it the size of the file, is known after the first batch.
     features, done = None, 0
     devices = _Processes()
     share = {"process": devices.process, "processes": devices.processes}
@@ -246,7 +276,8 @@ def embed_into(
             part: Embeddings = embed_split(
                 lambda _, images: network.apply(images), None, [batch], devices
             )
-            # Refused at the first batch and not after all of them.
+            # Checked in each batch, so that hours of embedding do not come before the error. A
+            # feature of length zero has no direction and cannot be compared.
             if not (np.isfinite(part.norms).all() and part.norms.all()):
                 raise InputError(
                     f"{split.dataset}: expected finite features above zero, found others: has the "
@@ -262,6 +293,7 @@ def embed_into(
             norms[block] = part.norms
             done = block.stop
             advance(done, len(names))
+    # Pixels are decoded again when a page shows them, because those of a split may fill the memory.
     images = NamedImages(names, labels, lambda place: decode(split.records[place]["image"]))
     # There is at least one image, whose record is read above, and so there are features.
     return Embedded(images, cast(np.ndarray, features), norms)

@@ -12,11 +12,13 @@
 
 Protocols: folder (all pairs of your own people, with thresholds and calibration), pairs (any list),
 lfw, lfw-view1, blufr, cfp-ff, cfp-fp, ytf, halves, agedb, calfw, cplfw, xqlfw, ijba, ijba-search,
-cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface, tinyface. Every step that was taken
-is printed, and recorded with all figures in evaluation.json; evaluation.html has the curves and the
-hardest pairs. Protocols of image pairs report what the feature norm tells of the quality of images,
-and by --group-by their figures for each age, pose or origin. With folder, calibration.json has what
-hyperface verify needs. A list of pairs is for example:
+cs3, cs3-search, ijbb, ijbb-search, ijbc, ijbc-search, megaface, tinyface.
+
+The procedure is printed: each step that was taken, in words. evaluation.json contains the procedure
+and all scores, and evaluation.html the curves and the hardest pairs. Protocols of image pairs also
+report how well the feature norm indicates image quality. With --group-by they report their scores
+for each age, pose or origin. The protocol folder also writes calibration.json, which hyperface
+verify reads. This is an example of a list of pairs:
 
     first,second,same
     ada/1.jpg,ada/2.jpg,1
@@ -40,7 +42,7 @@ __all__ = ["MAIN_OPTIONS", "Evaluate", "main", "plan", "recorded", "run"]
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads JAX and scores."""
+    """Parses the options, then loads JAX and scores the source."""
     options = program.parse(
         Evaluate,
         args,
@@ -84,12 +86,13 @@ def run(
     """Scores tasks, logs their tables, and writes the report if a folder is given for it.
 
     Args:
-      tasks: as `plan` returns them.
-      out: folder of evaluation.json, evaluation.html and their plots; None writes none.
+      tasks: the tasks that `plan` returned.
+      out: folder of evaluation.json, evaluation.html and their plots; None writes nothing.
       request: the options as `recorded` returns them, for evaluation.json.
 
     Returns:
-      The results by task name, such as "lfw" or "lfw-area4".
+      Task name -> result. The name is that of the protocol, such as "lfw"; for reduced images it
+      ends with the factor of the area, such as "lfw-area4".
 
     Raises:
       InputError: there is no such network, its images do not fit, or features cannot be scored.
@@ -104,6 +107,8 @@ def run(
 
 
 def _default_out(source: Path) -> Path:
+    """Returns the folder of the results without --out: in the run's folder, or else in this one."""
     if source.is_dir():
         return source / "evaluation"
+    # A weight file may lie in a shared folder, so nothing is written beside it.
     return Path("evaluation") / source.stem

@@ -1,4 +1,4 @@
-"""Options of an evaluation."""
+"""The options of `hyperface evaluate`, and their record in `evaluation.json`."""
 
 import dataclasses
 from pathlib import Path
@@ -49,19 +49,19 @@ class Evaluate:
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
     template_rule: Literal["insightface", "insightface-norms", "insightface-unit"] | None = None
-    """insightface's rule of IJB-B and IJB-C in place of --gammas and --pool-media: the means of a
-    template's media are summed, whatever their lengths. insightface: images weigh by the norms of
-    their features and by the detector's scores, from ijbc/ijbc_name_5pts_score.txt.
-    insightface-norms: by the norms alone. insightface-unit: all images weigh the same. Its figures
-    are of --mirror sum."""
+    """insightface's rule for IJB-B and IJB-C, instead of --gammas and --pool-media: the means of a
+    template's media are summed, whatever their lengths. insightface: images are weighted by the
+    norms of their features and by the detector's scores, from ijbc/ijbc_name_5pts_score.txt.
+    insightface-norms: by the norms alone. insightface-unit: all images have the same weight.
+    insightface's own scores are those of --mirror sum."""
     bootstrap: int | None = None
     """Resamples of people, for 95 % intervals; 0 for none. By default 1,000 for "folder", and none
     for pair lists."""
     group_by: Path | None = None
-    """CSV file whose first line is name,group: the figures of pair lists and of "folder" are
-    repeated for each group of images, such as an age, a pose or an origin. A name is that of an
-    image, or that of a person: the part of an image's name before the first slash. Pairs across
-    groups have their own line."""
+    """CSV file whose first line is name,group. The scores of pair lists and of "folder" are also
+    reported for each group of images, such as an age, a pose or an origin. A name is that of an
+    image, or that of a person: the part of an image's name before the first slash. Pairs of images
+    from two groups are reported together."""
     resolution: tuple[float, ...] = ()
     """Factors by which images are made smaller in area and enlarged again (Ring loss, Exp. 6)."""
     shrink: int | None = None
@@ -124,9 +124,9 @@ MAIN_OPTIONS = (
     "out",
     "data_dir",
 )
-"""What --help shows."""
+"""Names of the options that --help shows; --help-all shows all."""
 
 
 def recorded(options: Evaluate) -> dict[str, str]:
-    """Returns the options that are set, as `evaluation.json` records them."""
+    """Returns field -> value as text for the options that are set, for `evaluation.json`."""
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}

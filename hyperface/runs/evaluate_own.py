@@ -1,4 +1,4 @@
-"""Scores a run by the protocol it was trained for: the test people of its own data set."""
+"""Scores a run by its own protocol: on the test split of the data set that it was trained on."""
 
 import dataclasses
 import json
@@ -27,11 +27,13 @@ log = logging.getLogger("hyperface")
 
 RESULTS = "evaluation.json"
 USED = {"source", "checkpoint", "mirror", "out", "data_dir", "coordinator", "processes", "process"}
-"""Options that apply without --protocol."""
+"""Names of the options that have an effect without --protocol."""
 
 
 def score_own_test(options: Evaluate) -> None:
-    """Scores a run by its own protocol, as its report does, and writes evaluation.json into it.
+    """Scores a run by its own protocol, as its report does, and writes `evaluation.json`.
+
+    The file is written into the folder of --out; by default that is the run's folder.
 
     Raises:
       InputError: the source is not a run with checkpoints, or an option needs --protocol.
@@ -44,8 +46,10 @@ def score_own_test(options: Evaluate) -> None:
         )
     _check_options(options)
     out = options.out or options.source
-    # Before anything is computed, since a refusal afterwards would cost the result.
+    # Checked before anything is computed; an error at the end would cost the result.
     owned.check_free(out / RESULTS)
+    # Read-only, because the run may still be training. A folder that is opened for writing has its
+    # damaged checkpoints renamed.
     with Checkpoints(folder, read_only=True) as stored:
         step, experiment, state = stored.read(lambda step: (step, *restored(stored, step)), *steps)
     experiment = _with_mirror(experiment, options.mirror)
@@ -53,6 +57,7 @@ def score_own_test(options: Evaluate) -> None:
     result = evaluator.evaluate_network(
         experiment, state.network, state.evaluated, data_dir, AllDevices()
     )
+    # All processes have embedded images together; one of them writes the result.
     if not processes.is_writer():
         return
     procedure = (f"{experiment.name} at step {step}", *result.steps)
@@ -74,13 +79,14 @@ def score_own_test(options: Evaluate) -> None:
     log.info(as_text(results_table({f"{experiment.name}, step {step}": result})))
     for line in procedure:
         log.info(f"- {line}")
-    # Results are logged before the file is written: a full disk costs no result.
+    # The scores are logged above, so a full disk costs no result.
     with owned.writing(out, "Free some space or choose another folder by --out."):
         owned.write_text(out / RESULTS, json.dumps(record, indent=2) + "\n")
 
 
 def _check_options(options: Evaluate) -> None:
-    """Refuses options that need a published protocol, and several checkpoints."""
+    """Raises InputError for an option that needs --protocol, and for several checkpoints."""
+    # Options without an effect are errors, since a user who sets one expects an effect.
     for field in dataclasses.fields(options):
         if field.name not in USED and getattr(options, field.name) != field.default:
             raise InputError(
@@ -91,17 +97,25 @@ def _check_options(options: Evaluate) -> None:
 
 
 def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
-    """Returns the experiment that a checkpoint belongs to, and the state in the checkpoint."""
+    """Reads a checkpoint.
+
+    Args:
+      stored: the checkpoints of a run.
+      step: step of the checkpoint.
+
+    Returns:
+      The experiment that the checkpoint belongs to, and the state in the checkpoint.
+    """
     meta = stored.meta(step)
     experiment, data = experiments.of_run(meta["experiment"], stored.run), meta["data"]
     like = abstract_state(experiment, data["classes"], tuple(data["image_shape"]))
     placed = parallel.shapes_on_mesh(like, split_classes=experiment.shard_agents)
-    # Padding rows are of the devices and not of the run.
+    # Rows of padding make classes divisible by the number of devices here. The run has none.
     return experiment, parallel.whole_classes(stored.restore(step, like, placed))
 
 
 def _with_mirror(experiment: Experiment, mirror: str | None) -> Experiment:
-    """Returns the experiment with features of mirror images merged in this way, if given."""
+    """Returns the experiment with another way to merge mirror images; None changes nothing."""
     if mirror is None:
         return experiment
     evaluation = dataclasses.replace(experiment.evaluation, mirror=mirror)

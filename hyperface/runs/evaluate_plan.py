@@ -1,4 +1,4 @@
-"""Turns the options of an evaluation into tasks: all is resolved, or refused with one error."""
+"""Turns the options of an evaluation into tasks, or raises one error for the first wrong option."""
 
 import dataclasses
 import math
@@ -38,13 +38,16 @@ class Images(NamedTuple):
     checkpoint: int | None = None
     """Step of the run's checkpoint; None takes the newest."""
     mirror: Mirror | None = None
-    """How features of image and mirror image are merged; None does it as the network's run did."""
+    """How the features of an image and of its mirror image are merged; None does it as the run."""
     shrink: int | None = None
-    """Factor by which the images are made smaller per side; None does it as the run did."""
+    """Factor by which each side of the images is reduced for a network of smaller images; None does
+    it as the run did."""
     area: float = FULL
-    """Factor by which the images are made smaller in area before they are embedded."""
+    """Factor by which the area of the images is reduced, to test low resolution. They are enlarged
+    to their old size again."""
 
     def __str__(self) -> str:
+        # The record of an evaluation has one digest per such label.
         if self.dataset is None:
             return self.source.name
         return f"{self.dataset}, step {self.checkpoint or 'newest'}, area / {self.area:g}"
@@ -58,11 +61,11 @@ class Task(NamedTuple):
     """The protocol's title, with the data set or the resolution if they are not the usual ones."""
     images: Images
     distractors: Images | None
-    """Images among which probes are searched, for protocols that do so."""
+    """Images of other people, among which each probe is searched; None if the protocol has none."""
     files: tuple[Path, ...]
-    """The files that define the comparisons."""
+    """The files that define the comparisons, such as a list of pairs."""
     protocol_dir: Path
-    """Folder of protocol files; the record names files by their path in it."""
+    """Folder of protocol files; the record of the evaluation names files by their path in it."""
     settings: Settings
     """The options of the protocol."""
 
@@ -83,6 +86,7 @@ def plan(options: Evaluate) -> list[Task]:
     protocols = _protocols(options.protocol)
     settings = _settings(options)
     _check_taken(protocols, options)
+    # A file of features was computed at one checkpoint and one resolution.
     of_network = (options.checkpoint, options.mirror, options.shrink, options.resolution)
     if is_features(options.source) and any(of_network):
         raise InputError(
@@ -102,6 +106,7 @@ def plan(options: Evaluate) -> list[Task]:
 
 
 def _protocols(names: str) -> list[Protocol]:
+    """Returns the protocols with these names, which are separated by commas."""
     protocols = [registry.find(name.strip()) for name in names.split(",") if name.strip()]
     if not protocols:
         raise InputError("--protocol: expected names of protocols, found none.")
@@ -109,7 +114,7 @@ def _protocols(names: str) -> list[Protocol]:
 
 
 def _settings(options: Evaluate) -> Settings:
-    """Returns what the options choose within the protocols; refuses a value outside its range."""
+    """Returns the options that protocols read. A value outside its range raises InputError."""
     for factor in options.resolution:
         if not (math.isfinite(factor) and factor >= 1):
             raise InputError(f"--resolution: expected area factors from 1, found {factor}.")
@@ -139,14 +144,22 @@ def _settings(options: Evaluate) -> Settings:
 
 
 def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Returns what a name stands for; from Python any text may be given."""
+    """Returns the value of a name in a dictionary; an unknown name raises InputError.
+
+    Args:
+      kind: what the name is of, such as "preset", for the message.
+      name: the name.
+      known: the dictionary.
+    """
+    # The command line allows known names only, but a caller in Python can pass any text.
     if name not in known:
         raise unknown_name(kind, name, known)
     return known[name]
 
 
 def _checked_pca(pca: float | None) -> float | int | None:
-    """Returns a share of variance as it is, and a number of dimensions as a whole number."""
+    """Returns --pca: a share of variance below 1 as a float, a number of dimensions as an int."""
+    # The command line parses 128 as 128.0, and `check_pca` takes numbers of dimensions as int only.
     if pca is None or 0 <= pca < 1:
         return pca
     if not (math.isfinite(pca) and pca == int(pca) and pca > 0):
@@ -158,10 +171,11 @@ def _checked_pca(pca: float | None) -> float | int | None:
 
 
 def _check_taken(protocols: list[Protocol], options: Evaluate) -> None:
-    """Refuses an option that belongs to protocols, but to none of those asked for."""
+    """Raises InputError for an option that none of the requested protocols takes."""
     names = [protocol.name for protocol in protocols]
     for field in dataclasses.fields(options):
         takers = registry.takers(field.name)
+        # Options that no protocol takes, such as --out, are those of the command.
         if not takers or getattr(options, field.name) == field.default:
             continue
         if not set(takers) & set(names):
@@ -172,12 +186,15 @@ def _check_taken(protocols: list[Protocol], options: Evaluate) -> None:
 
 
 def checkpoints(options: Evaluate) -> tuple[int, ...]:
-    """Returns the steps of the chosen checkpoints; "best" is replaced by the best one's step.
+    """Returns the steps of the chosen checkpoints, () for the newest one.
+
+    The word "best" is replaced by the step of the checkpoint with the lowest training loss.
 
     Raises:
       InputError: the best checkpoint was requested, but no checkpoint has a score.
     """
     if "best" not in options.checkpoint:
+        # The condition in it is always true, which a type checker cannot know.
         return tuple(step for step in options.checkpoint if step != "best")
     folder = options.source / "checkpoints"
     best = None
@@ -192,7 +209,17 @@ def checkpoints(options: Evaluate) -> tuple[int, ...]:
 
 
 def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir: Path) -> Task:
-    """Returns the protocol's task for the newest checkpoint and images as they are."""
+    """Returns the task of a protocol, with the newest checkpoint and images at full resolution.
+
+    Args:
+      protocol: the protocol.
+      options: the options of the command.
+      settings: the options that protocols read.
+      data_dir: folder of prepared data sets.
+
+    Raises:
+      InputError: the data set, a protocol file or an option that the protocol needs is missing.
+    """
     dataset = options.dataset or protocol.dataset
     protocol_dir = options.protocol_dir or data_dir / "protocols"
     if protocol.check is not None:
@@ -203,6 +230,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
     if not is_features(options.source):
         if dataset is None:
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
+        # Opened for its errors and its names. The images are read when the task is scored.
         split = open_split(dataset, options.split, data_dir)
         if settings.grouping is not None and "group_by" in protocol.options:
             # A misspelt name would otherwise be found after all images are embedded.
@@ -218,6 +246,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
             shrink=options.shrink,
         )
     title = protocol.title
+    # A protocol with a data set of its own has that in its title already.
     if protocol.dataset is None and dataset is not None:
         title = f"{title} of {dataset}"
     distractors = None
@@ -227,7 +256,16 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
 
 
 def _distractors(protocol: str, images: Images, options: Evaluate) -> Images:
-    """Returns the images that --distractors names: a data set or a file of features."""
+    """Returns the images of --distractors, among which the probes of a protocol are searched.
+
+    Args:
+      protocol: name of the protocol, for messages.
+      images: the images of the probes, whose network also embeds a data set of distractors.
+      options: the options; --distractors is a data set or a file of features.
+
+    Raises:
+      InputError: --distractors is missing, or cannot be combined with the images.
+    """
     given = options.distractors
     if given is None:
         raise InputError(
@@ -239,6 +277,7 @@ def _distractors(protocol: str, images: Images, options: Evaluate) -> Images:
                 f"--distractors: expected a features file beside the one of the probes, found "
                 f"{given!r}: a data set needs a network."
             )
+        # Opened only to raise an error now if there is no such data set.
         open_split(given, images.split, images.data_dir)
         return images._replace(dataset=given)
     if not Path(given).is_file():
@@ -254,11 +293,17 @@ def _distractors(protocol: str, images: Images, options: Evaluate) -> Images:
 def _at_resolutions(
     task: Task, checkpoint: int | None, factors: tuple[float, ...]
 ) -> Iterator[Task]:
-    """Yields the task once per area factor, for this checkpoint."""
+    """Yields one task per factor of `factors`, by which images are reduced in area.
+
+    Args:
+      task: the task at full resolution.
+      checkpoint: step of the checkpoint; None takes the newest.
+      factors: the factors.
+    """
 
     def at(images: Images | None, factor: float) -> Images | None:
         if images is None or images.dataset is None:
-            return images  # Features of a file are what they are.
+            return images  # Features in a file were computed before, at one resolution.
         return images._replace(checkpoint=checkpoint, area=factor)
 
     for factor in factors:
@@ -271,5 +316,6 @@ def _at_resolutions(
 
 
 def is_features(source: Path | str) -> bool:
-    """Returns whether a source is a file of features, which needs no network."""
+    """Returns whether a path is that of a file of features, which needs no network."""
+    # By the name alone: a missing file of features must not be reported as a missing run.
     return Path(source).suffix.lower() in (".npz", ".npy")

@@ -44,7 +44,7 @@ log = logging.getLogger("hyperface")
 RESULTS = ("evaluation.json", "evaluation.html")
 ADVICE = "The figures are above; choose another folder by --out to have the report too."
 VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
-"""Packages whose versions are recorded."""
+"""Names of the packages whose versions are recorded with the scores."""
 
 
 def run(
@@ -52,15 +52,16 @@ def run(
 ) -> dict[str, Result]:
     """Scores every task, logs the tables and writes the report.
 
-    Results of several checkpoints are averaged.
+    If several checkpoints are scored, their results are averaged.
 
     Args:
-      tasks: as `plan` returns them.
-      out: folder of the report; None writes none.
-      request: the options in words, for the record of the report.
+      tasks: the tasks that `evaluate_plan.plan` returned.
+      out: folder of the report; None writes nothing.
+      request: option -> value as text, for the record in the report.
 
     Returns:
-      The results by task name. If several processes run, only the first one has results.
+      Task name -> result. If several processes run, only the first one returns results; the others
+      return {}.
 
     Raises:
       InputError: there is no such network, its images do not fit, or features cannot be scored.
@@ -69,6 +70,7 @@ def run(
     if writes and out is not None:
         owned.check_free(*(out / name for name in (*RESULTS, CALIBRATION)))
     with contextlib.ExitStack() as stack:
+        # Each process stores the features of all images in a folder of its own.
         folder = _scratch(stack, out if writes else None)
         stack.enter_context(owned.writing(folder))
         features = FeatureCache(folder)
@@ -83,7 +85,7 @@ def run(
         titles = {task.name: task.title for task in tasks}
         if not writes:
             return {}
-        # Tables are logged before files are written: a full disk costs no result.
+        # The tables are logged before files are written, so a full disk costs no result.
         areas = {task.name: task.images.area for task in tasks}
         for table in protocol_tables(titles, results, areas):
             log.info(f"\n{as_text(table)}")
@@ -109,15 +111,16 @@ def run(
 
 
 def _scratch(stack: contextlib.ExitStack, out: Path | None) -> Path:
-    """Returns a folder for features: in the report's, or elsewhere if that cannot be written.
+    """Returns a temporary folder for features, which is removed when `stack` is closed.
 
-    The figures of a run in a read-only folder are worth more than an early error.
+    It is created in the folder of the report. If that cannot be written, it is created in the
+    system's folder for temporary files: the scores are then logged although no report is written.
     """
     if out is not None:
         try:
             return stack.enter_context(owned.scratch(out))
         except OSError as error:
-            # Where `out` cannot be written, the folder of the system for such files perhaps can.
+            # Only errors of space and permissions: another folder does not mend any other one.
             if error.errno not in program.OF_THE_DISK:
                 raise
     return Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -126,11 +129,19 @@ def _scratch(stack: contextlib.ExitStack, out: Path | None) -> Path:
 def _write_calibration(
     out: Path, tasks: Sequence[Task], results: Mapping[str, Result], features: "FeatureCache"
 ) -> None:
-    """Writes the calibration of a network on images as they are; an earlier one is removed."""
-    # One of an earlier evaluation would pass for this one's.
+    """Writes the calibration that a task has fitted, and removes an earlier one.
+
+    Args:
+      out: folder of the report.
+      tasks: the tasks.
+      results: task name -> result.
+      features: gives the digest of each task's network.
+    """
+    # A calibration of an earlier evaluation would pass for that of this one.
     owned.remove(out / CALIBRATION)
     for task in tasks:
         fitted = results[task.name].calibration
+        # Thresholds that were fitted on reduced images do not hold for photos.
         if fitted is not None and task.images.area == FULL:
             model, mirror = features.networks[task.images]
             stored = store(fitted, model=model, mirror=mirror, protocol=task.title)
@@ -138,16 +149,22 @@ def _write_calibration(
 
 
 def _score(task: Task, named: NamedFeatures, distractors: Distractors | None) -> Result:
+    """Scores the features of a task by its protocol, and names the result after the task."""
     named = named._replace(steps=(*named.steps, *_lost_pairs(task.files)))
     with program.progress(f"scoring {task.name}", "parts") as advance:
         settings = replace(task.settings, distractors=distractors, progress=advance)
         found = task.protocol.score(named, task.files, settings)
+    # A protocol names its main curve after itself. Curves of several resolutions need other names.
     curves = {task.name if n == task.protocol.name else n: c for n, c in found.curves.items()}
     return replace(found, protocol=task.name, curves=curves)
 
 
 def _lost_pairs(files: Sequence[Path]) -> tuple[str, ...]:
-    """Returns a sentence on the pairs that unreadable images cost a data set's own list."""
+    """Returns a sentence about pairs of a data set's list that lack an image; () if all are there.
+
+    A pair is left out of the list if `hyperface prepare` could not read one of its images.
+    """
+    # A protocol's own list is in another folder, which has no manifest.
     lists = [path for path in files if path.with_name("manifest.json").is_file()]
     lost = [pair for path in lists for pair in Manifest.read(path.parent).lost_pairs]
     if not lost:
@@ -160,7 +177,10 @@ def _lost_pairs(files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _sweeps(tasks: Sequence[Task], results: Mapping[str, Result]) -> dict[str, dict[float, Figure]]:
-    """Returns the first figure of each protocol by area factor, if there are several factors."""
+    """Returns protocol and score -> area factor -> value, for the protocols of several factors.
+
+    The score is the first one of the protocol's table.
+    """
     sweeps: dict[str, dict[float, Figure]] = {}
     for task in tasks:
         name, figure = next(iter(results[task.name].figures.items()))
@@ -171,7 +191,18 @@ def _sweeps(tasks: Sequence[Task], results: Mapping[str, Result]) -> dict[str, d
 def _record(
     tasks: Sequence[Task], data: Mapping[str, str], request: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Returns what the figures were computed with, for the JSON file."""
+    """Returns a record of the inputs of an evaluation, for `evaluation.json`.
+
+    Args:
+      tasks: the tasks, whose protocol files are recorded by their digests.
+      data: label of images -> digest of their names and features.
+      request: option -> value as text.
+
+    Returns:
+      A dictionary with "options", "data", the digest of the "run", "files" (name -> digest) and the
+      keys of `environment`.
+    """
+    # Source and folder are those of the first task, because all tasks come from the same options.
     files = (path for task in tasks for path in (*task.files, *task.settings.files()))
     return {
         "options": dict(request),
@@ -183,7 +214,7 @@ def _record(
 
 
 def environment() -> dict[str, Any]:
-    """Returns the versions of packages, and the number and kind of devices."""
+    """Returns {"versions": package -> version, "devices": number and kind of the devices}."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -194,10 +225,12 @@ def environment() -> dict[str, Any]:
 
 
 def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
-    """Returns the digest of each file; a folder's digest is of the names and digests of its files.
+    """Returns name -> digest of files and folders.
+
+    The digest of a folder is computed from the names and the digests of all files in it.
 
     Args:
-      paths: files and folders.
+      paths: the files and folders.
       folder: the folder of protocol files. A path inside of it is named relative to it, and any
         other path by its last two parts.
     """
@@ -215,10 +248,10 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
 
 
 class FeatureCache:
-    """The features of images, which are embedded or read only once.
+    """Computes or reads the features of images, each only once.
 
     Args:
-      scratch: folder for files of features.
+      scratch: folder for files with the computed features.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -231,7 +264,7 @@ class FeatureCache:
         """Digests of names and features, by the images' label."""
 
     def of(self, images: Images) -> NamedFeatures:
-        """Returns the features of the images.
+        """Returns the features of images with their names.
 
         Raises:
           InputError: the file cannot be read, or the network cannot embed the images.
@@ -252,6 +285,7 @@ class FeatureCache:
         self.networks[images] = network.digest, network.mirror
         split = network.open_split(dataset, images.split, images.data_dir)
         change = None if images.area == FULL else partial(degrade, factor=images.area)
+        # A number as the name, because the label of the images contains a slash.
         path = self._scratch / str(len(self._features))
         found = embed_into(path, split, network, change=change)
         self._images[images] = found.images
@@ -261,10 +295,13 @@ class FeatureCache:
         return check(named, split.dataset)
 
     def distractors(self, images: Images) -> Distractors:
-        """Returns features of distractors, and their names if they have any.
+        """Returns the features of distractors, and their names if they have any.
 
-        An .npy file is mapped into memory. The names are read from the .txt file beside it, if
-        there is one.
+        Distractors are images of people who are not searched for. An .npy file is mapped into
+        memory, and the names are read from the .txt file beside it, if there is one.
+
+        Raises:
+          InputError: a file cannot be read, or the network cannot embed the images.
         """
         path = images.source
         if images.dataset is not None or path.suffix.lower() == ".npz":
@@ -279,7 +316,7 @@ class FeatureCache:
         return Distractors(features, read_names(listed, rows) if listed.is_file() else None)
 
     def pixels(self, images: Images) -> Pixels | None:
-        """Returns a function from an image's name to its pixels, if the images are at hand."""
+        """Returns a function from an image's name to its pixels; None for features from a file."""
         stored = self._images.get(images)
         if stored is None:
             return None

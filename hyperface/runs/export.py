@@ -84,6 +84,7 @@ def main(args: Sequence[str]) -> None:
 
     program.quiet_libraries()
     saved = read_backbone(options.source, options.step)
+    # A weight file does not tell how its network was evaluated.
     usual = saved.experiment["evaluation"]["mirror"] if saved.experiment else "none"
     settings = {"mirror": options.mirror or usual, "normalize": options.normalize}
     protocols = _protocols(options)
@@ -102,7 +103,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _protocols(options: Export) -> dict:
-    """Returns the results of hyperface evaluate for the exported weights, or {} without any.
+    """Returns protocol -> its results by hyperface evaluate for the exported weights, or {}.
 
     Raises:
       InputError: the file that the user gave has the results of other weights.
@@ -120,6 +121,7 @@ def _protocols(options: Export) -> dict:
         step = None if options.step is None else str((options.step,))
         found = settings["run"], settings["options"].get("step")
         for scored in protocols.values():
+            # The card reads these keys later, where a missing one would be a crash.
             if not {"figures", "spreads", "steps"} <= scored.keys():
                 raise KeyError("figures")
     except (KeyError, TypeError, AttributeError):
@@ -170,8 +172,15 @@ def _write(
 ) -> dict:
     """Writes and checks each file, and writes the record of the export.
 
+    Args:
+      out: folder of the export.
+      saved: the backbone to export.
+      settings: "mirror" and "normalize", as in `Export`.
+      formats: names of the formats, which are in `FORMATS`.
+      calibration: the network's calibration as a dictionary; None if it has none.
+
     Returns:
-      The record.
+      The record, which is the content of `embedder.json`.
 
     Raises:
       InputError: a file gives other features than the run. The file was removed.
@@ -179,6 +188,8 @@ def _write(
     from hyperface.weights import export, exported
 
     embed = export.make_embedder(saved, **settings)
+    # All formats are built before the first file is written, so that a format that cannot be built
+    # leaves an earlier export as it was.
     contents = {name: _content(name, embed, saved) for name in formats}
     # The record of an earlier export has the digests of the old files. Opening the new files would
     # compare them with it.
@@ -210,11 +221,13 @@ def _write(
             )
         sha256 = hashlib.sha256(content).hexdigest()
         record["files"][path.name] = {"sha256": sha256, "largest_difference": difference}
+    # The record is written last: if it exists, all files in it were checked.
     owned.write_text(out / exported.NAME, exported.seal(record))
     return record
 
 
 def _content(name: str, embed: "Embed", saved: "SavedBackbone") -> bytes:
+    """Returns the content of the exported file in a format."""
     from hyperface.weights import export
 
     if name == "safetensors":
@@ -224,6 +237,14 @@ def _content(name: str, embed: "Embed", saved: "SavedBackbone") -> bytes:
 
 
 def _opened(name: str, path: Path, saved: "SavedBackbone", settings: dict) -> "Embed":
+    """Opens an exported file as another program would, and returns its function of images.
+
+    Args:
+      name: the format.
+      path: the file.
+      saved: the exported backbone, whose structure a safetensors file does not contain.
+      settings: "mirror" and "normalize", which a safetensors file does not contain either.
+    """
     from hyperface.weights import export
 
     if name == "safetensors":

@@ -13,14 +13,17 @@ from hyperface.report.hard_pairs import TITLE, hardest_section
 
 
 def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Draft | None:
-    """Returns the section of the hardest pairs over all groups of people; a run may have one group.
+    """Returns the section of a page with the pairs that are decided worst, over all groups.
+
+    The hardest pairs are the most similar ones of different people, and the least similar ones of
+    one person. A run has one group of people, or several with `evaluation.people_folds`.
 
     Args:
       splits: the test images of each group.
       results: the scores of each group's network on these images.
 
     Returns:
-      None if the run does not verify, or if its images have no names.
+      The section; None if the run does not verify, or if its images have no names.
     """
     images: dict[str, np.ndarray] = {}
     accepts, rejects = [], []
@@ -30,11 +33,13 @@ def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Dra
         scores, pairs = result.verification.scores, result.verification.pairs
         for kind, rows in zip((accepts, rejects), hardest_rows(scores, pairs.same), strict=True):
             for row in rows:
-                # Only the images that are shown are read: a test split may be large.
+                # Only the images of these pairs are decoded, because a test split may be large.
                 shown = [split.records[int(side[row])] for side in (pairs.first, pairs.second)]
                 names = [record["name"].decode() for record in shown]
                 images |= {n: decode(r["image"]) for n, r in zip(names, shown, strict=True)}
                 kind.append(HardPair(names[0], names[1], float(scores[row])))
+    # The hardest pairs of all groups are among the hardest of each group. Sorting merges them; it
+    # is stable, so that equal scores keep the order of the groups.
     accepts.sort(key=lambda pair: -pair.score)
     rejects.sort(key=lambda pair: pair.score)
     return hardest_section(TITLE, accepts[:HARDEST], rejects[:HARDEST], images.__getitem__)

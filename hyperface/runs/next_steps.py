@@ -1,4 +1,4 @@
-"""The next commands that a command proposes, quoted for a shell."""
+"""Builds the texts in which a command proposes the next command, quoted for a shell."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,9 @@ def command(*words: object) -> str:
 
 
 def words(options: "DataclassInstance", *positional: str) -> list[str]:
-    """Returns the options in a dataclass as words of a command line, without default values.
+    """Returns the words of a command line that set the options of a dataclass.
+
+    Options with their default value are left out.
 
     Args:
       options: a dataclass of scalars, paths and tuples of them.
@@ -41,6 +43,7 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
         elif value != f.default:
             flag = f.name.replace("_", "-")
             values = value if isinstance(value, tuple) else (value,)
+            # tyro has the options --name and --no-name for a field that is True or False.
             if isinstance(value, bool):
                 named.append(f"--{flag}" if value else f"--no-{flag}")
             else:
@@ -62,6 +65,7 @@ def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -
         return f"Next: {command('train', name, *place)}"
     if "train" in manifest.images:
         people = sum(n > 0 for n in manifest.images_per_identity["train"])
+        # A quarter of the people is held out, and a quarter of fewer than 4 is nobody.
         if people < 4:
             return ""
         again = dataclasses.replace(options, held_out=people // 4, replace=True)
@@ -76,13 +80,28 @@ def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -
 
 
 def after_any_training(workdir: Path, data_dir: Path) -> str:
-    """Returns the command that scores a run by its own protocol."""
+    """Returns the command that scores a run by its own protocol.
+
+    Args:
+      workdir: folder of the run.
+      data_dir: folder of prepared data sets.
+    """
     return command("evaluate", workdir, *_place(data_dir))
 
 
 def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> str:
-    """Returns the text that proposes how to score a run on a user's data set; "" for other runs."""
+    """Returns the text that proposes how to choose a threshold for a run on a user's data set.
+
+    Args:
+      experiment: the experiment of the run.
+      workdir: folder of the run.
+      data_dir: folder of prepared data sets.
+
+    Returns:
+      The text; "" for a shipped experiment, or if the run does not verify.
+    """
     data = experiment.data
+    # `own_data` names the experiment for a user's data set like the data set.
     if experiment.name != data.name or experiment.evaluation.protocol != "verification":
         return ""
     split = [] if data.test_split == "test" else ["--split", data.test_split]
@@ -91,13 +110,24 @@ def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> s
 
 
 def usual_calibration(run: Path) -> Path:
-    """Returns the path at which hyperface evaluate writes the calibration of a network."""
+    """Returns the path at which hyperface evaluate writes the calibration of a network.
+
+    Args:
+      run: folder of a run or of an export, or a weight file.
+    """
+    # The rule is that of hyperface evaluate without --out.
     folder = run / "evaluation" if run.is_dir() else Path("evaluation") / run.stem
     return folder / "calibration.json"
 
 
 def after_calibration(images: "Images", path: Path) -> str:
-    """Returns the text that names the calibration of a network, and proposes to compare photos."""
+    """Returns the text that names a new calibration, and proposes to compare photos by it.
+
+    Args:
+      images: the images that were scored, and the network.
+      path: path of the calibration.
+    """
+    # Photos can be compared by a network only, neither by a file of features nor by raw pixels.
     if images.dataset is None or str(images.source) == "pixels":
         return f"Thresholds: {path}"
     given = [] if path == usual_calibration(images.source) else ["--calibration", path]
@@ -106,10 +136,16 @@ def after_calibration(images: "Images", path: Path) -> str:
 
 
 def to_calibrate(run: Path) -> str:
-    """Returns the text that explains how to calibrate a network; a run uses its own test people."""
+    """Returns the text that explains how to calibrate a network.
+
+    Args:
+      run: folder of a run or of an export, or a weight file. A run is calibrated on the test people
+        of its own data set.
+    """
     config = run / "config.json"
     name, people = "NAME", "people that it was not trained on, a prepared data set NAME"
     if config.is_file():
+        # A config.json of another program lacks these keys. The text then has a placeholder.
         with contextlib.suppress(KeyError, TypeError):
             name = str(read_json(config)["experiment"]["data"]["name"])
             people = "the test people of its data set"
@@ -118,7 +154,7 @@ def to_calibrate(run: Path) -> str:
 
 
 def _place(data_dir: Path | None) -> list[str]:
-    """Returns the option that names the data folder, unless commands find it without."""
+    """Returns the words of --data-dir, or [] if commands find the data folder without it."""
     from hyperface.data.datasets import data_directory
 
     usual = data_dir is None or data_directory(data_dir) == data_directory()

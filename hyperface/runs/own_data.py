@@ -1,4 +1,4 @@
-"""Finds experiments by name; the name of a prepared data set gives an experiment for it."""
+"""Finds experiments by name, and builds an experiment for the name of a prepared data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ Data: what hyperface prepare stored as {name!r}, {shape}.
 
 
 def load(name: str, data_dir: Path | None = None) -> Experiment:
-    """Returns a shipped experiment, that of a user's file, or one for a prepared data set.
+    """Returns a shipped experiment, the one in a user's file, or one for a prepared data set.
 
     Args:
       name: name of the experiment, path of a Python file, or name of a data set that `hyperface
         prepare` wrote.
-      data_dir: folder of prepared data sets; the usual one by default.
+      data_dir: folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache.
 
     Raises:
       InputError: there is no such experiment or data set, or the data set cannot be trained on.
@@ -34,7 +34,11 @@ def load(name: str, data_dir: Path | None = None) -> Experiment:
 
 
 def run_card(name: str, data_dir: Path | None = None) -> str:
-    """Returns the description of an experiment, for the help.
+    """Returns the description of an experiment, which the help of hyperface train shows.
+
+    Args:
+      name: as in `load`.
+      data_dir: as in `load`.
 
     Raises:
       InputError: for the reasons that `load` names.
@@ -58,6 +62,7 @@ def data_dir_in(args: Sequence[str]) -> Path | None:
     """
     for place, word in enumerate(args):
         flag, equals, value = word.partition("=")
+        # tyro accepts both --data-dir and --data_dir, and both "--data-dir X" and "--data-dir=X".
         if flag.replace("_", "-") == "--data-dir":
             following = args[place + 1] if place + 1 < len(args) else None
             found = value if equals else following
@@ -74,8 +79,10 @@ def _counts(name: str, data_dir: Path | None) -> Counts:
     from hyperface.data.manifest import Manifest
 
     folder = data_directory(data_dir)
+    # A name with a slash is a path, which must not lead out of the folder of data sets.
     found = find(name, folder) if "/" not in name else None
     if found is None:
+        # The path is NAME/VERSION/manifest.json.
         prepared = {path.parts[-3] for path in folder.glob("*/*/manifest.json")}
         raise unknown_name("experiment", name, {*experiments.names(), *prepared})
     if Manifest.source_of(found) is None:
@@ -86,5 +93,6 @@ def _counts(name: str, data_dir: Path | None) -> Counts:
     manifest = Manifest.read(found)
     images, people = manifest.images_per_identity, manifest.people
     train, test = images.get("train", []), images.get("test", [])
+    # Digits have the same ten classes in both splits. Such data is classified and not verified.
     same_people = "train" in people and people["train"] == people.get("test")
     return Counts(manifest.image_shape, train, test, same_people)

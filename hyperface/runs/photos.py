@@ -1,4 +1,4 @@
-"""Computes the features of photos: finds faces, aligns them for a network, and embeds them."""
+"""Finds the faces of photos, aligns them for a network, and computes their features."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -73,6 +73,7 @@ def list_photos(path: Path) -> tuple[list[Member], list[NotUsed]]:
         return [Member(path.name, path.stat().st_size, _FileReader(path))], []
     if not path.is_dir():
         raise InputError(f"{path}: expected a photo or a folder of photos, found none.")
+    # Without links out of the folder: only photos of the folder that the user named are taken.
     found = select(walk(path, follow_links=False))
     if not found.images:
         raise InputError(f"{path}: expected photos in the folder, found none.")
@@ -135,6 +136,9 @@ def find_faces(
 def check_alignable(shape: tuple[int, int, int] | None) -> None:
     """Checks that faces can be aligned to the image shape of a network.
 
+    It must be the size of a template, or have the same proportions. A template is a list of the
+    places at which eyes, nose and mouth are in an aligned image.
+
     Raises:
       InputError: the network takes any size, or there is no template for its size.
     """
@@ -149,10 +153,11 @@ def check_alignable(shape: tuple[int, int, int] | None) -> None:
 
 
 def _template(height: int, width: int) -> tuple[int, int] | None:
-    """Returns the size of the template for images of a size, or None if there is none.
+    """Returns (height, width) of the template for images of a size, or None if there is none.
 
     Faces are aligned to the template's size first, and then resized.
     """
+    # The sizes in EYE_ROW have templates of their own; 112 is the usual square.
     if height == width:
         return (height, width) if height in EYE_ROW else SQUARE
     # A width of the same shape may be rounded by up to half a pixel.
@@ -165,11 +170,12 @@ def _faces_of(
     detector: Detector | None,
     which: Faces,
 ) -> Iterator[Face]:
-    """Yields the faces of one photo.
+    """Yields the faces of one photo; the arguments are those of `find_faces`.
 
     Raises:
       ValueError: the photo has no usable face; the message gives the reason.
     """
+    # Before it is read, because a huge file would fill the memory.
     check_size(photo.size)
     data = photo.read()
     if detector is None or shape is None:
@@ -179,8 +185,10 @@ def _faces_of(
             raise ValueError(f"expected an aligned image of {shape}, found one of {pixels.shape}")
         yield Face(photo.name, pixels, np.full((5, 2), np.nan))
         return
+    # In colour even for a network of grey images, because detectors take colour photos.
     pixels = upright(data, channels=3)
     found = checked(detector(pixels))
+    # With "one" all faces are taken at first, so that they can be counted.
     taken = chosen(found, pixels.shape[:2], "all" if which == "one" else which)
     if not taken.size:
         raise ValueError("no face was found")
@@ -208,9 +216,10 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
     """
     template = _template(shape[0], shape[1])
     expect(template, "size", "that of a template", shape)
-    assert template is not None
+    assert template is not None  # `expect` raised otherwise, which type checkers do not know.
     crop = align(pixels, points, template)
-    # The alignment to LightCNN's templates gives grey images also for colour photos.
+    # The alignment to LightCNN's templates gives grey images also for colour photos. Pillow wants
+    # those without the axis of channels.
     image = Image.fromarray(crop.squeeze(-1) if crop.shape[2] == 1 else crop)
     image = image.convert("L" if shape[2] == 1 else "RGB")
     if crop.shape[:2] != shape[:2]:
@@ -219,7 +228,7 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
 
 
 def embed_faces(faces: Sequence[Face], network: Network) -> Features:
-    """Computes the features of faces with a network.
+    """Computes the features of faces with a network, in batches of at most `BATCH` faces.
 
     Raises:
       InputError: there is no face, the images differ in size, or a feature is zero or not finite.
@@ -249,6 +258,7 @@ def _batches(faces: Sequence[Face]) -> Iterator[dict[str, np.ndarray]]:
         part = faces[start : start + size]
         images = np.zeros((size, *part[0].pixels.shape), np.float32)
         images[: len(part)] = (np.stack([face.pixels for face in part]) - 127.5) / 128
+        # `embed_split` wants labels, which photos do not have. It drops the rows of mask 0.
         yield {
             "images": images,
             "labels": np.zeros(size, np.int32),

@@ -65,6 +65,7 @@ def main(args: Sequence[str]) -> None:
         return
     try:
         prepare(options)
+    # Images of different sizes are usually raw photos, which --detect aligns to one size.
     except MixedSizes as error:
         command = shlex.join(["hyperface", "prepare", *args, "--detect"])
         raise InputError(f"{error} For example: {command}") from None
@@ -92,6 +93,7 @@ def prepare(options: Prepare) -> Path:
     folder = run(plan(options))
     name = folder.parent.name
     proposed = next_steps.after_prepare(options, name, folder, Manifest.read(folder))
+    # Shipped experiments train on these data sets, with settings of their own.
     if proposed and name not in OWN_NAMES.values():
         log.info(proposed)
     return folder

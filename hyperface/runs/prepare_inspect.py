@@ -48,6 +48,7 @@ def inspect(name: str, data_dir: Path | None = None) -> None:
     manifest = Manifest.read(folder)
     log_contents(folder, manifest)
     names = [f"{split}-{name}.png" for split in manifest.images for name in PICTURES]
+    # All names before the first picture is drawn, so that a taken name leaves none of them.
     owned.check_free(*(folder / name for name in names))
     advice = "The counts are above. For the pictures, copy the data set to a writable folder."
     with owned.writing(folder, advice):
@@ -90,12 +91,20 @@ def log_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def _draw(name: str, folder: Path, data_dir: Path, manifest: Manifest) -> None:
-    """Draws the pictures of each split, and logs their paths."""
+    """Draws the pictures of each split, and logs their paths.
+
+    Args:
+      name: name of the data set.
+      folder: folder of the data set, in which the pictures are written.
+      data_dir: folder of prepared data sets.
+      manifest: the manifest of the data set.
+    """
     faces, by_identity = PICTURES
     # A fixed seed, so that the same data set always gives the same picture.
     rng = np.random.default_rng(0)
     for split, counts in manifest.images_per_identity.items():
         records = datasets.open_split(name, split, data_dir).records
+        # Sorted, so that the images are read, and shown, in the order of the files.
         chosen = np.sort(rng.permutation(len(records))[:SHEET])
         shown = [records[int(index)] for index in chosen]
         sheet = contact_sheet(
@@ -105,6 +114,7 @@ def _draw(name: str, folder: Path, data_dir: Path, manifest: Manifest) -> None:
         data = io.BytesIO()
         sheet.save(data, "PNG")
         owned.write_bytes(folder / f"{split}-{faces}.png", data.getvalue())
+        # Without the people who have no usable image; their number is logged instead.
         figure = images_per_identity(np.array([c for c in counts if c]))
         write_picture(folder / f"{split}-{by_identity}.png", figure)
         for picture in PICTURES:

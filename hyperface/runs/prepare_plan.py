@@ -27,7 +27,7 @@ class Detection(NamedTuple):
 
     detector: Detector
     which: Which
-    """Which faces are taken if a photo has several."""
+    """The faces that are taken if a photo has several: "largest", "central" or "all"."""
 
 
 class Task(NamedTuple):
@@ -78,6 +78,7 @@ def plan(options: Prepare) -> Task:
 
 
 def _name(options: Prepare) -> str:
+    """Returns the name of the data set, from --out or from a source that has a usual name."""
     name = options.out or OWN_NAMES.get(options.source)
     if name is None or not re.fullmatch(r"[A-Za-z]\w*", name):
         raise InputError(

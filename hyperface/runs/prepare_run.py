@@ -42,6 +42,7 @@ def run(task: Task) -> Path:
         stored = dataclasses.replace(stored, align=aligner)
     if isinstance(stored.align, Aligner):
         source = with_faces(source, stored.align.landmarks)
+    # Logged before the images are read, which takes long, in case the user wants another number.
     held_out = default_held_out(source, stored)
     if held_out is not None:
         log.info(f"test split: {_held_out(held_out)}. --held-out N sets another number.")
@@ -58,7 +59,7 @@ def run(task: Task) -> Path:
 
 
 def _held_out(people: int) -> str:
-    """Returns a description of the people who are held out by default."""
+    """Describes in words the people who are held out by default; `people` is their number."""
     if not people:
         return f"nobody, of fewer than {FEWEST_PEOPLE} people"
     return f"the last {people:,} people, a tenth and at least {FEWEST_HELD_OUT}"
@@ -66,6 +67,10 @@ def _held_out(people: int) -> str:
 
 def _find_faces(task: Task, how: Detection) -> Aligner:
     """Finds the faces of the photos, and writes their landmarks and a picture for the user.
+
+    Args:
+      task: gives the photos and the folder.
+      how: the detector, and which faces are taken.
 
     Returns:
       The aligner that uses these landmarks.
@@ -99,6 +104,7 @@ def _warn_of_raw_photos(source: Source) -> None:
     """
     try:
         detector = detection.Mtcnn()
+    # A warning is no reason to require an optional package.
     except InputError:
         return
     reason = detection.look_raw(source, detector)

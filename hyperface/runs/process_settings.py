@@ -11,11 +11,11 @@ from pathlib import Path
 CACHE_BYTES = 4 * 2**30
 """Size of the cache of compiled programs; those that were unused longest are removed first."""
 MALLOC = {
-    "M_ARENA_MAX": (-8, 1),
-    "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_ARENA_MAX": (-8, 1),  # One heap for all threads, so that they reuse each other's blocks.
+    "M_MMAP_MAX": (-4, 0),  # Large blocks come from the heap too; mapped ones are unmapped at once.
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),  # The heap is not trimmed; the value is the largest int.
 }
-"""Parameters of glibc's mallopt, each with its number and a value."""
+"""Name of a parameter of glibc's mallopt -> (its number in malloc.h, the value that we set)."""
 
 
 def keep_memory() -> None:
@@ -37,7 +37,10 @@ def keep_memory() -> None:
 
 
 def _has_cpu_alone() -> bool:
-    """Returns whether jax has no other backend: by what is installed, or by what is asked for."""
+    """Returns whether JAX can use the CPU only, by JAX_PLATFORMS or else by the installed plugins.
+
+    JAX itself is not asked, because loading it takes seconds and starts threads.
+    """
     asked = os.environ.get("JAX_PLATFORMS")
     plugins = ("jax_plugins", "libtpu")
     return asked == "cpu" if asked else not any(map(importlib.util.find_spec, plugins))
@@ -52,7 +55,7 @@ def keep_compiled() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    # Without a home, or a place to keep them, programs are compiled anew each time.
+    # Without a home folder, or without permission to write there, programs are compiled each time.
     with contextlib.suppress(OSError, RuntimeError):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "hyperface-compiled" / f"{platform.machine()}-{_processor():08x}"
@@ -62,7 +65,8 @@ def keep_compiled() -> None:
 
 
 def _processor() -> int:
-    """Returns a number for what the processor can do."""
+    """Returns a checksum of the processor's model and of its instruction sets."""
+    # XLA compiles for the instruction sets of the processor, such as AVX-512.
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
     features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}

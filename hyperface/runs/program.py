@@ -139,6 +139,7 @@ def run(
       args: the words of the command line; by default those of this program.
       name: the subcommand of `hyperface` that this is.
     """
+    # Both before JAX is loaded: its threads must share one heap, and it reads the folder once.
     process_settings.keep_memory()
     process_settings.keep_compiled()
     show_log()
@@ -171,6 +172,8 @@ def run(
             )
         if not _is_joined():
             raise
+        # Python would print the traceback and exit in order. With other processes that is a
+        # deadlock (see `processes.exit_now`), so both are done here.
         _end(traceback.format_exc(), EXIT_BUG)
 
 
@@ -274,7 +277,7 @@ def progress(
         def advance(done: int, total: int) -> None:
             nonlocal last
             now = time.monotonic()
-            speed = done / max(now - began, 1e-9)
+            speed = done / max(now - began, 1e-9)  # The clock may not have advanced yet.
             rate = f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s"
             bar.update(task, completed=done, total=total, rate=rate)
             if not is_bar and now - last > SECONDS_BETWEEN_LINES:
@@ -311,7 +314,13 @@ def _lacks_threads(error: BaseException | None) -> bool:
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> NoReturn:
-    """Prints a message on stderr and ends the program."""
+    """Prints a message on stderr and ends the program.
+
+    Args:
+      message: the message.
+      status: the exit status.
+      at_once: whether the process ends without waiting for its threads.
+    """
     print(message, file=sys.stderr)
     # An orderly end would wait for threads that were never started.
     if at_once:

@@ -1,4 +1,4 @@
-"""Short help of a command with many options: those that people use most, and where the rest is."""
+"""Prints the short help of a command: its most used options, and the option that shows all."""
 
 import dataclasses
 from collections.abc import Collection
@@ -14,8 +14,8 @@ def print_short_help(
 
     Args:
       kind: dataclass of the command's options.
-      default: an instance with the defaults; None for those of the dataclass.
-      names: the options, by the dotted names of their fields as the command line has them.
+      default: an instance with the default values; None takes those of the dataclass.
+      names: dotted names of the fields to show, such as "optimizer.learning_rate".
       prog: name of the command.
       description: description of the command.
     """
@@ -35,10 +35,16 @@ def print_short_help(
 def _with_hidden_options(
     kind: type, default: Any, names: Collection[str], prefix: str = ""
 ) -> tuple[type, Any]:
-    """Returns a subclass with all other options suppressed, and its instance of the same values.
+    """Returns a subclass of a dataclass in which tyro shows only some fields, with an instance.
 
-    tyro takes the help of a field from the source of the class that defines it, and so from the
-    base class.
+    tyro reads the help of a field from the source of the class that defines it. For a subclass that
+    is still the original class.
+
+    Args:
+      kind: the dataclass.
+      default: an instance of it, whose values the new instance has; None gives no instance.
+      names: dotted names of the fields that stay visible.
+      prefix: dotted name of this dataclass among the options of the command.
     """
     fields, values = [], {}
     for f, hint, bare in _fields(kind):
@@ -46,6 +52,7 @@ def _with_hidden_options(
         name = _dotted(prefix, f.name, hint)
         if isinstance(bare, type) and dataclasses.is_dataclass(bare):
             bare, value = _with_hidden_options(bare, value, names, name)
+            # The annotations stay: an empty name in them lifts the group's fields to the top level.
             marks = getattr(hint, "__metadata__", ())
             hint = Annotated[(bare, *marks)] if marks else bare
         elif name not in names:
@@ -58,7 +65,7 @@ def _with_hidden_options(
 
 
 def _fields(kind: type) -> list[tuple[dataclasses.Field, Any, Any]]:
-    """Returns the fields of a dataclass, each with its type, with and without annotations."""
+    """Returns (field, its annotated type, its type without annotations) for each field."""
     hints = get_type_hints(kind, include_extras=True)
     return [
         (f, hints[f.name], get_args(hint)[0] if get_origin(hint) is Annotated else hint)

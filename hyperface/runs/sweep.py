@@ -109,6 +109,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
     chosen = own_data.load(options.experiment, own_data.data_dir_in(more))
     # Each run would otherwise train the experiments that it is compared with as well.
     experiment = dataclasses.replace(chosen, compare=())
+    # The file is recorded by each run, which needs it when it is continued or evaluated.
     base = Train(experiment, file=experiments.file_of(options.experiment))
     fields = _fields(options.fields, base.experiment)
     out = options.out or Path("runs") / f"sweep-{base.experiment.name}"
@@ -119,6 +120,7 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
         chosen = program.parse(
             Train, [*more, *swept], prog="hyperface train", description="", default=base
         )
+        # One folder for all runs would be an error only at the second run.
         if chosen.workdir is not None:
             raise InputError(f"--workdir: expected --out of the sweep, found {chosen.workdir}.")
         check(chosen.experiment)
@@ -156,6 +158,7 @@ def run(options: Sweep, planned: list[Planned]) -> int:
         log.info(f"{len(planned)} runs, {len(finished)} of them done.")
         runs = {one.name: _unfinished(one, "not run", "") for one in planned}
         runs |= {one.name: _scored(one) for one in finished}
+        # Also before the first run, so that a folder that cannot be written is noticed at once.
         _write(out, options, runs.values(), planned[0])
         began = time.monotonic()
         for number, one in enumerate(waiting):
@@ -177,6 +180,14 @@ def run(options: Sweep, planned: list[Planned]) -> int:
 
 
 def _write(out: Path, options: Sweep, runs: Iterable["SweptRun"], first: Planned) -> None:
+    """Writes the tables and the page of the sweep.
+
+    Args:
+      out: folder of the sweep.
+      options: the options of the sweep, which are recorded.
+      runs: all runs, whatever their status is.
+      first: the first planned run, whose experiment is recorded.
+    """
     from hyperface.report.sweep import write_sweep_report
 
     settings = {
@@ -214,13 +225,18 @@ def _kept_programs() -> Iterator[None]:
 
 
 def _fields(given: Sequence[str], experiment: Experiment) -> dict[str, list[str]]:
-    """Returns the values of each field as texts, after checking that the fields exist."""
+    """Parses texts FIELD=VALUE,VALUE,... and returns field -> its values as texts.
+
+    Raises:
+      InputError: a text has another form, or the experiment has no such field.
+    """
     fields = {}
     for text in given:
         field, equals, values = text.partition("=")
         field = field.replace("-", "_")
         if not equals:
             raise InputError(f"expected FIELD=VALUE,VALUE,..., found {text!r}.")
+        # The second list of values would silently replace the first one.
         expect(field not in fields, field, "one list of values", "two")
         expect(field != "seed", "seed", "no values, but --seeds for how many runs", values)
         expect(
@@ -264,7 +280,14 @@ def _arguments(field: str, text: str, experiment: Experiment) -> list[str]:
 
 
 def _seeded(chosen: Train, values: dict[str, Any], seeds: int, out: Path) -> Iterator[Planned]:
-    """Yields the runs of a setting, one per seed."""
+    """Yields the runs of a setting, one per seed.
+
+    Args:
+      chosen: the options of hyperface train with this setting.
+      values: field -> value of the setting, which the names of the folders contain.
+      seeds: number of seeds, counted from the experiment's own.
+      out: folder of the sweep.
+    """
     setting = ",".join(f"{field}={_shown(value)}" for field, value in values.items())
     for seed in range(chosen.experiment.seed, chosen.experiment.seed + seeds):
         experiment = dataclasses.replace(chosen.experiment, seed=seed)
@@ -327,7 +350,7 @@ def _outcome(one: Planned) -> "SweptRun":
 
     try:
         train.run(train.plan(one.options))
-    except Interrupted:
+    except Interrupted:  # An exception like others, which the last branch would record as failed.
         raise
     except DivergenceError as error:
         return _unfinished(one, "diverged", str(error))
@@ -342,6 +365,7 @@ def _outcome(one: Planned) -> "SweptRun":
 
 
 def _scored(one: Planned) -> "SweptRun":
+    """Returns a finished run with its scores, which are the means over its snapshots."""
     from hyperface.report.run import snapshot_means
     from hyperface.report.swept import DONE, SweptRun
 
@@ -351,6 +375,7 @@ def _scored(one: Planned) -> "SweptRun":
 
 
 def _unfinished(one: Planned, status: str, message: str) -> "SweptRun":
+    """Returns a run without scores, with its status and the reason."""
     from hyperface.report.swept import SweptRun
 
     return SweptRun(one.name, one.values, one.options.experiment.seed, status, {}, message)

@@ -123,6 +123,7 @@ def train(
     if not isinstance(experiment, Experiment):
         file = experiments.file_of(str(experiment))
         experiment = own_data.load(str(experiment), None if data_dir is None else Path(data_dir))
+    # None stays None, so that the same defaults apply as for the command.
     options = Train(
         experiment=experiment,
         workdir=None if workdir is None else Path(workdir),

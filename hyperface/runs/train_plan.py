@@ -63,6 +63,7 @@ def plan(options: Train) -> list[Task]:
     if processes.is_writer():
         prepare_missing(experiment.data.name, data_dir)
     processes.wait_for_all("prepared")
+    # Before training: a test split that cannot be scored must not be noticed hours later.
     for part, _ in _by_group(experiment, Path()):
         check_scorable(part, data_dir)
     workdir = options.workdir or Path("runs") / experiment.name
@@ -70,6 +71,7 @@ def plan(options: Train) -> list[Task]:
     parts = [*_by_group(experiment, workdir)]
     for part, folder in compared:
         parts += _by_group(part, folder)
+    # All tasks start from the same backbone, so that the compared losses differ in nothing else.
     start = options.init_from and _start(options.init_from, experiment, data_dir)
     tasks = [
         Task(
@@ -91,15 +93,20 @@ def plan(options: Train) -> list[Task]:
 
 
 def _by_group(part: Experiment, folder: Path) -> Iterator[tuple[Experiment, Path]]:
-    """Yields the experiment and the folder of each group of people.
+    """Yields the (experiment, folder) of each group of people.
 
     The first group has the given folder, and the other groups have folders below it. An experiment
     without groups is yielded unchanged.
+
+    Args:
+      part: an experiment; `evaluation.people_folds` is its number of groups.
+      folder: folder of the experiment's run.
     """
     groups = part.evaluation.people_folds
     if groups == 1:
         yield part, folder
         return
+    # Each group is trained like an experiment of its own, on all people but those of the group.
     evaluation = dataclasses.replace(part.evaluation, people_folds=1)
     for group in range(1, groups + 1):
         data = dataclasses.replace(part.data, people_fold=(group, groups))
@@ -109,6 +116,7 @@ def _by_group(part: Experiment, folder: Path) -> Iterator[tuple[Experiment, Path
 
 def _compared(experiment: Experiment) -> list[Experiment]:
     """Returns copies of this experiment, each with the loss of an experiment to compare with."""
+    # Runs are told apart by their names, in folders and tables.
     if experiment.name in experiment.compare:
         raise InputError(f"compare: expected other experiments, found {experiment.name!r} itself.")
     return [
@@ -120,13 +128,19 @@ def _compared(experiment: Experiment) -> list[Experiment]:
 
 
 def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
-    """Loads the backbone to fine-tune from a file or run, and logs what was loaded.
+    """Loads the backbone to fine-tune, and logs what was loaded.
+
+    Args:
+      path: folder of a run, or a weight file.
+      experiment: the experiment whose backbone must have these parameters.
+      data_dir: folder of prepared data sets.
 
     Raises:
-      InputError: it does not fit the experiment's backbone.
+      InputError: there is no backbone at the path, or it does not fit the experiment's backbone.
     """
     split = checked_split(experiment, data_dir)
     like = abstract_state(experiment, split.num_classes, split.image_shape).variables
+    # The heads are not loaded: their rows belong to the people of the other training.
     wanted = {name: tree["backbone"] for name, tree in like.items() if "backbone" in tree}
     backbone, report = load_backbone(path, experiment.model.title, wanted)
     log.info(str(report))
@@ -134,7 +148,8 @@ def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
 
 
 def origin(path: Path) -> str:
-    """Returns the path and digest of a run or file, which a fine-tuned run records as its start."""
+    """Returns "PATH (DIGEST)" of a run or file, which a fine-tuned run records as its start."""
+    # With the digest, because the same path may contain other weights when the run is continued.
     return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
 
 
@@ -142,6 +157,7 @@ def _check(task: Task) -> None:
     """Checks a task before any task is trained, so that an error does not come hours later."""
     check_path(task.folder)
     split = checked_split(task.experiment, task.data_dir, task.profile_steps)
+    # With --fresh the folder may have another run, whose files are deleted.
     if processes.is_writer() and not task.fresh:
         check_same_run(
             task.folder, run_meta(task.experiment, split, task.start and task.start.origin)

@@ -79,6 +79,7 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
     # It does not return the state, so that the device stores only one state at a time.
     def train_one(task: Task) -> EmbeddingNetwork:
         state = _trained_state(task)
+        # Scored at once, while the state is in memory: it is not kept beside that of the next task.
         snapshots = _snapshot_results(task, state)
         if processes.is_writer():
             metrics = read_metrics(task.folder / "metrics.jsonl")
@@ -121,6 +122,7 @@ def _trained_state(task: Task) -> TrainState:
             file=task.file,
         )
     except DivergenceError as error:
+        # A run that skipped or went back, and diverged nevertheless, needs other settings.
         advice = ", or continue with --on-nan skip" if task.on_nan == "stop" else ""
         log.error(
             f"{name} diverged: {error} The newest checkpoint is from before it: start again "
@@ -140,6 +142,7 @@ def _snapshot_results(task: Task, state: TrainState) -> list[Result]:
     """Returns the scores of a run's snapshots in order of steps, so that the last step is last."""
     experiment = task.experiment
     # Read-only, since scoring must not change a finished run.
+    # [:-1], because the last snapshot is the state itself.
     with Checkpoints(task.folder / "checkpoints", read_only=True) as checkpoints:
         earlier = [restored(checkpoints, step)[1] for step in experiment.snapshot_steps()[:-1]]
     return [
@@ -161,6 +164,7 @@ def _baselines(task: Task, network: EmbeddingNetwork) -> dict[str, Result]:
 
 
 def _folds(parts: Sequence[Trained]) -> TrainedFolds:
+    """Returns the scores over all groups of people together, and the metrics of each group."""
     return TrainedFolds(put_together([p.result for p in parts]), [p.metrics for p in parts])
 
 
@@ -173,8 +177,8 @@ def _report(
 
     Args:
       groups: the experiment's tasks, one per group of people.
-      trained: method -> what was trained for each group, the experiment itself first.
-      baselines: results of methods without training, for each group.
+      trained: method -> its results and metrics for each group. The experiment itself comes first.
+      baselines: for each group, method without training -> its result.
     """
     experiment, data_dir = groups[0].experiment, groups[0].data_dir
     data = experiment.data
@@ -197,7 +201,14 @@ def _report(
 
 
 def _write_report(task: Task, groups: int, report: Report, summary: str) -> None:
-    """Logs the tables of a run and writes its report."""
+    """Logs the tables of a run and writes its report.
+
+    Args:
+      task: the first task of the run, whose folder gets the report.
+      groups: number of groups of people.
+      report: the report.
+      summary: a sentence on data and protocol.
+    """
     for table in report.tables:  # Logged before they are written, in case the disk is full.
         log.info(f"\n{as_text(table)}")
     with owned.writing(task.folder, "Solve that, and give the same command to write the report."):
@@ -224,6 +235,8 @@ def _undivided(experiment: Experiment, groups: int) -> Experiment:
 
 
 def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Returns {"experiment": ..., "environment": ...}, the settings in `results.json`."""
+    # The environment that was recorded, because a finished run may be scored by other versions.
     return {
         "experiment": experiment.to_dict(),
         "environment": json.loads((folder / "environment.json").read_text()),
@@ -231,6 +244,7 @@ def _settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 
 def _log_next(experiment: Experiment, folder: Path, data_dir: Path) -> None:
+    """Logs the path of the report and the commands that score the run further."""
     log.info(f"\nReport: {folder / 'report.html'}")
     log.info(f"Score the checkpoint again: {next_steps.after_any_training(folder, data_dir)}")
     proposed = next_steps.after_training(experiment, folder, data_dir)

@@ -1,4 +1,4 @@
-"""Says whether photos show the same person, and how sure that is.
+"""Decides whether photos show the same person, and states how certain the decision is.
 
     hyperface verify one.jpg other.jpg --run runs/mine
     hyperface verify one.jpg folder/ --run runs/mine --far 0.01
@@ -107,24 +107,27 @@ def verify(
     out: Path | str | None = None,
     detector: "Detector | None" = None,
 ) -> "Verified":
-    """Compares two photos, or the photos of folders, and logs similarities and decisions.
+    """Compares two photos, or the photos of two folders, and logs similarities and decisions.
 
     Args:
       first: a photo, or a folder of photos.
       second: another photo or folder.
-      run: folder of a run or of an export, or a file of weights; the newest run by default.
-      far: false accept rate whose threshold decides.
-      calibration: file of the network's calibration; the run's own by default.
-      prior: share of same pairs among all compared pairs.
-      faces: which of several faces of a photo is taken.
+      run: folder of a run or of an export, or a weight file; by default the newest run in runs/.
+      far: false accept rate in (0, 1], whose thresholds decide.
+      calibration: file of the network's calibration; by default that of the run or export.
+      prior: the user's estimate of the share of pairs that show one person, for the probability.
+      faces: which face is taken if a photo has several. With "one", such a photo is not used.
       aligned: whether the images are aligned faces, in which no face is looked for.
-      checkpoint: step of the run's checkpoint; the newest by default.
-      out: folder for the page, the picture and the JSON file; None writes none.
-      detector: finds the faces; MTCNN by default.
+      checkpoint: step of the run's checkpoint; by default the newest.
+      out: folder for the page, the picture and the JSON file; None writes nothing.
+      detector: finds the faces; by default MTCNN.
+
+    Returns:
+      The pairs with their similarities and decisions, the most similar one first.
 
     Raises:
-      InputError: there is no such network, no photo has a face, a photo has several, or the
-        calibration is of another network.
+      InputError: there is no such network, one side has no usable face, there is no pair or there
+        are too many, or the calibration is that of another network.
 
     Example:
       >>> verify("one.jpg", "other.jpg", run="runs/mine").best.decision  # doctest: +SKIP
@@ -135,13 +138,16 @@ def verify(
 
     expect(0 < far <= 1, "--far", "a rate in (0, 1]", far)
     expect(0 < prior < 1, "--prior", "a share in (0, 1)", prior)
+    # Checked before the photos are read, not when the results are written.
     if out is not None:
         owned.check_free(*(Path(out) / name for name in (PAGE, PICTURE, RECORD)))
     folder = _newest_run() if run is None else Path(run)
     given = None if calibration is None else Path(calibration)
     network, stored, uncalibrated = _calibrated(folder, given, checkpoint)
+    # Before the photos are embedded, because the calibration may have no rate that low.
     point = None if stored is None else stored.point(far)
     settings = {"faces": faces, "aligned": aligned, "detector": detector}
+    # The same folder twice asks for all pairs within it, and is embedded once.
     is_within = Path(first).resolve() == Path(second).resolve()
     sides = [faces_and_features(Path(first), network, **settings)]
     sides.append(sides[0] if is_within else faces_and_features(Path(second), network, **settings))
@@ -159,10 +165,10 @@ def verify(
 
 
 def _newest_run() -> Path:
-    """Returns the run in runs/ that was written last.
+    """Returns the folder of the run in runs/ that saved a checkpoint last, and logs it.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no run in runs/.
     """
 
     runs = [path.parent for path in Path("runs").glob("*/checkpoints") if path.is_dir()]
@@ -171,6 +177,7 @@ def _newest_run() -> Path:
             "--run: expected the folder of a run, an export or a file of weights, found none, and "
             "no run in runs/. hyperface train makes one."
         )
+    # The time of this folder changes with each checkpoint, that of the run's folder does not.
     newest = max(runs, key=lambda run: (run / "checkpoints").stat().st_mtime)
     log.info(f"--run {newest}, the newest")
     return newest
@@ -179,16 +186,26 @@ def _newest_run() -> Path:
 def _calibrated(
     run: Path, given: Path | None, checkpoint: int | None
 ) -> "tuple[Network, StoredCalibration | None, str]":
-    """Returns the network, its calibration, and why there is none.
+    """Opens a network, and finds its calibration.
+
+    Args:
+      run: folder of a run or of an export, or a weight file.
+      given: the calibration file that the user names; None takes that of the run or export.
+      checkpoint: step of the run's checkpoint; None takes the newest.
+
+    Returns:
+      The network, its calibration or None, and the reason why there is none ("" if there is one).
 
     Raises:
-      InputError: the calibration that the user names is of another network.
+      InputError: there is no network, or the named calibration is that of another network.
     """
     from hyperface.evaluate.calibration_file import read_calibration
     from hyperface.runs.embedding import open_network
 
     path = given or next_steps.usual_calibration(run)
     stored = read_calibration(path) if given is not None or path.is_file() else None
+    # Thresholds hold only for features that are merged as those of the calibration were. A run and
+    # a weight file can merge in any way. An export has a fixed way, which is compared below.
     is_run = (run / "checkpoints").is_dir() or run.is_file()
     merge: Any = stored.mirror if stored is not None and is_run else None
     network = open_network(run, checkpoint, merge)
@@ -199,6 +216,7 @@ def _calibrated(
             f"--calibration: expected the calibration of {run}, found that of another network or "
             f"checkpoint in {given}. {next_steps.to_calibrate(run)}"
         )
+    # An export contains its calibration. A calibration file beside it goes before that one.
     if network.calibration is not None:
         return network, network.calibration, ""
     why = "is not calibrated" if stored is None else f"has changed since {path} was written"
@@ -211,7 +229,16 @@ def _log(
     run: Path,
     prior: float,
 ) -> None:
-    """Logs the pairs and what they mean."""
+    """Logs the first `SHOWN` pairs, the number of pairs per decision, and the thresholds.
+
+    Without a calibration it logs how to calibrate the network instead of the last two.
+
+    Args:
+      found: the result.
+      stored: the calibration; None without one.
+      run: the network's folder or file, for the advice.
+      prior: the share of same pairs that the probabilities assume.
+    """
     from hyperface.runs.comparison import SHOWN
 
     for pair in found.pairs[:SHOWN]:
@@ -231,7 +258,7 @@ def _log(
 
 
 def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
-    """Returns what the thresholds are, in words."""
+    """Describes in words the thresholds and the rates that they had on other people."""
     text = (
         f"FAR {100 * point.far:g} %: same from {point.threshold:.4f}, different up to "
         f"{point.reject_threshold:.4f}"
@@ -251,7 +278,11 @@ def _about(point: "OperatingPoint", stored: "StoredCalibration") -> str:
 
 
 def _record(found: "Verified", network: "Network", run: Path, prior: float) -> dict[str, Any]:
-    """Returns the content of the JSON file."""
+    """Returns the content of `verification.json`.
+
+    The keys are "run", "model" (digest of the weights), "steps" (the procedure), "far" (the
+    thresholds), "prior", "uncalibrated", "compared", "decisions", "pairs" and "left out".
+    """
     return {
         "run": str(run),
         "model": network.digest,
@@ -273,7 +304,15 @@ def _write(
     record: dict[str, Any],
     summary: str,
 ) -> None:
-    """Writes the page, the picture and the JSON file."""
+    """Writes the page, the picture and the JSON file.
+
+    Args:
+      folder: the folder of the files.
+      found: the result.
+      shown: the two faces of each of the first pairs.
+      record: the content of the JSON file.
+      summary: a sentence about the thresholds, or about the missing calibration.
+    """
     from hyperface.report.verification import ShownPair, write_verification
 
     pairs = [
@@ -284,6 +323,7 @@ def _write(
             similarity=pair.similarity,
             decision=pair.decision,
         )
+        # Not strict, because `found` has more pairs than are shown.
         for (one, other), pair in zip(shown, found.pairs, strict=False)
     ]
     with owned.writing(folder, "The result is above; choose another folder by --out."):
