@@ -40,7 +40,9 @@ class Cleaning(NamedTuple):
     dropped_classes: np.ndarray
     """[classes] bool, whether the class' mean distance is above `class_threshold`."""
     class_threshold: float
+    """Largest mean squared distance of a class that is kept."""
     image_threshold: float
+    """Largest squared distance of an image that is kept."""
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -62,10 +64,10 @@ def unit(features: np.ndarray) -> np.ndarray:
 def squared_distances(
     blocks: Callable[[], Blocks], num_classes: int, *, normalize: bool = True
 ) -> Distances:
-    """Computes ||f - mean of its class||^2 of each image, and the mean of that over each class.
+    """Computes ||f - mean of its class||^2 for each feature f, and the mean of that per class.
 
     Only one block, the means [classes, dim] and a few numbers per image are in memory. The fewer
-    images a class has, the closer they are to their mean; a class of one image has distance 0.
+    images a class has, the closer they are to their mean. A class of one image has distance 0.
 
     Args:
       blocks: returns the features from the beginning. It is called twice, and must return the same
@@ -105,11 +107,11 @@ def clean(
     image_threshold: float | None = None,
     image_quantile: float | None = None,
 ) -> Cleaning:
-    """Drops the classes above one threshold, and then the images of other classes above another.
+    """Drops classes with a large mean distance, and then images with a large distance.
 
-    A quantile q gives the smallest distance as threshold that at least a share q of the classes, or
-    of the images in the classes kept, does not exceed. If neither a threshold nor its quantile is
-    given, nothing is dropped by it.
+    Each of the two thresholds may be given as a number or as a quantile. A quantile q means the
+    smallest distance that a share q of the classes, or of the images in the classes kept, does not
+    exceed. If neither is given, nothing is dropped in that step.
 
     Args:
       distances: result of `squared_distances`.

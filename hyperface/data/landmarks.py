@@ -18,8 +18,8 @@ from hyperface.files import text_lines
 COLUMNS = ("lex", "ley", "rex", "rey", "nx", "ny", "lmx", "lmy", "rmx", "rmy")
 """Names of the columns with the x and y of each landmark."""
 OUTSIDE = 0.25
-"""How far outside of the image a point may be, as a share of the image's side: faces can be cut off
-at an edge."""
+"""Largest distance of a landmark from the image, as a share of the image's side. A landmark can be
+outside because a face can be cut off at an edge."""
 
 
 def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:

@@ -16,17 +16,25 @@ class SimilarPeople(NamedTuple):
     """A training person and a test person with similar features, and their most similar images."""
 
     train_person: int
+    """Label of the training person."""
     test_person: int
+    """Label of the test person."""
     similarity: float
     """Cosine of the two people's mean features."""
     train_image: int
+    """Row, in the training features, of the most similar image."""
     test_image: int
+    """Row, in the test features, of the most similar image."""
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
     """Finds pairs of people whose names differ at most in case, accents, and word separators.
 
-    A name without a letter is left out: it is a number, which in another set is another person.
+    A name without a letter is left out. It is a number, which stands for another person in another
+    data set.
+
+    Returns:
+      (training name, test name) of each pair, sorted.
 
     Example:
       >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])
@@ -59,10 +67,11 @@ def similar_people(
     Args:
       train_features: [images, dim], not necessarily normalised; may be a memory map.
       train_labels: [images] the person of each image.
-      test_features: [images, dim].
-      test_labels: [images].
-      threshold: cosine in [-1, 1]; pairs at least this similar are reported.
-      named: pairs of labels that are reported in any case, such as those of `same_names`.
+      test_features: [images, dim], not necessarily normalised.
+      test_labels: [images] the person of each image.
+      threshold: cosine in [-1, 1]; pairs of people at least this similar are reported.
+      named: (training label, test label) of pairs that are reported even if they are less similar,
+        such as people of the same name.
 
     Raises:
       ValueError: a feature is zero or not finite, or the threshold is not in [-1, 1].

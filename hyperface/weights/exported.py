@@ -14,7 +14,7 @@ from hyperface.files import read_bytes
 
 NAME = "embedder.json"
 LARGEST_RECORD, LARGEST_FILE = 2**20, 2**33
-"""Size limits in bytes: of the record, and of each exported file."""
+"""Largest size in bytes of the record, and of each exported file."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str, "step": (int, type(None)), "input": list, "pixels": str,
     "crop": (list, type(None)), "shrink": int, "mirror": str, "normalize": bool, "files": dict,

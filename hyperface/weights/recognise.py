@@ -52,14 +52,18 @@ def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
 
 
 class _Found(NamedTuple):
+    """A network that fits a weight file, filled with its weights."""
+
     variables: Any
+    """The variables of the network, as `load.fill` returns them."""
     report: Report
     feature_dim: int
     image_shape: tuple[int, int, int]
+    """[height, width, channels] of the images."""
 
 
 def _own(contents: Contents, model: str) -> _Found:
-    """Fills the network of a safetensors file that this library wrote, which names it."""
+    """Fills the network of a safetensors file that this library wrote; the file names it."""
     stated = own_format(contents.path) or {}
     try:
         dim = int(stated["feature_dim"])
@@ -95,6 +99,7 @@ def _released(contents: Contents) -> _Found:
                 fresh = _fresh(name, dim, shape)
                 return _Found(*fill(contents, name, fresh, image_shape=shape), dim, shape)
             except InputError as error:
+                # More than any number of layers: no ONNX mismatch may replace this error.
                 nearest, depth = error, 2**31
     if nearest is not None:
         raise nearest
@@ -107,7 +112,8 @@ def _released(contents: Contents) -> _Found:
 def _feature_dims(arrays: dict[str, np.ndarray], names: NameMap, usual: int) -> list[int]:
     """Returns the feature sizes to try: the network's usual one, and that of the file.
 
-    The last layer's first axis is its output in files of other programs.
+    The file's feature size is the length of the first axis of the last layer's weight, since files
+    of other programs store weights as [out, in].
     """
     (last,) = (e.source for e in names.entries if e.target == "params/feature/kernel")
     return list(dict.fromkeys([usual, len(arrays[last])] if arrays[last].ndim else [usual]))

@@ -30,6 +30,7 @@ class Varint(NamedTuple):
     """A field of a message whose value is an unsigned integer."""
 
     number: int
+    """Number of the field, which the message's definition gives a meaning."""
     wire: Literal[0]
     value: int
 
@@ -38,7 +39,9 @@ class Run(NamedTuple):
     """A field of a message whose value is a run of bytes."""
 
     number: int
+    """Number of the field, which the message's definition gives a meaning."""
     wire: Literal[1, 2, 5]
+    """Wire type: 1 for 8 bytes, 2 for a length and as many bytes, 5 for 4 bytes."""
     value: memoryview
 
 
@@ -95,7 +98,11 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns the variable-length integer that starts at byte `at`, and the position after it.
+    """Returns (integer, position): a variable-length integer, and the byte behind it.
+
+    Args:
+      message: the message.
+      at: the byte at which the integer starts.
 
     Raises:
       WireError: the number is cut off or has more than 64 bits.

@@ -23,7 +23,13 @@ STRIDE = 2
 
 
 def _layer(name: str, *kernel: int, prelu: bool = True) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the arrays of a layer."""
+    """Returns the shapes of the arrays of a layer, by name.
+
+    Args:
+      name: name of the layer.
+      *kernel: shape of its kernel: (height, width, inputs, outputs), or (inputs, outputs).
+      prelu: whether a PReLU follows the layer.
+    """
     arrays = {f"{name}/kernel": kernel, f"{name}/bias": kernel[-1:]}
     # The PReLU of a convolution has one slope per channel, shared by all places.
     slope = (1, 1, kernel[-1]) if len(kernel) == 4 else kernel[-1:]

@@ -42,10 +42,13 @@ class Found(NamedTuple):
     path: Path
     """The landmarks file."""
     photos: int
+    """Number of photos that were searched."""
     with_faces: int
+    """Number of photos with at least one face."""
     with_several: int
+    """Number of photos with several faces."""
     unreadable: int
-    """Photos that could not be decoded; preparing lists them with the reason."""
+    """Number of photos that could not be decoded. `prepare` lists them with the reason."""
 
     def __str__(self) -> str:
         several = f", {self.with_several:,} of them with several" if self.with_several else ""
@@ -216,7 +219,12 @@ def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
 
 
 def _stored(folder: Path, key: str, replace: bool) -> Found | None:
-    """Returns the landmarks that are already there for this key; None if there are none.
+    """Returns the landmarks that the folder already has for this key; None if it has none.
+
+    Args:
+      folder: the folder of the data set.
+      key: digest of all inputs: the photos, the detector and the choice of faces.
+      replace: whether landmarks of another key may be replaced; then None is returned for them.
 
     Raises:
       InputError: the landmarks were edited, or have another key and `replace` is off.

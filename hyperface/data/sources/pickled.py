@@ -49,7 +49,7 @@ class Global(NamedTuple):
 
 
 class _DType:
-    """Stands for a numpy.dtype, which can only be that of bytes or of bools."""
+    """Stands for a numpy.dtype in a pickle; only the dtypes of bytes and of bools are accepted."""
 
     def __init__(self, code: str) -> None:
         if code not in ("u1", "b1", "|u1", "|b1"):
@@ -137,7 +137,7 @@ class Machine:
         return taken
 
     def made(self, data: bytes) -> memoryview:
-        """Counts decoded bytes and returns a view of them; ValueError if there are too many."""
+        """Returns a view of decoded bytes; ValueError if all of them exceed the file's size."""
         self.decoded += len(data)
         # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
         # text again and again, and fill the memory by a few instructions.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SMALLEST_ROW = 16
 """Smallest size of an image with its label in bytes, which limits the number of rows of a file."""
 LABELS = 2**16
-"""Number of labels that are read at the same time."""
+"""Number of labels that are read at a time."""
 LONGEST_LABEL = 4096
 """Largest size of a label in bytes."""
 

@@ -168,7 +168,14 @@ def _members(path: Path) -> Iterator[tuple[int, Member]]:
 
 
 def _member(name: str, content: _Content, start: int, size: int) -> Member:
-    """Returns the member of a regular file, whose content starts at a byte of the archive."""
+    """Returns the member for a regular file.
+
+    Args:
+      name: path of the file in the archive.
+      content: reads from the archive.
+      start: byte of the unpacked archive at which the file's content starts.
+      size: size of the file in bytes.
+    """
     whole = partial(content.read, start, size)
     if has_image_suffix(name):
         return Member(name, size, whole)
@@ -178,5 +185,11 @@ def _member(name: str, content: _Content, start: int, size: int) -> Member:
 
 
 def _known(head: bytes, whole: Reader, limit: int = -1) -> bytes:
-    """Returns the bytes of a file whose first HEAD bytes are in memory already."""
+    """Returns the bytes of a file whose first HEAD bytes are in memory already.
+
+    Args:
+      head: the first HEAD bytes.
+      whole: reads the file from the archive.
+      limit: number of bytes to return; -1 returns all.
+    """
     return head[:limit] if 0 <= limit <= HEAD else whole(limit)

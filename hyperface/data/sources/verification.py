@@ -56,11 +56,15 @@ def verification(path: Path) -> Source:
 
 
 def folds(same: np.ndarray) -> np.ndarray:
-    """Returns the fold of each pair, so that fold k has the k-th part of the pairs of each kind.
+    """Returns the fold of each pair, [pairs] int64 from 0.
 
-    The kinds are pairs of one person and pairs of two. There are ten folds, or fewer if one kind
-    has fewer pairs, so that each fold has both kinds. Published files are written fold by fold, so
-    these are their own folds.
+    The pairs of one person, in their order, are divided into equal parts, one part per fold. So are
+    the pairs of two people. There are ten folds, or fewer if there are fewer than ten pairs of one
+    kind, so that each fold has both kinds. Published files are written fold by fold, so the result
+    is their own folds.
+
+    Args:
+      same: [pairs] bool, True for pairs of one person.
 
     Example:
       >>> print(folds(np.array([True, True, False, False, False])))
