@@ -145,5 +145,5 @@ def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None)
 
 def _is_sampled(path: tuple[Any, ...], loss: Loss) -> bool:
     """Returns whether a step with a sample uses only the sampled rows of a leaf."""
-    # Centers are those of the batch's own classes, of which all are needed.
+    # Center loss reads centers by their class id, and not by their place in the sample.
     return has_class_rows(path, loss) and path[-1].key != "centers"
