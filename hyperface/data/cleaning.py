@@ -175,7 +175,13 @@ def _check_names(path: Path, names: list[str]) -> None:
 def _class_means(
     blocks: Blocks, num_classes: int, prepared: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the class means [classes, dim] of features after `prepared`, and the class counts."""
+    """Returns (means, counts) of the classes: [classes, dim] features, [classes] image numbers.
+
+    Args:
+      blocks: the features and labels.
+      num_classes: number of classes.
+      prepared: function that is applied to the features of each block first.
+    """
     sums, counts = None, np.zeros(num_classes, np.int64)
     for features, labels in blocks:
         if sums is None:
@@ -188,11 +194,18 @@ def _class_means(
         counts += np.bincount(labels, minlength=num_classes)
     if sums is None:
         raise ValueError("expected blocks of features, found none")
+    # At least 1: the mean of a class without images is then zero, and is compared with no image.
     return sums / np.maximum(counts, 1)[:, None], counts
 
 
 def _checked(labels: np.ndarray, features: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the labels; ValueError if there is not one valid label per feature."""
+    """Returns the labels, after a check that there is one valid label per feature; else ValueError.
+
+    Args:
+      labels: [images] class of each image.
+      features: [images, dim].
+      num_classes: number of classes.
+    """
     outside = (labels < 0) | (labels >= num_classes)
     if labels.shape != features.shape[:1] or outside.any():
         found = labels[outside][0] if outside.any() else f"shapes {features.shape}, {labels.shape}"
@@ -210,7 +223,14 @@ def _finite(features: np.ndarray) -> np.ndarray:
 def _threshold(
     name: str, threshold: float | None, quantile: float | None, values: np.ndarray
 ) -> float:
-    """Returns the threshold, or the one that the quantile gives, or infinity without either."""
+    """Returns the threshold, or the one that the quantile gives, or infinity without either.
+
+    Args:
+      name: "class" or "image", for messages.
+      threshold: the threshold, or None.
+      quantile: the quantile of `values` that gives the threshold, or None.
+      values: the distances.
+    """
     if threshold is not None and quantile is not None:
         raise ValueError(f"expected a {name} threshold or quantile, found both")
     if threshold is not None and not threshold >= 0:

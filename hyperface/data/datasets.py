@@ -347,7 +347,7 @@ def _records(
 
 
 def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
-    """Returns the [height, width, channels] of the images and the number of classes."""
+    """Returns ((height, width, channels), number of classes) of a data set."""
     try:
         features = builder.info.features
         height, width, channels = features["image"].shape

@@ -160,7 +160,13 @@ def _loaded(image: Image.Image) -> Image.Image:
 def _conformed(
     image: Image.Image, data: bytes, channels: int
 ) -> tuple[bytes, tuple[int, int, int]]:
-    """Returns what `conform` returns, for an image that has been decoded from `data`."""
+    """Returns (encoded bytes, shape) as `conform` does.
+
+    Args:
+      image: the decoded image.
+      data: the bytes that it was decoded from.
+      channels: 1 for grey, 3 for RGB.
+    """
     turned = _turn_upright(image)
     right_mode = image.mode == _MODES[channels] and not image.has_transparency_data
     if image.format in ("JPEG", "PNG") and right_mode and not turned:

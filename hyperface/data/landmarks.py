@@ -73,6 +73,7 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     landmarks: dict[str, np.ndarray] = {}
     for line, row in _rows(path):
         name, numbers = row["file"], [row[column] for column in COLUMNS]
+        # DictReader has surplus values under the key None, and None for each missing value.
         if None in row or not name or None in numbers:
             raise InputError(
                 f"{path}:{line}: expected a value for each column, found {str(row)[:200]}."
@@ -108,6 +109,7 @@ def image_of(name: str) -> str:
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     """Yields each row of the file as a dictionary by column, with the number of its line."""
     try:
+        # Strict, so that an unbalanced quote raises an error instead of hiding the next lines.
         rows = csv.DictReader((line + "\n" for line in text_lines(path)), strict=True)
         missing = [name for name in ("file", *COLUMNS) if name not in (rows.fieldnames or ())]
         if missing:

@@ -40,6 +40,7 @@ def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[
       >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])
       [('Beyoncé_Knowles', 'beyonce knowles')]
     """
+    # By plain name, so that not every name has to be compared with every other.
     named: dict[str, list[str]] = {}
     for name in sorted(set(test_people)):
         named.setdefault(_plain(name), []).append(name)
@@ -100,6 +101,7 @@ class _People:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         self.features = features
+        # Stable, so that the rows of each person stay in the order of the file.
         order = np.argsort(labels, kind="stable")
         self.ids, starts = np.unique(np.asarray(labels)[order], return_index=True)
         self.rows = np.split(order, starts[1:])
@@ -114,7 +116,14 @@ class _People:
 
 
 def _closest(train: _People, one: int, test: _People, other: int) -> tuple[int, int]:
-    """Returns the indices of the two most similar images of two people."""
+    """Returns (training row, test row) of the two most similar images of two people.
+
+    Args:
+      train: the people of the training set.
+      one: number of the training person among them.
+      test: the people of the test set.
+      other: number of the test person among them.
+    """
     cosines = train.unit_features(one) @ test.unit_features(other).T
     row, column = np.unravel_index(np.argmax(cosines), cosines.shape)
     return int(train.rows[one][row]), int(test.rows[other][column])

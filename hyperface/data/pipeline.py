@@ -221,7 +221,14 @@ def _example(split: Split, index: int) -> Batch:
 
 
 def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputError:
-    """Returns the error for an example that cannot be read."""
+    """Returns the error for an example that cannot be read.
+
+    Args:
+      split: the split.
+      index: number of the example in it.
+      what: the damaged part, "record" or "image".
+      error: the error that reading raised.
+    """
     reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     return InputError(
         f"{split.dataset} ({split.name}), record {index}: expected a whole {what}, found: "

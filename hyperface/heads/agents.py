@@ -242,7 +242,15 @@ class AgentHead(nn.Module):
     def _norm_statistics(
         self, options: AdaFaceTerm, features: jax.Array, context: Context
     ) -> losses.NormStatistics:
-        """Returns AdaFace's statistics, updated by this batch if "batch_stats" is mutable."""
+        """Returns AdaFace's statistics of the feature norm.
+
+        They are updated by this batch if the collection "batch_stats" is mutable.
+
+        Args:
+          options: options of the term.
+          features: [batch, dim], un-normalised.
+          context: the step's context.
+        """
         kept = [
             self.variable("batch_stats", f"norm_{name}", lambda start=start: jnp.float32(start))
             for name, start in losses.NormStatistics()._asdict().items()

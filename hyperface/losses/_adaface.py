@@ -153,6 +153,7 @@ class AdaFace(ScaledLogits):
         Args:
           feature_norm: [batch] length of each un-normalised feature.
         """
+        # The statistics are constants in the gradient, and so is the norm, as the paper requires.
         mean, std, concentration = (
             jax.lax.stop_gradient(jnp.asarray(x, feature_norm.dtype))
             for x in (self.statistics.mean, self.statistics.std, self.concentration)

@@ -31,6 +31,7 @@ class Layout(NamedTuple):
     """The static description of a problem: how its losses are computed."""
 
     normalize_agents: bool
+    """Whether agents are scaled to unit length."""
     agent_gradient: AgentGradient
     num_rows: int
     """Number of classes on this device."""
@@ -235,7 +236,10 @@ def backward_scan(
 
 
 def cast(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
-    """Rounds an operand of a matmul to bfloat16 if the layout's precision requires it."""
+    """Rounds an operand x of a matmul to bfloat16 if the layout's precision requires it.
+
+    "mixed" rounds only in the forward pass.
+    """
     rounds = layout.precision == "bf16" or (forward and layout.precision == "mixed")
     return x.astype(jnp.bfloat16) if rounds else x
 

@@ -36,7 +36,7 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
 
 
 def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns features [batch, dim] and rows [classes, dim] with equal dim, in the wider dtype.
+    """Returns (features, rows), after a check that they have the same dim, in the wider dtype.
 
     Args:
       name: name of the rows, for messages.

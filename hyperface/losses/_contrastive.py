@@ -50,6 +50,7 @@ class CContrastive:
           target: facts about each example's own class.
           value: [batch] the fold's value.
         """
+        # ||f~ - W~||^2 = 2 - 2 cos for unit vectors, and each hinge is 2 max(0, cos - argument).
         return 2.0 * (1.0 - target.similarity) + 2.0 * value
 
 

@@ -66,7 +66,7 @@ def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
 
 
 def losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
-    """Returns the losses, and the residuals for the backward pass."""
+    """Returns (losses, residuals) of the forward pass, from the arguments of `joint_losses`."""
     shards, folds = layout.shards, _folds(inputs)
     whole = _of_whole_batch(layout, inputs)
     target = target_of(layout, whole, inputs.classes.labels, inputs.norms)
@@ -341,7 +341,15 @@ def block_gradients_of(
 
 
 def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
-    """Returns zeros of the same form as the `extra` of a block, which depends on the terms."""
+    """Returns zeros with the structure and shapes of the `extra` of a block.
+
+    They depend on the terms, so they are found by tracing the step of the backward scan.
+
+    Args:
+      layout: how the problem is computed.
+      inputs: the arrays of the whole batch.
+      step: the step of a backward scan, from `block_gradients_of`.
+    """
     shapes = jax.eval_shape(lambda: step(inputs.agents, 0, 0).extra)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 

@@ -58,6 +58,7 @@ class MagFace(ScaledLogits):
             jnp.asarray(x, feature_norm.dtype)
             for x in (self.lower_margin, self.upper_margin, self.lower_norm, self.upper_norm)
         )
+        # Outside of the range the margin is constant, and the clip gives it no gradient.
         above = jnp.clip(feature_norm, lower_norm, upper_norm) - lower_norm
         return lower + (upper - lower) * above / (upper_norm - lower_norm)
 
@@ -69,6 +70,7 @@ class MagFace(ScaledLogits):
           value: [batch] the fold's value, log sum exp over the other classes.
         """
         margins = self.margins(target.feature_norm)
+        # No margin beyond 90 degrees, where theta + m could exceed pi and the cosine would rise.
         if self.easy_margin:
             margins = jnp.where(target.similarity > 0.0, margins, 0.0)
         return MarginSoftmax(self.scale, angular_margin=margins).loss(target, value)
@@ -186,6 +188,7 @@ def magface_regularizer(
     lower, upper = (
         jnp.asarray(x, features.dtype) for x in _norm_range(lower_norm, upper_norm, features)
     )
+    # The clip also keeps 1 / norm finite for a zero feature.
     norm = jnp.clip(l2_norm(features), lower, upper)
     return 1.0 / norm + norm / upper**2
 
@@ -202,6 +205,7 @@ def _norm_range(lower: ArrayLike, upper: ArrayLike, of: ArrayLike) -> tuple[Arra
     tiny = float(np.finfo(np.float32).tiny)
     lower = per_example("lower_norm", lower, of, tiny)
     upper = per_example("upper_norm", upper, of, tiny)
+    # JAX arrays are not compared, because their values may not be known while JAX traces them.
     known = not isinstance(lower, jax.Array) and not isinstance(upper, jax.Array)
     if known and not np.all(np.less(lower, upper)):
         raise ValueError(f"expected lower_norm below upper_norm, found {lower} and {upper}")

@@ -153,7 +153,10 @@ def _contains(ordered: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _drawn(key: jax.Array, classes: int, count: int) -> jax.Array:
-    """Returns [count] distinct class ids, unsorted; each class has the same probability."""
+    """Returns `count` distinct random numbers from 0 to classes - 1, unsorted, [count] int32.
+
+    Each number has the same probability.
+    """
     offset_key, key = jax.random.split(key)
     # By NumPy in int64, because for many classes the product exceeds int32.
     edges = (np.arange(count + 1) * classes // count).astype(np.int32)

@@ -64,8 +64,10 @@ class CTriplet:
         """
         if self.negatives == "hardest":
             value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))
+        # ||f~ - W~||^2 = 2 - 2 cos for unit vectors.
         distance = 2.0 * (1.0 - target.similarity)
         if self.gradient == "caffe":
+            # The released value lacks the pull to the own agent, but its gradient has it.
             pulls = self.always_pull | (value > 0)
             return 2.0 * value + jnp.where(pulls, slope_only(distance), 0.0)
         return 2.0 * value + (distance if self.always_pull else 0.0)

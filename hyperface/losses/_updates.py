@@ -42,7 +42,7 @@ class RowUpdate(Protocol):
     """
 
     def __call__(self, rows: jax.Array, state: Any, gradient: jax.Array, /) -> tuple[Any, Any]:
-        """Returns the updated rows and their updated state.
+        """Returns (rows, state): the updated rows and their updated state.
 
         Args:
           rows: [rows, dim] agents.
@@ -262,7 +262,17 @@ def _update_block(
     start: Any,
     first: Any,
 ) -> tuple[jax.Array, Any]:
-    """Returns (agents, state): all agents and their optimiser state, with one block updated."""
+    """Returns (agents, state): all agents and their optimiser state, with one block updated.
+
+    Args:
+      layout: how the problem is computed.
+      carry: the agents and their state before the block.
+      rows: the rows of the block, with their state and gradient.
+      update: the optimiser's step on some rows.
+      may_update: scalar bool; if False, agents and state stay unchanged.
+      start: first row of the block.
+      first: first row of the block that counts.
+    """
 
     def updated(agents: jax.Array, state: Any, rows: Rows, start: Any, first: Any) -> Any:
         counts = start + jnp.arange(layout.block_size) >= first

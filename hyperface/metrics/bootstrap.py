@@ -285,6 +285,7 @@ class Difference(NamedTuple):
     """The difference between the scores of two methods, with its uncertainty."""
 
     value: float
+    """Score of the first method less that of the second."""
     low: float
     """Lower end of the interval; NaN if no interval exists, as when all seeds differ equally."""
     high: float
@@ -528,7 +529,11 @@ def is_testable(parts: Sequence[Difference]) -> bool:
 
 
 def _sides(parts: Sequence[Difference]) -> tuple[float, float]:
-    """Returns the p-values for "all parts are above zero" and for "a part is below zero"."""
+    """Returns (p_yes, p_no), the p-values of "all parts are above zero" and "a part is below zero".
+
+    Args:
+      parts: the differences that a statement consists of.
+    """
     # Bonferroni: with several parts, the chance that one of them looks below zero is the sum.
     below = len(parts) * min(part.p_not_below for part in parts)
     # All parts have to hold, so that the largest p-value decides, without a correction.

@@ -30,7 +30,9 @@ class Logistic(NamedTuple):
     """A calibration with two numbers: log-likelihood ratio = slope * similarity + offset."""
 
     slope: float
+    """Factor of the similarity."""
     offset: float
+    """Log-likelihood ratio at similarity 0."""
 
     def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
         """Returns the natural logarithm of the likelihood ratio, in the shape of the scores."""

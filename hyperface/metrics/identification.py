@@ -185,7 +185,16 @@ def _search_all(
 
 
 def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows [pairs] of both images of every unordered pair of one person's images."""
+    """Returns (first, second): [pairs] rows of both images, for every pair of one person's images.
+
+    Each pair occurs in one order only.
+
+    Args:
+      labels: [images] person of each image.
+
+    Raises:
+      ValueError: no two images show one person.
+    """
     # Stable, so that the order of the searches is that of the probes in every NumPy.
     order = np.argsort(labels, kind="stable")
     people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)

@@ -96,6 +96,8 @@ def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> Ope
     """
     scores, same = checked_pairs(scores, same)
     accepted = scores >= point.threshold
+    # Where both kinds of errors are rare, `reject_threshold` may exceed `threshold`. A pair between
+    # both is then accepted, as in `decide`.
     refused = ~accepted & (scores <= point.reject_threshold)
     return point._replace(
         measured_far=float(accepted[~same].mean()),
@@ -105,7 +107,11 @@ def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> Ope
 
 
 def checked_pairs(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores as float64 and `same` as bool.
+    """Returns (scores as float64, same as bool), after checks.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.

@@ -143,6 +143,7 @@ def norm_quality(
         )
     threshold = float(impostor_threshold(scores[~same], far))
     smaller = np.minimum(norms[pairs.first], norms[pairs.second])
+    # Each image once, however many pairs it is in.
     used = norms[np.union1d(pairs.first, pairs.second)]
     refused, lowest = scores[same] < threshold, smaller[same]
     # Qualities that produce the four ORDERS. Equal ones (zeros) mean random order.
@@ -191,4 +192,5 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Returns ranks from 1; tied values have their mean rank."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    # The last rank of a tie of n values, less (n - 1) / 2, is the mean rank of the tie.
     return (np.cumsum(count) - (count - 1) / 2)[place]

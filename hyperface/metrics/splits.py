@@ -75,6 +75,7 @@ def pair_rates(
         raise ValueError(f"expected a score for each of {same.size} pairs, found {scores.shape}")
     same = checked_same(same)
     rates, allowed = [], []
+    # Each split by itself, because scores of different splits may need different thresholds.
     for i in np.unique(split):
         part = split == i
         check_both_kinds(same[part], f"split {i}")

@@ -64,7 +64,13 @@ def _depthwise_fwd(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Ar
 
 
 def _depthwise_bwd(stride: int, kept: _Kept, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of x and of the kernel; `slope` is the gradient of the output."""
+    """Returns (to_x, to_kernel), the gradients to x and to the kernel.
+
+    Args:
+      stride: as in `depthwise`.
+      kept: the residuals, x and the kernel.
+      slope: the gradient to the output.
+    """
     x, kernel = kept
     # Autodiff of the plain function gives x's gradient. Pyright does not know the attribute,
     # because it takes the decorator made by `partial` for a plain function.

@@ -76,6 +76,7 @@ class IResNet(Backbone):
                 )
                 x = made(x, counted)
         x = self.flat(norm("norm2", x), images, "feature")
+        # PyTorch's default for linear layers: uniform in +-1 / sqrt(fan_in).
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         feature = nn.Dense(self.feature_dim, kernel_init=uniform, dtype=self.dtype, name="feature")
         x = feature(x)
@@ -109,6 +110,7 @@ class _Block(nn.Module):
         norm = _norms(self.folded, self.dtype, self.train, self.axis_name, counted)
 
         def conv(x: jax.Array, kernel: int, stride: int, name: str, norm_name: str) -> jax.Array:
+            # A bias in front of batch normalisation would have no effect.
             x = _conv(self.width, kernel, stride, self.dtype, name, bias=self.folded)(x)
             return x if self.folded else norm(norm_name, x)
 
@@ -149,6 +151,7 @@ def _conv(
         width,
         (kernel, kernel),
         strides=stride,
+        # In numbers, as in PyTorch: at stride 2 Flax's "SAME" would pad only one side.
         padding=kernel // 2,
         use_bias=bias,
         kernel_init=nn.initializers.normal(0.1),

@@ -179,6 +179,7 @@ class _Conv(nn.Module):
                 x,
                 kernel,
                 (self.stride, self.stride),
+                # In numbers, as in PyTorch: at stride 2 "SAME" would pad only one side.
                 ((1, 1), (1, 1)),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,

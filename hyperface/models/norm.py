@@ -152,7 +152,15 @@ def _normalized_fwd(
 
 
 def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tuple[Any, ...]:
-    """Returns the cotangents of x, scale and bias; those of the other arguments are zero."""
+    """Returns the cotangents of the arguments of `_normalized`, in their order, except axis_name.
+
+    Those of `statistics` and `counted` are zero.
+
+    Args:
+      axis_name: as in `_normalized`.
+      kept: the residuals.
+      slope: the cotangent of the result.
+    """
     # With h = (x - mean) inverse, n counted values per channel and their mask m,
     # dx = inverse scale (slope - m (sum(slope) + h sum(slope h)) / n).
     x, scale, (mean, inverse, places), counted = kept

@@ -32,6 +32,7 @@ class SphereFace(Backbone):
                 width,
                 (3, 3),
                 strides=2,
+                # In numbers, as in Caffe: at stride 2 Flax's "SAME" would pad only one side.
                 padding=1,
                 kernel_init=xavier,
                 dtype=self.dtype,

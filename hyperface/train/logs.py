@@ -131,7 +131,7 @@ class RunningMean:
         return mean
 
     def position(self) -> tuple[float, float]:
-        """Returns sum and count, from which another mean can continue."""
+        """Returns (sum, count), from which another mean can continue."""
         return self._sum, self._count
 
 

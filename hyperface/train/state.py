@@ -22,7 +22,12 @@ def takes_batch(backbone: nn.Module) -> bool:
 
 
 class EmbeddingNetwork(nn.Module):
-    """A backbone and the heads that train it."""
+    """A backbone and the heads that train it.
+
+    Attributes:
+      backbone: the network from images [batch, height, width, channels] to features [batch, dim].
+      head: the heads, which own the parameters of the loss.
+    """
 
     backbone: nn.Module
     head: Heads
@@ -30,7 +35,7 @@ class EmbeddingNetwork(nn.Module):
     def __call__(
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
-        """Returns the features [batch, dim], and the losses that the heads compute from them.
+        """Returns (features [batch, dim], the losses that the heads compute from them).
 
         Args:
           images: [batch, height, width, channels] floats in [-1, 1].

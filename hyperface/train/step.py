@@ -241,7 +241,7 @@ def _context(
 def _updated(
     state: TrainState, grads: Any, params: Any, opt_state: Any, split_axis: str | None
 ) -> tuple[Any, Any]:
-    """Returns the parameters and the optimiser's state after the update.
+    """Returns (params, opt_state) after the optimiser's update.
 
     Args:
       state: the state before the step.

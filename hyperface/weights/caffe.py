@@ -69,7 +69,13 @@ def read(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _layer(message: memoryview, layer: Fields, budget: Budget) -> tuple[str, list[np.ndarray]]:
-    """Returns the name of a layer and its arrays, in the order of the file."""
+    """Returns (name, arrays) of a layer; the arrays have the order of the file.
+
+    Args:
+      message: the layer's message.
+      layer: the numbers of its fields.
+      budget: counts the fields of the file.
+    """
     name, blobs = "", []
     for field in fields(message, budget):
         if field.wire == BYTES and field.number == layer.name:

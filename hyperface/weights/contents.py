@@ -85,7 +85,7 @@ def named(
 
 
 def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.ndarray], NameMap]:
-    """Returns what `named` returns, for the graph of an ONNX file."""
+    """Returns (arrays, map) as `named` does, for the graph of an ONNX file."""
     model = models.create(model_name)
     if layers(model) is None:
         known = ", ".join(name for name in models.BACKBONES if layers(models.create(name)))
@@ -103,5 +103,11 @@ def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.n
 
 
 def some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:
-    """Returns the first few names, joined to a text for a message."""
+    """Returns the first few names as a text for a message.
+
+    Args:
+      names: the names.
+      separator: text between two names.
+      most: number of names that are shown; "..." stands for the others.
+    """
     return separator.join(names[:most]) + (f"{separator}..." if len(names) > most else "")

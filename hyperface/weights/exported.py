@@ -61,6 +61,11 @@ def read_record(path: Path) -> dict[str, Any]:
 def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
     """Returns the bytes of an exported file, after comparing its digest with the record's.
 
+    Args:
+      folder: the folder of the export.
+      record: the fields of its `embedder.json`.
+      name: name of the file.
+
     Raises:
       InputError: the file is missing, or its digest differs from the record's.
     """

@@ -94,6 +94,7 @@ def _mobilefacenet(model: models.MobileFaceNet, net: _Layers) -> None:
     for number, (_, first_expansion, expansion, blocks) in enumerate(model.stages, 1):
         for block in range(1, blocks + 1):
             ours, first = f"block{number}_{block}", block == 1
+            # The first block of a stage has stride 2 and no shortcut, as in `models.MobileFaceNet`.
             inside = first_expansion if first else expansion
             before = x
             x = conv(before, f"{ours}/expand")
@@ -116,7 +117,9 @@ def _iresnet(model: models.IResNet, net: _Layers) -> None:
 
 
 def _iresnet_block(net: _Layers, x: int, ours: str, *, first: bool) -> int:
+    """Adds the layers of one block, and returns the number of the value that it computes."""
     stride = 2 if first else 1
+    # No convolution precedes this normalisation directly, so that it cannot be folded into one.
     branch = net.add("norm", x, ours=f"{ours}/norm1")
     branch = net.add("conv", branch, ours=f"{ours}/conv1", norm=f"{ours}/norm2", kernel=3)
     branch = net.add("prelu", branch, ours=f"{ours}/prelu")

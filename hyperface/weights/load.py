@@ -176,7 +176,7 @@ def fill(
 
 
 def flattened_shape(model_name: str, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns height, width and channels of the map that a backbone's feature layer flattens.
+    """Returns (height, width, channels) of the map that a backbone's feature layer flattens.
 
     Args:
       model_name: name of the network in `models.BACKBONES`.

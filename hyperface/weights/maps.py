@@ -91,6 +91,7 @@ def name_maps(model_name: str) -> list[NameMap]:
       InputError: there is no network of this name.
     """
     model = models.create(model_name)
+    # By type, because all sizes of a network share one function.
     return list(_MAPS.get(type(model), lambda model: ())(model))
 
 
@@ -181,6 +182,7 @@ def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
     for stage, blocks in enumerate(model.blocks, 1):
         for block in range(blocks):
             theirs, ours = f"layer{stage}.{block}", f"block{stage}_{block + 1}"
+            # A block has three normalisations, but only two convolutions and one PReLU.
             for index in (1, 2, 3):
                 entries += _norm(f"{theirs}.bn{index}", f"{ours}/norm{index}")
             for index in (1, 2):

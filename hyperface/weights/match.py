@@ -289,7 +289,10 @@ class _Search:
         return node
 
     def _behind(self, name: str, op: str, fits: Callable[[Node], bool] = _any) -> Node | None:
-        """Finds and removes the operator of a kind that reads a value; None if there is none."""
+        """Finds and removes the operator of a kind that reads a value; None if there is none.
+
+        The arguments are those of `_next`.
+        """
         for node in self._readers.get(name, ()):
             # The value must be the operator's data and not its weights. The order of the two
             # inputs of a sum is free.

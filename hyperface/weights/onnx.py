@@ -61,7 +61,9 @@ class Graph:
     """The graph of an ONNX file: its operators in order, and its arrays by name."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name of a value -> constant array, such as the weights."""
     nodes: list[Node] = field(default_factory=list)
+    """The operators. Each reads only values of operators before it, inputs and arrays."""
     inputs: dict[str, list[int | None]] = field(default_factory=dict)
     """Shapes of the network's inputs by name; None stands for an axis of any size."""
     outputs: list[str] = field(default_factory=list)

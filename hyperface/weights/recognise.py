@@ -91,6 +91,7 @@ def _released(contents: Contents) -> _Found:
             if found > depth:
                 nearest, depth = error, found
             continue
+        # Networks of one family share many names, so only one whose names are all there is tried.
         if not all(e.source in arrays for e in names.entries if e.kind not in CONSTANTS):
             continue
         shape = names.image_shape or entry.image_shape
@@ -120,7 +121,13 @@ def _feature_dims(arrays: dict[str, np.ndarray], names: NameMap, usual: int) -> 
 
 
 def _fresh(model: str, feature_dim: int, image_shape: tuple[int, int, int]) -> Any:
-    """Returns the shapes and dtypes of a network's variables; nothing is computed."""
+    """Returns the shapes and dtypes of a network's variables; nothing is computed.
+
+    Args:
+      model: name of the network.
+      feature_dim: size of the feature.
+      image_shape: (height, width, channels) of the images.
+    """
     network = models.create(model, feature_dim)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), images)

@@ -79,6 +79,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
     while at < len(message):
         budget.spend()
         key, at = varint(message, at)
+        # The lowest three bits of a field's key are its wire type.
         number, wire = key >> 3, key & 7
         if wire == VARINT:
             value, at = varint(message, at)
@@ -90,7 +91,8 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
             size = 4 if wire == FIXED32 else 8
         else:
             raise WireError(f"byte {at} starts a field of unknown wire type {wire}")
-        # A slice beyond the end would be shortened without an error.
+        # A slice beyond the end would be shortened without an error. Field numbers start at 1, so a
+        # 0 shows damage.
         if number == 0 or at + size > len(message):
             raise WireError(f"a field of {size} bytes ends behind its message")
         yield Run(number, cast(Literal[1, 2, 5], wire), message[at : at + size])

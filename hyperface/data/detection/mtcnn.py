@@ -166,7 +166,13 @@ def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], j
 
 
 def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> np.ndarray:
-    """Returns the pyramid of a photo as canvases, [canvases, CANVAS, CANVAS, 3] uint8."""
+    """Returns the pyramid of a photo as canvases, [canvases, CANVAS, CANVAS, 3] uint8.
+
+    Args:
+      photo: the photo.
+      sizes: (height, width) of each level of the pyramid.
+      tiles: the parts of the levels, and their places on the canvases.
+    """
     canvases = np.zeros((1 + max((t.canvas for t in tiles), default=-1), CANVAS, CANVAS, 3), "u1")
     for level, size in enumerate(sizes):
         pixels = photo.resized(*size)

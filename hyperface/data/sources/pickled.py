@@ -38,7 +38,9 @@ class _Text(NamedTuple):
     """Text that is decoded only when it is needed: in Python 2's pickles most text is bytes."""
 
     data: memoryview
+    """The encoded text."""
     codec: str
+    """Name of the encoding, such as "utf-8"."""
 
 
 class Global(NamedTuple):
@@ -234,7 +236,7 @@ def short_text(value: Any) -> str:
 
 
 def _global(machine: Machine, module: str, name: str) -> Global:
-    """Returns the function or class that a pickle names, if it is in the list."""
+    """Returns the function or class that a pickle names; ValueError if `calls` lacks it."""
     # Nothing is imported: the names in `calls` stand for functions of this module.
     if (module, name) not in machine.calls:
         raise ValueError(f"it asks for {module}.{name}, which is refused")

@@ -24,7 +24,9 @@ class Reject(NamedTuple):
     """A file that is left out, because it is no image or an image that cannot be used."""
 
     name: str
+    """Name of the file, or of the pair or folder."""
     reason: str
+    """Why it is left out."""
 
 
 class Pairs(NamedTuple):

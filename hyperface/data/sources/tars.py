@@ -108,10 +108,15 @@ class _Content:
         self._archive, self._start, self._data = archive, -1, b""
 
     def read(self, start: int, size: int, limit: int = -1) -> bytes:
-        """Returns the bytes of a member, all or at most `limit`.
+        """Returns the bytes of a member.
+
+        Args:
+          start: byte of the unpacked archive at which the content of the member starts.
+          size: size of the content in bytes.
+          limit: largest number of bytes to return; -1 returns all.
 
         Raises:
-          ValueError: the archive is damaged or ends before.
+          ValueError: the archive is damaged, or ends before the content.
         """
         size = size if limit < 0 else min(size, limit)
         # A file and its hard links are read one after the other, and unpacked once.

@@ -78,7 +78,14 @@ def folds(same: np.ndarray) -> np.ndarray:
 
 
 def _checked(value: Any) -> tuple[list[memoryview], np.ndarray]:
-    """Returns the images and the flags [pairs]; ValueError says what was found instead."""
+    """Returns (images, flags) from the value of a pickle, after checks.
+
+    `images` are encoded images, two per pair. `flags`, [pairs] bool, are True for pairs of one
+    person.
+
+    Raises:
+      ValueError: the value is something else; the message says what.
+    """
     if not (isinstance(value, list | tuple) and len(value) == 2):
         raise ValueError(f"{type(value).__name__}, which is not a pair of them")
     images = [image.data if isinstance(image, Array) else image for image in _items(value[0])]
