@@ -102,7 +102,10 @@ def face_name(name: str, number: int) -> str:
 
 
 def image_of(name: str) -> str:
-    """Returns the name of the image that shows a face; the inverse of `face_name`."""
+    """Returns the name of the image that shows a face; the inverse of `face_name`.
+
+    It is wrong for the first face of an image whose own name ends in "#2", for example.
+    """
     return re.sub(r"#[1-9][0-9]*$", "", name)
 
 

@@ -157,7 +157,10 @@ def _write(
 
 
 def _journal(path: Path) -> dict | None:
-    """Returns the journal of a shard; None if there is none or if it is damaged."""
+    """Returns the journal of a shard, the JSON values that `shards.write` returned.
+
+    It returns None if the file is missing or damaged.
+    """
     try:
         return read_json(path)
     except InputError:

@@ -105,7 +105,10 @@ def updated_norm_statistics(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AdaFace(ScaledLogits):
-    """The term of `adaface` for `joint`, with the same hyper-parameters."""
+    """AdaFace as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `adaface`.
+    """
 
     statistics: NormStatistics
     scale: ArrayLike = 64.0
@@ -129,7 +132,10 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time.
+
+        The arguments are those of `adaface`.
+        """
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:

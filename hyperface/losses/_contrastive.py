@@ -18,7 +18,10 @@ from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CContrastive:
-    """The term of `c_contrastive` for `joint`, with the same hyper-parameters."""
+    """`c_contrastive` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `c_contrastive`.
+    """
 
     margin: ArrayLike = 1.0
 

@@ -217,7 +217,7 @@ def _of_whole_batch(layout: Layout, inputs: Inputs) -> Inputs:
 
 
 def _folds(inputs: Inputs) -> list[Any]:
-    """Returns one fold per term."""
+    """Returns one fold per term, the reduction of its similarities over the classes."""
     return [term.fold for term in inputs.terms]
 
 

@@ -20,7 +20,10 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MagFace(ScaledLogits):
-    """The term of `magface` for `joint`, with the same hyper-parameters."""
+    """MagFace as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `magface`.
+    """
 
     scale: ArrayLike = 64.0
     lower_margin: ArrayLike = 0.45
@@ -48,7 +51,10 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time.
+
+        The arguments are those of `magface`.
+        """
         numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
         return cls(*numbers, easy_margin, known_bound(scale))
 

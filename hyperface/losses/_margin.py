@@ -22,7 +22,10 @@ code computes instead."""
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MarginSoftmax(ScaledLogits):
-    """The term of `margin_softmax` for `joint`, with the same hyper-parameters."""
+    """`margin_softmax` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `margin_softmax`.
+    """
 
     scale: ArrayLike
     angular_multiplier: ArrayLike = 1.0
@@ -44,7 +47,10 @@ class MarginSoftmax(ScaledLogits):
         cosine_margin: ArrayLike = 0.0,
         gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
-        """Returns the term, and sets `angular` and `bounded` by the numbers known at trace time."""
+        """Returns the term, and sets `angular` and `bounded` by the numbers known at trace time.
+
+        The arguments are those of `margin_softmax`.
+        """
         # Decided while tracing, so that the compiled program of CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
         margins = (angular_multiplier, angular_margin, cosine_margin)

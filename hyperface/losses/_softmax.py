@@ -88,7 +88,10 @@ class ScaledLogits:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Softmax(ScaledLogits):
-    """The term of `softmax` for `joint`, with the same hyper-parameters."""
+    """The softmax loss as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `softmax`.
+    """
 
     scale: ArrayLike = 1.0
     normalize: Normalize = field(default="both", metadata={"static": True})

@@ -26,7 +26,11 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SphereFace:
-    """The term of `a_softmax` (normalize="agents") and of `l_softmax` ("none") for `joint`."""
+    """`a_softmax` or `l_softmax` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of these functions. `normalize` is "agents" for `a_softmax`,
+    and "none" for `l_softmax`.
+    """
 
     blend: ArrayLike = 0.0
     margin: int = field(default=4, metadata={"static": True})

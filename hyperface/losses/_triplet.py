@@ -28,7 +28,10 @@ Negatives = Literal["all", "hardest"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CTriplet:
-    """The term of `c_triplet` for `joint`, with the same hyper-parameters."""
+    """`c_triplet` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `c_triplet`.
+    """
 
     margin: ArrayLike = 0.8
     negatives: Negatives = field(default="all", metadata={"static": True})

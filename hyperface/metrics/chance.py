@@ -34,7 +34,7 @@ def guess_warning(
     The rate has to exceed `chance` by more than both `least` and the sampling error.
 
     Args:
-      figure: name of the rate, with which the warning begins.
+      figure: name of the rate, for the warning.
       rate: the measured rate, in [0, 1].
       chance: the rate of a guess, or that of perfect features whose names are in a random order.
       trials: number of trials that the rate was measured on.

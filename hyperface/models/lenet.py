@@ -39,7 +39,6 @@ class LeNet(Backbone):
         """Returns the features [batch, feature_dim] in float32."""
         x = self.first(images, "conv1a")
         for stage, (width, window) in enumerate([(32, 2), (64, 2), (128, self.last_pool)], 1):
-
             # `self` is an argument because `nn.remat` requires the module as the first one.
             def pair(
                 self: LeNet, x: jax.Array, stage: int = stage, width: int = width

@@ -106,7 +106,15 @@ class MobileFaceNet(Backbone):
         return x.astype(jnp.float32)
 
     def _checked(self, x: jax.Array, images: jax.Array) -> jax.Array:
-        """Returns the last map, or raises InputError if its size is not that of the weights."""
+        """Returns x, the last feature map, after a check that its size fits the weights.
+
+        Args:
+          x: [batch, height, width, channels].
+          images: the images that the network was called with, for the message.
+
+        Raises:
+          InputError: the size does not fit.
+        """
         kernel = self._trained("global")
         if kernel is not None and kernel.shape[:2] != x.shape[1:3]:
             raise InputError(

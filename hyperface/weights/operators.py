@@ -77,7 +77,7 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
 
 
 def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
-    """Returns the shape of the map that a convolution computes.
+    """Returns the (channels, height, width) of the feature map that a convolution computes.
 
     Args:
       layer: the layer of our network.

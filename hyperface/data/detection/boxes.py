@@ -117,7 +117,7 @@ def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """Returns O-net's landmarks as (x, y) in pixels of the photo.
 
     Args:
-      boxes: [n, 4] the windows that were the network's input.
+      boxes: [n, 4] the windows that were O-net's input, as (left, top, right, bottom).
       fractions: [n, 10] five x and five y, as fractions of a window.
 
     Returns:

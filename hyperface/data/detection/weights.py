@@ -37,7 +37,7 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def installed_weights() -> Arrays:
-    """Returns the weights of the three networks from the installed distribution.
+    """Returns network -> name -> array: the weights from the installed distribution `mtcnn`.
 
     Raises:
       InputError: the distribution or the package lz4 is not installed, or a file is not the one

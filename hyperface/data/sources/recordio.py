@@ -154,7 +154,7 @@ class _Names(Sequence[str]):
 
 
 def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
-    """Yields the offset and the parts of every complete record; other stretches are listed."""
+    """Yields (offset, parts) of every complete record; all other bytes are listed as damage."""
     size = file.seek(0, 2)
     offset = 0
     while offset < size:

@@ -44,7 +44,7 @@ class Stored(NamedTuple):
         return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
-        """Returns the description of the checkpoint and of each of its arrays.
+        """Returns the description of the checkpoint, whose entry "arrays" describes each array.
 
         Raises:
           CorruptCheckpoint: the description is missing, cut short or changed.
