@@ -1,4 +1,4 @@
-"""Aligns faces: brings them to one place and one size by five landmarks.
+"""Aligns faces: moves each face to the same position, angle and size, by five landmarks.
 
 Landmarks are (x, y) in pixels, in the order left eye, right eye, nose, left and right corner of the
 mouth, where left is left in the image. (0, 0) is the centre of the top left pixel.
@@ -22,10 +22,11 @@ TEMPLATE_112x96 = np.array(
         (62.7299, 92.2041),
     ]
 )
-"""Places of the landmarks in an aligned 112 x 96 image, as in the code of SphereFace, center loss
+"""(x, y) of each landmark in an aligned 112 x 96 image, as in the code of SphereFace, center loss
 and NormFace."""
+# The image is 16 columns wider, eight on each side.
 TEMPLATE_112x112 = TEMPLATE_112x96 + np.array([8.0, 0.0])
-"""Places of the landmarks in an aligned 112 x 112 image, as in ArcFace."""
+"""(x, y) of each landmark in an aligned 112 x 112 image, as in ArcFace."""
 TEMPLATES = {(112, 96): TEMPLATE_112x96, (112, 112): TEMPLATE_112x112}
 """Image size (height, width) -> template."""
 
@@ -37,7 +38,7 @@ EYE_ROW = {144: 48.0, 128: 40.0}
 
 @dataclass(frozen=True)
 class Aligner:
-    """Aligns the images of a source by a file of landmarks; refuses an image without landmarks."""
+    """A function (name, pixels) that aligns the images of a source by a file of landmarks."""
 
     path: Path = field(repr=False)
     """The CSV file, as `read_landmarks` reads it."""
@@ -59,7 +60,16 @@ class Aligner:
         return f"aligned to {height} x {width} by the landmarks of {self.path.name}"
 
     def __call__(self, name: str, pixels: np.ndarray) -> np.ndarray:
-        """Returns the aligned face of an image; ValueError says why it cannot be aligned."""
+        """Returns the aligned face of an image, [*size, channels] uint8.
+
+        Args:
+          name: name of the image in the file of landmarks.
+          pixels: [height, width, 1 or 3] uint8.
+
+        Raises:
+          ValueError: the file has no landmarks for the image, they are nan because the photo shows
+            no face, or they are impossible.
+        """
         if name not in self.landmarks:
             raise ValueError(f"no landmarks in {self.path.name}")
         points = self.landmarks[name]
@@ -128,7 +138,7 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
 
 
 def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
-    """Returns Wu's alignment for LightCNN, by the eyes and the mouth.
+    """Returns the transform by which Wu's LightCNN aligns faces, from the eyes and the mouth.
 
     The eyes become level, their midpoint is at the centre of the width, and the midpoint of the
     mouth is 48 pixels lower.
@@ -159,17 +169,22 @@ def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Transforms an image by an affine map, with bilinear sampling; black outside of the image.
+    """Transforms an image by an affine map, with bilinear sampling.
 
-    Values are rounded, and the image is not smoothed before it is reduced. OpenCV's `warpAffine`
-    does the same by default, apart from its fixed-point arithmetic.
+    Pixels outside of the image are black. Values are rounded, and the image is not smoothed before
+    it is reduced. OpenCV's `warpAffine` does the same by default, apart from its fixed-point
+    arithmetic.
 
     Args:
       pixels: [height, width, channels] uint8.
       matrix: [2, 3] map from pixels of the image to pixels of the result; the centres of pixels are
         whole numbers.
       size: (height, width) of the result.
+
+    Returns:
+      [*size, channels] uint8.
     """
+    # The inverse map, because each pixel of the result is looked up in the image.
     linear = np.linalg.inv(matrix[:, :2])
     shift = -linear @ matrix[:, 2]
     pixels, start = _needed(pixels, linear, shift, size)
@@ -196,7 +211,17 @@ def _matrix(m: complex, t: complex) -> np.ndarray:
 def _needed(
     pixels: np.ndarray, linear: np.ndarray, shift: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the part of an image that a warped result shows, and the (x, y) where it starts."""
+    """Returns the part of an image that the warped result shows, and the part's position.
+
+    Args:
+      pixels: [height, width, channels].
+      linear: [2, 2] linear part of the map from the result to the image.
+      shift: [2] shift of that map.
+      size: (height, width) of the result.
+
+    Returns:
+      (part, start): the part as a view of `pixels`, and the (x, y) of its top left pixel.
+    """
     bottom, right = size[0] - 1, size[1] - 1
     corners = np.array([(0, 0), (right, 0), (0, bottom), (right, bottom)]) @ linear.T + shift
     sides = np.array(pixels.shape[1::-1])

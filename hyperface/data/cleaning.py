@@ -40,7 +40,9 @@ class Cleaning(NamedTuple):
     dropped_classes: np.ndarray
     """[classes] bool, whether the class' mean distance is above `class_threshold`."""
     class_threshold: float
+    """Largest mean squared distance of a class that is kept."""
     image_threshold: float
+    """Largest squared distance of an image that is kept."""
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -62,10 +64,10 @@ def unit(features: np.ndarray) -> np.ndarray:
 def squared_distances(
     blocks: Callable[[], Blocks], num_classes: int, *, normalize: bool = True
 ) -> Distances:
-    """Computes ||f - mean of its class||^2 of each image, and the mean of that over each class.
+    """Computes ||f - mean of its class||^2 for each feature f, and the mean of that per class.
 
     Only one block, the means [classes, dim] and a few numbers per image are in memory. The fewer
-    images a class has, the closer they are to their mean; a class of one image has distance 0.
+    images a class has, the closer they are to their mean. A class of one image has distance 0.
 
     Args:
       blocks: returns the features from the beginning. It is called twice, and must return the same
@@ -105,11 +107,11 @@ def clean(
     image_threshold: float | None = None,
     image_quantile: float | None = None,
 ) -> Cleaning:
-    """Drops the classes above one threshold, and then the images of other classes above another.
+    """Drops classes with a large mean distance, and then images with a large distance.
 
-    A quantile q gives the smallest distance as threshold that at least a share q of the classes, or
-    of the images in the classes kept, does not exceed. If neither a threshold nor its quantile is
-    given, nothing is dropped by it.
+    Each of the two thresholds may be given as a number or as a quantile. A quantile q means the
+    smallest distance that a share q of the classes, or of the images in the classes kept, does not
+    exceed. If neither is given, nothing is dropped in that step.
 
     Args:
       distances: result of `squared_distances`.
@@ -173,7 +175,13 @@ def _check_names(path: Path, names: list[str]) -> None:
 def _class_means(
     blocks: Blocks, num_classes: int, prepared: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the class means [classes, dim] of features after `prepared`, and the class counts."""
+    """Returns (means, counts) of the classes: [classes, dim] features, [classes] image numbers.
+
+    Args:
+      blocks: the features and labels.
+      num_classes: number of classes.
+      prepared: function that is applied to the features of each block first.
+    """
     sums, counts = None, np.zeros(num_classes, np.int64)
     for features, labels in blocks:
         if sums is None:
@@ -186,11 +194,18 @@ def _class_means(
         counts += np.bincount(labels, minlength=num_classes)
     if sums is None:
         raise ValueError("expected blocks of features, found none")
+    # At least 1: the mean of a class without images is then zero, and is compared with no image.
     return sums / np.maximum(counts, 1)[:, None], counts
 
 
 def _checked(labels: np.ndarray, features: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the labels; ValueError if there is not one valid label per feature."""
+    """Returns the labels, after a check that there is one valid label per feature; else ValueError.
+
+    Args:
+      labels: [images] class of each image.
+      features: [images, dim].
+      num_classes: number of classes.
+    """
     outside = (labels < 0) | (labels >= num_classes)
     if labels.shape != features.shape[:1] or outside.any():
         found = labels[outside][0] if outside.any() else f"shapes {features.shape}, {labels.shape}"
@@ -208,7 +223,14 @@ def _finite(features: np.ndarray) -> np.ndarray:
 def _threshold(
     name: str, threshold: float | None, quantile: float | None, values: np.ndarray
 ) -> float:
-    """Returns the threshold, or the one that the quantile gives, or infinity without either."""
+    """Returns the threshold, or the one that the quantile gives, or infinity without either.
+
+    Args:
+      name: "class" or "image", for messages.
+      threshold: the threshold, or None.
+      quantile: the quantile of `values` that gives the threshold, or None.
+      values: the distances.
+    """
     if threshold is not None and quantile is not None:
         raise ValueError(f"expected a {name} threshold or quantile, found both")
     if threshold is not None and not threshold >= 0:

@@ -1,4 +1,4 @@
-"""Opens prepared data sets by name; all of them are below one data folder."""
+"""Opens prepared data sets by name. All data sets are in one data folder."""
 
 import dataclasses
 import os
@@ -54,6 +54,7 @@ class Split:
     records: Records
     """Records with "image", encoded bytes; "label", int; and for faces "name", bytes."""
     num_classes: int
+    """Number of people; labels are in [0, num_classes)."""
     image_shape: tuple[int, int, int]
     """[height, width, channels] of the images that are fed to the network, after the crop."""
     source: str | None = None
@@ -78,7 +79,10 @@ class Split:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Returns the facts that a run stores, so that changed data is noticed when it resumes."""
+        """Returns what a run stores about its data, so that changed data is noticed on resuming.
+
+        The keys are "dataset", "split", "examples", "classes", "image_shape" and "source".
+        """
         return {
             "dataset": self.dataset,
             "split": self.name,
@@ -112,10 +116,11 @@ def fingerprint(name: str, data_dir: Path) -> str:
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Returns the name with version and the source of a prepared data set, as in `Split.facts`.
+    """Returns two facts of a prepared data set without opening it, as `Split.facts` has them.
 
-    Both change if the data set is prepared again from other files. The result is {} if the data set
-    is absent.
+    "dataset" is the name with the version, and "source" the fingerprint of the files that it was
+    prepared from, or None. Both change if the data set is prepared again from other files. The
+    result is {} if the data set is absent.
     """
     folder = find(name, data_dir)
     if folder is None:
@@ -133,7 +138,7 @@ def open_split(
     crop: tuple[int, int] | None = None,
     shrink: int = 1,
 ) -> Split:
-    """Opens a split for reading; image bytes stay encoded.
+    """Opens a split for reading. Its images are decoded later, by `hyperface.data.pipeline`.
 
     Args:
       name: name of the prepared data set.
@@ -193,8 +198,9 @@ def open_split(
 def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: Path) -> Split:
     """Opens the images on which an experiment trains, or those on which it is scored.
 
-    These are the splits that the experiment names or, if it sets `people_fold`, groups of people
-    from both splits.
+    If the experiment sets `data.people_fold` to (k, n), the people of both its splits are divided
+    into n groups. Group k, counted from 1, is then the test part, and all others are for training.
+    Otherwise, the parts are the two splits that the experiment names.
 
     Args:
       data: the data settings of the experiment.
@@ -233,7 +239,12 @@ def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: 
 
 
 class _ChosenPeople:
-    """The records of some people from several splits, with labels that count only these people."""
+    """The records of some people from several splits, with new labels from 0 without gaps.
+
+    Args:
+      splits: the splits; the people of the second follow those of the first.
+      chosen: [people of all splits] bool, True for the people whose records are kept.
+    """
 
     def __init__(self, splits: Sequence[Split], chosen: np.ndarray) -> None:
         self._splits, self._records = splits, []
@@ -311,9 +322,13 @@ def _class_names(record: Any) -> Iterator[Any]:
 def _records(
     builder: Any, split: str, folder: Path
 ) -> tuple[list[str], list[str], Callable[[], Records]]:
-    """Returns the files of a split, the missing ones among them, and a function that opens them.
+    """Returns (files, missing, opened) of a split.
 
-    An empty split has no files.
+    `files` are the paths of its files, none for an empty split. `missing` are those of them that do
+    not exist. `opened()` opens the records.
+
+    Raises:
+      InputError: the metadata is damaged; `opened` raises it too, if a file is damaged.
     """
     try:
         info = builder.info.splits[split]
@@ -332,7 +347,7 @@ def _records(
 
 
 def _described(builder: Any, folder: Path) -> tuple[tuple[int, int, int], int]:
-    """Returns the [height, width, channels] of the images and the number of classes."""
+    """Returns ((height, width, channels), number of classes) of a data set."""
     try:
         features = builder.info.features
         height, width, channels = features["image"].shape

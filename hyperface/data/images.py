@@ -13,7 +13,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF", *_AVIF)
 """Formats that are accepted, whatever the suffix of a file is. Pillow decodes them in this process.
 For other formats it starts a program (EPS starts Ghostscript) or reads fonts and documents."""
 BACKGROUND = (255, 255, 255)
-"""Colour on which transparent images are laid: white, as in most viewers."""
+"""Background colour (red, green, blue) of transparent images: white, as in most viewers."""
 MAX_VALUE = 16.0
 """Largest absolute value that scaled pixels usually have. Both usual scalings, to [-1, 1] and to
 mean 0 and deviation 1, stay below it."""
@@ -31,7 +31,7 @@ MAX_SCANNED = 2_500_000_000
 
 
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
-    """Returns encoded bytes that decode to [height, width, channels] uint8, and that shape.
+    """Returns (encoded bytes, shape): an image as it is stored, and its [height, width, channels].
 
     A JPEG or PNG that is upright and has the right number of channels is returned byte for byte.
     Any other image is turned upright by its EXIF orientation, its transparent parts are laid on
@@ -70,9 +70,9 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def size_and_resolution(data: bytes) -> tuple[int, int, float | None]:
-    """Reads the width and height of an image in pixels, and its pixels per inch, if it has them.
+    """Returns (width, height, pixels per inch) of an encoded image, from its header alone.
 
-    Nothing is decoded.
+    The last is None if the header states no resolution. No pixel is decoded.
 
     Raises:
       ValueError: as in `conform`, for what the header shows.
@@ -160,7 +160,13 @@ def _loaded(image: Image.Image) -> Image.Image:
 def _conformed(
     image: Image.Image, data: bytes, channels: int
 ) -> tuple[bytes, tuple[int, int, int]]:
-    """Returns what `conform` returns, for an image that has been decoded from `data`."""
+    """Returns (encoded bytes, shape) as `conform` does.
+
+    Args:
+      image: the decoded image.
+      data: the bytes that it was decoded from.
+      channels: 1 for grey, 3 for RGB.
+    """
     turned = _turn_upright(image)
     right_mode = image.mode == _MODES[channels] and not image.has_transparency_data
     if image.format in ("JPEG", "PNG") and right_mode and not turned:

@@ -18,8 +18,8 @@ from hyperface.files import text_lines
 COLUMNS = ("lex", "ley", "rex", "rey", "nx", "ny", "lmx", "lmy", "rmx", "rmy")
 """Names of the columns with the x and y of each landmark."""
 OUTSIDE = 0.25
-"""How far outside of the image a point may be, as a share of the image's side: faces can be cut off
-at an edge."""
+"""Largest distance of a landmark from the image, as a share of the image's side. A landmark can be
+outside because a face can be cut off at an edge."""
 
 
 def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
@@ -73,6 +73,7 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     landmarks: dict[str, np.ndarray] = {}
     for line, row in _rows(path):
         name, numbers = row["file"], [row[column] for column in COLUMNS]
+        # DictReader has surplus values under the key None, and None for each missing value.
         if None in row or not name or None in numbers:
             raise InputError(
                 f"{path}:{line}: expected a value for each column, found {str(row)[:200]}."
@@ -101,13 +102,17 @@ def face_name(name: str, number: int) -> str:
 
 
 def image_of(name: str) -> str:
-    """Returns the name of the image that shows a face; the inverse of `face_name`."""
+    """Returns the name of the image that shows a face; the inverse of `face_name`.
+
+    It is wrong for the first face of an image whose own name ends in "#2", for example.
+    """
     return re.sub(r"#[1-9][0-9]*$", "", name)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     """Yields each row of the file as a dictionary by column, with the number of its line."""
     try:
+        # Strict, so that an unbalanced quote raises an error instead of hiding the next lines.
         rows = csv.DictReader((line + "\n" for line in text_lines(path)), strict=True)
         missing = [name for name in ("file", *COLUMNS) if name not in (rows.fieldnames or ())]
         if missing:

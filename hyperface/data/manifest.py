@@ -20,7 +20,7 @@ class Manifest:
     kind: str
     """Kind of the source, such as "folder"."""
     image_shape: tuple[int, int, int]
-    """[height, width, channels] of all images."""
+    """[height, width, channels] of each image; all images have this shape."""
     images: dict[str, int]
     """Split -> number of images."""
     people: dict[str, list[str]]
@@ -46,7 +46,7 @@ class Manifest:
         """Reads the manifest in the folder of a prepared data set.
 
         Raises:
-          InputError: there is none, it is damaged, or it is a file of another program.
+          InputError: there is no manifest, it is damaged, or it is a file of another program.
         """
         path = folder / "manifest.json"
         record = read_json(path)

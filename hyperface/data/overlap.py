@@ -16,22 +16,31 @@ class SimilarPeople(NamedTuple):
     """A training person and a test person with similar features, and their most similar images."""
 
     train_person: int
+    """Label of the training person."""
     test_person: int
+    """Label of the test person."""
     similarity: float
     """Cosine of the two people's mean features."""
     train_image: int
+    """Row, in the training features, of the most similar image."""
     test_image: int
+    """Row, in the test features, of the most similar image."""
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
     """Finds pairs of people whose names differ at most in case, accents, and word separators.
 
-    A name without a letter is left out: it is a number, which in another set is another person.
+    A name without a letter is left out. It is a number, which stands for another person in another
+    data set.
+
+    Returns:
+      (training name, test name) of each pair, sorted.
 
     Example:
       >>> same_names(["Beyoncé_Knowles", "0001"], ["beyonce knowles", "0001"])
       [('Beyoncé_Knowles', 'beyonce knowles')]
     """
+    # By plain name, so that not every name has to be compared with every other.
     named: dict[str, list[str]] = {}
     for name in sorted(set(test_people)):
         named.setdefault(_plain(name), []).append(name)
@@ -59,10 +68,11 @@ def similar_people(
     Args:
       train_features: [images, dim], not necessarily normalised; may be a memory map.
       train_labels: [images] the person of each image.
-      test_features: [images, dim].
-      test_labels: [images].
-      threshold: cosine in [-1, 1]; pairs at least this similar are reported.
-      named: pairs of labels that are reported in any case, such as those of `same_names`.
+      test_features: [images, dim], not necessarily normalised.
+      test_labels: [images] the person of each image.
+      threshold: cosine in [-1, 1]; pairs of people at least this similar are reported.
+      named: (training label, test label) of pairs that are reported even if they are less similar,
+        such as people of the same name.
 
     Raises:
       ValueError: a feature is zero or not finite, or the threshold is not in [-1, 1].
@@ -91,6 +101,7 @@ class _People:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         self.features = features
+        # Stable, so that the rows of each person stay in the order of the file.
         order = np.argsort(labels, kind="stable")
         self.ids, starts = np.unique(np.asarray(labels)[order], return_index=True)
         self.rows = np.split(order, starts[1:])
@@ -105,7 +116,14 @@ class _People:
 
 
 def _closest(train: _People, one: int, test: _People, other: int) -> tuple[int, int]:
-    """Returns the indices of the two most similar images of two people."""
+    """Returns (training row, test row) of the two most similar images of two people.
+
+    Args:
+      train: the people of the training set.
+      one: number of the training person among them.
+      test: the people of the test set.
+      other: number of the test person among them.
+    """
     cosines = train.unit_features(one) @ test.unit_features(other).T
     row, column = np.unravel_index(np.argmax(cosines), cosines.shape)
     return int(train.rows[one][row]), int(test.rows[other][column])

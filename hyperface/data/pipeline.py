@@ -151,7 +151,7 @@ def evaluation_batches(
 
 
 def pad_batch(batch: Batch, size: int) -> Batch:
-    """Repeats the first example with mask 0 until the batch has `size` rows."""
+    """Returns the batch with `size` rows: the first example is appended repeatedly, with mask 0."""
     missing = size - len(batch["mask"])
     padded = {
         name: np.concatenate([values, np.repeat(values[:1], missing, axis=0)])
@@ -170,11 +170,13 @@ KEPT = 2**30
 
 
 class _Images:
-    """The examples of a split, decoded: "images" [height, width, channels] uint8, "labels", "mask".
+    """The decoded examples of a split, read by index.
 
-    An example that cannot be read raises an error that names it. If all examples together take at
-    most `keep` bytes, each is kept in memory after its first reading, because reading a small image
-    again takes longer than a step of a small network.
+    An example is a dictionary of "images", [height, width, channels] uint8; "labels", an int32
+    scalar; and "mask", the float32 scalar 1. An example that cannot be read raises an `InputError`
+    that names it. If all examples together take at most `keep` bytes, each is kept in memory after
+    its first reading, because reading a small image again takes longer than a step of a small
+    network.
     """
 
     def __init__(self, split: Split, keep: int = 0) -> None:
@@ -219,7 +221,14 @@ def _example(split: Split, index: int) -> Batch:
 
 
 def _unreadable(split: Split, index: int, what: str, error: Exception) -> InputError:
-    """Returns the error for an example that cannot be read."""
+    """Returns the error for an example that cannot be read.
+
+    Args:
+      split: the split.
+      index: number of the example in it.
+      what: the damaged part, "record" or "image".
+      error: the error that reading raised.
+    """
     reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     return InputError(
         f"{split.dataset} ({split.name}), record {index}: expected a whole {what}, found: "

@@ -45,6 +45,7 @@ class Shard(NamedTuple):
     """One file of the data set, before it is written."""
 
     split: str
+    """Name of the split, such as "train"."""
     file: str
     """Name of the file."""
     indices: np.ndarray
@@ -54,7 +55,9 @@ class Shard(NamedTuple):
 
 
 def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
-    """Returns the shards to write, in the order of the source, and the identities of each split.
+    """Returns (shards, people): the shards to write, and split -> names of its people by label.
+
+    The images keep the order of the source, because an archive is read fastest in that order.
 
     Raises:
       InputError: the options do not fit the source.
@@ -84,7 +87,11 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
 
 
 def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Returns whether each image is stored, [images] bool, and the people who have one that is."""
+    """Returns (chosen, people) after the option `keep` has been applied.
+
+    `chosen`, [images] bool, is True for each image that is stored. `people` are the indices of the
+    people who have at least one such image, in rising order.
+    """
     chosen = np.ones(len(source.people), bool)
     if options.keep is not None:
         keep = set(options.keep)
@@ -99,7 +106,7 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def default_held_out(source: Source, options: Options) -> int | None:
-    """Returns how many people are held out by default.
+    """Returns the default number of people who form the test split, and are not trained on.
 
     It returns None if the source or the options determine the test split.
     """
@@ -111,7 +118,16 @@ def default_held_out(source: Source, options: Options) -> int | None:
 
 
 def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> dict:
-    """Returns the people of each split, as indices of identities; empty splits are left out."""
+    """Returns split -> indices of its people in `source.identities`; empty splits are left out.
+
+    Args:
+      source: the source.
+      options: the options, which may name the people of the test split or their number.
+      present: indices of the people who have an image that is stored, in rising order.
+
+    Raises:
+      InputError: the options do not fit the source.
+    """
     if source.splits is not None:
         if options.held_out or options.test_people:
             raise InputError(f"a {source.kind} source has its own splits: nobody is held out.")

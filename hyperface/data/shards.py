@@ -23,12 +23,13 @@ from hyperface.data.sources import Reject, Source
 from hyperface.errors import InputError
 
 SIZE_VOTERS = 64
-"""Number of sampled images whose majority decides which size all images must have."""
+"""Number of sampled images; the most frequent size among them is the size of the data set."""
 MOST_ODD = 0.1
-"""Largest share of the sample with another size. Images of other sizes are left out and listed."""
+"""Largest share of the sample that may have another size. Images of another size are left out and
+listed."""
 HELD = 100_000_000
-"""Bytes of encoded images that may wait for a thread: two of the largest, thousands of usual
-ones."""
+"""Size in bytes of the encoded images that may wait for a thread: two of the largest images, or
+thousands of usual ones."""
 
 Shape = tuple[int, int, int]
 """[height, width, channels]."""
@@ -134,7 +135,7 @@ def _sync_and_verify(path: Path, images: int) -> str:
 def _checked(
     source: Source, indices: np.ndarray, options: Options, shape: Shape
 ) -> Generator[tuple[bytes, str | None], None, None]:
-    """Yields (encoded image, None) or (b"", reason for rejecting it) of each image, in order.
+    """Yields, for each image in order, (encoded image, None) or (b"", reason for rejecting it).
 
     One thread reads the source, since an archive has one read position. Other threads check images.
     """

@@ -113,7 +113,19 @@ def _write(
     work: Path,
     progress: Progress | None,
 ) -> list[dict]:
-    """Writes the missing shards, and returns the journals of all shards."""
+    """Writes the shards that have no journal yet, and returns the journals of all shards.
+
+    Args:
+      source: the images.
+      plan: the shards.
+      options: how images are stored.
+      shape: the shape that all images must have; None lets a journal or a majority decide.
+      work: the work folder.
+      progress: called with (number of finished images, number of all images).
+
+    Raises:
+      InputError: an image was rejected and `strict` is on, or no image is readable.
+    """
     rejected = list(source.rejected)
     total = sum(shard.indices.size for shard in plan)
     records, done = [], 0
@@ -145,7 +157,10 @@ def _write(
 
 
 def _journal(path: Path) -> dict | None:
-    """Returns the journal of a shard; None if there is none or if it is damaged."""
+    """Returns the journal of a shard, the JSON values that `shards.write` returned.
+
+    It returns None if the file is missing or damaged.
+    """
     try:
         return read_json(path)
     except InputError:
@@ -160,7 +175,19 @@ def _summarise(
     key: str,
     aligned: str,
 ) -> Manifest:
-    """Builds the manifest of the data set from the journals of its shards."""
+    """Builds the manifest of the data set from the journals of its shards.
+
+    Args:
+      source: the images.
+      plan: the shards.
+      people: split -> names of its people, in the order of their labels.
+      records: the journal of each shard.
+      key: fingerprint of source and options.
+      aligned: how the images are aligned, in words.
+
+    Raises:
+      InputError: a split has no image.
+    """
     manifest = Manifest(
         source=key,
         kind=source.kind,
@@ -187,7 +214,15 @@ def _summarise(
 def _add_metadata(
     manifest: Manifest, plan: list[Shard], records: list[dict], work: Path, name: str
 ) -> None:
-    """Writes the manifest and TFDS's metadata, and removes the journals."""
+    """Writes the manifest and TFDS's metadata, and removes the journals.
+
+    Args:
+      manifest: the manifest.
+      plan: the shards.
+      records: the journal of each shard.
+      work: the work folder.
+      name: name of the data set.
+    """
     journals = list(zip(plan, records, strict=True))
     splits = [
         tfds.core.SplitInfo(
@@ -229,6 +264,11 @@ def _add_pairs(source: Source, manifest: Manifest, work: Path) -> None:
     """Writes the pairs of a source to `pairs.csv`, with the names of their images and their folds.
 
     A pair with a rejected image is rejected too. The other pairs stay in their folds.
+
+    Args:
+      source: the images, and the pairs if it has some.
+      manifest: the manifest, which lists the rejected images and receives the rejected pairs.
+      work: the work folder.
     """
     if source.pairs is None:
         return

@@ -1,1 +1,1 @@
-"""Devices, meshes and processes; nothing else in the project names them."""
+"""Devices, meshes and processes. All other packages use JAX's devices through this one."""

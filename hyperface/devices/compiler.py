@@ -1,4 +1,4 @@
-"""Compiler options of XLA that make convolutions faster on a CPU."""
+"""XLA compiler options that make convolutions faster on a CPU."""
 
 from functools import cache
 
@@ -26,6 +26,7 @@ def options(platform: str | None = None) -> dict[str, str]:
 
 @cache
 def _known() -> bool:
+    """Returns whether this version of XLA accepts the options, by compiling a small program."""
     try:
         jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
     except Exception:  # JAX has no narrower type of error for unknown options.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hyperface.errors import InputError
 
 PORT = 12721
-"""Port of the coordinator where we choose it; under SLURM the lowest of a range of ports."""
+"""Port of process 0 if this library chooses it; under SLURM, the lowest of a range of ports."""
 
 
 class Cluster(NamedTuple):
@@ -30,7 +30,7 @@ def cluster_of(
     processes: int | None = None,
     process: int | None = None,
 ) -> Cluster | None:
-    """Returns the cluster that the options describe, or else the one that the launcher describes.
+    """Returns the cluster that the options describe or, without options, the launcher's variables.
 
     SLURM (`srun`), Open MPI (`mpirun`) and Kubernetes (JobSet) are recognised by the environment
     variables that they set. Open MPI needs HYPERFACE_COORDINATOR in addition. A JobSet needs
@@ -73,6 +73,7 @@ def cluster_of(
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster:
+    """Returns the cluster from the variables that SLURM's srun sets."""
     names = environment["SLURM_STEP_NODELIST"]
     # Two jobs on one node must not use the same port, so it depends on the job.
     port = PORT + _number(environment, "SLURM_JOB_ID") % 4096
@@ -114,12 +115,12 @@ def _tasks_of_this_node(environment: Mapping[str, str]) -> int:
 def _own_devices(
     environment: Mapping[str, str], processes: int, place: str, on_machine: str | None = None
 ) -> tuple[int, ...] | None:
-    """Returns the GPUs that this process uses of its machine; None uses all that it sees.
+    """Returns the numbers of the GPUs that this process uses; None uses all that it sees.
 
     Args:
       environment: the process's environment variables.
       processes: number of the run's processes on this machine.
-      place: name of the variable with this process's number among them.
+      place: name of the variable with this process's number among those on this machine.
       on_machine: name of the variable with the machine's number of GPUs, if there is one.
     """
     if processes == 1:
@@ -135,7 +136,7 @@ def _own_devices(
 
 
 def _first_host(names: str) -> str:
-    """Returns the first host of SLURM's short form: gpu03 of "gpu[03-05,9],login"."""
+    """Returns the first host in SLURM's short list of hosts: gpu03 in "gpu[03-05,9],login"."""
     head, bracket, rest = names.partition("[")
     # With a comma in front of the bracket, the bracket belongs to a later host.
     if not bracket or "," in head:
@@ -145,6 +146,7 @@ def _first_host(names: str) -> str:
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Cluster:
+    """Returns the cluster from the variables that Open MPI's mpirun sets."""
     return Cluster(
         _required(environment, "HYPERFACE_COORDINATOR"),
         _number(environment, "OMPI_COMM_WORLD_SIZE"),
@@ -158,6 +160,7 @@ def _open_mpi(environment: Mapping[str, str]) -> Cluster:
 
 
 def _job_set(environment: Mapping[str, str]) -> Cluster:
+    """Returns the cluster from the variables of a Kubernetes JobSet."""
     job_set, job = (_required(environment, n) for n in ("JOBSET_NAME", "REPLICATED_JOB_NAME"))
     return Cluster(
         # The host name that a JobSet gives to the first pod of its first job.
@@ -168,6 +171,7 @@ def _job_set(environment: Mapping[str, str]) -> Cluster:
 
 
 def _checked(cluster: Cluster) -> Cluster | None:
+    """Returns the cluster after checks of its numbers; None for a cluster of one process."""
     if cluster.processes < 1 or not 0 <= cluster.process < cluster.processes:
         raise InputError(
             f"expected a process from 0 to processes - 1, found {cluster.process} of "

@@ -1,4 +1,4 @@
-"""Meshes and shardings of the devices. No other package names devices."""
+"""Meshes and shardings of JAX's devices, and checks of a run against their number and memory."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ from hyperface.errors import InputError
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 """One device of JAX: a GPU, a TPU core, or a CPU."""
 AXIS = "batch"
-"""Name of the mesh's only axis, along which batches and agents are split."""
+"""Name of the mesh's only axis, along which batches and rows per class are split."""
 
 _Tree = TypeVar("_Tree")
 
@@ -23,14 +23,21 @@ _Tree = TypeVar("_Tree")
 def check_devices(batch_size: int) -> None:
     """Checks that a batch can be split evenly over the devices of all processes.
 
+    Args:
+      batch_size: number of images per step, over all processes.
+
     Raises:
-      InputError: it cannot. The message gives both numbers and the nearest sizes that fit.
+      InputError: the batch size is no multiple of the number of devices.
     """
     check_batch_size(batch_size, num_devices())
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
     """Checks that a batch can be split evenly over a number of devices.
+
+    Args:
+      batch_size: number of images.
+      num_devices: number of devices.
 
     Raises:
       InputError: it cannot. The message gives both numbers and the nearest sizes that fit.
@@ -60,7 +67,12 @@ def device_memory() -> int:
 
 
 def check_classes(num_classes: int) -> None:
-    """Checks that there is at least one class per device, for agents that are split by rows.
+    """Checks that there is at least one class per device, to split the agents over the devices.
+
+    Agents are the rows of a classification matrix, one per class.
+
+    Args:
+      num_classes: number of classes.
 
     Raises:
       InputError: there are fewer classes. The message gives both numbers.
@@ -73,10 +85,13 @@ def check_classes(num_classes: int) -> None:
 
 
 def replicated(devices: Sequence[Device] | None = None) -> NamedSharding:
-    """Returns the sharding that keeps a whole copy of the state on every device.
+    """Returns the sharding with a whole copy of an array on every device.
 
     `data_parallel_step` returns its state with this sharding. If the first state has it too, the
     step compiles only once.
+
+    Args:
+      devices: the devices; by default those of all processes.
     """
     return NamedSharding(make_mesh(devices), PartitionSpec())
 
@@ -85,8 +100,11 @@ def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> ja
     """Puts an array on the local devices, with its first axis split over them.
 
     A jitted function of the array then runs on all of these devices. Evaluation does so with images
-    and with the blocks of a gallery. If the rows cannot be split evenly, every device gets all of
-    them.
+    and with blocks of features. If the rows cannot be split evenly, every device gets all of them.
+
+    Args:
+      array: [rows, ...].
+      devices: the devices; by default those of this process.
     """
     mesh = make_mesh(devices or jax.local_devices())
     # `device_put` refuses a sharding with uneven parts.
@@ -95,14 +113,18 @@ def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> ja
 
 
 def put_whole(tree: _Tree) -> _Tree:
-    """Puts a whole copy of a tree on each local device, for use with arrays of `split_rows`."""
+    """Puts a whole copy of a tree of arrays on each local device.
+
+    A function of such arrays and of arrays from `split_rows` runs on all local devices.
+    """
     return jax.device_put(tree, replicated(jax.local_devices()))
 
 
 def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
     """Returns a mesh of one axis over the devices, by default those of all processes."""
     devices = list(devices or jax.devices())
-    # The default of `make_mesh` is explicit axes, with which every array has a sharding type.
+    # By default `make_mesh` makes the axes explicit: the type of each array then includes a
+    # sharding.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 

@@ -14,10 +14,10 @@ from jax.experimental import multihost_utils
 from hyperface.devices.launchers import Cluster
 
 PATIENCE = 7 * 24 * 3600
-"""Seconds that processes wait for the one that prepares data or scores. A process that is lost is
-noticed sooner, by JAX's heartbeat."""
+"""Number of seconds that processes wait for the process that prepares data or scores. JAX's
+heartbeat notices a process that is lost sooner."""
 GRACE = 1.0
-"""Seconds that process 0 waits before it ends, so that other processes can report their error."""
+"""Number of seconds that process 0 waits before it ends, so that others can report their error."""
 
 _meetings = itertools.count()
 _Json = TypeVar("_Json")
@@ -26,7 +26,10 @@ _joined: Cluster | None = None
 
 
 class AgreedStop(Exception):
-    """An exception that all processes raise at the same step, so that each can end in order."""
+    """Base class of exceptions that all processes raise at the same step.
+
+    After such an exception no process waits for another one in vain, so each can end in order.
+    """
 
 
 def initialize(cluster: Cluster | None) -> None:
@@ -93,10 +96,13 @@ def is_writer() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process has called it with the same name.
+    """Waits until every process has called it.
 
     The barrier is at JAX's coordinator. A barrier of the devices would be a collective, which has
     a shorter timeout than scoring takes.
+
+    Args:
+      name: name of the barrier; all processes give the same one.
     """
     if not is_multiprocess():
         return

@@ -1,7 +1,7 @@
 """Heads: linen modules that own the parameters of the losses and compute the training objective.
 
-These parameters are agents (class weights), bias, scale, centers, radius, and those of a user's own
-loss.
+These parameters are the agents (class weights) and their bias, the scale of the softmax loss, the
+centers of center loss, the radius of Ring loss, and the parameters of a user's own loss.
 """
 
 from hyperface.extras import require
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Heads(nn.Module):
-    """Computes the objective of a batch of features: the weighted sum of the loss' terms.
+    """Computes the objective of a batch of features: the weighted sum of the terms of the loss.
 
     Attributes:
       num_classes: number of people in the training split.
@@ -45,7 +45,7 @@ class Heads(nn.Module):
     def __call__(
         self, features: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> Objective:
-        """Returns the weighted sum of all terms with a weight above 0.
+        """Returns the weighted sum of all terms with a weight above 0, and the values to log.
 
         Args:
           features: [batch, dim], un-normalised.
@@ -53,6 +53,7 @@ class Heads(nn.Module):
           context: the step's context; None is that of one device without padding or dropout.
         """
         context = context or Context()
+        # One part per head. A head with agents computes several class-wise terms in one pass.
         parts = []
         for name, terms in self.loss.agent_heads().items():
             head = AgentHead(

@@ -26,11 +26,11 @@ from hyperface.normalize import l2_normalize
 
 
 class AgentHead(nn.Module):
-    """A matrix of agents, and the class-wise terms over it, which are computed in one pass.
+    """The head of class-wise terms that share one matrix of agents, computed in one pass.
 
-    A learned scale is initialised where Proposition 2's bound equals `initial_bound` for this
-    number of classes. If the parameter falls below `min_scale`, the loss uses `min_scale`, and the
-    parameter gets the gradient at that value, so that it can rise again.
+    The initial value of a learned scale is such that the bound of NormFace's Proposition 2 equals
+    `initial_bound` for this number of classes. If the parameter falls below `min_scale`, the loss
+    uses `min_scale`, and the parameter gets the gradient at that value, so that it can rise again.
 
     AdaFace's statistics are stored in the collection "batch_stats", like those of batch
     normalisation. If the collection is mutable, each batch updates the statistics before the loss
@@ -38,7 +38,7 @@ class AgentHead(nn.Module):
 
     Attributes:
       num_classes: number of rows of the agent matrix.
-      terms: names and options of the terms, which must all use the same normalisation.
+      terms: (name, options) of each term; all must use the same normalisation.
       precision: as in `losses.joint`.
       memory_budget: as in `losses.joint`, but in MiB.
     """
@@ -73,14 +73,15 @@ class AgentHead(nn.Module):
         }
         if context.split_classes:
             engine |= {"axis_name": context.axis_name, "split_batch": True}
-        # The agents are padded to a multiple of the number of devices. A sample already states
-        # which of its rows are classes.
+        # Split agents may have padding rows, which are no classes. A sample states already which of
+        # its rows are classes.
         if context.sample is not None:
             labels, engine["present"] = context.sample.labels, context.sample.present
         elif context.split_classes:
             engine |= _padding(agents, self.num_classes, context)
         for name, options in self.terms:
-            # A margin term's "released" gradient changes only its logit, not the agents' gradient.
+            # The "released" gradient of a margin term changes only that of its logit, and has no
+            # rule for the agents.
             if not isinstance(options, MarginTerm):
                 rule: classwise.Gradient = getattr(options, "gradient", "exact")
                 engine = classwise.agent_rule(rule, terms[name], engine)
@@ -103,7 +104,8 @@ class AgentHead(nn.Module):
                 total += options.weight * jnp.sum(weights * more)
                 # `found` is only logged, and the gradient is that of `total`.
                 found[name] += jax.lax.stop_gradient(more)
-        # What comes back as the agents' gradient may be their update, which nothing must add to.
+        # The reverse pass may return updated agents in place of their gradient. A gradient from
+        # here would be added to them, so it is stopped.
         own = rows_of(jax.lax.stop_gradient(agents), labels, context)
         apart = l2_normalize(features) - l2_normalize(own)
         return Objective(
@@ -125,24 +127,38 @@ class AgentHead(nn.Module):
         engine: losses.Engine,
         context: Context,
     ) -> Any:
-        """Returns the weighted sum of the terms and each term's losses [batch]."""
+        """Returns (sum, losses): the weighted sum of the terms, and each term's losses [batch].
+
+        Args:
+          terms: the terms.
+          features: [batch, dim], un-normalised.
+          agents: [classes, dim].
+          labels: [batch] class ids, or places in the sample.
+          weights: one weight [batch] per term.
+          bias: [classes], or None.
+          engine: the options of the computation.
+          context: the step's context, which has the update of the agents, if any.
+        """
         arguments = (labels, weights)
         settings = {"bias": bias, "with_losses": True, **engine}
         update = (context.agent_updates or {}).get(cast(str, self.name))
         if update is None:
             return losses.weighted_sum(terms, features, agents, *arguments, **settings)
         if not context.split_classes:
-            # Every device has the same agents, and other examples.
+            # Every device has the same agents and other examples, so their gradients must be added
+            # before the update.
             settings["sum_over"] = context.axis_name
         return losses.weighted_sum_with_update(
             terms, features, agents, update.state, *arguments, update.rule, **settings
         )
 
     def _agents(self, dim: int, *, unit: bool) -> jax.Array:
-        """Returns the agents, [classes, dim] or the rows of them that this device has.
+        """Returns the agents [classes, dim], or only the rows that this step or device has.
 
-        If `unit`, they are initialised as random unit vectors; otherwise their length matters, and
-        they are initialised by Caffe's xavier.
+        Args:
+          dim: length of the features.
+          unit: whether agents are normalised. They are then initialised as random unit vectors.
+            Otherwise, their length matters, and they are initialised by Caffe's xavier.
         """
 
         def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
@@ -161,7 +177,13 @@ class AgentHead(nn.Module):
         features: jax.Array,
         context: Context,
     ) -> tuple[classwise.Term, dict[str, jax.Array]]:
-        """Returns the term that the loss engine computes, and the scalars to log.
+        """Returns (term, scalars): the term that the engine computes, and name -> scalar to log.
+
+        Args:
+          name: name of the term.
+          options: options of the term.
+          features: [batch, dim], un-normalised.
+          context: the step's context.
 
         Raises:
           InputError: a user's class-wise term is not a pytree.
@@ -220,13 +242,21 @@ class AgentHead(nn.Module):
     def _norm_statistics(
         self, options: AdaFaceTerm, features: jax.Array, context: Context
     ) -> losses.NormStatistics:
-        """Returns AdaFace's statistics, updated by this batch if "batch_stats" is mutable."""
+        """Returns AdaFace's statistics of the feature norm.
+
+        They are updated by this batch if the collection "batch_stats" is mutable.
+
+        Args:
+          options: options of the term.
+          features: [batch, dim], un-normalised.
+          context: the step's context.
+        """
         kept = [
             self.variable("batch_stats", f"norm_{name}", lambda start=start: jnp.float32(start))
             for name, start in losses.NormStatistics()._asdict().items()
         ]
         statistics = losses.NormStatistics(*(variable.value for variable in kept))
-        # The call that initialises the parameters is no step, so it must not move the statistics.
+        # The call that initialises the parameters must not change the statistics: it is no step.
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
             statistics = losses.updated_norm_statistics(
                 statistics,
@@ -240,14 +270,17 @@ class AgentHead(nn.Module):
         return statistics
 
     def _scale(self, options: SoftmaxTerm) -> jax.Array | float:
+        """Returns the scale of the softmax term, a fixed number or the learned parameter."""
         if options.scale != "learned":
             return float(options.scale)
         start = theory.scale_for_bound(self.num_classes, options.initial_bound)
         scale = self.param("scale", lambda key: jnp.maximum(start, options.min_scale))
-        # The value is max(scale, min_scale), with the gradient 1 on both sides of the floor.
+        # The value is max(scale, min_scale), but the gradient is 1 below the floor too. With that
+        # of a plain maximum, which is 0 there, the parameter could never rise again.
         return scale + jax.lax.stop_gradient(jnp.maximum(scale, options.min_scale) - scale)
 
     def _bias(self, terms: dict[str, classwise.Term]) -> jax.Array | None:
+        """Returns the bias [classes] of the softmax term; None if it has none."""
         options = dict(self.terms).get("softmax")
         if not isinstance(options, SoftmaxTerm) or not options.bias:
             return None
@@ -258,6 +291,12 @@ class AgentHead(nn.Module):
         return bias
 
     def _dropped(self, features: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Returns the features after the dropout of the softmax term.
+
+        Args:
+          features: [batch, dim].
+          keys: [batch] random keys; None drops nothing.
+        """
         options = dict(self.terms).get("softmax")
         rate = options.dropout if isinstance(options, SoftmaxTerm) else 0.0
         if keys is None or not rate:
@@ -265,7 +304,7 @@ class AgentHead(nn.Module):
         shape = features.shape[1:]
         # Each example has its own key, so the result does not depend on the number of devices.
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(keys)
-        # Dividing makes the expected feature equal to the feature in evaluation.
+        # The division makes the expected value of a feature equal to its value without dropout.
         return jnp.where(keep, features / (1.0 - rate), 0.0)
 
 
@@ -273,9 +312,14 @@ def _padding(matrix: jax.Array, num_classes: int, context: Context) -> losses.En
     """Returns the engine's argument `present`, which marks this device's rows that are classes.
 
     The other rows are padding. Without padding the result is empty.
+
+    Args:
+      matrix: the agents on this device.
+      num_classes: number of classes on all devices.
+      context: the step's context.
     """
     rows = matrix.shape[0]
-    # The engine applies a mask to every block of classes, which costs time.
+    # Without padding no mask is given, because applying it to every block of classes costs time.
     if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}
     first = shards.first_class(rows, context.axis_name)

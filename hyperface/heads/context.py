@@ -1,4 +1,4 @@
-"""The inputs and outputs of a head besides features, and access to rows on other devices."""
+"""Types of a head's inputs and outputs besides features, and access to rows on other devices."""
 
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ from hyperface.losses import shards
 
 
 class AgentUpdate(NamedTuple):
-    """How a head's agents are updated in the reverse pass."""
+    """The update of a head's agents (class weights) in the reverse pass of its loss."""
 
     rule: losses.RowUpdate
+    """The optimiser's step on some rows of the agents."""
     state: Any
     """The optimiser's state of the agents, which the reverse pass updates too."""
 
@@ -22,23 +23,23 @@ class Context(NamedTuple):
     """The inputs of a head that belong to the step, besides features and labels."""
 
     step: jax.Array | int = 0
-    """Number of optimiser steps that were done, on which annealed terms depend."""
+    """Number of optimiser steps that are done, from which annealed terms compute their factors."""
     counted: jax.Array | None = None
     """[batch] bool, False for padding; None counts all examples."""
     keys: jax.Array | None = None
     """[batch] random keys for dropout; None drops nothing. There is one key per example, so that
     dropout does not depend on how the batch is split over devices."""
     sample: losses.Sample | None = None
-    """The sampled classes of this step, whose rows are then the only ones in the agents; None takes
-    all classes."""
+    """The sampled classes of this step. The agents then contain only the rows of this sample. None
+    takes all classes."""
     axis_name: str | None = None
-    """Name of the mapped axis over which the batch is split."""
+    """Name of the mapped axis over which the batch is split; None on one device."""
     split_classes: bool = False
     """Whether agents and centers are split by rows over the same axis. A head then has only this
     device's rows. Rows beyond the last class are padding."""
     agent_updates: dict[str, AgentUpdate] | None = None
-    """Updates of the agents by name of their head; None differentiates the agents as any other
-    parameter."""
+    """Name of a head -> update of its agents in the reverse pass. With None, the agents get a
+    gradient as any other parameter."""
 
     def weights(self, batch: int) -> jax.Array:
         """Returns [batch] float32, 1 for an example and 0 for padding."""
@@ -53,15 +54,20 @@ class Objective(NamedTuple):
     total: jax.Array
     """The weighted sum of all terms over the counted examples, which is differentiated."""
     terms: dict[str, jax.Array]
-    """Each term's unweighted loss [batch], to be logged."""
+    """Name of each term -> its unweighted loss [batch], to be logged."""
     scalars: dict[str, jax.Array]
-    """Single values to be logged, such as scale and radius."""
+    """Name -> scalar to be logged, such as scale and radius."""
     agent_distances: jax.Array | None = None
     """[batch] squared distance of each normalised feature to its own agent (Proposition 3)."""
 
 
 def whole_batch(tree: Any, axis_name: str | None) -> Any:
-    """Gathers the parts of all devices along the first axis, and returns the whole batch."""
+    """Returns arrays [batch, ...] with the examples of all devices of a mapped axis.
+
+    Args:
+      tree: arrays with this device's examples.
+      axis_name: the mapped axis over which the batch is split; None returns the arrays unchanged.
+    """
     if axis_name is None:
         return tree
     return jax.lax.all_gather(tree, axis_name, tiled=True)
@@ -91,6 +97,10 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
 
 
 def xavier(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Returns initial values by Caffe's xavier filler, for a matrix with one row per class."""
-    # Linen takes the last axis for the output. Here it is the input, so its fan_out is our fan_in.
+    """Returns initial values by Caffe's xavier filler, for a matrix [classes, dim].
+
+    They are uniform in +-sqrt(3 / dim).
+    """
+    # Flax takes the last axis for the outputs. Here it is that of the inputs, so that Flax's
+    # fan_out is the fan_in.
     return nn.initializers.variance_scaling(1.0, "fan_out", "uniform")(key, shape)

@@ -19,8 +19,12 @@ class CenterHead(nn.Module):
     """The head of center loss, which owns the centers [classes, dim].
 
     As in the paper, the gradient of the centers is not the derivative of the loss. It is
-    `losses.center_direction` over the whole batch, whatever the weight of the term. The paper's
-    rule moves the centers by a share of it, and Caffe's rule passes it to the optimiser.
+    `losses.center_direction` over the whole batch, independent of the weight of the term. The
+    paper's rule moves the centers by a share of it, and Caffe's rule passes it to the optimiser.
+
+    Attributes:
+      num_classes: number of rows of the matrix of centers.
+      options: options of the term.
     """
 
     num_classes: int
@@ -46,11 +50,11 @@ class CenterHead(nn.Module):
         loss = losses.center(features, own, jnp.arange(labels.size))
         total = self.options.weight * jnp.sum(weights * loss)
 
-        # The centers' direction is the sum of (c - f) / (1 + count), with the number of the class'
-        # examples in the whole batch (Wen et al., Eq. 4). The step divides every gradient by the
-        # number of examples, so `pull` multiplies by it.
+        # The direction of a center c is the sum over its examples of (c - f) / (1 + count), where
+        # count is the number of examples of the class in the whole batch (Wen et al., Eq. 4). The
+        # step divides every gradient by the number of examples, so `pull` multiplies by it.
         of_all, labels_of_all = whole_batch((weights, labels), context.axis_name)
-        # Comparing the labels of the batch needs no array with one entry per class.
+        # Counted by comparing labels, so that no array with one entry per class is needed.
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
         pull = weights * jnp.sum(of_all) / (1.0 + count)
@@ -65,6 +69,9 @@ class RingHead(nn.Module):
 
     R is initialised with the option `initial_radius`. If that is None, R is the mean feature norm
     of the batch that initialises the parameters, so initialise with a batch of real images.
+
+    Attributes:
+      options: options of the term.
     """
 
     options: RingTerm = RingTerm(weight=1.0)
@@ -93,7 +100,7 @@ class RingHead(nn.Module):
 
 
 class CustomHead(nn.Module):
-    """The head of a user's own loss, which owns the loss' parameters if it is a linen module.
+    """The head of a user's own loss. If the loss is a linen module, the head has its parameters.
 
     Attributes:
       loss: function or module from features [batch, dim] and labels [batch] to the loss [batch].
@@ -123,7 +130,7 @@ class CustomHead(nn.Module):
                 f"loss.custom: expected the loss {self.title} to return floats "
                 f"[{labels.size}], one per example, found {dtype} of shape {shape}."
             )
-        # A user's loss may be bfloat16 or float16, in which a sum over the batch loses digits.
+        # A user's loss may be in bfloat16 or float16, in which a sum over the batch loses digits.
         loss = loss.astype(jnp.float32)
         weights = context.weights(labels.size)
         # The loss of a padded row may be infinite, and 0 times infinity is NaN.
@@ -136,7 +143,8 @@ def mined(
 ) -> Objective:
     """Returns the objective of a loss on pairs or triplets of the whole batch.
 
-    The anchors are this device's examples; positives and negatives are from the whole batch.
+    Each loss belongs to one example, the anchor, which is on this device. The other examples of its
+    pairs and triplets are from the whole batch.
 
     Args:
       name: name of the term.

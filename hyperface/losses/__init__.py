@@ -1,12 +1,12 @@
 """The losses of NormFace and Ring loss: pure functions that return one float32 value per example.
 
-Shapes: `features` [batch, dim] are the backbone's un-normalised output, `agents` [classes, dim] the
-class weights, `labels` [batch] integer class ids. Hyper-parameters are keyword-only. Nothing here
-is jitted, averaged or weighted: the caller does that.
+`features` [batch, dim] are the backbone's un-normalised output. `agents` [classes, dim] are the
+class weights, one row per class. `labels` [batch] are integer class ids. Hyper-parameters are
+keyword-only. No function here jits, averages or weights: the caller does that.
 
-The class-wise losses share one engine (`classwise`): with `block_size` no [batch, classes] array
-exists at any time, with `axis_name` the agents are split by rows over devices, and `joint` makes
-several of them in one pass.
+The class-wise losses, which compare features with agents, share one engine (`classwise`). With
+`block_size` no [batch, classes] array exists at any time. With `axis_name` the agents are split by
+rows over devices. `joint` computes several of these losses in one pass.
 """
 
 from hyperface.losses._adaface import AdaFace, NormStatistics, adaface, updated_norm_statistics

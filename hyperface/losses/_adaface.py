@@ -15,13 +15,14 @@ from hyperface.normalize import l2_norm
 from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 
 NORM_RANGE = (1e-3, 100.0)
-"""Norms are clipped to it before they enter a margin or the statistics."""
+"""Range to which feature norms are clipped before they enter a margin or the statistics."""
 EPS = 1e-3
-"""Added to the standard deviation; and the least distance of the angle with margin to 0 and pi."""
+"""Number that is added to the standard deviation; it is also the smallest distance that the angle
+with margin keeps from 0 and pi."""
 
 
 class NormStatistics(NamedTuple):
-    """Moving mean and deviation of feature norms; the defaults are the released code's start."""
+    """Moving mean and deviation of feature norms; the defaults are the released initial values."""
 
     mean: ArrayLike = 20.0
     """Mean norm."""
@@ -37,7 +38,7 @@ def updated_norm_statistics(
     counted: Flags | None = None,
     axis_name: str | None = None,
 ) -> NormStatistics:
-    """Moves AdaFace's statistics by a batch (Kim et al.).
+    """Updates AdaFace's moving statistics of the feature norm by one batch (Kim et al.).
 
         mean' = (1 - a) mean + a mean_i ||f_i||,   std' = (1 - a) std + a std_i ||f_i||
 
@@ -84,9 +85,10 @@ def updated_norm_statistics(
         return total if axis_name is None else jax.lax.psum(total, axis_name)
 
     count = over_batch(jnp.ones_like(norms))
-    # Sums and counts go over the devices apart: a mean of means is wrong for uneven masks.
+    # Sums and counts are added over the devices and then divided. A mean of the devices' means
+    # would be wrong if they have different numbers of padding examples.
     mean = over_batch(norms) / jnp.maximum(count, 1.0)
-    # In a second pass: the difference of two large sums of squares would lose its digits.
+    # In a second pass, because the difference of two large sums of squares would lose its digits.
     variance = over_batch((norms - mean) ** 2) / jnp.maximum(count - 1.0, 1.0)
 
     def moved(old: ArrayLike, new: jax.Array, least: float) -> jax.Array:
@@ -103,14 +105,17 @@ def updated_norm_statistics(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AdaFace(ScaledLogits):
-    """The term of `adaface` for `joint`, with the same hyper-parameters."""
+    """AdaFace as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `adaface`.
+    """
 
     statistics: NormStatistics
     scale: ArrayLike = 64.0
     margin: ArrayLike = 0.4
     concentration: ArrayLike = 0.333
     bounded: bool = field(default=False, metadata={"static": True})
-    """scale x cosine is known to stay below 70."""
+    """Whether |scale x cosine| is known to stay below 70, so that exp cannot overflow."""
 
     @property
     def normalize(self) -> Normalize:
@@ -127,11 +132,19 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time.
+
+        The arguments are those of `adaface`.
+        """
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(`value` - s (cos(theta + g_angle) - g_add))."""
+        """Returns the loss [batch], softplus(value - s (cos(theta + g_angle) - g_add)).
+
+        Args:
+          target: the angle, the feature norm and other facts about each example's own class.
+          value: [batch] the fold's value, log sum exp over the other classes.
+        """
         dtype = target.similarity.dtype
         scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)
         quality = self.quality(target.feature_norm)
@@ -141,7 +154,12 @@ class AdaFace(ScaledLogits):
         return jax.nn.softplus(value - (scale * cosine + target.bias))
 
     def quality(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the paper's z_hat [batch]: h times the norm's standard score, in [-1, 1]."""
+        """Returns the paper's z_hat [batch]: h (norm - mean) / std, clipped to [-1, 1].
+
+        Args:
+          feature_norm: [batch] length of each un-normalised feature.
+        """
+        # The statistics are constants in the gradient, and so is the norm, as the paper requires.
         mean, std, concentration = (
             jax.lax.stop_gradient(jnp.asarray(x, feature_norm.dtype))
             for x in (self.statistics.mean, self.statistics.std, self.concentration)
@@ -161,7 +179,7 @@ def adaface(
     concentration: ArrayLike = 0.333,
     **engine: Unpack[Engine],
 ) -> Losses:
-    """AdaFace: softmax with a margin that depends on the feature norm (Kim et al.).
+    """Computes AdaFace: softmax with a margin that depends on the feature norm (Kim et al.).
 
     The margin of long features acts most on hard examples, and that of short features acts most on
     easy examples.
@@ -221,4 +239,5 @@ def adaface(
 
 
 def _clipped_norms(norms: jax.Array) -> jax.Array:
+    """Returns norms [batch] clipped to NORM_RANGE, without a gradient, as in the released code."""
     return jnp.clip(jax.lax.stop_gradient(norms), *NORM_RANGE)

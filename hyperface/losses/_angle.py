@@ -1,4 +1,4 @@
-"""The angle between a feature and an agent, with float32's digits at 0 and pi too."""
+"""Computes the angle between features and class weights, with full precision near 0 and pi too."""
 
 from typing import NamedTuple
 
@@ -6,35 +6,39 @@ import jax
 import jax.numpy as jnp
 
 EPS = 1e-12
-"""Inside the root of both lengths, as in `normalize` and in the engine."""
+"""Number that is added to a squared length before its root, as in `normalize` and in the engine."""
 
 
 class _Parts(NamedTuple):
-    """The values from which the angle and its gradient are computed."""
+    """The values from which the angle and its gradient are computed.
+
+    f~ is the unit feature, and W~ is the unit row, the class weight of the feature's class.
+    """
 
     cosine: jax.Array
-    """[batch]"""
+    """[batch] <f~, W~>."""
     across: jax.Array
-    """[batch, dim] the part of the unit feature that is orthogonal to the row."""
+    """[batch, dim] the part of f~ that is orthogonal to W~."""
     unit_row: jax.Array
-    """[batch, dim]"""
+    """[batch, dim] W~."""
     feature_loss: jax.Array
-    """[batch] 1 - ||f~||^2, which the eps inside the root leaves."""
+    """[batch] 1 - ||f~||^2. It is above zero because of the eps inside the root."""
     row_loss: jax.Array
-    """[batch] 1 / ||W~||^2 - 1."""
+    """[batch] 1 / ||W~||^2 - 1, which is above zero for the same reason."""
     inverse_feature_norm: jax.Array
-    """[batch]"""
+    """[batch] 1 / length of the feature as it was given."""
     inverse_row_norm: jax.Array
-    """[batch]"""
+    """[batch] 1 / length of the row as it was given."""
 
     @property
     def squared_sine_to_row(self) -> jax.Array:
-        """[batch] 1 - cos^2 of the angle between f~ and the direction of the row."""
+        """Returns 1 - cos^2 of the angle between f~ and the row's direction, [batch]."""
         return jnp.sum(self.across**2, axis=1) + self.feature_loss
 
     @property
     def sine(self) -> jax.Array:
-        """[batch] sqrt(1 - cosine^2), without that difference."""
+        """Returns sqrt(1 - cosine^2), [batch]."""
+        # As a sum of squares: 1 - cosine^2 itself would lose all digits near cosine 1.
         return jnp.sqrt(self.squared_sine_to_row + self.cosine**2 * self.row_loss)
 
 
@@ -46,8 +50,8 @@ def angle(features: jax.Array, rows: jax.Array) -> jax.Array:
 
     The arccos of a rounded cosine would be imprecise: in float32 the cosine is 1 for every angle
     below 3e-4 rad. Here the sine is computed from the part of the feature that is orthogonal to the
-    row, so the angle and its gradient keep their digits. The gradient to the feature is as follows,
-    and the gradient to the row has the same form:
+    row, so the angle and its gradient keep their digits. The gradient to the feature follows; that
+    to the row has the same form:
 
         dtheta/df = -(W~ - cos theta f~) / (sin theta ||f||)
 
@@ -75,10 +79,10 @@ def _angle_bwd(
 ) -> tuple[jax.Array | None, ...]:
     parts = _parts(*residuals)
     sine = parts.sine
-    # The eps keeps the sine above zero, unless it underflows beside a very long vector.
+    # The eps keeps the sine above zero, except for very long vectors, beside which it underflows.
     slope = cotangent / jnp.where(sine > 0.0, sine, 1.0)
-    # f~ - cos W~ and W~ - cos f~ as sums of their parts across and along the row: the differences
-    # themselves would be of two nearly equal vectors.
+    # f~ - cos W~ and W~ - cos f~ are computed as sums of their parts orthogonal and parallel to the
+    # row. Near cosine 1 the differences themselves would cancel.
     along_row = parts.cosine * parts.row_loss
     from_row = parts.across + along_row[:, None] * parts.unit_row
     from_feature = (
@@ -93,6 +97,7 @@ angle.defvjp(_angle_fwd, _angle_bwd)
 
 
 def _parts(features: jax.Array, rows: jax.Array) -> _Parts:
+    """Returns the values for features [batch, dim] and their rows [batch, dim]."""
     features, feature_eps, feature_shrink = _shrunk(features)
     rows, row_eps, row_shrink = _shrunk(rows)
     squared_row = jnp.sum(rows * rows, axis=1)
@@ -106,19 +111,28 @@ def _parts(features: jax.Array, rows: jax.Array) -> _Parts:
         unit_row=unit_row,
         feature_loss=feature_eps / squared_feature,
         row_loss=_over(row_eps, squared_row),
-        # The gradient is to the vectors as given, so that the shrinking is undone.
+        # The gradient is with respect to the vectors as they were given, so the shrinking is
+        # undone.
         inverse_feature_norm=inverse_feature * feature_shrink,
         inverse_row_norm=inverse_row * row_shrink,
     )
 
 
 def _orthogonal(features: jax.Array, rows: jax.Array, squared_row: jax.Array) -> jax.Array:
-    """features - (<features, rows> / |rows|^2) rows, to the digits of the result.
+    """Returns the part of each feature that is orthogonal to its row, with full relative precision.
 
-    The factor is rounded to half of its bits and the rows are cut into two halves, so that both
-    products have no rounding error. A second projection takes away what the rounded factor left.
+        features - (<features, rows> / |rows|^2) rows
+
+    The factor is rounded to half of its bits, and the rows are divided into two halves of their
+    bits, so that both products have no rounding error. A second projection removes the part that
+    remains because the factor was rounded.
+
+    Args:
+      features: [batch, dim].
+      rows: [batch, dim].
+      squared_row: [batch] squared length of each row.
     """
-    # Half of the bits times half of the bits fits the mantissa.
+    # A product of two numbers with half of the bits each fits into the mantissa.
     factor = _half_bits(_over(jnp.sum(features * rows, axis=1), squared_row))[:, None]
     high = _half_bits(rows)
     rest = (features - factor * high) - factor * (rows - high)
@@ -126,6 +140,7 @@ def _orthogonal(features: jax.Array, rows: jax.Array, squared_row: jax.Array) ->
 
 
 def _half_bits(x: jax.Array) -> jax.Array:
+    """Returns x rounded to half of the bits of its mantissa."""
     found = jnp.finfo(x.dtype)
     return jax.lax.reduce_precision(x, exponent_bits=found.nexp, mantissa_bits=found.nmant // 2)
 
@@ -137,14 +152,16 @@ def _over(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _shrunk(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Vectors whose squares do not overflow, their eps, and the power of two they were shrunk by.
+    """Scales vectors [batch, dim] down so that their squares do not overflow.
 
-    Multiplying by a power of two rounds nothing.
+    Returns:
+      (vectors, eps, factor): the scaled vectors; [batch] EPS scaled like their squares; and the
+      [batch] factors, powers of two, by which multiplication does not round.
     """
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1))
     # Without mantissa bits only a power of two is left.
     power = jax.lax.reduce_precision(largest, jnp.finfo(x.dtype).nexp, mantissa_bits=0)
-    # Only large squares overflow, so nothing below 1 is scaled. The reciprocal of 2^127 would be
-    # subnormal, which devices flush to zero, and 2^-100 is enough.
+    # Only large squares overflow, so vectors with all elements below 1 stay. The reciprocal of
+    # 2^127 would be subnormal, and devices flush subnormal numbers to zero; 2^-100 is enough.
     shrink = 1.0 / jnp.clip(power, 1.0, 2.0**100)
     return x * shrink[:, None], EPS * shrink**2, shrink

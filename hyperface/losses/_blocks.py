@@ -1,4 +1,8 @@
-"""Blocks of classes: the similarities of one block, and the scans from block to block."""
+"""Computes similarities of blocks of classes, and scans from block to block.
+
+The classes are processed in blocks, so that the whole [batch, classes] array never has to exist.
+Agents are the class weights, one row per class.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -12,8 +16,12 @@ from hyperface.losses.shards import Shards, first_class
 
 Precision = Literal["float32", "tf32", "mixed", "bf16"]
 AgentGradient = Literal["tangent", "inner-product", "distance"]
-"""The agents' gradient: through their normalisation (NormFace, Eq. 4), or that of an inner product
-or of a squared distance with rows that count as unit vectors already."""
+"""How the gradient of normalised agents is computed:
+
+- "tangent": through the normalisation (NormFace, Eq. 4), the exact gradient
+- "inner-product": that of the inner product, as if the rows had been stored at unit length
+- "distance": that of the squared distance, as if the rows had been stored at unit length
+"""
 
 # The eps of `l2_normalize`: both sides of a cosine are normalised by the same rule.
 AGENT_EPS = 1e-12
@@ -23,15 +31,19 @@ class Layout(NamedTuple):
     """The static description of a problem: how its losses are computed."""
 
     normalize_agents: bool
+    """Whether agents are scaled to unit length."""
     agent_gradient: AgentGradient
     num_rows: int
-    """Classes on this device."""
+    """Number of classes on this device."""
     block_size: int
+    """Number of classes per block."""
     shards: Shards
+    """How classes and batch are split over devices."""
     precision: Precision
+    """Precision of the operands of matmuls."""
     save_similarities: bool
-    """The forward scan saves the similarities for the backward scan, which computes them again
-    otherwise."""
+    """Whether the forward scan saves the similarities for the backward scan. Otherwise, the
+    backward scan computes them again."""
 
 
 class Classes(NamedTuple):
@@ -40,7 +52,8 @@ class Classes(NamedTuple):
     labels: jax.Array
     """[batch] global class ids."""
     present: jax.Array | None
-    """[classes on this device] bool: those that take part beside the targets; None for all."""
+    """[classes on this device] bool, the classes that take part in all losses; None for all. An
+    example's own class always takes part in its loss."""
 
 
 class Inputs(NamedTuple):
@@ -49,57 +62,69 @@ class Inputs(NamedTuple):
     terms: tuple[Any, ...]
     """The class-wise losses: pytrees of their hyper-parameters."""
     x: jax.Array
-    """[batch, dim] features, normalised where the terms say so."""
+    """[batch, dim] features, of unit length if the terms normalise them."""
     features: jax.Array | None
-    """[batch, dim] un-normalised, for the angle; None where no term needs it."""
+    """[batch, dim] un-normalised features, for the angle; None if no term needs the angle."""
     norms: jax.Array
     """[batch] length of the un-normalised features."""
+    agents: jax.Array
+    """[classes on this device, dim] class weights, un-normalised."""
+    bias: jax.Array | None
+    """[classes on this device] numbers that are added to the logits, or None."""
+    classes: Any
+    """The labels and flags, a `Classes`; None if the other fields are gradients."""
+
+
+class Gradients(NamedTuple):
+    """Gradients from the backward scan: the part that comes from classes other than the target."""
+
+    x: jax.Array
+    """[batch, dim]."""
     agents: jax.Array
     """[classes on this device, dim]."""
     bias: jax.Array | None
     """[classes on this device], or None."""
-    classes: Any
-    """`Classes`; None among gradients."""
-
-
-class Gradients(NamedTuple):
-    """Gradients from the backward scan: the part from the classes that are not the target."""
-
-    x: jax.Array
-    agents: jax.Array
-    bias: jax.Array | None
     extra: Any
-    """Whatever the slopes function adds up over the blocks beside the slopes."""
+    """Sum over the blocks of the second result of the `slopes` function, such as the derivatives by
+    the folds' arguments."""
 
 
 def similarities_of(
     layout: Layout, columns: jax.Array, agents: jax.Array, start: Any, *, forward: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the similarities [block, batch] of the block of agents that begins at row `start`.
-
-    It also returns the rows of the block and, if agents are normalised, 1 / length of each row.
+    """Returns the similarities of one block of agents to the whole batch.
 
     Args:
       layout: how the problem is computed.
       columns: [dim, batch], the features as `columns_of` returns them.
       agents: [classes, dim].
       start: first row of the block.
-      forward: whether the forward pass calls this, whose precision may differ.
+      forward: whether it is computed for the forward pass, whose precision may differ.
+
+    Returns:
+      (similarities, rows, inverse_norms): [block, batch]; the agents of the block, [block, dim];
+      and [block] 1 / length of each agent, or None if agents are not normalised.
     """
     rows = rows_of(agents, start, layout)
     inverse_norms = inverse_norms_of(layout, rows)
     similarities = matmul(layout, rows, columns, forward=forward)
     if inverse_norms is not None:
-        # Scaling the similarities instead of the rows keeps the normalised agents from existing.
+        # The similarities are scaled instead of the rows, so that no array of normalised agents
+        # exists.
         similarities *= inverse_norms[:, None]
     return similarities, rows, inverse_norms
 
 
 def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
-    """Returns the features as columns [dim, batch], rounded as a matmul's operand.
+    """Returns the features as columns [dim, batch], rounded as an operand of a matmul.
 
-    They are computed once, before the scan. An optimisation barrier keeps XLA from fusing the
-    transpose into each matmul of the scan, which would multiply rounded operands in float32.
+    They are computed once, before the scan. Without the optimisation barrier XLA would fuse the
+    transpose into each matmul of the scan, and then multiply the rounded operands in float32.
+
+    Args:
+      layout: how the problem is computed.
+      x: [batch, dim] features.
+      forward: as in `similarities_of`.
     """
     return jax.lax.optimization_barrier(cast(layout, x, forward=forward).T)
 
@@ -121,16 +146,21 @@ def block_of(
 ) -> Block:
     """Returns the block that begins at row `start`, with the classes that a fold counts in it.
 
-    Rows before `first` are not counted: the last block is moved back to have full size, and the
-    block before it has counted them.
+    Args:
+      layout: how the problem is computed.
+      similarities: [block, batch].
+      bias: [classes], or None.
+      classes: the labels, and the classes that take part.
+      start: first row of the block.
+      first: first row that counts. It exceeds `start` for a last block that was moved back to have
+        full size: its earlier rows count in the block before it.
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_class(layout.num_rows, layout.shards.axis_name)
-    # A last block that was moved back repeats rows, which count in the block before it.
     takes_part = local >= first
     if classes.present is not None:
         takes_part &= rows_of(classes.present, start, layout)
-    # The target is left out here, because `_target` computes its part.
+    # The example's own class is left out, because `_target` computes its part.
     counted = (ids[:, None] != classes.labels[None, :]) & takes_part[:, None]
     bias_of_block = None if bias is None else rows_of(bias, start, layout)
     return Block(similarities, counted, ids, bias_of_block)
@@ -144,11 +174,11 @@ def rows_of(array: jax.Array, start: Any, layout: Layout) -> jax.Array:
 
 
 def _places(num_rows: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where each block starts, and the first of its rows that counts.
+    """Returns (starts, firsts): the first row of each block, and the first of its rows that counts.
 
-    A last block that would run over the end is moved back. The rows that it then shares with the
-    block before it count there. It goes first, so that in the gradient the other block's rows
-    replace its zeros. No row is ever padded or copied.
+    A last block that would exceed the end is moved back. The rows that it then shares with the
+    block before it count only there. The last block is processed first: its gradient has zeros in
+    the shared rows, and the other block later replaces them. No row is ever padded or copied.
     """
     starts = np.arange(0, num_rows, block_size, dtype=np.int32)
     firsts = starts.copy()
@@ -161,14 +191,19 @@ def _places(num_rows: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
 def forward_scan(
     layout: Layout, fold_block: Callable[..., tuple[Any, Any]]
 ) -> tuple[Any, tuple[Any, Any] | None]:
-    """Returns the summaries over all classes of this device, and what each block saves.
+    """Folds all classes of this device, block by block.
 
     Args:
       layout: how the problem is computed.
-      fold_block: (summaries so far or None, start, first) -> (summaries, what the block saves).
+      fold_block: function (summaries so far or None, start, first) -> (summaries, similarities).
+
+    Returns:
+      (summaries, saved). `saved` are the similarities for `backward_scan`, those of the first block
+      and those of all others; it is None if the layout does not save them.
     """
     starts, firsts = _places(layout.num_rows, layout.block_size)
-    # The first block runs outside of the scan: it makes the carry, so no fold needs a neutral one.
+    # The first block is folded outside of the scan. Its result is the first carry, so that no fold
+    # has to define a neutral summary.
     summaries, saved = fold_block(None, starts[0], firsts[0])
     if starts.size == 1:
         return summaries, (saved, None) if layout.save_similarities else None
@@ -181,11 +216,12 @@ def forward_scan(
 def backward_scan(
     layout: Layout, step: Callable[..., Any], carry: Any, saved: tuple[Any, Any] | None
 ) -> Any:
-    """Returns what `step` carries from block to block, after the last block.
+    """Calls a function for each block, and returns the value that it carries, after the last block.
 
     Args:
       layout: how the problem is computed.
-      step: (carry, start, first, [similarities]) -> carry.
+      step: function (carry, start, first, [similarities]) -> carry. The last argument is absent if
+        nothing was saved.
       carry: the value before the first block.
       saved: the similarities that `forward_scan` saved; None if `step` computes them again.
     """
@@ -193,26 +229,29 @@ def backward_scan(
     if saved is None:
         places = (starts, firsts)
     else:
-        # The forward scan saved its first block apart from the stack of the others.
+        # The forward scan saved the first block separately from the stack of the others.
         carry = step(carry, starts[0], firsts[0], saved[0])
         places = (starts[1:], firsts[1:], saved[1])
     return jax.lax.scan(lambda carry, place: (step(carry, *place), None), carry, places)[0]
 
 
 def cast(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
-    """Rounds an operand of a matmul to bfloat16 if the layout's precision requires it."""
+    """Rounds an operand x of a matmul to bfloat16 if the layout's precision requires it.
+
+    "mixed" rounds only in the forward pass.
+    """
     rounds = layout.precision == "bf16" or (forward and layout.precision == "mixed")
     return x.astype(jnp.bfloat16) if rounds else x
 
 
 def matmul(layout: Layout, a: jax.Array, b: jax.Array, *, forward: bool) -> jax.Array:
-    """Returns the product at the layout's precision, summed in float32 or better."""
-    # bfloat16 operands would otherwise give a result that is rounded to bfloat16.
+    """Returns the matrix product a b at the layout's precision, summed in float32 or float64."""
+    # Without `preferred_element_type`, bfloat16 operands give a result rounded to bfloat16.
     dtype = a.dtype if a.dtype == jnp.float64 else jnp.float32
     return jnp.matmul(
         cast(layout, a, forward=forward),
         cast(layout, b, forward=forward),
-        # Accelerators would round float32 operands by default. HIGH is TF32 on a GPU.
+        # By default accelerators round float32 operands. HIGH is TF32 on a GPU.
         precision=jax.lax.Precision.HIGH
         if layout.precision == "tf32"
         else jax.lax.Precision.HIGHEST,

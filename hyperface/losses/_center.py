@@ -1,4 +1,4 @@
-"""Center loss with its own update of the centers."""
+"""Center loss (Wen et al. 2016), and its own rule for the update of the centers."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ def center(
     centers: Centers,
     labels: Labels,
 ) -> Losses:
-    """Half the squared distance of a feature from its class center (Wen et al., Eq. 2).
+    """Computes center loss: half the squared distance of a feature from its class center.
+
+    It is Eq. 2 of Wen et al.:
 
         L = 1/2 ||f - c_y||^2
 
@@ -23,7 +25,7 @@ def center(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      centers: [classes, dim].
+      centers: [classes, dim], one row per class.
       labels: [batch] integer class ids.
 
     Returns:
@@ -47,7 +49,7 @@ def center(
     def half_squared_distance(
         features: jax.Array, centers: jax.Array, labels: jax.Array
     ) -> jax.Array:
-        # A label out of range reads NaN, and never the center of another class.
+        # A label out of range reads NaN, and not the center of another class.
         own = jax.lax.stop_gradient(centers.at[labels].get(mode="fill", fill_value=jnp.nan))
         return 0.5 * jnp.sum((features - own) ** 2, axis=1)
 
@@ -61,7 +63,7 @@ def center_direction(
     features: Features,
     labels: Labels,
 ) -> jax.Array:
-    """Returns the direction along which the centers descend after one batch (Wen et al., Eq. 4).
+    """Returns delta c, against which the centers move after one batch (Wen et al., Eq. 4).
 
         delta c_j = sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
 
@@ -76,8 +78,8 @@ def center_direction(
       labels: [batch] integer class ids.
 
     Returns:
-      [classes, dim] of the centers' dtype but at least float32; zero where a class has no example.
-      No gradient flows through.
+      [classes, dim] in the dtype of the centers, but at least float32. Rows of classes without an
+      example are zero. No gradient flows through the result.
 
     Raises:
       TypeError: features or centers are not floating point, or labels are not integers.
@@ -99,7 +101,7 @@ def center_direction(
         apart = centers.at[labels].get(mode="fill", fill_value=0.0) - features
         sums = jnp.zeros_like(centers).at[labels].add(apart, mode="drop")
         counts = jnp.zeros(centers.shape[0], centers.dtype).at[labels].add(1.0, mode="drop")
-        # The one beside the count also keeps classes without an example from 0 / 0.
+        # Because of the 1, classes without an example give 0 / 1 and not 0 / 0.
         return jax.lax.stop_gradient(sums / (1.0 + counts)[:, None])
 
     return automatic(direction, features, centers, labels, split=per_example, like=centers)
@@ -115,15 +117,18 @@ def updated_centers(
     """Returns the centers after a batch: c_j - alpha delta c_j (Wen et al., Eq. 4, Algorithm 1).
 
     Args:
-      centers, features, labels: as in `center_direction`.
-      rate: alpha in [0, 1]; the paper's is 0.5.
+      centers: as in `center_direction`.
+      features: as in `center_direction`.
+      labels: as in `center_direction`.
+      rate: alpha in [0, 1]; the paper uses 0.5.
 
     Returns:
-      [classes, dim] centers, of their dtype but at least float32; unchanged where a class has no
-      example. No gradient flows through.
+      [classes, dim] centers in their dtype, but at least float32. Rows of classes without an
+      example are unchanged. No gradient flows through the result.
 
     Raises:
-      TypeError, ValueError: as `center_direction`; or a known rate is outside [0, 1].
+      TypeError: as `center_direction`.
+      ValueError: as `center_direction`, or a known rate is outside [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,5 +149,5 @@ def _checked(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     features, centers = _checks.matrices("centers", features, centers)
     labels = _checks.class_labels(labels, features.shape[0], centers.shape[0])
-    # A negative index would read from the end.
+    # A negative label gets the first invalid index, because -1 would read the last center.
     return features, centers, jnp.where(labels < 0, centers.shape[0], labels)

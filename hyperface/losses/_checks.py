@@ -1,6 +1,6 @@
-"""Argument checks shared by the losses. Each error says what was expected and what was found.
+"""Checks the arguments of the losses. Each error says what was expected and what was found.
 
-Values are checked before they are narrowed to JAX's 32 bits: NumPy arrays hold wider numbers.
+Values are checked before JAX converts them to 32 bits, because NumPy arrays may have 64 bits.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,17 @@ from hyperface.normalize import at_least_float32
 
 
 def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
-    """Returns a real floating-point [rows, columns] array in at least float32."""
+    """Returns a floating-point matrix in at least float32.
+
+    Args:
+      name: name of the argument, for messages.
+      x: the argument.
+      axes: names of its two axes, such as "batch, dim", for messages.
+
+    Raises:
+      TypeError: x is not floating point.
+      ValueError: x has another number of axes.
+    """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"expected floating-point {name}, found dtype {x.dtype}")
@@ -26,12 +36,16 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
 
 
 def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns features [batch, dim] and rows [classes, dim] with equal dim, in the wider dtype.
+    """Returns (features, rows), after a check that they have the same dim, in the wider dtype.
 
     Args:
       name: name of the rows, for messages.
       features: [batch, dim].
       rows: [classes, dim].
+
+    Raises:
+      TypeError: an array is not floating point.
+      ValueError: an array is not a matrix, or the dims differ.
     """
     features = float_matrix("features", features, "batch, dim")
     rows = float_matrix(name, rows, "classes, dim")
@@ -46,7 +60,7 @@ def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array
 
 
 def scalar(name: str, x: ArrayLike) -> jax.Array:
-    """Returns a scalar in at least float32. Integers are accepted."""
+    """Returns a scalar in at least float32; integers are accepted. ValueError for an array."""
     x = jnp.asarray(x)
     if x.ndim != 0:
         raise ValueError(f"expected scalar {name}, found shape {x.shape}")
@@ -60,7 +74,8 @@ def known(x: ArrayLike) -> np.ndarray | None:
 
 
 def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
-    """Returns the array, after a check that it contains integers of any width."""
+    """Returns an array, after a check that it contains integers of any width; else TypeError."""
+    # A NumPy array stays one: JAX would cut int64 to int32 before the values are checked.
     x = x if isinstance(x, jax.Array) else np.asarray(x)
     # NumPy makes an empty list floating-point.
     if x.size and not jnp.issubdtype(x.dtype, jnp.integer):
@@ -83,7 +98,8 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
             raise ValueError(
                 f"expected labels in [0, {num_classes}), one row of agents each, found {wrong[0]}"
             )
-    # A shorter type could not hold every class id, and a longer one must not wrap to a valid id.
+    # int32 for all: a shorter type may not hold every class id, and a cut longer one could become a
+    # valid id of another class.
     if not isinstance(array, jax.Array):
         return jnp.asarray(array.astype(np.int32))
     if values is not None or (array.dtype.itemsize <= 4 and array.dtype != jnp.uint32):
@@ -92,29 +108,42 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
 
 
 def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
-    """Returns labels [batch] that are equal if and only if the given labels, of any width, are."""
+    """Returns integer labels [batch] that are equal exactly where the given labels are equal.
+
+    The given labels may be integers of any width and value.
+    """
     array = one_each("labels", integers("labels", labels), batch, "per feature")
     if isinstance(array, jax.Array):
         return array
-    # Places among the ids fit int32, whatever numbers the ids are.
+    # Each id is replaced by its position among the sorted ids, which fits into int32.
     return jnp.asarray(np.unique(array, return_inverse=True)[1].reshape(array.shape), jnp.int32)
 
 
 def one_of(name: str, found: str, allowed: Sequence[str]) -> None:
-    """Checks that a text is one of the allowed texts."""
+    """Raises ValueError if a text is not one of the allowed texts."""
     if found not in allowed:
         raise ValueError(f"expected {name} in {tuple(allowed)}, found {found!r}")
 
 
 def one_each(name: str, x: Any, count: int, each: str) -> Any:
-    """Returns x as an array, after a check that it is [count], one value per `each`."""
+    """Returns x, after a check that its shape is [count]; else ValueError.
+
+    Args:
+      name: name of the argument, for messages.
+      x: an array.
+      count: the expected length.
+      each: what there is one value for, such as "per feature", for messages.
+    """
     if x.shape != (count,):
         raise ValueError(f"expected {name} [{count}], one {each}, found shape {x.shape}")
     return x
 
 
 def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
-    """Returns x as an array, after a check that it is bool, with one value per `each`."""
+    """Returns x as an array, after a check that it is bool [count]; else TypeError or ValueError.
+
+    The arguments are those of `one_each`.
+    """
     x = jnp.asarray(x)
     if x.dtype != jnp.bool_:
         raise TypeError(f"expected {name} of dtype bool, found {x.dtype}")
@@ -122,9 +151,18 @@ def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
 
 
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
-    """Returns a scalar, as a Python number in [least, most] if its value is known.
+    """Returns a scalar hyper-parameter, as a Python number if it is not a JAX array.
 
-    A concrete JAX array stays a JAX array, because differentiation by it traces it.
+    A JAX array stays one, even if its value is known, because a caller may differentiate by it.
+
+    Args:
+      name: name of the argument, for messages.
+      x: the argument.
+      least: smallest allowed value.
+      most: largest allowed value.
+
+    Raises:
+      ValueError: x is not a scalar, or its value is known and out of range.
     """
     value = known(x)
     if value is not None:
@@ -138,7 +176,13 @@ def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
 
 
 def no_more_keywords(function: str, unknown: Mapping[str, Any], allowed: Iterable[str]) -> None:
-    """Raises TypeError if a public function was called with unknown keywords."""
+    """Raises TypeError if a public function was called with unknown keywords.
+
+    Args:
+      function: name of the function.
+      unknown: the unknown keywords, with their values.
+      allowed: the names of the keywords that the function accepts beside its own.
+    """
     for keyword in unknown:
         raise TypeError(
             f"{function}() got an unexpected keyword argument {keyword!r}; beside its own it takes "

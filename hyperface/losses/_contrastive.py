@@ -18,7 +18,10 @@ from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CContrastive:
-    """The term of `c_contrastive` for `joint`, with the same hyper-parameters."""
+    """`c_contrastive` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `c_contrastive`.
+    """
 
     margin: ArrayLike = 1.0
 
@@ -29,18 +32,28 @@ class CContrastive:
 
     @property
     def fold(self) -> HingeSum:
-        """Returns the reduction: the sum over the wrong classes within the margin."""
+        """Returns the fold that reduces the similarities: a sum over the wrong classes."""
         return HingeSum()
 
     released_gradient: ClassVar[AgentGradient] = "distance"
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the cosine [batch] above which a wrong class is within the margin."""
+        """Returns the fold's argument: the cosine [batch] above which a class violates the margin.
+
+        Args:
+          target: facts about each example's own class.
+        """
         # d = 2 - 2 cos, so that max(0, m - d) is 2 max(0, cos - (1 - m / 2)).
         return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch] as the sum of its two parts: own agent and others."""
+        """Returns the loss [batch]: the distance to the own agent plus the sum over the others.
+
+        Args:
+          target: facts about each example's own class.
+          value: [batch] the fold's value.
+        """
+        # ||f~ - W~||^2 = 2 - 2 cos for unit vectors, and each hinge is 2 max(0, cos - argument).
         return 2.0 * (1.0 - target.similarity) + 2.0 * value
 
 
@@ -53,7 +66,7 @@ def c_contrastive(
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Contrastive loss between a feature and the agents of all classes: NormFace, Eq. 10.
+    """Computes the contrastive loss between a feature and all agents: NormFace, Eq. 10.
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
 
@@ -102,14 +115,15 @@ def contrastive(
     *,
     margin: ArrayLike = 1.0,
 ) -> Losses:
-    """Contrastive loss on pairs of normalised features: NormFace, Eq. 7.
+    """Computes the contrastive loss on pairs of normalised features: NormFace, Eq. 7.
 
-        L = ||f~_a - f~_b||^2 where the pair is of one class, max(0, m - ||f~_a - f~_b||^2) else
+        L = ||f~_a - f~_b||^2             for a pair of one class
+        L = max(0, m - ||f~_a - f~_b||^2) for a pair of two classes
 
     Args:
-      features_a: [pairs, dim], floating point.
-      features_b: [pairs, dim].
-      same: [pairs] bool, True where both are of one class.
+      features_a: [pairs, dim] first feature of each pair, floating point.
+      features_b: [pairs, dim] second feature of each pair.
+      same: [pairs] bool, True for a pair of one class.
       margin: m, on the squared distance, 0 to 4.
 
     Returns:
@@ -136,6 +150,6 @@ def contrastive(
             f"expected features_a and features_b of one shape, found {a.shape} and {b.shape}"
         )
     same = _checks.flags("same", same, a.shape[0], "a pair")
-    # From the difference: 2 - 2 cos loses the digits of near vectors.
+    # From the difference of the vectors: for nearly equal ones 2 - 2 cos would lose its digits.
     distance = jnp.sum((l2_normalize(a) - l2_normalize(b)) ** 2, axis=1)
     return jnp.where(same, distance, jnp.maximum(0.0, margin - distance))

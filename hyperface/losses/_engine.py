@@ -1,11 +1,11 @@
-"""The engine's two hand-written gradient rules over its scans. `classwise` is its front.
+"""The engine's two hand-written gradient rules over its scans. `classwise` calls it.
 
-A scan goes over blocks of agents, on this device's rows only. The forward scan folds similarities
-into summaries. The backward scan computes the similarities again and turns slopes into gradients.
-Where the batch is split over the devices, the scans see the whole batch, and all other code sees
-this device's part of it.
+A scan goes over blocks of agents (class weights), on this device's rows only. The forward scan
+folds similarities into summaries. The backward scan computes the similarities again and turns
+slopes into gradients. If the batch is split over the devices, the scans process the whole batch,
+and all other code processes this device's part of it.
 
-What the target contributes is computed apart, in `_target`: a fold never contains it.
+A fold never contains the target, the example's own class. `_target` computes its part.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,18 +34,20 @@ from hyperface.losses._target import Target, add_target, target_of
 from hyperface.rules import vary_over, varying_axes
 
 Summaries = list[Any]
-"""One summary per term: what its fold knows of the classes so far."""
+"""One summary per term: the result of its fold over the classes so far."""
 
 
 class Residuals(NamedTuple):
     """The arrays that the forward pass of `joint_losses` stores for the backward pass."""
 
     inputs: Inputs
-    """The targets of the whole batch, except for `norms`, which are those of this device's part."""
+    """The inputs for the whole batch, except for `norms`, which are for this device's part."""
     target: Target
+    """The targets of this device's part of the batch."""
     summaries: Summaries
+    """The summaries over all classes, for this device's part of the batch."""
     saved: Any
-    """The similarities, where they fit the memory budget."""
+    """The similarities, as `forward_scan` returns them, if they fit the memory budget."""
 
 
 # ---------------------------------------------------------------------------------- the two rules
@@ -53,18 +55,24 @@ class Residuals(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
-    """Returns the losses [batch] of each term."""
-    # Without differentiation nothing reads the similarities again.
+    """Returns the losses [batch] of each term.
+
+    Args:
+      layout: how the problem is computed.
+      inputs: the arrays; features and labels are this device's part of the batch.
+    """
+    # This body runs only without differentiation, where nothing reads the similarities again.
     return losses_fwd(layout._replace(save_similarities=False), inputs)[0]
 
 
 def losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
-    """Returns the losses, and the residuals for the backward pass."""
+    """Returns (losses, residuals) of the forward pass, from the arguments of `joint_losses`."""
     shards, folds = layout.shards, _folds(inputs)
     whole = _of_whole_batch(layout, inputs)
     target = target_of(layout, whole, inputs.classes.labels, inputs.norms)
     batch_fold_args = shards.all_gather_batch(_fold_args(inputs.terms, target))
-    # A scan's carry keeps its type: it varies over devices from the start, as the agents do.
+    # A scan's carry must keep its type, so it varies over the devices from the start, as the agents
+    # do.
     axes = varying_axes(whole.x, whole.agents)
     columns = columns_of(layout, whole.x, forward=True)
 
@@ -94,9 +102,15 @@ def pull_losses(
 ) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
     """Returns two functions that connect the terms with the backward scan.
 
-    The first function returns, for one block, the derivatives by its similarities and bias, and its
-    part of the derivatives by the folds' arguments. The second function takes the sum of these
-    parts over all blocks, and returns the gradients to the terms and to the target.
+    Args:
+      layout: how the problem is computed.
+      residuals: the arrays that the forward pass stored.
+      cotangents: one cotangent [batch] per term.
+
+    Returns:
+      (slopes, pull_terms). `slopes(block)` returns the derivatives by the block's similarities and
+      bias, and the block's part of the derivatives by the folds' arguments. `pull_terms` takes the
+      sum of these parts over all blocks, and returns the gradients to the terms and to the target.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -113,7 +127,8 @@ def pull_losses(
         return _slopes(folds, batch_fold_args, batch_summaries, value_cotangents, block)
 
     def pull_terms(extra: Any) -> tuple[Any, Target]:
-        # Terms and target reach the loss on two ways: directly, and by the arguments of the folds.
+        # The loss depends on terms and target in two ways: directly, and through the arguments of
+        # the folds.
         second_part = pull_fold_args(shards.reduce_over_axis(extra))
         return jax.tree.map(jnp.add, (to_terms, to_target), second_part)
 
@@ -127,11 +142,19 @@ joint_losses.defvjp(losses_fwd, _losses_bwd)
 def summed_losses(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns the weighted sum of the losses, and the losses, for terms whose folds are additive.
+    """Returns (sum, losses) for terms whose folds are additive.
 
-    Differentiation computes all gradients of the sum in the one scan that computes its value.
+    Differentiation computes all gradients of the sum in the same scan that computes its value.
+
+    Args:
+      layout: how the problem is computed.
+      inputs: the arrays; features and labels are this device's part of the batch.
+      weights: one weight [batch] per term.
+
+    Returns:
+      The weighted sum over terms and examples, a scalar, and the losses [batch] of each term.
     """
-    # This body runs without differentiation only; `_sum_fwd` takes its place otherwise.
+    # This body runs only without differentiation; otherwise, `_sum_fwd` takes its place.
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
     return total(losses, weights), losses
 
@@ -147,7 +170,7 @@ def _sum_fwd(layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]) -> 
     batch_fold_args, value_cotangents = shards.all_gather_batch((fold_args, to_values))
 
     def slopes(block: Block) -> Any:
-        # The slope of an additive fold needs no summary: that is why one scan is enough here.
+        # The slope of an additive fold does not depend on the summary, so one scan is enough.
         no_summaries = [None] * len(folds)
         slope, extra = _slopes(folds, batch_fold_args, no_summaries, value_cotangents, block)
         summaries = [f.block(block, a) for f, a in zip(folds, batch_fold_args, strict=True)]
@@ -157,7 +180,7 @@ def _sum_fwd(layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]) -> 
     # Additive summaries merge by adding, so that one sum over the devices serves both parts.
     to_fold_args, summaries = shards.reduce_over_axis(gradients.extra)
     losses, pull_losses = jax.vjp(_losses, terms, target, _values(folds, summaries))
-    # The cotangents of the values are the ones that the scan was given above.
+    # The third result is known already: it is `to_values` above.
     to_terms, to_target, _ = pull_losses(weights)
     second_part = pull_fold_args(to_fold_args)
     to_terms, to_target = jax.tree.map(jnp.add, (to_terms, to_target), second_part)
@@ -169,7 +192,7 @@ def _sum_fwd(layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]) -> 
 def _sum_bwd(layout: Layout, gradients: Any, cotangents: Any) -> Any:
     del layout
     to_total, _ = cotangents  # `weighted_sum` stops gradients to the losses.
-    # They were computed for a cotangent of 1, and a gradient is linear in its cotangent.
+    # The gradients were computed for a cotangent of 1, and are linear in the cotangent.
     return jax.tree.map(lambda gradient: to_total * gradient, gradients)
 
 
@@ -183,31 +206,35 @@ def total(losses: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Arra
 
 
 def _of_whole_batch(layout: Layout, inputs: Inputs) -> Inputs:
-    """Returns the inputs with features and labels of all devices, where the batch is split."""
+    """Returns the inputs with the features and labels of all devices, if the batch is split."""
     x, features, labels = layout.shards.all_gather_batch(
         (inputs.x, inputs.features, inputs.classes.labels)
     )
     return inputs._replace(x=x, features=features, classes=inputs.classes._replace(labels=labels))
 
 
-# ------------------------------------------------------------------ what the terms say of the folds
+# ------------------------------------------------------------------------- the folds of the terms
 
 
 def _folds(inputs: Inputs) -> list[Any]:
+    """Returns one fold per term, the reduction of its similarities over the classes."""
     return [term.fold for term in inputs.terms]
 
 
 def _fold_args(terms: Sequence[Any], target: Target) -> list[Any]:
+    """Returns the argument of each term's fold, mostly [batch]."""
     return [term.fold_args(target) for term in terms]
 
 
 def _values(folds: Sequence[Any], summaries: Summaries) -> list[jax.Array]:
+    """Returns the value [batch] of each fold, from its summary over all classes."""
     return [fold.value(summary) for fold, summary in zip(folds, summaries, strict=True)]
 
 
 def _losses(
     terms: Sequence[Any], target: Target, values: Sequence[jax.Array]
 ) -> tuple[jax.Array, ...]:
+    """Returns the losses [batch] of each term, from the target and the value of its fold."""
     return tuple(term.loss(target, value) for term, value in zip(terms, values, strict=True))
 
 
@@ -218,11 +245,23 @@ def _slopes(
     value_cotangents: list[jax.Array],
     block: Block,
 ) -> tuple[Any, Any]:
-    """Returns the derivatives of the weighted values by one block: by similarities and logits
-    (for the bias), and by the folds' arguments."""
+    """Returns the derivatives of the sum of all folds' values, weighted, by one block of classes.
+
+    Args:
+      folds: one fold per term.
+      fold_args: the argument of each fold, for the whole batch.
+      summaries: the summary of each fold over all classes, or None for an additive fold.
+      value_cotangents: the weight [batch] of each fold's value.
+      block: the block.
+
+    Returns:
+      ((to_similarities, to_bias), to_fold_args): [block, batch]; [block], or None without a bias;
+      and the derivative by each fold's argument.
+    """
     found = [f.slope(block, a, s) for f, a, s in zip(folds, fold_args, summaries, strict=True)]
     weighted = list(zip(value_cotangents, found, strict=True))
-    # Slopes are added before the matmuls: several terms cost one pair of products, as one does.
+    # Slopes are added before the matmuls, so that several terms cost one pair of matmuls, as one
+    # term does.
     to_similarities = sum(g[None, :] * slope.similarities for g, slope in weighted)
     to_bias = None
     if block.bias is not None:
@@ -238,10 +277,13 @@ class BlockGradients(NamedTuple):
     """Gradients that come from one block of classes, and the block's rows."""
 
     x: jax.Array
+    """[batch, dim] gradient to the features."""
     rows: jax.Array
     """[block, dim] gradient to the block's agents."""
     bias: jax.Array | None
+    """[block] gradient to the block's bias, or None."""
     extra: Any
+    """The second result of `slopes`."""
     agents: jax.Array
     """[block, dim] the block's agents themselves."""
 
@@ -264,7 +306,7 @@ def block_gradients_of(
     """
     axes = varying_axes(inputs.x, inputs.agents)
     columns = columns_of(layout, inputs.x, forward=False)
-    # For the reason that `columns_of` gives.
+    # The barrier has the reason that the docstring of `columns_of` gives.
     features = jax.lax.optimization_barrier(cast(layout, inputs.x, forward=False))
 
     def gradients(
@@ -283,10 +325,11 @@ def block_gradients_of(
         if not sparse:
             to_x, to_rows = _products(layout, *operands)
             return BlockGradients(to_x, to_rows, to_bias, extra, rows)
-        # `cond` wants one type from both branches, including the mapped axes they vary over.
+        # `cond` requires the same type from both branches, including the mapped axes over which
+        # they vary.
         zeros = vary_over(axes, (jnp.zeros_like(inputs.x), jnp.zeros_like(rows)))
         to_x, to_rows = jax.lax.cond(
-            # A block without an active hinge has slope zero, and both products would be zeros.
+            # A block without an active hinge has slopes of zero, and so would be both products.
             jnp.any(slope != 0),
             lambda *operands: vary_over(axes, _products(layout, *operands)),
             lambda *operands: zeros,
@@ -298,7 +341,15 @@ def block_gradients_of(
 
 
 def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
-    """Returns zeros of the same form as the `extra` of a block, which depends on the terms."""
+    """Returns zeros with the structure and shapes of the `extra` of a block.
+
+    They depend on the terms, so they are found by tracing the step of the backward scan.
+
+    Args:
+      layout: how the problem is computed.
+      inputs: the arrays of the whole batch.
+      step: the step of a backward scan, from `block_gradients_of`.
+    """
     shapes = jax.eval_shape(lambda: step(inputs.agents, 0, 0).extra)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -311,11 +362,14 @@ def _scan_gradients(
     saved: Any = None,
     sparse: bool = False,
 ) -> Gradients:
-    """Returns the gradients that come from classes that are not the target.
+    """Returns the gradients that come from classes other than the target.
 
     Args:
-      layout, inputs, slopes, sparse: as in `block_gradients_of`.
-      saved: similarities that the forward scan saved.
+      layout: as in `block_gradients_of`.
+      inputs: as in `block_gradients_of`, with the agents.
+      slopes: as in `block_gradients_of`.
+      saved: the similarities that the forward scan saved, or None.
+      sparse: as in `block_gradients_of`.
     """
     agents, bias = inputs.agents, inputs.bias
     axes = varying_axes(inputs.x, agents)
@@ -330,14 +384,14 @@ def _scan_gradients(
             axes,
             Gradients(
                 carry.x + found.x,
-                # Written and not added: each class counts in one block only, and so does its row.
+                # Written and not added, because each class counts in one block only.
                 write_rows(carry.agents, found.rows, start),
                 None if carry.bias is None else write_rows(carry.bias, found.bias, start),
                 jax.tree.map(jnp.add, carry.extra, found.extra),
             ),
         )
 
-    # A scan needs its carry before the first block.
+    # Unlike the forward scan, this one starts from zeros: a gradient has a neutral value.
     zeros = Gradients(
         jnp.zeros_like(inputs.x),
         jnp.zeros_like(agents),
@@ -354,25 +408,34 @@ def _products(
     rows: jax.Array,
     inverse_norms: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients to x and to a block's rows from the slopes [block, batch]."""
-    # 1 / length goes into the slope, so that the rows of unit length need not be stored.
+    """Returns (to_x, to_rows): the gradients to the features and to the agents of one block.
+
+    Args:
+      layout: how the problem is computed.
+      x: [batch, dim] features.
+      slope: [block, batch] derivatives by the similarities.
+      rows: [block, dim] agents, un-normalised.
+      inverse_norms: [block] 1 / length of each agent; None if agents are not normalised.
+    """
+    # The slopes are multiplied by 1 / length, so that normalised rows need not be stored.
     scaled = slope if inverse_norms is None else slope * inverse_norms[:, None]
     to_rows = matmul(layout, scaled, x, forward=False)
     flipped = cast(layout, scaled, forward=False).T
     if layout.precision == "bf16":
-        # Only a barrier around the flat array makes XLA transpose it in memory. Otherwise the
-        # matmul has an operand that is not row-major, and XLA's CPU backend computes it in float32.
+        # Only with a barrier around the flat array XLA transposes it in memory. Otherwise, the
+        # matmul has an operand that is not row-major, which XLA's CPU backend computes in float32.
         flat = jax.lax.optimization_barrier(flipped.reshape(-1))
         flipped = flat.reshape(flipped.shape)
     to_x = matmul(layout, flipped, rows, forward=False)
     if inverse_norms is None:
         return to_x, to_rows
     if layout.agent_gradient == "tangent":
-        # Eq. 4's projection. <dL/dW~_j, W~_j> is also the column sum of slope times cosine, which
-        # has fewer terms but keeps all similarities alive up to here, and is slower for that.
+        # The projection of NormFace's Eq. 4. <dL/dW~_j, W~_j> is also the sum over the batch of
+        # slope times cosine. That has fewer terms, but it would keep all similarities in memory up
+        # to here, and is slower for this reason.
         radial = jnp.sum(to_rows * rows, axis=1) * inverse_norms**2
         return to_x, to_rows - radial[:, None] * rows
-    # The released gradients are those of a unit row, so 1 / length comes off again.
+    # The released gradients are those of a unit row, so the factor 1 / length is taken off again.
     to_rows /= inverse_norms[:, None]
     if layout.agent_gradient == "distance":
         # d ||f~ - W||^2 / dW = -2 (f~ - W), and the slope is that of the cosine, which is -1/2 of

@@ -1,11 +1,12 @@
-"""The three folds that the papers' losses are made of.
+"""The three folds, the reductions over classes from which the papers' losses are built.
 
-A fold reduces an example's similarities to the classes that are not its own to one value. It works
-block by block: `block` summarises one block of classes, `merge` joins two summaries, `value` reads
-the result, and `slope` gives the value's derivative by the similarities of one block.
+A fold reduces an example's similarities z_j to all classes j except its own to one value. It works
+block by block. `block` summarises one block of classes, and `merge` joins two summaries. `value`
+computes the result from a summary, and `slope` the result's derivative by the similarities of one
+block.
 
 Blocks have the classes first: [block, batch]. Both matrix products with a block's class rows are
-then row-major, the one form in which XLA's CPU backend multiplies bfloat16.
+then row-major, the only form in which XLA's CPU backend multiplies bfloat16.
 """
 
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ import jax
 import jax.numpy as jnp
 
 BOUNDED_SCALE = 70.0
-"""exp of a scaled cosine up to here, summed over a million classes, stays within float32."""
+"""Largest scale for which exp(scale x cosine), summed over a million classes, fits into float32."""
 
 
 class Block(NamedTuple):
-    """The similarities of one block of classes, as a fold sees them."""
+    """The similarities of one block of classes, the input of a fold."""
 
     similarities: jax.Array
-    """[block, batch] <W~_j, f~>, or the inner product of whichever sides are not normalised."""
+    """[block, batch] <W~_j, f~>, where each side has unit length or not, as the terms require."""
     counted: jax.Array
-    """[block, batch] bool. False at the target and at classes that do not take part here."""
+    """[block, batch] bool. False for the example's own class, and for classes that do not take part
+    or count in another block."""
     classes: jax.Array
     """[block] global class ids."""
     bias: jax.Array | None = None
@@ -32,17 +34,20 @@ class Block(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Derivatives of a fold's value by what one block of classes contributes."""
+    """Derivatives of a fold's value by the similarities of one block and by the fold's argument."""
 
     similarities: jax.Array
-    """[block, batch]."""
+    """[block, batch] derivative by each similarity."""
     fold_args: Any = None
-    """The derivative by the fold's arguments: the part that comes from this block."""
+    """[batch] derivative by the fold's argument, the part that comes from this block; None for a
+    fold without an argument."""
     bias: jax.Array | None = None
-    """[block, batch], from folds that take a bias."""
+    """[block, batch] derivative by each logit, from folds that take a bias."""
 
 
 Maxima = tuple[jax.Array, jax.Array]
+"""A summary: [batch] the maximum, and [batch] the sum of exponentials or the class of the
+maximum."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,17 @@ class LogSumExp:
         return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
-        """Returns the largest logit and the sum of exponentials relative to it."""
+        """Returns the block's summary: the largest logit and the sum of exp(logit - largest).
+
+        Args:
+          block: the block of classes.
+          fold_args: s [batch].
+        """
         logits = self._logits(block, fold_args)
         largest = jnp.zeros_like(fold_args) if self.bounded else jnp.max(logits, axis=0)
         exponentials = jnp.exp(logits - largest[None, :])
-        # Masked here too: bounded logits are not masked yet, and where a block counts no class at
-        # all its maximum is itself the mask's value, whose exponential is 1.
+        # Masked here too, for two reasons. Bounded logits are not masked yet. And if a block counts
+        # no class, its maximum is the value of the mask itself, whose relative exponential is 1.
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
@@ -82,30 +92,45 @@ class LogSumExp:
         return largest, sums[0] + sums[1]
 
     def value(self, summary: Maxima) -> jax.Array:
-        """Returns the logarithm; a very low finite number where no class was counted."""
+        """Returns log sum_j exp(s z_j + b_j), [batch].
+
+        If no class was counted, it is a very low finite number instead of -inf.
+        """
         largest, total = summary
         empty = total == 0
         return jnp.where(empty, _lowest(total), largest + jnp.log(jnp.where(empty, 1.0, total)))
 
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
-        """Returns the derivatives by z (s times the softmax) and by s (the softmax' mean of z)."""
+        """Returns the derivatives by z_j (s p_j), by s (sum_j p_j z_j) and by the logits (p_j).
+
+        p is the softmax over all counted classes.
+
+        Args:
+          block: the block of classes.
+          fold_args: s [batch].
+          summary: the summary over all classes.
+        """
         relative = self._logits(block, fold_args) - self.value(summary)[None, :]
-        # `where`, not a product with the mask: exp is infinite where the value is `_lowest`.
+        # `where` and not a product with the mask: where the value is `_lowest`, exp is infinite,
+        # and infinity times 0 is NaN.
         share = jnp.where(block.counted, jnp.exp(relative), 0.0)
         to_scale = jnp.sum(share * block.similarities, axis=0)
         return Slope(fold_args[None, :] * share, to_scale, share)
 
     def _logits(self, block: Block, scale: jax.Array) -> jax.Array:
-        """Returns s z + b; unless bounded, far below all others for classes not counted."""
+        """Returns the logits s z + b, [block, batch].
+
+        Unless they are bounded, classes that are not counted get a logit far below all others.
+        """
         logits = scale[None, :] * block.similarities
         if block.bias is not None:
             logits += block.bias[:, None]
         if self.bounded:
             return logits
-        # Masking comes before any subtraction for two reasons: exp of a class that is not counted
-        # could overflow, and a product must not meet a subtraction, since compilers fuse the two
-        # and skip the product's rounding. Logits of 1e9 minus their own maximum would then be off
-        # by up to 64, and exp of that is infinite.
+        # Logits are masked before any subtraction for two reasons. First, exp of a class that is
+        # not counted could overflow. Second, a product must not be followed directly by a
+        # subtraction: compilers fuse both and skip the rounding of the product. Logits of 1e9 minus
+        # their own maximum would then be wrong by up to 64, and exp of that is infinite.
         return jnp.where(block.counted, logits, _lowest(logits))
 
 
@@ -119,22 +144,30 @@ class HingeSum:
         return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
-        """Returns the sum over the block."""
+        """Returns the block's summary, the sum over its classes, [batch].
+
+        Args:
+          block: the block of classes.
+          fold_args: c [batch].
+        """
         above = block.similarities - fold_args[None, :]
         return jnp.sum(jnp.where(block.counted, jnp.maximum(above, 0.0), 0.0), axis=0)
 
     def merge(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Returns the sum of both."""
+        """Returns the summary of both: their sum, [batch]."""
         return first + second
 
     def value(self, summary: jax.Array) -> jax.Array:
-        """Returns the sum itself."""
+        """Returns the value, which is the summary itself, [batch]."""
         return summary
 
     def slope(self, block: Block, fold_args: jax.Array, summary: jax.Array | None) -> Slope:
-        """Returns the derivatives by z (1 above threshold c, else 0) and by c (minus their sum).
+        """Returns the derivatives by z_j (1 if z_j > c, else 0) and by c (minus their sum).
 
-        A class exactly at the threshold has slope zero.
+        Args:
+          block: the block of classes.
+          fold_args: c [batch].
+          summary: not used.
         """
         active = block.counted & (block.similarities > fold_args[None, :])
         slope = active.astype(block.similarities.dtype)
@@ -151,30 +184,32 @@ class Maximum:
         return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
-        """Returns the maximum and its class."""
+        """Returns the block's summary: the maximum [batch] and its class [batch]."""
         counted = jnp.where(block.counted, block.similarities, _lowest(block.similarities))
-        # argmax takes the first of equal values, and the classes of a block rise.
+        # argmax returns the first of equal values, and the class ids of a block rise.
         place = jnp.argmax(counted, axis=0)
         return jnp.max(counted, axis=0), block.classes[place]
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Returns the larger maximum and its class; the lower class if both are equal."""
-        # The scan starts at the last block: the order of merging does not tell the lower class.
+        # Class ids are compared, because the scan starts at the last block: the order of merging
+        # does not tell which class is lower.
         later = (second[0] > first[0]) | ((second[0] == first[0]) & (second[1] < first[1]))
         return jnp.where(later, second[0], first[0]), jnp.where(later, second[1], first[1])
 
     def value(self, summary: Maxima) -> jax.Array:
-        """Returns the maximum; a very low finite number where no class was counted."""
+        """Returns the maximum [batch]; a very low finite number if no class was counted."""
         return summary[0]
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
-        """Returns the derivative by z: 1 for the class of the maximum, and 0 for all others."""
-        # By class and not by value: of several equal similarities only one is the maximum.
+        """Returns the derivative by z_j: 1 for the class of the maximum, and 0 for all others."""
+        # Classes are compared and not values, because only one of several equal similarities
+        # counts.
         is_largest = block.counted & (block.classes[:, None] == summary[1][None, :])
         return Slope(is_largest.astype(block.similarities.dtype))
 
 
 def _lowest(like: jax.Array) -> jax.Array:
-    """Returns a number far below any similarity that is finite, so that differences are no NaN."""
+    """Returns a finite number far below any similarity; with -inf, differences could be NaN."""
     # A quarter of the range leaves room for a bias and for differences of two such numbers.
     return jnp.asarray(jnp.finfo(like.dtype).min / 4, like.dtype)

@@ -20,7 +20,10 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MagFace(ScaledLogits):
-    """The term of `magface` for `joint`, with the same hyper-parameters."""
+    """MagFace as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `magface`.
+    """
 
     scale: ArrayLike = 64.0
     lower_margin: ArrayLike = 0.45
@@ -29,7 +32,7 @@ class MagFace(ScaledLogits):
     upper_norm: ArrayLike = 110.0
     easy_margin: bool = field(default=True, metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
-    """scale x cosine is known to stay below 70."""
+    """Whether |scale x cosine| is known to stay below 70, so that exp cannot overflow."""
 
     @property
     def normalize(self) -> Normalize:
@@ -48,22 +51,32 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """Returns the term, and sets `bounded` if the scale is a number known at trace time."""
+        """Returns the term, and sets `bounded` if the scale is a number known at trace time.
+
+        The arguments are those of `magface`.
+        """
         numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
         return cls(*numbers, easy_margin, known_bound(scale))
 
     def margins(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the margins m(a) [batch] in radians."""
+        """Returns the margins m(a) [batch] in radians, from the feature norms a [batch]."""
         lower, upper, lower_norm, upper_norm = (
             jnp.asarray(x, feature_norm.dtype)
             for x in (self.lower_margin, self.upper_margin, self.lower_norm, self.upper_norm)
         )
+        # Outside of the range the margin is constant, and the clip gives it no gradient.
         above = jnp.clip(feature_norm, lower_norm, upper_norm) - lower_norm
         return lower + (upper - lower) * above / (upper_norm - lower_norm)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(`value` - s cos(theta + m(a)))."""
+        """Returns the loss [batch], softplus(value - s cos(theta + m(a))).
+
+        Args:
+          target: the angle, the feature norm and other facts about each example's own class.
+          value: [batch] the fold's value, log sum exp over the other classes.
+        """
         margins = self.margins(target.feature_norm)
+        # No margin beyond 90 degrees, where theta + m could exceed pi and the cosine would rise.
         if self.easy_margin:
             margins = jnp.where(target.similarity > 0.0, margins, 0.0)
         return MarginSoftmax(self.scale, angular_margin=margins).loss(target, value)
@@ -82,7 +95,7 @@ def magface(
     easy_margin: bool = True,
     **engine: Unpack[Engine],
 ) -> Losses:
-    """The classification part of MagFace: a margin that grows with the norm (Meng et al.).
+    """Computes MagFace's classification loss: a margin that grows with the norm (Meng et al.).
 
         target logit s cos(theta_y + m(a)), the others s cos theta_j
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
@@ -104,10 +117,12 @@ def magface(
       labels: [batch] integer class ids.
       scale: s, the factor on the cosines. Like the margins and norms it is a scalar or [batch], one
         per example.
-      lower_margin, upper_margin: l_m and u_m in radians, 0 to pi.
-      lower_norm, upper_norm: l_a and u_a, above 0 and ascending, in units of the feature norm.
-      easy_margin: apply the margin only where cos theta_y is positive, as the released code does;
-        False is the printed equation everywhere.
+      lower_margin: l_m in radians, 0 to pi.
+      upper_margin: u_m in radians, 0 to pi.
+      lower_norm: l_a, above 0, in units of the feature norm.
+      upper_norm: u_a, above `lower_norm`.
+      easy_margin: whether the margin is applied only where cos theta_y is positive, as in the
+        released code. False uses the printed equation everywhere.
       engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
 
     Returns:
@@ -144,7 +159,7 @@ def magface_regularizer(
     lower_norm: ArrayLike = 10.0,
     upper_norm: ArrayLike = 110.0,
 ) -> Losses:
-    """MagFace's regulariser, smallest at the upper norm (Meng et al.).
+    """Computes MagFace's regulariser, which is smallest at the upper norm (Meng et al.).
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
 
@@ -156,7 +171,8 @@ def magface_regularizer(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      lower_norm, upper_norm: l_a and u_a, above 0 and ascending, in units of the feature norm.
+      lower_norm: l_a, above 0, in units of the feature norm.
+      upper_norm: u_a, above `lower_norm`.
 
     Returns:
       [batch], in inverse norm units, float32 (float64 for float64 inputs).
@@ -178,16 +194,24 @@ def magface_regularizer(
     lower, upper = (
         jnp.asarray(x, features.dtype) for x in _norm_range(lower_norm, upper_norm, features)
     )
+    # The clip also keeps 1 / norm finite for a zero feature.
     norm = jnp.clip(l2_norm(features), lower, upper)
     return 1.0 / norm + norm / upper**2
 
 
 def _norm_range(lower: ArrayLike, upper: ArrayLike, of: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-    """The checked range; `of` is any array with one row per example."""
+    """Returns (lower, upper) after a check that both are above 0, and lower is below upper.
+
+    Args:
+      lower: a scalar, or one number per example.
+      upper: a scalar, or one number per example.
+      of: any array with one row per example, which gives the size of the batch.
+    """
     # The smallest normal float32: its reciprocal in the regulariser is still finite.
     tiny = float(np.finfo(np.float32).tiny)
     lower = per_example("lower_norm", lower, of, tiny)
     upper = per_example("upper_norm", upper, of, tiny)
+    # JAX arrays are not compared, because their values may not be known while JAX traces them.
     known = not isinstance(lower, jax.Array) and not isinstance(upper, jax.Array)
     if known and not np.all(np.less(lower, upper)):
         raise ValueError(f"expected lower_norm below upper_norm, found {lower} and {upper}")

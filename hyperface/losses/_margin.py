@@ -1,4 +1,4 @@
-"""ArcFace, CosFace and their mix: a margin added to the target's angle or cosine."""
+"""ArcFace, CosFace and their mix: a margin on the angle or cosine to the example's own class."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,23 +15,28 @@ from hyperface.losses.classwise import Engine, Normalize, Target, single, slope_
 from hyperface.shapes import Agents, Features, Labels, Losses
 
 MarginGradient = Literal["exact", "released"]
-"""That of the printed equation, or what insightface's code computes in its place."""
+""""exact" is the gradient of the printed equation. "released" is the gradient that insightface's
+code computes instead."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MarginSoftmax(ScaledLogits):
-    """The term of `margin_softmax` for `joint`, with the same hyper-parameters."""
+    """`margin_softmax` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `margin_softmax`.
+    """
 
     scale: ArrayLike
     angular_multiplier: ArrayLike = 1.0
     angular_margin: ArrayLike = 0.0
     cosine_margin: ArrayLike = 0.0
     angular: bool = field(default=True, metadata={"static": True})
-    """False skips the angle, where its multiplier is known to be 1 and its margin 0."""
+    """Whether the angle is needed. It is not if its multiplier is known to be 1 and its margin
+    0."""
     gradient: MarginGradient = field(default="exact", metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
-    """scale x cosine is known to stay below 70."""
+    """Whether |scale x cosine| is known to stay below 70, so that exp cannot overflow."""
 
     @classmethod
     def of(
@@ -42,8 +47,11 @@ class MarginSoftmax(ScaledLogits):
         cosine_margin: ArrayLike = 0.0,
         gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
-        """Returns the term; its static fields follow from what is known at trace time."""
-        # Known while tracing, so that CosFace computes no angle.
+        """Returns the term, and sets `angular` and `bounded` by the numbers known at trace time.
+
+        The arguments are those of `margin_softmax`.
+        """
+        # Decided while tracing, so that the compiled program of CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
         margins = (angular_multiplier, angular_margin, cosine_margin)
         return cls(scale, *margins, angular, gradient, bounded=known_bound(scale))
@@ -59,7 +67,12 @@ class MarginSoftmax(ScaledLogits):
         return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(`value` - s (cos(m1 theta + m2) - m3))."""
+        """Returns the loss [batch], softplus(value - s (cos(m1 theta + m2) - m3)).
+
+        Args:
+          target: the cosine, the angle and other facts about each example's own class.
+          value: [batch] the fold's value, log sum exp over the other classes.
+        """
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
         # A float64 NumPy array of margins would otherwise widen a float32 loss under x64.
@@ -67,10 +80,11 @@ class MarginSoftmax(ScaledLogits):
             jnp.asarray(number, cosine.dtype) for number in numbers
         )
         if self.angular:
-            # The angle, and not arccos of the cosine, which has no digits near 0 and pi.
+            # The angle is not computed as arccos of the cosine, which has no digits near 0 and pi.
             with_margin = jnp.cos(multiplier * target.angle + angular_margin)
             if self.gradient == "released":
-                # The released code computes the margin outside of its graph: only the value moves.
+                # The released code computes the margin without autograd: the value has the margin,
+                # and the gradient is that of the plain cosine.
                 with_margin = jax.lax.stop_gradient(with_margin) + slope_only(cosine)
             cosine = with_margin
         logit = scale * (cosine - cosine_margin) + target.bias
@@ -78,6 +92,7 @@ class MarginSoftmax(ScaledLogits):
 
 
 def _is_all(x: ArrayLike, number: float) -> bool:
+    """Returns whether all values of x are known to be this number."""
     # An array of jax may be traced or learned, so it never counts as known.
     return not isinstance(x, jax.Array) and bool(np.all(np.equal(x, number)))
 
@@ -94,7 +109,7 @@ def margin_softmax(
     gradient: MarginGradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """ArcFace, CosFace and their mix (Deng et al., Eq. 4): margins on scaled cosines.
+    """Computes ArcFace, CosFace or their mix (Deng et al., Eq. 4): softmax with margins.
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 

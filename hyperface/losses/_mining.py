@@ -1,7 +1,8 @@
-"""Pair and triplet losses over what a batch holds: all pairs and triplets, or the hardest.
+"""Pair and triplet losses over the pairs and triplets of a batch: all of them, or the hardest.
 
-These are the baselines that NormFace's agents replace: the number of pairs and triplets grows with
-the square and the cube of the images, and few of them still violate after a while.
+These are the baselines that NormFace replaces by agents (class weights). The number of pairs grows
+with the square of the number of images, and that of triplets with its cube. After some training few
+of them still violate the margin.
 """
 
 from functools import partial
@@ -19,7 +20,8 @@ from hyperface.shapes import Features, Flags, Labels, Scalar
 Mining = Literal["all", "violating", "hardest"]
 
 TRIPLET_BYTES = 16 * 2**20
-"""Hinges of this many bytes are held at once: all triplets of a few anchors."""
+"""Size in bytes of the hinges that are in memory at a time: those of all triplets of a few
+anchors."""
 
 
 def batch_contrastive(
@@ -30,7 +32,7 @@ def batch_contrastive(
     mining: Mining = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
+    """Computes the contrastive loss (NormFace, Eq. 7) over the pairs of each example in a batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
 
@@ -80,6 +82,7 @@ def _contrastive(
     *,
     mining: Mining,
 ) -> jax.Array:
+    """Returns the result of `batch_contrastive` for checked arguments."""
     distance, same, different = _pairs(features, labels, counted)
     hinge = jnp.maximum(0.0, margin - distance)
     if mining == "hardest":
@@ -97,7 +100,7 @@ def batch_triplet(
     mining: Mining = "all",
     counted: Flags | None = None,
 ) -> Scalar:
-    """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
+    """Computes the triplet loss (NormFace, Eq. 8) over the triplets with the example as anchor.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
@@ -147,14 +150,16 @@ def _triplet(
     *,
     mining: Mining,
 ) -> jax.Array:
+    """Returns the result of `batch_triplet` for checked arguments."""
     distance, same, different = _pairs(features, labels, counted)
     if mining == "hardest":
         farthest, nearest = _largest(distance, same), -_largest(-distance, different)
-        # `_largest` gives zero where there is no such pair, which would pass for a distance.
+        # If there is no such pair, `_largest` returns zero, which must not count as a distance.
         found = jnp.any(same, axis=1) & jnp.any(different, axis=1)
         return jnp.where(found, jnp.maximum(0.0, margin + farthest - nearest), 0.0)
 
-    # Saved hinges of every anchor would be [batch, batch, batch]; they are computed again instead.
+    # The hinges of all anchors would be an array [batch, batch, batch]. So they are not saved for
+    # the backward pass, which computes them again.
     @jax.checkpoint
     def of_anchor(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         distance, same, different = row
@@ -183,14 +188,19 @@ def _checked(
 def _pairs(
     features: jax.Array, labels: jax.Array, counted: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns squared distances [batch, batch], which pairs are of one class, and which of two."""
+    """Returns (distance, same, different), [batch, batch] each.
+
+    `distance` are the squared distances of unit features. `same` marks the valid pairs of one
+    class, and `different` those of two classes.
+    """
     unit = l2_normalize(features)
-    # Accelerators round the operands by default, and 2 - 2 cos keeps that error for near pairs.
+    # By default accelerators round the operands, and 2 - 2 cos of a near pair would consist mostly
+    # of that error.
     similarity = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
     # The rounded cosine of equal features may exceed 1.
     distance = jnp.maximum(0.0, 2.0 - 2.0 * similarity)
     of_one_class = labels[:, None] == labels[None, :]
-    # An example and itself are no pair: the distance 0 would be in every mean.
+    # An example forms no pair with itself: its distance 0 would lower every mean.
     valid = ~jnp.eye(features.shape[0], dtype=bool)
     if counted is not None:
         valid &= counted[:, None] & counted[None, :]
@@ -198,13 +208,14 @@ def _pairs(
 
 
 def _mean(x: jax.Array, chosen: jax.Array, axis: int | None = 1) -> jax.Array:
+    """Returns the mean of the chosen values along an axis; zero if none is chosen."""
     count = jnp.sum(chosen, axis=axis)
     # At least one, so that a mean over nothing is zero.
     return jnp.sum(jnp.where(chosen, x, 0.0), axis=axis) / jnp.maximum(count, 1)
 
 
 def _largest(x: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The largest chosen value of each row; zero where none is."""
-    # The initial value makes an empty batch a valid one.
+    """Returns the largest chosen value of each row; zero if none is chosen."""
+    # With an initial value the maximum is defined for an empty batch too.
     largest = jnp.max(jnp.where(chosen, x, -jnp.inf), axis=1, initial=-jnp.inf)
     return jnp.where(jnp.any(chosen, axis=1), largest, 0.0)

@@ -1,4 +1,4 @@
-"""Ring loss: soft feature normalisation to a learned radius."""
+"""Ring loss: pulls the feature norm towards a learned radius."""
 
 from typing import Literal, get_args
 
@@ -12,6 +12,7 @@ from hyperface.rules import AxisName, axes_of, is_tracked, reverse_mode_only, va
 from hyperface.shapes import Features, Losses
 
 Form = Literal["paper", "released-l2", "released-l1", "released-auto"]
+"""The equation that is used, see `ring`."""
 
 
 def ring(
@@ -21,7 +22,7 @@ def ring(
     form: Form = "paper",
     axis_name: AxisName | None = None,
 ) -> Losses:
-    """Half the squared distance of the feature norm from a learned radius: Ring loss, Eq. 4.
+    """Computes Ring loss, Eq. 4: half the squared distance of the feature norm from a radius.
 
         L = 1/2 (||f|| - R)^2
 
@@ -35,13 +36,17 @@ def ring(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      radius: R, a scalar in units of the feature norm. Start it at the first batch's mean norm.
+      radius: R, the learned radius, a scalar in units of the feature norm. Initialise it with the
+        mean norm of the first batch.
       form: "paper" is the equation. The other forms are those of released code:
-        "released-l2": (||f|| - R)^2, without the 1/2, so that its weight 0.01 is lambda = 0.02;
-        "released-l1": twice the smooth L1 distance, h^2 where |h| < 1 and 2 |h| - 1 beyond;
-        "released-auto": (||f|| - R)^2 over the batch's mean norm, which is at least 0.5 and held
-        constant in the gradient.
-      axis_name: the mapped axis over which the batch is split evenly, for the batch's mean norm.
+
+        - "released-l2": (||f|| - R)^2, without the 1/2, so that its weight 0.01 is lambda = 0.02
+        - "released-l1": twice the smooth L1 distance: h^2 if |h| < 1, and otherwise 2 |h| - 1, with
+          h = ||f|| - R
+        - "released-auto": (||f|| - R)^2 divided by the mean norm of the batch, which is at least
+          0.5 and counts as a constant in the gradient
+      axis_name: the mapped axis over which the batch is split evenly. Only "released-auto" needs
+        it, for the mean norm of the batch.
 
     Returns:
       [batch] loss in squared norm units, float32 (float64 for float64 inputs).
@@ -62,7 +67,7 @@ def ring(
     radius = _checks.scalar("radius", radius).astype(features.dtype)
     _checks.one_of("form", form, get_args(Form))
     features, radius = reverse_mode_only("ring", (features, radius))
-    # The other forms are built on the paper's, so that one gradient rule serves all.
+    # All forms are computed from the paper's, so that one gradient rule is enough.
     squared = 2.0 * _ring(*vary_alike(features, radius))
     if form == "paper":
         return 0.5 * squared
@@ -77,7 +82,7 @@ def ring(
                 mean = vary_over(axes_of(axis_name), mean)
             # A mean of means is that of the batch, because the batch is split evenly.
             mean = jax.lax.pmean(mean, axis_name)
-        # The floor is the released code's.
+        # The floor 0.5 is that of the released code.
         return squared / jnp.maximum(mean, 0.5)
     apart = jnp.abs(norm - radius)
     return jnp.where(apart < 1.0, squared, 2.0 * apart - 1.0)
@@ -85,6 +90,7 @@ def ring(
 
 @jax.custom_vjp
 def _ring(features: jax.Array, radius: jax.Array) -> jax.Array:
+    """Returns the paper's loss [batch], with the paper's gradients (Eq. 5 and 6)."""
     return _ring_fwd(features, radius)[0]
 
 

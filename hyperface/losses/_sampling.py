@@ -1,4 +1,4 @@
-"""Which classes take part in a step of a sampled head (Partial FC)."""
+"""Draws the classes that take part in a step of a class-wise loss (Partial FC)."""
 
 import math
 from functools import partial
@@ -15,14 +15,20 @@ from hyperface.shapes import Labels
 
 
 class Sample(NamedTuple):
-    """The classes of one step: `size` is the number of drawn classes plus one place per example."""
+    """The classes of one step, as a list of places.
+
+    Each place is for one class. There are `size` places per device: one for each drawn class, and
+    one for the own class of each example.
+    """
 
     rows: jax.Array
-    """[size] int32 rows of this device's agents. Those present are distinct."""
+    """[size] int32 row of each place's class in this device's agents. The rows of places with
+    `present` are distinct."""
     present: jax.Array
-    """[size] bool, False at a place that would repeat a class or belongs to another device."""
+    """[size] bool, False for a place that would repeat a class, or whose class is on another
+    device."""
     labels: jax.Array
-    """[batch] int32: where each example's own class is among all devices' places."""
+    """[batch] int32 place of each example's own class, counted over the places of all devices."""
 
 
 def sample_classes(
@@ -33,25 +39,26 @@ def sample_classes(
     rate: float,
     axis_name: AxisName | None = None,
 ) -> Sample:
-    """Draws the classes of a sampled head: Partial FC (An et al. 2021 and 2022).
+    """Draws the classes that take part in a step: Partial FC (An et al. 2021 and 2022).
 
-    The classes of the batch are always kept. In addition a share of all classes is drawn, with the
-    same number at every step. Losses and gradients are those of a problem that has only these
-    classes, and cost as much. Other agents get no gradient and are not read.
+    The classes of the batch always take part. In addition a share of all classes is drawn, the same
+    number at every step. Losses and gradients are those of a problem that has only these classes,
+    and so is the cost. The agents (class weights) of other classes get no gradient and are not
+    read.
 
-    The draw is stratified: the class ids, turned by a random offset, are cut into equal runs, and
-    one class is taken from each. Every class is drawn with probability `rate`, without a sort of
-    all classes.
+    The draw is stratified. The class ids are rotated by a random offset and divided into equal
+    runs, and one class is drawn from each run. So every class is drawn with probability `rate`,
+    without sorting all classes.
 
     Args:
       key: a random key, the same on every device.
       labels: [batch] integer class ids, global, the same on every device.
       num_classes: number of agents on this device.
-      rate: share of the classes drawn at random, above 0 and up to 1.
+      rate: share of the classes that are drawn at random, above 0 and up to 1.
       axis_name: the mapped axis over which the agents are split by rows.
 
     Returns:
-      A `Sample`. `agents[sample.rows]`, `sample.labels` and `present=sample.present` go into any
+      A `Sample`. Pass `agents[sample.rows]`, `sample.labels` and `present=sample.present` to any
       class-wise loss, with the same `axis_name`.
 
     Raises:
@@ -100,20 +107,29 @@ def _sample(
     num_classes: int,
     axis_name: AxisName | None,
 ) -> Sample:
-    """Returns the sample of `size` drawn classes and the batch's own."""
+    """Returns the sample of drawn classes and of the batch's own classes.
+
+    Args:
+      key: a random key, the same on every device.
+      labels: [batch] checked labels, -1 for one out of range.
+      size: number of classes to draw on this device.
+      num_classes: number of agents on this device.
+      axis_name: the mapped axis over which the agents are split, or None.
+    """
     batch = labels.size
     shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-    # All devices have one key: as it is, each would draw the same rows as the others.
+    # All devices have the same key. Without the fold_in all would draw the same rows.
     drawn = _drawn(jax.random.fold_in(key, shard), num_classes, size)
     place = jnp.arange(batch, dtype=jnp.int32)
-    # Examples of one class share the place of the first of them.
+    # Examples of the same class use the place of the first of them.
     first = first_alike(labels)
     at = locate(labels, num_classes, axis_name)
-    # `num_classes` is no row, so that classes of other devices match nothing drawn.
+    # Classes of other devices become `num_classes`, which is no row, so that they match no draw.
     ordered = jnp.sort(jnp.where(at.is_here, at.row, num_classes))
     rows = jnp.concatenate([drawn, at.row])
+    # A drawn class that is also in the batch counts only at the place for the batch.
     present = jnp.concatenate([~_contains(ordered, drawn), at.is_here & (first == place)])
-    # An unknown label stays out of range, so that its loss is NaN as everywhere.
+    # A label out of range stays out of range, so that its loss is NaN as in all losses.
     places = labels // num_classes * rows.size + drawn.size + first
     return Sample(rows, present, jnp.where(at.exists, places, -1))
 
@@ -126,20 +142,23 @@ def first_alike(labels: jax.Array) -> jax.Array:
 
 
 def _contains(ordered: jax.Array, values: jax.Array) -> jax.Array:
-    """Returns whether each value is among ordered numbers."""
+    """Returns whether each value is among ordered numbers; both are vectors of integers."""
     if not ordered.size:
         return jnp.zeros(values.shape, bool)
-    # A search scans with a carry, whose type must not change: both vary over the same axes.
+    # searchsorted is a scan, whose carry must keep its type, so both must vary over the same axes.
     ordered, values = vary_alike(ordered, values)
-    # The search gives the size for a value above all others.
+    # For a value above all others it returns the size, which is no valid index.
     nearest = ordered[jnp.minimum(jnp.searchsorted(ordered, values), ordered.size - 1)]
     return nearest == values
 
 
 def _drawn(key: jax.Array, classes: int, count: int) -> jax.Array:
-    """`count` distinct classes in no order, each class with the same probability."""
+    """Returns `count` distinct random numbers from 0 to classes - 1, unsorted, [count] int32.
+
+    Each number has the same probability.
+    """
     offset_key, key = jax.random.split(key)
-    # On the host in int64: the product passes int32 for a large head.
+    # By NumPy in int64, because for many classes the product exceeds int32.
     edges = (np.arange(count + 1) * classes // count).astype(np.int32)
     inside = jax.random.randint(key, (count,), 0, np.diff(edges), jnp.int32)
     offset = jax.random.randint(offset_key, (), 0, classes, jnp.int32)

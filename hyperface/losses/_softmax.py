@@ -27,11 +27,12 @@ def per_example(
     """Checks a hyper-parameter that is one number, or one number per example.
 
     Args:
-      name: the keyword, for errors.
+      name: name of the hyper-parameter, for messages.
       x: a scalar or an array [batch].
       labels: [batch], which gives the size of the batch.
-      least, most: the range. Numbers of Python and NumPy are checked against it. Arrays of JAX are
-        not, because their values may not be known yet.
+      least: smallest allowed value. Numbers of Python and NumPy are checked; arrays of JAX are not,
+        because their values may not be known yet.
+      most: largest allowed value.
 
     Returns:
       x in floating point: a float, a NumPy array, or a JAX array in at least float32.
@@ -45,7 +46,7 @@ def per_example(
             f"expected a scalar {name} or one number per example, [{batch[0]}], found shape "
             f"{np.shape(x)}"
         )
-    # Reading an array of jax would fail under tracing and wait for the device outside of it.
+    # Reading a JAX array would fail under tracing, and would wait for the device otherwise.
     if not isinstance(x, jax.Array):
         values = np.ravel(np.asarray(x))
         wrong = values[~((values >= least) & (values <= most))]  # NaN is wrong too.
@@ -56,25 +57,30 @@ def per_example(
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Returns whether it is known at trace time that cosines times the scale stay below 70."""
-    # The value of a jax array may be unknown under tracing, and a learned scale grows.
+    """Returns whether it is known at trace time that |scale x cosine| stays below 70."""
+    # A JAX array does not count as known: it may be a tracer, or a learned scale that grows.
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
 
 
 class ScaledLogits:
-    """Base class of the softmax terms that only scale the similarities of the other classes."""
+    """Base class of softmax terms whose margin changes only the logit of the own class.
+
+    The logits of all other classes are scale x similarity.
+    """
 
     scale: ArrayLike
+    """The factor on the similarities, a scalar or [batch]."""
     bounded: bool
+    """Whether |scale x similarity| is known to stay below 70, so that exp cannot overflow."""
 
     @property
     def fold(self) -> LogSumExp:
-        """Returns the reduction: log of the sum of exponentials over the other classes."""
+        """Returns the fold that reduces the similarities: log sum exp over the other classes."""
         return LogSumExp(self.bounded)
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the scale of each example, [batch]."""
-        # The fold takes one scale per example, so that a scalar and an array are one case.
+        """Returns the argument of the fold: the scale of each example, [batch]."""
+        # Always one scale per example, so that the fold has one case for scalars and arrays.
         similarity = target.similarity
         return jnp.broadcast_to(jnp.asarray(self.scale, similarity.dtype), similarity.shape)
 
@@ -82,25 +88,40 @@ class ScaledLogits:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Softmax(ScaledLogits):
-    """The term of `softmax` for `joint`, with the same hyper-parameters."""
+    """The softmax loss as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `softmax`.
+    """
 
     scale: ArrayLike = 1.0
     normalize: Normalize = field(default="both", metadata={"static": True})
     bounded: bool = field(default=False, metadata={"static": True})
-    """|scale x similarity| is known to stay below 70."""
+    """Whether |scale x similarity| is known to stay below 70, so that exp cannot overflow."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """Returns the term; sets `bounded` if the scale is known at trace time, without a bias."""
-        # Neither a bias nor an inner product without normalisation has a known bound.
+        """Returns the term, and sets `bounded` if the logits have a bound known at trace time.
+
+        Args:
+          scale: the factor on the similarities, a scalar or [batch].
+          normalize: as in `softmax`.
+          biased: whether a bias is added to the logits.
+        """
+        # A bias has no known bound, and neither has an inner product without normalisation.
         bounded = normalize == "both" and not biased and known_bound(scale)
         return cls(scale, normalize, bounded)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], softplus(`value` - target logit)."""
-        # logsumexp - target would cancel every digit of a confident example.
+        """Returns the loss [batch], softplus(value - target logit).
+
+        Args:
+          target: the similarity and other facts about each example's own class.
+          value: [batch] the fold's value, log sum exp over the other classes.
+        """
+        # logsumexp over all classes minus the target logit would lose all digits of the loss of a
+        # confident example.
         return jax.nn.softplus(value - (self.scale * target.similarity + target.bias))
 
 
@@ -123,7 +144,7 @@ def softmax(
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (and Eq. 1 with "none").
+    """Computes softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (Eq. 1 with "none").
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 
@@ -188,6 +209,6 @@ def softmax(
     engine = agent_rule(gradient, term, engine)
     losses = single("softmax", term, features, agents, labels, bias=bias, **engine)
     if without_scale and normalize == "both":
-        # In the caller's frame: Python shows a warning once for each place in the code.
+        # stacklevel 2 names the caller's line, since Python shows a warning once per line of code.
         warnings.warn(_WITHOUT_SCALE, stacklevel=2)
     return losses

@@ -1,4 +1,4 @@
-"""A-Softmax (SphereFace) and L-Softmax: a target angle that is multiplied."""
+"""A-Softmax (SphereFace) and L-Softmax: the angle to the example's own class is multiplied."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +26,11 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SphereFace:
-    """The term of `a_softmax` (normalize="agents") and of `l_softmax` ("none") for `joint`."""
+    """`a_softmax` or `l_softmax` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of these functions. `normalize` is "agents" for `a_softmax`,
+    and "none" for `l_softmax`.
+    """
 
     blend: ArrayLike = 0.0
     margin: int = field(default=4, metadata={"static": True})
@@ -37,17 +41,25 @@ class SphereFace:
 
     @property
     def fold(self) -> LogSumExp:
-        """Returns the reduction: log of the sum of exponentials over the other classes."""
+        """Returns the fold that reduces the similarities: log sum exp over the other classes."""
         return LogSumExp()
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the scale [batch], which is 1, because features are not normalised."""
+        """Returns the argument of the fold: the scale [batch], 1 since features keep their norm."""
         return jnp.ones_like(target.similarity)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch]; the target logit is blended with the logit without a margin."""
+        """Returns the loss [batch], softplus(value - target logit).
+
+        The target logit is a mean of the logit with the margin and of that without, in which
+        `blend` is the weight of the latter.
+
+        Args:
+          target: the similarity and other facts about each example's own class.
+          value: [batch] the fold's value, log sum exp over the other classes.
+        """
         length = target.feature_norm
-        # psi takes a cosine, and here the similarity contains both lengths.
+        # psi takes a cosine. Without normalised agents the similarity contains both lengths.
         if self.normalize == "none":
             length = length * target.agent_norm
         with_margin = length * psi(target.similarity / length, self.margin)
@@ -57,10 +69,11 @@ class SphereFace:
         return jax.nn.softplus(value - (logit + target.bias))
 
     def _released_slope(self, target: Target) -> jax.Array:
-        """Zero, with the released gradient of the target's logit.
+        """Returns zeros [batch] whose gradient is the released gradient of the target logit.
 
         The true gradient of |f| psi(theta) to f is a W~ + b f. The released code divides a and b by
-        sqrt(a^2 + b^2), and gives the agent f itself, as an inner product would.
+        sqrt(a^2 + b^2). The gradient that it gives to the agent is f itself, as for an inner
+        product.
         """
         length = target.feature_norm
         # The released slopes are factors only: nothing is differentiated through them.
@@ -74,8 +87,8 @@ class SphereFace:
         along_agent = (self.blend + to_agent) / (1.0 + self.blend)
         along_feature = to_feature * jax.lax.stop_gradient(length) / (1.0 + self.blend)
         return (
-            # The last part fills the agent's slope up to 1, that of an inner product, and the
-            # feature's side does not see it.
+            # The last part raises the slope to the agent to 1, that of an inner product. It has no
+            # gradient to the feature.
             along_agent * slope_only(target.similarity)
             + along_feature * slope_only(length)
             + (1.0 - along_agent) * slope_only(target.agent_similarity)
@@ -104,7 +117,8 @@ def psi(cosine: jax.Array, margin: int) -> jax.Array:
         lambda c: (4 * c**2 - 3) * c,
         lambda c: 8 * (c**2 - 1) * c**2 + 1,
     )
-    # k counts the borders that theta has passed. It is constant between them, so it needs no slope.
+    # k is the number of borders that theta exceeds. It is constant between them, so that
+    # comparisons, which have no gradient, give the right slope.
     piece = sum(
         (cosine < math.cos(j * math.pi / margin)).astype(cosine.dtype) for j in range(1, margin)
     )
@@ -129,17 +143,20 @@ def annealed_blend(
 
     Args:
       step: number of finished optimiser steps, 0 at the first batch.
-      start, gamma, power, floor: constants of the equation; the defaults are those of the released
-        training file.
+      start: constant of the equation. The defaults of this and the next three arguments are those
+        of the released training file.
+      gamma: constant of the equation.
+      power: constant of the equation.
+      floor: smallest value of lambda.
 
     Returns:
-      lambda, of step's shape.
+      lambda, in the shape of `step`.
 
     Example:
       >>> print(f"{annealed_blend(0):.3f} {annealed_blend(500):.4f}")  # as the released log shows
       892.857 16.3613
     """
-    # The released counter is raised before it is used, so that its first value is 1.
+    # The released code increments its counter before it uses it, so that its first value is 1.
     i = jnp.asarray(step, jnp.result_type(float)) + 1.0
     return jnp.maximum(floor, start * (1.0 + gamma * i) ** -power)
 
@@ -154,11 +171,12 @@ def a_softmax(
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7): agents normalised, features not.
+    """Computes A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7).
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
 
-    with the target's psi blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+    Agents are normalised, and features are not. psi(theta_y) is replaced by a weighted mean with
+    the cosine, (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -205,11 +223,11 @@ def l_softmax(
     blend: ArrayLike = 0.0,
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Large-margin softmax (Liu et al. 2016, Eq. 4), in which neither side is normalised.
+    """Computes L-Softmax, the large-margin softmax (Liu et al. 2016, Eq. 4).
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
-    with the target blended as in `a_softmax`.
+    Neither agents nor features are normalised. psi(theta_y) is replaced as in `a_softmax`.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -242,6 +260,7 @@ def l_softmax(
 
 
 def _checked(margin: int) -> int:
+    """Returns the margin, after a check that it is 1, 2, 3 or 4; else ValueError."""
     if margin not in (1, 2, 3, 4):
         raise ValueError(f"expected margin 1, 2, 3 or 4, found {margin}")
     return margin

@@ -1,8 +1,9 @@
-"""The target of each example: its own class, which no fold contains.
+"""Computes the part of the losses and gradients that comes from each example's own class.
 
-`target_of` computes what a term may know of it. `add_target` is the way back: it adds the target's
-part of the gradients to those that the backward scan found. With agents that are split by rows the
-device that holds the row computes, and the others add zeros.
+The own class is called the target, and no fold contains it. `target_of` computes the facts about it
+that terms use. `add_target` adds the target's part of the gradients to those that the backward scan
+computed. If agents are split by rows, the device that has the target's row computes its part, and
+the other devices add zeros.
 """
 
 from functools import partial
@@ -19,19 +20,19 @@ from hyperface.rules import vary_over, varying_axes
 
 
 class Target(NamedTuple):
-    """What a term may use of each example apart from the folded value of the other classes."""
+    """The facts about each example's own class that a term may use, besides the fold's value."""
 
     similarity: jax.Array
-    """[batch] similarity to the example's own class."""
+    """[batch] similarity of the feature to the agent of its class."""
     agent_similarity: jax.Array
-    """[batch] the same number, whose gradient reaches the own class's agent alone: for released
-    gradients that differ between the two sides."""
+    """[batch] the same number, but its gradient reaches only the agent and not the feature. It
+    serves released gradients that differ between both sides."""
     agent_norm: jax.Array
-    """[batch] length of the own class's agent."""
+    """[batch] length of the agent of the example's class, un-normalised."""
     bias: jax.Array
-    """[batch] what is added to the own class's logit; 0 without a bias."""
+    """[batch] number that is added to the logit of the example's class; 0 without a bias."""
     own_angle: jax.Array | None
-    """The value that `angle` returns; None unless a term has `needs_angle`."""
+    """[batch] the value that `angle` returns; None unless a term has `needs_angle`."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 
@@ -52,7 +53,7 @@ class Target(NamedTuple):
 
 
 class _OwnClass(NamedTuple):
-    """The fields of `Target` that depend on the example's own agent."""
+    """The fields of `Target` that depend on the agent of the example's class."""
 
     similarity: jax.Array
     agent_similarity: jax.Array
@@ -62,7 +63,7 @@ class _OwnClass(NamedTuple):
 
 
 def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax.Array) -> Target:
-    """Returns the targets of `labels_here`, NaN for a label out of range.
+    """Returns the targets of this device's part of the batch; NaN for a label out of range.
 
     Args:
       layout: how the problem is computed.
@@ -73,10 +74,11 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     own_bias = None if inputs.bias is None else inputs.bias[at.row]
     own = _own_class(layout, inputs.x, inputs.features, inputs.agents[at.row], own_bias)
-    # One device holds the row and the others add zeros, so that the sum is the value itself.
+    # Only one device has the row. The others add zeros, so that the sum is the value itself.
     own = layout.shards.reduce_over_axis(jax.tree.map(lambda v: jnp.where(at.is_here, v, 0.0), own))
     exists = locate(labels_here, layout.num_rows, layout.shards.axis_name).exists
-    # A label out of range is on no device and sums to zero, which would pass for a cosine.
+    # The agent of a label out of range is on no device. The sum is then zero, which would look like
+    # a cosine.
     own = jax.tree.map(lambda v: jnp.where(exists, v, jnp.nan), own)
     return Target(**own._asdict(), feature_norm=norms)
 
@@ -92,32 +94,36 @@ def add_target(
     Args:
       layout: how the problem is computed.
       inputs: the arrays of the whole batch.
-      to_terms, to_target: gradients to the terms and to this device's part of the targets.
+      to_terms: gradients to the terms.
+      to_target: gradients to the targets of this device's part of the batch.
       gradients: the gradients that come from the other classes.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     part = target_gradients(layout, inputs, inputs.agents[at.row], to_target)
-    # Several examples of one class add to one row.
+    # `add` and not `set`, because several examples may be of one class.
     to_agents = gradients.agents.at[at.row].add(part.rows)
     to_bias = gradients.bias
     if to_bias is not None:
         to_bias = to_bias.at[at.row].add(part.bias)
-    # Both parts of x are added before the collective, which then sends them once.
+    # Both parts of the gradient to x are added before the collective, so that they are sent once.
     to_x, to_features = layout.shards.reduce_over_axis((gradients.x + part.x, part.features))
     # Labels and flags are integers and bools, which have no gradient.
     return Inputs(to_terms, to_x, to_features, part.norms, to_agents, to_bias, classes=None)
 
 
 class TargetGradients(NamedTuple):
-    """Gradients that come from the targets, on this device's rows."""
+    """Gradients that come from the targets whose agents are on this device."""
 
     x: jax.Array
+    """[batch, dim] gradient to the features, normalised or not."""
     features: jax.Array | None
+    """[batch, dim] gradient to the un-normalised features, from the angle; None without it."""
     norms: jax.Array
+    """[batch] gradient to the lengths of the features."""
     rows: jax.Array
-    """[batch, dim] what each example adds to the row of its own class."""
+    """[batch, dim] each example's part of the gradient to the agent of its class."""
     bias: jax.Array | None
-    """[batch] what it adds to the bias of its own class."""
+    """[batch] each example's part of the gradient to the bias of its class, or None."""
 
 
 def target_gradients(
@@ -136,10 +142,11 @@ def target_gradients(
     fields = to_target._asdict()
     to_norms = fields.pop("feature_norm")
     to_own = layout.shards.all_gather_batch(_OwnClass(**fields))
-    # `at.row` is 0 for a row of another device: row 0 here must not get its gradient.
+    # For an agent on another device `at.row` is 0, and row 0 here must not get its gradient.
     to_own = jax.tree.map(lambda g: jnp.where(at.is_here, g, 0.0), to_own)
     own_bias = None if inputs.bias is None else jnp.zeros_like(to_own.similarity)
-    # As ones that vary with the rows: the pull-back then gives this device's part of the sum.
+    # Cast to types that vary over the devices, as the rows do. The pull-back then gives this
+    # device's part of the gradients, and JAX adds no sum over the devices.
     axes = varying_axes(inputs.x, rows)
     x, features, rows = vary_over(axes, (inputs.x, inputs.features, rows))
     _, pull = jax.vjp(partial(_own_class, layout), x, features, rows, own_bias)
@@ -154,20 +161,29 @@ def _own_class(
     rows: jax.Array,
     bias: jax.Array | None,
 ) -> _OwnClass:
-    """Returns what depends on each example's own agent (a row of `rows`) and bias."""
+    """Returns the facts that depend on the agent and bias of each example's class.
+
+    Args:
+      layout: how the problem is computed.
+      x: [batch, dim] features, normalised if the terms say so.
+      features: [batch, dim] un-normalised features, for the angle; None without it.
+      rows: [batch, dim] the agent of each example's class, un-normalised.
+      bias: [batch] the bias of each example's class, or None.
+    """
     if not layout.normalize_agents:
         unit = rows
     elif layout.agent_gradient == "tangent":
         unit = l2_normalize(rows, eps=AGENT_EPS)
     else:
-        # The value is the unit row; the gradient passes as if the row were stored at unit length.
+        # The value is the unit row, and the gradient is as if the row had been stored at unit
+        # length.
         unit = jax.lax.stop_gradient(l2_normalize(rows, eps=AGENT_EPS)) + slope_only(rows)
 
     def similarity_of(x: jax.Array) -> jax.Array:
-        # A sum of products stays float32 where accelerators would round a matmul's operands.
+        # A sum of products and no matmul, whose operands an accelerator would round.
         similarity = jnp.sum(x * unit, axis=1)
         if layout.normalize_agents and layout.agent_gradient == "distance":
-            # -1/2 ||f~ - W||^2 has this slope beside that of the inner product.
+            # The gradient of -1/2 ||f~ - W||^2 to W is that of the inner product plus this one.
             similarity -= slope_only(0.5 * jnp.sum(unit * unit, axis=1))
         return similarity
 
@@ -179,8 +195,8 @@ def _own_class(
 
 
 def slope_only(x: jax.Array) -> jax.Array:
-    """Returns zero but passes x's gradient through.
+    """Returns zeros in the shape of x, but passes x's gradient through.
 
-    Released gradients use it where they are not the derivative of any loss.
+    It serves released gradients that are not the derivative of any loss.
     """
     return x - jax.lax.stop_gradient(x)

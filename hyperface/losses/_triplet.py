@@ -28,7 +28,10 @@ Negatives = Literal["all", "hardest"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CTriplet:
-    """The term of `c_triplet` for `joint`, with the same hyper-parameters."""
+    """`c_triplet` as a term of `joint`, which computes several losses in one pass.
+
+    The fields are the hyper-parameters of `c_triplet`.
+    """
 
     margin: ArrayLike = 0.8
     negatives: Negatives = field(default="all", metadata={"static": True})
@@ -44,26 +47,39 @@ class CTriplet:
 
     @property
     def fold(self) -> HingeSum | Maximum:
-        """Returns the reduction: the sum of the violations, or the closest wrong class."""
+        """Returns the fold: the sum of the violations, or the maximum for the closest class."""
         return HingeSum() if self.negatives == "all" else Maximum()
 
     def fold_args(self, target: Target) -> jax.Array | None:
-        """Returns the cosine [batch] above which a wrong class violates the margin."""
+        """Returns the argument of the fold: the cosine [batch] above which a class violates.
+
+        It is None for "hardest", whose fold has no argument.
+        """
         # d = 2 - 2 cos, so that m + d_p - d_n is 2 (cos_n - (cos_p - m / 2)).
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch], with the squared distance to the own agent added if asked."""
+        """Returns the loss [batch]; with `always_pull` it includes the distance to the own agent.
+
+        Args:
+          target: the similarity and other facts about each example's own class.
+          value: [batch] the fold's value.
+        """
         if self.negatives == "hardest":
             value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))
+        # ||f~ - W~||^2 = 2 - 2 cos for unit vectors.
         distance = 2.0 * (1.0 - target.similarity)
         if self.gradient == "caffe":
+            # The released value lacks the pull to the own agent, but its gradient has it.
             pulls = self.always_pull | (value > 0)
             return 2.0 * value + jnp.where(pulls, slope_only(distance), 0.0)
         return 2.0 * value + (distance if self.always_pull else 0.0)
 
     def _own(self, target: Target) -> jax.Array:
-        """The own cosine in the violation; the released code gives it no gradient there."""
+        """Returns the cosine [batch] to the own agent, as it enters the violations.
+
+        In the released code it has no gradient there.
+        """
         own = target.similarity
         return jax.lax.stop_gradient(own) if self.gradient == "caffe" else own
 
@@ -79,7 +95,7 @@ def c_triplet(
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
+    """Computes the triplet loss between a feature, its own agent and the others: NormFace, Eq. 11.
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
 
@@ -90,8 +106,8 @@ def c_triplet(
       margin: m, on the difference of squared distances, 0 to 4. The paper recommends 0.8.
       negatives: "all" sums over every wrong class; "hardest" takes only the closest one, as in the
         released code.
-      always_pull: add ||f~ - W~_y||^2 whether or not anything violates: the paper's "C-triplet +
-        center".
+      always_pull: whether ||f~ - W~_y||^2 is added, also if no class violates: the paper's
+        "C-triplet + center".
       gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
         differs in three ways. The squared distance to the own agent has slope 1, however many
         classes violate the margin; with `always_pull` it has this slope for every example, and
@@ -131,7 +147,7 @@ def triplet(
     *,
     margin: ArrayLike = 0.8,
 ) -> Losses:
-    """Triplet loss on normalised features: NormFace, Eq. 8.
+    """Computes the triplet loss on normalised features: NormFace, Eq. 8.
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
 
@@ -167,6 +183,6 @@ def triplet(
             f"{a.shape}, {p.shape} and {n.shape}"
         )
     a, p, n = l2_normalize(a), l2_normalize(p), l2_normalize(n)
-    # From the difference: 2 - 2 cos loses the digits of near vectors.
+    # From the difference of the vectors: for nearly equal ones 2 - 2 cos would lose its digits.
     to_positive, to_negative = jnp.sum((a - p) ** 2, axis=1), jnp.sum((a - n) ** 2, axis=1)
     return jnp.maximum(0.0, margin + to_positive - to_negative)

@@ -1,12 +1,13 @@
-"""An update of the agents inside the backward scan: their gradient is never in memory as a whole.
+"""Updates the agents inside the backward scan, so that their whole gradient is never in memory.
 
-The scan carries the agents and their optimiser's state. Each block of rows is read, its gradient is
-computed, and the block is overwritten by the updated rows, in place where the caller donates both.
+Agents are the class weights, one row per class. The scan carries the agents and their optimiser's
+state. It reads a block of rows, computes the block's gradient, and overwrites the block by the
+updated rows. It does so in place if the caller donates agents and state.
 
-One part of the gradient is known only after the scan: that of the targets, for terms whose fold
-depends on the target. So the scan also collects what the rows of the batch's own classes were
-before it, and the gradient that they got in it. These few rows are updated once more at the end,
-from where they started, by their whole gradient.
+One part of the gradient is known only after the scan: that of the targets, the examples' own
+classes, for terms whose fold depends on the target. So the scan also collects the rows of these
+classes as they were before it, and the gradient that they got in it. After the scan these few rows
+are updated again, from their collected values and by their whole gradient.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class RowUpdate(Protocol):
     """
 
     def __call__(self, rows: jax.Array, state: Any, gradient: jax.Array, /) -> tuple[Any, Any]:
-        """Returns the updated rows and their updated state.
+        """Returns (rows, state): the updated rows and their updated state.
 
         Args:
           rows: [rows, dim] agents.
@@ -55,7 +56,9 @@ class Rows(NamedTuple):
     """Some rows of the agents, with their gradient and their optimiser state."""
 
     agents: jax.Array
+    """[rows, dim]."""
     state: Any
+    """The optimiser's state of these rows: arrays with one row per agent."""
     gradient: jax.Array
     """[rows, dim] from the classes that are not the target, summed over all devices."""
 
@@ -64,32 +67,47 @@ class Sweep(NamedTuple):
     """The values that the backward scan passes from block to block."""
 
     x: jax.Array
+    """[batch, dim] gradient to the features so far."""
     agents: jax.Array
+    """[classes on this device, dim] agents, partly updated."""
     state: Any
+    """The optimiser's state of all agents, partly updated."""
     own: Rows
-    """The rows of the batch's own classes as they were before the scan, one per example."""
+    """The rows of the examples' own classes as they were before the scan, one per example."""
     bias: jax.Array | None
+    """[classes on this device] gradient to the bias so far, or None."""
     extra: Any
+    """Sum over the blocks of the derivatives by the folds' arguments."""
 
 
 class OwnRows(NamedTuple):
     """The positions of the rows of the examples' own classes, for the examples of all devices."""
 
     labels: jax.Array
+    """[batch] class ids of all examples."""
     at: Location
+    """The positions of their agents."""
     order: jax.Array
-    """[batch] the examples in order of their row."""
+    """[batch] the examples, sorted by their row."""
     sorted_rows: jax.Array
-    """[batch] their rows in that order; the number of rows for a row of another device."""
+    """[batch] their rows in this order; the number of rows if the row is on another device."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def updating_sum(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...], state: Any, update: RowUpdate
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns the weighted sum of the losses, and the losses.
+    """Returns (sum, losses): the weighted sum of the losses, a scalar, and the losses [batch].
 
-    In place of gradients, the reverse pass returns the updated agents and the updated state.
+    The reverse pass returns the updated agents in place of the gradient to `inputs.agents`, and the
+    updated state in place of the gradient to `state`.
+
+    Args:
+      layout: how the problem is computed.
+      inputs: the arrays; features and labels are this device's part of the batch.
+      weights: one weight [batch] per term.
+      state: the optimiser's state of the agents: arrays with one row per agent.
+      update: the optimiser's step on some rows.
     """
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
     return total(losses, weights), losses
@@ -108,8 +126,8 @@ def _bwd(layout: Layout, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     to_total, _ = cotangents  # The public function stops gradients to the losses.
     inputs = residuals.inputs
     slopes, pull_terms = pull_losses(layout, residuals, tuple(to_total * w for w in weights))
-    # The value is known here and no row was touched yet: this is the last moment to refuse. Sums,
-    # so that all devices come to one decision.
+    # The value is known here, and no row was updated yet, so this is the last chance to leave out
+    # the update. The sums over the devices let all devices decide alike.
     of_all, cotangent_of_all = layout.shards.sum_over_batch((value, to_total))
     may_update = jnp.isfinite(of_all) & (cotangent_of_all != 0)
     own = _own_rows(layout, inputs)
@@ -133,6 +151,7 @@ updating_sum.defvjp(_fwd, _bwd)
 
 
 def _own_rows(layout: Layout, inputs: Inputs) -> OwnRows:
+    """Returns where the rows of the examples' own classes are, sorted by row."""
     labels = layout.shards.gather_examples(inputs.classes.labels)
     at = locate(labels, layout.num_rows, layout.shards.axis_name)
     keys = jnp.where(at.is_here, at.row, layout.num_rows)
@@ -149,11 +168,21 @@ def _sweep(
     may_update: jax.Array,
     own: OwnRows,
 ) -> Sweep:
-    """Returns the result of the backward scan, which updates every row that it reads."""
+    """Runs the backward scan, which updates every row that it reads, and returns its last carry.
+
+    Args:
+      layout: how the problem is computed.
+      residuals: the arrays that the forward pass stored.
+      state: the optimiser's state of the agents.
+      update: the optimiser's step on some rows.
+      slopes: as in `block_gradients_of`.
+      may_update: scalar bool; if False, agents and state stay unchanged.
+      own: the positions of the rows of the examples' own classes.
+    """
     inputs, shards = residuals.inputs, layout.shards
     sparse = all(term.fold.additive for term in inputs.terms)
     gradients_of = block_gradients_of(layout, inputs, slopes, sparse=sparse)
-    # Agents and state are the same on devices that differ in their examples alone.
+    # Agents and state are equal on devices that differ only in their examples.
     of_rows = varying_axes(inputs.agents)
     axes = of_rows | varying_axes(inputs.x)
 
@@ -165,7 +194,7 @@ def _sweep(
         to_bias = carry.bias
         if to_bias is not None:
             to_bias = vary_over(axes, write_rows(to_bias, found.bias, start))
-        # Collected first: the update overwrites the rows.
+        # Collected before the update, which overwrites the rows.
         collected = _collect(layout, carry.own, rows, start, first, own)
         written = _update_block(layout, carry, rows, update, may_update, start, first)
         (x, extra), kept = vary_over(axes, summed), vary_over(of_rows, (*written, collected))
@@ -175,7 +204,8 @@ def _sweep(
         return jnp.full((own.labels.size, *leaf.shape[1:]), fill, leaf.dtype)
 
     nothing = Rows(
-        # Rows of other devices stay as they are here, and a zero row may have no finite slope.
+        # Places for rows of other devices keep this value. It is not zero, because the gradient at
+        # a zero row may not be finite.
         example_rows(inputs.agents, 1.0),
         jax.tree.map(lambda leaf: example_rows(leaf, 0.0), state),
         example_rows(inputs.agents, 0.0),
@@ -193,7 +223,20 @@ def _sweep(
 def _collect(
     layout: Layout, collected: Rows, block: Rows, start: Any, first: Any, own: OwnRows
 ) -> Rows:
-    """Returns the collected rows with those that count in one block."""
+    """Copies the rows of the examples' own classes that count in one block.
+
+    Args:
+      layout: how the problem is computed.
+      collected: one row per example, those of earlier blocks filled in.
+      block: the rows of the block.
+      start: first row of the block.
+      first: first row of the block that counts.
+      own: the positions of the rows of the examples' own classes.
+
+    Returns:
+      `collected`, with the rows of this block filled in.
+    """
+    # As rows are sorted, the examples of this block are neighbours.
     low, high = (jnp.sum(own.sorted_rows < row) for row in (first, start + layout.block_size))
 
     def copy_row(place: jax.Array, collected: Rows) -> Rows:
@@ -204,8 +247,8 @@ def _collect(
 
         return jax.tree.map(copied, collected, block)
 
-    # A loop over the few rows of this block: a gather of all examples in each block costs more,
-    # and XLA fuses it with the update, which then needs a copy of all agents.
+    # A loop over the few examples of this block. A gather for all examples in each block would cost
+    # more, and XLA would fuse it with the update, which would then need a copy of all agents.
     axes = varying_axes(collected, block)
     return jax.lax.fori_loop(low, high, copy_row, vary_over(axes, collected))
 
@@ -219,13 +262,23 @@ def _update_block(
     start: Any,
     first: Any,
 ) -> tuple[jax.Array, Any]:
-    """Returns all agents and states, with one block updated."""
+    """Returns (agents, state): all agents and their optimiser state, with one block updated.
+
+    Args:
+      layout: how the problem is computed.
+      carry: the agents and their state before the block.
+      rows: the rows of the block, with their state and gradient.
+      update: the optimiser's step on some rows.
+      may_update: scalar bool; if False, agents and state stay unchanged.
+      start: first row of the block.
+      first: first row of the block that counts.
+    """
 
     def updated(agents: jax.Array, state: Any, rows: Rows, start: Any, first: Any) -> Any:
         counts = start + jnp.arange(layout.block_size) >= first
 
         def written(whole: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-            # Rows that a block repeats are updated in the block that counts them.
+            # Rows that do not count here are updated in the block in which they count.
             counted = counts.reshape(-1, *[1] * (new.ndim - 1))
             return write_rows(whole, jnp.where(counted, new, old), start)
 
@@ -239,8 +292,8 @@ def _update_block(
         )
 
     axes = varying_axes(carry.agents, rows)
-    # A branch of its own keeps XLA from fusing the reads of one array into the write of another:
-    # it would then copy both arrays in every block.
+    # A separate branch, because XLA would otherwise fuse the reads of one array into the write of
+    # another, and would then copy both arrays in every block.
     return jax.lax.cond(
         may_update,
         updated,
@@ -261,26 +314,28 @@ def _update_own_rows(
     own: OwnRows,
     may_update: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """Returns all agents and states after the update of the batch's own rows.
+    """Returns (agents, state) after the rows of the examples' own classes were updated again.
 
     Args:
       layout: how the problem is computed.
       swept: the result of the scan.
-      update: the optimiser's step on the rows.
-      to_rows: [batch] what each example adds to the row of its own class.
+      update: the optimiser's step on some rows.
+      to_rows: [batch, dim] each example's part of the gradient to the agent of its class.
       own: the positions of these rows.
-      may_update: whether there is an update.
+      may_update: scalar bool; if False, agents and state stay unchanged.
     """
-    # Examples of one class add up at the first of them, in the order of the batch.
+    # The gradients of several examples of one class are added at the first of them, in the order of
+    # the batch.
     first = first_alike(own.labels)
     gradient = swept.own.gradient.at[first].add(to_rows)
     rows, state = update(swept.own.agents, swept.own.state, gradient)
     is_first = first == jnp.arange(own.labels.size)
-    # An index past the end drops the row: no negative one, which would count from the end.
+    # A row with an index behind the end is dropped. A negative index would count from the end.
     place = jnp.where(own.at.is_here & is_first & may_update, own.at.row, layout.num_rows)
     put = partial(_put_rows, place)
     return put(swept.agents, rows), jax.tree.map(put, swept.state, state)
 
 
 def _put_rows(place: jax.Array, whole: jax.Array, rows: jax.Array) -> jax.Array:
+    """Returns `whole` with its rows at `place` replaced; an index behind the end is dropped."""
     return whole.at[place].set(rows, mode="drop")

@@ -1,6 +1,6 @@
-"""Shard arithmetic: agents that are split by rows over devices, and a batch that is split as well.
+"""Computes with agents (class weights) that are split by rows over devices, and with split batches.
 
-This is the only file of the losses that names a mapped axis. Device k of an axis holds the classes
+All collective operations of the engine are in this file. Device k of an axis has the classes
 [k n, (k + 1) n), where n is the number of rows on each device.
 """
 
@@ -20,18 +20,18 @@ class Location(NamedTuple):
     row: jax.Array
     """Row on this device; 0 where the agent is on another device."""
     is_here: jax.Array
-    """bool: the agent is on this device."""
+    """bool, whether the agent is on this device."""
     exists: jax.Array
-    """bool: the class id is in [0, classes)."""
+    """bool, whether the class id is in [0, classes)."""
 
 
 def num_shards(axis_name: AxisName | None) -> int:
-    """Returns the number of devices over which the classes are split."""
+    """Returns the number of devices over which the classes are split; 1 without an axis."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 def first_class(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
-    """Returns the class id of this device's first row."""
+    """Returns the class id of this device's first row, of `num_rows` rows on each device."""
     return 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_rows
 
 
@@ -46,12 +46,19 @@ def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Loca
     row = labels - first_class(num_rows, axis_name)
     is_here = (row >= 0) & (row < num_rows)
     exists = (labels >= 0) & (labels < num_rows * num_shards(axis_name))
-    # Any row that exists will do for the others, which `is_here` masks; a negative one would wrap.
+    # For agents on other devices any valid row will do, because callers mask it by `is_here`. A
+    # negative row would read from the end.
     return Location(jnp.where(is_here, row, 0), is_here, exists)
 
 
 def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) -> Tree:
-    """Returns this device's `batch` examples from arrays with the examples of all devices."""
+    """Returns this device's examples from arrays with the examples of all devices.
+
+    Args:
+      whole_batch: arrays with one row per example of all devices.
+      axis_name: mapped axis over which the batch is split; None returns the arrays unchanged.
+      batch: number of examples per device.
+    """
     if axis_name is None:
         return whole_batch
     first = jax.lax.axis_index(axis_name) * batch
@@ -64,28 +71,34 @@ class Shards(NamedTuple):
     axis_name: AxisName | None = None
     """Mapped axis over which the agents are split by rows; None on one device."""
     split_batch: bool = False
-    """Features, labels and losses are this device's part of the batch, over the same axis."""
+    """Whether features, labels and losses are this device's part of a batch that is split over the
+    same axis."""
     sum_over: AxisName | None = None
-    """Mapped axis, or axes, over which the batch is split while the agents are the same. Only an
-    update of the agents needs it: elsewhere the caller adds up their gradient."""
+    """Mapped axis, or axes, over which the batch is split, but not the agents. Only an update of
+    the agents needs it; otherwise, the caller adds their gradients over this axis."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
         """Casts all arrays to types that vary over the mapped axes that the engine needs.
 
-        If one array varies over another axis, such as the batch over the "data" axis of a mesh, all
-        arrays are cast to vary over that axis. Over the axis of the classes the rows vary. If the
-        batch is split over this axis, the batch and the terms vary over it too; otherwise they are
-        the same on all of its devices.
+        In `jax.shard_map` the type of an array names the axes over which it varies, that is over
+        which its values differ between devices. If one array varies over another axis than that of
+        the classes, such as the batch over the "data" axis of a mesh, all arrays are cast to vary
+        over it. The rows vary over the axis of the classes. If the batch is split over this axis,
+        the batch and the terms vary over it too. Otherwise, they are the same on all of its
+        devices.
 
         Args:
           terms: the hyper-parameters.
           batch: arrays with one row per example.
           rows: arrays with one row per class.
+
+        Returns:
+          (terms, batch, rows) with the new types.
         """
         axes = varying_axes(terms, batch, rows)
         if self.axis_name is None:
             return vary_over(axes, (terms, batch, rows))
-        # Under `jax.pmap` and check_vma=False a type names no axes, so there is nothing to cast.
+        # Under `jax.pmap`, and with check_vma=False, types name no axes: there is nothing to cast.
         if not is_tracked(self.axis_name):
             return terms, batch, rows
         of_classes = axes_of(self.axis_name)
@@ -98,9 +111,9 @@ class Shards(NamedTuple):
     def cast_updated(self, batch: Any, rows: Tree) -> Tree:
         """Casts agents to be updated, and their state, to types that vary over the classes' axis.
 
-        They vary over this axis alone. `cast` would make them vary like the batch too. In the
-        reverse pass JAX turns such a cast into a sum over the devices, which would add up the
-        updated agents.
+        They vary only over this axis. `cast` would make them vary over the axes of the batch too.
+        In the reverse pass JAX turns such a cast into a sum over the devices, which would add the
+        updated agents of all devices.
 
         Args:
           batch: arrays with one row per example.
@@ -121,7 +134,7 @@ class Shards(NamedTuple):
         return vary_over(of_classes, rows)
 
     def all_gather_batch(self, tree: Tree) -> Tree:
-        """Returns the whole batch, gathered from all devices if the batch is split."""
+        """Gathers arrays [batch, ...] from all devices if the batch is split; else returns them."""
         return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
 
     def reduce_over_axis(self, tree: Tree) -> Tree:
@@ -138,7 +151,7 @@ class Shards(NamedTuple):
         return jax.lax.psum(tree, self.axis_name)
 
     def sum_over_copies(self, tree: Tree) -> Tree:
-        """Returns the sum over the devices that have the same agents and other examples."""
+        """Returns the sum over the devices that have the same agents but other examples."""
         return tree if self.sum_over is None else jax.lax.psum(tree, self.sum_over)
 
     def sum_over_batch(self, tree: Tree) -> Tree:
@@ -157,14 +170,19 @@ class Shards(NamedTuple):
     def merge_shards(self, fold: Any, summary: Tree) -> Tree:
         """Returns the summary over all classes, from the summaries of the devices' own classes.
 
-        The summaries cover the whole batch. If the batch is split, the result covers only this
-        device's examples.
+        Args:
+          fold: the fold of the summaries.
+          summary: this device's summary, arrays [batch, ...] for the whole batch.
+
+        Returns:
+          The merged summary. If the batch is split, it covers only this device's examples.
         """
         if self.axis_name is None:
             return summary
         devices = jax.lax.axis_size(self.axis_name)
         if self.split_batch:
-            # Each device needs the summaries of its own examples; an all_gather would send all.
+            # Each device needs only the summaries of its own examples from all other devices; an
+            # all_gather would send those of all examples.
             each = jax.tree.map(
                 lambda s: jax.lax.all_to_all(s, self.axis_name, 0, 0, tiled=True).reshape(
                     devices, -1, *s.shape[1:]
@@ -176,7 +194,7 @@ class Shards(NamedTuple):
             to = "invarying" if is_tracked(self.axis_name) else "varying"
             each = jax.lax.all_gather(summary, self.axis_name, to=to)
         merged = jax.tree.map(lambda s: s[0], each)
-        # In order of device on every device, so that all of them round alike.
+        # In the same order on every device, so that all devices get equally rounded results.
         for device in range(1, devices):
             merged = fold.merge(merged, jax.tree.map(lambda s, d=device: s[d], each))
         return merged

@@ -1,4 +1,4 @@
-"""Numbers from scores: rates, thresholds, identification, intervals."""
+"""Computes rates, thresholds, ranks and confidence intervals from similarity scores."""
 
 from hyperface.extras import require
 

@@ -8,13 +8,18 @@ from numpy.typing import ArrayLike
 from hyperface.metrics.shapes import Features, Norms, Same
 
 BLOCK = 8192
-"""Rows that are looked at together: a mapped file is never in memory as a whole."""
+"""Number of rows that are compared at a time, so that a memory-mapped file is never loaded
+whole."""
 LEAST_SPREAD = 1e-6
-"""Unit features that differ by less are one."""
+"""Two unit features count as equal if each coordinate differs by less than this."""
 
 
 def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
-    """Returns features [rows, dim] as float32 or float64; messages call the rows `unit`.
+    """Returns features as float32 or float64, after a check that they can be compared by cosine.
+
+    Args:
+      features: [rows, dim] real numbers.
+      unit: the name of the rows in error messages, such as "images".
 
     Raises:
       ValueError: there are not two axes, a row is zero or not finite, or all rows point in one
@@ -27,6 +32,7 @@ def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
             f"{features.shape}"
         )
     if features.dtype not in (np.float32, np.float64):
+        # float16 and whole numbers become float32; other types stay, so that nothing is rounded.
         features = features.astype(np.float32)
     check_directions(features, checked_norms(features))
     return features
@@ -35,7 +41,12 @@ def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
 def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
     """Raises ValueError if all rows have the same direction, whatever their lengths.
 
-    Such features tell nobody apart: all cosines are 1, and rounding alone would order them.
+    Such features cannot tell two people apart: all cosines are 1, and only rounding errors would
+    order the pairs.
+
+    Args:
+      features: [rows, dim].
+      norms: [rows, 1] length of each row, above zero.
     """
     first = features[0] / norms[0]
     for start in range(0, len(features), BLOCK):
@@ -55,7 +66,7 @@ def checked_norms(features: Features) -> Norms:
     Raises:
       ValueError: a row is zero or not finite.
     """
-    # einsum makes no array of squares, as large as the features.
+    # einsum, because np.square would allocate a second array as large as the features.
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))
     # Written so that NaN, which compares as false, is bad too.
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
@@ -68,12 +79,15 @@ def checked_norms(features: Features) -> Norms:
 
 
 def unit_rows(features: Features) -> Features:
-    """Returns the rows scaled to unit length; raises ValueError if a row has no direction."""
+    """Returns the rows scaled to unit length; raises ValueError if a row is zero or not finite."""
     return features / checked_norms(features)
 
 
 def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
-    """Returns the columns as one-dimensional arrays of one length.
+    """Returns the columns as one-dimensional arrays of equal length, in the order of the arguments.
+
+    Args:
+      columns: one array per column; the keyword is the column's name in error messages.
 
     Raises:
       ValueError: lengths differ, a column is empty, or a column has other values than whole numbers
@@ -108,7 +122,14 @@ def checked_same(same: ArrayLike) -> Same:
 
 
 def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
-    """Raises ValueError if a row number is outside [0, rows)."""
+    """Raises ValueError if a row number is outside [0, rows).
+
+    Args:
+      index: [pairs] row numbers.
+      rows: number of rows.
+      name: the name of `index` in the error message.
+    """
+    # A negative number is refused too: NumPy would silently count it from the end.
     bad = np.flatnonzero((index < 0) | (index >= rows))
     if bad.size:
         raise ValueError(
@@ -118,9 +139,18 @@ def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
 
 
 def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
-    """Returns the position of each wanted id in the rising `ids`; ValueError if one is missing."""
+    """Returns the position of each wanted id in a sorted array of ids.
+
+    Args:
+      ids: [ids] distinct ids in rising order.
+      wanted: ids to look up, of any shape.
+      name: what an id stands for in the error message, such as "image".
+
+    Raises:
+      ValueError: a wanted id is not among `ids`.
+    """
     found = np.searchsorted(ids, wanted)
-    # searchsorted gives the size for an id above all others.
+    # For an id above all others searchsorted returns ids.size, which is no valid position.
     missing = np.flatnonzero(ids[np.minimum(found, ids.size - 1)] != wanted)
     if missing.size:
         raise ValueError(
@@ -133,11 +163,16 @@ def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
 def checked_folds(
     same: np.ndarray, fold: np.ndarray, tested: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Returns the ids of the folds that are tested, in rising order; by default all folds.
+    """Returns the ids of the folds that are tested, in rising order.
+
+    Args:
+      same: [pairs] bool, True where both images show one person.
+      fold: [pairs] fold id of each pair.
+      tested: ids of the folds to test; None tests all folds.
 
     Raises:
-      ValueError: there are fewer than two folds, a tested fold does not exist, or a tested fold or
-        the remaining folds lack pairs of one kind.
+      ValueError: there are fewer than two folds, or a tested fold does not exist. Also if a tested
+        fold, or all other folds together, have no same pairs or no different pairs.
     """
     ids = np.unique(fold)
     if ids.size < 2:
@@ -153,7 +188,12 @@ def checked_folds(
 
 
 def check_both_kinds(same: np.ndarray, where: str) -> None:
-    """Raises ValueError if all pairs are same pairs, or all are different pairs."""
+    """Raises ValueError if all pairs are same pairs, or all are different pairs.
+
+    Args:
+      same: [pairs] bool, True where both images show one person.
+      where: the name of the set of pairs in the error message, such as "fold 3".
+    """
     if same.all() or not same.any():
         raise ValueError(
             f"expected same and different pairs in {where}, found {np.sum(same)} same of "

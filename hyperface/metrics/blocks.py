@@ -1,4 +1,7 @@
-"""A gallery that is too large for memory, and is read once in blocks."""
+"""Reads a gallery, the features of the images that are searched, once and block by block.
+
+A gallery may be larger than the memory.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,10 +15,14 @@ class Block(NamedTuple):
     features: np.ndarray
     """[rows, dim] float32."""
     where: np.ndarray
-    """[rows] their positions in the whole gallery."""
+    """[rows] position of each image in the whole gallery."""
 
     def check_norms(self, norms: np.ndarray) -> None:
-        """Raises ValueError if a feature is zero or not finite, as its norm shows."""
+        """Raises ValueError if a feature is zero or not finite.
+
+        Args:
+          norms: [rows] length of each feature of this block.
+        """
         # Written so that NaN, which compares as false, is bad too.
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if bad.size:
@@ -26,7 +33,7 @@ class Block(NamedTuple):
 
 
 class Gallery:
-    """The features of a gallery: one array, which may be memory-mapped, or a sequence of arrays.
+    """A gallery: one array of features, which may be memory-mapped, or a sequence of arrays.
 
     Args:
       features: [images, dim] or a sequence of such arrays.
@@ -34,7 +41,8 @@ class Gallery:
       keep: [images] bool over all arrays, False for images that are left out; None keeps all.
 
     Raises:
-      ValueError: a block has another shape, the mask does not fit, or no image is left.
+      ValueError: an array has another shape, `keep` has not one bool per image, or no image is
+        kept.
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class Gallery:
             raise ValueError(f"expected distractors, found none kept of {total}")
 
     def blocks(self, rows: int) -> Iterator[Block]:
-        """Yields the kept images in blocks of at most `rows` images."""
+        """Yields the kept images in blocks of at most `rows` images, with features in float32."""
         offset = 0
         for part in self._parts:
             for start in range(0, len(part), rows):
@@ -72,7 +80,12 @@ class Gallery:
 
 
 def checked_mask(keep: np.ndarray | None, size: int, name: str) -> np.ndarray:
-    """Returns the mask as an array [size] of bool; None gives an array of True.
+    """Returns the mask of the kept items as an array [size] of bool; None keeps all items.
+
+    Args:
+      keep: [size] bool, or None.
+      size: number of items.
+      name: what the items are called in the error message, which names the mask `keep_NAME`.
 
     Raises:
       ValueError: the mask has another shape or type.
@@ -80,6 +93,7 @@ def checked_mask(keep: np.ndarray | None, size: int, name: str) -> np.ndarray:
     if keep is None:
         return np.ones(size, bool)
     keep = np.asarray(keep)
+    # Only bools: an array of whole numbers may be a list of row numbers, and no mask.
     if keep.shape != (size,) or keep.dtype != bool:
         raise ValueError(f"expected keep_{name} to be {size} bools, found {keep.dtype}{keep.shape}")
     return keep

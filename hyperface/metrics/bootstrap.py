@@ -1,7 +1,7 @@
 """Computes intervals and verdicts from resampled people and seeds.
 
-Pairs that share a person are not independent, and neither are the scores of one trained network,
-so the unit is a person or a seed, never a pair.
+Two pairs that share a person are not independent, and neither are two scores of one trained
+network. So people and seeds of training are resampled, and pairs never are.
 
 A comparison of two methods is decided in three steps:
 
@@ -27,15 +27,17 @@ from hyperface.metrics.threshold import Rule, allowed_impostors, checked_scores,
 LEAST_SEEDS = 3
 """Number of independently trained networks below which nothing is decided."""
 POWER = 0.8416
-"""Quantile of the normal distribution at 80 %."""
+"""The 80 % quantile of the normal distribution: a detectable difference is found 4 times of 5."""
 BLOCK = 500
 """Number of draws that are in memory at the same time."""
 
 Verdict = Literal["yes", "no", "undecided"]
 
 Statistic = Callable[[np.ndarray], float]
-"""A function from how often each pair is taken, [pairs] whole numbers, to a figure; NaN where the
-pairs taken have none."""
+"""A function that computes a score of a resample.
+
+Its argument, [pairs] whole numbers, tells how often the resample contains each pair. It returns NaN
+if the score is undefined, for example because the resample contains no same pair."""
 
 
 class Interval(NamedTuple):
@@ -44,7 +46,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     draws: np.ndarray
-    """[draws] the statistic of each resample; NaN if the resample had no pair of a kind."""
+    """[draws] score of each resample; NaN if it has no same pairs or no different pairs."""
 
 
 def bootstrap_people(
@@ -70,7 +72,7 @@ def bootstrap_people(
       second: [pairs] person on the other side; the same one for a genuine pair, or for a single
         image.
       draws: number of resamples.
-      level: share of the draws in the interval.
+      level: share of the draws that the interval contains, in (0, 1).
       seed: seed of the draws.
       progress: called with (number of finished draws, number of all draws).
 
@@ -102,15 +104,23 @@ def bootstrap_figures(
 ) -> dict[str, Interval]:
     """Returns the intervals of several scores of the same pairs, on the same draws.
 
+    The scores of one draw belong to the same resample, so that they can be compared.
+
     Args:
       statistics: score name -> statistic. All other arguments are those of `bootstrap_people`.
+
+    Returns:
+      The interval of each score, under the names in `statistics`.
+
+    Raises:
+      ValueError: as `bootstrap_people`.
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 1 or first.shape != second.shape:
         raise ValueError(
             f"expected one person per side of each pair, found {first.shape} and {second.shape}"
         )
-    # Over both sides, so that a person has one number wherever it stands.
+    # Both sides are numbered together, so that a person has the same number on either side.
     people, index = np.unique(np.concatenate([first, second]), return_inverse=True)
     if people.size < 2:
         raise ValueError(f"expected two people or more, found {people.size}")
@@ -134,7 +144,7 @@ def bootstrap_figures(
 def _interval(scores: np.ndarray, level: float) -> Interval:
     if np.isnan(scores).all():
         raise ValueError(f"expected a score from some of {scores.size} draws, found NaN in all")
-    # Draws without a pair of a kind have no score, and are left out.
+    # A draw without same pairs or without different pairs has no score, and is left out.
     low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), scores)
 
@@ -168,11 +178,13 @@ def resampled_tar(
     falling = scores[impostor]
 
     def statistic(taken: np.ndarray) -> float:
+        # Number of resampled impostor pairs from the highest score down to each position.
         upto = np.cumsum(taken[impostor])
         if not upto.size or not upto[-1] or not taken[genuine].any():
             return np.nan
         allowed = int(allowed_impostors(far, upto[-1], rule))
-        # Only the highest impostors are repeated, and one that is refused for the threshold.
+        # Only the impostors that may be accepted are repeated, plus the first one that is refused:
+        # the rule "strict" puts the threshold just above it.
         top = slice(np.searchsorted(upto, allowed, side="right") + 1)
         highest = np.repeat(falling[top], taken[impostor[top]])
         threshold = impostor_threshold(highest, far, rule=rule, num_impostors=int(upto[-1]))
@@ -185,8 +197,11 @@ def resampled_share(hits: ArrayLike, among: ArrayLike) -> Statistic:
     """Returns a function that computes a share of pairs from how often each pair is resampled.
 
     Args:
-      hits: [pairs] bool, such as whether a pair is accepted at a fixed threshold.
-      among: [pairs] bool, the pairs of which the share is taken.
+      hits: [pairs] bool that is counted, such as whether a pair is accepted at a fixed threshold.
+      among: [pairs] bool, True for the pairs of which the share is computed.
+
+    Returns:
+      A statistic for `bootstrap_people`: the share of the pairs in `among` that are hits.
 
     Example:
       >>> far = resampled_share([True, True, False], [False, True, True])
@@ -206,11 +221,15 @@ def resampled_share(hits: ArrayLike, among: ArrayLike) -> Statistic:
 def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
     """Returns a function that computes the accuracy from how often each pair is resampled.
 
-    Same pairs and different pairs have equal weight.
+    The accuracy is the mean of two shares of correct decisions, one over same pairs and one over
+    different pairs.
 
     Args:
-      right: [pairs] bool, whether the pair is decided rightly.
+      right: [pairs] bool, whether the decision about the pair is correct.
       same: [pairs] bool, or 0 and 1.
+
+    Returns:
+      A statistic for `bootstrap_people`.
 
     Example:
       >>> accuracy = resampled_accuracy([True, False, True], [True, True, False])
@@ -266,11 +285,13 @@ class Difference(NamedTuple):
     """The difference between the scores of two methods, with its uncertainty."""
 
     value: float
+    """Score of the first method less that of the second."""
     low: float
-    """Lower end of the interval; NaN if there is no interval, but only signs."""
+    """Lower end of the interval; NaN if no interval exists, as when all seeds differ equally."""
     high: float
+    """Upper end of the interval, or NaN."""
     error: float
-    """Standard error."""
+    """Standard error of `value`."""
     p_not_above: float
     """Chance of a value at least this high if the true difference were zero."""
     p_not_below: float
@@ -295,25 +316,26 @@ def paired_difference(
 ) -> Difference:
     """Compares two methods, with the test people and the seeds of training resampled.
 
-    Each draw takes as many people as there are, with replacement, the same ones for both methods
-    and all seeds. Two corrections are needed for few people and few seeds, where a plain resample
-    of n things has a standard deviation that is too small by sqrt((n - 1) / n), and tails that are
-    too light. Without them 3 seeds decide more than a fifth of all comparisons in which there is no
-    difference.
+    Each draw takes as many people as there are, with replacement. Both methods and all seeds get
+    the same people. A plain resample of n things has a standard deviation that is too small by
+    sqrt((n - 1) / n), and tails that are too light. So two corrections are needed for few people
+    and few seeds. Without them 3 seeds decide more than a fifth of all comparisons in which there
+    is no difference.
 
     - The distance of each draw from the value is multiplied by sqrt(people / chi^2), with chi^2 of
       people - 1 degrees of freedom. This turns a normal distribution into Student's t.
-    - Seeds are not drawn with replacement. Each draw is moved by a draw of Student's t, with
-      seeds - 1 degrees of freedom, times the standard error over seeds.
+    - Seeds are not drawn with replacement. Instead a random number is added to each draw: a draw of
+      Student's t, with seeds - 1 degrees of freedom, times the standard error over seeds.
 
     Args:
-      statistic: [draws, people] how often each person is drawn -> [draws, seeds] difference of
-        both methods; NaN if the drawn people have none.
+      statistic: function from [draws, people], how often each person is drawn, to [draws, seeds],
+        the score of the first method less that of the second; NaN if a score is undefined.
       people: number of people in the test set.
-      starts: number of independently trained networks per method. It is the number of seeds, unless
-        all seeds share one trained network: then nothing is learned of other trainings.
+      starts: number of independently trained networks per method. By default it is the number of
+        seeds. Give a smaller number if seeds share a trained network, since such seeds tell nothing
+        about other trainings.
       draws: number of resamples.
-      level: share of the draws in the interval.
+      level: share of the draws that the interval contains, in (0, 1).
       seed: seed of the draws.
 
     Raises:
@@ -336,10 +358,11 @@ def paired_difference(
     # In blocks, since all draws of many people would not fit into memory.
     drawn = [statistic(rng.multinomial(people, even, min(BLOCK, draws - n))) for n in blocks]
     moved = np.concatenate(drawn).mean(axis=1) - value
-    # Student's t for few people, as the docstring says: people / (people - 1) is in it too.
+    # The docstring's first correction. chi^2 has the mean people - 1, so that the factor
+    # sqrt(people / (people - 1)) for the too small deviation is included.
     moved = moved * np.sqrt(people / rng.chisquare(people - 1, draws))
     drawn = value + moved + spread * rng.standard_t(max(seeds - 1, 1), draws)
-    # A draw without a pair of a kind has no difference.
+    # A draw without same pairs or without different pairs has no difference.
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:
         raise ValueError(f"expected a difference from some of {draws} draws, found NaN in all")
@@ -360,13 +383,15 @@ def paired_difference(
 def difference_of_means(
     first: ArrayLike, second: ArrayLike, *, weights: ArrayLike | None = None, draws: int = 10_000
 ) -> Difference:
-    """Compares the mean scores of two methods, which score each person separately.
+    """Compares the mean scores of two methods whose score can be computed for each person alone.
+
+    The difference is the weighted mean over people of `first` - `second`.
 
     Args:
-      first: [seeds, people] score of each person by one method.
-      second: [seeds, people] by the other method; [1, people] if a single network is compared with
-        the networks of all seeds.
-      weights: [people] how much each person counts; all the same by default.
+      first: [seeds, people] score of each person by the first method.
+      second: [seeds, people] score by the second method. It is [1, people] if one network of the
+        second method is compared with the networks of all seeds.
+      weights: [people] weight of each person; by default all weights are equal.
       draws: as in `paired_difference`.
 
     Example:
@@ -383,6 +408,7 @@ def difference_of_means(
         weight = taken * counted
         return weight @ gains.T / weight.sum(axis=1, keepdims=True)
 
+    # The method with fewer networks limits what is known about other trainings.
     starts = min(len(first), len(second))
     return paired_difference(mean, gains.shape[1], starts=starts, draws=draws)
 
@@ -398,12 +424,12 @@ def difference_of_accuracies(
 ) -> Difference:
     """Compares the verification accuracies of two methods on the same pairs, in percent.
 
-    The accuracy is the mean of the shares of right decisions about pairs of one person and about
-    pairs of two people. Thresholds are not chosen again in each draw.
+    The accuracy is the mean of two shares of correct decisions, one over pairs of one person and
+    one over pairs of two people. The decisions are fixed: no draw chooses its own thresholds.
 
     Args:
-      first_right: [seeds, pairs] bool, whether one method decides about a pair rightly.
-      second_right: [seeds, pairs] bool, by the other method.
+      first_right: [seeds, pairs] bool, whether the first method's decision about a pair is correct.
+      second_right: [seeds, pairs] bool, the same for the second method.
       first: [pairs] person on one side of each pair.
       second: [pairs] person on the other side.
       starts: as in `paired_difference`.
@@ -435,17 +461,19 @@ def difference_of_accuracies(
             shares = [
                 times @ gained / (times @ size)[:, None] for times, gained, size in (of_one, of_two)
             ]
+        # The mean of both shares, in percent.
         return 50 * (shares[0] + shares[1])
 
     return paired_difference(accuracies, people.size, starts=starts, draws=draws)
 
 
 def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
-    """Returns [tests] bool: the tests that are decided by Holm's correction.
+    """Returns [tests] bool: True for each test that is decided after Holm's correction.
 
-    The probability that any of the decisions is wrong is at most `level`. Of m p-values the
-    smallest has to be at most level / m, the second smallest at most level / (m - 1), and so on.
-    The first p-value that is larger, and all after it, are not decided (Holm 1979).
+    The probability that any of the decisions is wrong is at most `level`. The p-values are sorted.
+    Of m p-values the smallest has to be at most level / m, the second smallest at most
+    level / (m - 1), and so on. The first p-value that exceeds its limit, and all larger ones, are
+    not decided (Holm 1979).
 
     Args:
       p_values: [tests] p-values, in any order.
@@ -473,9 +501,9 @@ def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> l
     zero, "no" if at least one part is decided below zero, and "undecided" otherwise.
 
     Args:
-      statements: the parts of each statement. Statements with a part of fewer than `LEAST_SEEDS`
-        seeds are undecided, and are not counted by the correction.
-      level: chance that any verdict among them is wrong.
+      statements: the parts of each statement, each a difference of two methods. A statement with a
+        part of fewer than `LEAST_SEEDS` seeds is undecided, and the correction does not count it.
+      level: largest probability that any of the verdicts is wrong.
 
     Example:
       >>> sure = Difference(2.0, 1.5, 2.5, 0.25, 1e-4, 0.99, 3)
@@ -496,12 +524,17 @@ def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> l
 
 
 def is_testable(parts: Sequence[Difference]) -> bool:
-    """Returns whether there are enough independently trained networks for a verdict."""
+    """Returns whether each part of a statement has at least `LEAST_SEEDS` independent networks."""
     return bool(parts) and min(part.seeds for part in parts) >= LEAST_SEEDS
 
 
 def _sides(parts: Sequence[Difference]) -> tuple[float, float]:
-    """Returns the p-values for "all parts are above zero" and for "a part is below zero"."""
-    # Each of several parts has its own chance to look as if it were below zero.
+    """Returns (p_yes, p_no), the p-values of "all parts are above zero" and "a part is below zero".
+
+    Args:
+      parts: the differences that a statement consists of.
+    """
+    # Bonferroni: with several parts, the chance that one of them looks below zero is the sum.
     below = len(parts) * min(part.p_not_below for part in parts)
+    # All parts have to hold, so that the largest p-value decides, without a correction.
     return max(part.p_not_above for part in parts), min(1.0, below)

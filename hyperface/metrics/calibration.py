@@ -22,14 +22,17 @@ from hyperface.metrics.operating_points import (
 BINS = 15
 """Bins of a reliability diagram, and of the expected calibration error."""
 LEAST_PROBABILITY = 1e-12
-"""Probabilities are kept this far from 0 and 1, where the cost of a mistake is infinite."""
+"""Smallest probability in the logarithm of `cllr`: with 0 one wrong certainty would cost
+infinity."""
 
 
 class Logistic(NamedTuple):
     """A calibration with two numbers: log-likelihood ratio = slope * similarity + offset."""
 
     slope: float
+    """Factor of the similarity."""
     offset: float
+    """Log-likelihood ratio at similarity 0."""
 
     def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
         """Returns the natural logarithm of the likelihood ratio, in the shape of the scores."""
@@ -54,10 +57,10 @@ class Logistic(NamedTuple):
 
 
 class Isotonic(NamedTuple):
-    """A calibration by a rising line through points; beyond the ends it is constant."""
+    """A calibration by straight lines between points; beyond the first and last it is constant."""
 
     scores: np.ndarray
-    """[points], rising."""
+    """[points] similarities, rising."""
     probabilities: np.ndarray
     """[points] probability of one person at equal priors, rising, in (0, 1)."""
 
@@ -80,9 +83,10 @@ class Reliability(NamedTuple):
     stated: np.ndarray
     """[bins] mean probability in each bin that is not empty."""
     observed: np.ndarray
-    """[bins] share of same pairs in it, both kinds weighing equally."""
+    """[bins] share of same pairs in the bin, if all same pairs weigh as much as all different
+    pairs."""
     weight: np.ndarray
-    """[bins] share of all pairs, both kinds weighing equally; the sum is 1."""
+    """[bins] share of all pairs that are in the bin, with the same weights; the sum is 1."""
 
     @property
     def error(self) -> float:
@@ -94,17 +98,24 @@ class Calibration(NamedTuple):
     """The calibration of similarities: thresholds, probabilities, and the quality of both."""
 
     points: tuple[OperatingPoint, ...]
-    """One per rate, falling."""
+    """One operating point per requested error rate, the highest rate first."""
     logistic: Logistic
     isotonic: Isotonic
     num_same: int
-    """Same pairs that it was fitted on."""
+    """Number of same pairs that the calibration was fitted on."""
     num_different: int
+    """Number of different pairs that the calibration was fitted on."""
     quality: Mapping[str, Quality] = MappingProxyType({})
-    """Quality of the similarity read as a probability, and after each fit, on other people."""
+    """Quality on other people, under the keys "similarity as probability", "logistic" and
+    "isotonic"; empty before `measured_on`."""
 
     def measured_on(self, scores: np.ndarray, same: np.ndarray) -> "Calibration":
-        """Returns the calibration with its rates and its quality on pairs of other people."""
+        """Returns the calibration with its rates and its quality on pairs of other people.
+
+        Args:
+          scores: [pairs] similarities of pairs that the calibration was not fitted on.
+          same: [pairs] bool, or 0 and 1.
+        """
         stated = {
             "similarity as probability": cosine_as_probability(scores),
             "logistic": self.logistic.probability(scores),
@@ -118,7 +129,12 @@ class Calibration(NamedTuple):
         )
 
     def with_far_limits(self, limits: Mapping[float, tuple[float, float]]) -> "Calibration":
-        """Returns the calibration with limits of the measured FAR of some points, by their rate."""
+        """Returns the calibration with confidence limits of the measured FAR of its points.
+
+        Args:
+          limits: requested rate `OperatingPoint.far` -> (low, high). A rate that is missing gets
+            None for both limits.
+        """
         return self._replace(
             points=tuple(
                 point._replace(measured_far_low=low, measured_far_high=high)
@@ -134,7 +150,7 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
     Args:
       scores: [pairs] cosines.
       same: [pairs] bool, or 0 and 1.
-      fars: error rates that get thresholds.
+      fars: error rates in [0, 1]; thresholds are computed for each of them.
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
@@ -155,10 +171,11 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
 
 
 def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
-    """Fits the two numbers of a logistic calibration by scikit-learn.
+    """Fits the slope and the offset of a logistic calibration by scikit-learn.
 
-    The targets are Platt's, (n + 1) / (n + 2) and 1 / (n + 2) of n pairs of a kind, in place of 1
-    and 0. With them the optimum is finite even where the similarities separate both kinds.
+    The targets are Platt's: (n + 1) / (n + 2) for n same pairs in place of 1, and 1 / (m + 2) for m
+    different pairs in place of 0. With them the optimum is finite even if every same pair scores
+    higher than every different pair.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
@@ -179,11 +196,14 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
     from sklearn.linear_model import LogisticRegression
 
     scores, same = checked_pairs(scores, same)
+    # Per pair, the number of pairs of its kind.
     counts = np.where(same, same.sum(), np.sum(~same))
     target = np.where(same, counts + 1, 1) / (counts + 2)
-    # Each pair is there as both kinds, weighed by its target: the solver takes whole classes only.
+    # The solver accepts only whole classes as targets. So each pair is given twice, once per class,
+    # with the target and its complement as weights.
     weights = np.concatenate([target, 1 - target]) / np.tile(counts, 2)
-    # Brought to one scale, as the solver's tolerance is an absolute number.
+    # Standardised, because the solver's tolerance is an absolute number. If all scores are equal,
+    # the deviation is 0 and would divide by zero.
     centre, width = scores.mean(), scores.std() or 1.0
     # Without a penalty, which would pull the slope towards zero.
     machine = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
@@ -198,9 +218,10 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
 
 
 def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
-    """Fits a rising calibration by scikit-learn's pool adjacent violators.
+    """Fits a rising calibration by scikit-learn's pool-adjacent-violators algorithm.
 
-    A pair of each kind is added at both ends, so that no probability is 0 or 1.
+    One same pair and one different pair are added at the lowest and at the highest score, so that
+    no probability is 0 or 1.
 
     Args:
       scores: [pairs] similarities.
@@ -220,13 +241,14 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
     low, high = scores.min(), scores.max()
     place = np.concatenate([scores, [low, low, high, high]])
     kind = np.concatenate([same, [True, False, True, False]])
+    # Same pairs together weigh as much as different pairs together: the prior is one half.
     weights = 1.0 / np.where(kind, kind.sum(), np.sum(~kind))
     machine = IsotonicRegression(out_of_bounds="clip").fit(place, kind, sample_weight=weights)
     return Isotonic(machine.X_thresholds_, machine.y_thresholds_)
 
 
 def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
-    """Reads a cosine as a probability, (1 + cosine) / 2, as is often done without calibration."""
+    """Returns (1 + cosine) / 2, which is often used as a probability without any calibration."""
     return (1.0 + np.asarray(scores, np.float64)) / 2.0
 
 
@@ -261,14 +283,14 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -> Reliability:
-    """Compares probabilities with how often they were right, in bins of equal width.
+    """Compares stated probabilities with the observed shares of same pairs, in equal bins.
 
-    Both kinds of pairs weigh equally, as in the fits.
+    All same pairs together weigh as much as all different pairs together, as in the fits.
 
     Args:
       probabilities: [pairs] probability of one person at equal priors, in [0, 1].
       same: [pairs] bool, or 0 and 1.
-      bins: number of bins; empty ones are left out.
+      bins: number of bins of equal width over [0, 1]; the result leaves out empty bins.
 
     Raises:
       ValueError: as `cllr`.
@@ -279,7 +301,7 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
       [0.   0.75] 0.13
     """
     stated, same = _checked_probabilities(probabilities, same)
-    # Both kinds weigh one half together, however many pairs they have.
+    # The pairs of each kind have a total weight of one half, however many they are.
     weights = 0.5 / np.where(same, same.sum(), np.sum(~same))
     # A probability of 1 belongs to the last bin.
     place = np.minimum((stated * bins).astype(np.int64), bins - 1)
@@ -292,7 +314,8 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
 
 
 def _probability(log_odds: np.ndarray) -> np.ndarray:
-    """Returns the logistic function, without overflow at either end."""
+    """Returns the logistic function of the log odds, in the shape of the argument."""
+    # 1 / (1 + exp(-x)) overflows for large negative x; logaddexp does not, at either end.
     return np.exp(-np.logaddexp(0.0, -log_odds))
 
 

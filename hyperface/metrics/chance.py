@@ -1,4 +1,8 @@
-"""Warns of scores that a guess reaches too, as when names do not belong to the features."""
+"""Warns of scores that are no better than chance, for example because names and features differ.
+
+A file of features and a list of image names belong together row by row. If their order differs, all
+scores are those of a guess.
+"""
 
 import numpy as np
 
@@ -7,7 +11,7 @@ from hyperface.metrics.shapes import Features, PairRows, Same
 from hyperface.metrics.verification import Pairs, best_threshold, cosine_scores
 
 TRIED = 500
-"""Pairs of each kind that are scored again to see whether names are shifted."""
+"""Number of same pairs, and of different pairs, that `shift_warning` scores with shifted names."""
 
 
 def sampling_error(rate: float, trials: int) -> float:
@@ -27,15 +31,17 @@ def guess_warning(
 ) -> tuple[str, ...]:
     """Returns a warning if a rate is not clearly above that of a guess.
 
-    The rate has to be higher by `least`, and by the sampling error. The warning is a tuple of one
-    sentence, or is empty if the rate is high enough.
+    The rate has to exceed `chance` by more than both `least` and the sampling error.
 
     Args:
-      figure: name of the rate.
+      figure: name of the rate, for the warning.
       rate: the measured rate, in [0, 1].
       chance: the rate of a guess, or that of perfect features whose names are in a random order.
       trials: number of trials that the rate was measured on.
       least: smallest required margin above chance.
+
+    Returns:
+      A tuple of one sentence, or an empty tuple if the rate is high enough.
 
     Example:
       >>> guess_warning("accuracy", 0.6, 0.5, 6000), len(guess_warning("accuracy", 0.6, 0.5, 300))
@@ -56,19 +62,22 @@ def shift_warning(
 
     If sorted names are shifted by one row, most features still have the name of the right person.
     The accuracy is then lower, but well above chance, so that `guess_warning` does not notice it.
-    The warning is a tuple of one sentence, or empty.
 
     Args:
       features: [images, dim], in the order of their file.
-      first: [pairs] row of one image.
-      second: [pairs] row of the other.
-      same: [pairs] bool.
+      first: [pairs] row of one image of each pair.
+      second: [pairs] row of the other image.
+      same: [pairs] bool, True where both images show one person.
+
+    Returns:
+      A tuple of one sentence, or an empty tuple if the names do not look shifted.
     """
     same = checked_same(same)
     kinds = [np.flatnonzero(same == kind) for kind in (True, False)]
     if not all(kind.size for kind in kinds):
         return ()
-    # Spread over each: a list may alternate, of which every second pair is of one kind.
+    # Spread evenly within each kind: a list may alternate same and different pairs, and an even
+    # spread over the whole list could then find pairs of one kind only.
     spread = [
         kind[np.linspace(0, kind.size - 1, min(TRIED, kind.size)).astype(int)] for kind in kinds
     ]
@@ -83,7 +92,8 @@ def shift_warning(
         right[shift] = (scores >= best_threshold(scores, same)) == same
     best = max(right, key=lambda shift: right[shift].sum())
     gained = right[best].sum() - right[0].sum()
-    # Of the pairs that only one of both has right, chance gives each a half.
+    # A sign test: by chance each order wins half of the pairs that only one of both decides
+    # correctly, so 4 standard deviations of the difference are 4 sqrt(number of such pairs).
     if gained <= max(0.02 * same.size, 4.0 * np.sqrt(np.sum(right[best] != right[0]))):
         return ()
     return (

@@ -1,4 +1,4 @@
-"""Features of unit length, their products, and the features that have no direction."""
+"""Scales features to unit length and multiplies them on a device, without extra rounding."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -33,7 +33,7 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> F
       array([[0.6, 0.8],
              [0. , 1. ]], dtype=float32)
     """
-    # In float64, so that the result is rounded once only.
+    # float64, since norms and quotients in float32 would each add a rounding error.
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or not features.size:
         raise ValueError(f"expected features of shape [images, dim], found {features.shape}")
@@ -43,25 +43,36 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> F
 
 
 def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -> jax.Array:
-    """Returns the product of each row of [rows, dim] with each row of [columns, dim], jitted.
+    """Returns the inner products of all rows of one array with all rows of another.
 
-    float64 features give float64 products, even if JAX is configured for float32. By default
-    `place` puts the rows on JAX's default device. Another function may split them over several
-    devices, each of which then computes its share.
+    float64 features give float64 products, even if JAX is configured for float32.
+
+    Args:
+      rows: [rows, dim] features.
+      columns: [columns, dim] features of the same type.
+      place: puts `rows` on JAX's default device. Another function may split the rows over several
+        devices, each of which then computes its share.
+
+    Returns:
+      [rows, columns] inner products.
     """
-    # Without it JAX would round float64 features to float32.
+    # Without enable_x64 JAX would silently round float64 features to float32.
     with jax.enable_x64(rows.dtype == np.float64):
         return _product(place(rows), columns)
 
 
 @jax.jit
 def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    # Accelerators would round float32 operands by default.
+    # By default accelerators round float32 operands to bfloat16 or TF32.
     return jnp.matmul(rows, columns.T, precision="highest")
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yields each item after the next one was taken, so that device and host work in parallel."""
+    """Yields the items in order, but fetches the next item before it yields the present one.
+
+    If fetching an item starts a computation on a device, the device computes the next item while
+    the host works on the present one.
+    """
     items = iter(items)
     for waiting in items:
         for item in items:

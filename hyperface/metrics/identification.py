@@ -1,5 +1,7 @@
 """MegaFace: identification and verification of probes among up to a million distractors.
 
+A probe is an image that is searched for. A distractor is an image of a person whom no probe shows.
+
 I. Kemelmacher-Shlizerman, S. M. Seitz, D. Miller, E. Brossard. The MegaFace Benchmark: 1 Million
 Faces for Recognition at Scale. CVPR 2016.
 """
@@ -26,31 +28,33 @@ from hyperface.metrics.threshold import (
 from hyperface.metrics.topk import Tail
 
 BLOCK_BYTES = 28 * 2**20
-"""Bytes of the scores that are computed at once; two such blocks are in memory."""
+"""Size of a block of float32 scores [probes, block], in bytes; two such blocks are in memory."""
 
 
 class MegaFace(NamedTuple):
     """Search and verification results of one probe set among one set of distractors."""
 
     cmc: AtRanks
-    """[max_rank] share of searches whose mate is among the r best; the first is rank-1."""
+    """[max_rank] share of searches whose mate is among the r best, for r = 1, 2 and so on."""
     ranks: Searches
-    """[searches] rank of the mate; max_rank + 1 stands for all beyond."""
+    """[searches] rank of the mate, another image of the probe's person; all ranks above max_rank
+    are reported as max_rank + 1."""
     probes: Searches
-    """[searches] row of the probe."""
+    """[searches] row of the probe in the features that `megaface` was given."""
     mates: Searches
-    """[searches] row of the mate."""
+    """[searches] row of the mate in the same features."""
     fars: PerFar
+    """[fars] the requested false accept rates."""
     true_accept_rates: PerFar
-    """[fars] of same pairs of probes, at thresholds from all scores against distractors."""
+    """[fars] share of the same pairs of probes whose score is at least the threshold."""
     thresholds: PerFar
-    """[fars]."""
+    """[fars] thresholds that follow from all scores of a probe and a distractor."""
     supported: FarFlags
-    """[fars] bool: there are 1 / FAR scores against distractors at least."""
+    """[fars] bool: there are at least 1 / FAR scores of a probe and a distractor."""
     num_probes: int
-    """Probes that were kept."""
+    """Number of probes that `keep_probes` keeps."""
     num_distractors: int
-    """Distractors that were kept."""
+    """Number of distractors that `keep_distractors` keeps."""
 
 
 def megaface(
@@ -75,26 +79,28 @@ def megaface(
     Verification takes the same pairs as genuine pairs, and all pairs of a probe and a distractor as
     impostor pairs.
 
-    Scores are cosines in float64, rounded to float32; most are never computed, because products in
-    low precision prove them too low to matter (`search`). The distractors are read once, in blocks;
-    3,530 probes need some 350 MiB in addition to a block. The cost grows with the highest FAR, and
-    with `max_rank` if mates score low.
+    Scores are cosines in float64, rounded to float32. Most are never computed, because products in
+    low precision prove that they are too low to matter (`search`). The distractors are read once,
+    in blocks. 3,530 probes need some 350 MiB in addition to a block. The cost grows with the
+    highest FAR, and with `max_rank` if mates score low.
 
     Args:
       probes: [probes, dim] features of any length.
-      labels: [probes] person of each.
+      labels: [probes] person of each probe.
       distractors: [distractors, dim], for example a memory-mapped array, or a sequence of such
         blocks.
       fars: false accept rates in [0, 1].
       max_rank: the last exact rank; all higher ranks are reported as max_rank + 1.
-      keep_probes: [probes] bool, False for those of a noise list; None keeps all.
-      keep_distractors: [distractors] bool, over all blocks.
+      keep_probes: [probes] bool, False for probes that are left out, such as those of a list of
+        wrong labels; None keeps all.
+      keep_distractors: [distractors] bool over all blocks, False for distractors that are left out;
+        None keeps all.
       rule: the threshold rule, as in `impostor_threshold`.
       dtype: type of the products; the results do not depend on it. jnp.float32 may be faster on a
         processor without bfloat16 units.
       block_size: distractors per block, a multiple of 64; None lets the library choose.
-      place: puts a block [rows, dim] on jax's default device; another one may split its rows over
-        several.
+      place: puts a block [rows, dim] on jax's default device; another function may split its rows
+        over several devices.
       progress: called with (number of finished distractors, number of all distractors).
 
     Raises:
@@ -148,12 +154,24 @@ def _search_all(
     tail: Tail,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Takes every score that may matter to the ranks or to the tail."""
+    """Scores the gallery, and adds every score that may change a result to `ranks` or `tail`.
+
+    Args:
+      features: [probes, dim] features of the probes, of any length.
+      probes: the same probes, ready for products in low precision.
+      gallery: the distractors.
+      rows: number of distractors per block.
+      ranks: counts the scores that are at least as high as a mate's score.
+      tail: keeps the highest scores, from which thresholds follow.
+      progress: called with (number of finished distractors, number of all distractors).
+    """
     done = 0
+    # A generator: `one_ahead` starts the products of a block before the last block is evaluated.
     started = ((block, probes.score(block.features, rows)) for block in gallery.blocks(rows))
     for block, scored in one_ahead(started):
         size = len(block.features)
-        # Without the padding, whose norms are zero.
+        # Without the padding, whose norms are zero. Norms come with the scores, so that bad
+        # features are found without a second pass over the gallery.
         block.check_norms(np.asarray(scored.norms)[:size])
         # A score counts for the ranks or for the tail, so the lower of both decides.
         enough = np.minimum(ranks.wanted, _tail_floor(tail, probes, scored, size))
@@ -167,6 +185,16 @@ def _search_all(
 
 
 def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (first, second): [pairs] rows of both images, for every pair of one person's images.
+
+    Each pair occurs in one order only.
+
+    Args:
+      labels: [images] person of each image.
+
+    Raises:
+      ValueError: no two images show one person.
+    """
     # Stable, so that the order of the searches is that of the probes in every NumPy.
     order = np.argsort(labels, kind="stable")
     people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
@@ -181,11 +209,18 @@ def _same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tail_floor(tail: Tail, probes: Probes, scored: ScoredBlock, rows: int) -> float:
-    """Scores below it are not among the highest, whatever is still to come."""
+    """Returns a number below which no score can be among the `tail.size` highest of all.
+
+    Args:
+      tail: the highest scores so far.
+      probes: the probes that were scored.
+      scored: the scores of the next block, in low precision.
+      rows: number of distractors in the block, without padding.
+    """
     scores = np.asarray(scored.scores)[:, :rows]
     if np.isfinite(tail.cut) or scores.size < tail.size:
         return float(tail.cut)
     # As many pairs as the tail keeps score at least this in low precision.
     least = np.partition(scores, scores.size - tail.size, axis=None)[scores.size - tail.size]
-    # Less the bound, as so many pairs have at least this cosine whatever was rounded.
+    # Less the error bound: whatever rounding did, `tail.size` pairs have at least this cosine.
     return float(least - probes.bound(scored).max())

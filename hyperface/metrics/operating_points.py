@@ -1,4 +1,4 @@
-"""Operating points: the thresholds of an error rate, and their rates on other pairs."""
+"""Operating points: the two thresholds for an error rate, and the rates measured on other pairs."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -15,28 +15,31 @@ class OperatingPoint(NamedTuple):
     """The thresholds of one error rate, and the rates that they have on other people."""
 
     far: float
-    """The requested rate, for both kinds of errors."""
+    """The requested error rate, for wrongly accepted and for wrongly rejected pairs."""
     threshold: float
-    """A pair is called the same when its similarity is at least this: at most `far` of the
-    different pairs are."""
+    """A pair is called "same" if its similarity is at least this number. At most a share `far` of
+    the different pairs of the fit are called "same"."""
     reject_threshold: float
-    """A pair below `threshold` is called different when its similarity is at most this: at most
-    `far` of the same pairs are."""
+    """A pair below `threshold` is called "different" if its similarity is at most this number. At
+    most a share `far` of the same pairs of the fit are called "different"."""
     supported: bool
-    """Whether there are enough different pairs to show this rate; with fewer `threshold` is that of
-    no false accept at all. `reject_threshold` is treated alike with few same pairs."""
+    """Whether the fit had at least 1 / `far` different pairs. With fewer, `threshold` accepts none
+    of them. (`reject_threshold` likewise rejects no same pair if there are fewer than 1 /
+    `far`.)"""
     measured_far: float | None = None
-    """Share of different pairs of other people at `threshold` or above."""
+    """Share of the different pairs of other people that are called "same"."""
     measured_tar: float | None = None
-    """Share of their same pairs at `threshold` or above."""
+    """Share of the same pairs of other people that are called "same"."""
     measured_frr: float | None = None
-    """Share of their same pairs that are called different."""
+    """Share of the same pairs of other people that are called "different"."""
     measured_far_low: float | None = None
-    """Lower limit of `measured_far`: 95 % of resamples of these people lie between both limits."""
+    """Lower end of the interval that contains 95 % of the values of `measured_far` on resamples of
+    the other people."""
     measured_far_high: float | None = None
+    """Upper end of that interval."""
 
     def decide(self, score: float) -> Decision:
-        """Returns the decision about a pair of this similarity.
+        """Returns the decision about a pair whose similarity is `score`.
 
         Example:
           >>> point = OperatingPoint(0.01, threshold=0.5, reject_threshold=0.3, supported=True)
@@ -51,12 +54,17 @@ class OperatingPoint(NamedTuple):
 def operating_points(
     scores: np.ndarray, same: np.ndarray, fars: Sequence[float]
 ) -> tuple[OperatingPoint, ...]:
-    """Returns the thresholds at which at most a share `far` of each kind is decided wrongly.
+    """Returns one operating point per error rate, with thresholds from the given pairs.
+
+    At most a share `far` of the same pairs, and of the different pairs, is decided wrongly.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, or 0 and 1.
       fars: error rates in [0, 1].
+
+    Raises:
+      ValueError: as `checked_pairs`, or an error rate is outside [0, 1].
 
     Example:
       >>> scores, same = np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0])
@@ -70,7 +78,7 @@ def operating_points(
         OperatingPoint(
             far=float(far),
             threshold=float(impostor_threshold(impostors, far)),
-            # The same rule, seen from the other side.
+            # Negated scores turn "at least" into "at most", so that one rule serves both sides.
             reject_threshold=-float(impostor_threshold(-genuine, far)),
             supported=bool(supported(far, impostors.size)),
         )
@@ -79,9 +87,17 @@ def operating_points(
 
 
 def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> OperatingPoint:
-    """Returns the operating point with the rates that it has on other pairs."""
+    """Returns the operating point with the three measured rates of other pairs filled in.
+
+    Args:
+      point: the operating point.
+      scores: [pairs] similarities of pairs that its thresholds were not chosen on.
+      same: [pairs] bool, or 0 and 1.
+    """
     scores, same = checked_pairs(scores, same)
     accepted = scores >= point.threshold
+    # Where both kinds of errors are rare, `reject_threshold` may exceed `threshold`. A pair between
+    # both is then accepted, as in `decide`.
     refused = ~accepted & (scores <= point.reject_threshold)
     return point._replace(
         measured_far=float(accepted[~same].mean()),
@@ -91,7 +107,11 @@ def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> Ope
 
 
 def checked_pairs(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores as float64 and `same` as bool.
+    """Returns (scores as float64, same as bool), after checks.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.

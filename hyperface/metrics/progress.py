@@ -1,4 +1,4 @@
-"""Progress of a long computation, reported through functions (done, all)."""
+"""Reports the progress of a long computation, through functions of (finished, total) units."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,12 @@ Progress = Callable[[int, int], None]
 
 
 def part(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Returns the progress function for one of several equal parts; None if `progress` is None.
+    """Returns a function that reports the progress of one part as progress of the whole.
+
+    Args:
+      progress: the progress function of the whole computation; None returns None.
+      number: number of the part, from 0.
+      parts: number of parts, which are equally long.
 
     Example:
       >>> second = part(lambda done, total: print(done, "of", total), 1, 2)

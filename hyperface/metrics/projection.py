@@ -1,4 +1,4 @@
-"""Mean removal and PCA, fitted on all folds of a pair list but one, for each fold in turn."""
+"""Mean removal and PCA, fitted for each fold of a pair list on all other folds."""
 
 from typing import NamedTuple
 
@@ -7,54 +7,60 @@ import numpy as np
 from hyperface.metrics.shapes import Features, Projected, Spanned, UseFolds, Uses
 
 LARGEST_PCA = 4096
-"""Images or dimensions, whichever are fewer, up to which PCA is fitted per fold."""
+"""PCA is refused if both the number of images and the number of dimensions exceed this."""
 
 
 class Projection(NamedTuple):
-    """A projection of features: x becomes (x - mean) basis."""
+    """A projection of features: the row vector x becomes (x - mean) basis."""
 
     mean: np.ndarray
-    """[dim]."""
+    """[dim] mean that is subtracted."""
     basis: np.ndarray | None
-    """[dim, kept dim] with orthonormal columns, or None to keep all."""
+    """[dim, kept dim] with orthonormal columns, or None to keep all dimensions."""
 
     def __call__(self, features: Features) -> Projected:
-        """Features [images, dim] to [images, kept dim], in the features' own precision."""
+        """Projects features [images, dim] to [images, kept dim], in the type of the features."""
         centered = features - self.mean.astype(features.dtype)
         return centered if self.basis is None else centered @ self.basis.astype(features.dtype)
 
 
 class Moments(NamedTuple):
-    """The moments from which a projection is fitted, relative to a common centre."""
+    """The sums from which a projection is fitted, over features that are relative to a centre."""
 
     uses: float
-    """Number of features."""
+    """Number of features; one that is used twice counts twice."""
     total: np.ndarray
     """[dim] sum of the features."""
     scatter: np.ndarray | float
-    """[dim, dim] sum of their outer products; zero where no PCA is fitted."""
+    """[dim, dim] sum of the outer products of the features; 0.0 if no PCA is fitted."""
 
 
 class FoldMoments(NamedTuple):
-    """Moments of each fold and of all folds together.
+    """The moments of each fold and of all folds together.
 
-    Their difference gives the moments of all folds but one, so each feature is summed only once.
+    The moments of all folds but one are `whole` less those of the one fold. So each feature is
+    summed only once.
     """
 
     middle: np.ndarray
-    """[dim], subtracted before: moments about it lose no digits when subtracted."""
+    """[dim] mean of all images, which is subtracted from the features first. Otherwise the
+    difference of two large sums would lose digits."""
     whole: Moments
+    """The moments of all folds together."""
     folds: dict[int, Moments]
+    """Fold id -> moments of the fold."""
 
     def projection(self, held_out: int, pca: float | int | None) -> Projection:
         """Returns the projection fitted on all folds but one.
 
         Args:
-          held_out: fold id.
-          pca: share of the variance to keep, number of dimensions, or None to remove the mean only.
+          held_out: id of the fold that is left out.
+          pca: share of the variance to keep, if below 1, or number of dimensions to keep. None
+            removes only the mean.
         """
         own = self.folds[held_out]
-        # All less the held-out fold: the features are read once for all folds.
+        # Subtracting the held-out fold costs nothing; summing the other folds again would read all
+        # features once per fold.
         count, total, scatter = (a - b for a, b in zip(self.whole, own, strict=True))
         mean = total / count
         if pca is None:
@@ -64,16 +70,16 @@ class FoldMoments(NamedTuple):
 
 
 def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: bool) -> FoldMoments:
-    """Computes the moments of each fold; each row is summed once, not once per other fold.
+    """Computes the moments of each fold and of all folds together, in float64.
 
     Args:
-      features: [images, dim]; the moments are computed in float64.
+      features: [images, dim].
       rows: [uses] row numbers into features; a row that is given twice counts twice.
       fold: [uses] fold id of each use.
       scatter: whether PCA will be fitted.
     """
     features = np.asarray(features, np.float64)
-    # Taken off first: the covariance is a difference of large numbers otherwise.
+    # Subtracted first: without it the covariance would be a small difference of large numbers.
     middle = features.mean(axis=0)
     centered = features - middle
     folds = {i: _moments(centered, rows[fold == i], scatter) for i in np.unique(fold)}
@@ -87,19 +93,26 @@ def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: boo
 
 
 def spanned(features: Features) -> Spanned:
-    """Returns features in coordinates of their own span, [images, at most images].
+    """Returns features with as many dimensions as images, if they have more, as raw pixels do.
 
-    Their inner products stay the same. This saves work if there are more dimensions than images, as
-    with raw pixels.
+    The result expresses the features [images, dim] in an orthonormal basis of the space that they
+    span. All inner products stay the same, and later steps are cheaper. Features with no more
+    dimensions than images are returned unchanged.
     """
     if features.shape[1] <= features.shape[0]:
         return features
+    # features^T = Q R with orthonormal Q, so that R holds the coordinates; Q is not computed.
     triangle = np.linalg.qr(np.asarray(features, np.float64).T, mode="r")
     return np.asarray(triangle).T
 
 
 def check_pca(pca: float | int | None, images: int, dim: int) -> None:
     """Checks that a PCA has a valid size, and is not too large to compute.
+
+    Args:
+      pca: share of the variance to keep, number of dimensions to keep, or None for no PCA.
+      images: number of images that it is fitted on.
+      dim: number of dimensions of the features.
 
     Raises:
       ValueError: pca is neither a share in (0, 1) nor a whole number from 1 to the smaller of
@@ -108,6 +121,7 @@ def check_pca(pca: float | int | None, images: int, dim: int) -> None:
     if pca is None:
         return
     most = min(images, dim)
+    # bool is a subclass of int: True must not mean one dimension.
     whole = isinstance(pca, int | np.integer) and not isinstance(pca, bool)
     if not (1 <= pca <= most if whole else 0.0 < pca < 1.0):
         raise ValueError(
@@ -123,18 +137,24 @@ def check_pca(pca: float | int | None, images: int, dim: int) -> None:
 
 def _moments(features: np.ndarray, rows: np.ndarray, scatter: bool) -> Moments:
     used, counts = np.unique(rows, return_counts=True)
-    # The root on both sides of the product weighs each row by its count.
+    # In part.T @ part the root of the count appears twice, so that each row has its count as
+    # weight.
     roots = np.sqrt(counts.astype(np.float64))
     part = features[used] * roots[:, None]
     return Moments(float(rows.size), roots @ part, part.T @ part if scatter else 0.0)
 
 
 def _leading(covariance: np.ndarray, pca: float | int) -> np.ndarray:
-    """Returns the kept eigenvectors as columns; a share is exceeded, as in scikit-learn."""
+    """Returns the eigenvectors of the largest eigenvalues, [dim, kept dim], as columns.
+
+    A `pca` below 1 is a share of the variance. The fewest eigenvectors that exceed this share are
+    kept, as in scikit-learn.
+    """
     values, vectors = np.linalg.eigh(covariance)
     kept = pca
     if pca < 1:
-        # Rounding makes eigenvalues near zero negative. They rise, and the largest come first here.
+        # eigh sorts eigenvalues in rising order, hence the reversal. Rounding may make eigenvalues
+        # near zero negative, and the sum must not fall.
         share = np.cumsum(np.maximum(values[::-1], 0.0))
         kept = np.searchsorted(share, pca * share[-1], side="right") + 1
     return vectors[:, -min(int(kept), values.size) :]

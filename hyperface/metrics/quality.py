@@ -1,8 +1,9 @@
 """Measures how well a number per image, such as the feature norm, predicts image quality.
 
-The test is an error-versus-discard curve: the threshold is fixed, the pairs of the lowest quality
-are left out first, and the share of genuine pairs that are refused is measured on those that are
-kept. Of a good quality measure it falls fast; of one that says nothing it stays where it is.
+The test is an error-versus-discard curve. The threshold is fixed, and genuine pairs (two images of
+one person) are left out one by one, the lowest quality first. The curve is the share of the
+remaining genuine pairs that are refused. For a good quality measure it falls fast. For a measure
+that is unrelated to quality it stays constant.
 
 References:
   P. Grother, E. Tabassi. Performance of Biometric Quality Measures. IEEE TPAMI 29, 2007.
@@ -20,16 +21,16 @@ from hyperface.metrics.threshold import checked_scores, impostor_threshold, supp
 from hyperface.metrics.verification import Pairs
 
 MOST_LEFT_OUT = 0.5
-"""Share of the genuine pairs up to which curves are drawn and averaged."""
+"""Largest share of genuine pairs that is left out when curves are drawn and averaged."""
 
 
 class DiscardCurve(NamedTuple):
     """The error-versus-discard curve: the share of kept genuine pairs that are refused."""
 
     left_out: np.ndarray
-    """[genuine pairs] share that is left out, 0, 1/n, 2/n and so on."""
+    """[n] share of the n genuine pairs that is left out: 0, 1/n, 2/n and so on."""
     refused: np.ndarray
-    """[genuine pairs] share of the kept pairs that is refused."""
+    """[n] share of the remaining pairs that is refused."""
 
     def at(self, share: float) -> float:
         """Returns the share of refused pairs among those that are kept.
@@ -40,7 +41,8 @@ class DiscardCurve(NamedTuple):
         return float(np.interp(share, self.left_out, self.refused))
 
     def mean(self, most: float = MOST_LEFT_OUT) -> float:
-        """Returns the area under the curve from 0 to `most`, divided by `most`."""
+        """Returns the mean of the curve: its area from 0 to `most`, divided by `most`."""
+        # The end is interpolated, since `most` need not be one of the points.
         inside = self.left_out < most
         shares = np.append(self.left_out[inside], most)
         values = np.append(self.refused[inside], self.at(most))
@@ -51,24 +53,25 @@ class NormQuality(NamedTuple):
     """The measured relation between the feature norm and the quality of images."""
 
     far: float
-    """False accept rate of all different pairs, by which the threshold is chosen."""
+    """False accept rate over all different pairs, at which the threshold is chosen."""
     threshold: float
+    """The fixed threshold: a pair is refused if its score is below it."""
     mean: float
-    """Mean norm of the images that are in pairs."""
+    """Mean feature norm of the images that occur in a pair."""
     deviation: float
-    """Standard deviation of their norms."""
+    """Standard deviation of the feature norms of the same images."""
     curves: Mapping[str, DiscardCurve]
-    """One curve per order in which genuine pairs are left out, see `ORDERS`."""
+    """One curve per order of leaving out genuine pairs; the keys are those of `ORDERS`."""
     genuine: float
-    """Spearman's correlation of the smaller norm of genuine pairs with their scores; NaN if one of
-    both is constant."""
+    """Spearman's correlation, over genuine pairs, of the smaller norm of both images with the
+    score; NaN if all norms or all scores are equal."""
     impostor: float
-    """Spearman's correlation of the smaller norm of impostor pairs with their scores."""
+    """The same correlation over impostor pairs."""
 
 
 ORDERS = ("lowest norm first", "highest norm first", "random order", "oracle")
-"""Orders in which genuine pairs are left out. A pair's norm is the smaller one of its two images.
-The oracle leaves out refused pairs first: no order is better."""
+"""Orders in which genuine pairs are left out. A pair's norm is the smaller norm of its two images.
+The oracle leaves out refused pairs first, and no order can be better."""
 
 
 def discard_curve(refused: ArrayLike, quality: ArrayLike) -> DiscardCurve:
@@ -97,7 +100,8 @@ def discard_curve(refused: ArrayLike, quality: ArrayLike) -> DiscardCurve:
         )
     count, order = quality.size, np.argsort(quality, kind="stable")
     upto = np.concatenate([[0], np.cumsum(refused[order])])
-    # Between the ends of a tie the mean over random orders is a straight line.
+    # Within a tie each pair is equally likely to be the next, so that the mean number of refused
+    # pairs that are gone rises in a straight line from one end of the tie to the other.
     ends = np.concatenate([[0], np.flatnonzero(np.diff(quality[order])) + 1, [count]])
     left_out = np.arange(count)
     gone = np.interp(left_out, ends, upto[ends])
@@ -114,9 +118,9 @@ def norm_quality(
 
     Args:
       norms: [images] length of each image's feature before it is normalised.
-      pairs: the rows of both images of each pair, and whether both show one person.
+      pairs: the rows in `norms` of both images of each pair, and whether both show one person.
       scores: [pairs] similarities.
-      far: false accept rate.
+      far: false accept rate in [0, 1] that gives the threshold.
 
     Raises:
       ValueError: a number is not finite, lengths differ, there are no same or no different pairs, a
@@ -139,8 +143,10 @@ def norm_quality(
         )
     threshold = float(impostor_threshold(scores[~same], far))
     smaller = np.minimum(norms[pairs.first], norms[pairs.second])
+    # Each image once, however many pairs it is in.
     used = norms[np.union1d(pairs.first, pairs.second)]
     refused, lowest = scores[same] < threshold, smaller[same]
+    # Qualities that produce the four ORDERS. Equal ones (zeros) mean random order.
     by_order = (lowest, -lowest, np.zeros(refused.size), ~refused)
     return NormQuality(
         far=far,
@@ -186,4 +192,5 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Returns ranks from 1; tied values have their mean rank."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    # The last rank of a tie of n values, less (n - 1) / 2, is the mean rank of the tie.
     return (np.cumsum(count) - (count - 1) / 2)[place]

@@ -1,4 +1,8 @@
-"""Identification in a gallery: ranks of mates, CMC, and the open-set DIR at a FAR."""
+"""Identification of probes in a gallery: ranks of mates, CMC, and the open-set DIR at a FAR.
+
+A probe is an image that is searched for, and the gallery is the set of images that are searched. A
+mate is a gallery image of the probe's person.
+"""
 
 from typing import NamedTuple
 
@@ -13,11 +17,11 @@ class OpenSet(NamedTuple):
     """The outcome of open-set search: the gallery contains only some of the probes' people."""
 
     mate_scores: MateScores
-    """[probes with a mate] score of the best image of the same person."""
+    """[probes with a mate] highest score of a gallery image of the same person."""
     ranks: MatedRanks
-    """[probes with a mate] 1 where nobody else scores as high as that image."""
+    """[probes with a mate] rank of that image, from 1 (the best)."""
     impostor_scores: ImpostorScores
-    """[probes without a mate] highest score in the gallery."""
+    """[probes without a mate] highest score of all gallery images."""
 
 
 def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
@@ -48,7 +52,7 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
     has_mate = np.isin(probe_labels, gallery_labels)
     mated = scores[has_mate]
     mates = probe_labels[has_mate, None] == gallery_labels
-    # The cast undoes that -inf widens float32 scores.
+    # np.where with the float64 -inf widens float32 scores; the cast takes them back.
     best = np.where(mates, mated, -np.inf).max(axis=1, initial=-np.inf).astype(scores.dtype)
     # >=, so that a tie counts against the mate.
     as_high = (mated >= best[:, None]) & ~mates
@@ -56,7 +60,7 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
 
 
 def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
-    """Returns the cumulative match characteristic: share of searches with the mate in the r best.
+    """Returns the cumulative match characteristic: shares of searches whose mate has rank <= r.
 
     Args:
       ranks: [searches] rank of the mate, from 1.
@@ -75,6 +79,7 @@ def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
     ranks = np.asarray(ranks)
     if not ranks.size or ranks.min() < 1:
         raise ValueError(f"expected ranks from 1, found {ranks.min() if ranks.size else 'none'}")
+    # All ranks beyond the curve share one bin, so that one huge rank allocates no huge array.
     counts = np.bincount(np.minimum(ranks, max_rank + 1), minlength=max_rank + 2)
     return np.cumsum(counts)[1 : max_rank + 1] / ranks.size
 
@@ -110,6 +115,8 @@ def dir_at_far(
     if not searches.mate_scores.size:
         raise ValueError("expected probes whose person is in the gallery, found none")
     thresholds = impostor_threshold(searches.impostor_scores, far, rule=rule)
+    # As floats, so that one matrix product counts, for all ranks and thresholds, the searches that
+    # satisfy both conditions.
     detected = (searches.mate_scores[:, None] >= np.ravel(thresholds)).astype(np.float64)
     identified = (np.ravel(rank)[:, None] >= searches.ranks).astype(np.float64)
     rates = identified @ detected / searches.ranks.size

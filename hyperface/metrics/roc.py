@@ -1,4 +1,4 @@
-"""The ROC curve and its figures, exact from sorted scores: TAR at a FAR, EER, AUC, DET."""
+"""Computes the ROC curve exactly from sorted scores, and from it TAR at a FAR, EER, AUC and DET."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,15 @@ class Roc(NamedTuple):
     """A ROC curve with one point per distinct score; it begins where no pair is accepted."""
 
     far: Points
-    """False accept rate: share of different pairs accepted. Rising."""
+    """False accept rate: share of the different pairs that are accepted. The values rise."""
     tar: Points
-    """True accept rate: share of same pairs accepted. Rising."""
+    """True accept rate: share of the same pairs that are accepted. The values rise."""
     thresholds: Points
-    """A pair is accepted when its score is at least this; the first is inf."""
+    """Threshold of each point; a pair is accepted if its score is at least this. The first is
+    inf."""
 
     def rates(self) -> dict[str, list[float]]:
-        """Returns false and true accept rates as lists "far" and "tar" for JSON."""
+        """Returns the false and true accept rates as lists, under the keys "far" and "tar"."""
         return {"far": self.far.tolist(), "tar": self.tar.tolist()}
 
 
@@ -29,10 +30,11 @@ class Det(NamedTuple):
     """Detection error trade-off: both error rates, usually drawn on normal deviate axes."""
 
     far: Points
-    """False accept rate. Rising."""
+    """False accept rate. The values rise."""
     frr: Points
-    """False reject rate: share of same pairs refused. Falling."""
+    """False reject rate: share of the same pairs that are refused. The values fall."""
     thresholds: Points
+    """Threshold of each point, as in `Roc`."""
 
 
 def roc(scores: Scores, same: Same) -> Roc:
@@ -57,14 +59,14 @@ def roc(scores: Scores, same: Same) -> Roc:
     scores, same = _checked(scores, same)
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], np.cumsum(same[order])
-    # One point per distinct score: no threshold can accept a part of a tie.
+    # One point per distinct score: no threshold can accept only some of several equal scores.
     last_of_ties = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
     accepted_same = hits[last_of_ties]
     accepted = last_of_ties + 1
     return Roc(
         far=np.concatenate([[0.0], (accepted - accepted_same) / (same.size - hits[-1])]),
         tar=np.concatenate([[0.0], accepted_same / hits[-1]]),
-        # An inf of float64 would widen float32 thresholds, in twice the memory.
+        # An inf of type float64 would turn float32 thresholds into float64, twice the memory.
         thresholds=np.concatenate([np.full(1, np.inf, ranked.dtype), ranked[last_of_ties]]),
     )
 
@@ -118,16 +120,19 @@ def true_accept_rate(
     """
     genuine = checked_scores(genuine, "genuine")
     impostors = checked_scores(impostors, "impostor")
-    kind = np.result_type(genuine, impostors)  # In which a score just above another is defined.
+    # "strict" takes the next number above a score. It is the next one in a type that both kinds of
+    # scores have: the next float32 may lie above a float64 genuine score.
+    kind = np.result_type(genuine, impostors)
     thresholds = impostor_threshold(impostors.astype(kind, copy=False), far, rule=rule)
     return accepted_share(genuine, thresholds)
 
 
 def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
-    """Returns the true accept rate at the threshold of `impostor_threshold`.
+    """Returns the true accept rate at the threshold that `impostor_threshold` gives for a FAR.
 
     By the rule "strict" it is the largest true accept rate whose measured false accept rate is at
-    most `far`. Same pairs with the same score as the best refused different pair are refused too.
+    most `far`. A same pair whose score equals that of the highest refused different pair is refused
+    too.
 
     Args:
       scores: [pairs] similarities.
@@ -151,25 +156,27 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
 
 
 def eer(curve: Roc) -> float:
-    """Returns the equal error rate: the FAR at which FAR = 1 - TAR, interpolated between points.
+    """Returns the equal error rate: the FAR at which FAR = 1 - TAR.
+
+    It is interpolated linearly between the two points of the curve around it.
 
     Example:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
       0.5
     """
-    # FAR = 1 - TAR where this is zero; it rises along the curve, so that it crosses once.
+    # FAR = 1 - TAR where the excess is zero. It rises along the curve, so that it crosses once.
     excess = curve.far + curve.tar - 1.0
-    # The curve begins at -1 and ends at 1, so that there is a crossing and a point before it.
+    # The excess begins at -1 and ends at 1, so that there is a crossing and a point before it.
     after = int(np.argmax(excess >= 0.0))
     share = -excess[after - 1] / (excess[after] - excess[after - 1])
     return float(curve.far[after - 1] + share * (curve.far[after] - curve.far[after - 1]))
 
 
 def auc(curve: Roc) -> float:
-    """Returns the area under the curve.
+    """Returns the area under the ROC curve.
 
-    It is the probability that a same pair scores higher than a different pair. A tie counts one
-    half.
+    It is the probability that a random same pair scores higher than a random different pair, where
+    equal scores count one half.
 
     Example:
       >>> auc(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
@@ -179,7 +186,7 @@ def auc(curve: Roc) -> float:
 
 
 def det(curve: Roc) -> Det:
-    """Returns the curve of both error rates, the false accepts and the false rejects (DET)."""
+    """Returns the detection error trade-off (DET) of a ROC curve: FAR against FRR = 1 - TAR."""
     return Det(curve.far, 1.0 - curve.tar, curve.thresholds)
 
 

@@ -1,10 +1,10 @@
-"""Exact search in a large gallery: low-precision products, and float64 where they leave doubt.
+"""Exact search in a large gallery: products in low precision first, float64 where needed.
 
-A block of the gallery is scored in bfloat16. How far such a score can be from the true cosine is
-bounded by what rounding took from the features, which is measured: with u' and v' the rounded unit
-vectors, |u'v' - uv| <= |u' - u| |v'| + |v' - v| |u| plus the rounding of float32 sums. Only pairs
-whose score comes within that bound of a threshold are scored again, in float64, and rounded to
-float32. No result depends on the low precision, on block sizes or on the order of the gallery.
+A block of the gallery is scored in bfloat16. The error of such a score is bounded by the rounding
+errors of the features, which are measured. With u' and v' the rounded unit vectors,
+|u'v' - uv| <= |u' - u| |v'| + |v' - v| |u|, plus the rounding of float32 sums. Only pairs whose
+score plus this bound reaches a threshold are scored again, in float64, and rounded to float32. No
+result depends on the low precision, on block sizes or on the order of the gallery.
 """
 
 from typing import NamedTuple
@@ -17,40 +17,43 @@ from hyperface.metrics.cosine import Place
 from hyperface.metrics.shapes import Features, Others, PairRows, Scores
 
 GROUP = 64
-"""Gallery images whose highest score is looked at first."""
+"""Number of neighbouring gallery images per group; a group is skipped if its highest score is too
+low."""
 PAIRS = 2**12
-"""Pairs scored exactly at once."""
+"""Number of pairs that are scored in float64 at a time, so that their features fit into memory."""
 PENDING = 2**16
-"""Scores that `MateRanks` gathers before it counts them."""
+"""Number of scores that `MateRanks` collects before it counts them together."""
 
 
 class ScoredBlock(NamedTuple):
     """The scores of one gallery block, computed in low precision."""
 
     scores: jax.Array
-    """[probes, block]."""
+    """[probes, block] float32 approximate cosines."""
     highest: jax.Array
     """[probes, block / GROUP] highest score of each group."""
     norms: jax.Array
-    """[block] length of the features."""
+    """[block] length of each feature of the block; 0 for padding."""
     error: jax.Array
-    """Largest distance between a unit vector and its rounded form."""
+    """Scalar: largest distance between a unit vector of the block and its rounded form."""
 
 
 class Candidates(NamedTuple):
     """Pairs of a probe and a gallery image that may reach the probe's threshold."""
 
     probes: np.ndarray
+    """[pairs] row of the probe."""
     rows: np.ndarray
+    """[pairs] row of the gallery image in its block."""
 
 
 class Probes:
-    """Probes to be searched for in a gallery.
+    """Scores probes, the images that are searched for, against blocks of a gallery.
 
     Args:
       unit: [probes, dim] float32 unit features.
-      dtype: type of the products; it changes the speed, and not the results.
-      place: puts a block on the device that scores it.
+      dtype: type of the factors of the products; it changes the speed, but not the results.
+      place: puts a block [rows, dim] on the device that scores it, or splits it over several.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Probes:
     ) -> None:
         self._place = place
         self._low = jnp.asarray(unit, dtype)
-        # In float64: the bound must not be rounded itself.
+        # In float64, because a bound that is itself rounded down would be no bound.
         lost = np.linalg.norm(np.asarray(self._low, np.float64) - unit, axis=1)
-        # Norms, quotients and sums of `dim` terms in float32, each within its worst case.
+        # Worst case of the norms, quotients and sums of `dim` terms in float32, with a margin;
+        # 2^-24 is the unit roundoff of float32.
         self._rounding = 4.0 * (unit.shape[1] + 8) * 2.0**-24
         self._lost = lost
 
@@ -78,23 +82,25 @@ class Probes:
         return _score(self._low, self._place(block))
 
     def bound(self, scored: ScoredBlock) -> np.ndarray:
-        """Returns [probes] bounds on the difference between the block's scores and the cosines."""
-        # The error was measured in float32, and may be rounded down.
+        """Returns [probes] upper bounds of |score - cosine| for all images of the block."""
+        # The error was measured in float32 and may be rounded down, hence the factor 1.001.
         error = 1.001 * float(scored.error)
-        # |v'| is at most 1 + error.
+        # The bound of the module's docstring, in which |v'| <= |v| + |v' - v| = 1 + error.
         return self._lost * (1.0 + error) + error + self._rounding
 
     def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
-        """Returns the pairs whose cosine may reach the threshold of their probe; no others can.
+        """Returns the pairs whose cosine may reach the threshold of their probe.
+
+        All other pairs of the block are certainly below the threshold.
 
         Args:
           scored: the scores of the block.
           thresholds: [probes] smallest cosine of interest for each probe.
           rows: number of rows of the block without the padding.
         """
-        # Everything that may reach the threshold passes; no score is trusted as it is.
+        # Less the bound, so that no pair is lost because its approximate score is too low.
         lowest = thresholds - self.bound(scored)
-        # Groups first, so that the host looks at few of all scores.
+        # Groups first, so that the host examines only a small part of all scores.
         probes, groups = np.nonzero(np.asarray(scored.highest) >= lowest[:, None])
         scores = np.asarray(scored.scores)
         scores = scores.reshape(len(scores), -1, GROUP)[probes, groups]
@@ -107,7 +113,7 @@ class Probes:
 @jax.jit
 def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
     norms = jnp.sqrt(jnp.sum(jnp.square(block), axis=1))
-    # Padding has norm zero. Real features of norm zero are refused by the caller.
+    # Padding has norm zero, and 0 / 0 would be NaN. The caller refuses real features of norm zero.
     unit = block / jnp.where(norms > 0, norms, 1.0)[:, None]
     low = unit.astype(probes.dtype)
     error = jnp.sqrt(jnp.max(jnp.sum(jnp.square(low.astype(jnp.float32) - unit), axis=1)))
@@ -115,7 +121,7 @@ def _score(probes: jax.Array, block: jax.Array) -> ScoredBlock:
         probes,
         low,
         (((1,), (1,)), ((), ())),
-        # float32 operands must not be rounded again, which the bound does not count.
+        # "highest": by default an accelerator rounds float32 operands, which the bound leaves out.
         precision="highest",
         preferred_element_type=jnp.float32,
     )
@@ -146,15 +152,15 @@ def exact_cosines(
 
 
 class MateRanks:
-    """Ranks of mates among gallery scores that come in any order.
+    """Computes the ranks of mates from gallery scores, which may be added in any order.
 
-    The rank of a mate is one more than the number of gallery scores of its probe that are at least
-    the mate's score: ties count against the mate. Pairs whose rank exceeds `max_rank` need no more
-    scores.
+    A mate is another image of the probe's person. Its rank is one more than the number of gallery
+    scores of its probe that are at least the mate's score: ties count against the mate. A pair
+    whose rank exceeds `max_rank` needs no more scores.
 
     Args:
-      probes: [pairs] number of the probe.
-      scores: [pairs] float32 score of the probe's mate.
+      probes: [pairs] row of the probe of each pair of a probe and its mate.
+      scores: [pairs] float32 score of each pair.
       num_probes: number of probes.
       max_rank: the last exact rank; all higher ranks are reported as max_rank + 1.
     """
@@ -162,6 +168,8 @@ class MateRanks:
     def __init__(
         self, probes: np.ndarray, scores: np.ndarray, num_probes: int, max_rank: int
     ) -> None:
+        # Sorted by probe, then by score: the pairs of a probe are neighbours, the lowest score
+        # first.
         self._order = np.lexsort((scores, probes))
         self._scores = scores[self._order]
         self._keys = _keys(probes[self._order], self._scores)
@@ -178,9 +186,9 @@ class MateRanks:
 
         Args:
           probes: [scores] row of the probe that each score belongs to.
-          scores: [scores] similarities. Those below the probe's `wanted` may be left out.
+          scores: [scores] similarities. Scores below the probe's `wanted` may be left out.
         """
-        # Lower scores change no rank that is told apart.
+        # Lower scores cannot change a rank, or only one that exceeds max_rank already.
         reaching = scores >= self.wanted[probes]
         self._pending.append(_keys(probes[reaching], scores[reaching]))
         if sum(part.size for part in self._pending) > PENDING:
@@ -194,24 +202,31 @@ class MateRanks:
         return ranks
 
     def _update(self) -> None:
-        # NumPy concatenates no empty list.
+        """Counts the pending scores, and raises `wanted` for pairs whose rank exceeds max_rank."""
+        # The empty array is there because np.concatenate refuses an empty list.
         keys = np.concatenate([np.empty(0, np.int64), *self._pending])
-        # A score counts for the pairs of its probe up to its place among them.
+        # A gallery score counts against each pair of its probe whose score is not higher. These are
+        # the pairs between the probe's first pair and the score's place in the sorted pairs. So the
+        # count of pair p is the number of places in (p, end of the probe].
         places = np.searchsorted(self._keys, keys, side="right")
         up_to = np.cumsum(np.bincount(places, minlength=self._keys.size + 1))
         begin, end = self._first[:-1], self._first[1:]
         self._counts += np.repeat(up_to[end], end - begin) - up_to[:-1]
         self._pending = []
-        # Pairs beyond the last rank are the lowest of their probe.
+        # Pairs beyond max_rank are the lowest of their probe, so that counting them is enough to
+        # find the lowest pair that is not beyond.
         passed = np.concatenate([[0], np.cumsum(self._counts >= self._max_rank)])
         lowest = begin + passed[end] - passed[begin]
         self.wanted[:] = np.append(self._scores, np.inf)[np.where(lowest < end, lowest, -1)]
 
 
 def _keys(probes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """int64 that sort by probe, then by float32 score."""
-    bits = (np.float32(scores) + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0.
-    # The bits of negative floats fall as the numbers rise, so that all but the sign are flipped.
+    """Returns int64 keys [scores] whose order is by probe, then by float32 score."""
+    # Adding 0.0 turns -0.0 into 0.0: both are equal as scores, but their bits differ.
+    bits = (np.float32(scores) + np.float32(0.0)).view(np.int32)
+    # As integers, the bits of negative floats sort in reverse, so all bits but the sign are
+    # flipped.
     ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
-    # One key in place of two, because searchsorted takes one.
+    # One key of two parts, because searchsorted takes a single key. The lower part is signed, which
+    # moves a negative score into the gap below the probe's zero: the order stays.
     return (probes.astype(np.int64) << 32) + ordered

@@ -1,14 +1,14 @@
 """Types of the NumPy arrays that the metrics take and return, with their shapes.
 
-Within one call arrays of the same named size are of one length. Scores and features may have any
-floating dtype.
+Within one call all sizes of the same name are equal. Scores and features may have any floating
+dtype.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
 Features = Float[np.ndarray, "images dim"]
-"""One row per image, of any length unless a function asks for unit rows."""
+"""One row per image. Rows may have any length, unless a function asks for unit length."""
 Labels = Shaped[np.ndarray, " images"]
 """The person of each image."""
 Scores = Float[np.ndarray, " pairs"]
@@ -16,7 +16,7 @@ Scores = Float[np.ndarray, " pairs"]
 Same = Bool[np.ndarray, " pairs"]
 """Whether both images of a pair show one person."""
 Tested = Bool[np.ndarray, " pairs"]
-"""Whether a pair is held out."""
+"""Whether a pair is held out, so that thresholds are chosen on the other pairs."""
 Folds = Shaped[np.ndarray, " pairs"]
 """The fold or split of each pair."""
 PairRows = Integer[np.ndarray, " pairs"]
@@ -42,9 +42,9 @@ Searches = Integer[np.ndarray, " searches"]
 SplitRates = Float[np.ndarray, "splits fars"]
 """One row per split, one column per false accept rate."""
 SplitCounts = Integer[np.ndarray, "splits fars"]
-"""Whole numbers, as `SplitRates` has rates."""
+"""Whole numbers: one row per split, one column per false accept rate."""
 MateScores = Float[np.ndarray, " mated_probes"]
-"""One score per probe that has a mate in the gallery."""
+"""One score per probe that has a mate, an image of the same person, in the gallery."""
 MatedRanks = Integer[np.ndarray, " mated_probes"]
 """One rank per probe that has a mate in the gallery."""
 ImpostorScores = Float[np.ndarray, " other_probes"]
@@ -58,21 +58,21 @@ Cuts = Float[np.ndarray, " cuts"]
 Histograms = Float[np.ndarray, "rows bins"]
 """One histogram per row."""
 OtherHistograms = Float[np.ndarray, "columns bins"]
-"""One histogram per row, to compare with others."""
+"""The second array of a comparison, one histogram per row."""
 Intersections = Float[np.ndarray, "rows columns"]
-"""What each row of one array has in common with each of another."""
+"""Histogram intersection of each row of one array with each row of another."""
 Kernel = Float[np.ndarray, "pairs pairs"]
-"""The similarity of each pair to each pair."""
+"""Kernel value of each pair of images with each pair of images."""
 Decisions = Float[np.ndarray, " tested_pairs"]
 """One value per held-out pair."""
 Uses = Integer[np.ndarray, " uses"]
-"""Rows of images; one that is named twice counts twice."""
+"""Row numbers of images; an image that occurs twice counts twice."""
 UseFolds = Shaped[np.ndarray, " uses"]
-"""The fold of each use of an image."""
+"""The fold of each entry of `Uses`."""
 Spanned = Float[np.ndarray, "images span"]
-"""Features in coordinates of their own span."""
+"""Features in an orthonormal basis of the space that they span."""
 Projected = Float[np.ndarray, "images kept"]
-"""Features in the dimensions that are kept."""
+"""Features after a projection, which keeps some of the dimensions."""
 Norms = Float[np.ndarray, "images 1"]
 """The length of each row."""
 Others = Float[np.ndarray, "others dim"]

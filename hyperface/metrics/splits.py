@@ -1,4 +1,4 @@
-"""EER, AUC and TAR at FAR on each split of a pair list, and their spread over the splits."""
+"""Computes EER, AUC and TAR at FAR on each split of a pair list, and their spread over splits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,12 +29,14 @@ class PairRates(NamedTuple):
     tar: SplitRates
     """[splits, fars] true accept rate at each false accept rate."""
     fars: tuple[float, ...]
+    """The requested false accept rates."""
     allowed: SplitCounts
-    """[splits, fars] false accepts that a rate allows. Zero marks a rate that the different pairs
-    of the split cannot support: the figure is the rate at no false accept at all."""
+    """[splits, fars] number of false accepts that a false accept rate allows. If it is zero, the
+    split has too few different pairs for the rate, and `tar` is the true accept rate at no false
+    accept."""
 
     def spread(self) -> dict[str, Spread]:
-        """Returns the mean and deviation of every score, by name."""
+        """Returns mean and deviation over splits, under "eer", "auc" and "tar_at_far_RATE"."""
         figures = {"eer": self.eer, "auc": self.auc}
         figures |= {f"tar_at_far_{far:g}": self.tar[:, i] for i, far in enumerate(self.fars)}
         return {name: _spread(values) for name, values in figures.items()}
@@ -47,7 +49,7 @@ class PairRates(NamedTuple):
 def pair_rates(
     scores: Scores, same: Same, split: Folds, fars: Sequence[float] = (1e-3,)
 ) -> PairRates:
-    """Computes the rates on each split by itself, as CFP and IJB-A report them.
+    """Computes verification rates on each split by itself, as CFP and IJB-A report them.
 
     If all pairs have the same split id, the rates are those of all pairs together.
 
@@ -73,6 +75,7 @@ def pair_rates(
         raise ValueError(f"expected a score for each of {same.size} pairs, found {scores.shape}")
     same = checked_same(same)
     rates, allowed = [], []
+    # Each split by itself, because scores of different splits may need different thresholds.
     for i in np.unique(split):
         part = split == i
         check_both_kinds(same[part], f"split {i}")
@@ -85,5 +88,6 @@ def pair_rates(
 
 
 def _spread(values: PerFold) -> Spread:
+    # NaN for one split, since NumPy would warn of a division by zero.
     deviation = np.std(values, ddof=1) if values.size > 1 else np.nan
     return Spread(float(np.mean(values)), float(deviation))

@@ -1,4 +1,4 @@
-"""Verification from blocks of scores, in memory that does not grow with the impostor pairs."""
+"""Computes verification rates from blocks of scores, without keeping all impostor scores."""
 
 from collections.abc import Iterator
 
@@ -19,15 +19,15 @@ from hyperface.metrics.threshold import (
 from hyperface.metrics.topk import Tail
 
 BINS = 2**16
-"""Bins of a histogram over [-1, 1]."""
+"""Number of bins of the histogram of cosines, over [-1, 1]; a power of two, see `_bins`."""
 RESOLUTION = 2.0 / BINS
 """Width of a bin, in cosine."""
 CHUNK = 2**18
-"""Scores binned at once: they stay in the cache."""
+"""Number of scores that are counted at a time, so few that they stay in the processor's cache."""
 TILE = 512
-"""Images by images that `stream_all_pairs` scores at once."""
+"""`stream_all_pairs` scores TILE x TILE pairs of images at a time."""
 SLACK = 1e-5
-"""How far beyond [-1, 1] rounding may take a cosine."""
+"""A cosine may lie this far outside [-1, 1], because of rounding."""
 
 
 class ScoreStream:
@@ -35,10 +35,10 @@ class ScoreStream:
 
     All genuine scores and the highest impostor scores are kept in memory. So the rates up to
     `exact_far` are exact: they equal those of `roc.true_accept_rate`. The other impostor scores are
-    only counted in a histogram. For higher rates the threshold is therefore the nearest bin edge:
-    above the exact threshold by the rule "strict", and below it by the rule "blufr". It differs by
-    less than `RESOLUTION`, which is 2^-15 in cosine. So the true accept rate is never too high by
-    "strict", and never too low by "blufr".
+    only counted in a histogram. For higher rates the threshold is therefore a bin edge: the next
+    edge above the exact threshold by the rule "strict", and below it by the rule "blufr". The
+    difference is less than `RESOLUTION`, which is 2^-15 in cosine. So the true accept rate is never
+    too high by "strict", and never too low by "blufr".
 
     Args:
       tail: number of the highest impostor scores that are kept.
@@ -62,12 +62,12 @@ class ScoreStream:
 
     @property
     def num_genuine(self) -> int:
-        """The number of same pairs so far."""
+        """The number of genuine scores that were added so far."""
         return sum(part.size for part in self._genuine)
 
     @property
     def num_impostors(self) -> int:
-        """The number of different pairs so far."""
+        """The number of impostor scores that were added so far."""
         return int(self.histogram.sum())
 
     @property
@@ -78,11 +78,11 @@ class ScoreStream:
     def add(
         self, *, genuine: np.ndarray | None = None, impostors: np.ndarray | None = None
     ) -> None:
-        """Adds a block of scores of any shape.
+        """Adds a block of scores.
 
         Args:
-          genuine: cosines of same pairs.
-          impostors: cosines of different pairs.
+          genuine: cosines of same pairs, in an array of any shape.
+          impostors: cosines of different pairs, in an array of any shape.
 
         Raises:
           ValueError: a score has another type, is not finite or lies outside [-1, 1].
@@ -97,7 +97,11 @@ class ScoreStream:
                 self.tail.add(chunk)
 
     def merge(self, other: "ScoreStream") -> None:
-        """Adds all scores of another stream with the same settings."""
+        """Adds all scores of another stream, which must have the same `tail` and `dtype`.
+
+        Raises:
+          ValueError: the other stream has another `tail` or `dtype`.
+        """
         if other.dtype != self.dtype:
             raise ValueError(f"expected a stream of {self.dtype} scores, found {other.dtype}")
         self.tail.merge(other.tail)
@@ -105,35 +109,53 @@ class ScoreStream:
         self._genuine.extend(other._genuine)
 
     def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
-        """Returns the threshold at a rate, which is exact up to `exact_far`, else a bin edge."""
+        """Returns the threshold for each false accept rate, in the shape of `far`.
+
+        It is exact up to `exact_far`, and a bin edge for higher rates.
+
+        Args:
+          far: one false accept rate in [0, 1], or an array of them.
+          rule: the threshold rule, as in `impostor_threshold`.
+
+        Raises:
+          ValueError: no genuine or no impostor score was added, or a rate is outside [0, 1].
+        """
         self._check_both_kinds()
-        # float64, since float32 cannot tell the counts of many million impostors apart.
+        # float64, since float32 cannot represent each count of more than 16 million impostors.
         far = np.asarray(far, np.float64)
         allowed = allowed_impostors(far, self.num_impostors, rule)
-        # Place k is in the tail, or all are accepted and no place is read.
+        # The tail answers if it contains the score at place k (counted from 0). It also answers if
+        # all impostors are accepted, because no score is read then.
         exact = (allowed < self.tail.size) | (allowed >= self.num_impostors)
         from_tail = impostor_threshold(
             self.tail.scores(),
-            # A rate that the tail cannot answer gets a harmless one; its result is not used.
+            # FAR 0, which the tail can always answer, stands in where the tail cannot answer; the
+            # last line discards these results.
             np.where(exact, far, 0.0),
             rule=rule,
             num_impostors=self.num_impostors,
         )
         at_least = np.cumsum(self.histogram[::-1])  # Impostors in the highest 1, 2, ... bins.
         if rule == "strict":
-            # The bins that hold at most k impostors: the edge below them is never too low.
+            # As many of the highest bins as hold at most k impostors together: at the edge below
+            # them at most k are accepted.
             bins = np.searchsorted(at_least, allowed, side="right")
         else:
-            # The bin that holds the k-th impostor is taken in, with all that are tied with it.
+            # The bin of the k-th impostor is included, and with it all scores equal to that one.
             bins = np.searchsorted(at_least, allowed, side="left") + 1
         return np.where(exact, from_tail, (1.0 - bins * RESOLUTION).astype(self.dtype))[()]
 
     def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
-        """Returns the share of genuine scores accepted at each rate, in the shape of `far`."""
+        """Returns the true accept rate at each false accept rate, in the shape of `far`.
+
+        Args:
+          far: one false accept rate in [0, 1], or an array of them.
+          rule: the threshold rule, as in `impostor_threshold`.
+        """
         return accepted_share(self.genuine(), self.threshold(far, rule=rule))
 
     def genuine(self) -> np.ndarray:
-        """Returns the scores of all genuine pairs so far, in the order of their blocks."""
+        """Returns all genuine scores [pairs] that were added so far, in the order of adding."""
         return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
 
     def roc(self) -> Roc:
@@ -153,12 +175,13 @@ class ScoreStream:
             )
 
     def _chunks(self, scores: np.ndarray, name: str) -> Iterator[np.ndarray]:
+        """Yields the scores, checked as `add` says, in flat parts of at most CHUNK scores."""
         scores = np.asarray(scores).ravel()
         if scores.dtype != self.dtype:
             raise ValueError(f"expected {self.dtype} {name} scores, found {scores.dtype}")
         for start in range(0, scores.size, CHUNK):
             chunk = checked_scores(scores[start : start + CHUNK], name)
-            # The extremes tell, without an array of bools.
+            # Minimum and maximum suffice, and cost no array of bools as large as the chunk.
             low, high = chunk.min(), chunk.max()
             if low < -1 - SLACK or high > 1 + SLACK:
                 raise ValueError(
@@ -175,16 +198,21 @@ def stream_all_pairs(
     exact_far: float = 0.01,
     place: Place = jnp.asarray,
 ) -> ScoreStream:
-    """Scores every pair of different images, one tile of the score matrix at a time.
+    """Returns a stream of the cosines of all pairs of different images.
+
+    The matrix of scores is computed in tiles, and never exists as a whole.
 
     Args:
-      unit: [images, dim] unit features, whose type the scores have.
+      unit: [images, dim] unit features; the scores have their type.
       labels: [images] person of each image.
-      exact_far: false accept rate up to which rates are exact.
+      exact_far: the stream keeps so many impostor scores that all rates up to this false accept
+        rate are exact.
       place: by default puts a tile's rows on JAX's default device; another function may split them
         over several devices.
     """
-    order = np.argsort(labels, kind="stable")  # So that same pairs lie in few tiles.
+    # Sorted by person, so that few tiles contain same pairs. Stable, so that the order of the
+    # genuine scores does not depend on NumPy's sorting algorithm.
+    order = np.argsort(labels, kind="stable")
     labels, images = labels[order], len(unit)
     # Every tile has one shape, so that the product is compiled once.
     padded = np.zeros((-(-images // TILE) * TILE, unit.shape[1]), unit.dtype)
@@ -197,23 +225,26 @@ def stream_all_pairs(
         (i, j, product(padded[i : i + TILE], padded[j : j + TILE], place)) for i, j in tiles
     )
     for i, j, scores in one_ahead(products):
-        # Without the scores of padding, which would be impostors at zero.
+        # Without the padding, whose scores would count as impostor scores of zero.
         scores = np.asarray(scores)[: images - i, : images - j]
         rows, columns = labels[i : i + TILE, None], labels[None, j : j + TILE]
-        # Labels rise, so that such a tile has no same pair, and needs no masks.
+        # Labels rise. If the last row's label is below the first column's, the tile contains no
+        # same pair, and the slow masks below are not needed.
         if rows[-1, 0] < columns[0, 0]:
             stream.add(impostors=scores)
         else:
             same = rows == columns
-            # On the diagonal only below it: each pair once, and no image with itself.
+            # A tile on the diagonal is used only below the diagonal, so that each pair occurs once
+            # and no image is paired with itself.
             once = np.tri(*scores.shape, k=-1, dtype=bool) if i == j else True
             stream.add(genuine=scores[same & once], impostors=scores[~same & once])
     return stream
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
-    # A power of two scales without rounding, so that the edges are exact.
+    """Returns the histogram bin, from 0 to BINS - 1, of each cosine."""
+    # BINS / 2 is a power of two: multiplying by it does not round, so that bin edges are exact.
     place = np.floor(scores * scores.dtype.type(BINS // 2))
     place += BINS // 2
-    # Clipped: 1.0 and a cosine that rounding took beyond an end belong to the last bins.
+    # Clipped, because 1.0 belongs to the last bin, and rounding may put a cosine outside [-1, 1].
     return np.clip(place, 0, BINS - 1, out=place).astype(np.intp)

@@ -1,4 +1,7 @@
-"""The released codes' classifiers on top of similarities: libsvm, by scikit-learn."""
+"""Decides pairs by their similarities as released codes do: by an SVM or a grid of thresholds.
+
+The SVM is libsvm, through scikit-learn. The released codes are those of NormFace and insightface.
+"""
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -40,14 +43,17 @@ def svm_threshold(scores: Scores, same: Same) -> float:
     machine = SVC(kernel="linear", C=1.0, shrinking=False)
     machine.fit(scores[:, None], checked_same(same))
     slope, offset = machine.coef_.item(), machine.intercept_.item()
+    # A negative slope would accept the pairs below a threshold, which no threshold here expresses.
     return -offset / slope if slope > 0 else -np.inf
 
 
 def grid_threshold(scores: Scores, same: Same) -> float:
-    """Returns the best threshold of insightface's grid: 0, 0.01, ..., 3.99 of squared distances.
+    """Returns the threshold that insightface's verification code would choose.
 
-    A pair is decided to be the same if its squared distance is below a threshold. Accuracy is the
-    share of all pairs that are decided rightly. The smallest of equally good thresholds is taken.
+    It tries the squared distances 0, 0.01, ..., 3.99, where a pair is decided to be the same if its
+    squared distance is below the threshold. The threshold with the highest accuracy is taken, or
+    the smallest of several equally good ones. Accuracy is the share of all pairs that are decided
+    correctly.
 
     Args:
       scores: [pairs] negative squared Euclidean distances of unit features.
@@ -65,8 +71,11 @@ def grid_threshold(scores: Scores, same: Same) -> float:
     same = checked_same(same)
     distances = -np.asarray(scores, np.float64)
     below = [np.searchsorted(np.sort(distances[kind]), GRID, side="left") for kind in (same, ~same)]
-    best = int(np.argmax(below[0] - below[1]))  # The first of equally good ones.
-    # Just above, since a distance of exactly the threshold is refused.
+    # Correct decisions are the same pairs below, and the different pairs not below. Their number
+    # less a constant is this difference. argmax returns the first of equally good thresholds.
+    best = int(np.argmax(below[0] - below[1]))
+    # The next number above: insightface refuses a distance equal to the threshold, and a score
+    # equal to the returned threshold is accepted.
     return float(np.nextafter(-GRID[best], np.inf))
 
 
@@ -79,8 +88,10 @@ THRESHOLDS = {
     "svm": svm_threshold,
     "grid": grid_threshold,
 }
-"""Rules (scores, same) -> threshold by name: the highest balanced accuracy, the SVM's, or
-insightface's, which takes negative squared distances."""
+"""Functions (scores, same) -> threshold by the name of their rule.
+
+"accuracy" and "accuracy-mean" maximise the balanced accuracy. "svm" is NormFace's rule. "grid" is
+insightface's rule, and its scores have to be negative squared distances."""
 
 THRESHOLD_STEPS = {
     "accuracy": "threshold of highest accuracy on the other folds, median of equally good ones",
@@ -90,11 +101,11 @@ THRESHOLD_STEPS = {
     "other folds' pairs are decided best, the smallest of equally good ones; all pairs weigh "
     "equally in that choice",
 }
-"""What is printed of each rule."""
+"""One printed sentence per rule of `THRESHOLDS`, for the description of a procedure."""
 
 
 def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
-    """Returns the histogram intersection kernel: NormFace, 5.3.
+    """Returns the histogram intersection kernel of section 5.3 of NormFace.
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 
@@ -117,11 +128,12 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
         raise ValueError(f"expected two [rows, bins] arrays, found {a.shape} and {b.shape}")
     if not all(np.all(np.isfinite(x) & (x >= 0)) for x in (a, b)):
         raise ValueError("expected finite shares of at least 0, found others")
+    # The second form of the equation, because SciPy sums |a_i - b_i| without an [n, m, bins] array.
     return 0.5 * (a.sum(axis=1)[:, None] + b.sum(axis=1) - cdist(a, b, "cityblock"))
 
 
 def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
-    """Decides the pairs of `test` by an SVM that is fitted on all others, from a kernel matrix.
+    """Returns the decisions of an SVM about held-out pairs, after fitting it on all other pairs.
 
     The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and no shrinking, as in NormFace's
     released code.
@@ -132,7 +144,8 @@ def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
       test: [pairs] bool, True for the held-out pairs.
 
     Returns:
-      [tested pairs] numbers that are above zero if the pair is decided to be the same.
+      [held-out pairs] decision values; a value above zero means that the pair is decided to be the
+      same.
     """
     same = checked_same(same)
     machine = SVC(kernel="precomputed", C=1.0, shrinking=False)

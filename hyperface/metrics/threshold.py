@@ -1,6 +1,6 @@
-"""The one rule by which a false accept rate becomes a threshold.
+"""Computes the threshold for a false accept rate (FAR), for all rates of this package.
 
-Everywhere in this package a pair is accepted when its score is at least the threshold.
+Everywhere in this package a pair is accepted if its score is at least the threshold.
 """
 
 from typing import Literal, get_args
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from hyperface.metrics.shapes import Impostors, OfRates
 
 Rule = Literal["strict", "blufr"]
-"""The rule by which a false accept rate gives a threshold: see `impostor_threshold`."""
+"""The name of a rule that turns a false accept rate into a threshold: see `impostor_threshold`."""
 
 RULE_STEPS = {
     "strict": "threshold at a FAR: just above the (k + 1)-th highest of N impostor scores, "
@@ -19,23 +19,27 @@ RULE_STEPS = {
     "blufr": "threshold at a FAR: the k-th highest of N impostor scores, k = FAR N rounded; ties "
     "with it are accepted; just above the highest where k = 0 (BLUFR's released code)",
 }
-"""What is printed of each rule."""
+"""One printed sentence per rule, for the description of a procedure."""
 TOO_FEW = " (too few pairs: at no false accept)"
-"""What is printed beside a rate at a FAR that is not `supported`."""
+"""Text that is printed beside a rate at a FAR that is not `supported`."""
 
 
 def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
-    """Returns the scores as a one-dimensional array of floats, in the type that they have.
+    """Returns the scores as a one-dimensional array of floats, which keep their floating type.
+
+    Args:
+      scores: [pairs] real numbers; whole numbers become floats.
+      name: the kind of scores in error messages, such as "impostor".
 
     Raises:
       ValueError: the scores are not one-dimensional, there is none, or a score is not finite.
     """
     scores = np.asarray(scores)
-    # float16 is the least type: whole numbers become floats, and float32 stays.
+    # The common type with float16: whole numbers become floats, and float32 and float64 stay.
     scores = scores.astype(np.result_type(scores, np.float16), copy=False)
     if scores.ndim != 1 or not scores.size:
         raise ValueError(f"expected [pairs] {name} scores, found {scores.shape}")
-    # The two extremes tell without an array of bools; NaN is both of them.
+    # Minimum and maximum suffice, without an array of bools; with a NaN both of them are NaN.
     if not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
         raise ValueError(
             f"expected finite scores, found {np.sum(~np.isfinite(scores))} {name} scores that "
@@ -60,7 +64,7 @@ def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict")
         raise ValueError(f"expected far in [0, 1], found {far}")
     if rule not in get_args(Rule):
         raise ValueError(f"expected rule to be one of {get_args(Rule)}, found {rule!r}")
-    # 1e-12 keeps a rate such as 3/N, one rounding below, at three.
+    # 1e-12, so that a rate such as 3/N, whose product with N may round to just below 3, gives 3.
     exact = far * num_impostors * (1 + 1e-12)
     return np.floor(exact if rule == "strict" else exact + 0.5).astype(np.int64)
 
@@ -90,7 +94,7 @@ def impostor_threshold(
       impostors: [N] scores, or at least the k + 1 highest of them.
       far: one false accept rate in [0, 1], or an array of them.
       rule: as above.
-      num_impostors: N, if `impostors` are only the highest scores.
+      num_impostors: N. Needed only if `impostors` does not contain all N scores.
 
     Returns:
       One threshold per rate, in the type of the scores. A pair is accepted if its score is at least
@@ -113,7 +117,8 @@ def impostor_threshold(
         raise ValueError(f"expected at most {total} impostor scores, found {impostors.size}")
     allowed = allowed_impostors(far, total, rule)
     above = (allowed == 0) | (rule == "strict")
-    # Where all are accepted any place will do; the last line does not use it.
+    # `place` counts from the highest score, 0 first. If all are accepted, any place will do,
+    # because the last line does not use it.
     place = np.where(allowed >= total, 0, np.where(above, allowed, allowed - 1))
     if place.max(initial=0) >= impostors.size:
         raise ValueError(
@@ -121,18 +126,21 @@ def impostor_threshold(
             f"{np.max(far):g}, found {impostors.size}"
         )
     position = impostors.size - 1 - place
-    if position.size == 1:  # One place is found faster than all.
+    # A partition finds a single place in linear time; several places are worth a sort.
+    if position.size == 1:
         at_place = np.partition(impostors, position.item())[position]
     else:
         at_place = np.sort(impostors)[position]
-    # In the scores' own type: the next float64 would be rounded back to the score.
+    # nextafter in the type of the scores: the next float64 above a float32 score would become the
+    # score itself again in float32.
     lowest = np.where(above, np.nextafter(at_place, np.array(np.inf, impostors.dtype)), at_place)
-    # Where all are accepted there is no refused score to stand above.
+    # If all impostors are accepted, there is no refused score, and every pair is accepted.
     return np.where(allowed >= total, np.array(-np.inf, impostors.dtype), lowest)[()]
 
 
 def accepted_share(scores: np.ndarray, thresholds: ArrayLike) -> np.ndarray:
-    """Returns the share of the scores at or above each threshold, in the thresholds' shape."""
+    """Returns the share of the scores at or above each threshold, in the shape of `thresholds`."""
+    # Sorted once, so that each of many thresholds costs one binary search.
     ranked = np.sort(scores)
     return (ranked.size - np.searchsorted(ranked, thresholds, side="left")) / ranked.size
 
@@ -143,5 +151,13 @@ def smallest_far(num_impostors: int) -> float:
 
 
 def supported(far: ArrayLike, num_impostors: int) -> np.ndarray:
-    """Returns whether a rate is at least `smallest_far`, below which no false accept is allowed."""
+    """Returns whether N impostor pairs can measure a rate, that is, whether it is at least 1/N.
+
+    Args:
+      far: one false accept rate in [0, 1], or an array of them.
+      num_impostors: N.
+
+    Returns:
+      bool, in the shape of `far`. Where it is False, the threshold allows no false accept.
+    """
     return allowed_impostors(far, num_impostors) >= 1

@@ -1,4 +1,4 @@
-"""The highest of any number of scores, which the thresholds at low FARs need."""
+"""Keeps the highest of any number of scores, which determine the thresholds at low FARs."""
 
 import numpy as np
 
@@ -9,6 +9,9 @@ class Tail:
     Args:
       size: number of scores to keep. Up to twice as many scores are in memory, plus one block.
       dtype: type of the scores.
+
+    Raises:
+      ValueError: `size` is below 1.
 
     Example:
       >>> tail = Tail(2)
@@ -29,16 +32,16 @@ class Tail:
 
     def add(self, scores: np.ndarray) -> None:
         """Adds scores [scores], whose dtype must be that of the tail."""
-        # Scores equal to the cut may go: as many at least as high are kept already.
+        # Scores equal to the cut may be dropped: `size` scores at least as high are kept already.
         high = scores[scores > self.cut]
         self._kept.append(high)
         self._held += high.size
-        # Twice the size, so that the cost of a partition is spread over as many scores.
+        # Only at twice the size, so that one partition serves at least `size` new scores.
         if self._held >= 2 * self.size:
             self._shrink()
 
     def merge(self, other: "Tail") -> None:
-        """Adds the scores that another tail of the same size keeps."""
+        """Adds the scores that another tail keeps; raises ValueError if its size differs."""
         if other.size != self.size:
             raise ValueError(f"expected a tail of size {self.size}, found {other.size}")
         self.add(np.concatenate(other._kept))

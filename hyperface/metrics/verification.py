@@ -1,4 +1,4 @@
-"""Face verification over pairs: cosine scores, k-fold accuracy, TAR at FAR."""
+"""Face verification over pairs: cosine scores, k-fold accuracy, and TAR at FAR."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,14 +21,16 @@ from hyperface.metrics.shapes import (
 from hyperface.metrics.threshold import supported
 
 BLOCK_BYTES = 64 * 2**20
-"""Features of this many bytes are gathered at once."""
+"""Size in bytes of the features of one side of the pairs that are scored at a time."""
 
 
 class Pairs(NamedTuple):
     """Pairs of images, by the row numbers of both images."""
 
     first: PairRows
+    """[pairs] row of the first image."""
     second: PairRows
+    """[pairs] row of the second image."""
     same: Same
     """[pairs] bool, True where both images show one person."""
 
@@ -37,9 +39,9 @@ class FoldAccuracy(NamedTuple):
     """The accuracy on each fold, at the threshold that was chosen on the other folds."""
 
     accuracy: PerFold
-    """[folds]."""
+    """[folds] balanced accuracy on the held-out fold, in [0, 1]."""
     thresholds: PerFold
-    """[folds] thresholds; a pair is decided to be the same if its score is at least this."""
+    """[folds] threshold; a pair is decided to be the same if its score is at least this."""
 
     @property
     def mean(self) -> float:
@@ -58,10 +60,15 @@ class Verification(NamedTuple):
     """The verification result: how well scores separate same pairs from different pairs."""
 
     folds: FoldAccuracy
+    """Accuracy on each fold."""
     tar_at_far: dict[float, float]
+    """False accept rate -> true accept rate, over all pairs."""
     curve: Roc
+    """ROC curve over all pairs."""
     scores: Scores
+    """[pairs] cosines."""
     pairs: Pairs
+    """The pairs that were scored."""
 
     @property
     def unsupported(self) -> list[float]:
@@ -71,12 +78,14 @@ class Verification(NamedTuple):
 
 
 def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verification:
-    """Scores every pair of images by the cosine of their features.
+    """Returns accuracy, TAR at FAR 0.01 and 0.001, and the ROC curve over all pairs of images.
+
+    The score of a pair is the cosine of both features.
 
     Args:
-      features: [images, dim], of any length; each is normalised here.
+      features: [images, dim] features of any length.
       labels: [images] person of each image.
-      folds: number of folds into which the pairs are split.
+      folds: number of folds into which the pairs are split for the accuracy.
 
     Raises:
       ValueError: a feature is zero or not finite, or there are fewer same or different pairs than
@@ -108,7 +117,8 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     """
     unit = unit_rows(np.asarray(features, np.float64))
     first, second = pairs.first, pairs.second
-    if 4 * first.size >= unit.shape[0] ** 2:  # As good as all pairs: one product has them.
+    # With a quarter of all ordered pairs or more, one matrix product of all images is faster.
+    if 4 * first.size >= unit.shape[0] ** 2:
         return (unit @ unit.T)[first, second]
     scores = np.empty(first.size)
     together = max(1, BLOCK_BYTES // (unit.itemsize * unit.shape[1]))
@@ -120,7 +130,11 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
 
 
 def deal_folds(same: Same, folds: int) -> Folds:
-    """Returns one fold id per pair; same and different pairs are spread evenly over the folds.
+    """Returns one fold id per pair, which spreads each kind of pairs evenly over the folds.
+
+    Args:
+      same: [pairs] bool, or 0 and 1.
+      folds: number of folds; the ids are 0 to folds - 1.
 
     Raises:
       ValueError: there are fewer same or different pairs than folds.
@@ -133,7 +147,7 @@ def deal_folds(same: Same, folds: int) -> Folds:
         )
     fold = np.empty(same.size, np.int64)
     for kind in (same, ~same):
-        # Each kind for itself, so that every fold has both.
+        # Same and different pairs are dealt separately, so that every fold contains both kinds.
         fold[kind] = np.arange(kind.sum()) % folds
     return fold
 
@@ -142,12 +156,12 @@ def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
     """Computes the k-fold accuracy; the threshold for each fold is chosen on all other folds.
 
     The accuracy is the mean of two shares: the same pairs that are accepted, and the different
-    pairs that are refused. So a guess scores one half, also if there are more pairs of one kind.
+    pairs that are refused. So a guess scores one half, even if there are more pairs of one kind.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool.
-      fold: [pairs] fold id, as `deal_folds` returns them.
+      fold: [pairs] fold id, as `deal_folds` returns it.
     """
     held_out = [held_out_accuracy(scores, same, fold == i) for i in np.unique(fold)]
     accuracy, thresholds = np.array(held_out).T
@@ -160,13 +174,17 @@ def held_out_accuracy(
     test: Tested,
     rule: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> tuple[float, float]:
-    """Returns the balanced accuracy on the pairs of `test`, and the threshold from all others.
+    """Chooses a threshold on some pairs and computes the accuracy on the others.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool.
       test: [pairs] bool, True for the held-out pairs.
       rule: function (scores, same) -> threshold; `best_threshold` by default.
+
+    Returns:
+      (accuracy, threshold): the balanced accuracy on the held-out pairs, and the threshold that
+      `rule` chooses on all other pairs.
     """
     same = checked_same(same)
     threshold = (rule or best_threshold)(scores[~test], same[~test])
@@ -174,7 +192,13 @@ def held_out_accuracy(
 
 
 def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
-    """Returns the mean of two shares: same pairs accepted, and different pairs refused."""
+    """Returns the mean of two shares: same pairs that are accepted, different pairs that are not.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
+      threshold: a pair is accepted if its score is at least this.
+    """
     same = checked_same(same)
     return float(0.5 * (np.mean(scores[same] >= threshold) + np.mean(scores[~same] < threshold)))
 
@@ -182,10 +206,10 @@ def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
 def best_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold of the highest balanced accuracy, midway between two scores.
 
-    A cut is a threshold between two neighbouring scores; all cuts are tried. If several cuts are
-    equally good, the median is returned, or the higher of the middle two. Their mean is not used,
-    because it may be a worse cut. If no cut is as good as a guess, the threshold accepts every
-    pair.
+    A cut is a threshold between two neighbouring scores, and all cuts are tried. If several cuts
+    are equally good, their median is returned, or the higher of the middle two. The mean of these
+    cuts is not used, because it may be a worse cut. If no cut is as good as a guess, the threshold
+    accepts every pair.
 
     Example:
       >>> scores, same = np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False])
@@ -197,26 +221,29 @@ def best_threshold(scores: Scores, same: Same) -> float:
 
 
 def mean_best_threshold(scores: Scores, same: Same) -> float:
-    """Returns the mean of all equally good cuts of `best_threshold`: SphereFace's released rule.
+    """Returns the mean of all equally good cuts of `best_threshold`.
 
-    The accuracy at this mean may be lower than at any of these cuts.
+    SphereFace's released code chooses its threshold so. The accuracy at the mean may be lower than
+    at any of these cuts.
     """
     return float(np.mean(_best_cuts(scores, same)))
 
 
 def _best_cuts(scores: Scores, same: Same) -> Cuts:
-    """Thresholds of the highest balanced accuracy, falling."""
+    """Returns all thresholds [cuts] of the highest balanced accuracy, in falling order."""
     same = checked_same(same)
     curve = roc(scores, same)
     num_same, num_different = int(np.sum(same)), int(np.sum(~same))
-    # Whole numbers, so that equally good cuts are equal. The first and the last point, accepting
-    # nothing and everything, are left out: their thresholds lie beyond the scores.
+    # Counted in whole numbers, so that equally good cuts compare as equal. The first point, which
+    # accepts nothing, and the last, which accepts everything, are left out: their thresholds do not
+    # lie between two scores.
     accepted_same = np.rint(curve.tar[1:-1] * num_same).astype(np.int64)
     accepted_different = np.rint(curve.far[1:-1] * num_different).astype(np.int64)
     gain = accepted_same * num_different - accepted_different * num_same
     if gain.max(initial=-1) < 0:
         return curve.thresholds[-1:]
     upper, lower = curve.thresholds[1:-1], curve.thresholds[2:]
-    # No number may lie between two scores: the middle is then rounded to one of them.
+    # If no number of this type lies between two scores, the middle is rounded to one of them. The
+    # lower one would accept a pair more, so the upper one is taken.
     midway = upper - 0.5 * (upper - lower)
     return np.where(midway > lower, midway, upper)[gain == gain.max()]

@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 
-# Ending of a network's form in which batch normalisation is folded into the other layers, as in
-# files for deployment.
+# Ending of the names of networks whose batch normalisation is merged ("folded") into the other
+# layers, as in files for deployment.
 _FOLDED = "-folded"
 
 MAKERS: dict[str, Callable[..., nn.Module]] = {
@@ -82,7 +82,7 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
         for ending in ("", _FOLDED)
     },
 }
-"""The functions that build each of `BACKBONES` from feature_dim, dtype and remat."""
+"""Name of a backbone -> function that builds it from `feature_dim`, `dtype` and `remat`."""
 
 
 def create(
@@ -117,8 +117,10 @@ def from_object(
 
     Args:
       backbone: a flax linen module, or a function or class that returns one. The function is called
-        with those of the other arguments that its signature names.
-      feature_dim, dtype, remat: as in `create`.
+        with `feature_dim`, `dtype` and `remat`, if its signature has parameters of these names.
+      feature_dim: size of the feature.
+      dtype: as in `create`.
+      remat: as in `create`.
 
     Raises:
       InputError: the function does not return a linen module.

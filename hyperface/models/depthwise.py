@@ -16,7 +16,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Args:
       x: [batch, height, width, channels].
       kernel: [3, 3, 1, channels].
-      stride: step between the windows.
+      stride: distance in pixels between neighbouring windows.
 
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), channels], in the dtype of x.
@@ -36,21 +36,24 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 _Kept = tuple[jax.Array, jax.Array]
 """The residuals of the backward pass: x and the kernel."""
 _TAPS = [(row, column) for row in range(3) for column in range(3)]
+"""The places of the nine kernel elements."""
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """Returns x in float32 or wider, in which the nine products are summed as in a convolution."""
+    """Returns x in float32 or wider, so that nine products are not added up in bfloat16."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _windows(x: jax.Array, stride: int) -> Iterator[jax.Array]:
     """Yields the pixels that each of the nine kernel elements multiplies.
 
-    Each has the output's shape, [batch, rows, columns, channels].
+    There is one array per kernel element, with the shape of the output: [batch, rows, columns,
+    channels].
     """
     batch, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     for row, column in _TAPS:
+        # Each part ends directly behind the last pixel that the stride reaches.
         ends = row + height - (height - 1) % stride, column + width - (width - 1) % stride
         window = (0, row, column, 0), (batch, *ends, channels), (1, stride, stride, 1)
         yield lax.slice(padded, *window)
@@ -61,6 +64,13 @@ def _depthwise_fwd(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Ar
 
 
 def _depthwise_bwd(stride: int, kept: _Kept, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (to_x, to_kernel), the gradients to x and to the kernel.
+
+    Args:
+      stride: as in `depthwise`.
+      kept: the residuals, x and the kernel.
+      slope: the gradient to the output.
+    """
     x, kernel = kept
     # Autodiff of the plain function gives x's gradient. Pyright does not know the attribute,
     # because it takes the decorator made by `partial` for a plain function.
@@ -75,13 +85,19 @@ def _depthwise_bwd(stride: int, kept: _Kept, slope: jax.Array) -> tuple[jax.Arra
 
 
 def _at_once(stride: int, x: jax.Array, slope: jax.Array) -> jax.Array:
-    """Returns the kernel's gradient [9, channels], summed over the whole batch at once."""
+    """Returns the kernel's gradient [9, channels], summed over the whole batch at once.
+
+    Args:
+      stride: as in `depthwise`.
+      x: the input of the convolution.
+      slope: the gradient of its output.
+    """
     slope = _wide(slope)
     return jnp.stack([jnp.sum(_wide(w) * slope, (0, 1, 2)) for w in _windows(x, stride)])
 
 
 def _by_image(stride: int, x: jax.Array, slope: jax.Array) -> jax.Array:
-    """Returns the kernel's gradient [9, channels], summed image by image."""
+    """Returns what `_at_once` returns, but sums image by image, which is faster on a CPU."""
 
     def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         one = (part[None] for part in image)

@@ -23,15 +23,17 @@ class IResNet(Backbone):
     Attributes:
       blocks: number of blocks of each stage.
       widths: number of channels of each stage.
-      folded: the form for deployment. A BN behind a convolution or the feature layer is folded into
-        that layer, which then has a bias. Any other BN is a factor and a term per channel.
+      folded: build the form for deployment, which has no batch statistics. A BN behind a
+        convolution or the feature layer is merged ("folded") into that layer, which then has a
+        bias. Any other BN becomes a factor and a term per channel.
     """
 
     blocks: Sequence[int] = (3, 4, 14, 3)
     widths: Sequence[int] = (64, 128, 256, 512)
     folded: bool = False
 
-    # A class variable in `Backbone`. A property does here, since it is only read from instances.
+    # `Backbone` has a class variable of this name. A property can stand in for it, because callers
+    # read it from instances only.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the network has batch statistics."""
@@ -49,11 +51,12 @@ class IResNet(Backbone):
         """Returns the features [batch, feature_dim] in float32.
 
         Args:
-          images: [batch, height, width, channels].
+          images: [batch, height, width, channels] floats in [-1, 1].
           train: normalise by the batch's statistics, and update the collection "batch_stats", which
             must then be mutable.
-          counted: [batch] True for an example and False for padding; None counts all.
-          axis_name: name of the mapped axis over which the batch is split.
+          counted: [batch] True for an example and False for padding, which the statistics leave
+            out; None counts all.
+          axis_name: name of the mapped axis over which the batch is split; None if it is not split.
         """
         block_of = nn.remat(_Block) if self.remat else _Block
         norm = _norms(self.folded, self.dtype, train, axis_name, counted)
@@ -73,6 +76,7 @@ class IResNet(Backbone):
                 )
                 x = made(x, counted)
         x = self.flat(norm("norm2", x), images, "feature")
+        # PyTorch's default for linear layers: uniform in +-1 / sqrt(fan_in).
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         feature = nn.Dense(self.feature_dim, kernel_init=uniform, dtype=self.dtype, name="feature")
         x = feature(x)
@@ -83,6 +87,17 @@ class IResNet(Backbone):
 
 
 class _Block(nn.Module):
+    """A residual block: BN, conv, BN, PReLU, conv, BN, and the sum with the shortcut.
+
+    Attributes:
+      width: number of channels of the output.
+      stride: stride of the second convolution and of the shortcut.
+      folded: as in `IResNet`.
+      train: as in `IResNet.__call__`.
+      axis_name: as in `IResNet.__call__`.
+      dtype: type that the layers compute in.
+    """
+
     width: int
     stride: int
     folded: bool
@@ -95,6 +110,7 @@ class _Block(nn.Module):
         norm = _norms(self.folded, self.dtype, self.train, self.axis_name, counted)
 
         def conv(x: jax.Array, kernel: int, stride: int, name: str, norm_name: str) -> jax.Array:
+            # A bias in front of batch normalisation would have no effect.
             x = _conv(self.width, kernel, stride, self.dtype, name, bias=self.folded)(x)
             return x if self.folded else norm(norm_name, x)
 
@@ -112,7 +128,11 @@ def _norms(
     axis_name: str | None,
     counted: jax.Array | None,
 ) -> Callable[..., jax.Array]:
-    """Returns a function (name, x) that applies the batch normalisation of that name to x."""
+    """Returns a function (name, x) that applies the batch normalisation of that name to x.
+
+    In the folded form, it applies a factor and a term per channel instead. Further keywords of the
+    function are attributes of `BatchNorm`.
+    """
 
     def norm(name: str, x: jax.Array, **settings: Any) -> jax.Array:
         if folded:
@@ -131,6 +151,7 @@ def _conv(
         width,
         (kernel, kernel),
         strides=stride,
+        # In numbers, as in PyTorch: at stride 2 Flax's "SAME" would pad only one side.
         padding=kernel // 2,
         use_bias=bias,
         kernel_init=nn.initializers.normal(0.1),

@@ -1,4 +1,4 @@
-"""Layers of the papers' networks, which behave as Caffe's layers do."""
+"""The base class of backbones, and layers that behave as Caffe's do, for the papers' networks."""
 
 from collections.abc import Callable
 from typing import ClassVar, Self, cast
@@ -10,12 +10,12 @@ from jax.typing import DTypeLike
 
 from hyperface.errors import InputError
 
-# Caffe's "xavier" filler is uniform in +-sqrt(3 / fan_in). Glorot's takes the mean of fan_in and
-# fan_out.
+# Caffe's "xavier" filler is uniform in +-sqrt(3 / fan_in). Flax's `xavier_uniform` is another one,
+# with the mean of fan_in and fan_out.
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 MAX_CHANNELS = 4
-"""Largest number of channels. A larger last axis means that the channels are on another axis."""
+"""Largest number of channels of images. A longer last axis means that channels come first."""
 
 
 class Backbone(nn.Module):
@@ -35,7 +35,8 @@ class Backbone(nn.Module):
     remat: bool = False
 
     batch_norm: ClassVar[bool] = False
-    """Whether `__call__` takes `train`, `counted` and `axis_name`, and updates "batch_stats"."""
+    """Whether the network has batch statistics: `__call__` then takes the arguments `train`,
+    `counted` and `axis_name`, and updates the collection "batch_stats"."""
 
     def first(self, images: jax.Array, convolution: str) -> jax.Array:
         """Checks the images, and returns them in the dtype of the layers.
@@ -68,12 +69,12 @@ class Backbone(nn.Module):
         return images.astype(self.dtype)
 
     def flat(self, x: jax.Array, images: jax.Array, dense: str) -> jax.Array:
-        """Flattens the last map for a linear layer.
+        """Flattens the last feature map for a linear layer.
 
         Args:
-          x: the last map, [batch, height, width, channels].
-          images: the network's images, for messages.
-          dense: name of the linear layer.
+          x: the last feature map, [batch, height, width, channels].
+          images: the images that the network was called with, for messages.
+          dense: name of the linear layer, whose kernel has the expected size.
 
         Returns:
           [batch, height * width * channels].
@@ -97,7 +98,12 @@ class Backbone(nn.Module):
         return x.reshape(x.shape[0], -1)
 
     def block(self, body: Callable[[Self, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-        """Applies `body`, a function of this module and x; with `remat` it is rematerialised."""
+        """Returns `body(self, x)`; if `remat` is set, its activations are not stored.
+
+        Args:
+          body: function from this module and x to the output of a part of the network.
+          x: the input of the part.
+        """
         return (nn.remat(body) if self.remat else body)(self, x)
 
     def _trained(self, layer: str) -> jax.Array | None:
@@ -158,13 +164,13 @@ class ResidualBlock(nn.Module):
 
 
 def max_pool(x: jax.Array, window: int = 2, *, round_up: bool = False) -> jax.Array:
-    """Max pooling with stride 2.
+    """Applies max pooling with stride 2.
 
     Args:
       x: [batch, height, width, channels].
       window: side of a window.
-      round_up: round the output size up, as Caffe does, so that the last windows may reach past the
-        edge. Otherwise a last odd row or column is ignored.
+      round_up: whether the output size is rounded up, as Caffe does, so that the last windows may
+        reach past the edge. Otherwise, a last row or column that fills no window is ignored.
 
     Returns:
       [batch, rows, columns, channels].
@@ -175,6 +181,8 @@ def max_pool(x: jax.Array, window: int = 2, *, round_up: bool = False) -> jax.Ar
         # window does. Equal maxima of a window share the gradient.
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         return x.max(axis=(2, 4))
+    # Padding only behind the last row and column, by the number of pixels that the last window
+    # lacks. Flax pads with -inf, which is never the maximum.
     over = [(0, -(side - window) % 2 if round_up else 0) for side in (height, width)]
     # Flax accepts pairs of numbers too, although its annotation allows only names.
     padding = cast(str, over)

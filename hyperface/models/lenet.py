@@ -15,10 +15,10 @@ class LeNet(Backbone):
     feature from it.
 
     Attributes:
-      feature_dim: 2 to plot on a plane, 3 in NormFace's MNIST experiment.
+      feature_dim: size of the feature: 2 to plot it on a plane, 3 in NormFace's MNIST experiment.
       kernel_size: 5 (Ring loss, center loss) or 3 (NormFace); padding keeps the size of the map.
       last_pool: window of the last pool, 2 or 3; its stride is always 2.
-      shared_slopes: one PReLU slope per layer instead of one per channel.
+      shared_slopes: whether a PReLU layer has one slope for all channels instead of one each.
       feature_bias: whether the feature layer has a bias.
       feature_init_std: standard deviation of the feature layer's initial weights; None takes
         Caffe's xavier. With xavier the first features are short, and the gradient of normalisation
@@ -39,7 +39,7 @@ class LeNet(Backbone):
         """Returns the features [batch, feature_dim] in float32."""
         x = self.first(images, "conv1a")
         for stage, (width, window) in enumerate([(32, 2), (64, 2), (128, self.last_pool)], 1):
-
+            # `self` is an argument because `nn.remat` requires the module as the first one.
             def pair(
                 self: LeNet, x: jax.Array, stage: int = stage, width: int = width
             ) -> jax.Array:
@@ -77,7 +77,7 @@ class PlaneLeNet(Backbone):
     units. It needs about 1/28 of the operations of `LeNet`.
 
     Attributes:
-      feature_dim: 2 to plot on a plane.
+      feature_dim: size of the feature: 2 to plot it on a plane.
       dense_init_std: standard deviation of the initial weights of the two linear layers; None takes
         Caffe's xavier. The released file has 0.001, with which the features stay near zero for the
         first thousand steps.

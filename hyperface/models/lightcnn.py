@@ -21,7 +21,7 @@ _CONVOLUTIONS = (
 
 
 def max_feature_map(x: jax.Array) -> jax.Array:
-    """Returns the maximum of each channel i and channel i + half, which halves the channels."""
+    """Returns [..., channels / 2]: the maximum of channels i and i + channels / 2, for each i."""
     return jnp.maximum(*jnp.split(x, 2, axis=-1))
 
 
@@ -33,7 +33,7 @@ class LightCNN(Backbone):
     classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
 
     Attributes:
-      slimmer: divisor of the number of channels of all convolutions.
+      slimmer: number by which the channels of all convolutions are divided, 1 in the paper.
     """
 
     feature_dim: int = 256
@@ -57,6 +57,7 @@ class LightCNN(Backbone):
                 kernel: int = kernel,
                 width: int = width,
             ) -> jax.Array:
+                # Twice as many, because max-feature-map halves them.
                 channels = 2 * width // self.slimmer
                 conv = nn.Conv(channels, (kernel, kernel), name=name, **settings)
                 return max_feature_map(conv(x))

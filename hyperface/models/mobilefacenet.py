@@ -1,4 +1,4 @@
-"""MobileFaceNet (Chen et al. 2018): a small network of depthwise convolutions, made for phones."""
+"""MobileFaceNet (Chen et al. 2018): a small network of depthwise convolutions, for phones."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,18 +37,18 @@ class MobileFaceNet(Backbone):
     """A network of a stem, stages of inverted bottleneck blocks, and a global depthwise layer.
 
     A block is a 1 x 1 convolution, a 3 x 3 depthwise convolution and a 1 x 1 convolution. The
-    global depthwise layer has one weight per place and channel of the map, where other networks
-    take the mean over places. Batch normalisation (BN) follows each convolution and the feature
-    layer. PReLU follows BN, except at the end of a block and after the last two layers. The last
-    map of 112 x 112 images is 7 x 7 x 512.
+    global depthwise layer has one weight per pixel and channel of the feature map, where other
+    networks take the mean over pixels. Batch normalisation (BN) follows each convolution and the
+    feature layer. PReLU follows BN, except at the end of a block and after the last two layers. The
+    last feature map of 112 x 112 images is 7 x 7 x 512.
 
     Attributes:
       stem: number of channels of the first two convolutions.
       stem_groups: number of groups of the second convolution; by default one per channel.
       stages: the stages of blocks.
-      last: number of channels of the last map.
-      folded: the form for deployment: each BN is folded into the layer in front of it, which then
-        has a bias.
+      last: number of channels of the last feature map.
+      folded: build the form for deployment, which has no batch statistics: each BN is merged
+        ("folded") into the layer in front of it, which then has a bias.
     """
 
     stem: int = 64
@@ -61,7 +61,8 @@ class MobileFaceNet(Backbone):
     last: int = 512
     folded: bool = False
 
-    # A class variable in `Backbone`. A property does here, since it is only read from instances.
+    # `Backbone` has a class variable of this name. A property can stand in for it, because callers
+    # read it from instances only.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the network has batch statistics."""
@@ -82,8 +83,9 @@ class MobileFaceNet(Backbone):
           images: [batch, height, width, channels].
           train: normalise by the batch's statistics, and update the collection "batch_stats", which
             must then be mutable.
-          counted: [batch] True for an example and False for padding; None counts all.
-          axis_name: name of the mapped axis over which the batch is split.
+          counted: [batch] True for an example and False for padding, which the statistics leave
+            out; None counts all.
+          axis_name: name of the mapped axis over which the batch is split; None if it is not split.
         """
         block_of = nn.remat(_Block) if self.remat else _Block
         shared = _Shared(self.folded, train, axis_name, self.dtype)
@@ -104,7 +106,15 @@ class MobileFaceNet(Backbone):
         return x.astype(jnp.float32)
 
     def _checked(self, x: jax.Array, images: jax.Array) -> jax.Array:
-        """Returns the last map, or raises InputError if its size is not that of the weights."""
+        """Returns x, the last feature map, after a check that its size fits the weights.
+
+        Args:
+          x: [batch, height, width, channels].
+          images: the images that the network was called with, for the message.
+
+        Raises:
+          InputError: the size does not fit.
+        """
         kernel = self._trained("global")
         if kernel is not None and kernel.shape[:2] != x.shape[1:3]:
             raise InputError(
@@ -125,7 +135,13 @@ class _Shared(NamedTuple):
     dtype: DTypeLike
 
     def finish(self, layer: nn.Module, x: jax.Array, counted: jax.Array | None) -> jax.Array:
-        """Applies BN to a layer's output, or adds the bias into which BN was folded."""
+        """Applies BN to a layer's output or, in the folded form, adds the layer's bias.
+
+        Args:
+          layer: the layer, which owns the parameters.
+          x: its output, [batch, ..., channels].
+          counted: as in `MobileFaceNet.__call__`.
+        """
         if self.folded:
             bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])
             return x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + bias.shape)
@@ -134,7 +150,18 @@ class _Shared(NamedTuple):
 
 
 class _Conv(nn.Module):
-    """A convolution without a bias, BN and PReLU. It is a linear layer for x [batch, channels]."""
+    """A convolution without a bias, followed by BN and PReLU.
+
+    For an input [batch, channels] it is a linear layer, followed by the same.
+
+    Attributes:
+      shared: the settings of the network.
+      width: number of output channels.
+      kernel: side of the kernel, 1 or 3; padding keeps the size of the map.
+      stride: stride of the convolution; only for kernels of side 3.
+      groups: number of groups of channels.
+      prelu: whether PReLU follows.
+    """
 
     shared: _Shared
     width: int
@@ -160,6 +187,7 @@ class _Conv(nn.Module):
                 x,
                 kernel,
                 (self.stride, self.stride),
+                # In numbers, as in PyTorch: at stride 2 "SAME" would pad only one side.
                 ((1, 1), (1, 1)),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,
@@ -169,9 +197,10 @@ class _Conv(nn.Module):
 
 
 class _Global(nn.Module):
-    """A depthwise layer over the whole map: [batch, height, width, channels] to [batch, channels].
+    """A depthwise convolution whose kernel is as large as the feature map.
 
-    It has one weight per place and channel, and sums over the places.
+    It has one weight per pixel and channel, and sums over the pixels: [batch, height, width,
+    channels] becomes [batch, channels].
     """
 
     shared: _Shared
@@ -185,6 +214,15 @@ class _Global(nn.Module):
 
 
 class _Block(nn.Module):
+    """An inverted bottleneck block, which has more channels inside than at its ends.
+
+    Attributes:
+      shared: the settings of the network.
+      width: number of output channels.
+      expansion: number of channels inside.
+      first: whether it is the first block of a stage, with stride 2 and without a shortcut.
+    """
+
     shared: _Shared
     width: int
     expansion: int

@@ -10,11 +10,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 MOMENTUM = 0.9
+"""Weight of the old value in a moving average; the new batch has the rest."""
 EPSILON = 1e-5
+"""Number that is added to a variance before its root."""
 
 Statistics = tuple[jax.Array, jax.Array, jax.Array]
-"""Mean [channels], variance or 1 / deviation [channels], and the number of counted values per
-channel."""
+"""Mean [channels]; variance [channels], or 1 / deviation [channels] where it is normalised; and the
+number of counted values per channel."""
 _Kept = tuple[jax.Array, jax.Array, Statistics, jax.Array]
 """The residuals of the backward pass: x, scale, the statistics, and which examples count."""
 
@@ -23,9 +25,9 @@ class BatchNorm(nn.Module):
     """Batch normalisation of each channel, with statistics over all devices.
 
     Training normalises by the batch's mean and variance, and evaluation by their moving averages.
-    The statistics are float32. They are those of all real examples of the whole batch: sums and
-    counts are added over the devices and then divided, since a mean of the devices' means would be
-    wrong where padding is uneven.
+    The statistics are float32, over all real examples of the whole batch. Sums and counts are added
+    over the devices and then divided. A mean of the devices' means would be wrong if the devices
+    have different numbers of padding examples.
 
     Attributes:
       scaled: whether a learned scale multiplies the result.
@@ -50,7 +52,7 @@ class BatchNorm(nn.Module):
           x: [batch, ..., channels].
           train: use the batch's statistics, and update the collection "batch_stats" by them.
           counted: [batch] True for an example and False for padding; None counts all.
-          axis_name: name of the mapped axis over which the batch is split.
+          axis_name: name of the mapped axis over which the batch is split; None if it is not split.
         """
         channels = x.shape[-1]
         row = (1,) * (x.ndim - 1) + (channels,)
@@ -80,13 +82,14 @@ class BatchNorm(nn.Module):
 
 
 def _wide(x: jax.Array) -> jax.Array:
+    """Returns x in float32 or wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Statistics:
-    """Returns mean and variance [channels] of the counted examples, and their values per channel.
+    """Returns (mean, variance, count) of the counted examples, over all devices of the mapped axis.
 
-    All three are over the whole batch, that is over the devices of the mapped axis.
+    Mean and variance are [channels]. The count is the number of values per channel.
     """
     x = _wide(x)
     axes = tuple(range(x.ndim - 1))
@@ -118,10 +121,17 @@ def _normalized(
 ) -> jax.Array:
     """Returns (x - mean) / deviation * scale + bias, in float32 or wider.
 
-    `statistics` must be those of x itself, because the backward rule includes the gradient through
-    mean and deviation. The rule reads x twice, once for two sums and once for the result, and
-    stores no other large array. It is right for first derivatives only: second derivatives would
-    treat the statistics as constants.
+    The backward rule includes the gradient through mean and deviation. It reads x twice, once for
+    two sums and once for the result, and stores no other large array. It is right for first
+    derivatives only: second derivatives would treat the statistics as constants.
+
+    Args:
+      x: [batch, ..., channels].
+      scale: [channels].
+      bias: [channels].
+      statistics: mean, 1 / deviation and count; they must be those of x itself.
+      counted: [batch] bool, the examples that the statistics are of.
+      axis_name: the mapped axis over which the batch is split, or None.
     """
     mean, inverse, _ = statistics
     row = (1,) * (x.ndim - 1) + mean.shape
@@ -142,7 +152,15 @@ def _normalized_fwd(
 
 
 def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tuple[Any, ...]:
-    """Returns the cotangents of x, scale and bias; those of the other arguments are zero."""
+    """Returns the cotangents of the arguments of `_normalized`, in their order, except axis_name.
+
+    Those of `statistics` and `counted` are zero.
+
+    Args:
+      axis_name: as in `_normalized`.
+      kept: the residuals.
+      slope: the cotangent of the result.
+    """
     # With h = (x - mean) inverse, n counted values per channel and their mask m,
     # dx = inverse scale (slope - m (sum(slope) + h sum(slope h)) / n).
     x, scale, (mean, inverse, places), counted = kept
@@ -161,6 +179,7 @@ def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tup
 
 
 def _no_cotangent(leaf: jax.Array) -> jax.Array | np.ndarray:
+    """Returns a zero cotangent for an array of any type."""
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
     # JAX requires the dtype float0 for the cotangents of integers and bools.
     return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
@@ -172,7 +191,7 @@ _normalized.defvjp(_normalized_fwd, _normalized_bwd)
 class Affine(nn.Module):
     """A layer with a learned factor and term per channel: x * scale + bias.
 
-    It replaces a batch normalisation whose statistics were folded into scale and bias.
+    It replaces a batch normalisation whose mean and variance were merged into scale and bias.
 
     Attributes:
       dtype: type of the result.

@@ -10,10 +10,9 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, xavier
 
 
 class SphereFace(Backbone):
-    """A residual network in which each stage begins with a convolution of stride 2.
+    """A residual network whose stages are a convolution of stride 2 and residual blocks.
 
-    Residual blocks follow in each stage, and a linear feature layer follows the last stage.
-    Activations are PReLU.
+    A linear feature layer follows the last stage. Activations are PReLU.
 
     Attributes:
       widths: number of channels of each stage.
@@ -33,6 +32,7 @@ class SphereFace(Backbone):
                 width,
                 (3, 3),
                 strides=2,
+                # In numbers, as in Caffe: at stride 2 Flax's "SAME" would pad only one side.
                 padding=1,
                 kernel_init=xavier,
                 dtype=self.dtype,

@@ -12,7 +12,7 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, max_pool, xa
 class Wen(Backbone):
     """A residual network of 28 layers, with unpadded convolutions and pools between its stages.
 
-    The last map of 112 x 96 images is 5 x 4 x 512.
+    The last feature map of 112 x 96 images is 5 x 4 x 512.
 
     Attributes:
       stem: number of channels of the first convolution.
@@ -42,6 +42,7 @@ class Wen(Backbone):
 
         x = conv(self, self.first(images, "conv1a"), self.stem, "1a")
         for stage, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
+            # The names in Wen's released prototxt: conv1a, conv1b, conv2, conv3, conv4.
             place = "1b" if stage == 1 else str(stage)
 
             def pooled(

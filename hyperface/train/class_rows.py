@@ -1,4 +1,8 @@
-"""Arrays of a state that have one row per class: their sampled rows, and norms over devices."""
+"""Finds the arrays of a state that have one row per class, and reads and writes sampled rows.
+
+Such arrays are, for example, agents, the rows of a classification matrix. They may be split by rows
+over the devices, and a step may use only a sample of the rows.
+"""
 
 from typing import Any
 
@@ -10,6 +14,7 @@ from hyperface.config.loss import Loss
 from hyperface.losses import shards
 
 _OF_HEADS = {"agents", "bias"}
+"""Names of the parameters of a head with agents that have one row per class."""
 
 
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
@@ -19,9 +24,11 @@ def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
       path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
       loss: the loss whose heads own the parameters.
     """
+    # Dictionaries have entries with a `key`, and dataclasses have entries with a `name`.
     names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
     if "backbone" in names:  # Its modules may have any names, those of our heads too.
         return False
+    # The optimiser's state has paths that end as those of the parameters do.
     names = names[-3:]
     if names == ["distortion"]:
         return True
@@ -34,14 +41,15 @@ def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
 
 
 def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
-    """Returns the Euclidean norm of all parameters or gradients together.
+    """Returns the Euclidean norm of all parameters or gradients together, a scalar.
 
     Args:
       tree: the arrays.
-      loss: the loss whose heads own them.
+      loss: the loss whose heads own the parameters.
       split_axis: the mapped axis over which arrays with one row per class are split; None if every
         device has all rows.
     """
+    # Sums of squares of replicated arrays, and of arrays that may be split by rows.
     squares: list[jax.Array | float] = [0.0, 0.0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         # Only split rows are added up below; replicated arrays would count once per device.
@@ -68,8 +76,9 @@ def sample(
       labels: [batch] class ids of this device's part of the batch.
       num_classes: number of people in the training split.
       axis_name: the mapped axis over which the batch is split.
-      rows: number of agents on this device, if they are split over the axis too; the last devices
-        may have padding. None if every device has all agents, and draws the same classes.
+      rows: number of agents on this device, if agents are split over the axis too; on the last
+        devices some of them may be padding. None if every device has all agents. All devices then
+        draw the same classes.
 
     Returns:
       A sample whose labels are those of this device's examples.
@@ -78,6 +87,7 @@ def sample(
         return None
     if axis_name is None:
         return losses.sample_classes(key, labels, num_classes, rate=loss.sample_rate)
+    # The classes of all examples take part, also those whose examples are on other devices.
     global_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
     if rows is None:
         drawn = losses.sample_classes(key, global_labels, num_classes, rate=loss.sample_rate)
@@ -92,7 +102,13 @@ def sample(
 
 
 def gather_rows(tree: Any, loss: Loss, sample: losses.Sample | None) -> Any:
-    """Returns parameters or optimiser state with only the sampled rows of arrays per class."""
+    """Returns a tree in which arrays with one row per class have only the sampled rows.
+
+    Args:
+      tree: parameters or optimiser state.
+      loss: the loss whose heads own the parameters.
+      sample: the sampled classes; None returns the tree unchanged.
+    """
     if sample is None:
         return tree
     return jax.tree_util.tree_map_with_path(
@@ -101,14 +117,26 @@ def gather_rows(tree: Any, loss: Loss, sample: losses.Sample | None) -> Any:
 
 
 def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None) -> Any:
-    """Returns the tree with the rows that `gather_rows` took replaced by those of `part`."""
+    """Writes the sampled rows back; the inverse of `gather_rows`.
+
+    Args:
+      tree: the whole parameters or optimiser state from before the step.
+      part: the result of `gather_rows`, after the step.
+      loss: the loss whose heads own the parameters.
+      sample: the sample that was used; None returns `part`.
+
+    Returns:
+      `tree` with the sampled rows, and with all arrays without class rows, replaced by those of
+      `part`.
+    """
     if sample is None:
         return part
 
     def replaced(path: tuple[Any, ...], leaf: jax.Array, new: jax.Array) -> jax.Array:
         if not _is_sampled(path, loss):
             return new
-        # Places without a class would write old values over a neighbour's new ones.
+        # A sample has a fixed size, and its unused places repeat a row number. They would write old
+        # values over new ones, so they get a row behind the last, which mode "drop" ignores.
         rows = jnp.where(sample.present, sample.rows, leaf.shape[0])
         return leaf.at[rows].set(new, mode="drop", unique_indices=False)
 
@@ -116,4 +144,6 @@ def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None)
 
 
 def _is_sampled(path: tuple[Any, ...], loss: Loss) -> bool:
+    """Returns whether a step with a sample uses only the sampled rows of a leaf."""
+    # Center loss reads centers by their class id, and not by their place in the sample.
     return has_class_rows(path, loss) and path[-1].key != "centers"

@@ -1,4 +1,8 @@
-"""Memory and traffic of a run per device, from shapes alone, before anything is compiled."""
+"""Estimates the memory and the traffic of a run per device, before anything is compiled.
+
+The estimates follow from the shapes of the run's arrays. "Agents" are the rows of a classification
+matrix, one per class.
+"""
 
 from typing import Any, NamedTuple
 
@@ -11,31 +15,38 @@ from hyperface.train.class_rows import has_class_rows
 from hyperface.train.state import TrainState, takes_batch
 
 LIVE_BLOCKS = 3
-"""Number of arrays of a block's size in a scan: similarities, exponentials and slopes."""
+"""Number of arrays [batch, classes of a block] that a scan over blocks of classes has in memory:
+similarities, exponentials and slopes."""
 
 
 BLOCKS_OF_ROWS = 3
-"""Number of arrays of a block's rows in a scan that updates them: agents, momentum and gradient."""
+"""Number of arrays [classes of a block, dim] that a scan has in memory if it updates the agents:
+agents, momentum and gradient."""
 
 
 class Sizes(NamedTuple):
     """Sizes of a run, in bytes if no other unit is named."""
 
     num_classes: int
+    """Number of people in the training split."""
     batch_size: int
     """Number of images per step, over all devices."""
     class_params: int
-    """Agents, biases and centers of one class."""
+    """Size of the parameters of one class: agents, biases and centers."""
     class_state: int
-    """Optimiser state, moving average and distortion of one class."""
+    """Size of the other state of one class: optimiser state, moving average and distortion."""
     other_state: int
-    """Backbone, its optimiser state and moving averages."""
+    """Size of all state that does not grow with the classes: the backbone, its optimiser state and
+    moving averages."""
     other_params: int
-    """Backbone's parameters alone: the size of their gradient."""
+    """Size of the parameters that do not grow with the classes, which their gradient has too."""
     activations: int
-    """Activations of one image that are stored for the backward pass."""
+    """Size of the activations of one image that are stored for the backward pass."""
     sample_rate: float = 1.0
+    """Share of the classes that take part in a step."""
     memory_budget: int = 0
+    """Largest size of the similarities [batch, classes] that the loss stores for its backward
+    pass."""
     agents_in_sweep: int = 0
     """The part of `class_params` that the backward scan updates, without storing its gradient."""
 
@@ -44,11 +55,17 @@ class Memory(NamedTuple):
     """The memory that a training step needs on one device, by part, in bytes."""
 
     agents: int
+    """Parameters with one row per class."""
     agent_state: int
+    """Optimiser state, moving average and distortion of these parameters."""
     gradients: int
+    """Gradients of all parameters."""
     backbone: int
+    """All state that does not grow with the classes."""
     activations: int
+    """Activations of this device's images."""
     similarities: int
+    """Arrays [batch, classes] of the loss, or blocks of them."""
 
     @property
     def total(self) -> int:
@@ -72,7 +89,7 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
     Args:
       sizes: the sizes of the run.
       num_devices: number of devices that train together.
-      shard_agents: whether agents are split over the devices, each of which gets the features of
+      shard_agents: whether agents are split over the devices. Each device then gets the features of
         the whole batch.
 
     Example:
@@ -80,14 +97,16 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
       >>> print(memory_estimate(run, 8, shard_agents=True).agents / 2**20)
       2441.40625
     """
-    # Rounded up, as padding makes every device hold the same number.
+    # Rounded up, because padding gives every device the same number of rows.
     rows = -(-sizes.num_classes // num_devices) if shard_agents else sizes.num_classes
     images = -(-sizes.batch_size // num_devices)
     agents = rows * sizes.class_params
+    # The backward scan consumes the gradient of the agents that it updates, block by block.
     with_gradient = rows * (sizes.class_params - sizes.agents_in_sweep)
     similarities = 4 * rows * (sizes.batch_size if shard_agents else images)
     if similarities > max(sizes.memory_budget, one_block_bytes()):
-        # Too many to be saved, so that the scan holds one block of them at a time.
+        # Too many to be stored: the scan has one block of them at a time, and computes each block
+        # again in the backward pass.
         similarities = min(similarities, block_bytes())
     # One block of rows, of their momentum and of their gradient.
     swept = rows * sizes.agents_in_sweep
@@ -107,12 +126,16 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
 
 
 def devices_that_do(sizes: Sizes, limit: int) -> int | None:
-    """Returns the smallest number of devices of `limit` bytes that can train with split agents.
+    """Returns the smallest number of devices that can train a run with split agents.
 
     Only numbers that divide the batch evenly are tried. If none is enough, the result is None.
+
+    Args:
+      sizes: the sizes of the run.
+      limit: memory of one device in bytes.
     """
     for devices in range(1, sizes.batch_size + 1):
-        # Both are refused later, so that such a number would be bad advice.
+        # A run refuses both, so such a number would be bad advice.
         if sizes.batch_size % devices or devices > sizes.num_classes:
             continue
         if memory_estimate(sizes, devices, shard_agents=True).total <= limit:
@@ -178,7 +201,7 @@ def run_sizes(state: TrainState, batch_size: int, image_shape: tuple[int, ...]) 
 
 
 def _bytes(tree: Any, loss: Any) -> tuple[int, int]:
-    """Returns the bytes of leaves without and with one row per class."""
+    """Returns (others, per class): the bytes of leaves without and with one row per class."""
     sizes = [0, 0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         sizes[has_class_rows(path, loss)] += leaf.size * leaf.dtype.itemsize
@@ -192,7 +215,12 @@ def _swept_bytes(state: TrainState) -> int:
 
 
 def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
-    """Returns the bytes that the backward pass keeps of an image: of two images, less of one."""
+    """Returns the bytes of activations that the backward pass of the backbone needs per image.
+
+    Args:
+      state: the state of the run, or its shapes.
+      image_shape: (height, width, channels) of an image.
+    """
     backbone = state.network.backbone
     trained: dict[str, Any] = {"train": True} if takes_batch(backbone) else {}
     variables = {
@@ -212,7 +240,8 @@ def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
         residuals = jax.tree.leaves(jax.eval_shape(kept, variables, shape))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
-    # The difference leaves out what does not grow with the batch, such as the kernels.
+    # Two images less one: the difference leaves out residuals that do not grow with the batch, such
+    # as the kernels.
     return size(2) - size(1)
 
 
@@ -221,15 +250,15 @@ def _mebibytes(size: int) -> str:
 
 
 class Traffic(NamedTuple):
-    """The bytes that one device sends in a step, by kind; it receives as many."""
+    """The bytes that one device sends in a step, by kind. It receives as many."""
 
     backbone: int
-    """Gradients of what every device holds, added up."""
+    """For the sum over devices of the gradients of the backbone."""
     agents: int
-    """Gradients of agents that every device holds, added up; 0 where they are split."""
+    """For the sum over devices of the gradients of the agents; 0 if agents are split."""
     features: int
-    """Features gathered, the own class' agents fetched, and the features' gradient returned; 0
-    where agents are not split."""
+    """For gathering the features, for fetching the agents of the examples' own classes, and for
+    returning the gradient of the features; 0 if agents are not split."""
 
     @property
     def total(self) -> int:
@@ -240,7 +269,7 @@ class Traffic(NamedTuple):
 def traffic(
     sizes: Sizes, feature_dim: int, num_devices: int, *, shard_agents: bool, terms: int = 1
 ) -> Traffic:
-    """Estimates what each device sends in a step, with ring collectives.
+    """Estimates the bytes that each device sends in a step, if collectives run in a ring.
 
     For an array of s bytes, a device sends s (n-1)/n bytes in an all-gather or a reduce-scatter,
     and twice as many in an all-reduce. The estimate leaves out a few numbers per example, such as
@@ -251,7 +280,7 @@ def traffic(
       feature_dim: number of values of a feature, which is sent in float32.
       num_devices: n, the number of devices.
       shard_agents: whether agents are split over the devices.
-      terms: number of terms with their own agents; terms that share their agents count once.
+      terms: number of terms of the loss that have agents; terms that share their agents count once.
 
     Example:
       >>> run = Sizes(10**7, 1024, 2048, 2052, 200 * 2**20, 100 * 2**20, 25 * 2**20)

@@ -1,4 +1,4 @@
-"""Steps whose numbers are not finite: how they are found, named, and handled by a run."""
+"""Handles steps whose numbers are not finite: finds them, names the cause, and skips or stops."""
 
 import logging
 import math
@@ -15,8 +15,9 @@ log = logging.getLogger("hyperface")
 
 OnNan = Literal["stop", "skip", "rollback"]
 MAX_LEFT_OUT = 10
-"""Number of steps that a run skips or goes back for; one more, and it has diverged."""
+"""Number of bad steps that a run skips or goes back for. At one more the run has diverged."""
 
+# These metrics are sums over many parts, so that one bad part makes them bad too.
 _CONSEQUENCES = ("gradient_norm", "loss", "parameter_norm")
 
 
@@ -35,10 +36,11 @@ class DivergenceError(AgreedStop):
 
 
 class Divergences:
-    """Handles the steps of a run that are not finite, counts them and logs each that is skipped.
+    """Decides what a run does after each step that is not finite, and counts such steps.
 
     Args:
-      on_nan: "stop", "skip" or "rollback".
+      on_nan: "stop" raises an error, "skip" leaves out the update of the step, and "rollback" goes
+        back to the last checkpoint.
     """
 
     def __init__(self, on_nan: OnNan) -> None:
@@ -49,7 +51,12 @@ class Divergences:
         self._counted: set[int] = set()
 
     def passes(self, step: int, metrics: dict[str, float], nonfinite: str) -> bool:
-        """Returns whether a step is finite; False means that the run skips it.
+        """Returns whether a step is finite; False means that the run skips it, which is logged.
+
+        Args:
+          step: number of the step.
+          metrics: name -> value, the metrics of the step.
+          nonfinite: the groups of parameters that are not finite, in words.
 
         Raises:
           DivergenceError: the step is not finite, and the run does not skip it.
@@ -65,21 +72,27 @@ class Divergences:
         return True
 
     def rolls_back(self, error: DivergenceError, saved: int) -> bool:
-        """Returns whether the run goes back to step `saved`, its newest checkpoint.
+        """Returns whether the run goes back to its newest checkpoint.
 
-        This happens with "skip" too, if the state before the update is lost. The steps since the
-        checkpoint are then repeated.
+        This happens with "rollback". It also happens with "skip", if the state before the update is
+        lost. The steps since the checkpoint are then repeated.
+
+        Args:
+          error: the error of the step.
+          saved: step of the newest checkpoint, 0 if there is none.
         """
         back = self._on_nan == "rollback" or (self._on_nan == "skip" and error.updated)
         if not back or not self._one_more(error.step):
             return False
-        # "skip" goes back only for the lost state, and leaves out no step but the bad one.
+        # "rollback" leaves out all updates since the checkpoint, since an earlier one may be the
+        # cause. "skip" goes back only because the state is lost, and leaves out only the bad step.
         first = saved + 1 if self._on_nan == "rollback" else error.step
         self.left_out |= set(range(first, error.step + 1))
         log.warning(f"{error} Back to step {saved}; updates left out: {first} to {error.step}.")
         return True
 
     def _one_more(self, step: int) -> bool:
+        """Counts a bad step, and returns whether the run may leave out one more."""
         if step not in self._counted:  # A step repeated after a rollback is already counted.
             self._counted.add(step)
             self.count += 1
@@ -101,14 +114,15 @@ def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> N
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not bad:
         return
-    # One term that is NaN makes these NaN too, and they would hide its name.
+    # If one term is NaN, so are these sums; naming them would hide the name of the term.
     causes = [name for name in bad if name not in _CONSEQUENCES] or bad[:1]
     found = ", ".join(f"{name} = {metrics[name]}" for name in causes)
     where = f" Not finite: {nonfinite}." if nonfinite else ""
     raise DivergenceError(
         step,
         f"step {step}: expected finite metrics, found {found}.{where}",
-        # A step whose metrics before the update are finite changes at least some parameters.
+        # All other metrics are from before the update. If they are finite, the update was applied
+        # at least in part, so the state before it is lost.
         updated="parameter_norm" in bad and set(bad) <= {"gradient_norm", "parameter_norm"},
     )
 
@@ -123,7 +137,14 @@ def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
 
 
 def select_update(is_finite: jax.Array, new: Any, old: Any) -> Any:
-    """Returns the new arrays if the update is finite, and the old arrays otherwise."""
+    """Returns the new arrays if the update is finite, and the old arrays otherwise.
+
+    Args:
+      is_finite: scalar bool.
+      new: a tree of arrays.
+      old: a tree of the same structure.
+    """
+    # jnp.where and not a product by 0: a NaN times 0 is NaN.
     return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
 
 
@@ -139,13 +160,20 @@ def nonfinite_groups(tree: Any) -> jax.Array:
     found = dict.fromkeys(GROUPS, jnp.zeros((), bool))
     labels = jax.tree.leaves(parameter_groups(tree))
     for label, leaf in zip(labels, jax.tree.leaves(tree), strict=True):
-        # Squares, as in the norms: a value whose square overflows must be named as well.
+        # Squares, as in the norms: if a square overflows, the norm is not finite, and the group of
+        # the value must be named.
         found[label] |= ~jnp.isfinite(jnp.sum(jnp.square(leaf)))
     return jnp.stack(list(found.values())).astype(jnp.int32)
 
 
 def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
-    """Packs both results of `nonfinite_groups` into the bits of one int32."""
+    """Packs both results of `nonfinite_groups` into the bits of one int32.
+
+    Args:
+      gradients: [groups] 1 for each group whose gradients are not finite.
+      parameters: [groups] 1 for each group whose new values are not finite.
+    """
+    # Above 0 and not equal to 1, because the flags may have been added over devices.
     bits = jnp.concatenate([gradients, parameters]) > 0
     # One number, since metrics are scalars. Two bits per group leave room in an int32.
     return jnp.sum(bits << jnp.arange(bits.size, dtype=jnp.int32))
@@ -164,4 +192,5 @@ def nonfinite_names(bits: int) -> str:
 
 
 def _named(bits: int) -> Iterable[str]:
+    """Returns the names of the groups whose bit is 1; higher bits are ignored."""
     return (name for place, name in enumerate(GROUPS) if bits >> place & 1)

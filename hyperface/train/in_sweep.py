@@ -1,8 +1,10 @@
-"""The optimiser's step on the agents inside the backward scan of the loss, block by block.
+"""Updates the agents inside the backward scan of the loss, block by block.
 
-It is the same transformation that the optimiser has for the group "agents", so that the numbers are
-those of a step with the whole gradient. In the trees that the rest of a step computes with, a
-scalar stands in for the agents, their momentum and their gradient.
+Agents are the rows [classes, dim] of a classification matrix. Their gradient as a whole would need
+as much memory as they do, so each block of it is used and dropped. The update is the optimiser's
+own rule for the group "agents", so the numbers are those of a step with the whole gradient. The
+rest of the step computes with trees in which a scalar stands in for the agents, for their momentum
+and for their gradient.
 """
 
 from functools import partial
@@ -19,24 +21,29 @@ from hyperface.normalize import l2_normalize
 from hyperface.train.state import TrainState
 
 Leaves = dict[str, jax.Array]
-"""Arrays by the name of the head that owns the agents."""
+"""Name of the head that owns the agents -> array."""
 
 
 class AgentState(NamedTuple):
-    """The optimiser's state of the agents, and what a step reports of their gradient."""
+    """The optimiser's state of the agents, and the size of their gradient in a step."""
 
     velocity: jax.Array
-    """[classes, dim]."""
+    """[classes, dim] momentum."""
     gradient_squares: jax.Array
     """[classes] squared length of each row of the mean loss' gradient; 0 before the step."""
 
 
 def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
-    """Removes the arrays [classes, dim] of all agent heads from parameters or optimiser state.
+    """Takes the arrays [classes, dim] of all heads with agents out of a tree.
+
+    Args:
+      state: the state of the run.
+      tree: parameters, gradients or optimiser state.
 
     Returns:
-      The tree with a scalar zero in place of each such array, and the arrays by head. If the agents
-      are not updated in the backward scan, the tree is unchanged and there are no arrays.
+      (tree, arrays): the tree with a scalar zero in place of each such array, and head -> array. If
+      the agents are not updated in the backward scan, the tree is unchanged and there are no
+      arrays.
     """
     taken: Leaves = {}
     if state.agents_optimizer is None:
@@ -53,7 +60,13 @@ def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
 
 
 def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
-    """Returns a tree of `take` with arrays in place of the scalar zeros."""
+    """Puts arrays in place of the scalars that `take` left in a tree.
+
+    Args:
+      state: the state of the run.
+      tree: a tree that `take` returned.
+      leaves: head -> array; {} returns the tree unchanged.
+    """
 
     def replaced(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         head = _head(path, state.network.head.loss)
@@ -71,7 +84,7 @@ def updates_of(
       state: the state of the run.
       opt_state: the state of the whole optimiser, which has the number of updates.
       velocities: head -> momentum of those of its agents that take part in this step.
-      divisor: number of examples, by which the summed gradient is divided.
+      divisor: number of examples of the whole batch, by which the summed gradient is divided.
     """
     if state.agents_optimizer is None:
         return {}
@@ -86,18 +99,33 @@ def updates_of(
 
 
 def gradient_norms(states: dict[str, AgentState]) -> Leaves:
-    """Returns for each head the norm of the agents' gradient, over this device's rows."""
+    """Returns head -> norm of the agents' gradient over this device's rows, a scalar.
+
+    Args:
+      states: head -> state of its agents after the backward scan.
+    """
+    # The step puts this scalar where the gradient would be, so that the norm of all gradients comes
+    # out right.
     return {head: jnp.sqrt(jnp.sum(state.gradient_squares)) for head, state in states.items()}
 
 
 def velocities(states: dict[str, AgentState]) -> Leaves:
-    """Returns the momentum of each head's agents."""
+    """Returns head -> momentum [classes, dim] of its agents, from head -> state."""
     return {head: state.velocity for head, state in states.items()}
 
 
 def _rule(
     optimizer: optax.GradientTransformation, count: jax.Array, divisor: jax.Array, *, unit: bool
 ) -> RowUpdate:
+    """Returns the function (rows, state, gradient) -> (rows, state) that updates a block of agents.
+
+    Args:
+      optimizer: the rule of the group "agents".
+      count: number of earlier updates.
+      divisor: as in `updates_of`.
+      unit: whether agents are scaled to unit length after the update.
+    """
+    # A Partial is a pytree, whose arrays `count` and `divisor` may be traced values.
     return jax.tree_util.Partial(partial(_update_rows, optimizer, unit), count, divisor)
 
 
@@ -111,7 +139,8 @@ def _update_rows(
     gradient: jax.Array,
 ) -> tuple[jax.Array, AgentState]:
     gradient = gradient / divisor
-    # The optimiser's state of these rows: its form is that of any parameter, its leaves are known.
+    # The optimiser's state for these rows is built from its parts. `init` gives the structure; of
+    # its leaves the only array with axes is the momentum, and the others are the count.
     leaves, structure = jax.tree.flatten(jax.eval_shape(optimizer.init, rows))
     known = jax.tree.unflatten(structure, [state.velocity if x.ndim else count for x in leaves])
     updates, new = optimizer.update(gradient, known, rows)
@@ -124,7 +153,7 @@ def _update_rows(
 
 
 def _count(opt_state: Any) -> jax.Array:
-    """Returns how many updates the agents have had, which their learning rate follows from."""
+    """Returns the number of updates so far, a scalar, from which the learning rate follows."""
     counts = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
@@ -135,7 +164,10 @@ def _count(opt_state: Any) -> jax.Array:
 
 
 def _head(path: tuple[Any, ...], loss: Loss) -> str | None:
-    """Returns the head whose agents, or whose agents' momentum, a leaf is; None for others."""
+    """Returns the head to which a leaf belongs, if the leaf is its agents or their momentum.
+
+    It returns None for any other leaf.
+    """
     names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
     if "backbone" in names:  # Its modules may have any names, those of our heads too.
         return None

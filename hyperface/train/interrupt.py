@@ -1,4 +1,4 @@
-"""Stopping a run by a signal: the run finishes its step and saves."""
+"""Lets a signal stop a run in order: the run finishes its step and saves a checkpoint."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from hyperface.devices.processes import AgreedStop
 
 AGAIN = 1.0
-"""Seconds in which a signal is taken to be the one before, sent twice."""
+"""A second signal within this number of seconds counts as a repetition of the first."""
 
 
 class Interrupted(AgreedStop):
@@ -31,7 +31,7 @@ class Interrupted(AgreedStop):
 
 
 class StopRequest:
-    """The state of a request to stop the run: which signal arrived, if any."""
+    """A request to stop the run. `signal` is the name of the signal that arrived, or None."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -41,7 +41,8 @@ class StopRequest:
 
         If several processes train together, all of them stop after the same step.
         """
-        # JAX's handler agrees on one step: processes that stopped apart would wait for each other.
+        # JAX's handler lets all processes agree on one step. A process that stopped earlier than
+        # the others would leave them waiting in a collective.
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             return signal.SIGTERM.name
         return self.signal
@@ -51,9 +52,9 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Turns the first SIGTERM or SIGINT into a request to stop, as a context manager.
 
-    A second signal stops the process at once, as without this function. Within `AGAIN` seconds it
-    is taken for the first signal: a scheduler may signal a whole group of processes, one of which
-    passes the signal on.
+    A second signal stops the process at once, as if this function were not used. A signal within
+    `AGAIN` seconds of the first is ignored: a scheduler may signal a whole group of processes, and
+    one of these may pass the signal on to another.
 
     No handler is installed if several processes train together, because JAX has its own handler
     then. None is installed outside of the main thread either, because only the main thread gets
@@ -73,7 +74,7 @@ def listening() -> Iterator[StopRequest]:
             # Not print: the signal may have interrupted a print, whose lock is then held.
             os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
         elif time.monotonic() - since > AGAIN:
-            # The old handler first: raised again, the signal must not come back here.
+            # The old handlers are restored first, so that the repeated signal does not come here.
             restore()
             signal.raise_signal(number)
 

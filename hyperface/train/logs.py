@@ -1,4 +1,4 @@
-"""Metrics of a run: averaged between log lines, written as JSON lines and TensorBoard events."""
+"""Writes the metrics of a run as JSON lines and TensorBoard events, and shows the progress."""
 
 import json
 import logging
@@ -28,8 +28,9 @@ class MetricsLog:
     Args:
       folder: the folder of the run.
       first_step: number of steps that are done.
-      every: number of steps between two lines.
-      position: the sums of the unfinished line after `first_step`, as the checkpoint stores them.
+      every: number of steps per line.
+      position: the metrics since the last line before `first_step`, as `position` returned them and
+        the checkpoint stores them; None starts with empty sums.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class MetricsLog:
         owned.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         events = folder / "tensorboard"
         owned.adopt(events)
-        self._lines = self._path.open("a", buffering=1)  # Whole lines, to be read meanwhile.
-        # tensorboardX chooses the name of its file.
+        # Line by line, so that other programs can read the file while the run goes on.
+        self._lines = self._path.open("a", buffering=1)
+        # tensorboardX chooses the name of its file, so it is recorded as ours only afterwards.
         with owned.recording(events):
             # By `purge_step` TensorBoard drops the events of steps that are trained again.
             self._events = SummaryWriter(
@@ -53,14 +55,25 @@ class MetricsLog:
             )
 
     def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
-        """Adds the metrics of one step; returns whether a line has to be written now."""
+        """Adds the metrics of one step to the means, and returns whether a line is due now.
+
+        Args:
+          step: number of the step.
+          metrics: name -> value.
+          last: whether it is the last step of the run, after which a line is always due.
+        """
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
         return last or step % self._every == 0
 
     def write(self, step: int, **settings: float) -> dict[str, float]:
-        """Writes and returns a line: means since the previous line, and settings of this step."""
+        """Writes a line, and returns its content: name -> mean since the previous line.
+
+        Args:
+          step: number of the step.
+          **settings: further numbers of the line, which are not averaged.
+        """
         means = {name: total / self._steps for name, total in self._sums.items()}
         line = means | settings
         self._lines.write(json.dumps({"step": step, **line}) + "\n")
@@ -70,23 +83,23 @@ class MetricsLog:
         return line
 
     def skip(self, step: int, *, last: bool = False) -> bool:
-        """Leaves a step out of the means.
+        """Leaves a step out of the means, and returns whether a line is due now.
 
-        Returns whether a line has to be written after this step, with the means of earlier steps.
+        A line is not due if no earlier step was added since the previous line.
         """
         return self._steps > 0 and (last or step % self._every == 0)
 
     def position(self) -> dict[str, Any]:
-        """Returns the sums of the metrics since the last line and the number of their steps.
+        """Returns the metrics since the last line: "sums", name -> sum, and "steps", their number.
 
-        A checkpoint stores them, so that a continued run writes the same next line.
+        A checkpoint stores both, so that a continued run writes the same next line.
         """
         return {"sums": dict(self._sums), "steps": self._steps}
 
     def flush(self) -> None:
-        """Puts every line written so far on disk; a checkpoint must not be newer than its log."""
+        """Waits until every line written so far is on the disk."""
         self._lines.flush()
-        # On the disk before the checkpoint, which must not stand before its log.
+        # A checkpoint is saved next. After a power cut its log must not lack lines before it.
         os.fsync(self._lines.fileno())
         self._events.flush()
 
@@ -118,12 +131,12 @@ class RunningMean:
         return mean
 
     def position(self) -> tuple[float, float]:
-        """Returns sum and count, from which another mean can continue."""
+        """Returns (sum, count), from which another mean can continue."""
         return self._sum, self._count
 
 
 def run_digest(folder: Path) -> str:
-    """Returns the digest of a run's log; it changes when the run is trained anew."""
+    """Returns the digest of a run's `metrics.jsonl`, which changes when the run is trained anew."""
     return digest(folder / "metrics.jsonl")
 
 
@@ -137,6 +150,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 SECONDS_BETWEEN_LINES = 10.0
+"""Time between two logged lines of progress, where no bar can be drawn."""
 
 
 class TrainingProgress:
@@ -190,7 +204,7 @@ class TrainingProgress:
         if self._bar:
             self._bar.seen = seen
             self._bar.update(self._task, completed=step)
-        # Seldom where no bar can be drawn: such output mostly goes into a file.
+        # Rarely, since output without a terminal mostly goes into a file.
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or step == self._steps:
             self._last_line = now
             left = f"{(self._steps - step) / rate:.0f} s left" if rate else ""
@@ -198,7 +212,7 @@ class TrainingProgress:
 
 
 class _Bar(Progress):
-    """The bar, and under it a line of what is seen, so that both fit a narrow terminal."""
+    """A progress bar with a line of metrics under it, so that both fit a narrow terminal."""
 
     seen = ""
 
@@ -208,6 +222,7 @@ class _Bar(Progress):
 
 
 def _seen(metrics: dict[str, float], steps_per_second: float) -> str:
+    """Returns the shown metrics of a step in one line; those that a loss lacks are left out."""
     parts = [
         f"{title} {metrics[name]:.{digits}f}"
         for name, title, digits in (

@@ -1,4 +1,4 @@
-"""The training loop: data, step, metrics and checkpoints, in an order that a resume repeats."""
+"""Trains an experiment: data, steps, metrics and checkpoints, in an order that a resume repeats."""
 
 import contextlib
 import logging
@@ -35,9 +35,10 @@ class Start(NamedTuple):
     """The start of a fine-tuned run: a trained backbone, and where it comes from."""
 
     origin: str
-    """The file or run, and a digest of it: the run folder is this run's only with both."""
+    """Name and digest of the file or run that the backbone comes from. A folder that records
+    another origin belongs to another run."""
     backbone: dict[str, Any]
-    """"params", and "batch_stats" where the backbone has them."""
+    """The backbone's variables: "params", and "batch_stats" if it has batch statistics."""
 
 
 def train(
@@ -78,7 +79,8 @@ def train(
         evaluation needs if the experiment contains objects.
 
     Returns:
-      The state after the last step, on the devices of all processes: replicated, or agents split.
+      The state after the last step, on the devices of all processes. It is replicated, except for
+      agents that are split over the devices.
 
     Raises:
       InputError: the data, the batch size or the folder does not fit, which is found before
@@ -90,7 +92,7 @@ def train(
     # Everything that can fail without a compiled program fails before anything is written.
     check_path(workdir)
     split = checked_split(experiment, data_dir, profile_steps)
-    # Shapes alone, so that too large a run is refused before it takes memory.
+    # Only shapes, so that a run that does not fit is refused before it takes memory.
     abstract = abstract_state(experiment, split.num_classes, split.image_shape)
     needed = check_memory(
         run_sizes(abstract, experiment.data.batch_size, split.image_shape),
@@ -106,7 +108,8 @@ def train(
     job = Job(experiment, split, workdir, meta, workers)
     placed = parallel.shapes_on_mesh(abstract, split_classes=experiment.shard_agents)
     with (
-        # The order counts: the writer locks and fills the folder before the others look into it.
+        # In this order, because the other processes must read the folder only after the writing
+        # process has locked and filled it.
         locked_run_folder(workdir, meta, file=file, fresh=fresh)
         if processes.is_writer()
         else contextlib.nullcontext(),
@@ -115,6 +118,7 @@ def train(
     ):
         divergences = Divergences(on_nan)
         is_new_start = processes.is_writer()
+        # One pass, and one more after each rollback.
         while True:
             found = checkpoints.restore_newest(abstract, placed)
             if found is not None:
@@ -125,13 +129,14 @@ def train(
                 _check_snapshots(experiment, first_step, checkpoints)
                 rest = "nothing left to train" if first_step >= experiment.steps else "going on"
                 log.info(f"{workdir} holds step {first_step} of {experiment.steps}: {rest}.")
-                # Checkpoints have no padding rows. They come back as zeros, which would count.
+                # Checkpoints have no padding rows. Restoring fills these with zeros, which would
+                # count as classes with a distortion of 0.
                 state = parallel.with_padding_unseen(state)
             else:
                 first_step, state = 0, _fresh_state(experiment, split, start)
             if is_new_start and first_step < experiment.steps:
                 record_start(workdir, first_step, experiment.steps)
-            is_new_start = False  # What a rollback repeats is the same start.
+            is_new_start = False  # A pass after a rollback belongs to the same start.
             profiled = Profile(profile_steps, workdir / "profile")
             state = _run(job, state, first_step, checkpoints, divergences, profiled)
             if state is not None:
@@ -170,9 +175,18 @@ def checked_split(
 
 
 def _check_snapshots(experiment: Experiment, first_step: int, checkpoints: Checkpoints) -> None:
-    """Refuses to go on where a checkpoint that is to be scored at the end was not kept.
+    """Refuses to continue a run if a checkpoint that will be scored at its end was not kept.
 
-    A run keeps those of its own last steps, which are others once it has more steps.
+    The snapshots are checkpoints at the last steps of a run. A run that gets more steps has other
+    last steps, at which it may have removed the checkpoints.
+
+    Args:
+      experiment: the experiment, which names the steps of its snapshots.
+      first_step: number of steps that are done.
+      checkpoints: the checkpoints of the run.
+
+    Raises:
+      InputError: a checkpoint of a needed step is missing.
     """
     needed = [step for step in experiment.snapshot_steps() if 0 < step <= first_step]
     kept = processes.broadcast_from_writer("kept", checkpoints.steps())
@@ -189,6 +203,8 @@ def _check_snapshots(experiment: Experiment, first_step: int, checkpoints: Check
 def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
     """Returns the record that identifies a run in its folder and its checkpoints.
 
+    Its keys are "experiment", "data" and, for a fine-tuned run, "init_from".
+
     Args:
       experiment: the experiment of the run.
       split: the training images.
@@ -199,19 +215,21 @@ def run_meta(experiment: Experiment, split: Split, origin: str | None = None) ->
 
 
 def _is_local(experiment: Experiment) -> bool:
-    """Returns whether each device of one host has the whole state, and no other host takes part."""
+    """Returns whether one process trains alone, and each of its devices has the whole state."""
     return not (processes.is_multiprocess() or experiment.shard_agents)
 
 
 @contextlib.contextmanager
 def _after_the_writer() -> Iterator[None]:
-    """Waits until the process that writes has created the run's folder."""
+    """Waits until the writing process has created the run's folder, as a context manager."""
     processes.wait_for_all("claimed")
     yield
 
 
 def _fresh_state(experiment: Experiment, split: Split, start: Start | None) -> TrainState:
-    # The whole first batch in every process: R starts at its mean norm, and must do so everywhere.
+    """Returns the state before the first step, on the devices of all processes."""
+    # Every process reads the whole first batch and not its share: Ring loss' R is initialised with
+    # the mean norm over the batch, and must be the same in all processes.
     batch = next(_batches(experiment, split, 0))
     make = partial(create_state, experiment, split.num_classes)
     arguments = (batch["images"], batch["labels"], start and start.backbone)
@@ -228,16 +246,28 @@ def _run(
     divergences: Divergences,
     profiled: Profile,
 ) -> TrainState | None:
-    """Trains to the last step; returns None where the run must go back to its newest checkpoint."""
-    # The order of a step, which a resumed run repeats exactly:
-    #   1. batch k is made from the seed and k alone;
-    #   2. the step runs on the devices;
-    #   3. meanwhile the metrics of step k-1 arrive, are checked and logged;
-    #   4. at a checkpoint, first the metrics of step k itself are checked, with the length of the
-    #      parameters after it, and the log is put on disk; then the state is saved: a checkpoint
-    #      never holds a diverged state, and never stands before its log.
-    # Waiting for step k-1 also keeps at most two steps in flight. Where step k-1 is not finite,
-    # neither it nor step k changed the state, and step k is made again.
+    """Trains to the last step.
+
+    Args:
+      job: the settings of the run.
+      state: the state after `first_step`; its buffers are donated to the first step.
+      first_step: number of steps that are done.
+      checkpoints: the checkpoints of the run.
+      divergences: decides what happens after a step that is not finite.
+      profiled: records a profile of some steps.
+
+    Returns:
+      The state after the last step; None if the run must go back to its newest checkpoint.
+    """
+    # A resumed run repeats this order exactly:
+    #   1. Batch k is read. It depends only on the seed and on k.
+    #   2. Step k is started on the devices.
+    #   3. Meanwhile the metrics of step k-1 arrive, and are checked and logged.
+    #   4. At a checkpoint the metrics of step k are checked too, with the norm of the parameters
+    #      after it. Then the log is flushed to the disk, and then the state is saved. So no
+    #      checkpoint contains a diverged state, and no checkpoint is newer than its log.
+    # Waiting for step k-1 also limits the steps in flight to two. If step k-1 is not finite, the
+    # device applied neither its update nor that of step k, so step k is computed again.
     experiment = job.experiment
     if first_step >= experiment.steps:
         return state
@@ -252,7 +282,8 @@ def _run(
     def make(
         step: int, state: TrainState, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array] | None]:
-        # The batch was taken all the same, so that later steps see the images they always see.
+        # The batch was read even if its step is left out, so that later steps get the same images
+        # as without the rollback.
         if step in divergences.left_out:
             return after(step, state), None
         return step_fn(state, batch)
@@ -276,7 +307,7 @@ def _run(
                 profiled.after(step, state.step)
                 pending = (step, metrics)
                 stop = request.reached(step)
-                # A signal is followed by a save, so that the run loses nothing.
+                # After a signal the state is saved too, so that no step is lost.
                 if stop or step % experiment.checkpoint_every == 0 or step in always_saved:
                     if not record.finish(*pending):
                         state = after(step, state)
@@ -301,26 +332,36 @@ def _run(
 def _step_fn(
     experiment: Experiment,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the function (state, this process's share of a batch) -> (state, metrics)."""
     if _is_local(experiment):
         return parallel.data_parallel_step()
     return parallel.mesh_step(split_classes=experiment.shard_agents)
 
 
 def _after(step: int, state: TrainState, accumulate: int) -> TrainState:
-    """Returns the state after `step` without its update; schedules go on with the step."""
-    # Placed as before: another sharding would compile the step again.
+    """Returns the state after a step whose update is left out.
+
+    Args:
+      step: number of the step.
+      state: the state before the step.
+      accumulate: number of steps per update. The schedules continue as if the update had been made.
+    """
+    # With the sharding of before: another sharding would compile the step again.
     values = jax.device_put((np.int32(step), np.bool_(False)), state.step.sharding)
     opt_state = with_updates(state.opt_state, step // accumulate)
     return state.replace(step=values[0], diverged=values[1], opt_state=opt_state)
 
 
 def _is_first_group(experiment: Experiment) -> bool:
-    """Returns whether this is no later one of several groups of people, which are all alike."""
+    """Returns whether the experiment trains on one set of people, or on the first of several.
+
+    The runs of all groups have the same settings, which are logged only once.
+    """
     return experiment.data.people_fold is None or experiment.data.people_fold[0] == 1
 
 
 def _log_groups(experiment: Experiment, state: TrainState) -> None:
-    """Logs how each group of parameters is optimised, so that a wrong multiplier is seen."""
+    """Logs how each group of parameters is optimised, so that users notice a wrong factor."""
     groups = "; ".join(map(str, group_summaries(state.params, experiment.optimizer)))
     log.info(f"{experiment.name} learns {groups}")
 

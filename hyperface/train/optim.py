@@ -1,4 +1,4 @@
-"""The optimiser: SGD with momentum, a rule per group of parameters, and a schedule."""
+"""Builds the optimiser: SGD with momentum, one rule per group of parameters, and a schedule."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple, cast
@@ -13,7 +13,9 @@ from hyperface.config.loss import Loss
 from hyperface.train.class_rows import global_norm
 
 OF_HEADS = ("agents", "scale", "radius", "centers")
+"""Names of parameters of heads that form a group of the same name."""
 BY_NAME = {"kernel": "kernels", "slope": "slopes", "bias": "biases"}
+"""Name of other parameters -> name of their group."""
 OF_PARTS = {
     "backbone": (*BY_NAME.values(), "norms", "others"),
     "head": (*OF_HEADS, *BY_NAME.values(), "others"),
@@ -26,10 +28,13 @@ class GroupSummary(NamedTuple):
     """The description of a group of parameters that a run prints when it starts."""
 
     name: str
+    """Name of the group."""
     parameters: int
+    """Number of values in all its parameters."""
     rule: Group
+    """Factors of the learning rate and of the weight decay."""
     members: tuple[str, ...] = ()
-    """Names of the parameters of a group that they do not follow from."""
+    """Names of the parameters, for the group "others", whose name does not tell them."""
 
     def __str__(self) -> str:
         rule = f"{self.rule.rate:g} x rate, {self.rule.decay:g} x decay"
@@ -40,9 +45,9 @@ class GroupSummary(NamedTuple):
 def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.GradientTransformation:
     """Returns the SGD of both papers, which adds weight decay to the gradient before momentum.
 
-    Each group of parameters has its own factors (`Groups`). The centers of center loss can follow
-    their paper's rule instead: they move by alpha times their direction, without schedule and
-    momentum.
+    Each group of parameters has its own factors of learning rate and weight decay (`Groups`). The
+    centers of center loss can follow their paper's rule instead: they move by alpha times their
+    direction, without schedule and momentum.
 
     Args:
       optimizer: the settings of the optimiser.
@@ -67,10 +72,12 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
     rule = optax.partition(chains, parameter_groups)
     if optimizer.clip is not None:
-        # Before the rest: weight decay is added later and is no part of the clipped length.
+        # First in the chain, so that the clipped length is that of the gradient, without the weight
+        # decay, which is added later.
         rule = optax.chain(_clipped(optimizer.clip, loss), rule)
     if optimizer.accumulate > 1:
-        # Around all else: clipping and momentum see the gradient of the gathered batch.
+        # Around all other rules, so that clipping and momentum get the mean gradient of several
+        # steps.
         several = optax.MultiSteps(rule, optimizer.accumulate)
         # Optax annotates this update by its own state, which is a transformation's all the same.
         update = cast(optax.TransformUpdateExtraArgsFn, several.update)
@@ -79,7 +86,10 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
 
 
 def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation | None:
-    """Returns the optimiser of agents that the backward scan updates; None if it updates none.
+    """Returns the rule by which the backward scan updates the agents, one [dim] row per class.
+
+    It returns None if the backward scan updates no agents, as it does only if `agents_update` is
+    not "whole".
 
     Args:
       optimizer: the settings of the optimiser.
@@ -91,7 +101,12 @@ def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransfor
 
 
 def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArgs:
-    """Returns optax.clip_by_global_norm for a gradient that may be split over devices."""
+    """Returns `optax.clip_by_global_norm` for gradients that may be split over devices.
+
+    Args:
+      longest: largest norm of all gradients together; longer gradients are scaled to it.
+      loss: the loss whose heads own the parameters.
+    """
 
     def update(
         updates: Any, state: Any, params: Any = None, *, split_axis: str | None = None, **_: Any
@@ -107,29 +122,40 @@ def _clipped(longest: float, loss: Loss) -> optax.GradientTransformationExtraArg
 def _sgd(
     optimizer: Optimizer, group: Group, first_step: int, steps: int
 ) -> optax.GradientTransformation:
-    """Returns the rule of one group, whose parameters stay fixed before `first_step`."""
+    """Returns the rule of one group of parameters.
+
+    Args:
+      optimizer: the settings of the optimiser.
+      group: factors of the group's learning rate and weight decay.
+      first_step: number of steps for which the parameters stay fixed.
+      steps: number of steps of the run.
+    """
 
     def rate(update: Any) -> Any:
-        # Updates are counted, not the batches that they were gathered from.
+        # Optax counts updates, and the schedule counts steps, of which an update may have several.
         return group.rate * learning_rate(optimizer, steps)(update * optimizer.accumulate)
 
     def open_gate(update: Any) -> jax.Array:
         return jnp.where(update * optimizer.accumulate >= first_step, 1.0, 0.0)
 
     descend, momentum = optax.scale_by_learning_rate(rate), optax.trace(optimizer.momentum)
-    # Between decay and momentum: frozen parameters do not decay and gather no velocity.
+    # Between decay and momentum, so that frozen parameters do not decay and get no velocity.
     gate = [optax.scale_by_schedule(open_gate)] if first_step else []
     inside = optimizer.rate_in_velocity
     return optax.chain(
         optax.add_decayed_weights(group.decay * optimizer.weight_decay),
         *gate,
-        # With the rate inside the velocity, a lower rate does not shrink the steps gathered before.
+        # Caffe multiplies by the rate before it adds to the velocity, so that a later, lower rate
+        # does not shrink the velocity of earlier steps. PyTorch multiplies after.
         *((descend, momentum) if inside else (momentum, descend)),
     )
 
 
 def learning_rate(optimizer: Optimizer, steps: int) -> optax.Schedule:
-    """Returns the learning rate by step: a linear warm-up, then constant parts or half a cosine.
+    """Returns a function from the number of steps done to the learning rate.
+
+    The rate rises linearly in the warm-up. It is then constant between the boundaries, or falls as
+    half a cosine.
 
     Args:
       optimizer: the settings, with the highest rate and the schedule.
@@ -144,7 +170,7 @@ def learning_rate(optimizer: Optimizer, steps: int) -> optax.Schedule:
         falling = optax.piecewise_constant_schedule(highest, later)
     if not warm_up:
         return falling
-    # The first step already learns.
+    # From highest / (warm_up + 1) and not from 0, which would waste the first step.
     rising = optax.linear_schedule(highest / (warm_up + 1), highest, warm_up)
     return optax.join_schedules([rising, falling], [warm_up])
 
@@ -174,7 +200,9 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
     """
 
     def walk(node: Mapping[str, Any], part: str) -> dict[str, Any]:
-        norm = part == "backbone" and "scale" in node  # Scale and bias of a normalisation.
+        # A module with a scale is a normalisation, whose bias belongs to the group "norms" too. In
+        # a head "scale" is the scale of the logits.
+        norm = part == "backbone" and "scale" in node
         return {
             name: walk(child, part)
             if isinstance(child, Mapping)
@@ -186,7 +214,7 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
 
 
 def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[GroupSummary]:
-    """Returns the groups that a network has, with their sizes and rules, in order of `Groups`."""
+    """Returns one summary per group of parameters that a network has, in the order of `Groups`."""
     sizes: dict[str, int] = {}
     unknown: dict[str, None] = {}
     labels = jax.tree.leaves(parameter_groups(params))
@@ -209,6 +237,7 @@ def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[Gro
 
 
 def _group(name: str, part: str) -> str:
+    """Returns the group of a parameter by its name and its part, "backbone" or "head"."""
     if part == "head" and name in OF_HEADS:
         return name
     return BY_NAME.get(name, "others")

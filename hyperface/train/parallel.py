@@ -1,4 +1,4 @@
-"""The mapping of the training step onto devices."""
+"""Maps the training step onto devices: with a whole state on each, or with classes split."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +29,7 @@ def data_parallel_step(
     """Returns `train_step`, mapped by `jax.pmap` over the first axis of the batch.
 
     The state has no device axis: it is passed and returned as one replicated value. Its buffers are
-    donated.
+    donated, so a state must not be used after it was passed to the step.
 
     Args:
       devices: the devices to use; all local ones by default.
@@ -43,7 +43,8 @@ def data_parallel_step(
         partial(train_step, axis_name=AXIS),
         axis_name=AXIS,
         in_axes=(None, 0),
-        # Takes the first device's copy. All are equal, because the step adds over the axis itself.
+        # None returns the first device's copy. All copies are equal, because the step itself adds
+        # gradients and metrics over the axis.
         out_axes=(None, None),
         devices=devices,
         # Without donation the old and the new state would be in memory together.
@@ -55,14 +56,14 @@ def data_parallel_step(
 
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         check_batch_size(len(batch["labels"]), len(devices))
-        # The first batch only: the check reads every pixel.
+        # Only for the first batch, because the check reads every pixel.
         if not compiled:
             warn_of_range(batch["images"])
         split = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
         key = _signature((state, split))
         if key not in compiled:
             _refuse_another(compiled, key)
-            # pmap takes no compiler options itself; what it lowers to does.
+            # pmap accepts no compiler options, but the lowered program does.
             compiled[key] = mapped.lower(state, split).compile(options) if options else mapped
         return compiled[key](state, split)
 
@@ -76,7 +77,7 @@ def mesh_step(
 
     If classes are split, each device computes the similarities of its own rows to the whole batch:
     features are gathered, and their gradient returns by a reduce-scatter. The state's buffers are
-    donated.
+    donated, so a state must not be used after it was passed to the step.
 
     Args:
       devices: the devices to use; by default all devices of all processes.
@@ -98,7 +99,7 @@ def mesh_step(
             mesh=mesh,
             in_specs=(specs, PartitionSpec(AXIS)),
             out_specs=(specs, PartitionSpec()),
-            # The step names its collectives; with the check JAX would add sums of its own.
+            # The step calls its collectives itself. With the check JAX would insert further sums.
             check_vma=False,
         )(state, batch)
 
@@ -106,7 +107,7 @@ def mesh_step(
 
     def step(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
         check_batch_size(len(batch["labels"]), mesh.local_mesh.size)
-        # Compared before the call: jit would compile a second time without a word.
+        # Compared before the call, because jit would compile a second time without a message.
         key = _signature((state, batch))
         if key not in compiled:
             _refuse_another(compiled, key)
@@ -126,19 +127,23 @@ def on_mesh(
     split_classes: bool,
     devices: Sequence[Device] | None = None,
 ) -> TrainState:
-    """Builds a state for `mesh_step` in place, so that no device ever has all split agents.
+    """Builds a state for `mesh_step` directly on its devices.
 
-    If the number of classes is not a multiple of the number of devices, padding rows fill the last
-    devices: zeros, and NaN for the distortion. Padding rows have no effect.
+    If classes are split, no device ever has the rows of all classes. If the number of classes is
+    not a multiple of the number of devices, padding rows fill the last devices: zeros, and NaN for
+    the distortion. Padding rows have no effect.
 
     Args:
       make: function that builds a state; it is jitted here.
-      arguments: the arguments of `make`: arrays that are the same in every process.
-      split_classes, devices: as in `mesh_step`.
+      *arguments: the arguments of `make`: arrays that are the same in every process.
+      split_classes: as in `mesh_step`.
+      devices: as in `mesh_step`.
     """
     like = jax.eval_shape(make, *arguments)
     shapes = shapes_on_mesh(like, split_classes=split_classes, devices=devices)
-    # As leaves: another call of `make` may return another optimiser object.
+    # The jitted function returns leaves and not a state. A state contains the optimiser, and
+    # another call of `make` may return another optimiser object, which jit would take for another
+    # structure.
     leaves, structure = jax.tree.flatten(shapes)
     made = jax.jit(
         lambda *found: jax.tree.leaves(_padded(make(*found), shapes.distortion.size)),
@@ -150,7 +155,13 @@ def on_mesh(
 def shapes_on_mesh(
     state: TrainState, *, split_classes: bool, devices: Sequence[Device] | None = None
 ) -> TrainState:
-    """Returns the shapes, dtypes and shardings of the state that `on_mesh` would build."""
+    """Returns the shapes, dtypes and shardings of the state that `on_mesh` would build.
+
+    Args:
+      state: a state without padding, or its shapes.
+      split_classes: as in `mesh_step`.
+      devices: as in `mesh_step`.
+    """
     mesh, rows = make_mesh(devices), state.distortion.size
     if split_classes:
         # Every device must have the same number of rows.
@@ -165,10 +176,10 @@ def shapes_on_mesh(
 
 
 def whole_classes(state: TrainState) -> TrainState:
-    """Returns the state without padding, which is the same for any number of devices.
+    """Returns the state without padding, so that it is the same for any number of devices.
 
-    Its arrays stay split. If the number of classes is not a multiple of the number of devices, they
-    are split by feature dimension.
+    Its arrays stay split. If the number of classes is not a multiple of the number of devices, the
+    arrays [classes, dim] are split by dimensions instead of classes.
     """
     num_classes = state.network.head.num_classes
     if state.distortion.size == num_classes:
@@ -193,15 +204,20 @@ def with_padding_unseen(state: TrainState) -> TrainState:
 
 
 def _by_columns(mesh: jax.sharding.Mesh, columns: int) -> NamedSharding:
-    """Returns a matrix split by columns over as many of the devices as they are a multiple of."""
-    # The classes may not divide among the devices, so that the columns are split instead.
+    """Returns a sharding that splits a matrix by columns over as many devices as possible.
+
+    Args:
+      mesh: the devices.
+      columns: number of columns. It must be a multiple of the number of parts, so further devices
+        get copies of the parts.
+    """
     parts = math.gcd(columns, mesh.size)
     blocks = jax.sharding.Mesh(mesh.devices.reshape(parts, -1), (AXIS, "copies"))
     return NamedSharding(blocks, PartitionSpec(None, AXIS))
 
 
 def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> TrainState:
-    """Returns the state with a change of every array that has one row per class."""
+    """Returns the state with `change` applied to every array that has one row per class."""
     loss = state.network.head.loss
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: change(leaf) if has_class_rows(path, loss) else leaf, state
@@ -209,7 +225,11 @@ def _with_rows(state: TrainState, change: Callable[[jax.Array], jax.Array]) -> T
 
 
 def _specs(state: TrainState, split_classes: bool) -> Any:
-    """Returns how `mesh_step` splits a state: arrays with one row per class by rows, or nothing."""
+    """Returns the partition of each array of a state, as a tree of the same structure.
+
+    Arrays with one row per class are split by rows if `split_classes` is set. All other arrays are
+    replicated.
+    """
     loss = state.network.head.loss
     rows = PartitionSpec(AXIS) if split_classes else PartitionSpec()
     return jax.tree_util.tree_map_with_path(
@@ -218,23 +238,31 @@ def _specs(state: TrainState, split_classes: bool) -> Any:
 
 
 def _padded(state: TrainState, rows: int) -> TrainState:
+    """Returns the state with `rows` rows in each array that has one row per class."""
     missing = rows - state.distortion.size
     state = _with_rows(
         state, lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
     )
-    # Padded with zeros like the rest, these would count as classes with a distortion of 0.
+    # A distortion of zero would count as that of a class; NaN means a class not seen yet.
     unseen = state.distortion.at[rows - missing :].set(jnp.nan)
     return state.replace(distortion=unseen)
 
 
 def _signature(arguments: Any) -> tuple[Any, ...]:
-    """Returns what a compiled step is good for: structure, shapes and dtypes."""
+    """Returns a key for the structure, shapes and dtypes for which a step is compiled."""
     leaves, structure = jax.tree.flatten(arguments)
     return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _refuse_another(compiled: Collection[Any], key: Any) -> None:
-    """Refuses to compile a step a second time: each would take as long as the first."""
+    """Raises ValueError if a step was compiled before, for arguments of another signature.
+
+    Each further compilation would take as long as the first.
+
+    Args:
+      compiled: the signatures for which the step was compiled.
+      key: the signature of the new arguments.
+    """
     for first in compiled:
         differing = [(a, b) for a, b in zip(first[1:], key[1:], strict=False) if a != b]
         before, now = differing[0] if differing else ("one structure", "another")

@@ -1,4 +1,4 @@
-"""A profile of some steps, for TensorBoard or Perfetto."""
+"""Records a profile of some steps, for TensorBoard or Perfetto."""
 
 import contextlib
 from collections.abc import Iterator
@@ -37,7 +37,8 @@ class Profile:
           result: an array that the step computes, to wait for.
         """
         if self._recording and step >= self._last:
-            # Steps run after they were called: without waiting the trace would miss the last ones.
+            # A call only starts a step on the devices. Without waiting, the trace would lack the
+            # end of the last steps.
             jax.block_until_ready(result)
             self._stop()
 

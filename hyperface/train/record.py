@@ -1,4 +1,4 @@
-"""The record of a run: metrics of each step are checked and logged, and checkpoints saved."""
+"""Checks and logs the metrics of each step of a run, and saves its checkpoints."""
 
 import logging
 from collections.abc import Callable
@@ -28,8 +28,9 @@ class Job(NamedTuple):
     split: Split
     """The training images."""
     workdir: Path
+    """The folder of the run."""
     meta: dict[str, Any]
-    """Experiment and data, which identify the folder and the checkpoints of the run."""
+    """The record of experiment and data that identifies the run, see `loop.run_meta`."""
     workers: int
     """Number of processes that read images."""
 
@@ -41,7 +42,8 @@ class Record:
 
     Args:
       job: the settings of the run.
-      first_step: number of steps that are done; their checkpoint holds the position of the log.
+      first_step: number of steps that are done; the checkpoint of this step has the state of the
+        log.
       checkpoints: the checkpoints of the run.
       divergences: the rule for steps that are not finite.
       progress: shows each step.
@@ -57,14 +59,15 @@ class Record:
     ) -> None:
         self._job, self._checkpoints, self._progress = job, checkpoints, progress
         self._divergences = divergences
-        # Optax's type of a schedule's value has complex numbers too.
+        # Any, because optax's annotation allows complex numbers, which `float` refuses.
         self._rate: Callable[[int], Any] = learning_rate(
             job.experiment.optimizer, job.experiment.steps
         )
         saved: dict[str, Any] = checkpoints.meta(first_step) if first_step else {"log": None}
         self._position = saved["log"]
         self._mean_loss = RunningMean(saved.get("mean_loss"))
-        # After a rollback the checkpoint knows of fewer than this process.
+        # After a rollback this process has counted more than the checkpoint. A restarted process
+        # has counted none.
         divergences.count = max(divergences.count, saved.get("divergences", 0))
         self._log = None
         if processes.is_writer():
@@ -84,7 +87,8 @@ class Record:
         last, sound, due = step == self._job.experiment.steps, True, False
         values: dict[str, float] = {}
         if metrics is not None:
-            # Here the host waits for the device, one step late.
+            # Here the host waits for the device. The caller has started the next step before, so
+            # that the device stays busy.
             nonfinite = divergence.nonfinite_names(int(metrics["nonfinite"]))
             values = {name: float(x) for name, x in metrics.items() if name != "nonfinite"}
             sound = self._divergences.passes(step, values, nonfinite)
@@ -95,15 +99,16 @@ class Record:
         elif self._log is not None:
             due = self._log.skip(step, last=last)
         if due and self._log is not None:
-            # The schedule is a function of the steps before this one.
+            # The schedule counts the steps before this one.
             line = self._log.write(step, learning_rate=float(self._rate(step - 1)))
             self._call_back(step, line)
         return sound
 
     def _call_back(self, step: int, line: dict[str, float]) -> None:
-        """Passes a line of the log to the experiment's own function.
+        """Passes a line of the log to the experiment's own function `on_metrics`, if it has one.
 
-        An error there, of a network say, must not cost the run: metrics.jsonl has the line.
+        An error in that function, such as a lost network connection, is only logged: it must not
+        end the run, and metrics.jsonl has the line anyway.
         """
         function = self._job.experiment.on_metrics
         if function is None:
@@ -117,12 +122,18 @@ class Record:
             )
 
     def save(self, step: int, state: TrainState) -> None:
-        """Puts the log on disk, then saves the state after a step."""
+        """Flushes the log to the disk, and then saves the state after a step.
+
+        Args:
+          step: number of the step.
+          state: the state after it, with or without padding rows.
+        """
         if self._log is not None:
             self._log.flush()
             self._position = self._log.position()
-        # A mean over the few steps before a signal would be best by luck: those at the interval
-        # are compared, each over all steps since the one before it.
+        # The best checkpoint is the one with the lowest mean loss since the one before it. After a
+        # signal that mean would be over few steps, and could be lowest by chance, so only
+        # checkpoints at the regular interval get a score.
         due = step % self._job.experiment.checkpoint_every == 0
         score = self._mean_loss.take() if due else None
         facts = {

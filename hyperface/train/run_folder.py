@@ -1,4 +1,4 @@
-"""The folder of a run: it is created, checked to belong to this run, and locked."""
+"""Creates and locks the folder of a run, and checks that it belongs to this run."""
 
 import contextlib
 import datetime
@@ -19,7 +19,7 @@ from hyperface.files import digest
 log = logging.getLogger("hyperface")
 
 DIVERGED = "diverged.json"
-"""File with the step at which a run diverged and the reason; a run that goes on has none."""
+"""File with the step at which a run diverged and the reason; removed when the run continues."""
 WRITTEN = (
     "config.json",
     "environment.json",
@@ -28,15 +28,16 @@ WRITTEN = (
     "results.json",
     "report.html",
 )
-"""Files that a run writes in any case, the last two after its last step."""
+"""Files that every run writes; the last two are written after its last step."""
 RUN_META = ("experiment", "data", "init_from")
-"""Fields of `config.json` that identify a run; its checkpoints hold more."""
+"""Fields of `config.json` and of a checkpoint's description that identify a run."""
 MAY_CHANGE = {"experiment.shard_agents", "experiment.on_metrics"}
 """Fields that may change when a run continues, because they do not change its numbers."""
 HISTORY = "history.jsonl"
 """File with one line for each time that the run was started: from which step to which."""
 SHOWN = 3
 """Number of differing fields that a message names."""
+# Other versions of these packages may change the numbers of a run.
 RECORDED_VERSIONS = ("hyperface", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -48,13 +49,14 @@ def locked_run_folder(
     file: Path | None = None,
     fresh: bool = False,
 ) -> Iterator[None]:
-    """Creates the run's folder or checks that it is this run's, and locks it, as a context manager.
+    """Creates and locks the run's folder, as a context manager.
 
-    A warning is logged if the run was started with other versions of packages or on other devices.
+    If the folder exists, it is checked to belong to this run. A warning is logged if the run was
+    started with other versions of packages or on other devices.
 
     Args:
       workdir: the run's folder.
-      meta: the run's experiment and data, as `config.json` keeps them.
+      meta: the record that identifies the run, as `loop.run_meta` returns it.
       file: the user's Python file that defines the experiment, of which the folder keeps a copy.
       fresh: first delete the files that the folder's record names, and no others.
 
@@ -66,7 +68,8 @@ def locked_run_folder(
         with _usable(workdir):
             # The lock outlives `_usable`, whose message does not fit errors of the training.
             stack.enter_context(owned.locked(workdir, "being trained in", owned.RUN))
-            # A user's file of such a name would stop the run only after its last step.
+            # Checked now, because a user's own file "report.html", for example, would otherwise
+            # stop the run only after its last step.
             copies = (file.name,) if file else ()
             owned.check_free(*(workdir / name for name in (*WRITTEN, *copies)))
             if fresh:
@@ -78,7 +81,7 @@ def locked_run_folder(
 
 @contextlib.contextmanager
 def _usable(workdir: Path) -> Iterator[None]:
-    """Turns an error of the system, or of a damaged file, into one that names the run's folder."""
+    """Turns OSError and JSONDecodeError into an InputError that names the run's folder."""
     try:
         yield
     except (OSError, json.JSONDecodeError) as error:
@@ -127,10 +130,16 @@ def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any
 
 
 def _grown(found: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    """Returns what identifies a run, with the steps of `meta` where those are more."""
+    """Returns the fields of a run that identify it, with the number of steps of `meta` if larger.
+
+    Args:
+      found: the fields of a folder or checkpoint.
+      meta: the fields of the run that wants to continue.
+    """
     found = {name: found[name] for name in RUN_META if name in found}
     steps, wanted = (run.get("experiment", {}).get("steps", 0) for run in (found, meta))
-    # Under a cosine, the steps that were made would have had other rates in a longer run.
+    # With a cosine schedule all rates depend on the number of steps, so that the steps so far are
+    # not those of a longer run.
     cosine = found.get("experiment", {}).get("optimizer", {}).get("schedule") == "cosine"
     if steps < wanted and not cosine:
         found["experiment"] = found["experiment"] | {"steps": wanted}
@@ -138,7 +147,12 @@ def _grown(found: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Returns the fields in which two runs differ, each with both values, in words."""
+    """Returns one text per field in which two runs differ, with both values.
+
+    Args:
+      found: the fields of the earlier run, nested.
+      wanted: the fields of the run that wants to continue.
+    """
     found, wanted = _flat(found), _flat(wanted)
     return [
         f"{name} was {found.get(name)}, is now {wanted.get(name)}"
@@ -160,15 +174,20 @@ def record_start(workdir: Path, first_step: int, steps: int) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = {"time": now, "from_step": first_step, "to_step": steps}
     config = json.loads((workdir / "config.json").read_text())
+    # The user's file may change between two starts, so each line has its digest.
     if "file" in config:
         line["file"] = digest(workdir / config["file"]["name"])
     owned.write_text(path, earlier + json.dumps(line) + "\n")
 
 
 def _claim(workdir: Path, meta: dict[str, Any], file: Path | None) -> None:
-    # Before anything is written into a folder that may be another run's.
+    """Writes config.json, environment.json and the copy of the user's file into the folder.
+
+    The arguments are those of `locked_run_folder`.
+    """
+    # Checked first, so that nothing is written into the folder of another run.
     check_same_run(workdir, meta)
-    # It tells of a run that has ended, and this one goes on.
+    # The file reports that the run has diverged, and the run continues now.
     owned.remove(workdir / DIVERGED)
     config = meta if file is None else meta | {"file": _file_record(workdir, file)}
     text = json.dumps(config, indent=2) + "\n"
@@ -186,9 +205,12 @@ def _claim(workdir: Path, meta: dict[str, Any], file: Path | None) -> None:
 
 
 def _file_record(workdir: Path, file: Path) -> dict[str, str]:
-    """Copies the experiment's file into the run's folder, and returns what config.json has of it.
+    """Copies the user's file that defines the experiment into the run's folder.
 
-    The copy is what the run is evaluated with later, whatever becomes of the file.
+    Evaluation uses the copy later, even if the user changes or removes the file.
+
+    Returns:
+      The entry "file" of config.json: its "name", its full "path" and the "sha256" of its content.
     """
     copy, content = workdir / file.name, file.read_bytes()
     if copy.exists() and copy.read_bytes() != content:
@@ -209,12 +231,13 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _facts(environment: dict[str, Any]) -> dict[str, Any]:
-    """Versions, and devices by kind: "8 x cpu"."""
+    """Returns the versions by package, and the devices as a text such as "8 x cpu"."""
     devices = ", ".join(mesh.counted(environment["devices"]))
     return environment["versions"] | {"devices": devices, "python": environment["python"]}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one, whose keys are paths such as "experiment.steps"."""
     flat = {}
     for name, value in tree.items():
         inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {}

@@ -22,7 +22,12 @@ def takes_batch(backbone: nn.Module) -> bool:
 
 
 class EmbeddingNetwork(nn.Module):
-    """A backbone and the heads that train it."""
+    """A backbone and the heads that train it.
+
+    Attributes:
+      backbone: the network from images [batch, height, width, channels] to features [batch, dim].
+      head: the heads, which own the parameters of the loss.
+    """
 
     backbone: nn.Module
     head: Heads
@@ -30,12 +35,18 @@ class EmbeddingNetwork(nn.Module):
     def __call__(
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
     ) -> tuple[jax.Array, Objective]:
-        """Returns the features [batch, dim], and the heads' objective of them.
+        """Returns (features [batch, dim], the losses that the heads compute from them).
+
+        Args:
+          images: [batch, height, width, channels] floats in [-1, 1].
+          labels: [batch] class ids.
+          context: facts of this step that heads need; None uses the defaults.
 
         Raises:
-          InputError: the backbone returns something else.
+          InputError: the backbone returns no array of features [batch, dim].
         """
-        # A backbone without batch norm does the same in training, and need not take these keywords.
+        # A backbone without batch norm does the same in training and evaluation, so it need not
+        # accept these keywords.
         settings = {}
         if takes_batch(self.backbone):
             context = context or Context()
@@ -57,25 +68,30 @@ class TrainState(struct.PyTreeNode):
     """The state of a run. It has no position in the data, which follows from the step."""
 
     step: jax.Array
+    """Scalar int32, the number of steps that are done."""
     params: Any
+    """The parameters, a tree with the entries "backbone" and "head"."""
     batch_stats: Any
-    """Moving averages of batch norm and of AdaFace's feature norms; empty where there are none."""
+    """Moving averages of batch norm and of AdaFace's feature norms; {} if there are none."""
     opt_state: Any
+    """The state of the optimiser."""
     key: jax.Array
+    """The random key of the run, which stays the same; each step derives its keys from it."""
     distortion: jax.Array
-    """[classes] moving average of Proposition 3's bound; NaN for a class not seen yet."""
+    """[classes] moving average of the bound in NormFace's Proposition 3; NaN for a class that no
+    batch has had yet."""
     average: Any
-    """Moving average of the parameters; None where the optimiser keeps none."""
+    """Moving average of the parameters; None if the optimiser keeps none."""
     diverged: jax.Array
-    """Whether an update was left out because it was not finite; all later ones then are too. It is
-    not saved, and is False in every checkpoint."""
+    """Scalar bool, whether an update was left out because it was not finite. All later updates are
+    left out too, until the host resets it. It is not saved, and is False in every checkpoint."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     agents_optimizer: optax.GradientTransformation | None = struct.field(pytree_node=False)
-    """The rule of the agents where the backward scan updates them; None where the optimiser does
-    as for any other parameter."""
+    """The rule by which the backward scan updates the agents, one [dim] row per class. It is None
+    if `optimizer` updates them as any other parameter."""
     decay: float = struct.field(pytree_node=False)
-    """Decay of the moving average."""
+    """Decay of the moving average of the parameters."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -95,13 +111,15 @@ def create_state(
     labels: jax.Array | np.ndarray,
     backbone: Any = None,
 ) -> TrainState:
-    """Returns a fresh state. It depends only on the seed, the first batch and the backbone.
+    """Returns the state before the first step of a run.
+
+    It depends only on the experiment, its seed, the first batch and the given backbone.
 
     Args:
       experiment: the experiment of the run.
       num_classes: number of people in the training split.
-      images: [batch, height, width, channels], the first batch. Ring loss' radius R is initialised
-        with its mean feature norm.
+      images: [batch, height, width, channels], the first batch. The radius R of Ring loss is
+        initialised with the mean norm of its features.
       labels: [batch] class ids.
       backbone: "params", and "batch_stats" if it has them, of the backbone to fine-tune. The heads
         and R are then initialised from its features.
@@ -125,7 +143,8 @@ def create_state(
         _check_variables(variables, network)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         if backbone is not None:
-            # Heads start again from the features of the given backbone: R is their mean norm.
+            # The heads are initialised again, from the features of the given backbone, because R is
+            # the mean norm of the features.
             features = network.backbone.apply(backbone, images)
             head = network.head.init(init_key, features, labels)
             params = params | {"backbone": backbone["params"]} | _named("head", head.get("params"))
@@ -155,13 +174,23 @@ def create_state(
 
 
 def _named(name: str, tree: Any) -> dict[str, Any]:
+    """Returns {name: tree}, or {} for an empty tree, as Flax leaves out modules without arrays."""
     return {name: tree} if tree else {}
 
 
 def abstract_state(
     experiment: Experiment, num_classes: int, image_shape: tuple[int, int, int]
 ) -> TrainState:
-    """Returns the shapes and dtypes that a checkpoint must match; no state is computed."""
+    """Returns the shapes and dtypes of a run's state; no state is computed.
+
+    Args:
+      experiment: the experiment of the run.
+      num_classes: number of people in the training split.
+      image_shape: (height, width, channels) of an image.
+
+    Raises:
+      InputError: as `create_state`.
+    """
     batch = experiment.data.batch_size
     # `eval_shape` also finds a backbone that does not fit, before anything is allocated.
     return jax.eval_shape(
@@ -187,7 +216,7 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
 
 
 def _check_variables(variables: Any, network: EmbeddingNetwork) -> None:
-    """Refuses what a user's module keeps and no state could carry on from step to step."""
+    """Raises InputError if a user's module has variables that a `TrainState` does not keep."""
     unknown = sorted(set(variables) - {"params", "batch_stats"})
     if unknown:
         raise InputError(

@@ -1,4 +1,4 @@
-"""One optimiser step as a pure function."""
+"""Defines one optimiser step as a pure function."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,9 @@ from hyperface.train.class_rows import global_norm, has_class_rows
 from hyperface.train.state import TrainState
 
 Batch = dict[str, jax.Array]
+"""A batch: "images", "labels" and "mask", see `train_step`."""
 Metrics = dict[str, jax.Array]
+"""Name -> scalar."""
 
 
 def train_step(
@@ -65,8 +67,9 @@ def train_step(
     full_state = (state.params, state.opt_state)
     params, opt_state = class_rows.gather_rows(full_state, loss, context.sample)
     count = _sum_over_devices(jnp.sum(batch["mask"]), axis_name)
-    divisor = jnp.maximum(count, 1.0)  # A batch of nothing but padding changes nothing to NaN.
-    # Of agents that the backward scan updates only a scalar goes through the optimiser below.
+    # At least 1, because 0 / 0 would make all parameters NaN after a batch that is only padding.
+    divisor = jnp.maximum(count, 1.0)
+    # For agents that the backward scan updates, a scalar stands in for their momentum below.
     opt_state, velocities = in_sweep.take(state, opt_state)
     updates = in_sweep.updates_of(state, opt_state, velocities, divisor)
     forward, pull = _forward(state, params, updates, batch["images"], labels, context)
@@ -78,6 +81,7 @@ def train_step(
     # A cotangent of zero is how the scan learns that it must not update the agents.
     may_update = divergence.all_finite(metrics) & ~state.diverged
     grads, swept = pull(may_update.astype(jnp.float32) if updates else jnp.float32(1.0))
+    # For these agents the reverse pass has returned new rows in place of gradients.
     grads, agents = in_sweep.take(state, grads)
     grads = _summed_gradients(grads, loss, axis_name, split_axis)
     grads = jax.tree.map(lambda g: g / divisor, grads)
@@ -85,20 +89,21 @@ def train_step(
     params, opt_state = _updated(state, grads, params, opt_state, split_axis)
 
     metrics["gradient_norm"] = global_norm(grads, loss, split_axis)
-    # The new parameters are not looked at here: that would keep them all beside the old ones.
+    # Only the gradients decide, and not the new parameters: to test these before the selection, the
+    # old and the new ones would have to be in memory together.
     is_finite = may_update & jnp.isfinite(metrics["gradient_norm"])
     params, opt_state = divergence.select_update(is_finite, (params, opt_state), previous)
     params = in_sweep.put(state, params, agents)
     opt_state = in_sweep.put(state, opt_state, in_sweep.velocities(swept))
-    # An update that overflows by itself shows here alone, after it was selected.
+    # If the update itself overflows, only this norm shows it, after the update was selected.
     norm = global_norm(params, loss, split_axis)
-    # Agents that have moved although nothing else has leave no state to go on from.
+    # The agents were updated in the backward scan, and the rest was not: the state is lost.
     is_torn = may_update & ~is_finite if updates else False
     metrics["parameter_norm"] = jnp.where(is_torn, jnp.nan, norm)
     metrics["nonfinite"] = _nonfinite(grads, params, split_axis)
     after = (forward.batch_stats, distortion, _averaged(state, params))
     before = (state.batch_stats, state.distortion, state.average)
-    # The moving averages must not take in a batch whose update is left out.
+    # A batch whose update is left out must not change the moving averages.
     batch_stats, distortion, average = divergence.select_update(is_finite, after, before)
     part = (params, opt_state)
     params, opt_state = class_rows.scatter_rows(full_state, part, loss, context.sample)
@@ -118,8 +123,11 @@ class _Forward(NamedTuple):
     """The values that the network computes from a batch."""
 
     features: jax.Array
+    """[batch, dim]."""
     objective: Objective
+    """The losses that the heads compute."""
     batch_stats: Any
+    """The updated moving averages of batch norm and of feature norms."""
 
 
 def _forward(
@@ -130,10 +138,20 @@ def _forward(
     labels: jax.Array,
     context: Context,
 ) -> tuple[_Forward, Callable[[jax.Array], tuple[Any, Any]]]:
-    """Returns the forward pass and the reverse pass of its total.
+    """Computes the network's values, and returns them with the reverse pass.
 
-    The reverse pass takes the cotangent of the total. It returns the gradients with respect to
-    `params`, and for agents with an update the new agents and their new state.
+    Args:
+      state: the state before the step.
+      params: the parameters, with the sampled rows only.
+      updates: head -> the update of its agents in the backward scan.
+      images: [batch, height, width, channels].
+      labels: [batch] class ids.
+      context: the facts of this step that heads need.
+
+    Returns:
+      (values, pull). `pull` is a function from the cotangent of the total loss, a scalar, to
+      (gradients with respect to `params`, states). For agents with an update, the new agents are in
+      place of their gradient, and `states` has their new state.
     """
 
     def total(params: Any, states: Any) -> tuple[jax.Array, _Forward]:
@@ -161,13 +179,26 @@ def _measured(
     context: Context,
     divisor: jax.Array,
 ) -> tuple[Metrics, jax.Array]:
-    """Returns the metrics from before the update, and the moving average of the distortion."""
+    """Returns the metrics from before the update, and the moving averages of the distortion.
+
+    Args:
+      state: the state before the step.
+      forward: the values that the network has computed.
+      labels: [batch] class ids.
+      mask: [batch] bool, True for an example.
+      context: the facts of this step.
+      divisor: number of examples of the whole batch.
+
+    Returns:
+      (metrics, distortion [classes]).
+    """
     objective, axis_name = forward.objective, context.axis_name
     logged = objective.terms | {"feature_norm": l2_norm(forward.features)}
     sums = {name: jnp.sum(jnp.where(mask, x, 0.0)) for name, x in logged.items()}
-    # The total is weighted by the mask already.
+    # The heads have already left padding out of the total.
     sums["loss"] = objective.total
-    # Sums are divided once, by the count of all devices: a mean of means is wrong for uneven masks.
+    # Added over the devices and then divided by their common count. A mean of the devices' means
+    # would be wrong if they have different numbers of padding examples.
     sums = _sum_over_devices(sums, axis_name)
     metrics = {name: total / divisor for name, total in sums.items()} | objective.scalars
     distortion = _distortion(state, objective, labels, mask, axis_name, context.split_classes)
@@ -184,9 +215,17 @@ def _context(
     *,
     split_classes: bool,
 ) -> Context:
-    """Returns the context that the heads get for this step, with its drawn classes and keys."""
+    """Returns the facts of this step that heads need, such as its random keys.
+
+    Args:
+      state: the state before the step.
+      labels: [batch] class ids.
+      mask: [batch] bool, True for an example.
+      axis_name: as in `train_step`.
+      split_classes: as in `train_step`.
+    """
     head = state.network.head
-    # From the run's key and the step alone, so that a resumed run draws the same.
+    # The keys follow from the run's key and the step, so that a resumed run draws the same numbers.
     sample_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
     rows = state.distortion.size if split_classes else None
     return Context(
@@ -202,7 +241,15 @@ def _context(
 def _updated(
     state: TrainState, grads: Any, params: Any, opt_state: Any, split_axis: str | None
 ) -> tuple[Any, Any]:
-    """Returns the parameters and the optimiser's state after its step."""
+    """Returns (params, opt_state) after the optimiser's update.
+
+    Args:
+      state: the state before the step.
+      grads: gradients of the mean loss.
+      params: the parameters before the update.
+      opt_state: the optimiser's state before the update.
+      split_axis: the mapped axis over which arrays with one row per class are split, or None.
+    """
     update = optax.with_extra_args_support(state.optimizer).update
     steps, opt_state = update(grads, opt_state, params, split_axis=split_axis)
     params = optax.apply_updates(params, steps)
@@ -214,9 +261,9 @@ def _updated(
 
 
 def _with_unit_agents(loss: Loss, params: Any) -> Any:
-    """Returns the parameters with agents back at unit length in the heads whose loss asks for it.
+    """Scales the agents of some heads to unit length: those whose loss sets `forced`.
 
-    The released codes overwrite the agents so; the exact gradient does not need it.
+    The released codes overwrite the agents in this way. With the exact gradient it is not needed.
     """
     for name in loss.forced():
         agents = l2_normalize(params["head"][name]["agents"])
@@ -226,17 +273,23 @@ def _with_unit_agents(loss: Loss, params: Any) -> Any:
 
 
 def _averaged(state: TrainState, params: Any) -> Any:
-    """Returns the moving average of the parameters after this step; None where there is none."""
+    """Returns the moving average of the parameters after this step; None if the run keeps none."""
     if state.average is None:
         return None
     step = state.step.astype(jnp.float32)
-    # The average starts as a copy of the first parameters; a low decay forgets them soon.
+    # The average starts as a copy of the random first parameters. A low decay in the first steps
+    # forgets them soon.
     decay = jnp.minimum(state.decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(params, state.average, 1.0 - decay)
 
 
 def _mean_seen(distortion: jax.Array, split_axis: str | None) -> jax.Array:
-    """Returns the mean over the classes seen so far, of all devices."""
+    """Returns the mean over all classes that a batch has had so far, a scalar.
+
+    Args:
+      distortion: [classes] one value per class of this device; NaN for a class not seen yet.
+      split_axis: the mapped axis over which classes are split; None if every device has all.
+    """
     seen = ~jnp.isnan(distortion)
     found = (jnp.sum(jnp.where(seen, distortion, 0.0)), jnp.sum(seen))
     known, classes = _sum_over_devices(found, split_axis)
@@ -251,11 +304,20 @@ def _distortion(
     axis_name: str | None,
     split_classes: bool,
 ) -> jax.Array:
-    """Returns the moving average of Proposition 3's bound after this batch."""
+    """Returns the moving average per class of Proposition 3's bound, after this batch.
+
+    Args:
+      state: the state before the step.
+      objective: the losses of the heads, with the distances of the examples to their agents.
+      labels: [batch] class ids.
+      mask: [batch] bool, True for an example.
+      axis_name: as in `train_step`.
+      split_classes: as in `train_step`.
+    """
     if objective.agent_distances is None:
         return state.distortion
     examples = (objective.agent_distances, labels, mask)
-    # One class may have examples on several devices, and each device must come to one average.
+    # A class may have examples on several devices, and all devices must compute the same average.
     if axis_name is not None:
         examples = jax.lax.all_gather(examples, axis_name, tiled=True)
     distances, labels, mask = examples
@@ -277,24 +339,30 @@ def _example_keys(key: jax.Array, batch: int, axis_name: str | None) -> jax.Arra
 
 
 def _summed_gradients(grads: Any, loss: Loss, axis_name: str | None, split_axis: str | None) -> Any:
-    """Adds gradients over the devices.
+    """Adds gradients over the devices, except those of arrays that are split by class.
 
-    A row of the agents that is on one device alone already has all of its gradient there.
+    Args:
+      grads: the gradients on this device.
+      loss: the loss whose heads own the parameters.
+      axis_name: the mapped axis over which the batch is split, or None.
+      split_axis: the same axis if arrays with one row per class are split over it; otherwise, None.
     """
     if split_axis is None:
         return _sum_over_devices(grads, axis_name)
-    # Adding those rows would mix different classes, which share a place on each device.
+    # The device of a class row has the gradient of the whole batch for it. Rows at the same place
+    # on two devices are of different classes, so adding them would be wrong.
     return jax.tree_util.tree_map_with_path(
         lambda path, g: g if has_class_rows(path, loss) else jax.lax.psum(g, axis_name), grads
     )
 
 
 def _nonfinite(grads: Any, params: Any, split_axis: str | None) -> jax.Array:
-    """Returns the groups whose gradients or new values are not finite, as bits."""
+    """Returns the groups whose gradients or new values are not finite, as the bits of an int32."""
     # Only split rows differ between devices, so that only then the flags have to be added.
     groups = divergence.nonfinite_groups(grads), divergence.nonfinite_groups(params)
     return divergence.encode_groups(*_sum_over_devices(groups, split_axis))
 
 
 def _sum_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """Adds each array of a tree over the devices of a mapped axis; None returns the tree."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)

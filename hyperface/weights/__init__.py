@@ -1,7 +1,7 @@
 """Reads backbone weights from files and runs, and exports trained embedders.
 
 - `load_backbone` fills a fresh backbone with the weights of a file or of an earlier run.
-- `read_backbone` also detects which network a weight file belongs to.
+- `read_backbone` reads a weight file of an unknown network, and detects which network it is.
 - `read` returns the arrays of a weight file under the file's own names.
 - `weights.export` writes a trained embedder as safetensors, StableHLO or ONNX.
 """

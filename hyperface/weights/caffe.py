@@ -23,10 +23,12 @@ from hyperface.weights.wire import (
 
 
 class Fields(NamedTuple):
-    """Field numbers of the name and of the arrays in the message of a layer."""
+    """Field numbers in the message of a layer."""
 
     name: int
+    """Number of the field with the layer's name."""
     blobs: int
+    """Number of the field with the layer's arrays, which Caffe calls blobs."""
 
 
 # NetParameter has two fields with layers: 100 today, and 2 in files from before 2014.
@@ -43,6 +45,9 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     """Returns all arrays of a `.caffemodel` file by name, in Caffe's own layout.
 
     A layer's arrays are named "layer.weight", "layer.bias", "layer.2", and so on.
+
+    Args:
+      data: the content of the file.
 
     Raises:
       WireError: the bytes are truncated, damaged, or not a Caffe network with weights.
@@ -64,6 +69,13 @@ def read(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _layer(message: memoryview, layer: Fields, budget: Budget) -> tuple[str, list[np.ndarray]]:
+    """Returns (name, arrays) of a layer; the arrays have the order of the file.
+
+    Args:
+      message: the layer's message.
+      layer: the numbers of its fields.
+      budget: counts the fields of the file.
+    """
     name, blobs = "", []
     for field in fields(message, budget):
         if field.wire == BYTES and field.number == layer.name:
@@ -76,6 +88,7 @@ def _layer(message: memoryview, layer: Fields, budget: Budget) -> tuple[str, lis
 
 
 def _blob(message: memoryview, budget: Budget) -> np.ndarray:
+    """Returns one array of a layer (message BlobProto), in float32 or float64."""
     sides, shape, values = {}, None, []
     for field in fields(message, budget):
         number = field.number

@@ -21,8 +21,9 @@ class Contents:
     """The arrays of a weight file or of a run, as they were read."""
 
     path: Path
+    """The file, or the folder of the run."""
     arrays: dict[str, np.ndarray]
-    """The arrays by the file's own names, or by our parameter paths if `model` is set."""
+    """Name -> array. The names are the file's own, or our parameter paths if `model` is set."""
     model: str | None = None
     """Name of the network if this library wrote the file; None for any other file."""
     layout: str = ""
@@ -53,7 +54,7 @@ def read_contents(path: Path) -> Contents:
 def named(
     contents: Contents, model_name: str, paths: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], NameMap]:
-    """Returns a file's arrays for a network, and the map from their names to its parameters.
+    """Returns (arrays, map): a file's arrays, and the map from their names to our parameters.
 
     Args:
       contents: the arrays of a file or run.
@@ -84,6 +85,7 @@ def named(
 
 
 def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.ndarray], NameMap]:
+    """Returns (arrays, map) as `named` does, for the graph of an ONNX file."""
     model = models.create(model_name)
     if layers(model) is None:
         known = ", ".join(name for name in models.BACKBONES if layers(models.create(name)))
@@ -101,5 +103,11 @@ def _of_graph(path: Path, graph: Graph, model_name: str) -> tuple[dict[str, np.n
 
 
 def some(names: Sequence[str], separator: str = ", ", most: int = 4) -> str:
-    """Returns the first few names, joined to a text for a message."""
+    """Returns the first few names as a text for a message.
+
+    Args:
+      names: the names.
+      separator: text between two names.
+      most: number of names that are shown; "..." stands for the others.
+    """
     return separator.join(names[:most]) + (f"{separator}..." if len(names) > most else "")

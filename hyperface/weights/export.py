@@ -34,7 +34,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def make_embedder(
     saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the embedder of a trained backbone, with the weights as constants in it.
+    """Returns the embedder of a trained backbone, a jitted function that contains the weights.
 
     Args:
       saved: the trained backbone.
@@ -115,7 +115,8 @@ def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 @contextlib.contextmanager
 def _without_paths() -> Iterator[None]:
     """Keeps this machine's file paths out of the program, so that equal exports are equal bytes."""
-    # JAX's debug information names the source file of each operation.
+    # JAX's debug information names the source file of each operation. No traceback and a pattern
+    # that removes every path leave nothing of it.
     names = {
         "jax_traceback_in_locations_limit": 0,
         "jax_hlo_source_file_canonicalization_regex": ".*",
@@ -170,7 +171,10 @@ def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: st
 def _custom_calls(module: bytes) -> set[str]:
     """Returns the names of the external functions that a program calls.
 
-    JAX itself runs any of them without asking.
+    JAX itself would run any of them without asking.
+
+    Args:
+      module: the program as a portable StableHLO artifact.
     """
     from jax.interpreters import mlir
     from jaxlib.mlir import ir

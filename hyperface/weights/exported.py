@@ -14,7 +14,7 @@ from hyperface.files import read_bytes
 
 NAME = "embedder.json"
 LARGEST_RECORD, LARGEST_FILE = 2**20, 2**33
-"""Size limits in bytes: of the record, and of each exported file."""
+"""Largest size in bytes of the record, and of each exported file."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str, "step": (int, type(None)), "input": list, "pixels": str,
     "crop": (list, type(None)), "shrink": int, "mirror": str, "normalize": bool, "files": dict,
@@ -60,6 +60,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
     """Returns the bytes of an exported file, after comparing its digest with the record's.
+
+    Args:
+      folder: the folder of the export.
+      record: the fields of its `embedder.json`.
+      name: name of the file.
 
     Raises:
       InputError: the file is missing, or its digest differs from the record's.

@@ -25,8 +25,8 @@ FORMAT = "hyperface"
 # In older versions torch.load ran code of a prepared file even with weights_only=True.
 OLDEST_TORCH = (2, 10)
 MAX_SHARED = 4
-"""Largest total size of a PyTorch file's tensors, in sizes of the file. Tensors may share memory,
-so a small file could ask for any amount of it."""
+"""Largest total size of a PyTorch file's tensors, divided by the size of the file. Tensors may
+share memory, so a small file could ask for any amount of it."""
 LARGEST_FILE = 2**33
 """Largest size in bytes of a file that is read into memory as a whole."""
 LONGEST_HEADER = 2**22
@@ -75,6 +75,13 @@ def own_format(path: Path) -> dict[str, str] | None:
 
 
 def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Returns floats as float32 and integers unchanged; InputError for anything else.
+
+    Args:
+      path: the file, for the message.
+      name: name of the array in the file, for the message.
+      array: the array.
+    """
     # Integers, such as PyTorch's num_batches_tracked, are not weights. They pass here, and the
     # name map decides whether they are expected.
     if array.dtype.kind in "iu":
@@ -119,6 +126,7 @@ def sealed(data: bytes) -> bytes:
 
 
 def _described(header: dict[str, Any]) -> dict[str, Any]:
+    """Returns the header of a safetensors file without its digest field."""
     metadata = header["__metadata__"]
     return header | {"__metadata__": {n: v for n, v in metadata.items() if n != "digest"}}
 
@@ -225,8 +233,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         for key in ("state_dict", "model_state_dict"):
             if isinstance(found.get(key), dict):
                 found = found[key]
-        # torch.nn.DataParallel puts "module." in front of every name.
         _check_sizes(found.values(), path.stat().st_size)
+        # torch.nn.DataParallel puts "module." in front of every name.
         return {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
     # A damaged file raises many kinds of errors in torch, zipfile and pickle.
     except Exception as error:
@@ -235,10 +243,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _in_own_words(error: Exception) -> Exception:
-    """Returns an error in our words for a file that torch's safe loading refuses.
+    """Replaces torch's error about a file that its safe loading refuses.
 
-    Torch's own message advises to load the file without safety. Other errors are returned as they
-    are.
+    Torch's own message advises to load the file without the safety, which would run its code. All
+    other errors are returned unchanged.
     """
     import pickle
 

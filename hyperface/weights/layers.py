@@ -9,14 +9,14 @@ from flax import linen as nn
 from hyperface import models
 
 IMAGES = 0
-"""Number of the value that the first layer reads: the images."""
+"""Number of the value that the images are. Layers compute the values 1, 2 and so on."""
 
 
 LayerKind = Literal["conv", "map", "dense", "norm", "prelu", "add"]
 """The kinds of layers:
 
 - "conv": a convolution
-- "map": a depthwise convolution whose kernel covers the whole map
+- "map": a depthwise convolution whose kernel covers the whole feature map
 - "dense": a linear layer
 - "norm": a batch normalisation that no convolution or linear layer precedes directly
 - "prelu": PReLU
@@ -32,22 +32,29 @@ class Layer:
     inputs: tuple[int, ...]
     """Numbers of the values that the layer reads."""
     ours: str = ""
-    """Path of the layer's parameters in our network."""
+    """Path of the layer's parameters in our network, such as "block1_1/conv1"."""
     norm: str = ""
-    """Path of the batch normalisation that follows; a folded network does not have it."""
+    """Path of the batch normalisation that follows; "" for none. In a folded network it does not
+    exist, since it is merged into the weights of this layer."""
     scaled: bool = True
     """Whether that batch normalisation has a learned scale."""
     bias: bool = False
     """Whether the layer has a bias of its own, beside the one of its batch normalisation."""
     flat: bool = False
-    """Whether a linear layer reads a flattened map, and not one number per channel."""
+    """Whether a linear layer reads a flattened feature map, and not one number per channel."""
     kernel: int = 1
+    """Side of the kernel of a convolution."""
     stride: int = 1
+    """Stride of a convolution."""
     groups: int = 1
+    """Number of groups of a convolution."""
 
 
 def layers(model: nn.Module) -> list[Layer] | None:
-    """Returns the layers of a network, or None if this library cannot read it from ONNX files."""
+    """Returns the layers of a network in the order of its graph.
+
+    It returns None if this library cannot read the network from ONNX files.
+    """
     describe = _LAYERS.get(type(model))
     if describe is None:
         return None
@@ -57,12 +64,20 @@ def layers(model: nn.Module) -> list[Layer] | None:
 
 
 class _Layers:
-    """Collects layers. `add` returns the number of the value that the new layer computes."""
+    """Collects the layers of a network, in the order in which they are added."""
 
     def __init__(self) -> None:
         self.listed: list[Layer] = []
 
     def add(self, kind: LayerKind, *inputs: int, ours: str = "", **settings: Any) -> int:
+        """Adds a layer, and returns the number of the value that it computes.
+
+        Args:
+          kind: the kind of the layer.
+          *inputs: numbers of the values that it reads.
+          ours: path of its parameters in our network.
+          **settings: other fields of `Layer`.
+        """
         self.listed.append(Layer(kind, inputs, ours, **settings))
         return len(self.listed)
 
@@ -79,6 +94,7 @@ def _mobilefacenet(model: models.MobileFaceNet, net: _Layers) -> None:
     for number, (_, first_expansion, expansion, blocks) in enumerate(model.stages, 1):
         for block in range(1, blocks + 1):
             ours, first = f"block{number}_{block}", block == 1
+            # The first block of a stage has stride 2 and no shortcut, as in `models.MobileFaceNet`.
             inside = first_expansion if first else expansion
             before = x
             x = conv(before, f"{ours}/expand")
@@ -101,7 +117,9 @@ def _iresnet(model: models.IResNet, net: _Layers) -> None:
 
 
 def _iresnet_block(net: _Layers, x: int, ours: str, *, first: bool) -> int:
+    """Adds the layers of one block, and returns the number of the value that it computes."""
     stride = 2 if first else 1
+    # No convolution precedes this normalisation directly, so that it cannot be folded into one.
     branch = net.add("norm", x, ours=f"{ours}/norm1")
     branch = net.add("conv", branch, ours=f"{ours}/conv1", norm=f"{ours}/norm2", kernel=3)
     branch = net.add("prelu", branch, ours=f"{ours}/prelu")

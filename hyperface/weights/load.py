@@ -17,15 +17,18 @@ from hyperface.weights.contents import Contents, named, read_contents, some
 from hyperface.weights.maps import OURS, Entry, NameMap, Pixels
 
 CONSTANTS = {"zero": 0.0, "one": 1.0}
-"""Kinds of entries that have no parameter in our network, with the value of all their elements."""
+"""Kind of an array that our network does not have -> value that all its elements must have."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Reports which parameters were loaded, which stayed fresh, and which arrays were ignored."""
+    """The result of loading a file: the parameters that it filled, and the arrays it did not
+    use."""
 
     path: Path
+    """The file, or the folder of the run."""
     model: str
+    """Name of the network."""
     layout: str
     """The origin whose names the file has, such as "insightface, PyTorch"."""
     loaded: tuple[str, ...]
@@ -44,8 +47,8 @@ class Report:
     def exact(self) -> bool:
         """Whether the loaded network computes the same features as the file's network.
 
-        Along the edges of images it does not if the centre of the pixel values was moved: the zeros
-        that pad the first convolution then stand for another brightness.
+        It is False if the centre of the pixel values was moved. The zeros that pad the first
+        convolution then stand for another brightness, so features near the edges of images differ.
         """
         return self.trained_on.center == self.pixels.center
 
@@ -83,7 +86,8 @@ def load_backbone(
         is taken. An `.onnx` file can be read for the networks that `weights.layers` describes.
       model_name: name of the network in `models.BACKBONES`.
       params: the fresh parameters; {"params": ..., "batch_stats": ...} for a network with batch
-        statistics. Their values matter only where they stay fresh; otherwise shape structs do.
+        statistics. Where the file's values replace them, `jax.ShapeDtypeStruct` may stand in place
+        of arrays.
       image_shape: [height, width, channels] of the images of the file's network, if they differ
         from the paper's. The row order of the feature layer depends on it.
       pixels: pixel values that the loaded network takes; this library's own by default.
@@ -119,7 +123,12 @@ def fill(
     trained_on: Pixels | None = None,
     fresh: Sequence[str] = (),
 ) -> tuple[Any, Report]:
-    """Fills a fresh backbone as `load_backbone` does, from contents that were read before."""
+    """Fills a fresh backbone as `load_backbone` does, from a file that was read before.
+
+    Args:
+      contents: the file, as `read_contents` returns it. All other arguments are those of
+        `load_backbone`.
+    """
     path = contents.path
     variables = params if "params" in params else {"params": params}
     # The leaves are arrays or shape structs, while Flax's annotation allows dictionaries as well.
@@ -167,7 +176,7 @@ def fill(
 
 
 def flattened_shape(model_name: str, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns height, width and channels of the map that a backbone's feature layer flattens.
+    """Returns (height, width, channels) of the map that a backbone's feature layer flattens.
 
     Args:
       model_name: name of the network in `models.BACKBONES`.
@@ -197,6 +206,16 @@ def _check_names(
     arrays: Mapping[str, np.ndarray],
     wanted: set[str],
 ) -> None:
+    """Raises InputError unless the file, the name map and the network have the same parameters.
+
+    Args:
+      path: the file, for the message.
+      model_name: name of the network, for the message.
+      names: the name map of the file.
+      entries: the entries of the map whose parameters are loaded.
+      arrays: the arrays of the file.
+      wanted: paths of the parameters that have to be loaded.
+    """
     needed = [entry for entry in entries if entry.kind not in CONSTANTS]
     known = {entry.source for entry in names.entries}
     problems = {
@@ -219,8 +238,20 @@ def _first_convolution(
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of the first convolution, changed for other pixel values.
 
-    The arrays are in the file's layout. With changed arrays the network computes from `pixels` what
-    it computed from the pixel values that it was trained on, except at padded edges.
+    With the changed arrays the network computes from `pixels` what it computed from the pixel
+    values that it was trained on, except at padded edges.
+
+    Args:
+      path: the file, for messages.
+      arrays: all arrays of the file.
+      names: the name map, with the pixel values that the network was trained on.
+      pixels: the pixel values that the loaded network takes.
+
+    Returns:
+      Name in the file -> changed array in the file's layout; {} if nothing can be changed.
+
+    Raises:
+      InputError: the change is not possible, or overflows float32.
     """
     trained_on = names.pixels
     source = next((e.source for e in names.entries if e.kind == "first conv"), None)
@@ -316,11 +347,14 @@ def _rows_first(array: np.ndarray, rows: tuple[int, int, int]) -> np.ndarray:
 
 
 def _check_constant(array: np.ndarray | None, kind: str) -> None:
+    """Raises _Misfit unless an array is absent (None) or has the value of its kind everywhere."""
     if array is not None and np.any(array != CONSTANTS[kind]):
         worst = array.flat[np.argmax(np.abs(array - CONSTANTS[kind]))]
         raise _Misfit(f"expected {kind} in all elements, as in released networks, found {worst:g}")
 
 
 def _starts(name: str, beginnings: Sequence[str]) -> bool:
+    """Returns whether the path of a parameter starts with one of several paths."""
+    # Without the collection, such as "params", which comes first in `name`.
     ours = name.partition("/")[2]
     return any(ours == start or ours.startswith(f"{start}/") for start in beginnings)

@@ -1,7 +1,8 @@
 """Maps the array names of released weight files to the parameter paths of our networks.
 
-A map is an ordered list of entries: the name in the file, our path, and the kind. The kind says how
-the array's layout changes, since released networks keep channels first, and ours keep them last.
+A map is an ordered list of entries. Each entry has the name in the file, the path in our network,
+and the kind. The kind says how the array's layout changes, since released networks store channels
+first, and ours store them last.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,7 +47,9 @@ class Pixels:
     """The pixel values that a network takes: (pixel - center) / spread, for pixels 0 to 255."""
 
     center: float = 127.5
+    """Value that is subtracted from a pixel."""
     spread: float = 128.0
+    """Value by which the difference is divided."""
     channels: Channels = "rgb"
     """Order of the channels."""
 
@@ -61,6 +64,7 @@ class NameMap:
     layout: str
     """The origin, such as "insightface, PyTorch", for messages."""
     entries: tuple[Entry, ...]
+    """One entry per array that the network needs."""
     pixels: Pixels = Pixels()
     """Pixel values that the released network was trained on."""
     ignored: str = r"(?!)"
@@ -87,6 +91,7 @@ def name_maps(model_name: str) -> list[NameMap]:
       InputError: there is no network of this name.
     """
     model = models.create(model_name)
+    # By type, because all sizes of a network share one function.
     return list(_MAPS.get(type(model), lambda model: ())(model))
 
 
@@ -102,7 +107,12 @@ def graph_pixels(model: nn.Module) -> Pixels:
 
 
 def own_map(paths: list[str], layout: str) -> NameMap:
-    """Returns the map of a run's checkpoint or of our own export, where each name is our path."""
+    """Returns the map of a checkpoint or an export of this library.
+
+    Args:
+      paths: paths of the parameters, which are also the names of the arrays.
+      layout: a description of the origin, for messages.
+    """
     return NameMap(layout, tuple(Entry(path, path, "same") for path in paths))
 
 
@@ -161,6 +171,7 @@ def _lightcnn(model: models.LightCNN) -> Iterator[NameMap]:
 
 
 def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
+    # Only ONNX files contain the folded form, whose normalisations are merged into convolutions.
     if model.folded:
         return
     entries = [
@@ -171,6 +182,7 @@ def _iresnet(model: models.IResNet) -> Iterator[NameMap]:
     for stage, blocks in enumerate(model.blocks, 1):
         for block in range(blocks):
             theirs, ours = f"layer{stage}.{block}", f"block{stage}_{block + 1}"
+            # A block has three normalisations, but only two convolutions and one PReLU.
             for index in (1, 2, 3):
                 entries += _norm(f"{theirs}.bn{index}", f"{ours}/norm{index}")
             for index in (1, 2):
@@ -235,6 +247,15 @@ def _lenet(model: models.LeNet) -> Iterator[NameMap]:
 
 
 def _lenet_entries(model: models.LeNet, conv: str, prelu: str, dense: str) -> tuple[Entry, ...]:
+    """Returns the entries of a LeNet++.
+
+    Args:
+      model: our network.
+      conv: pattern of a convolution's name: {0} is the stage, {1} the place in it (1 or 2), and {2}
+        is "" for the first convolution of a stage and "+" for the second.
+      prelu: pattern of a PReLU's name, with the same fields.
+      dense: name of the feature layer.
+    """
     entries = []
     for stage in (1, 2, 3):
         for place, letter, plus in ((1, "a", ""), (2, "b", "+")):
@@ -263,12 +284,14 @@ def _plane_lenet(model: models.PlaneLeNet) -> Iterator[NameMap]:
 
 
 def _conv(theirs: str, ours: str, *, first: bool = False, bias: bool = True) -> list[Entry]:
+    """Returns the entries of a convolution named `theirs` in the file and `ours` in our network."""
     kind = "first conv" if first else "conv"
     kernel = Entry(f"{theirs}.weight", f"params/{ours}/kernel", kind)
     return [kernel, *_vector(theirs, "bias", ours, "bias")] if bias else [kernel]
 
 
 def _dense(theirs: str, ours: str, *, flat: bool = False, bias: bool = True) -> list[Entry]:
+    """Returns the entries of a linear layer; `flat` if it reads a flattened feature map."""
     kind = "flat dense" if flat else "dense"
     kernel = Entry(f"{theirs}.weight", f"params/{ours}/kernel", kind)
     return [kernel, *_vector(theirs, "bias", ours, "bias")] if bias else [kernel]
@@ -293,6 +316,7 @@ def _prelu(theirs: str, ours: str) -> list[Entry]:
 
 
 def _norm(theirs: str, ours: str, *, scaled: bool = True) -> list[Entry]:
+    """Returns the entries of a batch normalisation; `scaled` if ours has a learned scale."""
     weight = Entry(f"{theirs}.weight", f"params/{ours}/scale", "vector" if scaled else "one")
     return [
         weight,

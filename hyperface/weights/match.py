@@ -1,6 +1,6 @@
-"""Finds the layers of a network in the graph of an ONNX file, and takes their arrays.
+"""Finds the layers of a network in the graph of an ONNX file, and collects their arrays.
 
-The names in the file have no meaning here: a layer is found by the value that it reads. Every
+Exporters choose the names in the file freely, so a layer is found by the value that it reads. Every
 operator of the graph must belong to a layer of the network, with the same stride, padding and
 groups, so that both compute the same features.
 """
@@ -45,11 +45,11 @@ class Mismatch(ValueError):
 
 
 def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[Entry]]:
-    """Returns the arrays of a network in an ONNX graph, and the parameter that each becomes.
+    """Returns (arrays, entries): the arrays of a network in a graph, and what each becomes.
 
-    If our network is the folded form, batch normalisation in the graph is folded into the layer in
-    front of it. The arrays have PyTorch's layouts. Each is named after the output of its operator,
-    for example "518.weight".
+    If our network is the folded form, which has no batch normalisation, the graph's batch
+    normalisation is merged into the layer in front of it. The arrays have PyTorch's layouts. Each
+    is named after the output of its operator, for example "518.weight".
 
     Args:
       graph: the graph of a file.
@@ -77,13 +77,21 @@ def _any(node: Node) -> bool:
 class _Search:
     """Finds a network's layers one by one in a graph, and collects their arrays.
 
-    An operator that was found is removed from the operators that are left.
+    An operator that was found is removed from `_left`, so that at the end `_left` contains the
+    operators that belong to no layer.
+
+    Args:
+      graph: the graph of a file.
+      folded: whether our network is the folded form.
     """
 
     def __init__(self, graph: Graph, folded: bool) -> None:
         self.arrays: dict[str, np.ndarray] = {}
         self.entries: list[Entry] = []
         self._graph, self._folded = graph, folded
+        # Output -> input of each operator that only passes its input on, and, for all others,
+        # output -> operator. Both are keyed by the output, since exporters may leave out names of
+        # operators.
         self._same = {n.outputs[0]: n.inputs[0] for n in graph.nodes if _is_alias(n)}
         self._left = {n.outputs[0]: n for n in graph.nodes if not _is_alias(n)}
         self._readers: dict[str, list[Node]] = {}
@@ -91,6 +99,8 @@ class _Search:
             for name in dict.fromkeys(map(self._original, node.inputs)):
                 self._readers.setdefault(name, []).append(node)
         height, width, channels = graph.image_shape()
+        # Name and shape of each value of `Layer`: item 0 is the images, item n the value of layer
+        # n.
         self._values = [next(iter(graph.inputs))]
         self._maps = [(channels, height, width)]
 
@@ -163,7 +173,7 @@ class _Search:
             self._keep_norm(behind, norm, layer.norm, scaled=layer.scaled)
         elif norm is not None:
             factor, term = norm.as_affine()
-            # Folding multiplies each output channel, which is the weight's first axis.
+            # Merging multiplies each output channel, which is the weight's first axis.
             weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
             bias = bias * factor + term
         if self._folded or layer.bias:
@@ -211,7 +221,17 @@ class _Search:
         return operators.norm(node, [self._array(node, index) for index in range(1, 5)], channels)
 
     def _keep_norm(self, node: Node, norm: Norm, ours: str, *, scaled: bool = True) -> None:
-        """Collects a batch normalisation: scale and bias if folded, else its statistics too."""
+        """Collects the arrays of a batch normalisation.
+
+        The folded form has only a factor and a term; otherwise, mean and variance are collected
+        too.
+
+        Args:
+          node: the operator.
+          norm: what it computes.
+          ours: path of the layer in our network.
+          scaled: whether our layer has a learned scale; if not, the file's scale must be 1.
+        """
         scale, bias = norm.as_affine() if self._folded else (norm.scale, norm.bias)
         self._keep(node, "weight", scale, f"params/{ours}/scale", "vector" if scaled else "one")
         self._keep(node, "bias", bias, f"params/{ours}/bias")
@@ -224,6 +244,18 @@ class _Search:
     def _keep(
         self, node: Node, role: str, array: np.ndarray, path: str, kind: Kind = "vector"
     ) -> None:
+        """Collects one array in float32, and the entry that maps it to our parameter.
+
+        Args:
+          node: the operator that the array belongs to.
+          role: last part of the array's name, such as "weight".
+          array: the array.
+          path: path of our parameter.
+          kind: how the array's layout changes.
+
+        Raises:
+          Wrong: a value is not finite in float32.
+        """
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
@@ -233,6 +265,7 @@ class _Search:
         self.entries.append(Entry(source, path, kind))
 
     def _array(self, node: Node, index: int) -> np.ndarray:
+        """Returns the array that is an input of an operator; Wrong if it is no array of floats."""
         name = self._original(node.inputs[index]) if index < len(node.inputs) else ""
         array = self._graph.arrays.get(name)
         if array is None or array.dtype.kind != "f":
@@ -241,6 +274,11 @@ class _Search:
 
     def _next(self, op: str, name: str, fits: Callable[[Node], bool] = _any) -> Node:
         """Finds and removes the operator of a kind that reads a value.
+
+        Args:
+          op: the kind, such as "Conv".
+          name: name of the value.
+          fits: a further condition on the operator.
 
         Raises:
           Wrong: no such operator reads the value.
@@ -251,7 +289,10 @@ class _Search:
         return node
 
     def _behind(self, name: str, op: str, fits: Callable[[Node], bool] = _any) -> Node | None:
-        """Finds and removes the operator of a kind that reads a value; None if there is none."""
+        """Finds and removes the operator of a kind that reads a value; None if there is none.
+
+        The arguments are those of `_next`.
+        """
         for node in self._readers.get(name, ()):
             # The value must be the operator's data and not its weights. The order of the two
             # inputs of a sum is free.
@@ -265,6 +306,7 @@ class _Search:
         return " and ".join(left[:4]) or "nothing"
 
     def _original(self, name: str) -> str:
+        """Returns the value that a value is a copy of, behind Identity and Dropout."""
         while name in self._same:
             name = self._same[name]
         return name

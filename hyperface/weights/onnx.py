@@ -42,10 +42,13 @@ class Node:
     """One operator of a graph, with the names of the values that it reads and computes."""
 
     op: str
+    """Kind of the operator, such as "Conv"; behind a domain and a dot if it is not ONNX's own."""
     inputs: tuple[str, ...]
+    """Names of the values that it reads; "" for an optional input that is left out."""
     outputs: tuple[str, ...]
+    """Names of the values that it computes."""
     attributes: Mapping[str, Any]
-    """Integers, lists of integers, floats, bytes or arrays, by name."""
+    """Name -> integer, list of integers, float, bytes or array."""
 
     @property
     def label(self) -> str:
@@ -58,10 +61,13 @@ class Graph:
     """The graph of an ONNX file: its operators in order, and its arrays by name."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name of a value -> constant array, such as the weights."""
     nodes: list[Node] = field(default_factory=list)
+    """The operators. Each reads only values of operators before it, inputs and arrays."""
     inputs: dict[str, list[int | None]] = field(default_factory=dict)
     """Shapes of the network's inputs by name; None stands for an axis of any size."""
     outputs: list[str] = field(default_factory=list)
+    """Names of the network's outputs."""
 
     def image_shape(self) -> tuple[int, int, int]:
         """Returns the shape [height, width, channels] of the images that the graph takes.

@@ -32,7 +32,10 @@ def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
 
 
 class Norm(NamedTuple):
-    """A batch normalisation after training: float64 arrays [channels], and its epsilon."""
+    """A batch normalisation after training: four float64 arrays [channels], and epsilon.
+
+    It computes scale (x - mean) / sqrt(variance + epsilon) + bias.
+    """
 
     scale: np.ndarray
     bias: np.ndarray
@@ -41,7 +44,7 @@ class Norm(NamedTuple):
     epsilon: float
 
     def as_affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the factor and the term [channels] that are equal to the normalisation."""
+        """Returns (factor, term), [channels] each: the normalisation is factor x + term."""
         # A negative variance gives NaN, which is reported when the array is collected.
         with np.errstate(all="ignore"):
             factor = self.scale / np.sqrt(self.variance + self.epsilon)
@@ -74,7 +77,7 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
 
 
 def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
-    """Returns the shape of the map that a convolution computes.
+    """Returns the (channels, height, width) of the feature map that a convolution computes.
 
     Args:
       layer: the layer of our network.
@@ -140,6 +143,7 @@ def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _check_window(node: Node, kernel: list[int], stride: int, padding: int, groups: int) -> None:
+    """Raises Wrong unless a convolution has this kernel, stride, padding and number of groups."""
     # An operator may leave out attributes with usual values: ONNX's defaults.
     usual = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "group": 1}
     usual["dilations"] = [1, 1]
@@ -147,5 +151,6 @@ def _check_window(node: Node, kernel: list[int], stride: int, padding: int, grou
     for name, value in wanted.items():
         found = node.attributes.get(name, usual[name])
         expect(found == value, node, f"{name} {value}", found)
+    # Any other value means that the operator computes its padding and ignores `pads`.
     automatic = node.attributes.get("auto_pad", b"NOTSET")
     expect(automatic == b"NOTSET", node, "padding in numbers", automatic)

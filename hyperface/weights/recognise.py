@@ -52,14 +52,18 @@ def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
 
 
 class _Found(NamedTuple):
+    """A network that fits a weight file, filled with its weights."""
+
     variables: Any
+    """The variables of the network, as `load.fill` returns them."""
     report: Report
     feature_dim: int
     image_shape: tuple[int, int, int]
+    """[height, width, channels] of the images."""
 
 
 def _own(contents: Contents, model: str) -> _Found:
-    """Fills the network of a safetensors file that this library wrote, which names it."""
+    """Fills the network of a safetensors file that this library wrote; the file names it."""
     stated = own_format(contents.path) or {}
     try:
         dim = int(stated["feature_dim"])
@@ -87,6 +91,7 @@ def _released(contents: Contents) -> _Found:
             if found > depth:
                 nearest, depth = error, found
             continue
+        # Networks of one family share many names, so only one whose names are all there is tried.
         if not all(e.source in arrays for e in names.entries if e.kind not in CONSTANTS):
             continue
         shape = names.image_shape or entry.image_shape
@@ -95,6 +100,7 @@ def _released(contents: Contents) -> _Found:
                 fresh = _fresh(name, dim, shape)
                 return _Found(*fill(contents, name, fresh, image_shape=shape), dim, shape)
             except InputError as error:
+                # More than any number of layers: no ONNX mismatch may replace this error.
                 nearest, depth = error, 2**31
     if nearest is not None:
         raise nearest
@@ -107,14 +113,21 @@ def _released(contents: Contents) -> _Found:
 def _feature_dims(arrays: dict[str, np.ndarray], names: NameMap, usual: int) -> list[int]:
     """Returns the feature sizes to try: the network's usual one, and that of the file.
 
-    The last layer's first axis is its output in files of other programs.
+    The file's feature size is the length of the first axis of the last layer's weight, since files
+    of other programs store weights as [out, in].
     """
     (last,) = (e.source for e in names.entries if e.target == "params/feature/kernel")
     return list(dict.fromkeys([usual, len(arrays[last])] if arrays[last].ndim else [usual]))
 
 
 def _fresh(model: str, feature_dim: int, image_shape: tuple[int, int, int]) -> Any:
-    """Returns the shapes and dtypes of a network's variables; nothing is computed."""
+    """Returns the shapes and dtypes of a network's variables; nothing is computed.
+
+    Args:
+      model: name of the network.
+      feature_dim: size of the feature.
+      image_shape: (height, width, channels) of the images.
+    """
     network = models.create(model, feature_dim)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), images)

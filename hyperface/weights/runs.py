@@ -109,6 +109,15 @@ def _read(checkpoints: Path, step: int) -> SavedBackbone:
 
 
 def _backbone(state: Path, saved: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Reads the backbone's arrays by path from the state of a checkpoint, and checks them.
+
+    Args:
+      state: the folder of the state in the checkpoint.
+      saved: array -> its facts in the checkpoint's metadata, of which "sum" is the checksum.
+
+    Raises:
+      Changed: an array has another checksum.
+    """
     stored = saved_tree(state)
     with ocp.PyTreeCheckpointer() as checkpointer:
         held = {

@@ -30,6 +30,7 @@ class Varint(NamedTuple):
     """A field of a message whose value is an unsigned integer."""
 
     number: int
+    """Number of the field, which the message's definition gives a meaning."""
     wire: Literal[0]
     value: int
 
@@ -38,7 +39,9 @@ class Run(NamedTuple):
     """A field of a message whose value is a run of bytes."""
 
     number: int
+    """Number of the field, which the message's definition gives a meaning."""
     wire: Literal[1, 2, 5]
+    """Wire type: 1 for 8 bytes, 2 for a length and as many bytes, 5 for 4 bytes."""
     value: memoryview
 
 
@@ -76,6 +79,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
     while at < len(message):
         budget.spend()
         key, at = varint(message, at)
+        # The lowest three bits of a field's key are its wire type.
         number, wire = key >> 3, key & 7
         if wire == VARINT:
             value, at = varint(message, at)
@@ -87,7 +91,8 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
             size = 4 if wire == FIXED32 else 8
         else:
             raise WireError(f"byte {at} starts a field of unknown wire type {wire}")
-        # A slice beyond the end would be shortened without an error.
+        # A slice beyond the end would be shortened without an error. Field numbers start at 1, so a
+        # 0 shows damage.
         if number == 0 or at + size > len(message):
             raise WireError(f"a field of {size} bytes ends behind its message")
         yield Run(number, cast(Literal[1, 2, 5], wire), message[at : at + size])
@@ -95,7 +100,11 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns the variable-length integer that starts at byte `at`, and the position after it.
+    """Returns (integer, position): a variable-length integer, and the byte behind it.
+
+    Args:
+      message: the message.
+      at: the byte at which the integer starts.
 
     Raises:
       WireError: the number is cut off or has more than 64 bits.

@@ -1,4 +1,4 @@
-"""Computes with boxes: windows to boxes, corrections, squares, non-maximum suppression, landmarks.
+"""Converts MTCNN's windows to boxes, corrects boxes and removes boxes that overlap too much.
 
 A box is (left, top, right, bottom) in pixels. Pixel i extends from i to i + 1, so that the box of a
 whole image is (0, 0, width, height). Landmarks are measured from the centre of the first pixel.
@@ -11,10 +11,12 @@ import numpy as np
 from hyperface.data.detection.networks import PNET_SIDE, STRIDE
 
 POINT_SHIFT = 0.5
-"""What is added to the x and y of a landmark. Half a pixel is subtracted, since landmarks are
-measured from the centre of the first pixel. One pixel is added, since the programs by which the
-templates were measured count pixels from 1: on 250 photos, the landmarks of another such program
-are 1.0 pixel to the right of and below the exact place."""
+"""Number that is added to the x and the y of a landmark, the sum of two corrections.
+
+Half a pixel is subtracted, since landmarks are measured from the centre of the first pixel. One
+pixel is added, since the programs by which the templates were measured count pixels from 1: on 250
+photos, the landmarks of another such program are 1.0 pixel to the right of and below the exact
+place."""
 
 
 def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -36,11 +38,11 @@ def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
     """Moves each side of a box by a fraction of the box's width or height.
 
     Args:
-      boxes: [n, 4].
-      corrections: [n, 4], one fraction per side.
+      boxes: [n, 4] boxes (left, top, right, bottom).
+      corrections: [n, 4], one fraction per side, in the same order.
 
     Returns:
-      [n, 4].
+      [n, 4] corrected boxes.
 
     Example:
       >>> corrected(np.array([[0.0, 0.0, 10.0, 20.0]]), np.array([[0.1, 0.1, -0.1, 0.0]]))
@@ -50,7 +52,7 @@ def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
 
 
 def squares(boxes: np.ndarray) -> np.ndarray:
-    """Widens the shorter side of each box around its centre until the box is square.
+    """Returns boxes [n, 4] whose shorter side is widened around the centre to make a square.
 
     Example:
       >>> squares(np.array([[0.0, 0.0, 10.0, 20.0]]))
@@ -115,7 +117,7 @@ def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """Returns O-net's landmarks as (x, y) in pixels of the photo.
 
     Args:
-      boxes: [n, 4] the windows that were the network's input.
+      boxes: [n, 4] the windows that were O-net's input, as (left, top, right, bottom).
       fractions: [n, 10] five x and five y, as fractions of a window.
 
     Returns:

@@ -82,7 +82,13 @@ def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np
 
 
 def _alignable(faces: Faces, index: int, shape: tuple[int, int]) -> bool:
-    """Returns whether the landmarks of a face are possible."""
+    """Returns whether a face in a photo of this (height, width) has possible landmarks.
+
+    Args:
+      faces: the faces of the photo.
+      index: number of the face among them.
+      shape: (height, width) of the photo.
+    """
     try:
         check_landmarks(faces.landmarks[index], shape)
     except ValueError:

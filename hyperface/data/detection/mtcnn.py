@@ -23,11 +23,11 @@ from hyperface.devices import compiler
 from hyperface.errors import expect
 
 SMALLEST, PARTS = 20.0, 50.0
-"""Side of the smallest face to find: 20 pixels, or in a large photo a fiftieth of its longer
-side."""
+"""By default the smallest face to find has a side of 20 pixels, or of a fiftieth (1 / PARTS) of the
+photo's longer side if that is more."""
 MOST = 2000
-"""Largest number of windows of a level, and of a photo, that pass to the next network. It is a
-hundred times what photos need, and limits time and memory for pictures that are full of texture."""
+"""Largest number of windows that pass to the next network, per level of the pyramid and per photo.
+Photos need a hundred times fewer. The limit bounds time and memory for pictures full of texture."""
 BATCHES = {"pnet": 1, "rnet": 32, "onet": 4}
 """Number of inputs per batch of each network; the last batch is filled up. With one size per
 network, each network is compiled once for all photos."""
@@ -79,7 +79,7 @@ class Mtcnn:
         return self._judged(photo, boxes)
 
     def _proposals(self, photo: Photo) -> np.ndarray:
-        """Returns squares [n, 4] that may be faces, by P-net at every level of the pyramid."""
+        """Returns squares [n, 4] that may be faces, from P-net's windows at all pyramid levels."""
         longer = max(photo.height, photo.width)
         smallest = self.smallest or max(SMALLEST, longer / PARTS)
         sizes = levels(photo.height, photo.width, smallest)
@@ -101,14 +101,24 @@ class Mtcnn:
         return squares(boxes[_best(boxes, scores, 0.7)])
 
     def _refined(self, photo: Photo, boxes: np.ndarray) -> np.ndarray:
-        """Returns the squares that pass R-net, corrected by it."""
+        """Returns the squares [m, 4] that R-net accepts, with its corrections.
+
+        Args:
+          photo: the photo.
+          boxes: [n, 4] squares that may be faces.
+        """
         values = self._run("rnet", photo.windows(boxes, RNET_SIDE))
         passed = values[:, 0] > self.thresholds[1]
         boxes, values = corrected(boxes[passed], values[passed, 1:]), values[passed]
         return squares(boxes[_best(boxes, values[:, 0], 0.7)])
 
     def _judged(self, photo: Photo, boxes: np.ndarray) -> Faces:
-        """Returns the faces among the squares, by O-net."""
+        """Returns the faces that O-net accepts, with its corrections and landmarks.
+
+        Args:
+          photo: the photo.
+          boxes: [n, 4] squares that may be faces.
+        """
         values = self._run("onet", photo.windows(boxes, ONET_SIDE))
         passed = values[:, 0] > self.thresholds[2]
         boxes, scores = corrected(boxes[passed], values[passed, 1:5]), values[passed, 0]
@@ -123,7 +133,12 @@ class Mtcnn:
         return Faces(boxes, scores, points_in(again, values[:, 5:]))
 
     def _run(self, network: str, inputs: np.ndarray) -> np.ndarray:
-        """Returns the output of a network for uint8 inputs, computed batch by batch."""
+        """Returns the output of a network, [n, ...] float32, computed batch by batch.
+
+        Args:
+          network: "pnet", "rnet" or "onet".
+          inputs: [n, height, width, 3] uint8.
+        """
         size, run = BATCHES[network], _program(network)
         found = []
         for start in range(0, len(inputs), size):
@@ -151,7 +166,13 @@ def _program(network: str) -> Callable[[Mapping[str, np.ndarray], np.ndarray], j
 
 
 def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> np.ndarray:
-    """Returns the pyramid of a photo as canvases, [canvases, CANVAS, CANVAS, 3] uint8."""
+    """Returns the pyramid of a photo as canvases, [canvases, CANVAS, CANVAS, 3] uint8.
+
+    Args:
+      photo: the photo.
+      sizes: (height, width) of each level of the pyramid.
+      tiles: the parts of the levels, and their places on the canvases.
+    """
     canvases = np.zeros((1 + max((t.canvas for t in tiles), default=-1), CANVAS, CANVAS, 3), "u1")
     for level, size in enumerate(sizes):
         pixels = photo.resized(*size)
@@ -169,7 +190,17 @@ def _canvases(photo: Photo, sizes: list[tuple[int, int]], tiles: list[Tile]) -> 
 def _passed(
     maps: np.ndarray, tile: Tile, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the row, the column and P-net's values of each window of a tile that passes."""
+    """Returns (rows, columns, values) of the windows of a tile that pass P-net.
+
+    Args:
+      maps: [canvases, rows, columns, 5] output of P-net.
+      tile: the tile.
+      threshold: probability of a face above which a window passes.
+
+    Returns:
+      rows [n] and columns [n] of the windows, as positions in the output for the tile's level, and
+      values [n, 5], the outputs of P-net.
+    """
     # Tiles are at even places, so that the windows of a tile are also windows of the canvas.
     row, column = tile.row // STRIDE, tile.column // STRIDE
     height, width = grid(tile.height), grid(tile.width)
@@ -184,7 +215,11 @@ def _best(
     threshold: float,
     of: Literal["union", "smaller"] = "union",
 ) -> np.ndarray:
-    """Returns the boxes that stay after non-maximum suppression, among the MOST best ones."""
+    """Returns the indices of the boxes that remain after non-maximum suppression, the best first.
+
+    Only the MOST boxes with the highest scores are considered. The arguments are those of
+    `boxes.suppressed`.
+    """
     # Limited before the suppression, whose cost grows with the square of the number of boxes.
     order = np.argsort(-scores, kind="stable")[:MOST]
     return order[suppressed(boxes[order], scores[order], threshold, of)]

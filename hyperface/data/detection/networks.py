@@ -23,7 +23,13 @@ STRIDE = 2
 
 
 def _layer(name: str, *kernel: int, prelu: bool = True) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the arrays of a layer."""
+    """Returns the shapes of the arrays of a layer, by name.
+
+    Args:
+      name: name of the layer.
+      *kernel: shape of its kernel: (height, width, inputs, outputs), or (inputs, outputs).
+      prelu: whether a PReLU follows the layer.
+    """
     arrays = {f"{name}/kernel": kernel, f"{name}/bias": kernel[-1:]}
     # The PReLU of a convolution has one slope per channel, shared by all places.
     slope = (1, 1, kernel[-1]) if len(kernel) == 4 else kernel[-1:]
@@ -113,7 +119,7 @@ def onet(weights: Weights, windows: jax.Array) -> jax.Array:
 
 
 def _conv(weights: Weights, name: str, x: jax.Array) -> jax.Array:
-    """Applies a convolution without padding, and its PReLU."""
+    """Applies the convolution of this name, without padding, and its PReLU to x."""
     kernel = weights[f"{name}/kernel"]
     x = lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -129,7 +135,7 @@ def _dense(weights: Weights, x: jax.Array) -> jax.Array:
 
 
 def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
-    """Applies a dense layer, or a convolution of 1 x 1, without PReLU."""
+    """Applies the dense layer, or the 1 x 1 convolution, of this name to x, without PReLU."""
     kernel = weights[f"{name}/kernel"]
     bias = weights[f"{name}/bias"].reshape((1,) * (x.ndim - 1) + (-1,))
     # A convolution of 1 x 1 and a dense layer are the same product.
@@ -137,13 +143,19 @@ def _linear(weights: Weights, name: str, x: jax.Array) -> jax.Array:
 
 
 def _prelu(weights: Weights, name: str, x: jax.Array) -> jax.Array:
-    """Applies the PReLU of a layer: max(x, 0) + slope min(x, 0)."""
+    """Applies the PReLU of the layer of this name to x: max(x, 0) + slope min(x, 0)."""
     slope = weights[f"{name}/slope"].reshape((1,) * (x.ndim - 1) + (-1,))
     return jnp.maximum(x, 0.0) + slope * jnp.minimum(x, 0.0)
 
 
 def _pool(x: jax.Array, side: int, padding: str) -> jax.Array:
-    """Applies max pooling with stride 2."""
+    """Applies max pooling with windows of `side` x `side` and stride 2.
+
+    Args:
+      x: [batch, height, width, channels].
+      side: side of a window.
+      padding: "SAME" also pools windows that reach past the edge, and "VALID" does not.
+    """
     window, strides = (1, side, side, 1), (1, 2, 2, 1)
     # Padding is -inf, which is never the maximum; 0 would be one among negative values.
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)

@@ -42,10 +42,13 @@ class Found(NamedTuple):
     path: Path
     """The landmarks file."""
     photos: int
+    """Number of photos that were searched."""
     with_faces: int
+    """Number of photos with at least one face."""
     with_several: int
+    """Number of photos with several faces."""
     unreadable: int
-    """Photos that could not be decoded; preparing lists them with the reason."""
+    """Number of photos that could not be decoded. `prepare` lists them with the reason."""
 
     def __str__(self) -> str:
         several = f", {self.with_several:,} of them with several" if self.with_several else ""
@@ -115,7 +118,14 @@ def find_landmarks(
 
 
 def _lines(name: str, pixels: np.ndarray, detector: Detector, which: Which) -> Iterator[str]:
-    """Yields the lines of a photo: one line per chosen face, or one line of nan."""
+    """Yields the lines of a photo in the landmarks file: one per chosen face, or one of nan.
+
+    Args:
+      name: name of the photo.
+      pixels: the upright photo, [height, width, 3] uint8.
+      detector: finds the faces.
+      which: which faces are chosen.
+    """
     try:
         faces = checked(detector(pixels))
     except Exception as error:
@@ -153,7 +163,10 @@ def _photos(
 
 
 def _read(source: Source, index: int) -> tuple[bytes]:
-    """Reads an encoded photo; empty bytes if it cannot be read."""
+    """Returns the encoded photo as a tuple of one item, the arguments of `_decoded`.
+
+    A photo that cannot be read becomes empty bytes.
+    """
     try:
         return (source.read(index),)
     except (ValueError, OSError):
@@ -196,7 +209,14 @@ def _remove_parts(folder: Path, keep: Collection[str] = ()) -> None:
 
 
 def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
-    """Writes the landmarks file and its summary."""
+    """Writes the landmarks file and its summary.
+
+    Args:
+      folder: the folder of the data set.
+      key: digest of all inputs, see `find_landmarks`.
+      names: names of the photos.
+      parts: the files with the lines of each part, in order.
+    """
     text = _line("file", *COLUMNS, *EXTRA) + "".join(path.read_text("utf-8") for path in parts)
     photos = set(names)
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["file"] in photos]
@@ -216,7 +236,12 @@ def _write(folder: Path, key: str, names: list[str], parts: list[Path]) -> None:
 
 
 def _stored(folder: Path, key: str, replace: bool) -> Found | None:
-    """Returns the landmarks that are already there for this key; None if there are none.
+    """Returns the landmarks that the folder already has for this key; None if it has none.
+
+    Args:
+      folder: the folder of the data set.
+      key: digest of all inputs: the photos, the detector and the choice of faces.
+      replace: whether landmarks of another key may be replaced; then None is returned for them.
 
     Raises:
       InputError: the landmarks were edited, or have another key and `replace` is off.

@@ -50,9 +50,14 @@ def look_raw(source: Source, detector: Detector) -> str:
 
 
 def _points(source: Source, index: int, detector: Detector) -> list[np.ndarray]:
-    """Returns the landmarks [5, 2] of the main face, divided by the image's width.
+    """Returns a list with the landmarks [5, 2] of the main face of an image; [] without a face.
 
-    They are the only item of a list, which is empty if there is no face.
+    The landmarks are divided by the width of the image.
+
+    Args:
+      source: the images.
+      index: number of the image.
+      detector: finds the faces.
     """
     try:
         pixels = images.upright(source.read(index), channels=3)

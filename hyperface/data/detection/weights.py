@@ -26,7 +26,7 @@ SHA256 = {
     "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
 }
-"""Network -> digest of its file in that version; other weights would silently give other
+"""Network -> SHA-256 of its file in that version. Other weights would silently give other
 landmarks."""
 LARGEST = 8_000_000
 """Largest size of a file in bytes, packed and unpacked; the largest file has 1.6 million."""
@@ -37,7 +37,7 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def installed_weights() -> Arrays:
-    """Returns the weights of the three networks from the installed distribution.
+    """Returns network -> name -> array: the weights from the installed distribution `mtcnn`.
 
     Raises:
       InputError: the distribution or the package lz4 is not installed, or a file is not the one

@@ -37,6 +37,7 @@ class Choice(NamedTuple):
     """The level at which each folder is one person."""
 
     level: int
+    """The level, from 1."""
     doubt: str = ""
     """A sentence about another possible level; "" if there is none."""
 
@@ -45,8 +46,11 @@ class Reading(NamedTuple):
     """The people and images of a source if each folder of one level is one person."""
 
     level: int
+    """The level, from 1."""
     people: list[str]
+    """Names of the folders of that level, sorted."""
     images: int
+    """Number of images in or below these folders."""
 
     def __str__(self) -> str:
         shown = ", ".join(self.people[:SHOWN]) + (", ..." if len(self.people) > SHOWN else "")
@@ -137,7 +141,8 @@ def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
         return _Judgement(_PEOPLE)
     if len(groups) == 1:
         return _single(folders, next(iter(groups)), flat, origin)
-    # People with images of their own may have folders too; one who has folders alone is no proof.
+    # Some people may have images of their own and subfolders too. A person who has only subfolders
+    # is no evidence for either reading.
     unlike = sum(path[:level] not in direct for path in inner)
     if 2 * len(direct) >= len(groups) and flat >= len(inner) and unlike <= len(direct):
         return _Judgement(_PEOPLE, certain=not unlike)
@@ -148,7 +153,14 @@ def _judged(folders: Folders, level: int, origin: str) -> _Judgement:
 
 
 def _single(folders: Folders, path: tuple[str, ...], direct: int, origin: str) -> _Judgement:
-    """Decides whether the only folder of a level is a person, or contains people."""
+    """Decides whether the only folder of a level is a person, or contains people.
+
+    Args:
+      folders: all folders that contain images.
+      path: path of the only folder.
+      direct: number of images directly in it.
+      origin: name of the source without its suffix.
+    """
     level = len(path)
     above = path[-2] if level > 1 else origin
     doubled = path[-1].casefold() == above.casefold()

@@ -83,7 +83,13 @@ def _chunks(footer: dict[int, Any], columns: Collection[str]) -> list[tuple[str,
 
 
 def _check_chunk(file: BinaryIO, start: int, end: int) -> None:
-    """Checks the headers of all pages of a column in one row group."""
+    """Raises ValueError if a page header of a column in one row group cannot be accepted.
+
+    Args:
+      file: the parquet file.
+      start: first byte of the column's pages.
+      end: the byte behind them.
+    """
     while start < end:
         file.seek(start)
         header, length = _parsed(file.read(min(LONGEST_HEADER, end - start)))
@@ -112,7 +118,10 @@ def _fits(page: Any, field: int) -> bool:
 
 
 def _parsed(data: bytes) -> tuple[dict[int, Any], int]:
-    """Parses the struct at the start of the data; returns its values by field, and its length."""
+    """Returns (fields, length) of the struct at the start of the data.
+
+    `fields` maps field number -> value. `length` is the number of bytes of the struct.
+    """
     reader = _Reader(data)
     try:
         return reader.struct(0), reader.at

@@ -38,7 +38,9 @@ class _Text(NamedTuple):
     """Text that is decoded only when it is needed: in Python 2's pickles most text is bytes."""
 
     data: memoryview
+    """The encoded text."""
     codec: str
+    """Name of the encoding, such as "utf-8"."""
 
 
 class Global(NamedTuple):
@@ -49,7 +51,7 @@ class Global(NamedTuple):
 
 
 class _DType:
-    """Stands for a numpy.dtype, which can only be that of bytes or of bools."""
+    """Stands for a numpy.dtype in a pickle; only the dtypes of bytes and of bools are accepted."""
 
     def __init__(self, code: str) -> None:
         if code not in ("u1", "b1", "|u1", "|b1"):
@@ -137,7 +139,7 @@ class Machine:
         return taken
 
     def made(self, data: bytes) -> memoryview:
-        """Counts decoded bytes and returns a view of them; ValueError if there are too many."""
+        """Returns a view of decoded bytes; ValueError if all of them exceed the file's size."""
         self.decoded += len(data)
         # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
         # text again and again, and fill the memory by a few instructions.
@@ -234,7 +236,7 @@ def short_text(value: Any) -> str:
 
 
 def _global(machine: Machine, module: str, name: str) -> Global:
-    """Returns the function or class that a pickle names, if it is in the list."""
+    """Returns the function or class that a pickle names; ValueError if `calls` lacks it."""
     # Nothing is imported: the names in `calls` stand for functions of this module.
     if (module, name) not in machine.calls:
         raise ValueError(f"it asks for {module}.{name}, which is refused")

@@ -85,7 +85,16 @@ def recordio(path: Path) -> Source:
 
 
 def _listed(file: BinaryIO, path: Path, rejected: list[Reject]) -> tuple[array, array, array]:
-    """Returns the offset, the label and the key of every image."""
+    """Returns (offsets, labels, keys): where each image's record starts, its label and its key.
+
+    Args:
+      file: the .rec file, opened for reading.
+      path: its path.
+      rejected: receives the damaged records.
+
+    Raises:
+      InputError: the index does not fit the file, or too many records are damaged.
+    """
     index_file = path.with_suffix(".idx")
     index = _index(index_file, path.stat().st_size // _SMALLEST)
     # Eight bytes per number; Python lists would take gigabytes for the largest data sets.
@@ -145,7 +154,7 @@ class _Names(Sequence[str]):
 
 
 def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
-    """Yields the offset and the parts of every complete record; other stretches are listed."""
+    """Yields (offset, parts) of every complete record; all other bytes are listed as damage."""
     size = file.seek(0, 2)
     offset = 0
     while offset < size:
@@ -160,9 +169,14 @@ def _records(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, _Parts]]:
 
 
 def _record(file: BinaryIO, offset: int, size: int | None = None) -> tuple[_Parts, int]:
-    """Returns the parts of the record at an offset, and where it ends.
+    """Returns (parts, end): the parts of the record at an offset, and the offset behind the record.
 
     There are no parts if no complete record starts there.
+
+    Args:
+      file: the .rec file.
+      offset: where the record starts.
+      size: size of the file in bytes; None looks it up.
     """
     size = file.seek(0, 2) if size is None else size
     parts: _Parts = []

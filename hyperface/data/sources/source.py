@@ -1,4 +1,4 @@
-"""Defines a source of images: encoded images by identity, in a fixed order."""
+"""Defines a source: the encoded images of a collection in a fixed order, each with its person."""
 
 import hashlib
 import unicodedata
@@ -24,7 +24,9 @@ class Reject(NamedTuple):
     """A file that is left out, because it is no image or an image that cannot be used."""
 
     name: str
+    """Name of the file, or of the pair or folder."""
     reason: str
+    """Why it is left out."""
 
 
 class Pairs(NamedTuple):
@@ -43,7 +45,7 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Encoded images by identity, in a fixed order, read one at a time."""
+    """A collection of encoded images in a fixed order, each with its person; read one at a time."""
 
     kind: str
     """The kind of the source, such as "folder"."""
@@ -69,15 +71,16 @@ class Source:
     """[images] name of the split of each image, if the source has splits of its own. Its labels are
     then shared by all splits. In other sources people are divided among the splits."""
     pairs: Pairs | None = None
+    """The pairs of images for verification, if the source has some."""
     held_out: int | None = None
-    """Default number of people, from the end, who form the test split. If it is None, the default
-    depends on the number of people."""
+    """Default number of people, from the end of `identities`, who form the test split. If it is
+    None, the default depends on the number of people."""
     channels: Literal[1, 3] = 3
     """Default number of channels of the stored images."""
 
 
 def _as_number(name: str) -> tuple[int, str]:
-    # With the name, so that "7" and "07" keep one order.
+    # The name is the second part of the key, so that "7" and "07" always sort in the same order.
     return int(name), name
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SMALLEST_ROW = 16
 """Smallest size of an image with its label in bytes, which limits the number of rows of a file."""
 LABELS = 2**16
-"""Number of labels that are read at the same time."""
+"""Number of labels that are read at a time."""
 LONGEST_LABEL = 4096
 """Largest size of a label in bytes."""
 
@@ -146,7 +146,13 @@ class _Table:
 
 
 def _leaf(path: Path, schema: "pyarrow.Schema", image: str, label: str) -> str:
-    """Returns the path of the column that contains the bytes of the images.
+    """Returns the path, such as "image.bytes", of the column that contains the images' bytes.
+
+    Args:
+      path: the parquet file, for messages.
+      schema: the schema of the file.
+      image: name of the column of images.
+      label: name of the column of labels.
 
     Raises:
       InputError: one of the two columns has another type.
@@ -241,7 +247,17 @@ def tfds_dataset(name: str, data_dir: Path) -> Source:
 
 
 def _identity(path: Path, row: int, label: Any, names: list[str] | None) -> str:
-    """Returns the identity of a row: the class name of its label, or the label as text."""
+    """Returns the identity of a row: the class name of its label, or the label as text.
+
+    Args:
+      path: the parquet file, for messages.
+      row: number of the row, for messages.
+      label: the label of the row.
+      names: the class names; None if the file has none.
+
+    Raises:
+      InputError: the row has no label, or its label has no name.
+    """
     if label is None or label == -1:  # Hugging Face writes -1 for a missing label.
         raise InputError(f"{path}: expected a label in every row, found none in {row}.")
     if names is None:

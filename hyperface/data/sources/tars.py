@@ -108,10 +108,15 @@ class _Content:
         self._archive, self._start, self._data = archive, -1, b""
 
     def read(self, start: int, size: int, limit: int = -1) -> bytes:
-        """Returns the bytes of a member, all or at most `limit`.
+        """Returns the bytes of a member.
+
+        Args:
+          start: byte of the unpacked archive at which the content of the member starts.
+          size: size of the content in bytes.
+          limit: largest number of bytes to return; -1 returns all.
 
         Raises:
-          ValueError: the archive is damaged or ends before.
+          ValueError: the archive is damaged, or ends before the content.
         """
         size = size if limit < 0 else min(size, limit)
         # A file and its hard links are read one after the other, and unpacked once.
@@ -168,7 +173,14 @@ def _members(path: Path) -> Iterator[tuple[int, Member]]:
 
 
 def _member(name: str, content: _Content, start: int, size: int) -> Member:
-    """Returns the member of a regular file, whose content starts at a byte of the archive."""
+    """Returns the member for a regular file.
+
+    Args:
+      name: path of the file in the archive.
+      content: reads from the archive.
+      start: byte of the unpacked archive at which the file's content starts.
+      size: size of the file in bytes.
+    """
     whole = partial(content.read, start, size)
     if has_image_suffix(name):
         return Member(name, size, whole)
@@ -178,5 +190,11 @@ def _member(name: str, content: _Content, start: int, size: int) -> Member:
 
 
 def _known(head: bytes, whole: Reader, limit: int = -1) -> bytes:
-    """Returns the bytes of a file whose first HEAD bytes are in memory already."""
+    """Returns the bytes of a file whose first HEAD bytes are in memory already.
+
+    Args:
+      head: the first HEAD bytes.
+      whole: reads the file from the archive.
+      limit: number of bytes to return; -1 returns all.
+    """
     return head[:limit] if 0 <= limit <= HEAD else whole(limit)

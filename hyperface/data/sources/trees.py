@@ -50,6 +50,11 @@ def folder(
 def zipped(path: Path, *, distinct_case: bool = False, identity_level: int | None = None) -> Source:
     """Returns the images in a zip archive that has one folder per person.
 
+    Args:
+      path: the archive.
+      distinct_case: as in `folder`.
+      identity_level: as in `folder`.
+
     Raises:
       InputError: as `folder`, or the archive is damaged.
     """
@@ -58,6 +63,11 @@ def zipped(path: Path, *, distinct_case: bool = False, identity_level: int | Non
 
 def tarred(path: Path, *, distinct_case: bool = False, identity_level: int | None = None) -> Source:
     """Returns the images in a tar archive, plain or compressed, that has one folder per person.
+
+    Args:
+      path: the archive.
+      distinct_case: as in `folder`.
+      identity_level: as in `folder`.
 
     Raises:
       InputError: as `folder`, or the archive is damaged.
@@ -93,7 +103,15 @@ def _tree(
     distinct_case: bool,
     level: int | None,
 ) -> Source:
-    """Returns the source of the images among the members of a folder or an archive."""
+    """Returns the source of the images among the files of a folder or an archive.
+
+    Args:
+      kind: the kind of the source, "folder", "zip" or "tar".
+      members: the files.
+      root: the folder or archive, for messages and for its name.
+      distinct_case: as in `folder`.
+      level: as `identity_level` in `folder`.
+    """
     selected = select(members)
     # Split once per folder and not once per image, of which there may be millions.
     paths: dict[str, tuple[str, ...]] = {}
@@ -152,7 +170,13 @@ def _origin(root: Path) -> str:
 
 
 def _none_found(root: Path, selected: Selected, loose: int) -> InputError:
-    """Returns the error for a source that has no image in a folder."""
+    """Returns the error for a source that has no image in a folder.
+
+    Args:
+      root: the folder or archive.
+      selected: its files, by what was done with them.
+      loose: number of images that are in no folder.
+    """
     left_out = [*selected.rejected, *selected.ignored]
     reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
     beside = (

@@ -56,11 +56,15 @@ def verification(path: Path) -> Source:
 
 
 def folds(same: np.ndarray) -> np.ndarray:
-    """Returns the fold of each pair, so that fold k has the k-th part of the pairs of each kind.
+    """Returns the fold of each pair, [pairs] int64 from 0.
 
-    The kinds are pairs of one person and pairs of two. There are ten folds, or fewer if one kind
-    has fewer pairs, so that each fold has both kinds. Published files are written fold by fold, so
-    these are their own folds.
+    The pairs of one person, in their order, are divided into equal parts, one part per fold. So are
+    the pairs of two people. There are ten folds, or fewer if there are fewer than ten pairs of one
+    kind, so that each fold has both kinds. Published files are written fold by fold, so the result
+    is their own folds.
+
+    Args:
+      same: [pairs] bool, True for pairs of one person.
 
     Example:
       >>> print(folds(np.array([True, True, False, False, False])))
@@ -74,7 +78,14 @@ def folds(same: np.ndarray) -> np.ndarray:
 
 
 def _checked(value: Any) -> tuple[list[memoryview], np.ndarray]:
-    """Returns the images and the flags [pairs]; ValueError says what was found instead."""
+    """Returns (images, flags) from the value of a pickle, after checks.
+
+    `images` are encoded images, two per pair. `flags`, [pairs] bool, are True for pairs of one
+    person.
+
+    Raises:
+      ValueError: the value is something else; the message says what.
+    """
     if not (isinstance(value, list | tuple) and len(value) == 2):
         raise ValueError(f"{type(value).__name__}, which is not a pair of them")
     images = [image.data if isinstance(image, Array) else image for image in _items(value[0])]

@@ -93,7 +93,14 @@ class _Content:
 
 
 def _file(path: str, name: str, inside: str, follow_links: bool) -> Member:
-    """Returns a file of the folder, with the reason if it cannot be used."""
+    """Returns a file of the folder, with the reason if it cannot be used.
+
+    Args:
+      path: path of the file.
+      name: its path below the root, with slashes.
+      inside: path of the root, without links.
+      follow_links: whether a link may lead out of the root.
+    """
     problem = None
     try:
         # lstat first, since stat follows a link and does not show that it is one.

@@ -1,4 +1,8 @@
-"""Distinguishes damaged checkpoints, which are renamed, from those that can be read later."""
+"""Tells whether a checkpoint that cannot be read is damaged, and computes checksums of arrays.
+
+A damaged checkpoint is renamed and never used again. A checkpoint that only cannot be read at the
+moment, for example because a disk is not mounted, must stay.
+"""
 
 import contextlib
 import json
@@ -19,7 +23,7 @@ from hyperface.errors import InputError
 T = TypeVar("T")
 
 PATIENCE = 2.0
-"""Seconds in which a checkpoint that is being removed disappears."""
+"""Number of seconds that a checkpoint gets to disappear, if it may be in the middle of removal."""
 
 
 class CorruptCheckpoint(InputError):
@@ -35,7 +39,7 @@ class Changed(ValueError):
 
 
 _OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
-"""TensorStore's codes for files that are missing, cut short or of other content."""
+"""TensorStore's codes for files that are missing, are cut short or have another content."""
 _MISSING = FileNotFoundError | IsADirectoryError | NotADirectoryError
 
 
@@ -72,7 +76,7 @@ def read_step(
       InputError: there is no such checkpoint, it was removed while it was read, or `act` raised it.
     """
     while True:
-        # A step may appear between two looks, so that all processes go by one list.
+        # A new step may appear between the looks of two processes, so all use the same list.
         steps = agree("steps", whole_steps(folder))
         if not steps or step not in (None, *steps):
             wanted = "a whole checkpoint" if step is None else f"checkpoint {step}"
@@ -82,9 +86,10 @@ def read_step(
         try:
             return act(chosen)
         except InputError:
-            # Agreed too: a process that tried again alone would wait for the others.
+            # All processes use the same list again: a process that alone read another step would
+            # wait forever for the others in a collective.
             left = agree("left", _steps_left(folder, chosen, wait=step is not None))
-            # The trainer removed the step meanwhile, which looks like damage but is none.
+            # The trainer removed the step meanwhile, which looks like damage but is not.
             if step is None and left and left[-1] > chosen:
                 continue
             if chosen in left:
@@ -96,9 +101,13 @@ def read_step(
 
 
 def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
-    """Returns the whole steps after a failure; a step that is being removed gets time to disappear.
+    """Returns the steps of the complete checkpoints after a failure to read one.
 
-    The newest one needs none, since a run removes only older ones.
+    Args:
+      folder: the folder of the checkpoints.
+      chosen: the step that could not be read.
+      wait: whether the step gets `PATIENCE` seconds to disappear, in case it is being removed. The
+        newest step needs none, since a run removes only older ones.
     """
     until = time.monotonic() + PATIENCE * wait
     while chosen in (left := whole_steps(folder)) and time.monotonic() < until:
@@ -108,7 +117,7 @@ def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str = "") -> Iterator[None]:
-    """Turns errors of Orbax, TensorStore and json into two: corrupt, or unreadable at the moment.
+    """Turns errors of Orbax, TensorStore and json into one of two errors, as a context manager.
 
     Args:
       folder: folder of the checkpoint, for the message.
@@ -153,8 +162,11 @@ def is_damage(error: BaseException) -> bool:
 
 
 def _of_content(error: BaseException) -> bool | None:
-    """Returns whether this one error says that content is damaged; None if it does not tell."""
-    if type(error) is Exception:  # Orbax's, around TensorStore's.
+    """Returns whether this one error means damaged content; None if it has no meaning of its own.
+
+    The errors that caused it are not examined.
+    """
+    if type(error) is Exception:  # Orbax raises it, with TensorStore's error as the cause.
         return None
     if isinstance(error, Changed | json.JSONDecodeError | UnicodeDecodeError | _MISSING):
         return True
@@ -162,7 +174,8 @@ def _of_content(error: BaseException) -> bool | None:
 
 
 def tensorstore_code(error: BaseException) -> str | None:
-    """Returns the code of an error of TensorStore; XLA has the same codes in another type."""
+    """Returns the code of an error of TensorStore, such as "DATA_LOSS"; None for other errors."""
+    # TensorStore raises ValueErrors. XLA's errors begin with the same codes, but have another type.
     found = re.match(r"([A-Z_]{4,}): ", str(error)) if isinstance(error, ValueError) else None
     return found and found[1]
 
@@ -188,9 +201,10 @@ def saved_tree(state: Path) -> dict[str, Any]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and the errors that caused it, the first cause last."""
     while error is not None:
         yield error
-        # As Python prints a chain: `raise ... from None` hides what was handled.
+        # The rule by which Python prints a chain: `raise ... from None` hides the handled error.
         context = None if error.__suppress_context__ else error.__context__
         error = error.__cause__ or context
 
@@ -209,26 +223,27 @@ def reason(error: BaseException) -> str:
         return f"no key {inner}"
     first = str(inner).strip().partition("\n")[0]
     if tensorstore_code(inner) is not None:
-        # The cause stands last, after the paths.
+        # The cause is at the end of the message, behind the paths.
         first = first.rsplit(": ", 1)[-1]
-        if "[" not in first:  # Of "[OS error 5: EIO Input/output error]".
+        # A message that ends in "[OS error 5: EIO Input/output error]" has lost its "[" here.
+        if "[" not in first:
             first = first.rstrip("]")
     return first[:200] or type(inner).__name__
 
 
 _BLOCK = 1 << 14
-"""Words at a time, so that they stay in the cache."""
+"""Number of words that are summed at a time, so few that they stay in the processor's cache."""
+# Both factors are odd, so that multiplying by them modulo 2^32 is one to one.
 _FACTOR = 0x9E3779B1
-"""Odd, as is the next, so that multiplying by it is one to one."""
 _SECOND_FACTOR = 0x85EBCA77
 
 
 def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     """Returns a 32-bit checksum of each array of a tree.
 
-    Each 32-bit word is mixed with its position in the array by a one-to-one function, and the
-    results are added up. So a single changed word always changes the sum, and each device or
-    process can add up its own part.
+    Each 32-bit word is mixed with its position in the array by a function that is one-to-one in the
+    word, and the results are added modulo 2^32. So a single changed word always changes the sum,
+    and each device or process can add up its own part.
 
     Args:
       tree: nested dictionaries of arrays. Each array is whole on every device, or is split over the
@@ -250,25 +265,30 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     sums = np.array(sums, np.uint32)
     shared = [isinstance(x, jax.Array) and not _is_here(x) for x in leaves.values()]
     if any(shared):
-        # Exact sums modulo 2^32 do not depend on which process holds which part.
+        # Sums modulo 2^32 are exact, so they do not depend on how the parts are divided.
         parts = multihost_utils.process_allgather(sums)
         sums = np.where(shared, parts.sum(axis=0, dtype=np.uint32), sums)
     return dict(zip(leaves, sums.tolist(), strict=True))
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of nested dictionaries by path, "params/head/scale"."""
+    """Returns the leaves of nested dictionaries by path, such as "params/head/scale"."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
 
 
 def _is_here(array: jax.Array) -> bool:
-    """Returns whether this process has all of it."""
+    """Returns whether this process has the whole array."""
     return array.is_fully_addressable or array.is_fully_replicated
 
 
 def _own_part(array: Any, shape: tuple[int, ...]) -> int:
-    """Returns the sum of what this process holds the first copy of."""
+    """Returns the checksum of the parts of an array whose first copy is on this process.
+
+    Args:
+      array: the array.
+      shape: its shape without padding.
+    """
     if not isinstance(array, jax.Array):
         return _sum(np.asarray(array), 0, 0)
     total = 0
@@ -276,18 +296,24 @@ def _own_part(array: Any, shape: tuple[int, ...]) -> int:
     if array.is_fully_replicated:
         return _part(np.asarray(copies[0].data), copies[0].index, shape)
     for shard in copies:
-        # The copies of a shard would count several times.
+        # Other copies of the same part would count it several times.
         if shard.replica_id == 0:
             total += _part(np.asarray(shard.data), shard.index, shape)
     return total & 0xFFFFFFFF
 
 
 def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -> int:
-    """Returns the sum of the part of an array of this shape that begins where `index` does."""
+    """Returns the checksum of one part of an array that is split by rows or by columns.
+
+    Args:
+      found: the part.
+      index: the slices of the whole array that the part covers.
+      shape: the shape of the whole array without padding.
+    """
     if not shape:
         return _sum(found, 0, 0)
     row, width = index[0].start or 0, math.prod(shape[1:])
-    # Rows beyond the saved shape are padding, and another number of devices has others.
+    # Rows behind the saved shape are padding, which depends on the number of devices.
     found = found[: max(0, shape[0] - row)]
     if found.shape[1:] == shape[1:]:
         return _sum(found, row * width, 0)
@@ -296,16 +322,17 @@ def _part(found: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -
 
 
 def _sum(array: np.ndarray, first: int, width: int) -> int:
-    """Returns the sum of elements whose positions in the whole array start at `first`.
+    """Returns the checksum of a part of an array.
 
     Args:
-      array: their rows.
-      first: place of the first.
-      width: distance from row to row; 0 if each row begins at the end of the previous row.
+      array: the part.
+      first: position of its first element in the whole, flattened array.
+      width: distance in elements between the starts of two rows of the part, in the whole array; 0
+        if each row begins at the end of the previous row.
     """
     bits = 8 * min(array.dtype.itemsize, 4)
     words = np.ascontiguousarray(array).reshape(len(array) if width else -1, -1 if width else 1)
-    # Bits and not values: -0.0 and the payload of a NaN belong to what was saved.
+    # The bits are summed and not the values, because -0.0 and 0.0, or two NaNs, may differ in bits.
     words = words.view(f"uint{bits}")
     scale = 8 * array.dtype.itemsize // bits
     first, width = first * scale, width * scale or words.shape[1]
@@ -315,7 +342,7 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
     total = 0
     for start in range(0, len(words), rows):
         block = words[start : start + rows]
-        # Masked as a Python number: NumPy warns of a scalar that overflows.
+        # Reduced modulo 2^32 as a Python number, since NumPy warns if a scalar overflows.
         before = np.uint32((first + start * width) * _FACTOR & 0xFFFFFFFF)
         mixed = places[: len(block)] + before
         mixed ^= block
@@ -323,6 +350,7 @@ def _sum(array: np.ndarray, first: int, width: int) -> int:
         mixed ^= mixed >> np.uint32(15)
         mixed *= np.uint32(_SECOND_FACTOR)
         mixed ^= mixed >> np.uint32(13)
-        # A sum of uint32 in 64 bits cannot overflow within a block; the mask comes at the end.
+        # A block's sum of uint32 cannot overflow 64 bits. Python's total has no limit, and is
+        # reduced modulo 2^32 at the end.
         total += int(mixed.sum(dtype=np.uint64))
     return total & 0xFFFFFFFF

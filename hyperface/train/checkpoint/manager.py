@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: all state that the next step depends on, and its description."""
+"""Saves and restores the checkpoints of a run: all state on which the next step depends."""
 
 import contextlib
 import logging
@@ -39,7 +39,7 @@ log = logging.getLogger("hyperface")
 
 T = TypeVar("T")
 
-# The newest may turn out to be damaged, and the run then goes back to the one before.
+# Two, because the newest may turn out to be damaged, and the run then continues from the other.
 KEEP = 2
 
 
@@ -69,23 +69,26 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._best = _Best()
         self._manager = None
-        if read_only:  # A reader may want one step, and another's file may be out of reach.
+        # A reader does not read the descriptions of all steps, as is done below. It may want only
+        # one step, and the files of another may be unreadable.
+        if read_only:
             return
         check_path(self._folder)
         if processes.is_writer():
-            # One process alone renames and removes.
+            # Only one process may rename and remove folders.
             with owned.writing(folder):
                 owned.adopt(self._folder, owned.CHECKPOINTS)
                 self._take_in_copies()
                 self._set_broken_steps_aside()
-        # Orbax reads the list of steps when it opens the folder, which must be in order by then.
+        # Orbax lists the steps when it opens the folder, so the folder must be cleaned up before.
         processes.wait_for_all("checkpoints")
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preserving(keep, self._best, self._folder),
-                cleanup_tmp_directories=False,  # It would remove those of others too.
-                # `owned.adopt` made it, and recorded that it is ours.
+                # Orbax would also remove unfinished folders that this run has not recorded.
+                cleanup_tmp_directories=False,
+                # `owned.adopt` has created the folder, and recorded that it is ours.
                 create=False,
             ),
             item_handlers={
@@ -103,18 +106,20 @@ class Checkpoints:
             return
         several = processes.is_multiprocess()
         if several and error is not None and not isinstance(error, processes.AgreedStop):
-            return  # The others are elsewhere, and a save would wait for them.
+            # Orbax's end waits for all processes, and the others do not come here now.
+            return
         with self._saving():
             try:
                 self._manager.wait_until_finished()
             finally:
                 self._manager.close()
-                if not several:  # Else the next start does.
+                # With several processes another one may still write; the next start removes them.
+                if not several:
                     self._remove_unfinished()
 
     @property
     def _writing_manager(self) -> ocp.CheckpointManager:
-        """Orbax's manager, which only a reader lacks: it neither saves nor sets aside."""
+        """Orbax's manager. It is missing only with `read_only`, which does not call this."""
         return cast(ocp.CheckpointManager, self._manager)
 
     @property
@@ -136,7 +141,11 @@ class Checkpoints:
         return self._best.step
 
     def read(self, act: Callable[[int], T], step: int | None = None) -> T:
-        """Reads a checkpoint by `act`, by default the newest one, even if a run still saves there.
+        """Reads a checkpoint, even if a running training removes checkpoints meanwhile.
+
+        Args:
+          act: a function that reads the checkpoint of a step; its result is returned.
+          step: step of the checkpoint; the newest by default.
 
         Raises:
           CorruptCheckpoint: the checkpoint is damaged.
@@ -147,7 +156,7 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
     ) -> None:
-        """Saves after `step` optimiser steps; returns once the state is copied off the devices.
+        """Starts to save a checkpoint, and returns when the state was copied from the devices.
 
         Args:
           step: number of steps that are done.
@@ -162,22 +171,23 @@ class Checkpoints:
         """
         arrays = contents(state)
         meta = meta | {"arrays": described(arrays)} | ({} if score is None else {"score": score})
-        # Before the save, in which Orbax asks what to keep.
+        # Before the save, in which Orbax asks `_Best` which steps it must keep.
         self._best.consider(step, score)
         with self._saving():
             if processes.is_writer():
-                # Recorded before Orbax makes it, so that a kill leaves no folder of nobody's.
+                # Recorded before Orbax creates the folder, so that every folder that a killed
+                # process leaves is known to be ours.
                 self._claim(step)
             saved = self._writing_manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
-                    # The sum covers all but itself.
+                    # The checksum covers all fields except itself.
                     meta=ocp.args.JsonSave(meta | {"checksum": meta_sum(meta)}),
                 ),
             )
         if not saved:
-            # Orbax returns False, and raises nothing, where it decides not to save.
+            # Orbax returns False without an error if it decides not to save.
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}")
 
     def wait(self) -> None:
@@ -221,7 +231,8 @@ class Checkpoints:
         """
         wanted = contents(like)
         arrays, saved = self._together(step, lambda: self._stored(step).arrays(wanted, sharding))
-        # Outside of `_together`: it contains a collective, which every process must reach.
+        # Outside of `_together`: `checksums` contains a collective, and a process whose reading
+        # failed before it would leave the others waiting.
         sums = checksums(saved, like=wanted)
 
         def check() -> None:
@@ -236,8 +247,12 @@ class Checkpoints:
     ) -> tuple[int, TrainState] | None:
         """Restores the newest undamaged checkpoint as (step, state); None if there never was one.
 
-        A newer checkpoint that any process finds damaged is renamed to `broken-STEP` and logged;
-        the run repeats those steps.
+        A newer checkpoint that any process finds damaged is renamed to `broken-STEP` and logged.
+        The run then repeats its steps.
+
+        Args:
+          like: as in `restore`.
+          sharding: as in `restore`.
 
         Raises:
           InputError: the newest undamaged checkpoint belongs to another model, or cannot be read at
@@ -251,9 +266,9 @@ class Checkpoints:
                 return step, self.restore(step, like, sharding)
             except CorruptCheckpoint as error:
                 self._set_aside(self._folder / str(step), str(error), last=not steps)
-                # The others may read the list only once the folder has its new name.
+                # No process may list the steps before the folder has its new name.
                 processes.wait_for_all(f"set aside {step}")
-                # Orbax keeps its own list of steps, in which the renamed one still stands.
+                # Orbax's own list of steps still contains the renamed one.
                 self._writing_manager.reload()
                 self._find_best()
         aside = [path.name for path in self._trees() if path.name.startswith("broken-")]
@@ -267,11 +282,15 @@ class Checkpoints:
         return None
 
     def _together(self, step: int, act: Callable[[], T]) -> T:
-        """Returns what `act` returns if it succeeds on all processes; otherwise all raise.
+        """Calls `act` on all processes, and raises the same error on all if it fails on any.
+
+        Args:
+          step: step of the checkpoint that `act` reads.
+          act: a function without collectives; its result is returned.
 
         Raises:
-          CorruptCheckpoint: some found damage, and no one another fault.
-          InputError: one found another fault.
+          CorruptCheckpoint: a process found damage, and no process found another fault.
+          InputError: a process found another fault.
         """
         result, failed = None, None
         try:
@@ -279,15 +298,16 @@ class Checkpoints:
         except InputError as error:
             failed = error
         found = failed and [isinstance(failed, CorruptCheckpoint), str(failed)]
-        # Reached after a success as well, since the processes wait here for each other.
+        # Called after a success too, because each process waits here for all others.
         told = list(filter(None, processes.allgather(f"read {step}", found)))
-        # Any other fault comes first: a failing disk on one process must set nothing aside.
+        # Other faults take precedence over damage: if the disk of a process fails, no checkpoint
+        # may be renamed.
         others = [message for is_corrupt, message in told if not is_corrupt]
         if others:
             raise InputError(others[0]) from failed
         if told:
             raise CorruptCheckpoint(told[0][1]) from failed
-        return cast(T, result)  # `act` succeeded: a T may itself be None.
+        return cast(T, result)  # `act` has succeeded, so None is a valid result here.
 
     def _stored(self, step: int) -> Stored:
         return Stored(
@@ -297,14 +317,18 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Turns errors of Orbax and TensorStore, as of a full disk, into one with advice."""
+        """Turns errors of a save, such as that of a full disk, into an InputError with advice.
+
+        It is used as a context manager.
+        """
         try:
             yield
         except InputError:
             raise
         except Exception as error:
             latest = self.latest() or 0
-            # Orbax measures its patience by the wall clock, which may be set forward meanwhile.
+            # Orbax measures its timeout by the wall clock, which somebody may set forward
+            # meanwhile.
             late = isinstance(error, TimeoutError)
             needed = "time, by a clock that nobody sets," if late else "room and permission"
             raise InputError(
@@ -314,7 +338,7 @@ class Checkpoints:
             ) from error
 
     def _trees(self) -> list[Path]:
-        """Returns the folders of checkpoints, finished or not, that a run recorded here."""
+        """Returns the folders of finished and unfinished checkpoints that a run recorded here."""
         found = owned.read(self._folder)
         paths = (self._folder / name for name in sorted(found.trees if found else ()))
         return [path for path in paths if path.is_dir() and not path.is_symlink()]
@@ -323,9 +347,13 @@ class Checkpoints:
         return [path for path in self._trees() if path.name.endswith(UNFINISHED)]
 
     def _claim(self, step: int) -> None:
-        """Records the two names that Orbax gives the folder of a step, the first while it fills it.
+        """Records the names of a step's folder as ours, and removes the rest of a killed save.
 
-        Orbax removes a folder that has the first one; so what a killed save left goes before.
+        Orbax fills a folder under a temporary name, and then renames it to the step. It would
+        remove an existing folder of the temporary name, whoever owns its files.
+
+        Raises:
+          InputError: the folder of the temporary name contains files that are not ours.
         """
         unfinished = self._folder / f"{step}{UNFINISHED}"
         owned.remove_tree(unfinished)
@@ -338,13 +366,16 @@ class Checkpoints:
         owned.claim_tree(self._folder / str(step))
 
     def _find_best(self) -> None:
+        """Finds the step with the lowest score among the checkpoints in the folder."""
         self._best.step = None
         for step in self.steps():
             try:
                 score = self._stored(step).meta().get("score")
-            except UnreadableCheckpoint:  # Its score unknown, the best would be deleted.
+            except UnreadableCheckpoint:
+                # It may be the best one. To continue without its score could delete it.
                 raise
-            except InputError:  # It is reported when it is used.
+            except InputError:
+                # A damaged checkpoint is reported when it is used.
                 continue
             self._best.consider(step, score)
 
@@ -355,17 +386,22 @@ class Checkpoints:
                 owned.remove_tree(path)
             if not any(map(_has_files_of_orbax, self._unfinished())):
                 break
-            time.sleep(0.1)  # Other arrays of that save are still being written.
+            # Orbax's threads may still write other arrays of the failed save.
+            time.sleep(0.1)
 
     def _take_in_copies(self) -> None:
-        """Records checkpoints that the user put here; other numbered folders are refused.
+        """Records checkpoints that the user copied into the folder as ours.
 
-        Orbax takes every numbered folder for a step, and would remove it in time.
+        Orbax takes every folder with a number as its name for a checkpoint, and would remove it at
+        some time.
+
+        Raises:
+          InputError: a folder with such a name is not an undamaged checkpoint of a run.
         """
         recorded = {path.name for path in self._trees()}
         for path in sorted(self._folder.glob("[0-9]*")):
             if path.name.isdigit() and path.name not in recorded:
-                # What is taken in here may be removed later, so it must be a checkpoint of ours.
+                # A recorded folder may be removed later, so it must be a checkpoint of a run.
                 if path.is_symlink() or owned.foreign_in_tree(path) or not _is_copy(path):
                     raise InputError(
                         f"{path}: expected a checkpoint of this run, found something that no run "
@@ -374,18 +410,28 @@ class Checkpoints:
                 owned.take_in_tree(path)
 
     def _set_broken_steps_aside(self) -> None:
-        """Renames step folders without content, which would pass for the newest checkpoint."""
+        """Removes unfinished folders, and renames incomplete ones to `broken-STEP`.
+
+        Orbax would take an incomplete folder for the newest checkpoint.
+        """
         for path in self._unfinished():
             log.warning(f"{path}: a save that was cut short is removed.")
             owned.remove_tree(path)
         steps = [Stored(path) for path in self._trees() if path.name.isdigit()]
-        # Only for the message: whether one is left to go on from.
+        # Only for the message: whether no complete checkpoint is left.
         last = not any(stored.is_whole for stored in steps)
         for path in sorted(stored.folder for stored in steps if not stored.is_whole):
             why = f"{path}: expected a whole checkpoint, found parts of one."
             self._set_aside(path, why, last=last)
 
     def _set_aside(self, path: Path, why: str, *, last: bool) -> None:
+        """Renames the folder of a checkpoint to `broken-STEP`, and logs it.
+
+        Args:
+          path: the folder.
+          why: the first sentence of the warning.
+          last: whether no older checkpoint is left.
+        """
         aside = f"broken-{path.name}"
         if processes.is_writer():
             aside = owned.rename_tree(path, aside).name
@@ -412,11 +458,12 @@ def check_path(folder: Path) -> None:
 
 
 def _has_files_of_orbax(path: Path) -> bool:
+    """Returns whether a folder contains, at any depth, a file that Orbax writes."""
     return any(is_of_orbax(file.relative_to(path)) for file in path.rglob("*"))
 
 
 def _is_copy(path: Path) -> bool:
-    """Returns whether a folder is a checkpoint of ours: its description has a valid checksum."""
+    """Returns whether a folder is a checkpoint of a run: its description has a valid checksum."""
     try:
         Stored(path).meta()
     except InputError:
@@ -425,29 +472,48 @@ def _is_copy(path: Path) -> bool:
 
 
 class _Best:
-    """Preserves the step of the lowest score; Orbax's own rule deletes it where a score is NaN."""
+    """Orbax's rule that preserves the checkpoint with the lowest score.
+
+    Orbax has such a rule itself, but it deletes the best checkpoint if another score is NaN.
+    """
 
     step: int | None = None
+    """The step with the lowest score so far; None if there is none."""
     score = math.inf
+    """The score of that step."""
 
     def consider(self, step: int, score: float | None) -> None:
+        """Takes a step for the best one if its score is finite and lower than all before."""
         if score is not None and (self.step is None or score < self.score) and math.isfinite(score):
             self.step, self.score = step, score
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns for each checkpoint whether it is the best one; Orbax calls it."""
         return [found.step == self.step for found in checkpoints]
 
 
 class _Foreign:
-    """Preserves a step into whose folder somebody put a file: Orbax would remove it too."""
+    """Orbax's rule that preserves each checkpoint whose folder contains files that are not ours.
+
+    Orbax would remove these files with the checkpoint.
+
+    Args:
+      folder: the folder of the checkpoints.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns for each checkpoint whether it has such files; Orbax calls it."""
         return [bool(owned.foreign_in_tree(self._folder / str(x.step))) for x in checkpoints]
 
 
 def _preserving(steps: Sequence[int], best: _Best, folder: Path) -> policies.PreservationPolicy:
+    """Returns the rule that decides which checkpoints Orbax keeps.
+
+    It keeps the newest KEEP checkpoints, those of `steps`, and those that the rules `_Best` and
+    `_Foreign` preserve.
+    """
     kept = [policies.LatestN(KEEP), policies.CustomSteps(steps), best, _Foreign(folder)]
     return policies.AnyPreservationPolicy(kept)

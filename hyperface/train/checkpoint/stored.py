@@ -1,4 +1,4 @@
-"""One checkpoint's folder, as one process reads it."""
+"""Reads the folder of one checkpoint in one process, and describes the state that it contains."""
 
 import contextlib
 import json
@@ -34,8 +34,9 @@ class Stored(NamedTuple):
     """
 
     folder: Path
+    """The folder, whose name is the step."""
     advice: str = ""
-    """Advice after the message that the checkpoint is damaged."""
+    """Last sentence of the message about a damaged checkpoint."""
 
     @property
     def is_whole(self) -> bool:
@@ -43,7 +44,7 @@ class Stored(NamedTuple):
         return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
-        """Returns the description of the checkpoint and of each of its arrays.
+        """Returns the description of the checkpoint, whose entry "arrays" describes each array.
 
         Raises:
           CorruptCheckpoint: the description is missing, cut short or changed.
@@ -52,11 +53,13 @@ class Stored(NamedTuple):
         args, read = ocp.args.JsonRestore(), _restore_of(ocp.JsonCheckpointHandler())
         with self.reading():
             meta: dict[str, Any] = read(self.folder / "meta", args=args)
-            # Taken out first: the sum covers all but itself.
+            # The checksum covers all fields except itself.
             checksum = meta.pop("checksum", None)
             if checksum not in (None, meta_sum(meta)):
                 raise Changed("meta changed")
-        if checksum is None:  # Not damaged: nothing may set it aside.
+        # No damage: the checkpoint must not be renamed, so this error is raised outside of
+        # `reading`.
+        if checksum is None:
             raise InputError(
                 f"{self.folder}: expected a checkpoint with checksums, found one of an earlier "
                 "version. Use it with that version, or pass --fresh to train again."
@@ -66,11 +69,15 @@ class Stored(NamedTuple):
     def arrays(
         self, wanted: dict[str, Any], sharding: jax.sharding.Sharding | TrainState
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Returns the description of each array, and the arrays as this process needs them.
+        """Reads the arrays of the state that this process needs.
 
         Args:
-          wanted: the expected contents of the state, by name.
+          wanted: the expected contents of the state, as `contents` returns them, or their shapes.
           sharding: as in `template`.
+
+        Returns:
+          (description, arrays): the description of each array by path, as the function `described`
+          returned it when the checkpoint was saved, and the contents of the state.
 
         Raises:
           InputError: names, shapes or dtypes differ; or for the reasons that `meta` names.
@@ -81,7 +88,7 @@ class Stored(NamedTuple):
                 "must see the run's folder."
             )
         described = self.meta()["arrays"]
-        # Before the arrays are read: Orbax would cast another dtype without a word.
+        # Checked before the arrays are read, because Orbax would cast another dtype silently.
         check_same(wanted, described, self.folder)
         # Not strict, because padding gives the template more rows than were saved.
         args = ocp.args.StandardRestore(template(wanted, sharding), strict=False)
@@ -91,20 +98,25 @@ class Stored(NamedTuple):
                 return described, read(self.folder / "state", args=args)
             except Exception as error:
                 failed = error
-            # Outside of the handler: an error met there would have this one as its context.
+            # Outside of the handler, because an error raised inside would get this one as its
+            # context, and `is_damage` examines contexts too.
             if not is_damage(failed) and self._is_metadata_changed(wanted):
                 raise Changed("Orbax's metadata changed")
             raise failed
 
     def _is_metadata_changed(self, wanted: dict[str, Any]) -> bool:
-        """Returns whether Orbax's own files cannot be parsed, or have only some of the names.
+        """Returns whether Orbax's own metadata of the state is damaged.
 
-        Orbax does not look at the names. If none is found, another version wrote the files.
+        It is damaged if it cannot be parsed, or if it has only some of the expected names, which
+        Orbax does not check. If it has none of them, another version of Orbax wrote it.
+
+        Args:
+          wanted: the expected contents of the state.
         """
         state = self.folder / "state"
         try:
             tree = saved_tree(state)
-        except (OSError, ValueError) as error:  # It may be of the disk.
+        except (OSError, ValueError) as error:  # A failing disk raises these errors too.
             return is_damage(error)
         try:
             recorded = recorded_arrays(state)
@@ -117,7 +129,7 @@ class Stored(NamedTuple):
         return any(not known <= found and known & found for known, found in lists)
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """Translates errors as `integrity.reading` does, for this folder."""
+        """Returns the context manager `integrity.reading` for this folder, which turns errors."""
         return reading(self.folder, self.advice)
 
 
@@ -127,12 +139,13 @@ def _restore_of(handler: ocp.CheckpointHandler) -> Callable[..., Any]:
 
 
 def _names(tree: dict[str, Any]) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
-    """Returns the paths of a tree's leaves, and those of leaves and empty nodes together."""
+    """Returns (leaves, nodes): the paths of a tree's leaves, and of its leaves and empty nodes."""
     leaves = {tuple(name.split("/")) for name in named_leaves(tree)}
     return leaves, {*leaves, *_empty_nodes(tree)}
 
 
 def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yields the paths of the entries of a tree that are None or {}; `above` is its own path."""
     for name, inner in tree.items():
         if inner is None or inner == {}:
             yield (*above, name)
@@ -142,7 +155,7 @@ def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[
 
 def meta_sum(meta: dict[str, Any]) -> int:
     """Returns the checksum of a checkpoint's description."""
-    # Sorted: the order of names may differ after reading, and means nothing.
+    # Sorted, because the order of the fields has no meaning and may differ after reading.
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
@@ -152,16 +165,21 @@ def contents(state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "params": state.params,
         "batch_stats": state.batch_stats,
-        # Plain dictionaries in place of optax's classes, which a reader may not have.
+        # Plain dictionaries in place of optax's classes, which a reader may not have installed.
         "opt_state": serialization.to_state_dict(state.opt_state),
-        # A typed key is no plain array.
+        # Orbax stores plain arrays only, and a typed key is none.
         "key": _key_data(state.key),
         "distortion": state.distortion,
     } | ({} if state.average is None else {"average": state.average})
 
 
 def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
-    """Returns the state with the given `contents`, and the static parts of `like`."""
+    """Returns a state with restored arrays; the inverse of `contents`.
+
+    Args:
+      like: a state, or its shapes, whose static parts are kept.
+      found: the restored arrays, in the form of `contents`.
+    """
     return like.replace(
         step=found["step"],
         params=found["params"],
@@ -170,12 +188,13 @@ def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
         key=jax.random.wrap_key_data(found["key"]),
         distortion=found["distortion"],
         average=found.get("average"),
-        # Not saved. It gets the step's sharding, so that the step is compiled for one signature.
+        # Not saved. It gets the sharding of "step", so that the train step is not compiled twice.
         diverged=jax.device_put(np.zeros((), bool), found["step"].sharding),
     )
 
 
 def _key_data(key: Any) -> Any:
+    """Returns the numbers of a random key, or their shape for the shape of a key."""
     if isinstance(key, jax.ShapeDtypeStruct):
         return jax.eval_shape(jax.random.key_data, key).update(sharding=key.sharding)
     return jax.random.key_data(key)
@@ -194,7 +213,10 @@ def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
 
 
 def described(arrays: Any) -> dict[str, dict[str, Any]]:
-    """Returns shape, dtype and checksum of each array by name, to compare a restored array with."""
+    """Returns path of an array -> {"kind": its dtype and shape as text, "sum": its checksum}.
+
+    A checkpoint's description contains it, to compare the restored arrays with.
+    """
     sums = checksums(arrays)
     leaves = named_leaves(arrays)
     return {name: {"kind": _kind(leaf), "sum": sums[name]} for name, leaf in leaves.items()}
