@@ -119,7 +119,7 @@ def arguments():
 
 def gradients(loss, f, w, s, y, v, **engine):
     """(value, gradients to features, agents and the hyper-parameter)."""
-    return jax.value_and_grad(lambda *x: loss(*x, y, v, **engine), (0, 1, 2))(f, w, s)
+    return jax.jit(jax.value_and_grad(lambda *x: loss(*x, y, v, **engine), (0, 1, 2)))(f, w, s)
 
 
 def mesh_of(*sizes, explicit=False):
@@ -338,7 +338,7 @@ def test_losses_on_pairs_take_a_gathered_or_an_explicit_batch(loss, mining):
         own = jax.lax.dynamic_slice_in_dim(loss(f, y, mining=mining), first, v.size)
         return jax.lax.psum(jnp.sum(v * own), "d")
 
-    expected = jax.value_and_grad(total)(f, y, v)
+    expected = jax.jit(jax.value_and_grad(total))(f, y, v)
     mapped = jax.shard_map(gathered, mesh=mesh_of(4), in_specs=P("d"), out_specs=P())
     assert_equal(jax.jit(jax.value_and_grad(mapped))(f, y, v), expected, 2e-5)
     split = NamedSharding(mesh_of(4, explicit=True), P("d"))
