@@ -63,10 +63,10 @@ def read_mat(path: Path | str) -> dict[str, Any]:
       - a dict from field to value for a struct, and an array of dicts for several structs.
 
     Raises:
-      InputError: the file is not a MATLAB 5 file, is damaged, or has a sparse array or an object. It
-        is an error too if a limit is exceeded: 256 MiB for the file, 64 MiB for a variable and 128
-        MiB for all compressed variables after decompression, 300,000 cells and struct fields, and
-        8 levels of them inside each other.
+      InputError: the file is not a MATLAB 5 file, is damaged, or has a sparse array or an object;
+        or it exceeds a limit: 256 MiB for the file, 64 MiB for a variable and 128 MiB for all
+        compressed variables after decompression, 300,000 cells and struct fields, and 8 levels of
+        them inside each other.
     """
     data = read_bytes(path, LARGEST_FILE)
     try:

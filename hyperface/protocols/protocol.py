@@ -35,16 +35,17 @@ class Distractors(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of all protocols. A protocol uses only those that apply to it, and ignores others.
+    """The options of all protocols. Each protocol uses only those that apply to it.
 
     Raises:
       InputError: `template_rule` is set together with `gammas` or `pool_media`.
     """
 
     rules: PairRules | None = None
-    """Rules that decide whether a pair of images or videos shows one person: what is subtracted, the
-    similarity, and how the threshold is fitted. None takes the preset "normface". The command's
-    option is --preset."""
+    """Rules that decide whether a pair of images or videos shows one person: what is subtracted,
+    the similarity, and how the threshold is fitted. None takes the protocol's default: the preset
+    "plain" for CFP, and "normface" for other pair lists and videos. The command's option is
+    --preset."""
     pca: float | int | None = None
     """Share of the variance in (0, 1), or number of dimensions, that PCA keeps on pair lists. It
     replaces the `pca` of the rules; 0 means no PCA, and None keeps the `pca` of the rules."""
@@ -58,9 +59,10 @@ class Settings:
     """Seed of the protocol `folder`, which splits people into two halves at random, and draws
     random samples of pairs."""
     rule: Rule = "blufr"
-    """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N impostor
-    scores, "blufr" takes the k-th highest, where k = FAR N rounded. "strict" takes a threshold just
-    above the (k + 1)-th highest, with k rounded down, so that the measured FAR is never higher."""
+    """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N
+    impostor scores, "blufr" takes the k-th highest, where k = FAR N rounded. "strict" takes a
+    threshold just above the (k + 1)-th highest, with k rounded down, so that the measured FAR is
+    never higher."""
     gammas: int | None = None
     """K, the number of terms in Ring loss' fusion of a template pair (`template_scores`). None
     takes the protocol's default: 8 for IJB-A, 2 for CS3, and no fusion but the cosine of mean
@@ -158,8 +160,8 @@ class Protocol:
     """Name of the prepared data set whose images are compared. None if there is no such set, and
     the user has to name one."""
     scorer: Scorer
-    """Function (protocol's name, features of images with their names, paths of the protocol's files,
-    settings) -> the scores with their procedure."""
+    """Function (protocol's name, features of images with their names, paths of the protocol's
+    files, settings) -> the scores with their procedure."""
     file_names: tuple[str, ...] = ()
     """Paths of the files that list the comparisons, relative to the folder of protocol files."""
     options: frozenset[str] = frozenset()
@@ -168,8 +170,8 @@ class Protocol:
     """Function that returns the paths of further files that the settings require, relative to the
     folder of protocol files. None if no setting requires a file."""
     find_files: FindFiles | None = None
-    """Function (protocol's name, folder of protocol files, settings, folder of the data set or None)
-    -> paths of all files, for a protocol whose files are named by options. It replaces
+    """Function (protocol's name, folder of protocol files, settings, folder of the data set or
+    None) -> paths of all files, for a protocol whose files are named by options. It replaces
     `file_names` and `more_files`; None uses these two."""
     check: Callable[[str, Settings], None] | None = None
     """Function that takes the protocol's name and the settings, and raises InputError if the
