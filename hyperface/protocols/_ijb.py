@@ -126,7 +126,7 @@ def read_ijb_faces(path: Path | str) -> Templates:
 
 
 def read_ijb_landmarks(path: Path | str) -> Landmarks:
-    """Reads `ijbb_name_5pts_score.txt` and `ijbc_name_5pts_score.txt`.
+    """Reads landmarks and detection scores: `ijbb_name_5pts_score.txt`, `ijbc_name_5pts_score.txt`.
 
     Args:
       path: the file. A line has the image, x and y of five landmarks, and the score.

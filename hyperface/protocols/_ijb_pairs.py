@@ -41,8 +41,8 @@ def read_ijb_pairs(
     Args:
       path: the file.
       templates: the templates that the file may name; None allows all ids. If the file has no
-        labels, `TemplatePairs.same` is computed from the people of these templates. If neither has
-        them, `same` is None.
+        labels, `same` of the result is computed from the people of these templates, and is None if
+        no people are given.
       repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
 
     Returns:

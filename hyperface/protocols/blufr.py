@@ -69,9 +69,11 @@ class BlufrRates(NamedTuple):
     """[trials] the FAR up to which verification rates are exact. Above it they are those of a
     threshold that is up to 2^-15 (in cosine) from the exact one."""
     verification_supported: np.ndarray
-    """[trials, verification FARs] bool: the trial has at least 1 / FAR different pairs."""
+    """[trials, verification FARs] bool, True if the trial has at least 1 / FAR different pairs, so
+    that the FAR can be measured."""
     identification_supported: np.ndarray
-    """[trials, identification FARs] bool: the trial has at least 1 / FAR probes without a mate."""
+    """[trials, identification FARs] bool, True if the trial has at least 1 / FAR probes without a
+    mate."""
     num_genuine: np.ndarray
     """[trials] number of same pairs."""
     num_impostors: np.ndarray

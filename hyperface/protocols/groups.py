@@ -22,7 +22,7 @@ AT_COMMON = " of all pairs"
 
 
 class Group(NamedTuple):
-    """The scores of the pairs whose two images belong to one group, such as an age."""
+    """The scores of the pairs whose two images belong to one group, such as one range of age."""
 
     figures: dict[str, float]
     """Scores in [0, 1] by name: "accuracy", "EER", "AUC", "TAR at FAR 1 %" and the like. Names that
@@ -186,10 +186,10 @@ def score_groups(
 
 
 def group_steps(grouping: Grouping | None) -> tuple[str, ...]:
-    """Returns a sentence that describes the scores of groups, for the procedure in a result.
+    """Returns one sentence that describes how groups are scored, for the procedure in a result.
 
     Args:
-      grouping: the groups; None gives an empty tuple.
+      grouping: the groups; None, which stands for no groups, gives an empty tuple.
     """
     if grouping is None:
         return ()

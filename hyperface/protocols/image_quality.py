@@ -17,10 +17,11 @@ taken to be scaled to one length."""
 def norms_as_quality(
     named: NamedFeatures, pairs: Pairs, scores: np.ndarray
 ) -> tuple[NormQuality | None, tuple[str, ...]]:
-    """Measures how well feature norms tell the quality of images.
+    """Measures whether a small feature norm is a sign of a poor image.
 
-    The measurement states how many genuine pairs are refused when pairs with small norms are left
-    out. If norms tell the quality, this share falls.
+    The measurement states which share of the genuine pairs is refused, at a fixed threshold, after
+    the pairs with the smallest norms were left out. The share falls if small norms mean poor
+    images.
 
     Args:
       named: features of the images, with their norms.

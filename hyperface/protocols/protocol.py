@@ -68,8 +68,8 @@ class Settings:
     takes the protocol's default: 8 for IJB-A, 2 for CS3, and no fusion but the cosine of mean
     features for IJB-B and IJB-C."""
     pool_media: bool = False
-    """Whether the images of a template that belong to one medium, such as a video, count as one
-    image."""
+    """Whether the images of a template that belong to one medium, such as a video, are first
+    averaged to one image."""
     template_rule: TemplateRule | None = None
     """insightface's rule that merges the images of a template into one feature, on IJB-B and IJB-C.
     It replaces `gammas` and `pool_media`. None merges them by those two."""
@@ -88,8 +88,8 @@ class Settings:
     """Function that takes features [rows, dim] and returns them as an array on JAX's default
     device. Another function may split the rows over several devices."""
     grouping: Grouping | None = None
-    """Group of each image, such as an age. The scores are also computed on the pairs within each
-    group. None computes no such scores. The command's option is --group-by."""
+    """Group of each image, such as a range of age. The scores are also computed on the pairs within
+    each group. None computes no such scores. The command's option is --group-by."""
     progress: Callable[[int, int], None] | None = None
     """Function that is called with (number of finished parts, number of all parts) of the
     computation; None reports nothing."""

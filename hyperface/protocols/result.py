@@ -68,7 +68,7 @@ class Result:
     protocol: str
     """Name of the protocol."""
     figures: dict[str, Figure]
-    """Scores by their labels, such as "accuracy"."""
+    """Label of a score, such as "accuracy" -> the score with its spread."""
     steps: tuple[str, ...]
     """The procedure: one sentence per step of the computation."""
     spread: str = ""
@@ -91,13 +91,14 @@ class Result:
     false_rejects: Sequence[HardPair] = ()
     """At most 20 pairs of one person with the lowest scores, the lowest first."""
     pairs: DecidedPairs | None = None
-    """Every pair with its decision; None unless the protocol scores one list of pairs once."""
+    """Every pair with its decision. None if the protocol has no list of image pairs, or if the
+    scores are means over several checkpoints."""
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs; None if the protocol does not fit them."""
     quality: NormQuality | None = None
     """The measured relation of feature norm and image quality; None if it is not measured."""
     groups: dict[str, Group] = field(default_factory=dict)
-    """Scores of each group of images by the group's name; empty if the user gives no groups."""
+    """Name of a group of images -> the scores of its pairs; empty if the user gives no groups."""
     details: dict[str, Any] = field(default_factory=dict)
     """Further values for the JSON file by name, such as "fold accuracies", a list of one number per
     fold. They contain only types that JSON has."""

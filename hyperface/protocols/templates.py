@@ -124,7 +124,8 @@ def template_scores(
       [pairs] scores in [-K, K], or cosines if `gammas` is None.
 
     Raises:
-      ValueError: a template has no images, lengths differ, or `gammas` is outside 1 to MOST_GAMMAS.
+      ValueError: a template has no images, lengths differ, or `gammas` is outside 1 to 40
+        (MOST_GAMMAS).
 
     Example:
       >>> templates = group_templates(np.eye(2), [5, 9])

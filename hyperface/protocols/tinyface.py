@@ -61,6 +61,9 @@ def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeop
         cell per image name, and `gallery_ids` has the people.
       folder: the folder of the images, which is put in front of their names.
 
+    Returns:
+      The images with their people, in the order of the file.
+
     Raises:
       InputError: the file is damaged, or a variable is missing, is malformed or repeats an image;
         the message names the variable, and the row if one row is wrong.

@@ -97,7 +97,7 @@ def count_on(*axes: Axis) -> None:
 
 
 def are_whole(values: np.ndarray) -> bool:
-    """Returns whether all numbers of an array are whole, so that an axis may count them."""
+    """Returns whether all numbers of an array are whole, so that its axis needs no fractions."""
     return bool(np.all(values == np.rint(values)))
 
 

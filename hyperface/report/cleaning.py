@@ -23,7 +23,7 @@ class NamedImages(NamedTuple):
     """The names, labels and pixels of a data set, in stored order."""
 
     names: Sequence[str]
-    """"person/file" of each image."""
+    """[images] name of each image in the form person/file."""
     labels: np.ndarray
     """[images] label of each image's person, a whole number."""
     pixels: Callable[[int], np.ndarray]

@@ -9,7 +9,7 @@ from hyperface.report.canvas import COLOURS, count_on, panels
 def images_per_identity(counts: np.ndarray) -> Figure:
     """Draws a histogram of the number of images per identity.
 
-    Both axes are logarithmic if the counts range over more than 60 values.
+    Both axes are logarithmic if the largest and the smallest count differ by 59 or more.
 
     Args:
       counts: [identities] number of images of each identity, at least 1.

@@ -9,7 +9,7 @@ EMPTY = "An empty cell has too few pairs."
 
 
 def group_tables(title: str, groups: Mapping[str, Group]) -> list[Table]:
-    """Returns tables of scores with one row per group of images, such as an age.
+    """Returns tables of scores with one row per group of images, such as one range of age.
 
     The first table has the scores at each group's own thresholds. A second table follows if there
     are scores at the thresholds of all pairs together.

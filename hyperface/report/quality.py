@@ -17,7 +17,7 @@ SHOWN_SHARE = 0.3
 
 
 def quality_table(title: str, found: NormQuality) -> Table:
-    """Returns a table that shows whether the feature norm tells the quality of images.
+    """Returns a table that shows whether a small feature norm is a sign of a poor image.
 
     A cell has the share of genuine pairs that are refused after some pairs were left out. Columns
     are shares that are left out. Rows are the orders in which pairs are left out: lowest norm

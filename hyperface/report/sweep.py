@@ -22,9 +22,9 @@ FILES = ("sweep.json", "sweep.csv", "settings.csv")
 def sweep_table(runs: Sequence[SweptRun]) -> Table:
     """Returns the table of means and standard deviations over seeds, one row per setting.
 
-    A setting is a choice of values for the swept fields; its runs differ in their seeds only. The
-    row with the best mean of the first score is marked as the best, if there are several rows. For
-    an error rate the lowest mean is the best.
+    A sweep trains one experiment with several values of some fields. A setting is one choice of
+    these values; its runs differ in their seeds only. If there are several rows, the one with the
+    best mean of the first score is marked; for an error rate this is the lowest mean.
 
     Args:
       runs: the runs of the sweep, finished or not, at least one.

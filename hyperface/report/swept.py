@@ -9,12 +9,12 @@ DONE = "done"
 
 
 class SweptRun(NamedTuple):
-    """One run of a sweep: its settings and its outcome."""
+    """One run of a sweep, which trains one experiment with several values of some fields."""
 
     name: str
-    """Name of the run, and of its folder in the sweep's folder."""
+    """Name of the run, and of its folder in the sweep's folder: "loss.ring.weight=0.1,seed=2"."""
     values: dict[str, Any]
-    """Name of a swept field -> its value in this run."""
+    """Field that the sweep varies, such as "loss.ring.weight" -> its value in this run."""
     seed: int
     """Seed of the run."""
     status: str
