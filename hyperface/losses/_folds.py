@@ -20,17 +20,18 @@ BOUNDED_SCALE = 70.0
 
 
 class Block(NamedTuple):
-    """The similarities of one block of classes, the input of a fold."""
+    """The similarities of one block of classes, which a fold (a reduction over classes) reads."""
 
     similarities: jax.Array
-    """[block, batch] <W~_j, f~>, where each side has unit length or not, as the terms require."""
+    """[block, batch] inner products <W~_j, f~> of class weights and features. Each side has unit
+    length if the terms normalise it."""
     counted: jax.Array
     """[block, batch] bool. False for the example's own class, and for classes that do not take part
     or count in another block."""
     classes: jax.Array
     """[block] global class ids."""
     bias: jax.Array | None = None
-    """[block] numbers that are added to the logits of the classes."""
+    """[block] numbers that are added to the logits of the classes; None adds nothing."""
 
 
 class Slope(NamedTuple):
@@ -39,10 +40,10 @@ class Slope(NamedTuple):
     similarities: jax.Array
     """[block, batch] derivative by each similarity."""
     fold_args: Any = None
-    """[batch] derivative by the fold's argument, the part that comes from this block; None for a
-    fold without an argument."""
+    """[batch] derivative by the fold's argument, such as the scale; only the part that comes from
+    this block. None for a fold without an argument."""
     bias: jax.Array | None = None
-    """[block, batch] derivative by each logit, from folds that take a bias."""
+    """[block, batch] derivative by each logit; None from folds whose logits take no bias."""
 
 
 Maxima = tuple[jax.Array, jax.Array]
@@ -52,7 +53,9 @@ maximum."""
 
 @dataclass(frozen=True)
 class LogSumExp:
-    """The fold log sum_j exp(s z_j + b_j). Its argument is s [batch].
+    """The reduction log sum_j exp(s z_j + b_j) of the similarities z_j to all other classes.
+
+    Its argument is the scale s [batch]. b_j is the bias of class j, 0 without a bias.
 
     Attributes:
       bounded: whether |s z| is known to stay below `BOUNDED_SCALE`, so that no maximum has to be
@@ -65,11 +68,13 @@ class LogSumExp:
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them."""
+        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
         return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
         """Returns the block's summary: the largest logit and the sum of exp(logit - largest).
+
+        If the fold is `bounded`, 0 stands in place of the largest logit.
 
         Args:
           block: the block of classes.
@@ -83,7 +88,10 @@ class LogSumExp:
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the larger maximum, and both sums rescaled to it and added."""
+        """Returns the summary of both sets of classes.
+
+        It is the larger maximum, and the two sums of exponentials, rescaled to it and added.
+        """
         if self.bounded:
             # Both maxima are the constant zero, so that no exponential has to be rescaled.
             return first[0], first[1] + second[1]
@@ -92,7 +100,7 @@ class LogSumExp:
         return largest, sums[0] + sums[1]
 
     def value(self, summary: Maxima) -> jax.Array:
-        """Returns log sum_j exp(s z_j + b_j), [batch].
+        """Returns log sum_j exp(s z_j + b_j) [batch], from the summary over all classes.
 
         If no class was counted, it is a very low finite number instead of -inf.
         """
@@ -136,11 +144,14 @@ class LogSumExp:
 
 @dataclass(frozen=True)
 class HingeSum:
-    """The fold sum_j max(0, z_j - c). Its argument is c [batch]."""
+    """The reduction sum_j max(0, z_j - c) of the similarities z_j to all other classes.
+
+    Its argument c [batch] is the similarity above which a class adds to the sum.
+    """
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them."""
+        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
         return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
@@ -176,22 +187,28 @@ class HingeSum:
 
 @dataclass(frozen=True)
 class Maximum:
-    """The fold max_j z_j, with the lowest class among equal maxima. It takes no arguments."""
+    """The reduction max_j z_j of the similarities z_j to all other classes. It takes no argument.
+
+    Of several classes with the same maximum, the one with the lowest id gets the gradient.
+    """
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them."""
+        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
         return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
-        """Returns the block's summary: the maximum [batch] and its class [batch]."""
+        """Returns the block's summary: the maximum [batch] and the id of its class [batch]."""
         counted = jnp.where(block.counted, block.similarities, _lowest(block.similarities))
         # argmax returns the first of equal values, and the class ids of a block rise.
         place = jnp.argmax(counted, axis=0)
         return jnp.max(counted, axis=0), block.classes[place]
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the larger maximum and its class; the lower class if both are equal."""
+        """Returns the summary of both: the larger maximum and its class.
+
+        If both maxima are equal, the class with the lower id is taken.
+        """
         # Class ids are compared, because the scan starts at the last block: the order of merging
         # does not tell which class is lower.
         later = (second[0] > first[0]) | ((second[0] == first[0]) & (second[1] < first[1]))
