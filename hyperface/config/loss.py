@@ -34,7 +34,8 @@ class SoftmaxTerm:
     scale: float | Literal["learned"] = "learned"
     """s, the factor of the similarities: a fixed number, or "learned"."""
     initial_bound: float = 0.1
-    """Proposition 2's lower bound of the loss, in nats, at the initial value of a learned scale."""
+    """Determines the initial value of a learned scale: that with this lower bound of the loss, in
+    nats (NormFace, Proposition 2)."""
     min_scale: float = 0.01
     """Smallest value that a learned scale takes. 0.01 is that of the released code."""
     bias: bool = False
@@ -100,7 +101,7 @@ class SphereFaceTerm:
     gamma: float = 0.12
     """Speed with which lambda falls; 0 keeps it at `start`."""
     floor: float = 5.0
-    """Smallest value of lambda; 0 ends with the margin alone."""
+    """Smallest value of lambda; with 0 it falls towards 0, the margin alone."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" is that of the released code, which also
     scales the agents to unit length after each step."""
@@ -108,7 +109,10 @@ class SphereFaceTerm:
 
 @dataclass(frozen=True)
 class MarginTerm:
-    """ArcFace, CosFace and their mix: the target logit is s (cos(m1 theta + m2) - m3)."""
+    """ArcFace, CosFace and their mix: the logit of the own class is s (cos(m1 theta + m2) - m3).
+
+    theta is the angle between the feature and the agent (class weight) of its class.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -166,7 +170,7 @@ class MagFaceTerm:
 
 @dataclass(frozen=True)
 class CenterTerm:
-    """Center loss (Wen et al. 2016)."""
+    """Center loss (Wen et al. 2016): half the squared distance of a feature to its class center."""
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""

@@ -145,7 +145,11 @@ class AdaFace(ScaledLogits):
 
         A scale that JAX traces is not known.
 
-        The arguments are those of `adaface`.
+        Args:
+          statistics: mean and deviation of the feature norms.
+          scale: s, the factor on the cosines, a scalar or [batch].
+          margin: m, the size of both margins, at least 0.
+          concentration: h: the quality is 1 where the norm is std / h above the mean.
         """
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
@@ -154,7 +158,7 @@ class AdaFace(ScaledLogits):
 
         Args:
           target: each example's angle to its own agent, its feature norm, and so on.
-          value: [batch] the fold's value: log sum exp of the other classes' logits.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         dtype = target.similarity.dtype
         scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)

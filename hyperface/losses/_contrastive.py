@@ -53,7 +53,8 @@ class CContrastive:
 
         Args:
           target: each example's similarity to its own agent, its feature norm, and so on.
-          value: [batch] the fold's value: sum of (cosine - argument) over the classes above it.
+          value: [batch] the result of `fold`: the sum of (cosine - argument) over the classes
+            above.
         """
         # ||f~ - W~||^2 = 2 - 2 cos for unit vectors, and each hinge is 2 max(0, cos - argument).
         return 2.0 * (1.0 - target.similarity) + 2.0 * value

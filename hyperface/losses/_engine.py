@@ -295,8 +295,9 @@ class BlockGradients(NamedTuple):
     bias: jax.Array | None
     """[block] gradient to the block's bias; None without a bias."""
     extra: Any
-    """The block's part of the derivatives by the arguments of the folds (the reductions over
-    classes): the second value that the function `slopes` returned."""
+    """The second value that the function `slopes` returned: the block's part of the derivatives by
+    the arguments of the folds (the reductions over classes). For `weighted_sum` it contains the
+    folds' summaries of the block too."""
     agents: jax.Array
     """[block, dim] the block's agents (class weights) themselves, for a caller that updates
     them."""

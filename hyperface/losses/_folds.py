@@ -65,6 +65,7 @@ class LogSumExp:
     bounded: bool = False
 
     takes_bias: ClassVar[bool] = True
+    """The fold adds `Block.bias` to its logits."""
 
     @property
     def additive(self) -> bool:
@@ -78,7 +79,7 @@ class LogSumExp:
 
         Args:
           block: the block of classes.
-          fold_args: s [batch].
+          fold_args: the scale s [batch].
         """
         logits = self._logits(block, fold_args)
         largest = jnp.zeros_like(fold_args) if self.bounded else jnp.max(logits, axis=0)
@@ -88,7 +89,7 @@ class LogSumExp:
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the summary of both sets of classes.
+        """Returns the summary of two sets of classes from the summary of each.
 
         It is the larger maximum, and the two sums of exponentials, rescaled to it and added.
         """
@@ -115,7 +116,7 @@ class LogSumExp:
 
         Args:
           block: the block of classes.
-          fold_args: s [batch].
+          fold_args: the scale s [batch].
           summary: the summary over all classes.
         """
         relative = self._logits(block, fold_args) - self.value(summary)[None, :]
@@ -159,7 +160,7 @@ class HingeSum:
 
         Args:
           block: the block of classes.
-          fold_args: c [batch].
+          fold_args: c [batch], the similarity above which a class adds to the sum.
         """
         above = block.similarities - fold_args[None, :]
         return jnp.sum(jnp.where(block.counted, jnp.maximum(above, 0.0), 0.0), axis=0)
@@ -177,7 +178,7 @@ class HingeSum:
 
         Args:
           block: the block of classes.
-          fold_args: c [batch].
+          fold_args: c [batch], the similarity above which a class adds to the sum.
           summary: not used.
         """
         active = block.counted & (block.similarities > fold_args[None, :])
@@ -219,7 +220,13 @@ class Maximum:
         return summary[0]
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
-        """Returns the derivative by z_j: 1 for the class of the maximum, and 0 for all others."""
+        """Returns the derivative by each z_j: 1 for the class of the maximum, else 0.
+
+        Args:
+          block: the block of classes.
+          fold_args: not used.
+          summary: the maximum over all classes, and its class.
+        """
         # Classes are compared and not values, because only one of several equal similarities
         # counts.
         is_largest = block.counted & (block.classes[:, None] == summary[1][None, :])

@@ -63,7 +63,14 @@ class MagFace(ScaledLogits):
 
         A scale that JAX traces is not known.
 
-        The arguments are those of `magface`.
+        Args:
+          scale: s, the factor on the cosines, a scalar or [batch].
+          lower_margin: margin in radians at the lower norm and below.
+          upper_margin: margin in radians at the upper norm and above.
+          lower_norm: feature norm from which the margin grows.
+          upper_norm: feature norm up to which the margin grows.
+          easy_margin: whether the margin is applied only where the cosine to the own agent is
+            positive.
         """
         numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
         return cls(*numbers, easy_margin, known_bound(scale))
@@ -83,7 +90,7 @@ class MagFace(ScaledLogits):
 
         Args:
           target: each example's angle to its own agent, its feature norm, and so on.
-          value: [batch] the fold's value: log sum exp of the other classes' logits.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         margins = self.margins(target.feature_norm)
         # No margin beyond 90 degrees, where theta + m could exceed pi and the cosine would rise.

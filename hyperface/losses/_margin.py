@@ -57,7 +57,12 @@ class MarginSoftmax(ScaledLogits):
     ) -> "MarginSoftmax":
         """Returns the term, with `angular` and `bounded` set from values known at trace time.
 
-        The arguments are those of `margin_softmax`.
+        Args:
+          scale: s, the factor on the cosines, a scalar or [batch].
+          angular_multiplier: m1, the factor on the angle to the own agent (class weight).
+          angular_margin: m2, added to the angle, in radians.
+          cosine_margin: m3, subtracted from the cosine.
+          gradient: "exact" is that of the equation; "released" is that of the released code.
         """
         # Decided while tracing, so that the compiled program of CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
@@ -79,7 +84,7 @@ class MarginSoftmax(ScaledLogits):
 
         Args:
           target: each example's cosine and angle to its own agent, and so on.
-          value: [batch] the fold's value: log sum exp of the other classes' logits.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)

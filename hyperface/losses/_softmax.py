@@ -131,7 +131,7 @@ class Softmax(ScaledLogits):
 
         Args:
           target: each example's similarity to its own agent, its feature norm, and so on.
-          value: [batch] the fold's value: log sum exp of the other classes' logits.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         # logsumexp over all classes minus the target logit would lose all digits of the loss of a
         # confident example.

@@ -61,7 +61,7 @@ class SphereFace:
 
         Args:
           target: each example's similarity to its own agent, its feature norm, and so on.
-          value: [batch] the fold's value: log sum exp of the other classes' logits.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         length = target.feature_norm
         # psi takes a cosine. Without normalised agents the similarity contains both lengths.

@@ -59,7 +59,7 @@ class Fold(Protocol):
         Args:
           block: the similarities [block, batch], with flags for the classes that count. Classes
             that do not count must get the derivative 0.
-          fold_args: as in `block`.
+          fold_args: what `Term.fold_args` returned, one value per example, such as the scale.
           summary: the summary over all classes; None from `weighted_sum` if the fold is additive.
         """
         ...
@@ -117,8 +117,8 @@ class Engine(TypedDict, total=False):
     """
 
     block_size: int | None
-    """Classes per block; None lets the engine choose. If it is the number of classes or more, there
-    is one block."""
+    """Classes per block; None lets the library choose. If it is the number of classes or more,
+    there is one block."""
     axis_name: AxisName | None
     """Mapped axis, or axes, over which the agents are split by rows, in order of device. Features
     and labels are the same on every device of the axis, and so are the losses. Each device gets the

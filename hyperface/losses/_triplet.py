@@ -71,8 +71,8 @@ class CTriplet:
 
         Args:
           target: each example's similarity to its own agent, its feature norm, and so on.
-          value: [batch] the fold's value: the sum of (cosine - argument) over the classes above it,
-            or the largest cosine of a wrong class for "hardest".
+          value: [batch] the result of `fold`: the sum of (cosine - argument) over the classes above
+            it, or the largest cosine of a wrong class for "hardest".
         """
         if self.negatives == "hardest":
             value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))

@@ -253,11 +253,17 @@ def weighted_sum_with_update(
     The update cannot clip the gradient by its global norm, which is known only after the scan.
 
     Args:
-      terms, features, labels, weights, bias, with_losses, engine: as in `weighted_sum`.
+      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights, one row per class. They must not be used for anything
         else that is differentiated.
       state: the optimiser's state of the agents: a pytree of floating-point arrays with one row per
         agent, such as their momentum; split over the devices as the agents are.
+      labels: [batch] integer class ids.
+      weights: one array [batch] per term, for example mask / count; they are differentiable too.
+      bias: [classes] numbers that are added to the logits, or None.
+      with_losses: also return the losses, for logs; no gradient flows through these.
+      engine: the options that `classwise.Engine` describes.
       update: function (rows, their state, their gradient) -> (new rows, new state). It must treat
         each row independently of the others. It is a pytree whose leaves are its constants, such as
         a `jax.tree_util.Partial`; no gradient flows to them.

@@ -20,7 +20,7 @@ _OF_HEADS = {"agents", "bias"}
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
     """Returns whether an array of a `TrainState` or of part of it has one row per class.
 
-    These are agents (class weights), biases, centers, their momentum, and the distortion.
+    These are agents (class weights), biases, centers, their momentum, and `distortion`.
 
     Args:
       path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.

@@ -59,7 +59,7 @@ class Memory(NamedTuple):
     agents: int
     """Parameters with one row per class: agents (class weights), biases and centers."""
     agent_state: int
-    """Optimiser state and moving average of these parameters, and one distortion per class."""
+    """Optimiser state and moving average of these parameters, and `TrainState.distortion`."""
     gradients: int
     """Gradients of all parameters."""
     backbone: int

@@ -35,8 +35,8 @@ def data_parallel_step(
       devices: the devices to use; None takes all local devices.
 
     Returns:
-      A function (state, batch of NumPy arrays) -> (state, metrics). Each device gets an equal,
-      contiguous part of the batch.
+      A function (state, batch of NumPy arrays) -> (state, metrics by name). Each device gets an
+      equal, contiguous part of the batch.
     """
     devices = list(devices or jax.local_devices())
     mapped = jax.pmap(
@@ -85,9 +85,9 @@ def mesh_step(
         split by rows over the devices. The state must have been built so, by `on_mesh`.
 
     Returns:
-      A function (state from `on_mesh`, this process's share of the batch) -> (state, metrics). The
-      shares are split evenly, in the order of processes and devices. The function has the attribute
-      `lower` of a jitted function.
+      A function (state from `on_mesh`, this process's share of the batch) -> (state, metrics by
+      name). The shares are split evenly, in the order of processes and devices. The function has
+      the attribute `lower` of a jitted function.
     """
     mesh = make_mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)

@@ -167,7 +167,9 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def record_start(workdir: Path, first_step: int, steps: int) -> None:
-    """Adds a line to the history of a run that starts or continues.
+    """Adds a line to `history.jsonl` when a run starts or continues.
+
+    It has the time, both numbers of steps, and the digest of the user's file, if there is one.
 
     Args:
       workdir: the run's folder.

@@ -191,7 +191,7 @@ def _read_caffe(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_graph(path: Path) -> onnx.Graph:
-    """Returns the graph of an `.onnx` file, with its weights in float32.
+    """Returns the graph of an `.onnx` file (operators and arrays), with its weights in float32.
 
     Raises:
       InputError: the file is damaged or not an ONNX network, or its weights are not finite floats.

@@ -57,7 +57,7 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
 
     Args:
       node: the operator.
-      parts: its scale, bias, mean and variance.
+      parts: its scale, bias, mean and variance, [channels] each.
       channels: number of channels of its input.
 
     Raises:
@@ -107,7 +107,7 @@ def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray
 
     Args:
       node: a Gemm, a MatMul, or a convolution of 1 x 1 over a map of 1 x 1.
-      weight: its weight, in the layout of the operator.
+      weight: its weight, with the axes in the operator's own order.
       shape: (channels, height, width) of its input.
 
     Raises:

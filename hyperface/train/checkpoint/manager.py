@@ -52,7 +52,8 @@ class Checkpoints:
     checkpoint as the newest. A warning is logged for each checkpoint that is not used.
 
     Args:
-      folder: the folder of the checkpoints, which contains nothing else. It is created if needed.
+      folder: the folder of the checkpoints, which contains nothing else. If it is absent, it is
+        created, except with `read_only`.
       read_only: whether nothing in the folder is changed, so that a running training is not
         disturbed. `save` and `wait` must not be called then.
       keep: steps whose checkpoints are never removed. Of the other checkpoints, only the newest two
