@@ -51,7 +51,7 @@ class Model:
     name: str = "sphereface-mini"
     """Name of one of our backbones; --list-models lists them."""
     feature_dim: int = 128
-    """Size of the feature."""
+    """Number of values of the feature."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the backbone computes in. Parameters, features and losses are always float32."""
     remat: bool = False

@@ -122,7 +122,8 @@ def with_objects(found: Any, given: Any, where: str = "") -> Any:
     Args:
       found: the configuration that `from_dict` returned, with texts.
       given: the configuration of the user's file, with objects; None if there is no such file.
-      where: path of the configuration within the experiment, for messages; "" for the experiment.
+      where: path of the configuration within the experiment, such as "loss.", for messages; "" for
+        the experiment itself.
 
     Raises:
       InputError: `given` lacks an object, or the description of its object is another text. The

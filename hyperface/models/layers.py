@@ -35,8 +35,10 @@ class Backbone(nn.Module):
     remat: bool = False
 
     batch_norm: ClassVar[bool] = False
-    """Whether the network has batch statistics: `__call__` then takes the arguments `train`,
-    `counted` and `axis_name`, and updates the collection "batch_stats"."""
+    """Whether the network has batch statistics: `__call__` then takes `train` (whether to
+    normalise by the batch's statistics), `counted` ([batch] bool, False for padding; None counts
+    all) and `axis_name` (the mapped axis over which the batch is split, or None). In training it
+    updates the collection "batch_stats"."""
 
     def first(self, images: jax.Array, convolution: str) -> jax.Array:
         """Checks the images, and returns them in the dtype of the layers.

@@ -19,7 +19,9 @@ from hyperface.train.optim import agents_optimizer, make_optimizer
 def takes_batch(backbone: nn.Module) -> bool:
     """Returns whether a backbone has batch statistics (the attribute `batch_norm`).
 
-    Its `__call__` then takes the arguments `train`, `counted` and `axis_name`.
+    Its `__call__` then takes the arguments `train` (whether to use the batch's statistics),
+    `counted` ([batch] bool, False for padding) and `axis_name` (the mapped axis that splits the
+    batch).
     """
     return getattr(backbone, "batch_norm", False)
 
