@@ -245,8 +245,16 @@ def test_ijb_pairs_in_blocks_are_those_in_one(written, monkeypatch, rng):
     np.testing.assert_equal(read_ijb_pairs(written(text)), whole)
     np.testing.assert_equal(read_ijb_pairs(written(text.replace(" ", "\t"))), whole)
     lines = text.splitlines(keepends=True)
+    # Each block is one line, so that each line is the last of a block.
+    monkeypatch.setattr("hyperface.protocols._ijb_pairs.BLOCK_BYTES", 1)
+    np.testing.assert_equal(read_ijb_pairs(written(text)), whole)
+    for bad in ("\n", " \t\n", "  \n\n"):
+        with pytest.raises(InputError, match=r"list.txt:701: expected no blank line"):
+            read_ijb_pairs(written("".join([*lines[:700], bad, *lines[700:]])))
+    monkeypatch.setattr("hyperface.protocols._ijb_pairs.BLOCK_BYTES", 64)
     for bad in (
         "\n",
+        " \t\n",
         " 1 0\n" * 3,
         "1 2\n",
         "1 2 3\n",
@@ -461,6 +469,21 @@ def test_a_list_of_other_folds_is_refused(written):
 def test_a_list_may_repeat_pairs_where_it_is_asked_for(written):
     pairs = read_pairs(written(PLAIN * 2), 2, repeats=True)
     assert len(pairs.first) == 8
+
+
+@pytest.mark.parametrize("again", ["a/1.jpg a/2.jpg 0", "a/2.jpg a/1.jpg 0"])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_pair_with_both_labels_is_refused(written, again, repeats):
+    match = r"list.txt:5: expected a same pair, as in line 1, found a different pair"
+    with pytest.raises(InputError, match=match):
+        read_pairs(written(PLAIN + again), 2, repeats=repeats, equal=False)
+
+
+@pytest.mark.parametrize("again", ["7 9 0", "9 7 0"])
+def test_a_pair_of_templates_with_both_labels_is_refused(written, again):
+    match = r"list.txt:5: expected the label that an earlier line gives this pair"
+    with pytest.raises(InputError, match=match):
+        read_ijb_pairs(written(LABELS + "9 7 1\n" + again), repeats=True)
 
 
 @pytest.mark.parametrize(
@@ -761,8 +784,13 @@ def test_agedb(written):
         ("pairs", cells([{"n": "A"}] * 4, (2, 2)), r"splits\{2\}:1: expected two images"),
         (
             "pairs",
+            cells([{"n": n} for n in ("E", "A_1", "F", "B_1")], (2, 2)),
+            r"splits\{2\}:2: expected a new pair, found the pair of line 2 of .*splits\{1\} again",
+        ),
+        (
+            "pairs",
             cells([{"n": n} for n in ("A_1", "E", "B_1", "F")], (2, 2)),
-            r"splits\{2\}:1: expected a new pair, found the pair of line 2 of .*splits\{1\} again",
+            r"splits\{2\}:1: expected a different pair, as in line 2 of .*splits\{1\}, found",
         ),
     ],
 )

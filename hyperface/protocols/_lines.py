@@ -15,10 +15,12 @@ LARGEST_FILE = 2**28
 LARGEST = 10**9 - 1
 """Largest number that a protocol file may contain; images and templates are counted in millions."""
 
+BLANK = ("no blank line before the last line", "one")
+"""What is expected and what is found where a file has a blank line between others."""
+
 # All control characters but tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
-_BLANK = ("no blank line before the last line", "one")
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -145,14 +147,14 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
     text = decoded(data, file, start).replace("\r\n", "\n").rstrip(" \t\n")
     # Found before the text is split: a line takes far more memory than its bytes.
     if (blank := text.find("\n\n")) >= 0:
-        raise Line(file, start + text.count("\n", 0, blank) + 1, "").fault(*_BLANK)
+        raise Line(file, start + text.count("\n", 0, blank) + 1, "").fault(*BLANK)
     texts = text.split("\n")
     lines = [Line(file, number, text.strip(" \t")) for number, text in enumerate(texts, start)]
     if texts == [""]:
         raise lines[0].fault("lines of text", "an empty file")
     for line in lines:
         if not line.text:
-            raise line.fault(*_BLANK)
+            raise line.fault(*BLANK)
         if control := _CONTROL.search(line.text):
             raise line.fault("text", f"the control character {control[0]!r}")
     return lines

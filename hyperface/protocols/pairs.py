@@ -48,8 +48,9 @@ def read_pairs(
       The pairs in the file's order.
 
     Raises:
-      InputError: a line breaks the form, repeats a pair or has an image twice, and the message
-        names the line; or a number of folds is given for a file that names folds.
+      InputError: a line breaks the form, repeats a pair, gives it another label or has an image
+        twice, and the message names the line; or a number of folds is given for a file that names
+        folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
