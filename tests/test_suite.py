@@ -140,6 +140,15 @@ def test_intervals_are_over_people(named, pairs):
         score_pairs("mine", flat, PairList(*renamed, *pairs[2:]), settings)
 
 
+def test_a_record_has_no_infinity_wherever_it_stands():
+    details = {"limits": (1.0, np.inf, [np.nan, (-np.inf,)]), "one": {"two": (2, "x", None)}}
+    record = Result("mine", {}, (), details=details).record()
+    assert record["details"] == {
+        "limits": [1.0, None, [None, [None]]],
+        "one": {"two": [2, "x", None]},
+    }
+
+
 def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
     swapped = named._replace(names=[named.names[i] for i in rng.permutation(48)])
     people = np.array([int(name[1]) for name in named.names])
