@@ -129,7 +129,7 @@ def test_ijba_reads_its_ten_splits(named, tmp_path):
     assert told[-1] == (640, 640)
     searched = registry.score("ijba-search", named, tmp_path, settings)
     assert searched.figures["rank-1"] == Figure(1.0, 0.0)
-    assert any("fusion of K = 8" in step for step in searched.steps)
+    assert any("gamma = 1..8 " in step for step in searched.steps)
     assert searched.counts["probes without a mate"] == [2] * 10
     assert told[-1] == (80, 80)
     assert all(done <= total for done, total in told)
@@ -197,4 +197,4 @@ def test_cs3_reads_its_lists_and_fuses_with_two_gammas(named, tmp_path):
     assert any("gamma = 1..2 " in step for step in verified.steps)
     searched = registry.score("cs3-search", named, tmp_path, PLAIN)
     assert searched.figures["rank-1"] == Figure(1.0, None)
-    assert any("fusion of K = 2" in step for step in searched.steps)
+    assert any("gamma = 1..2 " in step for step in searched.steps)
