@@ -10,7 +10,7 @@ from hyperface.metrics.chance import guess_warning
 from hyperface.metrics.roc import roc
 from hyperface.protocols._lines import Line, expect_count, read_lines
 from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.frames import group_frames, verify_videos, video_similarities
+from hyperface.protocols.frames import verify_videos
 from hyperface.protocols.pair_list import Pair, PairList, collect
 from hyperface.protocols.protocol import Protocol, Settings
 from hyperface.protocols.result import OVER_FOLDS, Figure, Result, pair_counts
@@ -176,9 +176,6 @@ def _score(
         threshold=rules.threshold,
         progress=settings.progress,
     )
-    # Without the mean: these histograms are shown for all pairs together, and each fold has a mean
-    # of its own.
-    shares = video_similarities(group_frames(named.features, video), first, second).histogram
     return Result(
         protocol=name,
         figures={
@@ -202,9 +199,9 @@ def _score(
             },
             "histograms": {
                 kind: {
-                    "mean": np.mean(shares[chosen], axis=0).tolist(),
-                    "deviation": np.std(shares[chosen], axis=0, ddof=1).tolist(),
-                    "single": _some(shares[chosen]),
+                    "mean": np.mean(found.histograms[chosen], axis=0).tolist(),
+                    "deviation": np.std(found.histograms[chosen], axis=0, ddof=1).tolist(),
+                    "single": _some(found.histograms[chosen]),
                 }
                 for kind, chosen in (("same", pairs.same), ("different", ~pairs.same))
             },
