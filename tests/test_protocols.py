@@ -645,8 +645,6 @@ def blufr_variables():
         "testIndex": cells([column(3, 4, 5, 6)]),
         "galIndex": cells([column(3, 5)]),
         "probIndex": cells([column(4, 6)]),
-        "devTrainIndex": column(1),
-        "devTestIndex": column(3, 4),
     }
 
 
@@ -663,7 +661,6 @@ def test_blufr(written, compress):
     assert config.labels.tolist() == [1, 1, 2, 2, 3, 4]
     (trial,) = config.trials
     assert [part.tolist() for part in trial] == [[0, 1], [2, 3, 4, 5], [2, 4], [3, 5]]
-    assert (config.dev_train.tolist(), config.dev_test.tolist()) == ([0], [2, 3])
 
 
 @pytest.mark.parametrize(
@@ -687,8 +684,7 @@ def test_blufr(written, compress):
             {"galIndex": cells([column(3, 4, 5)]), "probIndex": cells([column(6)])},
             "trial 1: expected one gallery image a person",
         ),
-        ({"devTestIndex": column(9)}, "1 to 6 in devTestIndex, found 9"),
-        ({"devTestIndex": "text"}, "whole numbers from 1 in devTestIndex"),
+        ({"labels": "text"}, "whole numbers from 1 in labels"),
     ],
 )
 def test_a_broken_blufr_configuration_is_refused(written, change, match):
@@ -903,8 +899,6 @@ def test_released_blufr(released):
     again = np.load(released / "blufr_lfw.npz", allow_pickle=False)
     assert config.images == again["image_list"].tolist()
     np.testing.assert_array_equal(config.labels, again["labels"])
-    np.testing.assert_array_equal(config.dev_train, again["dev_train"])
-    np.testing.assert_array_equal(config.dev_test, again["dev_test"])
     theirs = scipy.io.loadmat(released / "blufr_lfw_config.mat")
     text = (released / "blufr_lfw_config_info.txt").read_text().split("Average:")[0]
     for number, (trial, facts) in enumerate(

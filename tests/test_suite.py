@@ -7,7 +7,7 @@ from named_people import IMAGES, PEOPLE, PLAIN, named_people, write_lists
 from hyperface.errors import InputError
 from hyperface.metrics.chance import guess_warning, shift_warning
 from hyperface.metrics.roc import tar_at_far
-from hyperface.metrics.threshold import RULE_STEPS
+from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW
 from hyperface.protocols import registry, video
 from hyperface.protocols._blufr import BlufrLists, Trial
 from hyperface.protocols.blufr import blufr
@@ -341,13 +341,14 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
         known = np.unique(people[chosen])[:3]
         gallery = np.array([np.flatnonzero(people == person)[0] for person in known])
         trials.append(Trial(np.array([], int), chosen, gallery, np.setdiff1d(chosen, gallery)))
-    config = BlufrLists(list(named.names), people, trials, *[np.array([], int)] * 2)
+    config = BlufrLists(list(named.names), people, trials)
     monkeypatch.setattr("hyperface.protocols.blufr.read_blufr", lambda path: config)
     noisy = named._replace(features=named.features + rng.standard_normal(named.features.shape) * 2)
     scored = registry.score("blufr", noisy, tmp_path, PLAIN)
     expected = blufr(noisy.features, people, trials)
     rates = expected.verification(0.001).trials
-    assert scored.figures["VR at FAR 0.1 %"] == Figure(rates.mean(), np.std(rates, ddof=1))
+    vr = f"VR at FAR 0.1 %{TOO_FEW}"  # A trial has 540 different pairs.
+    assert scored.figures[vr] == Figure(rates.mean(), np.std(rates, ddof=1))
     assert scored.steps.count(RULE_STEPS["blufr"]) == 1
     strict = registry.score("blufr", noisy, tmp_path, Settings(rule="strict"))
     assert strict.steps.count(RULE_STEPS["strict"]) == 1
@@ -355,8 +356,28 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
     assert len(scored.record()["counts"]["different pairs"]) == 3
     chance = named._replace(features=rng.standard_normal(named.features.shape))
     assert any("WARNING: VR" in step for step in registry.score("blufr", chance, tmp_path).steps)
-    reported = scored.figures["VR at FAR 0.1 %, mean - deviation"].value
+    reported = scored.figures[f"VR at FAR 0.1 %, mean - deviation{TOO_FEW}"].value
     assert reported == pytest.approx(rates.mean() - np.std(rates, ddof=1))
+    assert all(label.endswith(TOO_FEW) for label in scored.figures)
+
+
+def test_blufr_labels_each_rate_that_has_too_few_pairs(tmp_path, monkeypatch, rng):
+    """Of 240 images 28,200 different pairs support a VR; 96 probes without a mate, no DIR."""
+    (tmp_path / "blufr_lfw_config.mat").touch()
+    people = np.repeat(np.arange(40), 6)
+    gallery = np.arange(24) * 6
+    probes = np.setdiff1d(np.arange(240), gallery)
+    trial = Trial(np.array([], int), np.arange(240), gallery, probes)
+    names = [f"{i}.jpg" for i in range(240)]
+    config = BlufrLists(names, people, [trial, trial])
+    monkeypatch.setattr("hyperface.protocols.blufr.read_blufr", lambda path: config)
+    scored = registry.score("blufr", NamedFeatures(names, rng.normal(size=(240, 8))), tmp_path)
+    few = [label for label in scored.figures if label.endswith(TOO_FEW)]
+    assert few == [label for label in scored.figures if label.startswith("DIR")]
+    assert len(few) == 2
+    fars = scored.details["identification FARs with too few probes"]
+    assert (min(fars), max(fars)) == (0, 0.01)
+    assert max(scored.details["FARs with too few pairs"]) == 3e-5
 
 
 def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):

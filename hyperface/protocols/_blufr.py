@@ -12,7 +12,7 @@ from hyperface.protocols._matfile import read_mat
 from hyperface.protocols.lfw import IMAGE_NAME, check_template, image_name
 
 _TRIALS = {"train": "trainIndex", "test": "testIndex", "gallery": "galIndex", "probe": "probIndex"}
-_SINGLE = ("imageList", "labels", "devTrainIndex", "devTestIndex")
+_SINGLE = ("imageList", "labels")
 
 
 class Trial(NamedTuple):
@@ -29,17 +29,13 @@ class Trial(NamedTuple):
 
 
 class BlufrLists(NamedTuple):
-    """The images of LFW, ten trials, and a development set."""
+    """The images of LFW and ten trials."""
 
     images: list[str]
     """Names of the images."""
     labels: np.ndarray
     """[images] int64, the number of the person, from 1."""
     trials: list[Trial]
-    dev_train: np.ndarray
-    """Positions of the development set's training images, from 0."""
-    dev_test: np.ndarray
-    """Positions of the development set's test images, from 0."""
 
 
 def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
@@ -51,7 +47,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
         has names of the form `{name}_{number:04}.jpg`.
 
     Returns:
-      The lists of the file, with indices from 0.
+      The lists of the file, with indices from 0. Its development set is not read.
 
     Raises:
       InputError: the file is damaged; an index is out of range or repeated; a person is in the
@@ -80,8 +76,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
     trials = [Trial(*sets) for sets in zip(*columns.values(), strict=True)]
     for number, trial in enumerate(trials, 1):
         _check(trial, labels, f"{path}: trial {number}")
-    train, test = (_indices(variables[name], name, len(images), path) for name in _SINGLE[2:])
-    return BlufrLists(images, labels, trials, train, test)
+    return BlufrLists(images, labels, trials)
 
 
 def _images(cells: Any, template: str, file: str) -> list[str]:
