@@ -22,7 +22,7 @@ from hyperface.protocols.ijb import (
     read_ijb_pairs,
     read_ijb_templates,
 )
-from hyperface.protocols.lfw import read_lfw_pairs, read_lfw_people
+from hyperface.protocols.lfw import read_lfw_pairs
 from hyperface.protocols.megaface import (
     read_devkit_feature,
     read_megaface_list,
@@ -37,8 +37,6 @@ LFW = "2\t2\nAnn\t1\t2\nBob\t1\t3\nAnn\t1\tBob\t1\nBob\t2\tEve\t1\n" + (
     "Cy\t1\t2\nCy\t1\t3\nCy\t1\tDee\t4\nDee\t1\tEve\t2\n"
 )
 VIEW1 = "1\nAnn\t1\t2\nAnn\t1\tBob\t12\n"
-PEOPLE = "2\n2\nAnn\t2\nBob\t3\n1\nEve\t10\n"
-PEOPLE_VIEW1 = "2\nAnn\t2\nBob\t3\n"
 YTF = "1, 1, Ann/0, Ann/1, 1\n1, 2, Ann/0, Bob/1, 0\n2, 1, Eve/2, Eve/1, 1\n2, 2, Bob/0, Eve/1, 0\n"
 PLAIN = "a/1.jpg a/2.jpg 1\nb/1.jpg c/1.jpg 0\nd/1.jpg d/2.jpg 1\na/1.jpg c/1.jpg 0\n"
 CSV = "first,second,same,fold\na 1.jpg,a 2.jpg,1,0\na 1.jpg,b.jpg,0,0\nc.jpg,d.jpg,0,1\n"
@@ -56,8 +54,6 @@ NOISES = "# from the authors\n3\tid/1/a.jpg\nb_2.png\n"
 READERS = {
     "lfw_pairs": (read_lfw_pairs, LFW),
     "lfw_view1": (read_lfw_pairs, VIEW1),
-    "lfw_people": (read_lfw_people, PEOPLE),
-    "lfw_people_view1": (read_lfw_people, PEOPLE_VIEW1),
     "ytf": (lambda path: read_ytf_splits(path, folds=2, size=1), YTF),
     "plain": (lambda path: read_pairs(path, 2), PLAIN),
     "csv": (read_pairs, CSV),
@@ -120,11 +116,6 @@ def test_lfw_view_1_has_one_fold_and_the_template_names_the_images(written):
 def test_a_template_needs_name_and_number(written, template):
     with pytest.raises(InputError, match=r"template: expected one like .* found '.*"):
         read_lfw_pairs(written(LFW), template)
-
-
-def test_lfw_people(written):
-    assert read_lfw_people(written(PEOPLE)) == [{"Ann": 2, "Bob": 3}, {"Eve": 10}]
-    assert read_lfw_people(written(PEOPLE_VIEW1)) == [{"Ann": 2, "Bob": 3}]
 
 
 @pytest.mark.parametrize("header", ["", "split number, pair number, first, second, is same\n"])
@@ -340,15 +331,6 @@ FAULTS = [
     ("lfw_pairs", replaced(LFW, 3, "../x 1 3"), 3, "a person's name, found '../x'"),
     ("lfw_pairs", replaced(LFW, 3, ".. 1 3"), 3, "path below the data set's folder"),
     ("lfw_view1", "3\n", 2, "6 pairs .* found the end of the file after 0"),
-    ("lfw_people", replaced(PEOPLE, 1, "3"), 7, "3 folds, found the end of the file after 2"),
-    ("lfw_people", replaced(PEOPLE, 1, "1"), 5, "the end of the file after 1 folds"),
-    ("lfw_people", replaced(PEOPLE, 5, "2"), 7, "2 people in fold 2, found .* after 1"),
-    ("lfw_people", replaced(PEOPLE, 5, "0"), 5, "people in fold 2, 1 or more"),
-    ("lfw_people", replaced(PEOPLE, 6, "Ann 3"), 6, "each person once, found 'Ann' again"),
-    ("lfw_people", replaced(PEOPLE, 6, "Eve 0"), 6, "number of images, 1 or more"),
-    ("lfw_people", replaced(PEOPLE, 4, "Bob"), 4, "a person, name and number of images"),
-    ("lfw_people", "4", 2, "4 folds, found the end of the file after 0"),
-    ("lfw_people_view1", replaced(PEOPLE_VIEW1, 1, "3"), 4, "3 people, found .* after 2"),
     ("ytf", replaced(YTF, 2, "1, 2, Ann/0, Bob/1"), 2, "fold, number, video, video, same"),
     ("ytf", replaced(YTF, 2, "1, 3, Ann/0, Bob/1, 0"), 2, "pair 2 of fold 1, found 3 of 1"),
     ("ytf", replaced(YTF, 2, "1, 2, Ann/0, Bob/1, 2"), 2, "the same, 0 to 1, found '2'"),
@@ -447,9 +429,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path, name):
         read(name, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["lfw_pairs", "lfw_view1", "lfw_people", "lfw_people_view1", "ytf"]
-)
+@pytest.mark.parametrize("name", ["lfw_pairs", "lfw_view1", "ytf"])
 def test_a_cut_file_is_refused_wherever_it_is_cut(written, name):
     text = READERS[name][1].rstrip()
     last = max(text.rfind("\t"), text.rfind(" ")) + 2
@@ -879,10 +859,6 @@ def test_released_lfw(released):
     for part, size in (("Train", 1100), ("Test", 500)):
         view1 = read_lfw_pairs(released / "lfw" / f"pairsDev{part}.txt")
         assert (len(view1.first), view1.same.sum(), view1.fold.max()) == (2 * size, size, 0)
-    for file, folds, people in (("", 10, 5749), ("DevTrain", 1, 4038), ("DevTest", 1, 1711)):
-        lists = read_lfw_people(released / "lfw" / f"people{file}.txt")
-        assert (len(lists), sum(map(len, lists))) == (folds, people)
-    assert sum(sum(fold.values()) for fold in read_lfw_people(released / "lfw/people.txt")) == 13233
 
 
 def test_released_ytf_and_cfp(released):
