@@ -1,5 +1,7 @@
 """Protocols by name: features with names in, the right figures out, or one clear error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from named_people import IMAGES, PEOPLE, PLAIN, named_people, write_lists
@@ -12,6 +14,7 @@ from hyperface.protocols import registry, video
 from hyperface.protocols._blufr import BlufrLists, Trial
 from hyperface.protocols.blufr import blufr
 from hyperface.protocols.features import NamedFeatures, check, read_features
+from hyperface.protocols.groups import Grouping
 from hyperface.protocols.ijb import TemplatePairs, Templates
 from hyperface.protocols.megaface import ImageList, score_megaface
 from hyperface.protocols.pair_list import PairList
@@ -20,6 +23,7 @@ from hyperface.protocols.pair_verification import score_pairs
 from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure, Result, hardest, over_snapshots
 from hyperface.protocols.template_protocols import score_search, score_templates
+from hyperface.protocols.template_rules import TEMPLATE_RULES
 from hyperface.reproduce.papers import published
 
 
@@ -292,6 +296,23 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     assert "no mean subtracted, no PCA" in registry.score("cfp-fp", noisy, tmp_path).steps
     three = registry.score("cfp-fp", noisy, tmp_path, Settings(pca=3))
     assert three.details["dimensions"] == [3] * 4
+
+
+def test_settings_that_a_protocol_does_not_accept_change_nothing(
+    named, tmp_path, monkeypatch, pairs
+):
+    """One command may score several protocols, of which only some accept an option."""
+    (tmp_path / "cfp_protocol.zip").touch()
+    monkeypatch.setattr("hyperface.protocols.cfp.read_cfp", lambda path: {"FF": pairs, "FP": pairs})
+    expected = registry.score("cfp-fp", named, tmp_path, PLAIN)
+    grouping = Grouping("groups.csv", {f"p{n}": f"g{n % 2}" for n in range(PEOPLE)})
+    rule = TEMPLATE_RULES["insightface"]
+    others = replace(PLAIN, bootstrap=20, grouping=grouping, template_rule=rule)
+    found = registry.score("cfp-fp", named, tmp_path, others)
+    assert found.record() == expected.record()
+    for protocol in registry.PROTOCOLS.values():
+        # An option that is no field would be an error for every user of the protocol.
+        assert Settings().accepted(protocol.options) == Settings()
 
 
 def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs):

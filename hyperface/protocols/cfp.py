@@ -142,9 +142,6 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     A split has 350 different pairs, which are too few for a FAR of 0.1 %. So the TAR at this FAR is
     also computed over the 3,500 different pairs of all splits together.
     """
-    # The command refuses the option, but Python can set it.
-    if settings.bootstrap:
-        raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
     pairs = read_cfp(files[0])[name.removeprefix("cfp-").upper()]
     # Without `pca`, which `score_pairs` applies to the rules.
     rules = settings.video_rules("plain")

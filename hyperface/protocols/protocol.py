@@ -27,6 +27,10 @@ class Distractors(NamedTuple):
     """[distractors] names of the images; None if they have no names."""
 
 
+_FIELDS = {"preset": "rules", "group_by": "grouping"}
+"""Fields of `Settings` by their option, where both have different names."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The options of all protocols; each protocol uses only those that its `options` names.
@@ -83,6 +87,16 @@ class Settings:
                 f"--template-rule {self.template_rule.name}: expected no --gammas and no "
                 "--pool-media with it, since the rule fixes both."
             )
+
+    def accepted(self, options: frozenset[str]) -> "Settings":
+        """Returns the settings with the defaults in place of those that a protocol does not accept.
+
+        Args:
+          options: the protocol's `options`.
+        """
+        # Every protocol may report its progress and use the devices.
+        kept = {"place", "progress", *(_FIELDS.get(option, option) for option in options)}
+        return Settings(**{name: getattr(self, name) for name in kept})
 
     def files(self) -> tuple[Path, ...]:
         """Returns the files that the settings were read from; the record has their digests."""
@@ -153,12 +167,14 @@ class Protocol:
 
         Args:
           folder: the folder of protocol files.
-          settings: the settings, which may name other files.
+          settings: the settings, which may name other files; those that the protocol does not
+            accept are not used.
           dataset: the folder of the prepared data set, if there is one.
 
         Raises:
           InputError: a file is missing, or a required option does not name a file.
         """
+        settings = settings.accepted(self.options)
         if self.find_files is not None:
             return self.find_files(self.name, folder, settings, dataset)
         more = self.more_files(settings) if self.more_files is not None else ()
@@ -182,13 +198,14 @@ class Protocol:
         Args:
           features: the features and names of the images.
           files: the files that `files` returned.
-          settings: the options of the protocol.
+          settings: the settings; those that the protocol does not accept are not used.
 
         Raises:
           InputError: a file is damaged, an image has no feature, or the features cannot be scored.
         """
         try:
-            return self.scorer(self.name, features, files, settings)
+            # One command scores several protocols, which share functions but not all options.
+            return self.scorer(self.name, features, files, settings.accepted(self.options))
         # InputError is a ValueError too, but its message already names the origin of the fault.
         except InputError:
             raise

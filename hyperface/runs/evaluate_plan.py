@@ -64,7 +64,7 @@ class Task(NamedTuple):
     protocol_dir: Path
     """Folder of protocol files; the record names files by their path in it."""
     settings: Settings
-    """The options of the protocol."""
+    """The settings that the protocol accepts; the others have their defaults."""
 
     @property
     def name(self) -> str:
@@ -193,7 +193,7 @@ def checkpoints(options: Evaluate) -> tuple[int, ...]:
 
 def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir: Path) -> Task:
     """Returns the protocol's task for the newest checkpoint and images as they are."""
-    dataset = options.dataset or protocol.dataset
+    dataset, settings = options.dataset or protocol.dataset, settings.accepted(protocol.options)
     protocol_dir = options.protocol_dir or data_dir / "protocols"
     if protocol.check is not None:
         protocol.check(protocol.name, settings)
@@ -204,7 +204,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
         if dataset is None:
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
         split = open_split(dataset, options.split, data_dir)
-        if settings.grouping is not None and "group_by" in protocol.options:
+        if settings.grouping is not None:
             # A misspelt name would otherwise be found after all images are embedded.
             settings.grouping.check_names(
                 [r["name"].decode() for r in split.records if "name" in r]
