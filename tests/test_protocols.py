@@ -165,6 +165,15 @@ def test_the_csv_form_keeps_its_folds_and_quoted_names(written):
     np.testing.assert_array_equal(pairs.fold, [0, 0, 1])
 
 
+def test_csv_lines_may_have_blanks_around_their_fields(written):
+    pairs = read_pairs(written(CSV.replace(",", " , ").replace("a 2.jpg ", '"a 2.jpg"')))
+    np.testing.assert_equal(pairs, read_pairs(written(CSV)))
+    spaced = TEMPLATES.replace("70,img/1.jpg,3", '70, "img/1.jpg", 3')
+    np.testing.assert_equal(
+        read_ijb_templates(written(spaced)), read_ijb_templates(written(TEMPLATES))
+    )
+
+
 def test_calfw_has_its_folds_in_the_labels_of_same_pairs(written):
     lines = CALFW.splitlines(keepends=True)
     swapped = "".join(lines[2:4] + lines[:2] + lines[4:])

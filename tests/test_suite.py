@@ -517,6 +517,9 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     assert scored.figures["rank-1"].value == 1.0
     assert scored.ranks[0] == 1.0
     assert "noise lists: none" in scored.steps
+    flat = named._replace(names=[name.replace("/", "_") for name in named.names])
+    with pytest.raises(InputError, match="megaface: expected names person/file"):
+        score_megaface(flat, distractors)
     mates = named.features[:1] * 3  # A distractor that is a probe's own person.
     with_mate = np.concatenate([distractors, mates])
     assert "no list of probes: all there are" in scored.steps

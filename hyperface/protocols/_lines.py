@@ -1,6 +1,7 @@
 """Reads text files line by line, so that every error names file and line."""
 
 import codecs
+import csv
 import math
 import re
 from collections.abc import Sequence
@@ -50,6 +51,19 @@ class Line(NamedTuple):
         if separator is None:
             return _BLANKS.split(self.text)
         return [field.strip(" \t") for field in self.text.split(separator)]
+
+    def csv_fields(self) -> list[str]:
+        """Returns the fields of a CSV line, without quotation marks and the blanks around each.
+
+        Raises:
+          InputError: a quotation mark is open or misplaced.
+        """
+        try:
+            # Line by line, so that an open quotation mark cannot swallow the lines after it.
+            (fields,) = csv.reader([self.text], strict=True, skipinitialspace=True)
+        except csv.Error as error:
+            raise self.fault("a CSV line", str(error)) from None
+        return [field.strip(" \t") for field in fields]
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
         """Returns a part of the line as a whole number.
