@@ -281,7 +281,6 @@ def refused(read: Callable, path: Path) -> None:
 
 TEXTS = {
     "lfw.read_lfw_pairs": "1\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n",
-    "lfw.read_lfw_people": "1\n2\nAnn\t2\nBob\t1\n",
     "pairs.read_pairs": "first,second,same,fold\na/1.jpg,a/2.jpg,1,0\na/1.jpg,b/1.jpg,0,1\n",
     "video.read_ytf_splits": (
         "split, number, first, second, same\n1, 1, A/0, A/1, 1\n1, 2, A/0, B/1, 0\n"

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from hyperface.metrics.roc import Roc
 from hyperface.protocols.result import Figure as Score
 from hyperface.report import drawings, score_figures
+from hyperface.report.canvas import COLOURS
 from hyperface.reproduce import sketches
 
 
@@ -54,6 +56,22 @@ def test_roc_panels_share_scale_colours_and_one_legend():
     assert shown[3].lines[0].get_color() == shown[0].lines[1].get_color()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["SM", "SM + R"]
+
+
+def test_the_legend_has_the_names_of_every_panel():
+    rates = np.array([0.0, 0.01, 1.0])
+    curve = Roc(rates, rates, np.zeros(3))
+    figure = score_figures.roc_panels({"one": {"SM": curve}, "two": {"SM": curve, "NF": curve}})
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["SM", "NF"]
+
+
+def test_every_line_has_its_band():
+    x = np.arange(3.0)
+    lines = {f"method {n}": (x, x + n, np.full(3, 0.1)) for n in range(len(COLOURS) + 2)}
+    (axes,) = drawings.bands(lines, title="", xlabel="", ylabel="").axes
+    colours = [to_hex(band.get_facecolor()[0]) for band in axes.collections]
+    assert colours == [line.get_color() for line in axes.lines] == [*COLOURS, *COLOURS[:2]]
 
 
 @pytest.mark.parametrize(("spread", "bars"), [(None, False), (0.01, True)])

@@ -109,7 +109,7 @@ def test_pairs_are_all_pairs_or_a_sample_of_them(sizes, most):
     assert len(unordered) == len(listed)  # No pair twice, and none of an image with itself.
     every = {frozenset(pair) for pair in itertools.combinations(rows.tolist(), 2)}
     same = {pair for pair in every if len({people[i] for i in pair}) == 1}
-    assert half.drawn == (len(same), len(every - same))
+    assert half.available == (len(same), len(every - same))
     for kind, of in ((True, same), (False, every - same)):
         found = {frozenset(p) for p, k in zip(listed, half.pairs.same, strict=True) if k == kind}
         assert found <= of

@@ -11,6 +11,7 @@ from hyperface.protocols.ijb import TemplatePairs, Templates
 from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure
 from hyperface.protocols.template_protocols import face_names, score_search, score_templates
+from hyperface.protocols.template_rules import TEMPLATE_RULES
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_ijba_reads_its_ten_splits(named, tmp_path):
     assert told[-1] == (640, 640)
     searched = registry.score("ijba-search", named, tmp_path, settings)
     assert searched.figures["rank-1"] == Figure(1.0, 0.0)
-    assert any("fusion of K = 8" in step for step in searched.steps)
+    assert any("gamma = 1..8 " in step for step in searched.steps)
     assert searched.counts["probes without a mate"] == [2] * 10
     assert told[-1] == (80, 80)
     assert all(done <= total for done, total in told)
@@ -195,6 +196,9 @@ def test_cs3_reads_its_lists_and_fuses_with_two_gammas(named, tmp_path):
     verified = registry.score("cs3", named, tmp_path, PLAIN)
     assert verified.figures["TAR at FAR 0.1"] == Figure(1.0, None)
     assert any("gamma = 1..2 " in step for step in verified.steps)
+    # A rule for ijbb or ijbc in the same command, which would need a file of detector scores.
+    by_rule = Settings(template_rule=TEMPLATE_RULES["insightface"])
+    assert registry.score("cs3", named, tmp_path, by_rule).record() == verified.record()
     searched = registry.score("cs3-search", named, tmp_path, PLAIN)
     assert searched.figures["rank-1"] == Figure(1.0, None)
-    assert any("fusion of K = 2" in step for step in searched.steps)
+    assert any("gamma = 1..2 " in step for step in searched.steps)

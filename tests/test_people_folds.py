@@ -15,6 +15,7 @@ from hyperface.evaluate.embed import Embeddings
 from hyperface.evaluate.evaluator import Result
 from hyperface.evaluate.people_folds import put_together
 from hyperface.metrics.verification import verify
+from hyperface.report.people_folds import accuracy_table
 from hyperface.runs import evaluate, train
 
 
@@ -94,6 +95,24 @@ def test_groups_are_decided_by_the_threshold_of_the_others():
     assert found.accuracy.value == pytest.approx(expected)
     assert found.first.max() == found.second.max() == 11
     assert np.all((found.first == found.second) == same)
+
+
+def test_a_group_without_verification_is_refused():
+    results, _ = groups_of(np.random.default_rng(0), spread=1.2)
+    results.insert(1, Result(results[0].embeddings, accuracy=0.5))
+    with pytest.raises(ValueError, match="a verification of every group, found 1 groups without"):
+        put_together(results)
+
+
+def test_a_last_person_with_one_image_is_counted():
+    rng = np.random.default_rng(3)
+    results, _ = groups_of(rng, spread=1.2)
+    labels = np.append(results[2].embeddings.labels, 4)
+    features = rng.normal(size=(labels.size, 8))
+    norms, verification = np.linalg.norm(features, axis=1), verify(features, labels, folds=5)
+    results[2] = Result(Embeddings(features, norms, labels), verification=verification)
+    table = accuracy_table({"mine": put_together(results)}, None)
+    assert table.title.startswith("Verification of 13 people")
 
 
 def test_a_better_method_is_above_and_its_interval_says_so():

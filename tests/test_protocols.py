@@ -22,7 +22,7 @@ from hyperface.protocols.ijb import (
     read_ijb_pairs,
     read_ijb_templates,
 )
-from hyperface.protocols.lfw import read_lfw_pairs, read_lfw_people
+from hyperface.protocols.lfw import read_lfw_pairs
 from hyperface.protocols.megaface import (
     read_devkit_feature,
     read_megaface_list,
@@ -37,8 +37,6 @@ LFW = "2\t2\nAnn\t1\t2\nBob\t1\t3\nAnn\t1\tBob\t1\nBob\t2\tEve\t1\n" + (
     "Cy\t1\t2\nCy\t1\t3\nCy\t1\tDee\t4\nDee\t1\tEve\t2\n"
 )
 VIEW1 = "1\nAnn\t1\t2\nAnn\t1\tBob\t12\n"
-PEOPLE = "2\n2\nAnn\t2\nBob\t3\n1\nEve\t10\n"
-PEOPLE_VIEW1 = "2\nAnn\t2\nBob\t3\n"
 YTF = "1, 1, Ann/0, Ann/1, 1\n1, 2, Ann/0, Bob/1, 0\n2, 1, Eve/2, Eve/1, 1\n2, 2, Bob/0, Eve/1, 0\n"
 PLAIN = "a/1.jpg a/2.jpg 1\nb/1.jpg c/1.jpg 0\nd/1.jpg d/2.jpg 1\na/1.jpg c/1.jpg 0\n"
 CSV = "first,second,same,fold\na 1.jpg,a 2.jpg,1,0\na 1.jpg,b.jpg,0,0\nc.jpg,d.jpg,0,1\n"
@@ -56,8 +54,6 @@ NOISES = "# from the authors\n3\tid/1/a.jpg\nb_2.png\n"
 READERS = {
     "lfw_pairs": (read_lfw_pairs, LFW),
     "lfw_view1": (read_lfw_pairs, VIEW1),
-    "lfw_people": (read_lfw_people, PEOPLE),
-    "lfw_people_view1": (read_lfw_people, PEOPLE_VIEW1),
     "ytf": (lambda path: read_ytf_splits(path, folds=2, size=1), YTF),
     "plain": (lambda path: read_pairs(path, 2), PLAIN),
     "csv": (read_pairs, CSV),
@@ -122,11 +118,6 @@ def test_a_template_needs_name_and_number(written, template):
         read_lfw_pairs(written(LFW), template)
 
 
-def test_lfw_people(written):
-    assert read_lfw_people(written(PEOPLE)) == [{"Ann": 2, "Bob": 3}, {"Eve": 10}]
-    assert read_lfw_people(written(PEOPLE_VIEW1)) == [{"Ann": 2, "Bob": 3}]
-
-
 @pytest.mark.parametrize("header", ["", "split number, pair number, first, second, is same\n"])
 def test_ytf_with_and_without_its_header(written, header):
     pairs = read_ytf_splits(written(header + YTF), folds=2, size=1)
@@ -172,6 +163,15 @@ def test_the_csv_form_keeps_its_folds_and_quoted_names(written):
     pairs = read_pairs(written(CSV.replace("a 2.jpg", '"a,2.jpg"')))
     assert pairs.second == ["a,2.jpg", "b.jpg", "d.jpg"]
     np.testing.assert_array_equal(pairs.fold, [0, 0, 1])
+
+
+def test_csv_lines_may_have_blanks_around_their_fields(written):
+    pairs = read_pairs(written(CSV.replace(",", " , ").replace("a 2.jpg ", '"a 2.jpg"')))
+    np.testing.assert_equal(pairs, read_pairs(written(CSV)))
+    spaced = TEMPLATES.replace("70,img/1.jpg,3", '70, "img/1.jpg", 3')
+    np.testing.assert_equal(
+        read_ijb_templates(written(spaced)), read_ijb_templates(written(TEMPLATES))
+    )
 
 
 def test_calfw_has_its_folds_in_the_labels_of_same_pairs(written):
@@ -245,8 +245,16 @@ def test_ijb_pairs_in_blocks_are_those_in_one(written, monkeypatch, rng):
     np.testing.assert_equal(read_ijb_pairs(written(text)), whole)
     np.testing.assert_equal(read_ijb_pairs(written(text.replace(" ", "\t"))), whole)
     lines = text.splitlines(keepends=True)
+    # Each block is one line, so that each line is the last of a block.
+    monkeypatch.setattr("hyperface.protocols._ijb_pairs.BLOCK_BYTES", 1)
+    np.testing.assert_equal(read_ijb_pairs(written(text)), whole)
+    for bad in ("\n", " \t\n", "  \n\n"):
+        with pytest.raises(InputError, match=r"list.txt:701: expected no blank line"):
+            read_ijb_pairs(written("".join([*lines[:700], bad, *lines[700:]])))
+    monkeypatch.setattr("hyperface.protocols._ijb_pairs.BLOCK_BYTES", 64)
     for bad in (
         "\n",
+        " \t\n",
         " 1 0\n" * 3,
         "1 2\n",
         "1 2 3\n",
@@ -332,15 +340,6 @@ FAULTS = [
     ("lfw_pairs", replaced(LFW, 3, "../x 1 3"), 3, "a person's name, found '../x'"),
     ("lfw_pairs", replaced(LFW, 3, ".. 1 3"), 3, "path below the data set's folder"),
     ("lfw_view1", "3\n", 2, "6 pairs .* found the end of the file after 0"),
-    ("lfw_people", replaced(PEOPLE, 1, "3"), 7, "3 folds, found the end of the file after 2"),
-    ("lfw_people", replaced(PEOPLE, 1, "1"), 5, "the end of the file after 1 folds"),
-    ("lfw_people", replaced(PEOPLE, 5, "2"), 7, "2 people in fold 2, found .* after 1"),
-    ("lfw_people", replaced(PEOPLE, 5, "0"), 5, "people in fold 2, 1 or more"),
-    ("lfw_people", replaced(PEOPLE, 6, "Ann 3"), 6, "each person once, found 'Ann' again"),
-    ("lfw_people", replaced(PEOPLE, 6, "Eve 0"), 6, "number of images, 1 or more"),
-    ("lfw_people", replaced(PEOPLE, 4, "Bob"), 4, "a person, name and number of images"),
-    ("lfw_people", "4", 2, "4 folds, found the end of the file after 0"),
-    ("lfw_people_view1", replaced(PEOPLE_VIEW1, 1, "3"), 4, "3 people, found .* after 2"),
     ("ytf", replaced(YTF, 2, "1, 2, Ann/0, Bob/1"), 2, "fold, number, video, video, same"),
     ("ytf", replaced(YTF, 2, "1, 3, Ann/0, Bob/1, 0"), 2, "pair 2 of fold 1, found 3 of 1"),
     ("ytf", replaced(YTF, 2, "1, 2, Ann/0, Bob/1, 2"), 2, "the same, 0 to 1, found '2'"),
@@ -439,9 +438,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path, name):
         read(name, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["lfw_pairs", "lfw_view1", "lfw_people", "lfw_people_view1", "ytf"]
-)
+@pytest.mark.parametrize("name", ["lfw_pairs", "lfw_view1", "ytf"])
 def test_a_cut_file_is_refused_wherever_it_is_cut(written, name):
     text = READERS[name][1].rstrip()
     last = max(text.rfind("\t"), text.rfind(" ")) + 2
@@ -461,6 +458,21 @@ def test_a_list_of_other_folds_is_refused(written):
 def test_a_list_may_repeat_pairs_where_it_is_asked_for(written):
     pairs = read_pairs(written(PLAIN * 2), 2, repeats=True)
     assert len(pairs.first) == 8
+
+
+@pytest.mark.parametrize("again", ["a/1.jpg a/2.jpg 0", "a/2.jpg a/1.jpg 0"])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_pair_with_both_labels_is_refused(written, again, repeats):
+    match = r"list.txt:5: expected a same pair, as in line 1, found a different pair"
+    with pytest.raises(InputError, match=match):
+        read_pairs(written(PLAIN + again), 2, repeats=repeats, equal=False)
+
+
+@pytest.mark.parametrize("again", ["7 9 0", "9 7 0"])
+def test_a_pair_of_templates_with_both_labels_is_refused(written, again):
+    match = r"list.txt:5: expected the label that an earlier line gives this pair"
+    with pytest.raises(InputError, match=match):
+        read_ijb_pairs(written(LABELS + "9 7 1\n" + again), repeats=True)
 
 
 @pytest.mark.parametrize(
@@ -622,8 +634,6 @@ def blufr_variables():
         "testIndex": cells([column(3, 4, 5, 6)]),
         "galIndex": cells([column(3, 5)]),
         "probIndex": cells([column(4, 6)]),
-        "devTrainIndex": column(1),
-        "devTestIndex": column(3, 4),
     }
 
 
@@ -640,7 +650,6 @@ def test_blufr(written, compress):
     assert config.labels.tolist() == [1, 1, 2, 2, 3, 4]
     (trial,) = config.trials
     assert [part.tolist() for part in trial] == [[0, 1], [2, 3, 4, 5], [2, 4], [3, 5]]
-    assert (config.dev_train.tolist(), config.dev_test.tolist()) == ([0], [2, 3])
 
 
 @pytest.mark.parametrize(
@@ -664,8 +673,7 @@ def test_blufr(written, compress):
             {"galIndex": cells([column(3, 4, 5)]), "probIndex": cells([column(6)])},
             "trial 1: expected one gallery image a person",
         ),
-        ({"devTestIndex": column(9)}, "1 to 6 in devTestIndex, found 9"),
-        ({"devTestIndex": "text"}, "whole numbers from 1 in devTestIndex"),
+        ({"labels": "text"}, "whole numbers from 1 in labels"),
     ],
 )
 def test_a_broken_blufr_configuration_is_refused(written, change, match):
@@ -761,8 +769,13 @@ def test_agedb(written):
         ("pairs", cells([{"n": "A"}] * 4, (2, 2)), r"splits\{2\}:1: expected two images"),
         (
             "pairs",
+            cells([{"n": n} for n in ("E", "A_1", "F", "B_1")], (2, 2)),
+            r"splits\{2\}:2: expected a new pair, found the pair of line 2 of .*splits\{1\} again",
+        ),
+        (
+            "pairs",
             cells([{"n": n} for n in ("A_1", "E", "B_1", "F")], (2, 2)),
-            r"splits\{2\}:1: expected a new pair, found the pair of line 2 of .*splits\{1\} again",
+            r"splits\{2\}:1: expected a different pair, as in line 2 of .*splits\{1\}, found",
         ),
     ],
 )
@@ -855,10 +868,6 @@ def test_released_lfw(released):
     for part, size in (("Train", 1100), ("Test", 500)):
         view1 = read_lfw_pairs(released / "lfw" / f"pairsDev{part}.txt")
         assert (len(view1.first), view1.same.sum(), view1.fold.max()) == (2 * size, size, 0)
-    for file, folds, people in (("", 10, 5749), ("DevTrain", 1, 4038), ("DevTest", 1, 1711)):
-        lists = read_lfw_people(released / "lfw" / f"people{file}.txt")
-        assert (len(lists), sum(map(len, lists))) == (folds, people)
-    assert sum(sum(fold.values()) for fold in read_lfw_people(released / "lfw/people.txt")) == 13233
 
 
 def test_released_ytf_and_cfp(released):
@@ -875,8 +884,6 @@ def test_released_blufr(released):
     again = np.load(released / "blufr_lfw.npz", allow_pickle=False)
     assert config.images == again["image_list"].tolist()
     np.testing.assert_array_equal(config.labels, again["labels"])
-    np.testing.assert_array_equal(config.dev_train, again["dev_train"])
-    np.testing.assert_array_equal(config.dev_test, again["dev_test"])
     theirs = scipy.io.loadmat(released / "blufr_lfw_config.mat")
     text = (released / "blufr_lfw_config_info.txt").read_text().split("Average:")[0]
     for number, (trial, facts) in enumerate(

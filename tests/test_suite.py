@@ -1,5 +1,7 @@
 """Protocols by name: features with names in, the right figures out, or one clear error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from named_people import IMAGES, PEOPLE, PLAIN, named_people, write_lists
@@ -7,11 +9,12 @@ from named_people import IMAGES, PEOPLE, PLAIN, named_people, write_lists
 from hyperface.errors import InputError
 from hyperface.metrics.chance import guess_warning, shift_warning
 from hyperface.metrics.roc import tar_at_far
-from hyperface.metrics.threshold import RULE_STEPS
+from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW
 from hyperface.protocols import registry, video
 from hyperface.protocols._blufr import BlufrLists, Trial
 from hyperface.protocols.blufr import blufr
 from hyperface.protocols.features import NamedFeatures, check, read_features
+from hyperface.protocols.groups import Grouping
 from hyperface.protocols.ijb import TemplatePairs, Templates
 from hyperface.protocols.megaface import ImageList, score_megaface
 from hyperface.protocols.pair_list import PairList
@@ -20,6 +23,7 @@ from hyperface.protocols.pair_verification import score_pairs
 from hyperface.protocols.protocol import Settings
 from hyperface.protocols.result import Figure, Result, hardest, over_snapshots
 from hyperface.protocols.template_protocols import score_search, score_templates
+from hyperface.protocols.template_rules import TEMPLATE_RULES
 from hyperface.reproduce.papers import published
 
 
@@ -138,6 +142,15 @@ def test_intervals_are_over_people(named, pairs):
     settings = Settings(PRESETS["plain"], bootstrap=200)
     with pytest.raises(InputError, match=r"expected names person/file.*Leave --bootstrap out"):
         score_pairs("mine", flat, PairList(*renamed, *pairs[2:]), settings)
+
+
+def test_a_record_has_no_infinity_wherever_it_stands():
+    details = {"limits": (1.0, np.inf, [np.nan, (-np.inf,)]), "one": {"two": (2, "x", None)}}
+    record = Result("mine", {}, (), details=details).record()
+    assert record["details"] == {
+        "limits": [1.0, None, [None, [None]]],
+        "one": {"two": [2, "x", None]},
+    }
 
 
 def test_names_in_a_wrong_order_are_warned_of(named, pairs, rng):
@@ -285,6 +298,23 @@ def test_cfp_averages_its_splits(named, tmp_path, monkeypatch, pairs):
     assert three.details["dimensions"] == [3] * 4
 
 
+def test_settings_that_a_protocol_does_not_accept_change_nothing(
+    named, tmp_path, monkeypatch, pairs
+):
+    """One command may score several protocols, of which only some accept an option."""
+    (tmp_path / "cfp_protocol.zip").touch()
+    monkeypatch.setattr("hyperface.protocols.cfp.read_cfp", lambda path: {"FF": pairs, "FP": pairs})
+    expected = registry.score("cfp-fp", named, tmp_path, PLAIN)
+    grouping = Grouping("groups.csv", {f"p{n}": f"g{n % 2}" for n in range(PEOPLE)})
+    rule = TEMPLATE_RULES["insightface"]
+    others = replace(PLAIN, bootstrap=20, grouping=grouping, template_rule=rule)
+    found = registry.score("cfp-fp", named, tmp_path, others)
+    assert found.record() == expected.record()
+    for protocol in registry.PROTOCOLS.values():
+        # An option that is no field would be an error for every user of the protocol.
+        assert Settings().accepted(protocol.options) == Settings()
+
+
 def test_cfps_tar_is_of_all_splits_together(named, tmp_path, monkeypatch, pairs):
     """Forty times the list has 400 different pairs a split, 1,600 in all: only these support it."""
     (tmp_path / "cfp_protocol.zip").touch()
@@ -332,13 +362,14 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
         known = np.unique(people[chosen])[:3]
         gallery = np.array([np.flatnonzero(people == person)[0] for person in known])
         trials.append(Trial(np.array([], int), chosen, gallery, np.setdiff1d(chosen, gallery)))
-    config = BlufrLists(list(named.names), people, trials, *[np.array([], int)] * 2)
+    config = BlufrLists(list(named.names), people, trials)
     monkeypatch.setattr("hyperface.protocols.blufr.read_blufr", lambda path: config)
     noisy = named._replace(features=named.features + rng.standard_normal(named.features.shape) * 2)
     scored = registry.score("blufr", noisy, tmp_path, PLAIN)
     expected = blufr(noisy.features, people, trials)
     rates = expected.verification(0.001).trials
-    assert scored.figures["VR at FAR 0.1 %"] == Figure(rates.mean(), np.std(rates, ddof=1))
+    vr = f"VR at FAR 0.1 %{TOO_FEW}"  # A trial has 540 different pairs.
+    assert scored.figures[vr] == Figure(rates.mean(), np.std(rates, ddof=1))
     assert scored.steps.count(RULE_STEPS["blufr"]) == 1
     strict = registry.score("blufr", noisy, tmp_path, Settings(rule="strict"))
     assert strict.steps.count(RULE_STEPS["strict"]) == 1
@@ -346,8 +377,28 @@ def test_blufr_is_mean_minus_deviation(named, tmp_path, monkeypatch, rng):
     assert len(scored.record()["counts"]["different pairs"]) == 3
     chance = named._replace(features=rng.standard_normal(named.features.shape))
     assert any("WARNING: VR" in step for step in registry.score("blufr", chance, tmp_path).steps)
-    reported = scored.figures["VR at FAR 0.1 %, mean - deviation"].value
+    reported = scored.figures[f"VR at FAR 0.1 %, mean - deviation{TOO_FEW}"].value
     assert reported == pytest.approx(rates.mean() - np.std(rates, ddof=1))
+    assert all(label.endswith(TOO_FEW) for label in scored.figures)
+
+
+def test_blufr_labels_each_rate_that_has_too_few_pairs(tmp_path, monkeypatch, rng):
+    """Of 240 images 28,200 different pairs support a VR; 96 probes without a mate, no DIR."""
+    (tmp_path / "blufr_lfw_config.mat").touch()
+    people = np.repeat(np.arange(40), 6)
+    gallery = np.arange(24) * 6
+    probes = np.setdiff1d(np.arange(240), gallery)
+    trial = Trial(np.array([], int), np.arange(240), gallery, probes)
+    names = [f"{i}.jpg" for i in range(240)]
+    config = BlufrLists(names, people, [trial, trial])
+    monkeypatch.setattr("hyperface.protocols.blufr.read_blufr", lambda path: config)
+    scored = registry.score("blufr", NamedFeatures(names, rng.normal(size=(240, 8))), tmp_path)
+    few = [label for label in scored.figures if label.endswith(TOO_FEW)]
+    assert few == [label for label in scored.figures if label.startswith("DIR")]
+    assert len(few) == 2
+    fars = scored.details["identification FARs with too few probes"]
+    assert (min(fars), max(fars)) == (0, 0.01)
+    assert max(scored.details["FARs with too few pairs"]) == 3e-5
 
 
 def test_ytf_groups_frames_by_video(tmp_path, monkeypatch, rng):
@@ -466,6 +517,9 @@ def test_megaface_takes_people_from_names_and_leaves_noise_out(named, rng):
     assert scored.figures["rank-1"].value == 1.0
     assert scored.ranks[0] == 1.0
     assert "noise lists: none" in scored.steps
+    flat = named._replace(names=[name.replace("/", "_") for name in named.names])
+    with pytest.raises(InputError, match="megaface: expected names person/file"):
+        score_megaface(flat, distractors)
     mates = named.features[:1] * 3  # A distractor that is a probe's own person.
     with_mate = np.concatenate([distractors, mates])
     assert "no list of probes: all there are" in scored.steps

@@ -63,17 +63,29 @@ def test_the_rules_differ_and_means_are_not_scaled_again():
         np.testing.assert_allclose(found, np.array(expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.parametrize("name", TEMPLATE_RULES)
+def test_features_keep_their_type(name, images):
+    features, template, media, detector = images
+    grouped = group_by_rule(
+        features.astype(np.float32), template, media, TEMPLATE_RULES[name], detector
+    )
+    assert grouped.features.dtype == np.float32
+
+
 @pytest.mark.parametrize(
     ("detector", "message"),
     [
         (None, "the detector's score of each image, found none"),
         (np.ones(5), "above 0 for each of 90 images, found 5"),
         (np.arange(90.0), "above 0 for each of 90 images, found 90, the lowest 0"),
+        (np.full(90, 1e-60), "above 0 for each of 90 images, found 90, the lowest 0"),
     ],
 )
 def test_detector_scores_that_do_not_fit_are_refused(detector, message, images):
     with pytest.raises(ValueError, match=message):
-        group_by_rule(*images[:3], TEMPLATE_RULES["insightface"], detector)
+        group_by_rule(
+            images[0].astype(np.float32), *images[1:3], TEMPLATE_RULES["insightface"], detector
+        )
     with pytest.raises(ValueError, match="a template for each of 90 images"):
         group_by_rule(images[0], images[1][1:], images[2][1:], TEMPLATE_RULES["insightface-unit"])
 
@@ -127,6 +139,11 @@ def test_ijbc_by_name(ijbc, images):
     assert not any("template rule" in step for step in other.steps)
     searched = registry.score("ijbc-search", named, folder, Settings(template_rule=rule))
     assert any("split 2: template rule insightface" in step for step in searched.steps)
+    for by_rule in (found, searched):
+        # The rule's features are no means, and its own sentence says what they are.
+        assert any("cosine of the templates' features" in step for step in by_rule.steps)
+        assert not any("mean feature" in step for step in by_rule.steps)
+    assert any("cosine of the templates' mean features" in step for step in other.steps)
 
     (folder / "ijbc/ijbc_name_5pts_score.txt").write_text("1.jpg" + " 1" * 10 + " 0.5\n")
     with pytest.raises(

@@ -154,10 +154,27 @@ def test_the_order_of_frames_pairs_and_sides_changes_nothing(rng):
     np.testing.assert_allclose(*decisions, atol=2e-2)
 
 
-def test_progress_counts_all_sweeps(rng):
-    data, calls = random_videos(rng), []
-    verify_videos(*data, progress=lambda *call: calls.append(call))
-    assert calls == [(done, 320) for done in range(1, 321)]
+@pytest.mark.parametrize(("subtract_mean", "total"), [(True, 400), (False, 80)])
+def test_progress_counts_every_pass_and_there_is_no_other(rng, monkeypatch, subtract_mean, total):
+    calls, passes = [], []
+
+    def counted(*arguments, **options):
+        passes.append(options["progress"])
+        return video_similarities(*arguments, **options)
+
+    monkeypatch.setattr("hyperface.protocols.frames.video_similarities", counted)
+    features, video, *pairs = random_videos(rng)
+    result = verify_videos(
+        features,
+        video,
+        *pairs,
+        subtract_mean=subtract_mean,
+        progress=lambda *call: calls.append(call),
+    )
+    assert calls == [(done, total) for done in range(1, total + 1)]
+    assert len(passes) == total // 80
+    plain = video_similarities(group_frames(features, video), *pairs[:2])
+    np.testing.assert_array_equal(result.histograms, plain.histogram)
 
 
 def test_videos_that_cannot_be_compared_are_refused(rng):

@@ -79,8 +79,15 @@ def put_together(groups: Sequence[Result]) -> PeopleFolds:
 
     Args:
       groups: the verification result of each group's network on its group; at least two groups.
+
+    Raises:
+      ValueError: a group has no verification result.
     """
     verified = [v for result in groups if (v := result.verification) is not None]
+    # Groups are told apart by their position, which one without pairs would shift.
+    if len(verified) < len(groups):
+        missing = len(groups) - len(verified)
+        raise ValueError(f"expected a verification of every group, found {missing} groups without")
     scores, same = [v.scores for v in verified], [v.pairs.same for v in verified]
     right, first, second, people = [], [], [], 0
     for place, result in enumerate(groups):

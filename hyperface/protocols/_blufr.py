@@ -12,7 +12,7 @@ from hyperface.protocols._matfile import read_mat
 from hyperface.protocols.lfw import IMAGE_NAME, check_template, image_name
 
 _TRIALS = {"train": "trainIndex", "test": "testIndex", "gallery": "galIndex", "probe": "probIndex"}
-_SINGLE = ("imageList", "labels", "devTrainIndex", "devTestIndex")
+_SINGLE = ("imageList", "labels")
 
 
 class Trial(NamedTuple):
@@ -33,18 +33,13 @@ class Trial(NamedTuple):
 
 
 class BlufrLists(NamedTuple):
-    """The lists of BLUFR: LFW's images, ten trials, and a development set to choose parameters."""
+    """The images of LFW and ten trials."""
 
     images: list[str]
     """Names of the images."""
     labels: np.ndarray
     """[images] int64, the number of the person, from 1."""
     trials: list[Trial]
-    """The ten trials, over which scores are averaged."""
-    dev_train: np.ndarray
-    """Positions of the development set's training images, from 0."""
-    dev_test: np.ndarray
-    """Positions of the development set's test images, from 0."""
 
 
 def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
@@ -57,7 +52,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
         `Ann_Lee/Ann_Lee_0001.jpg`. In the file itself names have the form `{name}_{number:04}.jpg`.
 
     Returns:
-      The lists of the file, with indices from 0.
+      The lists of the file, with indices from 0. Its development set is not read.
 
     Raises:
       InputError: the template is not valid; the file is damaged; an index is out of range or
@@ -87,8 +82,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
     trials = [Trial(*sets) for sets in zip(*columns.values(), strict=True)]
     for number, trial in enumerate(trials, 1):
         _check(trial, labels, f"{path}: trial {number}")
-    train, test = (_indices(variables[name], name, len(images), path) for name in _SINGLE[2:])
-    return BlufrLists(images, labels, trials, train, test)
+    return BlufrLists(images, labels, trials)
 
 
 def _images(cells: Any, template: str, file: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Reads the templates of IJB-A, CS3, IJB-B and IJB-C; a template is a set of images of a person."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +74,7 @@ def read_ijb_templates(path: Path | str) -> Templates:
       Janus Benchmark A, CVPR 2015.
     """
     header, *lines = read_lines(path)
-    named = [name.upper() for name in _csv(header)]
+    named = [name.upper() for name in header.csv_fields()]
     columns = {name: index for index, name in enumerate(named)}
     # Columns that are not read may have the same name.
     if twice := [name for name, count in Counter(named).items() if count > 1 and name in _KNOWN]:
@@ -88,7 +87,7 @@ def read_ijb_templates(path: Path | str) -> Templates:
         raise after([header]).fault("images", "the end of the file")
     ids, names, boxes, people = [], [], [], {}
     for line in lines:
-        fields = _csv(line)
+        fields = line.csv_fields()
         if len(fields) < len(named):
             raise line.fault(f"the header's {len(named)} fields", str(len(fields)))
         ids.append([line.whole(fields[column], "an id") for column in numbers])
@@ -149,14 +148,6 @@ def read_ijb_landmarks(path: Path | str) -> Landmarks:
             raise line.fault("a score in [0, 1]", rest[10])
     table = np.array(numbers)
     return Landmarks(names, table[:, :10].reshape(-1, 5, 2), table[:, 10])
-
-
-def _csv(line: Line) -> list[str]:
-    try:
-        (fields,) = csv.reader([line.text], strict=True)
-    except csv.Error as error:
-        raise line.fault("a CSV line", str(error)) from None
-    return [field.strip(" \t") for field in fields]
 
 
 def _column(header: Line, columns: dict[str, int], *names: str) -> int:

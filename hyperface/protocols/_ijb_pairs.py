@@ -1,5 +1,6 @@
 """Reads the lists of template pairs that are compared; IJB-C has 16 million pairs."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +9,13 @@ import numpy as np
 
 from hyperface.files import read_bytes
 from hyperface.protocols._ijb import Templates
-from hyperface.protocols._lines import LARGEST, Line, split_lines
+from hyperface.protocols._lines import BLANK, LARGEST, Line, split_lines
 
 LARGEST_FILE = 2**31
 """Size limit in bytes; IJB-C's 47 million covariate pairs have about 700 MB."""
 BLOCK_BYTES = 2**24
 """Bytes of text that are parsed at once."""
+_BLANK_LINE = re.compile(rb"^[ \t]*$", re.MULTILINE)
 
 
 class TemplatePairs(NamedTuple):
@@ -50,8 +52,8 @@ def read_ijb_pairs(
 
     Raises:
       InputError: the file has more than 2 GiB; or a line is malformed, names an unknown template or
-        one template twice, repeats a pair in either order, or contradicts the people of the
-        templates. The message then names the line.
+        one template twice, repeats a pair in either order, or contradicts an earlier line or
+        the people of the templates. The message then names the line.
     """
     file = str(path)
     data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")
@@ -76,7 +78,9 @@ def _faults(
     """Yields, for each rule, ([lines] bool, True where a line breaks it; what the rule expects)."""
     yield table[:, 0] == table[:, 1], "two templates"
     yield np.any(table[:, 2:] > 1, axis=1), "0 or 1 for the person"
-    if not repeats:
+    if repeats:
+        yield _repeated(table, relabelled=True), "the label that an earlier line gives this pair"
+    else:
         yield _repeated(table), "a pair that no earlier line has, in either order"
     if templates is not None:
         yield ~np.all(np.isin(table[:, :2], templates.template), axis=1), "templates that are known"
@@ -100,16 +104,23 @@ def _same_subject(table: np.ndarray, template: np.ndarray, subject: np.ndarray) 
     return first == second
 
 
-def _repeated(table: np.ndarray) -> np.ndarray:
-    """Returns [pairs] bool: True where an earlier pair has the same two templates."""
+def _repeated(table: np.ndarray, *, relabelled: bool = False) -> np.ndarray:
+    """Returns [pairs] bool: True where an earlier pair has the same two templates.
+
+    With `relabelled` only those pairs are True whose label differs from that of the line before
+    with these templates. A table without labels has none.
+    """
     first, second = table[:, 0], table[:, 1]
     # One number per pair, smaller id first, so that either order is the same pair. Ids are below
     # 10^9, so that two of them fit into 64 bits.
     keys = np.minimum(first, second) << 32 | np.maximum(first, second)
     # Stable, so that the first of equal pairs in the file is not the one that is marked.
     order = np.argsort(keys, kind="stable")
+    again = np.diff(keys[order]) == 0
+    if relabelled:
+        again &= np.any(np.diff(table[order, 2:], axis=0) != 0, axis=1)
     repeated = np.zeros(keys.size, bool)
-    repeated[order[1:]] = np.diff(keys[order]) == 0
+    repeated[order[1:]] = again
     return repeated
 
 
@@ -126,9 +137,6 @@ def _table(data: bytes, columns: int, separator: str | None, file: str, line: in
     Raises:
       InputError: there is no line, or a line is malformed. The message names the line.
     """
-    if (blank := data.find(b"\n\n")) >= 0:
-        found = Line(file, line + data.count(b"\n", 0, blank) + 1, "")
-        raise found.fault("no blank line before the last line", "one")
     blocks, start = [], 0
     while start < len(data):
         # Cut at the end of a line; `find` gives -1 in the last block, and the sum is then 0.
@@ -168,6 +176,10 @@ def _checked(
     block: bytes, columns: int, separator: str | None, file: str, start: int
 ) -> np.ndarray:
     """Returns what `_table` does, but reads line by line, so that an error names the line."""
+    # Before the text is split, which drops blank lines at its end: here only a block ends there.
+    if blank := _BLANK_LINE.search(block.removesuffix(b"\n")):
+        found = Line(file, start + block.count(b"\n", 0, blank.start()), "")
+        raise found.fault(*BLANK)
     rows = []
     for line in split_lines(block, file, start):
         fields = line.fields(separator)

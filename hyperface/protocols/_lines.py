@@ -1,6 +1,7 @@
 """Reads text files line by line, so that every error names file and line."""
 
 import codecs
+import csv
 import math
 import re
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ LARGEST_FILE = 2**28
 LARGEST = 10**9 - 1
 """Largest number that a protocol file may contain; images and templates are counted in millions."""
 
+BLANK = ("no blank line before the last line", "one")
+"""What is expected and what is found where a file has a blank line between others."""
+
 # All control characters but tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
-_BLANK = ("no blank line before the last line", "one")
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -53,6 +56,19 @@ class Line(NamedTuple):
         if separator is None:
             return _BLANKS.split(self.text)
         return [field.strip(" \t") for field in self.text.split(separator)]
+
+    def csv_fields(self) -> list[str]:
+        """Returns the fields of a CSV line, without quotation marks and the blanks around each.
+
+        Raises:
+          InputError: a quotation mark is open or misplaced.
+        """
+        try:
+            # Line by line, so that an open quotation mark cannot swallow the lines after it.
+            (fields,) = csv.reader([self.text], strict=True, skipinitialspace=True)
+        except csv.Error as error:
+            raise self.fault("a CSV line", str(error)) from None
+        return [field.strip(" \t") for field in fields]
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
         """Returns a field of the line as a whole number.
@@ -159,14 +175,14 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
     text = decoded(data, file, start).replace("\r\n", "\n").rstrip(" \t\n")
     # Found before the text is split: a line takes far more memory than its bytes.
     if (blank := text.find("\n\n")) >= 0:
-        raise Line(file, start + text.count("\n", 0, blank) + 1, "").fault(*_BLANK)
+        raise Line(file, start + text.count("\n", 0, blank) + 1, "").fault(*BLANK)
     texts = text.split("\n")
     lines = [Line(file, number, text.strip(" \t")) for number, text in enumerate(texts, start)]
     if texts == [""]:
         raise lines[0].fault("lines of text", "an empty file")
     for line in lines:
         if not line.text:
-            raise line.fault(*_BLANK)
+            raise line.fault(*BLANK)
         if control := _CONTROL.search(line.text):
             raise line.fault("text", f"the control character {control[0]!r}")
     return lines

@@ -17,7 +17,7 @@ from hyperface.metrics.cosine import Place, product, unit_features
 from hyperface.metrics.ranks import OpenSet, dir_at_far, open_set
 from hyperface.metrics.roc import Roc
 from hyperface.metrics.streaming import stream_all_pairs
-from hyperface.metrics.threshold import RULE_STEPS, Rule, supported
+from hyperface.metrics.threshold import RULE_STEPS, TOO_FEW, Rule, supported
 from hyperface.protocols._blufr import Trial, read_blufr
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.protocol import Protocol, Settings
@@ -37,6 +37,9 @@ IDENTIFICATION_FARS = _decades(-4)
 RANKS = (*range(1, 11), *range(20, 101, 10))
 """Ranks of identification: 1 to 10, then 20, 30, ... 100."""
 
+VERIFICATION_LABEL = "VR at FAR 0.1 %"
+"""Label of the verification rate that BLUFR reports."""
+
 
 class Spread(NamedTuple):
     """The mean and deviation of one rate over the trials. Rates are shares in [0, 1]."""
@@ -49,6 +52,8 @@ class Spread(NamedTuple):
     """Sample standard deviation over the trials; NaN if there is one trial."""
     mean_minus_std: float
     """The mean minus the standard deviation, which is the value that BLUFR reports."""
+    supported: bool
+    """Whether every trial has at least 1 / FAR different pairs, or probes without a mate."""
 
 
 class BlufrRates(NamedTuple):
@@ -88,7 +93,8 @@ class BlufrRates(NamedTuple):
         Raises:
           ValueError: `far` is not in `verification_fars`.
         """
-        return _spread(self.verification_rates[:, _place(self.verification_fars, far, "FAR")])
+        column = _place(self.verification_fars, far, "FAR")
+        return _spread(self.verification_rates[:, column], self.verification_supported[:, column])
 
     def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
         """Returns the detection and identification rate (DIR), with its spread over the trials.
@@ -101,7 +107,8 @@ class BlufrRates(NamedTuple):
           ValueError: `far` is not in `identification_fars`, or `rank` is not in `ranks`.
         """
         column = _place(self.identification_fars, far, "FAR")
-        return _spread(self.identification_rates[:, _place(self.ranks, rank, "rank"), column])
+        rates = self.identification_rates[:, _place(self.ranks, rank, "rank"), column]
+        return _spread(rates, self.identification_supported[:, column])
 
 
 def blufr(
@@ -213,11 +220,11 @@ def _check_trial(trial: Trial, images: int, number: int) -> None:
         raise ValueError(f"expected no image in gallery and probe, found one in trial {number + 1}")
 
 
-def _spread(trials: np.ndarray) -> Spread:
+def _spread(trials: np.ndarray, supported_in: np.ndarray) -> Spread:
     mean = float(trials.mean())
     # One trial has no spread.
     std = float(trials.std(ddof=1)) if trials.size > 1 else float("nan")
-    return Spread(trials, mean, std, mean - std)
+    return Spread(trials, mean, std, mean - std, bool(supported_in.all()))
 
 
 def _place(values: np.ndarray, wanted: float, name: str) -> int:
@@ -240,6 +247,12 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
         progress=settings.progress,
     )
     verification, identification = found.verification(0.001), found.identification(0.01, 1)
+    rates = {VERIFICATION_LABEL: verification, "DIR at FAR 1 %, rank 1": identification}
+    figures = {}
+    for label, rate in rates.items():
+        few = "" if rate.supported else TOO_FEW
+        figures[f"{label}, mean - deviation{few}"] = Figure(rate.mean_minus_std)
+        figures[f"{label}{few}"] = Figure(rate.mean, rate.std)
     fars = found.verification_fars
     mean = found.verification_rates.mean(axis=0)
     # Even if the names are in a random order, some same pairs stay the same.
@@ -247,12 +260,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     chance = 0.001 + float(share)
     return Result(
         protocol=name,
-        figures={
-            "VR at FAR 0.1 %, mean - deviation": Figure(verification.mean_minus_std),
-            "VR at FAR 0.1 %": Figure(verification.mean, verification.std),
-            "DIR at FAR 1 %, rank 1, mean - deviation": Figure(identification.mean_minus_std),
-            "DIR at FAR 1 %, rank 1": Figure(identification.mean, identification.std),
-        },
+        figures=figures,
         steps=(
             *named.steps,
             f"{len(found.num_genuine)} trials, {found.num_genuine.min():,} to "
@@ -263,7 +271,7 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
             "impostor scores are those of different pairs (VR), and the highest of each probe "
             "without a mate (DIR); reported is mean minus sample standard deviation",
             *guess_warning(
-                "VR at FAR 0.1 %", verification.mean, chance, found.num_genuine.min(), least=0.001
+                VERIFICATION_LABEL, verification.mean, chance, found.num_genuine.min(), least=0.001
             ),
         ),
         spread=OVER_TRIALS,
@@ -280,6 +288,9 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
             "ranks": found.ranks.tolist(),
             "identification rates": found.identification_rates.tolist(),
             "FARs with too few pairs": fars[~found.verification_supported.all(axis=0)].tolist(),
+            "identification FARs with too few probes": found.identification_fars[
+                ~found.identification_supported.all(axis=0)
+            ].tolist(),
         },
     )
 

@@ -13,7 +13,7 @@ from hyperface.archives import open_zip, read_member
 from hyperface.errors import InputError
 from hyperface.metrics.splits import pair_rates
 from hyperface.protocols._lines import Line, expect_count, read_lines, split_lines
-from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.features import NamedFeatures, person_of
 from hyperface.protocols.pair_list import Pair, PairList, collect
 from hyperface.protocols.pair_verification import rate_labels, score_pairs
 from hyperface.protocols.protocol import PAIR_OPTIONS, Protocol, Settings
@@ -93,7 +93,7 @@ def _pair(line: Line, sides: list[list[str]], same: bool, fold: int) -> Pair:
         for field, side in zip(fields, sides, strict=True)
     )
     first, second = (side[number - 1] for number, side in zip(numbers, sides, strict=True))
-    if same != (first.split("/")[0] == second.split("/")[0]):
+    if same != (person_of(first) == person_of(second)):
         people = "one person" if same else "two people"
         raise line.fault(f"a pair of {people}", f"{first} and {second}")
     return Pair(line, first, second, same, fold)
@@ -143,9 +143,6 @@ def _score(name: str, named: NamedFeatures, files: Sequence[Path], settings: Set
     A split has 350 different pairs, which are too few for a FAR of 0.1 %. So the TAR at this FAR is
     also computed over the 3,500 different pairs of all splits together.
     """
-    # The command refuses the option, but Python can set it.
-    if settings.bootstrap:
-        raise InputError(f"{name}: expected no --bootstrap: its figures are means over splits.")
     pairs = read_cfp(files[0])[name.removeprefix("cfp-").upper()]
     # Without `pca`, which `score_pairs` applies to the rules.
     rules = settings.video_rules("plain")

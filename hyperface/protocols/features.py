@@ -65,12 +65,10 @@ class NamedFeatures(NamedTuple):
         places = {name: place for place, name in enumerate(self.names)}
         missing = sorted(set(wanted) - places.keys())
         if missing:
-            # Only some names, since the search compares each of them letter by letter.
-            near = difflib.get_close_matches(missing[0], self.names[:20_000], n=1, cutoff=0.6)
-            hint = f"; the nearest name there is {near[0]!r}" if near else ""
             raise InputError(
                 f"expected a feature of every image of {source}, found none of {missing[0]!r} "
-                f"({len(missing)} of {len(set(wanted))} images are missing){hint}."
+                f"({len(missing)} of {len(set(wanted))} images are missing)"
+                f"{nearest_hint(missing[0], self.names)}."
             )
         # The type is named, since an empty list would give floats.
         return np.array([places[name] for name in wanted], np.int64)
@@ -81,6 +79,18 @@ class NamedFeatures(NamedTuple):
         It is the first sixteen hexadecimal digits of SHA-256.
         """
         return array_digest(self.features, "\n".join(self.names))
+
+
+def nearest_hint(name: str, known: Sequence[str]) -> str:
+    """Returns the end of a message about an unknown name: the nearest known name, or nothing."""
+    # Only some names, since the search compares each of them letter by letter.
+    near = difflib.get_close_matches(name, known[:20_000], n=1, cutoff=0.6)
+    return f"; the nearest name is {near[0]!r}" if near else ""
+
+
+def person_of(name: str) -> str:
+    """Returns the person in an image's name: the part before the first slash, or the whole name."""
+    return name.partition("/")[0]
 
 
 def people_of(names: Sequence[str], source: str) -> np.ndarray:
@@ -103,7 +113,7 @@ def people_of(names: Sequence[str], source: str) -> np.ndarray:
             f"{source}: expected names person/file, which say whose each image is, found "
             f"{without!r}."
         )
-    return np.array([name.partition("/")[0] for name in names])
+    return np.array([person_of(name) for name in names])
 
 
 def array_digest(features: np.ndarray, text: str = "") -> str:

@@ -52,7 +52,7 @@ class Half(NamedTuple):
 
     pairs: Pairs
     """The pairs that are scored, as positions of their images' features."""
-    drawn: tuple[int, int]
+    available: tuple[int, int]
     """(number of all same pairs of the half, number of all its different pairs). `pairs` is a
     random sample if one of the numbers is above the limit of `pairs_of`."""
 
@@ -96,7 +96,7 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
 
     Example:
       >>> half = pairs_of(np.array([0, 0, 1]), np.array([0, 1, 2]), most=10)
-      >>> half.pairs.first.tolist(), half.pairs.second.tolist(), half.drawn
+      >>> half.pairs.first.tolist(), half.pairs.second.tolist(), half.available
       ([0, 0, 1], [1, 2, 2], (1, 2))
     """
     # Sorted by person, so that the number of a pair tells its two images by arithmetic.
@@ -105,8 +105,8 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
     each = counts * (counts - 1) // 2
     same_total, total = int(each.sum()), rows.size * (rows.size - 1) // 2
     rng = np.random.default_rng(seed)
-    same = _same_pairs(starts, counts, _numbers(rng, same_total, most))
-    different = _different_pairs(starts, counts, _numbers(rng, total - same_total, most))
+    same = _same_pairs(starts, counts, _pair_numbers(rng, same_total, most))
+    different = _different_pairs(starts, counts, _pair_numbers(rng, total - same_total, most))
     first, second = (np.concatenate(sides) for sides in zip(same, different, strict=True))
     kind = np.arange(first.size) < same[0].size
     order = np.lexsort((second, first))
@@ -114,7 +114,7 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
     return Half(pairs, (same_total, total - same_total))
 
 
-def _numbers(rng: np.random.Generator, total: int, most: int) -> np.ndarray:
+def _pair_numbers(rng: np.random.Generator, total: int, most: int) -> np.ndarray:
     """Returns numbers of pairs in rising order: 0 to total - 1, or `most` of them at random."""
     if total <= most:
         return np.arange(total)
@@ -287,7 +287,7 @@ def _check_halves(name: str, one: Half, other: Half, images: np.ndarray) -> None
 
     `images` is the number of images of each person, for the message.
     """
-    if all(min(half.drawn) for half in (one, other)):
+    if all(min(half.available) for half in (one, other)):
         return
     raise InputError(
         f"{name}: expected at least four people, two of them with several images, so that each "
@@ -331,7 +331,7 @@ def _drawn(half: Half) -> str:
     used = int(half.pairs.same.sum()), int(np.sum(~half.pairs.same))
     return " and ".join(
         f"all {total:,} {kind} pairs" if count == total else f"{count:,} of {total:,} {kind} pairs"
-        for kind, count, total in zip(("same", "different"), used, half.drawn, strict=True)
+        for kind, count, total in zip(("same", "different"), used, half.available, strict=True)
     )
 
 

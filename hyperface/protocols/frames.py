@@ -1,6 +1,6 @@
 """Scores pairs of videos by the similarities of all their frames: mean, maximum and histogram."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -152,6 +152,9 @@ class VideoResult(NamedTuple):
     scores: dict[str, np.ndarray]
     """Rule -> [pairs] score of each pair when its fold is held out: the mean cosine, the largest
     cosine, or the SVM's decision value."""
+    histograms: np.ndarray
+    """[pairs, BINS] as in `VideoSimilarities`, of frames from which no mean is subtracted. So they
+    are the same for all folds, and can be shown together."""
     steps: tuple[str, ...]
     """A description of the computation, one sentence per step."""
 
@@ -183,8 +186,8 @@ def verify_videos(
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
       fold: [pairs] fold id.
-      subtract_mean: whether the mean feature is subtracted from each frame. The computation then
-        takes one pass over all pairs per fold, else one pass in all.
+      subtract_mean: whether the mean feature is subtracted from each frame. After the
+        pass without a mean this takes one pass over all pairs per fold.
       threshold: rule that fits the threshold of "mean" and "max". "accuracy" takes the threshold of
         highest accuracy, the median of equally good ones; "accuracy-mean" takes their mean; "svm",
         the rule of the released code, takes that of a linear SVM. "grid" is an error here.
@@ -205,18 +208,14 @@ def verify_videos(
     first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
     same, tested = checked_same(same), checked_folds(same, fold)
     tests = [fold == i for i in tested]
+    passes = 1 + len(tests) * subtract_mean
+    plain = video_similarities(videos, first, second, progress=part(progress, 0, passes))
     # Without a mean all folds share one set of similarities.
-    sweeps = [(tests, None)]
+    sweeps = [(plain, tests)]
     if subtract_mean:
-        means = videos.means()
-        sides = [positions(videos.ids, ids, "video") for ids in (first, second)]
-        # The mean must not know the held-out fold, so that each has its own similarities.
-        sweeps = [([test], _mean_feature(means, sides, ~test)) for test in tests]
+        sweeps = _without_means(videos, first, second, tests, progress)
     scores, held_out = {rule: np.empty(same.size) for rule in RULES}, {rule: [] for rule in RULES}
-    for sweep, (its_tests, mean) in enumerate(sweeps):
-        found = video_similarities(
-            videos, first, second, mean=mean, progress=part(progress, sweep, len(sweeps))
-        )
+    for found, its_tests in sweeps:
         # One kernel of all pairs: each fold fits and tests on parts of it.
         kernel = histogram_intersection(found.histogram, found.histogram)
         for test in its_tests:
@@ -228,7 +227,32 @@ def verify_videos(
         f"{same.size} video pairs ({same.sum()} same) of {videos.ids.size} videos with "
         f"{len(videos.features)} frames, {tested.size} folds"
     )
-    return VideoResult(folds, scores, (counted, *_steps(subtract_mean, threshold)))
+    steps = (counted, *_steps(subtract_mean, threshold))
+    return VideoResult(folds, scores, plain.histogram, steps)
+
+
+def _without_means(
+    videos: Videos,
+    first: np.ndarray,
+    second: np.ndarray,
+    tests: list[np.ndarray],
+    progress: Progress | None,
+) -> Iterator[tuple[VideoSimilarities, list[np.ndarray]]]:
+    """Yields (similarities after the mean of the other folds is subtracted, [fold]) per fold.
+
+    Args:
+      videos: the videos.
+      first: [pairs] id of one video.
+      second: [pairs] id of the other.
+      tests: for each fold, [pairs] bool, True for its pairs.
+      progress: called as in `verify_videos`, whose first pass is finished.
+    """
+    means = videos.means()
+    sides = [positions(videos.ids, ids, "video") for ids in (first, second)]
+    for number, test in enumerate(tests, 1):
+        # The mean must not know the held-out fold, so that each has its own similarities.
+        mean, report = _mean_feature(means, sides, ~test), part(progress, number, 1 + len(tests))
+        yield video_similarities(videos, first, second, mean=mean, progress=report), [test]
 
 
 def _scored(

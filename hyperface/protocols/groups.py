@@ -1,7 +1,5 @@
 """Computes scores of groups of images, such as ages, poses or origins, that a CSV file names."""
 
-import csv
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ from hyperface.metrics.roc import auc, eer, roc, tar_at_far
 from hyperface.metrics.threshold import supported
 from hyperface.metrics.verification import Pairs
 from hyperface.protocols._lines import Line, after, read_lines, shown
+from hyperface.protocols.features import nearest_hint, person_of
 
 HEADER = ["name", "group"]
 ACROSS = "pairs across groups"
@@ -51,15 +50,13 @@ class Grouping(NamedTuple):
         Raises:
           InputError: a name is unknown. The message suggests the nearest known name.
         """
-        known = {*names, *(name.partition("/")[0] for name in names)}
+        known = {*names, *map(person_of, names)}
         strange = [name for name in self.groups if name not in known]
         if strange:
-            # Only some names, since the search compares each of them letter by letter.
-            near = difflib.get_close_matches(strange[0], sorted(known)[:20_000], n=1, cutoff=0.6)
-            hint = f"; the nearest name is {near[0]!r}" if near else ""
             raise InputError(
                 f"{self.file}: expected names of images or of their people (the part before the "
-                f"first /), found {strange[0]!r} ({len(strange):,} names in all){hint}."
+                f"first /), found {strange[0]!r} ({len(strange):,} names in all)"
+                f"{nearest_hint(strange[0], sorted(known))}."
             )
 
     def of(self, wanted: Sequence[str]) -> dict[str, str]:
@@ -75,7 +72,7 @@ class Grouping(NamedTuple):
           InputError: the file lists neither an image nor its person.
         """
         found = {
-            name: self.groups.get(name, self.groups.get(name.partition("/")[0], ""))
+            name: self.groups.get(name, self.groups.get(person_of(name), ""))
             # An image may be in many pairs.
             for name in dict.fromkeys(wanted)
         }
@@ -116,14 +113,10 @@ def read_groups(path: Path) -> Grouping:
 
 
 def _row(line: Line) -> tuple[str, str]:
-    try:
-        # Line by line, so that an open quotation mark cannot swallow the lines after it.
-        (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
-    except csv.Error as error:
-        raise line.fault("a CSV line", str(error)) from None
-    if len(fields) != 2 or not all(field.strip() for field in fields):
+    fields = line.csv_fields()
+    if len(fields) != 2 or not all(fields):
         raise line.fault("a name and its group")
-    name, group = (field.strip() for field in fields)
+    name, group = fields
     # The result has an entry of this name for the pairs across groups.
     if group == ACROSS:
         raise line.fault("another name of a group", shown(group))

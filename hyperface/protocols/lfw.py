@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperface.errors import InputError
-from hyperface.protocols._lines import Line, after, expect_count, read_lines, shown
+from hyperface.protocols._lines import Line, expect_count, read_lines, shown
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.pair_list import Pair, PairList, collect
 from hyperface.protocols.pair_verification import score_pairs
@@ -53,37 +53,6 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
         _pair(line, same=row % (2 * size) < size, fold=row // (2 * size), template=template)
         for row, line in enumerate(rows)
     )
-
-
-def read_lfw_people(path: Path | str) -> list[dict[str, int]]:
-    """Reads `people.txt`, `peopleDevTrain.txt` or `peopleDevTest.txt`.
-
-    The header of `people.txt` is the number of folds, and each fold starts with a line that has its
-    number of people. The header of the other two files is the number of people. A person's line has
-    the name and the number of images.
-
-    Args:
-      path: the file.
-
-    Returns:
-      One dict per fold, from each person's name to the number of images. The lists of View 1 have
-      one fold.
-
-    Raises:
-      InputError: a count is wrong, or a person is repeated or has no image. The message names the
-        line.
-    """
-    header, *rows = lines = read_lines(path)
-    count = header.whole(header.text, "the number of folds or people", least=1)
-    # In the lists of View 1 a person follows the header; in `people.txt` the size of a fold.
-    if rows and len(rows[0].fields()) == 2:
-        expect_count(lines, 1, count, "people")
-        groups = [rows]
-    else:
-        groups = _groups(lines, count)
-    seen: set[str] = set()
-    # `seen` is of all folds together, since a person may be in one fold only.
-    return [dict(_person(line, seen) for line in group) for group in groups]
 
 
 def image_name(line: Line, name: str, number: str, template: str) -> str:
@@ -138,32 +107,6 @@ def _pair(line: Line, *, same: bool, fold: int, template: str) -> Pair:
         raise line.fault(f"a {'same' if same else 'different'} pair, {form}")
     first = image_name(line, person, numbers[0], template)
     return Pair(line, first, image_name(line, other, numbers[1], template), same, fold)
-
-
-def _groups(lines: list[Line], folds: int) -> list[list[Line]]:
-    groups, at = [], 1
-    for fold in range(1, folds + 1):
-        if at == len(lines):
-            raise after(lines).fault(f"{folds} folds", f"the end of the file after {fold - 1}")
-        size = lines[at].whole(lines[at].text, f"the number of people in fold {fold}", least=1)
-        groups.append(lines[at + 1 : at + 1 + size])
-        if len(groups[-1]) < size:
-            found = f"the end of the file after {len(groups[-1])}"
-            raise after(lines).fault(f"{size} people in fold {fold}", found)
-        at += 1 + size
-    if at < len(lines):
-        raise lines[at].fault(f"the end of the file after {folds} folds")
-    return groups
-
-
-def _person(line: Line, seen: set[str]) -> tuple[str, int]:
-    fields = line.fields()
-    if len(fields) != 2:
-        raise line.fault("a person, name and number of images")
-    if fields[0] in seen:
-        raise line.fault("each person once", f"{shown(fields[0])} again")
-    seen.add(fields[0])
-    return fields[0], line.whole(fields[1], "the number of images", least=1)
 
 
 def _score_view_2(

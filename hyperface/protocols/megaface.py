@@ -18,7 +18,7 @@ from hyperface.protocols._megaface import (
     read_megaface_noises,
     write_devkit_feature,
 )
-from hyperface.protocols.features import NamedFeatures
+from hyperface.protocols.features import NamedFeatures, people_of
 from hyperface.protocols.protocol import Protocol, Settings
 from hyperface.protocols.result import Figure, Result
 
@@ -139,7 +139,7 @@ def _chosen(probes: NamedFeatures, listed: ImageList | None) -> tuple[NamedFeatu
         probes = probes.take(probes.rows(listed.names, listed.source))
     if listed is not None and listed.ids is not None:
         return probes, listed.ids
-    return probes, [name.partition("/")[0] for name in probes.names]
+    return probes, people_of(probes.names, "megaface").tolist()
 
 
 def _listed(names: Sequence[str] | None, listed: ImageList | None) -> np.ndarray | None:

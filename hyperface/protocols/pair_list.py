@@ -55,26 +55,37 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
       repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
 
     Raises:
-      InputError: a pair has one image twice, or is repeated. The message names the line.
+      InputError: a pair has one image twice, is repeated, or is listed as same and as different.
+        The message names the line.
     """
-    pairs, seen = list(pairs), {}
+    pairs = list(pairs)
+    seen: dict[tuple[str, ...], dict[str, Pair]] = {}
     for pair in pairs:
         if pair.first == pair.second:
             raise pair.line.fault("two images", f"{shown(pair.first)} twice")
-        key = tuple(sorted(pair[1:3])) if either_order else pair[1:3]
-        # `setdefault` returns this very line if no earlier line has the pair.
-        earlier = seen.setdefault(key, pair.line)
-        if earlier is not pair.line and not repeats:
-            place = f"line {earlier.number}"
-            # The lists of CFP are spread over one file per fold and kind.
-            place += f" of {earlier.file}" if earlier.file != pair.line.file else ""
-            raise pair.line.fault("a new pair", f"the pair of {place} again")
+        # Two images show one person or two, whatever their order and however often they are listed.
+        listed = seen.setdefault(tuple(sorted(pair[1:3])), {})
+        for earlier in listed.values():
+            if earlier.same != pair.same:
+                kinds = [f"a {'same' if x.same else 'different'} pair" for x in (earlier, pair)]
+                raise pair.line.fault(f"{kinds[0]}, as in {_place(earlier, pair)}", kinds[1])
+        # `setdefault` returns this very pair if no earlier line has it.
+        earlier = listed.setdefault("" if either_order else pair.first, pair)
+        if earlier is not pair and not repeats:
+            raise pair.line.fault("a new pair", f"the pair of {_place(earlier, pair)} again")
     return PairList(
         first=[pair.first for pair in pairs],
         second=[pair.second for pair in pairs],
         same=np.array([pair.same for pair in pairs], bool),
         fold=np.array([pair.fold for pair in pairs], np.int64),
     )
+
+
+def _place(earlier: Pair, pair: Pair) -> str:
+    """Returns the place of an earlier pair, for the message about a later one."""
+    place = f"line {earlier.line.number}"
+    # The lists of CFP are spread over one file per fold and kind.
+    return place if earlier.line.file == pair.line.file else f"{place} of {earlier.line.file}"
 
 
 def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Scores pair lists of any data set: AgeDB-30, CALFW, CPLFW, and lists of the user's own."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,8 +48,8 @@ def read_pairs(
       The pairs in the file's order.
 
     Raises:
-      InputError: a line breaks the form, repeats a pair or has an image twice, and the message
-        names the line; a number of folds is given for a file that names folds; or the pairs cannot
+      InputError: a line breaks the form, repeats a pair, gives it another label or has an image
+        twice, and the message names the line; a number of folds is given for a file that names folds; or the pairs cannot
         be split into so many folds.
 
     References:
@@ -132,11 +131,7 @@ def _csv(lines: list[Line], header: list[str]) -> Iterator[Pair]:
     if len(lines) == 1:
         raise after(lines).fault("pairs", "the end of the file")
     for line in lines[1:]:
-        try:
-            # Line by line, so that an open quotation mark cannot swallow the lines after it.
-            (fields,) = csv.reader([line.text], strict=True, skipinitialspace=True)
-        except csv.Error as error:
-            raise line.fault("a CSV line", str(error)) from None
+        fields = line.csv_fields()
         if len(fields) != len(header) or fields[2] not in _SAME:
             raise line.fault(f"{','.join(header)}, with same 0 or 1")
         fold = line.whole(fields[3], "the fold") if "fold" in header else 0

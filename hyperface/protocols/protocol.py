@@ -33,6 +33,10 @@ class Distractors(NamedTuple):
     names are not known: all distractors are then used, and a list of distractors is an error."""
 
 
+_FIELDS = {"preset": "rules", "group_by": "grouping"}
+"""Fields of `Settings` by their option, where both have different names."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The options of all protocols. Each protocol uses only those that apply to it.
@@ -100,6 +104,16 @@ class Settings:
                 f"--template-rule {self.template_rule.name}: expected no --gammas and no "
                 "--pool-media with it, since the rule fixes both."
             )
+
+    def accepted(self, options: frozenset[str]) -> "Settings":
+        """Returns the settings with the defaults in place of those that a protocol does not accept.
+
+        Args:
+          options: the protocol's `options`.
+        """
+        # Every protocol may report its progress and use the devices.
+        kept = {"place", "progress", *(_FIELDS.get(option, option) for option in options)}
+        return Settings(**{name: getattr(self, name) for name in kept})
 
     def files(self) -> tuple[Path, ...]:
         """Returns the path of the file of groups, or () without groups.
@@ -201,6 +215,7 @@ class Protocol:
         Raises:
           InputError: a file is missing, or a required option does not name a file.
         """
+        settings = settings.accepted(self.options)
         if self.find_files is not None:
             return self.find_files(self.name, folder, settings, dataset)
         more = self.more_files(settings) if self.more_files is not None else ()
@@ -230,7 +245,8 @@ class Protocol:
           InputError: a file is damaged, an image has no feature, or the features cannot be scored.
         """
         try:
-            return self.scorer(self.name, features, files, settings)
+            # One command scores several protocols, which share functions but not all options.
+            return self.scorer(self.name, features, files, settings.accepted(self.options))
         # InputError is a ValueError too, but its message already names the origin of the fault.
         except InputError:
             raise

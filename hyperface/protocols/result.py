@@ -180,10 +180,11 @@ def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
 
 
 def _finite(value: Any) -> Any:
-    """Returns the value with None in place of every NaN and infinity in its dicts and lists."""
+    """Returns the value with None in place of every NaN and infinity; tuples become lists."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
+    # A tuple would be written as a list too, but its numbers as they are.
+    if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     # JSON has neither NaN nor infinity.
     return None if isinstance(value, float) and not np.isfinite(value) else value

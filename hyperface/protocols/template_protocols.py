@@ -21,6 +21,7 @@ from hyperface.protocols.templates import (
     GroupedTemplates,
     group_templates,
     score_matrix,
+    score_step,
     verify_templates,
 )
 
@@ -255,14 +256,13 @@ def score_search(
     gallery, mated = zip(*sizes, strict=True)
     # A guess finds the one mate in the smallest gallery most often.
     chance = 1.0 / min(gallery)
-    fused = f"fusion of K = {gammas}" if gammas else "cosine of mean features"
     return Result(
         protocol=name,
         figures={n: Figure(float(v.mean()), _deviation(v)) for n, v in figures.items()},
         steps=(
             *named.steps,
             *steps,
-            f"score is the {fused}; ties count against the mate",
+            f"{score_step(gammas, merged=rule is not None)}; ties count against the mate",
             RULE_STEPS["strict"],
             "impostor scores are those of each probe without a mate, the highest in the gallery",
             *guess_warning("rank-1", rank_1, chance, sum(mated), least=chance),

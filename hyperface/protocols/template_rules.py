@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import checked_columns, checked_features, unit_rows
+from hyperface.metrics._checks import checked_features, unit_rows
 from hyperface.metrics.threshold import checked_scores
-from hyperface.protocols.templates import GroupedTemplates
+from hyperface.protocols.templates import GroupedTemplates, sum_media
 
 
 class TemplateRule(NamedTuple):
@@ -83,23 +83,12 @@ def group_by_rule(
     """
     features = checked_features(features)
     weighted = features if rule.norms else unit_rows(features)
-    template, media = checked_columns(template=template, media=media)
-    if template.size != len(features):
-        raise ValueError(
-            f"expected a template for each of {len(features)} images, found {template.size}"
-        )
     if rule.detector:
-        weighted = weighted * _checked_weights(detector, len(features))
-    # lexsort takes the most important key last.
-    order = np.lexsort((media, template))
-    weighted, keys = weighted[order], (template[order], media[order])
-    # A medium counts separately in each template that has images of it.
-    changes = np.any([np.diff(key) != 0 for key in keys], axis=0)
-    starts = np.append(0, np.flatnonzero(changes) + 1)
-    sizes = np.diff(np.append(starts, len(weighted)))
+        weighted = weighted * _checked_weights(detector, features)
+    sums, sizes, template = sum_media(weighted, template, media)
     # The sizes are cast, since whole numbers would make float32 features float64.
-    means = np.add.reduceat(weighted, starts, axis=0) / sizes[:, None].astype(weighted.dtype)
-    ids, first = np.unique(keys[0][starts], return_index=True)
+    means = sums / sizes[:, None].astype(sums.dtype)
+    ids, first = np.unique(template, return_index=True)
     counted = f"{ids.size} templates of {len(features)} images in {len(means)} media"
     return GroupedTemplates(
         # A sum and not a mean: the length goes anyway.
@@ -108,22 +97,25 @@ def group_by_rule(
         # Each template has one feature, so that fusion with K = 1 is its cosine.
         np.arange(ids.size + 1),
         (rule.step(), counted),
+        merged=True,
     )
 
 
-def _checked_weights(detector: np.ndarray | None, images: int) -> np.ndarray:
-    """Returns the scores of the face detector, [images, 1].
+def _checked_weights(detector: np.ndarray | None, features: np.ndarray) -> np.ndarray:
+    """Returns the scores of the face detector, [images, 1] in the type of the features.
 
     Raises:
       ValueError: scores are missing, or a score is not finite and above zero.
     """
     if detector is None:
         raise ValueError("expected the detector's score of each image, found none")
-    scores = checked_scores(detector, "detector")
+    # Cast before the check: float64 scores would make float32 features float64, twice the memory,
+    # and the smallest of them are 0 in float32.
+    scores = checked_scores(detector, "detector").astype(features.dtype, copy=False)
     # A score of 0 could leave a template without a direction.
-    if scores.size != images or scores.min() <= 0:
+    if scores.size != len(features) or scores.min() <= 0:
         raise ValueError(
-            f"expected a detector's score above 0 for each of {images} images, found "
+            f"expected a detector's score above 0 for each of {len(features)} images, found "
             f"{scores.size}, the lowest {scores.min():g}"
         )
     return scores[:, None]

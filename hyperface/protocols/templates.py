@@ -39,11 +39,25 @@ class GroupedTemplates(NamedTuple):
     without, starts[i + 1]."""
     steps: tuple[str, ...]
     """A description of how the images were merged, one sentence per step."""
+    merged: bool = False
+    """Whether each template has one feature, which a `TemplateRule` has merged from its images."""
 
     def means(self) -> np.ndarray:
         """Returns [templates, dim], the mean feature of each template, scaled to unit length."""
         # The sum has the direction of the mean, and the length goes anyway.
         return unit_rows(np.add.reduceat(self.features, self.starts[:-1], axis=0))
+
+
+def score_step(gammas: int | None, *, merged: bool) -> str:
+    """Returns the sentence of the procedure on the score of two templates.
+
+    Args:
+      gammas: K, as in `template_scores`.
+      merged: as in `GroupedTemplates`.
+    """
+    if gammas is not None:
+        return f"score is the sum over gamma = 1..{gammas} of softmax(gamma s)-weighted cosines s"
+    return f"score is the cosine of the templates' {'' if merged else 'mean '}features"
 
 
 def group_templates(
@@ -63,26 +77,49 @@ def group_templates(
       ValueError: a feature is zero or not finite, all features are equal, or lengths differ.
     """
     unit = unit_rows(checked_features(features))
+    sums, _, template = sum_media(unit, template, media)
+    steps = ("images scaled to unit length",)
+    if media is not None:
+        # The sum has the direction of the mean.
+        sums = unit_rows(sums)
+        steps = (*steps, f"{len(unit)} images averaged within {len(sums)} media, to unit length")
+    ids, starts = np.unique(template, return_index=True)
+    counted = f"{ids.size} templates of {len(sums)} images"
+    return GroupedTemplates(sums, ids, np.append(starts, len(sums)), (*steps, counted))
+
+
+def sum_media(
+    features: np.ndarray, template: np.ndarray, media: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums the images of each medium; a medium counts separately in each of its templates.
+
+    Args:
+      features: [images, dim] in any order.
+      template: [images] template id.
+      media: [images] media id; None makes each image its own medium.
+
+    Returns:
+      ([media, dim] sums, [media] numbers of images, [media] template ids in rising order).
+
+    Raises:
+      ValueError: lengths differ.
+    """
     columns = {"template": template} if media is None else {"template": template, "media": media}
     keys = checked_columns(**columns)
-    if keys[0].size != len(unit):
+    if keys[0].size != len(features):
         raise ValueError(
-            f"expected a template for each of {len(unit)} images, found {keys[0].size}"
+            f"expected a template for each of {len(features)} images, found {keys[0].size}"
         )
     # lexsort takes the most important key last.
     order = np.lexsort(keys[::-1])
-    unit, keys = unit[order], [key[order] for key in keys]
-    steps = ("images scaled to unit length",)
-    if media is not None:
-        changes = np.any([np.diff(key) != 0 for key in keys], axis=0)
-        starts = np.append(0, np.flatnonzero(changes) + 1)
-        # Sums over whole runs, since images are sorted by template and medium.
-        pooled = unit_rows(np.add.reduceat(unit, starts, axis=0))
-        steps = (*steps, f"{len(unit)} images averaged within {len(pooled)} media, to unit length")
-        unit, keys = pooled, [keys[0][starts]]
-    ids, starts = np.unique(keys[0], return_index=True)
-    counted = f"{ids.size} templates of {len(unit)} images"
-    return GroupedTemplates(unit, ids, np.append(starts, len(unit)), (*steps, counted))
+    features, keys = features[order], [key[order] for key in keys]
+    if media is None:
+        return features, np.ones(len(features), np.int64), keys[0]
+    changes = np.any([np.diff(key) != 0 for key in keys], axis=0)
+    starts = np.append(0, np.flatnonzero(changes) + 1)
+    sizes = np.diff(np.append(starts, len(features)))
+    # Sums over whole runs, since images are sorted by template and medium.
+    return np.add.reduceat(features, starts, axis=0), sizes, keys[0][starts]
 
 
 class TemplateVerification(NamedTuple):
@@ -227,13 +264,10 @@ def verify_templates(
     same = checked_same(same)
     scores = template_scores(templates, first, second, gammas=gammas, progress=progress)
     rates = pair_rates(scores, same, split, fars)
-    fusion = "score is the cosine of the templates' mean features"
-    if gammas is not None:
-        fusion = f"score is the sum over gamma = 1..{gammas} of softmax(gamma s)-weighted cosines s"
     unsupported = ", ".join(f"{far:g}" for far in rates.unsupported()) or "none"
     steps = (
         *templates.steps,
-        fusion,
+        score_step(gammas, merged=templates.merged),
         f"{same.size} pairs ({same.sum()} same) in {np.unique(split).size} splits",
         f"FAR with too few different pairs in a split, measured at no false accept: {unsupported}",
     )

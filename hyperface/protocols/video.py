@@ -9,8 +9,8 @@ from hyperface.errors import InputError
 from hyperface.metrics.chance import guess_warning
 from hyperface.metrics.roc import roc
 from hyperface.protocols._lines import Line, expect_count, read_lines
-from hyperface.protocols.features import NamedFeatures
-from hyperface.protocols.frames import group_frames, verify_videos, video_similarities
+from hyperface.protocols.features import NamedFeatures, person_of
+from hyperface.protocols.frames import verify_videos
 from hyperface.protocols.pair_list import Pair, PairList, collect
 from hyperface.protocols.protocol import Protocol, Settings
 from hyperface.protocols.result import OVER_FOLDS, Figure, Result, pair_counts
@@ -68,7 +68,7 @@ def _ytf_pair(line: Line, fold: int, row: int) -> Pair:
         raise line.fault(f"pair {row + 1} of fold {fold + 1}", f"{fields[1]} of {fields[0]}")
     first, second = line.image(fields[2]), line.image(fields[3])
     same = line.whole(fields[4], "whether the person is the same", most=1) == 1
-    if same != (first.split("/")[0] == second.split("/")[0]):
+    if same != (person_of(first) == person_of(second)):
         raise line.fault(f"{'one person' if same else 'two people'} in a pair marked {fields[4]}")
     return Pair(line, first, second, same, fold)
 
@@ -89,11 +89,10 @@ def _score_halves(
     People with at least ten images take part, in ten folds at random. Each person gives one same
     pair and one different pair.
     """
-    people = [image.partition("/")[0] for image in named.names]
     places: dict[str, list[int]] = {}
     # By name, so that the videos do not depend on the order of the features.
-    for place in np.argsort(named.names):
-        places.setdefault(people[place], []).append(int(place))
+    for place in map(int, np.argsort(named.names)):
+        places.setdefault(person_of(named.names[place]), []).append(place)
     chosen = [person for person, found in places.items() if len(found) >= FRAMES]
     # A fold needs two people for its different pairs.
     if len(chosen) < 2 * FOLDS:
@@ -179,9 +178,6 @@ def _score(
         threshold=rules.threshold,
         progress=settings.progress,
     )
-    # Without the mean: these histograms are shown for all pairs together, and each fold has a mean
-    # of its own.
-    shares = video_similarities(group_frames(named.features, video), first, second).histogram
     return Result(
         protocol=name,
         figures={
@@ -205,9 +201,9 @@ def _score(
             },
             "histograms": {
                 kind: {
-                    "mean": np.mean(shares[chosen], axis=0).tolist(),
-                    "deviation": np.std(shares[chosen], axis=0, ddof=1).tolist(),
-                    "single": _some(shares[chosen]),
+                    "mean": np.mean(found.histograms[chosen], axis=0).tolist(),
+                    "deviation": np.std(found.histograms[chosen], axis=0, ddof=1).tolist(),
+                    "single": _some(found.histograms[chosen]),
                 }
                 for kind, chosen in (("same", pairs.same), ("different", ~pairs.same))
             },

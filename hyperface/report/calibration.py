@@ -1,6 +1,7 @@
 """Builds the tables and the reliability diagram of a calibration."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 from matplotlib.figure import Figure
 
@@ -107,7 +108,7 @@ def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
     """
     figure, (axes,) = panels()
     axes.plot([0, 1], [0, 1], label="perfect", **BASELINE)
-    for colour, (name, found) in zip(COLOURS, quality.items(), strict=False):
+    for colour, (name, found) in zip(cycle(COLOURS), quality.items(), strict=False):
         diagram = found.reliability
         # No line: it would lead the eye to bins of a few pairs, whose share says little.
         # At least 4 square points, so that a bin of few pairs is seen.

@@ -84,6 +84,24 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
     ]
 
 
+def legend_below(figure: Figure, columns: int) -> None:
+    """Adds one legend below all panels of a figure; it has each label of any panel once.
+
+    Args:
+      figure: the figure. Without labels it gets no legend.
+      columns: largest number of labels side by side.
+    """
+    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+    known = {
+        label: handle
+        for handles, labels in drawn
+        for handle, label in zip(handles, labels, strict=True)
+    }
+    if known:
+        handles, labels, columns = list(known.values()), list(known), min(columns, len(known))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
 def count_on(*axes: Axis) -> None:
     """Prepares axes of a figure that show counts, such as steps or images.
 

@@ -102,7 +102,7 @@ class Card:
             yield f"- Not trained by this program: these are the weights of {self.init_from}."
             yield "- Data, people and loss of their training are not known here."
         else:
-            data, loss = self.experiment["data"], _changed_loss(self.experiment["loss"])
+            data, loss = self.experiment["data"], _terms_in_use(self.experiment["loss"])
             yield f"- Data: `{data['name']}`, split `{data['train_split']}`."
             yield f"- Loss: `{json.dumps(loss, sort_keys=True)}`."
             yield f"- Steps: {self.record['step']:,} of {data['batch_size']} images."
@@ -115,7 +115,7 @@ class Card:
             yield f"- Licence: {self.license}."
 
 
-def _changed_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
+def _terms_in_use(loss: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the loss without the terms whose weight is 0."""
     return {
         name: value

@@ -11,6 +11,7 @@ import numpy as np
 from hyperface import owned
 from hyperface.data.cleaning import Cleaning, Distances
 from hyperface.data.overlap import SimilarPeople
+from hyperface.protocols.features import person_of
 from hyperface.report.canvas import write_picture
 from hyperface.report.data_figures import distance_histogram
 from hyperface.report.sheets import pair_sheet
@@ -37,7 +38,7 @@ class NamedImages(NamedTuple):
         """
         labels, firsts = np.unique(self.labels, return_index=True)
         return {
-            int(label): self.names[int(i)].partition("/")[0]
+            int(label): person_of(self.names[int(i)])
             for label, i in zip(labels, firsts, strict=True)
         }
 

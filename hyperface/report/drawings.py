@@ -1,6 +1,7 @@
 """Draws the papers' figures: curves on one pair of axes, and points on several planes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -104,7 +105,7 @@ def bands(
         ylabel=ylabel,
     )
     (axes,) = figure.axes
-    for colour, (label, (x, y, half)) in zip(COLOURS, lines.items(), strict=False):
+    for colour, (label, (x, y, half)) in zip(cycle(COLOURS), lines.items(), strict=False):
         if label in single:
             axes.plot(x, single[label].T, color=colour, alpha=0.15, linewidth=0.5, zorder=1)
             continue
@@ -130,8 +131,8 @@ def scatter_panels(
       panels: quantity on a panel's x axis -> label of a line -> (x [points] above 0, y [points,
         repetitions] with at least two repetitions).
       ylabel: quantity on the y axis.
-      marks: label -> y of a horizontal line across each panel. Only the first three are drawn, each
-        with dashes of its own. None draws no such line.
+      marks: label -> y of a horizontal line across each panel. The first three lines have dashes
+        of their own, which then repeat. None draws no such line.
     """
     figure, every = canvas.panels(1, len(panels))
     for axes, (xlabel, lines) in zip(every, panels.items(), strict=True):
@@ -141,7 +142,7 @@ def scatter_panels(
             mean, spread = y[known].mean(axis=1), y[known].std(axis=1, ddof=1)
             colour = COLOURS[place % len(COLOURS)]
             axes.errorbar(x[known], mean, spread, label=label, color=colour, marker="o", capsize=3)
-        for dashes, (label, height) in zip(_DASHES, (marks or {}).items(), strict=False):
+        for dashes, (label, height) in zip(cycle(_DASHES), (marks or {}).items(), strict=False):
             axes.axhline(height, label=label, color="#4a4a4a", linestyle=dashes, linewidth=1.4)
         axes.set(xlabel=xlabel, xscale="log")
         axes.legend()
@@ -177,7 +178,8 @@ def planes(
     # The height follows the shape of the points, but stays readable for very flat or high ones.
     height = 0.9 * width / len(panels) * np.clip(high / wide, 0.4, 1.5)
     figure.set_size_inches(width, height + SPACE_FOR_TEXT)
-    _legend_below(figure)
+    # Two entries fit below each panel.
+    canvas.legend_below(figure, columns=2 * len(panels))
     return figure
 
 
@@ -206,21 +208,6 @@ def _draw_line(axes: Axes, line: Line) -> None:
         # A short arrow at the end alone: one along the whole line would hide the line's style.
         start = end - 0.01 * (end - before)
         axes.annotate("", xy=tuple(end), xytext=tuple(start), arrowprops=head)
-
-
-def _legend_below(figure: Figure) -> None:
-    """Adds one legend below all panels, in which each label stands once."""
-    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
-    known = {
-        label: handle
-        for handles, labels in drawn
-        for handle, label in zip(handles, labels, strict=True)
-    }
-    if known:
-        # Two entries fit below each panel.
-        columns = min(len(known), 2 * len(figure.axes))
-        handles, labels = list(known.values()), list(known)
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from hyperface.evaluate.people_folds import PeopleFolds
 from hyperface.report.drafts import Draft, Drawn
 from hyperface.report.run import Lines, Trained, bound_table, training_sections
@@ -43,7 +45,8 @@ def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> 
         rows.append(row)
     compared = [f"points above {baseline} [95 %]"] if baseline is not None else []
     first = next(iter(results.values()))
-    people = int(first.first.max()) + 1
+    # Both sides of the pairs: a person with one image may be on one side only.
+    people = np.union1d(first.first, first.second).size
     return Table(
         f"Verification of {people} people, each by a network that never saw them",
         ("method", "accuracy", "EER", *compared),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def discard_curves(found: NormQuality) -> Figure:
     """
     figure, (axes,) = panels()
     shares = np.linspace(0, MOST_LEFT_OUT, 101)
-    for colour, (order, curve) in zip(COLOURS, found.curves.items(), strict=False):
+    for colour, (order, curve) in zip(cycle(COLOURS), found.curves.items(), strict=False):
         refused = [100 * curve.at(share) for share in shares]
         axes.plot(100 * shares, refused, color=colour, label=order)
     axes.set(

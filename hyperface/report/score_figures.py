@@ -8,7 +8,15 @@ from matplotlib.figure import Figure
 
 from hyperface.metrics.roc import Roc, det
 from hyperface.protocols.result import Figure as Score
-from hyperface.report.canvas import BASELINE, COLOURS, Style, count_on, line_styles, panels
+from hyperface.report.canvas import (
+    BASELINE,
+    COLOURS,
+    Style,
+    count_on,
+    legend_below,
+    line_styles,
+    panels,
+)
 
 PANEL_HEIGHT = 2.9
 """Height in inches of each row of panels, in a figure with several rows."""
@@ -56,8 +64,7 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
         panel.set_axis_off()
     for panel in axes[::columns]:
         panel.set_ylabel("true accept rate")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    legend_below(figure, columns=4)
     return figure
 
 

@@ -67,7 +67,7 @@ class Task(NamedTuple):
     protocol_dir: Path
     """Folder of protocol files; the record of the evaluation names files by their path in it."""
     settings: Settings
-    """The options of the protocol."""
+    """The settings that the protocol accepts; the others have their defaults."""
 
     @property
     def name(self) -> str:
@@ -214,13 +214,13 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
     Args:
       protocol: the protocol.
       options: the options of the command.
-      settings: the options that protocols read.
+      settings: the options of all protocols, of which this one takes those that it accepts.
       data_dir: folder of prepared data sets.
 
     Raises:
       InputError: the data set, a protocol file or an option that the protocol needs is missing.
     """
-    dataset = options.dataset or protocol.dataset
+    dataset, settings = options.dataset or protocol.dataset, settings.accepted(protocol.options)
     protocol_dir = options.protocol_dir or data_dir / "protocols"
     if protocol.check is not None:
         protocol.check(protocol.name, settings)
@@ -232,7 +232,7 @@ def _resolve(protocol: Protocol, options: Evaluate, settings: Settings, data_dir
             raise InputError(f"{protocol.name}: expected --dataset, whose images it compares.")
         # Opened for its errors and its names. The images are read when the task is scored.
         split = open_split(dataset, options.split, data_dir)
-        if settings.grouping is not None and "group_by" in protocol.options:
+        if settings.grouping is not None:
             # A misspelt name would otherwise be found after all images are embedded.
             settings.grouping.check_names(
                 [r["name"].decode() for r in split.records if "name" in r]
