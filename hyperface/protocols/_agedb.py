@@ -27,8 +27,8 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
       The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
 
     Raises:
-      InputError: a pair breaks this form, is repeated, has both labels or has an image twice. The message
-        names fold and pair, counted from 1, as "file:splits{1}:7".
+      InputError: a pair breaks this form, is repeated, has both labels or has an image twice. The
+        message names fold and pair, counted from 1, as "file:splits{1}:7".
 
     References:
       Moschoglou et al.: AgeDB: the first manually collected, in-the-wild age database, CVPRW 2017.

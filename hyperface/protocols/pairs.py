@@ -49,8 +49,8 @@ def read_pairs(
 
     Raises:
       InputError: a line breaks the form, repeats a pair, gives it another label or has an image
-        twice, and the message names the line; a number of folds is given for a file that names folds; or the pairs cannot
-        be split into so many folds.
+        twice, and the message names the line; a number of folds is given for a file that names
+        folds; or the pairs cannot be split into so many folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:
