@@ -550,8 +550,8 @@ def _check_trees(folder: Path) -> None:
 def scratch(folder: Path) -> Iterator[Path]:
     """Yields a new temporary folder inside a folder, and removes it at the end of the block.
 
-    This is a context manager. The outer folder is created if it is absent, and is marked as one of
-    this program with the kind RESULTS.
+    This is a context manager. The outer folder is created if it is absent, and is marked as a
+    folder of this program if it has no marker.
     """
     adopt(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="features-") as name:
@@ -559,7 +559,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def free_name(path: Path) -> Path:
-    """Returns the path if nothing exists there, or else the first free one of PATH-2, PATH-3, ..."""
+    """Returns the path if nothing exists there, or else the first free of PATH-2, PATH-3, ..."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1

@@ -128,5 +128,9 @@ MAIN_OPTIONS = (
 
 
 def recorded(options: Evaluate) -> dict[str, str]:
-    """Returns field -> value as text for the options that are set, for `evaluation.json`."""
+    """Returns the options that are set as texts, which `evaluation.json` records.
+
+    Returns:
+      Name of the option -> value as text. Options that are None or () are left out.
+    """
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}
