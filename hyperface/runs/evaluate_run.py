@@ -60,8 +60,8 @@ def run(
       request: option -> value as text, which evaluation.json records; None records no options.
 
     Returns:
-      Task name, such as "lfw" or "lfw-area4" for reduced images, -> result. If several processes run, only the first one returns results; the others
-      return {}.
+      Task name, such as "lfw" or "lfw-area4" for reduced images, -> result. If several processes
+      run, only the first one returns results; the others return {}.
 
     Raises:
       InputError: there is no such network, its images do not fit, or features cannot be scored.

@@ -100,9 +100,9 @@ def prepare(options: Prepare) -> Path:
 
 
 def plan(options: Prepare) -> "Task":
-    """Returns the task of a preparation, after listing the source.
+    """Turns options into the task of a preparation, after listing the images of the source.
 
-    All errors in the options are found here, before an image is read.
+    All errors in the options are found here, before an image is read. Nothing is written.
 
     Raises:
       InputError: an option has a wrong value, or the source cannot be used.
@@ -134,10 +134,11 @@ def run(task: "Task") -> Path:
 
 
 def prepare_missing(name: str, data_dir: Path) -> None:
-    """Prepares a data set of `AUTOMATIC`, which needs nothing from the user, if it is absent.
+    """Prepares a data set if it is absent and can be prepared without the user's help.
 
     Args:
-      name: name of the data set. If it is not in `AUTOMATIC`, nothing is done.
+      name: name of the data set. The only one that needs no help is "orl_faces", as the dictionary
+        `AUTOMATIC` states. For any other name nothing is done.
       data_dir: folder of prepared data sets.
     """
     from hyperface.data.datasets import find
