@@ -23,7 +23,8 @@ BLUE, RED, GREEN, _, YELLOW = COLOURS[:5]
 def tangent_line() -> Figure:
     """Draws NormFace, Figure 4, left: the gradient of L2 normalisation in the plane.
 
-    It shows x, the normalised x, the gradients of the loss by both, and a step along the gradient.
+    It shows x, the normalised x, the gradients of the loss with respect to both, and a step along
+    the gradient.
     """
     unit, slope = np.array([0.6, 0.8]), np.array([0.95, 0.15])
     x = 1.5 * unit
