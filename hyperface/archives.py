@@ -83,7 +83,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
     Raises:
       ValueError: the member is damaged or encrypted, is larger than the limit, has another size
-        than it announces, or is compressed by another method than deflate.
+        than it announces, or is compressed by any method but deflate.
     """
     # The announced size is compared first, so that nothing is unpacked if it is too large.
     if info.file_size > limit:

@@ -223,9 +223,9 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
 def claim(*paths: Path) -> None:
     """Records the names of files before they are written.
 
-    Each name is recorded in the marker of the file's folder, a file that lists what this program
-    wrote there. It is created if it is absent. From then on this program may overwrite and remove
-    these files.
+    Each name is recorded in the marker of the file's folder: a file that lists what this program
+    wrote there. A missing marker is created. From then on this program may overwrite and remove the
+    named files.
 
     Raises:
       InputError: a symbolic link, a folder, or a file that is not recorded already has one of the
@@ -559,7 +559,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def free_name(path: Path) -> Path:
-    """Returns the path if nothing exists there, or else the first free of PATH-2, PATH-3, ..."""
+    """Returns a path at which nothing exists: the given one, or the first of PATH-2, PATH-3, ..."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1

@@ -310,7 +310,7 @@ def few_steps(steps: int | None, quick: bool) -> int | None:
     """Returns the number of steps of a shortened training; None for one of full length.
 
     Args:
-      steps: the option --steps, which goes before --quick; None without it.
+      steps: the option --steps, which takes precedence over --quick; None without it.
       quick: the option --quick, which stands for 100 steps.
     """
     return steps or (QUICK_STEPS if quick else None)
@@ -475,13 +475,14 @@ def scoring(run: Path, options: str, evaluation: str) -> Command:
 
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
-    """Returns the inputs of an item's result, as a dictionary for JSON.
+    """Returns everything on which an item's result depends, as a dictionary for JSON.
 
-    A stored result is used again only if its inputs are equal. The keys are:
+    A stored result is used again only if its dictionary is equal. The keys are:
 
-    - "version" and "code" (a digest).
-    - for an item with data: "quick", "steps", "seeds", "data" and "files" (lists of digests).
-    - for an item with trained runs: "runs" (name of a run -> digest).
+    - "version" (of the package) and "code" (a digest of the source files).
+    - for an item with data: "quick", "steps" and "seeds" (the settings), and "data" and "files"
+      (lists of digests of data sets and protocol files).
+    - for an item with trained runs: "runs" (name of a run -> digest of its logged metrics).
     """
     found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
     # Items without data, such as the propositions, depend on nothing but the code.

@@ -23,7 +23,7 @@ def convergence(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
@@ -76,7 +76,7 @@ def scales(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     entries = []
     for scale in SCALES:
@@ -100,7 +100,7 @@ def distortion(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]

@@ -20,7 +20,7 @@ def ring_planes(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     entries, drawn, deviation, rights = [], {}, {}, {}
     plain = digits.softmax_runs(context)
@@ -84,7 +84,7 @@ def digit_eight(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
@@ -161,7 +161,7 @@ def class_norms(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     found = {
         "softmax": digits.softmax_runs(context),

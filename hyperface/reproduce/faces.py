@@ -102,7 +102,7 @@ def normalization(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = _runs(context)
     every = [feature_cache.features(run, context, ("test",))["test"] for run in runs]
@@ -170,7 +170,7 @@ def mirror(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     every = [feature_cache.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
@@ -228,7 +228,7 @@ def distortion(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():

@@ -60,7 +60,7 @@ def convergence(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     found = {row: _trained(context, method) for row, method in METHODS.items()}
     entries = []

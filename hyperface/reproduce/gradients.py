@@ -63,7 +63,7 @@ def normalization(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     # In float64: finite differences with this step are noise in float32.
     with jax.enable_x64(True):
@@ -172,7 +172,7 @@ def softmax_formulas(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
@@ -239,7 +239,7 @@ def reformulations(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
@@ -281,7 +281,7 @@ def norm_in_softmax(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -318,7 +318,7 @@ def ring(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))

@@ -29,7 +29,7 @@ def scaling(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
@@ -92,7 +92,7 @@ def bound(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     # 10,572 is CASIA-WebFace without the three people whom the released code leaves out.
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
@@ -236,7 +236,7 @@ def bound_curves(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
@@ -268,7 +268,7 @@ def distortion(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16

@@ -76,7 +76,7 @@ def ring(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
@@ -116,7 +116,7 @@ def weights(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     scale = theory.scale_for_bound(_num_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))

@@ -81,7 +81,7 @@ def agents(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     features, labels = _sample_two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -168,7 +168,7 @@ def margins(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     features, labels = _sample_two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -225,7 +225,7 @@ def angular_margin(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
@@ -278,7 +278,7 @@ def mesh(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     # With 16 points per side none lies at the origin, where a feature has no direction.
     side = np.linspace(-1.5, 1.5, 16)

@@ -50,7 +50,7 @@ def features(context: Context) -> Measured:
       context: the folders and settings of the command.
 
     Returns:
-      The measured values and statements, and caption -> figure.
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     protocols = context.data_dir / "protocols"
     there = [

@@ -28,8 +28,8 @@ class Comparison(NamedTuple):
     similarity: float
     """Cosine of the two features, in [-1, 1]."""
     norms: tuple[float, float]
-    """Euclidean norm of the feature of each face, before that of its mirror image is merged in. A
-    small norm indicates a bad image."""
+    """Euclidean norms of the first and of the second face's feature, before that of the mirror
+    image is merged in. A small norm indicates a bad image."""
     decision: Decision | None = None
     """"same" (one person), "different" or "not sure" (between the two thresholds); None if the
     network has no calibration."""

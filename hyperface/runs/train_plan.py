@@ -157,7 +157,8 @@ def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
 def origin(path: Path) -> str:
     """Returns the text "PATH (DIGEST)" for the run or weight file from which another run starts.
 
-    The fine-tuned run records it. The digest shows whether the path contains other weights later.
+    The fine-tuned run records it. The digest, of a run's logged metrics or of the file, shows later
+    whether the path contains other weights by then.
     """
     # With the digest, because the same path may contain other weights when the run is continued.
     return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
