@@ -74,13 +74,14 @@ def main(args: Sequence[str]) -> None:
 def prepare(options: Prepare) -> Path:
     """Prepares a data set: `hyperface prepare` for Python and notebooks.
 
-    The counts of the data set and the images that were left out are logged.
+    The counts of the data set and the images that were left out are logged. If the same data set
+    exists already, it is kept.
 
     Args:
       options: the options of the command.
 
     Returns:
-      The folder of the data set.
+      The folder DATA_DIR/NAME/VERSION of the data set.
 
     Raises:
       InputError: the source cannot be used, or another data set already has the name.
@@ -117,16 +118,19 @@ def plan(options: Prepare) -> "Task":
 
 
 def run(task: "Task") -> Path:
-    """Writes the data set of a task, unless it exists already, and logs its counts.
+    """Writes the data set of a task, unless the same one exists already, and logs its counts.
+
+    Images that cannot be used are left out and logged; with the option --strict they are an error.
 
     Args:
       task: the task that `plan` returned.
 
     Returns:
-      The folder of the data set.
+      The folder DATA_DIR/NAME/VERSION of the data set.
 
     Raises:
-      InputError: images cannot be used, or another data set already has the name.
+      InputError: no image can be used (with --strict: an image cannot be used), or another data set
+        already has the name.
     """
     from hyperface.runs import prepare_run
 
